@@ -1,0 +1,1 @@
+"""The streaming agent: decides, learns, infers, serves."""

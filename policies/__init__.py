@@ -1,0 +1,1 @@
+"""Allocation: which requests to randomize, and onto which model."""

@@ -1,0 +1,1 @@
+"""Worlds, harness, metrics and reports: allocation policies against cached benchmarks."""

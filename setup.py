@@ -1,0 +1,18 @@
+"""Map the four top-level folders to the import name ``equipoise`` (see docs/decisions.md)."""
+
+from setuptools import find_packages, setup
+
+FOLDERS = ("agent", "policies", "store", "replay")
+
+setup(
+    packages=[
+        f"equipoise.{name}"
+        for folder in FOLDERS
+        for name in find_packages(".", include=[folder, f"{folder}.*"])
+    ],
+    package_dir={f"equipoise.{folder}": folder for folder in FOLDERS},
+    package_data={
+        f"equipoise.{folder}": ["py.typed", "*.html", "*.sql", "*.js", "*.css"]
+        for folder in FOLDERS
+    },
+)

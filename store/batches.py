@@ -1,0 +1,167 @@
+"""Column batches: how records travel inside Equipoise, request axis first.
+
+A batch holds n rows of one kind as arrays of length n. Models are positions 0 … K-1 in the
+era's model list. Decisions are numbered 0, 1, 2, … per store; that number names a decision inside,
+`decision_id` outside. Unknown numbers are NaN here and null in SQL and JSON.
+
+Every row of every batch gets one total order number, `seq`, when a store appends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+Texts: TypeAlias = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBatch:
+    """What the router asks about: n requests that all arrived by `at`.
+
+    routed: (n,) int64, the model production chose.
+    unit: (n,) int64 key of the unit (user or session); groups and jackknife clusters follow it.
+    context: (n,) int64 key of the cached context, -1 where there is none.
+    x: (n, d) context features. at: (n,) seconds since the epoch.
+    eligible: (n, K) bool, or None where every model may serve every request.
+    request_id, unit_id, context_id: the text names behind the keys, where there are any.
+    """
+
+    unit: Ints
+    context: Ints
+    at: Floats
+    x: Floats
+    routed: Ints
+    eligible: Flags | None = None
+    request_id: Texts | None = None
+    unit_id: Texts | None = None
+    context_id: Texts | None = None
+
+    def __len__(self) -> int:
+        return len(self.routed)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionBatch:
+    """n decisions made under one rule; everything needed to make them again.
+
+    number: (n,) int64, consecutive. rate: (n,) the gate's e(x), the probability of randomizing.
+    probabilities: (n, K) the assignment's pi(.|x). uniform: (n,) the one draw u of each decision:
+    u < e randomizes, u / e picks the model along the cumulated probabilities.
+    model: (n,) the model to serve; randomized: (n,) whether it came from the draw.
+    rule_id: the frozen rule that gave e and pi; era: the era it belongs to.
+    capped: (n,) true where the hard budget stop set e to 0 after the rule had spoken.
+    The request's own columns are repeated so that a decision can be read alone.
+    """
+
+    number: Ints
+    unit: Ints
+    context: Ints
+    at: Floats
+    x: Floats
+    routed: Ints
+    rate: Floats
+    probabilities: Floats
+    uniform: Floats
+    model: Ints
+    randomized: Flags
+    capped: Flags
+    rule_id: str
+    era: int
+    eligible: Flags | None = None
+    request_id: Texts | None = None
+    unit_id: Texts | None = None
+    context_id: Texts | None = None
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeBatch:
+    """Parts of outcomes of decisions: outputs come with the response, the reward later.
+
+    number: (n,) the decision. served: (n,) the model that really answered; attempt: (n,) 1, 2, …
+    delivered: (n,) false where the client never delivered the assignment (the row is then OBS).
+    outputs: (n, q) output features, a row of NaN where this part does not carry them.
+    reward: (n,) in reward units, NaN where this part does not carry it. at: (n,) seconds.
+    """
+
+    number: Ints
+    served: Ints
+    attempt: Ints
+    delivered: Flags
+    outputs: Floats
+    reward: Floats
+    at: Floats
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationBatch:
+    """OBS rows that never went through a decision: history, bulk ingestion.
+
+    Shapes as in RequestBatch and OutcomeBatch: x (n, d), outputs (n, q), reward (n,).
+    """
+
+    unit: Ints
+    at: Floats
+    x: Floats
+    routed: Ints
+    outputs: Floats
+    reward: Floats
+    request_id: Texts | None = None
+    unit_id: Texts | None = None
+
+    def __len__(self) -> int:
+        return len(self.routed)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationBatch:
+    """SIM rows: a cached context replayed offline on a model; no user, no reward.
+
+    context: (n,) int64 key of the context; x: (n, d); model: (n,); outputs: (n, q); cost: (n,) USD.
+    """
+
+    context: Ints
+    model: Ints
+    x: Floats
+    outputs: Floats
+    cost: Floats
+    at: Floats
+    context_id: Texts | None = None
+
+    def __len__(self) -> int:
+        return len(self.model)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiryBatch:
+    """Decisions whose outcome window closed without a reward. number: (n,), at: (n,) seconds."""
+
+    number: Ints
+    at: Floats
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+Batch: TypeAlias = DecisionBatch | OutcomeBatch | ObservationBatch | SimulationBatch | ExpiryBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A batch with the seq of its first row; its rows have consecutive seqs."""
+
+    seq: int
+    batch: Batch

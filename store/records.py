@@ -1,0 +1,116 @@
+"""The records of the log as frozen typed structs: the shape of rows at files, HTTP and for people.
+
+Inside, rows travel as column batches (`equipoise.store.batches`); these structs are the edges.
+Ids are text with a pattern, so that no control character or quoting problem can enter the log.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+
+Id: TypeAlias = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+\-]*$", max_length=200)
+]
+FeatureValue: TypeAlias = float | bool | str | list[float]
+Features: TypeAlias = dict[str, FeatureValue] | list[float]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records: immutable, keyword-only, unknown fields refused."""
+
+
+class Request(Record):
+    """A request before it is served: who asks (unit), what (context features), who was to answer."""
+
+    request_id: Id
+    routed: Id
+    features: Features
+    unit_id: Id | None = None
+    context_id: Id | None = None
+    eligible: list[Id] | None = None
+    at: float | None = None
+
+
+class Decision(Record):
+    """The answer to a request. `propensity` is the probability with which `model` was served."""
+
+    decision_id: Id
+    request_id: Id | None
+    model: Id
+    routed: Id
+    randomized: bool
+    propensity: float
+    rate: float
+    probabilities: dict[str, float]
+    uniform: float
+    rule_id: str
+    era: int
+    at: float
+
+
+class Outcome(Record):
+    """One part of what came of a decision: outputs with the response, the reward later."""
+
+    decision_id: Id | None = None
+    request_id: Id | None = None
+    served: Id | None = None
+    attempt: int = 1
+    delivered: bool = True
+    outputs: Features | None = None
+    reward: float | None = None
+    metrics: dict[str, float] = {}
+    at: float | None = None
+
+
+class Observation(Record):
+    """A row of a usage log: served as routed, outside any decision of ours (OBS)."""
+
+    routed: Id
+    features: Features
+    outputs: Features
+    reward: float
+    request_id: Id | None = None
+    unit_id: Id | None = None
+    at: float | None = None
+
+
+class Simulation(Record):
+    """A cached context replayed offline on a model (SIM): what it would output, and its cost (USD)."""
+
+    context_id: Id
+    model: Id
+    features: Features
+    outputs: Features
+    cost: float | None = None
+    at: float | None = None
+
+
+class Era(Record):
+    """A span with one model list, schema and key; certified sums start afresh in each."""
+
+    era: int
+    opened_at: float
+    reason: str
+    models: list[str]
+    key_hash: str
+    schema_hash: str
+
+
+class Alert(Record):
+    """A check's verdict at a moment: which check, its status, and a sentence for people."""
+
+    at: float
+    check: str
+    status: str
+    sentence: str
+
+
+class RuleRecord(Record):
+    """A frozen rule as stored: `body` is its canonical JSON, `rule_id` a hash of that."""
+
+    rule_id: str
+    era: int
+    at: float
+    body: str
