@@ -1,0 +1,1 @@
+"""Mergeable sufficient statistics: the only state the estimators read (METHOD section 2)."""

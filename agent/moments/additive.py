@@ -1,0 +1,31 @@
+"""What all moments share: copies, comparison bit for bit, access by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, ClassVar, Self
+
+from equipoise.store.batches import Floats
+
+
+class Additive:
+    """Base of the moment classes: dataclasses whose fields are float64 arrays.
+
+    `a + b` gives the moments of both sets of rows; the empty moments are its identity.
+    `update` adds rows in place: one owner (the agent's fold) updates, everyone else gets copies.
+    """
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def arrays(self) -> dict[str, Floats]:
+        """Field name -> array, in the order of declaration; views, not copies."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def copy(self) -> Self:
+        return type(self)(*(array.copy() for array in self.arrays().values()))
+
+    def same_bits(self, other: Self) -> bool:
+        """Whether every array of both has the same shape and bytes."""
+        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
+        return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

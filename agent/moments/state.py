@@ -1,0 +1,127 @@
+"""All moments of one experiment together: what estimators read and shards add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from equipoise.agent.moments.additive import Additive
+from equipoise.agent.moments.arms import ArmMoments
+from equipoise.agent.moments.codec import StateFormatError, decode, encode
+from equipoise.agent.moments.routing import RoutingMoments
+from equipoise.agent.moments.scorer import ScorerMoments
+from equipoise.agent.moments.simulation import SimulationMoments
+
+GROUPS = 20
+"""Hashed groups of units, for folds (4 groups each) and delete-one-group jackknives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Shape of an experiment: K models, d context features, p = len(phi) with its intercept.
+
+    x is phi[1 : 1 + d]; the model-dependent rest (outputs and interactions) follows it.
+    """
+
+    models: int
+    context: int
+    features: int
+    groups: int = GROUPS
+
+
+@dataclass(slots=True)
+class Moments:
+    """Moments of METHOD section 2. `scorers` stacks three sources of G groups each."""
+
+    dimensions: Dimensions
+    scorers: ScorerMoments
+    arms: ArmMoments
+    simulation: SimulationMoments
+    routing: RoutingMoments
+
+    @classmethod
+    def empty(cls, dimensions: Dimensions) -> Self:
+        g, k, p = dimensions.groups, dimensions.models, dimensions.features
+        return cls(
+            dimensions=dimensions,
+            scorers=ScorerMoments.empty(3 * g, k, p),
+            arms=ArmMoments.empty(g, k, p, dimensions.context),
+            simulation=SimulationMoments.empty(g, k, p),
+            routing=RoutingMoments.empty(g),
+        )
+
+    @property
+    def obs(self) -> ScorerMoments:
+        """OBS rows, w = 1."""
+        return self._source(0)
+
+    @property
+    def exp(self) -> ScorerMoments:
+        """EXP rows, w = 1: valid where e depends on x alone."""
+        return self._source(1)
+
+    @property
+    def exp_weighted(self) -> ScorerMoments:
+        """EXP rows, w = 1 / e: valid whatever e depends on."""
+        return self._source(2)
+
+    def _source(self, index: int) -> ScorerMoments:
+        groups = self.dimensions.groups
+        return self.scorers.part(slice(index * groups, (index + 1) * groups))
+
+    def _parts(self) -> dict[str, Additive]:
+        return {
+            "scorers": self.scorers,
+            "arms": self.arms,
+            "simulation": self.simulation,
+            "routing": self.routing,
+        }
+
+    def copy(self) -> Self:
+        return type(self)(
+            self.dimensions,
+            self.scorers.copy(),
+            self.arms.copy(),
+            self.simulation.copy(),
+            self.routing.copy(),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        if self.dimensions != other.dimensions:
+            raise ValueError(
+                f"moments of different shape cannot be added: {self.dimensions} and "
+                f"{other.dimensions}"
+            )
+        return type(self)(
+            self.dimensions,
+            self.scorers + other.scorers,
+            self.arms + other.arms,
+            self.simulation + other.simulation,
+            self.routing + other.routing,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Versioned bytes of every array (see `codec`)."""
+        arrays = {
+            f"{part}.{name}": array
+            for part, moments in self._parts().items()
+            for name, array in moments.arrays().items()
+        }
+        d = self.dimensions
+        return encode(
+            arrays,
+            {"models": d.models, "context": d.context, "features": d.features, "groups": d.groups},
+        )
+
+    @classmethod
+    def from_bytes(cls, state: bytes) -> Self:
+        """Read `to_bytes`. Raises StateFormatError on damaged, foreign or newer bytes."""
+        arrays, fields = decode(state)
+        moments = cls.empty(Dimensions(**fields))
+        for part, target in moments._parts().items():
+            for name, array in target.arrays().items():
+                stored = arrays.get(f"{part}.{name}")
+                if stored is None or stored.shape != array.shape:
+                    raise StateFormatError(f"state lacks array {part}.{name} of {array.shape}")
+                array[...] = stored
+        return moments
