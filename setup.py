@@ -11,8 +11,5 @@ setup(
         for name in find_packages(".", include=[folder, f"{folder}.*"])
     ],
     package_dir={f"equipoise.{folder}": folder for folder in FOLDERS},
-    package_data={
-        f"equipoise.{folder}": ["py.typed", "*.html", "*.sql", "*.js", "*.css"]
-        for folder in FOLDERS
-    },
+    package_data={"": ["py.typed", "**/*.html", "**/*.sql", "**/*.js", "**/*.css"]},
 )

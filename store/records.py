@@ -1,7 +1,8 @@
 """The records of the log as frozen typed structs: the shape of rows at files, HTTP and for people.
 
 Inside, rows travel as column batches (`equipoise.store.batches`); these structs are the edges.
-Ids are text with a pattern, so that no control character or quoting problem can enter the log.
+Ids are text with a pattern, so that no control character or quoting problem can enter the log;
+its look-ahead is there because `$` alone lets a final newline through.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 Id: TypeAlias = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+\-]*$", max_length=200)
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+\-]*$(?!\n)", max_length=200)
 ]
 FeatureValue: TypeAlias = float | bool | str | list[float]
 Features: TypeAlias = dict[str, FeatureValue] | list[float]
@@ -21,8 +22,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all records: immutable, keyword-only, unknown fields refused."""
 
 
-class Request(Record):
-    """A request before it is served: who asks (unit), what (context features), who was to answer."""
+class Request(Record, frozen=True, kw_only=True):
+    """A request before it is served: who asks (unit), what (features), who was to answer."""
 
     request_id: Id
     routed: Id
@@ -33,7 +34,7 @@ class Request(Record):
     at: float | None = None
 
 
-class Decision(Record):
+class Decision(Record, frozen=True, kw_only=True):
     """The answer to a request. `propensity` is the probability with which `model` was served."""
 
     decision_id: Id
@@ -50,7 +51,7 @@ class Decision(Record):
     at: float
 
 
-class Outcome(Record):
+class Outcome(Record, frozen=True, kw_only=True):
     """One part of what came of a decision: outputs with the response, the reward later."""
 
     decision_id: Id | None = None
@@ -64,7 +65,7 @@ class Outcome(Record):
     at: float | None = None
 
 
-class Observation(Record):
+class Observation(Record, frozen=True, kw_only=True):
     """A row of a usage log: served as routed, outside any decision of ours (OBS)."""
 
     routed: Id
@@ -76,8 +77,8 @@ class Observation(Record):
     at: float | None = None
 
 
-class Simulation(Record):
-    """A cached context replayed offline on a model (SIM): what it would output, and its cost (USD)."""
+class Simulation(Record, frozen=True, kw_only=True):
+    """A cached context replayed offline on a model (SIM): what it would output; cost in USD."""
 
     context_id: Id
     model: Id
@@ -87,7 +88,7 @@ class Simulation(Record):
     at: float | None = None
 
 
-class Era(Record):
+class Era(Record, frozen=True, kw_only=True):
     """A span with one model list, schema and key; certified sums start afresh in each."""
 
     era: int
@@ -98,7 +99,7 @@ class Era(Record):
     schema_hash: str
 
 
-class Alert(Record):
+class Alert(Record, frozen=True, kw_only=True):
     """A check's verdict at a moment: which check, its status, and a sentence for people."""
 
     at: float
@@ -107,7 +108,7 @@ class Alert(Record):
     sentence: str
 
 
-class RuleRecord(Record):
+class RuleRecord(Record, frozen=True, kw_only=True):
     """A frozen rule as stored: `body` is its canonical JSON, `rule_id` a hash of that."""
 
     rule_id: str

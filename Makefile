@@ -1,0 +1,85 @@
+# POSIX sh and GNU make 3.81. Paths are relative, so the folder's own path may have spaces.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PACKAGES := agent policies store replay
+DEMO_FLAGS ?= --benchmark imagesegments --policies uniform,top-two,track-and-stop --estimators all --confounding 1 --alpha 0.5 --out runs/demo
+TEST_FLAGS ?= -n auto
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format bench wheel-check constraints clean
+
+help: ## Show these targets
+	@echo "usage: make TARGET [PYTHON=python3.12]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1: \2/p' Makefile
+
+demo: .venv/.stamp-run ## Compare three policies and seven estimators on a bundled benchmark
+	$(BIN)/equipoise replay $(DEMO_FLAGS)
+
+# One BLAS thread per test worker: the workers already fill the cores.
+test: .venv/.stamp-dev ## Run every test
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+
+lint: .venv/.stamp-dev .typing/equipoise ## Check formatting, lint, types and import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy $(PACKAGES:%=-p equipoise.%)
+	$(BIN)/lint-imports
+
+format: .venv/.stamp-dev ## Rewrite the sources in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.stamp-bench ## Measure speed against the peers
+	$(BIN)/python tests/performance/run.py
+
+wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environment
+	$(BIN)/python tests/packaging/wheel_check.py
+
+constraints: .venv/.stamp-venv ## Resolve the newest versions anew (use PYTHON=python3.11, the oldest supported)
+	rm -rf build/constraints
+	$(BIN)/python -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet '.[dev,bench]'
+	build/constraints/bin/python -m pip freeze | grep == > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## Remove the environment, caches and build products (results in runs/ stay)
+	rm -rf .venv .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. Each stamp records one set of installed extras and goes stale with these files:
+INPUTS := pyproject.toml setup.py constraints.txt
+
+.venv/.stamp-venv:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Equipoise needs Python 3.11 or newer, and '$(PYTHON)' is not one." >&2; \
+	  echo "Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot create environments; on Debian or Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	"$(PYTHON)" -m venv .venv
+	touch $@
+
+.venv/.stamp-run: .venv/.stamp-venv $(INPUTS)
+	@echo "Installing Equipoise into .venv; this takes about a minute."
+	$(PIP_INSTALL) -e .
+	touch $@
+
+.venv/.stamp-dev: .venv/.stamp-venv $(INPUTS)
+	@echo "Installing Equipoise and its development tools into .venv; this takes about a minute."
+	$(PIP_INSTALL) -e '.[dev]'
+	touch .venv/.stamp-run $@
+
+.venv/.stamp-bench: .venv/.stamp-venv $(INPUTS)
+	@echo "Installing Equipoise and the peers it is measured against into .venv."
+	$(PIP_INSTALL) -e '.[bench]'
+	touch .venv/.stamp-run $@
+
+# Type checkers cannot follow an editable install; through this link they see equipoise/agent etc.
+.typing/equipoise:
+	mkdir -p .typing
+	ln -s .. $@

@@ -1,0 +1,119 @@
+"""Recompute a log: every probability from its stored rule, every draw from its uniform.
+
+The uniform itself is drawn again where the key is at hand. Nothing the agent holds in memory is
+trusted: the audit reads the store alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.draws import Draws, key_hash
+from equipoise.agent.errors import AgentError
+from equipoise.agent.rules import RuleBook
+from equipoise.policies.draw import draw
+from equipoise.store.batches import DecisionBatch, ExpiryBatch, Flags, OutcomeBatch
+from equipoise.store.contract import Store
+
+TOLERANCE = 1e-9
+_SHOWN = 20
+
+
+@dataclass(slots=True)
+class Audit:
+    """What an audit found. `faults` holds sentences, at most 20; `fault_count` counts all."""
+
+    rows: int = 0
+    decisions: int = 0
+    randomized: int = 0
+    capped: int = 0
+    outcomes: int = 0
+    rules: int = 0
+    uniforms_redrawn: bool = False
+    fault_count: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return self.fault_count == 0
+
+    def fault(self, sentence: str, count: int = 1) -> None:
+        self.fault_count += count
+        if len(self.faults) < _SHOWN:
+            self.faults.append(sentence)
+
+
+def audit(
+    store: Store,
+    config: ExperimentConfig,
+    key: bytes | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Audit:
+    """Audit a whole store. progress is called with the number of rows read so far.
+
+    Raises AgentError where the key is not the one the store was opened with.
+    """
+    draws = None
+    if key is not None:
+        frozen = store.settings().get("key_hash")
+        if frozen != key_hash(key):
+            raise AgentError(f"key does not match the store: its hash should be {frozen}")
+        draws = Draws(key, config.name)
+    rules = RuleBook(store)
+    result = Audit(rules=len(rules), uniforms_redrawn=draws is not None)
+    seq = number = 0
+    for segment in store.read():
+        batch = segment.batch
+        if segment.seq != seq:
+            result.fault(f"log rows {seq} to {segment.seq - 1} are missing", segment.seq - seq)
+        seq = segment.seq + len(batch)
+        result.rows += len(batch)
+        if isinstance(batch, DecisionBatch):
+            _check_decisions(result, batch, rules, draws, number)
+            number += len(batch)
+        elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
+            result.outcomes += isinstance(batch, OutcomeBatch) and len(batch)
+            orphan = (batch.number < 0) | (batch.number >= number)
+            _report(result, batch.number, orphan, "is answered for before it was made")
+        progress(result.rows)
+    return result
+
+
+def _check_decisions(
+    result: Audit, batch: DecisionBatch, rules: RuleBook, draws: Draws | None, number: int
+) -> None:
+    count = len(batch)
+    result.decisions += count
+    result.randomized += int(np.count_nonzero(batch.randomized))
+    result.capped += int(np.count_nonzero(batch.capped))
+    expected = np.arange(number, number + count)
+    _report(result, batch.number, batch.number != expected, "is out of sequence")
+    try:
+        rule = rules.rule(batch.rule_id)
+    except KeyError:
+        result.fault(f"rule {batch.rule_id} of {count} decisions is not in the store", count)
+        return
+    rate, shares = rule.allocation.allocate(batch.x, batch.eligible)
+    rate = np.where(batch.capped, 0.0, rate)
+    off = np.abs(rate - batch.rate) > TOLERANCE
+    _report(result, batch.number, off, f"has a rate that rule {batch.rule_id} does not give")
+    off = (np.abs(shares - batch.probabilities) > TOLERANCE).any(axis=1)
+    _report(result, batch.number, off, f"has probabilities that rule {batch.rule_id} does not give")
+    model, randomized = draw(batch.uniform, batch.rate, batch.probabilities, batch.routed)
+    off = (model != batch.model) | (randomized != batch.randomized)
+    _report(result, batch.number, off, "does not follow from its own uniform and probabilities")
+    if draws is not None:
+        again = draws.uniforms(number, count)
+        _report(result, batch.number, again != batch.uniform, "has a uniform the key does not give")
+
+
+def _report(result: Audit, numbers: np.ndarray, wrong: Flags, what: str) -> None:
+    count = int(np.count_nonzero(wrong))
+    if count:
+        first = int(numbers[np.flatnonzero(wrong)[0]])
+        more = f", and {count - 1} more" if count > 1 else ""
+        result.fault(f"decision d{first} {what}{more}", count)

@@ -1,0 +1,103 @@
+"""Family `cvci`: one scorer for both sources, OBS weighted by cross-validation on EXP."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.agent.estimators.base import Estimate, family
+from equipoise.agent.estimators.frame import common_frame
+from equipoise.agent.estimators.jackknife import deletions
+from equipoise.agent.estimators.linear import (
+    averaged_over_simulation,
+    fitted_scorer,
+    unknown_estimate,
+)
+from equipoise.agent.estimators.ridge import (
+    PSEUDO_ROW,
+    held_out,
+    penalized,
+    residual_variance,
+    ridge,
+    rows,
+    squared_error,
+    subsets,
+)
+from equipoise.agent.moments.state import Moments
+from equipoise.store.batches import Floats
+
+LAMBDAS: Floats = np.arange(11) / 10.0
+
+
+@family("cvci")
+def cvci(moments: Moments) -> Estimate:
+    """theta minimises (1 - lambda) loss_EXP + lambda loss_OBS (mean losses), lambda by 5 folds.
+
+    Cross-validated causal inference (Yang, Lin, Athey, Jordan & Imbens 2025). OBS is whole in
+    every fold. lambda = 1 is `obs-only`; it is also the choice while EXP cannot fill its folds.
+    Diagnostics: `lambda`, and `errors`, the cross-validated EXP loss along LAMBDAS.
+    """
+    frame = common_frame(moments, moments.exp, moments.obs)
+    if frame is None:
+        return unknown_estimate("cvci", moments)
+    exp, obs = frame.products(moments.exp), frame.products(moments.obs)
+    share, errors = _choose_share(exp, obs)
+    exp_all, obs_all = exp.sum(axis=0), obs.sum(axis=0)
+    mixed, penalty = _mixed(exp_all, obs_all, np.asarray(share))
+    theta = ridge(mixed, penalty)
+    masks = deletions(rows(exp) + rows(obs))
+    replicates = ridge(*_mixed(subsets(masks, exp), subsets(masks, obs), np.asarray(share)))
+
+    # Each source enters with weight c / n; the sandwich counts its rows and its pseudo-row once.
+    bread = np.linalg.inv(penalized(mixed, penalty))
+    meat = np.zeros_like(bread)
+    for source, weight in ((exp_all, 1.0 - share), (obs_all, share)):
+        if weight > 0:
+            meat += (weight / rows(source)) ** 2 * penalized(source, PSEUDO_ROW)
+    judged, weight = (exp_all, 1.0 - share) if rows(exp_all) > 0 else (obs_all, share)
+    spent = weight / float(rows(judged)) * float(np.trace(bread @ judged[:-1, :-1]))
+    variance = residual_variance(judged, theta, spent)
+    return averaged_over_simulation(
+        "cvci",
+        moments,
+        frame,
+        theta,
+        replicates,
+        fitted_scorer(frame, theta, bread @ meat @ bread, variance),
+        {
+            "rows": float(rows(exp_all)),
+            "obs_rows": float(rows(obs_all)),
+            "lambda": share,
+            "errors": errors,
+        },
+    )
+
+
+def _mixed(exp: Floats, obs: Floats, share: Floats) -> tuple[Floats, Floats]:
+    """Blocks (1 - share) EXP / n_EXP + share OBS / n_OBS and the penalty that goes with them.
+
+    The penalty is one pseudo-row of each source, mixed alike. A source without rows leaves all
+    the weight to the other.
+    """
+    n_exp, n_obs = rows(exp), rows(obs)
+    share = np.where(n_exp == 0, 1.0, np.where(n_obs == 0, 0.0, share))
+    of_exp = (1.0 - share) / np.maximum(n_exp, 1e-300)
+    of_obs = share / np.maximum(n_obs, 1e-300)
+    of_exp, of_obs = np.where(n_exp > 0, of_exp, 0.0), np.where(n_obs > 0, of_obs, 0.0)
+    mixed = of_exp[..., None, None] * exp + of_obs[..., None, None] * obs
+    penalty = PSEUDO_ROW * (of_exp + of_obs)
+    return mixed, np.where(penalty > 0, penalty, 1.0)
+
+
+def _choose_share(exp: Floats, obs: Floats) -> tuple[float, Floats]:
+    """lambda, and the cross-validated EXP loss of each; exp, obs: (G, p + 1, p + 1)."""
+    unjudged = np.full(len(LAMBDAS), np.nan)
+    if rows(obs).sum() == 0:
+        return 0.0, unjudged
+    masks = held_out(len(exp))
+    held = subsets(masks, exp)
+    if (rows(held) == 0).any() or len(held) < 2:
+        return 1.0, unjudged
+    train = subsets(1.0 - masks, exp)
+    theta = ridge(*_mixed(train[:, None], obs.sum(axis=0), LAMBDAS))
+    errors = squared_error(held[:, None], theta).sum(axis=0) / rows(held).sum()
+    return float(LAMBDAS[np.argmin(errors)]), errors

@@ -1,0 +1,1 @@
+"""Certified inference: bounds that hold at every moment (METHOD section 4)."""

@@ -1,0 +1,142 @@
+"""Decisions that still wait for something: an outcome, its place in decision order, a fold.
+
+A table of columns over consecutive decision numbers, first in, first out. Finished rows leave
+from the front when the table is full, so its size follows the number of open decisions and not
+the length of history.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.store.batches import DecisionBatch, Ints
+
+
+class Pending:
+    """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
+
+    x (n, d), y (n, q), reward, unit, context, routed, model, served, randomized, rate,
+    propensity (pi of the assigned model), routed_share (pi of the routed model), rule (ordinal),
+    era, certifiable; flags: has_outputs, has_reward, delivered, expired, folded.
+    """
+
+    COLUMNS = (
+        ("reward", np.float64),
+        ("unit", np.int64),
+        ("context", np.int64),
+        ("routed", np.int64),
+        ("model", np.int64),
+        ("served", np.int64),
+        ("rate", np.float64),
+        ("propensity", np.float64),
+        ("routed_share", np.float64),
+        ("rule", np.int64),
+        ("era", np.int64),
+        ("at", np.float64),
+        ("randomized", np.bool_),
+        ("certifiable", np.bool_),
+        ("has_outputs", np.bool_),
+        ("has_reward", np.bool_),
+        ("delivered", np.bool_),
+        ("expired", np.bool_),
+        ("folded", np.bool_),
+    )
+
+    def __init__(self, context: int, outputs: int, capacity: int = 4096) -> None:
+        self.base = 0
+        self.size = 0
+        self._columns: dict[str, NDArray[Any]] = {
+            "x": np.zeros((capacity, context)),
+            "y": np.zeros((capacity, outputs)),
+            **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
+        }
+        self._bind()
+
+    def _bind(self) -> None:
+        column = self._columns
+        self.x, self.y = column["x"], column["y"]
+        self.reward, self.at = column["reward"], column["at"]
+        self.unit, self.context = column["unit"], column["context"]
+        self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
+        self.rate, self.propensity = column["rate"], column["propensity"]
+        self.routed_share = column["routed_share"]
+        self.rule, self.era = column["rule"], column["era"]
+        self.randomized, self.certifiable = column["randomized"], column["certifiable"]
+        self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
+        self.delivered, self.expired = column["delivered"], column["expired"]
+        self.folded = column["folded"]
+
+    @property
+    def next(self) -> int:
+        """The number that the next decision will have."""
+        return self.base + self.size
+
+    def insert(self, batch: DecisionBatch, rule: int, rate_min: float, watermark: int) -> None:
+        """Append decisions. watermark: the first decision that is not closed."""
+        count = len(batch)
+        if self.size + count > len(self.rate):
+            self._make_room(count, watermark)
+        rows = slice(self.size, self.size + count)
+        self.size += count
+        index = np.arange(count)
+        self.x[rows] = batch.x
+        self.unit[rows] = batch.unit
+        self.context[rows] = batch.context
+        self.at[rows] = batch.at
+        self.routed[rows] = batch.routed
+        self.model[rows] = batch.model
+        self.served[rows] = batch.model
+        self.randomized[rows] = batch.randomized
+        self.rate[rows] = batch.rate
+        self.propensity[rows] = batch.probabilities[index, batch.model]
+        self.routed_share[rows] = batch.probabilities[index, batch.routed]
+        self.rule[rows] = rule
+        self.era[rows] = batch.era
+        self.certifiable[rows] = batch.rate >= rate_min
+        if batch.eligible is not None:
+            # A model that cannot be drawn here has no weight here: such rows identify nothing
+            # for it and are left out, by a rule known before the draw.
+            self.certifiable[rows] &= batch.eligible.all(axis=1)
+        self.has_outputs[rows] = self.y.shape[1] == 0
+        self.has_reward[rows] = False
+        self.delivered[rows] = True
+        self.expired[rows] = False
+        self.folded[rows] = False
+
+    def rows(self, numbers: Ints) -> Ints:
+        """Rows of decision numbers that the caller knows to be held."""
+        return numbers - self.base
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The held rows, for a checkpoint."""
+        return {name: column[: self.size] for name, column in self._columns.items()}
+
+    def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
+        self.base, self.size = base, len(arrays["rate"])
+        while len(self.rate) < self.size:
+            self._grow()
+        for name, column in self._columns.items():
+            column[: self.size] = arrays[name]
+
+    def _make_room(self, count: int, watermark: int) -> None:
+        done = (self.folded | self.expired)[: self.size]
+        unfolded = self.size if done.all() else int(np.argmin(done))
+        drop = min(unfolded, watermark - self.base)
+        kept = self.size - drop
+        # Moving is worth it while it frees at least half; else the table doubles.
+        while kept + count > len(self.rate) // 2:
+            self._grow()
+        if drop:
+            for column in self._columns.values():
+                column[:kept] = column[drop : self.size].copy()
+            self.base, self.size = self.base + drop, kept
+
+    def _grow(self) -> None:
+        self._columns = {
+            name: np.concatenate([column, np.zeros_like(column)])
+            for name, column in self._columns.items()
+        }
+        self._bind()

@@ -1,0 +1,127 @@
+"""From sums to the snapshot a policy freezes its next rule from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.estimators.base import Estimate, Scorer
+from equipoise.agent.moments.arms import ArmMoments
+from equipoise.agent.moments.centred import between, merged_mean
+from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.state import Moments
+from equipoise.policies.snapshot import ContextScorer, Snapshot
+from equipoise.store.batches import Floats
+
+
+def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
+    """EXP counts, means and variances (divisor n - 1) per model, (K,) each, unweighted.
+
+    Means without a reward and variances without two are NaN.
+    """
+    count = np.zeros(arms.count.shape[1])
+    mean, scatter = np.zeros_like(count), np.zeros_like(count)
+    for group in range(len(arms.count)):
+        more = arms.count[group]
+        step = arms.plain_mean[group]
+        scatter += arms.plain_scatter[group] + between(count, mean, more, step)
+        mean = merged_mean(count, mean, more, step)
+        count = count + more
+    mean = np.where(count > 0, mean, np.nan)
+    variance = np.where(count > 1, scatter / np.maximum(count - 1, 1), np.nan)
+    return count, mean, variance
+
+
+def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
+    """(K,) expected USD per request: the declared price, else the mean of priced SIM rows."""
+    rows = simulation.priced.sum(axis=0)
+    total = (simulation.priced * simulation.cost).sum(axis=0)
+    seen = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
+    return np.where(np.isnan(declared), seen, declared)
+
+
+def output_regressions(moments: Moments, ridge: float = 1.0) -> Floats:
+    """(K, p, 1 + d): the regression of phi on z = [1, x] from SIM, per model.
+
+    Row 0 and the x rows of phi are reproduced exactly; the rest is a ridge fit with one
+    pseudo-row in units of each x's spread. Models without SIM rows get NaN.
+    """
+    simulation, d = moments.simulation, moments.dimensions.context
+    models, p = moments.dimensions.models, moments.dimensions.features
+    result = np.full((models, p, 1 + d), np.nan)
+    for model in range(models):
+        count = simulation.count[:, model]
+        total = count.sum()
+        if total == 0:
+            continue
+        mean = (count[:, None] * simulation.mean[:, model]).sum(axis=0) / total
+        step = simulation.mean[:, model] - mean
+        scatter = simulation.scatter[:, model].sum(axis=0) + (count[:, None] * step).T @ step
+        gram = scatter[:d, :d]
+        spread = np.diagonal(gram) / total
+        penalty = np.diag(ridge * np.where(spread > 0, spread, 1.0))
+        slopes = np.linalg.solve(gram + penalty, scatter[:d, d:]).T
+        result[model] = 0.0
+        result[model, 0, 0] = 1.0
+        result[model, 1 : 1 + d, 1:] = np.eye(d)
+        result[model, 1 + d :, 1:] = slopes
+        result[model, 1 + d :, 0] = mean[d:] - slopes @ mean[:d]
+    return result
+
+
+def context_scorer(moments: Moments, scorer: Scorer, models: tuple[str, ...]) -> ContextScorer:
+    """A fitted scorer as a posterior for the value of every model at a context."""
+    maps = output_regressions(moments).transpose(0, 2, 1)
+    keys = [f"phi:{index}" for index in range(maps.shape[2])]
+    if scorer.model_effects:
+        effects = np.zeros((*maps.shape[:2], len(models)))
+        effects[np.arange(len(models)), 0, np.arange(len(models))] = 1.0
+        maps = np.concatenate([maps, effects], axis=2)
+        keys += [f"model:{name}" for name in models]
+    return ContextScorer(
+        theta=scorer.theta,
+        covariance=scorer.covariance,
+        design=maps,
+        noise_keys=tuple(keys),
+        residual_variances=np.full(len(models), scorer.residual_variance),
+    )
+
+
+def build_snapshot(
+    config: ExperimentConfig,
+    moments: Moments,
+    estimate: Estimate | None,
+    *,
+    requests: int,
+    certified: bool,
+    seed: int,
+) -> Snapshot:
+    """The snapshot of these sums. estimate: of the family in force, None where the policy
+    does not look at one (its values are then unknown to the policy, not zero)."""
+    names = tuple(model.name for model in config.models)
+    size = len(names)
+    count, mean, variance = sample_moments(moments.arms)
+    declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+    scorer = None
+    if estimate is not None and estimate.scorer is not None:
+        usable = np.isfinite(estimate.scorer.theta).all() and bool(
+            (moments.simulation.count.sum(axis=0) > 0).all()
+        )
+        scorer = context_scorer(moments, estimate.scorer, names) if usable else None
+    return Snapshot(
+        models=names,
+        values=estimate.values if estimate else np.full(size, np.nan),
+        covariance=estimate.covariance if estimate else np.diag(np.full(size, np.inf)),
+        counts=count,
+        sample_means=mean,
+        sample_variances=variance,
+        costs=model_costs(moments.simulation, declared),
+        limits=config.limits,
+        requests=requests,
+        certified=certified,
+        epsilon=config.policy.epsilon,
+        delta=config.policy.delta,
+        sign=1 if config.reward.maximise else -1,
+        seed=seed,
+        scorer=scorer,
+    )

@@ -1,0 +1,56 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from equipoise.agent.errors import AgentError
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: str | None = None) -> Iterator[Path]:
+    """Yield a scratch folder beside `path` that becomes `path` when the block ends well.
+
+    On an error or an interruption nothing is left under `path`; an existing `path` stays as it
+    was. A kill leaves at most a hidden scratch folder, which the next run for the same path
+    removes. replace: name of a file by which a folder of ours is known; an existing folder that
+    holds it is replaced. Raises AgentError where `path` exists and is not to be replaced.
+    """
+    path = path.absolute()
+    if path.exists():
+        if replace is None:
+            raise AgentError(f"{path} exists: choose another --out, or replace it with --force")
+        if not (path / replace).is_file():
+            raise AgentError(f"{path} exists and has no {replace}: not replacing what is not ours")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.partial-*"):
+        if not _alive(int(stale.name.rpartition("-")[2])):
+            shutil.rmtree(stale, ignore_errors=True)
+    scratch = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        if path.exists():
+            old = path.with_name(f".{path.name}.replaced-{os.getpid()}")
+            path.rename(old)
+            scratch.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            scratch.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,164 @@
+"""The `equipoise` command: commands about stores from the agent, and those of the replay.
+
+It lives in the topmost layer because it knows all the others. Numerical libraries are imported
+inside the commands, so that `--help` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipoise.agent.cli.audit import audit
+from equipoise.agent.cli.export import export
+from equipoise.agent.cli.status import status
+
+app = typer.Typer(
+    name="equipoise",
+    help="Find out which model is better, from usage logs, a little randomization and a simulator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _numbers(name: str, text: str, low: float, high: float) -> list[float]:
+    numbers = []
+    for part in text.split(","):
+        try:
+            number = float(part)
+        except ValueError:
+            raise typer.BadParameter(f"{part!r} is not a number", param_hint=name) from None
+        if not low <= number <= high:
+            raise typer.BadParameter(f"{part} is not within [{low:g}, {high:g}]", param_hint=name)
+        numbers.append(number)
+    return list(dict.fromkeys(numbers))
+
+
+@app.command()
+def replay(
+    out: Annotated[Path, typer.Option(help="Folder to create for the results.")] = Path(
+        "runs/replay"
+    ),
+    benchmark: Annotated[
+        str, typer.Option(help="NAME or NAME:PATH; see `equipoise benchmarks`.")
+    ] = "imagesegments",
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated presets or gate+assignment pairs.")
+    ] = "uniform,top-two,track-and-stop",
+    estimators: Annotated[
+        str, typer.Option(help="Comma-separated families, or `all` seven.")
+    ] = "all",
+    alpha: Annotated[
+        str, typer.Option(help="Alignment: weight of task success in the reward, 0 to 1; a list.")
+    ] = "0.5",
+    confounding: Annotated[
+        str, typer.Option(help="Strength of self-selection, 0 or more; a list.")
+    ] = "1",
+    seeds: Annotated[int, typer.Option(min=1, help="Streams per cell.")] = 3,
+    obs: Annotated[int, typer.Option(min=0, help="Rows of usage log before the start.")] = 5000,
+    requests: Annotated[int | None, typer.Option(min=1, help="Live requests at the most.")] = None,
+    exp_rate: Annotated[
+        float, typer.Option(help="Share of requests to randomize, in (0, 1].")
+    ] = 0.1,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Hard stop, in randomized requests.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Error level of certified answers.")] = 0.05,
+    epsilon: Annotated[
+        float, typer.Option(help="Smallest difference that matters, reward units.")
+    ] = 0.0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    store: Annotated[
+        Path | None, typer.Option(help="Also keep the first stream's log in this SQLite store.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Replace an earlier result folder.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON, no table.")
+    ] = False,
+) -> None:
+    """Run policies x estimators x scenarios x seeds on a benchmark whose truth is known.
+
+    Writes results.parquet, summary.json and a self-contained report.html, all or nothing.
+
+    Example: equipoise replay --policies uniform,top-two --budget 1000 --seeds 5 --out runs/first
+    """
+    if not 0 < exp_rate <= 1:
+        raise typer.BadParameter(f"{exp_rate} is not within (0, 1]", param_hint="--exp-rate")
+    if not 0 < delta < 1:
+        raise typer.BadParameter(f"{delta} is not within (0, 1)", param_hint="--delta")
+    if epsilon < 0:
+        raise typer.BadParameter(f"{epsilon} is negative", param_hint="--epsilon")
+    from equipoise.replay.command import ReplayOrder, run_replay
+
+    run_replay(
+        ReplayOrder(
+            benchmark=benchmark,
+            policies=policies.split(","),
+            estimators=None if estimators == "all" else estimators.split(","),
+            alphas=_numbers("--alpha", alpha, 0.0, 1.0),
+            confoundings=_numbers("--confounding", confounding, 0.0, 100.0),
+            seeds=seeds,
+            obs=obs,
+            requests=requests,
+            exp_rate=exp_rate,
+            budget=budget,
+            delta=delta,
+            epsilon=epsilon,
+            jobs=jobs,
+            out=out,
+            store=store,
+            force=force,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
+def benchmarks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """List the benchmarks that `replay` can run, and what each needs.
+
+    Example: equipoise benchmarks --json
+    """
+    from equipoise.replay.benchmarks import describe
+
+    rows = describe()
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(rows).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row.values()))
+    Console().print(table)
+
+
+app.command()(status)
+app.command()(audit)
+app.command()(export)
+
+
+def main() -> None:
+    """Entry point: input that is refused becomes one clear line and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if not _expected(error):
+            raise
+        typer.echo(f"equipoise: {error}", err=True)
+        sys.exit(2)
+
+
+def _expected(error: Exception) -> bool:
+    """Whether an exception is our word about bad input, and not a fault of the program."""
+    return isinstance(error, OSError) or type(error).__module__.startswith("equipoise.")

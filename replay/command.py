@@ -1,0 +1,191 @@
+"""`equipoise replay`: run a sweep, write its folder whole, print what it says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from equipoise.agent.errors import AgentError
+from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.keyfile import write_key
+from equipoise.agent.wholefolder import whole_folder
+from equipoise.policies.registry import policy
+from equipoise.replay.benchmarks import Benchmark, load
+from equipoise.replay.report import write_report
+from equipoise.replay.settings import StreamSettings
+from equipoise.replay.stream import experiment, run_stream, stream_key
+from equipoise.replay.summary import summarize
+from equipoise.replay.sweep import Cell, cells, run_sweep
+from equipoise.replay.table import print_table
+from equipoise.replay.worlds import World
+from equipoise.store.sqlite import SqliteStore
+
+DEFAULT_BUDGET = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOrder:
+    """The options of `equipoise replay`, parsed. estimators None: all families."""
+
+    benchmark: str
+    policies: list[str]
+    estimators: list[str] | None
+    alphas: list[float]
+    confoundings: list[float]
+    seeds: int
+    obs: int
+    requests: int | None
+    exp_rate: float
+    budget: int | None
+    delta: float
+    epsilon: float
+    jobs: int
+    out: Path
+    store: Path | None
+    force: bool
+    as_json: bool
+
+
+def run_replay(order: ReplayOrder) -> None:
+    """Run, write and print. Raises AgentError, BenchmarkError or StoreError on bad input."""
+    families = tuple(dict.fromkeys(order.estimators or FAMILIES))
+    for name in families:
+        if name not in FAMILIES:
+            raise AgentError(f"--estimators: {name!r} is not one of {', '.join(FAMILIES)}")
+    policies = list(dict.fromkeys(order.policies))
+    for name in policies:
+        policy(name)
+    if order.store is not None and order.store.exists():
+        raise AgentError(f"--store: {order.store} exists")
+    benchmark = load(order.benchmark)
+    settings = stream_settings(order)
+    sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
+    console = Console(stderr=order.as_json)
+    with whole_folder(order.out, replace="summary.json" if order.force else None) as folder:
+        with _progress(len(sweep)) as advance:
+            results = run_sweep(benchmark, settings, sweep, order.jobs, advance)
+        meta = describe_run(benchmark, settings, order)
+        summary = summarize(results, meta)
+        results.to_parquet(folder / "results.parquet", index=False)
+        text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+        (folder / "summary.json").write_bytes(text + b"\n")
+        write_report(folder / "report.html", results, summary, meta)
+    if order.store is not None:
+        keep_store(order.store, benchmark, settings, sweep[0])
+    if order.as_json:
+        print(text.decode())
+        return
+    print_table(console, summary)
+    console.print(f"Results: {order.out / 'results.parquet'}, report: {order.out / 'report.html'}")
+    if order.store is not None:
+        console.print(f"The first stream's log: equipoise status {order.store}")
+
+
+def stream_settings(order: ReplayOrder) -> StreamSettings:
+    """Requests and budget from what was given: a budget alone implies the traffic it needs."""
+    budget = order.budget
+    if budget is None and order.requests is None:
+        budget = DEFAULT_BUDGET
+    requests = order.requests
+    if requests is None and budget is not None:
+        # Enough for the budget to be spent: five standard deviations and a refresh to spare.
+        requests = math.ceil((budget + 5 * math.sqrt(budget)) / order.exp_rate) + 200
+    return StreamSettings(
+        requests=requests or 0,
+        exp_rate=order.exp_rate,
+        budget=budget,
+        obs=order.obs,
+        delta=order.delta,
+        epsilon=order.epsilon,
+    )
+
+
+def describe_run(
+    benchmark: Benchmark, settings: StreamSettings, order: ReplayOrder
+) -> dict[str, Any]:
+    """What a reader of the results needs to know, truth included."""
+    from importlib.metadata import version
+
+    scenarios = []
+    for alpha in order.alphas:
+        for confounding in order.confoundings:
+            world = World(benchmark, replace(settings.world, alpha=alpha, confounding=confounding))
+            scenarios.append(
+                {
+                    "alpha": alpha,
+                    "confounding": confounding,
+                    "values": dict(zip(benchmark.models, world.values.tolist(), strict=True)),
+                    "naive_limit": dict(
+                        zip(benchmark.models, world.naive_limit.tolist(), strict=True)
+                    ),
+                    "routing_value": float(world.routing_value),
+                }
+            )
+    return {
+        "benchmark": benchmark.name,
+        "title": benchmark.title,
+        "source": benchmark.source,
+        "models": list(benchmark.models),
+        "contexts": len(benchmark.x),
+        "exclusions": dict(benchmark.exclusions),
+        "scenarios": scenarios,
+        "options": {
+            "requests": settings.requests,
+            "exp_rate": settings.exp_rate,
+            "budget": settings.budget,
+            "obs": settings.obs,
+            "seeds": order.seeds,
+            "delta": settings.delta,
+            "epsilon": settings.epsilon,
+        },
+        "version": version("equipoise"),
+    }
+
+
+def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> None:
+    """Run one cell again into a SQLite store, with its key beside it; whole or not at all."""
+    world = World(
+        benchmark, replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
+    )
+    rule = policy(cell.policy)
+    config = experiment(benchmark, settings, rule.gate, rule.assignment, cell.steering)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.unlink(missing_ok=True)
+    with SqliteStore(scratch) as store:
+        for checkpoint in run_stream(world, config, settings, cell.seed, store):
+            last = checkpoint.agent
+        last.checkpoint()
+    write_key(path, stream_key(cell.seed))
+    scratch.rename(path)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("replaying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task("replaying", total=total)
+        yield lambda done: shown.update(task, completed=done)

@@ -1,0 +1,171 @@
+"""Between column batches and SQL rows, losing no bit.
+
+Floats travel as SQLite REAL or as the shortest JSON number that reads back as the same float64.
+Two things neither can say are kept beside them: the sign of a REAL zero (column negative_zeros)
+and infinity in a vector, written 1e999, which every JSON reader of SQLite takes for infinity.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, repeat
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.store.batches import Batch, Flags, Floats, Segment
+from equipoise.store.slicing import slice_rows
+from equipoise.store.tables import TABLE_OF, Kind, Table
+
+Row: TypeAlias = tuple[Any, ...]
+
+_NEGATIVE_ZERO = np.float64(-0.0).tobytes()
+_vectors = msgspec.json.Decoder(list[list[float | None]])
+_masks = msgspec.json.Decoder(list[list[bool] | None])
+
+
+def to_rows(batch: Batch, seq: int) -> list[Row]:
+    """The SQL rows of a batch whose first row gets `seq`, in the column order of its table.
+
+    Raises ValueError where the columns of the batch have different lengths.
+    """
+    table, n = TABLE_OF[type(batch)], len(batch)
+    columns: list[Iterable[Any]] = [range(seq, seq + n)]
+    signed: list[str] = []
+    for name, kind in table.columns.items():
+        values = getattr(batch, name)
+        if kind is Kind.SHARED:
+            columns.append([values] * n)
+        elif kind is Kind.TEXT:
+            columns.append([None] * n if values is None else [text or None for text in values])
+        elif kind is Kind.VECTOR:
+            columns.append(_vectors_to_json(values))
+        elif kind is Kind.MASK:
+            columns.append([None] * n if values is None else _to_json(values))
+        else:
+            columns.append(values.tolist())
+            if kind is Kind.REAL and _has_negative_zero(values):
+                signed.append(name)
+    columns.append(_negative_zeros(batch, signed) if signed else [None] * n)
+    return list(zip(*columns, strict=True))
+
+
+def to_segments(table: Table, rows: Sequence[Row]) -> Iterator[Segment]:
+    """The segments of a table's rows, which come in seq order and may have gaps.
+
+    Rows of one segment have consecutive seqs, one rule and era, and vectors of one length.
+    """
+    for first, batch in _blocks(table, rows):
+        seqs = np.array([row[0] for row in rows[first : first + len(batch)]], dtype=np.int64)
+        cuts = np.flatnonzero(np.diff(seqs) != 1) + 1
+        start = 0
+        for stop in (*cuts.tolist(), len(batch)):
+            yield Segment(int(seqs[start]), slice_rows(batch, start, stop))
+            start = stop
+
+
+def _blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[int, Batch]]:
+    """Runs of rows that fit one batch, as (position of the first row, batch)."""
+    if not rows:
+        return
+    _, *columns, negative_zeros = zip(*rows, strict=True)
+    values: dict[str, Sequence[Any]] = {}
+    shapes: list[Iterable[Any]] = []
+    for (name, kind), column in zip(table.columns.items(), columns, strict=True):
+        if kind is Kind.VECTOR:
+            values[name] = _json_to_vectors(column)
+            shapes.append(map(len, values[name]))
+        elif kind is Kind.MASK:
+            values[name] = _masks.decode(_json_array(text or "null" for text in column))
+            shapes.append(-1 if mask is None else len(mask) for mask in values[name])
+        else:
+            values[name] = column
+            if kind is Kind.SHARED:
+                shapes.append(column)
+    start = 0
+    for stop in _ends(list(zip(*shapes, strict=True)), len(rows)):
+        block = {
+            name: _from_sql(kind, values[name][start:stop]) for name, kind in table.columns.items()
+        }
+        _restore_negative_zeros(block, negative_zeros[start:stop])
+        yield start, table.batch(**block)
+        start = stop
+
+
+def _ends(shapes: Sequence[tuple[Any, ...]], n: int) -> Iterator[int]:
+    """Where each run of equal shapes ends."""
+    if not shapes or shapes.count(shapes[0]) == n:
+        yield n
+        return
+    end = 0
+    for _, run in groupby(shapes):
+        end += sum(1 for _ in run)
+        yield end
+
+
+def _from_sql(kind: Kind, column: Sequence[Any]) -> Any:
+    if kind is Kind.SHARED:
+        return column[0]
+    if kind is Kind.TEXT:
+        return [text or "" for text in column] if any(column) else None
+    if kind is Kind.INTEGER:
+        return np.array(column, dtype=np.int64)
+    if kind is Kind.FLAG or kind is Kind.MASK:
+        return None if column[0] is None else np.array(column, dtype=np.bool_)
+    return np.array(column, dtype=np.float64)  # None becomes NaN
+
+
+def _to_json(array: NDArray[Any]) -> list[str]:
+    """One JSON array a row; the whole array is encoded in one go and cut between its rows."""
+    text = msgspec.json.encode(array.tolist()).decode()
+    return [f"[{row}]" for row in text[2:-2].split("],[")]
+
+
+def _vectors_to_json(array: Floats) -> list[str]:
+    rows = _to_json(array)
+    # msgspec writes null for infinities too: look closer where nulls are.
+    for row in np.flatnonzero(np.isinf(array).any(axis=1)) if any("n" in r for r in rows) else ():
+        text = json.dumps(array[row].tolist(), separators=(",", ":"))
+        rows[row] = text.replace("NaN", "null").replace("Infinity", "1e999")
+    return rows
+
+
+def _json_to_vectors(column: Iterable[str]) -> list[list[float | None]]:
+    text = _json_array(column)
+    if "1e999" in text:
+        decoded: list[list[float | None]] = json.loads(text)
+        return decoded
+    return _vectors.decode(text)
+
+
+def _json_array(texts: Iterable[str]) -> str:
+    return f"[{','.join(texts)}]"
+
+
+def _has_negative_zero(values: Floats) -> bool:
+    # Searching the bytes is ten times faster than arithmetic on small arrays; a match may
+    # straddle two numbers, so it is confirmed.
+    if _NEGATIVE_ZERO not in values.tobytes():
+        return False
+    return bool(np.any((values == 0.0) & np.signbit(values)))
+
+
+def _negative_zeros(batch: Batch, names: Sequence[str]) -> list[str | None]:
+    listed: list[list[str]] = [[] for _ in range(len(batch))]
+    for name in names:
+        values: Floats = getattr(batch, name)
+        marked: Flags = (values == 0.0) & np.signbit(values)
+        for row in np.flatnonzero(marked):
+            listed[row].append(name)
+    return [json.dumps(row) if row else None for row in listed]
+
+
+def _restore_negative_zeros(block: dict[str, Any], texts: Sequence[str | None]) -> None:
+    if not any(texts):
+        return
+    for row, text in enumerate(texts):
+        for name in json.loads(text) if text else ():
+            block[name][row] = -0.0

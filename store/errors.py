@@ -1,0 +1,43 @@
+"""What can go wrong with a store: one family of exceptions, each with a one-line message."""
+
+from __future__ import annotations
+
+
+class StoreError(ValueError):
+    """Base of every error a store raises. The message is one line and names the store."""
+
+
+class MissingStoreError(StoreError):
+    """There is no file, or no folder, where the store should be."""
+
+
+class NotAStoreError(StoreError):
+    """Something is there, but not a store: a folder, another kind of file, another database."""
+
+
+class CorruptStoreError(StoreError):
+    """The file is cut short or damaged."""
+
+
+class SchemaVersionError(StoreError):
+    """The store was written by a newer equipoise, or needs an upgrade that cannot be made here."""
+
+
+class StoreInUseError(StoreError):
+    """Another writer holds the store."""
+
+
+class ReadOnlyStoreError(StoreError):
+    """A write to a store that was opened for reading, or that may not be written."""
+
+
+class ContradictionError(StoreError):
+    """Something that is written once was given again with other content."""
+
+
+class SequenceError(StoreError):
+    """Numbers that do not continue the log: decisions out of order, a checkpoint ahead of it."""
+
+
+class WriteError(StoreError):
+    """A write was refused (disk full, database locked, …); the log is as it was before."""

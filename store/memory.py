@@ -1,0 +1,168 @@
+"""A store that lives in memory: the log as references to the batches it was given.
+
+Made for the replay's inner loop: appending keeps a reference and moves two counters. Nothing is
+copied or frozen, so the caller hands each batch over and must not write its arrays again;
+segments that are read are views of those same arrays.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from equipoise.store.admission import (
+    check_checkpoint,
+    check_numbers,
+    check_same_era,
+    check_same_rule,
+    check_setting,
+    repeated_request,
+)
+from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
+from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
+from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.slicing import slice_rows
+
+_STORE = "store in memory"
+
+
+class MemoryStore(Store):
+    """The Store contract without durability; one thread at a time."""
+
+    def __init__(self) -> None:
+        self._next_seq = 0
+        self._starts: list[int] = []
+        self._batches: list[Batch] = []
+        self._decisions = 0
+        self._decision_starts: list[int] = []
+        self._decision_batches: list[DecisionBatch] = []
+        self._requests: dict[str, int] = {}
+        self._parts: dict[int, list[OutcomeBatch]] = {}
+        self._batches_with_parts = 0
+        self._settings: dict[str, str] = {}
+        self._eras: dict[int, Era] = {}
+        self._rules: dict[str, RuleRecord] = {}
+        self._alerts: dict[Alert, None] = {}
+        self._checkpoints: deque[Checkpoint] = deque(maxlen=KEPT_CHECKPOINTS)
+
+    @property
+    def next_seq(self) -> int:
+        return self._next_seq
+
+    @property
+    def decisions(self) -> int:
+        return self._decisions
+
+    def append(self, batch: Batch) -> int:
+        first = self._next_seq
+        rows = len(batch)
+        if not rows:
+            return first
+        if type(batch) is DecisionBatch:
+            self._admit(batch, rows)
+        self._starts.append(first)
+        self._batches.append(batch)
+        self._next_seq = first + rows
+        return first
+
+    def _admit(self, batch: DecisionBatch, rows: int) -> None:
+        first = self._decisions
+        if batch.number[0] != first or batch.number[-1] != first + rows - 1:
+            check_numbers(_STORE, batch, first)
+        if batch.request_id is not None:
+            self._name_requests(batch.request_id, first)
+        self._decision_starts.append(first)
+        self._decision_batches.append(batch)
+        self._decisions = first + rows
+
+    def _name_requests(self, request_ids: Sequence[str], first: int) -> None:
+        named = {name: number for number, name in enumerate(request_ids, first) if name}
+        if len(named) < sum(map(bool, request_ids)) or not self._requests.keys().isdisjoint(named):
+            raise repeated_request(_STORE, request_ids, self._requests)
+        self._requests.update(named)
+
+    def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
+        end = self._next_seq if until is None else min(until, self._next_seq)
+        return self._segments(max(since, 0), end)
+
+    def _segments(self, since: int, until: int) -> Iterator[Segment]:
+        position = max(bisect_right(self._starts, since) - 1, 0)
+        while since < until:
+            start, batch = self._starts[position], self._batches[position]
+            stop = min(start + len(batch), until)
+            yield Segment(since, slice_rows(batch, since - start, stop - start))
+            since = stop
+            position += 1
+
+    def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
+        known = self._requests
+        return {name: known[name] for name in request_ids if name in known}
+
+    def decision(self, number: int) -> DecisionBatch | None:
+        if not 0 <= number < self._decisions:
+            return None
+        position = bisect_right(self._decision_starts, number) - 1
+        row = number - self._decision_starts[position]
+        return slice_rows(self._decision_batches[position], row, row + 1)
+
+    def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        self._index_parts()
+        return list(self._parts.get(number, ()))
+
+    def _index_parts(self) -> None:
+        """Catch up with the batches appended since the last look-up; the hot path never pays."""
+        for batch in self._batches[self._batches_with_parts :]:
+            if isinstance(batch, OutcomeBatch):
+                for row, number in enumerate(batch.number.tolist()):
+                    self._parts.setdefault(number, []).append(slice_rows(batch, row, row + 1))
+        self._batches_with_parts = len(self._batches)
+
+    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+        check_checkpoint(_STORE, seq, self._next_seq)
+        self._checkpoints.append(Checkpoint(seq, bytes(state), at))
+
+    def restore(self) -> Checkpoint | None:
+        return self._checkpoints[-1] if self._checkpoints else None
+
+    def freeze(self, name: str, value: str) -> None:
+        check_setting(_STORE, name, self._settings.setdefault(name, value), value)
+
+    def settings(self) -> dict[str, str]:
+        return dict(self._settings)
+
+    def put(self, record: Kept) -> None:
+        if isinstance(record, Era):
+            check_same_era(_STORE, self._eras.setdefault(record.era, record), record)
+        elif isinstance(record, RuleRecord):
+            check_same_rule(_STORE, self._rules.setdefault(record.rule_id, record), record)
+        else:
+            self._alerts.setdefault(record)
+
+    def eras(self) -> list[Era]:
+        return [self._eras[era] for era in sorted(self._eras)]
+
+    def rules(self) -> list[RuleRecord]:
+        return list(self._rules.values())
+
+    def rule(self, rule_id: str) -> RuleRecord | None:
+        return self._rules.get(rule_id)
+
+    def alerts(self) -> list[Alert]:
+        return list(self._alerts)
+
+    def close(self) -> None:
+        """Nothing to release; the log stays readable."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
