@@ -45,6 +45,7 @@ constraints: .venv/.stamp-venv ## Resolve the newest versions anew (use PYTHON=p
 	build/constraints/bin/python -m pip install --quiet '.[dev,bench]'
 	build/constraints/bin/python -m pip freeze | grep == > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+	rm -rf build
 
 clean: ## Remove the environment, caches and build products (results in runs/ stay)
 	rm -rf .venv .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,6 +19,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators import estimate
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.routing import routing_value
+from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold, Reward, View
 from equipoise.agent.inference.bounded import Centres, certified_winner
 from equipoise.agent.intake import Intake
@@ -69,7 +70,7 @@ class Agent:
         self.config = config
         self.store = store
         self.models = tuple(model.name for model in config.models)
-        self.transform = config.features.compile()
+        self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
         self.late = 0
@@ -77,7 +78,6 @@ class Agent:
         self._draws = None if key is None else Draws(key, config.name)
         self._freeze(key, at)
         self.rules = RuleBook(store)
-        missing = config.reward.missing
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
             self.transform.q,
@@ -86,7 +86,7 @@ class Agent:
             Reward(
                 config.reward.low,
                 config.reward.high,
-                None if isinstance(missing, str) else float(missing),
+                config.reward.missing_value,
             ),
             config.limits.rate_min,
         )
@@ -197,7 +197,11 @@ class Agent:
         """Estimate, certify, and freeze the next rule from everything logged so far."""
         snapshot = self.snapshot()
         self.rule = self.rules.add(
-            self.rule.era, at, self.policy.freeze(snapshot), self.view().certified.centres()
+            self.rule.era,
+            self.fold.pending.next,
+            at,
+            self.policy.freeze(snapshot),
+            self.view().certified.centres(),
         )
         return snapshot
 
@@ -297,5 +301,5 @@ class Agent:
             self.config, self.fold.moments, None, requests=0, certified=False, seed=0
         )
         return self.rules.add(
-            0, at, self.policy.freeze(snapshot), Centres.neutral(len(self.models))
+            0, 0, at, self.policy.freeze(snapshot), Centres.neutral(len(self.models))
         )

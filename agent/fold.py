@@ -26,12 +26,14 @@ from equipoise.store.batches import (
     Batch,
     DecisionBatch,
     ExpiryBatch,
+    Flags,
     Floats,
     Ints,
     ObservationBatch,
     OutcomeBatch,
     SimulationBatch,
 )
+from equipoise.store.slicing import slice_rows
 
 CHUNK = 256
 
@@ -113,7 +115,7 @@ class Fold:
         start, count = 0, len(batch)
         while start < count:
             stop = min(count, start + CHUNK - self.next_seq % CHUNK)
-            part = batch if stop - start == count else _slice(batch, start, stop)
+            part = batch if stop - start == count else slice_rows(batch, start, stop)
             self._take(part)
             self.next_seq += stop - start
             start = stop
@@ -130,22 +132,22 @@ class Fold:
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
         arrays: dict[str, NDArray[Any]] = {}
+        front = self.pending.front(self.watermark)
         parts = {
             "certified": self.certified.arrays(),
-            "pending": self.pending.arrays(),
+            "pending": self.pending.arrays(front),
             "simulated": self.simulated.arrays(),
             "open": self._open_arrays(),
         }
         for part, named in parts.items():
             arrays.update({f"{part}.{name}": array for name, array in named.items()})
-        moments = np.frombuffer(self.moments.to_bytes(), dtype=np.uint8)
-        arrays["moments"] = moments.astype(np.int64)
+        arrays["moments"] = np.frombuffer(self.moments.to_bytes(), dtype=np.uint8)
         fields = {
             "next_seq": self.next_seq,
             "era": self.era,
             "watermark": self.watermark,
             "randomized": self.randomized,
-            "base": self.pending.base,
+            "base": front,
         }
         return encode(arrays, fields)
 
@@ -157,7 +159,7 @@ class Fold:
             if "." in name:
                 head, tail = name.split(".", 1)
                 part.setdefault(head, {})[tail] = array
-        self.moments = Moments.from_bytes(arrays["moments"].astype(np.uint8).tobytes())
+        self.moments = Moments.from_bytes(arrays["moments"].tobytes())
         self.certified = CertifiedMoments(**part["certified"])
         self.pending.load(fields["base"], part["pending"])
         self.simulated.load(**part["simulated"])
@@ -195,28 +197,35 @@ class Fold:
             self.pending.expired[self.pending.rows(batch.number)] = True
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
+        number = batch.number
+        if len(number) < 2 or (np.diff(number) > 0).all():
+            self._completed.append(number[self._take_parts(batch)])
+            return
+        # Parts of one decision may meet in one batch: how the log is cut says nothing. Each goes
+        # in after the part before it, and the decision completes where its last part stands.
+        complete = np.zeros(len(number), dtype=bool)
+        part = _occurrence(number)
+        for index in range(int(part.max()) + 1):
+            rows = np.flatnonzero(part == index)
+            complete[rows] = self._take_parts(_select(batch, rows))
+        self._completed.append(number[complete])
+
+    def _take_parts(self, batch: OutcomeBatch) -> Flags:
+        """Keep the parts of distinct decisions; (n,) which decisions they complete."""
         table = self.pending
         rows = table.rows(batch.number)
         before = table.has_reward[rows] & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
-        if with_reward.all():
-            table.reward[rows] = batch.reward
-            table.has_reward[rows] = True
-        else:
-            table.reward[rows[with_reward]] = batch.reward[with_reward]
-            table.has_reward[rows[with_reward]] = True
+        table.reward[rows[with_reward]] = batch.reward[with_reward]
+        table.has_reward[rows[with_reward]] = True
         if self._outputs:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
-            if with_outputs.all():
-                table.y[rows] = batch.outputs
-                table.has_outputs[rows] = True
-            else:
-                table.y[rows[with_outputs]] = batch.outputs[with_outputs]
-                table.has_outputs[rows[with_outputs]] = True
+            table.y[rows[with_outputs]] = batch.outputs[with_outputs]
+            table.has_outputs[rows[with_outputs]] = True
         table.served[rows] = batch.served
         table.delivered[rows] &= batch.delivered
-        complete = table.has_reward[rows] & table.has_outputs[rows] & ~before
-        self._completed.append(batch.number if complete.all() else batch.number[complete])
+        complete: Flags = table.has_reward[rows] & table.has_outputs[rows] & ~before
+        return complete
 
     def _settle(self) -> None:
         """Fold the finished chunk into the sums."""
@@ -354,11 +363,16 @@ def _joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any
     return [tuple(np.concatenate(column) for column in zip(*kept, strict=True))]
 
 
-def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    """Rows start … stop - 1 of a batch; arrays are views."""
-    size = len(batch)
-    columns: dict[str, Any] = {name: getattr(batch, name) for name in batch.__slots__}
-    for name, column in columns.items():
-        if isinstance(column, (np.ndarray, list, tuple)) and len(column) == size:
-            columns[name] = column[start:stop]
-    return type(batch)(**columns)
+def _occurrence(number: Ints) -> Ints:
+    """(n,) how many earlier rows hold the same number."""
+    order = np.argsort(number, kind="stable")
+    ordered = number[order]
+    start = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+    length = np.diff(start, append=len(ordered))
+    result = np.empty(len(number), dtype=np.int64)
+    result[order] = np.arange(len(ordered)) - np.repeat(start, length)
+    return result
+
+
+def _select(batch: OutcomeBatch, rows: Ints) -> OutcomeBatch:
+    return OutcomeBatch(*(getattr(batch, name)[rows] for name in batch.__slots__))

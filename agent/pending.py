@@ -110,9 +110,19 @@ class Pending:
         """Rows of decision numbers that the caller knows to be held."""
         return numbers - self.base
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """The held rows, for a checkpoint."""
-        return {name: column[: self.size] for name, column in self._columns.items()}
+    def front(self, watermark: int) -> int:
+        """The first decision that is still needed: not closed, or not folded yet.
+
+        When rows really leave depends on how requests were batched; this does not.
+        """
+        done = (self.folded | self.expired)[: self.size]
+        unfolded = self.size if done.all() else int(np.argmin(done))
+        return min(self.base + unfolded, watermark)
+
+    def arrays(self, first: int) -> dict[str, NDArray[Any]]:
+        """The rows of decisions `first` and later, for a checkpoint."""
+        rows = slice(first - self.base, self.size)
+        return {name: column[rows] for name, column in self._columns.items()}
 
     def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
         self.base, self.size = base, len(arrays["rate"])
@@ -122,9 +132,7 @@ class Pending:
             column[: self.size] = arrays[name]
 
     def _make_room(self, count: int, watermark: int) -> None:
-        done = (self.folded | self.expired)[: self.size]
-        unfolded = self.size if done.all() else int(np.argmin(done))
-        drop = min(unfolded, watermark - self.base)
+        drop = self.front(watermark) - self.base
         kept = self.size - drop
         # Moving is worth it while it frees at least half; else the table doubles.
         while kept + count > len(self.rate) // 2:

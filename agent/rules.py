@@ -22,7 +22,7 @@ from equipoise.store.records import RuleRecord
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An allocation in force. `halted` rules randomize nothing (mode observe, a kill switch)."""
+    """An allocation in force, and the centres of the certified sums of what it decides."""
 
     rule_id: str
     era: int
@@ -30,11 +30,15 @@ class Rule:
     centres: Centres
 
 
-def freeze_rule(era: int, allocation: Allocation, centres: Centres) -> tuple[Rule, str]:
-    """The rule and its canonical JSON text, whose hash is the rule's id."""
+def freeze_rule(era: int, since: int, allocation: Allocation, centres: Centres) -> tuple[Rule, str]:
+    """The rule and its canonical JSON text, whose hash is the rule's id.
+
+    since: the first decision it may serve; it makes the rule in force the last one stored.
+    """
     body = msgspec.json.encode(
         {
             "era": era,
+            "since": since,
             "allocation": allocation.encode(),
             "centres": {
                 "gain": centres.gain.tolist(),
@@ -73,9 +77,11 @@ class RuleBook:
     def __len__(self) -> int:
         return len(self._rules)
 
-    def add(self, era: int, at: float, allocation: Allocation, centres: Centres) -> Rule:
+    def add(
+        self, era: int, since: int, at: float, allocation: Allocation, centres: Centres
+    ) -> Rule:
         """Freeze, store and return the rule; the stored one where it exists already."""
-        rule, body = freeze_rule(era, allocation, centres)
+        rule, body = freeze_rule(era, since, allocation, centres)
         known = self._ordinal.get(rule.rule_id)
         if known is not None:
             return self._rules[known]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.features import Transform
 from equipoise.agent.wholefolder import whole_folder
 from equipoise.store.batches import (
     Batch,
@@ -55,7 +56,7 @@ def write_tables(store: Store, config: ExperimentConfig, out: Path, format_: str
 
 def _frame(batch: Batch, config: ExperimentConfig) -> pd.DataFrame:
     models = np.array([model.name for model in config.models])
-    transform = config.features.compile()
+    transform = Transform(config.features)
     columns: dict[str, object] = {}
     for name in batch.__slots__:
         value = getattr(batch, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, repeat
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import msgspec
@@ -126,10 +126,11 @@ def _to_json(array: NDArray[Any]) -> list[str]:
 
 def _vectors_to_json(array: Floats) -> list[str]:
     rows = _to_json(array)
-    # msgspec writes null for infinities too: look closer where nulls are.
-    for row in np.flatnonzero(np.isinf(array).any(axis=1)) if any("n" in r for r in rows) else ():
-        text = json.dumps(array[row].tolist(), separators=(",", ":"))
-        rows[row] = text.replace("NaN", "null").replace("Infinity", "1e999")
+    # msgspec writes null for infinities as well as for NaN: look closer where there is a null.
+    if any("null" in row for row in rows):
+        for position in np.flatnonzero(np.isinf(array).any(axis=1)):
+            text = json.dumps(array[position].tolist(), separators=(",", ":"))
+            rows[position] = text.replace("NaN", "null").replace("Infinity", "1e999")
     return rows
 
 

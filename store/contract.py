@@ -84,7 +84,7 @@ class Store(Protocol):
         """The newest checkpoint that is whole and not ahead of the log, None where none is."""
 
     def freeze(self, name: str, value: str) -> None:
-        """Write a setting once. The same value again is no change.
+        """Write a setting once. The same value again is no change, on a read-only store too.
 
         Raises ContradictionError where the setting is frozen with another value.
         """
@@ -93,7 +93,7 @@ class Store(Protocol):
         """Every frozen setting by name."""
 
     def put(self, record: Kept) -> None:
-        """Keep an era, a rule or an alert. The same content again is no change.
+        """Keep an era, a rule or an alert. The same content again is no change, as in `freeze`.
 
         An era is known by its number, a rule by its id; the time of a rule is when it was first
         kept, and no part of its content. Alerts are known by their whole content.

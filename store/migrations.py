@@ -25,6 +25,11 @@ MIGRATIONS: Sequence[Migration] = ((1, create_first_schema),)
 """Every migration with its number: 1, 2, 3, …; append only."""
 
 
+def newest() -> int:
+    """The schema version this equipoise writes."""
+    return MIGRATIONS[-1][0]
+
+
 def check_identity(connection: sqlite3.Connection, path: Path) -> int:
     """The schema version of a store, 0 of a database without any content.
 
@@ -39,11 +44,10 @@ def check_identity(connection: sqlite3.Connection, path: Path) -> int:
                 f"{application:#x}, expected {APPLICATION_ID:#x}"
             )
         return 0
-    newest = MIGRATIONS[-1][0]
-    if version > newest:
+    if version > newest():
         raise SchemaVersionError(
             f"store {path} has schema version {version}, "
-            f"this equipoise reads up to {newest}: upgrade equipoise"
+            f"this equipoise reads up to {newest()}: upgrade equipoise"
         )
     return version
 

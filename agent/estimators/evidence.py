@@ -88,7 +88,7 @@ class Posterior:
 
 def log_prior_tau_model(models: int) -> Floats:
     """Log-weight of TAU_MODEL: keeps off zero where few models could tell the scale."""
-    strength = 2.0 * min(1.0, 4.0 / (models - 1)) ** 2
+    strength = 2.0 * min(1.0, 4.0 / max(models - 1, 1)) ** 2
     weight: Floats = strength * (np.log(TAU_MODEL) - np.log1p((TAU_MODEL / 0.2) ** 2))
     return weight
 

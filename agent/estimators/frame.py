@@ -83,10 +83,11 @@ def common_frame(moments: Moments, *sources: ScorerMoments) -> Frame | None:
     origin = weight @ source.centre / weight.sum()
     simulation = moments.simulation
     features = len(origin) - 1
+    cells = (simulation.count.size, features)
     spread, middle = _spread(
         simulation.count.ravel(),
-        simulation.mean.reshape(-1, features),
-        np.diagonal(simulation.scatter, axis1=-2, axis2=-1).reshape(-1, features),
+        simulation.mean.reshape(cells),
+        np.diagonal(simulation.scatter, axis1=-2, axis2=-1).reshape(cells),
     )
     if simulation.count.sum() == 0:
         own = np.diagonal(source.scatter, axis1=-2, axis2=-1)

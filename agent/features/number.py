@@ -42,7 +42,7 @@ class Number(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
             fix = "raise it, or leave out log"
             yield Problem("low", shown(self.low), "a number above -1, since log is on", fix)
         if low >= high:
-            limit = f"a number above low, which is {low:g}"
+            limit = f"a number above low, which is {shown(low)}"
             yield Problem("high", shown(self.high), limit, also=("low", "log"))
 
     def columns(self) -> list[str]:
@@ -77,7 +77,7 @@ def _expected(low: float, high: float) -> str:
     if math.isinf(low) and math.isinf(high):
         return "a finite number"
     if math.isinf(high):
-        return f"a finite number of at least {low!r}"
+        return f"a finite number of at least {shown(low)}"
     if math.isinf(low):
-        return f"a finite number of at most {high!r}"
-    return f"a number from {low!r} to {high!r}"
+        return f"a finite number of at most {shown(high)}"
+    return f"a number from {shown(low)} to {shown(high)}"

@@ -81,7 +81,7 @@ def shown(value: object) -> str:
         whole = int(value)
         return str(whole) if whole.bit_length() <= 128 else f"a number of {whole.bit_length()} bits"
     if isinstance(value, float | np.floating):
-        return repr(float(value))
+        return repr(float(value)).removesuffix(".0")
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and type {value.dtype}"
     if isinstance(value, list | tuple):

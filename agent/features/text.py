@@ -28,7 +28,9 @@ class Text(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
             limit = f"a whole number from 1 to {MOST_CHARACTERS}"
             yield Problem("max_chars", shown(self.max_chars), limit)
         if not self.statistics:
-            yield Problem("statistics", "none", "at least one", f"known are: {', '.join(STATISTICS)}")
+            yield Problem(
+                "statistics", "none", "at least one", f"known are: {', '.join(STATISTICS)}"
+            )
         for name in dict.fromkeys(self.statistics):
             if name not in STATISTICS:
                 fix = suggestion(name, STATISTICS)

@@ -8,17 +8,17 @@ ten-thousandth does not. Shares of an empty text are 0. A change of any definiti
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable
 from math import log1p
-from string import ascii_letters, ascii_uppercase, digits
 from typing import TypeAlias
 
 Statistic: TypeAlias = Callable[[str, int], float]
 
 FENCE = "```"
-_DIGITS = digits.encode()
-_LETTERS = ascii_letters.encode()
-_UPPERCASE = ascii_uppercase.encode()
+_DIGITS = string.digits.encode()
+_LETTERS = string.ascii_letters.encode()
+_UPPERCASE = string.ascii_uppercase.encode()
 _ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]", re.MULTILINE)
 
 
@@ -42,7 +42,7 @@ def code(text: str, max_chars: int) -> float:
     return _share(sum(map(len, text.split(FENCE)[1::2])), len(text))
 
 
-def digit(text: str, max_chars: int) -> float:
+def digits(text: str, max_chars: int) -> float:
     """Share of the characters that are digits."""
     return _share(_count(text, _DIGITS, str.isdigit), len(text))
 
@@ -77,7 +77,7 @@ STATISTICS: dict[str, Statistic] = {
         words,
         lines,
         code,
-        digit,
+        digits,
         uppercase,
         non_ascii,
         question,

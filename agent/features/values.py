@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from equipoise.store.batches import Floats
@@ -14,11 +17,15 @@ _SAFE_SQUARES = LARGEST**2
 
 
 class Refused(Exception):  # noqa: N818 - stays inside the package, where it becomes a FeatureError
-    """A value that a feature does not accept; `expected` says what it does accept."""
+    """A value that a feature does not accept; `expected` says what it does accept.
 
-    def __init__(self, expected: str) -> None:
-        super().__init__(expected)
+    at: position of the entry that is refused, where the value is a list; None for the value itself.
+    """
+
+    def __init__(self, expected: str, at: int | None = None) -> None:
+        super().__init__(expected, at)
         self.expected = expected
+        self.at = at
 
 
 def as_number(value: object, expected: str = FINITE) -> float:
@@ -33,25 +40,23 @@ def as_number(value: object, expected: str = FINITE) -> float:
         raise Refused(expected) from None
 
 
-def append_number(value: object, columns: list[float]) -> None:
-    """Append an already transformed number. Raises Refused unless it is within ±LARGEST."""
-    number = as_number(value)
-    if not -LARGEST <= number <= LARGEST:
-        raise Refused(FINITE)
-    columns.append(number)
-
-
-def append_list(values: list[object] | tuple[object, ...], columns: list[float]) -> bool:
-    """Append numbers that are already transformed; False, with `columns` spoilt, if one is not."""
-    if not set(map(type, values)) - {float} and sound(np.array(values, dtype=np.float64)):
-        columns.extend(values)  # type: ignore[arg-type]
-        return True
-    try:
-        for value in values:
-            append_number(value, columns)
-    except Refused:
-        return False
-    return True
+def append_list(
+    values: list[Any] | tuple[Any, ...], columns: list[float], length: int, expected: str
+) -> None:
+    """Append `length` numbers as they are. Raises Refused unless all are within ±LARGEST."""
+    if len(values) != length:
+        raise Refused(expected)
+    if set(map(type, values)) == {float} and sound(np.array(values, dtype=np.float64)):
+        columns.extend(values)
+        return
+    for at, value in enumerate(values):
+        try:
+            number = as_number(value)
+        except Refused:
+            raise Refused(FINITE, at) from None
+        if not abs(number) <= LARGEST:
+            raise Refused(FINITE if not math.isfinite(number) else f"at most {LARGEST:g}", at)
+        columns.append(number)
 
 
 def plain(value: object) -> object:

@@ -30,9 +30,8 @@ class Vector(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
 
         def encode(value: object, columns: list[float]) -> None:
             numbers = plain(value)
-            if not isinstance(numbers, list | tuple) or len(numbers) != length:
+            if not isinstance(numbers, list | tuple):
                 raise Refused(expected)
-            if not append_list(numbers, columns):
-                raise Refused(f"{expected}, which one of them is not")
+            append_list(numbers, columns, length, expected)
 
         return encode

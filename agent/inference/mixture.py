@@ -17,6 +17,7 @@ from equipoise.store.batches import Floats
 LAMBDAS: Floats = np.geomspace(1.5e-4, 0.97, 18)
 """Grid of the mixture: best for effective sums of squares from about 3 to 1e8."""
 _LOG_WEIGHT = -np.log(len(LAMBDAS))
+_STEPS = 12
 _PSI: Floats = -np.log1p(-LAMBDAS) - LAMBDAS
 
 
@@ -30,18 +31,18 @@ def lower_mean(rows: float, total: Floats, squares: Floats, bound: float, alpha:
     """
     if rows <= 0:
         return np.full(np.shape(total), -np.inf)
-    # In s = (total - t theta) / b the mixture increases; each component alone gives an upper
-    # bracket of s, all of them with full weight a lower one.
+    # In s = (total - t theta) / b the log of the mixture is convex and increasing. Newton's steps
+    # from the right, where a single component already suffices, stay to the right of the root:
+    # stopping early only gives a smaller, still valid bound.
     needed = np.log(1.0 / alpha)
     penalty = _PSI * np.asarray(squares)[..., None]
-    high = ((needed - _LOG_WEIGHT + penalty) / LAMBDAS).min(axis=-1)
-    low = ((needed + penalty) / LAMBDAS).min(axis=-1)
-    for _ in range(48):
-        middle = 0.5 * (low + high)
-        exponent = LAMBDAS * middle[..., None] - penalty + _LOG_WEIGHT
-        peak = exponent.max(axis=-1)
-        reached = peak + np.log(np.exp(exponent - peak[..., None]).sum(axis=-1)) >= needed
-        high = np.where(reached, middle, high)
-        low = np.where(reached, low, middle)
-    result: Floats = (np.asarray(total) - bound * high) / rows
+    s = ((needed - _LOG_WEIGHT + penalty) / LAMBDAS).min(axis=-1)
+    for _ in range(_STEPS):
+        exponent = LAMBDAS * s[..., None] - penalty
+        peak = exponent.max(axis=-1, keepdims=True)
+        share = np.exp(exponent - peak)
+        mass = share.sum(axis=-1)
+        excess = peak[..., 0] + np.log(mass) + _LOG_WEIGHT - needed
+        s = s - excess * mass / (share @ LAMBDAS)
+    result: Floats = (np.asarray(total) - bound * s) / rows
     return result

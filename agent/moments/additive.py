@@ -22,6 +22,21 @@ class Additive:
         """Field name -> array, in the order of declaration; views, not copies."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def require_same_shape(self, other: object) -> None:
+        """Raise TypeError or ValueError where `other` cannot be added to these moments.
+
+        numpy would spread a single group or model over all the others.
+        """
+        if not isinstance(other, type(self)):
+            raise TypeError(f"{type(self).__name__} and {type(other).__name__} cannot be added")
+        theirs = other.arrays()
+        for name, array in self.arrays().items():
+            if array.shape != theirs[name].shape:
+                raise ValueError(
+                    f"moments of different shape cannot be added: {name} has {array.shape} and "
+                    f"{theirs[name].shape}"
+                )
+
     def copy(self) -> Self:
         return type(self)(*(array.copy() for array in self.arrays().values()))
 

@@ -77,7 +77,6 @@ class ArmMoments(Additive):
         weight, reward, simulated = weight[order], reward[order], simulated[order]
         flat = self.count.size
         count = self.count.reshape(flat)
-        # plain_* first: it reads the count from before these rows.
         add_variation(
             cells,
             np.ones(len(weight)),
@@ -104,6 +103,7 @@ class ArmMoments(Additive):
         self.live_sum.reshape(flat, -1)[here] += cells.sums(without[:, None] * x[order])
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         plain = between(self.count, self.plain_mean, other.count, other.plain_mean)
         weighted = between(self.weight, self.mean, other.weight, other.mean)
         return type(self)(

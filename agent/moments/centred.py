@@ -95,4 +95,5 @@ def between(weight_a: Floats, mean_a: Floats, weight_b: Floats, mean_b: Floats) 
     step = mean_b - mean_a
     if step.ndim == factor.ndim:
         return factor * step * step
-    return factor[..., None, None] * step[..., :, None] * step[..., None, :]
+    # The outer product first: it is symmetric to the last bit, and stays so.
+    return factor[..., None, None] * (step[..., :, None] * step[..., None, :])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from math import prod
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,7 +20,18 @@ from numpy.typing import NDArray
 MAGIC = b"EQST"
 VERSION = 1
 _PREFIX = struct.Struct("<4sHII")
-_DTYPES = {"<f8", "<i8", "|b1"}
+_DTYPES = {"<f8", "<i8", "|b1", "|u1"}
+
+
+class _Entry(msgspec.Struct):
+    name: str
+    dtype: Literal["<f8", "<i8", "|b1"]
+    shape: list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
+
+
+class _Header(msgspec.Struct):
+    arrays: list[_Entry]
+    fields: dict[str, Any]
 
 
 class StateFormatError(ValueError):
@@ -27,7 +39,7 @@ class StateFormatError(ValueError):
 
 
 def encode(arrays: Mapping[str, NDArray[Any]], fields: Mapping[str, Any] | None = None) -> bytes:
-    """Bytes of named arrays (float64, int64 or bool) and JSON-able fields."""
+    """Bytes of named arrays (float64, int64, uint8 or bool) and JSON-able fields."""
     parts: list[bytes] = []
     listed: list[dict[str, Any]] = []
     for name, array in arrays.items():
@@ -55,16 +67,25 @@ def decode(state: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         raise StateFormatError(
             f"state has version {version}, this equipoise reads up to {VERSION}: upgrade equipoise"
         )
+    if version < 1:
+        raise StateFormatError(f"state has version {version}, the first ever written is 1")
     body = memoryview(state)[_PREFIX.size :]
     if zlib.crc32(body) != checksum:
         raise StateFormatError("state is damaged: its checksum does not match")
-    header = msgspec.json.decode(bytes(body[:length]))
+    # The checksum does not cover the header's length, so a header may still be unreadable.
+    try:
+        header = msgspec.json.decode(bytes(body[:length]), type=_Header)
+    except ValueError as error:
+        raise StateFormatError(f"state has no readable header: {error}") from error
+    sizes = [prod(entry.shape) * np.dtype(entry.dtype).itemsize for entry in header.arrays]
+    if length + sum(sizes) != len(body):
+        raise StateFormatError(
+            f"state has {len(body) - length} bytes of arrays, its header lists {sum(sizes)}"
+        )
     arrays: dict[str, NDArray[Any]] = {}
     at = length
-    for entry in header["arrays"]:
-        dtype = np.dtype(entry["dtype"])
-        size = int(np.prod(entry["shape"], dtype=np.int64)) * dtype.itemsize
-        flat = np.frombuffer(body[at : at + size], dtype=dtype)
-        arrays[entry["name"]] = flat.reshape(entry["shape"]).copy()
+    for entry, size in zip(header.arrays, sizes, strict=True):
+        flat = np.frombuffer(body[at : at + size], dtype=entry.dtype)
+        arrays[entry.name] = flat.reshape(entry.shape).copy()
         at += size
-    return arrays, header["fields"]
+    return arrays, header.fields

@@ -39,6 +39,7 @@ class RoutingMoments(Additive):
         add_variation(cells, weight, reward, self.weight, self.mean, self.scatter)
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         return type(self)(
             count=self.count + other.count,
             weight=self.weight + other.weight,

@@ -59,6 +59,7 @@ class ScorerMoments(Additive):
         add_means(by_arm, weight, rows, self.weight.reshape(flat), means)
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         mine, theirs = self.weight.sum(axis=1), other.weight.sum(axis=1)
         return type(self)(
             count=self.count + other.count,

@@ -69,6 +69,7 @@ class SimulationMoments(Additive):
             )
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         return type(self)(
             count=self.count + other.count,
             mean=merged_mean(self.count, self.mean, other.count, other.mean),

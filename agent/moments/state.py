@@ -87,6 +87,8 @@ class Moments:
         )
 
     def __add__(self, other: Self) -> Self:
+        if not isinstance(other, Moments):
+            return NotImplemented
         if self.dimensions != other.dimensions:
             raise ValueError(
                 f"moments of different shape cannot be added: {self.dimensions} and "
@@ -117,11 +119,16 @@ class Moments:
     def from_bytes(cls, state: bytes) -> Self:
         """Read `to_bytes`. Raises StateFormatError on damaged, foreign or newer bytes."""
         arrays, fields = decode(state)
-        moments = cls.empty(Dimensions(**fields))
+        try:
+            moments = cls.empty(Dimensions(**fields))
+        except (TypeError, ValueError) as error:
+            raise StateFormatError(f"state is not of moments: {error}") from error
         for part, target in moments._parts().items():
             for name, array in target.arrays().items():
                 stored = arrays.get(f"{part}.{name}")
-                if stored is None or stored.shape != array.shape:
-                    raise StateFormatError(f"state lacks array {part}.{name} of {array.shape}")
+                if stored is None or stored.shape != array.shape or stored.dtype.kind != "f":
+                    raise StateFormatError(
+                        f"state lacks array {part}.{name}, float64 of {array.shape}"
+                    )
                 array[...] = stored
         return moments

@@ -21,8 +21,8 @@ _BLOCK = 32  # rows scored at once, so that the scores of a block stay in the ca
 class BestDrawShares:
     """pi(m | x) = share of draws s in which m has the largest [1, x] @ coefficients[s, m].
 
-    coefficients: (S, K, 1 + d), finite, larger is better. Only eligible models compete. Models
-    that tie share the draw, so that two copies of a model are treated alike.
+    coefficients: (S, K, 1 + d), finite, larger is better. Only eligible models compete. A draw
+    that several models win counts for each of them, so that copies of a model are treated alike.
     """
 
     kind: ClassVar[str] = "best-draw-shares"
@@ -49,7 +49,7 @@ class BestDrawShares:
 
     @property
     def models(self) -> int:
-        return self.coefficients.shape[1]
+        return int(self.coefficients.shape[1])
 
     def probabilities(self, x: Floats, eligible: Flags | None, floor: float) -> Floats:
         """(n, K) shares of the draws, mixed with the floor."""
@@ -76,7 +76,7 @@ class BestDrawShares:
         return cls(flat.reshape(fields["shape"]))
 
     def _wins(self, x: Floats, eligible: Flags | None) -> Floats:
-        """(n, K) number of draws won; tied models share one."""
+        """(n, K) number of draws won."""
         draws, models, features = self.coefficients.shape
         z = np.empty((len(x), features))
         z[:, 0] = 1.0
@@ -87,7 +87,4 @@ class BestDrawShares:
         if eligible is not None:
             scores[~eligible] = -np.inf
         won = scores == np.maximum.reduce(scores, axis=1, keepdims=True)
-        wins = np.add.reduce(won, axis=2, dtype=np.float64)
-        if eligible is None and (wins.sum(axis=1) == draws).all():
-            return wins
-        return self._split(won, eligible)
+        return np.asarray(np.add.reduce(won, axis=2, dtype=np.float64))

@@ -45,7 +45,7 @@ class ConstantShares:
         """(n, K) the mixed shares, n times."""
         rows = len(x)
         if eligible is not None:
-            return mix_floor(np.broadcast_to(self.shares, eligible.shape), eligible, floor)
+            return mix_floor(self.shares, eligible, floor)
         kept, row = self._mixed
         if kept != floor:
             row = self._keep_mixed(floor)

@@ -23,14 +23,15 @@ def check_floor(floor: float, models: int) -> None:
 def mix_floor(shares: Floats, eligible: Flags | None, floor: float) -> Floats:
     """(n, K) probabilities: the shares over the eligible models, mixed with the floor.
 
-    shares: (n, K), non-negative, in any unit; a row without mass on its eligible models counts
-    as uniform over them. eligible: (n, K), or None where every model is; a row without an
-    eligible model comes back all 0. ValueError where floor * K > 1.
+    shares: (n, K), or (K,) for every row of eligible alike; non-negative, in any unit; a row
+    without mass on its eligible models counts as uniform over them. eligible: (n, K), or None
+    where every model is; a row without an eligible model comes back all 0. ValueError where
+    floor * K > 1.
     """
-    models = shares.shape[1]
+    models = shares.shape[-1]
     check_floor(floor, models)
     if eligible is None:
-        count = np.float64(models)
+        count: Floats | float = float(models)
         raw = np.ascontiguousarray(shares)
     else:
         count = np.add.reduce(eligible, axis=1, dtype=np.float64, keepdims=True)

@@ -1,0 +1,24 @@
+"""Configuration of an experiment: typed structs, read from TOML, refused with every problem."""
+
+from __future__ import annotations
+
+from equipoise.agent.config.error import ConfigError
+from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
+from equipoise.agent.config.load import load_config
+from equipoise.agent.config.parts import (
+    BudgetConfig,
+    ModelConfig,
+    PolicyConfig,
+    RewardConfig,
+)
+
+__all__ = [
+    "BudgetConfig",
+    "ConfigError",
+    "ExperimentConfig",
+    "ModelConfig",
+    "PolicyConfig",
+    "RewardConfig",
+    "config_from_dict",
+    "load_config",
+]

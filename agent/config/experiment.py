@@ -1,0 +1,130 @@
+"""The configuration of one experiment, checked as a whole and frozen as canonical text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from equipoise.agent.config.error import ConfigError
+from equipoise.agent.config.parts import (
+    BudgetConfig,
+    ModelConfig,
+    Part,
+    PolicyConfig,
+    RewardConfig,
+    id_faults,
+)
+from equipoise.agent.features.declarations import WRONG, read
+from equipoise.agent.features.problems import Problem, shown
+from equipoise.agent.features.schema import FeatureSchema
+
+if TYPE_CHECKING:
+    from equipoise.policies.snapshot import Limits
+
+FEWEST_MODELS, MOST_MODELS = 2, 64
+FLOOR_SHARE = 0.1
+"""The default floor is this share of the uniform probability 1 / K."""
+LOWEST_RATE = 0.01
+"""The default rate_min, unless rate itself is lower."""
+
+
+class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that fixes an experiment: what is compared, on what scale, at what risk.
+
+    >>> config = config_from_dict({"name": "chat", "models": [{"name": "a"}, {"name": "b"}]})
+    >>> config.limits
+    Limits(rate=0.1, rate_min=0.01, rate_max=1.0, floor=0.05)
+    """
+
+    name: str
+    models: list[ModelConfig]
+    reward: RewardConfig = RewardConfig()
+    features: FeatureSchema = FeatureSchema()
+    policy: PolicyConfig = PolicyConfig()
+    budget: BudgetConfig = BudgetConfig()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read `to_json`. Raises ConfigError with every problem."""
+        try:
+            data = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise ConfigError([f"this is not JSON: {error}"]) from None
+        return cls.from_builtins(data)
+
+    @classmethod
+    def from_builtins(cls, data: object, source: str = "configuration") -> Self:
+        """Read tables, lists, texts and numbers. Raises ConfigError with every problem."""
+        problems: list[Problem] = []
+        config = read(data, cls, problems)
+        if problems or config is WRONG:
+            raise ConfigError([str(problem) for problem in problems], source)
+        checked: Self = config
+        return checked
+
+    def checked(self) -> Self:
+        """An equal configuration that owns its lists; for one that was built in Python.
+
+        Raises ConfigError with every problem.
+        """
+        try:
+            data = msgspec.to_builtins(self)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError([f"it holds what no file could: {error}"]) from None
+        return self.from_builtins(data)
+
+    def to_json(self) -> str:
+        """Canonical text, to be frozen in the store: equal configurations have equal texts."""
+        return msgspec.json.encode(self.checked(), order="sorted").decode()
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """(K,) names in the order of the models' positions."""
+        return tuple(model.name for model in self.models)
+
+    @property
+    def limits(self) -> Limits:
+        """What every rule obeys, with the defaults filled in."""
+        from equipoise.policies.snapshot import Limits
+
+        policy = self.policy
+        return Limits(
+            rate=policy.rate,
+            rate_min=min(policy.rate, LOWEST_RATE) if policy.rate_min is None else policy.rate_min,
+            rate_max=policy.rate_max,
+            floor=FLOOR_SHARE / len(self.models) if policy.floor is None else policy.floor,
+        )
+
+    def faults(self) -> Iterator[Problem]:
+        """What only the whole shows."""
+        yield from id_faults("name", self.name)
+        count = len(self.models)
+        if not FEWEST_MODELS <= count <= MOST_MODELS:
+            limit = f"{FEWEST_MODELS} to {MOST_MODELS} models"
+            fix = "add the models to compare" if count < FEWEST_MODELS else "compare fewer at once"
+            yield Problem("models", str(count), limit, fix, ("models",))
+        for name, times in Counter(self.model_names).items():
+            if times > 1:
+                received = f"{shown(name)} {times} times"
+                yield Problem("models", received, "each name once", "rename or remove the others")
+        floor, epsilon = self.policy.floor, self.policy.epsilon
+        if floor is not None and count and floor > 1 / count:
+            limit = f"at most 1 / {count}, since there are {count} models"
+            fix = "lower it, or leave it out for 0.1 / number of models"
+            yield Problem("policy.floor", shown(floor), limit, fix, ("models",))
+        spread = self.reward.high - self.reward.low
+        if epsilon >= spread:
+            limit = f"less than the range of the reward, which is {shown(spread)}"
+            fix = "lower it to a difference that matters"
+            yield Problem("policy.epsilon", shown(epsilon), limit, fix, ("reward",))
+
+
+def config_from_dict(data: object) -> ExperimentConfig:
+    """The configuration that tables, lists, texts and numbers declare.
+
+    Raises ConfigError with every problem.
+    """
+    return ExperimentConfig.from_builtins(data)

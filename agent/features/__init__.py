@@ -1,0 +1,30 @@
+"""The feature schema: named context and output features to fixed-length arrays.
+
+The transform is declared in the configuration and frozen in the store: it learns nothing from
+data, so that sums taken under it stay meaningful, and a changed schema is another schema.
+"""
+
+from __future__ import annotations
+
+from equipoise.agent.features.boolean import Boolean
+from equipoise.agent.features.category import Category
+from equipoise.agent.features.number import Number
+from equipoise.agent.features.problems import FeatureError, Problem, SchemaError
+from equipoise.agent.features.schema import FeatureSchema
+from equipoise.agent.features.text import Text
+from equipoise.agent.features.transform import Row, Transform
+from equipoise.agent.features.vector import Vector
+
+__all__ = [
+    "Boolean",
+    "Category",
+    "FeatureError",
+    "FeatureSchema",
+    "Number",
+    "Problem",
+    "Row",
+    "SchemaError",
+    "Text",
+    "Transform",
+    "Vector",
+]

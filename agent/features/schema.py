@@ -1,0 +1,133 @@
+"""The declared features of an experiment: what a row holds and how it becomes numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Self, TypeAlias
+
+import msgspec
+
+from equipoise.agent.features.boolean import Boolean
+from equipoise.agent.features.category import Category
+from equipoise.agent.features.declarations import WRONG, read
+from equipoise.agent.features.number import Number
+from equipoise.agent.features.problems import Problem, SchemaError, shown, suggestion
+from equipoise.agent.features.text import Text
+from equipoise.agent.features.vector import Vector
+
+AnyFeature: TypeAlias = Number | Boolean | Category | Text | Vector
+
+TRANSFORM = b"features 1"
+"""Version of the transforms themselves; a feature computed in another way is another schema."""
+MOST_COLUMNS = 1024
+"""Largest p: the moments take memory, and every event time, in its square."""
+
+
+class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Context features x, output features y, and products of two of their columns.
+
+    context, outputs: declared features; no two columns of either may have the same name.
+    interactions: pairs of column names, such as [["length", "price"]].
+
+    >>> schema = FeatureSchema.vectors(["length", "price"], ["words"])
+    >>> [feature.name for feature in schema.context]
+    ['length', 'price']
+    """
+
+    context: list[AnyFeature] = []
+    outputs: list[AnyFeature] = []
+    interactions: list[list[str]] = []
+
+    @classmethod
+    def vectors(cls, context_names: Iterable[str], output_names: Iterable[str]) -> Self:
+        """Plain numbers under these names: for benchmarks, whose features are numbers already."""
+        return cls(
+            context=[Number(name=name) for name in context_names],
+            outputs=[Number(name=name) for name in output_names],
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read `to_json`. Raises SchemaError with every problem."""
+        try:
+            data = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise SchemaError([f"this is not JSON: {error}"]) from None
+        return cls._checked(data)
+
+    def checked(self) -> Self:
+        """An equal schema that owns its lists and holds floats where numbers were declared.
+
+        Raises SchemaError with every problem.
+        """
+        try:
+            data = msgspec.to_builtins(self)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SchemaError([f"a declaration holds what no file could: {error}"]) from None
+        return self._checked(data)
+
+    def to_json(self) -> str:
+        """Canonical text: equal schemas have equal texts. Raises SchemaError as `checked` does."""
+        return msgspec.json.encode(self.checked(), order="sorted").decode()
+
+    @property
+    def schema_hash(self) -> str:
+        """16 hexadecimal digits that differ wherever rows would become other numbers."""
+        return blake2b(self.to_json().encode(), digest_size=8, person=TRANSFORM).hexdigest()
+
+    def context_columns(self) -> list[str]:
+        """Names of the columns of x."""
+        return [name for feature in self.context for name in feature.columns()]
+
+    def output_columns(self) -> list[str]:
+        """Names of the columns of y."""
+        return [name for feature in self.outputs for name in feature.columns()]
+
+    def faults(self) -> Iterator[Problem]:
+        """Everything wrong with the schema whose single features are right."""
+        columns: dict[str, None] = {}
+        for side, features in (("context", self.context), ("outputs", self.outputs)):
+            counts = Counter(feature.name for feature in features)
+            for name in (name for name, count in counts.items() if count > 1):
+                yield Problem(side, f"{shown(name)} twice", "each feature name once", "rename one")
+            for feature in features:
+                # The columns of a faulty feature mean nothing, and may be endlessly many.
+                names = [] if any(feature.faults()) else feature.columns()
+                twice = next((name for name in names if name in columns), None)
+                if twice is not None:
+                    limit = "each column name once, context and outputs together"
+                    yield Problem(side, f"{shown(twice)} twice", limit, "rename one of the two")
+                columns.update(dict.fromkeys(names))
+        size = 1 + len(columns) + len(self.interactions)
+        if size > MOST_COLUMNS:
+            limit = f"at most {MOST_COLUMNS} columns with intercept and interactions"
+            yield Problem("", f"{size} columns", limit, "shorten the vectors or drop features")
+        yield from self._interaction_faults(list(columns))
+
+    def _interaction_faults(self, columns: list[str]) -> Iterator[Problem]:
+        known, pairs = set(columns), set()
+        for at, pair in enumerate(self.interactions):
+            key = f"interactions[{at}]"
+            if len(pair) != 2:
+                yield Problem(key, shown(pair), "a pair of column names")
+                continue
+            for name in pair:
+                if name not in known:
+                    fix, rests_on = suggestion(name, columns), ("context", "outputs")
+                    yield Problem(key, shown(name), "the name of a column", fix, rests_on)
+            unordered = tuple(sorted(pair))
+            if unordered in pairs:
+                received = f"{shown(pair[0])} and {shown(pair[1])} twice"
+                yield Problem(key, received, "each pair once", "remove one")
+            pairs.add(unordered)
+
+    @classmethod
+    def _checked(cls, data: object) -> Self:
+        problems: list[Problem] = []
+        schema = read(data, cls, problems)
+        if problems or schema is WRONG:
+            raise SchemaError([str(problem) for problem in problems])
+        checked: Self = schema
+        return checked

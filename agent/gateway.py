@@ -1,0 +1,236 @@
+"""Records in, records out: the agent for callers who speak names and not arrays.
+
+Model names, text ids and named features are turned into the columns the agent works on. A
+request id that was decided before gets the same decision again; with other content it is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
+from equipoise.agent.keys import text_key
+from equipoise.policies.draw import propensity
+from equipoise.store.batches import (
+    DecisionBatch,
+    Floats,
+    Ints,
+    ObservationBatch,
+    OutcomeBatch,
+    RequestBatch,
+    SimulationBatch,
+)
+from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
+
+_NO_CONTEXT = -1
+
+
+class Gateway:
+    """decide, observe, ingest and simulate on lists of records.
+
+    clock: seconds since the epoch, for records that carry no time of their own.
+    """
+
+    def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
+        self.agent = agent
+        self._clock = clock
+        self._position = {name: index for index, name in enumerate(agent.models)}
+
+    def decide(self, requests: Sequence[Request]) -> list[Decision]:
+        """One decision per request, in order.
+
+        Raises ConflictError where a request id comes again with other content, AgentError or
+        FeatureError where a name, a feature or a value is not acceptable. Nothing is logged then.
+        """
+        ids = [request.request_id for request in requests]
+        if len(set(ids)) < len(ids):
+            twice = next(name for name in ids if ids.count(name) > 1)
+            raise ConflictError(f"request_id {twice!r} occurs twice in one batch")
+        x = self._context([request.features for request in requests])
+        routed = self._models("routed", [request.routed for request in requests])
+        known = self.agent.store.find_requests(ids)
+        fresh = [row for row, name in enumerate(ids) if name not in known]
+        made: dict[str, Decision] = {}
+        for row, name in enumerate(ids):
+            if name in known:
+                made[name] = self._again(known[name], name, x[row], int(routed[row]))
+        if fresh:
+            batch = self.agent.decide(
+                self._batch([requests[row] for row in fresh], x, routed, fresh)
+            )
+            for row, decision in zip(fresh, self._records(batch), strict=True):
+                made[ids[row]] = decision
+        return [made[name] for name in ids]
+
+    def observe(self, outcomes: Sequence[Outcome]) -> Accepted:
+        """Take in parts of outcomes, by decision_id or request_id."""
+        numbers = self._numbers(outcomes)
+        table = self.agent.fold.pending
+        q = self.agent.transform.q
+        outputs = np.full((len(outcomes), q), np.nan)
+        with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
+        if with_outputs:
+            outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
+        served = []
+        for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
+            if outcome.served is not None:
+                served.append(self._model("served", outcome.served))
+            elif table.base <= number < table.next:
+                served.append(int(table.served[number - table.base]))
+            else:
+                served.append(0)
+        return self.agent.observe(
+            OutcomeBatch(
+                number=numbers,
+                served=np.array(served, dtype=np.int64),
+                attempt=np.array([outcome.attempt for outcome in outcomes], dtype=np.int64),
+                delivered=np.array([outcome.delivered for outcome in outcomes], dtype=bool),
+                outputs=outputs,
+                reward=np.array(
+                    [np.nan if item.reward is None else item.reward for item in outcomes],
+                    dtype=np.float64,
+                ),
+                at=self._times([outcome.at for outcome in outcomes]),
+            )
+        )
+
+    def ingest(self, observations: Sequence[Observation]) -> Accepted:
+        """Take in rows of a usage log (OBS)."""
+        units = [item.unit_id or item.request_id for item in observations]
+        first = self.agent.fold.next_seq
+        names = [unit or f"row {first + row}" for row, unit in enumerate(units)]
+        return self.agent.ingest(
+            ObservationBatch(
+                unit=np.array([text_key("unit", name) for name in names], dtype=np.int64),
+                at=self._times([item.at for item in observations]),
+                x=self._context([item.features for item in observations]),
+                routed=self._models("routed", [item.routed for item in observations]),
+                outputs=self._outputs([item.outputs for item in observations]),
+                reward=np.array([item.reward for item in observations], dtype=np.float64),
+                request_id=[item.request_id or "" for item in observations]
+                if all(item.request_id for item in observations)
+                else None,
+                unit_id=names,
+            )
+        )
+
+    def simulate(self, simulations: Sequence[Simulation]) -> Accepted:
+        """Take in SIM rows: what a model would output on a cached context."""
+        ids = [item.context_id for item in simulations]
+        return self.agent.simulate(
+            SimulationBatch(
+                context=np.array([text_key("context", name) for name in ids], dtype=np.int64),
+                model=self._models("model", [item.model for item in simulations]),
+                x=self._context([item.features for item in simulations]),
+                outputs=self._outputs([item.outputs for item in simulations]),
+                cost=np.array(
+                    [np.nan if item.cost is None else item.cost for item in simulations],
+                    dtype=np.float64,
+                ),
+                at=self._times([item.at for item in simulations]),
+                context_id=ids,
+            )
+        )
+
+    def _batch(
+        self, requests: Sequence[Request], x: Floats, routed: Ints, rows: list[int]
+    ) -> RequestBatch:
+        units = [request.unit_id or request.request_id for request in requests]
+        contexts = [
+            _NO_CONTEXT if request.context_id is None else text_key("context", request.context_id)
+            for request in requests
+        ]
+        eligible = None
+        if any(request.eligible is not None for request in requests):
+            eligible = np.ones((len(requests), len(self._position)), dtype=bool)
+            for row, request in enumerate(requests):
+                if request.eligible is not None:
+                    eligible[row] = False
+                    eligible[row, self._models("eligible", request.eligible)] = True
+        return RequestBatch(
+            unit=np.array([text_key("unit", name) for name in units], dtype=np.int64),
+            context=np.array(contexts, dtype=np.int64),
+            at=self._times([request.at for request in requests]),
+            x=x[rows],
+            routed=routed[rows],
+            eligible=eligible,
+            request_id=[request.request_id for request in requests],
+            unit_id=units,
+            context_id=[request.context_id or "" for request in requests],
+        )
+
+    def _again(self, number: int, request_id: str, x: Floats, routed: int) -> Decision:
+        stored = self.agent.store.decision(number)
+        if stored is None:
+            raise AgentError(
+                f"request_id {request_id!r} was decided, but decision d{number} is gone"
+            )
+        if int(stored.routed[0]) != routed or not np.array_equal(stored.x[0], x):
+            raise ConflictError(
+                f"request_id {request_id!r} was decided as d{number} with other content"
+            )
+        return self._records(stored)[0]
+
+    def _records(self, batch: DecisionBatch) -> list[Decision]:
+        models = self.agent.models
+        chance = propensity(
+            batch.rate, batch.probabilities, batch.model, batch.randomized, batch.routed
+        )
+        return [
+            Decision(
+                decision_id=f"d{batch.number[row]}",
+                request_id=None if batch.request_id is None else batch.request_id[row],
+                model=models[batch.model[row]],
+                routed=models[batch.routed[row]],
+                randomized=bool(batch.randomized[row]),
+                propensity=float(chance[row]),
+                rate=float(batch.rate[row]),
+                probabilities=dict(zip(models, batch.probabilities[row].tolist(), strict=True)),
+                uniform=float(batch.uniform[row]),
+                rule_id=batch.rule_id,
+                era=batch.era,
+                at=float(batch.at[row]),
+            )
+            for row in range(len(batch))
+        ]
+
+    def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
+        by_request = [o.request_id for o in outcomes if o.decision_id is None and o.request_id]
+        known = self.agent.store.find_requests(by_request) if by_request else {}
+        numbers = []
+        for outcome in outcomes:
+            name = outcome.decision_id
+            if name is not None:
+                if not (name[:1] == "d" and name[1:].isdecimal() and len(name) < 20):
+                    raise UnknownDecisionError(f"decision_id {name!r} does not exist")
+                numbers.append(int(name[1:]))
+            elif outcome.request_id is None:
+                raise AgentError("an outcome needs a decision_id or a request_id")
+            elif outcome.request_id not in known:
+                raise UnknownDecisionError(f"request_id {outcome.request_id!r} was never decided")
+            else:
+                numbers.append(known[outcome.request_id])
+        return np.array(numbers, dtype=np.int64)
+
+    def _context(self, rows: Sequence[Features]) -> Floats:
+        return self.agent.transform.context_rows(rows)
+
+    def _outputs(self, rows: Sequence[Features | None]) -> Floats:
+        return self.agent.transform.output_rows([{} if row is None else row for row in rows])
+
+    def _model(self, field: str, name: str) -> int:
+        position = self._position.get(name)
+        if position is None:
+            raise AgentError(f"{field}: model {name!r} is not one of {', '.join(self._position)}")
+        return position
+
+    def _models(self, field: str, names: Sequence[str]) -> Ints:
+        return np.array([self._model(field, name) for name in names], dtype=np.int64)
+
+    def _times(self, times: Sequence[float | None]) -> Floats:
+        now = self._clock()
+        return np.array([now if at is None else at for at in times], dtype=np.float64)

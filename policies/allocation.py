@@ -1,0 +1,64 @@
+"""The allocation: the frozen pair of gate and assignment that a rule applies to every request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from equipoise.policies.kernels import (
+    AssignmentKernel,
+    RateKernel,
+    decode_assignment_kernel,
+    decode_rate_kernel,
+)
+from equipoise.policies.kernels.floor import check_floor
+from equipoise.policies.snapshot import Flags, Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Allocation:
+    """Which requests to randomize (gate), and onto which model (assignment, above the floor).
+
+    Immutable and row-stable: the same context gives the same bits alone and in any batch.
+    gate_name, assignment_name: the policies that froze it, for people.
+    """
+
+    gate: RateKernel
+    assignment: AssignmentKernel
+    floor: float
+    gate_name: str
+    assignment_name: str
+
+    def __post_init__(self) -> None:
+        check_floor(self.floor, self.assignment.models)
+
+    def allocate(self, x: Floats, eligible: Flags | None = None) -> tuple[Floats, Floats]:
+        """Rates (n,) and probabilities (n, K) for contexts x (n, d).
+
+        eligible: (n, K), or None where every model is. A row without an eligible model has
+        probabilities 0 and is never randomized, whatever its rate. Results may be shared between
+        calls: do not write them.
+        """
+        return self.gate.rates(x), self.assignment.probabilities(x, eligible, self.floor)
+
+    def encode(self) -> dict[str, Any]:
+        """A dict of JSON types; `decode` restores the allocation bit for bit."""
+        return {
+            "gate": self.gate.encode(),
+            "assignment": self.assignment.encode(),
+            "floor": self.floor,
+            "gate_name": self.gate_name,
+            "assignment_name": self.assignment_name,
+        }
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Self:
+        """The allocation that `encode` wrote. ValueError where a kernel's kind is not known."""
+        return cls(
+            gate=decode_rate_kernel(fields["gate"]),
+            assignment=decode_assignment_kernel(fields["assignment"]),
+            floor=float(fields["floor"]),
+            gate_name=str(fields["gate_name"]),
+            assignment_name=str(fields["assignment_name"]),
+        )

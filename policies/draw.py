@@ -1,0 +1,46 @@
+"""The one place where chance enters: from a uniform number to the model that is served.
+
+One uniform u serves both choices. u < e randomizes; given that, v = u / e is again uniform on
+[0, 1) and picks the model along the cumulated probabilities. So [0, 1) is cut into one interval
+of length e * pi(m) per model and [e, 1) for the routed model, and anyone who has the logged u, e
+and pi can draw again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.policies.snapshot import Flags, Floats, Ints
+
+
+def draw(uniform: Floats, rate: Floats, probabilities: Floats, routed: Ints) -> tuple[Ints, Flags]:
+    """The model to serve (n,) and whether it came from the draw (n,).
+
+    uniform: (n,) in [0, 1). rate: (n,) e, in [0, 1]. probabilities: (n, K) pi, rows summing to 1
+    or all 0. routed: (n,) the model production chose, served where the row is not randomized.
+    A row with e = 0 or pi all 0 is never randomized; a model with pi = 0 is never drawn.
+    """
+    # A cumulated sum runs in order: row-stable, and flat exactly where a probability is 0.
+    cumulated = np.add.accumulate(probabilities, axis=1)
+    total = cumulated[:, -1]
+    randomized = (uniform < rate) & (total > 0.0)
+    if not randomized.any():
+        return np.array(routed, dtype=np.int64), randomized
+    v = uniform / np.where(randomized, rate, 1.0)
+    # Rounding may leave the total a little under v: the search then ends where the sum last grew.
+    passed = (cumulated <= v[:, None]) & (cumulated < total[:, None])
+    drawn = np.add.reduce(passed, axis=1, dtype=np.int64)
+    return np.where(randomized, drawn, routed), randomized
+
+
+def propensity(rate: Floats, probabilities: Floats, model: Ints, routed: Ints) -> Floats:
+    """(n,) probability with which `draw` serves `model`: e * pi(model) + (1 - e) * 1{routed}.
+
+    Shapes as in `draw`; model: (n,). It is over the whole draw, randomized or not.
+    """
+    rows = np.arange(len(model))
+    effective = np.where(probabilities.any(axis=1), rate, 0.0)
+    return np.asarray(
+        effective * probabilities[rows, model] + (1.0 - effective) * (model == routed),
+        dtype=np.float64,
+    )

@@ -1,0 +1,72 @@
+"""Declared options: a default, a range and a sentence, checked where they enter.
+
+An options class is a frozen dataclass whose fields are made by `option`; the metadata is what a
+command line needs for its help, and `check` is the one place that enforces it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import Field, field, fields
+from numbers import Integral, Real
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+Value = TypeVar("Value", int, float, str)
+
+
+class Declared(Protocol):
+    """Any dataclass instance."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+def option(
+    default: Value,
+    explanation: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+) -> Value:
+    """A dataclass field with a default and metadata: explanation, unit, low, high, choices.
+
+    low, high: inclusive limits of a number. choices: the allowed words of a text. Typed as its
+    default, as `dataclasses.field` is.
+    """
+    metadata = {
+        "explanation": explanation,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": tuple(choices),
+    }
+    return cast("Value", field(default=default, metadata=metadata))
+
+
+def check(options: Declared) -> None:
+    """Raise ValueError with the option's name, its value and its limit.
+
+    The type of the default decides what is accepted: a whole number where it is an int, any
+    finite number where it is a float, one of `choices` where it is a text.
+    """
+    for declared in fields(options):
+        _check_one(declared, getattr(options, declared.name))
+
+
+def _check_one(declared: Field[Any], value: object) -> None:
+    name, limits = declared.name, declared.metadata
+    if isinstance(declared.default, str):
+        if value not in limits["choices"]:
+            raise ValueError(f"{name} is {value!r}, must be one of {', '.join(limits['choices'])}")
+        return
+    whole = isinstance(declared.default, int)
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise ValueError(f"{name} is {value!r}, must be {'a whole' if whole else 'a'} number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, must be finite")
+    if limits["low"] is not None and value < limits["low"]:
+        raise ValueError(f"{name} is {value}, must be at least {limits['low']}")
+    if limits["high"] is not None and value > limits["high"]:
+        raise ValueError(f"{name} is {value}, must be at most {limits['high']}")

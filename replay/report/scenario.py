@@ -1,0 +1,235 @@
+"""The figures of one scenario (alignment, confounding): from its runs to named plotly dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from equipoise.replay.averages import (
+    NAIVE,
+    Floats,
+    Mean,
+    Pair,
+    Runs,
+    mean_with_interval,
+    share_with_interval,
+)
+from equipoise.replay.report.figures import (
+    Curve,
+    Dot,
+    Figure,
+    curves_figure,
+    dots_figure,
+    values_figure,
+)
+from equipoise.replay.report.palette import Style, estimator_style, policy_style
+
+Row: TypeAlias = Mapping[str, Any]
+MOST_MODELS = 12
+"""Models in the figure of values: the best ones, and those somebody recommends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One figure with what stands above it and what a reader who cannot see it is told."""
+
+    heading: str
+    description: str
+    figure: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioFigures:
+    """values, regret, errors: one panel per policy. costs: one per kind of cost. certified: two."""
+
+    values: list[Panel]
+    omitted_models: int
+    regret: list[Panel]
+    errors: list[Panel]
+    costs: list[Panel]
+    certified: list[Panel]
+
+
+def scenario_figures(
+    scenario: Mapping[str, Any],
+    rows: Sequence[Row],
+    runs: Mapping[Pair, Runs],
+    policies: Sequence[str],
+    estimators: Sequence[str],
+    models: Sequence[str],
+    delta: float | None,
+) -> ScenarioFigures:
+    """All figures of a scenario. policies, estimators: those of the report, in its order."""
+    styles = {name: estimator_style(name, estimators) for name in estimators}
+    shown = _shown_models(scenario, rows)
+    mine = [policy for policy in policies if any(pair[0] == policy for pair in runs)]
+    return ScenarioFigures(
+        values=[_values(scenario, runs, policy, styles, shown, models) for policy in mine],
+        omitted_models=len(models) - len(shown),
+        regret=_panels(runs, mine, styles, "regret", "mean regret"),
+        errors=_panels(
+            {pair: each for pair, each in runs.items() if pair[1] != NAIVE},
+            mine,
+            styles,
+            "rmse_contrast",
+            "RMSE of contrasts",
+            logarithmic=True,
+        ),
+        costs=_costs(rows, policies, styles),
+        certified=_certified(runs, mine, policies, delta),
+    )
+
+
+def _shown_models(scenario: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    values = {each["model"]: each["value"] for each in scenario["models"]}
+    ranked = sorted(values, key=lambda name: -values[name])
+    said = {row["recommended"] for row in rows} | {scenario["naive"]["model"]}
+    kept = set(ranked[:MOST_MODELS]) | said
+    return [name for name in ranked if name in kept]
+
+
+def _values(
+    scenario: Mapping[str, Any],
+    runs: Mapping[Pair, Runs],
+    policy: str,
+    styles: Mapping[str, Style],
+    shown: Sequence[str],
+    models: Sequence[str],
+) -> Panel:
+    picked = [list(models).index(name) for name in shown]
+    truth = {each["model"]: each["value"] for each in scenario["models"]}
+    estimates: list[tuple[Style, Mean]] = []
+    for name, style in styles.items():
+        mine = runs.get((policy, name))
+        if mine is not None and mine.values is not None:
+            estimates.append((style, mean_with_interval(mine.values[:, picked])))
+    if not estimates and NAIVE in styles:
+        limits = {each["model"]: each["naive_limit"] for each in scenario["models"]}
+        limit = np.array([limits[name] for name in shown], dtype=float)
+        unknown = np.full(len(shown), np.nan)
+        estimates = [(styles[NAIVE], Mean(limit, unknown, unknown))]
+    figure = values_figure(
+        shown, [truth[name] for name in shown], scenario["routing"]["value"], estimates
+    )
+    description = (
+        f"Dot plot: the true value of {len(shown)} models and what each estimator says of them "
+        f"at the end of the runs under {policy}."
+    )
+    return Panel(policy, description, figure)
+
+
+def _panels(
+    runs: Mapping[Pair, Runs],
+    policies: Sequence[str],
+    styles: Mapping[str, Style],
+    column: str,
+    title: str,
+    logarithmic: bool = False,
+) -> list[Panel]:
+    """One figure of curves per policy, all on the same scale."""
+    curves = {
+        policy: [
+            _curve(runs[policy, name], style, column, mean_with_interval)
+            for name, style in styles.items()
+            if (policy, name) in runs
+        ]
+        for policy in policies
+    }
+    means = [curve.means for each in curves.values() for curve in each]
+    known = np.concatenate([np.concatenate([each.mean, each.high]) for each in means])
+    known = known[np.isfinite(known) & (known > 0)]
+    if logarithmic:
+        bottoms = np.concatenate([each.mean for each in means])
+        bottoms = bottoms[np.isfinite(bottoms) & (bottoms > 0)]
+        y_range = (bottoms.min() / 1.3, known.max() * 1.2) if len(bottoms) else None
+    else:
+        y_range = (0.0, known.max() * 1.05) if len(known) else None
+    return [
+        Panel(
+            policy,
+            f"{title} of every estimator against randomized requests under {policy}.",
+            curves_figure(each, title, y_range, logarithmic),
+        )
+        for policy, each in curves.items()
+        if each
+    ]
+
+
+def _curve(
+    runs: Runs, style: Style, column: str, average: Callable[[Floats], Mean]
+) -> Curve:
+    extent = runs.extent
+    return Curve(style, runs.checkpoints[:extent], average(runs.numbers[column][:, :extent]))
+
+
+def _costs(
+    rows: Sequence[Row], policies: Sequence[str], styles: Mapping[str, Style]
+) -> list[Panel]:
+    panels = []
+    for column, title in (("harm", "harm (reward units)"), ("spend", "spend (USD)")):
+        dots = []
+        for row in rows:
+            if row["estimator"] == NAIVE or row[column]["mean"] is None:
+                continue
+            colour = styles[row["estimator"]].colour
+            symbol = policy_style(row["policy"], policies).symbol
+            label = f"{row['policy']} × {row['estimator']}"
+            style = Style(label, colour, "solid", symbol)
+            dots.append(Dot(style, label, row[column], row["regret_average"]))
+        # Models without a price tag all cost 0: nothing to see.
+        if any(dot.x["mean"] for dot in dots):
+            description = f"Average regret of every policy and estimator against {title}."
+            panels.append(
+                Panel(title, description, dots_figure(dots, title, "average regret on the way"))
+            )
+    return panels
+
+
+def _certified(
+    runs: Mapping[Pair, Runs],
+    policies: Sequence[str],
+    known: Sequence[str],
+    delta: float | None,
+) -> list[Panel]:
+    panels = []
+    kinds = (
+        ("width", "Half-width of the certified contrasts", "mean half-width", mean_with_interval),
+        ("covered", "Coverage of the certified contrasts", "share covered", share_with_interval),
+    )
+    for column, heading, title, average in kinds:
+        curves = []
+        for policy in policies:
+            streams = [each for pair, each in runs.items() if pair[0] == policy]
+            # The log alone rides on another family's stream; it has none of its own.
+            own = [runs[pair] for pair in runs if pair[0] == policy and pair[1] != NAIVE]
+            curves.append(_joint(own or streams, policy_style(policy, known), column, average))
+        level = None if delta is None or column == "width" else 1 - delta
+        y_range = (0.0, 1.03) if column == "covered" else None
+        panels.append(
+            Panel(
+                heading,
+                f"{heading} against randomized requests, one line per policy.",
+                curves_figure(curves, title, y_range, level=level),
+            )
+        )
+    return panels
+
+
+def _joint(
+    streams: Sequence[Runs], style: Style, column: str, average: Callable[[Floats], Mean]
+) -> Curve:
+    """Average over the streams of one policy, run by run: one seed is one piece of evidence."""
+    seeds = sorted({seed for each in streams for seed in each.seeds})
+    grid = streams[0].checkpoints
+    total, number = np.zeros((len(seeds), len(grid))), np.zeros((len(seeds), len(grid)))
+    for each in streams:
+        at = np.searchsorted(seeds, each.seeds)
+        known = np.isfinite(each.numbers[column])
+        total[at] += np.where(known, each.numbers[column], 0.0)
+        number[at] += known
+    joint = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    extent = max(each.extent for each in streams)
+    return Curve(style, grid[:extent], average(joint[:, :extent]))

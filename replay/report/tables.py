@@ -1,0 +1,174 @@
+"""Tables of the report as HTML. Everything that comes from files is escaped by `text`."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from equipoise.agent.recommendation import KEEP_ROUTING
+from equipoise.replay.averages import NAIVE
+from equipoise.replay.headline import percent, printable, reward
+
+Row: TypeAlias = Mapping[str, Any]
+Form: TypeAlias = Callable[[float], str]
+UNKNOWN = '<span class="unknown" title="unknown">–</span>'
+
+
+def text(value: object) -> str:
+    """Text for HTML, quotes included, so that it may stand in an attribute."""
+    return html.escape(printable(str(value)), quote=True)
+
+
+def money(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def tenth(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def figure(value: Mapping[str, Any], form: Form = reward) -> str:
+    """A mean with its interval below."""
+    if value["mean"] is None:
+        return UNKNOWN
+    shown = f'<span class="number">{form(value["mean"])}</span>'
+    if value["interval"] is None:
+        return shown
+    low, high = value["interval"]
+    return f'{shown} <span class="interval">[{form(low)}, {form(high)}]</span>'
+
+
+def verdict_table(
+    rows: Sequence[Row], policies: Sequence[str], estimators: Sequence[str]
+) -> str:
+    """Who recommends what in the end: estimators down, policies across."""
+    found = {(row["policy"], row["estimator"]): row for row in rows}
+    lines = []
+    for estimator in estimators:
+        cells = (found.get((policy, estimator)) for policy in policies)
+        lines.append(
+            f'<tr class="{"naive" if estimator == NAIVE else "family"}">'
+            f"{_head(estimator)}"
+            + "".join("<td>not run</td>" if row is None else _verdict(row) for row in cells)
+            + "</tr>"
+        )
+    return table(["estimator", *policies], lines, "verdicts")
+
+
+def _verdict(row: Row) -> str:
+    right = row["right"]["mean"]
+    if row["recommended"] is None:
+        return '<td class="silent"><strong>no answer</strong></td>'
+    share = right if right > 0.5 else 1 - right
+    word, kind = ("right", "right") if right > 0.5 else ("wrong", "wrong")
+    often = "" if share == 1 else f" in {percent(share)} of runs"
+    keep = row["action"] == KEEP_ROUTING
+    advice = '<div class="advice">advises to keep today’s routing</div>' if keep else ""
+    return (
+        f'<td class="{kind}"><strong>{word}{often}</strong> {text(row["recommended"])}'
+        f'<div class="detail">regret {figure(row["regret"])}</div>{advice}</td>'
+    )
+
+
+def full_table(rows: Sequence[Row], settled: Sequence[str]) -> str:
+    """Every number of a scenario with its interval. settled: the regrets asked for."""
+    headings = [
+        *("policy", "estimator", "recommends", "right", "regret", "regret of the advice"),
+        "average regret",
+        *(f"EXP until regret ≤ {limit}" for limit in settled),
+        *("bias", "RMSE", "RMSE of contrasts", "randomized", "spend (USD)", "harm"),
+    ]
+    return table(headings, [_full_row(row, settled) for row in rows], "full")
+
+
+def _full_row(row: Row, settled: Sequence[str]) -> str:
+    said = UNKNOWN if row["recommended"] is None else text(row["recommended"])
+    share = row["recommended_share"]
+    often = "" if share == 1 else f' <span class="interval">{percent(share)} of runs</span>'
+    cells = [
+        said + often,
+        figure(row["right"], percent),
+        figure(row["regret"]),
+        figure(row["regret_action"]),
+        figure(row["regret_average"]),
+        *(_settled(row["settled"][limit]) for limit in settled),
+        figure(row["bias"], signed),
+        figure(row["rmse"]),
+        figure(row["rmse_contrast"]),
+        figure(row["exp_used"], count),
+        figure(row["spend"], money),
+        figure(row["harm"], tenth),
+    ]
+    return (
+        f'<tr><th scope="row">{text(row["policy"])}</th>{_head(row["estimator"])}'
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+    )
+
+
+def signed(value: float) -> str:
+    """A reward with its sign, and a true minus."""
+    shown = reward(value)
+    return f"+{shown}" if float(value) > 0 and float(shown.replace(",", "")) else shown.replace("-", "−")
+
+
+def _settled(value: Mapping[str, Any]) -> str:
+    never = '<span class="unknown">not reached</span>'
+    shown = never if value["exp"] is None else f'<span class="number">{count(value["exp"])}</span>'
+    if value["interval"] is None:
+        return shown
+    low, high = ("never" if end is None else count(end) for end in value["interval"])
+    return shown if low == high == "never" else f'{shown} <span class="interval">[{low}, {high}]</span>'
+
+
+def certified_table(rows: Sequence[Row]) -> str:
+    """What each policy used, and what it certified. Streams that are the same share a line."""
+    headings = [
+        *("policy", "randomized", "spend (USD)", "harm", "certified", "EXP until certified"),
+        *("wrongly", "half-width", "covered in the end", "ever missed"),
+    ]
+    lines = []
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        streams: dict[str, list[str]] = {}
+        for row in rows:
+            if row["policy"] == policy and row["estimator"] != NAIVE:
+                streams.setdefault(_certified_cells(row), []).append(row["estimator"])
+        for cells, estimators in streams.items():
+            steered = f", steered by {', '.join(estimators)}" if len(streams) > 1 else ""
+            lines.append(f'<tr><th scope="row">{text(policy + steered)}</th>{cells}</tr>')
+    return table(headings, lines, "certified")
+
+
+def _certified_cells(row: Row) -> str:
+    cells = (
+        figure(row["exp_used"], count),
+        figure(row["spend"], money),
+        figure(row["harm"], tenth),
+        figure(row["decided"], percent),
+        figure(row["decided_at"], count),
+        figure(row["decided_wrong"], percent),
+        figure(row["width"]),
+        figure(row["covered"], percent),
+        figure(row["ever_miscovered"], percent),
+    )
+    return "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def _head(estimator: str) -> str:
+    name = "usage log alone (naive)" if estimator == NAIVE else estimator
+    return f'<th scope="row">{text(name)}</th>'
+
+
+def table(headings: Sequence[str], lines: Iterable[str], kind: str) -> str:
+    """A table that scrolls inside its own box. headings are escaped here, lines are HTML."""
+    head = "".join(f'<th scope="col">{text(heading)}</th>' for heading in headings)
+    body = "\n".join(lines)
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}">\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )

@@ -1,0 +1,178 @@
+"""What a replay showed, as tables on a terminal; they can be read without their colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from equipoise.replay.averages import NAIVE
+from equipoise.replay.headline import percent, printable, reward
+
+Row: TypeAlias = Mapping[str, Any]
+
+LABEL_WIDTH = 19
+NAME_WIDTH = 6
+"""Model names are cut to no less than this before policies move on to a table of their own."""
+MOST_WIDTH = 100
+
+
+def print_table(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print the headline, who recommends what, what it cost, and what to open next.
+
+    One scenario in detail; several as averages over them. Fits in 100 columns, or in fewer.
+    """
+    width = min(console.width, MOST_WIDTH)
+    say = _speaker(console, width)
+    scenarios, rows = summary["scenarios"], summary["rows"]
+    say(Text(printable(summary["headline"]), style="bold"))
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    if len(scenarios) == 1:
+        say(Text(printable(scenarios[0]["naive"]["sentence"])))
+        say(Text(printable(scenarios[0]["routing"]["sentence"])))
+        # "WRONG 80%" needs more room than "WRONG".
+        pad = 9 if any(0 < row["right"]["mean"] < 1 for row in rows) else 5
+        describe, least = partial(_detailed, pad), pad + len(" 0.000 ") + NAME_WIDTH
+        legend = _detailed_legend(rows)
+    else:
+        describe, least = _averaged, len("right 100% 0.000 ≤ 0.000")
+        legend = (
+            f"Averages over {len(scenarios)} settings: share of runs that end with a best model, "
+            "mean regret (true value of the best model less that of the recommended one), and the "
+            "mean regret in the worst setting."
+        )
+    fitting = max(1, (width - LABEL_WIDTH - 2) // (least + 2))
+    for start in range(0, len(policies), fitting):
+        console.print(_who(rows, policies[start : start + fitting], describe, width))
+        console.print()
+    say(Text(legend, style="dim"))
+    console.print(_costs(rows, policies, width))
+    console.print()
+    say(
+        Text(
+            "Spend: USD on randomized requests. Harm: reward lost by serving them another model "
+            "than the routed one. Certified: share of runs that named the best model with a "
+            "guarantee, after how many randomized requests, and how many of those runs were wrong.",
+            style="dim",
+        )
+    )
+    say(
+        Text(
+            "Next: open report.html for every number with its interval and the curves; "
+            "results.parquet holds one row per run and checkpoint."
+        )
+    )
+
+
+def _speaker(console: Console, width: int) -> Callable[[Text], None]:
+    def say(text: Text) -> None:
+        console.print(Padding(text, (0, 1, 1, 1)), width=width)
+
+    return say
+
+
+def _who(
+    rows: Sequence[Row],
+    policies: Sequence[str],
+    describe: Callable[[Sequence[Row]], Text],
+    width: int,
+) -> Table:
+    """Estimators down, policies across."""
+    table = _table()
+    table.add_column("estimator", width=LABEL_WIDTH, no_wrap=True)
+    each_width = (width - LABEL_WIDTH - 2) // len(policies) - 2
+    for policy in policies:
+        table.add_column(Text(printable(policy)), width=each_width, no_wrap=True)
+    for estimator in dict.fromkeys(row["estimator"] for row in rows):
+        found = [
+            [row for row in rows if (row["policy"], row["estimator"]) == (policy, estimator)]
+            for policy in policies
+        ]
+        naive = estimator == NAIVE
+        table.add_row(
+            Text("usage log (naive)" if naive else printable(estimator)),
+            *(describe(each) if each else Text("not run", style="dim") for each in found),
+            end_section=naive,
+        )
+    return table
+
+
+def _detailed(pad: int, rows: Sequence[Row]) -> Text:
+    (row,) = rows
+    right, model = row["right"]["mean"], row["recommended"]
+    if model is None:
+        return Text("no answer", style="yellow")
+    share = right if right > 0.5 else 1 - right
+    word, style = ("right", "green") if right > 0.5 else ("WRONG", "bold red")
+    verdict = word if share == 1 else f"{word} {percent(share)}"
+    return Text.assemble(
+        (f"{verdict:<{pad}} ", style), f"{reward(row['regret']['mean']):>5} ", printable(model)
+    )
+
+
+def _detailed_legend(rows: Sequence[Row]) -> str:
+    legend = (
+        "Each cell: is the model recommended in the end a best one, its regret (true value of the "
+        "best model less its own), its name."
+    )
+    if rows[0]["runs"] > 1:
+        legend += (
+            f" Means over {rows[0]['runs']} runs; a percentage is the share of runs with that "
+            "verdict, no percentage means all; the name is the most frequent."
+        )
+    return legend
+
+
+def _averaged(rows: Sequence[Row]) -> Text:
+    right = math.fsum(row["right"]["mean"] for row in rows) / len(rows)
+    regrets = [row["regret"]["mean"] for row in rows if row["regret"]["mean"] is not None]
+    if not regrets:
+        return Text("no answer", style="yellow")
+    style = "green" if right > 0.5 else "bold red"
+    return Text.assemble(
+        (f"right {percent(right):>4}", style),
+        f" {reward(math.fsum(regrets) / len(regrets))}",
+        f" ≤ {reward(max(regrets))}",
+    )
+
+
+def _costs(rows: Sequence[Row], policies: Sequence[str], width: int) -> Table:
+    """What each policy used and risked; a range where estimators steered different streams."""
+    table = _table()
+    table.add_column("policy", width=max(LABEL_WIDTH, width - 66), no_wrap=True)
+    for heading in ("randomized", "spend (USD)", "harm", "certified", "wrong"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for policy in policies:
+        streams = [row for row in rows if row["policy"] == policy and row["estimator"] != NAIVE]
+        streams = streams or [row for row in rows if row["policy"] == policy]
+        decided = math.fsum(row["decided"]["mean"] for row in streams) / len(streams)
+        at = _range(streams, "decided_at", ",.0f")
+        table.add_row(
+            Text(printable(policy)),
+            _range(streams, "exp_used", ",.0f"),
+            _range(streams, "spend", ",.2f"),
+            _range(streams, "harm", ",.1f"),
+            percent(decided) if not decided else f"{percent(decided)} at {at}",
+            _range(streams, "decided_wrong", ".0%"),
+        )
+    return table
+
+
+def _range(rows: Sequence[Row], column: str, form: str) -> str:
+    """The mean of a column, as low–high where it differs between estimators."""
+    means = [row[column]["mean"] for row in rows if row[column]["mean"] is not None]
+    if not means:
+        return "–"
+    low, high = format(min(means), form), format(max(means), form)
+    return low if low == high else f"{low}–{high}"
+
+
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, show_edge=False, collapse_padding=True, header_style="bold")

@@ -1,0 +1,107 @@
+"""Everything a world can be told, with defaults, limits and a sentence each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from equipoise.replay.benchmarks.options import check, option
+
+
+@dataclass(frozen=True, slots=True)
+class WorldOptions:
+    """Options of a world; the metadata of each field holds its explanation, unit and limits.
+
+    Raises ValueError naming the option, its value and its limit.
+    """
+
+    confounding: float = option(
+        0.5,
+        "strength of self-selection: how far the choice of model depends on the latent user type"
+        " (0 = not at all)",
+        low=0,
+    )
+    alpha: float = option(
+        0.5,
+        "alignment: weight of task success in the reward; the rest is a fixed linear taste for"
+        " output features, which logs already show",
+        low=0,
+        high=1,
+    )
+    rating: float = option(
+        0.15,
+        "how far the latent type alone moves a rating, up for generous users and down for others",
+        unit="reward",
+        low=0,
+        high=0.5,
+    )
+    routing_skill: float = option(
+        0.0,
+        "how far the choice follows what each model is worth on that very request; negative is"
+        " worse than blind",
+        unit="logits per standard deviation",
+    )
+    reward: str = option(
+        "bernoulli",
+        "kind of reward: bernoulli (0 or 1) or bounded (Beta on [0, 1] with the same mean)",
+        choices=("bernoulli", "bounded"),
+    )
+    concentration: float = option(
+        10.0, "concentration a + b of bounded rewards; larger is less noise", low=1
+    )
+    missing: float = option(
+        0.0, "share of rewards that never arrive, whatever they are", unit="share", low=0, high=1
+    )
+    missing_by_reward: float = option(
+        0.0,
+        "further share that never arrives: of rewards 0 if positive, of rewards 1 if negative,"
+        " in proportion between",
+        unit="share",
+        low=-1,
+        high=1,
+    )
+    simulator_drift: float = option(
+        0.0,
+        "simulator fault: each model's replayed outputs are shifted this far, in a direction of"
+        " its own",
+        unit="standard deviations of a feature",
+        low=0,
+    )
+    simulator_truncation: float = option(
+        0.0,
+        "simulator fault: share of replays cut short, the longest first; their features move half"
+        " way to the low end",
+        unit="share",
+        low=0,
+        high=1,
+    )
+    simulator_missing: float = option(
+        0.0, "simulator fault: share of (context, model) rows absent", unit="share", low=0, high=1
+    )
+    simulator_missing_tilt: float = option(
+        0.0,
+        "how far absent rows are those with a low expected reward: 0 at random, 1 strongly",
+        low=0,
+        high=1,
+    )
+    hidden_outputs: int = option(
+        0,
+        "scorer misspecification: output features withheld from the agent, the most telling first",
+        unit="features",
+        low=0,
+    )
+    warp: float = option(
+        0.0,
+        "scorer misspecification: output features reach the agent bent, tanh(warp z) / warp of"
+        " the standardized z",
+        low=0,
+    )
+    world_seed: int = option(0, "seed of what a world fixes once: the taste, the faults", low=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        share = self.missing + abs(self.missing_by_reward)
+        if share >= 1:
+            raise ValueError(
+                f"missing + |missing_by_reward| is {share}, must be below 1:"
+                " no reward would arrive at one end of the range"
+            )

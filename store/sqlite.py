@@ -1,0 +1,278 @@
+"""The store in a SQLite file: one writer, any number of readers, readable with any SQLite tool.
+
+Over a write-ahead log a batch is one transaction: on disk as a whole or not at all. The hot path
+speaks to the sqlite3 module directly, in explicit transactions on a connection that never opens
+one by itself; sqlite-utils makes the schema, runs the migrations and serves inspection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from equipoise.store import sqlite_records
+from equipoise.store.admission import check_checkpoint, check_numbers, repeated_request
+from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
+from equipoise.store.codec import Row, to_rows, to_segments
+from equipoise.store.contract import Checkpoint, Kept, Store
+from equipoise.store.errors import CorruptStoreError, ReadOnlyStoreError, StoreError, WriteError
+from equipoise.store.files import check_path
+from equipoise.store.lock import WriterLock
+from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.slicing import slice_rows
+from equipoise.store.sqlite_connection import (
+    SYNCHRONOUS,
+    Durability,
+    open_for_reading,
+    open_for_writing,
+)
+from equipoise.store.sqlite_errors import as_store_error
+from equipoise.store.tables import DECISIONS, LOG_TABLES, OUTCOMES, Table
+
+T = TypeVar("T")
+
+_ROWS_AT_ONCE = 4096
+_NAMES_AT_ONCE = 500
+
+_NEXT_SEQ = "SELECT max({}) + 1".format(
+    ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES)
+)
+_NEXT_NUMBER = "SELECT coalesce(max(number), -1) + 1 FROM decisions"
+_INSERT = {table.batch: table.insert for table in LOG_TABLES}
+
+
+class SqliteStore(Store):
+    """The Store contract over a file.
+
+    path: the database; its folder must exist. A writer makes the file where there is none,
+    upgrades an older schema, and holds `<path>.lock` until it is closed; a second writer is
+    refused. read_only: read beside a writer, seeing what it has committed; every write is refused.
+    durability: what acknowledged rows survive, the death of the "process" or of the machine
+    ("power", one fsync an append). busy_seconds: how long to wait for other programs' locks.
+
+    Calls from several threads take turns. Not to be used across a fork.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        read_only: bool = False,
+        durability: Durability = "process",
+        *,
+        busy_seconds: float = 1.0,
+    ) -> None:
+        self.path = Path(path).resolve()
+        self.read_only = read_only
+        self._name = f"store {self.path}"
+        self._turn = threading.RLock()
+        self._counters: tuple[int, int] | None = None
+        self._lock: WriterLock | None = None
+        if durability not in SYNCHRONOUS:
+            raise StoreError(f"durability is {durability!r}, expected 'process' or 'power'")
+        if read_only:
+            self._connection = open_for_reading(self.path, busy_seconds)
+            return
+        check_path(self.path, read_only)
+        self._lock = WriterLock(self.path)
+        try:
+            self._connection = open_for_writing(self.path, durability, busy_seconds)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def next_seq(self) -> int:
+        return self._count()[0]
+
+    @property
+    def decisions(self) -> int:
+        return self._count()[1]
+
+    def _count(self) -> tuple[int, int]:
+        """(next seq, next decision number). Only the writer may remember them."""
+        with self._turn:
+            counters = self._counters
+            if counters is None:
+                counters = self._query(_NEXT_SEQ)[0][0], self._query(_NEXT_NUMBER)[0][0]
+                self._counters = None if self.read_only else counters
+            return counters
+
+    def append(self, batch: Batch) -> int:
+        with self._turn:
+            first, decisions = self._count()
+            rows = len(batch)
+            if not rows:
+                return first
+            if isinstance(batch, DecisionBatch):
+                check_numbers(self._name, batch, decisions)
+                decisions += rows
+            try:
+                with self._transaction() as connection:
+                    _insert(connection, batch, first)
+            except WriteError as error:
+                raise self._explained(error, batch) from error
+            self._counters = first + rows, decisions
+            return first
+
+    def _explained(self, error: WriteError, batch: Batch) -> StoreError:
+        """A clearer error where the refusal was a request id that has a decision already."""
+        if not isinstance(batch, DecisionBatch) or batch.request_id is None:
+            return error
+        if "decisions.request_id" not in str(error):
+            return error
+        return repeated_request(self._name, batch.request_id, self.find_requests(batch.request_id))
+
+    def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
+        end = self.next_seq if until is None else min(until, self.next_seq)
+        return self._segments(max(since, 0), end)
+
+    def _segments(self, since: int, until: int) -> Iterator[Segment]:
+        # Window by window, so that no statement stays open between two segments: the writer may
+        # append meanwhile, and an abandoned iteration holds nothing.
+        for start in range(since, until, _ROWS_AT_ONCE):
+            window = (start, min(start + _ROWS_AT_ONCE, until))
+            segments = [
+                segment
+                for table in LOG_TABLES
+                for segment in self._select(table, "seq >= ? AND seq < ?", *window)
+            ]
+            yield from sorted(segments, key=lambda segment: segment.seq)
+
+    def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            found.update(
+                self._query(
+                    f"SELECT request_id, number FROM decisions WHERE request_id IN ({marks})", names
+                )
+            )
+        return found
+
+    def decision(self, number: int) -> DecisionBatch | None:
+        for segment in self._select(DECISIONS, "number = ?", number):
+            assert isinstance(segment.batch, DecisionBatch)
+            return segment.batch
+        return None
+
+    def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        return [
+            slice_rows(segment.batch, row, row + 1)
+            for segment in self._select(OUTCOMES, "number = ?", number)
+            if isinstance(segment.batch, OutcomeBatch)
+            for row in range(len(segment.batch))
+        ]
+
+    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+        check_checkpoint(self._name, seq, self.next_seq)
+        with self._transaction() as connection:
+            sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))
+
+    def restore(self) -> Checkpoint | None:
+        return self._ask(sqlite_records.newest_checkpoint, self.next_seq)
+
+    def freeze(self, name: str, value: str) -> None:
+        with self._turn:
+            if not self._ask(sqlite_records.is_frozen, self._name, name, value):
+                with self._transaction() as connection:
+                    sqlite_records.insert_setting(connection, name, value)
+
+    def settings(self) -> dict[str, str]:
+        return self._ask(sqlite_records.read_settings)
+
+    def put(self, record: Kept) -> None:
+        with self._turn:
+            if not self._ask(sqlite_records.is_kept, self._name, record):
+                with self._transaction() as connection:
+                    sqlite_records.insert_record(connection, record)
+
+    def eras(self) -> list[Era]:
+        return self._ask(sqlite_records.read_eras)
+
+    def rules(self) -> list[RuleRecord]:
+        return self._ask(sqlite_records.read_rules)
+
+    def rule(self, rule_id: str) -> RuleRecord | None:
+        found = self._ask(sqlite_records.read_rules, "WHERE rule_id = ?", rule_id)
+        return found[0] if found else None
+
+    def alerts(self) -> list[Alert]:
+        return self._ask(sqlite_records.read_alerts)
+
+    def close(self) -> None:
+        with self._turn:
+            self._connection.close()
+            if self._lock is not None:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside, or nothing; errors of SQLite become StoreErrors."""
+        if self.read_only:
+            raise ReadOnlyStoreError(f"{self._name} was opened read-only")
+        with self._turn:
+            connection = self._connection
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._counters = None  # an interrupt may have come just after the commit
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise as_store_error(self._name, error) from error
+                raise
+
+    def _select(self, table: Table, condition: str, *values: int) -> list[Segment]:
+        rows = self._query(table.select(condition), values)
+        try:
+            return list(to_segments(table, rows))
+        except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
+            raise CorruptStoreError(
+                f"{self._name}: table {table.name}, seq {rows[0][0]} to {rows[-1][0]}, "
+                f"cannot be read: {error}"
+            ) from error
+
+    def _query(self, sql: str, values: Sequence[int | str] = ()) -> list[Row]:
+        return self._ask(lambda connection: connection.execute(sql, values).fetchall())
+
+    def _ask(self, question: Callable[..., T], *values: object) -> T:
+        """question(connection, *values); errors of SQLite become StoreErrors."""
+        with self._turn:
+            try:
+                return question(self._connection, *values)
+            except sqlite3.Error as error:
+                raise as_store_error(self._name, error) from error
+            except msgspec.MsgspecError as error:
+                raise CorruptStoreError(
+                    f"{self._name}: a record cannot be read: {error}"
+                ) from error
+
+
+def _insert(connection: sqlite3.Connection, batch: Batch, first: int) -> None:
+    statement = _INSERT[type(batch)]
+    for start in range(0, len(batch), _ROWS_AT_ONCE):  # bounds the memory of a huge batch
+        stop = min(start + _ROWS_AT_ONCE, len(batch))
+        connection.executemany(statement, to_rows(slice_rows(batch, start, stop), first + start))

@@ -1,0 +1,144 @@
+"""Settings, eras, rules, alerts and checkpoints in SQLite: what surrounds the log.
+
+Functions of an open connection; those that write run inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import struct
+from hashlib import sha256
+
+import msgspec
+
+from equipoise.store.admission import check_same_era, check_same_rule, check_setting
+from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
+from equipoise.store.records import Alert, Era, RuleRecord
+
+_COVERED = struct.Struct("<qd")
+
+
+def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
+    """Whether the setting is there; raises ContradictionError where it has another value."""
+    kept = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    if kept is not None:
+        check_setting(store, name, kept[0], value)
+    return kept is not None
+
+
+def insert_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
+    connection.execute("INSERT INTO settings (name, value) VALUES (?, ?)", (name, value))
+
+
+def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
+    return dict(connection.execute("SELECT name, value FROM settings ORDER BY name"))
+
+
+def is_kept(connection: sqlite3.Connection, store: str, record: Kept) -> bool:
+    """Whether the record is there; raises ContradictionError where it has other content."""
+    if isinstance(record, Era):
+        eras = read_eras(connection, "WHERE era = ?", record.era)
+        for era in eras:
+            check_same_era(store, era, record)
+        return bool(eras)
+    if isinstance(record, RuleRecord):
+        rules = read_rules(connection, "WHERE rule_id = ?", record.rule_id)
+        for rule in rules:
+            check_same_rule(store, rule, record)
+        return bool(rules)
+    found = connection.execute(
+        "SELECT 1 FROM alerts WHERE at = ? AND check_name = ? AND status = ? AND sentence = ?",
+        (record.at, record.check, record.status, record.sentence),
+    )
+    return found.fetchone() is not None
+
+
+def insert_record(connection: sqlite3.Connection, record: Kept) -> None:
+    if isinstance(record, Era):
+        connection.execute(
+            "INSERT INTO eras (era, opened_at, reason, models, key_hash, schema_hash)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                record.era,
+                record.opened_at,
+                record.reason,
+                msgspec.json.encode(record.models).decode(),
+                record.key_hash,
+                record.schema_hash,
+            ),
+        )
+    elif isinstance(record, RuleRecord):
+        connection.execute(
+            "INSERT INTO rules (rule_id, era, at, body) VALUES (?, ?, ?, ?)",
+            (record.rule_id, record.era, record.at, record.body),
+        )
+    else:
+        connection.execute(
+            "INSERT INTO alerts (at, check_name, status, sentence) VALUES (?, ?, ?, ?)",
+            (record.at, record.check, record.status, record.sentence),
+        )
+
+
+def read_eras(connection: sqlite3.Connection, where: str = "", *values: int) -> list[Era]:
+    rows = connection.execute(
+        "SELECT era, opened_at, reason, models, key_hash, schema_hash"
+        f" FROM eras {where} ORDER BY era",
+        values,
+    )
+    return [
+        Era(
+            era=era,
+            opened_at=opened_at,
+            reason=reason,
+            models=msgspec.json.decode(models, type=list[str]),
+            key_hash=key_hash,
+            schema_hash=schema_hash,
+        )
+        for era, opened_at, reason, models, key_hash, schema_hash in rows
+    ]
+
+
+def read_rules(connection: sqlite3.Connection, where: str = "", *values: str) -> list[RuleRecord]:
+    rows = connection.execute(
+        f"SELECT rule_id, era, at, body FROM rules {where} ORDER BY id", values
+    )
+    return [
+        RuleRecord(rule_id=rule_id, era=era, at=at, body=body) for rule_id, era, at, body in rows
+    ]
+
+
+def read_alerts(connection: sqlite3.Connection) -> list[Alert]:
+    rows = connection.execute("SELECT at, check_name, status, sentence FROM alerts ORDER BY id")
+    return [
+        Alert(at=at, check=check, status=status, sentence=sentence)
+        for at, check, status, sentence in rows
+    ]
+
+
+def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
+    """Add a checkpoint and drop those beyond the newest three."""
+    connection.execute(
+        "INSERT INTO checkpoints (seq, at, checksum, state) VALUES (?, ?, ?, ?)",
+        (checkpoint.seq, checkpoint.at, _checksum(checkpoint), checkpoint.state),
+    )
+    connection.execute(
+        "DELETE FROM checkpoints WHERE id NOT IN"
+        " (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
+        (KEPT_CHECKPOINTS,),
+    )
+
+
+def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:
+    """The newest checkpoint whose checksum holds and which is not ahead of the log."""
+    rows = connection.execute("SELECT seq, state, at, checksum FROM checkpoints ORDER BY id DESC")
+    for seq, state, at, checksum in rows.fetchall():
+        checkpoint = Checkpoint(seq, state, at)
+        if seq <= next_seq and _checksum(checkpoint) == checksum:
+            return checkpoint
+    return None
+
+
+def _checksum(checkpoint: Checkpoint) -> str:
+    covered = sha256(_COVERED.pack(checkpoint.seq, checkpoint.at))
+    covered.update(checkpoint.state)
+    return covered.hexdigest()

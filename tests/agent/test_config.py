@@ -1,0 +1,410 @@
+"""The configuration of an experiment: defaults, round trips, and every problem at once."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.agent.config import (
+    BudgetConfig,
+    ConfigError,
+    ExperimentConfig,
+    ModelConfig,
+    PolicyConfig,
+    RewardConfig,
+    config_from_dict,
+    load_config,
+)
+from equipoise.agent.features import FeatureSchema, Transform
+from equipoise.policies.snapshot import Limits
+
+MODELS = [{"name": "small"}, {"name": "large"}]
+TOML = """
+name = "chat"
+
+[[models]]
+name = "small"
+price = 0.001
+
+[[models]]
+name = "org/large:2"
+price = 1
+version = "2024-11"
+
+[reward]
+low = -1
+high = 1
+missing = 0
+window = 3600
+
+[features]
+interactions = [["prompt.words", "cost"]]
+
+[[features.context]]
+type = "text"
+name = "prompt"
+statistics = ["words", "question"]
+
+[[features.context]]
+type = "category"
+name = "plan"
+values = ["free", "pro"]
+other = true
+
+[[features.outputs]]
+type = "number"
+name = "cost"
+log = true
+
+[policy]
+assignment = "uniform"
+rate = 0.2
+epsilon = 0.01
+
+[budget]
+requests = 5000
+"""
+
+
+def declared(**parts: Any) -> dict[str, Any]:
+    return {"name": "chat", "models": MODELS, **parts}
+
+
+def problems(data: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config_from_dict(data)
+    return caught.value.problems
+
+
+def test_a_file_becomes_a_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "equipoise.toml"
+    path.write_text(TOML)
+    config = load_config(path)
+    assert config.model_names == ("small", "org/large:2")
+    assert config.models[1] == ModelConfig(name="org/large:2", price=1.0, version="2024-11")
+    assert config.reward == RewardConfig(low=-1.0, high=1.0, missing=0.0, window=3600.0)
+    assert config.policy == PolicyConfig(assignment="uniform", rate=0.2, epsilon=0.01)
+    assert config.budget == BudgetConfig(requests=5000)
+    assert Transform(config.features).p == 7
+    assert load_config(str(path)) == config
+
+
+def test_defaults() -> None:
+    config = config_from_dict(declared())
+    assert config == ExperimentConfig(
+        name="chat", models=[ModelConfig(name=n) for n in ("small", "large")]
+    )
+    assert config.reward == RewardConfig(low=0, high=1, maximise=True, missing="worst-case")
+    assert config.features == FeatureSchema()
+    assert config.budget.requests is None
+    policy = config.policy
+    names = (policy.gate, policy.assignment, policy.estimator)
+    assert names == ("fixed-rate", "top-two", "hierarchical")
+    assert (policy.delta, policy.epsilon) == (0.05, 0.0)
+
+
+def test_the_default_policy_is_registered() -> None:
+    """A table left out is not read; written out, the defaults must pass."""
+    config = config_from_dict(declared(policy=msgspec.to_builtins(PolicyConfig())))
+    assert config.policy == PolicyConfig()
+
+
+@pytest.mark.parametrize(
+    ("policy", "limits"),
+    [
+        ({}, Limits(rate=0.1, rate_min=0.01, rate_max=1.0, floor=0.05)),
+        ({"rate": 0.004}, Limits(rate=0.004, rate_min=0.004, rate_max=1.0, floor=0.05)),
+        ({"rate_min": 0.1, "floor": 0.5}, Limits(rate=0.1, rate_min=0.1, rate_max=1.0, floor=0.5)),
+        ({"rate": 1, "rate_max": 1}, Limits(rate=1.0, rate_min=0.01, rate_max=1.0, floor=0.05)),
+    ],
+)
+def test_limits_have_their_defaults_filled_in(policy: dict[str, float], limits: Limits) -> None:
+    assert config_from_dict(declared(policy=policy)).limits == limits
+
+
+def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
+    assert RewardConfig().missing_value is None
+    assert RewardConfig(missing=0.25).missing_value == 0.25
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"name": "a b"}, "name: received 'a b', expected letters, digits"),
+        ({"name": 3}, "name: received 3, expected text"),
+        ({"name": "a\n"}, "name: received 'a\\n', expected letters"),
+        ({"nome": 3}, "nome: received 3, expected no such key; did you mean 'name'?"),
+        ({"models": MODELS[:1]}, "models: received 1, expected 2 to 64 models; add"),
+        ({"models": [{"name": f"m{i}"} for i in range(65)]}, "models: received 65, expected 2 to"),
+        ({"models": MODELS * 2}, "models: received 'small' 2 times, expected each name once"),
+        ({"models": "small"}, "models: received 'small', expected a list"),
+        ({"models": [*MODELS, "x"]}, "models[2]: received 'x', expected a table"),
+        ({"models": [*MODELS, {}]}, "models[2].name: received nothing, expected text; add it"),
+        ({"models": [*MODELS, {"name": "-"}]}, "models[2].name: received '-', expected letters"),
+        (
+            {"models": [*MODELS, {"name": "x", "price": -1}]},
+            "models[2].price: received -1, expected USD per request, 0 or more; leave it out",
+        ),
+        ({"models": [*MODELS, {"name": "x", "price": math.inf}]}, "models[2].price: received inf"),
+        ({"models": [*MODELS, {"name": "x", "version": "\0"}]}, "models[2].version: received"),
+        ({"reward": {"low": math.nan}}, "reward.low: received nan, expected a number within"),
+        ({"reward": {"low": 1}}, "reward.high: received 1, expected a number above low, which is"),
+        ({"reward": {"missing": 2}}, "reward.missing: received 2, expected 'worst-case' or a n"),
+        ({"reward": {"missing": "worst"}}, "reward.missing: received 'worst', expected 'worst-ca"),
+        ({"reward": {"window": 0}}, "reward.window: received 0, expected seconds, more than 0"),
+        ({"reward": {"window": math.inf}}, "reward.window: received inf, expected seconds"),
+        ({"reward": {"maximise": 1}}, "reward.maximise: received 1, expected true or false"),
+        ({"reward": []}, "reward: received a list of 0, expected a table"),
+        ({"policy": {"rate": 0}}, "policy.rate: received 0, expected a number above 0, at most 1"),
+        ({"policy": {"rate": True}}, "policy.rate: received true, expected a number"),
+        ({"policy": {"rate": math.nan}}, "policy.rate: received nan, expected a number above"),
+        ({"policy": {"rate_min": 0.2}}, "policy.rate_min: received 0.2, expected a number above"),
+        ({"policy": {"rate_min": 0}}, "policy.rate_min: received 0, expected a number above 0"),
+        ({"policy": {"rate_max": 0.05}}, "policy.rate_max: received 0.05, expected a number from"),
+        ({"policy": {"rate_max": 1.1}}, "policy.rate_max: received 1.1, expected a number from"),
+        ({"policy": {"floor": 0.6}}, "policy.floor: received 0.6, expected at most 1 / 2, since"),
+        ({"policy": {"floor": 0}}, "policy.floor: received 0, expected a number above 0"),
+        ({"policy": {"delta": 0}}, "policy.delta: received 0, expected a number above 0, at most"),
+        ({"policy": {"delta": 0.6}}, "policy.delta: received 0.6, expected a number above 0"),
+        ({"policy": {"epsilon": -1}}, "policy.epsilon: received -1, expected a number of 0 or m"),
+        ({"policy": {"epsilon": 1}}, "policy.epsilon: received 1, expected less than the range"),
+        ({"policy": {"gate": "fixed"}}, "policy.gate: received 'fixed', expected one of fixed-r"),
+        ({"policy": {"assignment": "toptwo"}}, "did you mean 'top-two'?"),
+        ({"policy": {"estimator": "hierarchic"}}, "did you mean 'hierarchical'?"),
+        ({"budget": {"requests": 0}}, "budget.requests: received 0, expected a whole number of 1"),
+        ({"budget": {"requests": 1.5}}, "budget.requests: received 1.5, expected a whole number"),
+        ({"features": {"context": [{"name": "a"}]}}, "features.context[0].type: received nothing"),
+        (
+            {"features": {"context": [{"type": "nummer"}]}},
+            "features.context[0].type: received 'nummer', expected one of number, boolean, categ",
+        ),
+        (
+            {"features": {"context": [{"type": "number", "name": "a", "scale": 0}]}},
+            "features.context[0].scale: received 0, expected a number above 0",
+        ),
+        (
+            {"features": {"interactions": [["a", "b", "c"]]}},
+            "features.interactions[0]: received a list of 3, expected a pair of column names",
+        ),
+        ({"features": {"interactions": [[1, "b"]]}}, "features.interactions[0][0]: received 1, e"),
+    ],
+)
+def test_a_problem_names_key_value_limit_and_fix(parts: dict[str, Any], message: str) -> None:
+    (problem,) = problems(declared(**parts))
+    assert message in problem
+
+
+def test_every_problem_at_once() -> None:
+    data = {
+        "naam": "chat",
+        "models": [{"name": "x", "price": -1}, {"name": "x"}, {"price": "3"}],
+        "reward": {"low": 2, "high": 1, "missing": 5, "maximise": "yes"},
+        "features": {
+            "context": [{"type": "number", "name": "a", "scale": 0}, {"type": "text", "name": "t"}],
+            "outputs": [{"type": "vector", "name": "v", "length": "3"}],
+            "interactions": [["a", "nothing"], ["a"]],
+        },
+        "policy": {"rate": 1.5, "rate_min": 0.9, "gate": "?", "delta": "x", "floor": 2},
+        "budget": {"request": 10},
+        "service": {},
+    }
+    assert [problem.partition(":")[0] for problem in problems(data)] == [
+        "naam",
+        "service",
+        "name",
+        "models[0].price",
+        "models[2].price",
+        "models[2].name",
+        "reward.maximise",
+        "reward.high",
+        "features.context[0].scale",
+        "features.context[1].statistics",
+        "features.outputs[0].length",
+        "features.interactions[1]",
+        "policy.delta",
+        "policy.gate",
+        "policy.rate",
+        "policy.floor",
+        "budget.request",
+        "models",
+    ]
+
+
+def test_the_error_is_one_line_with_its_source(tmp_path: Path) -> None:
+    path = tmp_path / "equipoise.toml"
+    path.write_text('name = "a"\nmodels = []\n[policy]\nrate = 7\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: policy.rate: received 7, expected")
+    assert len(caught.value.problems) == 2
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name = ", "the file is not TOML: Invalid value (at"),
+        (b"a = 1\na = 2", "the file is not TOML: Cannot overwrite a value"),
+        (b"name = '\xff'", "the file is not UTF-8: byte 8 is 0xff"),
+        (b"a = " + b"[" * 100_000, "the file is not TOML"),
+        (b"", "name: received nothing, expected text; add it"),
+    ],
+)
+def test_an_unreadable_file_is_one_clear_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "equipoise.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert message in caught.value.problems[0]
+    assert caught.value.source == str(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ConfigError, match="the file cannot be read: "):
+            load_config(path)
+
+
+SHARES = st.floats(1e-6, 1)
+CONFIGS = st.builds(
+    ExperimentConfig,
+    name=st.from_regex(r"[a-z0-9][a-z.\-]{0,5}", fullmatch=True),
+    models=st.lists(
+        st.builds(
+            ModelConfig,
+            name=st.from_regex(r"[a-z0-9][A-Z:/@+]{0,3}", fullmatch=True),
+            price=st.none() | st.floats(0, 10) | st.integers(0, 3),
+            version=st.sampled_from(["", "2", "v 3"]),
+        ),
+        min_size=2,
+        max_size=4,
+        unique_by=lambda model: model.name,
+    ),
+    reward=st.builds(
+        RewardConfig,
+        low=st.floats(-9, 0),
+        high=st.integers(1, 9),
+        maximise=st.booleans(),
+        missing=st.just("worst-case") | st.floats(0, 1),
+        window=st.none() | st.floats(1e-3, 1e6),
+    ),
+    features=st.builds(
+        FeatureSchema.vectors,
+        st.lists(st.sampled_from("abc"), unique=True),
+        st.lists(st.sampled_from("xyz"), unique=True),
+    ),
+    policy=st.builds(
+        PolicyConfig,
+        gate=st.sampled_from(["fixed-rate", "uncertainty"]),
+        assignment=st.sampled_from(["uniform", "thompson", "top-two"]),
+        rate=SHARES,
+        rate_min=st.none() | st.just(1e-6),
+        floor=st.none() | st.floats(1e-6, 0.25),
+        estimator=st.sampled_from(["ipw", "cvci", "hierarchical"]),
+        delta=st.floats(1e-9, 0.5),
+        epsilon=st.floats(0, 0.99),
+    ),
+    budget=st.builds(BudgetConfig, requests=st.none() | st.integers(1, 2**62)),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(CONFIGS)
+def test_canonical_text_round_trips(config: ExperimentConfig) -> None:
+    text = config.to_json()
+    again = ExperimentConfig.from_json(text)
+    assert again == config == config.checked()
+    assert again.to_json() == text
+    assert again.limits == config.limits
+    assert config_from_dict(msgspec.json.decode(text)) == config
+
+
+def test_canonical_text_is_checked() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.rate: received nan"):
+        ExperimentConfig(
+            name="a", models=[ModelConfig(name=n) for n in "ab"], policy=PolicyConfig(rate=math.nan)
+        ).to_json()
+    with pytest.raises(ConfigError, match="it holds what no file could"):
+        ExperimentConfig(name="a", models=[object()]).checked()  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "[]", "null", b"\xff", '{"name": "a"}'])
+def test_damaged_canonical_text_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ConfigError):
+        ExperimentConfig.from_json(text)
+
+
+GARBAGE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**400), 10**400)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(["worst-case", "top-two", "\ud800", b"x", object()]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(
+                        name
+                        for part in (ModelConfig, RewardConfig, PolicyConfig, BudgetConfig)
+                        for name in part.__struct_fields__
+                    ),
+                    "type",
+                    "context",
+                    "interactions",
+                    3,
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from(ExperimentConfig.__struct_fields__), GARBAGE) | GARBAGE)
+def test_garbage_is_refused_with_problems(data: Any) -> None:
+    """Any object whatever is a ConfigError that can be shown, never another exception."""
+    found = problems(data)
+    assert found
+    assert all(len(problem) < 1000 for problem in found)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    part=st.sampled_from(["reward", "policy", "features", "budget"]),
+    values=st.dictionaries(
+        st.sampled_from([*RewardConfig.__struct_fields__, *PolicyConfig.__struct_fields__]), GARBAGE
+    ),
+)
+def test_a_garbled_part_is_refused_or_sound(part: str, values: dict[str, Any]) -> None:
+    try:
+        config = config_from_dict(declared(**{part: values}))
+    except ConfigError:
+        return
+    assert ExperimentConfig.from_json(config.to_json()) == config
+    assert 0 < config.limits.rate_min <= config.limits.rate <= config.limits.rate_max <= 1
+    assert 0 < config.limits.floor <= 0.5
+
+
+def test_importing_the_configuration_is_light() -> None:
+    code = (
+        "import sys, equipoise.agent.config;"
+        "print({'scipy', 'pandas', 'river', 'pyarrow', 'sklearn'} & set(sys.modules) or 'light')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "light"

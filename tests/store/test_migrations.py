@@ -1,0 +1,109 @@
+"""Upgrading older stores: every missing step in order, all or none."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipoise.store import migrations
+from equipoise.store.errors import SchemaVersionError, StoreError
+from equipoise.store.inspection import inspect_store
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.tables import LOG_TABLES
+
+FIRST = migrations.MIGRATIONS[0]
+
+
+def add_note(database: Any) -> None:
+    database.table("alerts").add_column("note", str)
+
+
+def copy_sentences(database: Any) -> None:
+    database.execute("UPDATE alerts SET note = sentence")
+
+
+def break_down(database: Any) -> None:
+    database.execute("DELETE FROM decisions")
+    database.execute("SELECT * FROM nowhere")
+
+
+@pytest.fixture
+def path(tmp_path: Path, author: Any) -> Path:
+    """A store of schema version 1 with 3 decisions and an alert."""
+    path = tmp_path / "log.db"
+    with SqliteStore(path) as store:
+        store.append(author.decisions(3))
+        store._connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
+    return path
+
+
+def test_numbers_count_up_from_one() -> None:
+    numbers = [number for number, _ in migrations.MIGRATIONS]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_an_older_store_is_upgraded_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = (FIRST, (2, add_note), (3, copy_sentences))
+    monkeypatch.setattr(migrations, "MIGRATIONS", longer)
+    for _ in range(2):
+        with SqliteStore(path) as store:
+            assert store.decisions == 3
+    found = inspect_store(path)
+    assert (found.schema_version, found.rows["alerts"]) == (3, 1)
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT note FROM alerts").fetchall() == [("Hello.",)]
+    connection.close()
+
+
+def test_a_new_store_runs_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note)))
+    SqliteStore(tmp_path / "new.db").close()
+    assert inspect_store(tmp_path / "new.db").schema_version == 2
+
+
+def test_a_failing_step_undoes_them_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note), (3, break_down)))
+    with pytest.raises(StoreError, match="no such table: nowhere"):
+        SqliteStore(path)
+    monkeypatch.undo()
+    assert inspect_store(path).schema_version == 1
+    with SqliteStore(path) as store:
+        assert store.decisions == 3
+        columns = [row[1] for row in store._connection.execute("PRAGMA table_info(alerts)")]
+        assert "note" not in columns
+
+
+def test_a_reader_does_not_upgrade(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note)))
+    with pytest.raises(SchemaVersionError, match="open it once for writing to upgrade it"):
+        SqliteStore(path, read_only=True)
+
+
+def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
+    with SqliteStore(path) as store:
+        for table in LOG_TABLES:
+            found = store._connection.execute(f"PRAGMA table_info({table.name})").fetchall()
+            assert [column[1] for column in found] == list(table.names)
+            assert [column[5] for column in found] == [1] + [0] * (len(found) - 1)
+        strict = store._connection.execute("SELECT name, strict FROM pragma_table_list").fetchall()
+        ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
+        views = {"decision_log", "exp_summary", "daily_counts"}
+        assert all(flag == 1 for name, flag in ours.items() if name not in views)
+        assert len(ours) == 13
+        application = store._connection.execute("PRAGMA application_id").fetchone()
+        assert application == (migrations.APPLICATION_ID,)
+
+
+def test_look_ups_use_an_index(path: Path) -> None:
+    with SqliteStore(path) as store:
+        for query, index in (
+            ("decisions WHERE request_id IN ('a', 'b')", "idx_decisions_request_id"),
+            ("decisions WHERE number = 1", "idx_decisions_number"),
+            ("outcomes WHERE number = 1", "idx_outcomes_number"),
+            ("outcomes WHERE seq >= 1 AND seq < 2", "INTEGER PRIMARY KEY"),
+        ):
+            plan = store._connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {query}").fetchall()
+            assert index in plan[0][3]
