@@ -1,6 +1,6 @@
 """State as a fold over the log.
 
-Log rows carry one total seq and are folded in chunks of 256 seqs: the grouping of every
+Log rows carry one total seq and are folded in chunks of 1,024 seqs: the grouping of every
 floating-point sum is a function of the log alone, so state rebuilt from the store, from the start
 or from a checkpoint, equals the live state bit for bit. Copies of inputs (pending decisions, the
 index of SIM rows) are made when a row arrives; sums are taken when its chunk is complete.
@@ -35,7 +35,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.slicing import slice_rows
 
-CHUNK = 256
+CHUNK = 1024
 
 
 class Features(Protocol):

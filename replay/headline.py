@@ -100,9 +100,7 @@ def pairs_sentence(scenario: Scenario) -> str:
     elif not right:
         found = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
     else:
-        found = (
-            f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
-        )
+        found = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
     return f"{_with_requests([scenario])}, {found}{_log_alone(scenario)}."
 
 

@@ -42,7 +42,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: str
     models: list[ModelConfig]
     reward: RewardConfig = RewardConfig()
-    features: FeatureSchema = FeatureSchema()
+    features: FeatureSchema = msgspec.field(default_factory=FeatureSchema)
     policy: PolicyConfig = PolicyConfig()
     budget: BudgetConfig = BudgetConfig()
 

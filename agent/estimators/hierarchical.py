@@ -6,7 +6,6 @@ import numpy as np
 
 from equipoise.agent.estimators.base import Estimate, Scorer, family
 from equipoise.agent.estimators.evidence import (
-    PRIOR_SHAPE,
     TAU_MODEL,
     TAU_SCORER,
     Experiment,
@@ -22,7 +21,7 @@ from equipoise.agent.estimators.jackknife import (
 from equipoise.agent.estimators.linear import extrapolated, unknown_estimate
 from equipoise.agent.estimators.ridge import (
     PSEUDO_ROW,
-    penalized,
+    posterior_spread,
     residual_variance,
     ridge,
     rows,
@@ -136,8 +135,7 @@ def _slope_priors(obs: ScorerMoments, frame: Frame) -> tuple[SlopePriors, float]
         means.append(np.linalg.solve(precision, scatter[:-1, -1]))
         precisions.append(precision)
     theta = ridge(blocks, PSEUDO_ROW)
-    normal = penalized(blocks, PSEUDO_ROW)
-    spent = float(np.trace(np.linalg.solve(normal, blocks[:-1, :-1])))
+    _, spent = posterior_spread(blocks, PSEUDO_ROW)
     return SlopePriors.of(means, precisions), residual_variance(blocks, theta, spent)
 
 
@@ -148,6 +146,3 @@ def _prior_variance(experiment: Experiment, obs_variance: float) -> float:
     if not np.isfinite(obs_variance) or obs_variance <= 0:
         return own
     return own if experiment.rows >= ENOUGH_ROWS and own > 0 else obs_variance
-
-
-__all__ = ["PRIORS", "PRIOR_SHAPE", "TAU_MODEL", "TAU_SCORER", "hierarchical"]

@@ -50,7 +50,8 @@ def read(data: object, kind: Any, problems: list[Problem], key: str = "") -> Any
         return _read_struct(data, structs[0], problems, key)
     try:
         return msgspec.convert(data, kind)
-    except msgspec.ValidationError:
+    # A lone surrogate, which is no text, ends in a ValueError.
+    except (msgspec.ValidationError, ValueError):
         problems.append(Problem(key, shown(data), expected(kind)))
         return WRONG
 
@@ -142,11 +143,12 @@ def _read_struct(
 
 def _verdicts(built: msgspec.Struct, wrong: list[str], key: str) -> list[Problem]:
     """The problems that a struct finds in itself, less those that rest on what is wrong already."""
-    found = []
+    found: list[Problem] = []
     for problem in getattr(built, "faults", tuple)():
         where = _join(key, problem.key) if problem.key else key
         rests_on = [_join(key, other) for other in problem.also]
-        if where in wrong or any(_within(other, wrong) for other in rests_on):
+        known = [*wrong, *(earlier.key for earlier in found if earlier.key != where)]
+        if where in wrong or any(_within(other, known) for other in rests_on):
             continue
         found.append(Problem(where, problem.received, problem.expected, problem.fix))
     return found

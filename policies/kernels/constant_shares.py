@@ -16,7 +16,7 @@ from equipoise.policies.snapshot import Flags, Floats
 @assignment_kernel
 @dataclass(frozen=True, slots=True, eq=False)
 class ConstantShares:
-    """pi(. | x) proportional to shares (K,), finite, non-negative, in any unit."""
+    """pi(. | x) proportional to shares (K,), non-negative, with a finite sum, in any unit."""
 
     kind: ClassVar[str] = "constant-shares"
 
@@ -27,8 +27,12 @@ class ConstantShares:
         shares = np.array(self.shares, dtype=np.float64)
         if shares.ndim != 1 or not len(shares):
             raise ValueError(f"shares have shape {shares.shape}, expected (K,) with K >= 1")
-        if not (np.isfinite(shares).all() and (shares >= 0.0).all()):
-            raise ValueError(f"shares are {shares.tolist()}, expected finite numbers >= 0")
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = shares.sum()
+        if not (np.isfinite(total) and (shares >= 0.0).all()):
+            raise ValueError(
+                f"shares are {shares.tolist()}, expected numbers >= 0 with a finite sum"
+            )
         shares.flags.writeable = False
         object.__setattr__(self, "shares", shares)
         self._keep_mixed(0.0)

@@ -32,16 +32,18 @@ def mix_floor(shares: Floats, eligible: Flags | None, floor: float) -> Floats:
     check_floor(floor, models)
     if eligible is None:
         count: Floats | float = float(models)
-        raw = np.ascontiguousarray(shares)
+        raw = shares
     else:
         count = np.add.reduce(eligible, axis=1, dtype=np.float64, keepdims=True)
         raw = np.where(eligible, shares, 0.0)
-    # A contiguous row is summed in one fixed order, whatever the number of rows.
+    # A row that is contiguous is summed in one order, whatever the rows around it.
+    raw = np.ascontiguousarray(raw)
     total = np.add.reduce(raw, axis=1, keepdims=True)
     if not total.all():
         bare = total == 0.0
         raw = np.where(bare, 1.0 if eligible is None else eligible.astype(np.float64), raw)
         # 1 for rows with no eligible model at all: 0 / 1 keeps them 0.
         total = np.where(bare, np.maximum(count, 1.0), total)
-    mixed = np.maximum(1.0 - count * floor, 0.0) / total * raw
+    # Divided first: a share of the total is at most 1, whatever the unit.
+    mixed = raw / total * np.maximum(1.0 - count * floor, 0.0)
     return np.asarray(mixed + (floor if eligible is None else floor * eligible), dtype=np.float64)

@@ -146,8 +146,7 @@ def _probabilities(classifier: Any, training: list[Any], contexts: list[Any]) ->
         classifier.learn_one(x, label)
     predicted = [classifier.predict_proba_one(x) for x, _ in contexts]
     table = [[votes.get(label, 0.0) for label in _CLASSES] for votes in predicted]
-    rounded: Floats = np.round(np.array(table, dtype=np.float64), _DECIMALS)
-    return rounded
+    return np.array(table, dtype=np.float64).round(_DECIMALS)
 
 
 def _classifiers() -> dict[str, Any]:

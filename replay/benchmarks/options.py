@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import Field, field, fields
 from numbers import Integral, Real
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar
 
 Value = TypeVar("Value", int, float, str)
 
@@ -42,7 +42,8 @@ def option(
         "high": high,
         "choices": tuple(choices),
     }
-    return cast("Value", field(default=default, metadata=metadata))
+    declared: Value = field(default=default, metadata=metadata)
+    return declared
 
 
 def check(options: Declared) -> None:

@@ -255,9 +255,16 @@ def _estimates(models: Sequence[str], at: Floats, style: Style, means: Mean) -> 
 
 
 def heat_figure(
-    alphas: Sequence[float], confoundings: Sequence[float], z: Floats, texts: list[list[str]]
+    alphas: Sequence[float],
+    confoundings: Sequence[float],
+    z: Floats,
+    texts: list[list[str]],
+    most: float,
 ) -> Figure:
-    """Regret z (A, W) over alignment (down) and confounding (across). texts: for hovering."""
+    """Regret z (A, W), from 0 to `most`, over alignment (up) and confounding (right).
+
+    texts: (A, W) what a cell says when it is pointed at.
+    """
     layout = base_layout(64 + 40 * len(alphas))
     layout["xaxis"] = {**axis("confounding ω"), "type": "category", "showgrid": False}
     layout["yaxis"] = {**axis("alignment α"), "type": "category", "showgrid": False}
@@ -276,6 +283,7 @@ def heat_figure(
                 "hovertemplate": "%{customdata}<extra></extra>",
                 "colorscale": [[0, "@heat-0"], [0.5, "@heat-1"], [1, "@heat-2"]],
                 "zmin": 0,
+                "zmax": most or 1.0,
                 "showscale": False,
                 "xgap": 2,
                 "ygap": 2,

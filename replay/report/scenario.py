@@ -43,9 +43,13 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioFigures:
-    """values, regret, errors: one panel per policy. costs: one per kind of cost. certified: two."""
+    """values, regret, errors: one panel per policy. costs: one per kind of cost. certified: two.
+
+    estimates_known: whether the results say what each estimator thinks of each model.
+    """
 
     values: list[Panel]
+    estimates_known: bool
     omitted_models: int
     regret: list[Panel]
     errors: list[Panel]
@@ -60,7 +64,7 @@ def scenario_figures(
     policies: Sequence[str],
     estimators: Sequence[str],
     models: Sequence[str],
-    delta: float | None,
+    options: Mapping[str, Any],
 ) -> ScenarioFigures:
     """All figures of a scenario. policies, estimators: those of the report, in its order."""
     styles = {name: estimator_style(name, estimators) for name in estimators}
@@ -68,6 +72,7 @@ def scenario_figures(
     mine = [policy for policy in policies if any(pair[0] == policy for pair in runs)]
     return ScenarioFigures(
         values=[_values(scenario, runs, policy, styles, shown, models) for policy in mine],
+        estimates_known=any(each.values is not None for each in runs.values()),
         omitted_models=len(models) - len(shown),
         regret=_panels(runs, mine, styles, "regret", "mean regret"),
         errors=_panels(
@@ -79,7 +84,7 @@ def scenario_figures(
             logarithmic=True,
         ),
         costs=_costs(rows, policies, styles),
-        certified=_certified(runs, mine, policies, delta),
+        certified=_certified(runs, mine, policies, options.get("delta")),
     )
 
 
@@ -158,9 +163,7 @@ def _panels(
     ]
 
 
-def _curve(
-    runs: Runs, style: Style, column: str, average: Callable[[Floats], Mean]
-) -> Curve:
+def _curve(runs: Runs, style: Style, column: str, average: Callable[[Floats], Mean]) -> Curve:
     extent = runs.extent
     return Curve(style, runs.checkpoints[:extent], average(runs.numbers[column][:, :extent]))
 

@@ -43,9 +43,7 @@ def figure(value: Mapping[str, Any], form: Form = reward) -> str:
     return f'{shown} <span class="interval">[{form(low)}, {form(high)}]</span>'
 
 
-def verdict_table(
-    rows: Sequence[Row], policies: Sequence[str], estimators: Sequence[str]
-) -> str:
+def verdict_table(rows: Sequence[Row], policies: Sequence[str], estimators: Sequence[str]) -> str:
     """Who recommends what in the end: estimators down, policies across."""
     found = {(row["policy"], row["estimator"]): row for row in rows}
     lines = []
@@ -114,7 +112,11 @@ def _full_row(row: Row, settled: Sequence[str]) -> str:
 def signed(value: float) -> str:
     """A reward with its sign, and a true minus."""
     shown = reward(value)
-    return f"+{shown}" if float(value) > 0 and float(shown.replace(",", "")) else shown.replace("-", "−")
+    return (
+        f"+{shown}"
+        if float(value) > 0 and float(shown.replace(",", ""))
+        else shown.replace("-", "−")
+    )
 
 
 def _settled(value: Mapping[str, Any]) -> str:
@@ -123,7 +125,11 @@ def _settled(value: Mapping[str, Any]) -> str:
     if value["interval"] is None:
         return shown
     low, high = ("never" if end is None else count(end) for end in value["interval"])
-    return shown if low == high == "never" else f'{shown} <span class="interval">[{low}, {high}]</span>'
+    return (
+        shown
+        if low == high == "never"
+        else f'{shown} <span class="interval">[{low}, {high}]</span>'
+    )
 
 
 def certified_table(rows: Sequence[Row]) -> str:

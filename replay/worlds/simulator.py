@@ -54,19 +54,17 @@ def truncated(replayed: Floats, live: Floats, share: float) -> Floats:
 def present_rows(worth: Floats, models: Sequence[str], options: WorldOptions) -> Flags:
     """(C, K) which replays exist; worth (C, K) decides who goes first under a tilt.
 
-    A row is absent with probability s((1 - tilt) + tilt t), where s is the share and s t has
-    mean s over rows and grows linearly from the highest worth to the lowest.
+    A row is absent with probability (1 - tilt) · share + tilt · line, where the line has the same
+    mean over the rows and falls linearly with the rank of worth, equal worth having equal ranks.
     """
     share, tilt = options.simulator_missing, options.simulator_missing_tilt
     if share == 0:
         return np.ones(worth.shape, dtype=bool)
-    order = np.argsort(-worth, axis=None, kind="stable")
-    rank = np.empty(worth.size)
-    rank[order] = (np.arange(worth.size) + 0.5) / worth.size
-    rank = rank.reshape(worth.shape)
-    # Beyond a share of one half the line starts above 0 so that it still ends at 1.
-    steep = 2 * share * rank if share <= 0.5 else 1 - 2 * (1 - share) * (1 - rank)
-    absent = (1 - tilt) * share + tilt * steep
+    _, position, counts = np.unique(worth, return_inverse=True, return_counts=True)
+    rank = ((np.cumsum(counts) - counts / 2) / worth.size)[position].reshape(worth.shape)
+    # Beyond a share of one half the line ends above 0, so that it still starts at 1.
+    line = 2 * share * (1 - rank) if share <= 0.5 else 1 - 2 * (1 - share) * rank
+    absent = (1 - tilt) * share + tilt * line
     uniform = np.stack(
         [generator(options.world_seed, "missing", name).random(len(worth)) for name in models],
         axis=1,

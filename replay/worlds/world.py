@@ -89,7 +89,8 @@ class World:
         self.choice: Floats = _choice(self.base, self.values, options)
         """(C, T, K) P(routed = model | context, type)."""
         thresholds = np.cumsum(self.choice, axis=2)[:, :, :-1]
-        self._thresholds: Floats = thresholds.reshape(-1, len(self.models) - 1)
+        flat = thresholds.reshape(-1, len(self.models) - 1)
+        self._thresholds: Floats = np.ascontiguousarray(flat)  # `take` copies any other layout
         view = View(benchmark.outputs, self.base, options.hidden_outputs, options.warp)
         self.output_names = tuple(benchmark.output_names[i] for i in view.kept)
         self.outputs: Floats = view(benchmark.outputs)
@@ -115,7 +116,8 @@ class World:
         seen, rewarded = self._rewards.observed(self.means)
         weight = (self.choice * seen).sum(axis=(0, 1))
         total = (self.choice * rewarded).sum(axis=(0, 1))
-        return np.divide(total, weight, out=np.full(len(weight), np.nan), where=weight > 0)
+        limit: Floats = np.full(len(weight), np.nan)
+        return np.divide(total, weight, out=limit, where=weight > 0)
 
     def simulations(self) -> SimulationBatch:
         """Every replay the simulator has, contexts in order, under the simulator's faults."""
@@ -201,4 +203,5 @@ def _standardized(table: Floats) -> Floats:
     """Mean 0 and deviation 1 along the models (last axis); all 0 where the models are equal."""
     centred = table - table.mean(axis=-1, keepdims=True)
     deviation = table.std(axis=-1, keepdims=True)
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 1e-12)
+    scaled: Floats = np.zeros_like(centred)
+    return np.divide(centred, deviation, out=scaled, where=deviation > 1e-12)

@@ -180,12 +180,12 @@ def test_interactions_are_pairs_of_known_columns() -> None:
         outputs=[Number(name="price")],
         interactions=[["length", "prise"], ["length"], ["length", "price"], ["price", "length"]],
     )
-    unknown, short, twice = problems(schema)
-    assert unknown == (
-        "interactions[0]: received 'prise', expected the name of a column; did you mean 'price'?"
-    )
-    assert short.startswith("interactions[1]: received a list of 1, expected a pair")
-    assert twice.startswith("interactions[3]: received 'price' and 'length' twice")
+    assert problems(schema) == [
+        "interactions: received 'prise' in ['length', 'prise'], expected names of columns; "
+        "did you mean 'price'?",
+        "interactions: received ['length'], expected pairs of column names",
+        "interactions: received ['price', 'length'] twice, expected each pair once; remove one",
+    ]
 
 
 def test_no_blame_for_what_rests_on_another_problem() -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from equipoise.agent.moments.state import Dimensions
 
 Rows: TypeAlias = dict[str, NDArray[Any]]
-Arrays: TypeAlias = dict[str, NDArray[Any]]
+Arrays: TypeAlias = dict[str, Any]
 
 SHAPE = Dimensions(models=3, context=2, features=4, groups=3)
 SOURCES = 3

@@ -39,7 +39,7 @@ def test_scatter_of_two_weighted_rows_and_then_a_third() -> None:
         Cells(ONE_CELL[:1]), np.array([4.0]), np.array([[9.0, 1.0]]), total, centre, scatter
     )
     np.testing.assert_array_equal(centre, [[7.0, 2.0]])
-    np.testing.assert_allclose(scatter, [[[44.0, -4.0 * 2 + 12.0], [4.0, 20.0]]], rtol=1e-15)
+    np.testing.assert_allclose(scatter, [[[44.0, -4.0], [-4.0, 20.0]]], rtol=1e-14)
 
 
 def test_means_of_two_weighted_rows_and_then_a_third() -> None:

@@ -24,7 +24,8 @@ def within(moments: ScorerMoments) -> NDArray[Any]:
     total = moments.weight.sum(axis=0)
     mean = (moments.weight[..., None] * moments.mean).sum(axis=0) / total[:, None]
     step = moments.mean - mean
-    return per_group.sum(axis=0) + np.einsum("gk,gki,gkj->ij", moments.weight, step, step)
+    groups = np.einsum("gk,gki,gkj->ij", moments.weight, step, step)
+    return np.asarray(per_group.sum(axis=0) + groups)
 
 
 def demeaned(rows: Rows) -> NDArray[Any]:

@@ -1,0 +1,67 @@
+"use strict";
+// Draws the figures in the colours of report.css, again when the colour scheme changes, and in
+// light colours at the width of the paper before printing.
+(() => {
+  const figures = JSON.parse(document.getElementById("figures").textContent);
+  const root = document.documentElement;
+  const options = { displayModeBar: false, responsive: true };
+  const colourKeys = new Set([
+    "color", "fillcolor", "gridcolor", "linecolor", "zerolinecolor",
+    "bgcolor", "bordercolor", "paper_bgcolor", "plot_bgcolor", "colorscale",
+  ]);
+  const printWidth = { wide: 340, small: 165, "": 220 };
+  root.dataset.drawn = "0";
+  root.dataset.errors = "";
+  window.addEventListener("error", (event) => { root.dataset.errors += event.message + "; "; });
+
+  // "@name/0.2" is the CSS variable --name, at an opacity.
+  const colour = (value, style) => {
+    const [name, opacity] = value.slice(1).split("/");
+    const found = style.getPropertyValue("--" + name).trim();
+    if (opacity === undefined) return found;
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(found.slice(at, at + 2), 16));
+    return `rgba(${red},${green},${blue},${opacity})`;
+  };
+
+  const coloured = (value, style, inColour = false) => {
+    if (Array.isArray(value)) return value.map((each) => coloured(each, style, inColour));
+    if (value !== null && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(
+        ([key, each]) => [key, coloured(each, style, colourKeys.has(key))]));
+    }
+    const named = inColour && typeof value === "string" && value.startsWith("@");
+    return named ? colour(value, style) : value;
+  };
+
+  const draw = (place, width) => {
+    const figure = coloured(figures[place.id], getComputedStyle(root));
+    if (width) Object.assign(figure.layout, { width, autosize: false });
+    const first = !place.dataset.drawn;
+    place.dataset.drawn = "yes";
+    Plotly.react(place, figure.data, figure.layout, options);
+    if (first) root.dataset.drawn = String(Number(root.dataset.drawn) + 1);
+  };
+
+  // What is folded away has no width yet; it is drawn when it is opened.
+  const visible = (place) => place.offsetParent !== null;
+  const places = () => [...document.querySelectorAll(".plot")];
+  const drawVisible = () => places().filter(visible).forEach((place) => draw(place));
+
+  document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", () => {
+    places().filter((place) => visible(place) && !place.dataset.drawn).forEach((p) => draw(p));
+  }));
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawVisible);
+  window.addEventListener("beforeprint", () => {
+    root.dataset.theme = "light";
+    places().filter(visible).forEach((place) => {
+      const grid = place.closest(".grid");
+      const kind = grid ? [...grid.classList].find((name) => name in printWidth) || "" : null;
+      draw(place, kind === null ? 690 : printWidth[kind]);
+    });
+  });
+  window.addEventListener("afterprint", () => {
+    delete root.dataset.theme;
+    drawVisible();
+  });
+  drawVisible();
+})();

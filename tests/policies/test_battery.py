@@ -1,0 +1,433 @@
+"""The laws of allocation policies, over every registered gate and assignment.
+
+A policy joins by being registered. Scenarios are snapshots a policy must cope with; transformations
+of a scenario (relabelled, mirrored, rescaled) must transform its answer, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from equipoise.policies.allocation import Allocation
+from equipoise.policies.draw import draw
+from equipoise.policies.registry import ASSIGNMENTS, GATES, PRESETS, Policy, policy, policy_names
+from equipoise.policies.snapshot import ContextScorer, Flags, Floats, Limits, Snapshot
+
+CONTEXT = 3
+LIMITS = Limits(rate=0.2, rate_min=0.02, rate_max=0.8, floor=0.05)
+
+
+def read_only(snapshot: Snapshot) -> Snapshot:
+    """The snapshot, locked: a policy that writes to it raises."""
+    for holder in (snapshot, snapshot.scorer):
+        for field in fields(holder) if holder is not None else ():
+            value = getattr(holder, field.name)
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+    return snapshot
+
+
+def empty(models: int = 5) -> Snapshot:
+    """Nothing is known."""
+    return Snapshot(
+        models=tuple(f"model-{letter}" for letter in "dbaec"[:models]),
+        values=np.full(models, np.nan),
+        covariance=np.diag(np.full(models, np.inf)),
+        counts=np.zeros(models),
+        sample_means=np.full(models, np.nan),
+        sample_variances=np.full(models, np.nan),
+        costs=np.full(models, np.nan),
+        limits=LIMITS,
+        seed=11,
+    )
+
+
+def known(models: int = 5) -> Snapshot:
+    """Every model has a value, with errors that correlate, and different costs."""
+    rng = np.random.default_rng(models)
+    factor = rng.normal(size=(models, models))
+    values = rng.normal(0.5, 0.1, size=models)
+    return replace(
+        empty(models),
+        values=values,
+        covariance=0.002 * (factor @ factor.T + np.eye(models)),
+        counts=rng.integers(12, 60, size=models).astype(np.float64),
+        sample_means=values + rng.normal(0, 0.05, size=models),
+        sample_variances=rng.uniform(0.1, 0.3, size=models),
+        costs=rng.uniform(0.001, 0.02, size=models),
+        requests=900,
+        epsilon=0.01,
+    )
+
+
+def partly_known() -> Snapshot:
+    """One model has no reward yet, one has a single reward."""
+    base = known()
+    values, means, variances = base.values.copy(), base.sample_means.copy(), base.sample_variances
+    counts, costs, covariance = base.counts.copy(), base.costs.copy(), base.covariance.copy()
+    variances = variances.copy()
+    values[1] = means[1] = costs[1] = np.nan
+    covariance[1, :] = covariance[:, 1] = 0.0
+    covariance[1, 1] = np.inf
+    variances[[1, 3]] = np.nan
+    counts[[1, 3]] = 0.0, 1.0
+    return replace(
+        base, values=values, covariance=covariance, counts=counts, sample_means=means,
+        sample_variances=variances, costs=costs,
+    )  # fmt: skip
+
+
+def with_scorer(effects: bool) -> Snapshot:
+    """A scorer over contexts as well, with an effect per model or without."""
+    base, rng = known(), np.random.default_rng(5)
+    models, shared = len(base.models), 6
+    design = rng.normal(size=(models, 1 + CONTEXT, shared))
+    keys = tuple(f"phi:{index}" for index in range(shared))
+    if effects:
+        own = np.zeros((models, 1 + CONTEXT, models))
+        own[np.arange(models), 0, np.arange(models)] = 1.0
+        design = np.concatenate([design, own], axis=2)
+        keys += tuple(f"model:{name}" for name in base.models)
+    size = len(keys)
+    factor = rng.normal(size=(size, size))
+    scorer = ContextScorer(
+        theta=rng.normal(size=size),
+        covariance=0.1 * factor @ factor.T,
+        design=design,
+        noise_keys=keys,
+        residual_variances=rng.uniform(0.1, 0.3, size=models),
+    )
+    return replace(base, scorer=scorer)
+
+
+def copies() -> Snapshot:
+    """The two best models are copies of each other, their errors too; the covariance is singular."""
+    base = known()
+    order = np.argsort(-base.values)
+    source = np.arange(5)
+    source[order[1]] = order[0]
+    return replace(
+        base,
+        values=base.values[source],
+        covariance=base.covariance[np.ix_(source, source)],
+        counts=base.counts[source],
+        sample_means=np.where(source == order[0], 0.9, base.sample_means),
+        sample_variances=base.sample_variances[source],
+        costs=base.costs[source],
+    )
+
+
+def noiseless() -> Snapshot:
+    """No reward of a model ever differed from another of the same model, and epsilon is 0."""
+    base = known()
+    return replace(
+        base,
+        covariance=np.zeros((5, 5)),
+        sample_variances=np.zeros(5),
+        epsilon=0.0,
+        sample_means=np.round(base.sample_means, 1),
+    )
+
+
+SCENARIOS: dict[str, Callable[[], Snapshot]] = {
+    "empty": empty,
+    "one model, empty": lambda: empty(1),
+    "one model": lambda: known(1),
+    "two models": lambda: known(2),
+    "known": known,
+    "partly known": partly_known,
+    "scorer": lambda: with_scorer(effects=False),
+    "scorer with model effects": lambda: with_scorer(effects=True),
+    "copies": copies,
+    "noiseless": noiseless,
+    "smaller is better": lambda: replace(known(), sign=-1),
+    "certified": lambda: replace(known(), certified=True),
+    "no floor": lambda: replace(known(), limits=replace(LIMITS, floor=0.0)),
+    "largest floor": lambda: replace(known(), limits=replace(LIMITS, floor=1.0 / 5.0)),
+}
+
+every_policy = pytest.mark.parametrize(
+    "rule",
+    [Policy(gate, assignment) for gate in GATES.values() for assignment in ASSIGNMENTS.values()],
+    ids=lambda rule: rule.name,
+)
+every_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
+
+
+def contexts(rows: int = 9) -> Floats:
+    return np.random.default_rng(rows).normal(size=(rows, CONTEXT))
+
+
+def some_eligible(rows: int, models: int) -> Flags:
+    """Random flags; the first row has no eligible model, the second all of them."""
+    eligible = np.random.default_rng(models).random((rows, models)) < 0.6
+    eligible[0], eligible[1] = False, True
+    return eligible
+
+
+def answers(allocation: Allocation, models: int) -> list[tuple[Floats, Floats]]:
+    x = contexts()
+    return [allocation.allocate(x, None), allocation.allocate(x, some_eligible(len(x), models))]
+
+
+@every_policy
+@every_scenario
+def test_probabilities_sum_to_one_above_the_floor(rule: Policy, scenario: str) -> None:
+    snapshot = read_only(SCENARIOS[scenario]())
+    models, floor = len(snapshot.models), snapshot.limits.floor
+    allocation = rule.freeze(snapshot)
+    x, some = contexts(), some_eligible(9, models)
+    for eligible in (None, some):
+        mask = np.ones((9, models), dtype=bool) if eligible is None else eligible
+        rate, probabilities = allocation.allocate(x, eligible)
+        assert rate.shape == (9,)
+        assert probabilities.shape == (9, models)
+        assert (probabilities[~mask] == 0.0).all()
+        assert (probabilities[mask] >= floor).all()
+        np.testing.assert_allclose(probabilities.sum(axis=1), mask.any(axis=1), atol=1e-12)
+
+
+@every_policy
+@every_scenario
+def test_the_floor_is_mixed_in_not_clipped(rule: Policy, scenario: str) -> None:
+    """pi(floor) is the straight line between pi(0) and uniform."""
+    snapshot = SCENARIOS[scenario]()
+    models = len(snapshot.models)
+    bare = rule.freeze(replace(snapshot, limits=replace(snapshot.limits, floor=0.0)))
+    allocation = rule.freeze(snapshot)
+    floor = snapshot.limits.floor
+    eligible = some_eligible(9, models)
+    count = eligible.sum(axis=1, keepdims=True)
+    raw = bare.allocate(contexts(), eligible)[1]
+    expected = (1.0 - count * floor) * raw + floor * eligible
+    np.testing.assert_allclose(allocation.allocate(contexts(), eligible)[1], expected, atol=1e-12)
+
+
+@every_policy
+@every_scenario
+def test_rates_stay_within_their_bounds(rule: Policy, scenario: str) -> None:
+    snapshot = SCENARIOS[scenario]()
+    for low, rate, high in ((0.02, 0.2, 0.8), (0.3, 0.2, 0.8), (0.0, 0.2, 0.1), (0.1, 0.1, 0.1)):
+        limits = Limits(rate=rate, rate_min=low, rate_max=high, floor=0.0)
+        rates = rule.freeze(replace(snapshot, limits=limits)).allocate(contexts())[0]
+        assert ((low <= rates) & (rates <= high)).all()
+
+
+@pytest.mark.parametrize("name", sorted(ASSIGNMENTS))
+@every_scenario
+def test_the_fixed_rate_spends_the_budget(name: str, scenario: str) -> None:
+    snapshot = SCENARIOS[scenario]()
+    rates = policy(f"fixed-rate+{name}").freeze(snapshot).allocate(contexts(50))[0]
+    assert rates.mean() == pytest.approx(snapshot.limits.rate, abs=1e-15)
+
+
+def relabelled(snapshot: Snapshot, order: list[int]) -> Snapshot:
+    """The same knowledge with the models in another order."""
+    scorer = snapshot.scorer
+    if scorer is not None:
+        first = len(scorer.theta) - len(order)
+        by_model = scorer.noise_keys[-1].startswith("model:")
+        moved = np.arange(len(scorer.theta))
+        if by_model:
+            moved = np.concatenate([np.arange(first), first + np.array(order)])
+        scorer = replace(
+            scorer,
+            theta=scorer.theta[moved],
+            covariance=scorer.covariance[np.ix_(moved, moved)],
+            design=scorer.design[order][:, :, moved],
+            noise_keys=tuple(scorer.noise_keys[index] for index in moved),
+            residual_variances=scorer.residual_variances[order],
+        )
+    return replace(
+        snapshot,
+        models=tuple(snapshot.models[position] for position in order),
+        values=snapshot.values[order],
+        covariance=snapshot.covariance[np.ix_(order, order)],
+        counts=snapshot.counts[order],
+        sample_means=snapshot.sample_means[order],
+        sample_variances=snapshot.sample_variances[order],
+        costs=snapshot.costs[order],
+        scorer=scorer,
+    )
+
+
+@every_policy
+@every_scenario
+def test_relabelled_models_get_the_same_answer(rule: Policy, scenario: str) -> None:
+    snapshot = SCENARIOS[scenario]()
+    models = len(snapshot.models)
+    allocation = rule.freeze(snapshot)
+    rng = np.random.default_rng(1)
+    for order in ([*range(models)][::-1], rng.permutation(models).tolist()):
+        other = rule.freeze(relabelled(snapshot, order))
+        for eligible in (None, some_eligible(9, models)):
+            rate, pi = allocation.allocate(contexts(), eligible)
+            moved = None if eligible is None else eligible[:, order]
+            other_rate, other_pi = other.allocate(contexts(), moved)
+            np.testing.assert_allclose(other_rate, rate, atol=1e-9)
+            np.testing.assert_allclose(other_pi, pi[:, order], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    # River chooses between equal arms by chance: alike on average, not in every answer.
+    "name",
+    sorted(name for name in ASSIGNMENTS if not name.startswith("river-")),
+)
+def test_copies_of_a_model_are_treated_alike(name: str) -> None:
+    snapshot = copies()
+    first, second = np.argsort(-snapshot.values)[:2]
+    pi = policy(f"fixed-rate+{name}").freeze(snapshot).allocate(contexts())[1]
+    np.testing.assert_allclose(pi[:, first], pi[:, second], atol=1e-9)
+
+
+def mirrored(snapshot: Snapshot) -> Snapshot:
+    """The same knowledge about minus the reward, with the other sign."""
+    scorer = snapshot.scorer
+    return replace(
+        snapshot,
+        values=-snapshot.values,
+        sample_means=-snapshot.sample_means,
+        sign=-snapshot.sign,
+        scorer=None if scorer is None else replace(scorer, theta=-scorer.theta),
+    )
+
+
+def rescaled(snapshot: Snapshot, unit: float) -> Snapshot:
+    """The same knowledge with rewards and epsilon in another unit."""
+    scorer = snapshot.scorer
+    if scorer is not None:
+        scorer = replace(
+            scorer,
+            theta=unit * scorer.theta,
+            covariance=unit**2 * scorer.covariance,
+            residual_variances=unit**2 * scorer.residual_variances,
+        )
+    return replace(
+        snapshot,
+        values=unit * snapshot.values,
+        covariance=unit**2 * snapshot.covariance,
+        sample_means=unit * snapshot.sample_means,
+        sample_variances=unit**2 * snapshot.sample_variances,
+        epsilon=unit * snapshot.epsilon,
+        scorer=scorer,
+    )
+
+
+@every_policy
+@every_scenario
+def test_maximising_equals_minimising_the_negative(rule: Policy, scenario: str) -> None:
+    snapshot = SCENARIOS[scenario]()
+    models = len(snapshot.models)
+    there = answers(rule.freeze(snapshot), models)
+    back = answers(rule.freeze(mirrored(snapshot)), models)
+    for (rate, pi), (other_rate, other_pi) in zip(there, back, strict=True):
+        np.testing.assert_allclose(other_rate, rate, atol=1e-9)
+        np.testing.assert_allclose(other_pi, pi, atol=1e-9)
+
+
+@every_policy
+@every_scenario
+@pytest.mark.parametrize("unit", [3.7, 1e-3, 1e6])
+def test_the_unit_of_the_reward_does_not_matter(rule: Policy, scenario: str, unit: float) -> None:
+    snapshot = SCENARIOS[scenario]()
+    models = len(snapshot.models)
+    there = answers(rule.freeze(snapshot), models)
+    back = answers(rule.freeze(rescaled(snapshot, unit)), models)
+    for (rate, pi), (other_rate, other_pi) in zip(there, back, strict=True):
+        np.testing.assert_allclose(other_rate, rate, atol=1e-9)
+        np.testing.assert_allclose(other_pi, pi, atol=1e-9)
+
+
+@every_policy
+def test_nothing_is_assigned_deterministically_at_the_start(rule: Policy) -> None:
+    """With nothing known and no floor, chance alone reaches every eligible model."""
+    snapshot = replace(empty(), limits=replace(LIMITS, floor=0.0))
+    x, eligible = contexts(), some_eligible(9, 5)
+    rate, probabilities = rule.freeze(snapshot).allocate(x, eligible)
+    assert ((rate > 0.0) & (rate < 1.0)).all()
+    assert (probabilities[eligible] > 0.0).all()
+    assert (probabilities[eligible.sum(axis=1) > 1] < 1.0).all()
+    # The identity of the request that comes first, second, … plays no part.
+    assert np.unique(rule.freeze(snapshot).allocate(x)[1], axis=0).shape[0] == 1
+
+
+@every_policy
+@every_scenario
+def test_decoding_restores_every_bit(rule: Policy, scenario: str) -> None:
+    snapshot = SCENARIOS[scenario]()
+    allocation = rule.freeze(snapshot)
+    text = json.dumps(allocation.encode(), allow_nan=False, sort_keys=True)
+    again = Allocation.decode(json.loads(text))
+    assert json.dumps(again.encode(), allow_nan=False, sort_keys=True) == text
+    assert (again.gate_name, again.assignment_name) == (rule.gate.name, rule.assignment.name)
+    models = len(snapshot.models)
+    for (rate, pi), (other_rate, other_pi) in zip(
+        answers(allocation, models), answers(again, models), strict=True
+    ):
+        np.testing.assert_array_equal(other_rate, rate)
+        np.testing.assert_array_equal(other_pi, pi)
+
+
+@every_policy
+@every_scenario
+def test_a_row_gives_the_same_bits_alone_and_in_a_batch(rule: Policy, scenario: str) -> None:
+    snapshot = SCENARIOS[scenario]()
+    models, rows = len(snapshot.models), 70
+    allocation = rule.freeze(snapshot)
+    x, some = contexts(rows), some_eligible(rows, models)
+    uniform, routed = np.random.default_rng(2).random(rows), np.zeros(rows, dtype=np.int64)
+    for eligible in (None, some):
+        rate, pi = allocation.allocate(x, eligible)
+        model, randomized = draw(uniform, rate, pi, routed)
+        for start, stop in ((0, 1), (5, 6), (69, 70), (3, 35), (3, 36), (0, 69)):
+            rows_here = slice(start, stop)
+            part = None if eligible is None else eligible[rows_here]
+            a_rate, a_pi = allocation.allocate(x[rows_here], part)
+            np.testing.assert_array_equal(a_rate, rate[rows_here])
+            np.testing.assert_array_equal(a_pi, pi[rows_here])
+            a_model, a_randomized = draw(uniform[rows_here], a_rate, a_pi, routed[rows_here])
+            np.testing.assert_array_equal(a_model, model[rows_here])
+            np.testing.assert_array_equal(a_randomized, randomized[rows_here])
+
+
+@every_policy
+@every_scenario
+def test_freezing_is_pure(rule: Policy, scenario: str) -> None:
+    """The same snapshot twice gives the same bits, and neither it nor global chance is touched."""
+    snapshot = read_only(SCENARIOS[scenario]())
+    before = np.random.get_state()[1].tobytes()  # noqa: NPY002
+    first = json.dumps(rule.freeze(snapshot).encode(), sort_keys=True)
+    assert json.dumps(rule.freeze(snapshot).encode(), sort_keys=True) == first
+    fresh = SCENARIOS[scenario]()
+    assert json.dumps(rule.freeze(fresh).encode(), sort_keys=True) == first
+    assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
+
+
+@every_policy
+def test_a_policy_that_says_so_ignores_the_estimate(rule: Policy) -> None:
+    """uses_estimate = False: values, covariance, scorer and certified change nothing."""
+    snapshot = with_scorer(effects=True)
+    other = replace(
+        snapshot,
+        values=-3.0 * snapshot.values,
+        covariance=np.eye(5),
+        scorer=replace(
+            snapshot.scorer, theta=-snapshot.scorer.theta, residual_variances=np.arange(5.0)
+        ),
+        certified=True,
+    )
+    same = rule.freeze(snapshot).encode() == rule.freeze(other).encode()
+    assert same == (not rule.uses_estimate)
+
+
+@pytest.mark.parametrize("name", policy_names())
+def test_every_name_freezes(name: str) -> None:
+    allocation = policy(name).freeze(known())
+    assert allocation.assignment.models == 5
+    if name in PRESETS:
+        assert (allocation.gate_name, allocation.assignment_name) == PRESETS[name]
