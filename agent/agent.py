@@ -228,7 +228,9 @@ class Agent:
 
     def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
         """Values of the models by each of these families."""
-        return estimate(self.view().moments, families)
+        # Plain means are the better reading only while no request was treated like no other.
+        context_free = self.rules.context_free and not self.fold.masked
+        return estimate(self.view().moments, list(families), context_free=context_free)
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
@@ -269,7 +271,7 @@ class Agent:
         """No eligible model: nothing to randomize, the rate is 0 and said to be capped."""
         if eligible is None:
             return rate, np.zeros(len(rate), dtype=bool)
-        none = ~eligible.any(axis=1)
+        none: Flags = np.logical_not(eligible.any(axis=1))
         return np.where(none, 0.0, rate), none
 
     def _freeze(self, key: bytes | None, at: float) -> None:

@@ -101,7 +101,7 @@ def _check_decisions(
     rate = np.where(batch.capped, 0.0, rate)
     off = np.abs(rate - batch.rate) > TOLERANCE
     _report(result, batch.number, off, f"has a rate that rule {batch.rule_id} does not give")
-    off = (np.abs(shares - batch.probabilities) > TOLERANCE).any(axis=1)
+    off = np.abs(shares - batch.probabilities).max(axis=1) > TOLERANCE
     _report(result, batch.number, off, f"has probabilities that rule {batch.rule_id} does not give")
     model, randomized = draw(batch.uniform, batch.rate, batch.probabilities, batch.routed)
     off = (model != batch.model) | (randomized != batch.randomized)

@@ -79,7 +79,11 @@ class View:
 
 
 class Fold:
-    """Owner of the state. Rows go in by `apply`, in log order."""
+    """Owner of the state. Rows go in by `apply`, in log order.
+
+    randomized: decisions that came from a draw; masked: decisions whose request was closed to
+    some model.
+    """
 
     def __init__(
         self,
@@ -102,6 +106,7 @@ class Fold:
         self.era = 0
         self.watermark = 0
         self.randomized = 0
+        self.masked = 0
         self.pending = Pending(dimensions.context, outputs)
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self._completed: list[Ints] = []
@@ -147,6 +152,7 @@ class Fold:
             "era": self.era,
             "watermark": self.watermark,
             "randomized": self.randomized,
+            "masked": self.masked,
             "base": front,
         }
         return encode(arrays, fields)
@@ -165,6 +171,7 @@ class Fold:
         self.simulated.load(**part["simulated"])
         self.next_seq, self.era = fields["next_seq"], fields["era"]
         self.watermark, self.randomized = fields["watermark"], fields["randomized"]
+        self.masked = fields["masked"]
         waiting = part["open"]
         self._completed = [waiting["completed"]]
         self._observed = [
@@ -184,6 +191,8 @@ class Fold:
             rule = self._rules.ordinal(batch.rule_id)
             self.pending.insert(batch, rule, self._rate_min, self.watermark)
             self.randomized += int(np.count_nonzero(batch.randomized))
+            if batch.eligible is not None:
+                self.masked += int(np.count_nonzero(~batch.eligible.all(axis=1)))
         elif isinstance(batch, OutcomeBatch):
             self._take_outcomes(batch)
         elif isinstance(batch, ObservationBatch):

@@ -177,9 +177,7 @@ class Gateway:
 
     def _records(self, batch: DecisionBatch) -> list[Decision]:
         models = self.agent.models
-        chance = propensity(
-            batch.rate, batch.probabilities, batch.model, batch.randomized, batch.routed
-        )
+        chance = propensity(batch.rate, batch.probabilities, batch.model, batch.routed)
         return [
             Decision(
                 decision_id=f"d{batch.number[row]}",

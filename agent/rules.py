@@ -16,6 +16,7 @@ import numpy as np
 
 from equipoise.agent.inference.bounded import Centres
 from equipoise.policies.allocation import Allocation
+from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.contract import Store
 from equipoise.store.records import RuleRecord
 
@@ -71,6 +72,7 @@ class RuleBook:
         self._store = store
         self._rules: list[Rule] = []
         self._ordinal: dict[str, int] = {}
+        self._context_free = True
         for record in store.rules():
             self._keep(thaw_rule(record))
 
@@ -89,6 +91,11 @@ class RuleBook:
         self._keep(rule)
         return rule
 
+    @property
+    def context_free(self) -> bool:
+        """Whether no rule so far looked at a request: e and pi were the same for all of them."""
+        return self._context_free
+
     def ordinal(self, rule_id: str) -> int:
         return self._ordinal[rule_id]
 
@@ -101,3 +108,7 @@ class RuleBook:
     def _keep(self, rule: Rule) -> None:
         self._ordinal[rule.rule_id] = len(self._rules)
         self._rules.append(rule)
+        allocation = rule.allocation
+        self._context_free &= isinstance(allocation.gate, ConstantRate) and isinstance(
+            allocation.assignment, ConstantShares
+        )

@@ -6,6 +6,7 @@ import numpy as np
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators.base import Estimate, Scorer
+from equipoise.agent.estimators.simulated import regressions
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.centred import between, merged_mean
 from equipoise.agent.moments.simulation import SimulationMoments
@@ -40,38 +41,27 @@ def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
     return np.where(np.isnan(declared), seen, declared)
 
 
-def output_regressions(moments: Moments, ridge: float = 1.0) -> Floats:
-    """(K, p, 1 + d): the regression of phi on z = [1, x] from SIM, per model.
+def output_maps(moments: Moments) -> Floats:
+    """(K, p, 1 + d): phi predicted from z = [1, x] by the regression of SIM, per model.
 
-    Row 0 and the x rows of phi are reproduced exactly; the rest is a ridge fit with one
-    pseudo-row in units of each x's spread. Models without SIM rows get NaN.
+    Row 0 and the rows of x reproduce z exactly. Models without SIM rows get NaN.
     """
-    simulation, d = moments.simulation, moments.dimensions.context
-    models, p = moments.dimensions.models, moments.dimensions.features
-    result = np.full((models, p, 1 + d), np.nan)
-    for model in range(models):
-        count = simulation.count[:, model]
-        total = count.sum()
-        if total == 0:
-            continue
-        mean = (count[:, None] * simulation.mean[:, model]).sum(axis=0) / total
-        step = simulation.mean[:, model] - mean
-        scatter = simulation.scatter[:, model].sum(axis=0) + (count[:, None] * step).T @ step
-        gram = scatter[:d, :d]
-        spread = np.diagonal(gram) / total
-        penalty = np.diag(ridge * np.where(spread > 0, spread, 1.0))
-        slopes = np.linalg.solve(gram + penalty, scatter[:d, d:]).T
-        result[model] = 0.0
-        result[model, 0, 0] = 1.0
-        result[model, 1 : 1 + d, 1:] = np.eye(d)
-        result[model, 1 + d :, 1:] = slopes
-        result[model, 1 + d :, 0] = mean[d:] - slopes @ mean[:d]
+    d, p = moments.dimensions.context, moments.dimensions.features
+    groups = np.ones((1, moments.dimensions.groups))
+    slopes = regressions(groups, moments.simulation, d)[0]
+    means = moments.simulation.count[..., None] * moments.simulation.mean
+    rows = moments.simulation.count.sum(axis=0)[:, None]
+    mean = np.divide(means.sum(axis=0), rows, out=np.full(means.shape[1:], np.nan), where=rows > 0)
+    result = np.zeros((len(mean), p, 1 + d))
+    result[:, 0, 0] = 1.0
+    result[:, 1:, 1:] = slopes.transpose(0, 2, 1)
+    result[:, 1:, 0] = mean - np.einsum("kdp,kd->kp", slopes, mean[:, :d])
     return result
 
 
 def context_scorer(moments: Moments, scorer: Scorer, models: tuple[str, ...]) -> ContextScorer:
     """A fitted scorer as a posterior for the value of every model at a context."""
-    maps = output_regressions(moments).transpose(0, 2, 1)
+    maps = output_maps(moments).transpose(0, 2, 1)
     keys = [f"phi:{index}" for index in range(maps.shape[2])]
     if scorer.model_effects:
         effects = np.zeros((*maps.shape[:2], len(models)))
@@ -104,10 +94,12 @@ def build_snapshot(
     declared = np.array([np.nan if m.price is None else m.price for m in config.models])
     scorer = None
     if estimate is not None and estimate.scorer is not None:
-        usable = np.isfinite(estimate.scorer.theta).all() and bool(
+        fitted = estimate.scorer
+        known = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
+        usable = all(np.isfinite(part).all() for part in known) and bool(
             (moments.simulation.count.sum(axis=0) > 0).all()
         )
-        scorer = context_scorer(moments, estimate.scorer, names) if usable else None
+        scorer = context_scorer(moments, fitted, names) if usable else None
     return Snapshot(
         models=names,
         values=estimate.values if estimate else np.full(size, np.nan),

@@ -155,7 +155,7 @@ def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell:
         benchmark, replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
     )
     rule = policy(cell.policy)
-    config = experiment(benchmark, settings, rule.gate, rule.assignment, cell.steering)
+    config = experiment(benchmark, settings, rule.gate.name, rule.assignment.name, cell.steering)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.partial")
     scratch.unlink(missing_ok=True)

@@ -59,12 +59,12 @@ def naive_sentence(scenarios: Sequence[Scenario]) -> str:
             f"is not the best, which loses up to {reward(worst)}."
         )
     naive = scenarios[0]["naive"]
-    often = _in_most_runs(naive)
+    often, model = _in_most_runs(naive), naive["model"]
     if naive["misleads"]:
         return (
-            f"The naive comparison of the usage log misleads: it puts {naive['model']} first{often}. "
-            f"The requests that choose {naive['model']} do earn {reward(naive['limit'])} on average, "
-            f"but given to everyone it is worth {reward(naive['value'])}, "
+            f"The naive comparison of the usage log misleads: it puts {model} first{often}. The "
+            f"requests that choose {model} do earn {reward(naive['limit'])} on average, but given "
+            f"to everyone it is worth {reward(naive['value'])}, "
             f"{reward(naive['loss'])} less than {best_name(scenarios[0])}."
         )
     return (

@@ -44,10 +44,9 @@ def cells(
     for alpha in alphas:
         for confounding in confoundings:
             for name in policies:
+                groups: list[tuple[str, tuple[str, ...]]] = [(estimators[0], tuple(estimators))]
                 if policy(name).uses_estimate:
                     groups = [(family, (family,)) for family in estimators]
-                else:
-                    groups = [(estimators[0], tuple(estimators))]
                 for steering, families in groups:
                     result += [
                         Cell(alpha, confounding, name, steering, families, seed)
@@ -61,7 +60,7 @@ def run_cell(benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> list
     options = replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
     world = World(benchmark, options)
     rule = policy(cell.policy)
-    config = experiment(benchmark, settings, rule.gate, rule.assignment, cell.steering)
+    config = experiment(benchmark, settings, rule.gate.name, rule.assignment.name, cell.steering)
     certificate = Certificate(world)
     key = {
         "benchmark": benchmark.name,

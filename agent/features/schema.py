@@ -94,7 +94,7 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 yield Problem(side, f"{shown(name)} twice", "each feature name once", "rename one")
             for feature in features:
                 # The columns of a faulty feature mean nothing, and may be endlessly many.
-                names = [] if False else feature.columns()
+                names = [] if any(feature.faults()) else feature.columns()
                 twice = next((name for name in names if name in columns), None)
                 if twice is not None:
                     limit = "each column name once, context and outputs together"

@@ -25,7 +25,7 @@ _DTYPES = {"<f8", "<i8", "|b1", "|u1"}
 
 class _Entry(msgspec.Struct):
     name: str
-    dtype: Literal["<f8", "<i8", "|b1"]
+    dtype: Literal["<f8", "<i8", "|b1", "|u1"]
     shape: list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
 
 

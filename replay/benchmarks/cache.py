@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +20,6 @@ from numpy.typing import NDArray
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 _CHECKSUM = "checksum"
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def cached(name: str, version: str, compute: Callable[[], Arrays]) -> Arrays:
@@ -54,10 +51,10 @@ def _folder() -> Path | None:
 
 def _read(path: Path, version: str) -> Arrays | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         stored = str(arrays.pop(_CHECKSUM))
-    except _DAMAGED:
+    except Exception:  # a damaged archive raises whatever its broken part leads to
         return None
     return arrays if stored == _checksum(version, arrays) else None
 
@@ -72,7 +69,10 @@ def _write(path: Path, version: str, arrays: Arrays) -> None:
             temporary = file.name
             np.savez(file, **columns)
         os.replace(temporary, path)
+        temporary = None
     except OSError:
+        pass
+    finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

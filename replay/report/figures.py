@@ -1,4 +1,4 @@
-"""Figures as plain plotly dicts: curves with bands, dots with intervals, heat maps.
+"""Figures as plain plotly dicts: dots with intervals and heat maps (curves: curves.py).
 
 Text that comes from files is escaped here, since plotly reads a little HTML in its labels.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from equipoise.replay.averages import Counts, Floats, Mean
+from equipoise.replay.averages import Floats, Mean
 from equipoise.replay.headline import reward
 from equipoise.replay.report.frame import (
+    Figure,
     axis,
     base_layout,
-    error_bar,
     error_bars,
     interval_text,
     picked,
@@ -26,19 +26,7 @@ from equipoise.replay.report.frame import (
     short,
 )
 from equipoise.replay.report.palette import Style
-
-Figure: TypeAlias = dict[str, Any]
-
-REQUESTS = "randomized requests"
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A quantity against randomized requests: at (C,), with means and intervals of (C,)."""
-
-    style: Style
-    at: Counts
-    means: Mean
+from equipoise.replay.report.scales import root_axis, root_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,100 +39,22 @@ class Dot:
     y: Mapping[str, Any]
 
 
-def curves_figure(
-    curves: Sequence[Curve],
-    y_title: str,
-    y_range: tuple[float, float] | None = None,
-    logarithmic: bool = False,
-    level: float | None = None,
-) -> Figure:
-    """Lines with their bands. level: a horizontal line to compare with."""
-    ends = [curve.at[-1] for curve in curves if len(curve.at)]
-    firsts = [at for curve in curves for at in curve.at[curve.at > 0][:1]]
-    wide = bool(ends and firsts) and max(ends) >= 100 * min(firsts)
-    bands, lines = [], []
-    for curve in curves:
-        shown = np.isfinite(curve.means.mean)
-        if wide:
-            shown &= curve.at > 0
-        if logarithmic:
-            shown &= curve.means.mean > 0
-        band = _band(curve, shown & np.isfinite(curve.means.low), logarithmic)
-        bands += [band] if band else []
-        lines.append(_line(curve, shown))
-    layout = base_layout(260)
-    layout["hovermode"] = "x unified"
-    layout["xaxis"] = axis(REQUESTS, type="log" if wide else "linear")
-    layout["yaxis"] = axis(y_title, type="log" if logarithmic else "linear")
-    if wide or logarithmic:
-        # One tick per decade and one between; plotly's default crowds small figures.
-        for name, on in (("xaxis", wide), ("yaxis", logarithmic)):
-            if on:
-                layout[name]["dtick"] = "D2"
-    else:
-        layout["xaxis"]["rangemode"] = "tozero"
-    if y_range is not None:
-        layout["yaxis"]["range"] = [
-            float(np.log10(end)) if logarithmic else float(end) for end in y_range
-        ]
-    if level is not None:
-        layout["shapes"] = [rule("y", level)]
-    return {"data": bands + lines, "layout": layout}
-
-
-def _line(curve: Curve, shown: Any) -> dict[str, Any]:
-    at, means = curve.at[shown].tolist(), picked(curve.means, shown)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if len(at) < 2 else "lines",
-        "name": safe(curve.style.name),
-        "x": at,
-        "y": [value["mean"] for value in means],
-        "customdata": [interval_text(value) for value in means],
-        "hovertemplate": "%{customdata}",
-        "line": {
-            "color": f"@{curve.style.colour}",
-            "dash": curve.style.dash,
-            "width": 3 if curve.style.name == "hierarchical" else 2,
-        },
-    }
-
-
-def _band(curve: Curve, shown: Any, logarithmic: bool) -> dict[str, Any] | None:
-    if np.count_nonzero(shown) < 2:
-        return None
-    at = curve.at[shown].tolist()
-    low, high = curve.means.low[shown], curve.means.high[shown]
-    if logarithmic:
-        low = np.maximum(low, 1e-12)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": safe(curve.style.name),
-        "x": at + at[::-1],
-        "y": plain(high) + plain(low)[::-1],
-        "fill": "toself",
-        "fillcolor": f"@{curve.style.colour}/0.14",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-    }
-
-
 def dots_figure(dots: Sequence[Dot], x_title: str, y_title: str) -> Figure:
-    """Points with intervals on both axes."""
+    """Points with intervals on both axes; upwards on a square-root scale."""
+    shown = [dot for dot in dots if dot.x["mean"] is not None and dot.y["mean"] is not None]
+    highs = [dot.y["interval"][1] if dot.y["interval"] else dot.y["mean"] for dot in shown]
     data = []
-    for dot in dots:
-        if dot.x["mean"] is None or dot.y["mean"] is None:
-            continue
+    for dot in shown:
+        y = _rooted(dot.y)
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": safe(dot.label),
                 "x": [dot.x["mean"]],
-                "y": [dot.y["mean"]],
-                "error_x": error_bar(dot.x, dot.style.colour),
-                "error_y": error_bar(dot.y, dot.style.colour),
+                "y": [y["mean"]],
+                "error_x": error_bars([dot.x], dot.style.colour, 0.35),
+                "error_y": error_bars([y], dot.style.colour, 0.35),
                 "customdata": [
                     f"<b>{safe(dot.label)}</b><br>{safe(x_title)} {interval_text(dot.x)}"
                     f"<br>{safe(y_title)} {interval_text(dot.y)}"
@@ -153,15 +63,22 @@ def dots_figure(dots: Sequence[Dot], x_title: str, y_title: str) -> Figure:
                 "marker": {
                     "color": f"@{dot.style.colour}",
                     "symbol": dot.style.symbol,
-                    "size": 11,
+                    "size": 10,
                     "line": {"color": "@paper", "width": 1},
                 },
             }
         )
-    layout = base_layout(340)
+    layout = base_layout(360)
     layout["xaxis"] = axis(x_title)
-    layout["yaxis"] = axis(y_title, rangemode="tozero")
+    layout["yaxis"] = root_axis(y_title, max([*highs, 0.0]) * 1.05 or 1.0)
     return {"data": data, "layout": layout}
+
+
+def _rooted(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A mean and its interval on a square-root scale."""
+    mean, interval = value["mean"], value["interval"]
+    ends = None if interval is None else root_position(np.array(interval)).tolist()
+    return {"mean": float(root_position(np.array(mean))), "interval": ends}
 
 
 def values_figure(
@@ -240,7 +157,7 @@ def _estimates(models: Sequence[str], at: Floats, style: Style, means: Mean) -> 
         "name": safe(style.name),
         "x": [value["mean"] for value in values],
         "y": [float(row) for row in at],
-        "error_x": error_bars(values, style.colour),
+        "error_x": error_bars(values, style.colour, 0.7),
         "customdata": [
             f"<b>{safe(model)}</b><br>{safe(style.name)} {interval_text(value)}"
             for model, value in zip(models, values, strict=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from equipoise.replay.averages import Floats, Mean
 from equipoise.replay.headline import printable, reward
+
+Figure: TypeAlias = dict[str, Any]
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -45,11 +47,8 @@ def plain(values: Floats) -> list[float | None]:
     return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
-def error_bar(value: Mapping[str, Any], colour: str) -> dict[str, Any]:
-    return error_bars([value], colour)
-
-
-def error_bars(values: Sequence[Mapping[str, Any]], colour: str) -> dict[str, Any]:
+def error_bars(values: Sequence[Mapping[str, Any]], colour: str, opacity: float) -> dict[str, Any]:
+    """Intervals around means, as plotly wants them: lengths up and down."""
     plus, minus = [], []
     for value in values:
         low, high = value["interval"] or (value["mean"], value["mean"])
@@ -61,7 +60,7 @@ def error_bars(values: Sequence[Mapping[str, Any]], colour: str) -> dict[str, An
         "symmetric": False,
         "array": plus,
         "arrayminus": minus,
-        "color": f"@{colour}/0.7",
+        "color": f"@{colour}/{opacity:g}",
         "thickness": 1.5,
         "width": 0,
     }

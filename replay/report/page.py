@@ -102,7 +102,7 @@ def _facts(meta: Mapping[str, Any], policies: Sequence[str], estimators: Sequenc
     """What was run, as a list of definitions."""
     options = meta["options"]
     budget = options.get("budget")
-    most = "" if budget is None else f", until {budget:,} are"
+    most = "" if budget is None else f", {budget:,} of them at most"
     facts = {
         "Benchmark": f"{meta['title']} ({meta['benchmark']})",
         "Source": meta["source"],
@@ -111,7 +111,7 @@ def _facts(meta: Mapping[str, Any], policies: Sequence[str], estimators: Sequenc
         "Left out": ", ".join(f"{why}: {n}" for why, n in meta.get("exclusions", {}).items()),
         "Usage log": f"{options['obs']:,} requests, served as routed, before the start",
         "Live requests": f"up to {options['requests']:,} a run",
-        "Randomized": f"{options['exp_rate']:.3g} of the live requests{most}",
+        "Randomized": f"{100 * options['exp_rate']:.3g}% of the live requests{most}",
         "Runs": f"{options['seeds']:,} for every setting, policy and estimator",
         "Policies": ", ".join(policies),
         "Estimators": ", ".join(each for each in estimators if each != NAIVE),
@@ -119,7 +119,8 @@ def _facts(meta: Mapping[str, Any], policies: Sequence[str], estimators: Sequenc
         "Confounding ω": _listed(each["confounding"] for each in meta["scenarios"]),
     }
     return "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(fact)}</dd></div>"
+        f"<div{' class=long' if len(fact) > 40 else ''}><dt>{text(name)}</dt>"
+        f"<dd>{text(fact)}</dd></div>"
         for name, fact in facts.items()
         if fact
     )

@@ -17,14 +17,16 @@ from equipoise.replay.averages import (
     mean_with_interval,
     share_with_interval,
 )
-from equipoise.replay.report.figures import (
+from equipoise.replay.report.curves import (
     Curve,
-    Dot,
-    Figure,
+    Upwards,
     curves_figure,
-    dots_figure,
-    values_figure,
+    linear,
+    logarithmic,
+    rooted,
 )
+from equipoise.replay.report.figures import Dot, dots_figure, values_figure
+from equipoise.replay.report.frame import Figure
 from equipoise.replay.report.palette import Style, estimator_style, policy_style
 
 Row: TypeAlias = Mapping[str, Any]
@@ -69,20 +71,14 @@ def scenario_figures(
     """All figures of a scenario. policies, estimators: those of the report, in its order."""
     styles = {name: estimator_style(name, estimators) for name in estimators}
     shown = _shown_models(scenario, rows)
+    families = {pair: each for pair, each in runs.items() if pair[1] != NAIVE}
     mine = [policy for policy in policies if any(pair[0] == policy for pair in runs)]
     return ScenarioFigures(
         values=[_values(scenario, runs, policy, styles, shown, models) for policy in mine],
         estimates_known=any(each.values is not None for each in runs.values()),
         omitted_models=len(models) - len(shown),
         regret=_panels(runs, mine, styles, "regret", "mean regret"),
-        errors=_panels(
-            {pair: each for pair, each in runs.items() if pair[1] != NAIVE},
-            mine,
-            styles,
-            "rmse_contrast",
-            "RMSE of contrasts",
-            logarithmic=True,
-        ),
+        errors=_panels(families, mine, styles, "rmse_contrast", "RMSE of contrasts"),
         costs=_costs(rows, policies, styles),
         certified=_certified(runs, mine, policies, options.get("delta")),
     )
@@ -123,7 +119,7 @@ def _values(
         f"Dot plot: the true value of {len(shown)} models and what each estimator says of them "
         f"at the end of the runs under {policy}."
     )
-    return Panel(policy, description, figure)
+    return Panel(f"under the policy {policy}", description, figure)
 
 
 def _panels(
@@ -132,7 +128,6 @@ def _panels(
     styles: Mapping[str, Style],
     column: str,
     title: str,
-    logarithmic: bool = False,
 ) -> list[Panel]:
     """One figure of curves per policy, all on the same scale."""
     curves = {
@@ -143,24 +138,32 @@ def _panels(
         ]
         for policy in policies
     }
-    means = [curve.means for each in curves.values() for curve in each]
-    known = np.concatenate([np.concatenate([each.mean, each.high]) for each in means])
-    known = known[np.isfinite(known) & (known > 0)]
-    if logarithmic:
-        bottoms = np.concatenate([each.mean for each in means])
-        bottoms = bottoms[np.isfinite(bottoms) & (bottoms > 0)]
-        y_range = (bottoms.min() / 1.3, known.max() * 1.2) if len(bottoms) else None
-    else:
-        y_range = (0.0, known.max() * 1.05) if len(known) else None
+    upwards = _upwards([curve.means for each in curves.values() for curve in each], title)
     return [
         Panel(
             policy,
             f"{title} of every estimator against randomized requests under {policy}.",
-            curves_figure(each, title, y_range, logarithmic),
+            curves_figure(each, upwards),
         )
         for policy, each in curves.items()
         if each
     ]
+
+
+def _upwards(means: Sequence[Mean], title: str) -> Upwards:
+    """Regret reaches zero and needs a scale that has it; an error falls by factors."""
+    low = _positive([each.mean for each in means])
+    high = _positive([*(each.mean for each in means), *(each.high for each in means)])
+    if title == "mean regret":
+        return rooted(title, 1.05 * high.max() if len(high) else 1.0)
+    if not len(low):
+        return linear(title, 1.0)
+    return logarithmic(title, low.min() / 1.3, high.max() * 1.2)
+
+
+def _positive(arrays: Sequence[Floats]) -> Floats:
+    every = np.concatenate([*arrays, np.zeros(0)])
+    return every[np.isfinite(every) & (every > 0)]
 
 
 def _curve(runs: Runs, style: Style, column: str, average: Callable[[Floats], Mean]) -> Curve:
@@ -209,15 +212,15 @@ def _certified(
             # The log alone rides on another family's stream; it has none of its own.
             own = [runs[pair] for pair in runs if pair[0] == policy and pair[1] != NAIVE]
             curves.append(_joint(own or streams, policy_style(policy, known), column, average))
-        level = None if delta is None or column == "width" else 1 - delta
-        y_range = (0.0, 1.03) if column == "covered" else None
-        panels.append(
-            Panel(
-                heading,
-                f"{heading} against randomized requests, one line per policy.",
-                curves_figure(curves, title, y_range, level=level),
+        if column == "covered":
+            figure = curves_figure(
+                curves, linear(title, 1.03), 0.07, None if delta is None else 1 - delta
             )
-        )
+        else:
+            widest = _positive([curve.means.mean for curve in curves])
+            figure = curves_figure(curves, linear(title, 1.05 * max([*widest, 1e-3])))
+        description = f"{heading} against randomized requests, one line per policy."
+        panels.append(Panel(heading, description, figure))
     return panels
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from equipoise.replay.averages import NAIVE
-from equipoise.replay.report.figures import Figure
+from equipoise.replay.report.frame import Figure
 from equipoise.replay.report.palette import Style
 from equipoise.replay.report.scenario import Panel
 from equipoise.replay.report.tables import text

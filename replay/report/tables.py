@@ -76,7 +76,7 @@ def _verdict(row: Row) -> str:
 def full_table(rows: Sequence[Row], settled: Sequence[str]) -> str:
     """Every number of a scenario with its interval. settled: the regrets asked for."""
     headings = [
-        *("policy", "estimator", "recommends", "right", "regret", "regret of the advice"),
+        *("policy × estimator", "recommends", "right", "regret", "regret of the advice"),
         "average regret",
         *(f"EXP until regret ≤ {limit}" for limit in settled),
         *("bias", "RMSE", "RMSE of contrasts", "randomized", "spend (USD)", "harm"),
@@ -103,7 +103,7 @@ def _full_row(row: Row, settled: Sequence[str]) -> str:
         figure(row["harm"], tenth),
     ]
     return (
-        f'<tr><th scope="row">{text(row["policy"])}</th>{_head(row["estimator"])}'
+        f'<tr><th scope="row">{text(row["policy"])} × {text(_name(row["estimator"]))}</th>'
         + "".join(f"<td>{cell}</td>" for cell in cells)
         + "</tr>"
     )
@@ -166,8 +166,11 @@ def _certified_cells(row: Row) -> str:
 
 
 def _head(estimator: str) -> str:
-    name = "usage log alone (naive)" if estimator == NAIVE else estimator
-    return f'<th scope="row">{text(name)}</th>'
+    return f'<th scope="row">{text(_name(estimator))}</th>'
+
+
+def _name(estimator: str) -> str:
+    return "usage log alone" if estimator == NAIVE else estimator
 
 
 def table(headings: Sequence[str], lines: Iterable[str], kind: str) -> str:

@@ -117,7 +117,8 @@ class World:
         weight = (self.choice * seen).sum(axis=(0, 1))
         total = (self.choice * rewarded).sum(axis=(0, 1))
         limit: Floats = np.full(len(weight), np.nan)
-        return np.divide(total, weight, out=limit, where=weight > 0)
+        np.divide(total, weight, out=limit, where=weight > 0)
+        return limit
 
     def simulations(self) -> SimulationBatch:
         """Every replay the simulator has, contexts in order, under the simulator's faults."""
@@ -204,4 +205,5 @@ def _standardized(table: Floats) -> Floats:
     centred = table - table.mean(axis=-1, keepdims=True)
     deviation = table.std(axis=-1, keepdims=True)
     scaled: Floats = np.zeros_like(centred)
-    return np.divide(centred, deviation, out=scaled, where=deviation > 1e-12)
+    np.divide(centred, deviation, out=scaled, where=deviation > 1e-12)
+    return scaled

@@ -165,6 +165,7 @@ def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
         ({"reward": {"maximise": 1}}, "reward.maximise: received 1, expected true or false"),
         ({"reward": []}, "reward: received a list of 0, expected a table"),
         ({"policy": {"rate": 0}}, "policy.rate: received 0, expected a number above 0, at most 1"),
+        ({"policy": {"rate": "\ud800"}}, "policy.rate: received '\\ud800', expected a number"),
         ({"policy": {"rate": True}}, "policy.rate: received true, expected a number"),
         ({"policy": {"rate": math.nan}}, "policy.rate: received nan, expected a number above"),
         ({"policy": {"rate_min": 0.2}}, "policy.rate_min: received 0.2, expected a number above"),

@@ -106,7 +106,7 @@ def with_scorer(effects: bool) -> Snapshot:
 
 
 def copies() -> Snapshot:
-    """The two best models are copies of each other, their errors too; the covariance is singular."""
+    """The two best models are copies of each other, their errors too: a singular covariance."""
     base = known()
     order = np.argsort(-base.values)
     source = np.arange(5)

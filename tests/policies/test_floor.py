@@ -51,9 +51,7 @@ def test_an_impossible_floor_is_refused(floor: float) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 12), st.integers(1, 6), st.floats(0.0, 1.0), st.integers(0, 2**32 - 1))
-def test_rows_sum_to_one_above_the_floor(
-    models: int, rows: int, part: float, seed: int
-) -> None:
+def test_rows_sum_to_one_above_the_floor(models: int, rows: int, part: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     floor = part / models
     shares = rng.exponential(size=(rows, models)) ** 8 * 10.0 ** rng.integers(-200, 20)

@@ -65,7 +65,9 @@ def test_the_unit_of_shares_does_not_matter(unit: float) -> None:
     np.testing.assert_allclose(pi, [[0.25, 0.5, 0.25]], rtol=1e-12)
 
 
-@pytest.mark.parametrize("shares", [[], [[1.0]], [1.0, -1e-9], [np.nan, 1.0], [np.inf, 1.0], [1e308, 1e308]])
+@pytest.mark.parametrize(
+    "shares", [[], [[1.0]], [1.0, -1e-9], [np.nan, 1.0], [np.inf, 1.0], [1e308, 1e308]]
+)
 def test_impossible_shares_are_refused(shares: Any) -> None:
     with pytest.raises(ValueError, match="shares"):
         ConstantShares(np.array(shares))
@@ -130,9 +132,7 @@ def test_a_row_gives_the_same_bits_in_any_batch(draws: int, models: int, context
             here = slice(row, row + 1)
             part = None if mask is None else mask[here]
             np.testing.assert_array_equal(kernel.probabilities(x[here], part, 0.01), whole[here])
-        np.testing.assert_array_equal(
-            kernel.probabilities(np.asfortranarray(x), mask, 0.01), whole
-        )
+        np.testing.assert_array_equal(kernel.probabilities(np.asfortranarray(x), mask, 0.01), whole)
 
 
 def test_scores_have_the_same_bits_in_any_batch() -> None:
@@ -186,7 +186,9 @@ def test_coefficients_survive_json() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rate kernel kind 'magic' is not one of .*constant-rate"):
         decode_rate_kernel({"kind": "magic"})
-    with pytest.raises(ValueError, match=r"assignment kernel kind None is not one of .*constant-sh"):
+    with pytest.raises(
+        ValueError, match=r"assignment kernel kind None is not one of .*constant-sh"
+    ):
         decode_assignment_kernel({"shares": [1.0]})
 
 

@@ -1,4 +1,4 @@
-"""Optimal shares: closed forms, golden values, scipy's optimizer, and the conditions of optimality."""
+"""Optimal shares: closed forms, golden values, scipy's optimizer, optimality conditions."""
 
 from __future__ import annotations
 
@@ -57,12 +57,28 @@ def test_equal_challengers(models: int) -> None:
     np.testing.assert_allclose(weights, expected, rtol=1e-12)
 
 
+# means, variances, epsilon, shares, value: by scipy's SLSQP (`by_scipy` below), to seven digits.
 GOLDEN = [
-    # Found by scipy's SLSQP on the epigraph form, from several starts, to the digits given.
-    ([0.5, 0.4, 0.3], [0.25, 0.24, 0.21], 0.0, [0.0, 0.0, 0.0]),
-    ([0.9, 0.8, 0.85, 0.2], [0.09, 0.16, 0.1275, 0.16], 0.01, [0.0, 0.0, 0.0, 0.0]),
-    ([1.0, 3.0, 2.0], [1.0, 4.0, 9.0], 0.5, [0.0, 0.0, 0.0]),
+    ([0.5, 0.4, 0.3], [0.25, 0.24, 0.21], 0.0, [0.4780006, 0.4642572, 0.0577422], 0.009615692),
+    (
+        [0.9, 0.8, 0.85, 0.2],
+        [0.09, 0.16, 0.1275, 0.16],
+        0.01,
+        [0.4088492, 0.1126890, 0.4761124, 0.0023494],
+        0.007378199,
+    ),
+    ([1.0, 3.0, 2.0], [1.0, 4.0, 9.0], 0.5, [0.0165383, 0.3942187, 0.5892430], 0.088511290),
 ]
+
+
+@pytest.mark.parametrize(("means", "variances", "epsilon", "shares", "value"), GOLDEN)
+def test_golden_values(
+    means: list[float], variances: list[float], epsilon: float, shares: list[float], value: float
+) -> None:
+    weights = optimal_weights(np.array(means), np.array(variances), epsilon)
+    np.testing.assert_allclose(weights, shares, atol=2e-7)
+    reached = objective(weights, np.array(means), np.array(variances), epsilon)
+    assert reached == pytest.approx(value, rel=1e-7)
 
 
 def by_scipy(means: Floats, variances: Floats, epsilon: float) -> tuple[Floats, float]:

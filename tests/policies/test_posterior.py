@@ -40,9 +40,7 @@ def test_noise_is_standard_normal_and_independent() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**32 - 1))
-def test_the_root_squares_to_the_covariance_and_permutes(
-    size: int, rank: int, seed: int
-) -> None:
+def test_the_root_squares_to_the_covariance_and_permutes(size: int, rank: int, seed: int) -> None:
     """Also for singular covariances and scales that differ by many orders of magnitude."""
     rng = np.random.default_rng(seed)
     factor = rng.normal(size=(size, rank)) * 10.0 ** rng.uniform(-6, 6, size=(size, 1))

@@ -17,7 +17,8 @@ from equipoise.agent.moments.state import Dimensions
 Rows: TypeAlias = dict[str, NDArray[Any]]
 Arrays: TypeAlias = dict[str, Any]
 
-SHAPE = Dimensions(models=3, context=2, features=4, groups=3)
+# All numbers differ, so that no axis can be taken for another.
+SHAPE = Dimensions(models=3, context=2, features=5, groups=4)
 SOURCES = 3
 
 

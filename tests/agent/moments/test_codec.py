@@ -31,7 +31,7 @@ def framed(body: bytes, length: int, version: int = VERSION, magic: bytes = MAGI
 
 def test_moments_round_trip_bit_for_bit() -> None:
     moments = some_moments()
-    moments.routing.mean[:] = [np.nan, -0.0, np.inf]
+    moments.routing.mean[:] = [np.nan, -0.0, np.inf, -np.inf]
     moments.arms.mean[0, 0] = 5e-324
     state = moments.to_bytes()
     back = Moments.from_bytes(state)
@@ -139,7 +139,7 @@ def test_newer_versions_are_refused_with_what_to_do() -> None:
     assert_same_bits(Moments.from_bytes(framed(body, length)), some_moments())
 
 
-FIELDS = {"models": 3, "context": 2, "features": 4, "groups": 3}
+FIELDS = {"models": 3, "context": 2, "features": 5, "groups": 4}
 
 
 @pytest.mark.parametrize(

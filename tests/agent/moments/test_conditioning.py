@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from equipoise.agent.moments.cells import Cells
 from equipoise.agent.moments.centred import add_variation
-from tests.agent.moments.raw_rows import Rows
+from tests.agent.moments.raw_rows import SHAPE, Rows
 from tests.agent.moments.table import CASES, Case, arrays_of, every_case, one_group
 
 OFFSET, VARIANCE = 1e6, 1e-3
@@ -72,7 +72,7 @@ def in_batches(case: Case, rows: Rows, size: int) -> Any:
 
 
 def merged_shards(case: Case, rows: Rows, size: int) -> Any:
-    total = case.empty(3)
+    total = case.empty(SHAPE.groups)
     for start in range(0, len(rows["group"]), size):
         total = total + case.of([{n: c[start : start + size] for n, c in rows.items()}])
     return total
