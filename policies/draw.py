@@ -23,7 +23,7 @@ def draw(uniform: Floats, rate: Floats, probabilities: Floats, routed: Ints) -> 
     # A cumulated sum runs in order: row-stable, and flat exactly where a probability is 0.
     cumulated = np.add.accumulate(probabilities, axis=1)
     total = cumulated[:, -1]
-    randomized = (uniform <= rate) & (total > 0.0)
+    randomized = (uniform < rate) & (total > 0.0)
     if not randomized.any():
         return np.array(routed, dtype=np.int64), randomized
     v = uniform / np.where(randomized, rate, 1.0)

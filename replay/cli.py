@@ -72,6 +72,10 @@ def replay(
     epsilon: Annotated[
         float, typer.Option(help="Smallest difference that matters, reward units.")
     ] = 0.0,
+    world: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, another option of the world; see `equipoise worlds`."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
     store: Annotated[
         Path | None, typer.Option(help="Also keep the first stream's log in this SQLite store.")
@@ -109,6 +113,7 @@ def replay(
             budget=budget,
             delta=delta,
             epsilon=epsilon,
+            world=world or [],
             jobs=jobs,
             out=out,
             store=store,
@@ -140,6 +145,31 @@ def benchmarks(
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(str(cell) for cell in row.values()))
+    Console().print(table)
+
+
+@app.command()
+def worlds(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """List the options of a world, for `equipoise replay --world NAME=VALUE`.
+
+    Example: equipoise replay --world reward=bounded --world missing=0.1 --out runs/missing
+    """
+    from equipoise.replay.worldoptions import describe_options
+
+    rows = describe_options()
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(rows).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*map(str, row.values()))
     Console().print(table)
 
 

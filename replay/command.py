@@ -24,6 +24,7 @@ from equipoise.replay.stream import experiment, run_stream, stream_key
 from equipoise.replay.summary import summarize
 from equipoise.replay.sweep import Cell, cells, run_sweep
 from equipoise.replay.table import print_table
+from equipoise.replay.worldoptions import parse_options
 from equipoise.replay.worlds import World
 from equipoise.store.sqlite import SqliteStore
 
@@ -46,6 +47,7 @@ class ReplayOrder:
     budget: int | None
     delta: float
     epsilon: float
+    world: list[str]
     jobs: int
     out: Path
     store: Path | None
@@ -61,11 +63,14 @@ def run_replay(order: ReplayOrder) -> None:
             raise AgentError(f"--estimators: {name!r} is not one of {', '.join(FAMILIES)}")
     policies = list(dict.fromkeys(order.policies))
     for name in policies:
-        policy(name)
+        try:
+            policy(name)
+        except ValueError as error:
+            raise AgentError(f"--policies: {error}") from None
     if order.store is not None and order.store.exists():
         raise AgentError(f"--store: {order.store} exists")
-    benchmark = load(order.benchmark)
     settings = stream_settings(order)
+    benchmark = load(order.benchmark)
     sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
     console = Console(stderr=order.as_json)
     with whole_folder(order.out, replace="summary.json" if order.force else None) as folder:
@@ -104,6 +109,7 @@ def stream_settings(order: ReplayOrder) -> StreamSettings:
         obs=order.obs,
         delta=order.delta,
         epsilon=order.epsilon,
+        world=parse_options(order.world),
     )
 
 
@@ -144,6 +150,7 @@ def describe_run(
             "seeds": order.seeds,
             "delta": settings.delta,
             "epsilon": settings.epsilon,
+            "world": order.world,
         },
         "version": version("equipoise"),
     }
@@ -155,7 +162,7 @@ def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell:
         benchmark, replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
     )
     rule = policy(cell.policy)
-    config = experiment(benchmark, settings, rule.gate.name, rule.assignment.name, cell.steering)
+    config = experiment(world, settings, rule.gate.name, rule.assignment.name, cell.steering)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.partial")
     scratch.unlink(missing_ok=True)

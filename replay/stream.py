@@ -22,12 +22,16 @@ from equipoise.agent.config import (
     RewardConfig,
 )
 from equipoise.agent.features import FeatureSchema
-from equipoise.replay.benchmarks import Benchmark
+from equipoise.agent.intake import select
 from equipoise.replay.settings import StreamSettings
 from equipoise.replay.worlds import World
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
+
+WINDOW = 1.0
+"""Seconds of stream time after which a reward that has not come counts as missing: in these
+worlds a reward arrives with its batch or never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,15 @@ class Checkpoint:
 
 
 def experiment(
-    benchmark: Benchmark, settings: StreamSettings, gate: str, assignment: str, estimator: str
+    world: World, settings: StreamSettings, gate: str, assignment: str, estimator: str
 ) -> ExperimentConfig:
     """The configuration under which a replayed agent runs."""
+    benchmark = world.benchmark
     return ExperimentConfig(
         name=f"replay-{benchmark.name}",
         models=[ModelConfig(name=name) for name in benchmark.models],
-        reward=RewardConfig(low=0.0, high=1.0),
-        features=FeatureSchema.vectors(benchmark.context_names, benchmark.output_names),
+        reward=RewardConfig(low=0.0, high=1.0, window=WINDOW),
+        features=FeatureSchema.vectors(benchmark.context_names, world.output_names),
         policy=PolicyConfig(
             gate=gate,
             assignment=assignment,
@@ -79,7 +84,9 @@ def run_stream(
     agent = Agent(config, store or MemoryStore(), stream_key(seed))
     agent.simulate(world.simulations())
     if settings.obs:
-        agent.ingest(world.observations(settings.obs, log_rng))
+        log = world.observations(settings.obs, log_rng)
+        # A row of a log without its reward says nothing; a log holds no such rows.
+        agent.ingest(select(log, ~np.isnan(log.reward)))
     agent.refresh()
     targets = list(settings.checkpoints)
     requests = exp_used = 0
@@ -90,7 +97,7 @@ def run_stream(
         if not targets or requests >= settings.requests:
             break
         count = min(settings.batch, settings.requests - requests)
-        batch, hidden = world.requests(count, hidden_rng)
+        batch, hidden = world.requests(count, hidden_rng, first=requests)
         decisions = agent.decide(batch)
         outputs, reward = world.serve(hidden, decisions.model, reward_rng)
         agent.observe(
@@ -104,11 +111,12 @@ def run_stream(
                 at=decisions.at,
             )
         )
+        if np.isnan(reward).any():
+            agent.expire(float(decisions.at[-1]) + 2 * WINDOW)
         picked = decisions.randomized
         exp_used += int(np.count_nonzero(picked))
         spend += float(np.nansum(world.cost(hidden, decisions.model)[picked]))
-        lost = world.expected(hidden, decisions.routed) - world.expected(hidden, decisions.model)
-        harm += float(lost[picked].sum())
+        harm += float(world.harm(hidden, decisions.routed, decisions.model)[picked].sum())
         before, requests = requests, requests + count
         if before // settings.refresh != requests // settings.refresh:
             agent.refresh()

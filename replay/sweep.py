@@ -60,7 +60,7 @@ def run_cell(benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> list
     options = replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
     world = World(benchmark, options)
     rule = policy(cell.policy)
-    config = experiment(benchmark, settings, rule.gate.name, rule.assignment.name, cell.steering)
+    config = experiment(world, settings, rule.gate.name, rule.assignment.name, cell.steering)
     certificate = Certificate(world)
     key = {
         "benchmark": benchmark.name,

@@ -109,7 +109,7 @@ def values_figure(
     for offset, (style, means) in zip(offsets, estimates, strict=False):
         data.append(_estimates(models, rows + offset, style, means))
     layout = base_layout(70 + max(34, 11 * (len(estimates) + 1)) * len(models))
-    layout["xaxis"] = axis("value of a model (mean reward if everyone were given it)")
+    layout["xaxis"] = axis("value (mean reward if given to everyone)")
     layout["yaxis"] = {
         **axis(""),
         "tickvals": rows.tolist(),

@@ -41,7 +41,7 @@ def report_page(results: pd.DataFrame, summary: Mapping[str, Any], meta: Mapping
     sheet = Sheet()
     several = len(scenarios) > 1
     maps = heat_maps(sheet, rows, policies, estimators) if several else ""
-    sections = []
+    sections: list[str] = []
     for scenario in scenarios:
         key: Scenario = (scenario["alpha"], scenario["confounding"])
         mine = [row for row in rows if (row["alpha"], row["confounding"]) == key]
@@ -119,8 +119,7 @@ def _facts(meta: Mapping[str, Any], policies: Sequence[str], estimators: Sequenc
         "Confounding ω": _listed(each["confounding"] for each in meta["scenarios"]),
     }
     return "".join(
-        f"<div{' class=long' if len(fact) > 40 else ''}><dt>{text(name)}</dt>"
-        f"<dd>{text(fact)}</dd></div>"
+        f"<div><dt>{text(name)}</dt><dd>{text(fact)}</dd></div>"
         for name, fact in facts.items()
         if fact
     )

@@ -4,7 +4,7 @@
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
   const root = document.documentElement;
-  const options = { displayModeBar: false, responsive: true };
+  const options = { displayModeBar: false };
   const colourKeys = new Set([
     "color", "fillcolor", "gridcolor", "linecolor", "zerolinecolor",
     "bgcolor", "bordercolor", "paper_bgcolor", "plot_bgcolor", "colorscale",
@@ -39,8 +39,15 @@
     const first = !place.dataset.drawn;
     place.dataset.drawn = "yes";
     Plotly.react(place, figure.data, figure.layout, options);
-    if (first) root.dataset.drawn = String(Number(root.dataset.drawn) + 1);
+    if (!first) return;
+    root.dataset.drawn = String(Number(root.dataset.drawn) + 1);
+    widths.observe(place);
   };
+
+  // Follow the width of the page, except on paper, where widths are given.
+  const widths = new ResizeObserver((changes) => changes.forEach(({ target }) => {
+    if (visible(target) && !root.dataset.theme) Plotly.Plots.resize(target);
+  }));
 
   // What is folded away has no width yet; it is drawn when it is opened.
   const visible = (place) => place.offsetParent !== null;

@@ -162,8 +162,9 @@ def _upwards(means: Sequence[Mean], title: str) -> Upwards:
 
 
 def _positive(arrays: Sequence[Floats]) -> Floats:
-    every = np.concatenate([*arrays, np.zeros(0)])
-    return every[np.isfinite(every) & (every > 0)]
+    every: Floats = np.concatenate([*arrays, np.zeros(0)])
+    positive: Floats = every[np.isfinite(every) & (every > 0)]
+    return positive
 
 
 def _curve(runs: Runs, style: Style, column: str, average: Callable[[Floats], Mean]) -> Curve:
