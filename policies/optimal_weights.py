@@ -84,7 +84,7 @@ def weights_for_leader(leader: int, gaps: Floats, variances: Floats) -> Floats:
         t = squares[silent].min()
         s = min(s, t / (1.0 - t))
     weights[leader] = 1.0
-    weights[noisy] = ratio * s / q
+    weights[noisy] = ratio * s / (q + s * (q - 1.0))
     return _normalised(weights)
 
 

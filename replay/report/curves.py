@@ -22,7 +22,7 @@ from equipoise.replay.report.frame import (
 from equipoise.replay.report.palette import Style
 from equipoise.replay.report.scales import log_axis, root_axis, root_position
 
-REQUESTS = "randomized requests (square-root scale)"
+REQUESTS = "randomized requests (√ scale)"
 
 
 @dataclass(frozen=True, slots=True)
