@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from equipoise.agent.moments.cells import Cells
+from equipoise.agent.moments.scratch import Scratch
 from equipoise.store.batches import Floats
+
+_scratch = Scratch()
 
 
 def add_means(cells: Cells, weight: Floats, rows: Floats, total: Floats, mean: Floats) -> None:
@@ -43,10 +46,14 @@ def add_scatter(
     step = np.where(held[:, None] > 0, origin + shift - centre[here], 0.0)
     # One extra row per cell carries the between-batch term, so that a single product of centred
     # rows gives the whole increment.
-    padded = np.zeros((len(here), int(position.max()) + 2, rows.shape[1]))
+    width = rows.shape[1]
+    padded = _scratch.array("padded", len(here), int(position.max()) + 2, width)
+    padded[...] = 0.0
     padded[rank, position + 1] = np.sqrt(weight)[:, None] * (shifted - shift[rank])
     padded[:, 0] = np.sqrt(held * added / after)[:, None] * step
-    scatter[here] += np.matmul(padded.transpose(0, 2, 1), padded)
+    product = _scratch.array("product", len(here), width, width)
+    np.matmul(padded.transpose(0, 2, 1), padded, out=product)
+    scatter[here] += product
     centre[here] = np.where(
         held[:, None] > 0, centre[here] + step * (added / after)[:, None], origin + shift
     )
