@@ -51,6 +51,7 @@ class Runs:
     """The R runs of one policy and estimator in one scenario, on the scenario's C checkpoints.
 
     A run that ended before a checkpoint keeps its last row: it has randomized all it will.
+    epsilon: smallest regret that matters (reward units).
     numbers: column -> (R, C), NaN where unknown; yes and no are 1 and 0.
     last: column -> what each run says in the end, None where it says nothing.
     reached: (C,) how many runs got to each checkpoint themselves.
@@ -59,6 +60,7 @@ class Runs:
 
     seeds: tuple[int, ...]
     checkpoints: Counts
+    epsilon: float
     numbers: dict[str, Floats]
     last: dict[str, tuple[str | None, ...]]
     reached: Counts
@@ -71,9 +73,9 @@ class Runs:
 
     @property
     def right(self) -> Floats:
-        """(R,) 1 where a run ends with recommending a best model, else 0."""
+        """(R,) 1 where a run ends with recommending a model within epsilon of the best, else 0."""
         named = np.array([name is not None for name in self.last["recommended"]])
-        return (named & (self.final("regret") <= RIGHT)).astype(float)
+        return (named & (self.final("regret") <= self.epsilon + RIGHT)).astype(float)
 
     @property
     def extent(self) -> int:
@@ -150,7 +152,9 @@ def area_under(curves: Floats, checkpoints: Counts) -> Floats:
     return area
 
 
-def runs_by_scenario(results: pd.DataFrame) -> dict[Scenario, dict[Pair, Runs]]:
+def runs_by_scenario(
+    results: pd.DataFrame, epsilon: float = 0.0
+) -> dict[Scenario, dict[Pair, Runs]]:
     """Sort results (one row per run, checkpoint and estimator) into runs.
 
     Scenarios (alpha, confounding) and pairs (policy, estimator) keep the order of the rows.
@@ -175,7 +179,7 @@ def runs_by_scenario(results: pd.DataFrame) -> dict[Scenario, dict[Pair, Runs]]:
         grid = np.unique(checkpoint[rows])
         pairs = _groups(results.iloc[rows], ("policy", "estimator"))
         found[scenario] = {
-            pair: _runs(rows[inside], grid, seed, checkpoint, numbers, words, values)
+            pair: _runs(rows[inside], grid, epsilon, seed, checkpoint, numbers, words, values)
             for pair, inside in pairs.items()
         }
     return found
@@ -193,6 +197,7 @@ def _groups(frame: pd.DataFrame, keys: tuple[str, str]) -> dict[tuple[Any, Any],
 def _runs(
     rows: Counts,
     grid: Counts,
+    epsilon: float,
     seed: Counts,
     checkpoint: Counts,
     numbers: dict[str, Floats],
@@ -212,6 +217,7 @@ def _runs(
     return Runs(
         seeds=tuple(seeds.tolist()),
         checkpoints=grid,
+        epsilon=epsilon,
         numbers={
             name: np.where(position >= 0, every[position], np.nan)
             for name, every in numbers.items()

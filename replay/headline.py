@@ -7,6 +7,9 @@ from typing import Any, TypeAlias
 
 Scenario: TypeAlias = Mapping[str, Any]
 
+NEAR = 0.02
+"""A mean regret (reward units) up to this is close enough not to be called wrong."""
+
 
 def headline(scenarios: Sequence[Scenario]) -> str:
     """The result of a replay in a few sentences."""
@@ -32,8 +35,8 @@ def scenario_headline(scenario: Scenario) -> str:
     often = _in_most_runs(naive)
     if naive["misleads"]:
         first = (
-            f"The usage log recommends {naive['model']}{often}, which is worth "
-            f"{reward(naive['value'])}; the best model is {best_name(scenario)} at "
+            f"The usage log recommends {naive['model']}, which is worth "
+            f"{reward(naive['value'])}{often}; the best model is {best_name(scenario)} at "
             f"{reward(best['value'])}."
         )
     else:
@@ -91,7 +94,7 @@ def routing_sentence(scenario: Scenario) -> str:
 
 def pairs_sentence(scenario: Scenario) -> str:
     """How many pairs of policy and estimator find a best model in the end; may be empty."""
-    pairs, right = scenario["pairs"], scenario["pairs_right"]
+    pairs, right, near = scenario["pairs"], scenario["pairs_right"], scenario["pairs_near"]
     if not pairs:
         return ""
     in_most = " in most of their runs" if scenario["runs"] > 1 else ""
@@ -101,6 +104,8 @@ def pairs_sentence(scenario: Scenario) -> str:
         found = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
     else:
         found = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
+    if near:
+        found += f", {near} {'more come' if right else 'come'} within {NEAR:g} of it"
     return f"{_with_requests([scenario])}, {found}{_log_alone(scenario)}."
 
 
@@ -122,7 +127,7 @@ def _with_requests(scenarios: Sequence[Scenario]) -> str:
 
 def _in_most_runs(naive: Mapping[str, Any]) -> str:
     share = naive["recommended_share"]
-    return "" if share is None or share == 1 else f" in {percent(share)} of the runs"
+    return "" if share is None or share == 1 else f" (in {percent(share)} of the runs)"
 
 
 def best_name(scenario: Scenario) -> str:
@@ -135,12 +140,19 @@ def reward(value: float | None) -> str:
 
     >>> reward(0.4118), reward(-0.0001), reward(1234.5), reward(None)
     ('0.412', '0.000', '1,234', 'unknown')
+    >>> reward(-0.25)
+    '−0.250'
     """
     if value is None:
         return "unknown"
     digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
     text = f"{value:,.{digits}f}"
-    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else minus(text)
+
+
+def minus(number: str) -> str:
+    """A formatted number with a minus sign in place of the hyphen."""
+    return number.replace("-", "−")
 
 
 def percent(share: float) -> str:

@@ -55,7 +55,10 @@ class Certificate:
 def result_rows(
     world: World, checkpoint: Checkpoint, families: Iterable[str], certificate: Certificate
 ) -> Iterator[dict[str, Any]]:
-    """One row per family, and one for the naive comparison of the log."""
+    """One row per family, and one for the naive comparison of the log.
+
+    `values` holds the family's value of every model, in the order of the benchmark's models.
+    """
     agent = checkpoint.agent
     routing = agent.routing()
     estimates: dict[str, Estimate] = {NAIVE: naive_log(agent.view().moments)}
@@ -81,6 +84,7 @@ def result_rows(
             regret_action = best - world.routing_value
         yield {
             "estimator": name,
+            "values": estimate.values.tolist(),
             "recommended": answer.model,
             "action": answer.action,
             "regret": regret,

@@ -32,6 +32,7 @@ from equipoise.replay.averages import (
     share_with_interval,
 )
 from equipoise.replay.headline import (
+    NEAR,
     headline,
     naive_sentence,
     pairs_sentence,
@@ -70,8 +71,9 @@ def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
     Raises ResultsError for results that cannot be averaged or a scenario without truth.
     """
     truths = {(each["alpha"], each["confounding"]): each for each in meta["scenarios"]}
+    epsilon = float(meta["options"].get("epsilon", 0.0))
     scenarios, rows = [], []
-    for scenario, runs in runs_by_scenario(results).items():
+    for scenario, runs in runs_by_scenario(results, epsilon).items():
         if scenario not in truths:
             raise ResultsError(f"meta: no scenario has alpha, confounding = {scenario}")
         found = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
@@ -107,6 +109,7 @@ def _row(
     recommended, share = _most_often(runs.last["recommended"], models)
     action, action_share = _most_often(runs.last["action"], [*models, KEEP_ROUTING])
     decided = np.isfinite(runs.final("decided_at"))
+    right, regret = _share(runs.right), _mean(runs.final("regret"))
     return {
         "alpha": scenario[0],
         "confounding": scenario[1],
@@ -117,7 +120,8 @@ def _row(
         "recommended_share": share,
         "action": action,
         "action_share": action_share,
-        "right": _share(runs.right),
+        "verdict": _verdict(recommended, right["mean"], regret["mean"]),
+        "right": right,
         "settled": {f"{limit:g}": _settled(runs, limit) for limit in LIMITS},
         **_areas(runs),
         **{name: _mean(runs.final(name)) for name in MEANS},
@@ -154,7 +158,8 @@ def _scenario(
         "naive": _naive(rows, values, limits),
         "exp_used": number(float(np.mean([row["exp_used"]["mean"] for row in pairs or rows]))),
         "pairs": len(pairs),
-        "pairs_right": sum(row["right"]["mean"] > 0.5 for row in pairs),
+        "pairs_right": sum(row["verdict"] == "right" for row in pairs),
+        "pairs_near": sum(row["verdict"] == "near" for row in pairs),
     }
     scenario["naive"]["sentence"] = naive_sentence([scenario])
     scenario["routing"]["sentence"] = routing_sentence(scenario)
@@ -185,6 +190,15 @@ def _naive(
         "right_share": number(right),
         "misleads": right <= 0.5,
     }
+
+
+def _verdict(recommended: str | None, right: float, regret: float | None) -> str:
+    """Right in most runs, else near or wrong by the mean regret; silent without an answer."""
+    if recommended is None or regret is None:
+        return "silent"
+    if right > 0.5:
+        return "right"
+    return "near" if regret <= NEAR else "wrong"
 
 
 def _most_often(said: Sequence[str | None], order: Sequence[str]) -> tuple[str | None, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, TypeAlias
 
 from rich.box import SIMPLE_HEAD
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equipoise.replay.averages import NAIVE
-from equipoise.replay.headline import percent, printable, reward
+from equipoise.replay.headline import NEAR, minus, percent, printable, reward
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -22,6 +21,7 @@ LABEL_WIDTH = 19
 NAME_WIDTH = 6
 """Model names are cut to no less than this before policies move on to a table of their own."""
 MOST_WIDTH = 100
+WORDS = {"right": ("right", "green"), "near": ("near", "yellow"), "wrong": ("WRONG", "bold red")}
 
 
 def print_table(console: Console, summary: Mapping[str, Any]) -> None:
@@ -37,9 +37,8 @@ def print_table(console: Console, summary: Mapping[str, Any]) -> None:
     if len(scenarios) == 1:
         say(Text(printable(scenarios[0]["naive"]["sentence"])))
         say(Text(printable(scenarios[0]["routing"]["sentence"])))
-        # "WRONG 80%" needs more room than "WRONG".
-        pad = 9 if any(0 < row["right"]["mean"] < 1 for row in rows) else 5
-        describe, least = partial(_detailed, pad), pad + len(" 0.000 ") + NAME_WIDTH
+        describe: Callable[[Sequence[Row]], Text] = _detailed
+        least = len(f"WRONG {_share_right(rows[0])}0.000 ") + NAME_WIDTH
         legend = _detailed_legend(rows)
     else:
         describe, least = _averaged, len("right 100% 0.000 ≤ 0.000")
@@ -97,35 +96,47 @@ def _who(
         ]
         naive = estimator == NAIVE
         table.add_row(
-            Text("usage log (naive)" if naive else printable(estimator)),
+            Text(printable(estimator)),
             *(describe(each) if each else Text("not run", style="dim") for each in found),
             end_section=naive,
         )
     return table
 
 
-def _detailed(pad: int, rows: Sequence[Row]) -> Text:
+def _detailed(rows: Sequence[Row]) -> Text:
     (row,) = rows
-    right, model = row["right"]["mean"], row["recommended"]
-    if model is None:
+    if row["verdict"] == "silent":
         return Text("no answer", style="yellow")
-    share = right if right > 0.5 else 1 - right
-    word, style = ("right", "green") if right > 0.5 else ("WRONG", "bold red")
-    verdict = word if share == 1 else f"{word} {percent(share)}"
+    word, style = WORDS[row["verdict"]]
     return Text.assemble(
-        (f"{verdict:<{pad}} ", style), f"{reward(row['regret']['mean']):>5} ", printable(model)
+        (f"{word:<5} ", style),
+        _share_right(row),
+        f"{reward(row['regret']['mean']):>5} ",
+        printable(row["recommended"]),
     )
+
+
+def _share_right(row: Row) -> str:
+    """How many of several runs are right, as 2/3, or as a share where they are many."""
+    runs, right = row["runs"], row["right"]["mean"]
+    if runs == 1:
+        return ""
+    if runs < 100:
+        return f"{round(runs * right)}/{runs}".rjust(2 * len(str(runs)) + 1) + " "
+    return f"{percent(right):>4} "
 
 
 def _detailed_legend(rows: Sequence[Row]) -> str:
     legend = (
-        "Each cell: is the model recommended in the end a best one, its regret (true value of the "
-        "best model less its own), its name."
+        "naive-log compares the models' mean rewards in the usage log. Each cell: is the model "
+        "recommended in the end a best one, its regret (true value of the best model less its "
+        f"own), its name. near: not the best one, but a mean regret of {NEAR:g} at most."
     )
-    if rows[0]["runs"] > 1:
+    runs = rows[0]["runs"]
+    if runs > 1:
         legend += (
-            f" Means over {rows[0]['runs']} runs; a percentage is the share of runs with that "
-            "verdict, no percentage means all; the name is the most frequent."
+            f" Over {runs} runs: how many of them are right, the mean regret, and the name that "
+            "most of them recommend."
         )
     return legend
 
@@ -146,9 +157,9 @@ def _averaged(rows: Sequence[Row]) -> Text:
 def _costs(rows: Sequence[Row], policies: Sequence[str], width: int) -> Table:
     """What each policy used and risked; a range where estimators steered different streams."""
     table = _table()
-    table.add_column("policy", width=max(LABEL_WIDTH, width - 66), no_wrap=True)
+    table.add_column("policy", width=LABEL_WIDTH, no_wrap=True)
     for heading in ("randomized", "spend (USD)", "harm", "certified", "wrong"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for policy in policies:
         streams = [row for row in rows if row["policy"] == policy and row["estimator"] != NAIVE]
         streams = streams or [row for row in rows if row["policy"] == policy]
@@ -171,7 +182,7 @@ def _range(rows: Sequence[Row], column: str, form: str) -> str:
     if not means:
         return "–"
     low, high = format(min(means), form), format(max(means), form)
-    return low if low == high else f"{low}–{high}"
+    return minus(low if low == high else f"{low} to {high}")
 
 
 def _table() -> Table:

@@ -75,15 +75,20 @@ class BestDrawShares:
         flat = np.frombuffer(b64decode(fields["float64"], validate=True), dtype="<f8")
         return cls(flat.reshape(fields["shape"]))
 
-    def _wins(self, x: Floats, eligible: Flags | None) -> Floats:
-        """(n, K) number of draws won."""
+    def scores(self, x: Floats) -> Floats:
+        """(n, K, S) [1, x] @ coefficients: what each draw says each model is worth."""
         draws, models, features = self.coefficients.shape
         z = np.empty((len(x), features))
         z[:, 0] = 1.0
         z[:, 1:] = x
         # einsum adds the features in order for every row, however many rows there are. A BLAS
         # product is up to twice as fast, but its order of summation depends on the shape.
-        scores = np.einsum("nd,dj->nj", z, self._columns).reshape(len(x), models, draws)
+        flat = np.einsum("nd,dj->nj", z, self._columns)
+        return np.asarray(flat.reshape(len(x), models, draws), dtype=np.float64)
+
+    def _wins(self, x: Floats, eligible: Flags | None) -> Floats:
+        """(n, K) number of draws won."""
+        scores = self.scores(x)
         if eligible is not None:
             scores[~eligible] = -np.inf
         won = scores == np.maximum.reduce(scores, axis=1, keepdims=True)

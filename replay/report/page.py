@@ -37,7 +37,7 @@ def report_page(results: pd.DataFrame, summary: Mapping[str, Any], meta: Mapping
     rows, scenarios = summary["rows"], summary["scenarios"]
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     estimators = list(dict.fromkeys(row["estimator"] for row in rows))
-    runs = runs_by_scenario(results)
+    runs = runs_by_scenario(results, float(meta["options"].get("epsilon", 0.0)))
     sheet = Sheet()
     several = len(scenarios) > 1
     maps = heat_maps(sheet, rows, policies, estimators) if several else ""

@@ -50,7 +50,7 @@
   }));
 
   // What is folded away has no width yet; it is drawn when it is opened.
-  const visible = (place) => place.offsetParent !== null;
+  const visible = (place) => place.closest("details:not([open])") === null;
   const places = () => [...document.querySelectorAll(".plot")];
   const drawVisible = () => places().filter(visible).forEach((place) => draw(place));
 

@@ -71,11 +71,15 @@ def scenario_figures(
     """All figures of a scenario. policies, estimators: those of the report, in its order."""
     styles = {name: estimator_style(name, estimators) for name in estimators}
     shown = _shown_models(scenario, rows)
+    estimates_known = any(each.values is not None for each in runs.values())
     families = {pair: each for pair, each in runs.items() if pair[1] != NAIVE}
     mine = [policy for policy in policies if any(pair[0] == policy for pair in runs)]
     return ScenarioFigures(
-        values=[_values(scenario, runs, policy, styles, shown, models) for policy in mine],
-        estimates_known=any(each.values is not None for each in runs.values()),
+        values=[
+            _values(scenario, runs, policy, styles, shown, models)
+            for policy in (mine if estimates_known else mine[:1])
+        ],
+        estimates_known=estimates_known,
         omitted_models=len(models) - len(shown),
         regret=_panels(runs, mine, styles, "regret", "mean regret"),
         errors=_panels(families, mine, styles, "rmse_contrast", "RMSE of contrasts"),
@@ -107,7 +111,8 @@ def _values(
         mine = runs.get((policy, name))
         if mine is not None and mine.values is not None:
             estimates.append((style, mean_with_interval(mine.values[:, picked])))
-    if not estimates and NAIVE in styles:
+    known = bool(estimates)
+    if not known and NAIVE in styles:
         limits = {each["model"]: each["naive_limit"] for each in scenario["models"]}
         limit = np.array([limits[name] for name in shown], dtype=float)
         unknown = np.full(len(shown), np.nan)
@@ -115,10 +120,9 @@ def _values(
     figure = values_figure(
         shown, [truth[name] for name in shown], scenario["routing"]["value"], estimates
     )
-    description = (
-        f"Dot plot: the true value of {len(shown)} models and what each estimator says of them "
-        f"at the end of the runs under {policy}."
-    )
+    description = f"Dot plot of the true values of {len(shown)} models and of what is said of them."
+    if not known:
+        return Panel("truth and usage log", description, figure)
     return Panel(f"under the policy {policy}", description, figure)
 
 

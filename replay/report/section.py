@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 
 from equipoise.replay.averages import NAIVE
-from equipoise.replay.headline import percent
+from equipoise.replay.headline import NEAR, percent
 from equipoise.replay.report.figures import heat_figure
 from equipoise.replay.report.frame import interval_text, safe
 from equipoise.replay.report.palette import estimator_style, policy_style
 from equipoise.replay.report.scenario import Panel, ScenarioFigures
 from equipoise.replay.report.sheet import Sheet, dot_keys, line_keys, mark_keys
 from equipoise.replay.report.tables import certified_table, full_table, text, verdict_table
+
+NOTE_ESTIMATES = (
+    "A bar is the true value of a model; marks are what each estimator says of it at the end, with "
+    "95% intervals of the mean over runs. Models are sorted by their true value."
+)
+NOTE_LIMITS = (
+    "A bar is the true value of a model, a cross its mean reward in an endless usage log. Models "
+    "are sorted by their true value."
+)
 
 
 def part(name: str) -> str:
@@ -44,9 +53,9 @@ def scenario_section(
             f"<p>Shown are {total - drawn.omitted_models} of {total} models: the best, and those "
             "that somebody recommends.</p>"
         )
-    more = ""
+    values = sheet.place(first)
     if others:
-        more = (
+        values += (
             "<details><summary>The same under the other policies</summary>"
             + "".join(map(sheet.place, others))
             + "</details>"
@@ -56,8 +65,10 @@ def scenario_section(
         routing=text(scenario["routing"]["sentence"]),
         pairs=text(scenario["pairs_sentence"]),
         values='<span class="key"><i class="truth"></i>true value</span>'
-        + dot_keys(styles if drawn.estimates_known else styles[:1])
-        + f"</div>{omitted}{sheet.place(first)}{more}",
+        + dot_keys([each for each in styles if drawn.estimates_known or each.name == NAIVE])
+        + f"</div>{omitted}{values}",
+        values_note=NOTE_ESTIMATES if drawn.estimates_known else NOTE_LIMITS,
+        near=f"{NEAR:g}",
         verdicts=verdict_table(rows, policies, estimators),
         keys=line_keys(styles),
         family_keys=line_keys(families),

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from equipoise.agent.recommendation import KEEP_ROUTING
 from equipoise.replay.averages import NAIVE
-from equipoise.replay.headline import percent, printable, reward
+from equipoise.replay.headline import minus, percent, printable, reward
 
 Row: TypeAlias = Mapping[str, Any]
 Form: TypeAlias = Callable[[float], str]
@@ -21,7 +21,7 @@ def text(value: object) -> str:
 
 
 def money(value: float) -> str:
-    return f"{value:,.2f}"
+    return minus(f"{value:,.2f}")
 
 
 def count(value: float) -> str:
@@ -29,7 +29,7 @@ def count(value: float) -> str:
 
 
 def tenth(value: float) -> str:
-    return f"{value:,.1f}"
+    return minus(f"{value:,.1f}")
 
 
 def figure(value: Mapping[str, Any], form: Form = reward) -> str:
@@ -59,17 +59,15 @@ def verdict_table(rows: Sequence[Row], policies: Sequence[str], estimators: Sequ
 
 
 def _verdict(row: Row) -> str:
-    right = row["right"]["mean"]
-    if row["recommended"] is None:
+    word, runs, right = row["verdict"], row["runs"], row["right"]["mean"]
+    if word == "silent":
         return '<td class="silent"><strong>no answer</strong></td>'
-    share = right if right > 0.5 else 1 - right
-    word, kind = ("right", "right") if right > 0.5 else ("wrong", "wrong")
-    often = "" if share == 1 else f" in {percent(share)} of runs"
+    often = f", {round(runs * right)} of {runs} right" if 0 < right < 1 else ""
     keep = row["action"] == KEEP_ROUTING
     advice = '<div class="advice">advises to keep today’s routing</div>' if keep else ""
     return (
-        f'<td class="{kind}"><strong>{word}{often}</strong> {text(row["recommended"])}'
-        f'<div class="detail">regret {figure(row["regret"])}</div>{advice}</td>'
+        f'<td class="{word}"><strong>{word}</strong> {text(row["recommended"])}'
+        f'<div class="detail">regret {figure(row["regret"])}{often}</div>{advice}</td>'
     )
 
 
@@ -110,13 +108,9 @@ def _full_row(row: Row, settled: Sequence[str]) -> str:
 
 
 def signed(value: float) -> str:
-    """A reward with its sign, and a true minus."""
+    """A reward with its sign, unless it rounds to zero."""
     shown = reward(value)
-    return (
-        f"+{shown}"
-        if float(value) > 0 and float(shown.replace(",", ""))
-        else shown.replace("-", "−")
-    )
+    return f"+{shown}" if value > 0 and shown != reward(0.0) else shown
 
 
 def _settled(value: Mapping[str, Any]) -> str:

@@ -236,7 +236,9 @@ def section_peers() -> None:
         def work(agent=agent) -> int:
             for start in range(0, rows, size):
                 part = slice(start, start + size)
-                decided = agent.decide(RequestBatch(unit[part], blank, zeros, x[part], routed[part]))
+                decided = agent.decide(
+                    RequestBatch(unit[part], blank, zeros, x[part], routed[part])
+                )
                 earned = reward[np.arange(start, start + size), decided.model]
                 agent.observe(
                     OutcomeBatch(decided.number, decided.model, ones, sent, outputs, earned, zeros)

@@ -1,7 +1,7 @@
 """The laws of allocation policies, over every registered gate and assignment.
 
-A policy joins by being registered. Scenarios are snapshots a policy must cope with; transformations
-of a scenario (relabelled, mirrored, rescaled) must transform its answer, and nothing else.
+A policy joins by being registered. The scenarios of conftest.py are snapshots it must cope with;
+transforming one (relabelled, mirrored, rescaled) must transform the answer likewise.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import pytest
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import ASSIGNMENTS, GATES, PRESETS, Policy, policy, policy_names
-from equipoise.policies.snapshot import ContextScorer, Flags, Floats, Limits, Snapshot
+from equipoise.policies.snapshot import Flags, Floats, Limits, Snapshot
 
 CONTEXT = 3
-LIMITS = Limits(rate=0.2, rate_min=0.02, rate_max=0.8, floor=0.05)
+
+Scenario = Callable[[], Snapshot]
 
 
 def read_only(snapshot: Snapshot) -> Snapshot:
@@ -32,131 +33,11 @@ def read_only(snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-def empty(models: int = 5) -> Snapshot:
-    """Nothing is known."""
-    return Snapshot(
-        models=tuple(f"model-{letter}" for letter in "dbaec"[:models]),
-        values=np.full(models, np.nan),
-        covariance=np.diag(np.full(models, np.inf)),
-        counts=np.zeros(models),
-        sample_means=np.full(models, np.nan),
-        sample_variances=np.full(models, np.nan),
-        costs=np.full(models, np.nan),
-        limits=LIMITS,
-        seed=11,
-    )
-
-
-def known(models: int = 5) -> Snapshot:
-    """Every model has a value, with errors that correlate, and different costs."""
-    rng = np.random.default_rng(models)
-    factor = rng.normal(size=(models, models))
-    values = rng.normal(0.5, 0.1, size=models)
-    return replace(
-        empty(models),
-        values=values,
-        covariance=0.002 * (factor @ factor.T + np.eye(models)),
-        counts=rng.integers(12, 60, size=models).astype(np.float64),
-        sample_means=values + rng.normal(0, 0.05, size=models),
-        sample_variances=rng.uniform(0.1, 0.3, size=models),
-        costs=rng.uniform(0.001, 0.02, size=models),
-        requests=900,
-        epsilon=0.01,
-    )
-
-
-def partly_known() -> Snapshot:
-    """One model has no reward yet, one has a single reward."""
-    base = known()
-    values, means, variances = base.values.copy(), base.sample_means.copy(), base.sample_variances
-    counts, costs, covariance = base.counts.copy(), base.costs.copy(), base.covariance.copy()
-    variances = variances.copy()
-    values[1] = means[1] = costs[1] = np.nan
-    covariance[1, :] = covariance[:, 1] = 0.0
-    covariance[1, 1] = np.inf
-    variances[[1, 3]] = np.nan
-    counts[[1, 3]] = 0.0, 1.0
-    return replace(
-        base, values=values, covariance=covariance, counts=counts, sample_means=means,
-        sample_variances=variances, costs=costs,
-    )  # fmt: skip
-
-
-def with_scorer(effects: bool) -> Snapshot:
-    """A scorer over contexts as well, with an effect per model or without."""
-    base, rng = known(), np.random.default_rng(5)
-    models, shared = len(base.models), 6
-    design = rng.normal(size=(models, 1 + CONTEXT, shared))
-    keys = tuple(f"phi:{index}" for index in range(shared))
-    if effects:
-        own = np.zeros((models, 1 + CONTEXT, models))
-        own[np.arange(models), 0, np.arange(models)] = 1.0
-        design = np.concatenate([design, own], axis=2)
-        keys += tuple(f"model:{name}" for name in base.models)
-    size = len(keys)
-    factor = rng.normal(size=(size, size))
-    scorer = ContextScorer(
-        theta=rng.normal(size=size),
-        covariance=0.1 * factor @ factor.T,
-        design=design,
-        noise_keys=keys,
-        residual_variances=rng.uniform(0.1, 0.3, size=models),
-    )
-    return replace(base, scorer=scorer)
-
-
-def copies() -> Snapshot:
-    """The two best models are copies of each other, their errors too: a singular covariance."""
-    base = known()
-    order = np.argsort(-base.values)
-    source = np.arange(5)
-    source[order[1]] = order[0]
-    return replace(
-        base,
-        values=base.values[source],
-        covariance=base.covariance[np.ix_(source, source)],
-        counts=base.counts[source],
-        sample_means=np.where(source == order[0], 0.9, base.sample_means),
-        sample_variances=base.sample_variances[source],
-        costs=base.costs[source],
-    )
-
-
-def noiseless() -> Snapshot:
-    """No reward of a model ever differed from another of the same model, and epsilon is 0."""
-    base = known()
-    return replace(
-        base,
-        covariance=np.zeros((5, 5)),
-        sample_variances=np.zeros(5),
-        epsilon=0.0,
-        sample_means=np.round(base.sample_means, 1),
-    )
-
-
-SCENARIOS: dict[str, Callable[[], Snapshot]] = {
-    "empty": empty,
-    "one model, empty": lambda: empty(1),
-    "one model": lambda: known(1),
-    "two models": lambda: known(2),
-    "known": known,
-    "partly known": partly_known,
-    "scorer": lambda: with_scorer(effects=False),
-    "scorer with model effects": lambda: with_scorer(effects=True),
-    "copies": copies,
-    "noiseless": noiseless,
-    "smaller is better": lambda: replace(known(), sign=-1),
-    "certified": lambda: replace(known(), certified=True),
-    "no floor": lambda: replace(known(), limits=replace(LIMITS, floor=0.0)),
-    "largest floor": lambda: replace(known(), limits=replace(LIMITS, floor=1.0 / 5.0)),
-}
-
 every_policy = pytest.mark.parametrize(
     "rule",
     [Policy(gate, assignment) for gate in GATES.values() for assignment in ASSIGNMENTS.values()],
     ids=lambda rule: rule.name,
 )
-every_scenario = pytest.mark.parametrize("scenario", SCENARIOS)
 
 
 def contexts(rows: int = 9) -> Floats:
@@ -175,10 +56,16 @@ def answers(allocation: Allocation, models: int) -> list[tuple[Floats, Floats]]:
     return [allocation.allocate(x, None), allocation.allocate(x, some_eligible(len(x), models))]
 
 
+def same_answers(here: Allocation, there: Allocation) -> None:
+    models = here.assignment.models
+    for ours, theirs in zip(answers(here, models), answers(there, models), strict=True):
+        for array, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(other, array, atol=1e-9)
+
+
 @every_policy
-@every_scenario
-def test_probabilities_sum_to_one_above_the_floor(rule: Policy, scenario: str) -> None:
-    snapshot = read_only(SCENARIOS[scenario]())
+def test_probabilities_sum_to_one_above_the_floor(rule: Policy, scenario: Scenario) -> None:
+    snapshot = read_only(scenario())
     models, floor = len(snapshot.models), snapshot.limits.floor
     allocation = rule.freeze(snapshot)
     x, some = contexts(), some_eligible(9, models)
@@ -193,10 +80,9 @@ def test_probabilities_sum_to_one_above_the_floor(rule: Policy, scenario: str) -
 
 
 @every_policy
-@every_scenario
-def test_the_floor_is_mixed_in_not_clipped(rule: Policy, scenario: str) -> None:
+def test_the_floor_is_mixed_in_not_clipped(rule: Policy, scenario: Scenario) -> None:
     """pi(floor) is the straight line between pi(0) and uniform."""
-    snapshot = SCENARIOS[scenario]()
+    snapshot = scenario()
     models = len(snapshot.models)
     bare = rule.freeze(replace(snapshot, limits=replace(snapshot.limits, floor=0.0)))
     allocation = rule.freeze(snapshot)
@@ -209,9 +95,8 @@ def test_the_floor_is_mixed_in_not_clipped(rule: Policy, scenario: str) -> None:
 
 
 @every_policy
-@every_scenario
-def test_rates_stay_within_their_bounds(rule: Policy, scenario: str) -> None:
-    snapshot = SCENARIOS[scenario]()
+def test_rates_stay_within_their_bounds(rule: Policy, scenario: Scenario) -> None:
+    snapshot = scenario()
     for low, rate, high in ((0.02, 0.2, 0.8), (0.3, 0.2, 0.8), (0.0, 0.2, 0.1), (0.1, 0.1, 0.1)):
         limits = Limits(rate=rate, rate_min=low, rate_max=high, floor=0.0)
         rates = rule.freeze(replace(snapshot, limits=limits)).allocate(contexts())[0]
@@ -219,9 +104,8 @@ def test_rates_stay_within_their_bounds(rule: Policy, scenario: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ASSIGNMENTS))
-@every_scenario
-def test_the_fixed_rate_spends_the_budget(name: str, scenario: str) -> None:
-    snapshot = SCENARIOS[scenario]()
+def test_the_fixed_rate_spends_the_budget(name: str, scenario: Scenario) -> None:
+    snapshot = scenario()
     rates = policy(f"fixed-rate+{name}").freeze(snapshot).allocate(contexts(50))[0]
     assert rates.mean() == pytest.approx(snapshot.limits.rate, abs=1e-15)
 
@@ -257,9 +141,8 @@ def relabelled(snapshot: Snapshot, order: list[int]) -> Snapshot:
 
 
 @every_policy
-@every_scenario
-def test_relabelled_models_get_the_same_answer(rule: Policy, scenario: str) -> None:
-    snapshot = SCENARIOS[scenario]()
+def test_relabelled_models_get_the_same_answer(rule: Policy, scenario: Scenario) -> None:
+    snapshot = scenario()
     models = len(snapshot.models)
     allocation = rule.freeze(snapshot)
     rng = np.random.default_rng(1)
@@ -278,8 +161,8 @@ def test_relabelled_models_get_the_same_answer(rule: Policy, scenario: str) -> N
     "name",
     sorted(name for name in ASSIGNMENTS if not name.startswith("river-")),
 )
-def test_copies_of_a_model_are_treated_alike(name: str) -> None:
-    snapshot = copies()
+def test_copies_of_a_model_are_treated_alike(name: str, scenarios: dict[str, Scenario]) -> None:
+    snapshot = scenarios["copies"]()
     first, second = np.argsort(-snapshot.values)[:2]
     pi = policy(f"fixed-rate+{name}").freeze(snapshot).allocate(contexts())[1]
     np.testing.assert_allclose(pi[:, first], pi[:, second], atol=1e-9)
@@ -319,34 +202,27 @@ def rescaled(snapshot: Snapshot, unit: float) -> Snapshot:
 
 
 @every_policy
-@every_scenario
-def test_maximising_equals_minimising_the_negative(rule: Policy, scenario: str) -> None:
-    snapshot = SCENARIOS[scenario]()
-    models = len(snapshot.models)
-    there = answers(rule.freeze(snapshot), models)
-    back = answers(rule.freeze(mirrored(snapshot)), models)
-    for (rate, pi), (other_rate, other_pi) in zip(there, back, strict=True):
-        np.testing.assert_allclose(other_rate, rate, atol=1e-9)
-        np.testing.assert_allclose(other_pi, pi, atol=1e-9)
+def test_maximising_equals_minimising_the_negative(rule: Policy, scenario: Scenario) -> None:
+    snapshot = scenario()
+    same_answers(rule.freeze(snapshot), rule.freeze(mirrored(snapshot)))
 
 
 @every_policy
-@every_scenario
 @pytest.mark.parametrize("unit", [3.7, 1e-3, 1e6])
-def test_the_unit_of_the_reward_does_not_matter(rule: Policy, scenario: str, unit: float) -> None:
-    snapshot = SCENARIOS[scenario]()
-    models = len(snapshot.models)
-    there = answers(rule.freeze(snapshot), models)
-    back = answers(rule.freeze(rescaled(snapshot, unit)), models)
-    for (rate, pi), (other_rate, other_pi) in zip(there, back, strict=True):
-        np.testing.assert_allclose(other_rate, rate, atol=1e-9)
-        np.testing.assert_allclose(other_pi, pi, atol=1e-9)
+def test_the_unit_of_the_reward_does_not_matter(
+    rule: Policy, scenario: Scenario, unit: float
+) -> None:
+    snapshot = scenario()
+    same_answers(rule.freeze(snapshot), rule.freeze(rescaled(snapshot, unit)))
 
 
 @every_policy
-def test_nothing_is_assigned_deterministically_at_the_start(rule: Policy) -> None:
+def test_nothing_is_assigned_deterministically_at_the_start(
+    rule: Policy, scenarios: dict[str, Scenario]
+) -> None:
     """With nothing known and no floor, chance alone reaches every eligible model."""
-    snapshot = replace(empty(), limits=replace(LIMITS, floor=0.0))
+    nothing = scenarios["empty"]()
+    snapshot = replace(nothing, limits=replace(nothing.limits, floor=0.0))
     x, eligible = contexts(), some_eligible(9, 5)
     rate, probabilities = rule.freeze(snapshot).allocate(x, eligible)
     assert ((rate > 0.0) & (rate < 1.0)).all()
@@ -357,9 +233,8 @@ def test_nothing_is_assigned_deterministically_at_the_start(rule: Policy) -> Non
 
 
 @every_policy
-@every_scenario
-def test_decoding_restores_every_bit(rule: Policy, scenario: str) -> None:
-    snapshot = SCENARIOS[scenario]()
+def test_decoding_restores_every_bit(rule: Policy, scenario: Scenario) -> None:
+    snapshot = scenario()
     allocation = rule.freeze(snapshot)
     text = json.dumps(allocation.encode(), allow_nan=False, sort_keys=True)
     again = Allocation.decode(json.loads(text))
@@ -374,9 +249,8 @@ def test_decoding_restores_every_bit(rule: Policy, scenario: str) -> None:
 
 
 @every_policy
-@every_scenario
-def test_a_row_gives_the_same_bits_alone_and_in_a_batch(rule: Policy, scenario: str) -> None:
-    snapshot = SCENARIOS[scenario]()
+def test_a_row_gives_the_same_bits_alone_and_in_a_batch(rule: Policy, scenario: Scenario) -> None:
+    snapshot = scenario()
     models, rows = len(snapshot.models), 70
     allocation = rule.freeze(snapshot)
     x, some = contexts(rows), some_eligible(rows, models)
@@ -396,22 +270,23 @@ def test_a_row_gives_the_same_bits_alone_and_in_a_batch(rule: Policy, scenario: 
 
 
 @every_policy
-@every_scenario
-def test_freezing_is_pure(rule: Policy, scenario: str) -> None:
+def test_freezing_is_pure(rule: Policy, scenario: Scenario) -> None:
     """The same snapshot twice gives the same bits, and neither it nor global chance is touched."""
-    snapshot = read_only(SCENARIOS[scenario]())
+    snapshot = read_only(scenario())
     before = np.random.get_state()[1].tobytes()  # noqa: NPY002
     first = json.dumps(rule.freeze(snapshot).encode(), sort_keys=True)
     assert json.dumps(rule.freeze(snapshot).encode(), sort_keys=True) == first
-    fresh = SCENARIOS[scenario]()
+    fresh = scenario()
     assert json.dumps(rule.freeze(fresh).encode(), sort_keys=True) == first
     assert np.random.get_state()[1].tobytes() == before  # noqa: NPY002
 
 
 @every_policy
-def test_a_policy_that_says_so_ignores_the_estimate(rule: Policy) -> None:
+def test_a_policy_that_says_so_ignores_the_estimate(
+    rule: Policy, scenarios: dict[str, Scenario]
+) -> None:
     """uses_estimate = False: values, covariance, scorer and certified change nothing."""
-    snapshot = with_scorer(effects=True)
+    snapshot = scenarios["scorer with model effects"]()
     other = replace(
         snapshot,
         values=-3.0 * snapshot.values,
@@ -426,8 +301,8 @@ def test_a_policy_that_says_so_ignores_the_estimate(rule: Policy) -> None:
 
 
 @pytest.mark.parametrize("name", policy_names())
-def test_every_name_freezes(name: str) -> None:
-    allocation = policy(name).freeze(known())
+def test_every_name_freezes(name: str, scenarios: dict[str, Scenario]) -> None:
+    allocation = policy(name).freeze(scenarios["known"]())
     assert allocation.assignment.models == 5
     if name in PRESETS:
         assert (allocation.gate_name, allocation.assignment_name) == PRESETS[name]

@@ -135,16 +135,17 @@ def test_a_row_gives_the_same_bits_in_any_batch(draws: int, models: int, context
         np.testing.assert_array_equal(kernel.probabilities(np.asfortranarray(x), mask, 0.01), whole)
 
 
-def test_scores_have_the_same_bits_in_any_batch() -> None:
-    """Shares are coarse and could hide a changed last bit: look at the sums themselves."""
-    kernel = best_draws(256, 8, 16)
-    z = np.random.default_rng(5).normal(size=(300, 17))
-    columns = kernel._columns
-    whole = np.einsum("nd,dj->nj", z, columns)
+@pytest.mark.parametrize(("models", "context"), [(8, 16), (5, 3)])
+def test_scores_have_the_same_bits_in_any_batch(models: int, context: int) -> None:
+    """Shares are coarse and would hide a changed last bit: the scores themselves are compared."""
+    kernel = best_draws(256, models, context)
+    x = np.random.default_rng(5).normal(size=(300, context))
+    whole = kernel.scores(x)
+    expected = np.einsum("nd,skd->nks", np.hstack([np.ones((300, 1)), x]), kernel.coefficients)
+    np.testing.assert_allclose(whole, expected, rtol=1e-9, atol=1e-12)
     for rows in range(1, 301):
-        np.testing.assert_array_equal(np.einsum("nd,dj->nj", z[:rows], columns), whole[:rows])
-        alone = np.einsum("nd,dj->nj", z[rows - 1 : rows], columns)
-        np.testing.assert_array_equal(alone, whole[rows - 1 : rows])
+        np.testing.assert_array_equal(kernel.scores(x[:rows]), whole[:rows])
+        np.testing.assert_array_equal(kernel.scores(x[rows - 1 : rows]), whole[rows - 1 : rows])
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (0, 2, 2), (2, 2, 2, 2)])

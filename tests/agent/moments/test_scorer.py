@@ -75,6 +75,22 @@ def test_within_model_moments_survive_an_offset_of_a_million() -> None:
     assert (np.abs(within(moments) - expected) / scale).max() < 1e-6
 
 
+def test_a_column_constant_within_models_leaves_only_rounding() -> None:
+    """Such as a price: its within-model variance is not exactly 0, and may be negative.
+
+    What is left is rounding of the whole spread, 1e-12 of it at most; readers must take it for 0.
+    """
+    rows = SCORER.rows(np.random.default_rng(6), 20_000)
+    rows["v"][:, 0] = 0.3 + 0.1 * rows["model"]
+    size = len(rows["group"])
+    moments = SCORER.of(
+        {name: column[i : i + 256] for name, column in rows.items()} for i in range(0, size, 256)
+    )
+    whole = moments.scatter.sum(axis=0)
+    scale = np.sqrt(np.diag(whole) * whole[0, 0])
+    assert (np.abs(within(moments)[0]) <= 1e-12 * scale).all()
+
+
 def test_the_groups_centre_is_the_mean_of_its_models_means() -> None:
     moments = SCORER.of([SCORER.rows(np.random.default_rng(4), 300)])
     mean = np.einsum("gk,gki->gi", moments.weight, moments.mean)
