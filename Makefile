@@ -34,7 +34,7 @@ format: .venv/.stamp-dev ## Rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 
 bench: .venv/.stamp-bench ## Measure speed against the peers
-	$(BIN)/python tests/performance/run.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/run.py
 
 wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environment
 	$(BIN)/python tests/packaging/wheel_check.py

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import optimize
+
 from equipoise.agent.inference.bounded import (
-    CertifiedMoments,
     Centres,
+    CertifiedMoments,
     certified_winner,
     contrast_bounds,
     value_bounds,
 )
 from equipoise.agent.inference.mixture import LAMBDAS, lower_mean
-from scipy import optimize
 
 
 def rows(rng, n, values, rate=0.4, missing=0.0, tilt=None):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from equipoise.agent.draws import Draws, key_hash, new_key
 from scipy import stats
+
+from equipoise.agent.draws import Draws, key_hash, new_key
 
 KEY = bytes(range(32))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from equipoise.agent.agent import Agent
 from equipoise.agent.fold import CHUNK
 from equipoise.store.memory import MemoryStore
