@@ -69,6 +69,16 @@ def test_a_changed_decision_is_found(log, settings, change, says):
     assert any("d77" in fault and says in fault for fault in result.faults)
 
 
+def test_a_capped_decision_that_claims_a_rate_is_found(log, settings):
+    with sqlite3.connect(log) as connection:
+        (number,) = connection.execute(
+            "SELECT number FROM decisions WHERE capped = 1 AND uniform > 0.4 LIMIT 1"
+        ).fetchone()
+        connection.execute("UPDATE decisions SET rate = 0.3 WHERE number = ?", (number,))
+    faults = audited(log, settings).faults
+    assert [fault for fault in faults if f"d{number} has a rate that rule" in fault]
+
+
 def test_another_key_is_not_the_stores(log, settings):
     with pytest.raises(AgentError, match="key does not match"):
         audited(log, settings, bytes(32))

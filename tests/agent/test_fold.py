@@ -10,6 +10,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.fold import CHUNK
+from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
@@ -109,8 +110,6 @@ def picked_requests(batch, rows):
 
 
 def many_decisions(store):
-    from equipoise.store.batches import DecisionBatch
-
     parts = [s.batch for s in store.read() if isinstance(s.batch, DecisionBatch)]
     columns = {}
     for name in DecisionBatch.__slots__:
@@ -152,9 +151,38 @@ def test_rows_of_every_source_land_in_their_moments():
     assert (moments.simulation.count.sum(axis=0) == 50).all()
 
 
-def recount(store):
-    from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
+def test_the_value_of_routing_weighs_rows_by_their_chance_of_being_served_as_routed():
+    """Against a loop over raw rows, to 1e-9: w = 1 / (1 - e + e pi(routed)), 1 for bulk rows."""
+    store = MemoryStore()
+    agent = live(store)
+    weights, rewards = [], []
+    open_rows = {}
+    for segment in store.read():
+        batch = segment.batch
+        if isinstance(batch, ObservationBatch):
+            weights += [1.0] * len(batch)
+            rewards += batch.reward.tolist()
+        elif isinstance(batch, DecisionBatch):
+            for row, number in enumerate(batch.number.tolist()):
+                rate, routed = batch.rate[row], batch.routed[row]
+                chance = 1 - rate + rate * batch.probabilities[row, routed]
+                open_rows[number] = [batch.model[row] == routed, 1 / chance, None, False]
+        elif isinstance(batch, OutcomeBatch):
+            for row, number in enumerate(batch.number.tolist()):
+                if not np.isnan(batch.reward[row]):
+                    open_rows[number][2] = batch.reward[row]
+                open_rows[number][3] |= not np.isnan(batch.outputs[row]).any()
+    for as_routed, weight, reward, with_outputs in open_rows.values():
+        if as_routed and reward is not None and with_outputs:
+            weights.append(weight)
+            rewards.append(reward)
+    routing = agent.view().moments.routing
+    assert routing.count.sum() == len(weights)
+    assert routing.weight.sum() == pytest.approx(sum(weights), rel=1e-9)
+    assert agent.routing()[0] == pytest.approx(np.average(rewards, weights=weights), rel=1e-9)
 
+
+def recount(store):
     decided, rewards, outputs, served = {}, {}, set(), {}
     result = {"obs": ([], []), "exp": ([], [])}
     for segment in store.read():
