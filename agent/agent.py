@@ -122,7 +122,7 @@ class Agent:
         rate, capped = self._without_candidates(rate, requests.eligible)
         model, randomized = draw(uniform, rate, shares, requests.routed)
         left = self._budget_left()
-        if np.count_nonzero(randomized) >= left:
+        if left is not None and np.count_nonzero(randomized) >= left:
             # Whether the budget still covers a request depends on earlier draws alone.
             spent = np.cumsum(randomized) - randomized >= left
             capped = capped | spent
@@ -260,11 +260,12 @@ class Agent:
     def _log(self, batch: Batch) -> None:
         self.fold.apply(self.store.append(batch), batch)
 
-    def _budget_left(self) -> float:
+    def _budget_left(self) -> int | None:
+        """Requests that may still be randomized, None where there is no limit."""
         if self.observing_only:
             return 0
         limit = self.config.budget.requests
-        return np.inf if limit is None else limit - self.fold.randomized
+        return None if limit is None else limit - self.fold.randomized
 
     @staticmethod
     def _without_candidates(rate: Floats, eligible: Flags | None) -> tuple[Floats, Flags]:

@@ -170,7 +170,8 @@ class Intake:
         return rest, duplicates + more_duplicates, late + more_late
 
     def _check_models(self, name: str, models: Ints) -> None:
-        if len(models) and (int(models.min()) < 0 or int(models.max()) >= self._models):
+        # Seen as unsigned numbers the negative ones are large: one pass finds both ends.
+        if len(models) and int(models.view(np.uint64).max()) >= self._models:
             row = int(np.flatnonzero((models < 0) | (models >= self._models))[0])
             raise AgentError(
                 f"{name} row {row}: model {models[row]} does not exist, "
