@@ -18,7 +18,7 @@ class Cells:
     the cells that occur, ascending; `starts` (c,) where each begins in sorted order.
     """
 
-    __slots__ = ("order", "present", "sorted_cell", "starts")
+    __slots__ = ("_slots", "order", "present", "sizes", "sorted_cell", "starts")
 
     def __init__(self, cell: Ints) -> None:
         self.order = np.argsort(cell, kind="stable")
@@ -28,18 +28,19 @@ class Cells:
         np.not_equal(self.sorted_cell[1:], self.sorted_cell[:-1], out=first[1:])
         self.starts = np.flatnonzero(first)
         self.present = self.sorted_cell[self.starts]
+        ends = np.empty_like(self.starts)
+        ends[:-1] = self.starts[1:]
+        ends[-1:] = len(cell)
+        self.sizes = ends - self.starts
+        self._slots: tuple[Ints, Ints] | None = None
 
     def sums(self, rows: Floats) -> Floats:
         """Sum over the rows of each present cell: (n, ...) sorted rows -> (c, ...)."""
         return np.asarray(np.add.reduceat(rows, self.starts, axis=0))
 
-    @property
-    def sizes(self) -> Ints:
-        """(c,) number of rows of each present cell."""
-        return np.diff(self.starts, append=len(self.sorted_cell))
-
     def slots(self) -> tuple[Ints, Ints]:
         """Where each sorted row goes in a padded (c, longest, ...) array: cell rank, position."""
-        sizes = self.sizes
-        rank = np.repeat(np.arange(len(sizes)), sizes)
-        return rank, np.arange(len(self.sorted_cell)) - self.starts[rank]
+        if self._slots is None:
+            rank = np.arange(len(self.sizes)).repeat(self.sizes)
+            self._slots = rank, np.arange(len(self.sorted_cell)) - self.starts[rank]
+        return self._slots

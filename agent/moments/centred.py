@@ -43,20 +43,26 @@ def add_scatter(
     rank, position = cells.slots()
     shifted = rows - origin[rank]
     shift = cells.sums(weight[:, None] * shifted) / added[:, None]
-    step = np.where(held[:, None] > 0, origin + shift - centre[here], 0.0)
+    step = origin + shift - centre[here]
     # One extra row per cell carries the between-batch term, so that a single product of centred
     # rows gives the whole increment.
     width = rows.shape[1]
-    padded = _scratch.array("padded", len(here), int(position.max()) + 2, width)
+    # Where most cells occur, adding to all of them in place is cheaper than gathering some; an
+    # absent cell gets exact zeros.
+    dense = 2 * len(here) > len(scatter)
+    slot = here if dense else np.arange(len(here))
+    many = len(scatter) if dense else len(here)
+    padded = _scratch.array("padded", many, int(position.max()) + 2, width)
     padded[...] = 0.0
-    padded[rank, position + 1] = np.sqrt(weight)[:, None] * (shifted - shift[rank])
-    padded[:, 0] = np.sqrt(held * added / after)[:, None] * step
-    product = _scratch.array("product", len(here), width, width)
+    padded[slot[rank], position + 1] = np.sqrt(weight)[:, None] * (shifted - shift[rank])
+    padded[slot, 0] = np.sqrt(held * added / after)[:, None] * step
+    product = _scratch.array("product", many, width, width)
     np.matmul(padded.transpose(0, 2, 1), padded, out=product)
-    scatter[here] += product
-    centre[here] = np.where(
-        held[:, None] > 0, centre[here] + step * (added / after)[:, None], origin + shift
-    )
+    if dense:
+        scatter += product
+    else:
+        scatter[here] += product
+    centre[here] += step * (added / after)[:, None]
 
 
 def add_variation(
@@ -72,9 +78,9 @@ def add_variation(
     shifted = values - origin[rank]
     shift = cells.sums(weight * shifted) / added
     spread = cells.sums(weight * (shifted - shift[rank]) ** 2)
-    step = np.where(held > 0, origin + shift - mean[here], 0.0)
+    step = origin + shift - mean[here]
     total[here] = after
-    mean[here] = np.where(held > 0, mean[here] + step * (added / after), origin + shift)
+    mean[here] += step * (added / after)
     scatter[here] += spread + step * step * (held * added / after)
 
 
