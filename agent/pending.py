@@ -81,7 +81,15 @@ class Pending:
             self._make_room(count, watermark)
         rows = slice(self.size, self.size + count)
         self.size += count
-        index = np.arange(count)
+        shares = batch.probabilities
+        if count == 1:
+            # Plain indexing: looking two numbers up with arrays costs more than all the copies.
+            self.propensity[rows] = shares[0, batch.model[0]]
+            self.routed_share[rows] = shares[0, batch.routed[0]]
+        else:
+            index = np.arange(count)
+            self.propensity[rows] = shares[index, batch.model]
+            self.routed_share[rows] = shares[index, batch.routed]
         self.x[rows] = batch.x
         self.unit[rows] = batch.unit
         self.context[rows] = batch.context
@@ -91,8 +99,6 @@ class Pending:
         self.served[rows] = batch.model
         self.randomized[rows] = batch.randomized
         self.rate[rows] = batch.rate
-        self.propensity[rows] = batch.probabilities[index, batch.model]
-        self.routed_share[rows] = batch.probabilities[index, batch.routed]
         self.rule[rows] = rule
         self.era[rows] = batch.era
         self.certifiable[rows] = batch.rate >= rate_min
