@@ -32,8 +32,8 @@ def option(
 ) -> Value:
     """A dataclass field with a default and metadata: explanation, unit, low, high, choices.
 
-    low, high: inclusive limits of a number. choices: the allowed words of a text. Typed as its
-    default, as `dataclasses.field` is.
+    low, high: inclusive limits of a number. choices: the allowed words of a text; without any it
+    is free. Typed as its default, as `dataclasses.field` is.
     """
     metadata = {
         "explanation": explanation,
@@ -50,7 +50,7 @@ def check(options: Declared) -> None:
     """Raise ValueError with the option's name, its value and its limit.
 
     The type of the default decides what is accepted: a whole number where it is an int, any
-    finite number where it is a float, one of `choices` where it is a text.
+    finite number where it is a float, one of `choices` where it is a text that has any.
     """
     for declared in fields(options):
         _check_one(declared, getattr(options, declared.name))
@@ -59,7 +59,9 @@ def check(options: Declared) -> None:
 def _check_one(declared: Field[Any], value: object) -> None:
     name, limits = declared.name, declared.metadata
     if isinstance(declared.default, str):
-        if value not in limits["choices"]:
+        if not isinstance(value, str):
+            raise ValueError(f"{name} is {value!r}, must be a text")
+        if limits["choices"] and value not in limits["choices"]:
             raise ValueError(f"{name} is {value!r}, must be one of {', '.join(limits['choices'])}")
         return
     whole = isinstance(declared.default, int)

@@ -81,7 +81,8 @@ def load(spec: str, **options: Any) -> Benchmark:
         where, reason = error.filename or location, error.strerror or error
         raise BenchmarkError(f"benchmark {name!r}: cannot read {where}: {reason}") from error
     except ValueError as error:
-        raise BenchmarkError(f"benchmark {name!r}: {error}") from error
+        reason = " ".join(str(error).splitlines())  # names in a file may hold line breaks
+        raise BenchmarkError(f"benchmark {name!r}: {reason}") from error
 
 
 def describe() -> list[dict[str, str]]:
