@@ -84,7 +84,7 @@ class Runs:
 
 
 @lru_cache(maxsize=8)
-def _resample_counts(runs: int) -> Floats:
+def resample_counts(runs: int) -> Floats:
     """(RESAMPLES, runs) how often each run is drawn.
 
     The same draws for every quantity, so that what is compared is resampled together.
@@ -99,7 +99,7 @@ def _resample_counts(runs: int) -> Floats:
 def resampled_means(values: Floats) -> Floats:
     """(R, C) of runs -> (RESAMPLES, C) bootstrap means of what is known; NaN where nothing is."""
     known = np.isfinite(values)
-    counts = _resample_counts(len(values))
+    counts = resample_counts(len(values))
     with np.errstate(invalid="ignore", divide="ignore"):
         means: Floats = (counts @ np.where(known, values, 0.0)) / (counts @ known.astype(float))
     return means

@@ -1,4 +1,9 @@
-"""Rows of results: what every estimator family says at a checkpoint, against the truth."""
+"""Rows of results: what every estimator family says at a checkpoint, against the truth.
+
+The truth is the causal value of every model by intention to treat. In a world that drifts it is
+the running average of E[R | past, do(model)] up to the checkpoint: for errors and regret over the
+decisions made so far that may be certified, for coverage over those that the certified sums hold.
+"""
 
 from __future__ import annotations
 
@@ -12,36 +17,39 @@ from equipoise.agent.estimators.naive_log import naive_log
 from equipoise.agent.inference.bounded import contrast_bounds
 from equipoise.agent.recommendation import KEEP_ROUTING, recommend
 from equipoise.replay.stream import Checkpoint
-from equipoise.replay.worlds import World
+from equipoise.replay.worlds import Truth, World
 from equipoise.store.batches import Floats
 
 NAIVE = "naive-log"
+DIRECT = "direct-method"
+"""The first half of `doubly-robust`, the scorer without its correction, as a row of its own."""
 
 
 class Certificate:
     """What the certified sums say over one stream: widths, misses, the first decision."""
 
     def __init__(self, world: World) -> None:
-        self._values = world.values
+        self._world = world
         self.ever_miscovered = False
         self.decided_at = np.nan
         self.decided_right: bool | None = None
 
     def columns(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        agent, models = checkpoint.agent, len(self._values)
+        values = self._world.truth(checkpoint.drifted_closed).values
+        agent, models = checkpoint.agent, len(values)
         delta = agent.config.policy.delta
         # All ordered pairs at once: they cover together with probability 1 - delta.
         lower = contrast_bounds(agent.view().certified, delta / (models * (models - 1)))
         lower = lower[:models, :models]
-        truth = self._values[:, None] - self._values[None, :]
+        truth = values[:, None] - values[None, :]
         pairs = np.triu_indices(models, 1)
         covered = bool((lower <= truth + 1e-12).all())
         self.ever_miscovered |= not covered
         winner = agent.certified_winner()
         if winner is not None and np.isnan(self.decided_at):
             self.decided_at = float(checkpoint.exp_used)
-            value = self._values[agent.models.index(winner)]
-            best = self._values.max()
+            value = values[agent.models.index(winner)]
+            best = values.max()
             self.decided_right = bool(value >= best - agent.config.policy.epsilon)
         return {
             "width": float((-lower - lower.T)[pairs].mean() / 2),
@@ -57,13 +65,19 @@ def result_rows(
 ) -> Iterator[dict[str, Any]]:
     """One row per family, and one for the naive comparison of the log.
 
-    `values` holds the family's value of every model, in the order of the benchmark's models.
+    families: names of estimator families, and `direct-method` where `doubly-robust` is among them.
+    `values` holds the family's value of every model, in the order of the benchmark's models. In a
+    world that drifts `truth` holds the true ones, and `regret_now` is the regret against the values
+    that the next request will meet.
     """
     agent = checkpoint.agent
     routing = agent.routing()
     estimates: dict[str, Estimate] = {NAIVE: naive_log(agent.view().moments)}
-    estimates.update(agent.estimates(families))
-    best = float(world.values.max())
+    names = list(families)
+    estimates.update(agent.estimates(name for name in names if name != DIRECT))
+    if DIRECT in names:
+        estimates[DIRECT] = direct_method(estimates["doubly-robust"])
+    truth = world.truth(checkpoint.drifted)
     shared = {
         "checkpoint": checkpoint.target,
         "requests": checkpoint.requests,
@@ -74,24 +88,43 @@ def result_rows(
     }
     for name, estimate in estimates.items():
         answer = recommend(agent.models, estimate, routing)
-        if answer.model is None:
-            # Nothing is known: a coin has to decide, and its expected loss is the mean one.
-            regret = best - float(world.values.mean())
-        else:
-            regret = best - float(world.values[agent.models.index(answer.model)])
+        model = None if answer.model is None else agent.models.index(answer.model)
+        regret = simple_regret(truth, model)
+        best = float(truth.values.max())
         regret_action = regret
         if answer.action == KEEP_ROUTING:
-            regret_action = best - world.routing_value
-        yield {
+            regret_action = best - truth.routing
+        row = {
             "estimator": name,
             "values": estimate.values.tolist(),
             "recommended": answer.model,
             "action": answer.action,
             "regret": regret,
-            "regret_action": regret_action + max(world.routing_value - best, 0.0),
-            **value_errors(estimate.values, world.values),
+            "regret_action": regret_action + max(truth.routing - best, 0.0),
+            **value_errors(estimate.values, truth.values),
             **shared,
         }
+        if world.drift.active:
+            now = world.truth(float(world.drift.share(np.array([checkpoint.requests]))[0]))
+            row["truth"] = truth.values.tolist()
+            row["regret_now"] = simple_regret(now, model)
+        yield row
+
+
+def direct_method(estimate: Estimate) -> Estimate:
+    """The direct-method half of an estimate of `doubly-robust`; its errors are not estimated."""
+    unknown = np.full(len(estimate.values), np.nan)
+    values = estimate.diagnostics.get("direct", unknown)
+    return Estimate(DIRECT, values, np.full((len(unknown), len(unknown)), np.nan))
+
+
+def simple_regret(truth: Truth, model: int | None) -> float:
+    """What is lost by serving this model everywhere; None where nothing is known."""
+    best = float(truth.values.max())
+    if model is None:
+        # A coin has to decide, and its expected loss is the mean one.
+        return best - float(truth.values.mean())
+    return best - float(truth.values[model])
 
 
 def value_errors(values: Floats, truth: Floats) -> dict[str, float]:

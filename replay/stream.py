@@ -2,7 +2,8 @@
 
 The agent sees what production would see: contexts, what was routed, and the outcome of the model
 that was served. Contexts, latent types, routing and the noise of rewards come from generators
-that do not depend on the policy, so that policies are compared on common random numbers.
+that do not depend on the policy, so that policies are compared on common random numbers. The same
+holds for what comes between a decision and its reward: fallbacks, lost answers and delays.
 """
 
 from __future__ import annotations
@@ -23,23 +24,23 @@ from equipoise.agent.config import (
 )
 from equipoise.agent.features import FeatureSchema
 from equipoise.agent.intake import select
+from equipoise.replay.arrivals import Arrivals
 from equipoise.replay.settings import StreamSettings
 from equipoise.replay.worlds import World
-from equipoise.store.batches import OutcomeBatch
+from equipoise.store.batches import DecisionBatch, Floats, OutcomeBatch
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
-
-WINDOW = 1.0
-"""Seconds of stream time after which a reward that has not come counts as missing: in these
-worlds a reward arrives with its batch or never."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The agent at one point of the common EXP grid.
 
-    target: the grid's count; requests, exp_used: so far; spend: USD of randomized requests;
-    harm: expected reward lost by serving them the assigned instead of the routed model.
+    target: the grid's count; requests, exp_used: so far, whether or not their rewards have come;
+    spend: USD of the answers to randomized requests; harm: expected reward lost by serving them
+    the assigned instead of the routed model, where the assignment was carried out.
+    drifted: share of the world's drift that has happened, averaged over the decisions that may be
+    certified; drifted_closed: over those of them that the certified sums hold by now.
     """
 
     target: int
@@ -48,6 +49,30 @@ class Checkpoint:
     spend: float
     harm: float
     agent: Agent
+    drifted: float = 0.0
+    drifted_closed: float = 0.0
+
+
+class DriftClock:
+    """How much of a world's drift fell on the decisions that certified sums may hold."""
+
+    def __init__(self, world: World, rate_min: float) -> None:
+        self._drift = world.drift
+        self._rate_min = rate_min
+        self._shares: list[Floats] = []
+
+    def record(self, decisions: DecisionBatch) -> None:
+        """Take in n decisions; call it for every batch, in order."""
+        if self._drift.active:
+            share = self._drift.share(decisions.number)
+            self._shares.append(np.where(decisions.rate >= self._rate_min, share, np.nan))
+
+    def read(self, agent: Agent) -> tuple[float, float]:
+        """Mean share over all such decisions, and over those before the agent's watermark."""
+        if not self._shares:
+            return 0.0, 0.0
+        shares = np.concatenate(self._shares)
+        return _mean_known(shares), _mean_known(shares[: agent.view().watermark])
 
 
 def experiment(
@@ -58,7 +83,7 @@ def experiment(
     return ExperimentConfig(
         name=f"replay-{benchmark.name}",
         models=[ModelConfig(name=name) for name in benchmark.models],
-        reward=RewardConfig(low=0.0, high=1.0, window=WINDOW),
+        reward=RewardConfig(low=0.0, high=1.0, window=world.delays.window),
         features=FeatureSchema.vectors(benchmark.context_names, world.output_names),
         policy=PolicyConfig(
             gate=gate,
@@ -80,7 +105,9 @@ def run_stream(
     store: Store | None = None,
 ) -> Iterator[Checkpoint]:
     """Run one stream and yield at every checkpoint. The agent is live: read it at once."""
-    hidden_rng, reward_rng, log_rng = (_generator(seed, name) for name in ("who", "what", "log"))
+    hidden_rng, reward_rng, log_rng, service_rng, delay_rng = (
+        _generator(seed, name) for name in ("who", "what", "log", "how", "when")
+    )
     agent = Agent(config, store or MemoryStore(), stream_key(seed))
     agent.simulate(world.simulations())
     if settings.obs:
@@ -88,35 +115,44 @@ def run_stream(
         # A row of a log without its reward says nothing; a log holds no such rows.
         agent.ingest(select(log, ~np.isnan(log.reward)))
     agent.refresh()
+    arrivals = Arrivals(world.delays, delay_rng) if world.delays.timed else None
+    clock = DriftClock(world, config.limits.rate_min)
     targets = list(settings.checkpoints)
     requests = exp_used = 0
     spend = harm = 0.0
     while True:
         while targets and exp_used >= targets[0]:
-            yield Checkpoint(targets.pop(0), requests, exp_used, spend, harm, agent)
+            target, drifted = targets.pop(0), clock.read(agent)
+            yield Checkpoint(target, requests, exp_used, spend, harm, agent, *drifted)
         if not targets or requests >= settings.requests:
             break
         count = min(settings.batch, settings.requests - requests)
         batch, hidden = world.requests(count, hidden_rng, first=requests)
         decisions = agent.decide(batch)
-        outputs, reward = world.serve(hidden, decisions.model, reward_rng)
-        agent.observe(
-            OutcomeBatch(
-                number=decisions.number,
-                served=decisions.model,
-                attempt=np.ones(count, dtype=np.int64),
-                delivered=np.ones(count, dtype=bool),
-                outputs=outputs,
-                reward=reward,
-                at=decisions.at,
-            )
+        clock.record(decisions)
+        service = world.compliance.serve(decisions.model, decisions.routed, service_rng)
+        outputs, reward = world.serve(hidden, service.model, reward_rng)
+        outcomes = OutcomeBatch(
+            number=decisions.number,
+            served=service.model,
+            attempt=service.attempt,
+            delivered=service.delivered,
+            outputs=outputs,
+            reward=reward,
+            at=decisions.at,
         )
-        if np.isnan(reward).any():
-            agent.expire(float(decisions.at[-1]) + 2 * WINDOW)
+        if arrivals is not None:
+            arrivals.deliver(agent, outcomes)
+        else:
+            agent.observe(outcomes)
+            if np.isnan(reward).any():
+                # A reward comes with its batch or never: there is nothing to wait for.
+                agent.expire(float(decisions.at[-1]) + 2 * world.delays.window)
         picked = decisions.randomized
         exp_used += int(np.count_nonzero(picked))
-        spend += float(np.nansum(world.cost(hidden, decisions.model)[picked]))
-        harm += float(world.harm(hidden, decisions.routed, decisions.model)[picked].sum())
+        spend += float(np.nansum(world.cost(hidden, service.model)[picked]))
+        carried_out = picked & service.as_assigned
+        harm += float(world.harm(hidden, decisions.routed, decisions.model)[carried_out].sum())
         before, requests = requests, requests + count
         if before // settings.refresh != requests // settings.refresh:
             agent.refresh()
@@ -129,3 +165,8 @@ def stream_key(seed: int) -> bytes:
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:
     return np.random.default_rng([seed, *blake2b(purpose.encode(), digest_size=8).digest()])
+
+
+def _mean_known(numbers: Floats) -> float:
+    known = numbers[~np.isnan(numbers)]
+    return float(known.mean()) if len(known) else 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from equipoise.agent.errors import AgentError
@@ -13,16 +13,27 @@ _OWN_FLAGS = ("alpha", "confounding")
 
 
 def describe_options() -> list[dict[str, str]]:
-    """Name, default, unit and explanation of every option, those with flags of their own too."""
+    """Name, default, unit, limits and explanation of every option, those with own flags too."""
     return [
         {
             "option": declared.name,
             "default": str(declared.default),
             "unit": declared.metadata["unit"],
+            "limits": _limits(declared),
             "what it does": declared.metadata["explanation"],
         }
         for declared in fields(WorldOptions)
     ]
+
+
+def _limits(declared: Field[Any]) -> str:
+    """Which values are accepted, for people; empty where there is no limit."""
+    low, high = declared.metadata["low"], declared.metadata["high"]
+    if declared.metadata["choices"]:
+        return ", ".join(declared.metadata["choices"])
+    if low is None or high is None:
+        return "" if low is None else f"{low:g} or more"
+    return f"{low:g} to {high:g}"
 
 
 def parse_options(texts: Sequence[str]) -> WorldOptions:

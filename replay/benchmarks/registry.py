@@ -33,6 +33,9 @@ class Entry:
 
 _ENTRIES: dict[str, Entry] = {}
 
+LOGS = {"openbandit": "A real log of recommendations with its propensities (Open Bandit)"}
+"""Logs without known counterfactuals: the replay runs them its own way, without a world."""
+
 
 def benchmark(
     name: str, title: str, *, options: type[Any] = NoOptions, needs_path: bool = False
@@ -67,8 +70,13 @@ def load(spec: str, **options: Any) -> Benchmark:
     """
     name, colon, location = spec.partition(":")
     known = entries()
+    if name in LOGS:
+        raise BenchmarkError(
+            f"{name!r} is a log without known counterfactuals, no table of contexts x models; run"
+            f" it as it is: equipoise replay --benchmark {name}:PATH --policies uniform,top-two"
+        )
     if name not in known:
-        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {', '.join(known)}")
+        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {', '.join([*known, *LOGS])}")
     entry = known[name]
     try:
         path = _path(entry, location if colon else None)
@@ -94,6 +102,13 @@ def describe() -> list[dict[str, str]]:
             "options": ", ".join(f"{o.name}={o.default}" for o in fields(entry.options)),
         }
         for entry in entries().values()
+    ] + [
+        {
+            "name": f"{name}:PATH",
+            "title": title,
+            "options": "PATH: a behaviour, or the folder of both",
+        }
+        for name, title in LOGS.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""Figures as plain plotly dicts: dots with intervals and heat maps (curves: curves.py).
+"""Figures as plain plotly dicts: dots with intervals (curves: curves.py, heat maps: maps.py).
 
 Text that comes from files is escaped here, since plotly reads a little HTML in its labels.
 """
@@ -20,7 +20,6 @@ from equipoise.replay.report.frame import (
     error_bars,
     interval_text,
     picked,
-    plain,
     rule,
     safe,
     short,
@@ -165,46 +164,7 @@ def _estimates(models: Sequence[str], at: Floats, style: Style, means: Mean) -> 
         "hovertemplate": "%{customdata}<extra></extra>",
         "marker": {
             "color": f"@{style.colour}",
-            "size": 9 if style.name == "naive-log" else 8,
-            "symbol": "x" if style.name == "naive-log" else style.symbol,
+            "size": 9,
+            "symbol": style.symbol,
         },
-    }
-
-
-def heat_figure(
-    alphas: Sequence[float],
-    confoundings: Sequence[float],
-    z: Floats,
-    texts: list[list[str]],
-    most: float,
-) -> Figure:
-    """Regret z (A, W), from 0 to `most`, over alignment (up) and confounding (right).
-
-    texts: (A, W) what a cell says when it is pointed at.
-    """
-    layout = base_layout(64 + 40 * len(alphas))
-    layout["xaxis"] = {**axis("confounding ω"), "type": "category", "showgrid": False}
-    layout["yaxis"] = {**axis("alignment α"), "type": "category", "showgrid": False}
-    return {
-        "data": [
-            {
-                "type": "heatmap",
-                "x": [f"{each:g}" for each in confoundings],
-                "y": [f"{each:g}" for each in alphas],
-                "z": [plain(row) for row in z],
-                "text": [
-                    ["" if value is None else reward(value) for value in plain(row)] for row in z
-                ],
-                "texttemplate": "%{text}",
-                "customdata": texts,
-                "hovertemplate": "%{customdata}<extra></extra>",
-                "colorscale": [[0, "@heat-0"], [0.5, "@heat-1"], [1, "@heat-2"]],
-                "zmin": 0,
-                "zmax": most or 1.0,
-                "showscale": False,
-                "xgap": 2,
-                "ygap": 2,
-            }
-        ],
-        "layout": layout,
     }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -13,8 +11,11 @@ import pandas as pd
 
 from equipoise.replay.averages import NAIVE, Scenario, runs_by_scenario
 from equipoise.replay.headline import best_name, reward
+from equipoise.replay.report.embedded import embedded, part
+from equipoise.replay.report.facts import facts
+from equipoise.replay.report.overall import overall_section
 from equipoise.replay.report.scenario import scenario_figures
-from equipoise.replay.report.section import folded, heat_maps, part, scenario_section
+from equipoise.replay.report.section import folded, heat_maps, scenario_section
 from equipoise.replay.report.sheet import Sheet
 from equipoise.replay.report.tables import text
 
@@ -32,15 +33,16 @@ def write_report(
 
 def report_page(results: pd.DataFrame, summary: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
     """The report as HTML."""
-    from plotly.offline import get_plotlyjs
-
     rows, scenarios = summary["rows"], summary["scenarios"]
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     estimators = list(dict.fromkeys(row["estimator"] for row in rows))
     runs = runs_by_scenario(results, float(meta["options"].get("epsilon", 0.0)))
     sheet = Sheet()
     several = len(scenarios) > 1
-    maps = heat_maps(sheet, rows, policies, estimators) if several else ""
+    overall = maps = ""
+    if several:
+        overall = overall_section(sheet, runs, policies, estimators)
+        maps = heat_maps(rows, policies, estimators)
     sections: list[str] = []
     for scenario in scenarios:
         key: Scenario = (scenario["alpha"], scenario["confounding"])
@@ -50,26 +52,17 @@ def report_page(results: pd.DataFrame, summary: Mapping[str, Any], meta: Mapping
         )
         body = scenario_section(sheet, drawn, scenario, mine, policies, estimators)
         sections.append(folded(scenario, body, is_open=not sections) if several else body)
-    plotly, script = get_plotlyjs(), part("report.js")
     return Template(part("report.html")).substitute(
-        allowed=" ".join(_digest(each) for each in (plotly, script)),
-        style=part("report.css"),
+        embedded(sheet.as_json()),
         title=text(meta["title"]),
         headline=text(summary["headline"]),
         tiles=_tiles(summary),
-        facts=_facts(meta, policies, estimators),
+        facts=facts(meta, policies, [each for each in estimators if each != NAIVE]),
+        overall=overall,
         maps=maps,
         scenarios="\n".join(sections),
         version=text(meta["version"]),
-        figures=sheet.as_json(),
-        plotly=plotly,
-        script=script,
     )
-
-
-def _digest(script: str) -> str:
-    """A script's hash as a content policy names it."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:
@@ -96,34 +89,3 @@ def _tiles(summary: Mapping[str, Any]) -> str:
         f"<span>{text(note)}</span></div>"
         for label, value, note in tiles
     )
-
-
-def _facts(meta: Mapping[str, Any], policies: Sequence[str], estimators: Sequence[str]) -> str:
-    """What was run, as a list of definitions."""
-    options = meta["options"]
-    budget = options.get("budget")
-    most = "" if budget is None else f", {budget:,} of them at most"
-    facts = {
-        "Benchmark": f"{meta['title']} ({meta['benchmark']})",
-        "Source": meta["source"],
-        "Models": ", ".join(meta["models"]),
-        "Contexts": f"{meta['contexts']:,}" if "contexts" in meta else "",
-        "Left out": ", ".join(f"{why}: {n}" for why, n in meta.get("exclusions", {}).items()),
-        "Usage log": f"{options['obs']:,} requests, served as routed, before the start",
-        "Live requests": f"up to {options['requests']:,} a run",
-        "Randomized": f"{100 * options['exp_rate']:.3g}% of the live requests{most}",
-        "Runs": f"{options['seeds']:,} for every setting, policy and estimator",
-        "Policies": ", ".join(policies),
-        "Estimators": ", ".join(each for each in estimators if each != NAIVE),
-        "Alignment α": _listed(each["alpha"] for each in meta["scenarios"]),
-        "Confounding ω": _listed(each["confounding"] for each in meta["scenarios"]),
-    }
-    return "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(fact)}</dd></div>"
-        for name, fact in facts.items()
-        if fact
-    )
-
-
-def _listed(numbers: Iterable[float]) -> str:
-    return ", ".join(f"{each:g}" for each in dict.fromkeys(numbers))

@@ -39,15 +39,27 @@ FAMILY_DASHES = {
     "doubly-robust": "solid",
     "hierarchical": "solid",
 }
+FAMILY_SYMBOLS = {
+    "naive-log": "x",
+    "ipw": "square",
+    "obs-only": "diamond",
+    "representation-exp": "triangle-up",
+    "cvci": "triangle-down",
+    "grounded": "hexagon",
+    "doubly-robust": "star",
+    "hierarchical": "circle",
+}
 
 
 def estimator_style(name: str, known: Sequence[str]) -> Style:
     """Style of an estimator; `known` are all estimators of the report, in order."""
     if name in FAMILIES:
-        return Style(name, name, FAMILY_DASHES[name], "circle")
+        return Style(name, name, FAMILY_DASHES[name], FAMILY_SYMBOLS[name])
     others = [each for each in known if each not in FAMILIES]
     index = others.index(name)
-    return Style(name, f"other-{index % OTHERS}", DASHES[index % len(DASHES)], "circle")
+    # One dash further than the mark: no family looks like that without its colour.
+    dash, symbol = DASHES[(index + 1) % len(DASHES)], SYMBOLS[index % len(SYMBOLS)]
+    return Style(name, f"other-{index % OTHERS}", dash, symbol)
 
 
 def policy_style(name: str, known: Sequence[str]) -> Style:

@@ -9,7 +9,7 @@
     "color", "fillcolor", "gridcolor", "linecolor", "zerolinecolor",
     "bgcolor", "bordercolor", "paper_bgcolor", "plot_bgcolor", "colorscale",
   ]);
-  const printWidth = { wide: 340, small: 165, "": 220 };
+  const printWidth = { single: 690, wide: 340, "": 220 };
   root.dataset.drawn = "0";
   root.dataset.errors = "";
   window.addEventListener("error", (event) => { root.dataset.errors += event.message + "; "; });
@@ -33,9 +33,19 @@
     return named ? colour(value, style) : value;
   };
 
+  // The keys of a section that are switched off hide their lines in its figures.
+  const hiddenIn = (section) => new Set(section
+    ? [...section.querySelectorAll('.key[aria-pressed="false"]')].map((key) => key.dataset.line)
+    : []);
+
+  // On paper two figures fit below each other; those that are tall have many rows and stay so.
+  const flatter = ({ layout }) => ({ height: layout.height > 400 ? layout.height : 250 });
+
   const draw = (place, width) => {
     const figure = coloured(figures[place.id], getComputedStyle(root));
-    if (width) Object.assign(figure.layout, { width, autosize: false });
+    const hidden = hiddenIn(place.closest("section"));
+    figure.data.forEach((trace) => { trace.visible = !hidden.has(trace.name); });
+    if (width) Object.assign(figure.layout, { width, autosize: false, ...flatter(figure) });
     const first = !place.dataset.drawn;
     place.dataset.drawn = "yes";
     Plotly.react(place, figure.data, figure.layout, options);
@@ -53,6 +63,25 @@
   const visible = (place) => place.closest("details:not([open])") === null;
   const places = () => [...document.querySelectorAll(".plot")];
   const drawVisible = () => places().filter(visible).forEach((place) => draw(place));
+
+  const redraw = (section) => [...section.querySelectorAll(".plot")]
+    .filter((place) => place.dataset.drawn && visible(place)).forEach((place) => draw(place));
+  document.querySelectorAll("button.key").forEach((key) => {
+    const section = key.closest("section");
+    const press = (each, on) => each.setAttribute("aria-pressed", String(on));
+    key.addEventListener("click", () => {
+      press(key, key.getAttribute("aria-pressed") === "false");
+      redraw(section);
+    });
+    // Twice: this line alone, or all of them again.
+    key.addEventListener("dblclick", () => {
+      const others = [...section.querySelectorAll("button.key")].filter((each) => each !== key);
+      const alone = others.every((each) => each.getAttribute("aria-pressed") === "false");
+      others.forEach((each) => press(each, alone));
+      press(key, true);
+      redraw(section);
+    });
+  });
 
   document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", () => {
     places().filter((place) => visible(place) && !place.dataset.drawn).forEach((p) => draw(p));

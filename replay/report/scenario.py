@@ -81,8 +81,8 @@ def scenario_figures(
         ],
         estimates_known=estimates_known,
         omitted_models=len(models) - len(shown),
-        regret=_panels(runs, mine, styles, "regret", "mean regret"),
-        errors=_panels(families, mine, styles, "rmse_contrast", "RMSE of contrasts"),
+        regret=curve_panels(runs, mine, styles, "regret", "mean regret"),
+        errors=curve_panels(families, mine, styles, "rmse_contrast", "RMSE of contrasts"),
         costs=_costs(rows, policies, styles),
         certified=_certified(runs, mine, policies, options.get("delta")),
     )
@@ -126,7 +126,7 @@ def _values(
     return Panel(f"under the policy {policy}", description, figure)
 
 
-def _panels(
+def curve_panels(
     runs: Mapping[Pair, Runs],
     policies: Sequence[str],
     styles: Mapping[str, Style],

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from string import Template
 from typing import Any
 
-import numpy as np
-
 from equipoise.replay.averages import NAIVE
 from equipoise.replay.headline import NEAR, percent
-from equipoise.replay.report.figures import heat_figure
-from equipoise.replay.report.frame import interval_text, safe
+from equipoise.replay.report.embedded import part
+from equipoise.replay.report.frame import interval_text
+from equipoise.replay.report.maps import MapCell, map_html
 from equipoise.replay.report.palette import estimator_style, policy_style
-from equipoise.replay.report.scenario import Panel, ScenarioFigures
+from equipoise.replay.report.scenario import ScenarioFigures
 from equipoise.replay.report.sheet import Sheet, dot_keys, line_keys, mark_keys
 from equipoise.replay.report.tables import certified_table, full_table, text, verdict_table
 
@@ -26,11 +24,6 @@ NOTE_LIMITS = (
     "A bar is the true value of a model, a cross its mean reward in an endless usage log. Models "
     "are sorted by their true value."
 )
-
-
-def part(name: str) -> str:
-    """A file of this package: template, style or script."""
-    return files("equipoise.replay.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def scenario_section(
@@ -72,7 +65,7 @@ def scenario_section(
         verdicts=verdict_table(rows, policies, estimators),
         keys=line_keys(styles),
         family_keys=line_keys(families),
-        family_dots=dot_keys(families),
+        family_dots=dot_keys(families, "circle"),
         policy_marks=mark_keys(policy_styles),
         policy_keys=line_keys(policy_styles),
         regret=sheet.grid(drawn.regret),
@@ -96,42 +89,50 @@ def folded(scenario: Mapping[str, Any], body: str, is_open: bool) -> str:
 
 
 def heat_maps(
-    sheet: Sheet,
-    rows: Sequence[Mapping[str, Any]],
-    policies: Sequence[str],
-    estimators: Sequence[str],
+    rows: Sequence[Mapping[str, Any]], policies: Sequence[str], estimators: Sequence[str]
 ) -> str:
     """Final regret over alignment x confounding, a map per policy and estimator, on one scale."""
     alphas = sorted({row["alpha"] for row in rows})
     confoundings = sorted({row["confounding"] for row in rows})
     regrets = [row["regret"]["mean"] for row in rows if row["regret"]["mean"] is not None]
+    most = max(regrets, default=0.0) or 1.0
     found = {
         (row["policy"], row["estimator"], row["alpha"], row["confounding"]): row for row in rows
     }
     blocks = []
     for policy in policies:
-        panels = []
-        for estimator in estimators:
-            z = np.full((len(alphas), len(confoundings)), np.nan)
-            texts = [["not run"] * len(confoundings) for _ in alphas]
-            for i, alpha in enumerate(alphas):
-                for j, confounding in enumerate(confoundings):
-                    row = found.get((policy, estimator, alpha, confounding))
-                    if row is None or row["regret"]["mean"] is None:
-                        continue
-                    z[i, j] = row["regret"]["mean"]
-                    texts[i][j] = (
-                        f"α = {alpha:g}, ω = {confounding:g}<br>regret "
-                        f"{interval_text(row['regret'])}<br>right in "
-                        f"{percent(row['right']['mean'])} of runs"
-                    )
-            name = "usage log alone" if estimator == NAIVE else estimator
-            figure = heat_figure(alphas, confoundings, z, texts, max(regrets, default=0.0))
-            description = f"Heat map of the final regret of {safe(name)} under {safe(policy)}."
-            panels.append(Panel(name, description, figure))
+        maps = [
+            map_html(
+                "usage log alone" if estimator == NAIVE else estimator,
+                "confounding ω",
+                "alignment α",
+                [f"{each:g}" for each in confoundings],
+                [f"{each:g}" for each in alphas],
+                [
+                    [
+                        _map_cell(found.get((policy, estimator, a, w)), a, w, most)
+                        for w in confoundings
+                    ]
+                    for a in alphas
+                ],
+            )
+            for estimator in estimators
+        ]
         is_open = " open" if policy == policies[0] else ""
         blocks.append(
             f"<details{is_open}><summary>{text(policy)}</summary>"
-            f"{sheet.grid(panels, 'small')}</details>"
+            f'<div class="grid small">{"".join(maps)}</div></details>'
         )
     return Template(part("maps.html")).substitute(maps="\n".join(blocks))
+
+
+def _map_cell(
+    row: Mapping[str, Any] | None, alpha: float, confounding: float, most: float
+) -> MapCell:
+    where = f"α = {alpha:g}, ω = {confounding:g}"
+    if row is None or row["regret"]["mean"] is None:
+        return MapCell("–", "", f"{where}: not run", "none")
+    number, _, interval = interval_text(row["regret"]).partition(" ")
+    often = f"right in {percent(row['right']['mean'])} of runs"
+    said = f"{where}: regret {number} {interval}, {often}"
+    return MapCell(number, interval, said, "above", row["regret"]["mean"] / most)

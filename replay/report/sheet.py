@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from equipoise.replay.averages import NAIVE
-from equipoise.replay.report.frame import Figure
+from equipoise.replay.report.frame import Figure, safe
 from equipoise.replay.report.palette import Style
 from equipoise.replay.report.scenario import Panel
 from equipoise.replay.report.tables import text
@@ -37,6 +37,9 @@ class Sheet:
     def __init__(self) -> None:
         self._figures: dict[str, Figure] = {}
 
+    def __len__(self) -> int:
+        return len(self._figures)
+
     def place(self, panel: Panel) -> str:
         """Keep a panel's figure; return the HTML where it will be drawn."""
         name = f"fig-{len(self._figures) + 1}"
@@ -49,7 +52,8 @@ class Sheet:
         )
 
     def grid(self, panels: Sequence[Panel], kind: str = "") -> str:
-        """Several figures side by side where there is room. kind: a further class."""
+        """Figures side by side where there is room. kind: a further class, "single" for one."""
+        kind = "single" if len(panels) == 1 else kind
         return f'<div class="grid {kind}">' + "".join(map(self.place, panels)) + "</div>"
 
     def as_json(self) -> str:
@@ -60,28 +64,41 @@ class Sheet:
         return found
 
 
-def line_keys(styles: Sequence[Style]) -> str:
-    """Names with a sample of their line."""
-    return "".join(
-        '<span class="key"><svg width="30" height="10" aria-hidden="true"><line x1="0" y1="5" '
-        f'x2="30" y2="5" style="stroke:var(--{style.colour})" '
-        f'stroke-dasharray="{DASH_ARRAYS[style.dash]}"/></svg>{_name(style)}</span>'
-        for style in styles
-    )
+def line_keys(styles: Sequence[Style], marked: bool = False) -> str:
+    """Buttons with a sample of each line; they hide and show it in the figures of their section.
+
+    marked: the lines carry the marks of their styles.
+    """
+    keys = []
+    for style in styles:
+        mark = (
+            f'<path transform="translate(10)" d="{OUTLINES[style.symbol]}" '
+            f'style="fill:var(--{style.colour})"/>'
+        )
+        keys.append(
+            f'<button type="button" class="key" aria-pressed="true" '
+            f'data-line="{text(safe(style.name))}"><svg width="30" height="10" '
+            'aria-hidden="true"><line x1="0" y1="5" x2="30" y2="5" '
+            f'style="stroke:var(--{style.colour})" '
+            f'stroke-dasharray="{DASH_ARRAYS[style.dash]}"/>{mark if marked else ""}</svg>'
+            f"{_name(style)}</button>"
+        )
+    return "".join(keys)
 
 
 def mark_keys(styles: Sequence[Style]) -> str:
     """Names with their mark, in the colour of the text: the colour means something else there."""
-    return "".join(_mark(style, "currentColor") for style in styles)
+    return "".join(_mark(style, style.symbol, "currentColor") for style in styles)
 
 
-def dot_keys(styles: Sequence[Style]) -> str:
-    """Names with their mark in their colour."""
-    return "".join(_mark(style, f"var(--{style.colour})") for style in styles)
+def dot_keys(styles: Sequence[Style], symbol: str | None = None) -> str:
+    """Names with their mark in their colour. symbol: a mark for all, where it means nothing."""
+    return "".join(
+        _mark(style, symbol or style.symbol, f"var(--{style.colour})") for style in styles
+    )
 
 
-def _mark(style: Style, colour: str) -> str:
-    symbol = "x" if style.name == NAIVE else style.symbol
+def _mark(style: Style, symbol: str, colour: str) -> str:
     return (
         '<span class="key"><svg width="12" height="12" viewBox="-1 -1 12 12" aria-hidden="true">'
         f'<path d="{OUTLINES[symbol]}" style="fill:{colour}"/></svg>{_name(style)}</span>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from equipoise.agent.recommendation import KEEP_ROUTING
@@ -167,9 +167,17 @@ def _name(estimator: str) -> str:
     return "usage log alone" if estimator == NAIVE else estimator
 
 
-def table(headings: Sequence[str], lines: Iterable[str], kind: str) -> str:
-    """A table that scrolls inside its own box. headings are escaped here, lines are HTML."""
-    head = "".join(f'<th scope="col">{text(heading)}</th>' for heading in headings)
+def table(
+    headings: Sequence[str], lines: Iterable[str], kind: str, words: Collection[int] = ()
+) -> str:
+    """A table that scrolls inside its own box. headings are escaped here, lines are HTML.
+
+    words: the columns that hold words and no numbers.
+    """
+    head = "".join(
+        f'<th scope="col" class="{"word" if column in words else ""}">{text(heading)}</th>'
+        for column, heading in enumerate(headings)
+    )
     body = "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}">\n<thead><tr>{head}</tr></thead>\n'

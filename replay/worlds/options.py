@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from equipoise.replay.benchmarks.options import check, option
 
+ROUTED = "routed"
+"""The fallback that is the model production chose."""
+
+
+class WorldError(ValueError):
+    """Options that do not fit the benchmark of the world."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorldOptions:
@@ -40,6 +47,13 @@ class WorldOptions:
         " worse than blind",
         unit="logits per standard deviation",
     )
+    routing_context: float = option(
+        0.0,
+        "how far the choice follows the visible context, each model drawn to contexts of its own;"
+        " unlike routing_skill it knows nothing the agent does not",
+        unit="logits per standard deviation",
+        low=0,
+    )
     reward: str = option(
         "bernoulli",
         "kind of reward: bernoulli (0 or 1) or bounded (Beta on [0, 1] with the same mean)",
@@ -58,6 +72,77 @@ class WorldOptions:
         unit="share",
         low=-1,
         high=1,
+    )
+    delay: float = option(
+        0.0,
+        "mean delay of a reward after its request, exponential; a request comes every second, and"
+        " rewards are seen at the end of a batch of requests; 0 for rewards with their batch",
+        unit="seconds",
+        low=0,
+    )
+    delay_by_reward: float = option(
+        0.0,
+        "how far the delay depends on the reward: successes take 1 + this times the mean delay,"
+        " failures 1 - this, rewards between are either in proportion",
+        unit="share of delay",
+        low=-1,
+        high=1,
+    )
+    delay_pattern: str = option(
+        "same",
+        "same: delays depend on the reward alike for all models; opposite: the other way round for"
+        " models worth less than the average one",
+        choices=("same", "opposite"),
+    )
+    window: float = option(
+        0.0,
+        "outcome window: a reward that takes longer counts as missing, in the usage log too; 0 for"
+        " 20 mean delays, without delays for nothing to wait for",
+        unit="seconds",
+        low=0,
+    )
+    noncompliance: float = option(
+        0.0,
+        "share of requests whose model fails and is replaced by the fallback, whatever they are;"
+        " true values are then those by intention to treat",
+        unit="share",
+        low=0,
+        high=1,
+    )
+    fallback: str = option(
+        ROUTED,
+        "who answers where a model fails: routed for the model production chose, or the name of a"
+        " model",
+    )
+    undelivered: float = option(
+        0.0,
+        "share of requests whose client hears of the decision too late and serves the routed"
+        " model; they are never EXP",
+        unit="share",
+        low=0,
+        high=1,
+    )
+    drift: float = option(
+        0.0,
+        "how far rewards move while the stream runs, up to 1 if positive, down to 0 if negative;"
+        " the usage log and the replays are from before",
+        unit="share of the way",
+        low=-1,
+        high=1,
+    )
+    drift_of: str = option(
+        "all",
+        "what drifts: the rewards of all models, of the best or of the worst one, or the contexts,"
+        " towards the half of them where rewards are higher (lower, if negative)",
+        choices=("all", "best", "worst", "contexts"),
+    )
+    drift_shape: str = option(
+        "linear",
+        "linear: from the first request until drift_over requests have come; change: at once, then",
+        choices=("linear", "change"),
+    )
+    drift_over: int = option(
+        1000, "requests until all of the drift has happened", unit="requests", low=1
     )
     simulator_drift: float = option(
         0.0,
@@ -95,7 +180,11 @@ class WorldOptions:
         " the standardized z",
         low=0,
     )
-    world_seed: int = option(0, "seed of what a world fixes once: the taste, the faults", low=0)
+    world_seed: int = option(
+        0,
+        "seed of what a world fixes once: the taste, what draws contexts to models, the faults",
+        low=0,
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -33,13 +33,33 @@ class Rewards:
             reward[rng.random(len(mean)) >= self._sure + self._slope * reward] = np.nan
         return reward
 
-    def observed(self, mean: Floats) -> tuple[Floats, Floats]:
-        """E[1{observed}] and E[R 1{observed}] for rewards with these means (any shape), exact."""
+    def observed(
+        self, mean: Floats, in_time: tuple[Floats, Floats] | None = None
+    ) -> tuple[Floats, Floats]:
+        """E[1{observed}] and E[R 1{observed}] for rewards with these means (any shape), exact.
+
+        in_time: P(in time) of a failure and of a success, linear in the reward between; of shapes
+        that broadcast with mean; None where all rewards are.
+        """
         spread = mean * (1.0 - mean)
         if self._bounded:
             spread = spread / (1.0 + self._concentration)
         square = mean**2 + spread
-        return self._sure + self._slope * mean, self._sure * mean + self._slope * square
+        if in_time is None:
+            return self._sure + self._slope * mean, self._sure * mean + self._slope * square
+        cube = square
+        if self._bounded:
+            # E R^3 = E R^2 · (a + 2) / (a + b + 2), a the first parameter of the Beta.
+            total = self._concentration
+            cube = square * (mean * total + 2.0) / (total + 2.0)
+        # P(observed | r) = (sure + slope r)(failures + rise r), a polynomial in r.
+        failures, rise = in_time[0], in_time[1] - in_time[0]
+        first, second = self._sure * failures, self._slope * rise
+        between = self._sure * rise + self._slope * failures
+        return (
+            first + between * mean + second * square,
+            first * mean + between * square + second * cube,
+        )
 
     def _beta(self, mean: Floats, rng: np.random.Generator) -> Floats:
         # A ratio of gammas stays exact at means 0 and 1, where a Beta's parameters are not legal.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,3 +163,30 @@ def synthesize() -> Callable[..., Results]:
 def demo() -> Results:
     """One confounded scenario, three policies, seven estimators, five seeds."""
     return synthetic_results()
+
+
+@pytest.fixture(scope="session")
+def browse() -> Callable[..., tuple[str, str]]:
+    """A real browser: page, folder for its profile, options -> DOM after scripts, console."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("no chromium on this machine; on Debian: apt install chromium")
+
+    def visit(page: Path, profile: Path, *options: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [
+                *(found, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+                *("--no-first-run", "--disable-background-networking"),
+                *("--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
+                *(f"--user-data-dir={profile}", "--virtual-time-budget=10000"),
+                *("--window-size=1200,2000", *options, "--dump-dom", page.as_uri()),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+        return done.stdout, "\n".join(console)
+
+    return visit

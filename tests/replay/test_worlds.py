@@ -11,8 +11,10 @@ import pytest
 from scipy.stats import norm
 
 from equipoise.replay.benchmarks import Benchmark, load
+from equipoise.replay.worldoptions import describe_options, parse_options
 from equipoise.replay.worlds import World, WorldOptions
-from equipoise.replay.worlds.world import GENEROSITY, START, STRENGTH
+from equipoise.replay.worlds.choice import GENEROSITY, STRENGTH, attraction
+from equipoise.replay.worlds.world import START
 from equipoise.store.batches import Floats
 
 FALSE_ALARM = 1e-6
@@ -20,6 +22,7 @@ BUSY = WorldOptions(
     confounding=1.0,
     alpha=0.3,
     routing_skill=0.7,
+    routing_context=0.8,
     reward="bounded",
     concentration=4.0,
     missing=0.1,
@@ -149,13 +152,38 @@ class TestSelection:
         clumsy = World(table, WorldOptions(confounding=0.0, routing_skill=-5.0))
         assert clumsy.routing_value < clumsy.values.min()
 
+    def test_choice_can_follow_what_everybody_sees(self, table: Benchmark) -> None:
+        """A logit-linear router on x, one direction per model, the same for all types."""
+        world = World(table, WorldOptions(confounding=0.0, routing_context=2.0))
+        logits = np.log(world.choice)
+        np.testing.assert_allclose(logits, logits[:, :1].repeat(4, axis=1), atol=1e-12)
+        logits = logits[:, 0] - logits[:, :1, 0]
+        design = np.column_stack([np.ones(400), table.x])
+        fit = np.linalg.lstsq(design, logits, rcond=None)[0]
+        np.testing.assert_allclose(design @ fit, logits, atol=1e-9)
+        drawn = attraction(table.x, table.models, 0)
+        np.testing.assert_allclose(logits, 2.0 * (drawn - drawn[:, :1]), atol=1e-9)
+        units = np.array([0.01, 1.0, 1e4, 3.0, 7.0])
+        np.testing.assert_allclose(attraction(table.x * units, table.models, 0), drawn, atol=1e-9)
+        np.testing.assert_allclose(drawn.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose(drawn.std(axis=0), 1, atol=1e-12)
+        assert np.abs(np.corrcoef(drawn.T)[np.triu_indices(5, 1)]).min() < 0.9
+
+    def test_context_that_does_not_vary_attracts_nobody(self, table: Benchmark) -> None:
+        options = WorldOptions(confounding=0.0, routing_context=2.0)
+        for count in (0, 3):
+            flat = replace(table, x=np.ones((400, count)), context_names=("a", "b", "c")[:count])
+            world = World(flat, options)
+            np.testing.assert_allclose(world.choice, 0.2, atol=1e-15)
+
     def test_equal_models_attract_equally(self, table: Benchmark) -> None:
         same = replace(
             table,
             outputs=np.repeat(table.outputs[:, :1], 5, axis=1),
             outcome=np.repeat(table.outcome[:, :1], 5, axis=1),
         )
-        np.testing.assert_allclose(World(same, BUSY).choice, 0.2, atol=1e-12)
+        blind = replace(BUSY, routing_context=0.0)
+        np.testing.assert_allclose(World(same, blind).choice, 0.2, atol=1e-12)
 
 
 class TestRelabelling:
@@ -303,6 +331,20 @@ class TestOptions:
     def test_refuses_with_name_value_and_limit(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             WorldOptions(**changes)
+
+    def test_the_list_for_people_names_defaults_units_and_limits(self) -> None:
+        rows = {row["option"]: row for row in describe_options()}
+        assert set(rows) == {option.name for option in fields(WorldOptions)}
+        assert rows["delay"]["unit"] == "seconds"
+        assert rows["drift_over"]["default"] == "1000"
+        limits = {name: rows[name]["limits"] for name in ("delay", "drift", "drift_shape")}
+        assert limits == {"delay": "0 or more", "drift": "-1 to 1", "drift_shape": "linear, change"}
+        assert rows["routing_skill"]["limits"] == ""
+
+    def test_options_are_read_from_text_as_what_they_are(self) -> None:
+        texts = ["delay=30", "drift_over=50", "fallback=mine", "drift=-0.5"]
+        expected = WorldOptions(delay=30.0, drift_over=50, fallback="mine", drift=-0.5)
+        assert parse_options(texts) == expected
 
     def test_cannot_hide_every_feature(self, table: Benchmark) -> None:
         with pytest.raises(ValueError, match="hidden_outputs is 8, must be below 8"):
