@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 
 
-def _numbers(name: str, text: str, low: float, high: float) -> list[float]:
+def _numbers(name: str, text: str | None, low: float, high: float) -> list[float] | None:
+    if text is None:
+        return None
     numbers = []
     for part in text.split(","):
         try:
@@ -39,32 +41,68 @@ def _numbers(name: str, text: str, low: float, high: float) -> list[float]:
     return list(dict.fromkeys(numbers))
 
 
+def _families(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    from equipoise.agent.estimators.base import FAMILIES
+
+    return list(FAMILIES) if text == "all" else text.split(",")
+
+
 @app.command()
 def replay(
-    out: Annotated[Path, typer.Option(help="Folder to create for the results.")] = Path(
-        "runs/replay"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to create for the results.",
+            show_default="runs/replay, or runs/ and the experiment",
+        ),
+    ] = None,
     benchmark: Annotated[
         str, typer.Option(help="NAME or NAME:PATH; see `equipoise benchmarks`.")
     ] = "imagesegments",
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            help="Run one of the paper's experiments: alignment, grid, misspecified, exp-budget,"
+            " simulator. Other options then override what it runs: uniform at --exp-rate 1, 20,000"
+            " rows of log, 20 seeds or more."
+        ),
+    ] = None,
     policies: Annotated[
-        str, typer.Option(help="Comma-separated presets or gate+assignment pairs.")
-    ] = "uniform,top-two,track-and-stop",
+        str | None,
+        typer.Option(
+            help="Comma-separated presets or gate+assignment pairs.",
+            show_default="uniform,top-two,track-and-stop",
+        ),
+    ] = None,
     estimators: Annotated[
-        str, typer.Option(help="Comma-separated families, or `all` seven.")
-    ] = "all",
+        str | None,
+        typer.Option(help="Comma-separated families, or `all` seven.", show_default="all"),
+    ] = None,
     alpha: Annotated[
-        str, typer.Option(help="Alignment: weight of task success in the reward, 0 to 1; a list.")
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            help="Alignment: weight of task success in the reward, 0 to 1; a list.",
+            show_default="0.5",
+        ),
+    ] = None,
     confounding: Annotated[
-        str, typer.Option(help="Strength of self-selection, 0 or more; a list.")
-    ] = "1",
-    seeds: Annotated[int, typer.Option(min=1, help="Streams per cell.")] = 3,
-    obs: Annotated[int, typer.Option(min=0, help="Rows of usage log before the start.")] = 5000,
+        str | None,
+        typer.Option(help="Strength of self-selection, 0 or more; a list.", show_default="1"),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Streams per cell.", show_default="3")
+    ] = None,
+    obs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Rows of usage log before the start.", show_default="5000"),
+    ] = None,
     requests: Annotated[int | None, typer.Option(min=1, help="Live requests at the most.")] = None,
     exp_rate: Annotated[
-        float, typer.Option(help="Share of requests to randomize, in (0, 1].")
-    ] = 0.1,
+        float | None,
+        typer.Option(help="Share of requests to randomize, in (0, 1].", show_default="0.1"),
+    ] = None,
     budget: Annotated[
         int | None, typer.Option(min=1, help="Hard stop, in randomized requests.")
     ] = None,
@@ -87,38 +125,44 @@ def replay(
 ) -> None:
     """Run policies x estimators x scenarios x seeds on a benchmark whose truth is known.
 
-    Writes results.parquet, summary.json and a self-contained report.html, all or nothing.
+    Writes results.parquet, summary.json and a self-contained report.html, all or nothing; an
+    experiment also writes findings.md. After an interruption the same command goes on where it was.
 
     Example: equipoise replay --policies uniform,top-two --budget 1000 --seeds 5 --out runs/first
+
+    Example: equipoise replay --experiment grid --benchmark swebench:PATH
     """
-    if not 0 < exp_rate <= 1:
+    if exp_rate is not None and not 0 < exp_rate <= 1:
         raise typer.BadParameter(f"{exp_rate} is not within (0, 1]", param_hint="--exp-rate")
     if not 0 < delta < 1:
         raise typer.BadParameter(f"{delta} is not within (0, 1)", param_hint="--delta")
     if epsilon < 0:
         raise typer.BadParameter(f"{epsilon} is negative", param_hint="--epsilon")
-    from equipoise.replay.command import ReplayOrder, run_replay
+    from equipoise.replay.command import complete_order, run_replay
 
     run_replay(
-        ReplayOrder(
-            benchmark=benchmark,
-            policies=policies.split(","),
-            estimators=None if estimators == "all" else estimators.split(","),
-            alphas=_numbers("--alpha", alpha, 0.0, 1.0),
-            confoundings=_numbers("--confounding", confounding, 0.0, 100.0),
-            seeds=seeds,
-            obs=obs,
-            requests=requests,
-            exp_rate=exp_rate,
-            budget=budget,
-            delta=delta,
-            epsilon=epsilon,
-            world=world or [],
-            jobs=jobs,
-            out=out,
-            store=store,
-            force=force,
-            as_json=as_json,
+        complete_order(
+            {
+                "benchmark": benchmark,
+                "experiment": experiment,
+                "policies": None if policies is None else policies.split(","),
+                "estimators": _families(estimators),
+                "alphas": _numbers("--alpha", alpha, 0.0, 1.0),
+                "confoundings": _numbers("--confounding", confounding, 0.0, 100.0),
+                "seeds": seeds,
+                "obs": obs,
+                "requests": requests,
+                "exp_rate": exp_rate,
+                "budget": budget,
+                "delta": delta,
+                "epsilon": epsilon,
+                "world": world or [],
+                "jobs": jobs,
+                "out": out,
+                "store": store,
+                "force": force,
+                "as_json": as_json,
+            }
         )
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from equipoise.agent.keyfile import write_key
 from equipoise.agent.wholefolder import whole_folder
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, load
+from equipoise.replay.finished import cells_beside, holds_cells
+from equipoise.replay.progress import shown_progress
 from equipoise.replay.report import write_report
 from equipoise.replay.settings import StreamSettings
 from equipoise.replay.stream import experiment, run_stream, stream_key
@@ -29,6 +32,17 @@ from equipoise.replay.worlds import World
 from equipoise.store.sqlite import SqliteStore
 
 DEFAULT_BUDGET = 1000
+DEFAULTS: dict[str, Any] = {
+    "policies": ["uniform", "top-two", "track-and-stop"],
+    "alphas": [0.5],
+    "confoundings": [1.0],
+    "seeds": 3,
+    "obs": 5000,
+    "exp_rate": 0.1,
+    "out": Path("runs/replay"),
+}
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +67,46 @@ class ReplayOrder:
     store: Path | None
     force: bool
     as_json: bool
+    experiment: str | None = None
+
+
+def complete_order(given: Mapping[str, Any]) -> ReplayOrder:
+    """An order from the options given, None where one was not: the defaults of a replay, or of
+    the experiment that is asked for. Raises AgentError where there is no such experiment.
+    """
+    defaults: Mapping[str, Any] = DEFAULTS
+    if given["experiment"] is not None:
+        from equipoise.replay.experiments.command import planned
+
+        defaults = planned(given["experiment"], given)
+    asked = {name: value for name, value in given.items() if value is not None}
+    return ReplayOrder(**{**given, **defaults, **asked})
 
 
 def run_replay(order: ReplayOrder) -> None:
     """Run, write and print. Raises AgentError, BenchmarkError or StoreError on bad input."""
-    families = tuple(dict.fromkeys(order.estimators or FAMILIES))
-    for name in families:
-        if name not in FAMILIES:
-            raise AgentError(f"--estimators: {name!r} is not one of {', '.join(FAMILIES)}")
-    policies = list(dict.fromkeys(order.policies))
-    for name in policies:
-        try:
-            policy(name)
-        except ValueError as error:
-            raise AgentError(f"--policies: {error}") from None
+    if order.experiment is not None:
+        from equipoise.replay.experiments.command import run_experiment
+
+        run_experiment(order)
+        return
+    if order.benchmark.partition(":")[0] == "openbandit":
+        from equipoise.replay.openbandit.command import replay_open_bandit
+
+        replay_open_bandit(order)
+        return
+    families = checked_families(order.estimators or FAMILIES)
+    policies = checked_policies(order.policies)
     if order.store is not None and order.store.exists():
         raise AgentError(f"--store: {order.store} exists")
     settings = stream_settings(order)
     benchmark = load(order.benchmark)
     sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
+    meta = describe_run(benchmark, settings, order)
     console = Console(stderr=order.as_json)
-    with whole_folder(order.out, replace="summary.json" if order.force else None) as folder:
-        with _progress(len(sweep)) as advance:
-            results = run_sweep(benchmark, settings, sweep, order.jobs, advance)
-        meta = describe_run(benchmark, settings, order)
+    with result_folder(order) as (folder, kept):
+        with shown_progress(len(sweep)) as advance:
+            results = run_sweep(benchmark, settings, sweep, order.jobs, advance, kept)
         summary = summarize(results, meta)
         results.to_parquet(folder / "results.parquet", index=False)
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
@@ -91,6 +121,45 @@ def run_replay(order: ReplayOrder) -> None:
     console.print(f"Results: {order.out / 'results.parquet'}, report: {order.out / 'report.html'}")
     if order.store is not None:
         console.print(f"The first stream's log: equipoise status {order.store}")
+
+
+def checked_families(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of estimator families without repeats. Raises AgentError for one that is none."""
+    families = tuple(dict.fromkeys(names))
+    for name in families:
+        if name not in FAMILIES:
+            raise AgentError(f"--estimators: {name!r} is not one of {', '.join(FAMILIES)}")
+    return families
+
+
+def checked_policies(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of policies without repeats. Raises AgentError for one that is none."""
+    policies = tuple(dict.fromkeys(names))
+    for name in policies:
+        try:
+            policy(name)
+        except ValueError as error:
+            raise AgentError(f"--policies: {error}") from None
+    return policies
+
+
+@contextmanager
+def result_folder(order: ReplayOrder) -> Iterator[tuple[Path, Path]]:
+    """Yield the folder to write results into, which appears whole, and that of finished cells.
+
+    Finished cells outlive an interruption, which ends the program with a line on how to go on.
+    """
+    with cells_beside(order.out) as kept:
+        try:
+            replaced = "summary.json" if order.force else None
+            with whole_folder(order.out, replace=replaced) as folder:
+                yield folder, kept
+        except KeyboardInterrupt:
+            say = "nothing had finished."
+            if holds_cells(kept):
+                say = "what has finished is kept; give the same command again to go on from there."
+            print(f"equipoise: interrupted: {say}", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def stream_settings(order: ReplayOrder) -> StreamSettings:
@@ -119,21 +188,13 @@ def describe_run(
     """What a reader of the results needs to know, truth included."""
     from importlib.metadata import version
 
-    scenarios = []
-    for alpha in order.alphas:
-        for confounding in order.confoundings:
-            world = World(benchmark, replace(settings.world, alpha=alpha, confounding=confounding))
-            scenarios.append(
-                {
-                    "alpha": alpha,
-                    "confounding": confounding,
-                    "values": dict(zip(benchmark.models, world.values.tolist(), strict=True)),
-                    "naive_limit": dict(
-                        zip(benchmark.models, world.naive_limit.tolist(), strict=True)
-                    ),
-                    "routing_value": float(world.routing_value),
-                }
-            )
+    scenarios = [
+        describe_world(
+            World(benchmark, replace(settings.world, alpha=alpha, confounding=confounding))
+        )
+        for alpha in order.alphas
+        for confounding in order.confoundings
+    ]
     return {
         "benchmark": benchmark.name,
         "title": benchmark.title,
@@ -156,6 +217,18 @@ def describe_run(
     }
 
 
+def describe_world(world: World) -> dict[str, Any]:
+    """Where a scenario stands and what is true in it."""
+    models = world.models
+    return {
+        "alpha": world.options.alpha,
+        "confounding": world.options.confounding,
+        "values": dict(zip(models, world.values.tolist(), strict=True)),
+        "naive_limit": dict(zip(models, world.naive_limit.tolist(), strict=True)),
+        "routing_value": float(world.routing_value),
+    }
+
+
 def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> None:
     """Run one cell again into a SQLite store, with its key beside it; whole or not at all."""
     world = World(
@@ -172,27 +245,3 @@ def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell:
         last.checkpoint()
     write_key(path, stream_key(cell.seed))
     scratch.rename(path)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("replaying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task("replaying", total=total)
-        yield lambda done: shown.update(task, completed=done)

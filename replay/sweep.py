@@ -6,23 +6,44 @@ serves all families from a single stream; one that does runs a stream per family
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.finished import (
+    FinishedCells,
+    Rows,
+    benchmark_digest,
+    code_digest,
+    digest_of,
+)
 from equipoise.replay.metrics import NAIVE, Certificate, result_rows
 from equipoise.replay.settings import StreamSettings
 from equipoise.replay.stream import experiment, run_stream
-from equipoise.replay.worlds import World
+from equipoise.replay.worlds import World, WorldOptions
+
+KEYS = ("world", "alpha", "confounding", "policy", "estimator", "seed", "checkpoint")
+"""What tells two rows of results apart, besides the benchmark."""
+
+Finished: TypeAlias = tuple[int, Rows]
+_WORLDS_KEPT = 2
+_IDLE = 20
+"""Seconds after which a worker without work ends; so it does when its parent was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One stream of a sweep. steering: the family whose estimates the policy looks at."""
+    """One stream of a sweep.
+
+    steering: the family whose estimates the policy looks at. world: label of a variant of the
+    world, and options: its options; None for those of the settings.
+    """
 
     alpha: float
     confounding: float
@@ -30,6 +51,13 @@ class Cell:
     steering: str
     estimators: tuple[str, ...]
     seed: int
+    world: str = ""
+    options: WorldOptions | None = None
+
+    def world_options(self, settings: StreamSettings) -> WorldOptions:
+        """The world this cell is run in."""
+        base = settings.world if self.options is None else self.options
+        return replace(base, alpha=self.alpha, confounding=self.confounding)
 
 
 def cells(
@@ -38,32 +66,39 @@ def cells(
     policies: Sequence[str],
     estimators: Sequence[str],
     seeds: int,
+    worlds: Sequence[tuple[str, WorldOptions | None]] = (("", None),),
 ) -> list[Cell]:
-    """All cells, in a fixed order."""
-    result: list[Cell] = []
-    for alpha in alphas:
-        for confounding in confoundings:
-            for name in policies:
-                groups: list[tuple[str, tuple[str, ...]]] = [(estimators[0], tuple(estimators))]
-                if policy(name).uses_estimate:
-                    groups = [(family, (family,)) for family in estimators]
-                for steering, families in groups:
-                    result += [
-                        Cell(alpha, confounding, name, steering, families, seed)
-                        for seed in range(seeds)
-                    ]
-    return result
+    """All cells, in a fixed order. worlds: labels and options of variants of the world."""
+    return [
+        Cell(alpha, confounding, name, steering, families, seed, label, options)
+        for label, options in worlds
+        for alpha in alphas
+        for confounding in confoundings
+        for name in policies
+        for steering, families in _streams(name, estimators)
+        for seed in range(seeds)
+    ]
 
 
-def run_cell(benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> list[dict[str, Any]]:
-    """The rows of results of one cell."""
-    options = replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
-    world = World(benchmark, options)
+def _streams(name: str, estimators: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """(steering family, families) of each stream a policy needs for these families."""
+    if policy(name).uses_estimate:
+        return [(family, (family,)) for family in estimators]
+    return [(estimators[0], tuple(estimators))]
+
+
+def run_cell(
+    benchmark: Benchmark, settings: StreamSettings, cell: Cell, world: World | None = None
+) -> Rows:
+    """The rows of results of one cell. world: its world, where somebody has it already."""
+    if world is None:
+        world = World(benchmark, cell.world_options(settings))
     rule = policy(cell.policy)
     config = experiment(world, settings, rule.gate.name, rule.assignment.name, cell.steering)
     certificate = Certificate(world)
     key = {
         "benchmark": benchmark.name,
+        "world": cell.world,
         "alpha": cell.alpha,
         "confounding": cell.confounding,
         "policy": cell.policy,
@@ -82,34 +117,85 @@ def run_sweep(
     sweep: Sequence[Cell],
     jobs: int = 1,
     progress: Callable[[int], None] = lambda done: None,
+    kept: Path | None = None,
 ) -> pd.DataFrame:
     """Run cells and return tidy results in the order of the cells.
 
-    jobs: processes; 0 for one per core. progress is called with the number of finished cells.
+    jobs: processes; 0 for one per core. kept: folder of finished cells; those found there are not
+    run again, the others are added while the sweep runs. progress is called with the number of
+    finished cells, first with that of those found.
     """
-    rows: list[dict[str, Any]] = []
-    for done, part in enumerate(_results(benchmark, settings, sweep, jobs), start=1):
-        rows += part
-        progress(done)
-    frame = pd.DataFrame(rows)
-    keys = ["alpha", "confounding", "policy", "estimator", "seed", "checkpoint"]
+    contents = benchmark_digest(benchmark)
+    base = digest_of(code_digest(), contents, settings)
+    keys = [digest_of(base, cell) for cell in sweep]
+    finished = FinishedCells(kept)
+    left = [index for index, key in enumerate(keys) if key not in finished]
+    done = len(sweep) - len(left)
+    progress(done)
+    try:
+        for index, rows in _results(benchmark, contents, settings, sweep, left, jobs):
+            finished.add(keys[index], rows)
+            done += 1
+            progress(done)
+    finally:
+        finished.write()
+    frame: pd.DataFrame = finished.table(keys).to_pandas()
     # Streams that were steered by different families repeat the naive comparison.
-    repeats = (frame["estimator"] == NAIVE) & frame.duplicated(keys)
+    repeats = (frame["estimator"] == NAIVE) & frame.duplicated(list(KEYS))
     frame = frame[~repeats].reset_index(drop=True)
     frame["decided_right"] = frame["decided_right"].astype("boolean")
-    first = ["benchmark", *keys]
+    first = ["benchmark", *KEYS]
     return frame[first + [name for name in frame.columns if name not in first]]
 
 
 def _results(
-    benchmark: Benchmark, settings: StreamSettings, sweep: Sequence[Cell], jobs: int
-) -> Iterator[list[dict[str, Any]]]:
-    if jobs == 1 or len(sweep) == 1:
-        return (run_cell(benchmark, settings, cell) for cell in sweep)
+    benchmark: Benchmark,
+    contents: str,
+    settings: StreamSettings,
+    sweep: Sequence[Cell],
+    left: Sequence[int],
+    jobs: int,
+) -> Iterator[Finished]:
+    """Positions and rows of the cells that are left, as they finish."""
+    work = ((benchmark, contents, settings, index, sweep[index]) for index in left)
+    if jobs == 1 or len(left) <= 1:
+        yield from (_finish(*each) for each in work)
+        return
     from joblib import Parallel, delayed
 
-    pool = Parallel(n_jobs=jobs or -1, return_as="generator", pre_dispatch="4*n_jobs")
-    results: Iterator[list[dict[str, Any]]] = pool(
-        delayed(run_cell)(benchmark, settings, cell) for cell in sweep
+    # Few cells are under way and none waits for its turn, so memory does not grow with the sweep.
+    pool = Parallel(
+        n_jobs=jobs or -1,
+        return_as="generator_unordered",
+        pre_dispatch="4*n_jobs",
+        idle_worker_timeout=_IDLE,
     )
-    return results
+    yield from pool(delayed(_finish_elsewhere)(*each) for each in work)
+
+
+def _finish(
+    benchmark: Benchmark, contents: str, settings: StreamSettings, index: int, cell: Cell
+) -> Finished:
+    world = _world(benchmark, contents, cell.world_options(settings))
+    return index, run_cell(benchmark, settings, cell, world)
+
+
+def _finish_elsewhere(
+    benchmark: Benchmark, contents: str, settings: StreamSettings, index: int, cell: Cell
+) -> Finished:
+    """In a worker: an interruption is the business of the process that waits for it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _finish(benchmark, contents, settings, index, cell)
+
+
+_worlds: dict[tuple[str, WorldOptions], World] = {}
+
+
+def _world(benchmark: Benchmark, contents: str, options: WorldOptions) -> World:
+    """The last worlds of this process are kept: cells of one scenario come one after another."""
+    key = (contents, options)
+    if key not in _worlds:
+        while len(_worlds) >= _WORLDS_KEPT:
+            del _worlds[next(iter(_worlds))]
+        _worlds[key] = World(benchmark, options)
+    return _worlds[key]
