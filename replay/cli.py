@@ -49,6 +49,23 @@ def _families(text: str | None) -> list[str] | None:
     return list(FAMILIES) if text == "all" else text.split(",")
 
 
+def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(rows).decode())
+    elif not rows:
+        typer.echo("It has no options.")
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
+        Console().print(table)
+
+
 @app.command()
 def replay(
     out: Annotated[
@@ -61,12 +78,22 @@ def replay(
     benchmark: Annotated[
         str, typer.Option(help="NAME or NAME:PATH; see `equipoise benchmarks`.")
     ] = "imagesegments",
+    features: Annotated[
+        str | None,
+        typer.Option(help="with-outcome or without-outcome: may a replay show the outcome itself?"),
+    ] = None,
+    benchmark_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE, an option of the benchmark; see `equipoise benchmarks NAME`."
+        ),
+    ] = None,
     experiment: Annotated[
         str | None,
         typer.Option(
             help="Run one of the paper's experiments: alignment, grid, misspecified, exp-budget,"
-            " simulator. Other options then override what it runs: uniform at --exp-rate 1, 20,000"
-            " rows of log, 20 seeds or more."
+            " simulator; or families. Other options then override what it runs: uniform at"
+            " --exp-rate 1, 20,000 rows of log, 20 seeds or more."
         ),
     ] = None,
     policies: Annotated[
@@ -144,6 +171,10 @@ def replay(
         complete_order(
             {
                 "benchmark": benchmark,
+                "benchmark_options": [
+                    *([] if features is None else [f"features={features}"]),
+                    *(benchmark_option or []),
+                ],
                 "experiment": experiment,
                 "policies": None if policies is None else policies.split(","),
                 "estimators": _families(estimators),
@@ -169,27 +200,19 @@ def replay(
 
 @app.command()
 def benchmarks(
+    name: Annotated[
+        str | None, typer.Argument(help="Show the options of this benchmark instead.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """List the benchmarks that `replay` can run, and what each needs.
 
-    Example: equipoise benchmarks --json
+    Example: equipoise benchmarks swebench
     """
-    from equipoise.replay.benchmarks import describe
+    from equipoise.replay.benchmarks import describe, describe_options
 
-    rows = describe()
-    if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.encode(rows).decode())
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row.values()))
-    Console().print(table)
+    rows = describe() if name is None else describe_options(name)
+    _print_listing(rows, as_json)
 
 
 @app.command()
@@ -202,19 +225,7 @@ def worlds(
     """
     from equipoise.replay.worldoptions import describe_options
 
-    rows = describe_options()
-    if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.encode(rows).decode())
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    _print_listing(describe_options(), as_json)
 
 
 app.command()(status)

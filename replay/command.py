@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.keyfile import write_key
 from equipoise.agent.wholefolder import whole_folder
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load
+from equipoise.replay.benchmarks import Benchmark, load_as_told
 from equipoise.replay.finished import cells_beside, holds_cells
 from equipoise.replay.progress import shown_progress
 from equipoise.replay.report import write_report
@@ -68,6 +68,7 @@ class ReplayOrder:
     force: bool
     as_json: bool
     experiment: str | None = None
+    benchmark_options: Sequence[str] = ()
 
 
 def complete_order(given: Mapping[str, Any]) -> ReplayOrder:
@@ -100,7 +101,7 @@ def run_replay(order: ReplayOrder) -> None:
     if order.store is not None and order.store.exists():
         raise AgentError(f"--store: {order.store} exists")
     settings = stream_settings(order)
-    benchmark = load(order.benchmark)
+    benchmark = load_as_told(order.benchmark, order.benchmark_options)
     sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
     meta = describe_run(benchmark, settings, order)
     console = Console(stderr=order.as_json)
@@ -212,6 +213,7 @@ def describe_run(
             "delta": settings.delta,
             "epsilon": settings.epsilon,
             "world": order.world,
+            "benchmark_options": list(order.benchmark_options),
         },
         "version": version("equipoise"),
     }

@@ -6,9 +6,13 @@ serves all families from a single stream; one that does runs a stream per family
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -33,8 +37,8 @@ KEYS = ("world", "alpha", "confounding", "policy", "estimator", "seed", "checkpo
 
 Finished: TypeAlias = tuple[int, Rows]
 _WORLDS_KEPT = 2
-_IDLE = 20
-"""Seconds after which a worker without work ends; so it does when its parent was killed."""
+_WATCH = 0.5
+"""Seconds between two looks of a worker at whether its parent still lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +168,7 @@ def _results(
     from joblib import Parallel, delayed
 
     # Few cells are under way and none waits for its turn, so memory does not grow with the sweep.
-    pool = Parallel(
-        n_jobs=jobs or -1,
-        return_as="generator_unordered",
-        pre_dispatch="4*n_jobs",
-        idle_worker_timeout=_IDLE,
-    )
+    pool = Parallel(n_jobs=jobs or -1, return_as="generator_unordered", pre_dispatch="4*n_jobs")
     yield from pool(delayed(_finish_elsewhere)(*each) for each in work)
 
 
@@ -183,9 +182,23 @@ def _finish(
 def _finish_elsewhere(
     benchmark: Benchmark, contents: str, settings: StreamSettings, index: int, cell: Cell
 ) -> Finished:
-    """In a worker: an interruption is the business of the process that waits for it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker."""
+    _become_worker()
     return _finish(benchmark, contents, settings, index, cell)
+
+
+@cache
+def _become_worker() -> None:
+    """Leave interruptions to the process that waits for this one, and end when that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 _worlds: dict[tuple[str, WorldOptions], World] = {}

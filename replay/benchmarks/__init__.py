@@ -1,6 +1,20 @@
 """Benchmarks: contexts × models with features, cached outputs, outcomes and costs."""
 
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.registry import benchmark, describe, load
+from equipoise.replay.benchmarks.registry import (
+    benchmark,
+    describe,
+    describe_options,
+    load,
+    load_as_told,
+)
 
-__all__ = ["Benchmark", "BenchmarkError", "benchmark", "describe", "load"]
+__all__ = [
+    "Benchmark",
+    "BenchmarkError",
+    "benchmark",
+    "describe",
+    "describe_options",
+    "load",
+    "load_as_told",
+]

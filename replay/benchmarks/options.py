@@ -56,6 +56,38 @@ def check(options: Declared) -> None:
         _check_one(declared, getattr(options, declared.name))
 
 
+def parsed(declared: type[Declared], texts: Sequence[str]) -> dict[str, Any]:
+    """Values of `NAME=VALUE` texts, each of the type of its default.
+
+    Raises ValueError with the option's name and value.
+    """
+    known = {each.name: each for each in fields(declared)}
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, given, value = text.partition("=")
+        if not given:
+            raise ValueError(f"{text!r} is not NAME=VALUE")
+        if name not in known:
+            has = f"one of {', '.join(known)}" if known else "there: it has none"
+            raise ValueError(f"{name!r} is not {has}")
+        default: Any = known[name].default
+        try:
+            values[name] = type(default)(value)
+        except ValueError:
+            raise ValueError(f"{name} is {value!r}, must be a number") from None
+    return values
+
+
+def limits(declared: Field[Any]) -> str:
+    """Which values an option accepts, for people; empty where there is no limit."""
+    low, high = declared.metadata["low"], declared.metadata["high"]
+    if declared.metadata["choices"]:
+        return ", ".join(declared.metadata["choices"])
+    if low is None or high is None:
+        return "" if low is None else f"{low:g} or more"
+    return f"{low:g} to {high:g}"
+
+
 def _check_one(declared: Field[Any], value: object) -> None:
     name, limits = declared.name, declared.metadata
     if isinstance(declared.default, str):

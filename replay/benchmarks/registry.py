@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import equipoise.replay.benchmarks as package
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
+from equipoise.replay.benchmarks.options import limits, parsed
 
 Loader: TypeAlias = Callable[[Path | None, Any], Benchmark]
 
@@ -91,6 +92,36 @@ def load(spec: str, **options: Any) -> Benchmark:
     except ValueError as error:
         reason = " ".join(str(error).splitlines())  # names in a file may hold line breaks
         raise BenchmarkError(f"benchmark {name!r}: {reason}") from error
+
+
+def load_as_told(spec: str, texts: Sequence[str]) -> Benchmark:
+    """`load` with options as `NAME=VALUE` texts. Raises BenchmarkError."""
+    name = spec.partition(":")[0]
+    if name not in entries():
+        return load(spec)
+    try:
+        options = parsed(entries()[name].options, texts)
+    except ValueError as error:
+        raise BenchmarkError(f"benchmark {name!r}: option {error}") from None
+    return load(spec, **options)
+
+
+def describe_options(name: str) -> list[dict[str, str]]:
+    """One row per option of a benchmark. Raises BenchmarkError where there is no such one."""
+    known = entries()
+    if name in LOGS:
+        return []
+    if name not in known:
+        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {', '.join([*known, *LOGS])}")
+    return [
+        {
+            "option": declared.name,
+            "default": str(declared.default),
+            "limits": limits(declared),
+            "what it does": declared.metadata["explanation"],
+        }
+        for declared in fields(known[name].options)
+    ]
 
 
 def describe() -> list[dict[str, str]]:

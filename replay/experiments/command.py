@@ -13,7 +13,7 @@ from rich.console import Console
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load
+from equipoise.replay.benchmarks import Benchmark, load_as_told
 from equipoise.replay.command import (
     ReplayOrder,
     checked_families,
@@ -115,7 +115,7 @@ def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
         raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
     variants = _worlds(found, order.world)
     settings = replace(stream_settings(order), batch=BATCH)
-    benchmark = load(order.benchmark)
+    benchmark = load_as_told(order.benchmark, order.benchmark_options)
     sweep = cells(
         order.alphas,
         order.confoundings,

@@ -132,10 +132,10 @@ class _Losses:
         return six.min(axis=0), six.argmin(axis=0)
 
     def ratio(self, other: Floats) -> Floats:
-        """Our loss over another; equal where both are within the slack."""
+        """Our loss over another; 1 where they are within the slack, which another is at least."""
         ours = self.point[OURS]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratio: Floats = np.where(np.abs(ours - other) <= self.slack, 1.0, ours / other)
+        least = np.maximum(other, max(self.slack, 1e-12))
+        ratio: Floats = np.where(np.abs(ours - other) <= self.slack, 1.0, ours / least)
         return ratio
 
     def sentence(self) -> str:

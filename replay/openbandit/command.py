@@ -39,6 +39,7 @@ _SENSELESS: dict[str, tuple[str, object]] = {
     "world": ("--world", []),
     "store": ("--store", None),
     "experiment": ("--experiment", None),
+    "benchmark_options": ("--features, --benchmark-option", []),
 }
 """Options of worlds and streams, and the values that they have where nobody gave them."""
 
