@@ -123,7 +123,7 @@ class _Losses:
         )
         drawn = np.stack([self.drawn[name].max(axis=2) for name in SIX]).min(axis=0)
         ratio = (self.drawn[OURS].max(axis=2) + self.slack) / (drawn + self.slack)
-        names = [SIX[at] for at in six.argmin(axis=0).ravel()]
+        names = [SIX[int(at)] for at in six.argmin(axis=0).ravel()]
         return ours, six.min(axis=0), ratio, names
 
     def best(self) -> tuple[Floats, Floats]:
@@ -141,15 +141,15 @@ class _Losses:
     def sentence(self) -> str:
         best, which = self.best()
         ratio = self.ratio(best)
-        at = np.unravel_index(np.argmax(ratio), ratio.shape)
-        winners = [SIX[each] for each in which.ravel()]
+        a, w, n = (int(each) for each in np.unravel_index(np.argmax(ratio), ratio.shape))
+        winners = [SIX[int(each)] for each in which.ravel()]
         often = max(dict.fromkeys(winners), key=winners.count)
         return (
             f"{self.name}: at known ω the median ratio to the best of six is"
-            f" {np.median(ratio):.2f}; the highest, {ratio[at]:.2f}, is at α ="
-            f" {self.alphas[at[0]]:g}, ω = {self.omegas[at[1]]:g} with {self.budgets[at[2]]:,}"
-            f" randomized requests, where {SIX[which[at]]} has {best[at]:.4f}; the best of the six"
-            f" is most often {often} ({winners.count(often)} of {len(winners)} cells)."
+            f" {np.median(ratio):.2f}; the highest, {ratio[a, w, n]:.2f}, is at α ="
+            f" {self.alphas[a]:g}, ω = {self.omegas[w]:g} with {self.budgets[n]:,} randomized"
+            f" requests, where {SIX[int(which[a, w, n])]} has {best[a, w, n]:.4f}; the best of"
+            f" the six is most often {often} ({winners.count(often)} of {len(winners)} cells)."
         )
 
     def tables(self) -> tuple[Table, ...]:
@@ -165,10 +165,10 @@ class _Losses:
                     float(ours[a, n]),
                     float(best[a, n]),
                     names[at],
-                    entry(ratio, low, high),
+                    entry(float(ratio), float(low), float(high)),
                 )
             )
-        cell_rows = tuple(
+        cell_rows: tuple[tuple[Entry, ...], ...] = tuple(
             (
                 f"{self.alphas[a]:g}, {self.omegas[w]:g}",
                 self.budgets[n],

@@ -70,10 +70,13 @@ class Streams:
         return [mark for mark in wanted if mark in self.checkpoints] or [self.last]
 
     def curves(self, setting: Setting, family: str, column: str) -> Floats:
-        """(R, C) a column of numbers."""
-        table = self._wide(setting, family, column)
-        found: Floats = table.astype(float).ffill(axis=1).to_numpy(dtype=float)
-        return found
+        """(R, C) a column of numbers, NaN where the family says nothing."""
+        table = self._wide(setting, family, column).to_numpy(dtype=float)
+        # Only after its end does a stream keep its last row: what is unknown on the way stays so.
+        ran = self._wide(setting, family, "checkpoint").notna().to_numpy()
+        latest = np.maximum.accumulate(np.where(ran, np.arange(ran.shape[1]), -1), axis=1)
+        kept = np.take_along_axis(table, np.maximum(latest, 0), axis=1)
+        return np.where(latest >= 0, kept, np.nan)
 
     def at(self, setting: Setting, family: str, column: str, mark: int) -> Floats:
         """(R,) a column of numbers at a checkpoint."""
@@ -92,7 +95,7 @@ class Streams:
 
     def _wide(self, setting: Setting, family: str, column: str) -> pd.DataFrame:
         frame = self._frames[setting, family]
-        table: Any = frame.pivot(index="seed", columns="checkpoint", values=column)
+        table: Any = frame.set_index(["seed", "checkpoint"], drop=False)[column].unstack()
         wide: pd.DataFrame = table.reindex(index=self.seeds, columns=self.checkpoints)
         return wide
 
