@@ -10,7 +10,7 @@ TEST_FLAGS ?= -n auto
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench wheel-check constraints clean
+.PHONY: help demo test lint format bench findings wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -35,6 +35,19 @@ format: .venv/.stamp-dev ## Rewrite the sources in the house format
 
 bench: .venv/.stamp-bench ## Measure speed against the peers
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/run.py
+
+# About an hour and a half on two cores; what has finished is not run again.
+findings: .venv/.stamp-run ## Run every experiment on the LLM benchmarks: make findings DATA=PATH
+	@test -n "$(DATA)" || { echo "say where the benchmarks are: make findings DATA=PATH" >&2; exit 2; }
+	mkdir -p docs/findings
+	set -e; for benchmark in swebench alpacaeval frank; do \
+	  for experiment in alignment grid misspecified exp-budget simulator families; do \
+	    out=runs/findings/$$benchmark-$$experiment; \
+	    test -d $$out || $(BIN)/equipoise replay --experiment $$experiment \
+	      --benchmark $$benchmark:"$(DATA)/$$benchmark" --out $$out; \
+	    cp $$out/findings.md docs/findings/$$benchmark-$$experiment.md; \
+	  done; \
+	done
 
 wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environment
 	$(BIN)/python tests/packaging/wheel_check.py

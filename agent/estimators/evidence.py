@@ -1,25 +1,36 @@
-"""Posterior and evidence of a linear model with model effects, over a grid of prior scales.
+"""Posterior and evidence of the hierarchical model, over a grid of readings of the log and scales.
 
-With centred EXP moments (the flat intercept takes the mean and one row), slopes beta ~ N(beta_0,
-sigma^2 C), effects a ~ N(0, sigma^2 tau_a^2 I), sigma^2 ~ inverse gamma:
-    rewards - X beta_0 ~ multivariate t with scale I + X C X^T + tau_a^2 Z Z^T.
-C = U diag(tau^2 + 1/g) U^T for every tau once OBS's normal matrix is U diag(g) U^T, and given
-(prior, tau) the slopes integrate out to a K x K problem whose eigenvectors serve every tau_a.
+A component is: a reading of the log (`log_prior`), the scale of the slopes' change since, the
+share rho of the log's model effects taken to be real, and the scale of the effects beyond that.
+Its evidence is that of rewards - X beta_0 - rho Z f, multivariate t with scale
+I + X C X^T + tau^2 Z Z^T, C = the log's covariance + tau_scorer^2 I, sigma^2 ~ inverse gamma.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.agent.estimators.integration import Integrated, Sample, integrate_slopes
+from equipoise.agent.estimators.log_prior import LogPrior
 from equipoise.store.batches import Floats
 
-TAU_SCORER: Floats = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
-"""Grid of the slopes' prior scale, in units of sigma per standardized feature; equal weights."""
-TAU_MODEL: Floats = np.array([0.001, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4])
-"""Grid of the model effects' prior scale, in units of sigma."""
+TRUST = 0.97
+"""Prior weight of the log's slopes against slopes that start from zero."""
+CHANGES: Floats = np.array([0.0, 0.01, 0.03, 0.1, 0.3])
+"""How far the slopes may have changed since the log, in sigma per standardized feature."""
+CHANGE_WEIGHTS: Floats = np.array([0.8, 0.05, 0.05, 0.05, 0.05])
+SIZES: Floats = np.array([0.01, 0.03, 0.1, 0.3, 1.0])
+"""How large slopes are that start from zero; equal weights."""
+REAL: Floats = np.array([0.0, 0.5, 1.0])
+"""rho: which share of the log's model effects is real; the rest is confounding."""
+REAL_WEIGHTS: Floats = np.array([0.94, 0.03, 0.03])
+RELATIVE: Floats = np.array([0.0, 0.5, 1.0, 2.0])
+"""Scale of the effects beyond rho f, as a multiple of the spread of f."""
+RELATIVE_WEIGHTS: Floats = np.array([0.85, 0.05, 0.05, 0.05])
+ABSOLUTE: Floats = np.array([0.03, 0.06, 0.12, 0.25, 0.5])
+"""The same in units of sigma, whatever the log shows: effects that confounding cancels there."""
 PRIOR_SHAPE = 2.0
 """Shape of the inverse gamma of sigma^2: four degrees of freedom, mean = its scale."""
 INTERCEPT_WIDTH = 10.0
@@ -27,152 +38,166 @@ INTERCEPT_WIDTH = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Experiment:
-    """Centred moments of EXP, standardized; the last entry of p is the reward.
-
-    centre: (p,) mean; scatter: (p, p); count: (K,) rows; model_sums: (K, p) sum of each model's
-    rows less the centre.
-    """
-
-    rows: float
-    centre: Floats
-    scatter: Floats
-    count: Floats
-    model_sums: Floats
-
-    @property
-    def reward_variance(self) -> float:
-        """With divisor n - 1; 0 where it does not exist."""
-        return float(self.scatter[-1, -1]) / (self.rows - 1.0) if self.rows > 1 else 0.0
-
-    @property
-    def shares(self) -> Floats:
-        """(K,) share of each model in the rows."""
-        return self.count / max(self.rows, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class SlopePriors:
-    """J priors of the slopes: means (J, p - 1); eigenvectors (J, p - 1, p - 1) and inverse
-    eigenvalues (J, p - 1) of the precision that OBS gives, per unit residual variance."""
-
-    mean: Floats
-    vectors: Floats
-    inverse: Floats
-
-    @classmethod
-    def of(cls, means: Sequence[Floats], precisions: Sequence[Floats]) -> SlopePriors:
-        """An infinite precision stands for a prior without an error of its own."""
-        size = len(means[0])
-        vectors = np.tile(np.eye(size), (len(means), 1, 1))
-        inverse = np.zeros((len(means), size))
-        for at, precision in enumerate(precisions):
-            if np.isfinite(precision).all() and size:
-                eigenvalues, vectors[at] = np.linalg.eigh(precision)
-                inverse[at] = 1.0 / eigenvalues
-        return cls(np.array(means), vectors, inverse)
-
-
-@dataclass(frozen=True, slots=True)
 class Posterior:
-    """mean: (p + K,) of intercept, slopes and model effects, in the frame; covariance alike.
+    """mean: (1 + p + K,) of intercept, slopes and model effects, in the frame; covariance alike.
 
-    weights: (J, tau_scorer, tau_model) evidence weights, sum 1.
+    weights: (B, D, R) of the components, sum 1: readings, changes of slopes, and effects.
+    real: share of the log's model effects held to be real, 0 where the log is not believed;
+    tau_model: scale of what is beyond them, the log's own error in them included; tau_scorer: of
+    the slopes' change, or of the slopes where they start from zero; both in units of sigma. All
+    are posterior means.
     """
 
     mean: Floats
     covariance: Floats
     weights: Floats
     residual_variance: float
+    real: float
+    tau_model: float
+    tau_scorer: float
 
 
-def log_prior_tau_model(models: int) -> Floats:
-    """Log-weight of TAU_MODEL: keeps off zero where few models could tell the scale."""
-    strength = 2.0 * min(1.0, 4.0 / max(models - 1, 1)) ** 2
-    weight: Floats = strength * (np.log(TAU_MODEL) - np.log1p((TAU_MODEL / 0.2) ** 2))
-    return weight
+def absolute_share(models: int) -> float:
+    """Prior weight of ABSOLUTE against RELATIVE: higher where few models could tell the scale."""
+    weight = 0.2 * (1.0 + 3.0 * min(1.0, 4.0 / max(models - 1, 1)) ** 2)
+    return weight / (0.77 + weight)
 
 
-def posterior(experiment: Experiment, priors: SlopePriors, variance: float) -> Posterior:
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Scales of the components and their log-weights.
+
+    scorer, log_scorer: (B, D). real: (R,). model, log_model: (B, R).
+    """
+
+    scorer: Floats
+    log_scorer: Floats
+    real: Floats
+    model: Floats
+    log_model: Floats
+
+    @classmethod
+    def of(cls, prior: LogPrior) -> Grid:
+        models = prior.effects.shape[1]
+        known = prior.informed[:, None]
+        real = np.repeat(REAL, len(RELATIVE) + len(ABSOLUTE))
+        spread = prior.spread[:, None] * RELATIVE
+        scale = np.hstack([spread, np.tile(ABSOLUTE, (len(spread), 1))])
+        share = absolute_share(models)
+        falling = ABSOLUTE**-0.7
+        told = np.append((1.0 - share) * RELATIVE_WEIGHTS, share * falling / falling.sum())
+        # Without a log all multiples of its spread are the same: no effects.
+        untold = np.append(RELATIVE_WEIGHTS, np.ones(len(ABSOLUTE))) / (1 + len(ABSOLUTE))
+        log_weight = np.log(np.where(known, told, untold))
+        return cls(
+            scorer=np.where(known, CHANGES, SIZES),
+            log_scorer=np.log(np.where(known, CHANGE_WEIGHTS, 1.0 / len(SIZES))),
+            real=real,
+            # What the log says of the effects has an error of its own.
+            model=np.hypot(np.tile(scale, (1, len(REAL))), prior.noise[:, None] * real),
+            log_model=np.tile(log_weight, (1, len(REAL)))
+            + np.repeat(np.log(REAL_WEIGHTS), scale.shape[1]),
+        )
+
+
+def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
     """Mixture posterior; `variance` is the prior mean of sigma^2, reward units squared."""
-    models = len(experiment.count)
-    freedom = max(experiment.rows - 1.0, 0.0)
-    vectors = priors.vectors
-    gram = experiment.scatter[:-1, :-1]
-    cross = experiment.model_sums[:, :-1].T
-    of_slopes = experiment.scatter[:-1, -1] - priors.mean @ gram
-    of_effects = experiment.model_sums[:, -1] - priors.mean @ cross
-    square = experiment.scatter[-1, -1] - (
-        priors.mean * (experiment.scatter[:-1, -1] + of_slopes)
-    ).sum(axis=1)
+    grid = Grid.of(prior)
+    root = np.sqrt(prior.variances[:, None] + grid.scorer[..., None] ** 2)
+    given = integrate_slopes(sample, prior.vectors[:, None], root)
+    freedom = max(sample.rows - 1.0, 0.0)
 
-    # In the eigenbasis of each prior: C = root^2, P = (C^-1 + X'X)^-1 = half^T half.
-    root = np.sqrt(TAU_SCORER[:, None] ** 2 + priors.inverse[:, None])
-    rotated = vectors.swapaxes(1, 2) @ gram @ vectors
-    inner = root[..., :, None] * rotated[:, None] * root[..., None, :]
-    lower = np.linalg.cholesky(inner + np.eye(len(gram)))
-    half = np.linalg.inv(lower) * root[..., None, :]
-    log_slopes = 2.0 * np.log(np.diagonal(lower, axis1=-2, axis2=-1)).sum(axis=-1)
-    half_cross = half @ (vectors.swapaxes(1, 2) @ cross)[:, None]
-    half_reward = (half @ (of_slopes[:, None] @ vectors)[:, None].swapaxes(-1, -2))[..., 0]
-
-    # What is left for the model effects: Z'MZ and Z'Mr with M = (I + X C X')^-1.
-    counts = np.diag(experiment.count) - experiment.count[:, None] * experiment.shares
-    left = counts - half_cross.swapaxes(-1, -2) @ half_cross
-    eigenvalues, basis = np.linalg.eigh(left)
-    eigenvalues = np.maximum(eigenvalues, 0.0)[..., None, :]
-    seen = of_effects[:, None] - (half_cross * half_reward[..., None]).sum(axis=-2)
-    seen = (basis.swapaxes(-1, -2) @ seen[..., None]).swapaxes(-1, -2)
-    shrunk = 1.0 / (TAU_MODEL[:, None] ** -2.0 + eigenvalues)
-    log_effects = np.log1p(TAU_MODEL[:, None] ** 2 * eigenvalues).sum(axis=-1)
-    unexplained = (square[:, None] - (half_reward**2).sum(axis=-1))[..., None]
-    unexplained = np.maximum(unexplained - (seen**2 * shrunk).sum(axis=-1), 0.0)
+    # Rewards less X beta_0, then less rho Z f.
+    reward = (
+        given.half
+        @ (sample.scatter[:-1, -1] - prior.slopes @ sample.scatter[:-1, :-1])[:, None, :, None]
+    )
+    reward = reward[..., 0]
+    of_effects = sample.model_sums[:, -1] - prior.slopes @ sample.model_sums[:, :-1].T
+    seen = of_effects[:, None] - (given.cross * reward[..., None]).sum(axis=-2)
+    seen = _rotate(seen, given.basis)
+    start = _rotate(np.broadcast_to(prior.effects[:, None], seen.shape), given.basis)
+    square = sample.scatter[-1, -1] - 2.0 * prior.slopes @ sample.scatter[:-1, -1]
+    square += ((prior.slopes @ sample.scatter[:-1, :-1]) * prior.slopes).sum(axis=1)
+    square = square[:, None] - (reward**2).sum(axis=-1)
+    pulled = given.eigenvalues * start
+    unexplained = (
+        square[..., None]
+        - 2.0 * grid.real * (start * seen).sum(axis=-1)[..., None]
+        + grid.real**2 * (start * pulled).sum(axis=-1)[..., None]
+    )
+    residual = seen[..., None, :] - grid.real[:, None] * pulled[..., None, :]
+    tau2 = grid.model[:, None, :, None] ** 2
+    eigenvalues = given.eigenvalues[..., None, :]
+    shrunk = tau2 / (1.0 + tau2 * eigenvalues)
+    unexplained = np.maximum(unexplained - (residual**2 * shrunk).sum(axis=-1), 0.0)
 
     scale = variance * (PRIOR_SHAPE - 1.0) + 0.5 * unexplained
     log_weight = (
-        log_prior_tau_model(models)
-        - 0.5 * (log_slopes[..., None] + log_effects)
+        prior.log_weight[:, None, None]
+        + grid.log_scorer[..., None]
+        + grid.log_model[:, None]
+        - 0.5 * given.log_determinant[..., None]
+        - 0.5 * np.log1p(tau2 * eigenvalues).sum(axis=-1)
         - (PRIOR_SHAPE + 0.5 * freedom) * np.log(scale)
     )
     weights = np.exp(log_weight - log_weight.max())
     weights /= weights.sum()
-    sigma2 = scale / (PRIOR_SHAPE + 0.5 * freedom - 1.0)
-    weighted = weights * sigma2
+    weighted = weights * scale / (PRIOR_SHAPE + 0.5 * freedom - 1.0)
 
-    effects = (shrunk * seen) @ basis.swapaxes(-1, -2)
-    slopes = (half_reward[..., None, :] - effects @ half_cross.swapaxes(-1, -2)) @ half
-    slopes = priors.mean[:, None, None] + slopes @ vectors.swapaxes(1, 2)[:, None]
-
-    # Within-component covariance of (slopes, effects), summed over the grid.
-    of_a = (basis * (weighted[..., None] * shrunk).sum(axis=2)[..., None, :]) @ basis.swapaxes(
-        -1, -2
-    )
-    carried = half.swapaxes(-1, -2) @ half_cross
-    spread = carried @ of_a
-    of_b = spread @ carried.swapaxes(-1, -2)
-    of_b += weighted.sum(axis=2)[..., None, None] * (half.swapaxes(-1, -2) @ half)
-    of_b = (vectors @ of_b.sum(axis=1) @ vectors.swapaxes(1, 2)).sum(axis=0)
-    between = -(vectors @ spread.sum(axis=1)).sum(axis=0)
-    joint = np.block([[of_b, between], [between.T, of_a.sum(axis=(0, 1))]])
-
+    effects = _rotate(shrunk * residual, given.basis.swapaxes(-1, -2)[..., None, :, :])
+    effects += grid.real[:, None] * prior.effects[:, None, None]
+    slopes = (reward[..., None, :] - effects @ given.cross.swapaxes(-1, -2)) @ given.half
+    slopes += prior.slopes[:, None, None]
     components = np.concatenate([slopes, effects], axis=-1).reshape(weights.size, -1)
     mean = weights.ravel() @ components
     deviation = components - mean
+    joint = _within(given, weighted, shrunk)
     joint += (weights.ravel()[:, None] * deviation).T @ deviation
     residual_variance = float(weighted.sum())
-    return _with_intercept(experiment, mean, joint, weights, residual_variance)
+    full, covariance = _with_intercept(sample, mean, joint, residual_variance)
+    by_reading = weights.sum(axis=1)
+    return Posterior(
+        mean=full,
+        covariance=covariance,
+        weights=weights,
+        residual_variance=residual_variance,
+        real=float((by_reading[prior.informed] * grid.real).sum()),
+        tau_model=float((by_reading * grid.model).sum()),
+        tau_scorer=float((weights.sum(axis=2) * grid.scorer).sum()),
+    )
+
+
+def _rotate(vectors: Floats, basis: Floats) -> Floats:
+    """(..., K) vectors in the eigenbasis: basis^T v."""
+    return np.asarray((vectors[..., None, :] @ basis)[..., 0, :])
+
+
+def _within(given: Integrated, weighted: Floats, shrunk: Floats) -> Floats:
+    """(p + K, p + K) covariance of (slopes, effects) inside the components, averaged.
+
+    weighted: (B, D, R) weight times sigma^2; shrunk: (B, D, R, K).
+    """
+    features = given.cross.shape[-2]
+    diagonal = (weighted[..., None] * shrunk).sum(axis=2)
+    # Slopes are their own spread given the effects, less half^T cross times the effects.
+    own = np.sqrt(weighted.sum(axis=2))[..., None, None] * given.half
+    effects = given.basis * np.sqrt(diagonal)[..., None, :]
+    carried = given.half.swapaxes(-1, -2) @ (given.cross @ effects)
+    both = np.concatenate([-carried, effects], axis=-2)
+    joint = np.tensordot(both, both, axes=((0, 1, 3), (0, 1, 3)))
+    joint[:features, :features] += np.tensordot(own, own, axes=((0, 1, 2), (0, 1, 2)))
+    return np.asarray(joint)
 
 
 def _with_intercept(
-    experiment: Experiment, mean: Floats, joint: Floats, weights: Floats, variance: float
-) -> Posterior:
+    sample: Sample, mean: Floats, joint: Floats, variance: float
+) -> tuple[Floats, Floats]:
     """Add the intercept: mean reward less what slopes and effects give the average row."""
-    average = np.concatenate([experiment.centre[:-1], experiment.shares])
+    average = np.concatenate([sample.centre[:-1], sample.shares])
     change = np.vstack([-average, np.eye(len(mean))])
     full = change @ mean
-    full[0] += experiment.centre[-1]
+    full[0] += sample.centre[-1]
     covariance = change @ joint @ change.T
-    covariance[0, 0] += variance * (
-        1.0 / experiment.rows if experiment.rows > 0 else INTERCEPT_WIDTH**2
-    )
-    return Posterior(full, covariance, weights, variance)
+    covariance[0, 0] += variance * (1.0 / sample.rows if sample.rows > 0 else INTERCEPT_WIDTH**2)
+    return full, covariance

@@ -1,6 +1,9 @@
-"""`hierarchical` against the dense multivariate t marginal likelihood of the raw rows."""
+"""`hierarchical` against dense Gaussian algebra on the raw rows, one component at a time."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,97 +12,183 @@ from scipy.stats import multivariate_t
 
 from equipoise.agent.estimators import estimate
 from equipoise.agent.estimators.evidence import (
+    ABSOLUTE,
+    CHANGE_WEIGHTS,
+    CHANGES,
     INTERCEPT_WIDTH,
     PRIOR_SHAPE,
-    TAU_MODEL,
-    TAU_SCORER,
-    log_prior_tau_model,
+    REAL,
+    REAL_WEIGHTS,
+    RELATIVE,
+    RELATIVE_WEIGHTS,
+    SIZES,
+    TRUST,
+    Grid,
+    absolute_share,
+    posterior,
 )
 from equipoise.agent.estimators.hierarchical import ENOUGH_ROWS
+from equipoise.agent.estimators.integration import Sample
+from equipoise.agent.estimators.log_prior import MOST_SPREADS, NEGLIGIBLE, SPREADS, LogPrior
+
+CASES = [
+    (1, {"exp": 24}),
+    (2, {"exp": 16, "models": 2}),
+    (3, {"exp": 20, "models": 6, "confounding": 0.0}),
+    (4, {"exp": 6}),
+    (5, {"exp": 12, "outputs": 1}),
+    (6, {"exp": 20, "models": 5, "missing": 1}),
+    (7, {"exp": 0}),
+    (8, {"exp": 1}),
+    (1, {"exp": 24, "obs": 0}),
+    (2, {"exp": 6, "obs": 0, "models": 2}),
+]
 
 
-def centred(source, scale, within_models=None):
-    z, reward = source.phi / scale, source.reward
-    if within_models is None:
-        return z - z.mean(axis=0), reward - reward.mean()
-    z, reward = z.copy(), reward.copy()
-    for model in range(within_models):
-        rows = source.model == model
-        if rows.any():
-            z[rows] -= z[rows].mean(axis=0)
-            reward[rows] -= reward[rows].mean()
-    return z, reward
+def world(simulate, seed, missing=None, **arguments):
+    """`missing`: a model that EXP never drew."""
+    rows = simulate(seed=seed, **{"obs": 120, **arguments})
+    exp = rows.exp.take(rows.exp.model != missing)
+    if not arguments["exp"]:
+        rows = rows.without_exp()
+    return rows if missing is None else replace(rows, exp=exp)
 
 
-def slope_priors(rows, scale):
-    """(mean, covariance per sigma^2 apart from tau^2) of zero, pooled and within."""
-    size = rows.features
-    priors = [(np.zeros(size), np.zeros((size, size)))]
-    for within in (None, rows.models) if len(rows.obs) else ():
-        z, reward = centred(rows.obs, scale, within)
-        precision = z.T @ z + np.eye(size)
-        priors.append((np.linalg.solve(precision, z.T @ reward), np.linalg.inv(precision)))
-    return priors
+def contrasts(n):
+    """(n - 1, n) orthonormal rows, each orthogonal to the constant."""
+    return np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, : n - 1]]))[0][:, 1:].T
+
+
+def log_density(reward, cover, shape, rate):
+    """Of n - 1 contrasts of rewards with covariance sigma^2 cover, sigma^2 ~ IG(shape, rate)."""
+    across = contrasts(len(reward))
+    spread = rate / shape * across @ cover @ across.T
+    return multivariate_t.logpdf(across @ reward, shape=spread, df=2 * shape)
+
+
+def left_of_the_log(rows, scale):
+    """Residual variance of the pooled ridge of OBS, its parameters taken off."""
+    n = len(rows.obs)
+    z = rows.obs.phi / scale
+    z, reward = z - z.mean(axis=0), rows.obs.reward - rows.obs.reward.mean()
+    hat = z @ np.linalg.solve(z.T @ z + np.eye(rows.features), z.T)
+    residual = reward - hat @ reward
+    return residual @ residual / (n - 1.0 - np.trace(hat))
+
+
+def readings(rows, scale):
+    """(slopes, their covariance, f, noise, spread, log-weight, informed) of every reading of OBS.
+
+    One Gaussian update of (intercept, slopes, effects) by all rows for each spread of effects.
+    """
+    size, models = rows.features, rows.models
+    ignorant = (np.zeros(size), np.zeros((size, size)), np.zeros(models), 0.0, 0.0)
+    n = len(rows.obs)
+    if n == 0:
+        return [(*ignorant, 0.0, False)]
+    z, which = rows.obs.phi / scale, np.eye(models)[rows.obs.model]
+    design = np.column_stack([np.ones(n), z, which])
+    found, logs = [], []
+    for spread in SPREADS:
+        cover = np.eye(n) + z @ z.T + spread**2 * which @ which.T
+        logs.append(log_density(rows.obs.reward, cover, 1.0, left_of_the_log(rows, scale) / 2))
+        prior = np.concatenate([[0.0], np.ones(size), np.full(models, spread**-2)])
+        covariance = np.linalg.inv(design.T @ design + np.diag(prior))
+        theta = covariance @ design.T @ rows.obs.reward
+        across = contrasts(models)
+        noise = np.mean(np.diag(across @ covariance[1 + size :, 1 + size :] @ across.T)) ** 0.5
+        slopes = slice(1, 1 + size)
+        found.append((theta[slopes], covariance[slopes, slopes], theta[1 + size :], noise, spread))
+    weight = np.exp(np.array(logs) - logsumexp(logs))
+    least = max(NEGLIGIBLE, np.sort(weight)[-MOST_SPREADS])
+    total = weight[weight >= least].sum()
+    kept = [
+        (*reading, np.log(TRUST * share / total), True)
+        for reading, share in zip(found, weight, strict=True)
+        if share >= least
+    ]
+    return [*kept, (*ignorant, np.log(1 - TRUST), False)]
+
+
+def components(rows, scale):
+    """Every component: (reading, slopes' covariance, rho, tau, log prior weight)."""
+    share = absolute_share(rows.models)
+    falling = ABSOLUTE**-0.7 / (ABSOLUTE**-0.7).sum()
+    for reading in readings(rows, scale):
+        own, noise, spread, log_weight, informed = reading[1], *reading[3:]
+        if informed:
+            changes = list(zip(CHANGES, CHANGE_WEIGHTS, strict=True))
+            sizes = list(zip(RELATIVE * spread, (1 - share) * RELATIVE_WEIGHTS, strict=True))
+            sizes += list(zip(ABSOLUTE, share * falling, strict=True))
+        else:
+            changes = [(size, 0.2) for size in SIZES]
+            sizes = [(0.0, weight / 6) for weight in RELATIVE_WEIGHTS]
+            sizes += [(tau, 1 / 6) for tau in ABSOLUTE]
+        for (change, of_change), (rho, of_rho), (tau, of_tau) in product(
+            changes, zip(REAL, REAL_WEIGHTS, strict=True), sizes
+        ):
+            prior = log_weight + np.log(of_change * of_rho * of_tau)
+            slopes = own + change**2 * np.eye(rows.features)
+            yield reading, slopes, rho, np.hypot(tau, rho * noise), prior
 
 
 def prior_variance(rows, scale):
-    """EXP's variance of rewards, or while EXP is small the residual variance of the pooled log."""
     if len(rows.exp) >= ENOUGH_ROWS or not len(rows.obs):
         return rows.exp.reward.var(ddof=1)
-    z, reward = centred(rows.obs, scale)
-    inverse = np.linalg.inv(z.T @ z + np.eye(rows.features))
-    residual = reward - z @ inverse @ z.T @ reward
-    spent = 1.0 + np.trace(inverse @ z.T @ z)
-    return residual @ residual / (len(reward) - spent)
+    return left_of_the_log(rows, scale)
 
 
 def dense(rows):
-    """Values, covariance (without SIM's part), weights: one Gaussian update per grid point.
+    """Mixture over components: values, covariance without SIM's part, weights, diagnostics.
 
-    A flat intercept: evidence is the multivariate t density of n - 1 orthonormal contrasts of
-    the rewards (degrees of freedom 2a, shape b/a times the covariance); the posterior is that of
-    the joint (intercept, slopes, effects) given all n rows.
+    Each component is a linear mixed model in its n x n covariance, with the intercept by
+    generalized least squares.
     """
     scale = rows.sim_phi.std(axis=0)
-    exp, models = rows.exp, rows.models
-    n, size = len(exp), rows.features
-    z, effects = exp.phi / scale, np.eye(models)[exp.model]
-    contrasts = np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, : n - 1]]))[0][:, 1:].T
-    variance = prior_variance(rows, scale)
-    rate = variance * (PRIOR_SHAPE - 1)
-    target = np.column_stack([np.ones(models), rows.mean_phi() / scale, np.eye(models)])
-    design = np.column_stack([np.ones(n), z, effects])
-    logs, means, spreads, sigmas, of_model = [], [], [], [], []
-    for mean, own in slope_priors(rows, scale):
-        for tau_scorer in TAU_SCORER:
-            slopes = tau_scorer**2 * np.eye(size) + own
-            for at, tau_model in enumerate(TAU_MODEL):
-                shape = np.eye(n) + z @ slopes @ z.T + tau_model**2 * effects @ effects.T
-                shape = contrasts @ shape @ contrasts.T
-                reward = contrasts @ (exp.reward - z @ mean)
-                log = multivariate_t.logpdf(
-                    reward, shape=rate / PRIOR_SHAPE * shape, df=2 * PRIOR_SHAPE
-                )
-                logs.append(log + log_prior_tau_model(models)[at])
-                # Joint posterior with a flat intercept, precisions in units of 1 / sigma^2.
-                precision = np.zeros((1 + size + models,) * 2)
-                precision[1 : 1 + size, 1 : 1 + size] = np.linalg.inv(slopes)
-                precision[1 + size :, 1 + size :] = np.eye(models) / tau_model**2
-                shift = precision[:, 1 : 1 + size] @ mean
-                spread = np.linalg.inv(precision + design.T @ design)
-                theta = spread @ (shift + design.T @ exp.reward)
-                squares = reward @ np.linalg.solve(shape, reward)
-                sigma = (rate + squares / 2) / (PRIOR_SHAPE + (n - 1) / 2 - 1)
-                means.append(target @ theta)
-                spreads.append(sigma * target @ spread @ target.T)
-                sigmas.append(sigma)
-                of_model.append(tau_model)
+    n, size, models = len(rows.exp), rows.features, rows.models
+    which = np.column_stack([rows.exp.phi / scale, np.eye(models)[rows.exp.model]])
+    target = np.column_stack([rows.mean_phi() / scale, np.eye(models)])
+    rate = prior_variance(rows, scale) * (PRIOR_SHAPE - 1)
+    logs, means, spreads, sigmas, of_model, real = [], [], [], [], [], []
+    for reading, slopes, rho, tau, log in components(rows, scale):
+        mean = np.concatenate([reading[0], rho * reading[2]])
+        prior = np.zeros((size + models,) * 2)
+        prior[:size, :size], prior[size:, size:] = slopes, tau**2 * np.eye(models)
+        if n:
+            cover = np.eye(n) + which @ prior @ which.T
+            left = rows.exp.reward - which @ mean
+            inverse = np.linalg.inv(cover)
+            level = inverse.sum(axis=0) @ left / inverse.sum()
+            gain = target @ prior @ which.T @ inverse
+            missed = 1.0 - gain.sum(axis=1)
+            means.append(level + target @ mean + gain @ (left - level))
+            spread = target @ prior @ target.T - gain @ which @ prior @ target.T
+            spread += np.outer(missed, missed) / inverse.sum()
+            squares = (left - level) @ inverse @ (left - level)
+        else:
+            offset = target - np.append(rows.obs.phi.mean(axis=0) / scale, np.zeros(models))
+            means.append(rows.obs.reward.mean() + offset @ mean)
+            spread, squares = offset @ prior @ offset.T + INTERCEPT_WIDTH**2, 0.0
+        sigma = (rate + squares / 2) / (PRIOR_SHAPE + max(n - 1, 0) / 2 - 1)
+        logs.append(log + (log_density(left, cover, PRIOR_SHAPE, rate) if n > 1 else 0.0))
+        spreads.append(sigma * spread)
+        sigmas.append(sigma)
+        of_model.append(tau)
+        real.append(rho * reading[-1])
     weight = np.exp(np.array(logs) - logsumexp(logs))
     value = weight @ np.array(means)
     deviation = np.array(means) - value
     covariance = np.tensordot(weight, spreads, 1) + (weight[:, None] * deviation).T @ deviation
-    by_prior = weight.reshape(-1, len(TAU_SCORER) * len(TAU_MODEL)).sum(axis=1)
-    return value, covariance, by_prior, weight @ sigmas, weight @ of_model
+    return (
+        value,
+        covariance,
+        weight,
+        {
+            "residual_variance": weight @ sigmas,
+            "tau_model": weight @ of_model,
+            "real": weight @ real,
+        },
+    )
 
 
 def sim_part(rows, slopes):
@@ -107,30 +196,73 @@ def sim_part(rows, slopes):
     return rows.jackknife(lambda part: part.mean_phi() @ slopes, units=False)
 
 
+def sample(source, scale, models):
+    """Moments straight from the rows."""
+    table = np.column_stack([source.phi / scale, source.reward])
+    offset = table - table.mean(axis=0) if len(table) else table
+    which = np.eye(models)[source.model]
+    return Sample(
+        rows=float(len(table)),
+        centre=table.mean(axis=0) if len(table) else np.zeros(table.shape[1]),
+        scatter=offset.T @ offset,
+        count=which.sum(axis=0),
+        model_sums=which.T @ offset,
+    )
+
+
+@pytest.mark.parametrize(("seed", "arguments"), CASES)
+def test_against_dense_covariances_of_the_rows(simulate, seed, arguments):
+    rows = world(simulate, seed, **arguments)
+    value, covariance, weight, diagnostics = dense(rows)
+    got = estimate(rows.moments(), ["hierarchical"])["hierarchical"]
+    np.testing.assert_allclose(got.values, value, rtol=1e-8, atol=1e-9)
+    for name, expected in diagnostics.items():
+        assert got.diagnostics[name] == pytest.approx(expected, rel=1e-8), name
+    ignorant = weight[-len(SIZES) * len(REAL) * (len(RELATIVE) + len(ABSOLUTE)) :].sum()
+    assert got.diagnostics["log_weight"] == pytest.approx(1.0 - ignorant, rel=1e-8, abs=1e-12)
+    part = sim_part(rows, got.scorer.theta[1 : 1 + rows.features])
+    np.testing.assert_allclose(got.covariance, covariance + part, rtol=1e-8, atol=1e-9)
+
+    scale = rows.sim_phi.std(axis=0)
+    prior = LogPrior.of(sample(rows.obs, scale, rows.models), TRUST)
+    inner = posterior(sample(rows.exp, scale, rows.models), prior, prior_variance(rows, scale))
+    np.testing.assert_allclose(inner.weights.ravel(), weight, rtol=1e-7, atol=1e-14)
+    by_change = inner.weights.sum(axis=2)
+    scales = np.vstack([CHANGES] * (len(by_change) - 1) + [SIZES])
+    assert got.diagnostics["tau_scorer"] == pytest.approx((by_change * scales).sum(), rel=1e-8)
+
+
 @pytest.mark.parametrize(
     ("seed", "arguments"),
     [
-        (1, {"exp": 60}),
-        (2, {"exp": 40, "models": 2}),
-        (3, {"exp": 50, "models": 6, "confounding": 0.0}),
-        (4, {"exp": 6}),
-        (5, {"exp": 30, "outputs": 1}),
+        (11, {"obs": 300}),
+        (12, {"obs": 30}),
+        (13, {"obs": 200, "models": 6}),
+        (14, {"obs": 250, "confounding": 0.0, "models": 2}),
+        (15, {"obs": 2}),
+        (16, {"obs": 400, "models": 16}),
     ],
 )
-@pytest.mark.parametrize("log", [True, False])
-def test_against_dense_marginal_likelihood(simulate, seed, arguments, log):
-    rows = simulate(seed=seed, obs=300, **arguments)
-    rows = rows if log else rows.without_obs()
-    value, covariance, by_prior, sigma, tau = dense(rows)
-    got = estimate(rows.moments(), ["hierarchical"])["hierarchical"]
-    np.testing.assert_allclose(got.values, value, rtol=1e-8, atol=1e-9)
-    weights = list(got.diagnostics["prior_weights"].values())
-    assert sum(weights) == pytest.approx(1.0)
-    np.testing.assert_allclose(weights[: len(by_prior)], by_prior, rtol=1e-6, atol=1e-12)
-    assert got.diagnostics["residual_variance"] == pytest.approx(sigma, rel=1e-8)
-    assert got.diagnostics["tau_model"] == pytest.approx(tau, rel=1e-8)
-    part = sim_part(rows, got.scorer.theta[1 : 1 + rows.features])
-    np.testing.assert_allclose(got.covariance, covariance + part, rtol=1e-7, atol=1e-10)
+def test_readings_of_the_log(simulate, seed, arguments):
+    rows = simulate(seed=seed, exp=5, **arguments)
+    scale = rows.sim_phi.std(axis=0)
+    got = LogPrior.of(sample(rows.obs, scale, rows.models), TRUST)
+    expected = readings(rows, scale)
+    slopes, covariance, effects, noise, spread, log_weight, informed = zip(*expected, strict=True)
+    assert len(got.informed) == (2 if rows.models > 12 else 1 + MOST_SPREADS)
+    np.testing.assert_array_equal(got.informed, informed)
+    np.testing.assert_array_equal(got.spread, spread)
+    np.testing.assert_allclose(got.slopes, slopes, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(got.effects, effects, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(got.noise, noise, rtol=1e-8)
+    np.testing.assert_allclose(got.log_weight, log_weight, rtol=1e-8, atol=1e-10)
+    assert np.exp(got.log_weight).sum() == pytest.approx(1.0)
+    of_slopes = (got.vectors * got.variances[:, None]) @ got.vectors.swapaxes(1, 2)
+    np.testing.assert_allclose(of_slopes, covariance, rtol=1e-8, atol=1e-11)
+    assert got.residual_variance == pytest.approx(left_of_the_log(rows, scale), rel=1e-8)
+    shown = estimate(rows.moments(), ["hierarchical"])["hierarchical"].diagnostics["log_effects"]
+    share = np.exp(np.array(log_weight[:-1])) / TRUST
+    np.testing.assert_allclose(shown, share @ np.array(effects[:-1]), rtol=1e-8, atol=1e-10)
 
 
 def test_scorer_holds_the_posterior_of_values(simulate):
@@ -140,56 +272,22 @@ def test_scorer_holds_the_posterior_of_values(simulate):
     assert scorer.model_effects
     design = np.column_stack([np.ones(rows.models), rows.mean_phi(), np.eye(rows.models)])
     np.testing.assert_allclose(design @ scorer.theta, got.values, rtol=1e-9)
+    np.testing.assert_array_equal(scorer.theta[-rows.models :], got.diagnostics["model_effects"])
     part = sim_part(rows, scorer.theta[1 : 1 + rows.features])
     expected = design @ scorer.covariance @ design.T + part
     np.testing.assert_allclose(got.covariance, expected, rtol=1e-8)
 
 
-def test_before_any_randomized_row_contrasts_rest_on_obs_and_the_level_is_wide(simulate):
-    rows = simulate(seed=7).without_exp()
-    got = estimate(rows.moments(), ["hierarchical"])["hierarchical"]
-    assert got.diagnostics["extrapolated"].all()
-    weights = got.diagnostics["prior_weights"]
-    np.testing.assert_allclose(list(weights.values()), 1 / 3)
+@pytest.mark.parametrize("models", [2, 5, 9, 20])
+def test_prior_weights_of_a_reading_sum_to_one(simulate, models):
+    rows = simulate(seed=16, models=models, obs=300)
     scale = rows.sim_phi.std(axis=0)
-    slopes = np.mean([mean for mean, _ in slope_priors(rows, scale)], axis=0)
-    offset = (rows.mean_phi() - rows.obs.phi.mean(axis=0)) / scale
-    np.testing.assert_allclose(got.values, rows.obs.reward.mean() + offset @ slopes, rtol=1e-8)
-    sigma = got.diagnostics["residual_variance"]
-    assert (np.diagonal(got.covariance) > INTERCEPT_WIDTH**2 * sigma).all()
-    contrast = np.array([1.0, -1.0, 0.0])
-    assert contrast @ got.covariance @ contrast < 10 * sigma
+    grid = Grid.of(LogPrior.of(sample(rows.obs, scale, models), TRUST))
+    np.testing.assert_allclose(np.exp(grid.log_scorer).sum(axis=1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(grid.log_model).sum(axis=1), 1.0, rtol=1e-12)
 
 
-def test_an_effect_that_outputs_do_not_carry_goes_to_the_models(simulate):
-    """A5 broken: model 0 earns one reward unit beyond what its outputs say."""
-    rows = simulate(seed=8, exp=3000, contexts=300)
-    rows = rows.without_obs()
-    plain = estimate(rows.moments(), ["hierarchical"])["hierarchical"]
-    shifted = rows.exp.reward + 1.0 * (rows.exp.model == 0)
-    moved = estimate(rows.with_rewards(exp=shifted).moments())
-    effects = moved["hierarchical"].diagnostics["model_effects"]
-    assert moved["hierarchical"].diagnostics["tau_model"] > 1.5 * plain.diagnostics["tau_model"]
-    assert effects[0] - effects[1:].mean() > 0.8
-    truth = rows.truth + np.array([1.0, 0.0, 0.0])
-    error = moved["hierarchical"].values - (truth)
-    assert (np.abs(error) < 4.5 * np.sqrt(np.diagonal(moved["hierarchical"].covariance))).all()
-    pooled = moved["representation-exp"].values - (truth)
-    assert np.abs(pooled).max() > 3 * np.abs(error).max()
-
-
-def test_evidence_leaves_a_log_whose_slopes_are_wrong(simulate):
-    """OBS rewards reversed: the evidence of 800 EXP rows lies with the zero prior."""
-    rows = simulate(seed=9, exp=800, obs=2000)
-    right = estimate(simulate(seed=9, exp=800, obs=2000, confounding=0.0).moments())
-    reversed_log = rows.with_rewards(obs=-3.0 * rows.obs.reward)
-    wrong = estimate(reversed_log.moments(), ["hierarchical"])["hierarchical"]
-    assert wrong.diagnostics["prior_weights"]["zero"] > 0.9
-    assert right["hierarchical"].diagnostics["prior_weights"]["zero"] < 0.1
-
-
-def test_prior_of_the_model_effects_keeps_off_zero_where_models_are_few():
-    """c_K [log tau - log(1 + (tau / .2)^2)]: c = 2 up to five models, then falling."""
-    expected = np.log(TAU_MODEL) - np.log(1 + (TAU_MODEL / 0.2) ** 2)
-    for models, strength in ((2, 2.0), (5, 2.0), (9, 0.5), (17, 0.125)):
-        np.testing.assert_allclose(log_prior_tau_model(models), strength * expected, rtol=1e-12)
+def test_scales_of_their_own_weigh_more_where_models_are_few():
+    """0.2 (1 + 3 c) against 0.77, c = min(1, 4 / (K - 1))^2."""
+    for models, weight in ((2, 0.8), (5, 0.8), (9, 0.35), (17, 0.2375)):
+        assert absolute_share(models) == pytest.approx(weight / (0.77 + weight))

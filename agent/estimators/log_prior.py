@@ -1,0 +1,127 @@
+"""What the log says before the experiment: slopes, and an effect of every model.
+
+OBS is read with the same model as EXP, R = phi beta + f_m + error with f_m ~ N(0, spread^2), and
+`spread` integrated out by its own evidence. An f_m is either real (the model is worth more than
+its outputs show) or confounding (users who rate high choose it): nothing in OBS can tell which.
+But where OBS shows no such effects at all, real ones would have to be cancelled by confounding
+to the last digit, so that there is most likely neither.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from equipoise.agent.estimators.integration import Integrated, Sample, integrate_slopes
+from equipoise.agent.estimators.ridge import PSEUDO_ROW
+from equipoise.store.batches import Flags, Floats
+
+SPREADS: Floats = np.array([0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 0.8, 1.6])
+"""Grid of the spread of the log's model effects, in units of sigma; equal weights."""
+MOST_SPREADS = 3
+NEGLIGIBLE = 0.02
+"""A spread with less than this share of the weight is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogPrior:
+    """B readings of the log, in standardized features and units of sigma.
+
+    slopes: (B, p); their covariance is vectors diag(variances) vectors^T per residual variance,
+    vectors (B, p, p) and variances (B, p). effects: (B, K) the log's model effects f, shrunk;
+    noise: (B,) standard deviation of their error; spread: (B,) that of f itself.
+    log_weight: (B,), their weights sum to 1. informed: (B,) False for the reading that knows
+    nothing: slopes 0. residual_variance: of OBS around its pooled ridge without model effects,
+    reward units squared; +inf where it is not known.
+    """
+
+    slopes: Floats
+    vectors: Floats
+    variances: Floats
+    effects: Floats
+    noise: Floats
+    spread: Floats
+    log_weight: Floats
+    informed: Flags
+    residual_variance: float
+
+    @classmethod
+    def ignorant(cls, features: int, models: int) -> Self:
+        """The one reading of an empty log."""
+        return cls(
+            slopes=np.zeros((1, features)),
+            vectors=np.eye(features)[None],
+            variances=np.zeros((1, features)),
+            effects=np.zeros((1, models)),
+            noise=np.zeros(1),
+            spread=np.zeros(1),
+            log_weight=np.zeros(1),
+            informed=np.array([False]),
+            residual_variance=np.inf,
+        )
+
+    @classmethod
+    def of(cls, log: Sample, trust: float) -> Self:
+        """Readings of OBS, sharing the prior weight `trust`, and the ignorant one."""
+        models, features = len(log.count), len(log.centre) - 1
+        none = cls.ignorant(features, models)
+        if log.rows == 0:
+            return none
+        given = integrate_slopes(log, np.eye(features), np.full(features, PSEUDO_ROW**-0.5))
+        reward = given.half @ log.scatter[:-1, -1]
+        seen = given.basis.T @ (log.model_sums[:, -1] - given.cross.T @ reward)
+        unexplained = log.scatter[-1, -1] - reward @ reward
+        shrunk = SPREADS[:, None] ** 2 / (1.0 + SPREADS[:, None] ** 2 * given.eigenvalues)
+        error = np.maximum(unexplained - shrunk @ seen**2, 0.0)
+        variance = _residual_variance(log, given, reward)
+        # Inverse gamma of shape 1 and scale half of what the pooled fit leaves. Where that is
+        # unknown or nothing, so is `error`, and the unit does not matter.
+        rate = variance if 0.0 < variance < np.inf else 1.0
+        log_weight = -0.5 * np.log1p(SPREADS[:, None] ** 2 * given.eigenvalues).sum(axis=1)
+        log_weight -= 0.5 * (log.rows + 1.0) * np.log(rate + error)
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        # Spreads that the log cannot tell apart, where it shows one model, tie: the smallest stay.
+        kept = np.sort(np.argsort(-weight, kind="stable")[:MOST_SPREADS])
+        kept = kept[weight[kept] >= NEGLIGIBLE]
+
+        effects = (shrunk[kept] * seen) @ given.basis.T
+        of_effects = (given.basis * shrunk[kept][:, None]) @ given.basis.T
+        carried = given.half.T @ given.cross
+        covariance = given.half.T @ given.half + carried @ of_effects @ carried.T
+        variances, vectors = np.linalg.eigh(0.5 * (covariance + covariance.swapaxes(1, 2)))
+        share = np.log(weight[kept] / weight[kept].sum()) + np.log(trust)
+        return cls(
+            slopes=np.vstack([(reward - effects @ given.cross.T) @ given.half, none.slopes]),
+            vectors=np.concatenate([vectors, none.vectors]),
+            variances=np.vstack([np.maximum(variances, 0.0), none.variances]),
+            effects=np.vstack([effects, none.effects]),
+            noise=np.append(_contrast_deviation(of_effects), 0.0),
+            spread=np.append(SPREADS[kept], 0.0),
+            log_weight=np.append(share, np.log1p(-trust)),
+            informed=np.append(np.ones(len(kept), dtype=bool), False),
+            residual_variance=variance,
+        )
+
+
+def _residual_variance(log: Sample, given: Integrated, reward: Floats) -> float:
+    """Mean squared residual of the ridge on pooled OBS, the parameters it spends taken off.
+
+    given: slopes integrated out with the ridge's penalty as their prior; reward: (p,) half X'r.
+    """
+    spent = 1.0 + len(reward) - PSEUDO_ROW * float((given.half**2).sum())
+    if log.rows - spent < 1e-9:
+        return np.inf
+    slopes = reward @ given.half
+    error = log.scatter[-1, -1] - reward @ reward - PSEUDO_ROW * (slopes @ slopes)
+    return max(float(error), 0.0) / (log.rows - spent)
+
+
+def _contrast_deviation(covariance: Floats) -> Floats:
+    """(B,) root mean variance of effects (B, K, K) less their mean, which no data show."""
+    models = covariance.shape[-1]
+    total = np.trace(covariance, axis1=1, axis2=2) - covariance.sum(axis=(1, 2)) / models
+    deviation: Floats = np.sqrt(np.maximum(total, 0.0) / max(models - 1, 1))
+    return deviation
