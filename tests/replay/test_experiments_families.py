@@ -121,5 +121,5 @@ def test_regrets_this_small_count_as_equal():
     results["regret"] *= 4e-6
     results.loc[results.estimator == OURS, "regret"] *= 50
     found = targets(families(results, META))
-    assert found["met"]["(c) regret: against ipw"] == "yes"
-    assert found["met"]["(b) regret: within 1.25"] == "yes"
+    assert found["met"]["(c) regret, against ipw"] == "yes"
+    assert found["met"]["(b) regret, within 1.25"] == "yes"

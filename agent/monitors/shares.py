@@ -1,0 +1,86 @@
+"""Evidence that shares of models are not the probabilities they were drawn with.
+
+A row says which of S streams it hit, each with its own known probability p_t. For a declared bias
+b the factor q_t / p_t at a hit and (1 - q_t) / (1 - p_t) at a miss, q_t = p_t + b kept inside
+(0, 1), has mean 1 whenever p_t is the truth, whatever came before and however p_t moves. Products
+of such factors are martingales, so is their average over biases and streams, and by Ville's
+inequality it ever reaches 1 / level with probability at most `level`. The factor is the likelihood
+ratio of "off by b" against "as logged": no other test of that bias has more power.
+
+The logs of the products are sums over rows: they add over shards, and nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.store.batches import Flags, Floats
+
+_SIZES = np.array([0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32])
+_CREDENCE = np.array([1.0, 2.0, 3.0, 3.0, 2.0, 1.0, 1.0])
+BIASES: Floats = np.concatenate([-_SIZES[::-1], _SIZES])
+"""Biases looked for, in share points."""
+_LOG_WEIGHTS: Floats = np.log(np.concatenate([_CREDENCE[::-1], _CREDENCE]) / (2 * _CREDENCE.sum()))
+_KEPT = 0.25
+"""A bias leaves at least this part of p and of 1 - p."""
+_BLOCK = 512
+
+
+def empty(streams: int) -> dict[str, Floats]:
+    """Sums before any row. evidence (S, B): log products; hits, expected, rows, impossible (S,)."""
+    return {
+        "evidence": np.zeros((streams, len(BIASES))),
+        **{name: np.zeros(streams) for name in ("hits", "expected", "rows", "impossible")},
+    }
+
+
+def factors(probability: Floats) -> tuple[Floats, Floats]:
+    """(…, B) factors at a hit and at a miss, of streams with these probabilities (…).
+
+    A certain or an impossible hit tells nothing: both factors are then 1.
+    """
+    p = probability[..., None]
+    open_ = (p > 0) & (p < 1)
+    p = np.where(open_, p, 0.5)
+    q = np.clip(p + BIASES, _KEPT * p, 1.0 - _KEPT * (1.0 - p))
+    q = np.where(open_, q, p)
+    return q / p, (1.0 - q) / (1.0 - p)
+
+
+def add(sums: dict[str, Floats], streams: slice, probability: Floats, hit: Flags) -> None:
+    """Take n rows into some of the streams: probability (n, s) of a hit, hit (n, s)."""
+    for start in range(0, len(probability), _BLOCK):
+        p, was = probability[start : start + _BLOCK], hit[start : start + _BLOCK]
+        at_hit, at_miss = factors(p)
+        factor = np.where(was[..., None], at_hit, at_miss)
+        sums["evidence"][streams] += np.log(factor).sum(axis=0)
+    sums["hits"][streams] += np.count_nonzero(hit, axis=0)
+    sums["expected"][streams] += probability.sum(axis=0)
+    sums["rows"][streams] += len(probability)
+    sums["impossible"][streams] += np.count_nonzero(hit & (probability <= 0), axis=0)
+    sums["impossible"][streams] += np.count_nonzero(~hit & (probability >= 1), axis=0)
+
+
+def log_evidence(sums: dict[str, Floats]) -> Floats:
+    """(S,) log e-value per stream; +inf where what has probability 0 happened."""
+    exponent = sums["evidence"] + _LOG_WEIGHTS
+    peak = exponent.max(axis=-1, keepdims=True)
+    total = peak[..., 0] + np.log(np.exp(exponent - peak).sum(axis=-1))
+    result: Floats = np.where(sums["impossible"] > 0, np.inf, total)
+    return result
+
+
+def together(evidence: Floats) -> float:
+    """The log of the average of e-values, from their logs (S,): itself a log e-value."""
+    peak = float(evidence.max())
+    if not np.isfinite(peak):
+        return peak
+    return peak + float(np.log(np.exp(evidence - peak).mean()))
+
+
+def bias(sums: dict[str, Floats]) -> Floats:
+    """(S,) share of hits less the mean probability of one, NaN without rows."""
+    rows = sums["rows"]
+    result: Floats = np.full(len(rows), np.nan)
+    np.divide(sums["hits"] - sums["expected"], rows, out=result, where=rows > 0)
+    return result

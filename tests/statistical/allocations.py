@@ -1,0 +1,64 @@
+"""Plug-in allocations over many runs at once, for the coverage study.
+
+Simplified on purpose: shares from the running means of each run, no shrinkage and no warm-up, so
+that the sequences meet the most adaptive traffic. Every share is mixed with the floor.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FLOOR_SHARE = 0.1
+"""The floor is this share of 1 / K."""
+DRAWS = 48
+
+
+def uniform(mean, count, rng):
+    return np.full(mean.shape, 1.0 / mean.shape[1])
+
+
+def neyman(mean, count, rng):
+    spread = np.sqrt(mean * (1.0 - mean)) + 1e-3
+    return spread / spread.sum(axis=1, keepdims=True)
+
+
+def top_two(mean, count, rng):
+    """Half for the draws' best, half for their second; Gaussian posterior, plug-in variance."""
+    runs, models = mean.shape
+    spread = np.sqrt((mean * (1.0 - mean) + 1e-3) / np.maximum(count, 1.0))
+    draws = mean[:, None] + spread[:, None] * rng.standard_normal((runs, DRAWS, models))
+    order = np.argsort(draws, axis=2)
+    shares = np.zeros((runs, models))
+    for place in (-1, -2):
+        for model in range(models):
+            shares[:, model] += 0.5 * (order[:, :, place] == model).mean(axis=1)
+    return shares
+
+
+def track_and_stop(mean, count, rng):
+    """Shares of Garivier & Kaufmann's optimum with plug-in variances, in its closed-form
+    approximation: v_i / gap_i^2 for the others, sd_L sqrt(sum w_i^2 / v_i) for the leader."""
+    runs = np.arange(len(mean))
+    leader = mean.argmax(axis=1)
+    variance = mean * (1.0 - mean) + 1e-4
+    gap = np.maximum(mean[runs, leader][:, None] - mean, 1e-2)
+    weight = variance / gap**2
+    weight[runs, leader] = 0.0
+    lead = np.sqrt(variance[runs, leader] * (weight**2 / variance).sum(axis=1))
+    weight[runs, leader] = lead
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+ALLOCATIONS = {
+    "uniform": uniform,
+    "neyman": neyman,
+    "top-two": top_two,
+    "track-and-stop": track_and_stop,
+}
+
+
+def shares(name, mean, count, rng):
+    """(runs, K) assignment probabilities, mixed with the floor."""
+    models = mean.shape[1]
+    floor = FLOOR_SHARE / models
+    return floor + (1.0 - FLOOR_SHARE) * ALLOCATIONS[name](mean, count, rng)
