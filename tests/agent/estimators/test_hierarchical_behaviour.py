@@ -1,6 +1,7 @@
 """What `hierarchical` does with logs that are right, confounded, useless, or out of all bounds.
 
-The seeds are fixed; the margins leave a factor of two or more to what these seeds show.
+Seeds are fixed, so nothing here is left to chance from run to run; the thresholds on errors and
+weights hold for these seeds and are no claim about the rate at which others would meet them.
 """
 
 from __future__ import annotations
