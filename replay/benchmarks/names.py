@@ -28,8 +28,10 @@ def identifiers(names: Iterable[str], empty: str = "model") -> tuple[str, ...]:
 def feature_names(names: Iterable[str]) -> tuple[str, ...]:
     """Names of features (a letter, then letters, digits, `_`, `.`, `-`), unique, in order.
 
+    A name that is valid already stays as it is, whichever comes first.
+
     >>> feature_names(["Rouge 1", "Rouge-1", "x_length"])
-    ('Rouge-1', 'Rouge-1-2', 'x_length')
+    ('Rouge-1-2', 'Rouge-1', 'x_length')
     """
     return _unique(names, lambda name: _feature(name) or "feature")
 
