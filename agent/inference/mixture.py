@@ -46,3 +46,61 @@ def lower_mean(rows: float, total: Floats, squares: Floats, bound: float, alpha:
         s = s - excess * mass / (share @ LAMBDAS)
     result: Floats = (np.asarray(total) - bound * s) / rows
     return result
+
+
+def lower_mean_of(
+    rows: float, totals: Floats, squares: Floats, bounds: Floats, alpha: float
+) -> Floats:
+    """As `lower_mean`, for C sequences on the same conditional means, mixed with equal weights.
+
+    totals, squares: (..., C) sum of D and of xi^2 of each sequence; bounds: broadcasts to them.
+    Returns (...) bounds, -inf where t = 0. The average of supermartingales is one, so whichever
+    sequence happens to be narrow is used and only log C of evidence is paid for the others.
+    """
+    if rows <= 0:
+        return np.full(np.shape(totals)[:-1], -np.inf)
+    count = np.shape(totals)[-1]
+    needed = np.log(1.0 / alpha) + np.log(count * len(LAMBDAS))
+    shape = (*np.shape(totals), len(LAMBDAS))
+    rate = np.broadcast_to(LAMBDAS / np.asarray(bounds, dtype=float)[..., None], shape)
+    rate = rate.reshape(*shape[:-2], -1)
+    offset = rate * np.repeat(totals, len(LAMBDAS), axis=-1)
+    offset = offset - (_PSI * np.asarray(squares)[..., None]).reshape(rate.shape) - needed
+    # In theta the log of the mixture is convex and decreasing: Newton's steps from the left of
+    # the root, where a single component already suffices, stay to its left.
+    theta = (offset / rate).max(axis=-1) / rows
+    for _ in range(_STEPS):
+        exponent = offset - rows * rate * theta[..., None]
+        peak = exponent.max(axis=-1)
+        share = np.exp(exponent - peak[..., None])
+        mass = share.sum(axis=-1)
+        slope = rows * (share * rate).sum(axis=-1)
+        theta = theta + (peak + np.log(mass)) * mass / slope
+    result: Floats = theta
+    return result
+
+
+def reach(level: Floats, squares: Floats) -> Floats:
+    """(...) the largest s with log(w_0 + sum_j w_j exp(lambda_j s - psi_j squares)) <= level.
+
+    The same mixture with a component lambda = 0 added, which keeps it above w_0: -inf where the
+    level is not above log(w_0) = LOWEST_LEVEL. s is the sum of the xi that the level admits.
+    """
+    weight = 1.0 / (len(LAMBDAS) + 1)
+    above = np.maximum(np.exp(level) - weight, 0.0)
+    with np.errstate(divide="ignore"):
+        needed = np.log(above / weight)
+    needed, squares = np.broadcast_arrays(needed, squares)
+    penalty = _PSI * squares[..., None]
+    finite = np.where(np.isfinite(needed), needed, 0.0)
+    s: Floats = ((finite[..., None] + penalty) / LAMBDAS).min(axis=-1)
+    for _ in range(_STEPS):
+        exponent = LAMBDAS * s[..., None] - penalty
+        peak = exponent.max(axis=-1)
+        share = np.exp(exponent - peak[..., None])
+        mass = share.sum(axis=-1)
+        s = s - (peak + np.log(mass) - finite) * mass / (share @ LAMBDAS)
+    return np.where(np.isfinite(needed), s, -np.inf)
+
+
+LOWEST_LEVEL = float(-np.log(len(LAMBDAS) + 1))

@@ -1,0 +1,133 @@
+"""The score psi: what one certified row says of every candidate's value.
+
+With A = K + 1 + P candidates (the K models, today's routing, then P declared per-request
+policies), a row with chance p(m) of serving m as drawn, weight W(m) = 1{drawn m} / p(m) and frozen
+prediction mu(m) in [0, 1] scores
+    psi(m) = mu(m) + W(m) (R - mu(m)),       E[psi(m) | past, x] = E[R | x, do(m)]
+whatever mu is, as E[W(m) | past, x] = 1. p(m) = e pi(m) for a model; for today's routing
+p = 1 - e + e pi(routed), W = 1{served as routed} / p, mu = mu(routed); a policy d scores
+sum_m d(m | x) psi(m).
+
+A missing reward enters as a declared value, or as the worst case: 0 in the `low` score, which
+lower ends rest on, and 1 in the `high` one.
+
+Caps. psi is bounded below by -(1 / p - 1) mu, which is useless where p is small. With a cap k >= 0
+    mu_low = min(mu, k / (1/p - 1)),    mu_high = max(mu, 1 - k / (1/p - 1))
+are predictable as mu is, so both scores keep their conditional mean, and
+    psi_low >= -k,    psi_high <= 1 + k                                            (*)
+for every chance p. Proof: where W = 0, psi_low = mu_low >= 0. Where W = 1/p,
+psi_low = R / p - (1/p - 1) mu_low >= -k. The upper one is the lower one of 1 - R and 1 - mu.
+For a policy, at most one W(m) is not 0, so psi_low >= -d(m) k >= -k. Cap 0 gives W R and
+1 - W (1 - R), whose sequence `bounded` keeps; no cap gives psi itself. The clipped control variate
+of Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro 2022 is the same idea for values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from equipoise.store.batches import Flags, Floats, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Columns of n certified rows, all but the rewards frozen in the decision.
+
+    chance: (n, K + 1) p of every model and of today's routing, in (0, 1].
+    drawn: (n, K + 1) whether the row was served as that candidate would have it.
+    predicted: (n, K + 1) raw predictions of the snapshot in force, [0, 1] scale.
+    low, high: (n,) reward on the [0, 1] scale for the lower and for the upper ends; they differ
+    where the reward is missing and the worst case is declared.
+    shares: (n, P, K) what each declared policy would have done.
+    """
+
+    chance: Floats
+    drawn: Flags
+    predicted: Floats
+    low: Floats
+    high: Floats
+    shares: Floats
+
+    @classmethod
+    def of(
+        cls,
+        rate: Floats,
+        probabilities: Floats,
+        randomized: Flags,
+        model: Ints,
+        routed: Ints,
+        predicted: Floats,
+        reward: Floats,
+        known: Flags,
+        missing: float | None = None,
+        shares: Floats | None = None,
+    ) -> Self:
+        """Rows from a decision's columns.
+
+        rate: (n,) e > 0; probabilities: (n, K) pi; randomized: (n,) Z; model: (n,) the assigned
+        one; routed: (n,); predicted: (n, K) raw; reward: (n,) scaled, any number where not known;
+        missing: declared value on the [0, 1] scale, None for the worst case.
+        """
+        count, models = probabilities.shape
+        index = np.arange(count)
+        chance = np.empty((count, models + 1))
+        chance[:, :models] = rate[:, None] * probabilities
+        chance[:, models] = 1.0 - rate + rate * probabilities[index, routed]
+        drawn = np.zeros((count, models + 1), dtype=np.bool_)
+        drawn[index, model] = randomized
+        drawn[:, models] = model == routed
+        guess = np.empty((count, models + 1))
+        guess[:, :models] = predicted
+        guess[:, models] = predicted[index, routed]
+        low, high = (0.0, 1.0) if missing is None else (missing, missing)
+        return cls(
+            chance,
+            drawn,
+            guess,
+            np.where(known, reward, low),
+            np.where(known, reward, high),
+            np.zeros((count, 0, models)) if shares is None else shares,
+        )
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Frozen with a rule: mu = clip(offset + factor * raw prediction, 0, 1), each (K + 1,)."""
+
+    offset: Floats
+    factor: Floats
+
+    @classmethod
+    def off(cls, models: int) -> Self:
+        """No prediction: every mu is one half."""
+        return cls(np.full(models + 1, 0.5), np.zeros(models + 1))
+
+    def apply(self, predicted: Floats) -> Floats:
+        """(n, K + 1) predictions in force; a raw prediction that is not finite counts as 0."""
+        raw = np.where(np.isfinite(predicted), predicted, 0.0)
+        result: Floats = np.clip(self.offset + self.factor * raw, 0.0, 1.0)
+        return result
+
+
+def scores(rows: Rows, tuning: Tuning, cap: float) -> tuple[Floats, Floats]:
+    """(n, A) low and high scores under a cap, infinity for none."""
+    mu = tuning.apply(rows.predicted)
+    weight = 1.0 / rows.chance
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(weight > 1.0, cap / (weight - 1.0), np.inf)
+    low, high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
+    weight = np.where(rows.drawn, weight, 0.0)
+    low = low + weight * (rows.low[:, None] - low)
+    high = high + weight * (rows.high[:, None] - high)
+    if not rows.shares.shape[1]:
+        return low, high
+    models = rows.shares.shape[2]
+    mixed = (np.einsum("npk,nk->np", rows.shares, psi[:, :models]) for psi in (low, high))
+    mixed_low, mixed_high = mixed
+    return np.hstack([low, mixed_low]), np.hstack([high, mixed_high])
