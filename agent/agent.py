@@ -8,25 +8,23 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from equipoise.agent.certifier import Certifier
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.draws import Draws, key_hash
+from equipoise.agent.eras import Eras
 from equipoise.agent.errors import AgentError
-from equipoise.agent.estimators import estimate
-from equipoise.agent.estimators.base import Estimate
-from equipoise.agent.estimators.routing import routing_value
 from equipoise.agent.features import Transform
-from equipoise.agent.fold import Fold, Reward, View
-from equipoise.agent.inference.bounded import Centres, certified_winner
+from equipoise.agent.fold import Fold
 from equipoise.agent.intake import Intake
 from equipoise.agent.moments.state import Dimensions
-from equipoise.agent.recommendation import Recommendation, recommend
+from equipoise.agent.reader import Reader
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
+from equipoise.agent.units import follow
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
@@ -42,7 +40,10 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
-from equipoise.store.records import Era
+from equipoise.store.records import Alert, Era
+
+_PAUSE = "pause"
+"""The name under which pausing and resuming are kept among the alerts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Accepted:
     late: int = 0
 
 
-class Agent:
+class Agent(Reader):
     """One experiment over one store.
 
     config: models, reward, features, policy, budget; frozen in the store at first use.
@@ -76,19 +77,19 @@ class Agent:
         self.late = 0
         self.duplicates = 0
         self._draws = None if key is None else Draws(key, config.name)
+        self.certifier = Certifier(config)
+        self.eras = Eras(store, self.models)
         self._freeze(key, at)
+        self.paused = _standing_pause(store)
         self.rules = RuleBook(store)
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
             self.transform.q,
             self.transform,
             self.rules,
-            Reward(
-                config.reward.low,
-                config.reward.high,
-                config.reward.missing_value,
-            ),
+            self.certifier.spec,
             config.limits.rate_min,
+            None if config.units is None else config.units.ttl,
         )
         self._intake = Intake(config, self.transform, self.fold, store)
         checkpoint = store.restore()
@@ -96,14 +97,13 @@ class Agent:
             self.fold.load_bytes(checkpoint.state)
         for segment in store.read(since=self.fold.next_seq):
             self.fold.apply(segment.seq, segment.batch)
-        self._view: View | None = None
+        self._view = None
         self._view_seq = -1
         self.rule = self._last_rule(at)
-
-    @property
-    def sign(self) -> int:
-        """+1 where larger rewards are better, -1 where smaller are."""
-        return 1 if self.config.reward.maximise else -1
+        newest = self.eras.newest
+        if key is not None and newest is not None and newest.era > self.rule.era:
+            # The process ended between opening an era and its first rule.
+            self._freeze_rule(newest.era, at)
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decide n requests under the rule in force; logged before this returns.
@@ -115,21 +115,17 @@ class Agent:
             raise AgentError("this agent was opened without its key and cannot decide")
         self._intake.check_requests(requests)
         rule = self.rule
-        count = len(requests)
         first = self.fold.pending.next
-        rate, shares = rule.allocation.allocate(requests.x, requests.eligible)
-        uniform = self._draws.uniforms(first, count)
-        rate, capped = self._without_candidates(rate, requests.eligible)
+        eligible = requests.eligible
+        if not rule.active.all():
+            every = np.ones((len(requests), len(self.models)), dtype=bool)
+            eligible = (every if eligible is None else eligible) & rule.active
+        rate, shares = rule.allocation.allocate(requests.x, eligible)
+        uniform = self._draws.uniforms(first, len(requests))
+        rate, capped = self._without_candidates(rate, eligible)
         model, randomized = draw(uniform, rate, shares, requests.routed)
-        left = self._budget_left()
-        if left is not None and np.count_nonzero(randomized) >= left:
-            # Whether the budget still covers a request depends on earlier draws alone.
-            spent = np.cumsum(randomized) - randomized >= left
-            capped = capped | spent
-            rate = np.where(spent, 0.0, rate)
-            model, randomized = draw(uniform, rate, shares, requests.routed)
         batch = DecisionBatch(
-            number=np.arange(first, first + count),
+            number=np.arange(first, first + len(requests)),
             unit=requests.unit,
             context=requests.context,
             at=requests.at,
@@ -143,11 +139,15 @@ class Agent:
             capped=capped,
             rule_id=rule.rule_id,
             era=rule.era,
-            eligible=requests.eligible,
+            eligible=eligible,
             request_id=requests.request_id,
             unit_id=requests.unit_id,
             context_id=requests.context_id,
         )
+        if self.config.units is not None:
+            leader = self.fold.units.leaders(requests, self.fold.pending)
+            batch = follow(replace(batch, leader=leader), self.fold.pending)
+        batch = self._within_budget(batch)
         self._log(batch)
         return batch
 
@@ -195,63 +195,34 @@ class Agent:
 
     def refresh(self, at: float = 0.0) -> Snapshot:
         """Estimate, certify, and freeze the next rule from everything logged so far."""
-        snapshot = self.snapshot()
-        self.rule = self.rules.add(
-            self.rule.era,
-            self.fold.pending.next,
-            at,
-            self.policy.freeze(snapshot),
-            self.view().certified.centres(),
-        )
-        return snapshot
+        return self._freeze_rule(self.rule.era, at)
 
-    def snapshot(self) -> Snapshot:
-        """What a policy would see now."""
-        view = self.view()
-        family = self.config.policy.estimator
-        looked = self.estimates([family])[family] if self.policy.uses_estimate else None
-        certified = self.config.policy.gate != "fixed-rate" and self.certified_winner() is not None
-        return build_snapshot(
-            self.config,
-            view.moments,
-            looked,
-            requests=self.fold.pending.next,
-            certified=certified,
-            seed=self.fold.pending.next,
-        )
+    def open_era(self, reason: str, at: float = 0.0, active: Flags | None = None) -> None:
+        """Start certified sums afresh from the next decision on.
 
-    def view(self) -> View:
-        """Sums up to the newest log row; copies that the caller must not write to."""
-        if self._view is None or self._view_seq != self.fold.next_seq:
-            self._view, self._view_seq = self.fold.view(), self.fold.next_seq
-        return self._view
+        reason: for people, and kept; active: (K,) models to compare from now on, None for those
+        compared so far. What the estimators know stays.
+        Raises AgentError where fewer than two models would be left.
+        """
+        keep = self.rule.active if active is None else active
+        if np.count_nonzero(keep) < 2:
+            raise AgentError(f"an era needs two models to compare, {reason!r} leaves fewer")
+        newest = self.eras.newest
+        if newest is None:
+            raise AgentError("the store has no era yet: it was opened for reading")
+        self.eras.open(newest.era + 1, reason, at, keep, newest)
+        self._freeze_rule(newest.era + 1, at)
 
-    def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
-        """Values of the models by each of these families."""
-        # Plain means are the better reading only while no request was treated like no other.
-        context_free = self.rules.context_free and not self.fold.masked
-        return estimate(self.view().moments, list(families), context_free=context_free)
+    def pause(self, reason: str, at: float = 0.0) -> None:
+        """Randomize nothing until `resume`; kept in the store, so a restart stays paused."""
+        self.paused = reason
+        self.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
 
-    def routing(self) -> tuple[float, float]:
-        """Value of today's routing and its variance, reward units."""
-        return routing_value(self.view().moments)
-
-    def recommendation(self, family: str | None = None) -> Recommendation:
-        """The answer of one family, by default the configured one."""
-        name = family or self.config.policy.estimator
-        looked = self.estimates([name])[name]
-        return recommend(self.models, looked, self.routing(), self.sign)
-
-    def certified_winner(self) -> str | None:
-        """The model certified within epsilon of the best at level delta, at any time."""
-        reward, rules = self.config.reward, self.config.policy
-        winner = certified_winner(
-            self.view().certified,
-            rules.delta,
-            rules.epsilon / (reward.high - reward.low),
-            self.sign,
-        )
-        return None if winner is None else self.models[winner]
+    def resume(self, at: float = 0.0) -> None:
+        """Randomize again."""
+        if self.paused is not None:
+            self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=self.paused))
+        self.paused = None
 
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
@@ -260,9 +231,38 @@ class Agent:
     def _log(self, batch: Batch) -> None:
         self.fold.apply(self.store.append(batch), batch)
 
+    def _freeze_rule(self, era: int, at: float) -> Snapshot:
+        family, view = self.config.policy.estimator, self.view()
+        looked = self.estimates([family])[family]
+        snapshot = self.snapshot(looked)
+        active = self.eras.active(era)
+        rule = Rule(
+            era=era,
+            since=self.fold.pending.next,
+            allocation=self.policy.freeze(snapshot),
+            prediction=self._prediction(looked),
+            frozen=self.certifier.freeze(view.certified, self.rule, era, self.conditions, active),
+            active=active,
+        )
+        self.rule = self.rules.add(rule, at)
+        return snapshot
+
+    def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
+        """The batch with every request after the last affordable one served as routed."""
+        left = self._budget_left()
+        if left is None or np.count_nonzero(batch.randomized) < left:
+            return batch
+        # Whether the budget still covers a request depends on earlier draws alone.
+        spent = np.cumsum(batch.randomized) - batch.randomized >= left
+        rate = np.where(spent, 0.0, batch.rate)
+        model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
+        return replace(
+            batch, rate=rate, model=model, randomized=randomized, capped=batch.capped | spent
+        )
+
     def _budget_left(self) -> int | None:
         """Requests that may still be randomized, None where there is no limit."""
-        if self.observing_only:
+        if self.observing_only or self.paused is not None:
             return 0
         limit = self.config.budget.requests
         return None if limit is None else limit - self.fold.randomized
@@ -303,6 +303,18 @@ class Agent:
         snapshot = build_snapshot(
             self.config, self.fold.moments, None, requests=0, certified=False, seed=0
         )
-        return self.rules.add(
-            0, 0, at, self.policy.freeze(snapshot), Centres.neutral(len(self.models))
+        first = Rule(
+            era=0,
+            since=0,
+            allocation=self.policy.freeze(snapshot),
+            prediction=None,
+            frozen=self.certifier.spec.neutral(),
+            active=np.ones(len(self.models), dtype=bool),
         )
+        return self.rules.add(first, at)
+
+
+def _standing_pause(store: Store) -> str | None:
+    """Why randomizing is paused, by the newest word in the store."""
+    said = [alert for alert in store.alerts() if alert.check == _PAUSE]
+    return said[-1].sentence if said and said[-1].status == "paused" else None

@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.inference.bounded import Centres, CertifiedMoments
+from equipoise.agent.certificates import Certificates, Rules, Spec
 from equipoise.agent.keys import context_groups, unit_groups
 from equipoise.agent.moments.codec import decode, encode
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.pending import Pending
 from equipoise.agent.simulated import SimulationIndex
+from equipoise.agent.units import OpenUnits
 from equipoise.store.batches import (
     Batch,
     DecisionBatch,
@@ -46,36 +47,23 @@ class Features(Protocol):
         ...
 
 
-class Rules(Protocol):
-    """What the fold needs of the frozen rules: an ordinal per id, centres per ordinal."""
+class FrozenRules(Rules, Protocol):
+    """What the fold needs of the frozen rules: an ordinal per id, the rule per ordinal."""
 
     def ordinal(self, rule_id: str) -> int: ...
-
-    def centres(self, ordinal: int) -> Centres: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """Declared range of the reward, and what a certified sum takes for a missing one.
-
-    missing: a value in [low, high], or None for the worst case.
-    """
-
-    low: float
-    high: float
-    missing: float | None = None
-
-    def scaled(self, reward: Floats) -> Floats:
-        return (reward - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Sums up to the newest log row. `certified` belongs to the current era."""
+    """Sums up to the newest log row. `certified` belongs to the era of the newest row in it."""
 
     moments: Moments
-    certified: CertifiedMoments
-    watermark: int
+    certified: Certificates
+
+    @property
+    def watermark(self) -> int:
+        """The first decision that is not among the certified sums."""
+        return self.certified.watermark
 
 
 class Fold:
@@ -90,24 +78,23 @@ class Fold:
         dimensions: Dimensions,
         outputs: int,
         features: Features,
-        rules: Rules,
-        reward: Reward,
+        rules: FrozenRules,
+        spec: Spec,
         rate_min: float,
+        ttl: float | None = None,
     ) -> None:
         self.dimensions = dimensions
         self._features = features
         self._rules = rules
-        self._reward = reward
         self._rate_min = rate_min
         self._outputs = outputs
         self.next_seq = 0
         self.moments = Moments.empty(dimensions)
-        self.certified = CertifiedMoments.empty(dimensions.models)
-        self.era = 0
-        self.watermark = 0
+        self.certified = Certificates(spec)
         self.randomized = 0
         self.masked = 0
-        self.pending = Pending(dimensions.context, outputs)
+        self.pending = Pending(dimensions.context, outputs, dimensions.models, ttl)
+        self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self._completed: list[Ints] = []
         self._observed: list[tuple[Floats, Ints, Ints]] = []
@@ -131,13 +118,13 @@ class Fold:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
         moments, certified = self.moments.copy(), self.certified.copy()
         self._sum_rows(moments)
-        _, watermark = self._advance(certified)
-        return View(moments, certified, watermark)
+        certified.advance(self.pending, self._rules, self.simulated)
+        return View(moments, certified)
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
         arrays: dict[str, NDArray[Any]] = {}
-        front = self.pending.front(self.watermark)
+        front = self.pending.front(self.certified.watermark)
         parts = {
             "certified": self.certified.arrays(),
             "pending": self.pending.arrays(front),
@@ -149,8 +136,9 @@ class Fold:
         arrays["moments"] = np.frombuffer(self.moments.to_bytes(), dtype=np.uint8)
         fields = {
             "next_seq": self.next_seq,
-            "era": self.era,
-            "watermark": self.watermark,
+            "era": self.certified.era,
+            "watermark": self.certified.watermark,
+            "clock": self.pending.clock,
             "randomized": self.randomized,
             "masked": self.masked,
             "base": front,
@@ -166,11 +154,12 @@ class Fold:
                 head, tail = name.split(".", 1)
                 part.setdefault(head, {})[tail] = array
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())
-        self.certified = CertifiedMoments(**part["certified"])
+        self.certified.load(part["certified"], fields["era"], fields["watermark"])
         self.pending.load(fields["base"], part["pending"])
+        self.pending.clock = float(fields["clock"])
+        self.units.rebuild(self.pending)
         self.simulated.load(**part["simulated"])
-        self.next_seq, self.era = fields["next_seq"], fields["era"]
-        self.watermark, self.randomized = fields["watermark"], fields["randomized"]
+        self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
         self.masked = fields["masked"]
         waiting = part["open"]
         self._completed = [waiting["completed"]]
@@ -189,7 +178,10 @@ class Fold:
     def _take(self, batch: Batch) -> None:
         if isinstance(batch, DecisionBatch):
             rule = self._rules.ordinal(batch.rule_id)
-            self.pending.insert(batch, rule, self._rate_min, self.watermark)
+            active = self._rules.by_ordinal(rule).active
+            self.pending.insert(batch, rule, self._rate_min, self.certified.watermark, active)
+            if self.pending.ttl is not None:
+                self.units.take(batch, self.pending)
             self.randomized += int(np.count_nonzero(batch.randomized))
             if batch.eligible is not None:
                 self.masked += int(np.count_nonzero(~batch.eligible.all(axis=1)))
@@ -200,10 +192,11 @@ class Fold:
             self._observed.append((rows, batch.routed, batch.unit))
         elif isinstance(batch, SimulationBatch):
             phi = self._features.phi(batch.x, batch.outputs)
-            self.simulated.add(batch.context, batch.model, phi)
+            self.simulated.add(batch.context, batch.model, phi, self.pending.next)
             self._replayed.append((batch.context, batch.model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
             self.pending.expired[self.pending.rows(batch.number)] = True
+            self.pending.clock = max(self.pending.clock, float(batch.at.max()))
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
         number = batch.number
@@ -239,7 +232,7 @@ class Fold:
     def _settle(self) -> None:
         """Fold the finished chunk into the sums."""
         self._sum_rows(self.moments)
-        self.era, self.watermark = self._advance(self.certified)
+        self.certified.advance(self.pending, self._rules, self.simulated)
         for numbers in self._completed:
             self.pending.folded[self.pending.rows(numbers)] = True
         self._completed, self._observed, self._replayed = [], [], []
@@ -299,46 +292,6 @@ class Fold:
         rows[:, :-1] = phi
         rows[:, -1] = reward
         return rows
-
-    def _advance(self, certified: CertifiedMoments) -> tuple[int, int]:
-        """Enter closed rows in decision order; returns era and watermark after them."""
-        table, era = self.pending, self.era
-        start = self.watermark - table.base
-        closed = (table.has_reward | table.expired)[start : table.size]
-        count = len(closed) if closed.all() else int(np.argmin(closed))
-        if not count:
-            return era, self.watermark
-        rule = table.rule[start : start + count]
-        edges = np.flatnonzero(np.diff(rule)) + 1
-        for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
-            rows = slice(start + first, start + last)
-            if int(table.era[rows][0]) != era:
-                era = int(table.era[rows][0])
-                for array in certified.arrays().values():
-                    array[...] = 0.0
-            self._certify(certified, self._rules.centres(int(rule[first])), rows)
-        return era, self.watermark + count
-
-    def _certify(self, certified: CertifiedMoments, centres: Centres, rows: slice) -> None:
-        table = self.pending
-        if not table.certifiable[rows].all():
-            at = np.flatnonzero(table.certifiable[rows]) + rows.start
-        else:
-            at = np.arange(rows.start, rows.stop)
-        if not len(at):
-            return
-        rate, model = table.rate[at], table.model[at]
-        randomized, delivered = table.randomized[at], table.delivered[at]
-        known = table.has_reward[at] & delivered
-        reward = table.reward[at]
-        if self._reward.missing is not None:
-            reward = np.where(known, reward, self._reward.missing)
-            known = delivered
-        weight = np.where(randomized, 1.0 / (rate * table.propensity[at]), 0.0)
-        share = 1.0 - rate + rate * table.routed_share[at]
-        routing = np.where(model == table.routed[at], 1.0 / share, 0.0)
-        scaled = self._reward.scaled(reward)
-        certified.update(centres, model, weight, routing, scaled, known)
 
     def _open_arrays(self) -> dict[str, NDArray[Any]]:
         width = self.dimensions.features

@@ -7,20 +7,24 @@ the length of history.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import DecisionBatch, Ints
+from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
 
 
 class Pending:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
 
-    x (n, d), y (n, q), reward, unit, context, routed, model, served, randomized, rate,
-    propensity (pi of the assigned model), routed_share (pi of the routed model), rule (ordinal),
-    era, certifiable; flags: has_outputs, has_reward, delivered, expired, folded.
+    x (n, d), y (n, q), shares (n, K) (pi of every model), reward, unit, context, routed, model,
+    served, randomized, rate, uniform, propensity (pi of the assigned model), routed_share (pi of
+    the routed model), rule (ordinal), era, certifiable; flags: has_outputs, has_reward, delivered,
+    expired, folded.
+    leader: the decision that opened the unit, itself where units are not sticky; until: the time
+    up to which the unit may grow, -inf where this row opened none.
     """
 
     COLUMNS = (
@@ -36,6 +40,9 @@ class Pending:
         ("rule", np.int64),
         ("era", np.int64),
         ("at", np.float64),
+        ("leader", np.int64),
+        ("uniform", np.float64),
+        ("until", np.float64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
         ("has_outputs", np.bool_),
@@ -45,19 +52,31 @@ class Pending:
         ("folded", np.bool_),
     )
 
-    def __init__(self, context: int, outputs: int, capacity: int = 4096) -> None:
+    def __init__(
+        self,
+        context: int,
+        outputs: int,
+        models: int,
+        ttl: float | None = None,
+        capacity: int = 4096,
+    ) -> None:
         self.base = 0
         self.size = 0
+        self.ttl = ttl
+        self.clock = 0.0
         self._columns: dict[str, NDArray[Any]] = {
             "x": np.zeros((capacity, context)),
             "y": np.zeros((capacity, outputs)),
+            "shares": np.zeros((capacity, models)),
             **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
         }
         self._bind()
 
     def _bind(self) -> None:
         column = self._columns
-        self.x, self.y = column["x"], column["y"]
+        self.x, self.y, self.shares = column["x"], column["y"], column["shares"]
+        self.leader, self.until = column["leader"], column["until"]
+        self.uniform = column["uniform"]
         self.reward, self.at = column["reward"], column["at"]
         self.unit, self.context = column["unit"], column["context"]
         self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
@@ -74,8 +93,11 @@ class Pending:
         """The number that the next decision will have."""
         return self.base + self.size
 
-    def insert(self, batch: DecisionBatch, rule: int, rate_min: float, watermark: int) -> None:
-        """Append decisions. watermark: the first decision that is not closed."""
+    def insert(
+        self, batch: DecisionBatch, rule: int, rate_min: float, watermark: int, active: Flags
+    ) -> None:
+        """Append decisions. watermark: the first decision that is not closed; active: (K,) models
+        that the batch's era compares."""
         count = len(batch)
         if self.size + count > len(self.rate):
             self._make_room(count, watermark)
@@ -91,6 +113,7 @@ class Pending:
             self.propensity[rows] = shares[index, batch.model]
             self.routed_share[rows] = shares[index, batch.routed]
         self.x[rows] = batch.x
+        self.shares[rows] = shares
         self.unit[rows] = batch.unit
         self.context[rows] = batch.context
         self.at[rows] = batch.at
@@ -105,7 +128,15 @@ class Pending:
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
-            self.certifiable[rows] &= batch.eligible.all(axis=1)
+            self.certifiable[rows] &= batch.eligible[:, active].all(axis=1)
+        self.uniform[rows] = batch.uniform
+        self.leader[rows] = batch.number if batch.leader is None else batch.leader
+        self.until[rows] = -np.inf
+        if self.ttl is not None:
+            self.clock = max(self.clock, float(batch.at.max()))
+            opens = self.leader[rows] == batch.number
+            self.certifiable[rows] &= opens
+            self.until[rows] = np.where(opens, batch.at + self.ttl, -np.inf)
         self.has_outputs[rows] = self.y.shape[1] == 0
         self.has_reward[rows] = False
         self.delivered[rows] = True
@@ -115,6 +146,41 @@ class Pending:
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
         return numbers - self.base
+
+    def closed(self, start: int) -> Flags:
+        """Which rows from `start` on have everything they wait for; the caller's watermark is at
+        `start`, so the leader of every open row lies there or later."""
+        done: Flags = (self.has_reward | self.expired)[start : self.size]
+        if self.ttl is None:
+            return done
+        leader = self.leader[start : self.size] - self.base - start
+        waiting = np.bincount(leader[~done], minlength=len(done)) > 0
+        closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
+        return closed
+
+    def unit_rewards(
+        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+    ) -> tuple[Floats, Floats, Flags]:
+        """Mean rewards of the units that rows `at` (n,), ascending, opened, on the [0, 1] scale.
+
+        missing: declared value of a missing one, None for the worst case. Returns (n,) the mean
+        for lower ends, for upper ends, and whether every reward came.
+        """
+        start = int(at[0])
+        position = np.full(self.size - start, -1, dtype=np.int64)
+        position[at - start] = np.arange(len(at))
+        leader = self.leader[start : self.size] - self.base - start
+        member = np.flatnonzero(leader >= 0)
+        unit = position[leader[member]]
+        member, unit = member[unit >= 0] + start, unit[unit >= 0]
+        known = self.has_reward[member] & self.delivered[member]
+        reward = scaled(self.reward[member])
+        count = np.bincount(unit, minlength=len(at))
+        ends = [
+            np.bincount(unit, np.where(known, reward, end if missing is None else missing)) / count
+            for end in (0.0, 1.0)
+        ]
+        return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
 
     def front(self, watermark: int) -> int:
         """The first decision that is still needed: not closed, or not folded yet.

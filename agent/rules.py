@@ -1,68 +1,83 @@
 """Frozen rules: what a decision was made under, with an id, kept in the store.
 
-A rule is immutable: an allocation (gate and assignment kernels) and the centres of the certified
-sums. Its id is a hash of its canonical JSON, so the same rule has the same id everywhere, and
-any decision can be recomputed from the stored text.
+A rule is immutable: an allocation (gate and assignment kernels), the prediction inside the score,
+and everything else that must be known before the rows it decides. Its id is a hash of its canonical
+JSON, so the same rule has the same id everywhere, and any decision can be recomputed from the
+stored text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
 
-from equipoise.agent.inference.bounded import Centres
+from equipoise.agent.inference.frozen import Frozen
+from equipoise.agent.inference.prediction import Prediction
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.kernels import ConstantRate, ConstantShares
+from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.records import RuleRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An allocation in force, and the centres of the certified sums of what it decides."""
-
-    rule_id: str
-    era: int
-    allocation: Allocation
-    centres: Centres
-
-
-def freeze_rule(era: int, since: int, allocation: Allocation, centres: Centres) -> tuple[Rule, str]:
-    """The rule and its canonical JSON text, whose hash is the rule's id.
+    """An allocation in force, and what is predictable of the certified sums of what it decides.
 
     since: the first decision it may serve; it makes the rule in force the last one stored.
+    prediction: of rewards, None where no scorer is known. frozen: for the whole traffic and each
+    segment. active: (K,) models that its era compares. widened: whether missing rewards count as
+    the worst case whatever was declared.
     """
-    body = msgspec.json.encode(
-        {
-            "era": era,
-            "since": since,
-            "allocation": allocation.encode(),
-            "centres": {
-                "gain": centres.gain.tolist(),
-                "loss": centres.loss.tolist(),
-                "contrast": centres.contrast.tolist(),
-            },
-        },
-        order="sorted",
-    )
-    rule_id = "r" + blake2b(body, digest_size=10, person=b"equipoise-rule").hexdigest()
-    return Rule(rule_id, era, allocation, centres), body.decode()
+
+    era: int
+    since: int
+    allocation: Allocation
+    prediction: Prediction | None
+    frozen: tuple[Frozen, ...]
+    active: Flags
+    widened: bool = False
+    rule_id: str = ""
+
+    def encode(self) -> str:
+        """Canonical JSON text, whose hash is the rule's id."""
+        prediction = self.prediction
+        body = {
+            "era": self.era,
+            "since": self.since,
+            "allocation": self.allocation.encode(),
+            "prediction": None if prediction is None else prediction.encode(),
+            "frozen": [frozen.encode() for frozen in self.frozen],
+            "active": self.active.tolist(),
+            "widened": self.widened,
+        }
+        return msgspec.json.encode(body, order="sorted").decode()
+
+    @classmethod
+    def decode(cls, record: RuleRecord) -> Self:
+        """The rule of a stored record, bit for bit."""
+        body: dict[str, Any] = msgspec.json.decode(record.body)
+        prediction = body["prediction"]
+        return cls(
+            body["era"],
+            body["since"],
+            Allocation.decode(body["allocation"]),
+            None if prediction is None else Prediction.decode(prediction),
+            tuple(Frozen.decode(frozen) for frozen in body["frozen"]),
+            np.array(body["active"], dtype=bool),
+            body["widened"],
+            record.rule_id,
+        )
 
 
-def thaw_rule(record: RuleRecord) -> Rule:
-    """The rule of a stored record, bit for bit."""
-    body: dict[str, Any] = msgspec.json.decode(record.body)
-    centres = body["centres"]
-    return Rule(
-        record.rule_id,
-        body["era"],
-        Allocation.decode(body["allocation"]),
-        Centres(*(np.array(centres[name]) for name in ("gain", "loss", "contrast"))),
-    )
+def rule_id(body: str) -> str:
+    """The id of a rule with this canonical text."""
+    digest = blake2b(body.encode(), digest_size=10, person=b"equipoise-rule").hexdigest()
+    return f"r{digest}"
 
 
 class RuleBook:
@@ -74,22 +89,22 @@ class RuleBook:
         self._ordinal: dict[str, int] = {}
         self._context_free = True
         for record in store.rules():
-            self._keep(thaw_rule(record))
+            self._keep(Rule.decode(record))
 
     def __len__(self) -> int:
         return len(self._rules)
 
-    def add(
-        self, era: int, since: int, at: float, allocation: Allocation, centres: Centres
-    ) -> Rule:
-        """Freeze, store and return the rule; the stored one where it exists already."""
-        rule, body = freeze_rule(era, since, allocation, centres)
-        known = self._ordinal.get(rule.rule_id)
+    def add(self, rule: Rule, at: float) -> Rule:
+        """Store the rule and return it with its id; the stored one where it exists already."""
+        body = rule.encode()
+        name = rule_id(body)
+        known = self._ordinal.get(name)
         if known is not None:
             return self._rules[known]
-        self._store.put(RuleRecord(rule_id=rule.rule_id, era=era, at=at, body=body))
-        self._keep(rule)
-        return rule
+        self._store.put(RuleRecord(rule_id=name, era=rule.era, at=at, body=body))
+        kept = replace(rule, rule_id=name)
+        self._keep(kept)
+        return kept
 
     @property
     def context_free(self) -> bool:
@@ -99,8 +114,8 @@ class RuleBook:
     def ordinal(self, rule_id: str) -> int:
         return self._ordinal[rule_id]
 
-    def centres(self, ordinal: int) -> Centres:
-        return self._rules[ordinal].centres
+    def by_ordinal(self, ordinal: int) -> Rule:
+        return self._rules[ordinal]
 
     def rule(self, rule_id: str) -> Rule:
         return self._rules[self._ordinal[rule_id]]

@@ -19,16 +19,18 @@ class SimulationIndex:
         self._row: dict[int, int] = {}
         self._phi = np.zeros((64, models, width))
         self._has = np.zeros((64, models), dtype=bool)
+        self._since = np.zeros((64, models), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._row)
 
-    def add(self, context: Ints, model: Ints, phi: Floats) -> None:
-        """Keep n rows: context, model (n,), phi (n, p - 1)."""
+    def add(self, context: Ints, model: Ints, phi: Floats, since: int = 0) -> None:
+        """Keep n rows: context, model (n,), phi (n, p - 1). since: the next decision's number."""
         rows = np.array([self._place(key) for key in context.tolist()], dtype=np.int64)
         kept = rows >= 0
         self._phi[rows[kept], model[kept]] = phi[kept]
         self._has[rows[kept], model[kept]] = True
+        self._since[rows[kept], model[kept]] = since
 
     def lookup(self, context: Ints, model: Ints) -> tuple[Floats, Flags]:
         """phi (n, p - 1) of each (context, model), and (n,) whether it is known."""
@@ -36,18 +38,32 @@ class SimulationIndex:
         rows = np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
         return self._phi[rows, model], self._has[rows, model] & (rows >= 0)
 
+    def lookup_all(self, context: Ints, number: Ints) -> tuple[Floats, Flags]:
+        """phi (n, K, p - 1) of a context on every model, and (n, K) which were known when
+        decision `number` (n,) was made."""
+        get = self._row.get
+        rows = np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
+        known = self._has[rows] & (rows >= 0)[:, None] & (self._since[rows] <= number[:, None])
+        return self._phi[rows], known
+
     def arrays(self) -> dict[str, Floats | Ints | Flags]:
         """The index as arrays for a checkpoint, in order of first arrival."""
         size = len(self._row)
         keys = np.fromiter(self._row, dtype=np.int64, count=size)
-        return {"keys": keys, "phi": self._phi[:size], "has": self._has[:size]}
+        return {
+            "keys": keys,
+            "phi": self._phi[:size],
+            "has": self._has[:size],
+            "since": self._since[:size],
+        }
 
-    def load(self, keys: Ints, phi: Floats, has: Flags) -> None:
+    def load(self, keys: Ints, phi: Floats, has: Flags, since: Ints) -> None:
         self._row = {key: row for row, key in enumerate(keys.tolist())}
-        self._phi, self._has = phi.copy(), has.copy()
+        self._phi, self._has, self._since = phi.copy(), has.copy(), since.copy()
         if not len(self._phi):
             self._phi = np.zeros((64, *phi.shape[1:]))
             self._has = np.zeros((64, *has.shape[1:]), dtype=bool)
+            self._since = np.zeros((64, *has.shape[1:]), dtype=np.int64)
 
     def _place(self, key: int) -> int:
         row = self._row.get(key)
@@ -59,5 +75,6 @@ class SimulationIndex:
         if row == len(self._phi):
             self._phi = np.concatenate([self._phi, np.zeros_like(self._phi)])
             self._has = np.concatenate([self._has, np.zeros_like(self._has)])
+            self._since = np.concatenate([self._since, np.zeros_like(self._since)])
         self._row[key] = row
         return row

@@ -14,7 +14,6 @@ import numpy as np
 
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.naive_log import naive_log
-from equipoise.agent.inference.bounded import contrast_bounds
 from equipoise.agent.recommendation import KEEP_ROUTING, recommend
 from equipoise.replay.stream import Checkpoint
 from equipoise.replay.worlds import Truth, World
@@ -37,10 +36,9 @@ class Certificate:
     def columns(self, checkpoint: Checkpoint) -> dict[str, Any]:
         values = self._world.truth(checkpoint.drifted_closed).values
         agent, models = checkpoint.agent, len(values)
-        delta = agent.config.policy.delta
-        # All ordered pairs at once: they cover together with probability 1 - delta.
-        lower = contrast_bounds(agent.view().certified, delta / (models * (models - 1)))
-        lower = lower[:models, :models]
+        # All ordered pairs at once, today's routing included: they cover together with
+        # probability 1 - delta.
+        lower = agent.certified().contrasts[:models, :models]
         truth = values[:, None] - values[None, :]
         pairs = np.triu_indices(models, 1)
         covered = bool((lower <= truth + 1e-12).all())

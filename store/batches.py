@@ -58,6 +58,8 @@ class DecisionBatch:
     model: (n,) the model to serve; randomized: (n,) whether it came from the draw.
     rule_id: the frozen rule that gave e and pi; era: the era it belongs to.
     capped: (n,) true where the hard budget stop set e to 0 after the rule had spoken.
+    leader: (n,) the decision whose draw this one took over, its own number where it drew itself;
+    None where every row did (units are not sticky).
     The request's own columns are repeated so that a decision can be read alone.
     """
 
@@ -79,6 +81,7 @@ class DecisionBatch:
     request_id: Texts | None = None
     unit_id: Texts | None = None
     context_id: Texts | None = None
+    leader: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.number)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from equipoise.agent.config.certification import (
+    CertifyConfig,
+    DeclaredPolicy,
+    SegmentConfig,
+    UnitsConfig,
+)
 from equipoise.agent.config.error import ConfigError
 from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
 from equipoise.agent.config.load import load_config
@@ -14,11 +20,15 @@ from equipoise.agent.config.parts import (
 
 __all__ = [
     "BudgetConfig",
+    "CertifyConfig",
     "ConfigError",
+    "DeclaredPolicy",
     "ExperimentConfig",
     "ModelConfig",
     "PolicyConfig",
     "RewardConfig",
+    "SegmentConfig",
+    "UnitsConfig",
     "config_from_dict",
     "load_config",
 ]

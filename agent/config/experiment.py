@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from equipoise.agent.config.certification import (
+    ROUTING,
+    CertifyConfig,
+    UnitsConfig,
+    reference_faults,
+)
 from equipoise.agent.config.error import ConfigError
 from equipoise.agent.config.parts import (
     BudgetConfig,
@@ -29,6 +35,8 @@ FLOOR_SHARE = 0.1
 """The default floor is this share of the uniform probability 1 / K."""
 LOWEST_RATE = 0.01
 """The default rate_min, unless rate itself is lower."""
+STICKY_RATE = 0.95
+"""The highest rate with sticky units: those left as routed show what today's routing is worth."""
 
 
 class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +53,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     features: FeatureSchema = msgspec.field(default_factory=FeatureSchema)
     policy: PolicyConfig = PolicyConfig()
     budget: BudgetConfig = BudgetConfig()
+    certify: CertifyConfig = CertifyConfig()
+    units: UnitsConfig | None = None
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -86,6 +96,11 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return tuple(model.name for model in self.models)
 
     @property
+    def candidates(self) -> tuple[str, ...]:
+        """(A,) what certified answers compare: models, today's routing, declared policies."""
+        return (*self.model_names, ROUTING, *(policy.name for policy in self.certify.policies))
+
+    @property
     def limits(self) -> Limits:
         """What every rule obeys, with the defaults filled in."""
         from equipoise.policies.snapshot import Limits
@@ -94,7 +109,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Limits(
             rate=policy.rate,
             rate_min=min(policy.rate, LOWEST_RATE) if policy.rate_min is None else policy.rate_min,
-            rate_max=policy.rate_max,
+            rate_max=policy.rate_max if self.units is None else min(policy.rate_max, STICKY_RATE),
             floor=FLOOR_SHARE / len(self.models) if policy.floor is None else policy.floor,
         )
 
@@ -120,6 +135,11 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             limit = f"less than the range of the reward, which is {shown(spread)}"
             fix = "lower it to a difference that matters"
             yield Problem("policy.epsilon", shown(epsilon), limit, fix, ("reward",))
+        if self.units is not None and self.policy.rate > STICKY_RATE:
+            limit = f"at most {STICKY_RATE} with sticky units"
+            yield Problem("policy.rate", shown(self.policy.rate), limit, "lower it", ("units",))
+        columns = self.features.context_columns()
+        yield from reference_faults(self.certify, columns, self.model_names)
 
 
 def config_from_dict(data: object) -> ExperimentConfig:

@@ -44,6 +44,8 @@ def read(data: object, kind: Any, problems: list[Problem], key: str = "") -> Any
     if get_origin(kind) is list:
         return _read_list(data, get_args(kind)[0], problems, key)
     structs = _structs(kind)
+    if data is None and structs and types.NoneType in get_args(kind):
+        return None
     if len(structs) > 1:
         return _read_tagged(data, structs, problems, key)
     if structs:

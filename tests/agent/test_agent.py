@@ -116,7 +116,7 @@ def test_rewards_after_expiry_are_counted_and_not_used(agent, traffic):
     assert agent.late == 10
     moments = agent.view().moments
     assert moments.exp.count.sum() + moments.obs.count.sum() == 0
-    assert agent.view().certified.missing[0] == 10
+    assert agent.view().certified.overall.missing == 10
 
 
 def test_undelivered_assignments_become_observations(agent, traffic):
@@ -163,7 +163,7 @@ def test_observing_only_randomizes_nothing_and_certifies_nothing(agent, traffic)
     agent.observing_only = True
     run(agent, traffic, 10)
     assert agent.fold.randomized == 0
-    assert agent.view().certified.rows[0] == 0
+    assert agent.view().certified.overall.rows == 0
 
 
 def test_another_configuration_is_refused_on_the_same_store(agent):
@@ -203,7 +203,7 @@ def test_ineligible_models_are_never_drawn_and_such_rows_not_certified(agent, tr
     assert eligible[drawn, decided.model[drawn]].all()
     assert (decided.rate[::3] == 0).all()
     agent.observe(traffic.outcomes(decided))
-    assert agent.view().certified.rows[0] == eligible.all(axis=1).sum()
+    assert agent.view().certified.overall.rows == eligible.all(axis=1).sum()
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

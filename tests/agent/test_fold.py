@@ -132,7 +132,7 @@ def test_view_shares_nothing_with_the_state():
     before = agent.fold.to_bytes()
     view = agent.fold.view()
     view.moments.scorers.scatter += 1.0
-    view.certified.gain += 1.0
+    view.certified.overall.score.low += 1.0
     assert agent.fold.to_bytes() == before
 
 

@@ -1,0 +1,247 @@
+"""Certified sums of the running era: rows enter in decision order, behind the watermark.
+
+A row is a decision with e >= rate_min that was open to every model its era compares, or, with
+sticky units, the unit that this decision opened. Row t enters when it and every row before it is
+closed: its reward has come or has expired, and its unit, if any, can grow no more. F_{t-1} so
+holds all earlier rows with their eventual outcomes, whichever came first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import numpy as np
+
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.inference.capped import usual_caps
+from equipoise.agent.inference.certificate import CertificateMoments
+from equipoise.agent.inference.frozen import Frozen
+from equipoise.agent.inference.score import Rows
+from equipoise.agent.pending import Pending
+from equipoise.agent.rules import Rule
+from equipoise.agent.simulated import SimulationIndex
+from equipoise.store.batches import Flags, Floats, Ints
+
+
+class Rules(Protocol):
+    """What entering rows needs of the frozen rules."""
+
+    def by_ordinal(self, ordinal: int) -> Rule: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """low <= x[column] < high."""
+
+    column: int
+    low: float
+    high: float
+
+    def holds(self, x: Floats) -> Flags:
+        value = x[:, self.column]
+        return (value >= self.low) & (value < self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is certified, from the configuration.
+
+    models: K; names: (A,) candidates, models first, then today's routing, then declared policies.
+    caps: of the bounded sequence, the last infinite. segments: declared parts of the traffic.
+    policies: each a band of requests and the positions of the models inside and outside of it.
+    low, high: declared range of the reward; missing: declared value of a missing reward on the
+    [0, 1] scale, None for the worst case. sticky: whether rows are units.
+    """
+
+    models: int
+    names: tuple[str, ...]
+    caps: tuple[float, ...]
+    segments: tuple[Band, ...]
+    policies: tuple[tuple[Band, int, int], ...]
+    low: float
+    high: float
+    missing: float | None
+    sticky: bool
+
+    @classmethod
+    def of(cls, config: ExperimentConfig) -> Self:
+        columns = config.features.context_columns()
+        certify, reward, models = config.certify, config.reward, config.model_names
+        missing = reward.missing_value
+        if missing is not None:
+            missing = (missing - reward.low) / (reward.high - reward.low)
+        return cls(
+            models=len(models),
+            names=config.candidates,
+            caps=usual_caps(len(models), config.policy.rate),
+            segments=tuple(
+                Band(
+                    columns.index(segment.column),
+                    -np.inf if segment.low is None else segment.low,
+                    np.inf if segment.high is None else segment.high,
+                )
+                for segment in certify.segments
+            ),
+            policies=tuple(
+                (
+                    Band(columns.index(policy.column), policy.at_least, np.inf),
+                    models.index(policy.model),
+                    models.index(policy.otherwise),
+                )
+                for policy in certify.policies
+            ),
+            low=reward.low,
+            high=reward.high,
+            missing=None
+            if missing is None
+            else (missing - reward.low) / (reward.high - reward.low),
+            sticky=config.units is not None,
+        )
+
+    def scaled(self, reward: Floats) -> Floats:
+        return (reward - self.low) / (self.high - self.low)
+
+    def shares(self, x: Floats) -> Floats:
+        """(n, P, K) what each declared policy would do."""
+        result = np.zeros((len(x), len(self.policies), self.models))
+        for index, (band, inside, outside) in enumerate(self.policies):
+            chosen = np.where(band.holds(x), inside, outside)
+            result[np.arange(len(x)), index, chosen] = 1.0
+        return result
+
+    def neutral(self) -> tuple[Frozen, ...]:
+        """What the first rule of an era freezes, for the whole traffic and every segment."""
+        one = Frozen.neutral(self.models, len(self.names), len(self.caps))
+        return (one,) * (1 + len(self.segments))
+
+    def empty(self) -> list[CertificateMoments]:
+        size = len(self.names), len(self.caps)
+        return [CertificateMoments.empty(self.models, *size) for _ in range(1 + len(self.segments))]
+
+
+class Certificates:
+    """Owner of the certified sums. era: the one they belong to; watermark: the first decision
+    that has not entered. sums: of the whole traffic, then of each segment."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.era = 0
+        self.watermark = 0
+        self.sums = spec.empty()
+
+    @property
+    def overall(self) -> CertificateMoments:
+        return self.sums[0]
+
+    def copy(self) -> Self:
+        twin = type(self)(self.spec)
+        twin.era, twin.watermark = self.era, self.watermark
+        twin.sums = [sums.copy() for sums in self.sums]
+        return twin
+
+    def arrays(self) -> dict[str, Floats]:
+        return {
+            f"{index}_{name}": array
+            for index, sums in enumerate(self.sums)
+            for name, array in sums.arrays().items()
+        }
+
+    def load(self, arrays: Mapping[str, Floats], era: int, watermark: int) -> None:
+        self.era, self.watermark = era, watermark
+        for index, sums in enumerate(self.sums):
+            head = f"{index}_"
+            sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
+
+    def advance(self, table: Pending, rules: Rules, simulated: SimulationIndex) -> None:
+        """Let every closed row enter, up to the first open one."""
+        start = self.watermark - table.base
+        closed = table.closed(start)
+        count = len(closed) if closed.all() else int(np.argmin(closed))
+        if not count:
+            return
+        rule = table.rule[start : start + count]
+        edges = np.flatnonzero(np.diff(rule)) + 1
+        for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
+            frozen = rules.by_ordinal(int(rule[first]))
+            if frozen.era != self.era:
+                # Nothing is carried over: a new era has its own estimand and its own delta.
+                self.era, self.sums = frozen.era, self.spec.empty()
+            rows = np.flatnonzero(table.certifiable[start + first : start + last])
+            if len(rows):
+                self._enter(frozen, table, rows + start + first, simulated)
+        self.watermark += count
+
+    def _enter(self, rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> None:
+        spec = self.spec
+        x, model, randomized = table.x[at], table.model[at], table.randomized[at]
+        missing = None if rule.widened else spec.missing
+        if spec.sticky:
+            low, high, known = table.unit_rewards(at, spec.scaled, missing)
+        else:
+            known = table.has_reward[at] & table.delivered[at]
+            scaled = spec.scaled(table.reward[at])
+            low = np.where(known, scaled, 0.0 if missing is None else missing)
+            high = np.where(known, scaled, 1.0 if missing is None else missing)
+        rows = Rows.of(
+            table.rate[at],
+            table.shares[at],
+            randomized,
+            model,
+            table.routed[at],
+            predictions(rule, table, at, simulated),
+            low,
+            np.ones(len(at), dtype=bool),
+            shares=spec.shares(x),
+        )
+        rows = _of_units(rows, randomized) if spec.sticky else rows
+        # A model that this era does not compare is never drawn: its column says nothing.
+        rows = replace(rows, high=high, chance=np.where(rows.chance > 0.0, rows.chance, 1.0))
+        self.sums[0].update(rows, rule.frozen[0], spec.caps, model, randomized, known)
+        for index, band in enumerate(spec.segments, start=1):
+            picked = np.flatnonzero(band.holds(x))
+            self.sums[index].update(
+                _picked(rows, picked),
+                rule.frozen[index],
+                spec.caps,
+                model[picked],
+                randomized[picked],
+                known[picked],
+            )
+
+
+def predictions(rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> Floats:
+    """(n, K) raw predictions of the rule's scorer, NaN where there is none.
+
+    From rows of the simulator that were known when the decision was made, and no others: what
+    arrives later might depend on how the request ended.
+    """
+    prediction = rule.prediction
+    if prediction is None:
+        return np.full((len(at), table.shares.shape[1]), np.nan)
+    context = table.context[at]
+    if not len(simulated) or (context < 0).all():
+        return prediction.raw(table.x[at], None, None)
+    phi, known = simulated.lookup_all(context, at + table.base)
+    return prediction.raw(table.x[at], phi, known)
+
+
+def _of_units(rows: Rows, randomized: Flags) -> Rows:
+    """Today's routing by units: what a unit gets that is not randomized, each request as routed."""
+    chance, drawn = rows.chance.copy(), rows.drawn.copy()
+    models = chance.shape[1] - 1
+    chance[:, models] = 1.0 - rows.chance[:, :models].sum(axis=1)
+    drawn[:, models] = ~randomized
+    return replace(rows, chance=chance, drawn=drawn)
+
+
+def _picked(rows: Rows, at: Ints) -> Rows:
+    return Rows(
+        rows.chance[at],
+        rows.drawn[at],
+        rows.predicted[at],
+        rows.low[at],
+        rows.high[at],
+        rows.shares[at],
+    )

@@ -1,0 +1,169 @@
+"""All certified sums of one set of rows, and the bounds read off them at a level.
+
+The sums are of one era and either of the whole traffic or of one declared segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+
+from equipoise.agent.inference import asymptotic, capped, fixed, per_model
+from equipoise.agent.inference.asymptotic import Opening
+from equipoise.agent.inference.choice import Chosen, Sequence
+from equipoise.agent.inference.frozen import Frozen
+from equipoise.agent.inference.levels import split_level
+from equipoise.agent.inference.per_model import RewardMoments
+from equipoise.agent.inference.score import Rows
+from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.inference.tuning import TuningMoments
+from equipoise.store.batches import Flags, Floats, Ints
+
+
+@dataclass(slots=True)
+class CertificateMoments:
+    """Sums over certified rows of K models and A candidates (models, today's routing, policies).
+
+    score: of the score psi, for every candidate and pair. rewards: of the unweighted rewards per
+    model. tuning: the regression inside psi. counts: (2,) randomized rows, rows without a reward.
+    """
+
+    score: ScoreMoments
+    rewards: RewardMoments
+    tuning: TuningMoments
+    counts: Floats
+
+    @classmethod
+    def empty(cls, models: int, candidates: int, caps: int) -> Self:
+        return cls(
+            ScoreMoments.empty(caps, candidates),
+            RewardMoments.empty(models),
+            TuningMoments.empty(models),
+            np.zeros(2),
+        )
+
+    @property
+    def rows(self) -> float:
+        return float(self.score.rows[0])
+
+    @property
+    def randomized(self) -> float:
+        return float(self.counts[0])
+
+    @property
+    def missing(self) -> float:
+        return float(self.counts[1])
+
+    def update(
+        self,
+        rows: Rows,
+        frozen: Frozen,
+        caps: tuple[float, ...],
+        model: Ints,
+        randomized: Flags,
+        known: Flags,
+    ) -> None:
+        """Add n rows decided under one rule, in place. model: (n,) assigned; randomized: (n,);
+        known: (n,) whether the reward came (of a unit: all its rewards)."""
+        if not len(rows):
+            return
+        self.score.update(rows, frozen.tuning, frozen.centres, caps)
+        self.tuning.update(rows)
+        drawn = np.flatnonzero(randomized)
+        low, high = rows.low[drawn], rows.high[drawn]
+        self.rewards.update(frozen.rewards, model[drawn], low, high)
+        self.counts[0] += len(drawn)
+        self.counts[1] += len(known) - np.count_nonzero(known)
+
+    def freeze(self, opening: Opening | None) -> Frozen:
+        """What the next rule freezes."""
+        return Frozen(self.tuning.tuning(), self.score.centres(), self.rewards.centres(), opening)
+
+    def arrays(self) -> dict[str, Floats]:
+        """Every sum by name; views, not copies."""
+        named = {"counts": self.counts}
+        for part in ("score", "rewards", "tuning"):
+            for name, array in getattr(self, part).arrays().items():
+                named[f"{part}_{name}"] = array
+        return named
+
+    def load(self, arrays: Mapping[str, Floats]) -> None:
+        for name, array in self.arrays().items():
+            array[...] = arrays[name]
+
+    def copy(self) -> Self:
+        return replace(
+            self,
+            score=self.score.copy(),
+            rewards=self.rewards.copy(),
+            tuning=self.tuning.copy(),
+            counts=self.counts.copy(),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        return replace(
+            self,
+            score=self.score + other.score,
+            rewards=self.rewards + other.rewards,
+            tuning=self.tuning + other.tuning,
+            counts=self.counts + other.counts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Bounds of one set of sums by the chosen sequence, on the [0, 1] scale.
+
+    active: (A,) candidates that this era compares; the others are only known to be in range.
+    Where the chosen sequence does not speak of a candidate (per-model: today's routing and
+    declared policies), the bounded one does, at the share of the level that it keeps.
+    """
+
+    moments: CertificateMoments
+    frozen: Frozen
+    chosen: Chosen
+    caps: tuple[float, ...]
+    active: Flags
+
+    def values(self, alpha: float) -> tuple[Floats, Floats]:
+        """(A,) lower and upper ends, each at one-sided level alpha."""
+        low, high = self._values(alpha)
+        return np.where(self.active, low, 0.0), np.where(self.active, high, 1.0)
+
+    def contrasts(self, alpha: float) -> Floats:
+        """(A, A) lower ends of V(a) - V(b), each at one-sided level alpha."""
+        both = self.active[:, None] & self.active[None, :]
+        lower = np.where(both, self._contrasts(alpha), -1.0)
+        np.fill_diagonal(lower, 0.0)
+        return lower
+
+    def fixed_half_widths(self, alpha: float) -> Floats:
+        """(A, A) half-widths of fixed-n intervals of the same contrasts: a comparison only."""
+        squares = self.moments.score.contrast_squares()[-1]
+        return fixed.z_half_width(np.asarray(self.moments.rows), squares, alpha)
+
+    def _values(self, alpha: float) -> tuple[Floats, Floats]:
+        level, sequence = self.chosen.level(alpha), self.chosen.sequence
+        score, models = self.moments.score, len(self.moments.rewards.count)
+        if sequence is Sequence.ASYMPTOTIC and self.frozen.opening is not None:
+            return asymptotic.value_bounds(score, self.frozen.opening, level)
+        if sequence is Sequence.PER_MODEL:
+            low, high = capped.value_bounds(score, self.caps, split_level(alpha)[1])
+            own = per_model.value_bounds(self.moments.rewards, level)
+            low[:models], high[:models] = own
+            return low, high
+        return capped.value_bounds(score, self.caps, level)
+
+    def _contrasts(self, alpha: float) -> Floats:
+        level, sequence = self.chosen.level(alpha), self.chosen.sequence
+        score, models = self.moments.score, len(self.moments.rewards.count)
+        if sequence is Sequence.ASYMPTOTIC and self.frozen.opening is not None:
+            return asymptotic.contrast_bounds(score, self.frozen.opening, level)
+        if sequence is Sequence.PER_MODEL:
+            lower = capped.contrast_bounds(score, self.caps, models, split_level(alpha)[1])
+            lower[:models, :models] = per_model.contrast_bounds(self.moments.rewards, level)
+            return lower
+        return capped.contrast_bounds(score, self.caps, models, level)

@@ -1,0 +1,126 @@
+"""What an experiment can be asked: estimates, certified answers, the status, a recommendation.
+
+Everything here only reads: the answers are functions of the folded log and of the rule in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from equipoise.agent.certifier import Certified, Certifier, Conditions
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.eras import Eras
+from equipoise.agent.estimators import estimate
+from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.estimators.routing import routing_value
+from equipoise.agent.fold import Fold, View
+from equipoise.agent.inference.prediction import Prediction
+from equipoise.agent.recommendation import Recommendation, recommend
+from equipoise.agent.rules import Rule, RuleBook
+from equipoise.agent.snapshots import build_snapshot, output_maps
+from equipoise.agent.status import Status, decide
+from equipoise.policies.registry import Policy
+from equipoise.policies.snapshot import Snapshot
+from equipoise.store.contract import Store
+
+
+class Reader:
+    """The answers of one experiment. `Agent`, which owns these parts and writes, is one.
+
+    observing_only: nothing is randomized (mode `observe`); paused: why nothing is, None if it is.
+    """
+
+    config: ExperimentConfig
+    store: Store
+    models: tuple[str, ...]
+    policy: Policy
+    certifier: Certifier
+    eras: Eras
+    rules: RuleBook
+    rule: Rule
+    fold: Fold
+    observing_only: bool
+    paused: str | None
+    _view: View | None
+    _view_seq: int
+
+    @property
+    def sign(self) -> int:
+        """+1 where larger rewards are better, -1 where smaller are."""
+        return 1 if self.config.reward.maximise else -1
+
+    def view(self) -> View:
+        """Sums up to the newest log row; copies that the caller must not write to."""
+        if self._view is None or self._view_seq != self.fold.next_seq:
+            self._view, self._view_seq = self.fold.view(), self.fold.next_seq
+        return self._view
+
+    def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
+        """Values of the models by each of these families."""
+        return estimate(self.view().moments, list(families), context_free=self._context_free)
+
+    def routing(self) -> tuple[float, float]:
+        """Value of today's routing and its variance, reward units."""
+        return routing_value(self.view().moments)
+
+    def recommendation(self, family: str | None = None) -> Recommendation:
+        """The answer of one family, by default the configured one."""
+        name = family or self.config.policy.estimator
+        looked = self.estimates([name])[name]
+        return recommend(self.models, looked, self.routing(), self.sign)
+
+    def certified(self, part: int = 0) -> Certified:
+        """What is certified: of the whole traffic, or of segment number `part` from 1 on."""
+        return self.certifier.certified(self.view().certified, self.rule, self.conditions, part)
+
+    def certified_winner(self) -> str | None:
+        """The model certified within epsilon of the best at level delta, at any time."""
+        winner = self.certifier.winner(self.view().certified, self.rule, self.conditions)
+        return None if winner is None else self.models[winner]
+
+    def status(self, part: int = 0) -> Status:
+        """The decision status, with its sentence."""
+        certified = self.certified(part)
+        era = self.rule.era
+        return decide(
+            certified.standing,
+            certified.delta,
+            paused="observing only" if self.observing_only else self.paused,
+            era_reason=self.eras.reason(era) if era else "",
+            randomized=certified.randomized,
+        )
+
+    @property
+    def conditions(self) -> Conditions:
+        """What the choice of the certified sequence may look at."""
+        return Conditions(context_free=self._context_free)
+
+    def snapshot(self, looked: Estimate | None = None) -> Snapshot:
+        """What a policy would see now. looked: of the configured family, estimated if None."""
+        if looked is None and self.policy.uses_estimate:
+            looked = self.estimates([self.config.policy.estimator])[self.config.policy.estimator]
+        certified = self.config.policy.gate != "fixed-rate" and self.certified_winner() is not None
+        return build_snapshot(
+            self.config,
+            self.view().moments,
+            looked if self.policy.uses_estimate else None,
+            requests=self.fold.pending.next,
+            certified=certified,
+            seed=self.fold.pending.next,
+        )
+
+    def _prediction(self, looked: Estimate) -> Prediction | None:
+        """The scorer of the configured family, for the regression inside the score."""
+        scorer, reward = looked.scorer, self.config.reward
+        if scorer is None:
+            return None
+        maps = output_maps(self.view().moments)
+        found = Prediction.of(
+            scorer.theta, len(self.models), scorer.model_effects, maps, reward.low, reward.high
+        )
+        return found if found.usable else None
+
+    @property
+    def _context_free(self) -> bool:
+        """Whether e and pi were the same for every request so far."""
+        return self.rules.context_free and not self.fold.masked
