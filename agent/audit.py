@@ -16,7 +16,7 @@ from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.errors import AgentError
 from equipoise.agent.rules import RuleBook
 from equipoise.policies.draw import draw
-from equipoise.store.batches import DecisionBatch, ExpiryBatch, Flags, OutcomeBatch
+from equipoise.store.batches import DecisionBatch, ExpiryBatch, Flags, Floats, OutcomeBatch
 from equipoise.store.contract import Store
 
 TOLERANCE = 1e-9
@@ -73,7 +73,7 @@ def audit(
         seq = segment.seq + len(batch)
         result.rows += len(batch)
         if isinstance(batch, DecisionBatch):
-            _check_decisions(result, batch, rules, draws, number)
+            _check_decisions(result, batch, rules, draws, number, store)
             number += len(batch)
         elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
             result.outcomes += isinstance(batch, OutcomeBatch) and len(batch)
@@ -84,7 +84,12 @@ def audit(
 
 
 def _check_decisions(
-    result: Audit, batch: DecisionBatch, rules: RuleBook, draws: Draws | None, number: int
+    result: Audit,
+    batch: DecisionBatch,
+    rules: RuleBook,
+    draws: Draws | None,
+    number: int,
+    store: Store,
 ) -> None:
     count = len(batch)
     result.decisions += count
@@ -98,6 +103,9 @@ def _check_decisions(
         result.fault(f"rule {batch.rule_id} of {count} decisions is not in the store", count)
         return
     rate, shares = rule.allocation.allocate(batch.x, batch.eligible)
+    uniform = None if draws is None else draws.uniforms(number, count)
+    if batch.leader is not None and (batch.leader != batch.number).any():
+        rate, shares, uniform = _of_leaders(result, batch, store, rate, shares, uniform)
     rate = np.where(batch.capped, 0.0, rate)
     off = np.abs(rate - batch.rate) > TOLERANCE
     _report(result, batch.number, off, f"has a rate that rule {batch.rule_id} does not give")
@@ -106,9 +114,34 @@ def _check_decisions(
     model, randomized = draw(batch.uniform, batch.rate, batch.probabilities, batch.routed)
     off = (model != batch.model) | (randomized != batch.randomized)
     _report(result, batch.number, off, "does not follow from its own uniform and probabilities")
-    if draws is not None:
-        again = draws.uniforms(number, count)
-        _report(result, batch.number, again != batch.uniform, "has a uniform the key does not give")
+    if uniform is not None:
+        off = uniform != batch.uniform
+        _report(result, batch.number, off, "has a uniform the key does not give")
+
+
+def _of_leaders(
+    result: Audit,
+    batch: DecisionBatch,
+    store: Store,
+    rate: Floats,
+    shares: Floats,
+    uniform: Floats | None,
+) -> tuple[Floats, Floats, Floats | None]:
+    """What followers of a sticky unit should have: the rate, shares and uniform of the decision
+    that opened it, as logged and so audited itself."""
+    rate, shares = rate.copy(), shares.copy()
+    uniform = None if uniform is None else uniform.copy()
+    assert batch.leader is not None
+    for row in np.flatnonzero(batch.leader != batch.number).tolist():
+        leader = int(batch.leader[row])
+        opened = store.decision(leader) if 0 <= leader < int(batch.number[row]) else None
+        if opened is None or int(opened.unit[0]) != int(batch.unit[row]):
+            result.fault(f"decision d{batch.number[row]} follows d{leader}, not of its unit")
+            continue
+        rate[row], shares[row] = opened.rate[0], opened.probabilities[0]
+        if uniform is not None:
+            uniform[row] = opened.uniform[0]
+    return rate, shares, uniform
 
 
 def _report(result: Audit, numbers: np.ndarray, wrong: Flags, what: str) -> None:
