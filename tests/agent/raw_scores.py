@@ -31,8 +31,14 @@ class Log:
                             **{
                                 name: getattr(batch, name)[i]
                                 for name in (
-                                    "x", "rate", "probabilities", "model", "routed",
-                                    "randomized", "context", "at",
+                                    "x",
+                                    "rate",
+                                    "probabilities",
+                                    "model",
+                                    "routed",
+                                    "randomized",
+                                    "context",
+                                    "at",
                                 )
                             },
                         }
@@ -60,7 +66,9 @@ class Log:
         known = self.simulated.get((int(row["context"]), model))
         if known is not None and known[1] <= row["number"]:
             value = scorer.theta[0] + scorer.effects[model]
-            return float(value + sum(a * b for a, b in zip(known[0], scorer.theta[1:], strict=True)))
+            return float(
+                value + sum(a * b for a, b in zip(known[0], scorer.theta[1:], strict=True))
+            )
         z = [1.0, *row["x"]]
         return float(sum(a * b for a, b in zip(z, scorer.direct[model], strict=True)))
 

@@ -144,7 +144,10 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     one, other = again.certified(), agent.certified()
     assert one.contrasts.tobytes() == other.contrasts.tobytes()
     # Who is open is no part of the bytes: it must follow from them.
-    table, traffic = agent.fold.pending, Traffic(np.random.default_rng(9), at=agent.fold.pending.clock)
+    table, traffic = (
+        agent.fold.pending,
+        Traffic(np.random.default_rng(9), at=agent.fold.pending.clock),
+    )
     batch = requests(traffic, np.arange(60), step=0.0)
     assert (
         again.fold.units.leaders(batch, again.fold.pending).tolist()
