@@ -44,9 +44,11 @@ class TuningMoments(Additive):
 
     def update(self, rows: Rows) -> None:
         """Add n rows in place."""
-        known = rows.drawn & (rows.low == rows.high)[:, None] & np.isfinite(rows.predicted)
+        known = rows.drawn & (rows.low == rows.high)[:, None]
         weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0)
-        q = np.where(known, rows.predicted - 0.5, 0.0)
+        # A prediction that is not there counts as 0, as in `Tuning.apply`: without any, the spread
+        # is 0 and the offset is the running mean.
+        q = np.where(np.isfinite(rows.predicted), rows.predicted, 0.0) - 0.5
         r = rows.low[:, None] - 0.5
         self.weight += weight.sum(axis=0)
         self.weight_sq += (weight * weight).sum(axis=0)

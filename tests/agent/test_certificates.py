@@ -168,7 +168,7 @@ def test_capped_rows_and_bulk_rows_stay_out():
     assert agent.view().certified.overall.rows == rows + 40
 
 
-@pytest.mark.parametrize("low, high", [(0.0, 1e-4), (-3e4, 7e4)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1e-4), (-3e4, 7e4)])
 def test_the_scale_of_rewards_changes_nothing_but_the_scale(low, high):
     """Certified ends of R and of low + (high - low) R are images of each other, to 1e-6."""
     answers = []

@@ -252,7 +252,7 @@ def test_certified_coverage_with_users_who_differ():
 
 @pytest.mark.parametrize("ttl", [0.0, -1.0, float("inf")])
 def test_a_time_to_live_that_is_none_is_refused(ttl):
-    with pytest.raises(ConfigError, match="units.ttl"):
+    with pytest.raises(ConfigError, match=r"units\.ttl"):
         sticky(units=UnitsConfig(ttl=ttl)).checked()
 
 

@@ -1,0 +1,137 @@
+"""What the regression inside the score is worth: `python FILE BENCHMARK... [--seeds N]`.
+
+For each world: the mean width of the certified contrasts (asymptotic form, whose width is the
+standard deviation of the score) under the agent's own predictions, relative to a running mean per
+model, beside the best that any prediction could do, which is E[R | context, do(m)] itself. Then the
+same with garbage: replays that are noise, logs whose rewards are noise. Prints a table.
+
+Requests, draws and rewards are the same in every column (uniform assignment).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.agent.agent import Agent
+from equipoise.replay.benchmarks.registry import load
+from equipoise.replay.settings import StreamSettings
+from equipoise.replay.stream import experiment, stream_key
+from equipoise.replay.worlds import World, WorldOptions
+from equipoise.store.batches import OutcomeBatch
+from equipoise.store.memory import MemoryStore
+
+
+def stream(
+    world: World, seed: int, exp: int, rate: float, estimator: str, garbage: str = ""
+) -> Iterator[Agent]:
+    """The agent after a third, two thirds and all of `exp` randomized requests, roughly."""
+    settings = StreamSettings(requests=10**9, exp_rate=rate, obs=0)
+    config = experiment(world, settings, "fixed-rate", "uniform", estimator)
+    agent = Agent(config, MemoryStore(), stream_key(seed))
+    noise = np.random.default_rng([seed, 5])
+    simulations, log = world.simulations(), world.observations(5000, np.random.default_rng(seed))
+    if garbage == "replays":
+        shape = simulations.outputs.shape
+        simulations = replace(simulations, outputs=noise.normal(size=shape))
+    if garbage == "log":
+        log = replace(log, reward=noise.random(len(log.reward)))
+    agent.simulate(simulations)
+    agent.ingest(log)
+    agent.refresh()
+    who, what = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+    batch, done = 250, 0
+    for part in (1, 2, 3):
+        while done < exp * part / (3 * rate):
+            requests, hidden = world.requests(batch, who, first=done)
+            decided = agent.decide(requests)
+            outputs, reward = world.serve(hidden, decided.model, what)
+            agent.observe(
+                OutcomeBatch(
+                    number=decided.number,
+                    served=decided.model,
+                    attempt=np.ones(batch, dtype=np.int64),
+                    delivered=np.ones(batch, dtype=bool),
+                    outputs=outputs,
+                    reward=reward,
+                    at=decided.at,
+                )
+            )
+            agent.refresh()
+            done += batch
+        yield agent
+
+
+def widths(agent: Agent) -> float:
+    """Root of the mean square of the score's contrasts, over pairs of models."""
+    score, models = agent.view().certified.overall.score, len(agent.models)
+    squares = score.contrast_squares()[-1][:models, :models] / score.rows[0]
+    return float(np.sqrt(squares[~np.eye(models, dtype=bool)]).mean())
+
+
+def oracle(world: World, rate: float) -> tuple[float, float]:
+    """The same in the limit: under E[R | context, do(m)], and under the mean per model.
+
+    Under uniform draws w = K / rate. For given mu the score of m has conditional variance
+    w E[R^2] - ... ; a contrast's mean square around its mean is summed exactly over contexts.
+    """
+    models = len(world.models)
+    mean = world.means.mean(axis=1)
+    second = mean  # rewards are 0 or 1
+    w = models / rate
+    result = []
+    for mu in (mean, np.broadcast_to(mean.mean(axis=0), mean.shape)):
+        # psi = mu + W (R - mu), W = w with probability 1 / w.
+        residual = second - 2.0 * mu * mean + mu**2
+        bias = mean - mu
+        roots = []
+        for a in range(models):
+            for b in range(models):
+                if a != b:
+                    gap = mu[:, a] - mu[:, b]
+                    square = (
+                        gap**2
+                        + 2.0 * gap * (bias[:, a] - bias[:, b])
+                        + w * (residual[:, a] + residual[:, b])
+                    )
+                    centre = mean[:, a].mean() - mean[:, b].mean()
+                    roots.append(np.sqrt(square.mean() - centre**2))
+        result.append(float(np.mean(roots)))
+    return result[0], result[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("benchmarks", nargs="+")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--exp", type=int, default=6000)
+    parser.add_argument("--rate", type=float, default=0.25)
+    options = parser.parse_args()
+    print("| benchmark | alpha | best cut | ours | share of best | garbage replays | garbage log |")
+    print("|---|---|---|---|---|---|---|")
+    for spec in options.benchmarks:
+        for alpha in (0.0, 0.5, 1.0):
+            world = World(load(spec), WorldOptions(alpha=alpha, confounding=1.0))
+            best, plain = oracle(world, options.rate)
+            rows = []
+            for seed in range(options.seeds):
+                arguments = world, seed, options.exp, options.rate
+                base = [widths(a) for a in stream(*arguments, "ipw")][-1]
+                kinds = ("", "replays", "log")
+                family = "hierarchical"
+                ours = [[widths(a) for a in stream(*arguments, family, g)][-1] for g in kinds]
+                rows.append([width / base for width in ours])
+            own, replays, log = np.mean(rows, axis=0)
+            cut = 1.0 - best / plain
+            print(
+                f"| {spec.split(':')[0]} | {alpha} | {cut:.2%} | {1 - own:.2%} "
+                f"| {(1 - own) / cut:.0%} | {replays:.4f} | {log:.4f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
