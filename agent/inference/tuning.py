@@ -65,8 +65,11 @@ class TuningMoments(Additive):
     def tuning(self) -> Tuning:
         """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
 
-        The slope is shrunk by its own noise, max(0, 1 - 1 / t^2) with t its t-statistic, so that
-        garbage is switched off and not merely made small; the mean is shrunk to 1/2 by one row.
+        A scorer that is good for one model is mostly good for the others, and a model's own slope
+        needs hundreds of rewards; so slopes are drawn to the one slope of all models together by
+        empirical Bayes (moments of their spread beyond noise). That slope is in turn shrunk by its
+        own noise, max(0, 1 - 1 / t^2) with t its t-statistic, so that garbage is switched off and
+        not merely made small. The mean is shrunk to 1/2 by one row.
         """
         seen = self.weight > 0
         weight = np.where(seen, self.weight, 1.0)
@@ -76,11 +79,38 @@ class TuningMoments(Additive):
         shared = self.qr / weight - mean_q * mean_r
         noise = np.maximum(self.rr / weight - mean_r**2, 0.0)
         usable = seen & (spread > 1e-12) & (effective > 3.0)
-        spread = np.where(usable, spread, 1.0)
-        slope = np.where(usable, shared / spread, 0.0)
-        left = np.maximum(noise - slope * shared, 1e-12)
-        t_squared = slope**2 * spread * np.maximum(effective - 2.0, 1.0) / left
-        shrunk = slope * np.maximum(1.0 - 1.0 / np.maximum(t_squared, 1.0), 0.0)
-        factor = np.clip(shrunk, 0.0, 1.0)
+        slope = _shrunk(
+            np.where(usable, shared / np.where(usable, spread, 1.0), 0.0),
+            np.where(usable, spread, 0.0),
+            noise,
+            np.where(usable, effective, 0.0),
+        )
+        factor = np.where(seen, np.clip(slope, 0.0, 1.0), 0.0)
         mean = mean_r * effective / (effective + 1.0) + 0.5
         return Tuning(mean - factor * (mean_q + 0.5), factor)
+
+
+def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Floats:
+    """(K + 1,) slopes drawn to that of all K models together; each of the K + 1 candidates has
+    its slope (0 where it has none), the variances of prediction and reward, and effective rows."""
+    models = slice(0, len(slope) - 1)
+    information = rows * spread
+    known = information > 0
+    total = information[models].sum()
+    if total <= 0:
+        return np.zeros_like(slope)
+    # Reward variance that a slope leaves; at least a sliver, as a perfect fit is luck.
+    left = np.maximum(noise - slope**2 * spread, 1e-6)
+    variance = left * np.where(known, rows / np.maximum(rows - 2.0, 1.0), 1.0)
+    variance = np.where(known, variance / np.where(known, information, 1.0), np.inf)
+    together = float((information * slope)[models].sum() / total)
+    pooled_left = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)
+    error = float((information**2 * pooled_left / np.where(known, information, 1.0))[models].sum())
+    t_squared = together**2 * total**2 / max(error, 1e-300)
+    together *= max(1.0 - 1.0 / max(t_squared, 1.0), 0.0)
+    own = known[models]
+    beyond = (slope[models] - together) ** 2 - variance[models]
+    between = max(float(beyond[own].mean()), 0.0) if np.count_nonzero(own) > 1 else 0.0
+    trust = np.where(known, between / (between + variance), 0.0)
+    result: Floats = together + trust * (slope - together)
+    return result
