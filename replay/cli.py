@@ -137,6 +137,9 @@ def replay(
     epsilon: Annotated[
         float, typer.Option(help="Smallest difference that matters, reward units.")
     ] = 0.0,
+    sequence: Annotated[
+        str, typer.Option(help="Certified sequence: bounded, per-model or asymptotic.")
+    ] = "bounded",
     world: Annotated[
         list[str] | None,
         typer.Option(help="NAME=VALUE, another option of the world; see `equipoise worlds`."),
@@ -165,6 +168,10 @@ def replay(
         raise typer.BadParameter(f"{delta} is not within (0, 1)", param_hint="--delta")
     if epsilon < 0:
         raise typer.BadParameter(f"{epsilon} is negative", param_hint="--epsilon")
+    if sequence not in ("bounded", "per-model", "asymptotic"):
+        raise typer.BadParameter(
+            f"{sequence!r} is not one of bounded, per-model, asymptotic", param_hint="--sequence"
+        )
     from equipoise.replay.command import complete_order, run_replay
 
     run_replay(
@@ -187,6 +194,7 @@ def replay(
                 "budget": budget,
                 "delta": delta,
                 "epsilon": epsilon,
+                "sequence": sequence,
                 "world": world or [],
                 "jobs": jobs,
                 "out": out,

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+from equipoise.agent.config import SequenceName
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.keyfile import write_key
@@ -69,6 +70,7 @@ class ReplayOrder:
     as_json: bool
     experiment: str | None = None
     benchmark_options: Sequence[str] = ()
+    sequence: SequenceName = "bounded"
 
 
 def complete_order(given: Mapping[str, Any]) -> ReplayOrder:
@@ -179,6 +181,7 @@ def stream_settings(order: ReplayOrder) -> StreamSettings:
         obs=order.obs,
         delta=order.delta,
         epsilon=order.epsilon,
+        sequence=order.sequence,
         world=parse_options(order.world),
     )
 
@@ -212,6 +215,7 @@ def describe_run(
             "seeds": order.seeds,
             "delta": settings.delta,
             "epsilon": settings.epsilon,
+            "sequence": settings.sequence,
             "world": order.world,
             "benchmark_options": list(order.benchmark_options),
         },

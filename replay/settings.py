@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from equipoise.agent.config import SequenceName
 from equipoise.replay.worlds import WorldOptions
 
 GRID = (25, 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000)
@@ -18,6 +19,7 @@ class StreamSettings:
     stream ends earlier once the budget is spent. exp_rate: target share of requests randomized.
     budget: hard stop, in randomized requests; None for none. batch: requests decided together.
     refresh: requests between two refreshes. delta, epsilon: of the certified decision.
+    sequence: the certified one, as in `CertifyConfig`.
     """
 
     requests: int
@@ -28,6 +30,7 @@ class StreamSettings:
     refresh: int = 200
     delta: float = 0.05
     epsilon: float = 0.0
+    sequence: SequenceName = "bounded"
     world: WorldOptions = field(default_factory=WorldOptions)
 
     @property

@@ -17,6 +17,7 @@ import numpy as np
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import (
     BudgetConfig,
+    CertifyConfig,
     ExperimentConfig,
     ModelConfig,
     PolicyConfig,
@@ -94,6 +95,7 @@ def experiment(
             epsilon=settings.epsilon,
         ),
         budget=BudgetConfig(requests=settings.budget),
+        certify=CertifyConfig(sequence=settings.sequence),
     )
 
 

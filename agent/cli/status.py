@@ -1,4 +1,4 @@
-"""`equipoise status`: what is known and decided."""
+"""`equipoise status`: what is known, certified and decided."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from equipoise.agent.agent import Agent
+    from equipoise.agent.certifier import Certified
 
 
 def status(
@@ -39,18 +40,15 @@ def describe(agent: Agent) -> dict[str, Any]:
     from equipoise.agent.estimators.naive_log import naive_log
     from equipoise.agent.snapshots import sample_moments
 
-    def number(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
     view = agent.view()
     family = agent.config.policy.estimator
     estimate = agent.estimates([family])[family]
     answer = agent.recommendation()
     logged = naive_log(view.moments)
     counts, _, _ = sample_moments(view.moments.arms)
-    winner = agent.certified_winner()
     budget = agent.config.budget.requests
     pending = agent.fold.pending
+    said, winner = agent.status(), agent.certified_winner()
     return {
         "experiment": agent.config.name,
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
@@ -61,8 +59,15 @@ def describe(agent: Agent) -> dict[str, Any]:
         "randomized": agent.fold.randomized,
         "budget_left": None if budget is None else budget - agent.fold.randomized,
         "waiting_for_outcomes": pending.next - view.watermark,
-        "status": "exploring" if winner is None else "decided",
+        "status": said.state.value,
+        "status_models": list(said.models),
+        "status_sentence": said.sentence,
         "certified": winner,
+        "certificate": certificate(agent.certified()),
+        "segments": [
+            certificate(agent.certified(part)) | {"status": agent.status(part).sentence}
+            for part in range(1, agent.certifier.parts)
+        ],
         "recommendation": answer.action,
         "sentence": answer.sentence,
         "estimator": family,
@@ -80,29 +85,69 @@ def describe(agent: Agent) -> dict[str, Any]:
     }
 
 
+def certificate(certified: Certified) -> dict[str, Any]:
+    """Certified answers as JSON types: `contrasts[a][b]` is the lower end of V(a) - V(b)."""
+    return {
+        "segment": certified.segment,
+        "sequence": certified.sequence.value,
+        "reason": certified.reason,
+        "assumptions": list(certified.assumptions),
+        "requests": certified.rows,
+        "randomized": certified.randomized,
+        "missing_rewards": certified.missing,
+        "delta": certified.delta,
+        "candidates": list(certified.names),
+        "lower": certified.lower.tolist(),
+        "upper": certified.upper.tolist(),
+        "contrasts": certified.contrasts.tolist(),
+    }
+
+
+def number(value: float) -> float | None:
+    """The number, None where it is unknown."""
+    return float(value) if abs(value) < float("inf") else None
+
+
 def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     console.print(f"[bold]{facts['experiment']}[/] under {facts['policy']}, era {facts['era']}")
-    table = Table("model", "value", "± s.e.", "mean in the log", "EXP rewards")
+    held = facts["certificate"]
+    ends = dict(
+        zip(held["candidates"], zip(held["lower"], held["upper"], strict=True), strict=True)
+    )
+    table = Table("model", "value", "± s.e.", "certified between", "mean in the log", "EXP rewards")
     for row in facts["models"]:
-        cells = [row["value"], row["standard_error"], row["log_mean"]]
+        low, high = ends.pop(row["model"])
         table.add_row(
             row["model"],
-            *("unknown" if cell is None else f"{cell:.4f}" for cell in cells),
+            _cell(row["value"]),
+            _cell(row["standard_error"]),
+            f"{low:.4f} … {high:.4f}",
+            _cell(row["log_mean"]),
             f"{row['exp_rewards']:,}",
         )
+    for name, (low, high) in ends.items():
+        value = facts["todays_routing"] if name == "(today's routing)" else None
+        table.add_row(name, _cell(value), "", f"{low:.4f} … {high:.4f}", "", "")
     console.print(table)
     console.print(f"{facts['estimator']}: {facts['sentence']}")
-    if facts["certified"] is None:
-        console.print("Certified: nothing yet (exploring).")
-    else:
-        console.print(f"Certified: {facts['certified']} is best, whenever one looks.")
+    console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
+    console.print(
+        f"Certified on {held['requests']:,} requests by the {held['sequence']} sequence "
+        f"({held['reason']}), at all times together with probability {1 - held['delta']:.3g}."
+    )
+    for segment in facts["segments"]:
+        console.print(f"Segment {segment['segment']}: {segment['status']}")
     left = facts["budget_left"]
     console.print(
         f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"
         + ("" if left is None else f", budget for {left:,} more")
         + f"; {facts['waiting_for_outcomes']:,} wait for their outcome."
     )
+
+
+def _cell(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

@@ -6,6 +6,7 @@ from equipoise.agent.config.certification import (
     CertifyConfig,
     DeclaredPolicy,
     SegmentConfig,
+    SequenceName,
     UnitsConfig,
 )
 from equipoise.agent.config.error import ConfigError
@@ -28,6 +29,7 @@ __all__ = [
     "PolicyConfig",
     "RewardConfig",
     "SegmentConfig",
+    "SequenceName",
     "UnitsConfig",
     "config_from_dict",
     "load_config",

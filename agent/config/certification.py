@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from equipoise.agent.config.parts import Part, id_faults
 from equipoise.agent.features.problems import Problem, shown, suggestion
+
+SequenceName: TypeAlias = Literal["bounded", "per-model", "asymptotic"]
 
 ROUTING = "(today's routing)"
 """The name of what is deployed, among the candidates."""
@@ -64,7 +66,7 @@ class CertifyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     segments: declared parts of the traffic. policies: declared per-request policies.
     """
 
-    sequence: Literal["bounded", "per-model", "asymptotic"] = "bounded"
+    sequence: SequenceName = "bounded"
     tuned_rows: int = 10_000
     lifetime: bool = False
     segments: list[SegmentConfig] = msgspec.field(default_factory=list)

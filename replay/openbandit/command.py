@@ -36,6 +36,7 @@ _SENSELESS: dict[str, tuple[str, object]] = {
     "budget": ("--budget", None),
     "delta": ("--delta", 0.05),
     "epsilon": ("--epsilon", 0.0),
+    "sequence": ("--sequence", "bounded"),
     "world": ("--world", []),
     "store": ("--store", None),
     "experiment": ("--experiment", None),
