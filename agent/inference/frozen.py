@@ -43,6 +43,7 @@ class Frozen:
         return {
             "offset": self.tuning.offset.tolist(),
             "factor": self.tuning.factor.tolist(),
+            "usual": None if self.tuning.usual is None else self.tuning.usual.tolist(),
             "score_low": self.centres.low.tolist(),
             "score_high": self.centres.high.tolist(),
             "reward_low": self.rewards.low.tolist(),
@@ -59,7 +60,11 @@ class Frozen:
 
         opening = fields["opening"]
         return cls(
-            Tuning(array("offset"), array("factor")),
+            Tuning(
+                array("offset"),
+                array("factor"),
+                None if fields["usual"] is None else array("usual"),
+            ),
             ScoreCentres(array("score_low"), array("score_high")),
             RewardCentres(array("reward_low"), array("reward_high")),
             None if opening is None else Opening(*(_from_text(part) for part in opening)),

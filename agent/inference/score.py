@@ -98,10 +98,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Frozen with a rule: mu = clip(offset + factor * raw prediction, 0, 1), each (K + 1,)."""
+    """Frozen with a rule: mu = clip(offset + factor * raw prediction, 0, 1), each (K + 1,).
+
+    usual: the raw prediction to assume where there is none, 1/2 if not given.
+    """
 
     offset: Floats
     factor: Floats
+    usual: Floats | None = None
 
     @classmethod
     def off(cls, models: int) -> Self:
@@ -109,8 +113,9 @@ class Tuning:
         return cls(np.full(models + 1, 0.5), np.zeros(models + 1))
 
     def apply(self, predicted: Floats) -> Floats:
-        """(n, K + 1) predictions in force; a raw prediction that is not finite counts as 0."""
-        raw = np.where(np.isfinite(predicted), predicted, 0.0)
+        """(n, K + 1) predictions in force."""
+        usual = 0.5 if self.usual is None else self.usual
+        raw = np.where(np.isfinite(predicted), predicted, usual)
         result: Floats = np.clip(self.offset + self.factor * raw, 0.0, 1.0)
         return result
 

@@ -26,8 +26,9 @@ class TuningMoments(Additive):
     """Sums over rows that drew each of K + 1 candidates, all (K + 1,), with v = W (W - 1).
 
     weight, weight_sq: sum v, sum v^2. With q the raw prediction and r the reward, both less 1/2:
-    q, qq, r, qr, rr: sums of v q, v q^2, v r, v q r, v r^2. Rows without a reward are left out:
-    they would only blur the fit, which needs no validity.
+    q, qq, r, qr, rr: sums of v q, v q^2, v r, v q r, v r^2 over rows with a raw prediction.
+    bare, bare_sq, bare_r: sums of v, v^2 and v r over rows without one. Rows without a reward are
+    left out: they would only blur the fit, which needs no validity.
     """
 
     weight: Floats
@@ -37,19 +38,26 @@ class TuningMoments(Additive):
     r: Floats
     qr: Floats
     rr: Floats
+    bare: Floats
+    bare_sq: Floats
+    bare_r: Floats
 
     @classmethod
     def empty(cls, models: int) -> Self:
-        return cls(*(np.zeros(models + 1) for _ in range(7)))
+        return cls(*(np.zeros(models + 1) for _ in range(10)))
 
     def update(self, rows: Rows) -> None:
         """Add n rows in place."""
         known = rows.drawn & (rows.low == rows.high)[:, None]
         weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0)
-        # A prediction that is not there counts as 0, as in `Tuning.apply`: without any, the spread
-        # is 0 and the offset is the running mean.
-        q = np.where(np.isfinite(rows.predicted), rows.predicted, 0.0) - 0.5
+        predicted = np.isfinite(rows.predicted)
+        q = np.where(predicted, rows.predicted - 0.5, 0.0)
         r = rows.low[:, None] - 0.5
+        bare = np.where(predicted, 0.0, weight)
+        self.bare += bare.sum(axis=0)
+        self.bare_sq += (bare * bare).sum(axis=0)
+        self.bare_r += (bare * r).sum(axis=0)
+        weight = np.where(predicted, weight, 0.0)
         self.weight += weight.sum(axis=0)
         self.weight_sq += (weight * weight).sum(axis=0)
         self.q += (weight * q).sum(axis=0)
@@ -73,8 +81,8 @@ class TuningMoments(Additive):
         """
         seen = self.weight > 0
         weight = np.where(seen, self.weight, 1.0)
-        effective = np.where(seen, weight**2 / np.where(seen, self.weight_sq, 1.0), 0.0)
         mean_q, mean_r = self.q / weight, self.r / weight
+        effective = np.where(seen, weight**2 / np.where(seen, self.weight_sq, 1.0), 0.0)
         spread = np.maximum(self.qq / weight - mean_q**2, 0.0)
         shared = self.qr / weight - mean_q * mean_r
         noise = np.maximum(self.rr / weight - mean_r**2, 0.0)
@@ -86,8 +94,14 @@ class TuningMoments(Additive):
             np.where(usable, effective, 0.0),
         )
         factor = np.where(seen, np.clip(slope, 0.0, 1.0), 0.0)
-        mean = mean_r * effective / (effective + 1.0) + 0.5
-        return Tuning(mean - factor * (mean_q + 0.5), factor)
+        # The mean is that of all rows: a row without a prediction says as much about it.
+        every, squares = self.weight + self.bare, self.weight_sq + self.bare_sq
+        some = every > 0
+        mean = (self.r + self.bare_r) / np.where(some, every, 1.0)
+        rows = np.where(some, every**2 / np.where(some, squares, 1.0), 0.0)
+        mean = mean * rows / (rows + 1.0) + 0.5
+        usual = mean_q + 0.5
+        return Tuning(mean - factor * usual, factor, usual)
 
 
 def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Floats:

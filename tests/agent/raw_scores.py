@@ -92,7 +92,8 @@ def psi(log, row, candidate, cap, low_high, spec, tuning, sticky=False):
         chance = 1 - row["rate"] + row["rate"] * row["probabilities"][row["routed"]]
         drawn = row["model"] == row["routed"]
         raw = log.prediction(row, int(row["routed"]))
-    raw = raw if np.isfinite(raw) else 0.0
+    usual = 0.5 if tuning.usual is None else tuning.usual[candidate]
+    raw = raw if np.isfinite(raw) else usual
     mu = min(max(tuning.offset[candidate] + tuning.factor[candidate] * raw, 0.0), 1.0)
     weight = 1.0 / chance
     room = cap / (weight - 1.0) if weight > 1.0 else np.inf

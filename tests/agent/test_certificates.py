@@ -54,6 +54,9 @@ def lively(settings, seed=4):
             eligible = rng.random((60, 3)) < 0.97
             decided = agent.decide(replace(requests, eligible=eligible))
             outcomes = traffic.outcomes(decided)
+            # Rewards that outputs explain, so that the prediction has something to say.
+            mean = 0.5 + 0.45 * outcomes.outputs[:, 0]
+            outcomes = replace(outcomes, reward=(rng.random(60) < mean).astype(float))
             lost = rng.random(60) < 0.1
             outcomes.reward[lost] = np.nan
             outcomes = replace(outcomes, delivered=rng.random(60) > 0.05)

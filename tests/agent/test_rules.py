@@ -44,7 +44,7 @@ def a_rule():
 def bits(rule):
     parts = [rule.prediction.theta, rule.prediction.effects, rule.prediction.direct, rule.active]
     for frozen in rule.frozen:
-        parts += [frozen.tuning.offset, frozen.tuning.factor]
+        parts += [frozen.tuning.offset, frozen.tuning.factor, frozen.tuning.usual]
         parts += [frozen.centres.low, frozen.centres.high]
         parts += [frozen.rewards.low, frozen.rewards.high]
         if frozen.opening is not None:

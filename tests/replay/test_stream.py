@@ -111,7 +111,7 @@ class TestDelay:
         assert view.watermark == int(np.argmin(closed))
         assert 0 < view.watermark < len(closed)
         assert closed[view.watermark :].any()
-        assert float(view.certified.rows[0]) == view.watermark
+        assert view.certified.overall.rows == view.watermark
 
     def test_a_clock_without_delays_changes_nothing(self, table: Benchmark) -> None:
         """Outcomes in two parts and one by one say the same, up to the order of sums."""
