@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from equipoise.agent.config.error import ConfigError
 from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
+from equipoise.agent.config.guardrails import GuardrailConfig
 from equipoise.agent.config.load import load_config
 from equipoise.agent.config.parts import (
     BudgetConfig,
@@ -16,6 +17,7 @@ __all__ = [
     "BudgetConfig",
     "ConfigError",
     "ExperimentConfig",
+    "GuardrailConfig",
     "ModelConfig",
     "PolicyConfig",
     "RewardConfig",

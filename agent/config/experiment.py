@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from equipoise.agent.config.checks import check_faults
 from equipoise.agent.config.error import ConfigError
+from equipoise.agent.config.guardrails import GuardrailConfig, guardrail_faults
 from equipoise.agent.config.parts import (
     BudgetConfig,
     ModelConfig,
@@ -29,10 +31,13 @@ FLOOR_SHARE = 0.1
 """The default floor is this share of the uniform probability 1 / K."""
 LOWEST_RATE = 0.01
 """The default rate_min, unless rate itself is lower."""
+_LATER_PARTS = frozenset({"guardrails", "checks"})
 
 
 class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that fixes an experiment: what is compared, on what scale, at what risk.
+
+    checks: what an alarm of a check does, by the check's name, where it is not the default.
 
     >>> config = config_from_dict({"name": "chat", "models": [{"name": "a"}, {"name": "b"}]})
     >>> config.limits
@@ -45,6 +50,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     features: FeatureSchema = msgspec.field(default_factory=FeatureSchema)
     policy: PolicyConfig = PolicyConfig()
     budget: BudgetConfig = BudgetConfig()
+    guardrails: list[GuardrailConfig] = []
+    checks: dict[str, str] = {}
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -77,8 +84,14 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.from_builtins(data)
 
     def to_json(self) -> str:
-        """Canonical text, to be frozen in the store: equal configurations have equal texts."""
-        return msgspec.json.encode(self.checked(), order="sorted").decode()
+        """Canonical text, to be frozen in the store: equal configurations have equal texts.
+
+        Parts that older versions did not have are left out while they say nothing, so that the
+        text frozen in an older store is still the text of its configuration.
+        """
+        data = msgspec.to_builtins(self.checked())
+        said = {name: value for name, value in data.items() if value or name not in _LATER_PARTS}
+        return msgspec.json.encode(said, order="sorted").decode()
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -110,6 +123,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if times > 1:
                 received = f"{shown(name)} {times} times"
                 yield Problem("models", received, "each name once", "rename or remove the others")
+        yield from guardrail_faults(self.guardrails)
+        yield from check_faults(self.checks)
         floor, epsilon = self.policy.floor, self.policy.epsilon
         if floor is not None and count and floor > 1 / count:
             limit = f"at most 1 / {count}, since there are {count} models"
