@@ -50,8 +50,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     features: FeatureSchema = msgspec.field(default_factory=FeatureSchema)
     policy: PolicyConfig = PolicyConfig()
     budget: BudgetConfig = BudgetConfig()
-    guardrails: list[GuardrailConfig] = []
-    checks: dict[str, str] = {}
+    guardrails: list[GuardrailConfig] = msgspec.field(default_factory=list)
+    checks: dict[str, str] = msgspec.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -94,9 +94,8 @@ def _read_table(data: object, kind: Any, problems: list[Problem], key: str) -> A
     if not isinstance(data, Mapping):
         problems.append(Problem(key, shown(data), "a table"))
         return WRONG
-    for name in data:
-        if not isinstance(name, str):
-            problems.append(Problem(_join(key, name), shown(name), "text as a key"))
+    wrong = [name for name in data if not isinstance(name, str)]
+    problems += [Problem(_join(key, name), shown(name), "text as a key") for name in wrong]
     items = {
         name: read(value, kind, problems, _join(key, name))
         for name, value in data.items()
