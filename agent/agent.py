@@ -24,6 +24,9 @@ from equipoise.agent.fold import Fold, Reward, View
 from equipoise.agent.inference.bounded import Centres, certified_winner
 from equipoise.agent.intake import Intake
 from equipoise.agent.moments.state import Dimensions
+from equipoise.agent.monitors.actions import Consequence, action_table
+from equipoise.agent.monitors.check import Check
+from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
@@ -47,7 +50,8 @@ from equipoise.store.records import Era
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: rows logged, exact repeats dropped, rows after their expiry."""
+    """What became of a batch: rows taken in, exact repeats dropped, and rows that came too late,
+    which are logged, counted and never used."""
 
     rows: int
     duplicates: int = 0
@@ -73,7 +77,6 @@ class Agent:
         self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
-        self.late = 0
         self.duplicates = 0
         self._draws = None if key is None else Draws(key, config.name)
         self._freeze(key, at)
@@ -89,6 +92,13 @@ class Agent:
                 config.reward.missing_value,
             ),
             config.limits.rate_min,
+            Panel(
+                self.models,
+                self.transform.phi_names[self.transform.d :],
+                config.limits,
+                config.guardrails,
+            ),
+            len(config.guardrails),
         )
         self._intake = Intake(config, self.transform, self.fold, store)
         checkpoint = store.restore()
@@ -104,6 +114,11 @@ class Agent:
     def sign(self) -> int:
         """+1 where larger rewards are better, -1 where smaller are."""
         return 1 if self.config.reward.maximise else -1
+
+    @property
+    def late(self) -> int:
+        """Parts of outcomes that came too late to be used, restarts included."""
+        return self.fold.late
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decide n requests under the rule in force; logged before this returns.
@@ -152,16 +167,17 @@ class Agent:
         return batch
 
     def observe(self, outcomes: OutcomeBatch) -> Accepted:
-        """Log parts of outcomes. Exact repeats are dropped, rows after their expiry counted.
+        """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.
 
         Raises UnknownDecisionError, ConflictError or AgentError; nothing is logged then.
         """
-        kept, duplicates, late = self._intake.outcomes(outcomes)
+        kept, duplicates = self._intake.outcomes(outcomes)
         self.duplicates += duplicates
-        self.late += late
+        before = self.fold.late
         if len(kept):
             self._log(kept)
-        return Accepted(len(kept), duplicates, late)
+        late = self.fold.late - before
+        return Accepted(len(kept) - late, duplicates, late)
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""
@@ -252,6 +268,14 @@ class Agent:
             self.sign,
         )
         return None if winner is None else self.models[winner]
+
+    def checks(self) -> list[Check]:
+        """What every check says of everything logged so far; nothing is done about it."""
+        return self.fold.watched().checks(self.estimates(REPRESENTATION_FAMILIES))
+
+    def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
+        """What the alarms among these checks ask for, by the configured actions."""
+        return Panel.consequences(checks, action_table(self.config.checks))
 
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""

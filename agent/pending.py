@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import DecisionBatch, Ints
+from equipoise.store.batches import DecisionBatch, Flags, Ints
 
 
 class Pending:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
 
-    x (n, d), y (n, q), reward, unit, context, routed, model, served, randomized, rate,
-    propensity (pi of the assigned model), routed_share (pi of the routed model), rule (ordinal),
-    era, certifiable; flags: has_outputs, has_reward, delivered, expired, folded.
+    x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,
+    served, randomized, rate, propensity (pi of the assigned model), routed_share (pi of the routed
+    model), rule (ordinal), era, certifiable, capped, open_to_all (every model was eligible);
+    flags: has_outputs, has_reward, delivered, expired, folded.
     """
 
     COLUMNS = (
@@ -38,6 +39,8 @@ class Pending:
         ("at", np.float64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
+        ("capped", np.bool_),
+        ("open_to_all", np.bool_),
         ("has_outputs", np.bool_),
         ("has_reward", np.bool_),
         ("delivered", np.bool_),
@@ -45,12 +48,16 @@ class Pending:
         ("folded", np.bool_),
     )
 
-    def __init__(self, context: int, outputs: int, capacity: int = 4096) -> None:
+    def __init__(
+        self, context: int, outputs: int, models: int, metrics: int = 0, capacity: int = 4096
+    ) -> None:
         self.base = 0
         self.size = 0
         self._columns: dict[str, NDArray[Any]] = {
             "x": np.zeros((capacity, context)),
             "y": np.zeros((capacity, outputs)),
+            "probabilities": np.zeros((capacity, models)),
+            "metrics": np.zeros((capacity, metrics)),
             **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
         }
         self._bind()
@@ -58,6 +65,7 @@ class Pending:
     def _bind(self) -> None:
         column = self._columns
         self.x, self.y = column["x"], column["y"]
+        self.probabilities, self.metrics = column["probabilities"], column["metrics"]
         self.reward, self.at = column["reward"], column["at"]
         self.unit, self.context = column["unit"], column["context"]
         self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
@@ -65,6 +73,7 @@ class Pending:
         self.routed_share = column["routed_share"]
         self.rule, self.era = column["rule"], column["era"]
         self.randomized, self.certifiable = column["randomized"], column["certifiable"]
+        self.capped, self.open_to_all = column["capped"], column["open_to_all"]
         self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
         self.delivered, self.expired = column["delivered"], column["expired"]
         self.folded = column["folded"]
@@ -102,10 +111,13 @@ class Pending:
         self.rule[rows] = rule
         self.era[rows] = batch.era
         self.certifiable[rows] = batch.rate >= rate_min
+        self.probabilities[rows], self.metrics[rows] = shares, np.nan
+        self.capped[rows], self.open_to_all[rows] = batch.capped, True
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
-            self.certifiable[rows] &= batch.eligible.all(axis=1)
+            self.open_to_all[rows] = batch.eligible.all(axis=1)
+            self.certifiable[rows] &= self.open_to_all[rows]
         self.has_outputs[rows] = self.y.shape[1] == 0
         self.has_reward[rows] = False
         self.delivered[rows] = True
@@ -115,6 +127,18 @@ class Pending:
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
         return numbers - self.base
+
+    def too_late(self, numbers: Ints, watermark: int) -> Flags:
+        """(n,) decisions of which nothing more can be used.
+
+        Those that expired, and those that are complete and were entered: even a metric would come
+        after the checks have passed. Decisions that left the table are one or the other.
+        """
+        gone = numbers < self.base
+        at = np.where(gone, 0, numbers - self.base)
+        entered = (numbers < watermark) & self.has_reward[at] & self.has_outputs[at]
+        late: Flags = gone | self.expired[at] | entered
+        return late
 
     def front(self, watermark: int) -> int:
         """The first decision that is still needed: not closed, or not folded yet.
