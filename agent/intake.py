@@ -75,7 +75,8 @@ class Intake:
         if count == 0:
             return batch, 0
         number = batch.number
-        if int(number.max()) >= table.next or int(number.min()) < 0:
+        lowest = int(number.min())
+        if int(number.max()) >= table.next or lowest < 0:
             wrong = number[(number >= table.next) | (number < 0)][0]
             raise UnknownDecisionError(
                 f"decision d{wrong} does not exist: the newest is d{table.next - 1}"
@@ -83,9 +84,11 @@ class Intake:
         repeated = count > 1 and not (np.diff(number) > 0).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
-        gone = number < table.base
-        at = np.where(gone, 0, number - table.base)
-        doubtful = gone | table.expired[at] | (with_reward & table.has_reward[at])
+        doubtful = table.too_late(number, self._fold.watermark)
+        at = number - table.base
+        if lowest < table.base:
+            at = np.maximum(at, 0)
+        doubtful |= with_reward & table.has_reward[at]
         if q:
             doubtful |= with_outputs & table.has_outputs[at]
         if batch.metrics is not None:
@@ -149,11 +152,11 @@ class Intake:
         table = self._fold.pending
         names = ["reward", "outputs", *(f"metric {item.name}" for item in self._guardrails)]
         at = number - table.base
-        if at >= 0 and not table.expired[at]:
+        if not table.too_late(np.array([number]), self._fold.watermark)[0]:
             reward = table.reward[at : at + 1] if table.has_reward[at] else np.array([np.nan])
             outputs = table.y[at] if table.has_outputs[at] else np.full(self._transform.q, np.nan)
             return list(zip(names, [reward, outputs, *table.metrics[at, :, None]], strict=True))
-        # Late parts are in the log alone, like all parts of decisions that left the table.
+        # Late parts are in the log alone, like all parts of decisions that have left the table.
         count = len(self._guardrails)
         known = [
             np.array([np.nan]),

@@ -134,6 +134,11 @@ class Pending:
         Those that expired, and those that are complete and were entered: even a metric would come
         after the checks have passed. Decisions that left the table are one or the other.
         """
+        if not len(numbers):
+            return np.zeros(0, dtype=bool)
+        lowest = int(numbers.min())
+        if lowest >= watermark:
+            return self.expired[numbers - self.base]
         gone = numbers < self.base
         at = np.where(gone, 0, numbers - self.base)
         entered = (numbers < watermark) & self.has_reward[at] & self.has_outputs[at]
