@@ -73,6 +73,26 @@ def test_late_rewards_change_no_answer_when_their_chunk_is_folded():
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
+def test_what_comes_in_time_is_used_whatever_comes_beside_it():
+    """One batch with late rewards and rewards in time: the fold takes them apart."""
+    agent, late = expired(MemoryStore())
+    traffic = Traffic(np.random.default_rng(8), at=9000.0)
+    fresh = traffic.outcomes(agent.decide(traffic.requests(50)))
+    before = agent.view().moments
+    both = type(late)(
+        *(
+            np.concatenate([getattr(late, name), getattr(fresh, name)])
+            for name in late.__slots__
+            if name != "metrics"
+        )
+    )
+    accepted = agent.observe(both)
+    assert (accepted.rows, accepted.late) == (50, 200)
+    after = agent.view().moments
+    counts = [moments.exp.count.sum() + moments.obs.count.sum() for moments in (before, after)]
+    assert counts[1] - counts[0] == 50
+
+
 def test_they_are_logged_once_and_repeats_are_repeats():
     agent, late = expired(MemoryStore())
     agent.observe(late)
@@ -83,6 +103,18 @@ def test_they_are_logged_once_and_repeats_are_repeats():
     with pytest.raises(ConflictError, match="now"):
         agent.observe(replace(late, reward=1.0 - late.reward))
     assert agent.store.next_seq == rows
+
+
+def test_every_part_of_a_decision_is_known_from_the_log():
+    """In time came the outputs, late the reward: neither hides the other."""
+    agent, late = expired(MemoryStore(), count=20)
+    (outputs,) = [agent.store.outcome_parts(int(n))[0].outputs for n in late.number[:1]]
+    agent.observe(late)
+    again = take(replace(late, reward=np.full(20, np.nan)), np.arange(1))
+    assert agent.observe(replace(again, outputs=outputs)).duplicates == 1
+    with pytest.raises(ConflictError, match="outputs of decision"):
+        agent.observe(replace(again, outputs=outputs + 1.0))
+    assert agent.late == 20
 
 
 def test_a_late_reward_twice_in_different_batches_is_told_apart_by_its_value():

@@ -111,10 +111,27 @@ def test_checks_rebuilt_from_any_checkpoint_are_the_same_bit_for_bit(share):
 
 def test_asking_changes_nothing_and_sees_the_unfinished_chunk():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
-    agent.decide(traffic.requests(30))
+    agent.ingest(traffic.observations(CHUNK))
+    agent.simulate(traffic.simulations(25))
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(30))))
     before = agent.fold.to_bytes()
-    assert said(agent)["assignment"].figures["rows"] == 30
+    first = agent.checks()
+    figures = {check.name: check.figures for check in first}
+    assert figures["assignment"]["rows"] == 30
+    assert sum(figures["fidelity"]["pairs"]) > 5
+    assert repr(agent.checks()) == repr(first)
     assert agent.fold.to_bytes() == before
+
+
+def test_a_replay_is_compared_with_the_model_that_answered():
+    """Replays that are exact show no difference at all, whoever was routed."""
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(16))
+    agent.ingest(traffic.observations(CHUNK))
+    agent.simulate(traffic.simulations())
+    run(agent, traffic, 5, size=100)
+    figures = said(agent)["fidelity"].figures
+    assert sum(figures["pairs"]) > 50
+    assert figures["shift"] == {"u": 0.0, "v": 0.0}
 
 
 def test_every_check_speaks_and_honest_traffic_raises_no_alarm():
@@ -214,6 +231,17 @@ def test_a_simulator_that_truncates_leaves_the_recommendation(first):
         assert sum(check.figures["pairs"]) > 30
 
 
+def test_no_pair_is_compared_by_a_scale_that_knows_it():
+    """The first chunk has rewards enough, but none before it: its pairs are not formed."""
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(14))
+    agent.simulate(traffic.simulations())
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(437))))
+    assert agent.fold.next_seq == CHUNK
+    assert sum(said(agent)["fidelity"].figures["pairs"]) == 0
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(20))))
+    assert sum(said(agent)["fidelity"].figures["pairs"]) > 0
+
+
 def test_drift_of_what_is_deployed_asks_for_a_new_era():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(8))
     for index in range(60):
@@ -281,6 +309,15 @@ def test_a_spent_budget_is_seen_in_the_floors():
     run(agent, Traffic(np.random.default_rng(12)), 20)
     assert said(agent)["floors"].status == "watch"
     assert "capped by the budget" in said(agent)["floors"].sentence
+
+
+def test_requests_closed_to_a_model_are_seen_in_the_floors():
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(15))
+    eligible = np.ones((50, len(MODELS)), dtype=bool)
+    eligible[:20, 2] = False
+    agent.decide(replace(traffic.requests(50), eligible=eligible))
+    figures = said(agent)["floors"].figures
+    assert (figures["rows"], figures["closed"], figures["certified"]) == (50, 20, 0.6)
 
 
 def test_a_metric_after_its_decision_was_closed_and_entered_is_late():

@@ -72,10 +72,11 @@ def test_a_detection_on_the_last_row_of_a_column_is_remembered():
 
 
 def test_many_detectors_at_once_are_each_alone():
-    """Columns of different lengths, some with several detections, some with none."""
+    """Columns of different lengths, some with several detections, some with none; what stands
+    beyond the end of a column would be a detection in each."""
     rng = np.random.default_rng(9)
     length = np.array([400, 1, 37, 250, 399])
-    values = np.zeros((5, 400))
+    values = np.full((5, 400), 50.0)
     for row, count in enumerate(length):
         jump = 2.0 * (np.arange(count) // 90 % 2) if row % 2 == 0 else 0.0
         values[row, :count] = jump + rng.normal(size=count)

@@ -48,6 +48,7 @@ def test_a_live_row_waits_for_its_replay():
     assert bench.live((5, 0), (5, 0), (6, 2), (-1, 1)) == []
     bench.replay((5, 0), (6, 1))
     assert bench.live((6, 1), replayed=True) == [(5, 0), (6, 1)]
+    assert bench.pairs.arrays()["model"].tolist() == [-1, -1, 2]
     assert bench.live((5, 0), replayed=True) == []
 
 
