@@ -53,22 +53,29 @@ def factors(probability: Floats) -> tuple[Floats, Floats]:
 
 def add(sums: dict[str, Floats], streams: slice, probability: Floats, hit: Flags) -> None:
     """Take n rows into some of the streams: probability (n, s) of a hit, hit (n, s)."""
-    if not len(probability):
+    rows = len(probability)
+    if not rows:
         return
+    hits = np.count_nonzero(hit, axis=0)
     if (probability == probability[0]).all():
         # Rules without a context give every row the same probabilities: two logs a stream do.
-        at_hit, at_miss = _log_factors(probability[0].tobytes())
-        hits = np.count_nonzero(hit, axis=0)[:, None]
-        sums["evidence"][streams] += hits * at_hit + (len(hit) - hits) * at_miss
+        p = probability[0]
+        at_hit, at_miss = _log_factors(p.tobytes())
+        evidence = hits[:, None] * at_hit + (rows - hits)[:, None] * at_miss
+        expected, impossible = rows * p, np.where(p <= 0, hits, np.where(p >= 1, rows - hits, 0))
     else:
-        for start in range(0, len(probability), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            sums["evidence"][streams] += _log_products(probability[rows], hit[rows])
-    sums["hits"][streams] += np.count_nonzero(hit, axis=0)
-    sums["expected"][streams] += probability.sum(axis=0)
-    sums["rows"][streams] += len(probability)
-    sums["impossible"][streams] += np.count_nonzero(hit & (probability <= 0), axis=0)
-    sums["impossible"][streams] += np.count_nonzero(~hit & (probability >= 1), axis=0)
+        evidence = sum(
+            _log_products(probability[start : start + _BLOCK], hit[start : start + _BLOCK])
+            for start in range(0, rows, _BLOCK)
+        )
+        expected = probability.sum(axis=0)
+        wrong = np.where(hit, probability <= 0, probability >= 1)
+        impossible = np.count_nonzero(wrong, axis=0)
+    sums["evidence"][streams] += evidence
+    sums["hits"][streams] += hits
+    sums["expected"][streams] += expected
+    sums["rows"][streams] += rows
+    sums["impossible"][streams] += impossible
 
 
 @lru_cache(maxsize=64)

@@ -32,6 +32,8 @@ def test_sums_are_the_logs_of_the_factors(kind, rows):
     np.testing.assert_allclose(sums["evidence"][1:], by_hand(probability, hit), rtol=1e-9)
     assert (sums["evidence"][0] == 0).all()
     assert sums["rows"].tolist() == [0, rows, rows, rows]
+    assert sums["hits"][1:].tolist() == hit.sum(axis=0).tolist()
+    np.testing.assert_allclose(sums["expected"][1:], probability.sum(axis=0), rtol=1e-12)
     assert not sums["impossible"].any()
 
 
@@ -44,5 +46,9 @@ def test_no_rows_change_nothing():
 def test_what_cannot_happen_is_counted():
     sums = shares.empty(1)
     shares.add(sums, slice(0, 1), np.array([[0.0], [0.5], [1.0]]), np.array([[True], [1], [False]]))
-    assert sums["impossible"].tolist() == [2]
+    for p, was in ((0.0, [True, True]), (1.0, [False, False])):
+        shares.add(sums, slice(0, 1), np.full((2, 1), p), np.array(was)[:, None])
+    shares.add(sums, slice(0, 1), np.array([[0.0], [1.0], [0.0]]), np.array([[False], [1], [0]]))
+    assert sums["impossible"].tolist() == [6]
+    assert sums["hits"].tolist() == [5]
     assert shares.log_evidence(sums)[0] == np.inf
