@@ -21,6 +21,7 @@ from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
 from equipoise.agent.intake import Intake
 from equipoise.agent.moments.state import Dimensions
+from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.reader import Reader
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
@@ -48,7 +49,8 @@ _PAUSE = "pause"
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: rows logged, exact repeats dropped, rows after their expiry."""
+    """What became of a batch: rows taken in, exact repeats dropped, and rows that came too late,
+    which are logged, counted and never used."""
 
     rows: int
     duplicates: int = 0
@@ -74,7 +76,6 @@ class Agent(Reader):
         self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
-        self.late = 0
         self.duplicates = 0
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
@@ -89,6 +90,13 @@ class Agent(Reader):
             self.rules,
             self.certifier.spec,
             config.limits.rate_min,
+            Panel(
+                self.models,
+                self.transform.phi_names[self.transform.d :],
+                config.limits,
+                config.guardrails,
+            ),
+            len(config.guardrails),
             None if config.units is None else config.units.ttl,
         )
         self._intake = Intake(config, self.transform, self.fold, store)
@@ -104,6 +112,11 @@ class Agent(Reader):
         if key is not None and newest is not None and newest.era > self.rule.era:
             # The process ended between opening an era and its first rule.
             self._freeze_rule(newest.era, at)
+
+    @property
+    def late(self) -> int:
+        """Parts of outcomes that came too late to be used, restarts included."""
+        return self.fold.late
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decide n requests under the rule in force; logged before this returns.
@@ -152,16 +165,17 @@ class Agent(Reader):
         return batch
 
     def observe(self, outcomes: OutcomeBatch) -> Accepted:
-        """Log parts of outcomes. Exact repeats are dropped, rows after their expiry counted.
+        """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.
 
         Raises UnknownDecisionError, ConflictError or AgentError; nothing is logged then.
         """
-        kept, duplicates, late = self._intake.outcomes(outcomes)
+        kept, duplicates = self._intake.outcomes(outcomes)
         self.duplicates += duplicates
-        self.late += late
+        before = self.fold.late
         if len(kept):
             self._log(kept)
-        return Accepted(len(kept), duplicates, late)
+        late = self.fold.late - before
+        return Accepted(len(kept) - late, duplicates, late)
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""

@@ -154,13 +154,18 @@ class Certificates:
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
 
-    def advance(self, table: Pending, rules: Rules, simulated: SimulationIndex) -> None:
-        """Let every closed row enter, up to the first open one."""
+    def advance(self, table: Pending, rules: Rules, simulated: SimulationIndex) -> Floats:
+        """Let every closed row enter, up to the first open one.
+
+        Returns (n,) what was predicted of the reward of each row that the watermark passed, by
+        what was frozen before it, on [0, 1]; NaN for those that are not certified.
+        """
         start = self.watermark - table.base
         closed = table.closed(start)
         count = len(closed) if closed.all() else int(np.argmin(closed))
+        predicted = np.full(count, np.nan)
         if not count:
-            return
+            return predicted
         rule = table.rule[start : start + count]
         edges = np.flatnonzero(np.diff(rule)) + 1
         for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
@@ -170,10 +175,13 @@ class Certificates:
                 self.era, self.sums = frozen.era, self.spec.empty()
             rows = np.flatnonzero(table.certifiable[start + first : start + last])
             if len(rows):
-                self._enter(frozen, table, rows + start + first, simulated)
+                at = rows + start + first
+                predicted[first + rows] = self._enter(frozen, table, at, simulated)
         self.watermark += count
+        return predicted
 
-    def _enter(self, rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> None:
+    def _enter(self, rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> Floats:
+        """Add rows `at` (n,), decided under one rule; (n,) the predictions of their rewards."""
         spec = self.spec
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
         missing = None if rule.widened else spec.missing
@@ -186,7 +194,7 @@ class Certificates:
             high = np.where(known, scaled, 1.0 if missing is None else missing)
         rows = Rows.of(
             table.rate[at],
-            table.shares[at],
+            table.probabilities[at],
             randomized,
             model,
             table.routed[at],
@@ -209,6 +217,8 @@ class Certificates:
                 randomized[picked],
                 known[picked],
             )
+        predicted: Floats = rule.frozen[0].tuning.apply(rows.predicted)[np.arange(len(at)), model]
+        return predicted
 
 
 def predictions(rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> Floats:
@@ -219,7 +229,7 @@ def predictions(rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex
     """
     prediction = rule.prediction
     if prediction is None:
-        return np.full((len(at), table.shares.shape[1]), np.nan)
+        return np.full((len(at), table.probabilities.shape[1]), np.nan)
     context = table.context[at]
     if not len(simulated) or (context < 0).all():
         return prediction.raw(table.x[at], None, None)

@@ -9,7 +9,6 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.certificates import Certificates, Rules, Spec
+from equipoise.agent.columns import joined, occurrence, open_arrays
 from equipoise.agent.keys import context_groups, unit_groups
 from equipoise.agent.moments.codec import decode, encode
 from equipoise.agent.moments.state import Dimensions, Moments
+from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.pending import Pending
 from equipoise.agent.simulated import SimulationIndex
 from equipoise.agent.units import OpenUnits
+from equipoise.agent.watch import Watch
 from equipoise.store.batches import (
     Batch,
     DecisionBatch,
@@ -34,13 +36,15 @@ from equipoise.store.batches import (
     OutcomeBatch,
     SimulationBatch,
 )
-from equipoise.store.slicing import slice_rows
+from equipoise.store.slicing import select, slice_rows
 
 CHUNK = 1024
 
 
 class Features(Protocol):
     """What the fold needs of a feature transform."""
+
+    d: int
 
     def phi(self, x: Floats, y: Floats, /) -> Floats:
         """(n, d), (n, q) -> (n, p - 1): phi without its intercept."""
@@ -69,8 +73,9 @@ class View:
 class Fold:
     """Owner of the state. Rows go in by `apply`, in log order.
 
+    panel: the checks, which are fed chunk by chunk; metrics: how many an outcome may carry.
     randomized: decisions that came from a draw; masked: decisions whose request was closed to
-    some model.
+    some model; late: parts of outcomes that came too late to be used.
     """
 
     def __init__(
@@ -81,6 +86,8 @@ class Fold:
         rules: FrozenRules,
         spec: Spec,
         rate_min: float,
+        panel: Panel,
+        metrics: int = 0,
         ttl: float | None = None,
     ) -> None:
         self.dimensions = dimensions
@@ -93,9 +100,11 @@ class Fold:
         self.certified = Certificates(spec)
         self.randomized = 0
         self.masked = 0
-        self.pending = Pending(dimensions.context, outputs, dimensions.models, ttl)
+        self.late = 0
+        self.pending = Pending(dimensions.context, outputs, dimensions.models, metrics, ttl)
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
+        self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
         self._completed: list[Ints] = []
         self._observed: list[tuple[Floats, Ints, Ints]] = []
         self._replayed: list[tuple[Ints, Ints, Floats, Floats]] = []
@@ -121,6 +130,15 @@ class Fold:
         certified.advance(self.pending, self._rules, self.simulated)
         return View(moments, certified)
 
+    def watched(self) -> Panel:
+        """The checks up to the newest log row, the unfinished chunk included, on copies."""
+        watch, certified = self.watch.copy(), self.certified.copy()
+        self._compare(watch)
+        start = certified.watermark
+        predicted = certified.advance(self.pending, self._rules, self.simulated)
+        watch.take(self.pending, start, certified.watermark, predicted)
+        return watch.panel
+
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
         arrays: dict[str, NDArray[Any]] = {}
@@ -129,7 +147,10 @@ class Fold:
             "certified": self.certified.arrays(),
             "pending": self.pending.arrays(front),
             "simulated": self.simulated.arrays(),
-            "open": self._open_arrays(),
+            "open": open_arrays(
+                self._completed, self._observed, self._replayed, self.dimensions.features
+            ),
+            "watch": self.watch.arrays(),
         }
         for part, named in parts.items():
             arrays.update({f"{part}.{name}": array for name, array in named.items()})
@@ -141,6 +162,7 @@ class Fold:
             "clock": self.pending.clock,
             "randomized": self.randomized,
             "masked": self.masked,
+            "late": self.late,
             "base": front,
         }
         return encode(arrays, fields)
@@ -160,7 +182,8 @@ class Fold:
         self.units.rebuild(self.pending)
         self.simulated.load(**part["simulated"])
         self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
-        self.masked = fields["masked"]
+        self.masked, self.late = fields["masked"], fields["late"]
+        self.watch.load(part["watch"])
         waiting = part["open"]
         self._completed = [waiting["completed"]]
         self._observed = [
@@ -206,15 +229,23 @@ class Fold:
         # Parts of one decision may meet in one batch: how the log is cut says nothing. Each goes
         # in after the part before it, and the decision completes where its last part stands.
         complete = np.zeros(len(number), dtype=bool)
-        part = _occurrence(number)
+        part = occurrence(number)
         for index in range(int(part.max()) + 1):
             rows = np.flatnonzero(part == index)
-            complete[rows] = self._take_parts(_select(batch, rows))
+            complete[rows] = self._take_parts(select(batch, part == index))
         self._completed.append(number[complete])
 
     def _take_parts(self, batch: OutcomeBatch) -> Flags:
         """Keep the parts of distinct decisions; (n,) which decisions they complete."""
         table = self.pending
+        late = table.too_late(batch.number, self.certified.watermark)
+        if late.any():
+            # Kept in the log, counted, and used for nothing.
+            self.late += int(np.count_nonzero(late))
+            complete = np.zeros(len(late), dtype=bool)
+            in_time = np.flatnonzero(~late)
+            complete[in_time] = self._take_parts(select(batch, ~late))
+            return complete
         rows = table.rows(batch.number)
         before = table.has_reward[rows] & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
@@ -224,28 +255,46 @@ class Fold:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
             table.y[rows[with_outputs]] = batch.outputs[with_outputs]
             table.has_outputs[rows[with_outputs]] = True
+        if batch.metrics is not None:
+            table.metrics[rows] = np.where(
+                np.isnan(batch.metrics), table.metrics[rows], batch.metrics
+            )
         table.served[rows] = batch.served
         table.delivered[rows] &= batch.delivered
-        complete: Flags = table.has_reward[rows] & table.has_outputs[rows] & ~before
-        return complete
+        completed: Flags = table.has_reward[rows] & table.has_outputs[rows] & ~before
+        return completed
 
     def _settle(self) -> None:
         """Fold the finished chunk into the sums."""
+        # Before the sums: what the check of the simulator goes by must not know this chunk.
+        self._compare(self.watch)
         self._sum_rows(self.moments)
-        self.certified.advance(self.pending, self._rules, self.simulated)
+        start = self.certified.watermark
+        predicted = self.certified.advance(self.pending, self._rules, self.simulated)
+        self.watch.take(self.pending, start, self.certified.watermark, predicted)
         for numbers in self._completed:
             self.pending.folded[self.pending.rows(numbers)] = True
         self._completed, self._observed, self._replayed = [], [], []
 
+    def _compare(self, watch: Watch) -> None:
+        completed = [numbers for numbers in self._completed if len(numbers)]
+        watch.compare(
+            self.pending,
+            self.simulated,
+            np.concatenate(completed) if completed else np.zeros(0, dtype=np.int64),
+            bool(self._replayed),
+            self.moments,
+        )
+
     def _sum_rows(self, moments: Moments) -> None:
         groups = self.dimensions.groups
-        for context, model, phi, cost in _joined(self._replayed):
+        for context, model, phi, cost in joined(self._replayed):
             moments.simulation.update(context_groups(context, groups), model, phi, cost)
-        for rows, model, unit in _joined(self._observed):
+        for rows, model, unit in joined(self._observed):
             group = unit_groups(unit, groups)
             moments.scorers.update(group, model, np.ones(len(rows)), rows)
             moments.routing.update(group, np.ones(len(rows)), rows[:, -1].copy())
-        for (numbers,) in _joined([(numbers,) for numbers in self._completed]):
+        for (numbers,) in joined([(numbers,) for numbers in self._completed]):
             self._sum_decisions(moments, numbers)
 
     def _sum_decisions(self, moments: Moments, numbers: Ints) -> None:
@@ -292,49 +341,3 @@ class Fold:
         rows[:, :-1] = phi
         rows[:, -1] = reward
         return rows
-
-    def _open_arrays(self) -> dict[str, NDArray[Any]]:
-        width = self.dimensions.features
-        completed = list(_joined([(numbers,) for numbers in self._completed]))
-        observed = list(_joined(self._observed))
-        replayed = list(_joined(self._replayed))
-        none = np.zeros(0, dtype=np.int64)
-        rows, observed_model, unit = observed[0] if observed else (np.zeros((0, width)), none, none)
-        context, replayed_model, phi, cost = (
-            replayed[0] if replayed else (none, none, np.zeros((0, width - 1)), np.zeros(0))
-        )
-        return {
-            "completed": completed[0][0] if completed else none,
-            "observed_rows": rows,
-            "observed_model": observed_model,
-            "observed_unit": unit,
-            "replayed_context": context,
-            "replayed_model": replayed_model,
-            "replayed_phi": phi,
-            "replayed_cost": cost,
-        }
-
-
-def _joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
-    """The parts' columns end to end: a list of one tuple, or of none where there are no rows."""
-    kept = [part for part in parts if len(part[0])]
-    if not kept:
-        return []
-    if len(kept) == 1:
-        return [kept[0]]
-    return [tuple(np.concatenate(column) for column in zip(*kept, strict=True))]
-
-
-def _occurrence(number: Ints) -> Ints:
-    """(n,) how many earlier rows hold the same number."""
-    order = np.argsort(number, kind="stable")
-    ordered = number[order]
-    start = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
-    length = np.diff(start, append=len(ordered))
-    result = np.empty(len(number), dtype=np.int64)
-    result[order] = np.arange(len(ordered)) - np.repeat(start, length)
-    return result
-
-
-def _select(batch: OutcomeBatch, rows: Ints) -> OutcomeBatch:
-    return OutcomeBatch(*(getattr(batch, name)[rows] for name in batch.__slots__))

@@ -6,6 +6,7 @@ request id that was decided before gets the same decision again; with other cont
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -69,20 +70,17 @@ class Gateway:
     def observe(self, outcomes: Sequence[Outcome]) -> Accepted:
         """Take in parts of outcomes, by decision_id or request_id."""
         numbers = self._numbers(outcomes)
-        table = self.agent.fold.pending
         q = self.agent.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
-        served = []
-        for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
-            if outcome.served is not None:
-                served.append(self._model("served", outcome.served))
-            elif table.base <= number < table.next:
-                served.append(int(table.served[number - table.base]))
-            else:
-                served.append(0)
+        served = [
+            self._last_served(number)
+            if outcome.served is None
+            else self._model("served", outcome.served)
+            for outcome, number in zip(outcomes, numbers.tolist(), strict=True)
+        ]
         return self.agent.observe(
             OutcomeBatch(
                 number=numbers,
@@ -95,6 +93,7 @@ class Gateway:
                     dtype=np.float64,
                 ),
                 at=self._times([outcome.at for outcome in outcomes]),
+                metrics=self._metrics([outcome.metrics for outcome in outcomes]),
             )
         )
 
@@ -213,6 +212,33 @@ class Gateway:
             else:
                 numbers.append(known[outcome.request_id])
         return np.array(numbers, dtype=np.int64)
+
+    def _last_served(self, number: int) -> int:
+        """The model that answered a decision, as far as is known; 0 where there is none such."""
+        table = self.agent.fold.pending
+        if table.base <= number < table.next:
+            return int(table.served[number - table.base])
+        parts = self.agent.store.outcome_parts(number)
+        if parts:
+            return int(parts[-1].served[0])
+        decided = self.agent.store.decision(number)
+        return 0 if decided is None else int(decided.model[0])
+
+    def _metrics(self, rows: Sequence[dict[str, float]]) -> Floats | None:
+        """(n, G) in the order of the guardrails, NaN where a record has none; None without any."""
+        if not any(rows):
+            return None
+        position = {item.name: at for at, item in enumerate(self.agent.config.guardrails)}
+        table = np.full((len(rows), len(position)), np.nan)
+        for row, metrics in enumerate(rows):
+            for name, value in metrics.items():
+                if name not in position:
+                    known = ", ".join(position) or "none"
+                    raise AgentError(f"metrics: {name!r} is no guardrail; declared are {known}")
+                if not math.isfinite(value):
+                    raise AgentError(f"metric {name} row {row}: {value} is not a finite number")
+                table[row, position[name]] = value
+        return table
 
     def _context(self, rows: Sequence[Features]) -> Floats:
         return self.agent.transform.context_rows(rows)

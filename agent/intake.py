@@ -21,6 +21,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
+from equipoise.store.slicing import select
 
 
 class Intake:
@@ -30,6 +31,7 @@ class Intake:
         self, config: ExperimentConfig, transform: Transform, fold: Fold, store: Store
     ) -> None:
         self._reward = config.reward
+        self._guardrails = config.guardrails
         self._models = len(config.models)
         self._transform = transform
         self._fold = fold
@@ -56,8 +58,8 @@ class Intake:
         self._check_models("routed", batch.routed)
         self._check_rewards(batch.reward, np.zeros(len(batch), dtype=bool))
 
-    def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int, int]:
-        """The rows that are new, the number of exact repeats, the number after expiry."""
+    def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
+        """The rows that say something new, in time or not, and the number of exact repeats."""
         count, table = len(batch), self._fold.pending
         q = self._transform.q
         if batch.outputs.shape != (count, q):
@@ -69,10 +71,12 @@ class Intake:
         with_outputs = ~np.isnan(batch.outputs).any(axis=1) if q else np.zeros(count, dtype=bool)
         if with_outputs.any():
             self._transform.check_outputs(batch.outputs[with_outputs])
+        self._check_metrics(batch)
         if count == 0:
-            return batch, 0, 0
+            return batch, 0
         number = batch.number
-        if int(number.max()) >= table.next or int(number.min()) < 0:
+        lowest = int(number.min())
+        if int(number.max()) >= table.next or lowest < 0:
             wrong = number[(number >= table.next) | (number < 0)][0]
             raise UnknownDecisionError(
                 f"decision d{wrong} does not exist: the newest is d{table.next - 1}"
@@ -80,15 +84,21 @@ class Intake:
         repeated = count > 1 and not (np.diff(number) > 0).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
-        if int(number.min()) < table.base:
-            return self._with_old_rows(batch)
+        doubtful = table.too_late(number, self._fold.certified.watermark)
         at = number - table.base
-        clash = (with_reward & table.has_reward[at]) | table.expired[at]
+        if lowest < table.base:
+            at = np.maximum(at, 0)
+        doubtful |= with_reward & table.has_reward[at]
         if q:
-            clash |= with_outputs & table.has_outputs[at]
-        if not clash.any():
-            return batch, 0, 0
-        return self._sorted_out(batch, at, clash)
+            doubtful |= with_outputs & table.has_outputs[at]
+        if batch.metrics is not None:
+            doubtful |= (~np.isnan(batch.metrics + table.metrics[at])).any(axis=1)
+        if not doubtful.any():
+            return batch, 0
+        fresh = ~doubtful
+        for row in np.flatnonzero(doubtful).tolist():
+            fresh[row] = self._says_more(batch, row)
+        return select(batch, fresh), int(count - np.count_nonzero(fresh))
 
     def simulations(self, batch: SimulationBatch) -> tuple[SimulationBatch, int]:
         """The rows that are new, and the number of exact repeats."""
@@ -116,58 +126,63 @@ class Intake:
             return batch, 0
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
 
-    def _sorted_out(
-        self, batch: OutcomeBatch, at: Ints, clash: Flags
-    ) -> tuple[OutcomeBatch, int, int]:
-        """Drop exact repeats and late rows; raise ConflictError on contradictions."""
-        table = self._fold.pending
-        keep = ~clash
-        duplicates = late = 0
-        for row in np.flatnonzero(clash).tolist():
-            position = int(at[row])
-            if table.expired[position]:
-                late += 1
-                continue
-            parts = [
-                (table.has_reward, table.reward, batch.reward, "reward"),
-                (table.has_outputs, table.y, batch.outputs, "outputs"),
-            ]
-            fresh = False
-            for has, held, new, name in parts:
-                part = np.atleast_1d(new[row])
-                if not len(part) or np.isnan(part).any():
-                    continue
-                if not has[position]:
-                    fresh = True
-                elif not np.array_equal(np.atleast_1d(held[position]), part):
-                    raise ConflictError(
-                        f"{name} of decision d{batch.number[row]} was {held[position]}, "
-                        f"now {new[row]}: a part is accepted once"
-                    )
-            keep[row] = fresh
-            duplicates += not fresh
-        return select(batch, keep), duplicates, late
+    def _says_more(self, batch: OutcomeBatch, row: int) -> bool:
+        """Whether a part holds what was not known of its decision.
 
-    def _with_old_rows(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int, int]:
-        """Some decisions have left the table of open ones: the store knows what they got."""
-        table = self._fold.pending
-        old = batch.number < table.base
-        duplicates = late = 0
-        for row in np.flatnonzero(old).tolist():
-            number = int(batch.number[row])
-            stored = self._store.outcome_parts(number)
-            rewards = [part.reward[0] for part in stored if not np.isnan(part.reward[0])]
-            if not rewards:
-                late += 1
-            elif np.isnan(batch.reward[row]) or rewards[0] == batch.reward[row]:
-                duplicates += 1
-            else:
+        Raises ConflictError where it contradicts what is known: a part is accepted once.
+        """
+        number = int(batch.number[row])
+        more = False
+        for (name, known), new in zip(
+            self._known(number), _parts(batch, row, len(self._guardrails)), strict=True
+        ):
+            told = ~np.isnan(new)
+            other = told & ~np.isnan(known) & (known != new)
+            if other.any():
+                held, given = (values[other] for values in (known, new))
                 raise ConflictError(
-                    f"reward of decision d{number} was {rewards[0]}, now {batch.reward[row]}: "
+                    f"{name} of decision d{number} was {_shown(held)}, now {_shown(given)}: "
                     "a part is accepted once"
                 )
-        rest, more_duplicates, more_late = self.outcomes(select(batch, ~old))
-        return rest, duplicates + more_duplicates, late + more_late
+            more = more or bool((told & np.isnan(known)).any())
+        return more
+
+    def _known(self, number: int) -> list[tuple[str, Floats]]:
+        """Every value known of a decision by its name, NaN where it is not."""
+        table = self._fold.pending
+        names = ["reward", "outputs", *(f"metric {item.name}" for item in self._guardrails)]
+        at = number - table.base
+        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+            reward = table.reward[at : at + 1] if table.has_reward[at] else np.array([np.nan])
+            outputs = table.y[at] if table.has_outputs[at] else np.full(self._transform.q, np.nan)
+            return list(zip(names, [reward, outputs, *table.metrics[at, :, None]], strict=True))
+        # Late parts are in the log alone, like all parts of decisions that have left the table.
+        count = len(self._guardrails)
+        known = [
+            np.array([np.nan]),
+            np.full(self._transform.q, np.nan),
+            *np.full((count, 1), np.nan),
+        ]
+        for part in self._store.outcome_parts(number):
+            for held, new in zip(known, _parts(part, 0, count), strict=True):
+                np.copyto(held, new, where=np.isnan(held))
+        return list(zip(names, known, strict=True))
+
+    def _check_metrics(self, batch: OutcomeBatch) -> None:
+        if batch.metrics is None:
+            return
+        expected = (len(batch), len(self._guardrails))
+        if batch.metrics.shape != expected:
+            raise AgentError(f"metrics have shape {batch.metrics.shape}, expected {expected}")
+        for position, item in enumerate(self._guardrails):
+            value = batch.metrics[:, position]
+            outside = ~((value >= item.low) & (value <= item.high)) & ~np.isnan(value)
+            if outside.any():
+                row = int(np.flatnonzero(outside)[0])
+                raise AgentError(
+                    f"metric {item.name} row {row}: {value[row]} is outside the declared range "
+                    f"[{item.low}, {item.high}]"
+                )
 
     def _check_models(self, name: str, models: Ints) -> None:
         # Seen as unsigned numbers the negative ones are large: one pass finds both ends.
@@ -194,15 +209,11 @@ class Intake:
                 raise AgentError(f"{name} has {len(column)} rows, expected {count}")
 
 
-def select(batch: Any, rows: Flags) -> Any:
-    """The rows of a batch where `rows` (n,) is true."""
-    picked = np.flatnonzero(rows)
-    columns: dict[str, Any] = {}
-    for name in batch.__slots__:
-        column = getattr(batch, name)
-        if isinstance(column, np.ndarray) and column.ndim:
-            column = column[picked]
-        elif isinstance(column, (list, tuple)):
-            column = [column[row] for row in picked.tolist()]
-        columns[name] = column
-    return type(batch)(**columns)
+def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
+    """Reward (1,), outputs (q,) and each metric (1,) of one part, NaN where it carries none."""
+    values = np.full(metrics, np.nan) if batch.metrics is None else batch.metrics[row]
+    return [batch.reward[row : row + 1], batch.outputs[row], *values[:, None]]
+
+
+def _shown(values: Floats) -> str:
+    return str(values[0] if len(values) == 1 else values.tolist())

@@ -19,10 +19,10 @@ from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
 class Pending:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
 
-    x (n, d), y (n, q), shares (n, K) (pi of every model), reward, unit, context, routed, model,
+    x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,
     served, randomized, rate, uniform, propensity (pi of the assigned model), routed_share (pi of
-    the routed model), rule (ordinal), era, certifiable; flags: has_outputs, has_reward, delivered,
-    expired, folded.
+    the routed model), rule (ordinal), era, certifiable, capped, open_to_all (every model that the
+    era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded.
     leader: the decision that opened the unit, itself where units are not sticky; until: the time
     up to which the unit may grow, -inf where this row opened none.
     """
@@ -45,6 +45,8 @@ class Pending:
         ("until", np.float64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
+        ("capped", np.bool_),
+        ("open_to_all", np.bool_),
         ("has_outputs", np.bool_),
         ("has_reward", np.bool_),
         ("delivered", np.bool_),
@@ -57,6 +59,7 @@ class Pending:
         context: int,
         outputs: int,
         models: int,
+        metrics: int = 0,
         ttl: float | None = None,
         capacity: int = 4096,
     ) -> None:
@@ -67,14 +70,16 @@ class Pending:
         self._columns: dict[str, NDArray[Any]] = {
             "x": np.zeros((capacity, context)),
             "y": np.zeros((capacity, outputs)),
-            "shares": np.zeros((capacity, models)),
+            "probabilities": np.zeros((capacity, models)),
+            "metrics": np.zeros((capacity, metrics)),
             **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
         }
         self._bind()
 
     def _bind(self) -> None:
         column = self._columns
-        self.x, self.y, self.shares = column["x"], column["y"], column["shares"]
+        self.x, self.y = column["x"], column["y"]
+        self.probabilities, self.metrics = column["probabilities"], column["metrics"]
         self.leader, self.until = column["leader"], column["until"]
         self.uniform = column["uniform"]
         self.reward, self.at = column["reward"], column["at"]
@@ -84,6 +89,7 @@ class Pending:
         self.routed_share = column["routed_share"]
         self.rule, self.era = column["rule"], column["era"]
         self.randomized, self.certifiable = column["randomized"], column["certifiable"]
+        self.capped, self.open_to_all = column["capped"], column["open_to_all"]
         self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
         self.delivered, self.expired = column["delivered"], column["expired"]
         self.folded = column["folded"]
@@ -113,7 +119,6 @@ class Pending:
             self.propensity[rows] = shares[index, batch.model]
             self.routed_share[rows] = shares[index, batch.routed]
         self.x[rows] = batch.x
-        self.shares[rows] = shares
         self.unit[rows] = batch.unit
         self.context[rows] = batch.context
         self.at[rows] = batch.at
@@ -125,10 +130,13 @@ class Pending:
         self.rule[rows] = rule
         self.era[rows] = batch.era
         self.certifiable[rows] = batch.rate >= rate_min
+        self.probabilities[rows], self.metrics[rows] = shares, np.nan
+        self.capped[rows], self.open_to_all[rows] = batch.capped, True
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
-            self.certifiable[rows] &= batch.eligible[:, active].all(axis=1)
+            self.open_to_all[rows] = batch.eligible[:, active].all(axis=1)
+            self.certifiable[rows] &= self.open_to_all[rows]
         self.uniform[rows] = batch.uniform
         self.leader[rows] = batch.number if batch.leader is None else batch.leader
         self.until[rows] = -np.inf
@@ -146,6 +154,23 @@ class Pending:
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
         return numbers - self.base
+
+    def too_late(self, numbers: Ints, watermark: int) -> Flags:
+        """(n,) decisions of which nothing more can be used.
+
+        Those that expired, and those that are complete and were entered: even a metric would come
+        after the checks have passed. Decisions that left the table are one or the other.
+        """
+        if not len(numbers):
+            return np.zeros(0, dtype=bool)
+        lowest = int(numbers.min())
+        if lowest >= watermark:
+            return self.expired[numbers - self.base]
+        gone = numbers < self.base
+        at = np.where(gone, 0, numbers - self.base)
+        entered = (numbers < watermark) & self.has_reward[at] & self.has_outputs[at]
+        late: Flags = gone | self.expired[at] | entered
+        return late
 
     def closed(self, start: int) -> Flags:
         """Which rows from `start` on have everything they wait for; the caller's watermark is at

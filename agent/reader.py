@@ -15,6 +15,9 @@ from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.routing import routing_value
 from equipoise.agent.fold import Fold, View
 from equipoise.agent.inference.prediction import Prediction
+from equipoise.agent.monitors.actions import Consequence, action_table
+from equipoise.agent.monitors.check import Check
+from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot, output_maps
@@ -89,6 +92,14 @@ class Reader:
             era_reason=self.eras.reason(era) if era else "",
             randomized=certified.randomized,
         )
+
+    def checks(self) -> list[Check]:
+        """What every check says of everything logged so far; nothing is done about it."""
+        return self.fold.watched().checks(self.estimates(REPRESENTATION_FAMILIES))
+
+    def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
+        """What the alarms among these checks ask for, by the configured actions."""
+        return Panel.consequences(checks, action_table(self.config.checks))
 
     @property
     def conditions(self) -> Conditions:

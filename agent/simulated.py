@@ -34,9 +34,23 @@ class SimulationIndex:
 
     def lookup(self, context: Ints, model: Ints) -> tuple[Floats, Flags]:
         """phi (n, p - 1) of each (context, model), and (n,) whether it is known."""
+        rows = self.rows(context)
+        return self._phi[rows, model], self.has(rows, model)
+
+    def rows(self, context: Ints) -> Ints:
+        """(n,) row of each context, in order of first arrival; -1 where it was never replayed."""
         get = self._row.get
-        rows = np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
-        return self._phi[rows, model], self._has[rows, model] & (rows >= 0)
+        return np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
+
+    def has(self, rows: Ints, model: Ints) -> Flags:
+        """(n,) whether the model was replayed on the context of each row."""
+        known: Flags = self._has[rows, model] & (rows >= 0)
+        return known
+
+    def phi(self, rows: Ints, model: Ints) -> Floats:
+        """(n, p - 1) of rows and models that were replayed."""
+        kept: Floats = self._phi[rows, model]
+        return kept
 
     def lookup_all(self, context: Ints, number: Ints) -> tuple[Floats, Flags]:
         """phi (n, K, p - 1) of a context on every model, and (n, K) which were known when

@@ -68,6 +68,8 @@ def _frame(batch: Batch, config: ExperimentConfig) -> pd.DataFrame:
             columns.update(_wide("y", transform.output_names, value))
         elif name == "probabilities":
             columns.update(_wide("p", models, value))
+        elif name == "metrics":
+            columns.update(_wide("metric", [item.name for item in config.guardrails], value))
         elif name == "eligible":
             columns.update(_wide("eligible", models, value))
         elif name in ("routed", "model", "served"):

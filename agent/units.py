@@ -82,7 +82,7 @@ def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
     # A row that opens its unit is its own leader, so it takes over what it has.
     rate = np.where(within, batch.rate[own], table.rate[held])
     uniform = np.where(within, batch.uniform[own], table.uniform[held])
-    shares = np.where(within[:, None], batch.probabilities[own], table.shares[held])
+    shares = np.where(within[:, None], batch.probabilities[own], table.probabilities[held])
     model, randomized = draw(uniform, rate, shares, batch.routed)
     follows = leader != batch.number
     if batch.eligible is None:

@@ -3,7 +3,7 @@
 Time passes with the requests. At the end of a batch the agent gets, in this order: the responses
 of the batch (outputs without rewards), the rewards that have come by then within their window,
 the expiry of decisions whose window has ended, and the rewards that came too late, which it counts
-and drops. So whether a reward counts depends on its own delay alone, never on the batches.
+and never uses. So whether a reward counts depends on its own delay alone, never on the batches.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.intake import select
 from equipoise.replay.worlds.delay import Delays
 from equipoise.store.batches import Flags, OutcomeBatch
+from equipoise.store.slicing import select, take
 
 
 class Arrivals:
@@ -60,7 +60,7 @@ class Arrivals:
         comes = ~np.isnan(outcomes.reward)
         coming = select(later, comes)
         if self._waiting is not None:
-            names = OutcomeBatch.__slots__
+            names = [name for name in OutcomeBatch.__slots__ if name != "metrics"]
             columns = [[getattr(part, name) for name in names] for part in (self._waiting, coming)]
             coming = OutcomeBatch(*map(np.concatenate, zip(*columns, strict=True)))
         self._waiting = coming
@@ -69,4 +69,4 @@ class Arrivals:
 
 def _by_arrival(outcomes: OutcomeBatch) -> OutcomeBatch:
     order = np.argsort(outcomes.at, kind="stable")
-    return OutcomeBatch(*(getattr(outcomes, name)[order] for name in OutcomeBatch.__slots__))
+    return take(outcomes, order)

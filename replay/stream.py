@@ -24,13 +24,13 @@ from equipoise.agent.config import (
     RewardConfig,
 )
 from equipoise.agent.features import FeatureSchema
-from equipoise.agent.intake import select
 from equipoise.replay.arrivals import Arrivals
 from equipoise.replay.settings import StreamSettings
 from equipoise.replay.worlds import World
 from equipoise.store.batches import DecisionBatch, Floats, OutcomeBatch
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
+from equipoise.store.slicing import select
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ class OutcomeBatch:
     delivered: (n,) false where the client never delivered the assignment (the row is then OBS).
     outputs: (n, q) output features, a row of NaN where this part does not carry them.
     reward: (n,) in reward units, NaN where this part does not carry it. at: (n,) seconds.
+    metrics: (n, G) guardrail metrics in their declared order, NaN where this part does not carry
+    one, or None where no part does.
     """
 
     number: Ints
@@ -104,6 +106,7 @@ class OutcomeBatch:
     outputs: Floats
     reward: Floats
     at: Floats
+    metrics: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.number)

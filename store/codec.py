@@ -23,7 +23,8 @@ from equipoise.store.tables import TABLE_OF, Kind, Table
 Row: TypeAlias = tuple[Any, ...]
 
 _NEGATIVE_ZERO = np.float64(-0.0).tobytes()
-_vectors = msgspec.json.Decoder(list[list[float | None]])
+_OPTIONAL = frozenset({Kind.MASK, Kind.OPTIONAL_VECTOR})
+_vectors = msgspec.json.Decoder(list[list[float | None] | None])
 _masks = msgspec.json.Decoder(list[list[bool] | None])
 
 
@@ -41,9 +42,9 @@ def to_rows(batch: Batch, seq: int) -> list[Row]:
             columns.append([values] * n)
         elif kind is Kind.TEXT:
             columns.append([None] * n if values is None else [text or None for text in values])
-        elif kind is Kind.VECTOR:
+        elif kind is Kind.VECTOR or (kind is Kind.OPTIONAL_VECTOR and values is not None):
             columns.append(_vectors_to_json(values))
-        elif kind is Kind.MASK:
+        elif kind is Kind.MASK or kind is Kind.OPTIONAL_VECTOR:
             columns.append([None] * n if values is None else _to_json(values))
         else:
             columns.append(values.tolist())
@@ -78,6 +79,9 @@ def _blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[int, Batch]]:
         if kind is Kind.VECTOR:
             values[name] = _json_to_vectors(column)
             shapes.append(map(len, values[name]))
+        elif kind is Kind.OPTIONAL_VECTOR:
+            values[name] = _json_to_vectors(text or "null" for text in column)
+            shapes.append(-1 if vector is None else len(vector) for vector in values[name])
         elif kind is Kind.MASK:
             values[name] = _masks.decode(_json_array(text or "null" for text in column))
             shapes.append(-1 if mask is None else len(mask) for mask in values[name])
@@ -113,8 +117,10 @@ def _from_sql(kind: Kind, column: Sequence[Any]) -> Any:
         return [text or "" for text in column] if any(column) else None
     if kind is Kind.INTEGER:
         return np.array(column, dtype=np.int64)
+    if kind in _OPTIONAL and column[0] is None:
+        return None
     if kind is Kind.FLAG or kind is Kind.MASK:
-        return None if column[0] is None else np.array(column, dtype=np.bool_)
+        return np.array(column, dtype=np.bool_)
     return np.array(column, dtype=np.float64)  # None becomes NaN
 
 
@@ -134,10 +140,10 @@ def _vectors_to_json(array: Floats) -> list[str]:
     return rows
 
 
-def _json_to_vectors(column: Iterable[str]) -> list[list[float | None]]:
+def _json_to_vectors(column: Iterable[str]) -> list[list[float | None] | None]:
     text = _json_array(column)
     if "1e999" in text:
-        decoded: list[list[float | None]] = json.loads(text)
+        decoded: list[list[float | None] | None] = json.loads(text)
         return decoded
     return _vectors.decode(text)
 

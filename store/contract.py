@@ -61,7 +61,7 @@ class Store(Protocol):
         segments says nothing: they need not be the batches that were appended. Every number comes
         back bit for bit (one NaN is as good as another). A DecisionBatch has one rule and era.
         A row without a name has "" in request_id, unit_id and context_id; a column of nothing
-        else may come back as None.
+        else may come back as None. eligible and metrics come back as None where they were None.
         The arrays may belong to the store: read them, do not write them.
         """
 

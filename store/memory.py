@@ -40,7 +40,7 @@ class MemoryStore(Store):
         self._decision_starts: list[int] = []
         self._decision_batches: list[DecisionBatch] = []
         self._requests: dict[str, int] = {}
-        self._parts: dict[int, list[OutcomeBatch]] = {}
+        self._parts: dict[int, list[tuple[OutcomeBatch, int]]] = {}
         self._batches_with_parts = 0
         self._settings: dict[str, str] = {}
         self._eras: dict[int, Era] = {}
@@ -110,14 +110,14 @@ class MemoryStore(Store):
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
         self._index_parts()
-        return list(self._parts.get(number, ()))
+        return [slice_rows(batch, row, row + 1) for batch, row in self._parts.get(number, ())]
 
     def _index_parts(self) -> None:
         """Catch up with the batches appended since the last look-up; the hot path never pays."""
         for batch in self._batches[self._batches_with_parts :]:
             if isinstance(batch, OutcomeBatch):
                 for row, number in enumerate(batch.number.tolist()):
-                    self._parts.setdefault(number, []).append(slice_rows(batch, row, row + 1))
+                    self._parts.setdefault(number, []).append((batch, row))
         self._batches_with_parts = len(self._batches)
 
     def checkpoint(self, seq: int, state: bytes, at: float) -> None:

@@ -29,6 +29,8 @@ class Kind(Enum):
     """(n,) bool as INTEGER 0 or 1"""
     VECTOR = auto()
     """(n, k) float64 as TEXT: a JSON array a row, NaN as null"""
+    OPTIONAL_VECTOR = auto()
+    """as VECTOR; a batch without one as NULL"""
     MASK = auto()
     """(n, k) bool as TEXT: a JSON array a row; a batch without one as NULL"""
     TEXT = auto()
@@ -100,6 +102,7 @@ OUTCOMES = Table(
         "outputs": Kind.VECTOR,
         "reward": Kind.REAL,
         "at": Kind.REAL,
+        "metrics": Kind.OPTIONAL_VECTOR,
     },
 )
 OBSERVATIONS = Table(

@@ -11,6 +11,7 @@ from equipoise.agent.config.certification import (
 )
 from equipoise.agent.config.error import ConfigError
 from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
+from equipoise.agent.config.guardrails import GuardrailConfig
 from equipoise.agent.config.load import load_config
 from equipoise.agent.config.parts import (
     BudgetConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "DeclaredPolicy",
     "ExperimentConfig",
+    "GuardrailConfig",
     "ModelConfig",
     "PolicyConfig",
     "RewardConfig",

@@ -14,7 +14,9 @@ from equipoise.agent.config.certification import (
     UnitsConfig,
     reference_faults,
 )
+from equipoise.agent.config.checks import check_faults
 from equipoise.agent.config.error import ConfigError
+from equipoise.agent.config.guardrails import GuardrailConfig, guardrail_faults
 from equipoise.agent.config.parts import (
     BudgetConfig,
     ModelConfig,
@@ -37,10 +39,19 @@ LOWEST_RATE = 0.01
 """The default rate_min, unless rate itself is lower."""
 STICKY_RATE = 0.95
 """The highest rate with sticky units: those left as routed show what today's routing is worth."""
+_LATER_PARTS = {
+    "guardrails": [],
+    "checks": {},
+    "certify": msgspec.to_builtins(CertifyConfig()),
+    "units": None,
+}
+"""Parts that stores of the first version do not know, and what they are if nothing is declared."""
 
 
 class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that fixes an experiment: what is compared, on what scale, at what risk.
+
+    checks: what an alarm of a check does, by the check's name, where it is not the default.
 
     >>> config = config_from_dict({"name": "chat", "models": [{"name": "a"}, {"name": "b"}]})
     >>> config.limits
@@ -55,6 +66,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: BudgetConfig = BudgetConfig()
     certify: CertifyConfig = CertifyConfig()
     units: UnitsConfig | None = None
+    guardrails: list[GuardrailConfig] = msgspec.field(default_factory=list)
+    checks: dict[str, str] = msgspec.field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -87,8 +100,18 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.from_builtins(data)
 
     def to_json(self) -> str:
-        """Canonical text, to be frozen in the store: equal configurations have equal texts."""
-        return msgspec.json.encode(self.checked(), order="sorted").decode()
+        """Canonical text, to be frozen in the store: equal configurations have equal texts.
+
+        Parts that older versions did not have are left out while they say nothing, so that the
+        text frozen in an older store is still the text of its configuration.
+        """
+        data = msgspec.to_builtins(self.checked())
+        said = {
+            name: value
+            for name, value in data.items()
+            if name not in _LATER_PARTS or value != _LATER_PARTS[name]
+        }
+        return msgspec.json.encode(said, order="sorted").decode()
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -125,6 +148,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if times > 1:
                 received = f"{shown(name)} {times} times"
                 yield Problem("models", received, "each name once", "rename or remove the others")
+        yield from guardrail_faults(self.guardrails)
+        yield from check_faults(self.checks)
         floor, epsilon = self.policy.floor, self.policy.epsilon
         if floor is not None and count and floor > 1 / count:
             limit = f"at most 1 / {count}, since there are {count} models"

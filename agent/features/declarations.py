@@ -38,11 +38,14 @@ _HARMLESS: dict[Any, Any] = {str: "", int: 0, float: 0.0, bool: False, list: []}
 def read(data: object, kind: Any, problems: list[Problem], key: str = "") -> Any:
     """`data` as a value of type `kind`, or WRONG; what is wrong is appended to `problems`.
 
-    kind: a struct type, a union of structs with tags, a list of such, or any type msgspec converts.
+    kind: a struct type, a union of structs with tags, a list of such, a table of such by text, or
+    any type msgspec converts.
     key: where the data stands, the prefix of every problem's key.
     """
     if get_origin(kind) is list:
         return _read_list(data, get_args(kind)[0], problems, key)
+    if get_origin(kind) is dict:
+        return _read_table(data, get_args(kind)[1], problems, key)
     structs = _structs(kind)
     if data is None and structs and types.NoneType in get_args(kind):
         return None
@@ -87,6 +90,20 @@ def _read_list(data: object, kind: Any, problems: list[Problem], key: str) -> An
         return WRONG
     items = [read(item, kind, problems, f"{key}[{at}]") for at, item in enumerate(data)]
     return [item for item in items if item is not WRONG]
+
+
+def _read_table(data: object, kind: Any, problems: list[Problem], key: str) -> Any:
+    if not isinstance(data, Mapping):
+        problems.append(Problem(key, shown(data), "a table"))
+        return WRONG
+    wrong = [name for name in data if not isinstance(name, str)]
+    problems += [Problem(_join(key, name), shown(name), "text as a key") for name in wrong]
+    items = {
+        name: read(value, kind, problems, _join(key, name))
+        for name, value in data.items()
+        if isinstance(name, str)
+    }
+    return {name: value for name, value in items.items() if value is not WRONG}
 
 
 def _read_tagged(

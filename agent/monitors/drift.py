@@ -1,18 +1,20 @@
 """Drift: did a model's residuals, or the rewards of today's traffic, change while the stream ran?
 
-The detector is river's Page-Hinkley test, without forgetting. ADWIN, river's other candidate, keeps
-a window that can neither be pickled nor read, so it could not survive a restart; Page-Hinkley is a
-handful of numbers. It knows no level: its parameters were chosen by measuring how often it speaks
-up on streams that do not drift (tests/statistical/monitors_study.py prints the table).
+The detector is river's Page-Hinkley test, without forgetting and over whole columns
+(`page_hinkley`). ADWIN, river's other candidate, keeps a window that can neither be pickled nor
+read, so it could not survive a restart; Page-Hinkley is a handful of numbers. It knows no level:
+its parameters were chosen by measuring how often it speaks up on streams that do not drift
+(tests/statistical/monitors_study.py prints the table).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
+from equipoise.agent.monitors import page_hinkley
 from equipoise.agent.monitors.check import Check, percent
 from equipoise.agent.monitors.monitor import Monitor
 from equipoise.store.batches import Floats, Ints
@@ -29,7 +31,7 @@ FALSE_ALARMS = 0.01
 """What no kind of stationary stream of 20,000 rows reached in 500 runs: 0 to 0.4% alarmed."""
 _PSEUDO_ROWS = 2.0
 _PSEUDO_VARIANCE = 0.25
-_DETECTOR = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
+_WIDTH = 128
 
 
 class Drift(Monitor):
@@ -46,8 +48,8 @@ class Drift(Monitor):
         super().__init__(models, FALSE_ALARMS)
         streams = len(self.models) + 1
         names = ("rows", "origin", "squares", "alarms", "alarmed_at", "rose")
-        self.sums = {name: np.zeros(streams) for name in names}
-        self._detectors = [_detector() for _ in range(streams)]
+        # Without forgetting: with it the test alarms on most stationary streams of 20,000 rows.
+        self.sums = {name: np.zeros(streams) for name in names} | page_hinkley.fresh(streams)
 
     def update(self, model: Ints, residual: Floats, routed_reward: Floats) -> None:
         """n rows in decision order, scaled to [0, 1].
@@ -55,13 +57,21 @@ class Drift(Monitor):
         model: (n,) whose output it is; residual: (n,) reward less a prediction frozen before,
         NaN where there is none; routed_reward: (n,) reward, NaN unless served as routed.
         """
-        for m in range(len(self.models)):
-            self._stream(m, residual[(model == m) & ~np.isnan(residual)])
-        self._stream(len(self.models), routed_reward[~np.isnan(routed_reward)])
+        routed = routed_reward[~np.isnan(routed_reward)]
+        if len(routed):
+            self._take([len(self.models)], [routed])
+        known = np.flatnonzero(~np.isnan(residual))
+        if not len(known):
+            return
+        of = model[known]
+        by_model = residual[known[np.argsort(of, kind="stable")]]
+        counts = np.bincount(of, minlength=len(self.models))
+        present = np.flatnonzero(counts).tolist()
+        self._take(present, np.split(by_model, np.cumsum(counts[present])[:-1]))
 
     def result(self) -> Check:
         rows, alarms = self.sums["rows"], self.sums["alarms"]
-        evidence = [_progress(detector) for detector in self._detectors]
+        evidence = [page_hinkley.progress(self.sums, s, THRESHOLD) for s in range(len(rows))]
         figures = {
             "rows": rows.tolist(),
             "alarms": alarms.tolist(),
@@ -92,31 +102,6 @@ class Drift(Monitor):
         sentence = f"Rewards and residuals are steady over {rows.sum():,.0f} values."
         return Check(self.name, "ok", sentence, figures, self.level)
 
-    def arrays(self) -> dict[str, Floats]:
-        state = [
-            [getattr(d, name) for name in _DETECTOR] + [d._x_mean.n, d._x_mean.get()]
-            for d in self._detectors
-        ]
-        flags = [float(d.drift_detected) for d in self._detectors]
-        return {**self.sums, "detector": np.array(state), "detected": np.array(flags)}
-
-    def load(self, arrays: Mapping[str, Floats]) -> None:
-        own = dict(arrays)
-        state, flags = own.pop("detector"), own.pop("detected")
-        super().load(own)
-        self._detectors = [_detector() for _ in self._detectors]
-        rows = zip(self._detectors, state.tolist(), flags.tolist(), strict=True)
-        for detector, (*numbers, count, mean), flag in rows:
-            for name, number in zip(_DETECTOR, numbers, strict=True):
-                setattr(detector, name, number)
-            detector._x_mean = detector._x_mean._from_state(count, mean)
-            detector._drift_detected = bool(flag)
-
-    def copy(self) -> Self:
-        twin = super().copy()
-        twin.load(self.arrays())
-        return twin
-
     def __add__(self, other: Self) -> Self:
         raise TypeError("checks of drift depend on the order of rows and do not add")
 
@@ -125,50 +110,56 @@ class Drift(Monitor):
             return f"Rewards of {self.models[stream]}, against what was predicted,"
         return "Rewards of traffic as routed"
 
-    def _stream(self, stream: int, values: Floats) -> None:
+    def _take(self, streams: list[int], values: list[Floats]) -> None:
+        """Take values into streams: many short streams at once, long ones in several rounds."""
+        waiting = []
+        for stream, column in zip(streams, values, strict=True):
+            rest = column
+            if self.sums["rows"][stream] < WARM_UP:
+                rest = self._warm_up(stream, column)
+            if len(rest):
+                waiting.append((stream, rest))
+        # One model may have nearly all rows; a rectangle as long as that would be mostly empty.
+        width = max(_WIDTH, *(len(rest) for _, rest in waiting)) if len(waiting) == 1 else _WIDTH
+        while waiting:
+            self._test(waiting, width)
+            waiting = [(stream, rest[width:]) for stream, rest in waiting if len(rest) > width]
+
+    def _test(self, waiting: list[tuple[int, Floats]], width: int) -> None:
+        """Test the next values of streams that are warm, at most `width` of each."""
+        sums = self.sums
+        which = np.array([stream for stream, _ in waiting])
+        length = np.array([min(len(rest), width) for _, rest in waiting])
+        columns = np.arange(int(length.max()))
+        inside = columns < length[:, None]
+        off = np.zeros(inside.shape)
+        off[inside] = np.concatenate([rest[:width] for _, rest in waiting])
+        off -= sums["origin"][which, None]
+        before, earlier = sums["rows"][which], sums["squares"][which, None]
+        squares = earlier + np.cumsum(off * off, axis=1)
+        known = np.concatenate([earlier, squares[:, :-1]], axis=1)
+        seen = _PSEUDO_ROWS + before[:, None] + columns
+        spread = np.sqrt((known + _PSEUDO_ROWS * _PSEUDO_VARIANCE) / seen)
+        scaled = np.minimum(np.maximum(off / spread, -CLIP), CLIP)
+        for found in page_hinkley.run(sums, which, scaled, length, TOLERATED, THRESHOLD):
+            stream = which[found.row]
+            sums["alarms"][stream] += 1
+            sums["alarmed_at"][stream] = before[found.row] + found.position + 1
+            sums["rose"][stream] = float(found.rose)
+        sums["squares"][which] = squares[np.arange(len(which)), length - 1]
+        sums["rows"][which] = before + length
+
+    def _warm_up(self, stream: int, values: Floats) -> Floats:
+        """Take in what is left of the warm-up; the values after it.
+
+        The origin is the mean of the warm-up rows; the sum of squares is kept around it.
+        """
         sums = self.sums
         before = int(sums["rows"][stream])
-        warm, values = np.split(values, [max(WARM_UP - before, 0)])
-        # The origin is the mean of the warm-up rows; the sum of squares is kept around it.
-        if len(warm):
-            mean, count = sums["origin"][stream], before + len(warm)
-            moved = mean + (warm - mean).sum() / count
-            sums["squares"][stream] += ((warm - mean) ** 2).sum() - count * (moved - mean) ** 2
-            sums["origin"][stream] = moved
-            sums["rows"][stream] = count
-        if not len(values):
-            return
-        before = int(sums["rows"][stream])
-        off = values - sums["origin"][stream]
-        squares = sums["squares"][stream] + np.cumsum(off * off)
-        earlier = np.concatenate([[sums["squares"][stream]], squares[:-1]])
-        seen = _PSEUDO_ROWS + before + np.arange(len(values))
-        spread = np.sqrt((earlier + _PSEUDO_ROWS * _PSEUDO_VARIANCE) / seen)
-        detector = self._detectors[stream]
-        for at, value in enumerate(np.clip(off / spread, -CLIP, CLIP).tolist()):
-            detector.update(value)
-            if detector.drift_detected:
-                sums["alarms"][stream] += 1
-                sums["alarmed_at"][stream] = before + at + 1
-                sums["rose"][stream] = float(_risen(detector) > THRESHOLD)
-        sums["squares"][stream] = squares[-1]
-        sums["rows"][stream] = before + len(values)
-
-
-def _detector() -> Any:
-    """Without forgetting: with it the test alarms on most stationary streams of 20,000 rows."""
-    from river.drift import PageHinkley  # Takes a second, and most imports of this make no check.
-
-    return PageHinkley(min_instances=30, delta=TOLERATED, threshold=THRESHOLD, alpha=1.0)
-
-
-def _risen(detector: Any) -> float:
-    return float(detector._sum_increase - detector._min_increase)
-
-
-def _progress(detector: Any) -> float:
-    """Share of the threshold that is reached."""
-    if detector._x_mean.n == 0:
-        return 0.0
-    fallen = float(detector._max_decrease - detector._sum_decrease)
-    return max(_risen(detector), fallen) / THRESHOLD
+        warm = values[: WARM_UP - before]
+        mean, count = sums["origin"][stream], before + len(warm)
+        moved = mean + (warm - mean).sum() / count
+        sums["squares"][stream] += ((warm - mean) ** 2).sum() - count * (moved - mean) ** 2
+        sums["origin"][stream] = moved
+        sums["rows"][stream] = count
+        return values[len(warm) :]

@@ -12,6 +12,8 @@ The logs of the products are sums over rows: they add over shards, and nothing e
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from equipoise.store.batches import Flags, Floats
@@ -24,6 +26,8 @@ _LOG_WEIGHTS: Floats = np.log(np.concatenate([_CREDENCE[::-1], _CREDENCE]) / (2 
 _KEPT = 0.25
 """A bias leaves at least this part of p and of 1 - p."""
 _BLOCK = 512
+_PRODUCT = 8
+"""Factors multiplied before a log: their product overflows only below probabilities of 1e-38."""
 
 
 def empty(streams: int) -> dict[str, Floats]:
@@ -49,16 +53,57 @@ def factors(probability: Floats) -> tuple[Floats, Floats]:
 
 def add(sums: dict[str, Floats], streams: slice, probability: Floats, hit: Flags) -> None:
     """Take n rows into some of the streams: probability (n, s) of a hit, hit (n, s)."""
-    for start in range(0, len(probability), _BLOCK):
-        p, was = probability[start : start + _BLOCK], hit[start : start + _BLOCK]
-        at_hit, at_miss = factors(p)
-        factor = np.where(was[..., None], at_hit, at_miss)
-        sums["evidence"][streams] += np.log(factor).sum(axis=0)
-    sums["hits"][streams] += np.count_nonzero(hit, axis=0)
-    sums["expected"][streams] += probability.sum(axis=0)
-    sums["rows"][streams] += len(probability)
-    sums["impossible"][streams] += np.count_nonzero(hit & (probability <= 0), axis=0)
-    sums["impossible"][streams] += np.count_nonzero(~hit & (probability >= 1), axis=0)
+    rows = len(probability)
+    if not rows:
+        return
+    hits = np.count_nonzero(hit, axis=0)
+    if (probability == probability[0]).all():
+        # Rules without a context give every row the same probabilities: two logs a stream do.
+        p = probability[0]
+        at_hit, at_miss = _log_factors(p.tobytes())
+        evidence = hits[:, None] * at_hit + (rows - hits)[:, None] * at_miss
+        expected, impossible = rows * p, np.where(p <= 0, hits, np.where(p >= 1, rows - hits, 0))
+    else:
+        evidence = sum(
+            _log_products(probability[start : start + _BLOCK], hit[start : start + _BLOCK])
+            for start in range(0, rows, _BLOCK)
+        )
+        expected = probability.sum(axis=0)
+        wrong = np.where(hit, probability <= 0, probability >= 1)
+        impossible = np.count_nonzero(wrong, axis=0)
+    sums["evidence"][streams] += evidence
+    sums["hits"][streams] += hits
+    sums["expected"][streams] += expected
+    sums["rows"][streams] += rows
+    sums["impossible"][streams] += impossible
+
+
+@lru_cache(maxsize=64)
+def _log_factors(probability: bytes) -> tuple[Floats, Floats]:
+    """Logs of `factors` of a row of probabilities, which comes again and again under one rule."""
+    at_hit, at_miss = factors(np.frombuffer(probability))
+    return np.log(at_hit), np.log(at_miss)
+
+
+def _log_products(p: Floats, hit: Flags) -> Floats:
+    """(s, B) sums over n rows of the logs of their factors.
+
+    With c the probability of what happened, the factor is 1 + b / c at a hit and 1 - b / c at a
+    miss, kept from _KEPT to _KEPT + (1 - _KEPT) / c: `factors` of what happened alone. Logs are
+    taken of products of few rows, which neither overflow nor vanish.
+    """
+    chance = np.where(hit, p, 1.0 - p)
+    certain = (p <= 0) | (p >= 1)
+    chance[certain] = 1.0
+    tilt = np.where(hit, 1.0, -1.0) / chance
+    tilt[certain] = 0.0
+    factor = tilt[..., None] * BIASES
+    factor += 1.0
+    np.minimum(factor, (_KEPT + (1.0 - _KEPT) / chance)[..., None], out=factor)
+    np.maximum(factor, _KEPT, out=factor)
+    starts = np.arange(0, len(p), _PRODUCT)
+    result: Floats = np.log(np.multiply.reduceat(factor, starts, axis=0)).sum(axis=0)
+    return result
 
 
 def log_evidence(sums: dict[str, Floats]) -> Floats:

@@ -12,6 +12,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore
+from equipoise.store.slicing import take
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -45,7 +46,7 @@ def replaced(batch, **columns):
 
 
 def picked(batch, rows):
-    return type(batch)(**{name: getattr(batch, name)[rows] for name in batch.__slots__})
+    return take(batch, np.arange(len(batch))[rows])
 
 
 def test_the_log_ends_inside_a_chunk():

@@ -87,6 +87,8 @@ class Author:
         }
         if n:
             columns["outputs"][self.rng.integers(n)] = np.nan
+        if self.rng.random() < 0.5:
+            columns["metrics"] = self.floats(n, 2)
         return OutcomeBatch(**{**columns, **given})
 
     def observations(self, n: int) -> ObservationBatch:
@@ -145,7 +147,8 @@ def exact_rows(seq: int, batch: Batch) -> list[ExactRow]:
             if field.name in ("rule_id", "era"):
                 values.append((field.name, column))
             elif column is None:
-                values.append((field.name, None if field.name == "eligible" else ""))
+                optional = field.name in ("eligible", "metrics")
+                values.append((field.name, None if optional else ""))
             else:
                 values.append((field.name, exact(column, row)))
         rows.append((seq + row, type(batch).__name__, tuple(values)))

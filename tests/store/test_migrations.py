@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from equipoise.store import migrations
@@ -31,12 +32,14 @@ def break_down(database: Any) -> None:
 
 
 @pytest.fixture
-def path(tmp_path: Path, author: Any) -> Path:
+def path(tmp_path: Path, author: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of schema version 1 with 3 decisions and an alert."""
     path = tmp_path / "log.db"
-    with SqliteStore(path) as store:
-        store.append(author.decisions(3))
-        store._connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "MIGRATIONS", (FIRST,))
+        with SqliteStore(path) as store:
+            store.append(author.decisions(3))
+            store._connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
     return path
 
 
@@ -68,7 +71,7 @@ def test_a_failing_step_undoes_them_all(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note), (3, break_down)))
     with pytest.raises(StoreError, match="no such table: nowhere"):
         SqliteStore(path)
-    monkeypatch.undo()
+    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST,))
     assert inspect_store(path).schema_version == 1
     with SqliteStore(path) as store:
         assert store.decisions == 3
@@ -86,15 +89,39 @@ def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
     with SqliteStore(path) as store:
         for table in LOG_TABLES:
             found = store._connection.execute(f"PRAGMA table_info({table.name})").fetchall()
-            assert [column[1] for column in found] == list(table.names)
-            assert [column[5] for column in found] == [1] + [0] * (len(found) - 1)
+            # Statements name their columns; migrations append theirs at the end.
+            assert sorted(column[1] for column in found) == sorted(table.names)
+            assert [column[1] for column in found if column[5]] == ["seq"]
         strict = store._connection.execute("SELECT name, strict FROM pragma_table_list").fetchall()
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
-        views = {"decision_log", "exp_summary", "daily_counts"}
+        views = {"outcomes_in_time", "decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
-        assert len(ours) == 13
+        assert len(ours) == 14
         application = store._connection.execute("PRAGMA application_id").fetchone()
         assert application == (migrations.APPLICATION_ID,)
+
+
+def test_a_store_of_version_1_takes_metrics_after_its_upgrade(
+    path: Path, author: Any, log_of: Any
+) -> None:
+    """Rows from before come back without metrics, in the bits they had."""
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "INSERT INTO outcomes (seq, number, served, attempt, delivered, outputs, reward, at,"
+        " negative_zeros) VALUES (3, 1, 0, 1, 1, '[0.5,null]', 0.0, 1.0, '[\"reward\"]')"
+    )
+    connection.commit()
+    connection.close()
+    with SqliteStore(path) as store:
+        assert inspect_store(path).schema_version == migrations.newest() >= 2
+        (older,) = store.outcome_parts(1)
+        assert older.metrics is None
+        assert (older.outputs[0, 0], np.signbit(older.reward[0])) == (0.5, True)
+        store.append(author.outcomes(2, number=np.array([0, 2]), metrics=np.array([[0.25], [1.0]])))
+        kept = log_of(store)
+    with SqliteStore(path) as store:
+        assert log_of(store) == kept
+        assert store.outcome_parts(2)[0].metrics.tolist() == [[1.0]]
 
 
 def test_look_ups_use_an_index(path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_newer_schema(path: Path, read_only: bool) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    words = "has schema version 7, this equipoise reads up to 1: upgrade equipoise"
+    words = "has schema version 7, this equipoise reads up to 2: upgrade equipoise"
     if read_only:  # reading beside a journal leaves SQLite's shared memory behind
         with pytest.raises(SchemaVersionError, match=words):
             SqliteStore(path, read_only=True)

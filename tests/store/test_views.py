@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,3 +125,54 @@ def test_daily_counts(database: sqlite3.Connection) -> None:
 def test_vectors_are_json_for_any_tool(database: sqlite3.Connection) -> None:
     query = "SELECT json_extract(probabilities, '$[2]') AS p FROM decisions ORDER BY seq"
     assert [row["p"] for row in database.execute(query)] == [0.5, 0.25, 0.8, 1.0]
+
+
+def test_what_came_after_the_expiry_is_counted_and_shown_nowhere_else(
+    tmp_path: Path, author: Any
+) -> None:
+    """The late part carries everything, and would change every figure if it were used."""
+    path = tmp_path / "late.db"
+    with SqliteStore(path) as store:
+        store.put(
+            Era(
+                era=0,
+                opened_at=0.0,
+                reason="models",
+                models=["a", "b", "c"],
+                key_hash="k",
+                schema_hash="s",
+            )
+        )
+        model, drawn = np.array([1, 1]), np.array([True, True])
+        store.append(author.decisions(2, era=0, model=model, randomized=drawn))
+        in_time = {"served": np.array([1]), "attempt": np.array([1]), "delivered": np.array([True])}
+        late = {"served": np.array([2]), "attempt": np.array([2]), "delivered": np.array([False])}
+        number, none = np.array([0]), np.array([NAN])
+        store.append(author.outcomes(1, number=number, reward=none, metrics=None, **in_time))
+        store.append(ExpiryBatch(number=number, at=np.array([DAY])))
+        gave = {"reward": np.array([0.5]), "metrics": np.array([[1.0, 2.0]])}
+        store.append(author.outcomes(1, number=number, **late, **gave))
+        store.append(author.outcomes(1, number=number + 1, **in_time, **gave))
+    connection = sqlite3.connect(path)
+    query = "SELECT served, delivered, reward, metrics, expired, late FROM decision_log"
+    rows = connection.execute(query).fetchall()
+    summary = connection.execute("SELECT * FROM exp_summary WHERE model = 'b'").fetchall()
+    connection.close()
+    assert rows == [("b", 1, None, None, 1, 1), ("b", 1, 0.5, '{"0":1.0,"1":2.0}', 0, 0)]
+    assert summary == [(0, "b", 2, 1, 0.5)]
+
+
+def test_metrics_are_shown_by_name_from_all_parts(tmp_path: Path, author: Any) -> None:
+    path = tmp_path / "metrics.db"
+    with SqliteStore(path) as store:
+        store.freeze("config", '{"guardrails":[{"name":"error"},{"name":"slow"}]}')
+        store.append(author.decisions(2))
+        metrics = np.array([[NAN, 0.5], [1.0, NAN], [NAN, NAN]])
+        store.append(author.outcomes(3, number=np.array([0, 0, 1]), metrics=metrics))
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT metrics FROM decision_log").fetchall()
+    connection.close()
+    assert [json.loads(text) if text else None for (text,) in rows] == [
+        {"slow": 0.5, "error": 1.0},
+        None,
+    ]

@@ -1,0 +1,57 @@
+"""Columns of rows that a chunk has gathered and not summed yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.store.batches import Floats, Ints
+
+
+def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
+    """The parts' columns end to end: a list of one tuple, or of none where there are no rows."""
+    kept = [part for part in parts if len(part[0])]
+    if not kept:
+        return []
+    if len(kept) == 1:
+        return [kept[0]]
+    return [tuple(np.concatenate(column) for column in zip(*kept, strict=True))]
+
+
+def occurrence(number: Ints) -> Ints:
+    """(n,) how many earlier rows hold the same number."""
+    order = np.argsort(number, kind="stable")
+    ordered = number[order]
+    start = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+    length = np.diff(start, append=len(ordered))
+    result = np.empty(len(number), dtype=np.int64)
+    result[order] = np.arange(len(ordered)) - np.repeat(start, length)
+    return result
+
+
+def open_arrays(
+    completed: Sequence[Ints],
+    observed: Sequence[tuple[Floats, Ints, Ints]],
+    replayed: Sequence[tuple[Ints, Ints, Floats, Floats]],
+    width: int,
+) -> dict[str, NDArray[Any]]:
+    """The gathered rows by name, for a checkpoint. width: p."""
+    none = np.zeros(0, dtype=np.int64)
+    ((numbers,),) = joined([(part,) for part in completed]) or [(none,)]
+    ((rows, model, unit),) = joined(observed) or [(np.zeros((0, width)), none, none)]
+    ((context, replayed_model, phi, cost),) = joined(replayed) or [
+        (none, none, np.zeros((0, width - 1)), np.zeros(0))
+    ]
+    return {
+        "completed": numbers,
+        "observed_rows": rows,
+        "observed_model": model,
+        "observed_unit": unit,
+        "replayed_context": context,
+        "replayed_model": replayed_model,
+        "replayed_phi": phi,
+        "replayed_cost": cost,
+    }
