@@ -282,7 +282,7 @@ class Fold:
             self.pending,
             self.simulated,
             np.concatenate(completed) if completed else np.zeros(0, dtype=np.int64),
-            bool(self._replayed),
+            any(len(context) for context, *_ in self._replayed),
             self.moments,
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.monitors.pairs import Pairs
+from equipoise.agent.monitors.pairs import NO_CONTEXT, Pairs
 from equipoise.agent.monitors.panel import Decided, Entered, Panel
 from equipoise.agent.pending import Pending
 from equipoise.agent.simulated import SimulationIndex
@@ -45,7 +45,8 @@ class Watch:
         self.panel = panel
         self._features = features
         self._reward = reward
-        self._pairs = Pairs(models, p - 1 - features.d)
+        self._compared = p - 1 - features.d
+        self._pairs = Pairs(models, self._compared)
         self._decided = 0
 
     def compare(
@@ -61,19 +62,16 @@ class Watch:
         completed: (n,) decisions in the order they were completed; replayed: whether SIM rows came;
         moments: those before the chunk, so that scales and scorer do not know its pairs.
         """
-        if not (
-            len(index) or (len(completed) and (table.context[table.rows(completed)] >= 0).any())
-        ):
-            return
         at = table.rows(completed)
+        context = table.context[at]
+        if not self._compared or not (len(index) or (context != NO_CONTEXT).any()):
+            return
         first = self._features.d
 
         def live(rows: Ints) -> Floats:
             return self._features.phi(table.x[at[rows]], table.y[at[rows]])[:, first:]
 
-        model, phi, row = self._pairs.take(
-            index, table.context[at], table.served[at], live, replayed
-        )
+        model, phi, row = self._pairs.take(index, context, table.served[at], live, replayed)
         if not len(model):
             return
         guide = _guide(moments)

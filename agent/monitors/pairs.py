@@ -37,6 +37,7 @@ class Pairs:
         self._model: Ints = np.full(WAITING, -1)
         self._phi: Floats = np.zeros((WAITING, width))
         self._taken = 0
+        self._left = False
 
     def take(
         self,
@@ -52,7 +53,10 @@ class Pairs:
         model that served each; live: positions among them -> their phi; replayed: whether the
         index has grown since the last chunk.
         """
-        known_model, known_phi, known_row = self._called_for(index) if replayed else self._none()
+        nobody = np.zeros(0, dtype=np.int64)
+        known_model, known_phi, known_row = nobody, self._phi[:0], nobody
+        if replayed or self._left:
+            known_model, known_phi, known_row = self._called_for(index)
         named = np.flatnonzero(context != NO_CONTEXT)
         if not len(named):
             return known_model, known_phi, known_row
@@ -86,6 +90,7 @@ class Pairs:
         return {
             "met": self._met,
             "taken": np.array([self._taken]),
+            "left": np.array([self._left]),
             "context": self._context[:size],
             "model": self._model[:size],
             "phi": self._phi[:size],
@@ -99,16 +104,16 @@ class Pairs:
                 f"features, must be {self._met.shape[1:]} and {self._phi.shape[1:]}"
             )
         self._met, self._taken = arrays["met"].copy(), int(arrays["taken"][0])
+        self._left = bool(arrays["left"][0])
         self._model[:] = -1
         self._context[:size], self._model[:size] = arrays["context"], arrays["model"]
         self._phi[:size] = phi
 
-    def _none(self) -> tuple[Ints, Floats, Ints]:
-        nobody = np.zeros(0, dtype=np.int64)
-        return nobody, self._phi[:0], nobody
-
     def _called_for(self, index: SimulationIndex) -> tuple[Ints, Floats, Ints]:
-        """The waiting rows whose replay has come, oldest first; they wait no longer."""
+        """The waiting rows whose replay has come, oldest first; they wait no longer.
+
+        Those beyond the most at once are left for the next chunk.
+        """
         waits = np.flatnonzero(self._model >= 0)
         waits = waits[np.argsort((waits - self._taken) % WAITING, kind="stable")]
         row, model = index.rows(self._context[waits]), self._model[waits]
@@ -118,6 +123,7 @@ class Pairs:
         met = has.copy()
         met[has] = self._met[row[has], model[has]]
         self._model[waits[met]] = -1
+        self._left = bool((has & ~met).any())
         return result
 
     def _first(self, row: Ints, model: Ints, has: Flags, most: int) -> Ints:

@@ -12,6 +12,7 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, GuardrailConfig
 from equipoise.agent.errors import ConflictError
+from equipoise.agent.features import FeatureSchema
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.monitors import Action
 from equipoise.store.batches import DecisionBatch
@@ -107,6 +108,39 @@ def test_checks_rebuilt_from_any_checkpoint_are_the_same_bit_for_bit(share):
     again = Agent(GUARDED, store, KEY)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
     assert repr(again.checks()) == repr(agent.checks())
+
+
+def test_replays_that_wait_for_their_turn_survive_a_restart_between_chunks():
+    """More replays at once than a chunk may compare, and a checkpoint before the next chunk."""
+    store = MemoryStore()
+    agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(17))
+    agent.ingest(traffic.observations(CHUNK))
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(400, contexts=900))))
+    agent.simulate(traffic.simulations(900))
+    agent.ingest(traffic.observations(-agent.fold.next_seq % CHUNK))
+    agent.checkpoint()
+    again = Agent(config(), store, KEY)
+    pairs = []
+    for _ in range(4):
+        rows = traffic.observations(CHUNK)
+        agent.ingest(rows)
+        again.fold.apply(again.fold.next_seq, rows)
+        assert again.fold.to_bytes() == agent.fold.to_bytes()
+        pairs.append(sum(said(agent)["fidelity"].figures["pairs"]))
+    assert pairs == sorted(pairs)
+    assert 200 < pairs[-1] <= 400
+
+
+def test_an_experiment_without_outputs_has_nothing_to_compare():
+    bare = config(features=FeatureSchema.vectors(("a", "b"), ()))
+    agent, traffic = Agent(bare, MemoryStore(), KEY), Traffic(np.random.default_rng(18))
+    for batch in (traffic.simulations(), traffic.observations(CHUNK)):
+        empty = replace(batch, outputs=np.zeros((len(batch), 0)))
+        agent.simulate(empty) if hasattr(batch, "model") else agent.ingest(empty)
+    outcomes = traffic.outcomes(agent.decide(traffic.requests(300)))
+    agent.observe(replace(outcomes, outputs=np.zeros((300, 0))))
+    assert said(agent)["fidelity"].status == "unknown"
+    assert said(agent)["assignment"].figures["rows"] == 300
 
 
 def test_asking_changes_nothing_and_sees_the_unfinished_chunk():
