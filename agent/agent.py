@@ -21,8 +21,10 @@ from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
 from equipoise.agent.intake import Intake
 from equipoise.agent.moments.state import Dimensions
+from equipoise.agent.monitors.actions import Action, Consequence
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.reader import Reader
+from equipoise.agent.review import BY_CHECK, carry_out, keep_changes
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
 from equipoise.agent.units import follow
@@ -108,6 +110,7 @@ class Agent(Reader):
         self._view = None
         self._view_seq = -1
         self.rule = self._last_rule(at)
+        self.alarms = self.rule.alarms
         newest = self.eras.newest
         if key is not None and newest is not None and newest.era > self.rule.era:
             # The process ended between opening an era and its first rule.
@@ -225,6 +228,7 @@ class Agent(Reader):
         if newest is None:
             raise AgentError("the store has no era yet: it was opened for reading")
         self.eras.open(newest.era + 1, reason, at, keep, newest)
+        self.alarms = ()
         self._freeze_rule(newest.era + 1, at)
 
     def pause(self, reason: str, at: float = 0.0) -> None:
@@ -233,10 +237,27 @@ class Agent(Reader):
         self.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
 
     def resume(self, at: float = 0.0) -> None:
-        """Randomize again."""
-        if self.paused is not None:
-            self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=self.paused))
-        self.paused = None
+        """Randomize again. After a check has paused, in a new era: what it found is past."""
+        reason, self.paused = self.paused, None
+        if reason is None:
+            return
+        self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=reason))
+        if reason.startswith(BY_CHECK):
+            self.open_era(f"resumed after {reason}", at)
+
+    def review(self, at: float = 0.0) -> list[Consequence]:
+        """Ask every check, keep what changed, and carry out what alarms ask for.
+
+        In force from the rule that is frozen before this returns.
+        """
+        checks = self.checks()
+        keep_changes(self.store, checks, at)
+        due = self.consequences(checks)
+        before = self.alarms, self.rule.rule_id
+        carry_out(self, due, at)
+        if self.alarms != before[0] and self.rule.rule_id == before[1]:
+            self.refresh(at)
+        return due
 
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
@@ -257,6 +278,8 @@ class Agent(Reader):
             prediction=self._prediction(looked),
             frozen=self.certifier.freeze(view.certified, self.rule, era, self.conditions, active),
             active=active,
+            alarms=self.alarms,
+            widened=self.asks_for(Action.WIDEN, self.alarms),
         )
         self.rule = self.rules.add(rule, at)
         return snapshot

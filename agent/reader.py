@@ -6,6 +6,7 @@ Everything here only reads: the answers are functions of the folded log and of t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from equipoise.agent.certifier import Certified, Certifier, Conditions
 from equipoise.agent.config import ExperimentConfig
@@ -15,7 +16,7 @@ from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.routing import routing_value
 from equipoise.agent.fold import Fold, View
 from equipoise.agent.inference.prediction import Prediction
-from equipoise.agent.monitors.actions import Consequence, action_table
+from equipoise.agent.monitors.actions import Action, Consequence, action_table
 from equipoise.agent.monitors.check import Check
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.recommendation import Recommendation, recommend
@@ -25,6 +26,9 @@ from equipoise.agent.status import Status, decide
 from equipoise.policies.registry import Policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.contract import Store
+
+PLAIN = "ipw"
+"""The family that rests on the experiment alone."""
 
 
 class Reader:
@@ -44,6 +48,7 @@ class Reader:
     fold: Fold
     observing_only: bool
     paused: str | None
+    alarms: tuple[str, ...]
     _view: View | None
     _view_seq: int
 
@@ -67,8 +72,19 @@ class Reader:
         return routing_value(self.view().moments)
 
     def recommendation(self, family: str | None = None) -> Recommendation:
-        """The answer of one family, by default the configured one."""
+        """The answer of one family, by default the configured one.
+
+        While an alarm says that replays are not what models answer live, families that rest on
+        them are left out, and the plain experiment answers instead.
+        """
         name = family or self.config.policy.estimator
+        fallen = family is None and name != PLAIN
+        if fallen and self.asks_for(Action.DROP_SIMULATION, self.rule.alarms):
+            answer = recommend(
+                self.models, self.estimates([PLAIN])[PLAIN], self.routing(), self.sign
+            )
+            why = f" ({name} is left out: replays are not what models answer live.)"
+            return replace(answer, sentence=answer.sentence + why)
         looked = self.estimates([name])[name]
         return recommend(self.models, looked, self.routing(), self.sign)
 
@@ -94,8 +110,10 @@ class Reader:
         )
 
     def checks(self) -> list[Check]:
-        """What every check says of everything logged so far; nothing is done about it."""
-        return self.fold.watched().checks(self.estimates(REPRESENTATION_FAMILIES))
+        """What every check says of the era in force, as far as it is logged; nothing is done."""
+        panel = self.fold.watched()
+        panel.begin(self.rule.era)
+        return panel.checks(self.estimates(REPRESENTATION_FAMILIES))
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
@@ -104,7 +122,17 @@ class Reader:
     @property
     def conditions(self) -> Conditions:
         """What the choice of the certified sequence may look at."""
-        return Conditions(context_free=self._context_free)
+        alarms = self.rule.alarms
+        return Conditions(
+            context_free=self._context_free,
+            drift_alarm="drift" in alarms,
+            widened=self.rule.widened,
+        )
+
+    def asks_for(self, action: Action, alarms: Iterable[str]) -> bool:
+        """Whether one of these checks' alarms asks for an action."""
+        table = action_table(self.config.checks)
+        return any(table[name] is action for name in alarms)
 
     def snapshot(self, looked: Estimate | None = None) -> Snapshot:
         """What a policy would see now. looked: of the configured family, estimated if None."""

@@ -30,8 +30,9 @@ class Rule:
 
     since: the first decision it may serve; it makes the rule in force the last one stored.
     prediction: of rewards, None where no scorer is known. frozen: for the whole traffic and each
-    segment. active: (K,) models that its era compares. widened: whether missing rewards count as
-    the worst case whatever was declared.
+    segment. active: (K,) models that its era compares. alarms: names of the checks whose alarm
+    stood; widened: whether one of them asks for the fewest assumptions, and so for the worst case
+    for missing rewards, whatever was declared.
     """
 
     era: int
@@ -40,6 +41,7 @@ class Rule:
     prediction: Prediction | None
     frozen: tuple[Frozen, ...]
     active: Flags
+    alarms: tuple[str, ...] = ()
     widened: bool = False
     rule_id: str = ""
 
@@ -53,6 +55,7 @@ class Rule:
             "prediction": None if prediction is None else prediction.encode(),
             "frozen": [frozen.encode() for frozen in self.frozen],
             "active": self.active.tolist(),
+            "alarms": list(self.alarms),
             "widened": self.widened,
         }
         return msgspec.json.encode(body, order="sorted").decode()
@@ -69,6 +72,7 @@ class Rule:
             None if prediction is None else Prediction.decode(prediction),
             tuple(Frozen.decode(frozen) for frozen in body["frozen"]),
             np.array(body["active"], dtype=bool),
+            tuple(body["alarms"]),
             body["widened"],
             record.rule_id,
         )

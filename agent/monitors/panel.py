@@ -103,6 +103,13 @@ class Panel:
         self._begin_decisions()
         self._begin_outcomes()
 
+    def begin(self, era: int) -> None:
+        """Start afresh every check that has seen nothing of this era yet."""
+        if self._is_new("decided", era):
+            self._begin_decisions()
+        if self._is_new("entered", era):
+            self._begin_outcomes()
+
     def decided(self, era: int, rows: Decided) -> None:
         """Take decisions in the order they were made."""
         if self._is_new("decided", era):

@@ -1,0 +1,70 @@
+"""What alarms do: carried out at a review, kept in the store, in force from the next rule on.
+
+Nothing that a check finds reaches back: the rows it speaks of were certified under what was known
+then. An alarm acts on the rows to come, through the rule that is frozen after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equipoise.agent.eras import DRIFT
+from equipoise.agent.monitors.actions import Action, Consequence
+from equipoise.agent.monitors.check import Check
+from equipoise.store.contract import Store
+from equipoise.store.records import Alert
+
+if TYPE_CHECKING:
+    from equipoise.agent.agent import Agent
+
+BY_CHECK = "check "
+"""How the reason of a pause begins that a check asked for."""
+
+
+def keep_changes(store: Store, checks: Sequence[Check], at: float) -> None:
+    """Put an alert into the store for every check whose status is not the one kept last."""
+    last: dict[str, str] = {}
+    for alert in store.alerts():
+        last[alert.check] = alert.status
+    for check in worst_by_name(checks):
+        if last.get(check.name, "unknown") != check.status:
+            store.put(Alert(at=at, check=check.name, status=check.status, sentence=check.sentence))
+
+
+def worst_by_name(checks: Sequence[Check]) -> list[Check]:
+    """One check of each name: of several guardrails the one that needs most attention."""
+    order = {"unknown": 0, "ok": 1, "watch": 2, "alarm": 3}
+    worst: dict[str, Check] = {}
+    for check in checks:
+        held = worst.get(check.name)
+        if held is None or order[check.status] > order[held.status]:
+            worst[check.name] = check
+    return list(worst.values())
+
+
+def carry_out(agent: Agent, due: Sequence[Consequence], at: float) -> None:
+    """Do what alarms ask for. Doing it again while they stand changes nothing."""
+    agent.alarms = tuple(sorted({consequence.check.name for consequence in due}))
+    keep = agent.rule.active.copy()
+    reasons: list[str] = []
+    for consequence in due:
+        check, sentence = consequence.check, consequence.check.sentence
+        if consequence.action is Action.PAUSE and consequence.models:
+            if keep[list(consequence.models)].any():
+                keep[list(consequence.models)] = False
+                reasons.append(f"{check.name}: {sentence}")
+        elif consequence.action is Action.PAUSE:
+            if agent.paused is None:
+                agent.pause(f"{BY_CHECK}{check.name}: {sentence}", at)
+        elif consequence.action is Action.NEW_ERA:
+            reasons.append(f"{DRIFT if check.name == 'drift' else check.name}: {sentence}")
+    if np.count_nonzero(keep) < 2:
+        # With a single model left there is nothing to compare.
+        if agent.paused is None:
+            agent.pause(BY_CHECK + "; ".join(reasons), at)
+        return
+    if reasons:
+        agent.open_era("; ".join(reasons), at, keep)

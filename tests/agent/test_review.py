@@ -1,0 +1,204 @@
+"""What alarms do, through the real agent: each action, once, kept, and in force after a restart."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.audit import audit
+from equipoise.agent.config import CertifyConfig, GuardrailConfig, PolicyConfig, RewardConfig
+from equipoise.agent.fold import CHUNK
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.monitors import Action
+from equipoise.agent.status import State
+from equipoise.store.memory import MemoryStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from traffic import KEY, Traffic, config, run
+
+
+def drifting(settings=None, store=None):
+    """Rewards jump by a half after 4,000 requests."""
+    agent = Agent(settings or config(), store or MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(8))
+    for index in range(60):
+        outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+        if index >= 40:
+            outcomes = replace(outcomes, reward=np.minimum(outcomes.reward + 0.5, 1.0))
+        agent.observe(outcomes)
+    return agent, traffic
+
+
+def guarded(limit_breakers, models=3, batches=60):
+    settings = config(guardrails=[GuardrailConfig(name="errors", limit=0.2)])
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(11))
+    for _ in range(batches):
+        outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+        share = np.where(np.isin(outcomes.served, limit_breakers), 0.5, 0.05)
+        errors = (traffic.rng.random(100) < share).astype(float)
+        agent.observe(replace(outcomes, metrics=errors[:, None]))
+    return agent, traffic
+
+
+def alerts(agent, check):
+    return [alert.status for alert in agent.store.alerts() if alert.check == check]
+
+
+def test_honest_traffic_changes_nothing():
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+    run(agent, traffic, 12)
+    rule = agent.rule.rule_id
+    assert agent.review(5.0) == []
+    assert agent.rule.rule_id == rule
+    assert agent.status().state is State.EXPLORING
+
+
+def test_drift_starts_an_era_once():
+    agent, traffic = drifting()
+    (done,) = agent.review(7.0)
+    assert done.action is Action.NEW_ERA
+    assert agent.rule.era == 1
+    assert agent.status().state is State.RESTARTED
+    assert agent.eras.reason(1).startswith("drift: ")
+    # What was found is of the old era.
+    agent.review(8.0)
+    assert agent.rule.era == 1
+    for _ in range(40):
+        outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+        agent.observe(replace(outcomes, reward=np.minimum(outcomes.reward + 0.5, 1.0)))
+    assert agent.review(9.0) == []
+    assert agent.rule.era == 1
+    assert alerts(agent, "drift") == ["alarm", "unknown", "ok"]
+
+
+def test_an_action_can_be_to_report_and_nothing_else():
+    agent, _ = drifting(config(checks={"drift": "report"}))
+    rule = agent.rule
+    (done,) = agent.review(7.0)
+    assert done.action is Action.REPORT
+    assert agent.rule.era == 0
+    assert agent.rule.alarms == ("drift",)
+    assert agent.rule.frozen[0].opening is rule.frozen[0].opening
+    assert alerts(agent, "drift") == ["alarm"]
+
+
+def test_a_standing_drift_alarm_ends_the_per_model_sequence():
+    agent, _ = drifting(
+        config(checks={"drift": "report"}, certify=CertifyConfig(sequence="per-model"))
+    )
+    assert agent.certified().sequence is Sequence.PER_MODEL
+    agent.review(7.0)
+    assert agent.certified().sequence is Sequence.BOUNDED
+    again = Agent(agent.config, agent.store, KEY)
+    assert again.certified().sequence is Sequence.BOUNDED
+
+
+def test_a_model_over_its_limit_is_left_out_of_the_next_era():
+    agent, traffic = guarded([2])
+    agent.review(3.0)
+    assert agent.rule.era == 1
+    assert agent.rule.active.tolist() == [True, True, False]
+    assert agent.paused is None
+    agent.review(4.0)
+    assert agent.rule.era == 1
+    decided = agent.decide(traffic.requests(500))
+    assert not (decided.randomized & (decided.model == 2)).any()
+    assert decided.randomized.any()
+    assert audit(agent.store, agent.config, KEY).clean
+
+
+def test_everything_is_paused_where_one_model_would_be_left():
+    agent, traffic = guarded([1, 2])
+    agent.review(3.0)
+    assert agent.status().state is State.PAUSED
+    assert "guardrail" in agent.paused
+    assert not agent.decide(traffic.requests(200)).randomized.any()
+    agent.resume(5.0)
+    assert agent.paused is None
+    assert agent.rule.era == 1
+    assert agent.decide(traffic.requests(200)).randomized.any()
+
+
+def test_lost_rewards_widen_to_the_worst_case():
+    """A declared value of 0.9 for a missing reward no longer counts once losing depends on the
+    model: rows decided after the alarm take the worst case, in the bounded sequence."""
+    settings = config(
+        reward=RewardConfig(low=0.0, high=1.0, window=100.0, missing=0.9),
+        certify=CertifyConfig(sequence="per-model"),
+    )
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(9))
+
+    def lossy(batches):
+        for _ in range(batches):
+            outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+            lost = (outcomes.served == 1) & (traffic.rng.random(100) < 0.25)
+            agent.observe(replace(outcomes, reward=np.where(lost, np.nan, outcomes.reward)))
+        traffic.at += 1000.0
+        agent.expire(traffic.at)
+        agent.ingest(traffic.observations(CHUNK))
+
+    lossy(40)
+    score = agent.view().certified.overall.score
+    assert score.low[-1][1] == score.high[-1][1]
+    agent.review(2.0)
+    assert agent.rule.widened
+    assert agent.certified().sequence is Sequence.BOUNDED
+    lossy(5)
+    score = agent.view().certified.overall.score
+    assert score.low[-1][1] < score.high[-1][1]
+
+
+def test_a_simulator_that_is_wrong_leaves_the_recommendation():
+    policy = PolicyConfig(assignment="uniform", rate=0.3, estimator="hierarchical")
+    agent = Agent(config(policy=policy), MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(6))
+    agent.ingest(traffic.observations(CHUNK))
+    replays = traffic.simulations(400)
+    noise = 0.05 * np.random.default_rng(7).normal(size=replays.outputs.shape)
+    agent.simulate(replace(replays, outputs=np.minimum(replays.outputs + noise, 0.5)))
+    for _ in range(20):
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(100, contexts=400))))
+    assert agent.recommendation().family == "hierarchical"
+    (done,) = agent.review(2.0)
+    assert done.action is Action.DROP_SIMULATION
+    answer = agent.recommendation()
+    assert answer.family == "ipw"
+    assert "hierarchical is left out" in answer.sentence
+    assert agent.recommendation("hierarchical").family == "hierarchical"
+    assert Agent(agent.config, agent.store, KEY).recommendation().family == "ipw"
+
+
+def test_wrong_assignments_pause_until_a_person_resumes_in_a_new_era():
+    """A gateway that moves a fifth of what was drawn for one model: found from a tampered log."""
+    store = MemoryStore()
+    agent = Agent(config(), store, bytes([5]) * 32)
+    run(agent, Traffic(np.random.default_rng(2)), 40, size=100)
+    rng = np.random.default_rng(3)
+    tampered = MemoryStore()
+    for name, value in store.settings().items():
+        tampered.freeze(name, value)
+    for record in [*store.eras(), *store.rules()]:
+        tampered.put(record)
+    for segment in store.read():
+        batch = segment.batch
+        if hasattr(batch, "probabilities"):
+            moved = batch.randomized & (batch.model == 1) & (rng.random(len(batch)) < 0.2)
+            batch = replace(batch, model=np.where(moved, 0, batch.model))
+        tampered.append(batch)
+    agent = Agent(config(), tampered, bytes([5]) * 32)
+    agent.review(2.0)
+    assert agent.status().state is State.PAUSED
+    assert agent.paused.startswith("check assignment")
+    agent.review(3.0)
+    assert alerts(agent, "pause") == ["paused"]
+    again = Agent(config(), tampered, bytes([5]) * 32)
+    assert again.paused == agent.paused
+    again.resume(4.0)
+    assert again.rule.era == 1
+    # What was found is of the old era: it does not pause the new one.
+    assert again.review(5.0) == []
+    assert again.paused is None
