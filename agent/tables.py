@@ -76,6 +76,8 @@ def _frame(batch: Batch, config: ExperimentConfig) -> pd.DataFrame:
             columns[name] = models[value]
         elif name == "number":
             columns["decision_id"] = [f"d{number}" for number in value.tolist()]
+        elif name == "leader":
+            columns["leader_id"] = [f"d{number}" for number in value.tolist()]
         else:
             columns[name] = value
     return pd.DataFrame(columns)

@@ -23,7 +23,7 @@ from equipoise.store.tables import TABLE_OF, Kind, Table
 Row: TypeAlias = tuple[Any, ...]
 
 _NEGATIVE_ZERO = np.float64(-0.0).tobytes()
-_OPTIONAL = frozenset({Kind.MASK, Kind.OPTIONAL_VECTOR})
+_OPTIONAL = frozenset({Kind.MASK, Kind.OPTIONAL_VECTOR, Kind.OPTIONAL_INTEGER})
 _vectors = msgspec.json.Decoder(list[list[float | None] | None])
 _masks = msgspec.json.Decoder(list[list[bool] | None])
 
@@ -44,6 +44,8 @@ def to_rows(batch: Batch, seq: int) -> list[Row]:
             columns.append([None] * n if values is None else [text or None for text in values])
         elif kind is Kind.VECTOR or (kind is Kind.OPTIONAL_VECTOR and values is not None):
             columns.append(_vectors_to_json(values))
+        elif kind is Kind.OPTIONAL_INTEGER:
+            columns.append([None] * n if values is None else values.tolist())
         elif kind is Kind.MASK or kind is Kind.OPTIONAL_VECTOR:
             columns.append([None] * n if values is None else _to_json(values))
         else:
@@ -89,6 +91,8 @@ def _blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[int, Batch]]:
             values[name] = column
             if kind is Kind.SHARED:
                 shapes.append(column)
+            elif kind is Kind.OPTIONAL_INTEGER:
+                shapes.append(number is None for number in column)
     start = 0
     for stop in _ends(list(zip(*shapes, strict=True)), len(rows)):
         block = {
@@ -115,10 +119,10 @@ def _from_sql(kind: Kind, column: Sequence[Any]) -> Any:
         return column[0]
     if kind is Kind.TEXT:
         return [text or "" for text in column] if any(column) else None
-    if kind is Kind.INTEGER:
-        return np.array(column, dtype=np.int64)
     if kind in _OPTIONAL and column[0] is None:
         return None
+    if kind is Kind.INTEGER or kind is Kind.OPTIONAL_INTEGER:
+        return np.array(column, dtype=np.int64)
     if kind is Kind.FLAG or kind is Kind.MASK:
         return np.array(column, dtype=np.bool_)
     return np.array(column, dtype=np.float64)  # None becomes NaN

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
+from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
 from equipoise.store.schema import create_first_schema
 
@@ -22,7 +23,7 @@ APPLICATION_ID = 0x45515053  # "EQPS", shown by `file` and kept through backups
 
 Migration: TypeAlias = "tuple[int, Callable[[Database], None]]"
 
-MIGRATIONS: Sequence[Migration] = ((1, create_first_schema), (2, add_metrics))
+MIGRATIONS: Sequence[Migration] = ((1, create_first_schema), (2, add_metrics), (3, add_leader))
 """Every migration with its number: 1, 2, 3, …; append only."""
 
 

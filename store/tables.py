@@ -23,6 +23,8 @@ class Kind(Enum):
 
     INTEGER = auto()
     """(n,) int64 as INTEGER"""
+    OPTIONAL_INTEGER = auto()
+    """as INTEGER; a batch without one as NULL"""
     REAL = auto()
     """(n,) float64 as REAL, NaN as NULL"""
     FLAG = auto()
@@ -89,6 +91,7 @@ DECISIONS = Table(
         "capped": Kind.FLAG,
         "rule_id": Kind.SHARED,
         "era": Kind.SHARED,
+        "leader": Kind.OPTIONAL_INTEGER,
     },
 )
 OUTCOMES = Table(

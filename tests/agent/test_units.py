@@ -14,6 +14,7 @@ from equipoise.agent.audit import audit
 from equipoise.agent.config import BudgetConfig, ConfigError, PolicyConfig, UnitsConfig
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
+from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 from raw_scores import Log, raw_sums
@@ -153,6 +154,16 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
         again.fold.units.leaders(batch, again.fold.pending).tolist()
         == agent.fold.units.leaders(batch, table).tolist()
     )
+
+
+def test_rebuilt_from_sqlite_equals_memory_bit_for_bit(tmp_path):
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent, _ = drive(sticky(), store=store)
+        state = agent.fold.to_bytes()
+    assert drive(sticky())[0].fold.to_bytes() == state
+    with SqliteStore(tmp_path / "log.db") as store:
+        assert Agent(sticky(), store, KEY).fold.to_bytes() == state
+        assert audit(store, sticky(), KEY).clean
 
 
 def test_batches_of_one_and_of_many_decide_alike():

@@ -72,6 +72,7 @@ class Author:
             "request_id": self.names("request", n),
             "unit_id": self.names("unit", n),
             "context_id": self.names("context", n),
+            "leader": self.rng.integers(0, first + n, n) if self.rng.random() < 0.5 else None,
         }
         return DecisionBatch(rule_id=rule, era=era, **{**columns, **given})
 
@@ -147,7 +148,7 @@ def exact_rows(seq: int, batch: Batch) -> list[ExactRow]:
             if field.name in ("rule_id", "era"):
                 values.append((field.name, column))
             elif column is None:
-                optional = field.name in ("eligible", "metrics")
+                optional = field.name in ("eligible", "metrics", "leader")
                 values.append((field.name, None if optional else ""))
             else:
                 values.append((field.name, exact(column, row)))

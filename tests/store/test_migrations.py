@@ -34,12 +34,20 @@ def break_down(database: Any) -> None:
 @pytest.fixture
 def path(tmp_path: Path, author: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of schema version 1 with 3 decisions and an alert."""
-    path = tmp_path / "log.db"
+    path, today = tmp_path / "log.db", tmp_path / "today.db"
+    with SqliteStore(today) as store:
+        store.append(author.decisions(3, leader=None))
     with monkeypatch.context() as older:
         older.setattr(migrations, "MIGRATIONS", (FIRST,))
-        with SqliteStore(path) as store:
-            store.append(author.decisions(3))
-            store._connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
+        SqliteStore(path).close()
+    connection = sqlite3.connect(path)
+    # Today's code writes columns that version 1 did not have.
+    names = ", ".join(row[1] for row in connection.execute("PRAGMA table_info(decisions)"))
+    connection.execute("ATTACH ? AS today", (str(today),))
+    connection.execute(f"INSERT INTO decisions ({names}) SELECT {names} FROM today.decisions")
+    connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
+    connection.commit()
+    connection.close()
     return path
 
 
