@@ -68,6 +68,11 @@ def describe(agent: Agent) -> dict[str, Any]:
             certificate(agent.certified(part)) | {"status": agent.status(part).sentence}
             for part in range(1, agent.certifier.parts)
         ],
+        "checks": [
+            {"check": check.name, "status": check.status, "sentence": check.sentence}
+            for check in agent.checks()
+        ],
+        "late_outcomes": agent.late,
         "recommendation": answer.action,
         "sentence": answer.sentence,
         "estimator": family,
@@ -118,20 +123,20 @@ def _print(facts: dict[str, Any]) -> None:
     ends = dict(
         zip(held["candidates"], zip(held["lower"], held["upper"], strict=True), strict=True)
     )
-    table = Table("model", "value", "± s.e.", "certified between", "mean in the log", "EXP rewards")
+    table = Table("model", "value", "± s.e.", "certified", "mean in the log", "EXP rewards")
     for row in facts["models"]:
         low, high = ends.pop(row["model"])
         table.add_row(
             row["model"],
             _cell(row["value"]),
             _cell(row["standard_error"]),
-            f"{low:.4f} … {high:.4f}",
+            f"{low:.3f} … {high:.3f}",
             _cell(row["log_mean"]),
             f"{row['exp_rewards']:,}",
         )
     for name, (low, high) in ends.items():
         value = facts["todays_routing"] if name == "(today's routing)" else None
-        table.add_row(name, _cell(value), "", f"{low:.4f} … {high:.4f}", "", "")
+        table.add_row(name, _cell(value), "", f"{low:.3f} … {high:.3f}", "", "")
     console.print(table)
     console.print(f"{facts['estimator']}: {facts['sentence']}")
     console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
@@ -141,6 +146,9 @@ def _print(facts: dict[str, Any]) -> None:
     )
     for segment in facts["segments"]:
         console.print(f"Segment {segment['segment']}: {segment['status']}")
+    for check in facts["checks"]:
+        if check["status"] in ("watch", "alarm"):
+            console.print(f"[bold]{check['status']}[/], {check['check']}: {check['sentence']}")
     left = facts["budget_left"]
     console.print(
         f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"

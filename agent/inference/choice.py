@@ -61,7 +61,7 @@ def choose(
     """
     preferred, fallback = split_level(1.0)
     if declared is Sequence.BOUNDED:
-        return Chosen(declared, 1.0, "the bounded sequence needs no assumption")
+        return Chosen(declared, 1.0, "it needs no further assumption")
     if declared is Sequence.PER_MODEL:
         if not context_free:
             return Chosen(
