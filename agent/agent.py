@@ -9,6 +9,7 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold, Reward, View
 from equipoise.agent.inference.bounded import Centres, certified_winner
 from equipoise.agent.intake import Intake
+from equipoise.agent.moments.codec import StateFormatError
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.actions import Consequence, action_table
 from equipoise.agent.monitors.check import Check
@@ -103,7 +105,9 @@ class Agent:
         self._intake = Intake(config, self.transform, self.fold, store)
         checkpoint = store.restore()
         if checkpoint is not None:
-            self.fold.load_bytes(checkpoint.state)
+            # The log is the truth: what another version kept of it is folded again.
+            with suppress(StateFormatError):
+                self.fold.load_bytes(checkpoint.state)
         for segment in store.read(since=self.fold.next_seq):
             self.fold.apply(segment.seq, segment.batch)
         self._view: View | None = None
