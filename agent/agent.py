@@ -8,6 +8,7 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
 from equipoise.agent.intake import Intake
+from equipoise.agent.moments.codec import StateFormatError
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.actions import Action, Consequence
 from equipoise.agent.monitors.panel import Panel
@@ -104,7 +106,9 @@ class Agent(Reader):
         self._intake = Intake(config, self.transform, self.fold, store)
         checkpoint = store.restore()
         if checkpoint is not None:
-            self.fold.load_bytes(checkpoint.state)
+            # The log is the truth: what another version kept of it is folded again.
+            with suppress(StateFormatError):
+                self.fold.load_bytes(checkpoint.state)
         for segment in store.read(since=self.fold.next_seq):
             self.fold.apply(segment.seq, segment.batch)
         self._view = None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from equipoise.agent.certificates import Certificates, Rules, Spec
 from equipoise.agent.columns import joined, occurrence, open_arrays
 from equipoise.agent.keys import context_groups, unit_groups
-from equipoise.agent.moments.codec import decode, encode
+from equipoise.agent.moments.codec import decode_like, encode
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.pending import Pending
@@ -168,8 +168,8 @@ class Fold:
         return encode(arrays, fields)
 
     def load_bytes(self, state: bytes) -> None:
-        """Become the state of `to_bytes`. Raises StateFormatError on bytes that cannot be read."""
-        arrays, fields = decode(state)
+        """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
+        arrays, fields = decode_like(state, self.to_bytes())
         part: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
             if "." in name:
@@ -277,14 +277,8 @@ class Fold:
         self._completed, self._observed, self._replayed = [], [], []
 
     def _compare(self, watch: Watch) -> None:
-        completed = [numbers for numbers in self._completed if len(numbers)]
-        watch.compare(
-            self.pending,
-            self.simulated,
-            np.concatenate(completed) if completed else np.zeros(0, dtype=np.int64),
-            any(len(context) for context, *_ in self._replayed),
-            self.moments,
-        )
+        replayed = any(len(context) for context, *_ in self._replayed)
+        watch.compare(self.pending, self.simulated, self._completed, replayed, self.moments)
 
     def _sum_rows(self, moments: Moments) -> None:
         groups = self.dimensions.groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -53,16 +53,16 @@ class Watch:
         self,
         table: Pending,
         index: SimulationIndex,
-        completed: Ints,
+        completed: Sequence[Ints],
         replayed: bool,
         moments: Moments,
     ) -> None:
         """Form the pairs of a chunk.
 
-        completed: (n,) decisions in the order they were completed; replayed: whether SIM rows came;
-        moments: those before the chunk, so that scales and scorer do not know its pairs.
+        completed: decisions in the order they were completed, in parts; replayed: whether SIM rows
+        came; moments: those before the chunk, so that scales and scorer do not know its pairs.
         """
-        at = table.rows(completed)
+        at = np.concatenate([table.rows(part) for part in completed] or [np.zeros(0, np.int64)])
         context = table.context[at]
         if not self._compared or not (len(index) or (context != NO_CONTEXT).any()):
             return

@@ -89,3 +89,20 @@ def decode(state: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays[entry.name] = flat.reshape(entry.shape).copy()
         at += size
     return arrays, header.fields
+
+
+def decode_like(state: bytes, own: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """`decode` of a state that must have the parts of another one.
+
+    Raises StateFormatError where its arrays or fields have other names: then another version of
+    the code wrote it.
+    """
+    arrays, fields = decode(state)
+    own_arrays, own_fields = decode(own)
+    other = (arrays.keys() ^ own_arrays.keys()) | (fields.keys() ^ own_fields.keys())
+    if other:
+        raise StateFormatError(
+            f"state is of another version of equipoise: {', '.join(sorted(other)[:5])} "
+            "are on one side only"
+        )
+    return arrays, fields

@@ -10,6 +10,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.fold import CHUNK
+from equipoise.agent.moments.codec import StateFormatError, decode, encode
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.slicing import take
@@ -85,6 +86,21 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     rebuilt = Agent(config(), store, KEY)
     assert rebuilt.fold.to_bytes() == agent.fold.to_bytes()
     assert rebuilt.view().moments.to_bytes() == agent.view().moments.to_bytes()
+
+
+@pytest.mark.parametrize("without", ["watch.", "pending.probabilities", "late"])
+def test_a_checkpoint_of_another_version_is_folded_again(without):
+    """A store made before there were checks opens, and knows what it would always have known."""
+    store = MemoryStore()
+    agent = live(store)
+    arrays, fields = decode(agent.fold.to_bytes())
+    older = {name: array for name, array in arrays.items() if not name.startswith(without)}
+    fewer = {name: value for name, value in fields.items() if name != without}
+    assert len(older) + len(fewer) < len(arrays) + len(fields)
+    store.checkpoint(store.next_seq, encode(older, fewer), 0.0)
+    with pytest.raises(StateFormatError, match=f"another version of equipoise: .*{without}"):
+        agent.fold.load_bytes(encode(older, fewer))
+    assert Agent(config(), store, KEY).fold.to_bytes() == agent.fold.to_bytes()
 
 
 def test_batches_of_one_and_of_many_give_the_same_bits():

@@ -50,6 +50,17 @@ class Run:
         empty: Sequence[Any] = [np.zeros(0)]
         return np.concatenate([getattr(part, name) for part in parts] or empty)
 
+    def late(self) -> Any:
+        """Of every outcome row, whether it was logged after the expiry of its decision."""
+        expired: set[int] = set()
+        late: list[bool] = []
+        for segment in self.store.read():
+            if isinstance(segment.batch, ExpiryBatch):
+                expired.update(segment.batch.number.tolist())
+            elif isinstance(segment.batch, OutcomeBatch):
+                late += [number in expired for number in segment.batch.number.tolist()]
+        return np.array(late)
+
     def ipw(self) -> list[Row]:
         return [row for row in self.rows if row["estimator"] == "ipw"]
 
@@ -66,8 +77,8 @@ class TestDelay:
         np.testing.assert_array_equal(at[first], asked[number[first]])
         assert not np.isnan(outputs[first]).any()
         assert np.isnan(outputs[~first]).all()
-        waited = at[~first] - asked[number[~first]]
-        assert 0 < waited.min() < waited.max() <= 400
+        waited, late = at[~first] - asked[number[~first]], run.late()[~first]
+        assert 0 < waited.min() < waited[~late].max() <= 400 < waited[late].min()
         assert len(set(number[~first].tolist())) == len(number[~first])
         # A batch of 100 requests ends every 100 seconds: nothing is told before it has happened.
         clock = asked[0] - 1
@@ -79,18 +90,20 @@ class TestDelay:
                 assert np.all(np.diff(segment.batch.at) >= 0)
 
     def test_what_takes_longer_than_the_window_expires(self, table: Benchmark) -> None:
-        """Every decision older than the window is closed, and late rewards are never taken."""
+        """Every decision older than the window is closed, and late rewards are kept apart."""
         options = WorldOptions(delay=150, delay_by_reward=0.8, window=120, missing=0.1)
         run = Run(table, SETTINGS, options)
         reward, number = run.column(OutcomeBatch, "reward"), run.column(OutcomeBatch, "number")
         expired = run.column(ExpiryBatch, "number")
-        rewarded = number[~np.isnan(reward)]
+        late = run.late()
+        rewarded = number[~np.isnan(reward) & ~late]
         assert not set(expired.tolist()) & set(rewarded.tolist())
+        assert set(number[late].tolist()) <= set(expired.tolist())
         count = run.checkpoints[-1].requests
         due = np.arange(count - 1 - 120)
         assert set(due.tolist()) <= set(expired.tolist()) | set(rewarded.tolist())
         assert expired.max() == due[-1]
-        assert run.agent.late > 0
+        assert run.agent.late == late.sum() > 0
         # Share in time of failures and successes: .96 and .36, of the mean rewards in this world.
         failures, successes = (chance[0] for chance in run.world.delays.in_time())
         mean = run.world.truth().routing
