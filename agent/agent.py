@@ -271,8 +271,7 @@ class Agent(Reader):
         self.fold.apply(self.store.append(batch), batch)
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
-        family, view = self.config.policy.estimator, self.view()
-        looked = self.estimates([family])[family]
+        looked, view = self._looked(), self.view()
         snapshot = self.snapshot(looked)
         active = self.eras.active(era)
         rule = Rule(

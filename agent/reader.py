@@ -27,6 +27,8 @@ from equipoise.policies.registry import Policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.contract import Store
 
+RENEWAL = 1.1
+"""Growth of the rewards at which a prediction that no policy needs is fitted anew."""
 PLAIN = "ipw"
 """The family that rests on the experiment alone."""
 
@@ -135,27 +137,48 @@ class Reader:
         return any(table[name] is action for name in alarms)
 
     def snapshot(self, looked: Estimate | None = None) -> Snapshot:
-        """What a policy would see now. looked: of the configured family, estimated if None."""
-        if looked is None and self.policy.uses_estimate:
-            looked = self.estimates([self.config.policy.estimator])[self.config.policy.estimator]
+        """What a policy would see now. looked: of the configured family, estimated if None and
+        the policy needs it."""
+        looked = self._looked() if looked is None else looked
         certified = self.config.policy.gate != "fixed-rate" and self.certified_winner() is not None
         return build_snapshot(
             self.config,
             self.view().moments,
-            looked if self.policy.uses_estimate else None,
+            looked,
             requests=self.fold.pending.next,
             certified=certified,
             seed=self.fold.pending.next,
         )
 
-    def _prediction(self, looked: Estimate) -> Prediction | None:
-        """The scorer of the configured family, for the regression inside the score."""
-        scorer, reward = looked.scorer, self.config.reward
+    def _looked(self) -> Estimate | None:
+        """The estimate of the configured family, None where the policy does not look at one."""
+        family = self.config.policy.estimator
+        return self.estimates([family])[family] if self.policy.uses_estimate else None
+
+    def _prediction(self, looked: Estimate | None) -> Prediction | None:
+        """The scorer of the configured family, for the regression inside the score.
+
+        looked: its estimate, if the policy asked for one. Without, the one of the rule in force is
+        good enough until there are a tenth more rewards: refitting is most of what a refresh costs.
+        """
+        held, reward = self.rule.prediction, self.config.reward
+        moments = self.view().moments
+        rows = float(moments.obs.count.sum() + moments.exp.count.sum())
+        if looked is None:
+            if held is not None and rows < RENEWAL * held.rows:
+                return held
+            looked = self.estimates([self.config.policy.estimator])[self.config.policy.estimator]
+        scorer = looked.scorer
         if scorer is None:
             return None
-        maps = output_maps(self.view().moments)
         found = Prediction.of(
-            scorer.theta, len(self.models), scorer.model_effects, maps, reward.low, reward.high
+            scorer.theta,
+            len(self.models),
+            scorer.model_effects,
+            output_maps(moments),
+            reward.low,
+            reward.high,
+            rows,
         )
         return found if found.usable else None
 

@@ -22,15 +22,24 @@ class Prediction:
 
     theta: (p,) coefficients of phi = [1, x, y, ...]; effects: (K,) added per model;
     direct: (K, 1 + d) the same for a context without SIM rows, as coefficients of [1, x].
+    rows: rewards that the scorer was fitted on.
     """
 
     theta: Floats
     effects: Floats
     direct: Floats
+    rows: float = 0.0
 
     @classmethod
     def of(
-        cls, theta: Floats, models: int, model_effects: bool, maps: Floats, low: float, high: float
+        cls,
+        theta: Floats,
+        models: int,
+        model_effects: bool,
+        maps: Floats,
+        low: float,
+        high: float,
+        rows: float = 0.0,
     ) -> Self:
         """From a fitted scorer in reward units.
 
@@ -44,7 +53,7 @@ class Prediction:
         effects = theta[width:] / scale if model_effects else np.zeros(models)
         direct = np.einsum("p,kpd->kd", scorer, maps)
         direct[:, 0] += effects
-        return cls(scorer, effects, direct)
+        return cls(scorer, effects, direct, rows)
 
     @property
     def usable(self) -> bool:
@@ -66,12 +75,15 @@ class Prediction:
             "theta": self.theta.tolist(),
             "effects": self.effects.tolist(),
             "direct": _with_null(self.direct),
+            "rows": self.rows,
         }
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Self:
         direct = np.array(fields["direct"], dtype=np.float64)
-        return cls(np.array(fields["theta"]), np.array(fields["effects"]), direct)
+        return cls(
+            np.array(fields["theta"]), np.array(fields["effects"]), direct, float(fields["rows"])
+        )
 
 
 def _with_null(array: Floats) -> list[list[float | None]]:

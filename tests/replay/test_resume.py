@@ -66,7 +66,7 @@ def test_the_same_command_goes_on(uninterrupted, tmp_path, how, jobs, code):
     while len(list(tmp_path.glob(".out.cells/*.parquet"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == code, errors
     assert not out.exists()
     if how == signal.SIGINT:
