@@ -64,9 +64,15 @@ def rule(name, rate, mean, count, rng):
     """Gate e (CONTEXTS,) and shares pi (runs, CONTEXTS, K), mixed with the floor.
 
     mean, count: (runs, K). `contrast` randomizes context 1 four times as often as context 0 and
-    spends it there on the best two models, in context 0 by Neyman's shares.
+    spends it there on the best two models, in context 0 by Neyman's shares. `leader F` gives the
+    last model all that is left when the others have F / K, for good.
     """
     models = mean.shape[1]
+    if name.startswith("leader "):
+        floor = float(name.split()[1]) / models
+        shares = np.full(models, floor)
+        shares[-1] = 1.0 - (models - 1) * floor
+        return np.full(CONTEXTS, rate), np.broadcast_to(shares, (len(mean), CONTEXTS, models))
     if name == "contrast":
         gate = rate * np.array([0.4, 1.6])
         shares = np.stack([neyman(mean, count, rng), top_two(mean, count, rng)], axis=1)

@@ -160,8 +160,13 @@ def decide(setup, snapshot, start, size, rng):
         reward.ravel(),
         asked.known.ravel(),
     )
+    return scored(setup, snapshot, rows, (runs, size, models + 1))
+
+
+def scored(setup, snapshot, rows, shape):
+    """The block of rows that are laid out run after run. shape: (runs, n, K + 1)."""
+    runs, size, candidates = shape
     tuning = Tuning(*(np.repeat(p, size, axis=0) for p in (snapshot.offset, snapshot.factor)))
-    shape = (runs, size, models + 1)
     pairs, centred = [], []
     for index, cap in enumerate(setup.caps_in_force()):
         low, high = (part.reshape(shape) for part in scores(rows, tuning, cap))
@@ -171,7 +176,7 @@ def decide(setup, snapshot, start, size, rng):
     return Block(
         pairs,
         centred,
-        rows.drawn.reshape(shape)[..., :models],
+        rows.drawn.reshape(shape)[..., : candidates - 1],
         rows.low.reshape(runs, size),
         rows.high.reshape(runs, size),
         (snapshot.reward_low, snapshot.reward_high),
@@ -227,11 +232,11 @@ def block_size(start):
     return 10 if start < 200 else 50 if start < 4000 else 200
 
 
-def simulate(setup, runs, seed, watchers, looks=None):
+def simulate(setup, runs, seed, watchers, looks=None, decide=decide):
     """Run the experiment; every watcher's `look(sums)` is called at every look. Returns the sums.
 
     A rule is frozen for a block and knows the rows before it, or, where the stream has a lag,
-    only those of a random number of blocks before.
+    only those of a random number of blocks before. decide: where the blocks of rows come from.
     """
     rng = np.random.default_rng(seed)
     stream = setup.stream

@@ -28,6 +28,8 @@ def screen(excess, squares):
 class Bounded:
     """The bounded sequence that ships: the mixture over finite caps. Theta is (A, A)."""
 
+    models_only = False
+
     def __init__(self, alpha, setup):
         self.alpha, self.caps, self.models = alpha, setup.caps_in_force(), setup.stream.models
         self.finite = np.flatnonzero(np.isfinite(self.caps))
@@ -59,6 +61,8 @@ class BoundedValues:
     `evidence` and `lower` are for lower ends; with `upper` they are for minus the upper ends.
     """
 
+    models_only = False
+
     def __init__(self, alpha, setup, upper=False):
         self.alpha, self.caps, self.upper = alpha, setup.caps_in_force(), upper
         self.finite = np.flatnonzero(np.isfinite(self.caps))
@@ -80,6 +84,8 @@ class BoundedValues:
 
 class PerModel:
     """The per-model sequence. Theta is (K, K)."""
+
+    models_only = True
 
     def __init__(self, alpha, levels=per_model.LEVELS):
         self.alpha, self.levels = alpha, levels
@@ -109,6 +115,8 @@ class Asymptotic:
 
     tuned: rows at which it is tightest.
     """
+
+    models_only = False
 
     def __init__(self, alpha, setup, needed=choice.RARER, tuned=None):
         self.alpha, self.needed = alpha, needed
@@ -154,6 +162,7 @@ class Declared:
 
     def __init__(self, declared, alpha, setup, needed=choice.RARER, context_free=True, tuned=None):
         self.declared, self.needed, self.context_free = declared, needed, context_free
+        self.models_only = declared is choice.Sequence.PER_MODEL
         preferred, fallback = choice.split_level(alpha)
         self.fallback = Bounded(fallback, setup)
         if declared is choice.Sequence.ASYMPTOTIC:
@@ -163,17 +172,19 @@ class Declared:
 
     def chosen(self, sums):
         """(R,) whether the declared sequence is the certified one."""
-        chosen = [
-            choice.choose(
-                self.declared,
-                context_free=self.context_free,
-                drift_alarm=False,
-                rarer=np.array([amount]),
-                needed=self.needed,
-            ).sequence
-            for amount in sums.rarer()
-        ]
-        return np.array(chosen) == self.declared
+        rarer = sums.rarer()
+        enough, result = rarer >= self.needed, np.zeros(len(rarer), dtype=bool)
+        for group in (enough, ~enough):
+            if group.any():
+                chosen = choice.choose(
+                    self.declared,
+                    context_free=self.context_free,
+                    drift_alarm=False,
+                    rarer=rarer[group][:1],
+                    needed=self.needed,
+                )
+                result[group] = chosen.sequence is self.declared
+        return result
 
     def evidence(self, sums, theta):
         one = self.preferred.evidence(sums, theta)
@@ -193,6 +204,8 @@ class Declared:
 class NaiveZ:
     """Fixed-n z intervals of the scores, looked at again and again."""
 
+    models_only = False
+
     def __init__(self, alpha):
         self.alpha = alpha
 
@@ -208,6 +221,8 @@ class NaiveZ:
 
 class NaiveT:
     """Welch's t intervals of the rewards as they are, looked at again and again."""
+
+    models_only = True
 
     def __init__(self, alpha):
         self.alpha = alpha

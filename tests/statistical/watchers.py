@@ -43,6 +43,8 @@ class FirstDecision:
         if self.winner is None:
             self.winner = np.full(runs, -1)
             self.at = np.full(runs, np.inf)
+        if self.sequence.models_only:
+            size = self.models
         theta = np.full((size, size), -self.epsilon)
         evidence = self.sequence.evidence(sums, theta)[:, : self.models, : self.models]
         evidence = np.where(np.eye(self.models, dtype=bool), np.inf, evidence)
