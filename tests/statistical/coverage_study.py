@@ -61,7 +61,10 @@ def main():
         partial.write_text(json.dumps(results[name]))
         partial.replace(path)
         now = time.monotonic()
-        print(f"[{place}/{len(wanted)}] {now - begun:6.0f} s  {now - start:5.1f} s  {name}", flush=True)
+        print(
+            f"[{place}/{len(wanted)}] {now - begun:6.0f} s  {now - start:5.1f} s  {name}",
+            flush=True,
+        )
     if options.only:
         print(json.dumps(results, indent=1))
         return

@@ -46,7 +46,10 @@ def decisions(models, gap, allocation, runs, seed, rate=0.4):
     watchers = {name: FirstDecision(one, models) for name, one in sequences.items()}
     simulate(setup, runs, seed, list(watchers.values()))
     ratios = {
-        name: (float(np.median(w.at) / bound), float((w.winner >= 0)[w.winner != models - 1].mean()))
+        name: (
+            float(np.median(w.at) / bound),
+            float((w.winner >= 0)[w.winner != models - 1].mean()),
+        )
         if (w.winner != models - 1).any()
         else (float(np.median(w.at) / bound), 0.0)
         for name, w in watchers.items()

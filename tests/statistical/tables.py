@@ -1,1 +1,2 @@
-def page(r,n): return ""
+def page(r, n):
+    return ""

@@ -117,9 +117,7 @@ def bounded(runs, seed):
             stream = Stream((value,) * MODELS, int(4000 / rate))
             setup = Setup(stream, f"leader {floor:g}", rate)
             sums = simulate(setup, runs, seed, [])
-            found[f"{value:g} {floor:g}"] = _AtEnd(Bounded(level, setup), NaiveZ(level)).ratio(
-                sums
-            )
+            found[f"{value:g} {floor:g}"] = _AtEnd(Bounded(level, setup), NaiveZ(level)).ratio(sums)
     return found
 
 
@@ -155,7 +153,9 @@ def scale(runs, seed):
             ]
             bounds[factor].append(np.concatenate([part.ravel() for part in found]) / factor)
     reference = np.array(bounds[1.0])
-    return {f"{factor:g}": float(np.abs(np.array(b) - reference).max()) for factor, b in bounds.items()}
+    return {
+        f"{factor:g}": float(np.abs(np.array(b) - reference).max()) for factor, b in bounds.items()
+    }
 
 
 CELLS = {
