@@ -23,7 +23,7 @@ import numpy as np
 from equipoise.agent.inference.levels import split_level
 from equipoise.store.batches import Floats
 
-RARER = 50.0
+RARER = 25.0
 """Amount of the rarer outcome that each model needs before the asymptotic sequence is certified."""
 
 

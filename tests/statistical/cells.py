@@ -18,7 +18,7 @@ from equipoise.agent.inference import levels
 from equipoise.agent.inference.choice import Sequence
 
 DELTA = 0.05
-ROWS = 5000
+ROWS = 3000
 EVEN, LOW, HIGH = (0.5, 0.45, 0.55, 0.5), (0.01, 0.01, 0.02, 0.03), (0.99, 0.99, 0.98, 0.97)
 WORLDS = {
     "no confounding": Stream(EVEN, ROWS),
@@ -33,7 +33,7 @@ WORLDS = {
     "delayed": Stream(EVEN, ROWS, lag=6),
     "drift": Stream(EVEN, ROWS, drift=0.3),
 }
-LONG = ("no confounding", "rewards near 0", "rewards near 1", "drift")
+LONG = ("no confounding", "rewards near 1")
 LONG_ROWS = 10_000
 RATES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99)
 THRESHOLDS = (5.0, 10.0, 25.0, 50.0, 100.0)
@@ -92,22 +92,10 @@ def rarer(value, allocation, runs, seed):
 
 
 def cells(runs):
-    """Name -> function of a seed, in the order of the tables."""
+    """Name -> function of a seed, in the order they are run: the short ones first."""
     found = {}
-    for world, stream in WORLDS.items():
-        for allocation in NAMES:
-            found[f"coverage/{world}/{allocation}"] = partial(coverage, stream, allocation, runs)
-    for world in LONG:
-        parts = WORLDS[world].__dict__ | {"rows": LONG_ROWS}
-        for allocation in ("uniform", "top-two"):
-            found[f"long/{world}/{allocation}"] = partial(
-                coverage, Stream(**parts), allocation, runs, rate=0.2
-            )
-    for value in RATES:
-        for allocation in ("uniform", "top-two"):
-            found[f"rarer/{value:g}/{allocation}"] = partial(
-                rarer, value, allocation, max(runs // 2, 1)
-            )
+    for name, function in widths.CELLS.items():
+        found[f"width/{name}"] = partial(function, max(runs // 20, 1))
     for place, (values, epsilon) in enumerate(peers_trap.SETTINGS):
         found[f"peers/{place}/stop rule"] = partial(peers_trap.stop_rule, values, epsilon, runs)
         found[f"peers/{place}/certified"] = partial(peers_trap.certified, values, epsilon, runs)
@@ -119,6 +107,20 @@ def cells(runs):
                 found[f"speed/{models}/{gap:g}/{allocation}"] = partial(
                     speed.decisions, models, gap, allocation, max(runs // 10, 1)
                 )
-    for name, function in widths.CELLS.items():
-        found[f"width/{name}"] = partial(function, max(runs // 20, 1))
+    for name, values in speed.SPLIT_SETTINGS.items():
+        found[f"split/{name}"] = partial(speed.split, values, max(runs // 10, 1))
+    for value in RATES:
+        for allocation in ("uniform", "top-two"):
+            found[f"rarer/{value:g}/{allocation}"] = partial(
+                rarer, value, allocation, max(runs // 2, 1)
+            )
+    for world, stream in WORLDS.items():
+        for allocation in NAMES:
+            found[f"coverage/{world}/{allocation}"] = partial(coverage, stream, allocation, runs)
+    for world in LONG:
+        parts = WORLDS[world].__dict__ | {"rows": LONG_ROWS}
+        for allocation in ("uniform", "top-two"):
+            found[f"long/{world}/{allocation}"] = partial(
+                coverage, Stream(**parts), allocation, runs, rate=0.2
+            )
     return found

@@ -138,6 +138,13 @@ class Block:
 
 def decide(setup, snapshot, start, size, rng):
     """A block of rows: draws, rewards, scores."""
+    rows = draw(setup, snapshot, start, size, rng)
+    runs, models = snapshot.mean.shape
+    return scored(setup, snapshot, rows, (runs, size, models + 1))
+
+
+def draw(setup, snapshot, start, size, rng):
+    """The shipped rows of all runs, laid out run after run."""
     stream = setup.stream
     runs, models = snapshot.mean.shape
     asked = requests(stream, start, size, runs, rng)
@@ -150,7 +157,7 @@ def decide(setup, snapshot, start, size, rng):
     model = (rng.random((runs, size))[..., None] > edges).sum(axis=-1)
     model = np.where(randomized, model, asked.routed)
     reward = np.take_along_axis(asked.reward, model[..., None], axis=-1)[..., 0]
-    rows = Rows.of(
+    return Rows.of(
         rate.ravel(),
         pi.reshape(-1, models),
         randomized.ravel(),
@@ -160,7 +167,6 @@ def decide(setup, snapshot, start, size, rng):
         reward.ravel(),
         asked.known.ravel(),
     )
-    return scored(setup, snapshot, rows, (runs, size, models + 1))
 
 
 def scored(setup, snapshot, rows, shape):
@@ -187,11 +193,18 @@ def scored(setup, snapshot, rows, shape):
 def _fit_sums(rows, shape):
     """The increments of `TuningMoments.update`, (R, K + 1) each, for the whole block."""
     known = rows.drawn & (rows.low == rows.high)[:, None]
-    weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0)
-    q, r = rows.predicted - 0.5, rows.low[:, None] - 0.5
-    parts = (weight, weight**2, weight * q, weight * q * q, weight * r)
-    parts = (*parts, weight * q * r, weight * r * r)
-    return tuple(part.reshape(shape).sum(axis=1) for part in parts)
+    weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0).reshape(shape)
+    q = (rows.predicted - 0.5).reshape(shape)
+    r = np.broadcast_to((rows.low[:, None] - 0.5).reshape(*shape[:2], 1), shape)
+    by_q, by_r = weight * q, weight * r
+    pairs = ((weight, weight), (by_q, q), (by_r, q), (by_r, r))
+    squares, qq, qr, rr = (np.einsum("rna,rna->ra", one, two) for one, two in pairs)
+    return _total(weight), squares, _total(by_q), qq, _total(by_r), qr, rr
+
+
+def _total(array):
+    """(R, A) sums over the rows of (R, n, A), as a product: numpy is slow along a middle axis."""
+    return (np.ones((1, array.shape[1])) @ array)[:, 0]
 
 
 def add(sums, block, rows):
@@ -202,18 +215,19 @@ def add(sums, block, rows):
     sums.t += drawn.shape[1]
     for index, ((low, high), (u, v)) in enumerate(zip(block.scores, block.centred, strict=True)):
         u, v = u[:, rows], v[:, rows]
-        sums.low[index] += low[:, rows].sum(axis=1)
-        sums.high[index] += high[:, rows].sum(axis=1)
-        sums.low_squares[index] += (u * u).sum(axis=1)
-        sums.high_squares[index] += (v * v).sum(axis=1)
+        sums.low[index] += _total(low[:, rows])
+        sums.high[index] += _total(high[:, rows])
+        sums.low_squares[index] += np.einsum("rna,rna->ra", u, u)
+        sums.high_squares[index] += np.einsum("rna,rna->ra", v, v)
         sums.cross[index] += u.transpose(0, 2, 1) @ v
     rewards, (centre_low, centre_high) = sums.rewards, block.centres
     low, high = block.low[:, rows, None], block.high[:, rows, None]
-    rewards.count += drawn.sum(axis=1)
-    rewards.low += (drawn * low).sum(axis=1)
-    rewards.high += (drawn * high).sum(axis=1)
-    rewards.low_squares += (drawn * (low - centre_low[:, None]) ** 2).sum(axis=1)
-    rewards.high_squares += (drawn * (high - centre_high[:, None]) ** 2).sum(axis=1)
+    drawn = drawn.astype(float)
+    rewards.count += _total(drawn)
+    rewards.low += np.einsum("rnk,rn->rk", drawn, low[..., 0])
+    rewards.high += np.einsum("rnk,rn->rk", drawn, high[..., 0])
+    rewards.low_squares += np.einsum("rnk,rnk->rk", drawn, (low - centre_low[:, None]) ** 2)
+    rewards.high_squares += np.einsum("rnk,rnk->rk", drawn, (high - centre_high[:, None]) ** 2)
 
 
 def add_fit(sums, block):

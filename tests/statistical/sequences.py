@@ -158,12 +158,23 @@ class Asymptotic:
 
 class Declared:
     """What ships where 'asymptotic' or 'per-model' is declared: it, or the bounded sequence where
-    its condition does not hold, by `choice.choose`."""
+    its condition does not hold, by `choice.choose`. share: another split of the level."""
 
-    def __init__(self, declared, alpha, setup, needed=choice.RARER, context_free=True, tuned=None):
+    def __init__(
+        self,
+        declared,
+        alpha,
+        setup,
+        needed=choice.RARER,
+        context_free=True,
+        tuned=None,
+        share=None,
+    ):
         self.declared, self.needed, self.context_free = declared, needed, context_free
         self.models_only = declared is choice.Sequence.PER_MODEL
         preferred, fallback = choice.split_level(alpha)
+        if share is not None:
+            preferred, fallback = alpha * share, alpha * (1.0 - share)
         self.fallback = Bounded(fallback, setup)
         if declared is choice.Sequence.ASYMPTOTIC:
             self.preferred = Asymptotic(preferred, setup, needed, tuned)

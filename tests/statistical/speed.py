@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from many_runs import Setup, simulate
-from sequences import Bounded, Declared, NaiveZ, PerModel
+from sequences import Bounded, Declared, NaiveZ
 from streams import Stream
 from watchers import FirstDecision
 
@@ -45,13 +45,39 @@ def decisions(models, gap, allocation, runs, seed, rate=0.4):
     }
     watchers = {name: FirstDecision(one, models) for name, one in sequences.items()}
     simulate(setup, runs, seed, list(watchers.values()))
-    ratios = {
-        name: (
-            float(np.median(w.at) / bound),
-            float((w.winner >= 0)[w.winner != models - 1].mean()),
-        )
-        if (w.winner != models - 1).any()
-        else (float(np.median(w.at) / bound), 0.0)
-        for name, w in watchers.items()
-    }
+    ratios = {name: _summary(w, models, bound) for name, w in watchers.items()}
     return {"bound": float(bound), "ratios": ratios}
+
+
+def _summary(watcher, models, bound):
+    """(median EXP to decided over the bound, share of runs that decided on another model)."""
+    wrong = (watcher.winner >= 0) & (watcher.winner != models - 1)
+    return float(np.median(watcher.at) / bound), float(wrong.mean())
+
+
+SHARES = (0.5, 0.8, 0.9, 0.95, 0.99)
+
+
+def split(values, runs, seed, rate=0.4):
+    """Median EXP to `decided` over the lower bound, by the share of the level that the asymptotic
+    sequence gets where it is declared, uniform draws."""
+    models, bound = len(values), lower_bound(values)
+    setup = Setup(Stream(values, int(ROOM * bound / rate)), "uniform", rate)
+    level = levels.decision_level(DELTA, models)
+    watchers = {
+        share: FirstDecision(
+            Declared(Sequence.ASYMPTOTIC, level, setup, tuned=2.0 * bound / rate, share=share),
+            models,
+        )
+        for share in SHARES
+    }
+    simulate(setup, runs, seed, list(watchers.values()))
+    return {f"{share:g}": _summary(w, models, bound)[0] for share, w in watchers.items()}
+
+
+SPLIT_SETTINGS = {
+    "gap .2 at .5": (0.5, 0.5, 0.5, 0.7),
+    "gap .1 at .5": (0.5, 0.5, 0.5, 0.6),
+    "gap .1 at .85": (0.85, 0.85, 0.85, 0.95),
+    "gap .03 at .01": (0.01, 0.01, 0.01, 0.04),
+}

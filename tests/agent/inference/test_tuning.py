@@ -69,11 +69,11 @@ def test_one_row_and_constant_rewards_give_finite_fits():
     one = moments_of(columns(3).taken(slice(0, 1))).tuning()
     assert np.isfinite(one.offset).all()
     assert (one.factor == 0).all()
-    c = columns(4)
-    constant = moments_of(replace(c, reward=np.full(200, 0.7))).tuning()
+    c = garbage(4, 600)
+    constant = moments_of(replace(c, reward=np.full(600, 0.7))).tuning()
     assert np.isfinite(constant.offset).all()
     np.testing.assert_allclose(constant.factor, 0.0, atol=1e-9)
-    np.testing.assert_allclose(constant.apply(c.rows().predicted), 0.7, atol=0.05)
+    np.testing.assert_allclose(constant.apply(c.rows().predicted), 0.7, atol=0.01)
 
 
 def test_predictions_that_are_not_numbers_are_left_out():
@@ -87,25 +87,45 @@ def test_predictions_that_are_not_numbers_are_left_out():
         np.testing.assert_allclose(array, part.arrays()[name], rtol=1e-11, atol=1e-11)
 
 
-def test_garbage_is_switched_off_and_never_widens_by_two_percent():
-    """Rewards that ignore the prediction, 60 seeded worlds of 600 rows, fitted on the first half.
+def garbage(seed, count):
+    """Uniform draws at a rate of .4; predictions that say nothing of the rewards."""
+    c = columns(seed, count, lost=0.0, policies=False)
+    rng = np.random.default_rng([seed, 1])
+    randomized = rng.random(count) < 0.4
+    return replace(
+        c,
+        rate=np.full(count, 0.4),
+        probabilities=np.full((count, MODELS), 1.0 / MODELS),
+        randomized=randomized,
+        model=np.where(randomized, rng.integers(0, MODELS, count), c.routed),
+    )
 
-    Sum of squared errors on the second half, over that of the running mean alone. Under the null
-    the slope is kept with chance 16% a column; the mean ratio is 1.0003, and above 1.005 has
-    probability below 1e-4 by a normal approximation.
+
+def cost_of_garbage(seed, count):
+    """(sd of the scores of later rows over that with the running mean alone, share switched off)
+    after a fit on `count` rows."""
+    c = garbage(seed, count + 2000)
+    tuned = moments_of(c.taken(slice(0, count))).tuning()
+    plain = Tuning(tuned.apply(np.full((1, MODELS + 1), 0.5))[0], np.zeros(MODELS + 1))
+    rest = c.taken(slice(count, None)).rows()
+    spread = [scores(rest, t, np.inf)[0][:, :MODELS].var(axis=0).sum() for t in (tuned, plain)]
+    return np.sqrt(spread[0] / spread[1]), (tuned.factor == 0).mean()
+
+
+def test_garbage_is_mostly_switched_off_and_costs_next_to_nothing():
+    """60 seeded fits on 300 rows, some 40 rewards of each model.
+
+    Over 2,000 such fits the mean cost is 1.0018 with a standard error of 0.0006 for a mean of 60,
+    and 84.6% are off with one of 2.6%: the limits are four standard errors away (p < 1e-4).
     """
-    ratios, off = [], []
-    for seed in range(60):
-        c = columns(100 + seed, 600, lost=0.0, policies=False)
-        tuned = moments_of(c.taken(slice(0, 300))).tuning()
-        plain = Tuning(tuned.apply(np.full((1, MODELS + 1), 0.5))[0], np.zeros(MODELS + 1))
-        rest = c.taken(slice(300, None)).rows()
-        spread = [scores(rest, t, np.inf)[0].var(axis=0).sum() for t in (tuned, plain)]
-        ratios.append(np.sqrt(spread[0] / spread[1]))
-        off.append((tuned.factor == 0).mean())
-    assert np.mean(ratios) < 1.005
-    assert max(ratios) < 1.02
-    assert np.mean(off) > 0.7
+    cost, off = np.array([cost_of_garbage(seed, 300) for seed in range(60)]).mean(axis=0)
+    assert cost < 1.0044
+    assert off > 0.74
+
+
+def test_garbage_never_widens_by_two_percent_once_there_are_rewards():
+    """20 seeded fits on 6,000 rows; the largest of 400 such fits widened by 0.35%."""
+    assert max(cost_of_garbage(seed, 6000)[0] for seed in range(20)) < 1.02
 
 
 def test_a_prediction_that_points_the_wrong_way_is_off():
