@@ -77,8 +77,8 @@ def test_sums_over_many_runs_are_those_of_the_shipped_moments(allocation, predic
 
 
 def test_the_screen_hides_no_bound_above_theta():
-    """At a level of .6, so that bounds do cross: at each look, every run through the shipped
-    function, not just the suspects."""
+    """Theta a tenth below the truth and a level of .6, so that bounds do cross: at each look every
+    run goes through the shipped function, not just the suspects."""
     setup = Setup(replace(SMALL, rows=700), "top-two")
     contrasts, models = contrasts_of(setup.stream), contrasts_of(setup.stream, 3)
     level = 0.6
@@ -95,7 +95,7 @@ def test_the_screen_hides_no_bound_above_theta():
     class Everyone:
         def look(self, sums):
             for place, (sequence, truth) in enumerate(cases):
-                theta = truth(sums.t)
+                theta = truth(sums.t) - 0.1
                 evidence = sequence.evidence(sums, theta)
                 above = sequence.lower(sums, np.arange(30)) > theta + 1e-12
                 if theta.shape[0] == theta.shape[1]:
@@ -128,29 +128,35 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("world", "allocation"), CELLS)
-def test_certified_sequences_hold_where_naive_ones_fail(world, allocation):
-    """150 runs, every look. At a true 5% more than 17 misses have probability 0.06%; three
-    sequences in five worlds: below 1%. The naive ones miss in 10% of runs and far more: at a true
-    5% as many have probability below 1% in each, and here they are meant to."""
-    stream = replace(WORLDS[world], rows=1500)
-    found = coverage(stream, allocation, 150, 3)
+def test_certified_sequences_hold_at_every_look(world, allocation):
+    """150 runs. At a true 5% more than 17 misses have probability 0.06%; four kinds of statement
+    in five worlds: about 1%."""
+    found = coverage(replace(WORLDS[world], rows=1500), allocation, 150, 3)
     limit = 17 / 150
     assert found["bounded"] <= limit
     assert max(found["lower values"], found["upper values"]) <= limit
     assert found["asymptotic"] <= limit
     if world != "drift":
         assert found["per-model"] <= limit
-    assert max(found["naive z"], found["naive t"]) > 0.1
+
+
+def test_naive_intervals_fail_under_peeking():
+    """150 runs. At a true 5% more than 30 misses (20%) have probability below 1e-10; they miss in
+    more than half of all runs, and the limit is 8 standard errors below that."""
+    found = coverage(replace(WORLDS["rewards near 1"], rows=3000), "uniform", 150, 3)
+    assert found["naive z"] > 0.2
+    assert found["naive t"] > 0.2
 
 
 def test_per_model_is_wrong_where_its_assumption_is():
-    """Rewards and the gate both depend on the request: the raw means of the models are biased."""
-    stream = Stream((0.5, 0.5, 0.5, 0.5), 4000, sway=0.4)
-    found = coverage(stream, "contrast", 60, 4)
+    """Rewards and the gate both depend on the request: the raw means of the models are biased.
+    30 runs; at a true 5% more than 7 misses have probability 0.06%, each."""
+    stream = Stream((0.5, 0.5, 0.5, 0.5), 9000, sway=0.45)
+    found = coverage(stream, "contrast", 30, 4)
     assert found["per-model, unguarded"] > 0.5
     assert found["naive t"] > 0.9
-    assert found["per-model"] <= 9 / 60
-    assert found["bounded"] <= 9 / 60
+    assert found["per-model"] <= 7 / 30
+    assert found["bounded"] <= 7 / 30
 
 
 @pytest.mark.parametrize("place", range(len(peers_trap.SETTINGS)))
@@ -192,8 +198,8 @@ def test_widths_of_the_asymptotic_sequence():
     found = widths.asymptotic(1, 0)
     place = found["times"].index(1.0)
     for name, ratios in found["ratios"].items():
-        if name.startswith("one-sided 5% / 3") or name.startswith("two-sided 5%"):
-            assert 1.3 < ratios[place]
+        if name.startswith(("one-sided 5% / 3", "two-sided 5%")):
+            assert ratios[place] > 1.3
         assert ratios[place] <= 1.6
         assert max(ratios) <= 1.8
 
