@@ -89,7 +89,7 @@ def exact_contrast(moments, a, b, alpha):
     """
     n, top = moments.count, np.log(1 / alpha)
     best = 1.0
-    for v_b in np.linspace(0.0, 1.0, 2001):
+    for v_b in np.linspace(0.0, 1.0, 501):
         of_b = evidence(n[b] * v_b - moments.high[b], moments.high_squares[b])
 
         def excess(v_a, of_b=of_b):
@@ -131,10 +131,6 @@ def test_contrast_is_narrower_than_the_union_of_two_ends():
 
 def test_missing_rewards_move_both_ends_outwards():
     full, holed = moments_of(6), moments_of(6, lost=0.4)
-    for one, two in zip(value_bounds(full, 0.05), value_bounds(holed, 0.05), strict=True):
-        assert (
-            np.sign(0.5 - np.array([1, 0]))[:, None] * np.array([one - two, two - one]) != 0
-        ).any()
     low, high = value_bounds(holed, 0.05)
     assert (low < value_bounds(full, 0.05)[0]).all()
     assert (high > value_bounds(full, 0.05)[1]).all()
