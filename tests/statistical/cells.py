@@ -114,8 +114,8 @@ def cells(runs):
             found[f"rarer/{value:g}/{allocation}"] = partial(
                 rarer, value, allocation, max(runs // 2, 1)
             )
-    for world, stream in WORLDS.items():
-        for allocation in NAMES:
+    for allocation in NAMES:
+        for world, stream in WORLDS.items():
             found[f"coverage/{world}/{allocation}"] = partial(coverage, stream, allocation, runs)
     for world in LONG:
         parts = WORLDS[world].__dict__ | {"rows": LONG_ROWS}
