@@ -20,7 +20,7 @@ from equipoise.agent.inference.choice import Sequence
 SETTINGS = (((0.93, 0.99), 0.03), ((0.02, 0.06), 0.03), ((0.01, 0.05), 0.02))
 FIRST_LOOK = 10
 """Rewards per model before the first look."""
-ROWS = 6000
+ROWS = 4000
 DELTA = 0.05
 
 
