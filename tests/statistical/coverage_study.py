@@ -51,14 +51,14 @@ def file_name(name):
     return re.sub(r"[^\w.-]+", "_", name) + f"-{zlib.crc32(name.encode()):08x}.json"
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "coverage.md")
     parser.add_argument("--only", default="", help="cells whose name contains this")
     parser.add_argument("--tables", action="store_true", help="run nothing, write what there is")
     parser.add_argument("--keep", type=Path, default=ROOT / "runs" / "coverage")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folder = options.keep / digest(options.runs)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {n: f for n, f in cells(options.runs).items() if options.only in n}
