@@ -28,7 +28,10 @@ _NEWTON_STEPS = 6
 def tuned_rho(variance: Floats, alpha: float) -> Floats:
     """(...) rho that makes the two-sided width smallest where V is `variance` (all > 0).
 
-    For a one-sided sequence at level alpha pass 2 alpha. Zero variances give inf.
+    The minimum has V rho^2 = x with x = 2 log(1/alpha) + log(1 + x); this takes one step of that
+    iteration, from x = 2 log(1/alpha), and is within 0.1% of the smallest width for alpha up to
+    0.2. For a one-sided sequence at level alpha pass 2 alpha. Zero variances give inf, with which
+    there is no bound.
     """
     evidence = 2.0 * np.log(1.0 / alpha)
     with np.errstate(divide="ignore"):
@@ -98,9 +101,11 @@ class Opening:
 def value_bounds(moments: ScoreMoments, opening: Opening, alpha: float) -> tuple[Floats, Floats]:
     """(A,) lower and upper ends on the [0, 1] scale, each at one-sided level alpha.
 
-    Read off the score with the last cap, which should be infinite.
+    Read off the score with the last cap, which should be infinite. [0, 1] where t = 0.
     """
     rows = float(moments.rows[0])
+    if rows == 0:
+        return np.zeros(moments.low.shape[1]), np.ones(moments.low.shape[1])
     mean_low, mean_high = moments.means()
     low = mean_low[-1] - one_sided_half_width(rows, moments.low_squares[-1], opening.low, alpha)
     high = mean_high[-1] + one_sided_half_width(rows, moments.high_squares[-1], opening.high, alpha)
@@ -108,12 +113,15 @@ def value_bounds(moments: ScoreMoments, opening: Opening, alpha: float) -> tuple
 
 
 def contrast_bounds(moments: ScoreMoments, opening: Opening, alpha: float) -> Floats:
-    """(A, A) lower ends of V(a) - V(b) on the [0, 1] scale, each at one-sided level alpha."""
+    """(A, A) lower ends of V(a) - V(b) on the [0, 1] scale, each at one-sided level alpha.
+
+    -1 where t = 0.
+    """
     rows = float(moments.rows[0])
-    low, high = moments.means()
     squares = moments.contrast_squares()[-1]
     width = one_sided_half_width(rows, squares, opening.contrast, alpha)
-    lower = low[-1][:, None] - high[-1][None, :] - width
+    total = moments.low[-1][:, None] - moments.high[-1][None, :]
+    lower = total / max(rows, 1.0) - width
     np.fill_diagonal(lower, 0.0)
     result: Floats = np.clip(lower, -1.0, 1.0)
     return result

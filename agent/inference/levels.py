@@ -9,7 +9,11 @@ from __future__ import annotations
 import math
 
 FALLBACK_SHARE = 0.1
-"""Share of a level that the bounded sequence keeps where another one is the certified one."""
+"""Share of a level that the bounded sequence keeps where another one is the certified one.
+
+A fifth instead of a tenth would delay decisions by some 4% where the other sequence is open early
+and hasten them by 3 to 10% where it is not: no better, so the declared one keeps the most.
+"""
 
 
 def decision_level(delta: float, models: int) -> float:

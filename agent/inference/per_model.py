@@ -71,6 +71,7 @@ class RewardMoments(Additive):
         self.high_squares += np.bincount(model, (high - centres.high[model]) ** 2, models)
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
         return type(self)(*(mine + theirs for mine, theirs in pairs))
 

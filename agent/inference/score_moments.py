@@ -73,6 +73,7 @@ class ScoreMoments(Additive):
             self.cross[index] += u.T @ v
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
         return type(self)(*(mine + theirs for mine, theirs in pairs))
 

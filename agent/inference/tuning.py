@@ -67,6 +67,7 @@ class TuningMoments(Additive):
         self.rr += (weight * r * r).sum(axis=0)
 
     def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
         pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
         return type(self)(*(mine + theirs for mine, theirs in pairs))
 

@@ -1,7 +1,8 @@
 """Plug-in allocations over many runs at once, for the coverage study.
 
 Simplified on purpose: shares from the running means of each run, no shrinkage and no warm-up, so
-that the sequences meet the most adaptive traffic. Every share is mixed with the floor.
+that the sequences meet the most adaptive traffic. Every share is mixed with the floor. A rule is
+given for the two contexts that a request may have; only `contrast` treats them differently.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 FLOOR_SHARE = 0.1
-"""The floor is this share of 1 / K."""
+"""The floor is this share of 1 / K, as it is in the agent unless declared."""
 DRAWS = 48
+CONTEXTS = 2
 
 
 def uniform(mean, count, rng):
@@ -55,10 +57,26 @@ ALLOCATIONS = {
     "top-two": top_two,
     "track-and-stop": track_and_stop,
 }
+NAMES = (*ALLOCATIONS, "contrast")
 
 
-def shares(name, mean, count, rng):
-    """(runs, K) assignment probabilities, mixed with the floor."""
+def rule(name, rate, mean, count, rng):
+    """Gate e (CONTEXTS,) and shares pi (runs, CONTEXTS, K), mixed with the floor.
+
+    mean, count: (runs, K). `contrast` randomizes context 1 four times as often as context 0 and
+    spends it there on the best two models, in context 0 by Neyman's shares. `leader F` gives the
+    last model all that is left when the others have F / K, for good.
+    """
     models = mean.shape[1]
-    floor = FLOOR_SHARE / models
-    return floor + (1.0 - FLOOR_SHARE) * ALLOCATIONS[name](mean, count, rng)
+    if name.startswith("leader "):
+        floor = float(name.split()[1]) / models
+        shares = np.full(models, floor)
+        shares[-1] = 1.0 - (models - 1) * floor
+        return np.full(CONTEXTS, rate), np.broadcast_to(shares, (len(mean), CONTEXTS, models))
+    if name == "contrast":
+        gate = rate * np.array([0.4, 1.6])
+        shares = np.stack([neyman(mean, count, rng), top_two(mean, count, rng)], axis=1)
+    else:
+        gate = np.full(CONTEXTS, rate)
+        shares = np.repeat(ALLOCATIONS[name](mean, count, rng)[:, None], CONTEXTS, axis=1)
+    return gate, FLOOR_SHARE / models + (1.0 - FLOOR_SHARE) * shares

@@ -1,263 +1,277 @@
-"""Many runs of one experiment at once, and every sequence looked at again and again.
+"""Many runs of one experiment at once: the rows, their scores and the sums, run axis first.
 
-Arrays have the run first. Requests come in blocks, one frozen rule each; within a block the early
-rows are looked at one by one. The bounds come from the shipped functions; only the sums are taken
-for all runs together.
+The rows and the scores come from the shipped `Rows.of` and `scores`, the fit of predictions from
+the shipped `tuning`; only the sums are taken for all runs together, and
+tests/statistical/test_coverage.py shows them equal to those of the shipped moments.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
-from allocations import shares
+from allocations import rule
+from streams import Stream, requests
 
-from equipoise.agent.inference import fixed, levels, per_model
-from equipoise.agent.inference.asymptotic import one_sided_half_width, tuned_rho
-from equipoise.agent.inference.capped import contrast_bound, usual_caps
-from equipoise.agent.inference.mixture import lower_mean, lower_mean_of
-
-MIN_REWARDS = 30
-"""Rewards of each model before the naive and the unconditional asymptotic sequences look."""
+from equipoise.agent.inference.capped import usual_caps
+from equipoise.agent.inference.per_model import RewardMoments
+from equipoise.agent.inference.score import Rows, Tuning, scores
+from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.inference.tuning import TuningMoments
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """One world and one way of allocating. prediction: 'mean' (the running mean of each model),
-    'garbage' (uniform noise, not tuned away)."""
+class Setup:
+    """A world, an allocation, the rate of randomization e, and the caps that are kept."""
 
-    values: tuple[float, ...]
+    stream: Stream
     allocation: str = "uniform"
-    rate: float = 0.2
-    rows: int = 10_000
-    delta: float = 0.05
-    missing: float = 0.0
-    prediction: str = "mean"
-    thresholds: tuple[float, ...] = (0.0, 10.0, 25.0, 50.0, 100.0)
+    rate: float = 0.4
+    caps: tuple[float, ...] | None = None
+
+    def caps_in_force(self):
+        return usual_caps(self.stream.models, self.rate) if self.caps is None else self.caps
 
 
 @dataclass
 class Sums:
-    """Running sums of all runs. Scores have the cap axis first: (C, runs, K)."""
+    """Sums over the first t rows. Scores (C, R, A), cross (C, R, A, A), rewards (R, K), tuning
+    (R, K + 1): the arrays of the shipped moments with a run axis."""
 
     t: int
     low: np.ndarray
     high: np.ndarray
-    low_sq: np.ndarray
-    high_sq: np.ndarray
+    low_squares: np.ndarray
+    high_squares: np.ndarray
     cross: np.ndarray
-    rewards: per_model.RewardMoments
+    rewards: RewardMoments
+    tuning: TuningMoments
+
+    @classmethod
+    def empty(cls, caps, runs, models):
+        size = models + 1
+        one = (caps, runs, size)
+        return cls(
+            0,
+            *(np.zeros(one) for _ in range(4)),
+            np.zeros((caps, runs, size, size)),
+            RewardMoments(*(np.zeros((runs, models)) for _ in range(5))),
+            TuningMoments(*(np.zeros((runs, size)) for _ in range(7))),
+        )
+
+    def of_run(self, run):
+        """The shipped score moments of one run."""
+        parts = (self.low, self.high, self.low_squares, self.high_squares, self.cross)
+        return ScoreMoments(np.array([float(self.t)]), *(part[:, run] for part in parts))
+
+    def rewards_of(self, runs):
+        """The shipped reward moments of some runs, (len(runs), K)."""
+        return RewardMoments(*(array[runs] for array in self.rewards.arrays().values()))
+
+    def rarer(self):
+        """(R,) the rarer outcome of the model that has least of it."""
+        return self.rewards.rarer().min(axis=1)
 
 
 @dataclass
-class Report:
-    """Share of runs that ever missed a contrast, and mean widths at the end, by sequence."""
+class Snapshot:
+    """What a frozen rule may use: running means and counts, fits and centres, of every run."""
 
-    missed: dict[str, np.ndarray] = field(default_factory=dict)
-    width: dict[str, float] = field(default_factory=dict)
-    looked: dict[str, float] = field(default_factory=dict)
-
-    def miss(self, name, wrong):
-        flags = self.missed.setdefault(name, np.zeros(len(wrong), dtype=bool))
-        flags |= wrong
-
-    def rate(self, name):
-        return float(self.missed[name].mean())
-
-
-def look_times(rows):
-    """Every row to 200, then 3% apart."""
-    late = np.unique(np.geomspace(200, rows, int(np.log(rows / 200) / 0.03) + 2).astype(int))
-    return np.union1d(np.arange(1, min(200, rows) + 1), late)
-
-
-def simulate(scenario, runs, seed, *, sequences=("bounded", "capped", "per-model", "others")):
-    """The report of `runs` runs. Every pair of models at level delta / (K (K - 1))."""
-    rng = np.random.default_rng(seed)
-    values = np.array(scenario.values)
-    models = len(values)
-    truth = values[:, None] - values[None, :]
-    alpha = levels.pair_level(scenario.delta, models)
-    caps = usual_caps(models, scenario.rate)
-    sums = _empty(len(caps), runs, models)
-    watch = _Watch(scenario, truth, alpha, caps, runs, sequences)
-    looks = look_times(scenario.rows)
-    start = 0
-    while start < scenario.rows:
-        size = min(10 if start < 200 else 50 if start < 10_000 else 250, scenario.rows - start)
-        block = _block(scenario, values, sums, size, rng)
-        here = looks[(looks > start) & (looks <= start + size)]
-        done = 0
-        for row in here - start:
-            _add(sums, block, slice(done, row), caps)
-            done = row
-            watch.look(sums)
-        _add(sums, block, slice(done, size), caps)
-        start += size
-    watch.finish(sums)
-    return watch.report
-
-
-@dataclass
-class _Block:
-    """One frozen rule and the rows it decided: weight if drawn (runs, 1, K), drawn, rewards."""
-
-    weight: np.ndarray
-    drawn: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    mu: np.ndarray
+    mean: np.ndarray
+    count: np.ndarray
+    offset: np.ndarray
+    factor: np.ndarray
     centre_low: np.ndarray
     centre_high: np.ndarray
-    reward_centres: per_model.RewardCentres
+    reward_low: np.ndarray
+    reward_high: np.ndarray
+
+    @classmethod
+    def of(cls, sums, prediction):
+        rewards, centres = sums.rewards, sums.rewards.centres()
+        seen = np.maximum(rewards.count, 1.0)
+        tuning = sums.tuning.tuning()
+        if prediction == "garbage":
+            tuning = Tuning(np.zeros_like(tuning.offset), np.ones_like(tuning.factor))
+        t = max(sums.t, 1)
+        low = np.clip(sums.low / t, 0, 1) if sums.t else np.full_like(sums.low, 0.5)
+        high = np.clip(sums.high / t, 0, 1) if sums.t else np.full_like(sums.high, 0.5)
+        return cls(
+            np.where(rewards.count > 0, rewards.low / seen, 0.5),
+            rewards.count.copy(),
+            tuning.offset,
+            tuning.factor,
+            np.moveaxis(low, 0, 1),
+            np.moveaxis(high, 0, 1),
+            centres.low,
+            centres.high,
+        )
 
 
-def _empty(caps, runs, models):
-    one = (caps, runs, models)
-    rewards = per_model.RewardMoments(*(np.zeros((runs, models)) for _ in range(5)))
-    cross = np.zeros((caps, runs, models, models))
-    return Sums(0, *(np.zeros(one) for _ in range(4)), cross, rewards)
-
-
-def _block(scenario, values, sums, size, rng):
-    runs, models = sums.rewards.count.shape
-    rewards = sums.rewards
-    seen = np.maximum(rewards.count, 1.0)
-    mean = np.where(rewards.count > 0, rewards.low / seen, 0.5)
-    pi = shares(scenario.allocation, mean, rewards.count, rng)
-    randomized = rng.random((runs, size)) < scenario.rate
-    edges = pi.cumsum(axis=1)[:, None, :-1]
-    model = (rng.random((runs, size))[..., None] > edges).sum(axis=-1)
-    drawn = (model[..., None] == np.arange(models)) & randomized[..., None]
-    reward = (rng.random((runs, size)) < values[model]).astype(float)
-    known = rng.random((runs, size)) >= scenario.missing
-    if scenario.prediction == "garbage":
-        mu = rng.random((runs, size, models))
-    else:
-        mu = np.broadcast_to(rewards.centres().low[:, None], (runs, size, models))
-    t = max(sums.t, 1)
-    neutral = sums.t == 0
-    return _Block(
-        (1.0 / (scenario.rate * pi))[:, None],
-        drawn,
-        np.where(known, reward, 0.0),
-        np.where(known, reward, 1.0),
-        mu,
-        np.full_like(sums.low, 0.5) if neutral else np.clip(sums.low / t, 0.0, 1.0),
-        np.full_like(sums.high, 0.5) if neutral else np.clip(sums.high / t, 0.0, 1.0),
-        rewards.centres(),
+def behind(snapshots, lags):
+    """The snapshot of every run that its own watermark allows. lags: (R,) rules behind."""
+    newest = len(snapshots) - 1
+    picked = np.maximum(newest - lags, 0)
+    runs = np.arange(len(lags))
+    names = Snapshot.__dataclass_fields__
+    return Snapshot(
+        *(np.stack([getattr(s, name) for s in snapshots])[picked, runs] for name in names)
     )
 
 
-def _add(sums, block, rows, caps):
+@dataclass
+class Block:
+    """Rows decided under one rule: scores per cap less their centres, and what the sums need."""
+
+    scores: list
+    centred: list
+    drawn: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    centres: tuple
+    fit: tuple
+
+    def __len__(self):
+        return self.drawn.shape[1]
+
+
+def decide(setup, snapshot, start, size, rng):
+    """A block of rows: draws, rewards, scores."""
+    rows = draw(setup, snapshot, start, size, rng)
+    runs, models = snapshot.mean.shape
+    return scored(setup, snapshot, rows, (runs, size, models + 1))
+
+
+def draw(setup, snapshot, start, size, rng):
+    """The shipped rows of all runs, laid out run after run."""
+    stream = setup.stream
+    runs, models = snapshot.mean.shape
+    asked = requests(stream, start, size, runs, rng)
+    gate, shares = rule(setup.allocation, setup.rate, snapshot.mean, snapshot.count, rng)
+    context = (asked.x > 0).astype(int)
+    pi = shares[np.arange(runs)[:, None], context]
+    rate = gate[context]
+    randomized = rng.random((runs, size)) < rate
+    edges = pi.cumsum(axis=-1)[..., :-1]
+    model = (rng.random((runs, size))[..., None] > edges).sum(axis=-1)
+    model = np.where(randomized, model, asked.routed)
+    reward = np.take_along_axis(asked.reward, model[..., None], axis=-1)[..., 0]
+    return Rows.of(
+        rate.ravel(),
+        pi.reshape(-1, models),
+        randomized.ravel(),
+        model.ravel(),
+        asked.routed.ravel(),
+        asked.predicted.reshape(-1, models),
+        reward.ravel(),
+        asked.known.ravel(),
+    )
+
+
+def scored(setup, snapshot, rows, shape):
+    """The block of rows that are laid out run after run. shape: (runs, n, K + 1)."""
+    runs, size, candidates = shape
+    tuning = Tuning(*(np.repeat(p, size, axis=0) for p in (snapshot.offset, snapshot.factor)))
+    pairs, centred = [], []
+    for index, cap in enumerate(setup.caps_in_force()):
+        low, high = (part.reshape(shape) for part in scores(rows, tuning, cap))
+        pairs.append((low, high))
+        u = low - snapshot.centre_low[:, index, None]
+        centred.append((u, high - snapshot.centre_high[:, index, None]))
+    return Block(
+        pairs,
+        centred,
+        rows.drawn.reshape(shape)[..., : candidates - 1],
+        rows.low.reshape(runs, size),
+        rows.high.reshape(runs, size),
+        (snapshot.reward_low, snapshot.reward_high),
+        _fit_sums(rows, shape),
+    )
+
+
+def _fit_sums(rows, shape):
+    """The increments of `TuningMoments.update`, (R, K + 1) each, for the whole block."""
+    known = rows.drawn & (rows.low == rows.high)[:, None]
+    weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0).reshape(shape)
+    q = (rows.predicted - 0.5).reshape(shape)
+    r = np.broadcast_to((rows.low[:, None] - 0.5).reshape(*shape[:2], 1), shape)
+    by_q, by_r = weight * q, weight * r
+    pairs = ((weight, weight), (by_q, q), (by_r, q), (by_r, r))
+    squares, qq, qr, rr = (np.einsum("rna,rna->ra", one, two) for one, two in pairs)
+    return _total(weight), squares, _total(by_q), qq, _total(by_r), qr, rr
+
+
+def _total(array):
+    """(R, A) sums over the rows of (R, n, A), as a product: numpy is slow along a middle axis."""
+    return (np.ones((1, array.shape[1])) @ array)[:, 0]
+
+
+def add(sums, block, rows):
+    """Add a slice of a block's rows to the sums, in place; the fit takes whole blocks."""
     drawn = block.drawn[:, rows]
     if drawn.shape[1] == 0:
         return
     sums.t += drawn.shape[1]
-    mu, w = block.mu[:, rows], np.where(drawn, block.weight, 0.0)
-    low, high = block.low[:, rows, None], block.high[:, rows, None]
-    for index, cap in enumerate(caps):
-        room = cap / (block.weight - 1.0)
-        mu_low, mu_high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
-        score_low = mu_low + w * (low - mu_low)
-        score_high = mu_high + w * (high - mu_high)
-        sums.low[index] += score_low.sum(axis=1)
-        sums.high[index] += score_high.sum(axis=1)
-        u = score_low - block.centre_low[index][:, None]
-        v = score_high - block.centre_high[index][:, None]
-        sums.low_sq[index] += (u * u).sum(axis=1)
-        sums.high_sq[index] += (v * v).sum(axis=1)
+    for index, ((low, high), (u, v)) in enumerate(zip(block.scores, block.centred, strict=True)):
+        u, v = u[:, rows], v[:, rows]
+        sums.low[index] += _total(low[:, rows])
+        sums.high[index] += _total(high[:, rows])
+        sums.low_squares[index] += np.einsum("rna,rna->ra", u, u)
+        sums.high_squares[index] += np.einsum("rna,rna->ra", v, v)
         sums.cross[index] += u.transpose(0, 2, 1) @ v
-    rewards, centres = sums.rewards, block.reward_centres
-    rewards.count += drawn.sum(axis=1)
-    rewards.low += (drawn * low).sum(axis=1)
-    rewards.high += (drawn * high).sum(axis=1)
-    rewards.low_squares += (drawn * (low - centres.low[:, None]) ** 2).sum(axis=1)
-    rewards.high_squares += (drawn * (high - centres.high[:, None]) ** 2).sum(axis=1)
+    rewards, (centre_low, centre_high) = sums.rewards, block.centres
+    low, high = block.low[:, rows, None], block.high[:, rows, None]
+    drawn = drawn.astype(float)
+    rewards.count += _total(drawn)
+    rewards.low += np.einsum("rnk,rn->rk", drawn, low[..., 0])
+    rewards.high += np.einsum("rnk,rn->rk", drawn, high[..., 0])
+    rewards.low_squares += np.einsum("rnk,rnk->rk", drawn, (low - centre_low[:, None]) ** 2)
+    rewards.high_squares += np.einsum("rnk,rnk->rk", drawn, (high - centre_high[:, None]) ** 2)
 
 
-class _Watch:
-    """Looks at every sequence and remembers who ever missed."""
+def add_fit(sums, block):
+    for mine, more in zip(sums.tuning.arrays().values(), block.fit, strict=True):
+        mine += more
 
-    def __init__(self, scenario, truth, alpha, caps, runs, sequences):
-        self.scenario, self.truth, self.alpha, self.caps = scenario, truth, alpha, caps
-        self.sequences = sequences
-        self.report = Report()
-        models = len(truth)
-        self.off = ~np.eye(models, dtype=bool)
-        finite = np.isfinite(caps)
-        self.finite = finite
-        self.bounds = np.moveaxis(contrast_bound(np.array(caps)[finite], models, models), 0, -1)
-        self.rho = {n: np.full((runs, models, models), np.nan) for n in scenario.thresholds}
-        self.next_per_model = 5
 
-    def lower(self, sums, name, levels_of_contrast=24):
-        """(runs, K, K) lower ends of one sequence."""
-        t = sums.t
-        totals = sums.low[..., :, None] - sums.high[..., None, :]
-        squares = sums.low_sq[..., :, None] + sums.high_sq[..., None, :] - 2.0 * sums.cross
-        squares = np.maximum(squares, 0.0)
-        if name == "bounded":
-            return lower_mean(t, totals[0], squares[0] / 4.0, 2.0, self.alpha)
-        if name == "capped":
-            total = np.moveaxis(totals[self.finite], 0, -1)
-            square = np.moveaxis(squares[self.finite], 0, -1) / self.bounds**2
-            return lower_mean_of(t, total, square, self.bounds, self.alpha)
-        if name == "per-model":
-            return per_model.contrast_bounds(sums.rewards, self.alpha, levels_of_contrast)
-        mean = totals[-1] / t
-        if name == "z":
-            return mean - fixed.z_half_width(t, squares[-1], self.alpha)
-        if name == "t":
-            count = np.maximum(sums.rewards.count, 1.0)
-            plain = sums.rewards.low / count
-            spread = count * plain * (1.0 - plain)
-            width = fixed.t_half_width(sums.rewards.count, spread, self.alpha)
-            return plain[:, :, None] - plain[:, None, :] - width
-        rho = self.rho[float(name)]
-        return mean - one_sided_half_width(t, squares[-1], rho, self.alpha)
+def look_times(rows, single=100, apart=0.04):
+    """Every row to `single`, then a share `apart` from each other, to the end."""
+    single = min(single, rows)
+    late = np.geomspace(single, rows, int(np.log(rows / single) / apart) + 2).astype(int)
+    return np.union1d(np.arange(1, single + 1), late)
 
-    def look(self, sums):
-        for name in ("bounded", "capped"):
-            if name in self.sequences:
-                self._check(name, self.lower(sums, name))
-        if "per-model" in self.sequences and sums.t >= self.next_per_model:
-            self._check("per-model", self.lower(sums, "per-model"))
-            self.next_per_model = sums.t * 1.08
-        if "others" not in self.sequences:
-            return
-        enough = sums.rewards.count.min(axis=1) >= MIN_REWARDS
-        if not enough.any():
-            return
-        for name in ("z", "t"):
-            self._check(f"naive {name}", self.lower(sums, name), enough)
-        rarer = sums.rewards.rarer().min(axis=1)
-        squares = sums.low_sq[-1][:, :, None] + sums.high_sq[-1][:, None] - 2.0 * sums.cross[-1]
-        for needed, rho in self.rho.items():
-            ready = enough & (rarer >= needed)
-            opening = ready & np.isnan(rho).all(axis=(1, 2))
-            scale = self.scenario.rows / sums.t
-            fresh = np.maximum(squares[opening], 0.0) * scale
-            rho[opening] = tuned_rho(fresh, 2.0 * self.alpha)
-            self._check(f"asymptotic from {needed:g}", self.lower(sums, needed), ready)
 
-    def _check(self, name, lower, when=None):
-        with np.errstate(invalid="ignore"):
-            wrong = ((lower > self.truth + 1e-12) & self.off).any(axis=(1, 2))
-        self.report.miss(name, wrong if when is None else wrong & when)
+def block_size(start):
+    return 10 if start < 200 else 50 if start < 4000 else 200
 
-    def finish(self, sums):
-        """Mean half-widths at the end, over that of the fixed-n z interval of the true variance."""
-        reference = self.lower(sums, "z")
-        centre = (sums.low[-1][:, :, None] - sums.high[-1][:, None, :]) / sums.t
-        for name in ("bounded", "capped", "per-model"):
-            if name in self.sequences:
-                lower = self.lower(sums, name, 64)
-                wide = -(lower + lower.transpose(0, 2, 1))[:, self.off] / 2.0
-                base = (centre - reference)[:, self.off]
-                self.report.width[name] = float(wide.mean() / base.mean())
-        for needed, rho in self.rho.items():
-            name = f"asymptotic from {needed:g}"
-            if name in self.report.missed:
-                open_share = np.isfinite(rho).all(axis=(1, 2))
-                self.report.looked[name] = float(open_share.mean())
+
+def simulate(setup, runs, seed, watchers, looks=None, decide=decide):
+    """Run the experiment; every watcher's `look(sums)` is called at every look. Returns the sums.
+
+    A rule is frozen for a block and knows the rows before it, or, where the stream has a lag,
+    only those of a random number of blocks before. decide: where the blocks of rows come from.
+    """
+    rng = np.random.default_rng(seed)
+    stream = setup.stream
+    looks = look_times(stream.rows) if looks is None else looks
+    sums = Sums.empty(len(setup.caps_in_force()), runs, stream.models)
+    snapshots = deque(maxlen=stream.lag + 1)
+    start = 0
+    while start < stream.rows:
+        size = min(block_size(start), stream.rows - start)
+        snapshots.append(Snapshot.of(sums, stream.prediction))
+        snapshot = snapshots[-1]
+        if stream.lag:
+            snapshot = behind(snapshots, rng.integers(0, stream.lag + 1, runs))
+        block = decide(setup, snapshot, start, size, rng)
+        done = 0
+        for row in looks[(looks > start) & (looks <= start + size)] - start:
+            add(sums, block, slice(done, row))
+            done = row
+            for watcher in watchers:
+                watcher.look(sums)
+        add(sums, block, slice(done, size))
+        add_fit(sums, block)
+        start += size
+    return sums

@@ -1,0 +1,259 @@
+"""The sequences under study, each read through its shipped bound function.
+
+To look at thousands of runs at every row, a screen first finds the runs in which a bound *may* lie
+above a given theta: `evidence` is never below the evidence that the shipped bound stands on, so
+where it is below zero the bound is below theta. Only the others are put to the shipped function.
+For the mixtures the screen is the supremum over lambda, s - V log(1 + s / V) at s > 0; for the
+asymptotic one log Phi(z) <= 0 is left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from equipoise.agent.inference import asymptotic, capped, choice, fixed, per_model
+
+MIN_REWARDS = 30
+"""Rewards of each model before the naive sequences look."""
+_TINY = 1e-300
+
+
+def screen(excess, squares):
+    """sup over lambda in [0, 1) of lambda s - psi(lambda) V."""
+    s = np.maximum(excess, 0.0)
+    squares = np.maximum(squares, _TINY)
+    return np.where(s > 0, s - squares * np.log1p(s / squares), 0.0)
+
+
+class Bounded:
+    """The bounded sequence that ships: the mixture over finite caps. Theta is (A, A)."""
+
+    models_only = False
+
+    def __init__(self, alpha, setup):
+        self.alpha, self.caps, self.models = alpha, setup.caps_in_force(), setup.stream.models
+        self.finite = np.flatnonzero(np.isfinite(self.caps))
+        size = self.models + 1
+        caps = np.asarray(self.caps)[self.finite]
+        self.bounds = capped.contrast_bound(caps, size, self.models)
+
+    def evidence(self, sums, theta):
+        best = -np.inf
+        for place, cap in enumerate(self.finite):
+            bound = self.bounds[place]
+            total = sums.low[cap][:, :, None] - sums.high[cap][:, None, :]
+            excess = (total - sums.t * theta) / bound
+            best = np.maximum(best, screen(excess, _squares(sums, cap) / bound**2))
+        return best - np.log(1.0 / self.alpha)
+
+    def lower(self, sums, runs):
+        return np.stack(
+            [
+                capped.contrast_bounds(sums.of_run(run), self.caps, self.models, self.alpha)
+                for run in runs
+            ]
+        )
+
+
+class BoundedValues:
+    """Value ends of the bounded sequence, as a row per candidate: theta is (1, A).
+
+    `evidence` and `lower` are for lower ends; with `upper` they are for minus the upper ends.
+    """
+
+    models_only = False
+
+    def __init__(self, alpha, setup, upper=False):
+        self.alpha, self.caps, self.upper = alpha, setup.caps_in_force(), upper
+        self.finite = np.flatnonzero(np.isfinite(self.caps))
+
+    def evidence(self, sums, theta):
+        best = -np.inf
+        for cap in self.finite:
+            bound = self.caps[cap] + 1.0
+            total = -sums.high[cap] if self.upper else sums.low[cap]
+            squares = sums.high_squares[cap] if self.upper else sums.low_squares[cap]
+            excess = (total[:, None] - sums.t * theta) / bound
+            best = np.maximum(best, screen(excess, squares[:, None] / bound**2))
+        return best - np.log(1.0 / self.alpha)
+
+    def lower(self, sums, runs):
+        ends = [capped.value_bounds(sums.of_run(run), self.caps, self.alpha) for run in runs]
+        return np.stack([-high[None] if self.upper else low[None] for low, high in ends])
+
+
+class PerModel:
+    """The per-model sequence. Theta is (K, K)."""
+
+    models_only = True
+
+    def __init__(self, alpha, levels=per_model.LEVELS):
+        self.alpha, self.levels = alpha, levels
+
+    def evidence(self, sums, theta):
+        rewards = sums.rewards
+        count = np.maximum(rewards.count, 1.0)
+        low, high = rewards.low / count, rewards.high / count
+        # The bound lies above theta only if every pair of values in the unit square that differ
+        # by theta is ruled out, so each one that is looked at has to be.
+        gap = np.maximum(low[:, :, None] - high[:, None, :] - theta, 0.0)
+        best = np.full(gap.shape, np.inf)
+        for share in np.linspace(0.0, 1.0, 9):
+            one, two = gap * share, gap * (1.0 - share)
+            inside = (one <= low[:, :, None]) & (two <= 1.0 - high[:, None, :])
+            together = screen(one * rewards.count[:, :, None], rewards.low_squares[:, :, None])
+            together += screen(two * rewards.count[:, None, :], rewards.high_squares[:, None, :])
+            best = np.where(inside, np.minimum(best, together), best)
+        return best - np.log(1.0 / self.alpha)
+
+    def lower(self, sums, runs):
+        return per_model.contrast_bounds(sums.rewards_of(runs), self.alpha, self.levels)
+
+
+class Asymptotic:
+    """The asymptotic sequence once every model has `needed` of its rarer outcome; no bound before.
+
+    tuned: rows at which it is tightest.
+    """
+
+    models_only = False
+
+    def __init__(self, alpha, setup, needed=choice.RARER, tuned=None):
+        self.alpha, self.needed = alpha, needed
+        self.tuned = setup.stream.rows if tuned is None else tuned
+        self.openings = {}
+        self.rho = None
+
+    def open(self, sums):
+        """(R,) whether the sequence is open; those that open now freeze their rho."""
+        if self.rho is None:
+            runs, size = sums.low.shape[1:]
+            self.rho = np.full((runs, size, size), np.nan)
+        here = sums.rarer() >= self.needed
+        for run in np.flatnonzero(here & np.isnan(self.rho[:, 0, 0])):
+            opening = asymptotic.Opening.tuned(sums.of_run(run), self.tuned, self.alpha)
+            self.openings[run] = opening
+            self.rho[run] = opening.contrast
+        return here
+
+    def evidence(self, sums, theta):
+        here = self.open(sums)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = _squares(sums, -1) + 1.0 / self.rho**2
+            total = sums.low[-1][:, :, None] - sums.high[-1][:, None, :]
+            z = np.maximum(total - sums.t * theta, 0.0) / np.sqrt(spread)
+            result = 0.5 * z * z - np.log(np.sqrt(spread) * self.rho / (2.0 * self.alpha))
+        return np.where(here[:, None, None] & np.isfinite(result), result, -np.inf)
+
+    def lower(self, sums, runs):
+        return np.stack([self._lower(sums, run) for run in runs])
+
+    def _lower(self, sums, run):
+        opening = self.openings.get(run)
+        if opening is None:
+            size = sums.low.shape[2]
+            return np.full((size, size), -1.0)
+        return asymptotic.contrast_bounds(sums.of_run(run), opening, self.alpha)
+
+
+class Declared:
+    """What ships where 'asymptotic' or 'per-model' is declared: it, or the bounded sequence where
+    its condition does not hold, by `choice.choose`. share: another split of the level."""
+
+    def __init__(
+        self,
+        declared,
+        alpha,
+        setup,
+        needed=choice.RARER,
+        context_free=True,
+        tuned=None,
+        share=None,
+    ):
+        self.declared, self.needed, self.context_free = declared, needed, context_free
+        self.models_only = declared is choice.Sequence.PER_MODEL
+        preferred, fallback = choice.split_level(alpha)
+        if share is not None:
+            preferred, fallback = alpha * share, alpha * (1.0 - share)
+        self.fallback = Bounded(fallback, setup)
+        if declared is choice.Sequence.ASYMPTOTIC:
+            self.preferred = Asymptotic(preferred, setup, needed, tuned)
+        else:
+            self.preferred = PerModel(preferred)
+
+    def chosen(self, sums):
+        """(R,) whether the declared sequence is the certified one."""
+        rarer = sums.rarer()
+        enough, result = rarer >= self.needed, np.zeros(len(rarer), dtype=bool)
+        for group in (enough, ~enough):
+            if group.any():
+                chosen = choice.choose(
+                    self.declared,
+                    context_free=self.context_free,
+                    drift_alarm=False,
+                    rarer=rarer[group][:1],
+                    needed=self.needed,
+                )
+                result[group] = chosen.sequence is self.declared
+        return result
+
+    def evidence(self, sums, theta):
+        one = self.preferred.evidence(sums, theta)
+        size = one.shape[-1]
+        full = np.zeros((sums.low.shape[2],) * 2)
+        full[: len(theta), : len(theta)] = theta
+        other = self.fallback.evidence(sums, full)[:, :size, :size]
+        return np.where(self.chosen(sums)[:, None, None], one, other)
+
+    def lower(self, sums, runs):
+        one = self.preferred.lower(sums, runs)
+        size = one.shape[-1]
+        other = self.fallback.lower(sums, runs)[:, :size, :size]
+        return np.where(self.chosen(sums)[runs][:, None, None], one, other)
+
+
+class NaiveZ:
+    """Fixed-n z intervals of the scores, looked at again and again."""
+
+    models_only = False
+
+    def __init__(self, alpha):
+        self.alpha = alpha
+
+    def evidence(self, sums, theta):
+        here = sums.rewards.count.min(axis=1) >= MIN_REWARDS
+        return np.where(here[:, None, None], self.lower(sums, slice(None)) - theta, -np.inf)
+
+    def lower(self, sums, runs):
+        low, high = sums.low[-1][runs] / sums.t, sums.high[-1][runs] / sums.t
+        width = fixed.z_half_width(sums.t, _squares(sums, -1)[runs], self.alpha)
+        return low[:, :, None] - high[:, None, :] - width
+
+
+class NaiveT:
+    """Welch's t intervals of the rewards as they are, looked at again and again."""
+
+    models_only = True
+
+    def __init__(self, alpha):
+        self.alpha = alpha
+
+    def evidence(self, sums, theta):
+        here = sums.rewards.count.min(axis=1) >= MIN_REWARDS
+        return np.where(here[:, None, None], self.lower(sums, slice(None)) - theta, -np.inf)
+
+    def lower(self, sums, runs):
+        rewards = sums.rewards_of(runs)
+        count = np.maximum(rewards.count, 1.0)
+        mean = rewards.low / count
+        width = fixed.t_half_width(rewards.count, count * mean * (1.0 - mean), self.alpha)
+        return mean[:, :, None] - mean[:, None, :] - width
+
+
+def _squares(sums, cap):
+    return np.maximum(
+        sums.low_squares[cap][:, :, None]
+        + sums.high_squares[cap][:, None, :]
+        - 2.0 * sums.cross[cap],
+        0.0,
+    )
