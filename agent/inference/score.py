@@ -24,6 +24,7 @@ of Waudby-Smith, Wu, Ramdas, Karampatziakis & Mineiro 2022 is the same idea for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -122,17 +123,33 @@ class Tuning:
 
 def scores(rows: Rows, tuning: Tuning, cap: float) -> tuple[Floats, Floats]:
     """(n, A) low and high scores under a cap, infinity for none."""
+    return next(scores_under(rows, tuning, (cap,)))
+
+
+def scores_under(
+    rows: Rows, tuning: Tuning, caps: tuple[float, ...]
+) -> Iterator[tuple[Floats, Floats]]:
+    """`scores` under each of several caps; what they share is computed once."""
     mu = tuning.apply(rows.predicted)
-    weight = 1.0 / rows.chance
-    with np.errstate(divide="ignore", invalid="ignore"):
-        room = np.where(weight > 1.0, cap / (weight - 1.0), np.inf)
-    low, high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
-    weight = np.where(rows.drawn, weight, 0.0)
-    low = low + weight * (rows.low[:, None] - low)
-    high = high + weight * (rows.high[:, None] - high)
+    full = 1.0 / rows.chance
+    weight = np.where(rows.drawn, full, 0.0)
+    low_end, high_end = weight * rows.low[:, None], weight * rows.high[:, None]
+    # psi = mu + W (R - mu) = W R + (1 - W) mu.
+    rest = 1.0 - weight
+    for cap in caps:
+        if np.isinf(cap):
+            low = high = mu
+        else:
+            # Where the weight is 1 there is nothing to bound.
+            room = np.divide(cap, full - 1.0, out=np.full_like(full, np.inf), where=full > 1.0)
+            low, high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
+        yield _with_policies(rows, low_end + rest * low, high_end + rest * high)
+
+
+def _with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """The scores of declared policies appended to those of models and of today's routing."""
     if not rows.shares.shape[1]:
         return low, high
     models = rows.shares.shape[2]
-    mixed = (np.einsum("npk,nk->np", rows.shares, psi[:, :models]) for psi in (low, high))
-    mixed_low, mixed_high = mixed
-    return np.hstack([low, mixed_low]), np.hstack([high, mixed_high])
+    of_low, of_high = (np.einsum("npk,nk->np", rows.shares, psi[:, :models]) for psi in (low, high))
+    return np.hstack([low, of_low]), np.hstack([high, of_high])

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from equipoise.agent.inference.score import Rows, Tuning, scores
+from equipoise.agent.inference.score import Rows, Tuning, scores_under
 from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Floats
 
@@ -63,8 +63,7 @@ class ScoreMoments(Additive):
         if not len(rows):
             return
         self.rows += len(rows)
-        for index, cap in enumerate(caps):
-            low, high = scores(rows, tuning, cap)
+        for index, (low, high) in enumerate(scores_under(rows, tuning, caps)):
             self.low[index] += low.sum(axis=0)
             self.high[index] += high.sum(axis=0)
             u, v = low - centres.low[index], high - centres.high[index]
