@@ -1,12 +1,13 @@
 """How often the checks cry wolf, and how soon they find what is wrong: `python FILE [--runs N]`.
 
-Prints a table. The fast tests of tests/agent/monitors hold the same promises on fewer runs.
+Prints a table, and with `--out FILE` writes it as a page. The fast tests of tests/agent/monitors hold the same promises on fewer runs.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,18 @@ from equipoise.replay.worlds import World, WorldOptions
 
 LEVEL = 0.01
 NEVER = np.inf
+ROWS: list[str] = []
+"""Lines of the table, for the page."""
+PAGE = """# How often the checks are wrong, and how soon they are right
+
+Each check allows itself an alarm in at most 1% of honest experiments, however often one looks.
+Written by `python tests/statistical/monitors_study.py --runs {runs} --out docs/checks.md`; shares
+with their standard error.
+
+| what happens | runs | runs that alarm | when |
+|---|---|---|---|
+{rows}
+"""
 
 
 def line(what: str, when: np.ndarray, unit: str) -> None:
@@ -26,6 +39,7 @@ def line(what: str, when: np.ndarray, unit: str) -> None:
     rest = f"median {np.median(found):,.0f} {unit}" if len(found) else ""
     late = f", 95% by {np.quantile(when, 0.95, method='higher'):,.0f}" if share >= 0.95 else ""
     print(f"{what:<64} {share:8.2%} ± {error:.2%}  {rest}{late}", flush=True)
+    ROWS.append(f"| {what} | {len(when):,} | {share:.2%} ± {error:.2%} | {rest}{late} |")
 
 
 def audit(
@@ -185,4 +199,8 @@ def main(runs: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000, help="honest runs of the audit")
-    main(parser.parse_args().runs)
+    parser.add_argument("--out", type=Path, help="also write the table to this page")
+    given = parser.parse_args()
+    main(given.runs)
+    if given.out:
+        given.out.write_text(PAGE.format(runs=given.runs, rows="\n".join(ROWS)))
