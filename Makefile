@@ -10,7 +10,7 @@ TEST_FLAGS ?= -n auto
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench findings wheel-check constraints clean
+.PHONY: help demo test lint format bench findings studies wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -48,6 +48,14 @@ findings: .venv/.stamp-run ## Run every experiment on the LLM benchmarks: make f
 	    cp $$out/findings.md docs/findings/$$benchmark-$$experiment.md; \
 	  done; \
 	done
+
+# Over an hour on two cores; the coverage study goes on where it was interrupted.
+studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
+	@test -n "$(DATA)" || { echo "say where the benchmarks are: make studies DATA=PATH" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/coverage_study.py --out docs/coverage.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/monitors_study.py --out docs/checks.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/regression_study.py --out docs/regression.md \
+	  swebench:"$(DATA)/swebench" alpacaeval:"$(DATA)/alpacaeval" frank:"$(DATA)/frank"
 
 wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environment
 	$(BIN)/python tests/packaging/wheel_check.py

@@ -1,6 +1,7 @@
 """How often the checks cry wolf, and how soon they find what is wrong: `python FILE [--runs N]`.
 
-Prints a table, and with `--out FILE` writes it as a page. The fast tests of tests/agent/monitors hold the same promises on fewer runs.
+Prints a table, and with `--out FILE` writes it as a page. The fast tests of tests/agent/monitors
+hold the same promises on fewer runs.
 """
 
 from __future__ import annotations

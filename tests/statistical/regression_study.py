@@ -3,7 +3,8 @@
 For each world: the mean width of the certified contrasts (asymptotic form, whose width is the
 standard deviation of the score) under the agent's own predictions, relative to a running mean per
 model, beside the best that any prediction could do, which is E[R | context, do(m)] itself. Then the
-same with garbage: replays that are noise, logs whose rewards are noise. Prints a table.
+same with garbage: replays that are noise, logs whose rewards are noise. Prints a table, and with
+`--out FILE` writes it as a page.
 
 Requests, draws and rewards are the same in every column (uniform assignment).
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +25,21 @@ from equipoise.replay.stream import experiment, stream_key
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.memory import MemoryStore
+
+
+PAGE = """# What the regression inside the score is worth
+
+Certified contrasts rest on a score that compares every reward with a prediction frozen before its
+draw. *Best cut* is how much narrower the contrasts could get, against a running mean per model, if
+every prediction were E[R | context, do(model)] itself, which only the world knows. *Ours* is what
+the agent gets, the time it takes to learn included. The last two columns are widths relative to the
+running mean when replays, or the rewards of the log, are noise: a useless prediction is switched
+off. Uniform assignment, {exp:,} randomized requests, {seeds} seeds, omega = 1. Where the scorer
+cannot explain the rewards (AlpacaEval and FRANK at alpha = 1) there is little to gain, and little
+is gained. Written by `tests/statistical/regression_study.py`.
+
+{table}
+"""
 
 
 def stream(
@@ -109,9 +126,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--exp", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=0.25)
+    parser.add_argument("--out", type=Path, help="also write the table to this page")
     options = parser.parse_args()
-    print("| benchmark | alpha | best cut | ours | share of best | garbage replays | garbage log |")
-    print("|---|---|---|---|---|---|---|")
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    say("| benchmark | alpha | best cut | ours | share of best | garbage replays | garbage log |")
+    say("|---|---|---|---|---|---|---|")
     for spec in options.benchmarks:
         for alpha in (0.0, 0.5, 1.0):
             world = World(load(spec), WorldOptions(alpha=alpha, confounding=1.0))
@@ -126,11 +150,13 @@ def main() -> None:
                 rows.append([width / base for width in ours])
             own, replays, log = np.mean(rows, axis=0)
             cut = 1.0 - best / plain
-            print(
+            say(
                 f"| {spec.split(':')[0]} | {alpha} | {cut:.2%} | {1 - own:.2%} "
-                f"| {(1 - own) / cut:.0%} | {replays:.4f} | {log:.4f} |",
-                flush=True,
+                f"| {(1 - own) / cut:.0%} | {replays:.4f} | {log:.4f} |"
             )
+    if options.out:
+        page = PAGE.format(seeds=options.seeds, exp=options.exp, table="\n".join(lines))
+        options.out.write_text(page)
 
 
 if __name__ == "__main__":
