@@ -26,7 +26,6 @@ from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.memory import MemoryStore
 
-
 PAGE = """# What the regression inside the score is worth
 
 Certified contrasts rest on a score that compares every reward with a prediction frozen before its
