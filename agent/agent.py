@@ -27,6 +27,7 @@ from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
+from equipoise.agent.traffic import recent_contexts
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
@@ -218,6 +219,7 @@ class Agent:
             requests=self.fold.pending.next,
             certified=certified,
             seed=self.fold.pending.next,
+            contexts=recent_contexts(self.fold, self.store) if self.policy.uses_estimate else None,
         )
 
     def view(self) -> View:

@@ -36,6 +36,17 @@ class SimulationIndex:
         rows = np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
         return self._phi[rows, model], self._has[rows, model] & (rows >= 0)
 
+    def contexts(self, width: int, limit: int) -> Floats | None:
+        """(n, width) heads of phi of up to `limit` contexts, evenly over their arrival.
+
+        None where there is none.
+        """
+        size = len(self._row)
+        if not size:
+            return None
+        rows = np.unique(np.linspace(0, size - 1, min(size, limit)).astype(np.int64))
+        return np.ascontiguousarray(self._phi[rows, self._has[rows].argmax(axis=1), :width])
+
     def arrays(self) -> dict[str, Floats | Ints | Flags]:
         """The index as arrays for a checkpoint, in order of first arrival."""
         size = len(self._row)
