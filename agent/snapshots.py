@@ -120,7 +120,10 @@ def build_snapshot(
     names = tuple(model.name for model in config.models)
     size = len(names)
     count, mean, variance = sample_moments(moments.arms)
-    declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+    costs = np.full(size, np.nan)
+    if config.budget.money is not None:
+        declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+        costs = model_costs(moments.simulation, declared)
     scorer = None
     if estimate is not None and estimate.scorer is not None:
         fitted = estimate.scorer
@@ -136,7 +139,7 @@ def build_snapshot(
         counts=count,
         sample_means=mean,
         sample_variances=variance,
-        costs=model_costs(moments.simulation, declared),
+        costs=costs,
         limits=config.limits,
         requests=requests,
         certified=certified,
