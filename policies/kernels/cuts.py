@@ -47,7 +47,7 @@ class Cuts:
 
     def scores(self, x: Floats) -> Floats:
         """(n,) the best attainable cut."""
-        return np.asarray(np.maximum.reduce(self.each(x), axis=1), dtype=np.float64)
+        return best_of(self.each(x))
 
     def encode(self) -> dict[str, Any]:
         """A dict of JSON types with the `kind`."""
@@ -57,6 +57,11 @@ class Cuts:
     def decode(cls, fields: Mapping[str, Any]) -> Self:
         """The cuts that `encode` wrote, bit for bit."""
         return cls(QuadraticForms.decode(fields["forms"]))
+
+
+def best_of(cuts: Floats) -> Floats:
+    """(n,) the largest of each row of cuts (n, K)."""
+    return np.asarray(np.maximum.reduce(cuts, axis=1), dtype=np.float64)
 
 
 @assignment_kernel

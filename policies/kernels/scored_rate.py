@@ -58,7 +58,11 @@ class ScoredRate:
 
     def rates(self, x: Floats) -> Floats:
         """(n,) the rates."""
-        rates = self.scale * self.score.scores(x)
+        return self.of_scores(self.score.scores(x))
+
+    def of_scores(self, scores: Floats) -> Floats:
+        """(n,) the rates of requests with these scores (n,)."""
+        rates = self.scale * scores
         rates += self.base
         return np.asarray(np.minimum(np.maximum(rates, self.low), self.high), dtype=np.float64)
 

@@ -16,6 +16,7 @@ from equipoise.replay.experiments.arms import Arm, ArmStreams
 from equipoise.replay.experiments.findings import (
     CurvePanel,
     Curves,
+    Entry,
     Findings,
     Line,
     Table,
@@ -77,7 +78,7 @@ def mean_regrets(streams: ArmStreams, label: str) -> dict[Any, Floats]:
 
 def _areas(streams: ArmStreams) -> Table:
     found = {label: mean_regrets(streams, label) for label in streams.labels}
-    rows = [
+    rows: list[tuple[Entry, ...]] = [
         (str(setting), *(measured(found[label][setting]) for label in streams.labels))
         for setting in streams.settings
     ]
