@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.agent.budget import Purse, Spending
+from equipoise.agent.budget.charges import charges_in_force
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.errors import AgentError
@@ -37,6 +39,7 @@ from equipoise.store.batches import (
     ExpiryBatch,
     Flags,
     Floats,
+    Ints,
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
@@ -97,8 +100,10 @@ class Agent:
             self.fold.load_bytes(checkpoint.state)
         for segment in store.read(since=self.fold.next_seq):
             self.fold.apply(segment.seq, segment.batch)
+        self.purse = Purse(config.budget, self.fold.ledger)
         self._view: View | None = None
         self._view_seq = -1
+        self._revalue()
         self.rule = self._last_rule(at)
 
     @property
@@ -122,12 +127,10 @@ class Agent:
         uniform = self._draws.uniforms(first, count)
         rate, capped = self._without_candidates(rate, requests.eligible)
         model, randomized = draw(uniform, rate, shares, requests.routed)
-        left = self._budget_left()
-        if left is not None and np.count_nonzero(randomized) >= left:
-            # Whether the budget still covers a request depends on earlier draws alone.
-            spent = np.cumsum(randomized) - randomized >= left
-            capped = capped | spent
-            rate = np.where(spent, 0.0, rate)
+        stopped = self._stopped(requests.routed, model, randomized)
+        if stopped is not None:
+            capped = capped | stopped
+            rate = np.where(stopped, 0.0, rate)
             model, randomized = draw(uniform, rate, shares, requests.routed)
         batch = DecisionBatch(
             number=np.arange(first, first + count),
@@ -150,6 +153,7 @@ class Agent:
             context_id=requests.context_id,
         )
         self._log(batch)
+        self.purse.charge(requests.routed, model, randomized)
         return batch
 
     def observe(self, outcomes: OutcomeBatch) -> Accepted:
@@ -196,6 +200,7 @@ class Agent:
 
     def refresh(self, at: float = 0.0) -> Snapshot:
         """Estimate, certify, and freeze the next rule from everything logged so far."""
+        self._revalue()
         snapshot = self.snapshot()
         self.rule = self.rules.add(
             self.rule.era,
@@ -220,6 +225,7 @@ class Agent:
             certified=certified,
             seed=self.fold.pending.next,
             contexts=recent_contexts(self.fold, self.store) if self.policy.uses_estimate else None,
+            rate=self.purse.rate(self.config.limits.rate),
         )
 
     def view(self) -> View:
@@ -237,6 +243,10 @@ class Agent:
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
         return routing_value(self.view().moments)
+
+    def spending(self) -> list[Spending]:
+        """What the budget allows, what was planned, and what was spent, per limited resource."""
+        return self.purse.spending()
 
     def recommendation(self, family: str | None = None) -> Recommendation:
         """The answer of one family, by default the configured one."""
@@ -262,12 +272,22 @@ class Agent:
     def _log(self, batch: Batch) -> None:
         self.fold.apply(self.store.append(batch), batch)
 
-    def _budget_left(self) -> int | None:
-        """Requests that may still be randomized, None where there is no limit."""
+    def _stopped(self, routed: Ints, model: Ints, randomized: Flags) -> Flags | None:
+        """(n,) requests that may not be randomized, None where there is none."""
         if self.observing_only:
-            return 0
-        limit = self.config.budget.requests
-        return None if limit is None else limit - self.fold.randomized
+            return np.ones(len(routed), dtype=bool)
+        return self.purse.stopped(routed, model, randomized)
+
+    def _revalue(self) -> None:
+        """Put prices and values as they are known now in force for the budget."""
+        limited = self.purse.limits
+        values = np.full(len(self.models), np.nan)
+        if "harm" in limited:
+            family = self.config.policy.estimator
+            values = self.estimates([family])[family].values
+        if limited:
+            simulation = self.view().moments.simulation
+            self.purse.revalue(charges_in_force(limited, self.config, simulation, values))
 
     @staticmethod
     def _without_candidates(rate: Floats, eligible: Flags | None) -> tuple[Floats, Flags]:

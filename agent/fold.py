@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.inference.bounded import Centres, CertifiedMoments
 from equipoise.agent.keys import context_groups, unit_groups
 from equipoise.agent.moments.codec import decode, encode
@@ -82,7 +83,7 @@ class Fold:
     """Owner of the state. Rows go in by `apply`, in log order.
 
     randomized: decisions that came from a draw; masked: decisions whose request was closed to
-    some model.
+    some model; ledger: what was randomized, and how traffic comes in.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Fold:
         self.watermark = 0
         self.randomized = 0
         self.masked = 0
+        self.ledger = Ledger(dimensions.models)
         self.pending = Pending(dimensions.context, outputs)
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self._completed: list[Ints] = []
@@ -143,6 +145,7 @@ class Fold:
             "pending": self.pending.arrays(front),
             "simulated": self.simulated.arrays(),
             "open": self._open_arrays(),
+            "ledger": self.ledger.arrays(),
         }
         for part, named in parts.items():
             arrays.update({f"{part}.{name}": array for name, array in named.items()})
@@ -169,6 +172,7 @@ class Fold:
         self.certified = CertifiedMoments(**part["certified"])
         self.pending.load(fields["base"], part["pending"])
         self.simulated.load(**part["simulated"])
+        self.ledger.load(**part["ledger"])
         self.next_seq, self.era = fields["next_seq"], fields["era"]
         self.watermark, self.randomized = fields["watermark"], fields["randomized"]
         self.masked = fields["masked"]
@@ -191,6 +195,7 @@ class Fold:
             rule = self._rules.ordinal(batch.rule_id)
             self.pending.insert(batch, rule, self._rate_min, self.watermark)
             self.randomized += int(np.count_nonzero(batch.randomized))
+            self.ledger.take(batch)
             if batch.eligible is not None:
                 self.masked += int(np.count_nonzero(~batch.eligible.all(axis=1)))
         elif isinstance(batch, OutcomeBatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from equipoise.agent.config import ExperimentConfig
@@ -9,8 +11,8 @@ from equipoise.agent.estimators.base import Estimate, Scorer
 from equipoise.agent.estimators.simulated import mean_features, regressions
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.centred import between, merged_mean
-from equipoise.agent.moments.simulation import SimulationMoments
 from equipoise.agent.moments.state import Moments
+from equipoise.agent.prices import declared_prices, model_costs
 from equipoise.policies.snapshot import ContextScorer, Snapshot
 from equipoise.store.batches import Floats
 
@@ -31,14 +33,6 @@ def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     mean = np.where(count > 0, mean, np.nan)
     variance = np.where(count > 1, scatter / np.maximum(count - 1, 1), np.nan)
     return count, mean, variance
-
-
-def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
-    """(K,) expected USD per request: the declared price, else the mean of priced SIM rows."""
-    rows = simulation.priced.sum(axis=0)
-    total = (simulation.priced * simulation.cost).sum(axis=0)
-    seen = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
-    return np.where(np.isnan(declared), seen, declared)
 
 
 def output_maps(moments: Moments) -> Floats:
@@ -113,17 +107,20 @@ def build_snapshot(
     certified: bool,
     seed: int,
     contexts: Floats | None = None,
+    rate: float | None = None,
 ) -> Snapshot:
     """The snapshot of these sums. estimate: of the family in force, None where the policy
     does not look at one (its values are then unknown to the policy, not zero).
-    contexts: (n, d) of recent traffic."""
+    contexts: (n, d) of recent traffic. rate: what the budget asks for, moved into the limits;
+    None for the declared one."""
     names = tuple(model.name for model in config.models)
     size = len(names)
     count, mean, variance = sample_moments(moments.arms)
-    costs = np.full(size, np.nan)
+    limits, costs = config.limits, np.full(size, np.nan)
+    if rate is not None:
+        limits = replace(limits, rate=min(max(rate, limits.rate_min), limits.rate_max))
     if config.budget.money is not None:
-        declared = np.array([np.nan if m.price is None else m.price for m in config.models])
-        costs = model_costs(moments.simulation, declared)
+        costs = model_costs(moments.simulation, declared_prices(config))
     scorer = None
     if estimate is not None and estimate.scorer is not None:
         fitted = estimate.scorer
@@ -140,7 +137,7 @@ def build_snapshot(
         sample_means=mean,
         sample_variances=variance,
         costs=costs,
-        limits=config.limits,
+        limits=limits,
         requests=requests,
         certified=certified,
         epsilon=config.policy.epsilon,
