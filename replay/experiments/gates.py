@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,27 +23,34 @@ from equipoise.replay.experiments.registry import Plan, experiment
 from equipoise.replay.experiments.streams import Setting
 
 TITLE = "Does it pay to choose which requests are randomized?"
-FAMILY = "hierarchical"
 PLAIN = "fixed-rate"
 GATES = ("active", "contrast")
-ASSIGNMENTS = ("uniform", "contrast")
+PAIRS = (
+    ("uniform", "hierarchical"),
+    ("contrast", "hierarchical"),
+    ("uniform", "representation-exp"),
+)
+"""Assignments and families under which the gates are compared."""
 MARKS = (100, 300, 1000)
 CUT, COST = 0.8, 1.05
 """A gate pays where the ratio of RMSEs is at most CUT, and must never be above COST."""
 PLAN = Plan(
-    alphas=(0.0, 0.5, 1.0),
+    alphas=(0.5, 1.0),
     confoundings=(1.0,),
     budget=1000,
     seeds=40,
     exp_rate=0.2,
-    estimators=(FAMILY,),
+    estimators=tuple(dict.fromkeys(family for _, family in PAIRS)),
     arms=tuple(
-        Arm(f"{gate}+{assignment}", FAMILY)
-        for assignment in ASSIGNMENTS
+        Arm(f"{gate}+{assignment}", family)
+        for assignment, family in PAIRS
         for gate in (PLAIN, *GATES)
     ),
     refresh=50,
 )
+
+
+Ratios: TypeAlias = Mapping[tuple[Setting, tuple[str, str], str, int], Measured]
 
 
 @experiment("gates", TITLE, PLAN)
@@ -54,9 +61,9 @@ def gates(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
         int(streams.checkpoints[-1])
     ]
     ratios = {
-        (setting, assignment, gate, mark): ratio(streams, setting, assignment, gate, mark)
+        (setting, pair, gate, mark): ratio(streams, setting, pair, gate, mark)
         for setting in streams.settings
-        for assignment in ASSIGNMENTS
+        for pair in PAIRS
         for gate in GATES
         for mark in marks
     }
@@ -69,11 +76,13 @@ def gates(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     )
 
 
-def ratio(streams: ArmStreams, setting: Setting, assignment: str, gate: str, mark: int) -> Measured:
+def ratio(
+    streams: ArmStreams, setting: Setting, pair: tuple[str, str], gate: str, mark: int
+) -> Measured:
     """RMSE of the contrasts that matter under a gate over that under the fixed rate, paired."""
     at = int(np.searchsorted(streams.checkpoints, mark))
     ours, plain = (
-        streams.mattering_errors(setting, Arm(f"{name}+{assignment}", FAMILY).label)[:, at]
+        streams.mattering_errors(setting, Arm(f"{name}+{pair[0]}", pair[1]).label)[:, at]
         for name in (gate, PLAIN)
     )
     counts = resample_counts(len(ours))
@@ -82,9 +91,7 @@ def ratio(streams: ArmStreams, setting: Setting, assignment: str, gate: str, mar
     return entry(float(np.sqrt(ours.mean() / plain.mean())), float(low), float(high))
 
 
-def _sentences(
-    benchmark: str, ratios: Mapping[tuple[Setting, str, str, int], Measured], marks: list[int]
-) -> Iterator[str]:
+def _sentences(benchmark: str, ratios: Ratios, marks: list[int]) -> Iterator[str]:
     for gate in GATES:
         found = [each for place, each in ratios.items() if place[2] == gate]
         means = [each.mean for each in found if each.mean is not None]
@@ -94,30 +101,30 @@ def _sentences(
         yield (
             f"{gate} on {benchmark}: the RMSE of the contrasts that matter is"
             f" {np.median(means):.2f} times that of a fixed rate in the median of {len(means)}"
-            f" cells (setting × assignment × EXP), between {min(means):.2f} and {max(means):.2f};"
-            f" {pays} cells are at most {CUT:g}, {costs} above {COST:g}, and in {surely} the"
-            " interval lies above 1."
+            f" cells (setting × assignment × family × EXP), between {min(means):.2f} and"
+            f" {max(means):.2f}; {pays} cells are at most {CUT:g}, {costs} above {COST:g}, and"
+            f" in {surely} the interval lies above 1."
         )
 
 
 def _ratio_table(
     streams: ArmStreams,
-    ratios: Mapping[tuple[Setting, str, str, int], Measured],
+    ratios: Ratios,
     marks: list[int],
 ) -> Table:
     return Table(
         "ratios",
         "RMSE of the contrasts that matter against a fixed rate, at equal EXP and assignment",
-        f"The best model against its {CHALLENGERS} closest challengers, read by {FAMILY}; ratio"
-        " [paired 95% bootstrap interval]; lower is better, below 1 the gate pays.",
-        ("setting, assignment, EXP", *GATES),
+        f"The best model against its {CHALLENGERS} closest challengers; ratio [paired"
+        " 95% bootstrap interval]; lower is better, below 1 the gate pays.",
+        ("setting, assignment / family, EXP", *GATES),
         tuple(
             (
-                f"{setting}, {assignment}, {mark:,}",
-                *(ratios[setting, assignment, gate, mark] for gate in GATES),
+                f"{setting}, {' / '.join(pair)}, {mark:,}",
+                *(ratios[setting, pair, gate, mark] for gate in GATES),
             )
             for setting in streams.settings
-            for assignment in ASSIGNMENTS
+            for pair in PAIRS
             for mark in marks
         ),
     )

@@ -19,6 +19,7 @@ from equipoise.replay.experiments.allocation_bound import lower_bound, reward_va
 from equipoise.replay.experiments.allocation_money import spend_at
 from equipoise.replay.experiments.arms import CHALLENGERS, settled
 from equipoise.replay.experiments.command import prepare
+from equipoise.replay.experiments.gates import PAIRS
 from equipoise.replay.experiments.registry import find_experiment
 from equipoise.replay.worlds import World, WorldOptions
 
@@ -136,12 +137,12 @@ def test_prices_move_money_to_cheaper_models(ran) -> None:
 
 def test_gates_are_compared_at_equal_exp_and_assignment(ran) -> None:
     found = ran("gates")
-    table = found.table("ratios").set_index("setting, assignment, EXP")
-    for assignment in ("uniform", "contrast"):
-        row = table.loc[f"α = 0.5, ω = 1, {assignment}, 100"]
+    table = found.table("ratios").set_index("setting, assignment / family, EXP")
+    for assignment, family in PAIRS:
+        row = table.loc[f"α = 0.5, ω = 1, {assignment} / {family}, 100"]
         for gate in ("active", "contrast"):
             ours, plain = (
-                found.mattering(f"{name}+{assignment} / hierarchical")[:, -1].mean()
+                found.mattering(f"{name}+{assignment} / {family}")[:, -1].mean()
                 for name in (gate, "fixed-rate")
             )
             assert row[gate]["mean"] == pytest.approx(math.sqrt(ours / plain))
