@@ -21,7 +21,7 @@ from equipoise.replay.experiments.findings import (
     Line,
     Table,
 )
-from equipoise.replay.experiments.measures import measured
+from equipoise.replay.experiments.measures import measured, share
 from equipoise.replay.experiments.registry import Plan, experiment
 
 TITLE = "How much randomization does a right answer cost, by how it is allocated?"
@@ -61,7 +61,7 @@ def allocation(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
         (
             *(targets, _areas(streams)),
             *needed_tables(streams, meta, AB_TEST, OURS),
-            *(_harm(streams), *spent),
+            *(_harm(streams), *spent, _coverage(streams)),
         ),
         tuple(_figure(streams)),
     )
@@ -113,6 +113,22 @@ def _harm(streams: ArmStreams) -> Table:
             )
             for setting in streams.settings
         ),
+    )
+
+
+def _coverage(streams: ArmStreams) -> Table:
+    def missed(label: str) -> Floats:
+        runs = [streams.final(setting, label, "ever_miscovered") for setting in streams.settings]
+        return np.concatenate(runs)
+
+    return Table(
+        "coverage",
+        "Certified intervals that ever missed the truth",
+        "Share of runs, over all settings, in which the certified intervals of all contrasts"
+        " together missed a true value at any checkpoint [95% interval]; the level is that of the"
+        " run, 5% unless said otherwise.",
+        ("arm", "runs", "ever missed"),
+        tuple((label, len(missed(label)), share(missed(label))) for label in streams.labels),
     )
 
 
