@@ -15,6 +15,7 @@ import numpy as np
 
 from equipoise.agent.budget import Purse, Spending
 from equipoise.agent.budget.charges import charges_in_force
+from equipoise.agent.budget.closed import Closed, model_caps
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.errors import AgentError
@@ -38,7 +39,6 @@ from equipoise.store.batches import (
     DecisionBatch,
     ExpiryBatch,
     Flags,
-    Floats,
     Ints,
     ObservationBatch,
     OutcomeBatch,
@@ -101,6 +101,7 @@ class Agent:
         for segment in store.read(since=self.fold.next_seq):
             self.fold.apply(segment.seq, segment.batch)
         self.purse = Purse(config.budget, self.fold.ledger)
+        self._closed = Closed(config.policy.exclude, model_caps(config))
         self._view: View | None = None
         self._view_seq = -1
         self._revalue()
@@ -123,15 +124,15 @@ class Agent:
         rule = self.rule
         count = len(requests)
         first = self.fold.pending.next
-        rate, shares = rule.allocation.allocate(requests.x, requests.eligible)
         uniform = self._draws.uniforms(first, count)
-        rate, capped = self._without_candidates(rate, requests.eligible)
-        model, randomized = draw(uniform, rate, shares, requests.routed)
+        drawn = self._closed.draw(rule.allocation, requests, uniform, self.fold.ledger.by_model)
+        rate, capped = drawn.rate, drawn.closed
+        model, randomized = drawn.model, drawn.randomized
         stopped = self._stopped(requests.routed, model, randomized)
         if stopped is not None:
             capped = capped | stopped
             rate = np.where(stopped, 0.0, rate)
-            model, randomized = draw(uniform, rate, shares, requests.routed)
+            model, randomized = draw(uniform, rate, drawn.shares, requests.routed)
         batch = DecisionBatch(
             number=np.arange(first, first + count),
             unit=requests.unit,
@@ -140,14 +141,14 @@ class Agent:
             x=requests.x,
             routed=requests.routed,
             rate=rate,
-            probabilities=shares,
+            probabilities=drawn.shares,
             uniform=uniform,
             model=model,
             randomized=randomized,
             capped=capped,
             rule_id=rule.rule_id,
             era=rule.era,
-            eligible=requests.eligible,
+            eligible=drawn.eligible,
             request_id=requests.request_id,
             unit_id=requests.unit_id,
             context_id=requests.context_id,
@@ -288,14 +289,6 @@ class Agent:
         if limited:
             simulation = self.view().moments.simulation
             self.purse.revalue(charges_in_force(limited, self.config, simulation, values))
-
-    @staticmethod
-    def _without_candidates(rate: Floats, eligible: Flags | None) -> tuple[Floats, Flags]:
-        """No eligible model: nothing to randomize, the rate is 0 and said to be capped."""
-        if eligible is None:
-            return rate, np.zeros(len(rate), dtype=bool)
-        none: Flags = np.logical_not(eligible.any(axis=1))
-        return np.where(none, 0.0, rate), none
 
     def _freeze(self, key: bytes | None, at: float) -> None:
         schema = self.config.features.schema_hash

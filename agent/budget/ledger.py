@@ -33,6 +33,11 @@ class Ledger:
         picked = batch.randomized
         np.add.at(self.spent, (batch.routed[picked], batch.model[picked]), 1.0)
 
+    @property
+    def by_model(self) -> Floats:
+        """(K,) requests that were randomized onto each model."""
+        return np.asarray(np.add.reduce(self.spent, axis=0))
+
     def arrays(self) -> dict[str, Floats]:
         """The state as arrays for a checkpoint."""
         return {"spent": self.spent, "expected": self.expected, **self.arrivals.arrays()}

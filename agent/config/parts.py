@@ -32,18 +32,24 @@ class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that requests may be sent to.
 
     name: what the router calls it. price: USD per request, None where unknown. version: a new
-    version of a model is a new treatment, and starts an era.
+    version of a model is a new treatment, and starts an era. max_requests: randomized requests it
+    may get in all; once it is full, requests go to the others and are no longer certified.
     """
 
     name: str
     price: float | None = None
     version: str = ""
+    max_requests: int | None = None
 
     def faults(self) -> Iterator[Problem]:
         yield from id_faults("name", self.name)
         if self.price is not None and not 0 <= self.price <= LARGEST:
             fix = "leave it out where it is unknown"
             yield Problem("price", shown(self.price), "USD per request, 0 or more", fix)
+        if self.max_requests is not None and not 1 <= self.max_requests < 2**63:
+            fix = "leave it out for no cap"
+            limit = "a whole number of 1 or more"
+            yield Problem("max_requests", shown(self.max_requests), limit, fix)
         if len(self.version) > _LONGEST or not self.version.isprintable():
             limit = f"at most {_LONGEST} printable characters"
             yield Problem("version", shown(self.version), limit)
@@ -95,7 +101,7 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     of `rate` and 0.01 unless declared. floor: smallest assignment probability of an eligible
     model, 0.1 / K unless declared. The largest weight a reward can get is 1 / (rate_min * floor).
     delta: allowed probability of a wrong decision. epsilon: smallest difference that matters, in
-    reward units.
+    reward units. exclude: unit ids (users) that are never randomized.
     """
 
     gate: str = "fixed-rate"
@@ -107,6 +113,7 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     estimator: str = "hierarchical"
     delta: float = 0.05
     epsilon: float = 0.0
+    exclude: list[str] = []
 
     def faults(self) -> Iterator[Problem]:
         yield from registry_faults(self.gate, self.assignment, self.estimator)
@@ -126,6 +133,8 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if not 0 < self.delta <= 0.5:
             fix = "0.05 allows one wrong decision in twenty"
             yield Problem("delta", shown(self.delta), "a number above 0, at most 0.5", fix)
+        for name in self.exclude:
+            yield from id_faults("exclude", name)
         if not 0 <= self.epsilon <= LARGEST:
             fix = "set it to the smallest difference in reward that matters"
             yield Problem("epsilon", shown(self.epsilon), "a number of 0 or more", fix)
