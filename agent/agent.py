@@ -125,7 +125,7 @@ class Agent:
         count = len(requests)
         first = self.fold.pending.next
         uniform = self._draws.uniforms(first, count)
-        drawn = self._closed.draw(rule.allocation, requests, uniform, self.fold.ledger.by_model)
+        drawn = self._closed.draw(rule.allocation, requests, uniform, self.fold.ledger)
         rate, capped = drawn.rate, drawn.closed
         model, randomized = drawn.model, drawn.randomized
         stopped = self._stopped(requests.routed, model, randomized)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.keys import text_keys
 from equipoise.policies.allocation import Allocation
@@ -42,9 +43,9 @@ class Closed:
         self._capped = bool(np.isfinite(caps).any())
 
     def draw(
-        self, allocation: Allocation, requests: RequestBatch, uniform: Floats, used: Floats
+        self, allocation: Allocation, requests: RequestBatch, uniform: Floats, ledger: Ledger
     ) -> Drawn:
-        """Allocate and draw n requests. uniform: (n,). used: (K,) requests each model got so far.
+        """Allocate and draw n requests. uniform: (n,). ledger: what each model got so far.
 
         A model that is full is no longer eligible from the next request on, inside a batch too:
         what is closed to a request depends on draws before it alone.
@@ -55,7 +56,7 @@ class Closed:
         if not self._capped:
             rows = slice(None)
             return _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
-        left = np.maximum(self._caps - used, 0.0)
+        left = np.maximum(self._caps - ledger.by_model, 0.0)
         count, models = len(requests), len(left)
         mask = np.ones((count, models), dtype=bool)
         if requests.eligible is not None:
