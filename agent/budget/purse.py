@@ -73,9 +73,9 @@ class Purse:
             if np.isinf(self._worst[name]):
                 return np.ones(len(routed), dtype=bool)
             charge = np.where(randomized, self._charges[name][routed, model], 0.0)
-            before = np.cumsum(charge) - charge
-            stopped = ~(before <= room)
-            np.logical_or.accumulate(stopped, out=stopped)
+            before = np.zeros(len(charge))
+            np.cumsum(charge[:-1], out=before[1:])
+            stopped = before > room
             found = stopped if found is None else found | stopped
         return found if found is not None and found.any() else None
 

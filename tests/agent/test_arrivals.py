@@ -42,6 +42,15 @@ def test_every_time_of_day_is_like_the_day_before() -> None:
     assert arrivals.expected(START + 1.7 * PERIOD) == 0.0
 
 
+def test_what_has_come_of_the_current_bin_is_not_expected_again() -> None:
+    arrivals = Arrivals()
+    arrivals.take(daily(1.5, np.full(BINS, 100)))
+    arrivals.take(START + 1.5 * PERIOD + np.linspace(0.0, 0.7 * WIDTH, 70))
+    end_of_bin = START + 1.5 * PERIOD + WIDTH
+    assert arrivals.expected(end_of_bin) == pytest.approx(30, abs=1)
+    assert arrivals.expected(end_of_bin - 0.2 * WIDTH) == pytest.approx(10, abs=1)
+
+
 def test_a_burst_is_not_expected_again() -> None:
     arrivals = Arrivals()
     arrivals.take(daily(2, PATTERN))
