@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,13 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.budget.charges import harm_charges, money_charges
-from equipoise.agent.config import BudgetConfig, ConfigError, ModelConfig, PolicyConfig
+from equipoise.agent.config import (
+    BudgetConfig,
+    ConfigError,
+    ExperimentConfig,
+    ModelConfig,
+    PolicyConfig,
+)
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
 
@@ -211,3 +219,11 @@ def test_a_horizon_needs_an_amount() -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             config(budget=budget).checked()
+
+
+def test_the_example_of_the_page_is_a_configuration() -> None:
+    page = Path(__file__).parents[2] / "docs" / "allocation.md"
+    (block,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = ExperimentConfig.from_builtins(tomllib.loads(block))
+    assert found.budget == BudgetConfig(money=500.0, requests=40_000, horizon=14 * DAY)
+    assert found.models[1].max_requests == 20_000
