@@ -41,7 +41,8 @@ findings: .venv/.stamp-run ## Run every experiment on the LLM benchmarks: make f
 	@test -n "$(DATA)" || { echo "say where the benchmarks are: make findings DATA=PATH" >&2; exit 2; }
 	mkdir -p docs/findings
 	set -e; for benchmark in swebench alpacaeval frank; do \
-	  for experiment in alignment grid misspecified exp-budget simulator families; do \
+	  for experiment in alignment grid misspecified exp-budget simulator families allocation \
+	      gates; do \
 	    out=runs/findings/$$benchmark-$$experiment; \
 	    test -d $$out || $(BIN)/equipoise replay --experiment $$experiment \
 	      --benchmark $$benchmark:"$(DATA)/$$benchmark" --out $$out; \

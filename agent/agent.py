@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from equipoise.agent.budget import Purse
+from equipoise.agent.budget.charges import charges_in_force
+from equipoise.agent.budget.closed import Closed, model_caps
 from equipoise.agent.certifier import Certifier
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.draws import Draws, key_hash
@@ -38,7 +41,6 @@ from equipoise.store.batches import (
     DecisionBatch,
     ExpiryBatch,
     Flags,
-    Floats,
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
@@ -111,8 +113,11 @@ class Agent(Reader):
                 self.fold.load_bytes(checkpoint.state)
         for segment in store.read(since=self.fold.next_seq):
             self.fold.apply(segment.seq, segment.batch)
+        self.purse = Purse(config.budget, self.fold.ledger)
+        self._closed = Closed(config.policy.exclude, model_caps(config))
         self._view = None
         self._view_seq = -1
+        self._revalue()
         self.rule = self._last_rule(at)
         self.alarms = self.rule.alarms
         newest = self.eras.newest
@@ -125,6 +130,11 @@ class Agent(Reader):
         """Parts of outcomes that came too late to be used, restarts included."""
         return self.fold.late
 
+    @property
+    def full_models(self) -> Flags:
+        """(K,) models that have had all the randomized requests they may get."""
+        return self._closed.full(self.fold.ledger)
+
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decide n requests under the rule in force; logged before this returns.
 
@@ -136,14 +146,12 @@ class Agent(Reader):
         self._intake.check_requests(requests)
         rule = self.rule
         first = self.fold.pending.next
-        eligible = requests.eligible
         if not rule.active.all():
             every = np.ones((len(requests), len(self.models)), dtype=bool)
-            eligible = (every if eligible is None else eligible) & rule.active
-        rate, shares = rule.allocation.allocate(requests.x, eligible)
+            eligible = every if requests.eligible is None else requests.eligible
+            requests = replace(requests, eligible=eligible & rule.active)
         uniform = self._draws.uniforms(first, len(requests))
-        rate, capped = self._without_candidates(rate, eligible)
-        model, randomized = draw(uniform, rate, shares, requests.routed)
+        drawn = self._closed.draw(rule.allocation, requests, uniform, self.fold.ledger)
         batch = DecisionBatch(
             number=np.arange(first, first + len(requests)),
             unit=requests.unit,
@@ -151,15 +159,15 @@ class Agent(Reader):
             at=requests.at,
             x=requests.x,
             routed=requests.routed,
-            rate=rate,
-            probabilities=shares,
+            rate=drawn.rate,
+            probabilities=drawn.shares,
             uniform=uniform,
-            model=model,
-            randomized=randomized,
-            capped=capped,
+            model=drawn.model,
+            randomized=drawn.randomized,
+            capped=drawn.closed,
             rule_id=rule.rule_id,
             era=rule.era,
-            eligible=eligible,
+            eligible=drawn.eligible,
             request_id=requests.request_id,
             unit_id=requests.unit_id,
             context_id=requests.context_id,
@@ -169,6 +177,7 @@ class Agent(Reader):
             batch = follow(replace(batch, leader=leader), self.fold.pending)
         batch = self._within_budget(batch)
         self._log(batch)
+        self.purse.charge(batch.routed, batch.model, batch.randomized)
         return batch
 
     def observe(self, outcomes: OutcomeBatch) -> Accepted:
@@ -271,6 +280,7 @@ class Agent(Reader):
         self.fold.apply(self.store.append(batch), batch)
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
+        self._revalue()
         looked, view = self._looked(), self.view()
         snapshot = self.snapshot(looked)
         active = self.eras.active(era)
@@ -288,32 +298,29 @@ class Agent(Reader):
         return snapshot
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
-        """The batch with every request after the last affordable one served as routed."""
-        left = self._budget_left()
-        if left is None or np.count_nonzero(batch.randomized) < left:
+        """The batch with every request that may not be randomized served as routed."""
+        if self.observing_only or self.paused is not None:
+            stopped: Flags | None = np.ones(len(batch), dtype=bool)
+        else:
+            stopped = self.purse.stopped(batch.routed, batch.model, batch.randomized)
+        if stopped is None:
             return batch
-        # Whether the budget still covers a request depends on earlier draws alone.
-        spent = np.cumsum(batch.randomized) - batch.randomized >= left
-        rate = np.where(spent, 0.0, batch.rate)
+        rate = np.where(stopped, 0.0, batch.rate)
         model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
         return replace(
-            batch, rate=rate, model=model, randomized=randomized, capped=batch.capped | spent
+            batch, rate=rate, model=model, randomized=randomized, capped=batch.capped | stopped
         )
 
-    def _budget_left(self) -> int | None:
-        """Requests that may still be randomized, None where there is no limit."""
-        if self.observing_only or self.paused is not None:
-            return 0
-        limit = self.config.budget.requests
-        return None if limit is None else limit - self.fold.randomized
-
-    @staticmethod
-    def _without_candidates(rate: Floats, eligible: Flags | None) -> tuple[Floats, Flags]:
-        """No eligible model: nothing to randomize, the rate is 0 and said to be capped."""
-        if eligible is None:
-            return rate, np.zeros(len(rate), dtype=bool)
-        none: Flags = np.logical_not(eligible.any(axis=1))
-        return np.where(none, 0.0, rate), none
+    def _revalue(self) -> None:
+        """Put prices and values as they are known now in force for the budget."""
+        limited = self.purse.limits
+        values = np.full(len(self.models), np.nan)
+        if "harm" in limited:
+            family = self.config.policy.estimator
+            values = self.estimates([family])[family].values
+        if limited:
+            simulation = self.view().moments.simulation
+            self.purse.revalue(charges_in_force(limited, self.config, simulation, values))
 
     def _freeze(self, key: bytes | None, at: float) -> None:
         schema = self.config.features.schema_hash

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.certificates import Certificates, Rules, Spec
 from equipoise.agent.columns import joined, occurrence, open_arrays
 from equipoise.agent.keys import context_groups, unit_groups
@@ -75,7 +76,8 @@ class Fold:
 
     panel: the checks, which are fed chunk by chunk; metrics: how many an outcome may carry.
     randomized: decisions that came from a draw; masked: decisions whose request was closed to
-    some model; late: parts of outcomes that came too late to be used.
+    some model; late: parts of outcomes that came too late to be used; ledger: what was randomized,
+    and how traffic comes in.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Fold:
         self.randomized = 0
         self.masked = 0
         self.late = 0
+        self.ledger = Ledger(dimensions.models)
         self.pending = Pending(dimensions.context, outputs, dimensions.models, metrics, ttl)
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
@@ -151,6 +154,7 @@ class Fold:
                 self._completed, self._observed, self._replayed, self.dimensions.features
             ),
             "watch": self.watch.arrays(),
+            "ledger": self.ledger.arrays(),
         }
         for part, named in parts.items():
             arrays.update({f"{part}.{name}": array for name, array in named.items()})
@@ -181,6 +185,7 @@ class Fold:
         self.pending.clock = float(fields["clock"])
         self.units.rebuild(self.pending)
         self.simulated.load(**part["simulated"])
+        self.ledger.load(**part["ledger"])
         self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
         self.masked, self.late = fields["masked"], fields["late"]
         self.watch.load(part["watch"])
@@ -206,6 +211,7 @@ class Fold:
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
             self.randomized += int(np.count_nonzero(batch.randomized))
+            self.ledger.take(batch)
             if batch.eligible is not None:
                 self.masked += int(np.count_nonzero(~batch.eligible.all(axis=1)))
         elif isinstance(batch, OutcomeBatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from equipoise.agent.budget import Purse, Spending
 from equipoise.agent.certifier import Certified, Certifier, Conditions
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.eras import Eras
@@ -23,6 +24,7 @@ from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot, output_maps
 from equipoise.agent.status import Status, decide
+from equipoise.agent.traffic import recent_contexts
 from equipoise.policies.registry import Policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.contract import Store
@@ -48,6 +50,7 @@ class Reader:
     rules: RuleBook
     rule: Rule
     fold: Fold
+    purse: Purse
     observing_only: bool
     paused: str | None
     alarms: tuple[str, ...]
@@ -111,6 +114,10 @@ class Reader:
             randomized=certified.randomized,
         )
 
+    def spending(self) -> list[Spending]:
+        """What the budget allows, what was planned, and what was spent, per limited resource."""
+        return self.purse.spending()
+
     def checks(self) -> list[Check]:
         """What every check says of the era in force, as far as it is logged; nothing is done."""
         panel = self.fold.watched()
@@ -148,6 +155,8 @@ class Reader:
             requests=self.fold.pending.next,
             certified=certified,
             seed=self.fold.pending.next,
+            contexts=recent_contexts(self.fold, self.store) if self.policy.uses_estimate else None,
+            rate=self.purse.rate(self.config.limits.rate),
         )
 
     def _looked(self) -> Estimate | None:

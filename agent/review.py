@@ -13,7 +13,7 @@ import numpy as np
 
 from equipoise.agent.eras import DRIFT
 from equipoise.agent.monitors.actions import Action, Consequence
-from equipoise.agent.monitors.check import Check
+from equipoise.agent.monitors.check import Check, listed
 from equipoise.store.contract import Store
 from equipoise.store.records import Alert
 
@@ -50,6 +50,12 @@ def carry_out(agent: Agent, due: Sequence[Consequence], at: float) -> None:
     agent.alarms = tuple(sorted({consequence.check.name for consequence in due}))
     keep = agent.rule.active.copy()
     reasons: list[str] = []
+    full = keep & agent.full_models
+    if full.any():
+        # Requests that a full model cannot get certify nothing: the others go on without it.
+        keep &= ~full
+        names = listed([agent.models[index] for index in np.flatnonzero(full).tolist()])
+        reasons.append(f"cap: {names} had all randomized requests allowed")
     for consequence in due:
         check, sentence = consequence.check, consequence.check.sentence
         if consequence.action is Action.PAUSE and consequence.models:
@@ -63,7 +69,7 @@ def carry_out(agent: Agent, due: Sequence[Consequence], at: float) -> None:
             reasons.append(f"{DRIFT if check.name == 'drift' else check.name}: {sentence}")
     if np.count_nonzero(keep) < 2:
         # With a single model left there is nothing to compare.
-        if agent.paused is None:
+        if agent.paused is None and reasons:
             agent.pause(BY_CHECK + "; ".join(reasons), at)
         return
     if reasons:

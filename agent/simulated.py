@@ -60,6 +60,17 @@ class SimulationIndex:
         known = self._has[rows] & (rows >= 0)[:, None] & (self._since[rows] <= number[:, None])
         return self._phi[rows], known
 
+    def contexts(self, width: int, limit: int) -> Floats | None:
+        """(n, width) heads of phi of up to `limit` contexts, evenly over their arrival.
+
+        None where there is none.
+        """
+        size = len(self._row)
+        if not size:
+            return None
+        rows = np.unique(np.linspace(0, size - 1, min(size, limit)).astype(np.int64))
+        return np.ascontiguousarray(self._phi[rows, self._has[rows].argmax(axis=1), :width])
+
     def arrays(self) -> dict[str, Floats | Ints | Flags]:
         """The index as arrays for a checkpoint, in order of first arrival."""
         size = len(self._row)

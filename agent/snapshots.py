@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators.base import Estimate, Scorer
-from equipoise.agent.estimators.simulated import regressions
+from equipoise.agent.estimators.simulated import mean_features, regressions
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.centred import between, merged_mean
-from equipoise.agent.moments.simulation import SimulationMoments
 from equipoise.agent.moments.state import Moments
+from equipoise.agent.prices import declared_prices, model_costs
 from equipoise.policies.snapshot import ContextScorer, Snapshot
 from equipoise.store.batches import Floats
 
@@ -33,14 +35,6 @@ def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     return count, mean, variance
 
 
-def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
-    """(K,) expected USD per request: the declared price, else the mean of priced SIM rows."""
-    rows = simulation.priced.sum(axis=0)
-    total = (simulation.priced * simulation.cost).sum(axis=0)
-    seen = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
-    return np.where(np.isnan(declared), seen, declared)
-
-
 def output_maps(moments: Moments) -> Floats:
     """(K, p, 1 + d): phi predicted from z = [1, x] by the regression of SIM, per model.
 
@@ -59,21 +53,48 @@ def output_maps(moments: Moments) -> Floats:
     return result
 
 
+def output_spread(moments: Moments, maps: Floats) -> Floats:
+    """(K, p, p) covariance of phi around its regression `maps` (K, p, 1 + d), over the SIM rows."""
+    simulation, d = moments.simulation, moments.dimensions.context
+    mean = mean_features(simulation)
+    step = np.where(simulation.count[..., None] > 0, simulation.mean - mean, 0.0)
+    weighted = simulation.count[..., None] * step
+    scatter = simulation.scatter.sum(axis=0)
+    scatter += np.einsum("gkp,gkq->kpq", weighted, step)
+    slopes = maps[:, 1:, 1:]
+    explained = slopes @ scatter[:, :d]
+    left = scatter - explained - explained.transpose(0, 2, 1)
+    left += slopes @ scatter[:, :d, :d] @ slopes.transpose(0, 2, 1)
+    result = np.zeros((len(left), maps.shape[1], maps.shape[1]))
+    result[:, 1:, 1:] = left / np.maximum(simulation.count.sum(axis=0), 1.0)[:, None, None]
+    return result
+
+
 def context_scorer(moments: Moments, scorer: Scorer, models: tuple[str, ...]) -> ContextScorer:
-    """A fitted scorer as a posterior for the value of every model at a context."""
-    maps = output_maps(moments).transpose(0, 2, 1)
-    keys = [f"phi:{index}" for index in range(maps.shape[2])]
+    """A fitted scorer as a posterior for the value of every model at a context, and overall."""
+    maps = output_maps(moments)
+    size, p = len(models), maps.shape[1]
+    extra = size if scorer.model_effects else 0
+    design = np.zeros((size, maps.shape[2], p + extra))
+    design[:, :, :p] = maps.transpose(0, 2, 1)
+    values = np.zeros((size, p + extra))
+    values[:, 0] = 1.0
+    values[:, 1:p] = mean_features(moments.simulation)
+    spread = np.zeros((size, p + extra, p + extra))
+    spread[:, :p, :p] = output_spread(moments, maps)
+    keys = [f"phi:{index}" for index in range(p)]
     if scorer.model_effects:
-        effects = np.zeros((*maps.shape[:2], len(models)))
-        effects[np.arange(len(models)), 0, np.arange(len(models))] = 1.0
-        maps = np.concatenate([maps, effects], axis=2)
+        own = np.arange(size)
+        design[own, 0, p + own] = values[own, p + own] = 1.0
         keys += [f"model:{name}" for name in models]
     return ContextScorer(
         theta=scorer.theta,
         covariance=scorer.covariance,
-        design=maps,
+        design=design,
         noise_keys=tuple(keys),
-        residual_variances=np.full(len(models), scorer.residual_variance),
+        residual_variances=np.full(size, scorer.residual_variance),
+        value_design=values,
+        spread=spread,
     )
 
 
@@ -85,13 +106,21 @@ def build_snapshot(
     requests: int,
     certified: bool,
     seed: int,
+    contexts: Floats | None = None,
+    rate: float | None = None,
 ) -> Snapshot:
     """The snapshot of these sums. estimate: of the family in force, None where the policy
-    does not look at one (its values are then unknown to the policy, not zero)."""
+    does not look at one (its values are then unknown to the policy, not zero).
+    contexts: (n, d) of recent traffic. rate: what the budget asks for, moved into the limits;
+    None for the declared one."""
     names = tuple(model.name for model in config.models)
     size = len(names)
     count, mean, variance = sample_moments(moments.arms)
-    declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+    limits, costs = config.limits, np.full(size, np.nan)
+    if rate is not None:
+        limits = replace(limits, rate=min(max(rate, limits.rate_min), limits.rate_max))
+    if config.budget.money is not None:
+        costs = model_costs(moments.simulation, declared_prices(config))
     scorer = None
     if estimate is not None and estimate.scorer is not None:
         fitted = estimate.scorer
@@ -107,8 +136,8 @@ def build_snapshot(
         counts=count,
         sample_means=mean,
         sample_variances=variance,
-        costs=model_costs(moments.simulation, declared),
-        limits=config.limits,
+        costs=costs,
+        limits=limits,
         requests=requests,
         certified=certified,
         epsilon=config.policy.epsilon,
@@ -116,4 +145,6 @@ def build_snapshot(
         sign=1 if config.reward.maximise else -1,
         seed=seed,
         scorer=scorer,
+        contexts=contexts,
+        reward_range=(config.reward.low, config.reward.high),
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
+
+import numpy as np
 
 from equipoise.policies.kernels import (
     AssignmentKernel,
@@ -12,7 +14,9 @@ from equipoise.policies.kernels import (
     decode_assignment_kernel,
     decode_rate_kernel,
 )
-from equipoise.policies.kernels.floor import check_floor
+from equipoise.policies.kernels.cuts import Cuts, CutShares, best_of
+from equipoise.policies.kernels.floor import check_floor, mix_floor
+from equipoise.policies.kernels.scored_rate import ScoredRate
 from equipoise.policies.snapshot import Flags, Floats
 
 
@@ -29,9 +33,11 @@ class Allocation:
     floor: float
     gate_name: str
     assignment_name: str
+    _shared: tuple[ScoredRate, Cuts] | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_floor(self.floor, self.assignment.models)
+        object.__setattr__(self, "_shared", _shared_cuts(self.gate, self.assignment))
 
     def allocate(self, x: Floats, eligible: Flags | None = None) -> tuple[Floats, Floats]:
         """Rates (n,) and probabilities (n, K) for contexts x (n, d).
@@ -40,6 +46,11 @@ class Allocation:
         probabilities 0 and is never randomized, whatever its rate. Results may be shared between
         calls: do not write them.
         """
+        if self._shared is not None:
+            # The dearest step of both, done once; the same bits as asking each of them.
+            gate, cuts = self._shared
+            each = cuts.each(x)
+            return gate.of_scores(best_of(each)), mix_floor(each, eligible, self.floor)
         return self.gate.rates(x), self.assignment.probabilities(x, eligible, self.floor)
 
     def encode(self) -> dict[str, Any]:
@@ -62,3 +73,14 @@ class Allocation:
             gate_name=str(fields["gate_name"]),
             assignment_name=str(fields["assignment_name"]),
         )
+
+
+def _shared_cuts(gate: RateKernel, assignment: AssignmentKernel) -> tuple[ScoredRate, Cuts] | None:
+    """The gate and the cuts, where gate and assignment follow the same ones."""
+    if not (isinstance(gate, ScoredRate) and isinstance(assignment, CutShares)):
+        return None
+    score, cuts = gate.score, assignment.cuts
+    if not isinstance(score, Cuts) or score.models != cuts.models:
+        return None
+    same = np.array_equal(score.forms.forms, cuts.forms.forms)
+    return (gate, cuts) if same and np.array_equal(score.forms.centre, cuts.forms.centre) else None

@@ -67,3 +67,14 @@ def best_probabilities(snapshot: Snapshot, draws: int = VALUE_DRAWS) -> Floats |
     spread = np.sqrt(np.diagonal(snapshot.covariance).max(initial=0.0))
     best = values >= values.max(axis=1, keepdims=True) - _TIE * spread
     return np.asarray((best / best.sum(axis=1, keepdims=True)).mean(axis=0), dtype=np.float64)
+
+
+def smoothed_best_probabilities(snapshot: Snapshot) -> Floats | None:
+    """(K,) as `best_probabilities`, each inside (0, 1), their sum 1; None while one is unknown.
+
+    Half a draw more for every model: a share of 0 or 1 is Monte Carlo error.
+    """
+    alpha = best_probabilities(snapshot)
+    if alpha is None:
+        return None
+    return np.asarray((alpha * VALUE_DRAWS + 0.5) / (VALUE_DRAWS + 0.5 * len(alpha)))

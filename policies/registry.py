@@ -54,6 +54,8 @@ PRESETS: dict[str, tuple[str, str]] = {
     "thompson": ("fixed-rate", "thompson"),
     "top-two": ("fixed-rate", "top-two"),
     "track-and-stop": ("fixed-rate", "track-and-stop"),
+    "active": ("active", "uniform"),
+    "contrast": ("contrast", "contrast"),
 }
 _DEFAULT_GATE = "fixed-rate"
 

@@ -38,6 +38,9 @@ class ContextScorer:
     theta: (P,); covariance: (P, P); design: (K, 1 + d, P).
     noise_keys: P names, so that Monte Carlo draws follow a coefficient when models are relabelled.
     residual_variances: (K,) variance of a reward around the scorer's prediction.
+    value_design: (K, P), the value of model m over all traffic is value_design[m] @ theta.
+    spread: (K, P, P) covariance of a reward's own regressors around [1, x] @ design[m]: what the
+    context does not tell about the output.
     """
 
     theta: Floats
@@ -45,6 +48,8 @@ class ContextScorer:
     design: Floats
     noise_keys: tuple[str, ...]
     residual_variances: Floats
+    value_design: Floats
+    spread: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,13 @@ class Snapshot:
     values: (K,), covariance: (K, K) of the estimator in force, +inf on the diagonal where unknown.
     counts: (K,) EXP rewards seen; sample_means, sample_variances: (K,) of those rewards,
     unweighted, with divisor n - 1, NaN where they do not exist.
-    costs: (K,) expected USD per request, NaN where unknown.
+    costs: (K,) what a randomized request is expected to cost on each model, in the unit of the
+    budget; NaN where that is the same for all (a budget in requests) or unknown.
     requests: decisions so far; certified: whether the running decision is certified;
     epsilon: smallest difference that matters (reward units); delta: error level.
     seed: seed of Monte Carlo work while a rule is frozen, so that freezing is reproducible.
+    contexts: (n, d) context features of recent traffic, over which a gate's rates average to the
+    target; None where nothing has been seen. reward_range: declared lowest and highest reward.
     """
 
     models: tuple[str, ...]
@@ -75,6 +83,8 @@ class Snapshot:
     sign: int = 1
     seed: int = 0
     scorer: ContextScorer | None = None
+    contexts: Floats | None = None
+    reward_range: tuple[float, float] | None = None
 
     @property
     def oriented_values(self) -> Floats:
@@ -85,3 +95,10 @@ class Snapshot:
     def known(self) -> Flags:
         """(K,) models whose value and variance are finite."""
         return np.isfinite(self.values) & np.isfinite(np.diagonal(self.covariance))
+
+    @property
+    def prices(self) -> Floats:
+        """(K,) costs relative to their mean; 1 for every model unless all are known and > 0."""
+        if not bool((np.isfinite(self.costs) & (self.costs > 0.0)).all()):
+            return np.ones(len(self.models))
+        return np.asarray(self.costs / self.costs.mean(), dtype=np.float64)

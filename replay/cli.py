@@ -92,8 +92,9 @@ def replay(
         str | None,
         typer.Option(
             help="Run one of the paper's experiments: alignment, grid, misspecified, exp-budget,"
-            " simulator; or families. Other options then override what it runs: uniform at"
-            " --exp-rate 1, 20,000 rows of log, 20 seeds or more."
+            " simulator; or families; or, between policies, allocation or gates. Other options"
+            " then override what it runs: uniform at --exp-rate 1, 20,000 rows of log, 20 seeds or"
+            " more."
         ),
     ] = None,
     policies: Annotated[

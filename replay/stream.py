@@ -32,6 +32,9 @@ from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
 from equipoise.store.slicing import select
 
+UNSPENDABLE = 1e9
+"""USD"""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -77,9 +80,17 @@ class DriftClock:
 
 
 def experiment(
-    world: World, settings: StreamSettings, gate: str, assignment: str, estimator: str
+    world: World,
+    settings: StreamSettings,
+    gate: str,
+    assignment: str,
+    estimator: str,
+    priced: bool = False,
 ) -> ExperimentConfig:
-    """The configuration under which a replayed agent runs."""
+    """The configuration under which a replayed agent runs.
+
+    priced: rules weigh prices, as under a budget in money that is never spent.
+    """
     benchmark = world.benchmark
     return ExperimentConfig(
         name=f"replay-{benchmark.name}",
@@ -94,7 +105,7 @@ def experiment(
             delta=settings.delta,
             epsilon=settings.epsilon,
         ),
-        budget=BudgetConfig(requests=settings.budget),
+        budget=BudgetConfig(requests=settings.budget, money=UNSPENDABLE if priced else None),
         certify=CertifyConfig(sequence=settings.sequence),
     )
 

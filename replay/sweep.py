@@ -46,7 +46,8 @@ class Cell:
     """One stream of a sweep.
 
     steering: the family whose estimates the policy looks at. world: label of a variant of the
-    world, and options: its options; None for those of the settings.
+    world, and options: its options; None for those of the settings. priced: whether the rule
+    weighs prices. name: what the results call the policy, where that is not its own name.
     """
 
     alpha: float
@@ -57,6 +58,8 @@ class Cell:
     seed: int
     world: str = ""
     options: WorldOptions | None = None
+    priced: bool = False
+    name: str = ""
 
     def world_options(self, settings: StreamSettings) -> WorldOptions:
         """The world this cell is run in."""
@@ -98,14 +101,16 @@ def run_cell(
     if world is None:
         world = World(benchmark, cell.world_options(settings))
     rule = policy(cell.policy)
-    config = experiment(world, settings, rule.gate.name, rule.assignment.name, cell.steering)
+    config = experiment(
+        world, settings, rule.gate.name, rule.assignment.name, cell.steering, priced=cell.priced
+    )
     certificate = Certificate(world)
     key = {
         "benchmark": benchmark.name,
         "world": cell.world,
         "alpha": cell.alpha,
         "confounding": cell.confounding,
-        "policy": cell.policy,
+        "policy": cell.name or cell.policy,
         "seed": cell.seed,
     }
     return [

@@ -58,6 +58,14 @@ def describe(agent: Agent) -> dict[str, Any]:
         "decisions": pending.next,
         "randomized": agent.fold.randomized,
         "budget_left": None if budget is None else budget - agent.fold.randomized,
+        "spending": [
+            {
+                "resource": each.resource,
+                "limit": each.limit,
+                **{name: number(getattr(each, name)) for name in ("spent", "expected", "planned")},
+            }
+            for each in agent.spending()
+        ],
         "waiting_for_outcomes": pending.next - view.watermark,
         "status": said.state.value,
         "status_models": list(said.models),
@@ -149,6 +157,13 @@ def _print(facts: dict[str, Any]) -> None:
     for check in facts["checks"]:
         if check["status"] in ("watch", "alarm"):
             console.print(f"[bold]{check['status']}[/], {check['check']}: {check['sentence']}")
+    for each in facts["spending"]:
+        if each["resource"] != "requests":
+            console.print(
+                f"Budget in {each['resource']}: {each['spent']:.4g} of {each['limit']:.4g} spent;"
+                f" {each['planned']:.4g} was planned by now, and the draws were to spend"
+                f" {each['expected']:.4g}."
+            )
     left = facts["budget_left"]
     console.print(
         f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"

@@ -32,18 +32,24 @@ class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that requests may be sent to.
 
     name: what the router calls it. price: USD per request, None where unknown. version: a new
-    version of a model is a new treatment, and starts an era.
+    version of a model is a new treatment, and starts an era. max_requests: randomized requests it
+    may get in all; once it is full, requests go to the others and are no longer certified.
     """
 
     name: str
     price: float | None = None
     version: str = ""
+    max_requests: int | None = None
 
     def faults(self) -> Iterator[Problem]:
         yield from id_faults("name", self.name)
         if self.price is not None and not 0 <= self.price <= LARGEST:
             fix = "leave it out where it is unknown"
             yield Problem("price", shown(self.price), "USD per request, 0 or more", fix)
+        if self.max_requests is not None and not 1 <= self.max_requests < 2**63:
+            fix = "leave it out for no cap"
+            limit = "a whole number of 1 or more"
+            yield Problem("max_requests", shown(self.max_requests), limit, fix)
         if len(self.version) > _LONGEST or not self.version.isprintable():
             limit = f"at most {_LONGEST} printable characters"
             yield Problem("version", shown(self.version), limit)
@@ -95,7 +101,7 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     of `rate` and 0.01 unless declared. floor: smallest assignment probability of an eligible
     model, 0.1 / K unless declared. The largest weight a reward can get is 1 / (rate_min * floor).
     delta: allowed probability of a wrong decision. epsilon: smallest difference that matters, in
-    reward units.
+    reward units. exclude: unit ids (users) that are never randomized.
     """
 
     gate: str = "fixed-rate"
@@ -107,6 +113,7 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     estimator: str = "hierarchical"
     delta: float = 0.05
     epsilon: float = 0.0
+    exclude: list[str] = []
 
     def faults(self) -> Iterator[Problem]:
         yield from registry_faults(self.gate, self.assignment, self.estimator)
@@ -126,17 +133,38 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if not 0 < self.delta <= 0.5:
             fix = "0.05 allows one wrong decision in twenty"
             yield Problem("delta", shown(self.delta), "a number above 0, at most 0.5", fix)
+        for name in self.exclude:
+            yield from id_faults("exclude", name)
         if not 0 <= self.epsilon <= LARGEST:
             fix = "set it to the smallest difference in reward that matters"
             yield Problem("epsilon", shown(self.epsilon), "a number of 0 or more", fix)
 
 
 class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """requests: how many requests may be randomized in all, a hard stop; None for no limit."""
+    """Hard stops of what randomizing may cost in all; None for no limit.
+
+    requests: randomized requests. money: USD for the answers to them, by the models' prices, or by
+    the mean price of their replays where none is declared; rules weigh prices only under a budget
+    in money. harm: expected reward lost to randomizing, by the estimates of the rule in force.
+    horizon: seconds from the first decision in which to spend: the rate then follows from what is
+    left, the time left and the traffic to expect; without one it is the policy's `rate`.
+    """
 
     requests: int | None = None
+    money: float | None = None
+    harm: float | None = None
+    horizon: float | None = None
 
     def faults(self) -> Iterator[Problem]:
+        for key, unit in (("money", "USD"), ("harm", "reward units"), ("horizon", "seconds")):
+            value = getattr(self, key)
+            if value is not None and not 0 < value <= LARGEST:
+                yield Problem(
+                    key, shown(value), f"{unit}, more than 0", "leave it out for no limit"
+                )
+        if self.horizon is not None and (self.requests, self.money, self.harm) == (None,) * 3:
+            limit = "a horizon together with requests, money or harm to spend in it"
+            yield Problem("horizon", shown(self.horizon), limit, "add an amount, or leave it out")
         if self.requests is not None and not 1 <= self.requests < 2**63:
             fix = "leave it out for no limit"
             yield Problem("requests", shown(self.requests), "a whole number of 1 or more", fix)

@@ -30,7 +30,4 @@ def neyman(snapshot: Snapshot) -> ConstantShares:
     if not known.any():
         return uniform_shares(snapshot)
     deviations = np.sqrt(np.where(known, variances, variances[known].max()))
-    costs = snapshot.costs
-    if bool((np.isfinite(costs) & (costs > 0.0)).all()):
-        deviations = deviations / np.sqrt(costs)
-    return ConstantShares(deviations)
+    return ConstantShares(deviations / np.sqrt(snapshot.prices))

@@ -16,7 +16,7 @@ import numpy as np
 
 from equipoise.policies.assignments.uniform import uniform_shares
 from equipoise.policies.kernels import ConstantShares
-from equipoise.policies.posterior import VALUE_DRAWS, best_probabilities
+from equipoise.policies.posterior import smoothed_best_probabilities
 from equipoise.policies.registry import assignment
 from equipoise.policies.snapshot import Floats, Snapshot
 
@@ -26,13 +26,10 @@ BETA = 0.5
 @assignment("top-two")
 def top_two(snapshot: Snapshot) -> ConstantShares:
     """Russo's shares from the values and their covariance; uniform while a model is unknown."""
-    alpha = best_probabilities(snapshot)
+    alpha = smoothed_best_probabilities(snapshot)
     if alpha is None or len(alpha) == 1:
         return uniform_shares(snapshot)
-    # Half a draw more for every model: a share of 0 or 1 is Monte Carlo error, and the odds
-    # alpha / (1 - alpha) need neither.
-    smoothed = (alpha * VALUE_DRAWS + 0.5) / (VALUE_DRAWS + 0.5 * len(alpha))
-    return ConstantShares(top_two_shares(smoothed, BETA))
+    return ConstantShares(top_two_shares(alpha, BETA))
 
 
 def top_two_shares(alpha: Floats, beta: float) -> Floats:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from rich.console import Console
 
 from equipoise.agent.errors import AgentError
@@ -23,10 +24,12 @@ from equipoise.replay.command import (
     result_folder,
     stream_settings,
 )
+from equipoise.replay.experiments.allocation_bound import reward_variances
+from equipoise.replay.experiments.arms import arm_cells
 from equipoise.replay.experiments.findings import Findings
 from equipoise.replay.experiments.markdown import as_markdown
 from equipoise.replay.experiments.page import write_page
-from equipoise.replay.experiments.registry import Experiment, find_experiment
+from equipoise.replay.experiments.registry import Experiment, Plan, find_experiment
 from equipoise.replay.experiments.terminal import print_findings
 from equipoise.replay.progress import shown_progress
 from equipoise.replay.settings import StreamSettings
@@ -81,7 +84,7 @@ def planned(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     plan = find_experiment(name).plan
     return {
-        "policies": [plan.policy],
+        "policies": planned_policies(plan),
         "alphas": list(plan.alphas),
         "confoundings": list(plan.confoundings),
         "seeds": plan.seeds,
@@ -91,6 +94,11 @@ def planned(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "budget": plan.budget if given["requests"] is None else None,
         "out": Path("runs") / name,
     }
+
+
+def planned_policies(plan: Plan) -> list[str]:
+    """The one policy of an experiment, or those of its arms."""
+    return list(dict.fromkeys(arm.policy for arm in plan.arms)) or [plan.policy]
 
 
 def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
@@ -104,7 +112,12 @@ def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
             f" {', '.join(plan.needs)}"
         )
     policies = checked_policies(order.policies)
-    if len(policies) > 1:
+    if plan.arms and (order.estimators or policies != tuple(planned_policies(plan))):
+        raise AgentError(
+            f"--policies, --estimators: the experiment {found.name} compares arms of its own; leave"
+            " them out"
+        )
+    if len(policies) > 1 and not plan.arms:
         raise AgentError(f"--policies: an experiment has one policy, got {', '.join(policies)}")
     if plan.extra and policy(policies[0]).uses_estimate:
         raise AgentError(
@@ -115,28 +128,37 @@ def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
         raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
     variants = _worlds(found, order.world)
     settings = replace(stream_settings(order), batch=BATCH)
+    if plan.refresh is not None:
+        settings = replace(settings, refresh=max(BATCH, round(plan.refresh / order.exp_rate)))
     benchmark = load_as_told(order.benchmark, order.benchmark_options)
-    sweep = cells(
-        order.alphas,
-        order.confoundings,
-        policies,
-        (*families, *plan.extra),
-        order.seeds,
-        variants,
-    )
+    scenarios = order.alphas, order.confoundings
+    if plan.arms:
+        # Where no cost is known, a price in the rule changes nothing.
+        arms = [arm for arm in plan.arms if not arm.priced or np.isfinite(benchmark.cost).all()]
+        sweep = arm_cells(arms, *scenarios, order.seeds, variants)
+    else:
+        sweep = cells(*scenarios, policies, (*families, *plan.extra), order.seeds, variants)
     meta = describe_run(benchmark, settings, order)
     places = {
         (cell.world, cell.alpha, cell.confounding): cell.world_options(settings) for cell in sweep
     }
     meta["scenarios"] = [
-        {"world": place[0], **describe_world(World(benchmark, options))}
+        {"world": place[0], **_described(World(benchmark, options), plan)}
         for place, options in places.items()
     ]
     meta["experiment"] = found.name
     meta["worlds"] = {each.name: list(each.options) for each in plan.variants if each.name}
-    meta["options"]["policy"] = policies[0]
-    meta["options"]["estimators"] = [*families, *plan.extra]
+    if plan.arms:
+        meta["options"]["arms"] = [arm.label for arm in arms]
+    else:
+        meta["options"]["policy"] = policies[0]
+        meta["options"]["estimators"] = [*families, *plan.extra]
     return Prepared(settings, benchmark, sweep, meta)
+
+
+def _described(world: World, plan: Plan) -> dict[str, Any]:
+    """A scenario; with the noise of its rewards where allocations are compared."""
+    return {**describe_world(world), **(reward_variances(world) if plan.arms else {})}
 
 
 def _worlds(found: Experiment, given: Sequence[str]) -> list[tuple[str, WorldOptions]]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 import equipoise.replay.experiments as package
 from equipoise.agent.errors import AgentError
+from equipoise.replay.experiments.arms import Arm
 from equipoise.replay.experiments.findings import Findings
 
 Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
@@ -50,6 +51,8 @@ class Plan:
     needs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = (Variant(),)
+    arms: tuple[Arm, ...] = ()
+    refresh: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

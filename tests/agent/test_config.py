@@ -178,7 +178,7 @@ def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
         ({"policy": {"delta": 0.6}}, "policy.delta: received 0.6, expected a number above 0"),
         ({"policy": {"epsilon": -1}}, "policy.epsilon: received -1, expected a number of 0 or m"),
         ({"policy": {"epsilon": 1}}, "policy.epsilon: received 1, expected less than the range"),
-        ({"policy": {"gate": "fixed"}}, "policy.gate: received 'fixed', expected one of fixed-r"),
+        ({"policy": {"gate": "fixed"}}, "policy.gate: received 'fixed', expected one of active"),
         ({"policy": {"assignment": "toptwo"}}, "did you mean 'top-two'?"),
         ({"policy": {"estimator": "hierarchic"}}, "did you mean 'hierarchical'?"),
         ({"budget": {"requests": 0}}, "budget.requests: received 0, expected a whole number of 1"),

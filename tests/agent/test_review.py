@@ -10,7 +10,13 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
-from equipoise.agent.config import CertifyConfig, GuardrailConfig, PolicyConfig, RewardConfig
+from equipoise.agent.config import (
+    CertifyConfig,
+    GuardrailConfig,
+    ModelConfig,
+    PolicyConfig,
+    RewardConfig,
+)
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.monitors import Action
@@ -121,6 +127,24 @@ def test_everything_is_paused_where_one_model_would_be_left():
     assert agent.paused is None
     assert agent.rule.era == 1
     assert agent.decide(traffic.requests(200)).randomized.any()
+
+
+def test_a_model_that_had_all_it_may_get_is_left_out_and_the_others_stay_certified():
+    models = [{"name": "slow"}, {"name": "fast", "max_requests": 50}, {"name": "cheap"}]
+    settings = config(models=[ModelConfig(**model) for model in models])
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(11))
+    run(agent, traffic, 15)
+    stuck = agent.certified().rows
+    run(agent, traffic, 3)
+    assert agent.certified().rows == stuck
+    agent.review(3.0)
+    assert agent.rule.active.tolist() == [True, False, True]
+    assert agent.eras.reason(1) == "cap: fast had all randomized requests allowed"
+    run(agent, traffic, 3)
+    assert agent.certified().rows == 120
+    agent.review(4.0)
+    assert agent.rule.era == 1
+    assert audit(agent.store, settings, KEY).clean
 
 
 def test_lost_rewards_widen_to_the_worst_case():

@@ -28,7 +28,7 @@ def cost_of_checks(preset: str, rng: np.random.Generator) -> None:
     agent.observe(slice_rows(sent, 0, n - 1))
     last, state, seq = slice_rows(sent, n - 1, n), fold.to_bytes(), fold.next_seq
     whole = median_seconds(lambda: fold.apply(seq, last), lambda: fold.load_bytes(state))
-    start, stop = fold.watermark - n, fold.watermark
+    start, stop = fold.certified.watermark - n, fold.certified.watermark
     fold.load_bytes(state)
     twin = fold.watch
 

@@ -110,7 +110,7 @@ def line(what: str, value: str, note: str = "") -> None:
 def section_decide() -> None:
     print("In-process decisions (p = 32, K = 8, logged to memory)")
     rng = np.random.default_rng(1)
-    for preset in ("uniform", "top-two", "thompson"):
+    for preset in ("uniform", "top-two", "thompson", "active", "contrast"):
         agent = agent_of(16, 15, 8, preset)
         for size in (1, 64, 1024):
             count = max(20_000 // size, 10)
@@ -130,6 +130,28 @@ def section_decide() -> None:
             times.append(time.perf_counter_ns() - start)
         p50, p99 = np.percentile(times, [50, 99]) / 1000
         line(f"{preset}, one at a time, p50 / p99", f"{p50:.1f} / {p99:.1f} us", "target p99 < 50")
+
+
+def section_refresh() -> None:
+    print("Refresh: estimate, certify, freeze the next rule (off the hot path)")
+    rng = np.random.default_rng(6)
+    for d, q, models in ((16, 15, 8), (16, 47, 20)):
+        for preset in ("top-two", "contrast"):
+            agent = agent_of(d, q, models, preset)
+            times, frozen = [], []
+            for _ in range(20):
+                warm(agent, rng, 1, 50)
+                start = time.perf_counter()
+                snapshot = agent.refresh()
+                times.append(1e3 * (time.perf_counter() - start))
+                start = time.perf_counter()
+                agent.policy.freeze(snapshot)
+                frozen.append(1e3 * (time.perf_counter() - start))
+            line(
+                f"{preset}, p = {1 + d + q}, K = {models}, median",
+                f"{np.median(times):.1f} ms",
+                f"of which the policy {np.median(frozen):.1f} ms; target 20",
+            )
 
 
 def section_updates() -> None:
@@ -331,6 +353,7 @@ def section_help() -> None:
 
 SECTIONS = {
     "decide": section_decide,
+    "refresh": section_refresh,
     "updates": section_updates,
     "peers": section_peers,
     "memory": section_memory,

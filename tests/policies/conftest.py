@@ -36,6 +36,12 @@ def make_snapshot() -> Callable[..., Snapshot]:
     return _snapshot
 
 
+def traffic(rows: int = 200) -> np.ndarray:
+    """(rows, d) contexts, far from 0 and of different spreads."""
+    rng = np.random.default_rng(3)
+    return np.array([5.0, -1.0, 0.2]) + rng.normal(size=(rows, CONTEXT)) * [2.0, 1.0, 0.1]
+
+
 def empty(models: int = 5) -> Snapshot:
     """Nothing is known; the names are not in order."""
     return _snapshot(
@@ -58,6 +64,8 @@ def known(models: int = 5) -> Snapshot:
         costs=rng.uniform(0.001, 0.02, size=models),
         requests=900,
         epsilon=0.01,
+        contexts=traffic(),
+        reward_range=(-2.0, 3.0),
     )
 
 
@@ -90,6 +98,8 @@ def with_scorer(effects: bool) -> Snapshot:
         design = np.concatenate([design, own], axis=2)
         keys += tuple(f"model:{name}" for name in base.models)
     size = len(keys)
+    root = 0.3 * rng.normal(size=(models, size, 3))
+    root[:, shared:] = 0.0
     factor = rng.normal(size=(size, size))
     scorer = ContextScorer(
         theta=rng.normal(size=size),
@@ -97,6 +107,8 @@ def with_scorer(effects: bool) -> Snapshot:
         design=design,
         noise_keys=keys,
         residual_variances=rng.uniform(0.1, 0.3, size=models),
+        value_design=design[:, 0] + design[:, 1:].transpose(0, 2, 1) @ traffic().mean(axis=0),
+        spread=root @ root.transpose(0, 2, 1),
     )
     return replace(base, scorer=scorer)
 

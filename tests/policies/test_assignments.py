@@ -33,6 +33,8 @@ def scorer(models: int = 2, **changes: Floats) -> ContextScorer:
         design=design,
         noise_keys=tuple(f"model:{m}" for m in range(models)),
         residual_variances=np.ones(models),
+        value_design=np.eye(models),
+        spread=np.zeros((models, models, models)),
     )
     return replace(plain, **changes)
 
@@ -107,6 +109,8 @@ def test_thompson_follows_the_context(make_snapshot: MakeSnapshot) -> None:
         design=design,
         noise_keys=("phi:0",),
         residual_variances=np.ones(2),
+        value_design=np.array([[0.0], [1.0]]),
+        spread=np.zeros((2, 1, 1)),
     )
     known = {"values": np.zeros(2), "covariance": np.eye(2)}
     kernel = thompson(make_snapshot(2, scorer=worth, **known))

@@ -103,11 +103,15 @@ def test_rates_stay_within_their_bounds(rule: Policy, scenario: Scenario) -> Non
         assert ((low <= rates) & (rates <= high)).all()
 
 
-@pytest.mark.parametrize("name", sorted(ASSIGNMENTS))
-def test_the_fixed_rate_spends_the_budget(name: str, scenario: Scenario) -> None:
+@pytest.mark.parametrize("name", sorted(GATES))
+def test_a_gate_spends_the_budget_over_the_traffic_seen(name: str, scenario: Scenario) -> None:
     snapshot = scenario()
-    rates = policy(f"fixed-rate+{name}").freeze(snapshot).allocate(contexts(50))[0]
-    assert rates.mean() == pytest.approx(snapshot.limits.rate, abs=1e-15)
+    seen = contexts(50) if snapshot.contexts is None else snapshot.contexts
+    for rate, high in ((0.2, 0.8), (0.2, 0.22), (0.7, 0.8), (0.03, 0.8)):
+        limits = Limits(rate=rate, rate_min=0.02, rate_max=high, floor=0.0)
+        kernel = policy(f"{name}+uniform").freeze(replace(snapshot, limits=limits)).gate
+        decided = snapshot.certified and name in ("uncertainty", "contrast")
+        assert kernel.rates(seen).mean() == pytest.approx(0.02 if decided else rate, abs=1e-12)
 
 
 def relabelled(snapshot: Snapshot, order: list[int]) -> Snapshot:
@@ -126,6 +130,8 @@ def relabelled(snapshot: Snapshot, order: list[int]) -> Snapshot:
             design=scorer.design[order][:, :, moved],
             noise_keys=tuple(scorer.noise_keys[index] for index in moved),
             residual_variances=scorer.residual_variances[order],
+            value_design=scorer.value_design[order][:, moved],
+            spread=scorer.spread[order][:, moved][:, :, moved],
         )
     return replace(
         snapshot,
@@ -170,19 +176,20 @@ def test_copies_of_a_model_are_treated_alike(name: str, scenarios: dict[str, Sce
 
 def mirrored(snapshot: Snapshot) -> Snapshot:
     """The same knowledge about minus the reward, with the other sign."""
-    scorer = snapshot.scorer
+    scorer, bounds = snapshot.scorer, snapshot.reward_range
     return replace(
         snapshot,
         values=-snapshot.values,
         sample_means=-snapshot.sample_means,
         sign=-snapshot.sign,
+        reward_range=None if bounds is None else (-bounds[1], -bounds[0]),
         scorer=None if scorer is None else replace(scorer, theta=-scorer.theta),
     )
 
 
 def rescaled(snapshot: Snapshot, unit: float) -> Snapshot:
     """The same knowledge with rewards and epsilon in another unit."""
-    scorer = snapshot.scorer
+    scorer, bounds = snapshot.scorer, snapshot.reward_range
     if scorer is not None:
         scorer = replace(
             scorer,
@@ -197,6 +204,7 @@ def rescaled(snapshot: Snapshot, unit: float) -> Snapshot:
         sample_means=unit * snapshot.sample_means,
         sample_variances=unit**2 * snapshot.sample_variances,
         epsilon=unit * snapshot.epsilon,
+        reward_range=None if bounds is None else (unit * bounds[0], unit * bounds[1]),
         scorer=scorer,
     )
 

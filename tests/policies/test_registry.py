@@ -45,7 +45,8 @@ def test_policies_say_whether_they_read_the_estimate() -> None:
 )
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"is not known; presets: uniform, neyman.*gates: fixed-rat"
+        ValueError,
+        match=r"is not known; presets: uniform, neyman.*gates: active, contrast, fixed-rat",
     ) as e:
         policy(name)
     assert repr(name) in str(e.value)

@@ -1,0 +1,133 @@
+"""What is closed to randomizing by rules known before the draw: full models, excluded users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.keys import text_keys
+from equipoise.policies.allocation import Allocation
+from equipoise.policies.draw import draw
+from equipoise.store.batches import Flags, Floats, Ints, RequestBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """n requests under an allocation: rate (n,), shares (n, K), model (n,), randomized (n,).
+
+    closed: (n,) rate set to 0: an excluded user, or no model that is eligible. eligible: (n, K),
+    None where every model may serve every request.
+    """
+
+    rate: Floats
+    shares: Floats
+    model: Ints
+    randomized: Flags
+    closed: Flags
+    eligible: Flags | None
+
+
+class Closed:
+    """Excluded users and caps per model of one experiment.
+
+    excluded: ids of users who are never randomized. caps: (K,) randomized requests each model may
+    get in all, inf for no cap.
+    """
+
+    def __init__(self, excluded: list[str], caps: Floats) -> None:
+        self._excluded = np.sort(text_keys("unit", excluded))
+        self._caps = caps
+        self._capped = bool(np.isfinite(caps).any())
+
+    def full(self, ledger: Ledger) -> Flags:
+        """(K,) models that have had all they may get."""
+        result: Flags = ledger.by_model >= self._caps
+        return result
+
+    def draw(
+        self, allocation: Allocation, requests: RequestBatch, uniform: Floats, ledger: Ledger
+    ) -> Drawn:
+        """Allocate and draw n requests. uniform: (n,). ledger: what each model got so far.
+
+        A model that is full is no longer eligible from the next request on, inside a batch too:
+        what is closed to a request depends on draws before it alone.
+        """
+        excluded = None
+        if len(self._excluded):
+            excluded = np.isin(requests.unit, self._excluded)
+        if not self._capped:
+            rows = slice(None)
+            return _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
+        left = np.maximum(self._caps - ledger.by_model, 0.0)
+        count, models = len(requests), len(left)
+        mask = np.ones((count, models), dtype=bool)
+        if requests.eligible is not None:
+            mask &= requests.eligible
+        parts: list[Drawn] = []
+        start = 0
+        while start < count:
+            mask[start:, left <= 0.0] = False
+            rows = slice(start, count)
+            found = _draw(allocation, requests, uniform, rows, mask[rows], excluded)
+            onto = np.cumsum(
+                (found.model[:, None] == np.arange(models)) & found.randomized[:, None], axis=0
+            )
+            full = ((onto >= left) & (left > 0.0)).any(axis=1)
+            stop = int(full.argmax()) + 1 if full.any() else count - start
+            parts.append(_head(found, stop))
+            left = left - onto[stop - 1]
+            start += stop
+        return _joined(parts, None if mask.all() and requests.eligible is None else mask)
+
+
+def model_caps(config: ExperimentConfig) -> Floats:
+    """(K,) the declared caps, inf where there is none."""
+    caps = [model.max_requests for model in config.models]
+    return np.array([np.inf if cap is None else float(cap) for cap in caps])
+
+
+def _draw(
+    allocation: Allocation,
+    requests: RequestBatch,
+    uniform: Floats,
+    rows: slice,
+    eligible: Flags | None,
+    excluded: Flags | None,
+) -> Drawn:
+    rate, shares = allocation.allocate(requests.x[rows], eligible)
+    routed = requests.routed[rows]
+    closed = np.zeros(len(routed), dtype=bool)
+    if eligible is not None:
+        # No eligible model: nothing to randomize.
+        np.logical_not(eligible.any(axis=1), out=closed)
+    if excluded is not None:
+        closed |= excluded[rows]
+    if eligible is not None or excluded is not None:
+        rate = np.where(closed, 0.0, rate)
+    model, randomized = draw(uniform[rows], rate, shares, routed)
+    return Drawn(rate, shares, model, randomized, closed, eligible)
+
+
+def _head(drawn: Drawn, rows: int) -> Drawn:
+    return Drawn(
+        rate=drawn.rate[:rows],
+        shares=drawn.shares[:rows],
+        model=drawn.model[:rows],
+        randomized=drawn.randomized[:rows],
+        closed=drawn.closed[:rows],
+        eligible=None,
+    )
+
+
+def _joined(parts: list[Drawn], eligible: Flags | None) -> Drawn:
+    return Drawn(
+        rate=np.concatenate([part.rate for part in parts]),
+        shares=np.concatenate([part.shares for part in parts]),
+        model=np.concatenate([part.model for part in parts]),
+        randomized=np.concatenate([part.randomized for part in parts]),
+        closed=np.concatenate([part.closed for part in parts]),
+        eligible=eligible,
+    )

@@ -1,0 +1,138 @@
+"""The budget in force: who may still be randomized, and at which rate the rest is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.agent.budget.charges import RESOURCES
+from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.config.parts import BudgetConfig
+from equipoise.store.batches import Flags, Floats, Ints
+
+_ROUNDING = 1e-9
+"""share of a limit by which a sum of charges may miss it through rounding alone"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """One limited resource: requests, USD of money, or reward units of harm.
+
+    spent: by the draws; expected: by the probabilities that were logged; planned: the part of the
+    limit that belongs to the traffic so far, the whole limit without a horizon. Charges are those
+    in force: a price or value that is estimated anew values past requests anew.
+    """
+
+    resource: str
+    limit: float
+    spent: float
+    expected: float
+    planned: float
+
+    @property
+    def left(self) -> float:
+        """What may still be spent."""
+        return self.limit - self.spent
+
+
+class Purse:
+    """Limits of one experiment over a ledger, at the charges of the last `revalue`.
+
+    ledger: owned by the fold. charges: (K, K) by resource, for every resource with a limit.
+    """
+
+    def __init__(self, config: BudgetConfig, ledger: Ledger) -> None:
+        limits = {name: getattr(config, name) for name in RESOURCES}
+        self.limits = {name: float(each) for name, each in limits.items() if each is not None}
+        self._horizon = config.horizon
+        self._ledger = ledger
+        self._charges: dict[str, Floats] = {}
+        self._spent: dict[str, float] = {}
+        self._worst: dict[str, float] = {}
+
+    def revalue(self, charges: Mapping[str, Floats]) -> None:
+        """Put new charges in force, for past requests too."""
+        self._charges = {name: charges[name] for name in self.limits}
+        self._worst = {name: float(each.max()) for name, each in self._charges.items()}
+        self._spent = {name: self._value(name, self._ledger.spent) for name in self.limits}
+
+    def stopped(self, routed: Ints, model: Ints, randomized: Flags) -> Flags | None:
+        """(n,) requests that the budget no longer covers, None where it covers them all.
+
+        routed, model, randomized: (n,) what would be served. A request is covered while the
+        dearest draw possible would not take the sum beyond a limit: that depends on draws before
+        it alone, and whoever comes after a request that is not covered is not covered either.
+        """
+        found: Flags | None = None
+        for name, limit in self.limits.items():
+            room = limit * (1.0 + _ROUNDING) - self._spent[name] - self._worst[name]
+            if room >= (len(routed) - 1) * self._worst[name]:
+                continue
+            if np.isinf(self._worst[name]):
+                return np.ones(len(routed), dtype=bool)
+            charge = np.where(randomized, self._charges[name][routed, model], 0.0)
+            before = np.zeros(len(charge))
+            np.cumsum(charge[:-1], out=before[1:])
+            stopped = before > room
+            found = stopped if found is None else found | stopped
+        return found if found is not None and found.any() else None
+
+    def charge(self, routed: Ints, model: Ints, randomized: Flags) -> None:
+        """Count n decisions that were made."""
+        for name in self.limits:
+            charges = self._charges[name]
+            if len(routed) == 1:
+                if randomized[0]:
+                    self._spent[name] += float(charges[routed[0], model[0]])
+            else:
+                self._spent[name] += float(charges[routed[randomized], model[randomized]].sum())
+
+    def rate(self, rate: float) -> float:
+        """The rate that spends what is left in the time left; `rate` without a horizon or traffic.
+
+        The smallest over the resources. 0 once the horizon is over.
+        """
+        arrivals = self._ledger.arrivals
+        if self._horizon is None or arrivals.total == 0:
+            return rate
+        coming = arrivals.expected(arrivals.first + self._horizon)
+        if coming <= 0.0:
+            return 0.0
+        return min(
+            max(limit - self._spent[name], 0.0) / (coming * self._mean_charge(name))
+            for name, limit in self.limits.items()
+        )
+
+    def spending(self) -> list[Spending]:
+        """Every limited resource as it stands."""
+        share = 1.0
+        if self._horizon is not None:
+            arrivals = self._ledger.arrivals
+            coming = arrivals.expected(arrivals.first + self._horizon)
+            share = arrivals.total / max(arrivals.total + coming, 1.0)
+        return [
+            Spending(
+                resource=name,
+                limit=limit,
+                spent=self._value(name, self._ledger.spent),
+                expected=self._value(name, self._ledger.expected),
+                planned=share * limit,
+            )
+            for name, limit in self.limits.items()
+        ]
+
+    def _value(self, name: str, counts: Floats) -> float:
+        # A count of 0 costs nothing, even where a charge is not known.
+        counted = counts > 0.0
+        return float((counts[counted] * self._charges[name][counted]).sum())
+
+    def _mean_charge(self, name: str) -> float:
+        """Of a randomized request: by the probabilities so far, of all pairs before any."""
+        expected = self._ledger.expected
+        if expected.sum() > 0.0:
+            mean = self._value(name, expected) / float(expected.sum())
+        else:
+            mean = float(self._charges[name].mean())
+        return max(mean, 1e-300)

@@ -1,0 +1,77 @@
+"""Quadratic forms of a context, row by row in one order of additions."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from equipoise.policies.snapshot import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuadraticForms:
+    """F functions of a context x: z^T form z with z = [1, x - centre].
+
+    centre: (d,), where the forms are taken around, so that contexts far from 0 keep their digits.
+    forms: (F, 1 + d, 1 + d) symmetric, finite. A context must have the d features of `centre`.
+    """
+
+    centre: Floats
+    forms: Floats
+    _left: Ints = field(init=False, repr=False)
+    _right: Ints = field(init=False, repr=False)
+    _columns: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        centre = np.array(self.centre, dtype=np.float64)
+        forms = np.array(self.forms, dtype=np.float64)
+        size = 1 + len(centre)
+        if forms.ndim != 3 or forms.shape[1:] != (size, size) or not len(forms):
+            raise ValueError(f"forms have shape {forms.shape}, expected (F, {size}, {size})")
+        if not (np.isfinite(forms).all() and np.isfinite(centre).all()):
+            raise ValueError("forms or centre hold a number that is not finite")
+        left, right = np.triu_indices(size)
+        # z_i z_j stands for both halves of a symmetric form.
+        columns = (forms[:, left, right] + np.where(left < right, forms[:, right, left], 0.0)).T
+        for name, array in (("centre", centre), ("forms", forms)):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "_left", left)
+        object.__setattr__(self, "_right", right)
+        object.__setattr__(self, "_columns", np.ascontiguousarray(columns))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Floats, Floats]]:
+        return type(self), (self.centre, self.forms)
+
+    def __len__(self) -> int:
+        return len(self.forms)
+
+    def at(self, x: Floats) -> Floats:
+        """(n, F) values at contexts x (n, d), the same bits alone and in any batch."""
+        z = np.empty((len(x), 1 + len(self.centre)))
+        z[:, 0] = 1.0
+        np.subtract(x, self.centre, out=z[:, 1:])
+        products = z.take(self._left, axis=1)
+        products *= z.take(self._right, axis=1)
+        # einsum adds in order for every row; a BLAS product's order depends on the batch.
+        return np.asarray(np.einsum("nj,jf->nf", products, self._columns), dtype=np.float64)
+
+    def encode(self) -> dict[str, Any]:
+        """A dict of JSON types; `decode` restores the forms bit for bit."""
+        raw = np.ascontiguousarray(self.forms, dtype="<f8").tobytes()
+        return {
+            "centre": self.centre.tolist(),
+            "shape": list(self.forms.shape),
+            "float64": b64encode(raw).decode("ascii"),
+        }
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Self:
+        """The forms that `encode` wrote."""
+        flat = np.frombuffer(b64decode(fields["float64"], validate=True), dtype="<f8")
+        centre = np.array(fields["centre"], dtype=np.float64)
+        return cls(centre, flat.reshape(fields["shape"]))
