@@ -100,6 +100,8 @@ def describe(agent: Agent) -> dict[str, Any]:
 
 def certificate(certified: Certified) -> dict[str, Any]:
     """Certified answers as JSON types: `contrasts[a][b]` is the lower end of V(a) - V(b)."""
+    from equipoise.agent.inference.fixed import LABEL
+
     return {
         "segment": certified.segment,
         "sequence": certified.sequence.value,
@@ -113,6 +115,10 @@ def certificate(certified: Certified) -> dict[str, Any]:
         "lower": certified.lower.tolist(),
         "upper": certified.upper.tolist(),
         "contrasts": certified.contrasts.tolist(),
+        "comparison": {
+            "label": LABEL,
+            "half_widths": [[number(value) for value in row] for row in certified.fixed.tolist()],
+        },
     }
 
 

@@ -1,0 +1,35 @@
+"""Pages keep their word: every test, page and picture they point to exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_page_points_to_exists(page: Path) -> None:
+    text = page.read_text()
+    missing = []
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?", text):
+        path = ROOT / file
+        if not path.exists() or (name and f"def {name}(" not in path.read_text()):
+            missing.append(f"{file}::{name}")
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+        if "://" not in target and not (page.parent / target).exists():
+            missing.append(target)
+    for target in re.findall(r"`(docs/[\w./-]+\.\w+)`", text):
+        if not (ROOT / target).exists():
+            missing.append(target)
+    assert not missing
+
+
+def test_every_promise_names_a_test() -> None:
+    sections = (ROOT / "docs/guarantees.md").read_text().split("\n## ")[2:-1]
+    assert len(sections) == 6
+    for section in sections:
+        assert "`tests/" in section, section.splitlines()[0]
