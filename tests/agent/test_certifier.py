@@ -53,6 +53,12 @@ def test_per_model_speaks_of_models_and_bounded_of_the_rest():
     np.testing.assert_array_equal(certified.contrasts[:3, :3], expected)
     bounded = capped.contrast_bounds(sums.score, agent.certifier.spec.caps, 3, alpha - 0.9 * alpha)
     np.testing.assert_allclose(certified.contrasts[3], bounded[3], rtol=1e-12)
+    low, high = per_model.value_bounds(sums.rewards, 0.9 * 0.05 / 8)
+    np.testing.assert_array_equal(certified.lower[:3], low)
+    np.testing.assert_array_equal(certified.upper[:3], high)
+    level = 0.05 / 8 - 0.9 * 0.05 / 8
+    low, high = capped.value_bounds(sums.score, agent.certifier.spec.caps, level)
+    np.testing.assert_allclose((certified.lower[3], certified.upper[3]), (low[3], high[3]))
 
 
 def test_per_model_falls_back_once_a_rule_looked_at_requests():
