@@ -182,6 +182,19 @@ def test_batches_of_one_and_of_many_decide_alike():
             assert alone.uniform[0] == together.uniform[row]
 
 
+def test_checks_count_a_draw_once_however_many_requests_follow_it():
+    agent, _ = drive(sticky())
+    batches = decisions(agent.store)
+    own = np.concatenate([batch.leader == batch.number for batch in batches])
+    randomized = np.concatenate([batch.randomized for batch in batches])
+    figures = {check.name: check.figures for check in agent.checks()}
+    assert figures["assignment"]["rows"] == own.sum()
+    assert figures["assignment"]["randomized"] == (own & randomized).sum()
+    passed = agent.view().watermark
+    assert figures["missingness"]["rows"] == (own & randomized)[:passed].sum()
+    assert (own & randomized).sum() < 0.6 * randomized.sum()
+
+
 def test_the_audit_redraws_followers_from_their_leader():
     store = MemoryStore()
     drive(sticky(), store=store)
