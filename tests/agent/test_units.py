@@ -225,6 +225,44 @@ def test_the_audit_finds_a_follower_that_did_not_follow():
     assert "does not follow" in result.faults[0]
 
 
+def test_the_audit_finds_a_follower_of_somebody_elses_unit():
+    """Everything taken over from another unit's decision: only the unit gives it away."""
+    store = MemoryStore()
+    drive(sticky(), store=store)
+    forged = MemoryStore()
+    for record in [*store.eras(), *store.rules()]:
+        forged.put(record)
+    for name, value in store.settings().items():
+        forged.freeze(name, value)
+    first, done = None, False
+    for segment in store.read():
+        batch = segment.batch
+        if isinstance(batch, DecisionBatch) and first is None:
+            first = batch
+        elif isinstance(batch, DecisionBatch) and not done:
+            other = int(np.flatnonzero(first.randomized)[0])
+            mine = np.flatnonzero(
+                (batch.leader != batch.number) & (batch.unit != first.unit[other])
+            )
+            columns = {
+                "leader": first.number,
+                "uniform": first.uniform,
+                "model": first.model,
+                "randomized": first.randomized,
+                "rate": first.rate,
+            }
+            changed = {}
+            for name, source in columns.items():
+                column = getattr(batch, name).copy()
+                column[mine[0]] = source[other]
+                changed[name] = column
+            batch, done = replace(batch, **changed), True
+        forged.append(batch)
+    result = audit(forged, sticky(), KEY)
+    assert done
+    assert any("not of its unit" in fault for fault in result.faults)
+
+
 def test_the_hard_cap_holds_for_followers_too():
     settings = sticky(budget=BudgetConfig(requests=37))
     agent, _ = drive(settings)
