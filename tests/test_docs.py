@@ -19,12 +19,10 @@ def test_what_a_page_points_to_exists(page: Path) -> None:
         path = ROOT / file
         if not path.exists() or (name and f"def {name}(" not in path.read_text()):
             missing.append(f"{file}::{name}")
-    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
-        if "://" not in target and not (page.parent / target).exists():
-            missing.append(target)
-    for target in re.findall(r"`(docs/[\w./-]+\.\w+)`", text):
-        if not (ROOT / target).exists():
-            missing.append(target)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
+    missing += [link for link in links if not (page.parent / link).exists()]
+    named = re.findall(r"`(docs/[\w./-]+\.\w+)`", text)
+    missing += [page for page in named if not (ROOT / page).exists()]
     assert not missing
 
 
