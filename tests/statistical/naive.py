@@ -1,4 +1,4 @@
-"""Fixed-n intervals looked at again and again: what the certified sequences are there to prevent."""
+"""Fixed-n intervals looked at again and again: what certified sequences are there to prevent."""
 
 from __future__ import annotations
 
