@@ -10,7 +10,8 @@ import speed
 import widths
 from allocations import NAMES
 from many_runs import Setup, look_times, simulate
-from sequences import Asymptotic, Bounded, BoundedValues, Declared, NaiveT, NaiveZ, PerModel
+from naive import NaiveT, NaiveZ
+from sequences import Asymptotic, Bounded, BoundedValues, Declared, PerModel
 from streams import Stream
 from watchers import EverMissed, contrasts_of, values_of
 

@@ -2,20 +2,22 @@
 
 To look at thousands of runs at every row, a screen first finds the runs in which a bound *may* lie
 above a given theta: `evidence` is never below the evidence that the shipped bound stands on, so
-where it is below zero the bound is below theta. Only the others are put to the shipped function.
-For the mixtures the screen is the supremum over lambda, s - V log(1 + s / V) at s > 0; for the
-asymptotic one log Phi(z) <= 0 is left out.
+where it is not above zero the bound is not above theta. Only the others are put to the shipped
+function. For the mixtures the screen is the supremum over lambda, s - V log(1 + s / V) at s > 0,
+and where that is not enough the mixture at theta itself, a dozen times cheaper than its root; for
+the asymptotic one log Phi(z) <= 0 is left out.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.inference import asymptotic, capped, choice, fixed, per_model
+from equipoise.agent.inference import asymptotic, capped, choice, per_model
+from equipoise.agent.inference.mixture import LAMBDAS
 
-MIN_REWARDS = 30
-"""Rewards of each model before the naive sequences look."""
 _TINY = 1e-300
+_PSI = -np.log1p(-LAMBDAS) - LAMBDAS
+_ROUNDING = 1e-9
 
 
 def screen(excess, squares):
@@ -23,6 +25,26 @@ def screen(excess, squares):
     s = np.maximum(excess, 0.0)
     squares = np.maximum(squares, _TINY)
     return np.where(s > 0, s - squares * np.log1p(s / squares), 0.0)
+
+
+def log_sum(excess, squares, base):
+    """(...) log(base + sum over the grid of exp(lambda s - psi(lambda) V)); base is 0 or 1."""
+    exponent = LAMBDAS * excess[..., None] - _PSI * squares[..., None]
+    peak = np.maximum(exponent.max(axis=-1), 0.0 if base else -np.inf)
+    inside = base * np.exp(-peak) if base else 0.0
+    return peak + np.log(inside + np.exp(exponent - peak[..., None]).sum(axis=-1))
+
+
+def mixed(parts, alpha):
+    """Evidence of the equal mixture over caps less log(1 / alpha): (excess, squares) per cap."""
+    parts = [np.broadcast_arrays(*part) for part in parts]
+    needed = np.log(1.0 / alpha)
+    result = np.max([screen(*part) for part in parts], axis=0) - needed
+    here = result > 0
+    sums = [log_sum(excess[here], squares[here], 0) for excess, squares in parts]
+    count = len(parts) * len(LAMBDAS)
+    result[here] = np.logaddexp.reduce(sums, axis=0) - np.log(count) - needed + _ROUNDING
+    return result
 
 
 class Bounded:
@@ -38,13 +60,12 @@ class Bounded:
         self.bounds = capped.contrast_bound(caps, size, self.models)
 
     def evidence(self, sums, theta):
-        best = -np.inf
+        parts = []
         for place, cap in enumerate(self.finite):
             bound = self.bounds[place]
             total = sums.low[cap][:, :, None] - sums.high[cap][:, None, :]
-            excess = (total - sums.t * theta) / bound
-            best = np.maximum(best, screen(excess, _squares(sums, cap) / bound**2))
-        return best - np.log(1.0 / self.alpha)
+            parts.append(((total - sums.t * theta) / bound, squares_of(sums, cap) / bound**2))
+        return mixed(parts, self.alpha)
 
     def lower(self, sums, runs):
         return np.stack(
@@ -68,14 +89,14 @@ class BoundedValues:
         self.finite = np.flatnonzero(np.isfinite(self.caps))
 
     def evidence(self, sums, theta):
-        best = -np.inf
+        parts = []
         for cap in self.finite:
             bound = self.caps[cap] + 1.0
             total = -sums.high[cap] if self.upper else sums.low[cap]
             squares = sums.high_squares[cap] if self.upper else sums.low_squares[cap]
             excess = (total[:, None] - sums.t * theta) / bound
-            best = np.maximum(best, screen(excess, squares[:, None] / bound**2))
-        return best - np.log(1.0 / self.alpha)
+            parts.append((excess, squares[:, None] / bound**2))
+        return mixed(parts, self.alpha)
 
     def lower(self, sums, runs):
         ends = [capped.value_bounds(sums.of_run(run), self.caps, self.alpha) for run in runs]
@@ -97,14 +118,34 @@ class PerModel:
         # The bound lies above theta only if every pair of values in the unit square that differ
         # by theta is ruled out, so each one that is looked at has to be.
         gap = np.maximum(low[:, :, None] - high[:, None, :] - theta, 0.0)
+        spread = (rewards.low_squares[:, :, None], rewards.high_squares[:, None, :])
+        sizes = (rewards.count[:, :, None], rewards.count[:, None, :])
+        room = (low[:, :, None], 1.0 - high[:, None, :])
+        needed = np.log(1.0 / self.alpha)
+        first = self._smallest(gap, spread, sizes, room, screen) - needed
+        here = first > 0
+        picked = [
+            [np.broadcast_to(p, gap.shape)[here] for p in pair] for pair in (spread, sizes, room)
+        ]
+        exact = self._smallest(gap[here], *picked, self._log_mixture)
+        first[here] = exact - needed + _ROUNDING
+        return first
+
+    @staticmethod
+    def _log_mixture(excess, squares):
+        return log_sum(excess, squares, 1) - np.log(len(LAMBDAS) + 1)
+
+    @staticmethod
+    def _smallest(gap, spread, sizes, room, evidence):
+        """The least evidence over nine pairs of values that differ by theta, inf where none of
+        them lies in the unit square."""
         best = np.full(gap.shape, np.inf)
         for share in np.linspace(0.0, 1.0, 9):
             one, two = gap * share, gap * (1.0 - share)
-            inside = (one <= low[:, :, None]) & (two <= 1.0 - high[:, None, :])
-            together = screen(one * rewards.count[:, :, None], rewards.low_squares[:, :, None])
-            together += screen(two * rewards.count[:, None, :], rewards.high_squares[:, None, :])
+            inside = (one <= room[0]) & (two <= room[1])
+            together = evidence(one * sizes[0], spread[0]) + evidence(two * sizes[1], spread[1])
             best = np.where(inside, np.minimum(best, together), best)
-        return best - np.log(1.0 / self.alpha)
+        return best
 
     def lower(self, sums, runs):
         return per_model.contrast_bounds(sums.rewards_of(runs), self.alpha, self.levels)
@@ -139,7 +180,7 @@ class Asymptotic:
     def evidence(self, sums, theta):
         here = self.open(sums)
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = _squares(sums, -1) + 1.0 / self.rho**2
+            spread = squares_of(sums, -1) + 1.0 / self.rho**2
             total = sums.low[-1][:, :, None] - sums.high[-1][:, None, :]
             z = np.maximum(total - sums.t * theta, 0.0) / np.sqrt(spread)
             result = 0.5 * z * z - np.log(np.sqrt(spread) * self.rho / (2.0 * self.alpha))
@@ -212,45 +253,8 @@ class Declared:
         return np.where(self.chosen(sums)[runs][:, None, None], one, other)
 
 
-class NaiveZ:
-    """Fixed-n z intervals of the scores, looked at again and again."""
-
-    models_only = False
-
-    def __init__(self, alpha):
-        self.alpha = alpha
-
-    def evidence(self, sums, theta):
-        here = sums.rewards.count.min(axis=1) >= MIN_REWARDS
-        return np.where(here[:, None, None], self.lower(sums, slice(None)) - theta, -np.inf)
-
-    def lower(self, sums, runs):
-        low, high = sums.low[-1][runs] / sums.t, sums.high[-1][runs] / sums.t
-        width = fixed.z_half_width(sums.t, _squares(sums, -1)[runs], self.alpha)
-        return low[:, :, None] - high[:, None, :] - width
-
-
-class NaiveT:
-    """Welch's t intervals of the rewards as they are, looked at again and again."""
-
-    models_only = True
-
-    def __init__(self, alpha):
-        self.alpha = alpha
-
-    def evidence(self, sums, theta):
-        here = sums.rewards.count.min(axis=1) >= MIN_REWARDS
-        return np.where(here[:, None, None], self.lower(sums, slice(None)) - theta, -np.inf)
-
-    def lower(self, sums, runs):
-        rewards = sums.rewards_of(runs)
-        count = np.maximum(rewards.count, 1.0)
-        mean = rewards.low / count
-        width = fixed.t_half_width(rewards.count, count * mean * (1.0 - mean), self.alpha)
-        return mean[:, :, None] - mean[:, None, :] - width
-
-
-def _squares(sums, cap):
+def squares_of(sums, cap):
+    """(R, A, A) sums of (u_a - v_b)^2, as `ScoreMoments.contrast_squares` has them."""
     return np.maximum(
         sums.low_squares[cap][:, :, None]
         + sums.high_squares[cap][:, None, :]

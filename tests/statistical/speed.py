@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from many_runs import Setup, simulate
-from sequences import Bounded, Declared, NaiveZ
+from naive import NaiveZ
+from sequences import Bounded, Declared
 from streams import Stream
 from watchers import FirstDecision
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import coverage_study
+import markdown_text
 import tables
 from cells import NAMES, WORLDS, cells
 
@@ -56,5 +57,5 @@ def test_brackets_mark_a_sequence_whose_assumption_does_not_hold():
     broken = tables._shares(cell, "drift", "uniform")
     assert not any(part.startswith("(") for part in held)
     assert [part.startswith("(") for part in broken].count(True) == 2
-    assert tables.percent(0.0004) == "0.04%"
-    assert tables.percent(0.0) == "0.0%"
+    assert markdown_text.percent(0.0004) == "0.04%"
+    assert markdown_text.percent(0.0) == "0.0%"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from many_runs import Setup, simulate
-from sequences import Bounded, NaiveT, NaiveZ, PerModel
+from naive import NaiveT, NaiveZ
+from sequences import Bounded, PerModel
 from streams import Stream
 
 from equipoise.agent.inference import capped, fixed, levels
