@@ -44,7 +44,8 @@ def _opening(runs, error):
         "look: every row up to the 100th, then looks 4% apart. The bounds are read from the "
         "functions that ship. All seeds are fixed by the names of the cells. "
         f"{runs:,} runs unless stated; one standard error of a share of {percent(DELTA)} is "
-        f"then {100 * error:.2f} points.",
+        f"then {100 * error:.2f} points. A dash is a cell that was not run: the command runs "
+        "what is missing.",
     ]
 
 
