@@ -106,26 +106,30 @@ class TuningMoments(Additive):
 
 
 def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Floats:
-    """(K + 1,) slopes drawn to that of all K models together; each of the K + 1 candidates has
+    """(..., K + 1) slopes drawn to that of all K models together; each of the K + 1 candidates has
     its slope (0 where it has none), the variances of prediction and reward, and effective rows."""
-    models = slice(0, len(slope) - 1)
+
+    def over_models(values: Floats) -> Floats:
+        total: Floats = values[..., :-1].sum(axis=-1, keepdims=True)
+        return total
+
     information = rows * spread
     known = information > 0
-    total = information[models].sum()
-    if total <= 0:
-        return np.zeros_like(slope)
+    total = over_models(information)
+    usable = np.where(total > 0, total, 1.0)
     # Reward variance that a slope leaves; at least a sliver, as a perfect fit is luck.
     left = np.maximum(noise - slope**2 * spread, 1e-6)
-    variance = left * np.where(known, rows / np.maximum(rows - 2.0, 1.0), 1.0)
+    variance = left * rows / np.maximum(rows - 2.0, 1.0)
     variance = np.where(known, variance / np.where(known, information, 1.0), np.inf)
-    together = float((information * slope)[models].sum() / total)
-    pooled_left = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)
-    error = float((information**2 * pooled_left / np.where(known, information, 1.0))[models].sum())
-    t_squared = together**2 * total**2 / max(error, 1e-300)
-    together *= max(1.0 - 1.0 / max(t_squared, 1.0), 0.0)
-    own = known[models]
-    beyond = (slope[models] - together) ** 2 - variance[models]
-    between = max(float(beyond[own].mean()), 0.0) if np.count_nonzero(own) > 1 else 0.0
+    together = over_models(information * slope) / usable
+    around = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)
+    error = over_models(information * around) / usable**2
+    t_squared = together**2 / np.maximum(error, 1e-300)
+    together = together * np.maximum(1.0 - 1.0 / np.maximum(t_squared, 1.0), 0.0)
+    count = over_models(known.astype(np.float64))
+    beyond = np.where(known, (slope - together) ** 2 - np.where(known, variance, 0.0), 0.0)
+    between = np.maximum(over_models(beyond) / np.maximum(count, 1.0), 0.0)
+    between = np.where(count > 1, between, 0.0)
     trust = np.where(known, between / (between + variance), 0.0)
-    result: Floats = together + trust * (slope - together)
+    result: Floats = np.where(total > 0, together + trust * (slope - together), 0.0)
     return result

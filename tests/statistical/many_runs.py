@@ -8,7 +8,7 @@ tests/statistical/test_coverage.py shows them equal to those of the shipped mome
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from allocations import rule
@@ -57,7 +57,7 @@ class Sums:
             *(np.zeros(one) for _ in range(4)),
             np.zeros((caps, runs, size, size)),
             RewardMoments(*(np.zeros((runs, models)) for _ in range(5))),
-            TuningMoments(*(np.zeros((runs, size)) for _ in range(7))),
+            TuningMoments(*(np.zeros((runs, size)) for _ in fields(TuningMoments))),
         )
 
     def of_run(self, run):
@@ -199,7 +199,9 @@ def _fit_sums(rows, shape):
     by_q, by_r = weight * q, weight * r
     pairs = ((weight, weight), (by_q, q), (by_r, q), (by_r, r))
     squares, qq, qr, rr = (np.einsum("rna,rna->ra", one, two) for one, two in pairs)
-    return _total(weight), squares, _total(by_q), qq, _total(by_r), qr, rr
+    # The study always has a prediction: the sums over rows without one stay 0.
+    bare = np.zeros_like(squares)
+    return _total(weight), squares, _total(by_q), qq, _total(by_r), qr, rr, bare, bare, bare
 
 
 def _total(array):
