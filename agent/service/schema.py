@@ -240,7 +240,7 @@ class BudgetAnswer(Wire, frozen=True, kw_only=True):
 
 
 class OutcomePart(Wire, frozen=True, kw_only=True):
-    """One accepted part of an outcome. outputs: after the transform, null where not in this part."""
+    """One accepted part of an outcome. outputs: as transformed, null where not in this part."""
 
     served: Id
     attempt: int

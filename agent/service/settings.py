@@ -102,7 +102,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     expiry_seconds: float = 5.0
     shutdown_seconds: float = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    tokens: list[TokenSettings] = []
+    tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
 
     @property
