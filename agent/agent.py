@@ -73,6 +73,7 @@ class Agent:
         self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
+        self.budget = config.budget.requests
         self.late = 0
         self.duplicates = 0
         self._draws = None if key is None else Draws(key, config.name)
@@ -94,10 +95,9 @@ class Agent:
         checkpoint = store.restore()
         if checkpoint is not None:
             self.fold.load_bytes(checkpoint.state)
-        for segment in store.read(since=self.fold.next_seq):
-            self.fold.apply(segment.seq, segment.batch)
         self._view: View | None = None
         self._view_seq = -1
+        self.follow()
         self.rule = self._last_rule(at)
 
     @property
@@ -253,6 +253,15 @@ class Agent:
         )
         return None if winner is None else self.models[winner]
 
+    def follow(self) -> int:
+        """Fold what another writer appended to the store since; how many rows the log has now.
+
+        For an agent that reads beside the daemon. Rules must be learnt first (`rules.learn`).
+        """
+        for segment in self.store.read(since=self.fold.next_seq):
+            self.fold.apply(segment.seq, segment.batch)
+        return self.fold.next_seq
+
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
         self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
@@ -264,8 +273,7 @@ class Agent:
         """Requests that may still be randomized, None where there is no limit."""
         if self.observing_only:
             return 0
-        limit = self.config.budget.requests
-        return None if limit is None else limit - self.fold.randomized
+        return None if self.budget is None else self.budget - self.fold.randomized
 
     @staticmethod
     def _without_candidates(rate: Floats, eligible: Flags | None) -> tuple[Floats, Flags]:

@@ -79,6 +79,11 @@ class RuleBook:
     def __len__(self) -> int:
         return len(self._rules)
 
+    def learn(self, record: RuleRecord) -> None:
+        """Take in a rule that another agent of the same store froze; a known one is no change."""
+        if record.rule_id not in self._ordinal:
+            self._keep(thaw_rule(record))
+
     def add(
         self, era: int, since: int, at: float, allocation: Allocation, centres: Centres
     ) -> Rule:

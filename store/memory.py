@@ -23,7 +23,7 @@ from equipoise.store.admission import (
 )
 from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
-from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.slicing import slice_rows
 
 _STORE = "store in memory"
@@ -46,6 +46,7 @@ class MemoryStore(Store):
         self._eras: dict[int, Era] = {}
         self._rules: dict[str, RuleRecord] = {}
         self._alerts: dict[Alert, None] = {}
+        self._controls: dict[Control, None] = {}
         self._checkpoints: deque[Checkpoint] = deque(maxlen=KEPT_CHECKPOINTS)
 
     @property
@@ -138,8 +139,10 @@ class MemoryStore(Store):
             check_same_era(_STORE, self._eras.setdefault(record.era, record), record)
         elif isinstance(record, RuleRecord):
             check_same_rule(_STORE, self._rules.setdefault(record.rule_id, record), record)
-        else:
+        elif isinstance(record, Alert):
             self._alerts.setdefault(record)
+        else:
+            self._controls.setdefault(record)
 
     def eras(self) -> list[Era]:
         return [self._eras[era] for era in sorted(self._eras)]
@@ -152,6 +155,9 @@ class MemoryStore(Store):
 
     def alerts(self) -> list[Alert]:
         return list(self._alerts)
+
+    def controls(self) -> list[Control]:
+        return list(self._controls)
 
     def close(self) -> None:
         """Nothing to release; the log stays readable."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.schema import create_first_schema
 
@@ -21,7 +22,7 @@ APPLICATION_ID = 0x45515053  # "EQPS", shown by `file` and kept through backups
 
 Migration: TypeAlias = "tuple[int, Callable[[Database], None]]"
 
-MIGRATIONS: Sequence[Migration] = ((1, create_first_schema),)
+MIGRATIONS: Sequence[Migration] = ((1, create_first_schema), (3, create_controls))
 """Every migration with its number: 1, 2, 3, …; append only."""
 
 

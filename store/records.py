@@ -108,6 +108,14 @@ class Alert(Record, frozen=True, kw_only=True):
     sentence: str
 
 
+class Control(Record, frozen=True, kw_only=True):
+    """What an operator set while the experiment ran, and when: the newest of a name is in force."""
+
+    at: float
+    name: str
+    value: str
+
+
 class RuleRecord(Record, frozen=True, kw_only=True):
     """A frozen rule as stored: `body` is its canonical JSON, `rule_id` a hash of that."""
 

@@ -26,7 +26,7 @@ from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import CorruptStoreError, ReadOnlyStoreError, StoreError, WriteError
 from equipoise.store.files import check_path
 from equipoise.store.lock import WriterLock
-from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite_connection import (
     SYNCHRONOUS,
@@ -207,6 +207,9 @@ class SqliteStore(Store):
 
     def alerts(self) -> list[Alert]:
         return self._ask(sqlite_records.read_alerts)
+
+    def controls(self) -> list[Control]:
+        return self._ask(sqlite_records.read_controls)
 
     def close(self) -> None:
         with self._turn:
