@@ -25,7 +25,7 @@ from equipoise.agent.inference.bounded import Centres, certified_winner
 from equipoise.agent.intake import Intake
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.recommendation import Recommendation, recommend
-from equipoise.agent.rules import Rule, RuleBook
+from equipoise.agent.rules import Rule, RuleBook, freeze_rule
 from equipoise.agent.snapshots import build_snapshot
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
@@ -42,7 +42,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
-from equipoise.store.records import Era
+from equipoise.store.records import Era, RuleRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +196,21 @@ class Agent:
     def refresh(self, at: float = 0.0) -> Snapshot:
         """Estimate, certify, and freeze the next rule from everything logged so far."""
         snapshot = self.snapshot()
-        self.rule = self.rules.add(
-            self.rule.era,
-            self.fold.pending.next,
-            at,
-            self.policy.freeze(snapshot),
-            self.view().certified.centres(),
-        )
+        self.adopt(self.rule_for(snapshot, at))
         return snapshot
+
+    def rule_for(self, snapshot: Snapshot, at: float) -> RuleRecord:
+        """The next rule, frozen from what is known: a pure function, nothing is stored."""
+        centres = self.view().certified.centres()
+        since = self.fold.pending.next
+        rule, body = freeze_rule(self.rule.era, since, self.policy.freeze(snapshot), centres)
+        return RuleRecord(rule_id=rule.rule_id, era=rule.era, at=at, body=body)
+
+    def adopt(self, record: RuleRecord) -> None:
+        """Store a rule that was frozen for this log, here or by a follower, and act by it."""
+        self.store.put(record)
+        self.rules.learn(record)
+        self.rule = self.rules.rule(record.rule_id)
 
     def snapshot(self) -> Snapshot:
         """What a policy would see now."""
