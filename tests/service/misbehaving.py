@@ -78,6 +78,7 @@ def serving(protocol: Protocol, port: int = 0, delay: float = 0.0) -> Iterator[i
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 5.0
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()
