@@ -62,7 +62,7 @@ class Gateway:
             batch = self.agent.decide(
                 self._batch([requests[row] for row in fresh], x, routed, fresh)
             )
-            for row, decision in zip(fresh, self._records(batch), strict=True):
+            for row, decision in zip(fresh, self.records(batch), strict=True):
                 made[ids[row]] = decision
         return [made[name] for name in ids]
 
@@ -173,9 +173,9 @@ class Gateway:
             raise ConflictError(
                 f"request_id {request_id!r} was decided as d{number} with other content"
             )
-        return self._records(stored)[0]
+        return self.records(stored)[0]
 
-    def _records(self, batch: DecisionBatch) -> list[Decision]:
+    def records(self, batch: DecisionBatch) -> list[Decision]:
         models = self.agent.models
         chance = propensity(batch.rate, batch.probabilities, batch.model, batch.routed)
         return [

@@ -14,6 +14,7 @@ import typer
 
 from equipoise.agent.cli.audit import audit
 from equipoise.agent.cli.export import export
+from equipoise.agent.cli.serve import serve
 from equipoise.agent.cli.status import status
 
 app = typer.Typer(
@@ -228,6 +229,7 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
+app.command()(serve)
 app.command()(status)
 app.command()(audit)
 app.command()(export)

@@ -50,13 +50,14 @@ class Histogram:
 
 class Figures:
     """decisions: by (model, randomized); passed_through: by reason; outcomes: by what became of
-    them; responses: by (route, status); seconds: inside a handler, by route."""
+    them; bulk: rows by kind; responses: by (route, status); seconds: inside a handler, by route."""
 
     def __init__(self) -> None:
         self.decisions: Counter[tuple[str, bool]] = Counter()
         self.repeated = 0
         self.passed_through: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
+        self.bulk: Counter[str] = Counter()
         self.responses: Counter[tuple[str, int]] = Counter()
         self.seconds: dict[str, Histogram] = {}
         self.refresh_seconds = Histogram((0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))

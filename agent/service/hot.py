@@ -6,16 +6,16 @@ on, the answer is the routed model with the reason, and nothing will be learnt f
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from equipoise.agent.errors import AgentError
-from equipoise.agent.features.problems import FeatureError
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.figures import Figures
-from equipoise.agent.service.problems import Refusal, problem_of, refuse
+from equipoise.agent.service.halving import take_apart
+from equipoise.agent.service.problems import refuse
 from equipoise.agent.service.schema import (
     DecideBatchAnswer,
     DecideBatchRequest,
@@ -32,6 +32,7 @@ from equipoise.store.records import Decision, Outcome, Request
 
 LATEST = 1e11
 """No time stamp lies beyond: about the year 5138."""
+MOST_ATTEMPTS = 1_000_000
 _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 
 
@@ -75,7 +76,6 @@ class Hot:
         if isinstance(outcomes, list):
             self._check_rows("the list", len(outcomes))
             return self._encode(self._taken(outcomes))
-        _check_time(outcomes.at)
         counts = self._observe([outcomes])
         return self._encode(OutcomesAnswer(**counts, rejected=[]))
 
@@ -107,6 +107,11 @@ class Hot:
         return self._breaker.reason if self._breaker.open else None
 
     def _observe(self, outcomes: Sequence[Outcome]) -> dict[str, int]:
+        for outcome in outcomes:
+            _check_time(outcome.at)
+            if not 1 <= outcome.attempt <= MOST_ATTEMPTS:
+                limit = f"1 to {MOST_ATTEMPTS}"
+                raise refuse(422, f"attempt: expected {limit}", field="attempt", limit=limit)
         # Without the store nothing can be taken, and the client is told to come again.
         accepted = self._gateway.observe(outcomes)
         counts = {
@@ -118,34 +123,18 @@ class Hot:
         return counts
 
     def _taken(self, outcomes: Sequence[Outcome]) -> OutcomesAnswer:
-        total = {"accepted": 0, "duplicates": 0, "late": 0}
+        total: Counter[str] = Counter()
         rejected: list[Rejected] = []
         for rows in _rounds(outcomes):
-            for name, count in self._taken_apart(outcomes, rows, rejected).items():
-                total[name] += count
+            total += take_apart(outcomes, rows, self._observe, rejected)
         rejected.sort(key=lambda row: row.index)
         self._figures.outcomes["rejected"] += len(rejected)
-        return OutcomesAnswer(**total, rejected=rejected)
-
-    def _taken_apart(
-        self, outcomes: Sequence[Outcome], rows: list[int], rejected: list[Rejected]
-    ) -> dict[str, int]:
-        """Take these rows, together if nothing is wrong with any, else halves until it shows."""
-        try:
-            for row in rows:
-                _check_time(outcomes[row].at)
-            return self._observe([outcomes[row] for row in rows])
-        except (AgentError, FeatureError, Refusal) as error:
-            if len(rows) == 1:
-                document = problem_of(error)
-                rejected.append(
-                    Rejected(index=rows[0], status=document.status, detail=document.detail)
-                )
-                return {}
-        middle = len(rows) // 2
-        first = self._taken_apart(outcomes, rows[:middle], rejected)
-        second = self._taken_apart(outcomes, rows[middle:], rejected)
-        return {name: first.get(name, 0) + second.get(name, 0) for name in {*first, *second}}
+        return OutcomesAnswer(
+            accepted=total["accepted"],
+            duplicates=total["duplicates"],
+            late=total["late"],
+            rejected=rejected,
+        )
 
     def _check_rows(self, what: str, count: int) -> None:
         if count > self._rows:

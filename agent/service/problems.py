@@ -8,6 +8,7 @@ import msgspec
 
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features.problems import FeatureError
+from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import ProblemDocument
 from equipoise.store.errors import ContradictionError, ReadOnlyStoreError, StoreError
 
@@ -113,3 +114,12 @@ def problem_of(error: Exception) -> ProblemDocument:
         why = "it may not be written" if isinstance(error, ReadOnlyStoreError) else "it failed"
         return problem(503, f"the store cannot take this now: {why}", retry_after=1.0)
     raise error
+
+
+def document_of(error: Exception, path: str, log: Log) -> ProblemDocument:
+    """The document of whatever a handler raised; a fault of ours is logged and becomes a 500."""
+    try:
+        return problem_of(error)
+    except Exception as fault:
+        log.failed("request", fault, path=path)
+        return problem(500, "the daemon could not answer this; its log says why")

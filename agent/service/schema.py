@@ -138,9 +138,10 @@ class Value(Wire, frozen=True, kw_only=True):
 class ModelEstimate(Wire, frozen=True, kw_only=True):
     """What is known of a model. value, standard_error: by the configured family. lower, upper:
     certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
-    users or the router chose it. exp_rewards: rewards from draws."""
+    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
+    this kind too, under the name `(today's routing)`."""
 
-    model: Id
+    model: str
     value: float | None
     standard_error: float | None
     lower: float | None

@@ -51,9 +51,9 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     body_bytes: of one request; bulk_bytes: of an NDJSON body. rows: of a batch of decisions or
     outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
-    last of each. idle_seconds: between two requests of a connection. store_seconds: how long the
-    store may take before requests are passed through. dedupe_cache: newest request ids kept in
-    memory; older ones are looked up in the store.
+    last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
+    connection. store_seconds: how long another program may lock the store. waiting_rows: logged
+    rows that may wait in memory for SQLite before requests are passed through.
     """
 
     body_bytes: int = 1 << 20
@@ -62,15 +62,22 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     connections: int = 2048
     header_seconds: float = 10.0
     body_seconds: float = 30.0
+    bulk_seconds: float = 3600.0
     idle_seconds: float = 75.0
     store_seconds: float = 1.0
-    dedupe_cache: int = 100_000
+    waiting_rows: int = 200_000
 
     def faults(self) -> Iterator[Problem]:
-        for key in ("body_bytes", "bulk_bytes", "rows", "connections", "dedupe_cache"):
+        for key in ("body_bytes", "bulk_bytes", "rows", "connections", "waiting_rows"):
             if not 1 <= getattr(self, key) < 2**40:
                 yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
-        for key in ("header_seconds", "body_seconds", "idle_seconds", "store_seconds"):
+        for key in (
+            "header_seconds",
+            "body_seconds",
+            "bulk_seconds",
+            "idle_seconds",
+            "store_seconds",
+        ):
             if not 0 < getattr(self, key) <= 86_400:
                 yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
 
