@@ -99,10 +99,17 @@ class Gateway:
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
-        """Take in rows of a usage log (OBS)."""
+        """Take in rows of a usage log (OBS). A request_id counts once: further rows are dropped."""
+        known = self._observed(observations)
+        if known:
+            accepted = self.ingest(
+                [item for row, item in enumerate(observations) if row not in known]
+            )
+            return Accepted(accepted.rows, len(known))
         units = [item.unit_id or item.request_id for item in observations]
         first = self.agent.fold.next_seq
         names = [unit or f"row {first + row}" for row, unit in enumerate(units)]
+        ids = [item.request_id or "" for item in observations]
         return self.agent.ingest(
             ObservationBatch(
                 unit=np.array([text_key("unit", name) for name in names], dtype=np.int64),
@@ -111,12 +118,22 @@ class Gateway:
                 routed=self._models("routed", [item.routed for item in observations]),
                 outputs=self._outputs([item.outputs for item in observations]),
                 reward=np.array([item.reward for item in observations], dtype=np.float64),
-                request_id=[item.request_id or "" for item in observations]
-                if all(item.request_id for item in observations)
-                else None,
+                request_id=ids if any(ids) else None,
                 unit_id=names,
             )
         )
+
+    def _observed(self, observations: Sequence[Observation]) -> set[int]:
+        """Positions of the rows whose request_id is in the log already, or stands further up."""
+        ids = [item.request_id for item in observations]
+        seen = self.agent.store.find_observations([name for name in ids if name])
+        repeated = set()
+        for row, name in enumerate(ids):
+            if name and name in seen:
+                repeated.add(row)
+            elif name:
+                seen.add(name)
+        return repeated
 
     def simulate(self, simulations: Sequence[Simulation]) -> Accepted:
         """Take in SIM rows: what a model would output on a cached context."""

@@ -68,6 +68,9 @@ class Store(Protocol):
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         """Decision numbers of those request ids that have one; the others are left out."""
 
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        """Those of the request ids under which an observation is in the log already."""
+
     def decision(self, number: int) -> DecisionBatch | None:
         """The decision as a batch of one row, None where there is none of that number."""
 

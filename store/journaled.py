@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from equipoise.store.admission import check_numbers, repeated_request
-from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
+from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError
 from equipoise.store.records import Alert, Control, Era, RuleRecord
@@ -71,6 +71,7 @@ class JournaledStore(Store):
         self._settling: list[Segment] = []
         self._numbers: dict[str, int] = {}
         self._rows: dict[int, tuple[DecisionBatch, int]] = {}
+        self._observed: set[str] = set()
         self._absent: set[str] = set()
         self._change = threading.Condition()
         self._wake = threading.Event()
@@ -106,6 +107,8 @@ class JournaledStore(Store):
         # From here on the rows are in the log.
         if isinstance(batch, DecisionBatch):
             self._index(batch)
+        elif isinstance(batch, ObservationBatch):
+            self._observed.update(name for name in batch.request_id or () if name)
         self._next_seq = first + rows
         self._waiting.append(Segment(first, batch))
         if not self._wake.is_set():
@@ -141,6 +144,12 @@ class JournaledStore(Store):
             found.update(self._reader.find_requests(others))
             self._absent = {name for name in others if name not in found}
         return found
+
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        # In this order, as in `find_requests`.
+        found = {name for name in request_ids if name in self._observed}
+        others = [name for name in request_ids if name not in found]
+        return found | self._reader.find_observations(others) if others else found
 
     def decision(self, number: int) -> DecisionBatch | None:
         held = self._rows.get(number)
@@ -269,6 +278,8 @@ class JournaledStore(Store):
                 for name in batch.request_id or ():
                     if name:
                         self._numbers.pop(name, None)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.difference_update(batch.request_id or ())
         self._settling = []
         with self._change:
             self._settled = segments[-1].seq + len(segments[-1].batch)

@@ -21,7 +21,13 @@ from equipoise.store.admission import (
     check_setting,
     repeated_request,
 )
-from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
+from equipoise.store.batches import (
+    Batch,
+    DecisionBatch,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+)
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.slicing import slice_rows
@@ -42,6 +48,8 @@ class MemoryStore(Store):
         self._requests: dict[str, int] = {}
         self._parts: dict[int, list[OutcomeBatch]] = {}
         self._batches_with_parts = 0
+        self._observed: set[str] = set()
+        self._batches_with_observations = 0
         self._settings: dict[str, str] = {}
         self._eras: dict[int, Era] = {}
         self._rules: dict[str, RuleRecord] = {}
@@ -101,6 +109,13 @@ class MemoryStore(Store):
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         known = self._requests
         return {name: known[name] for name in request_ids if name in known}
+
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        for batch in self._batches[self._batches_with_observations :]:
+            if isinstance(batch, ObservationBatch):
+                self._observed.update(batch.request_id or ())
+        self._batches_with_observations = len(self._batches)
+        return {name for name in request_ids if name and name in self._observed}
 
     def decision(self, number: int) -> DecisionBatch | None:
         if not 0 <= number < self._decisions:

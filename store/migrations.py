@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
+from equipoise.store.observation_index import index_observations
 from equipoise.store.schema import create_first_schema
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ APPLICATION_ID = 0x45515053  # "EQPS", shown by `file` and kept through backups
 
 Migration: TypeAlias = "tuple[int, Callable[[Database], None]]"
 
-MIGRATIONS: Sequence[Migration] = ((1, create_first_schema), (3, create_controls))
+MIGRATIONS: Sequence[Migration] = (
+    (1, create_first_schema),
+    (3, create_controls),
+    (4, index_observations),
+)
 """Every migration with its number: 1, 2, 3, …; append only."""
 
 

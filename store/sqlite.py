@@ -210,6 +210,19 @@ class SqliteStore(Store):
             )
         return found
 
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            found.update(
+                name
+                for (name,) in self._query(
+                    f"SELECT request_id FROM observations WHERE request_id IN ({marks})", names
+                )
+            )
+        return found
+
     def decision(self, number: int) -> DecisionBatch | None:
         for segment in self._select(DECISIONS, "number = ?", number):
             assert isinstance(segment.batch, DecisionBatch)
