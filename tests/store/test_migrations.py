@@ -31,12 +31,14 @@ def break_down(database: Any) -> None:
 
 
 @pytest.fixture
-def path(tmp_path: Path, author: Any) -> Path:
+def path(tmp_path: Path, author: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store of schema version 1 with 3 decisions and an alert."""
     path = tmp_path / "log.db"
-    with SqliteStore(path) as store:
-        store.append(author.decisions(3))
-        store._connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
+    with monkeypatch.context() as old:
+        old.setattr(migrations, "MIGRATIONS", (FIRST,))
+        with SqliteStore(path) as store:
+            store.append(author.decisions(3))
+            store._connection.execute("INSERT INTO alerts VALUES (1, 0.0, 'c', 's', 'Hello.')")
     return path
 
 
@@ -58,6 +60,13 @@ def test_an_older_store_is_upgraded_once(path: Path, monkeypatch: pytest.MonkeyP
     connection.close()
 
 
+def test_a_store_of_the_first_version_opens_today(path: Path) -> None:
+    with SqliteStore(path) as store:
+        assert store.decisions == 3
+        assert store.find_observations(["a"]) == set()
+    assert inspect_store(path).schema_version == migrations.newest()
+
+
 def test_a_new_store_runs_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note)))
     SqliteStore(tmp_path / "new.db").close()
@@ -68,7 +77,7 @@ def test_a_failing_step_undoes_them_all(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note), (3, break_down)))
     with pytest.raises(StoreError, match="no such table: nowhere"):
         SqliteStore(path)
-    monkeypatch.undo()
+    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST,))
     assert inspect_store(path).schema_version == 1
     with SqliteStore(path) as store:
         assert store.decisions == 3
@@ -92,7 +101,7 @@ def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
         views = {"decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
-        assert len(ours) == 13
+        assert len(ours) == 14
         application = store._connection.execute("PRAGMA application_id").fetchone()
         assert application == (migrations.APPLICATION_ID,)
 
@@ -101,6 +110,7 @@ def test_look_ups_use_an_index(path: Path) -> None:
     with SqliteStore(path) as store:
         for query, index in (
             ("decisions WHERE request_id IN ('a', 'b')", "idx_decisions_request_id"),
+            ("observations WHERE request_id IN ('a', 'b')", "idx_observations_request_id"),
             ("decisions WHERE number = 1", "idx_decisions_number"),
             ("outcomes WHERE number = 1", "idx_outcomes_number"),
             ("outcomes WHERE seq >= 1 AND seq < 2", "INTEGER PRIMARY KEY"),
