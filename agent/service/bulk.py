@@ -53,7 +53,7 @@ class Bulk(Generic[R]):
             rows=self._totals["rows"],
             duplicates=self._totals["duplicates"],
             rejected=self._rejected,
-            rejects=self._rejects,
+            rejects=sorted(self._rejects, key=lambda row: row.index),
         )
 
     async def _read_line(self, line: bytes) -> None:
