@@ -117,8 +117,17 @@ def start(
     """Start a daemon on a free port and wait until it listens. before: run in the child."""
     path = write_config(folder, service, config)
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--config", path, "--port", "0", "--store", folder / "log.db"]
-        + list(arguments),
+        [
+            *COMMAND,
+            "serve",
+            "--config",
+            path,
+            "--port",
+            "0",
+            "--store",
+            folder / "log.db",
+            *arguments,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -147,8 +156,17 @@ def refused(folder: Path, service: str = "", *arguments: str) -> str:
     """What a daemon that does not start says, in one line."""
     path = write_config(folder, service)
     result = subprocess.run(
-        [*COMMAND, "serve", "--config", path, "--port", "0", "--store", folder / "log.db"]
-        + list(arguments),
+        [
+            *COMMAND,
+            "serve",
+            "--config",
+            path,
+            "--port",
+            "0",
+            "--store",
+            folder / "log.db",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         timeout=READY_SECONDS,
