@@ -23,7 +23,10 @@ def serve(
             min=0, max=65535, help="Port; 0 takes a free one.", show_default="service.port"
         ),
     ] = None,
-    check: Annotated[bool, typer.Option(help="Only check the configuration.")] = False,
+    check: Annotated[
+        bool, typer.Option(help="Only check the configuration, and say how the store will grow.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
 ) -> None:
     """Decide requests over HTTP, log them, learn from their outcomes.
 
@@ -33,6 +36,8 @@ def serve(
 
     Example: equipoise serve --config equipoise.toml --port 8080 --store experiment.db
     """
+    import msgspec
+
     from equipoise.agent.service.run import check_only, run
 
     given = {
@@ -42,6 +47,8 @@ def serve(
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     if check:
-        typer.echo(check_only(config, overrides))
+        facts = check_only(config, overrides)
+        sentence = facts.pop("sentence")
+        typer.echo(msgspec.json.encode(facts).decode() if as_json else sentence)
     else:
         run(config, overrides)

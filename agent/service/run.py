@@ -2,62 +2,54 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from equipoise.agent.config import ConfigError, ExperimentConfig
+from equipoise.agent.config import ConfigError
+from equipoise.agent.config.file import load_file
+from equipoise.agent.config.reload import NEED_RESTART, reload_plan
 from equipoise.agent.errors import AgentError
-from equipoise.agent.features.declarations import WRONG, read
-from equipoise.agent.features.problems import Problem
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
+from equipoise.agent.service.capacity import growth
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.server import listen
 from equipoise.agent.service.server import serve as serve_front
-from equipoise.agent.service.settings import ServiceSettings
 from equipoise.agent.service.tokens import Tokens
 from equipoise.store.journaled import JournaledStore
 
 
-def load(path: Path, overrides: Mapping[str, object]) -> tuple[ExperimentConfig, ServiceSettings]:
-    """The experiment and the `[service]` table of a TOML file; overrides replace keys of it.
+def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
+    """What a configuration that is fine amounts to, with the growth of its store.
 
-    Raises ConfigError with every problem of both.
+    Raises ConfigError with every problem.
     """
-    try:
-        data = tomllib.loads(path.read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError([f"the file cannot be read: {why}"], str(path)) from None
-    found: list[Problem] = []
-    table = data.pop("service", {})
-    if isinstance(table, dict):
-        table = {**table, **overrides}
-    settings = read(table, ServiceSettings, found, "service")
-    problems = [str(problem) for problem in found]
-    try:
-        config = ExperimentConfig.from_builtins(data, str(path))
-    except ConfigError as error:
-        raise ConfigError([*error.problems, *problems], str(path)) from None
-    if problems or settings is WRONG:
-        raise ConfigError(problems, str(path))
-    return config, settings
-
-
-def check_only(path: Path, overrides: Mapping[str, object]) -> str:
-    """A sentence about a configuration that is fine. Raises ConfigError."""
-    config, settings = load(path, overrides)
-    names = ", ".join(config.model_names)
-    return f"{path}: {config.name} compares {names}; mode {settings.mode}, store {settings.store}"
+    file = load_file(path, overrides)
+    Tokens(file.service.tokens)  # those of the environment may be missing
+    expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
+    return {
+        "config": str(path),
+        "experiment": file.experiment.name,
+        "models": list(file.experiment.model_names),
+        "mode": file.service.mode,
+        "store": file.service.store,
+        "growth": asdict(expected),
+        "sentence": (
+            f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
+            f" mode {file.service.mode}, store {file.service.store}\n{expected}"
+        ),
+    }
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> None:
     """Serve until a signal. Raises ConfigError, StoreError, AgentError or ListenError."""
-    config, settings = load(path, overrides)
+    file = load_file(path, overrides)
+    config, settings = file.experiment, file.service
     log = Log(settings.log_level)
     tokens = Tokens(settings.tokens)
     listener = listen(settings)
@@ -95,18 +87,20 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
     """Take over what may change while the daemon runs; say what may not."""
     log, old = daemon.log, daemon.settings
     try:
-        config, new = load(path, overrides)
-        tokens_given = new.tokens
-        if config.to_json() != daemon.agent.config.to_json():
-            log.error("reload-refused", reason="the experiment changed: start the daemon again")
+        file = load_file(path, overrides)
+        before = replace(file, experiment=daemon.agent.config, service=old)
+        changes = reload_plan(before, file).changes
+        # A running agent keeps its experiment; what may change in it does so at the next start.
+        problems = [change.sentence for change in changes if change.of_experiment]
+        if problems:
+            log.error("reload-refused", problems=problems)
             return
-        tokens.replace(tokens_given)
+        new = file.service
+        tokens.replace(new.tokens)
     except ValueError as error:
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
         log.error("reload-refused", problems=problems)
         return
-    fixed = ("store", "host", "port", "durability", "kill_switch", "limits")
-    needs_restart = [name for name in fixed if getattr(old, name) != getattr(new, name)]
-    kept = {name: getattr(old, name) for name in fixed}
+    kept = {name: getattr(old, name) for name in NEED_RESTART}
     daemon.apply(msgspec.structs.replace(new, **kept))
-    log.info("reloaded", needs_restart=needs_restart)
+    log.info("reloaded", changes=[change.sentence for change in changes])
