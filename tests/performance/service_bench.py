@@ -129,7 +129,7 @@ def server(command: list[str], port: int) -> Iterator[int]:
         process.wait(30)
 
 
-def row(name: str, rate: int, seconds: float, stream: Stream) -> str:
+def row(name: str, rate: int, seconds: float, stream: Stream, processor: float) -> str:
     latency = np.array(stream.latency) * 1e3
     late = float(np.percentile(np.array(stream.lateness), 99)) if stream.lateness else np.inf
     p50, p90, p99, most = np.percentile(latency, [50, 90, 99, 100])
@@ -137,11 +137,13 @@ def row(name: str, rate: int, seconds: float, stream: Stream) -> str:
     void = "" if late <= VOID_LATENESS else "  VOID: the generator was late"
     return (
         f"{name:22}{rate:>8,}{len(latency) / seconds:>10,.0f}{p50:>9.2f}{p90:>9.2f}{p99:>9.2f}"
-        f"{most:>9.1f}{errors:>8}{late * 1e3:>9.3f}{void}"
+        f"{most:>9.1f}{errors:>8}{late * 1e3:>9.3f}{processor / seconds:>6.0%}{void}"
     )
 
 
-def measure(name: str, port: int, rate: int, seconds: float, seed: int, learn: bool) -> float:
+def measure(
+    name: str, pid: int, port: int, rate: int, seconds: float, seed: int, learn: bool
+) -> float:
     """Print a row per kind of request; the p99 of decisions in ms."""
     traffic = Traffic(seed)
     times = arrivals(rate, seconds, traffic.rng)
@@ -150,13 +152,29 @@ def measure(name: str, port: int, rate: int, seconds: float, seed: int, learn: b
     if learn:
         batches = np.arange(0.5, seconds, OUTCOMES_AT_ONCE / min(rate, 5000))
         streams.append(Stream("/v1/outcomes", batches, traffic.outcomes, traffic.check, 4))
+    before = processor_seconds(pid)
     run(port, streams)
-    print(row(name, rate, seconds, decide), flush=True)
+    processor = processor_seconds(pid) - before
+    print(row(name, rate, seconds, decide, processor), flush=True)
     if learn:
-        print(row("  outcomes, 100 each", rate, seconds, streams[1]))
+        print(row("  outcomes, 100 each", rate, seconds, streams[1], processor))
         if traffic.undecided or traffic.refused:
             print(f"  {traffic.undecided} passed through, {traffic.refused} outcomes refused")
     return float(np.percentile(decide.latency, 99)) * 1e3
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time of a process and its children so far, whatever else the machine does."""
+    total = 0.0
+    for one in (pid, *children(pid)):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
 
 
 def memory(pid: int) -> float:
@@ -179,7 +197,7 @@ def main() -> None:
     print(f"{len(cores)} cores, load average {here:.1f} before; latency in ms from schedule")
     print(
         f"{'':22}{'asked/s':>8}{'got/s':>10}{'p50':>9}{'p90':>9}{'p99':>9}{'most':>9}"
-        f"{'errors':>8}{'late p99':>9}"
+        f"{'errors':>8}{'late p99':>9}{'cpu':>6}"
     )
     with tempfile.TemporaryDirectory() as folder:
         config, store = Path(folder) / "bench.toml", Path(folder) / "bench.db"
@@ -199,7 +217,9 @@ def main() -> None:
                 found = []
                 for turn, rate in enumerate(rates):
                     seed = 1000 * offset + turn
-                    found.append(measure(name, port, rate, chosen.seconds, seed, name == "daemon"))
+                    found.append(
+                        measure(name, pid, port, rate, chosen.seconds, seed, name == "daemon")
+                    )
                 os.sched_setaffinity(0, set(cores))
                 print(f"  {name}: {memory(pid):.0f} MB resident afterwards")
                 for limit in (1.0, 5.0):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from running import Running, start
+from running import Running, running
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
@@ -93,7 +93,11 @@ def keep(promises: Promises, path: str, body: Any, answer: Any) -> None:
 
 def kill_once(folder: Path, moment: int, rng: random.Random, promises: Promises) -> None:
     """Start, send again what was left open, load, and kill at a random moment."""
-    daemon = start(folder, SERVICE)
+    with running(folder, SERVICE) as daemon:
+        _kill_under_load(daemon, moment, rng, promises)
+
+
+def _kill_under_load(daemon: Running, moment: int, rng: random.Random, promises: Promises) -> None:
     send_open(daemon, promises)
     clients = [
         Client(daemon.port, f"k{moment}-{number}", rng.randrange(2**32), promises)
@@ -169,10 +173,10 @@ def study(folder: Path, moments: int, seed: int) -> tuple[Promises, list[str]]:
     found: list[str] = []
     for moment in range(moments):
         kill_once(folder, moment, rng, promises)
-    daemon = start(folder, SERVICE)
-    send_open(daemon, promises)
-    if daemon.stop() != 0:
-        found.append("the daemon did not end in good order")
+    with running(folder, SERVICE) as daemon:
+        send_open(daemon, promises)
+        if daemon.stop() != 0:
+            found.append("the daemon did not end in good order")
     found += faults(daemon.store, promises)
     if not state_is_the_fold(daemon.store):
         found.append("the state is not the fold of the log")
