@@ -101,7 +101,8 @@ class JournaledStore(Store):
                 f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
             )
         if isinstance(batch, DecisionBatch):
-            check_numbers(self._name, batch, self._decisions)
+            if rows > 1 or batch.number[0] != self._decisions:
+                check_numbers(self._name, batch, self._decisions)
             self._admit_requests(batch)
         self._tail.append(first, rows, to_frame(first, batch))
         # From here on the rows are in the log.

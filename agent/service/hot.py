@@ -60,7 +60,7 @@ class Hot:
         """One request, one decision."""
         request = self._request.decode(body)
         _check_time(request.at)
-        return self._encode(self._decided([request])[0])
+        return self._encode(self._decided([request], self._decide_one)[0])
 
     def decide_batch(self, body: bytes) -> bytes:
         """Several requests, decided together or not at all."""
@@ -68,7 +68,9 @@ class Hot:
         self._check_rows("requests", len(requests))
         for request in requests:
             _check_time(request.at)
-        return self._encode(DecideBatchAnswer(decisions=self._decided(requests)))
+        return self._encode(
+            DecideBatchAnswer(decisions=self._decided(requests, self._gateway.decide))
+        )
 
     def outcomes(self, body: bytes) -> bytes:
         """One outcome, which is taken or refused; or many, each judged alone."""
@@ -79,11 +81,18 @@ class Hot:
         counts = self._observe([outcomes])
         return self._encode(OutcomesAnswer(**counts, rejected=[]))
 
-    def _decided(self, requests: Sequence[Request]) -> list[DecisionAnswer]:
+    def _decide_one(self, requests: Sequence[Request]) -> list[Decision]:
+        return [self._gateway.decide_one(requests[0])]
+
+    def _decided(
+        self,
+        requests: Sequence[Request],
+        decide: Callable[[Sequence[Request]], list[Decision]],
+    ) -> list[DecisionAnswer]:
         reason = self._reason()
         if reason is None:
             try:
-                decisions = self._gateway.decide(requests)
+                decisions = decide(requests)
             except _NOT_THE_STORES_FAULT:
                 raise
             except StoreError as error:
