@@ -61,6 +61,7 @@ class Ingestion:
         self._progress = progress
         self._read = 0
         self._namer = Namer()
+        self._refused: list[tuple[int, str]] = []
 
     def add(self, source: str, kind: Format) -> None:
         """Take in a file, or standard input. What was taken stays taken if it breaks off."""
@@ -72,7 +73,7 @@ class Ingestion:
             try:
                 record = to_record(row)
             except AgentError as error:
-                self._reject(source, number, str(error))
+                self._refused.append((number, str(error)))
                 continue
             if isinstance(record, Observation):
                 record = self._namer.named(record)
@@ -115,26 +116,27 @@ class Ingestion:
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
-            self._take_apart(source, batch)
+            self._take_apart(batch)
             batch.clear()
-            self._progress(self._read)
+        for row, reason in sorted(self._refused):
+            self._rejects.add(source, row, reason)
+        self.result.rejected += len(self._refused)
+        self._refused.clear()
+        self._progress(self._read)
 
-    def _take_apart(self, source: str, batch: Sequence[tuple[int, Record]]) -> None:
+    def _take_apart(self, batch: Sequence[tuple[int, Record]]) -> None:
         """All at once where all are fine; else halves, until those that are refused are alone."""
         try:
             accepted = self._take([record for _, record in batch])
         except (AgentError, FeatureError) as error:
             if len(batch) == 1:
-                self._reject(source, batch[0][0], str(error))
+                reason = str(error).replace(" row 0: ", ": ", 1)  # its place in a batch of one
+                self._refused.append((batch[0][0], reason))
                 return
             middle = len(batch) // 2
-            self._take_apart(source, batch[:middle])
-            self._take_apart(source, batch[middle:])
+            self._take_apart(batch[:middle])
+            self._take_apart(batch[middle:])
             return
         self.result.accepted += accepted.rows
         self.result.duplicates += accepted.duplicates
         self.result.late += accepted.late
-
-    def _reject(self, source: str, row: int, reason: str) -> None:
-        self.result.rejected += 1
-        self._rejects.add(source, row, reason)
