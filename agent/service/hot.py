@@ -30,9 +30,6 @@ from equipoise.agent.service.switches import Switches
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError
 from equipoise.store.records import Decision, Outcome, Request
 
-LATEST = 1e11
-"""No time stamp lies beyond: about the year 5138."""
-MOST_ATTEMPTS = 1_000_000
 _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 
 
@@ -59,18 +56,14 @@ class Hot:
     def decide(self, body: bytes) -> bytes:
         """One request, one decision."""
         request = self._request.decode(body)
-        _check_time(request.at)
         return self._encode(self._decided([request], self._decide_one)[0])
 
     def decide_batch(self, body: bytes) -> bytes:
         """Several requests, decided together or not at all."""
         requests = self._requests.decode(body).requests
         self._check_rows("requests", len(requests))
-        for request in requests:
-            _check_time(request.at)
-        return self._encode(
-            DecideBatchAnswer(decisions=self._decided(requests, self._gateway.decide))
-        )
+        decisions = self._decided(requests, self._gateway.decide)
+        return self._encode(DecideBatchAnswer(decisions=decisions))
 
     def outcomes(self, body: bytes) -> bytes:
         """One outcome, which is taken or refused; or many, each judged alone."""
@@ -116,11 +109,6 @@ class Hot:
         return self._breaker.reason if self._breaker.open else None
 
     def _observe(self, outcomes: Sequence[Outcome]) -> dict[str, int]:
-        for outcome in outcomes:
-            _check_time(outcome.at)
-            if not 1 <= outcome.attempt <= MOST_ATTEMPTS:
-                limit = f"1 to {MOST_ATTEMPTS}"
-                raise refuse(422, f"attempt: expected {limit}", field="attempt", limit=limit)
         # Without the store nothing can be taken, and the client is told to come again.
         accepted = self._gateway.observe(outcomes)
         counts = {
@@ -167,12 +155,6 @@ def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
             rounds.append([])
         rounds[turn].append(row)
     return rounds
-
-
-def _check_time(at: float | None) -> None:
-    if at is not None and not 0 <= at <= LATEST:
-        limit = f"seconds since the epoch, 0 to {LATEST:g}"
-        raise refuse(422, f"at: received {at}, expected {limit}", field="at", limit=limit)
 
 
 def _answer(decision: Decision) -> DecisionAnswer:

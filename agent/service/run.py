@@ -18,6 +18,7 @@ from equipoise.agent.service.app import build
 from equipoise.agent.service.capacity import growth
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.page import page
 from equipoise.agent.service.server import listen
 from equipoise.agent.service.server import serve as serve_front
 from equipoise.agent.service.tokens import Tokens
@@ -70,7 +71,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
                     )
                 key = write_key(store_path)
             daemon = Daemon(config, settings, store, key, log)
-            front = build(daemon, tokens)
+            front = build(daemon, tokens, page(daemon))
         except BaseException:
             store.close()
             raise

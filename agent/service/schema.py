@@ -26,7 +26,7 @@ Every error is a `ProblemDocument` (RFC 9457, `application/problem+json`).
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,8 @@ PassThrough: TypeAlias = Literal[
     "stopping",
 ]
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
+MOST_BUDGET = 2**63 - 1
+Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 CheckStatus: TypeAlias = Literal["ok", "watch", "alarm", "unknown"]
 Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted"]
 
@@ -229,7 +231,7 @@ class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """requests: how many requests may be randomized in all, from the start of the experiment; a
     hard stop. null for no limit, 0 to stop."""
 
-    requests: int | None
+    requests: Annotated[int, msgspec.Meta(ge=0, le=MOST_BUDGET)] | None
 
 
 class BudgetAnswer(Wire, frozen=True, kw_only=True):
@@ -284,7 +286,7 @@ class PlanRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """reason: kept in the log, for people. An empty body is fine."""
 
-    reason: str = ""
+    reason: Reason = ""
 
 
 class ModeAnswer(Wire, frozen=True, kw_only=True):

@@ -96,7 +96,7 @@ def test_a_list_of_outcomes_is_judged_row_by_row(daemon: Running):
         {"decision_id": "d999999", "reward": 1.0},
         {"decision_id": names[1], "reward": 7.0},
         {"decision_id": names[0], "reward": 1.0},
-        {"decision_id": names[2], "reward": 1.0, "attempt": 0},
+        {"decision_id": names[2], "reward": 1.0, "served": "nobody"},
         {"decision_id": names[0], "reward": 1.0},
         {"decision_id": names[0], "reward": 0.0},
     ]
