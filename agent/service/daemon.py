@@ -22,6 +22,7 @@ from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import Readiness
 from equipoise.agent.service.settings import ServiceSettings
+from equipoise.agent.service.shadow.replay import Shadow
 from equipoise.agent.service.switches import Switches
 from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
@@ -57,6 +58,8 @@ class Daemon:
         )
         self.analysis = Analysis(self.agent, store, self.figures, log)
         self.jobs = Jobs(self.figures, log)
+        shadow = settings.shadow
+        self.shadow = None if shadow is None else Shadow(self.gateway, shadow, log)
         self.stopping = False
         self.refused: dict[int, int] = {}
         """Answers by status that the connection guard gave before any handler saw a request."""
@@ -70,6 +73,8 @@ class Daemon:
         self.jobs.add("refresh", settings.refresh_seconds, self._refresh)
         self.jobs.add("checkpoint", settings.checkpoint_seconds, self._checkpoint)
         self.jobs.add("expiry", settings.expiry_seconds, self._expire)
+        if self.shadow is not None and settings.shadow is not None:
+            self.jobs.add("shadow", settings.shadow.every_seconds, self._shadow)
         self.jobs.start()
         self.jobs.soon("refresh")
         self._look()
@@ -87,7 +92,9 @@ class Daemon:
         self.stopping = self.hot.stopping = True
         if self._looking is not None:
             self._looking.cancel()
-        await self.jobs.stop()
+        await self.jobs.stop(self.settings.shutdown_seconds / 2)
+        if self.shadow is not None:
+            await self.shadow.close()
         await self.analysis.close()
         try:
             if self.agent.fold.next_seq > self._checkpointed:
@@ -151,6 +158,14 @@ class Daemon:
         if self.agent.fold.next_seq > self._checkpointed:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
+
+    async def _shadow(self) -> None:
+        assert self.shadow is not None
+        if not self.switches.kill_switch.on:
+            rows = await self.shadow.run()
+            if rows:
+                self.figures.bulk["shadow"] += rows
+                self.log.info("shadow", rows=rows, spent_usd=round(self.shadow.spent, 4))
 
     async def _expire(self) -> None:
         with contextlib.suppress(StoreError):  # they expire when the store works again

@@ -45,13 +45,16 @@ class Jobs:
         """Run a job now, unless it is running."""
         self._begin(name)
 
-    async def stop(self) -> None:
-        """Start nothing more, and wait for what is running."""
+    async def stop(self, seconds: float) -> None:
+        """Start nothing more; wait for what is running, and cancel what takes longer."""
         # The scheduler cancels its own tasks; ours are not its own, so none is cut short.
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         if self._running:
-            await asyncio.wait(self._running)
+            _, late = await asyncio.wait(self._running, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _due(self, name: str) -> None:
         # A coroutine, for the scheduler would run a plain function in another thread.

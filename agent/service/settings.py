@@ -15,6 +15,7 @@ import msgspec
 
 from equipoise.agent.config.parts import Part
 from equipoise.agent.features.problems import Problem, shown
+from equipoise.agent.service.shadow.settings import ShadowSettings
 
 Scope: TypeAlias = Literal["route", "admin"]
 """route: decide, outcomes, bulk rows and everything that is read. admin: budget, pause too."""
@@ -94,6 +95,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
     comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
     expiry_seconds: between two looks for outcomes that never came.
+    shadow: replays of cached contexts on candidate models; none unless declared.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     """
 
@@ -109,6 +111,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     expiry_seconds: float = 5.0
     shutdown_seconds: float = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shadow: ShadowSettings | None = None
     tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
 

@@ -16,7 +16,8 @@ from hashlib import sha256
 from equipoise.agent.service.problems import Refusal, problem
 from equipoise.agent.service.settings import Scope, TokenSettings
 
-_CHALLENGE = {"www-authenticate": 'Bearer realm="equipoise", Basic realm="equipoise"'}
+# Basic first: of several challenges in one header, Chromium looks at the first only.
+_CHALLENGE = {"www-authenticate": 'Basic realm="equipoise", Bearer realm="equipoise"'}
 
 
 class MissingTokenError(ValueError):

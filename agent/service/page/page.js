@@ -25,7 +25,8 @@ async function ask(path, options = {}) {
   const headers = { ...options.headers };
   const token = at("token").value;
   if (token) headers.Authorization = `Bearer ${token}`;
-  const response = await fetch(path, { ...options, headers, cache: "no-store" });
+  // Absolute, for a page that was opened with a name and a password in its address.
+  const response = await fetch(location.origin + path, { ...options, headers, cache: "no-store" });
   const body = await response.json().catch(() => ({}));
   // A daemon that is not ready says so in a body that is fine.
   if (!response.ok && path !== "/readyz") throw new Error(said(response.status, body));
