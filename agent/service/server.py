@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import signal
 import socket
 import sys
@@ -56,6 +57,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What is there by now stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
         # For whoever started it with port 0, and as the sign that requests may come.
         print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

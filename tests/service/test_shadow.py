@@ -20,6 +20,7 @@ from equipoise.agent.config import config_from_dict
 from equipoise.agent.errors import AgentError
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.shadow import endpoint
 from equipoise.agent.service.shadow.replay import Shadow
 from equipoise.agent.service.shadow.settings import ShadowModel, ShadowSettings
 from equipoise.store.memory import MemoryStore
@@ -89,9 +90,10 @@ class Provider:
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.05)
     made = Provider()
-    thread = threading.Thread(target=made.server.serve_forever, daemon=True)
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield made
     made.server.shutdown()

@@ -14,7 +14,8 @@ import msgspec
 
 from equipoise.agent.service.shadow.settings import ShadowModel, ShadowSettings
 
-LONGEST_PAUSE = 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between attempts: doubled each time, halved at random, unless the endpoint says when."""
 _AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
@@ -103,7 +104,7 @@ class Endpoint:
                     self._pace.pause(min(pause, LONGEST_PAUSE))
                 else:
                     # Spread, so that callers that failed together do not come back together.
-                    wait = min(0.5 * 2.0**attempt, LONGEST_PAUSE)
+                    wait = min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE)
                     await asyncio.sleep(wait * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable: the loop returns or raises")
 
