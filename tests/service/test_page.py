@@ -142,7 +142,7 @@ def test_pause_and_resume_with_a_token_that_stays_in_memory(tmp_path: Path) -> N
         kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
         assert tab.run(kept) == '[{},{},""]'
         tab.call("Page.reload")
-        tab.until("document.readyState == 'complete' && document.getElementById('token')")
+        tab.until("document.readyState == 'complete' && !!document.getElementById('token')")
         assert tab.run("document.getElementById('token').value") == ""
 
 
