@@ -74,6 +74,8 @@ class Agent:
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
         self.budget = config.budget.requests
+        self.would_randomize = 0
+        """Requests that were only observed and would have been randomized, since the start."""
         self.late = 0
         self.duplicates = 0
         self._draws = None if key is None else Draws(key, config.name)
@@ -121,6 +123,8 @@ class Agent:
         uniform = self._draws.uniforms(first, count)
         rate, capped = self._without_candidates(rate, requests.eligible)
         model, randomized = draw(uniform, rate, shares, requests.routed)
+        if self.observing_only:
+            self.would_randomize += int(np.count_nonzero(randomized))
         left = self._budget_left()
         if left is not None and np.count_nonzero(randomized) >= left:
             # Whether the budget still covers a request depends on earlier draws alone.

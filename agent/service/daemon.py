@@ -12,6 +12,7 @@ import contextlib
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
+from equipoise.agent.service.alerts import Alerts
 from equipoise.agent.service.analysis import Analysis
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.clock import Clock
@@ -57,6 +58,7 @@ class Daemon:
             self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
         )
         self.analysis = Analysis(self.agent, store, self.figures, log)
+        self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)
         shadow = settings.shadow
         self.shadow = None if shadow is None else Shadow(self.gateway, shadow, log)
@@ -150,6 +152,8 @@ class Daemon:
         self._outcomes = self.figures.outcomes["accepted"]
         if await self.analysis.refresh():
             self.log.debug("rule", rule=self.agent.rule.rule_id, log_rows=rows)
+        if self.analysis.newest is not None:
+            await self.alerts.hear(self.analysis.newest.checks)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen.
         await asyncio.sleep(SHORTEST_REFRESH_SECONDS)

@@ -112,6 +112,11 @@ class _Figures(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        yield CounterMetricFamily(
+            "equipoise_would_randomize",
+            "Requests that would have been randomized, had they not only been observed.",
+            value=agent.would_randomize,
+        )
         if budget.requests is not None:
             yield GaugeMetricFamily(
                 "equipoise_budget_requests", "Requests that may be randomized.", budget.requests

@@ -130,6 +130,9 @@ def test_observe_mode_logs_all_and_randomizes_nothing(tmp_path):
         assert not any(one["randomized"] for one in made)
         assert made[39]["decision_id"] == "d39"
         assert daemon.ask("GET", "/readyz").json["mode"]["randomizing"] is False
+        text = daemon.ask("GET", "/metrics").body.decode()
+        would = text.partition("\nequipoise_would_randomize_total ")[2].split()[0]
+        assert 5 < float(would) < 35, "half of them"
 
 
 def test_the_kill_switch_is_a_file(tmp_path):
