@@ -17,6 +17,7 @@ from equipoise.agent.cli.backup import backup, restore
 from equipoise.agent.cli.export import export
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.init import init
+from equipoise.agent.cli.rollback import rollback
 from equipoise.agent.cli.serve import serve
 from equipoise.agent.cli.status import status
 
@@ -240,6 +241,7 @@ app.command()(audit)
 app.command()(export)
 app.command()(backup)
 app.command()(restore)
+app.command()(rollback)
 
 
 def main() -> None:
