@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +28,7 @@ from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_connection import Durability
-from equipoise.store.tail import TailWriter, to_frame
+from equipoise.store.tail import Sync, TailWriter, to_frame
 
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
@@ -38,6 +38,10 @@ _RETRY_SECONDS = 0.2
 
 class JournaledStore(Store):
     """The Store contract over a file and its tail. Parameters as of `SqliteStore`.
+
+    grouped: with durability "power", `append` does not wait for the disk; whoever acknowledges
+    rows calls `begin_sync` first, once for many.
+    waiting_rows: how many rows may wait for SQLite.
 
     `append` and the look-ups belong to one thread; everything else may be called from any.
     """
@@ -49,6 +53,7 @@ class JournaledStore(Store):
         *,
         busy_seconds: float = 1.0,
         waiting_rows: int = WAITING_ROWS,
+        grouped: bool = False,
     ) -> None:
         self._log = SqliteStore(path, durability=durability, busy_seconds=busy_seconds)
         try:
@@ -66,7 +71,10 @@ class JournaledStore(Store):
         self._limit = waiting_rows
         self._next_seq, self._decisions = self._log.next_seq, self._log.decisions
         self._settled = self._next_seq
-        self._tail = TailWriter(self.path, durability == "power")
+        self.must_sync = grouped and durability == "power"
+        """Whether appended rows may be acknowledged only after `begin_sync`."""
+        unasked: Sync = "each" if durability == "power" else "never"
+        self._tail = TailWriter(self.path, "asked" if self.must_sync else unasked)
         self._waiting: deque[Segment] = deque()
         self._settling: list[Segment] = []
         self._numbers: dict[str, int] = {}
@@ -169,6 +177,10 @@ class JournaledStore(Store):
         end = self._next_seq if until is None else min(until, self._next_seq)
         self.settle(end)
         return self._reader.read(since, end)
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A function, for any thread, that puts on the disk what was appended before this call."""
+        return self._tail.begin_sync()
 
     def settle(self, until: int | None = None, seconds: float | None = None) -> bool:
         """Wait until SQLite holds the first `until` rows (default: all); whether it does.

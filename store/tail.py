@@ -17,9 +17,9 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -33,6 +33,8 @@ from equipoise.store.errors import (
     WriteError,
 )
 from equipoise.store.tables import LOG_TABLES, Kind
+
+Sync: TypeAlias = Literal["never", "each", "asked"]
 
 FILE_BYTES = 8 << 20
 """A file that has grown beyond this is followed by a new one."""
@@ -126,10 +128,12 @@ def read_tail(store: Path, next_seq: int) -> Iterator[Segment]:
 class TailWriter:
     """Appends frames to the newest tail file of a store that this process may write.
 
-    sync: fsync after every frame. Not for several threads, but `forget` may come from another one.
+    sync: when frames reach the disk itself: "never" (when the system likes), "each" (before
+    `append` returns), or "asked" (when `begin_sync` is called).
+    Not for several threads, but `forget` may come from another one.
     """
 
-    def __init__(self, store: Path, sync: bool) -> None:
+    def __init__(self, store: Path, sync: Sync) -> None:
         self._store = store
         self._sync = sync
         self._number = 0
@@ -149,13 +153,33 @@ class TailWriter:
             written = os.write(self._file, frame)
             if written < len(frame):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._sync:
+            if self._sync == "each":
                 os.fdatasync(self._file)
         except OSError as error:
             self._undo()
             raise _as_store_error(self._store, error) from error
         self._size += len(frame)
         self._last = seq + rows
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A function, for any thread, that puts on the disk what was appended before this call.
+
+        It raises as `append` does; what was appended then stays in the log all the same.
+        """
+        if self._file < 0:
+            return lambda: None
+        # A file of its own: ours may be closed and followed by another one meanwhile.
+        file = os.dup(self._file)
+
+        def sync() -> None:
+            try:
+                os.fdatasync(file)
+            except OSError as error:
+                raise _as_store_error(self._store, error) from error
+            finally:
+                os.close(file)
+
+        return sync
 
     def forget(self, next_seq: int) -> None:
         """Remove files whose rows all lie before `next_seq`."""
@@ -167,6 +191,8 @@ class TailWriter:
     def close(self) -> None:
         """Stop writing. Files stay unless they were forgotten before."""
         if self._file >= 0:
+            if self._sync == "asked":
+                os.fdatasync(self._file)
             os.close(self._file)
             self._closed.append((self._last, self._path()))
             self._file = -1
@@ -177,7 +203,7 @@ class TailWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self._file = os.open(self._path(), flags, 0o644)
         self._size = 0
-        if self._sync:
+        if self._sync != "never":
             folder = os.open(self._store.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)

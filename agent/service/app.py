@@ -42,7 +42,16 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
         "/v1/outcomes": daemon.hot.outcomes,
     }
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
-    return Front(hot, rest, daemon, tokens, daemon.settings.limits, daemon.figures, daemon.log)
+    return Front(
+        hot,
+        rest,
+        daemon,
+        tokens,
+        daemon.settings.limits,
+        daemon.figures,
+        daemon.log,
+        daemon.barrier,
+    )
 
 
 def _plain(daemon: Daemon, document: bytes) -> tuple[Plain, ...]:

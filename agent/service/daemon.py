@@ -14,6 +14,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.service.alerts import Alerts
 from equipoise.agent.service.analysis import Analysis
+from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.clock import Clock
 from equipoise.agent.service.figures import Figures
@@ -58,6 +59,7 @@ class Daemon:
             self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
         )
         self.analysis = Analysis(self.agent, store, self.figures, log)
+        self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)
         shadow = settings.shadow

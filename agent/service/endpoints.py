@@ -96,6 +96,8 @@ class Endpoint:
 
         call = Call(scope["path_params"], _query(operation, scope), body, stream)
         answer: Any = await operation.handler(call)
+        if operation.method != "GET" and self._daemon.barrier is not None:
+            await self._daemon.barrier.wait()
         return answer if isinstance(answer, bytes) else _encode(answer)
 
     def _admit(self, scope: Scope, needed: TokenScope) -> None:

@@ -20,6 +20,7 @@ from equipoise.agent.service.asgi import (
     respond,
     respond_problem,
 )
+from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.problems import Refusal, document_of
@@ -41,6 +42,7 @@ class Front:
     """The ASGI application that the server runs.
 
     hot: handler by path, for POST. rest: the application for all other requests.
+    barrier: what answers wait at, where they promise what only the disk keeps.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Front:
         limits: LimitSettings,
         figures: Figures,
         log: Log,
+        barrier: Barrier | None = None,
     ) -> None:
         self._hot = dict(hot)
         self._rest = rest
@@ -60,6 +63,7 @@ class Front:
         self._limits = limits
         self._figures = figures
         self._log = log
+        self._barrier = barrier
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -84,6 +88,8 @@ class Front:
             body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
             start = time.perf_counter()
             answer = handler(body)
+            if self._barrier is not None:
+                await self._barrier.wait()
         except ClientGone:
             return
         except Exception as error:

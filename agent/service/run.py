@@ -60,6 +60,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
             settings.durability,
             busy_seconds=settings.limits.store_seconds,
             waiting_rows=settings.limits.waiting_rows,
+            grouped=True,
         )
         try:
             store_path = Path(settings.store)
