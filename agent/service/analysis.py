@@ -70,7 +70,7 @@ class Analysis:
                 and newest.recommendations.keys() >= set(families)
             ):
                 return newest
-            reply = await self._ask(Ask(self._adopted, list(self._families)))
+            reply = await self._ask(list(self._families))
             assert isinstance(reply, Answer)
             assert reply.report is not None
             self.newest = reply.report
@@ -93,7 +93,7 @@ class Analysis:
     async def checkpoint(self, at: float) -> int:
         """Save the analyst's state, which is ours, as a checkpoint; the rows it covers."""
         async with self._turn:
-            reply = await self._ask(Save(self._adopted))
+            reply = await self._ask(None)
         assert isinstance(reply, State)
         await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
         return reply.seq
@@ -115,17 +115,23 @@ class Analysis:
             process.kill()
             await process.wait()
 
-    async def _ask(self, question: Question) -> Reply:
+    async def _ask(self, families: list[str] | None) -> Reply:
+        """Ask for a report on these families, or for the whole state."""
         rows = self._agent.fold.next_seq
         await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
         process = await self._started()
-        reply = await self._exchange(process, question)
+        # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
+        adopted, known = list(self._adopted), len(self._agent.rules)
+        reply = await self._exchange(
+            process,
+            Save(adopted, known) if families is None else Ask(adopted, known, families),
+        )
         if isinstance(reply, Failure):
             self._figures.refresh_failures += 1
+            self._log.warning("analyst-failed", sentence=reply.sentence)
+            await self._end(process)  # the next one begins with what is in the store
             raise AnalysisError(reply.sentence)
-        if isinstance(question, Ask | Save):
-            # The list may have grown meanwhile; only what was sent is done.
-            del self._adopted[: len(question.rules)]
+        del self._adopted[: len(adopted)]
         return reply
 
     async def _started(self) -> asyncio.subprocess.Process:

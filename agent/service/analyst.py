@@ -32,16 +32,19 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Follow the log and report. rules: those adopted since the last message, in order."""
+    """Follow the log and report. rules: those adopted since the last message, in order; known:
+    how many the daemon knows in all, for a state that numbers them otherwise is of no use."""
 
     rules: list[RuleRecord]
+    known: int
     families: list[str]
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
-    """Follow the log and hand back the whole state. rules: as in `Ask`."""
+    """Follow the log and hand back the whole state. rules, known: as in `Ask`."""
 
     rules: list[RuleRecord]
+    known: int
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -101,6 +104,8 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                 for record in question.rules:
                     agent.rules.learn(record)
                     agent.rule = agent.rules.rule(record.rule_id)
+                if len(agent.rules) != question.known:
+                    raise ValueError(f"{len(agent.rules)} rules, the daemon has {question.known}")
                 seq = agent.follow()
                 if isinstance(question, Save):
                     reply = State(seq, agent.fold.to_bytes())

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from equipoise.agent.service.analysis import AnalysisError
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import report
+from equipoise.store.contract import Kept
 from equipoise.store.journaled import JournaledStore
 
 
@@ -114,6 +116,60 @@ def test_a_killed_analyst_costs_one_answer(daemon: Daemon):
         assert (await daemon.analysis.report()).log_rows == daemon.agent.fold.next_seq
         assert await daemon.analysis.refresh() is True
         assert daemon.agent.rule.rule_id == report(daemon.agent, [], 0.0).rule.rule_id
+
+    run(daemon, work)
+
+
+def test_a_rule_adopted_during_a_question_reaches_the_analyst(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    """Found by killing: a rule that was adopted while a checkpoint was made was never sent, the
+    analyst numbered the later ones otherwise, and its next checkpoint held wrong centres."""
+
+    async def work() -> None:
+        traffic(daemon, 0, 40)
+        await daemon.analysis.report()
+        process = daemon.analysis._process
+        assert process is not None
+        called, free, put = threading.Event(), threading.Event(), daemon.store.put
+
+        def slow_put(record: Kept) -> None:
+            called.set()
+            free.wait(10)
+            put(record)
+
+        monkeypatch.setattr(daemon.store, "put", slow_put)
+        adopting = asyncio.create_task(daemon.analysis.refresh())
+        await asyncio.to_thread(called.wait, 10)
+        os.kill(process.pid, signal.SIGSTOP)
+        saving = asyncio.create_task(daemon.analysis.checkpoint(1.0))
+        await asyncio.sleep(0.3)
+        free.set()
+        assert await adopting is True
+        os.kill(process.pid, signal.SIGCONT)
+        await saving
+        for turn in range(2):  # a second rule, and decisions under it alone
+            traffic(daemon, 40 + 40 * turn, 80 + 40 * turn)
+            assert await daemon.analysis.refresh() is True
+        traffic(daemon, 120, 160)
+        await daemon.analysis.checkpoint(2.0)
+        saved = daemon.store.restore()
+        assert saved is not None
+        assert saved.state == daemon.agent.fold.to_bytes()
+        assert daemon.analysis._process is process, "it was not started again"
+
+    run(daemon, work)
+
+
+def test_an_analyst_that_fails_is_started_again(daemon: Daemon):
+    async def work() -> None:
+        traffic(daemon, 0, 40)
+        await daemon.analysis.refresh()
+        daemon.analysis._adopted.clear()
+        traffic(daemon, 40, 50)
+        with pytest.raises(AnalysisError, match="rules"):
+            await daemon.analysis.report()
+        assert (await daemon.analysis.report()).log_rows == daemon.agent.fold.next_seq
 
     run(daemon, work)
 
