@@ -45,6 +45,10 @@ def ingest(
     rejects: Annotated[
         Path | None, typer.Option(help="File for refused rows: JSON lines with row and reason.")
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Send the rows to this daemon; EQUIPOISE_TOKEN may hold its token."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Take rows of files into a store, each once however often the file is read.
@@ -52,11 +56,13 @@ def ingest(
     JSON lines have the names of our records; tables have columns x_NAME and y_NAME for features
     and outputs; other logs need a mapping. A row counts once by its request_id, or else by its
     content. Refused rows do not stop the others. While a daemon holds the store, send the rows to
-    it instead: POST /v1/observations, /v1/simulations, /v1/outcomes.
+    it with --url.
 
     Exit code 0: all rows are in; 1: some were refused; 2: a file or an option is wrong.
 
     Example: equipoise ingest usage.jsonl --config equipoise.toml --store experiment.db
+
+    Example: equipoise ingest replays.parquet --kind simulations --url http://127.0.0.1:8080
 
     Example: zcat log.gz | equipoise ingest - --mapping requests --rejects rejects.jsonl
     """
@@ -74,6 +80,7 @@ def ingest(
             mapping=mapping,
             format=format_,
             rejects=rejects,
+            url=url,
         )
     )
     _print(result, refused, rejects, as_json)

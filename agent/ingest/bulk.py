@@ -1,25 +1,22 @@
-"""Files into a store: rows to records, records in batches to the agent, refusals one by one."""
+"""Files to a sink: rows to records, records in batches, refusals one by one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from equipoise.agent.agent import Accepted
 from equipoise.agent.errors import AgentError
-from equipoise.agent.features.problems import FeatureError
-from equipoise.agent.gateway import Gateway
+from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.ingest.mapping import IngestMapping, Kind
 from equipoise.agent.ingest.paths import parse_path
 from equipoise.agent.ingest.readers import Format, rows
 from equipoise.agent.ingest.records import RECORDS, Namer, Record, flat, mapped
 from equipoise.agent.ingest.rejects import Rejects
+from equipoise.agent.ingest.sinks import Sink
 from equipoise.store.records import Observation, Outcome
-
-ROWS_AT_ONCE = 4096
 
 
 @dataclass(slots=True)
@@ -34,7 +31,7 @@ class Ingested:
 
 
 class Ingestion:
-    """Takes files of one kind of record into the store behind a gateway.
+    """Takes files of one kind of record to a sink.
 
     mapping: how rows of somebody else's log are read; without it they have our names, in tables
     with x_ and y_ before features and outputs. progress: called with the rows read so far.
@@ -42,21 +39,16 @@ class Ingestion:
 
     def __init__(
         self,
-        gateway: Gateway,
+        sink: Sink,
+        schema: FeatureSchema,
         kind: Kind,
         mapping: IngestMapping | None,
         rejects: Rejects,
         progress: Callable[[int], None] = lambda read: None,
     ) -> None:
         self.result = Ingested()
-        takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
-            "observations": gateway.ingest,
-            "outcomes": gateway.observe,
-            "simulations": gateway.simulate,
-        }
-        self._take = takes[kind]
+        self._sink, self._schema = sink, schema
         self._kind, self._mapping = kind, mapping
-        self._schema = gateway.agent.config.features
         self._rejects = rejects
         self._progress = progress
         self._read = 0
@@ -85,7 +77,7 @@ class Ingestion:
                     decisions.clear()
                 decisions.add(name)
             batch.append((number, record))
-            if len(batch) >= ROWS_AT_ONCE:
+            if len(batch) >= self._sink.rows_at_once:
                 self._flush(source, batch)
                 decisions.clear()
         self._flush(source, batch)
@@ -116,27 +108,14 @@ class Ingestion:
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
-            self._take_apart(batch)
+            taken = self._sink.take([record for _, record in batch])
+            self._refused += [(batch[at][0], reason) for at, reason in taken.refused]
+            self.result.accepted += taken.counts["accepted"]
+            self.result.duplicates += taken.counts["duplicates"]
+            self.result.late += taken.counts["late"]
             batch.clear()
         for row, reason in sorted(self._refused):
             self._rejects.add(source, row, reason)
         self.result.rejected += len(self._refused)
         self._refused.clear()
         self._progress(self._read)
-
-    def _take_apart(self, batch: Sequence[tuple[int, Record]]) -> None:
-        """All at once where all are fine; else halves, until those that are refused are alone."""
-        try:
-            accepted = self._take([record for _, record in batch])
-        except (AgentError, FeatureError) as error:
-            if len(batch) == 1:
-                reason = str(error).replace(" row 0: ", ": ", 1)  # its place in a batch of one
-                self._refused.append((batch[0][0], reason))
-                return
-            middle = len(batch) // 2
-            self._take_apart(batch[:middle])
-            self._take_apart(batch[middle:])
-            return
-        self.result.accepted += accepted.rows
-        self.result.duplicates += accepted.duplicates
-        self.result.late += accepted.late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from equipoise.agent.ingest.bulk import Ingested, Ingestion
 from equipoise.agent.ingest.mapping import IngestMapping, Kind
 from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, format_of
 from equipoise.agent.ingest.rejects import Rejects
+from equipoise.agent.ingest.sinks import DaemonSink, Sink, StoreSink
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.store.sqlite import SqliteStore
+
+TOKEN_VARIABLE = "EQUIPOISE_TOKEN"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     mapping: str | None = None
     format: str | None = None
     rejects: Path | None = None
+    url: str | None = None
 
 
 def run(order: Order) -> tuple[Ingested, Rejects]:
@@ -50,15 +55,15 @@ def run(order: Order) -> tuple[Ingested, Rejects]:
     for name in order.files:
         if name != STANDARD_INPUT:
             open(name, "rb").close()
+    schema = file.experiment.features
     with (
         Rejects(order.rejects) as rejects,
-        _opened(order, file) as agent,
+        _sink(order, file, kind) as sink,
         _progress() as progress,
     ):
-        ingestion = Ingestion(Gateway(agent), kind, mapping, rejects, progress)
+        ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress)
         for name, shape in sources:
             ingestion.add(name, shape)
-        agent.checkpoint(time.time())
     return ingestion.result, rejects
 
 
@@ -77,7 +82,12 @@ def _format(order: Order, name: str) -> Format:
 
 
 @contextmanager
-def _opened(order: Order, file: ConfigFile) -> Iterator[Agent]:
+def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
+    if order.url is not None:
+        if order.store is not None:
+            raise AgentError("--url and --store: the daemon has the store, leave one of them out")
+        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)
+        return
     path = Path(file.service.store) if order.store is None else order.store
     with SqliteStore(path) as store:
         key = read_key(path)
@@ -85,7 +95,9 @@ def _opened(order: Order, file: ConfigFile) -> Iterator[Agent]:
             if store.settings():
                 raise AgentError(f"the key of {path} is missing: restore {key_path(path)}")
             key = write_key(path)
-        yield Agent(file.experiment, store, key, at=time.time())
+        agent = Agent(file.experiment, store, key, at=time.time())
+        yield StoreSink(Gateway(agent), kind)
+        agent.checkpoint(time.time())
 
 
 @contextmanager
