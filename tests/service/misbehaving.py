@@ -101,6 +101,7 @@ def serving(protocol: Protocol, port: int = 0, delay: float = 0.0) -> Iterator[i
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 256
         open: list[socket.socket]
 
         def handle_error(self, *_: object) -> None:

@@ -218,6 +218,7 @@ def test_a_row_without_a_daemon_becomes_an_observation(daemon: Protocol) -> None
         router.outcome("r17", reward=1.0)
         assert router.flush(PATIENT)
         router.close()
+    assert set(daemon.requests) == {"/v1/observations"}, "there is no decision to speak about"
     batches = [s.batch for s in daemon.desk.agent.store.read()]
     assert {type(batch) for batch in batches} == {ObservationBatch}
     rewards = np.concatenate([b.reward for b in batches if isinstance(b, ObservationBatch)])
@@ -238,6 +239,17 @@ def test_a_decision_that_came_too_late_was_not_delivered(daemon: Protocol) -> No
     parts = outcomes(daemon)
     assert not any(delivered for delivered, _ in parts)
     assert parts[-1] == (False, 0.5)
+
+
+def test_a_late_decision_is_reported_though_no_outcome_ever_comes(daemon: Protocol) -> None:
+    with serving(daemon, delay=0.5) as port:
+        router = client(port, 0.1)
+        assert router.decide("r1", "large", FEATURES).reason == "time-out"
+        assert router.flush(PATIENT)
+        router.close()
+    ((delivered, reward),) = outcomes(daemon)
+    assert not delivered
+    assert np.isnan(reward)
 
 
 def test_a_time_out_that_logged_nothing_becomes_an_observation(daemon: Protocol) -> None:
