@@ -18,7 +18,6 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
-PROBLEM = (b"content-type", b"application/problem+json")
 LINGER_SECONDS = 5.0
 """How long the rest of a body that was refused is read and thrown away, so that a client that
 sends all before it reads gets to see the refusal."""
@@ -82,16 +81,23 @@ async def respond(send: Send, status: int, body: bytes, headers: list[tuple[byte
     await send({"type": "http.response.body", "body": body})
 
 
+def problem_headers(document: ProblemDocument, extra: dict[str, str]) -> dict[str, str]:
+    """The headers of a problem document beside its length."""
+    headers = {"content-type": "application/problem+json", **extra}
+    if document.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(document.retry_after)))
+    return headers
+
+
 async def respond_problem(
     receive: Receive, send: Send, document: ProblemDocument, extra: dict[str, str]
 ) -> None:
     """Send a problem document. After 408 and 413 the connection is closed, for the rest of the
     body would be taken for the next request; what is on its way is read first."""
     body = msgspec.json.encode(document)
-    headers = [PROBLEM, (b"content-length", b"%d" % len(body))]
-    headers += [(name.encode(), value.encode()) for name, value in extra.items()]
-    if document.retry_after is not None:
-        headers.append((b"retry-after", b"%d" % max(1, round(document.retry_after))))
+    headers = [(b"content-length", b"%d" % len(body))]
+    for name, value in problem_headers(document, extra).items():
+        headers.append((name.encode(), value.encode()))
     closing = document.status in (408, 413)
     if closing:
         headers.append((b"connection", b"close"))

@@ -18,9 +18,9 @@ from typing import Any
 
 import uvicorn
 
+from equipoise.agent.service.direct import DirectProtocol
 from equipoise.agent.service.front import Front
 from equipoise.agent.service.logs import Log
-from equipoise.agent.service.protocol import GuardedProtocol
 from equipoise.agent.service.settings import ServiceSettings
 
 BACKLOG = 2048
@@ -94,7 +94,9 @@ def serve(
     log: Log,
 ) -> None:
     """Serve until a signal. Raises RuntimeError where the daemon did not start."""
-    protocol: Any = functools.partial(GuardedProtocol, settings.limits, refused)
+    protocol: Any = functools.partial(
+        DirectProtocol, front, limits=settings.limits, refused=refused
+    )
     config = uvicorn.Config(
         front,
         http=protocol,
