@@ -13,14 +13,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
 from equipoise.store.lock import WriterLock
 from equipoise.store.migrations import MIGRATIONS, check_identity
+from equipoise.store.observation_index import index_observations
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 T = TypeVar("T")
 
@@ -33,13 +38,13 @@ class Reversal:
     loses: str = ""
 
 
-REVERSALS: Mapping[int, Reversal] = MappingProxyType(
+REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
     {
-        3: Reversal("DROP TABLE controls", "budgets and pauses that operators set"),
-        4: Reversal("DROP INDEX idx_observations_request_id"),
+        create_controls: Reversal("DROP TABLE controls", "budgets and pauses that operators set"),
+        index_observations: Reversal("DROP INDEX idx_observations_request_id"),
     }
 )
-"""By the number of the migration."""
+"""By the migration that each undoes."""
 
 
 def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
@@ -54,12 +59,14 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
     check_header(store, read_only=False)
     with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as opened:
         present = _asked(store, lambda: check_identity(opened, store))
-    steps = [number for number, _ in MIGRATIONS if version < number <= present]
-    for number in steps:
-        if number not in REVERSALS:
-            raise SchemaVersionError(
-                f"store {store}: schema version {number} cannot be undone: restore a backup"
-            )
+    steps: list[Reversal] = []
+    for number, migration in MIGRATIONS:
+        if version < number <= present:
+            if migration not in REVERSALS:
+                raise SchemaVersionError(
+                    f"store {store}: schema version {number} cannot be undone: restore a backup"
+                )
+            steps.append(REVERSALS[migration])
     if not steps or version < 1:
         raise SchemaVersionError(
             f"store {store} has schema version {present}, which cannot become {version}"
@@ -70,18 +77,18 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
         _undo(store, steps, version)
     finally:
         lock.release()
-    return [REVERSALS[number].loses for number in steps if REVERSALS[number].loses]
+    return [step.loses for step in steps if step.loses]
 
 
-def _undo(store: Path, steps: list[int], version: int) -> None:
+def _undo(store: Path, steps: list[Reversal], version: int) -> None:
     def work() -> None:
         location = f"{store.as_uri()}?mode=rw"
         with contextlib.closing(
             sqlite3.connect(location, uri=True, isolation_level=None)
         ) as opened:
             opened.execute("BEGIN IMMEDIATE")
-            for number in reversed(steps):
-                opened.execute(REVERSALS[number].statement)
+            for step in reversed(steps):
+                opened.execute(step.statement)
             opened.execute(f"PRAGMA user_version = {version:d}")
             opened.execute("COMMIT")
 

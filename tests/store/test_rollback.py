@@ -16,8 +16,7 @@ from equipoise.store.journaled import JournaledStore
 from equipoise.store.rollback import Reversal, roll_back
 from equipoise.store.sqlite import SqliteStore
 
-NUMBERS = [number for number, _ in migrations.MIGRATIONS]
-LOWEST = max((n for n in NUMBERS if n not in rollback.REVERSALS), default=1)
+LOWEST = max(n for n, migration in migrations.MIGRATIONS if migration not in rollback.REVERSALS)
 """The oldest version that everything above can be undone to."""
 
 
@@ -78,7 +77,8 @@ def test_what_cannot_be_undone_changes_nothing(path: Path, monkeypatch: pytest.M
     for version in (newest, newest + 1, 0):
         with pytest.raises(SchemaVersionError):
             roll_back(path, version)
-    monkeypatch.setattr(rollback, "REVERSALS", {newest: Reversal("DROP TABLE nowhere")})
+    last = migrations.MIGRATIONS[-1][1]
+    monkeypatch.setattr(rollback, "REVERSALS", {last: Reversal("DROP TABLE nowhere")})
     with pytest.raises(ValueError, match="nowhere"):
         roll_back(path, newest - 1)
     monkeypatch.setattr(rollback, "REVERSALS", {})
