@@ -1,4 +1,4 @@
-"""Schema version 4: observations are found by request_id, so that a row counts once.
+"""Schema: observations are found by request_id, so that a row counts once.
 
 History, like the first schema: a change is a new migration, never an edit here.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def index_observations(database: Database) -> None:
-    """Migration 4. Not unique: older stores may hold a name twice; rows without one need none."""
+    """A migration. Not unique: older stores may hold a name twice; rows without one need none."""
     database.execute(
         "CREATE INDEX idx_observations_request_id ON observations (request_id)"
         " WHERE request_id IS NOT NULL"
