@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from equipoise.agent.service.capacity import growth
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
-from equipoise.agent.service.server import listen
+from equipoise.agent.service.server import Signals, listen
 from equipoise.agent.service.server import serve as serve_front
 from equipoise.agent.service.tokens import Tokens
 from equipoise.store.journaled import JournaledStore
@@ -80,7 +82,13 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
         def reload() -> None:
             reread(path, overrides, daemon, tokens)
 
-        serve_front(front, settings, listener, daemon.refused, reload, log)
+        switch = daemon.switches.kill_switch
+        signals: Signals = {
+            signal.SIGHUP: reload,
+            signal.SIGUSR1: partial(switch.signal, True),
+            signal.SIGUSR2: partial(switch.signal, False),
+        }
+        serve_front(front, settings, listener, daemon.refused, signals, log)
     finally:
         listener.close()
 

@@ -1,7 +1,7 @@
 """Running the daemon: socket, signals, uvicorn, and an orderly end.
 
-SIGTERM and SIGINT stop it gracefully (a second SIGINT at once); SIGHUP reads the configuration
-again. uvicorn itself would die of SIGHUP and raise SIGTERM again after its shutdown.
+SIGTERM and SIGINT stop it gracefully (a second SIGINT at once); others are given by the caller.
+uvicorn itself would die of SIGHUP and raise SIGTERM again after its shutdown.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import uvicorn
 
@@ -22,6 +22,8 @@ from equipoise.agent.service.direct import DirectProtocol
 from equipoise.agent.service.front import Front
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.settings import ServiceSettings
+
+Signals: TypeAlias = Mapping[signal.Signals, Callable[[], None]]
 
 BACKLOG = 2048
 SWITCH_SECONDS = 0.0002
@@ -48,11 +50,12 @@ def listen(settings: ServiceSettings) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with our signals. reload: called on SIGHUP."""
+    """uvicorn's server with our signals. signals: what to call at which, beside the two that end
+    it."""
 
-    def __init__(self, config: uvicorn.Config, reload: Callable[[], None], log: Log) -> None:
+    def __init__(self, config: uvicorn.Config, signals: Signals, log: Log) -> None:
         super().__init__(config)
-        self._reload = reload
+        self._signals = signals
         self._log = log
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,12 +72,13 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        for number, call in self._signals.items():
+            loop.add_signal_handler(number, call)
         try:
             yield
         finally:
             # Until the process ends a late signal must not cut the end short.
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT, *self._signals):
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
 
@@ -90,7 +94,7 @@ def serve(
     settings: ServiceSettings,
     listener: socket.socket,
     refused: dict[int, int],
-    reload: Callable[[], None],
+    signals: Signals,
     log: Log,
 ) -> None:
     """Serve until a signal. Raises RuntimeError where the daemon did not start."""
@@ -112,7 +116,7 @@ def serve(
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
         backlog=BACKLOG,
     )
-    server = Server(config, reload, log)
+    server = Server(config, signals, log)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server.run(sockets=[listener])

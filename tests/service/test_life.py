@@ -151,6 +151,16 @@ def test_the_kill_switch_is_a_file(tmp_path):
         assert daemon.decide("during")["decision_id"] == "d1"
 
 
+def test_the_kill_switch_is_a_signal_too(tmp_path):
+    with running(tmp_path) as daemon:
+        daemon.process.send_signal(signal.SIGUSR1)
+        until(lambda: daemon.ask("GET", "/readyz").status == 503)
+        assert daemon.decide("during")["reason"] == "kill-switch"
+        daemon.process.send_signal(signal.SIGUSR2)
+        until(lambda: daemon.ask("GET", "/readyz").status == 200)
+        assert daemon.decide("during")["decision_id"] == "d0"
+
+
 def test_a_hangup_reads_the_configuration_again(tmp_path):
     with running(tmp_path) as daemon:
         write_config(tmp_path, 'mode = "observe"\ndurability = "power"')
