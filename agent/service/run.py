@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
 from equipoise.agent.service.server import Signals, listen
 from equipoise.agent.service.server import serve as serve_front
+from equipoise.agent.service.settings import ServiceSettings
 from equipoise.agent.service.tokens import Tokens
 from equipoise.store.journaled import JournaledStore
 
@@ -55,42 +57,37 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
     tokens = Tokens(settings.tokens)
-    listener = listen(settings)
-    try:
-        store = JournaledStore(
-            settings.store,
-            settings.durability,
-            busy_seconds=settings.limits.store_seconds,
-            waiting_rows=settings.limits.waiting_rows,
-            grouped=True,
-        )
-        try:
-            store_path = Path(settings.store)
-            key = read_key(store_path)
-            if key is None:
-                if store.settings():
-                    raise AgentError(
-                        f"the key of {store_path} is missing: restore {key_path(store_path)}"
-                    )
-                key = write_key(store_path)
-            daemon = Daemon(config, settings, store, key, log)
-            front = build(daemon, tokens, page(daemon))
-        except BaseException:
-            store.close()
-            raise
-
-        def reload() -> None:
-            reread(path, overrides, daemon, tokens)
-
+    with closing(listen(settings)) as listener, _opened(settings) as store:
+        daemon = Daemon(config, settings, store, _key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
-            signal.SIGHUP: reload,
+            signal.SIGHUP: partial(reread, path, overrides, daemon, tokens),
             signal.SIGUSR1: partial(switch.signal, True),
             signal.SIGUSR2: partial(switch.signal, False),
         }
+        front = build(daemon, tokens, page(daemon))
         serve_front(front, settings, listener, daemon.refused, signals, log)
-    finally:
-        listener.close()
+
+
+def _opened(settings: ServiceSettings) -> JournaledStore:
+    return JournaledStore(
+        settings.store,
+        settings.durability,
+        busy_seconds=settings.limits.store_seconds,
+        waiting_rows=settings.limits.waiting_rows,
+        grouped=True,
+    )
+
+
+def _key(store: JournaledStore) -> bytes:
+    """The store's key, a fresh one for a new store; AgentError where it is missing."""
+    key = read_key(store.path)
+    if key is None:
+        if store.settings():
+            missing = key_path(store.path)
+            raise AgentError(f"the key of {store.path} is missing: restore {missing}")
+        key = write_key(store.path)
+    return key
 
 
 def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:

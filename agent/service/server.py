@@ -49,6 +49,10 @@ def listen(settings: ServiceSettings) -> socket.socket:
     return listener
 
 
+class StartError(ValueError):
+    """The daemon did not start; its log says why."""
+
+
 class Server(uvicorn.Server):
     """uvicorn's server with our signals. signals: what to call at which, beside the two that end
     it."""
@@ -97,7 +101,7 @@ def serve(
     signals: Signals,
     log: Log,
 ) -> None:
-    """Serve until a signal. Raises RuntimeError where the daemon did not start."""
+    """Serve until a signal. Raises StartError where the daemon did not start."""
     protocol: Any = functools.partial(
         DirectProtocol, front, limits=settings.limits, refused=refused
     )
@@ -122,6 +126,6 @@ def serve(
         server.run(sockets=[listener])
     except SystemExit as end:
         if end.code:
-            raise RuntimeError("the daemon did not start; its log says why") from None
+            raise StartError("the daemon did not start; its log says why") from None
     finally:
         listener.close()
