@@ -104,10 +104,7 @@ class JournaledStore(Store):
         first, rows = self._next_seq, len(batch)
         if not rows:
             return first
-        if self.waiting + rows > self._limit and self.waiting:
-            raise self.trouble or SlowStoreError(
-                f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
-            )
+        self._check_room(rows)
         if isinstance(batch, DecisionBatch):
             if rows > 1 or batch.number[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
@@ -123,6 +120,12 @@ class JournaledStore(Store):
         if not self._wake.is_set():
             self._wake.set()
         return first
+
+    def _check_room(self, rows: int) -> None:
+        if self.waiting + rows > self._limit and self.waiting:
+            raise self.trouble or SlowStoreError(
+                f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
+            )
 
     def _admit_requests(self, batch: DecisionBatch) -> None:
         names = [name for name in batch.request_id or () if name]
@@ -177,6 +180,11 @@ class JournaledStore(Store):
         end = self._next_seq if until is None else min(until, self._next_seq)
         self.settle(end)
         return self._reader.read(since, end)
+
+    def probe(self) -> None:
+        """Raise what `append` of a few rows would raise now; the log stays as it is."""
+        self._check_room(1)
+        self._tail.probe()
 
     def begin_sync(self) -> Callable[[], None]:
         """A function, for any thread, that puts on the disk what was appended before this call."""

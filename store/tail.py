@@ -39,6 +39,7 @@ Sync: TypeAlias = Literal["never", "each", "asked"]
 FILE_BYTES = 8 << 20
 """A file that has grown beyond this is followed by a new one."""
 
+_PROBE_BYTES = 4096
 _HEADER = struct.Struct("<IIQ")
 _SEQ = struct.Struct("<Q")
 _CRC_AT = 8
@@ -160,6 +161,19 @@ class TailWriter:
             raise _as_store_error(self._store, error) from error
         self._size += len(frame)
         self._last = seq + rows
+
+    def probe(self) -> None:
+        """Raise what `append` would: write a page of zeros, which is no frame, and take it back."""
+        try:
+            if self._file < 0:
+                self._begin()
+            room = b"\0" * _PROBE_BYTES
+            if os.write(self._file, room) < len(room):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise _as_store_error(self._store, error) from error
+        finally:
+            self._undo()
 
     def begin_sync(self) -> Callable[[], None]:
         """A function, for any thread, that puts on the disk what was appended before this call.

@@ -19,7 +19,6 @@ class Breaker:
 
     def __init__(self) -> None:
         self.reason: PassThrough | None = None
-        self.sentence = ""
         self._until = 0.0
 
     @property
@@ -30,13 +29,12 @@ class Breaker:
     def trip(self, error: StoreError) -> PassThrough:
         """Remember a failure; the reason it gives."""
         self.reason = _reason(error)
-        self.sentence = str(error)
         self._until = time.monotonic() + RETRY_SECONDS
         return self.reason
 
     def close(self) -> None:
         """The store worked again."""
-        self.reason, self.sentence = None, ""
+        self.reason = None
 
 
 def _reason(error: StoreError) -> PassThrough:

@@ -136,12 +136,27 @@ class Daemon:
             rule_id=self.agent.rule.rule_id,
         )
 
+    def look_at_store(self) -> None:
+        """Whether a store that failed works again, without waiting for a request to find out.
+
+        A daemon that is not ready may get no requests.
+        """
+        if self.breaker.reason is not None and not self.breaker.open:
+            try:
+                self.store.probe()
+            except StoreError as error:
+                self.breaker.trip(error)
+            else:
+                self.breaker.close()
+                self.log.info("store-works-again")
+
     def _look(self) -> None:
-        """Several times a second: the kill switch, and whether enough outcomes came in."""
+        """Several times a second: kill switch, store, and whether enough outcomes came in."""
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(LOOK_SECONDS, self._look)
         if self.switches.kill_switch.look():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
+        self.look_at_store()
         taken = self.figures.outcomes["accepted"]
         if taken - self._outcomes >= self.settings.refresh_outcomes:
             self._outcomes = taken

@@ -49,8 +49,9 @@ class Histogram:
 
 
 class Figures:
-    """decisions: by (model, randomized); passed_through: by reason; outcomes: by what became of
-    them; bulk: rows by kind; responses: by (route, status); seconds: inside a handler, by route."""
+    """decisions: by (model, randomized); repeated: requests decided before; passed_through: by
+    reason; outcomes: by what became of them; bulk: rows by kind; responses: by (route, status);
+    seconds: inside a handler, by route."""
 
     def __init__(self) -> None:
         self.decisions: Counter[tuple[str, bool]] = Counter()

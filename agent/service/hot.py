@@ -84,6 +84,7 @@ class Hot:
     ) -> list[DecisionAnswer]:
         reason = self._reason()
         if reason is None:
+            newest = self._gateway.agent.fold.pending.next
             try:
                 decisions = decide(requests)
             except _NOT_THE_STORES_FAULT:
@@ -93,12 +94,18 @@ class Hot:
             else:
                 if self._breaker.reason is not None:
                     self._breaker.close()
-                counted = self._figures.decisions
-                for decision in decisions:
-                    counted[decision.model, decision.randomized] += 1
+                self._count(decisions, newest)
                 return [_answer(decision) for decision in decisions]
         self._figures.passed_through[reason] += len(requests)
         return [_passed_through(request, reason) for request in requests]
+
+    def _count(self, decisions: Sequence[Decision], newest: int) -> None:
+        counted = self._figures.decisions
+        for decision in decisions:
+            if int(decision.decision_id[1:]) >= newest:
+                counted[decision.model, decision.randomized] += 1
+            else:
+                self._figures.repeated += 1
 
     def _reason(self) -> PassThrough | None:
         """Why nothing is decided now, before anything was tried."""

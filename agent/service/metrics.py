@@ -48,6 +48,9 @@ class _Figures(Collector):
                 count = figures.decisions[model, randomized]
                 decisions.add_metric([model, str(randomized).lower()], count)
         yield decisions
+        yield CounterMetricFamily(
+            "equipoise_repeated_requests", "Requests decided before.", value=figures.repeated
+        )
         yield _counter(
             "equipoise_passed_through",
             "Requests that were not decided, by reason.",

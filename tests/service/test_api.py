@@ -244,6 +244,7 @@ def test_the_document_describes_every_answer(daemon: Running):
 
 def test_metrics_speak_of_everything_an_operator_watches(daemon: Running):
     daemon.decide("metrics-1")
+    daemon.decide("metrics-1")
     until(lambda: b"equipoise_report_log_rows" in daemon.ask("GET", "/metrics").body)
     text = daemon.ask("GET", "/metrics").body.decode()
     for name in (
@@ -254,5 +255,6 @@ def test_metrics_speak_of_everything_an_operator_watches(daemon: Running):
         'equipoise_interval_width{model="large"}',
         'equipoise_status{status="exploring"} 1.0',
         "equipoise_store_ok 1.0",
+        "equipoise_repeated_requests_total",
     ):
         assert name in text, name

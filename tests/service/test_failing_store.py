@@ -121,6 +121,22 @@ def test_the_reason_says_what_is_wrong(
     assert json.loads(daemon.hot.outcomes(b'{"request_id":"before","reward":1}'))["accepted"] == 1
 
 
+def test_a_store_that_works_again_is_noticed_without_a_request(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    """A daemon that is not ready may be sent none."""
+    decide(daemon, "before")
+    with monkeypatch.context() as patch:
+        patch.setattr("equipoise.store.tail.os.write", failing(errno.ENOSPC))
+        assert decide(daemon, "during")["reason"] == "store-full"
+        daemon.look_at_store()
+        assert not daemon.readiness().ready
+    assert not daemon.readiness().ready
+    daemon.look_at_store()
+    assert daemon.readiness().ready
+    assert decide(daemon, "after")["decision_id"] == "d1"
+
+
 def test_after_a_failure_the_store_is_left_alone_for_a_while(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ):

@@ -295,3 +295,20 @@ def test_a_checkpoint_waits_for_the_rows_it_covers(path: Path, author: Any) -> N
         connection = sqlite3.connect(path)
         assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (7,)
         connection.close()
+
+
+def test_looking_whether_there_is_room_changes_nothing(
+    path: Path, author: Any, log_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stuck: Any
+) -> None:
+    store = JournaledStore(path, waiting_rows=3)
+    store.probe()
+    store.append(author.outcomes(2))
+    store.probe()
+    store.append(author.outcomes(1))
+    with pytest.raises(SlowStoreError):
+        store.probe()
+    (file,) = tail_files(path)
+    assert [part.seq for part in read_frames(file.read_bytes())] == [0, 2]
+    # Killed in the middle of it, the zeros are no frame.
+    assert [part.seq for part in read_frames(file.read_bytes() + bytes(4096))] == [0, 2]
+    store.close()
