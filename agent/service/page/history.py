@@ -54,7 +54,7 @@ class History:
         self._seen += 1
         if len(self._points) > self._most:
             del self._points[1::2]
-            pass
+            self._every *= 2
 
     def answer(self) -> HistoryAnswer:
         """The points kept, and the newest."""
