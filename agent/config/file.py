@@ -90,8 +90,7 @@ def file_from_dict(
     capacity = read(parts["capacity"], CapacityConfig, found, "capacity")
     ingest = read(mappings, list[IngestMapping], found, "ingest")
     if experiment is not None and ingest is not WRONG:
-        wrong = {problem.key for problem in found}
-        found += [each for each in mapping_faults(ingest, experiment) if each.key not in wrong]
+        found += mapping_faults(ingest, experiment)
     sentences += map(str, found)
     if sentences or experiment is None:
         raise ConfigError(sentences, source)

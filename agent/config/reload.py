@@ -62,8 +62,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key whose value changed, and what follows. sentence: for people and logs; it shows no
-    secret, since values of tokens are left out."""
+    """A key whose value changed, and what follows. sentence: for people and logs, no secrets."""
 
     key: str
     effect: Effect
@@ -144,11 +143,10 @@ def _changes(old: Any, new: Any, key: str) -> Iterator[Change]:
         names = ["/".join(model["name"] for model in side) for side in (old, new)]
         yield _change(key, f"from {names[0]} to {names[1]}")
         return
-    secret = key.startswith("service.tokens")
-    yield _change(key, "" if secret else f"from {shown(old)} to {shown(new)}")
+    # Of a list only the length is shown, so that no token gets into a log.
+    yield _change(key, f"from {shown(old)} to {shown(new)}")
 
 
 def _change(key: str, values: str) -> Change:
     effect, why = rule_of(key) or ("refused", _RESTART)
-    what = " ".join(filter(None, (key, values)))
-    return Change(key, effect, f"{what}: {effect}, {why}")
+    return Change(key, effect, f"{key} {values}: {effect}, {why}")

@@ -7,7 +7,8 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.schema import FeatureSchema
+from equipoise.agent.ingest.bulk import Ingestion
 from equipoise.agent.ingest.paths import parse_path
+from equipoise.agent.ingest.rejects import Rejects
+from equipoise.agent.ingest.sinks import Taken
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 
@@ -282,6 +287,29 @@ with SqliteStore("chat.db") as store:
     assert "was never decided" in done["rejects"][0]["reason"]
     assert "a part is accepted once" in done["rejects"][1]["reason"]
     assert sum(len(batch) for batch in log(tmp_path, OutcomeBatch)) == 2
+
+
+class Recorder:
+    """A sink that takes everything and remembers how it came."""
+
+    rows_at_once = 4
+
+    def __init__(self) -> None:
+        self.batches: list[list[str | None]] = []
+
+    def take(self, records: Sequence[Any]) -> Taken:
+        self.batches.append([record.request_id for record in records])
+        return Taken(Counter(accepted=len(records)))
+
+
+def test_two_parts_of_an_outcome_never_come_in_one_batch(tmp_path: Path) -> None:
+    """The agent would refuse the batch, and taking it apart row by row would be slow."""
+    names = ["a", "a", "b", "c", "d", "e", "f", "b", "g"]
+    path = write_lines(tmp_path / "out.jsonl", [{"request_id": name} for name in names])
+    sink = Recorder()
+    with Rejects(None) as rejects:
+        Ingestion(sink, FeatureSchema(), "outcomes", None, rejects).add(str(path), "jsonl")
+    assert sink.batches == [["a"], ["a", "b", "c", "d"], ["e", "f", "b", "g"]]
 
 
 @pytest.mark.parametrize(
