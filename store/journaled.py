@@ -23,7 +23,7 @@ from typing import Self
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
-from equipoise.store.errors import SlowStoreError, StoreError
+from equipoise.store.errors import SlowStoreError, StoreError, WriteError
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite import SqliteStore
@@ -288,6 +288,10 @@ class JournaledStore(Store):
             self._log.append_together(segments)
         except StoreError as error:
             self._trouble(error)
+            return False
+        except Exception as error:  # a thread that died would leave rows waiting without a word
+            kind = type(error).__name__
+            self._trouble(WriteError(f"{self._name}: rows cannot be written ({kind})"))
             return False
         self.commit_seconds += time.perf_counter() - start
         self.commits += 1

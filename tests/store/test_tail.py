@@ -312,3 +312,17 @@ def test_looking_whether_there_is_room_changes_nothing(
     # Killed in the middle of it, the zeros are no frame.
     assert [part.seq for part in read_frames(file.read_bytes() + bytes(4096))] == [0, 2]
     store.close()
+
+
+def test_a_fault_of_the_writing_thread_is_said_and_outlived(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journaled_module, "_RETRY_SECONDS", 0.01)
+    with JournaledStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteStore, "append_together", lambda self, segments: 1 / 0)
+            store.append(author.outcomes(1))
+            assert store.settle(seconds=0.2) is False
+            assert "ZeroDivisionError" in str(store.trouble)
+        assert store.settle(seconds=10)
+        assert store.trouble is None
