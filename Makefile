@@ -10,7 +10,7 @@ TEST_FLAGS ?= -n auto
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench findings studies wheel-check constraints clean
+.PHONY: help demo test lint format bench bench-service findings studies wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -35,6 +35,9 @@ format: .venv/.stamp-dev ## Rewrite the sources in the house format
 
 bench: .venv/.stamp-bench ## Measure speed against the peers
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/run.py
+
+bench-service: .venv/.stamp-run ## Load the daemon on schedule, beside a bare server
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/service_bench.py $(BENCH_FLAGS)
 
 # About an hour and a half on two cores; what has finished is not run again.
 findings: .venv/.stamp-run ## Run every experiment on the LLM benchmarks: make findings DATA=PATH

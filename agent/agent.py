@@ -21,17 +21,17 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
 from equipoise.agent.errors import AgentError
+from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
 from equipoise.agent.intake import Intake
 from equipoise.agent.moments.codec import StateFormatError
 from equipoise.agent.moments.state import Dimensions
-from equipoise.agent.monitors.actions import Action, Consequence
+from equipoise.agent.monitors.actions import Action
 from equipoise.agent.monitors.panel import Panel
-from equipoise.agent.reader import Reader
-from equipoise.agent.review import BY_CHECK, carry_out, keep_changes
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
+from equipoise.agent.steering import Steering, standing_pause
 from equipoise.agent.units import follow
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
@@ -47,10 +47,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
-from equipoise.store.records import Alert, Era
-
-_PAUSE = "pause"
-"""The name under which pausing and resuming are kept among the alerts."""
+from equipoise.store.records import Era, RuleRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Accepted:
     late: int = 0
 
 
-class Agent(Reader):
+class Agent(Steering):
     """One experiment over one store.
 
     config: models, reward, features, policy, budget; frozen in the store at first use.
@@ -82,12 +79,14 @@ class Agent(Reader):
         self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
+        self.would_randomize = 0
+        """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
         self._freeze(key, at)
-        self.paused = _standing_pause(store)
+        self.paused = standing_pause(store)
         self.rules = RuleBook(store)
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
@@ -111,8 +110,7 @@ class Agent(Reader):
             # The log is the truth: what another version kept of it is folded again.
             with suppress(StateFormatError):
                 self.fold.load_bytes(checkpoint.state)
-        for segment in store.read(since=self.fold.next_seq):
-            self.fold.apply(segment.seq, segment.batch)
+        self.follow()
         self.purse = Purse(config.budget, self.fold.ledger)
         self._closed = Closed(config.policy.exclude, model_caps(config))
         self._view = None
@@ -152,6 +150,8 @@ class Agent(Reader):
             requests = replace(requests, eligible=eligible & rule.active)
         uniform = self._draws.uniforms(first, len(requests))
         drawn = self._closed.draw(rule.allocation, requests, uniform, self.fold.ledger)
+        if self.observing_only:
+            self.would_randomize += int(np.count_nonzero(drawn.randomized))
         batch = DecisionBatch(
             number=np.arange(first, first + len(requests)),
             unit=requests.unit,
@@ -227,50 +227,44 @@ class Agent(Reader):
         """Estimate, certify, and freeze the next rule from everything logged so far."""
         return self._freeze_rule(self.rule.era, at)
 
-    def open_era(self, reason: str, at: float = 0.0, active: Flags | None = None) -> None:
-        """Start certified sums afresh from the next decision on.
+    def proposed(self, era: int, snapshot: Snapshot, looked: Estimate | None) -> Rule:
+        """The next rule of an era, frozen from what is known; nothing is stored.
 
-        reason: for people, and kept; active: (K,) models to compare from now on, None for those
-        compared so far. What the estimators know stays.
-        Raises AgentError where fewer than two models would be left.
+        looked: the estimate that the snapshot rests on.
         """
-        keep = self.rule.active if active is None else active
-        if np.count_nonzero(keep) < 2:
-            raise AgentError(f"an era needs two models to compare, {reason!r} leaves fewer")
-        newest = self.eras.newest
-        if newest is None:
-            raise AgentError("the store has no era yet: it was opened for reading")
-        self.eras.open(newest.era + 1, reason, at, keep, newest)
-        self.alarms = ()
-        self._freeze_rule(newest.era + 1, at)
+        active = self.eras.active(era)
+        certified = self.view().certified
+        return Rule(
+            era=era,
+            since=self.fold.pending.next,
+            allocation=self.policy.freeze(snapshot),
+            prediction=self._prediction(looked),
+            frozen=self.certifier.freeze(certified, self.rule, era, self.conditions, active),
+            active=active,
+            alarms=self.alarms,
+            widened=self.asks_for(Action.WIDEN, self.alarms),
+        )
 
-    def pause(self, reason: str, at: float = 0.0) -> None:
-        """Randomize nothing until `resume`; kept in the store, so a restart stays paused."""
-        self.paused = reason
-        self.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
+    def proposal(self, at: float) -> RuleRecord:
+        """The next rule as a record, for whoever writes to the store."""
+        looked = self._looked()
+        return self.proposed(self.rule.era, self.snapshot(looked), looked).record(at)
 
-    def resume(self, at: float = 0.0) -> None:
-        """Randomize again. After a check has paused, in a new era: what it found is past."""
-        reason, self.paused = self.paused, None
-        if reason is None:
-            return
-        self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=reason))
-        if reason.startswith(BY_CHECK):
-            self.open_era(f"resumed after {reason}", at)
+    def learn(self, record: RuleRecord) -> None:
+        """Act by a rule that is in the store already."""
+        self.rules.learn(record)
+        self.rule = self.rules.rule(record.rule_id)
+        # Prices and values for the budget are those of the moment of the rule.
+        self._revalue()
 
-    def review(self, at: float = 0.0) -> list[Consequence]:
-        """Ask every check, keep what changed, and carry out what alarms ask for.
+    def follow(self) -> int:
+        """Fold what another writer appended to the store since; how many rows the log has now.
 
-        In force from the rule that is frozen before this returns.
+        For an agent that reads beside the daemon. Rules must be learnt first (`rules.learn`).
         """
-        checks = self.checks()
-        keep_changes(self.store, checks, at)
-        due = self.consequences(checks)
-        before = self.alarms, self.rule.rule_id
-        carry_out(self, due, at)
-        if self.alarms != before[0] and self.rule.rule_id == before[1]:
-            self.refresh(at)
-        return due
+        for segment in self.store.read(since=self.fold.next_seq):
+            self.fold.apply(segment.seq, segment.batch)
+        return self.fold.next_seq
 
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
@@ -281,20 +275,9 @@ class Agent(Reader):
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
         self._revalue()
-        looked, view = self._looked(), self.view()
+        looked = self._looked()
         snapshot = self.snapshot(looked)
-        active = self.eras.active(era)
-        rule = Rule(
-            era=era,
-            since=self.fold.pending.next,
-            allocation=self.policy.freeze(snapshot),
-            prediction=self._prediction(looked),
-            frozen=self.certifier.freeze(view.certified, self.rule, era, self.conditions, active),
-            active=active,
-            alarms=self.alarms,
-            widened=self.asks_for(Action.WIDEN, self.alarms),
-        )
-        self.rule = self.rules.add(rule, at)
+        self.rule = self.rules.add(self.proposed(era, snapshot, looked), at)
         return snapshot
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
@@ -319,7 +302,9 @@ class Agent(Reader):
             family = self.config.policy.estimator
             values = self.estimates([family])[family].values
         if limited:
-            simulation = self.view().moments.simulation
+            # Requests cost one each, whatever is known.
+            moments = self.fold.moments if limited.keys() == {"requests"} else self.view().moments
+            simulation = moments.simulation
             self.purse.revalue(charges_in_force(limited, self.config, simulation, values))
 
     def _freeze(self, key: bytes | None, at: float) -> None:
@@ -359,9 +344,3 @@ class Agent(Reader):
             active=np.ones(len(self.models), dtype=bool),
         )
         return self.rules.add(first, at)
-
-
-def _standing_pause(store: Store) -> str | None:
-    """Why randomizing is paused, by the newest word in the store."""
-    said = [alert for alert in store.alerts() if alert.check == _PAUSE]
-    return said[-1].sentence if said and said[-1].status == "paused" else None

@@ -60,6 +60,11 @@ class Rule:
         }
         return msgspec.json.encode(body, order="sorted").decode()
 
+    def record(self, at: float) -> RuleRecord:
+        """As it is stored. at: seconds since the epoch."""
+        body = self.encode()
+        return RuleRecord(rule_id=rule_id(body), era=self.era, at=at, body=body)
+
     @classmethod
     def decode(cls, record: RuleRecord) -> Self:
         """The rule of a stored record, bit for bit."""
@@ -98,15 +103,19 @@ class RuleBook:
     def __len__(self) -> int:
         return len(self._rules)
 
+    def learn(self, record: RuleRecord) -> None:
+        """Take in a rule that another agent of the same store froze; a known one is no change."""
+        if record.rule_id not in self._ordinal:
+            self._keep(Rule.decode(record))
+
     def add(self, rule: Rule, at: float) -> Rule:
         """Store the rule and return it with its id; the stored one where it exists already."""
-        body = rule.encode()
-        name = rule_id(body)
-        known = self._ordinal.get(name)
+        record = rule.record(at)
+        known = self._ordinal.get(record.rule_id)
         if known is not None:
             return self._rules[known]
-        self._store.put(RuleRecord(rule_id=name, era=rule.era, at=at, body=body))
-        kept = replace(rule, rule_id=name)
+        self._store.put(record)
+        kept = replace(rule, rule_id=record.rule_id)
         self._keep(kept)
         return kept
 

@@ -13,7 +13,12 @@ from typing import Annotated
 import typer
 
 from equipoise.agent.cli.audit import audit
+from equipoise.agent.cli.backup import backup, restore
 from equipoise.agent.cli.export import export
+from equipoise.agent.cli.ingest import ingest
+from equipoise.agent.cli.init import init
+from equipoise.agent.cli.rollback import rollback
+from equipoise.agent.cli.serve import serve
 from equipoise.agent.cli.status import status
 
 app = typer.Typer(
@@ -237,9 +242,15 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
+app.command()(init)
+app.command()(serve)
+app.command()(ingest)
 app.command()(status)
 app.command()(audit)
 app.command()(export)
+app.command()(backup)
+app.command()(restore)
+app.command()(rollback)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Batch, Flags, Floats, Segment
+from equipoise.store.batches import Batch, Flags, Floats, Ints, Segment
 from equipoise.store.slicing import slice_rows
 from equipoise.store.tables import TABLE_OF, Kind, Table
 
@@ -28,13 +28,14 @@ _vectors = msgspec.json.Decoder(list[list[float | None] | None])
 _masks = msgspec.json.Decoder(list[list[bool] | None])
 
 
-def to_rows(batch: Batch, seq: int) -> list[Row]:
+def to_rows(batch: Batch, seq: int | Ints) -> list[Row]:
     """The SQL rows of a batch whose first row gets `seq`, in the column order of its table.
 
-    Raises ValueError where the columns of the batch have different lengths.
+    seq: or (n,) the seq of every row. Raises ValueError where the columns of the batch have
+    different lengths.
     """
     table, n = TABLE_OF[type(batch)], len(batch)
-    columns: list[Iterable[Any]] = [range(seq, seq + n)]
+    columns: list[Iterable[Any]] = [range(seq, seq + n) if isinstance(seq, int) else seq.tolist()]
     signed: list[str] = []
     for name, kind in table.columns.items():
         values = getattr(batch, name)

@@ -2,7 +2,7 @@
 
 The log is the truth and state is a fold over it. Rows of all kinds share one total order, `seq`,
 counted 0, 1, 2, … without gaps. What is not a row of the log (settings, eras, rules, alerts,
-checkpoints) is written once and looked up by name.
+controls, checkpoints) is written once and looked up by name.
 
 Stores differ in what survives, never in what they answer: `MemoryStore` lives as long as the
 process, `SqliteStore` survives kill -9 (or a power cut, if asked to).
@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
-from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, RuleRecord
 
 KEPT_CHECKPOINTS = 3
 
-Kept: TypeAlias = Era | Alert | RuleRecord
+Kept: TypeAlias = Era | Alert | Control | RuleRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,9 @@ class Store(Protocol):
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         """Decision numbers of those request ids that have one; the others are left out."""
 
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        """Those of the request ids under which an observation is in the log already."""
+
     def decision(self, number: int) -> DecisionBatch | None:
         """The decision as a batch of one row, None where there is none of that number."""
 
@@ -93,10 +96,10 @@ class Store(Protocol):
         """Every frozen setting by name."""
 
     def put(self, record: Kept) -> None:
-        """Keep an era, a rule or an alert. The same content again is no change, as in `freeze`.
+        """Keep an era, rule, alert or control. The same content again is no change, as in `freeze`.
 
         An era is known by its number, a rule by its id; the time of a rule is when it was first
-        kept, and no part of its content. Alerts are known by their whole content.
+        kept, and no part of its content. Alerts and controls are known by their whole content.
         Raises ContradictionError where the era or rule is kept with other content.
         """
 
@@ -111,6 +114,9 @@ class Store(Protocol):
 
     def alerts(self) -> list[Alert]:
         """Every alert, in the order they were kept."""
+
+    def controls(self) -> list[Control]:
+        """Everything an operator set, in the order it was kept."""
 
     def close(self) -> None:
         """Release what the store holds. Closing again is no error."""

@@ -41,3 +41,11 @@ class SequenceError(StoreError):
 
 class WriteError(StoreError):
     """A write was refused (disk full, database locked, …); the log is as it was before."""
+
+
+class FullStoreError(WriteError):
+    """There is no room left for the write."""
+
+
+class SlowStoreError(WriteError):
+    """The store did not get to the write in time: locked by another program, or behind."""

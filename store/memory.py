@@ -21,9 +21,15 @@ from equipoise.store.admission import (
     check_setting,
     repeated_request,
 )
-from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
+from equipoise.store.batches import (
+    Batch,
+    DecisionBatch,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+)
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
-from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.slicing import slice_rows
 
 _STORE = "store in memory"
@@ -42,10 +48,13 @@ class MemoryStore(Store):
         self._requests: dict[str, int] = {}
         self._parts: dict[int, list[tuple[OutcomeBatch, int]]] = {}
         self._batches_with_parts = 0
+        self._observed: set[str] = set()
+        self._batches_with_observations = 0
         self._settings: dict[str, str] = {}
         self._eras: dict[int, Era] = {}
         self._rules: dict[str, RuleRecord] = {}
         self._alerts: dict[Alert, None] = {}
+        self._controls: dict[Control, None] = {}
         self._checkpoints: deque[Checkpoint] = deque(maxlen=KEPT_CHECKPOINTS)
 
     @property
@@ -101,6 +110,13 @@ class MemoryStore(Store):
         known = self._requests
         return {name: known[name] for name in request_ids if name in known}
 
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        for batch in self._batches[self._batches_with_observations :]:
+            if isinstance(batch, ObservationBatch):
+                self._observed.update(batch.request_id or ())
+        self._batches_with_observations = len(self._batches)
+        return {name for name in request_ids if name and name in self._observed}
+
     def decision(self, number: int) -> DecisionBatch | None:
         if not 0 <= number < self._decisions:
             return None
@@ -138,8 +154,10 @@ class MemoryStore(Store):
             check_same_era(_STORE, self._eras.setdefault(record.era, record), record)
         elif isinstance(record, RuleRecord):
             check_same_rule(_STORE, self._rules.setdefault(record.rule_id, record), record)
-        else:
+        elif isinstance(record, Alert):
             self._alerts.setdefault(record)
+        else:
+            self._controls.setdefault(record)
 
     def eras(self) -> list[Era]:
         return [self._eras[era] for era in sorted(self._eras)]
@@ -152,6 +170,9 @@ class MemoryStore(Store):
 
     def alerts(self) -> list[Alert]:
         return list(self._alerts)
+
+    def controls(self) -> list[Control]:
+        return list(self._controls)
 
     def close(self) -> None:
         """Nothing to release; the log stays readable."""

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
+from equipoise.store.observation_index import index_observations
 from equipoise.store.schema import create_first_schema
 
 if TYPE_CHECKING:
@@ -23,7 +25,13 @@ APPLICATION_ID = 0x45515053  # "EQPS", shown by `file` and kept through backups
 
 Migration: TypeAlias = "tuple[int, Callable[[Database], None]]"
 
-MIGRATIONS: Sequence[Migration] = ((1, create_first_schema), (2, add_metrics), (3, add_leader))
+MIGRATIONS: Sequence[Migration] = (
+    (1, create_first_schema),
+    (2, add_metrics),
+    (3, add_leader),
+    (4, create_controls),
+    (5, index_observations),
+)
 """Every migration with its number: 1, 2, 3, …; append only."""
 
 

@@ -14,6 +14,9 @@ import msgspec
 Id: TypeAlias = Annotated[
     str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+\-]*$(?!\n)", max_length=200)
 ]
+Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e11)]
+"""Since the epoch; the limit is about the year 5138."""
+Attempt: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 FeatureValue: TypeAlias = float | bool | str | list[float]
 Features: TypeAlias = dict[str, FeatureValue] | list[float]
 
@@ -31,7 +34,7 @@ class Request(Record, frozen=True, kw_only=True):
     unit_id: Id | None = None
     context_id: Id | None = None
     eligible: list[Id] | None = None
-    at: float | None = None
+    at: Seconds | None = None
 
 
 class Decision(Record, frozen=True, kw_only=True):
@@ -57,12 +60,12 @@ class Outcome(Record, frozen=True, kw_only=True):
     decision_id: Id | None = None
     request_id: Id | None = None
     served: Id | None = None
-    attempt: int = 1
+    attempt: Attempt = 1
     delivered: bool = True
     outputs: Features | None = None
     reward: float | None = None
     metrics: dict[str, float] = {}
-    at: float | None = None
+    at: Seconds | None = None
 
 
 class Observation(Record, frozen=True, kw_only=True):
@@ -74,7 +77,7 @@ class Observation(Record, frozen=True, kw_only=True):
     reward: float
     request_id: Id | None = None
     unit_id: Id | None = None
-    at: float | None = None
+    at: Seconds | None = None
 
 
 class Simulation(Record, frozen=True, kw_only=True):
@@ -85,7 +88,7 @@ class Simulation(Record, frozen=True, kw_only=True):
     features: Features
     outputs: Features
     cost: float | None = None
-    at: float | None = None
+    at: Seconds | None = None
 
 
 class Era(Record, frozen=True, kw_only=True):
@@ -106,6 +109,14 @@ class Alert(Record, frozen=True, kw_only=True):
     check: str
     status: str
     sentence: str
+
+
+class Control(Record, frozen=True, kw_only=True):
+    """What an operator set while the experiment ran, and when: the newest of a name is in force."""
+
+    at: float
+    name: str
+    value: str
 
 
 class RuleRecord(Record, frozen=True, kw_only=True):

@@ -6,17 +6,19 @@ import sqlite3
 
 from equipoise.store.errors import (
     CorruptStoreError,
+    FullStoreError,
     MissingStoreError,
     NotAStoreError,
     ReadOnlyStoreError,
+    SlowStoreError,
     StoreError,
     WriteError,
 )
 
 _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
-    sqlite3.SQLITE_FULL: (WriteError, "the disk or the database is full"),
-    sqlite3.SQLITE_BUSY: (WriteError, "another program has locked the database"),
-    sqlite3.SQLITE_LOCKED: (WriteError, "the database is locked"),
+    sqlite3.SQLITE_FULL: (FullStoreError, "the disk or the database is full"),
+    sqlite3.SQLITE_BUSY: (SlowStoreError, "another program has locked the database"),
+    sqlite3.SQLITE_LOCKED: (SlowStoreError, "the database is locked"),
     sqlite3.SQLITE_IOERR: (WriteError, "the disk reports an error"),
     sqlite3.SQLITE_READONLY: (ReadOnlyStoreError, "it may not be written"),
     sqlite3.SQLITE_PERM: (ReadOnlyStoreError, "access is denied"),

@@ -1,4 +1,4 @@
-"""Settings, eras, rules, alerts and checkpoints in SQLite: what surrounds the log.
+"""Settings, eras, rules, alerts, controls and checkpoints in SQLite: what surrounds the log.
 
 Functions of an open connection; those that write run inside the caller's transaction.
 """
@@ -13,7 +13,7 @@ import msgspec
 
 from equipoise.store.admission import check_same_era, check_same_rule, check_setting
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
-from equipoise.store.records import Alert, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, RuleRecord
 
 _COVERED = struct.Struct("<qd")
 
@@ -46,6 +46,8 @@ def is_kept(connection: sqlite3.Connection, store: str, record: Kept) -> bool:
         for rule in rules:
             check_same_rule(store, rule, record)
         return bool(rules)
+    if isinstance(record, Control):
+        return record in read_controls(connection)
     found = connection.execute(
         "SELECT 1 FROM alerts WHERE at = ? AND check_name = ? AND status = ? AND sentence = ?",
         (record.at, record.check, record.status, record.sentence),
@@ -71,6 +73,11 @@ def insert_record(connection: sqlite3.Connection, record: Kept) -> None:
         connection.execute(
             "INSERT INTO rules (rule_id, era, at, body) VALUES (?, ?, ?, ?)",
             (record.rule_id, record.era, record.at, record.body),
+        )
+    elif isinstance(record, Control):
+        connection.execute(
+            "INSERT INTO controls (at, name, value) VALUES (?, ?, ?)",
+            (record.at, record.name, record.value),
         )
     else:
         connection.execute(
@@ -113,6 +120,11 @@ def read_alerts(connection: sqlite3.Connection) -> list[Alert]:
         Alert(at=at, check=check, status=status, sentence=sentence)
         for at, check, status, sentence in rows
     ]
+
+
+def read_controls(connection: sqlite3.Connection) -> list[Control]:
+    rows = connection.execute("SELECT at, name, value FROM controls ORDER BY id")
+    return [Control(at=at, name=name, value=value) for at, name, value in rows]
 
 
 def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:

@@ -52,6 +52,12 @@ class Purse:
         self._spent: dict[str, float] = {}
         self._worst: dict[str, float] = {}
 
+    def limit_requests(self, requests: int | None) -> None:
+        """Another hard stop in requests, None for none; in force from the next `revalue`."""
+        self.limits.pop("requests", None)
+        if requests is not None:
+            self.limits = {"requests": float(requests), **self.limits}
+
     def revalue(self, charges: Mapping[str, Floats]) -> None:
         """Put new charges in force, for past requests too."""
         self._charges = {name: charges[name] for name in self.limits}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +16,28 @@ if TYPE_CHECKING:
 def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
     """The store, read-only, and the configuration frozen in it.
 
+    What a killed daemon left in the tail is taken in first: nothing acknowledged is missing.
+
     Raises AgentError where the file is a store that no experiment was opened on.
     """
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.errors import AgentError
     from equipoise.store.sqlite import SqliteStore
 
+    _take_in_tail(path)
     with SqliteStore(path, read_only=True) as store:
         text = store.settings().get("config")
         if text is None:
             raise AgentError(f"{path} holds no experiment yet")
         yield store, ExperimentConfig.from_json(text)
+
+
+def _take_in_tail(path: Path) -> None:
+    from equipoise.store.errors import ReadOnlyStoreError, StoreInUseError
+    from equipoise.store.sqlite import SqliteStore
+    from equipoise.store.tail import tail_files
+
+    if path.is_file() and tail_files(path):
+        # A daemon that is running takes its own tail in, a few milliseconds from now.
+        with suppress(StoreInUseError, ReadOnlyStoreError):
+            SqliteStore(path).close()

@@ -16,11 +16,12 @@ def load_config(path: str | PathLike[str]) -> ExperimentConfig:
     try:
         data = tomllib.loads(Path(path).read_bytes().decode())
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([_unreadable(error)], source) from None
+        raise ConfigError([unreadable(error)], source) from None
     return ExperimentConfig.from_builtins(data, source)
 
 
-def _unreadable(error: Exception) -> str:
+def unreadable(error: Exception) -> str:
+    """A sentence about a file that cannot be opened, decoded or parsed."""
     if isinstance(error, OSError):
         return f"the file cannot be read: {error.strerror or error}"
     if isinstance(error, UnicodeDecodeError):

@@ -150,3 +150,26 @@ def test_logs_and_replays_come_in_by_name(gateway):
         gateway.ingest(
             [Observation(routed="cheap", features=features, outputs=outputs, reward=3.0)]
         )
+
+
+def test_one_request_alone_is_decided_as_in_a_batch():
+    """The short way of a live request and the long way of a batch: the same bits."""
+    long, short = (Gateway(Agent(config(), MemoryStore(), KEY), clock=lambda: 5.0) for _ in "ab")
+    for number in range(300):
+        changes: dict[str, object] = {}
+        if number % 3 == 0:
+            changes["eligible"] = [MODELS[number % 2], MODELS[2]]
+        if number % 7 == 0:
+            changes["eligible"] = []
+        if number % 5 == 0:
+            changes |= {"context_id": f"c{number}", "unit_id": f"u{number % 10}", "at": 1.0}
+        asked = request(number, routed=MODELS[number % 3], **changes)
+        assert short.decide_one(asked) == long.decide([asked])[0]
+        if number % 100 == 99:
+            long.agent.refresh()
+            short.agent.refresh()
+    assert short.agent.fold.to_bytes() == long.agent.fold.to_bytes()
+    again = request(3, routed=MODELS[0], eligible=[MODELS[1], MODELS[2]])
+    assert short.decide_one(again) == long.decide([again])[0]
+    with pytest.raises(ConflictError):
+        short.decide_one(request(3, routed=MODELS[1]))

@@ -19,6 +19,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
+from equipoise.store.journaled import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
@@ -187,9 +188,15 @@ def log_of() -> Callable[..., list[ExactRow]]:
     return exact_log
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "journaled"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of each kind."""
-    kept: Store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "s.db")
+    kept: Store
+    if request.param == "memory":
+        kept = MemoryStore()
+    elif request.param == "sqlite":
+        kept = SqliteStore(tmp_path / "s.db")
+    else:
+        kept = JournaledStore(tmp_path / "s.db")
     with kept:
         yield kept

@@ -40,6 +40,7 @@ def test_a_new_store_is_empty(store: Store) -> None:
     assert store.decision(0) is None
     assert store.outcome_parts(0) == []
     assert store.find_requests(["a"]) == {}
+    assert store.find_observations(["a"]) == set()
 
 
 @pytest.mark.parametrize("rows", [1, 2, 300])
@@ -256,3 +257,15 @@ def test_a_row_may_be_of_two_numbers_only(store: Store) -> None:
     assert isinstance(segment.batch, ExpiryBatch)
     assert segment.batch.number.tolist() == [7, 0]
     np.testing.assert_array_equal(segment.batch.at, [np.nan, 2.5])
+
+
+def test_observations_are_found_by_their_request_ids(store: Store, author: Any) -> None:
+    def observe(names: list[str] | None, rows: int) -> None:
+        store.append(dataclasses.replace(author.observations(rows), request_id=names))
+
+    observe(["a", "", "c"], 3)
+    observe(None, 2)
+    observe([f"n{number}" for number in range(1200)], 1200)
+    store.append(author.decisions(1, request_id=["d"]))
+    names = ["c", "", "a", "d", "e", *(f"n{number}" for number in range(2000))]
+    assert store.find_observations(names) == {"a", "c", *(f"n{number}" for number in range(1200))}

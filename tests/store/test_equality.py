@@ -1,4 +1,4 @@
-"""A log in memory and the same log in SQLite answer alike."""
+"""A log in memory and the same log in SQLite, with and without a tail, answer alike."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.store import sqlite as sqlite_module
 from equipoise.store.batches import DecisionBatch
+from equipoise.store.journaled import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
 
+@pytest.mark.parametrize("kind", [SqliteStore, JournaledStore])
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -23,7 +26,14 @@ from equipoise.store.sqlite import SqliteStore
     data=st.data(),
 )
 def test_random_interleaved_logs(
-    new_author: Any, log_of: Any, rows_of: Any, seed: int, sizes: list[int], window: int, data: Any
+    new_author: Any,
+    log_of: Any,
+    rows_of: Any,
+    kind: type[SqliteStore] | type[JournaledStore],
+    seed: int,
+    sizes: list[int],
+    window: int,
+    data: Any,
 ) -> None:
     """The SQLite log is read in windows of a few rows, so that their borders are met often."""
     author = new_author(seed)
@@ -32,7 +42,7 @@ def test_random_interleaved_logs(
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            SqliteStore(Path(folder) / "log.db") as kept,
+            kind(Path(folder) / "log.db") as kept,
             MemoryStore() as memory,
         ):
             names = ["", "absent"]

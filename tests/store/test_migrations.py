@@ -69,6 +69,13 @@ def test_an_older_store_is_upgraded_once(path: Path, monkeypatch: pytest.MonkeyP
     connection.close()
 
 
+def test_a_store_of_the_first_version_opens_today(path: Path) -> None:
+    with SqliteStore(path) as store:
+        assert store.decisions == 3
+        assert store.find_observations(["a"]) == set()
+    assert inspect_store(path).schema_version == migrations.newest()
+
+
 def test_a_new_store_runs_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note)))
     SqliteStore(tmp_path / "new.db").close()
@@ -136,6 +143,7 @@ def test_look_ups_use_an_index(path: Path) -> None:
     with SqliteStore(path) as store:
         for query, index in (
             ("decisions WHERE request_id IN ('a', 'b')", "idx_decisions_request_id"),
+            ("observations WHERE request_id IN ('a', 'b')", "idx_observations_request_id"),
             ("decisions WHERE number = 1", "idx_decisions_number"),
             ("outcomes WHERE number = 1", "idx_outcomes_number"),
             ("outcomes WHERE seq >= 1 AND seq < 2", "INTEGER PRIMARY KEY"),

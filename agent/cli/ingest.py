@@ -1,0 +1,107 @@
+"""`equipoise ingest`: usage logs, outcomes and replays from files into a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from equipoise.agent.ingest.bulk import Ingested
+    from equipoise.agent.ingest.rejects import Rejects
+
+KINDS = ("observations", "outcomes", "simulations")
+FORMATS = ("jsonl", "csv", "parquet")
+
+
+def ingest(
+    files: Annotated[list[str], typer.Argument(help="Files to read; - for standard input.")],
+    config: Annotated[Path, typer.Option(help="The configuration.")] = Path("equipoise.toml"),
+    store: Annotated[
+        Path | None,
+        typer.Option(help="The store, made where there is none.", show_default="service.store"),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="observations (usage log), outcomes, or simulations (replays).",
+            metavar="|".join(KINDS),
+            show_default="that of the mapping, or observations",
+        ),
+    ] = None,
+    mapping: Annotated[
+        str | None, typer.Option(help="Name of an [[ingest]] table, for logs in another shape.")
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="jsonl, csv or parquet.",
+            metavar="|".join(FORMATS),
+            show_default="by suffix",
+        ),
+    ] = None,
+    rejects: Annotated[
+        Path | None, typer.Option(help="File for refused rows: JSON lines with row and reason.")
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Send the rows to this daemon; EQUIPOISE_TOKEN may hold its token."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Take rows of files into a store, each once however often the file is read.
+
+    JSON lines have the names of our records; tables have columns x_NAME and y_NAME for features
+    and outputs; other logs need a mapping. A row counts once by its request_id, or else by its
+    content. Refused rows do not stop the others. While a daemon holds the store, send the rows to
+    it with --url.
+
+    Exit code 0: all rows are in; 1: some were refused; 2: a file or an option is wrong.
+
+    Example: equipoise ingest usage.jsonl --config equipoise.toml --store experiment.db
+
+    Example: equipoise ingest replays.parquet --kind simulations --url http://127.0.0.1:8080
+
+    Example: zcat log.gz | equipoise ingest - --mapping requests --rejects rejects.jsonl
+    """
+    from equipoise.agent.ingest.command import Order, run
+
+    for name, value, known in (("--kind", kind, KINDS), ("--format", format_, FORMATS)):
+        if value is not None and value not in known:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=name)
+    result, refused = run(
+        Order(
+            files=files,
+            config=config,
+            store=store,
+            kind=kind,
+            mapping=mapping,
+            format=format_,
+            rejects=rejects,
+            url=url,
+        )
+    )
+    _print(result, refused, rejects, as_json)
+    if result.rejected:
+        raise typer.Exit(1)
+
+
+def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        facts = {**msgspec.to_builtins(result), "rejects": refused.first}
+        typer.echo(msgspec.json.encode(facts).decode())
+        return
+    typer.echo(
+        f"{result.accepted:,} rows are new, {result.duplicates:,} were there before"
+        + (f", {result.late:,} came too late" if result.late else "")
+        + (f", {result.rejected:,} were refused" if result.rejected else "")
+    )
+    for reject in refused.first:
+        typer.echo(f"{reject.source}, row {reject.row}: {reject.reason}", err=True)
+    if result.rejected > len(refused.first):
+        more = "" if path is not None else "; --rejects FILE lists them all"
+        typer.echo(f"… and {result.rejected - len(refused.first):,} more{more}", err=True)

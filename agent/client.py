@@ -1,0 +1,400 @@
+"""The router's side: ask the daemon which model to serve, report what came of it.
+
+Standard library only, one file: import it, or copy it into a router.
+
+>>> with Client("http://127.0.0.1:9") as client:  # nobody listens there
+...     choice = client.decide("r1", routed="large", features={"words": 12})
+>>> choice.model, choice.reason
+('large', 'unreachable')
+
+`decide` answers within its time-out and never raises: whatever goes wrong, the routed model is
+served, and `choice.reason` says why. Such a request is usage log (OBS) and nothing else. Where the
+daemon may have logged a decision that came too late, it is told `delivered = false`; where it has
+logged none, the row is sent as an observation once its outputs and its reward are known.
+`outcome` returns at once: what it is given is delivered from a bounded buffer, again and again
+until the daemon answers. Threads do the talking, so that no dripping answer can hold a caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Self, TypeAlias
+from urllib.parse import urlsplit
+
+MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
+MOST_THREADS = 32  # requests under way at once
+AT_ONCE = 100  # outcomes or observations in one request of the delivery
+DELIVERY_SECONDS = 2.0  # time-out of the delivery, for which nobody waits
+PATIENCE = 3  # failures in a row after which the daemon is asked only once per REST_SECONDS
+REST_SECONDS = 0.5
+REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
+PARTS = frozenset({"served", "attempt", "delivered", "outputs", "reward", "metrics"})
+
+Features: TypeAlias = Mapping[str, Any] | Sequence[float]
+Body: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to serve. reason: why the daemon did not decide, "" where it did; then decision_id and
+    propensity, the probability with which `model` was served, are known."""
+
+    request_id: str
+    model: str
+    routed: str
+    randomized: bool = False
+    propensity: float | None = None
+    decision_id: str | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What became of requests and rows since the client was made.
+
+    decided: answered by the daemon. fallbacks: served as routed, by reason. delivered: outcomes it
+    took in; observations: rows. refused: what it, or JSON, does not take. dropped: lost because the
+    buffer was full. incomplete: rows of fallbacks forgotten before outputs and reward were known.
+    retries: deliveries tried again.
+    """
+
+    decided: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)
+    delivered: int = 0
+    observations: int = 0
+    refused: int = 0
+    dropped: int = 0
+    incomplete: int = 0
+    retries: int = 0
+
+
+class Client:
+    """One per process, for any number of threads and event loops.
+
+    url: of the daemon, http or https. token: of scope `route`, where the daemon asks for one.
+    timeout: seconds that `decide` may take. buffer: outcomes kept while the daemon is away, and
+    rows of fallbacks kept until they are complete; the oldest are dropped, and counted.
+    Raises ValueError for a url or a token that cannot be one. `close` delivers what is left.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8080",
+        token: str | None = None,
+        *,
+        timeout: float = 0.05,
+        buffer: int = 10_000,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ValueError("token holds characters that no header can carry")
+        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._scheme = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._headers = {"Content-Type": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self.timeout, self.counters, self._buffer = timeout, Counters(), buffer
+        self._start()
+
+    def decide(self, request_id: str, routed: str, features: Features, **options: Any) -> Choice:
+        """The model to serve this request, within `timeout` seconds.
+
+        routed: what production would serve. features: named values as configured, or the vector.
+        Options: unit_id, whose request it is; context_id, of a replayed context; eligible, the
+        models that may serve it, all by default.
+        """
+        asked = {"request_id": request_id, "routed": routed, "features": features, **options}
+        call = _Call(asked, time.time())
+        try:
+            return self._ask(call).result(self.timeout)
+        except Exception as error:
+            return self._fallback(call, error)
+
+    async def decide_async(
+        self, request_id: str, routed: str, features: Features, **options: Any
+    ) -> Choice:
+        """As `decide`, without blocking the caller's event loop."""
+        asked = {"request_id": request_id, "routed": routed, "features": features, **options}
+        call = _Call(asked, time.time())
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self._ask(call)), self.timeout)
+        except Exception as error:
+            return self._fallback(call, error)
+
+    def outcome(self, request: Choice | str, **parts: Any) -> None:
+        """Report what came of a request, by its choice or its request_id; returns at once.
+
+        Parts: outputs, which come with the response ({} where none are configured); reward, which
+        may come later; metrics; served, the model that answered where it is another than the chosen
+        one; attempt; delivered, False where the chosen model was never tried. Each counts once.
+        Raises TypeError for another part, and nothing else.
+        """
+        if not parts.keys() <= PARTS:
+            raise TypeError(f"{parts.keys() - PARTS} is no part of an outcome: {sorted(PARTS)}")
+        name = request.request_id if isinstance(request, Choice) else request
+        try:
+            body = json.loads(_dumps({**parts, "request_id": name}))  # may change after we return
+            self._start_after_fork()
+            with self._changed:
+                call = self._fallbacks.get(name)
+                if call is None:
+                    self._put(_Item(body))
+                    return
+                call.parts |= body
+                if call.parts.keys() >= {"outputs", "reward"}:
+                    del self._fallbacks[name]
+                    late = _Item(call.undelivered(), call)
+                    self._put(late if call.logged else call.observation())
+        except Exception:
+            self.counters.refused += 1
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Wait until everything is delivered; whether it was, within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Deliver what is left, for `timeout` seconds at the most, and stop."""
+        self.flush(timeout)
+        self._closed = True
+        with self._changed:
+            self._changed.notify_all()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self._pid, self._closed, self._busy = os.getpid(), False, False
+        self._failures, self._rest = 0, 0.0
+        self._idle: deque[HTTPConnection] = deque()
+        self._items: deque[_Item] = deque()
+        self._fallbacks: OrderedDict[str, _Call] = OrderedDict()
+        self._changed: threading.Condition = threading.Condition()
+        self._threads: ThreadPoolExecutor = ThreadPoolExecutor(MOST_THREADS, "equipoise")
+        threading.Thread(target=self._deliver_forever, name="equipoise", daemon=True).start()
+
+    def _start_after_fork(self) -> None:
+        if self._pid != os.getpid():
+            self._start()
+
+    def _ask(self, call: _Call) -> Future[Choice]:
+        call.body = _dumps(call.asked)
+        now = time.monotonic()
+        if self._failures >= PATIENCE and now < self._rest:
+            raise _Failure("resting", logged=False)
+        self._rest = now + REST_SECONDS
+        self._start_after_fork()
+        return self._threads.submit(self._decide, call)
+
+    def _decide(self, call: _Call) -> Choice:
+        status, answer = self._post("/v1/decide", call.body, self.timeout, call)
+        if status != 200:
+            raise _Failure(f"status-{status}", logged=status >= 500)
+        name, routed = call.asked["request_id"], call.asked["routed"]
+        try:
+            if answer["request_id"] != name:
+                raise KeyError(name)
+            if answer["decision_id"] is None:
+                raise _Failure(str(answer["reason"]), logged=False)
+            drawn = bool(answer["randomized"]), float(answer["propensity"]), answer["decision_id"]
+            choice = Choice(name, str(answer["model"]), routed, *drawn)
+        except (KeyError, TypeError, ValueError):
+            raise _Failure("garbage") from None
+        self._failures = 0
+        self.counters.decided += 1
+        return choice
+
+    def _fallback(self, call: _Call, error: Exception) -> Choice:
+        if not isinstance(error, _Failure):
+            late, unsent = isinstance(error, TimeoutError), not call.body
+            error = _Failure("time-out" if late else "bad-input" if unsent else repr(error))
+        name, reason = call.asked["request_id"], error.reason
+        with contextlib.suppress(Exception), self._changed:
+            self._failures += reason not in (*REFUSED, "resting")
+            reasons = self.counters.fallbacks
+            reasons[reason] = reasons.get(reason, 0) + 1
+            if reason in REFUSED:
+                self.counters.refused += 1
+            else:
+                call.give_up(error.logged)
+                self._fallbacks[name] = call
+                if call.logged:
+                    self._put(_Item(call.undelivered()))
+                if len(self._fallbacks) > self._buffer:
+                    self._fallbacks.popitem(last=False)
+                    self.counters.incomplete += 1
+        return Choice(name, call.asked["routed"], call.asked["routed"], reason=reason)
+
+    def _put(self, *items: _Item) -> None:
+        self._items.extend(items)
+        while len(self._items) > self._buffer:
+            self._items.popleft()
+            self.counters.dropped += 1
+        self._changed.notify_all()
+
+    def _deliver_forever(self) -> None:
+        pause = 0.0
+        while not self._closed:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._items or self._closed)
+                batch, self._busy = self._batch(), True
+            unwell = batch and not self._deliver(batch)
+            pause = min(1.0, 2 * pause + 0.02) if unwell else 0.0
+            time.sleep(pause)
+
+    def _batch(self) -> list[_Item]:
+        """The next items, all of one kind, no two about one request."""
+        batch: dict[str, _Item] = {}
+        while self._items and len(batch) < AT_ONCE:
+            item, name = self._items[0], self._items[0].body["request_id"]
+            if name in batch or any(item.row != other.row for other in batch.values()):
+                break
+            batch[name] = self._items.popleft()
+        return list(batch.values())
+
+    def _deliver(self, batch: list[_Item]) -> bool:
+        """Whether the daemon answered; what it did not take in is back in the buffer."""
+        rows, lines = batch[0].row, [_dumps(item.body) for item in batch]
+        path, name = ("/v1/observations", "rejects") if rows else ("/v1/outcomes", "rejected")
+        text = b"\n".join(lines) if rows else b"[" + b",".join(lines) + b"]"
+        try:
+            status, answer = self._post(path, text, DELIVERY_SECONDS)
+            if status in (401, 403, 408, 429) or status >= 500:
+                raise _Failure(f"status-{status}")
+            refused = (
+                {each["index"]: each["status"] for each in answer[name]} if status == 200 else {}
+            )
+        except Exception:
+            with self._changed:
+                self.counters.retries += len(batch)
+                self._items.extendleft(reversed(batch))
+                self._put()
+            return False
+        if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
+            answered = [self._deliver([item]) for item in batch]
+            return all(answered)
+        with self._changed:
+            for index, item in enumerate(batch):
+                self._settle(item, refused.get(index, status))
+        return True
+
+    def _settle(self, item: _Item, status: int) -> None:
+        if status == 404 and item.call is not None:
+            self._put(item.call.observation())
+        elif status != 200:
+            self.counters.refused += item.body.keys() != {"request_id", "served", "delivered"}
+        elif item.row:
+            self.counters.observations += 1
+        else:
+            self.counters.delivered += 1
+
+    def _post(self, path: str, body: bytes, timeout: float, call: _Call | None = None) -> Any:
+        """(status, decoded body). A request that finds a stale connection is sent once more."""
+        while True:
+            try:
+                connection, fresh = self._idle.pop(), False
+                connection.sock.settimeout(timeout)
+            except IndexError:
+                connection, fresh = self._scheme(self._host, self._port, timeout=timeout), True
+            try:
+                if fresh:
+                    connection.connect()
+            except OSError:
+                raise _Failure("unreachable", logged=False) from None
+            try:
+                if call is not None:
+                    call.sends_on(connection)
+                connection.request("POST", self._path + path, body, self._headers)
+                response = connection.getresponse()
+                answer = response.status, json.loads(response.read(MOST_BYTES))
+            except (OSError, HTTPException, ValueError) as error:
+                connection.close()
+                closed = isinstance(error, ConnectionError)  # RemoteDisconnected is one of them
+                if closed and not fresh:
+                    continue
+                late = isinstance(error, TimeoutError)
+                raise _Failure("time-out" if late else "closed" if closed else "garbage") from None
+            if connection.sock is None or self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
+            return answer
+
+
+class _Failure(Exception):  # noqa: N818 - stays inside this file
+    """The daemon did not decide. logged: whether it may have logged a decision all the same."""
+
+    def __init__(self, reason: str, logged: bool = True) -> None:
+        super().__init__(reason)
+        self.reason, self.logged = reason, logged
+
+
+@dataclass(slots=True)
+class _Call:
+    """A request, and what came of it if it was served as routed. body: `asked` as JSON."""
+
+    asked: Body
+    at: float
+    body: bytes = b""
+    connection: HTTPConnection | None = None
+    abandoned: bool = False
+    logged: bool = False
+    parts: Body = field(default_factory=dict)
+
+    def sends_on(self, connection: HTTPConnection) -> None:
+        self.connection = connection
+        if self.abandoned:
+            raise TimeoutError
+
+    def give_up(self, logged: bool) -> None:
+        """Nobody waits any more: end the exchange, keep what the row needs."""
+        self.abandoned, self.logged = True, logged
+        self.asked = json.loads(self.body)  # the caller may change what it gave us
+        if self.connection is not None and self.connection.sock is not None:
+            with contextlib.suppress(OSError):
+                self.connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def undelivered(self) -> Body:
+        name, routed = self.asked["request_id"], self.asked["routed"]
+        return {**self.parts, "request_id": name, "served": routed, "delivered": False}
+
+    def observation(self) -> _Item:
+        kept = ("request_id", "routed", "features", "unit_id")
+        body = {name: self.asked[name] for name in kept if name in self.asked}
+        body |= {"outputs": self.parts["outputs"], "reward": self.parts["reward"], "at": self.at}
+        return _Item(body, row=True)
+
+
+@dataclass(slots=True)
+class _Item:
+    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404."""
+
+    body: Body
+    call: _Call | None = None
+    row: bool = False
+
+
+def _dumps(body: Body) -> bytes:
+    """JSON without NaN; NumPy's numbers and arrays are taken as Python's."""
+    return json.dumps(body, allow_nan=False, default=lambda value: value.tolist()).encode()

@@ -1,0 +1,152 @@
+"""What a changed configuration means for a running experiment: applied, a new era, or refused.
+
+`reload_plan` is a pure function; carrying its verdicts out is the daemon's. The rules:
+
+- applied: what a predictable policy may change at any time without breaking a promise;
+- era: what changes the meaning of the certified sums, which start afresh;
+- refused: what a running daemon, or an experiment at all, cannot change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from equipoise.agent.config.file import ConfigFile
+from equipoise.agent.features.problems import shown
+
+Effect: TypeAlias = Literal["applied", "era", "refused"]
+
+_RESTART = "stop the daemon and start it again"
+_ANOTHER = "it would be another experiment: start a new store"
+_SCALE = "rewards on another scale cannot be added to those in the log: start a new store"
+
+NEED_RESTART = ("store", "host", "port", "durability", "kill_switch", "limits")
+"""Keys of `[service]` that keep their value until the next start."""
+
+RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
+    {
+        "name": ("refused", _ANOTHER),
+        "models": ("era", "the models are others, or another version of them"),
+        "models[].price": ("applied", "the next rule allocates by it"),
+        "reward.low": ("refused", _SCALE),
+        "reward.high": ("refused", _SCALE),
+        "reward.maximise": ("refused", _ANOTHER),
+        "reward.missing": ("era", "missing rewards count otherwise"),
+        "reward.window": ("era", "other rewards come in time"),
+        "features": ("era", "rows become other numbers"),
+        "policy.gate": ("applied", "from the next rule on"),
+        "policy.assignment": ("applied", "from the next rule on"),
+        "policy.estimator": ("applied", "from the next rule on"),
+        "policy.rate": ("applied", "from the next rule on"),
+        "policy.rate_max": ("applied", "from the next rule on"),
+        "policy.rate_min": ("era", "other requests are certified"),
+        "policy.floor": ("era", "the largest weight is another"),
+        "policy.delta": ("era", "a promise keeps its error level for an era"),
+        "policy.epsilon": ("applied", "intervals hold for every difference at once"),
+        "budget": ("applied", "from the next decision on"),
+        "guardrails": ("applied", "their tests begin anew"),
+        "checks": ("applied", "from the next look on"),
+        **{f"service.{name}": ("refused", _RESTART) for name in NEED_RESTART},
+        "service": ("applied", "at once"),
+        "ingest": ("applied", "`equipoise ingest` reads it anew each time"),
+        "capacity": ("applied", "`serve --check` reads it anew each time"),
+    }
+)
+"""By the longest key that a changed key begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key whose value changed, and what follows. sentence: for people and logs, no secrets."""
+
+    key: str
+    effect: Effect
+    sentence: str
+
+    @property
+    def of_experiment(self) -> bool:
+        """Whether it concerns the experiment and not the daemon around it."""
+        return not self.key.startswith(("service", "ingest", "capacity"))
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadPlan:
+    """Every change. What is refused keeps its old value."""
+
+    changes: tuple[Change, ...]
+
+    def of(self, effect: Effect) -> tuple[Change, ...]:
+        """The changes with this effect."""
+        return tuple(change for change in self.changes if change.effect == effect)
+
+    @property
+    def effect(self) -> Effect:
+        """The gravest effect, "applied" where nothing changed."""
+        effects: tuple[Effect, ...] = ("refused", "era")
+        return next((effect for effect in effects if self.of(effect)), "applied")
+
+
+def reload_plan(old: ConfigFile, new: ConfigFile) -> ReloadPlan:
+    """What a running experiment does with `new`.
+
+    >>> from equipoise.agent.config.file import file_from_dict
+    >>> text = {"name": "chat", "models": [{"name": "a"}, {"name": "b"}]}
+    >>> plan = reload_plan(file_from_dict(text), file_from_dict(text | {"policy": {"rate": 0.2}}))
+    >>> [(change.key, change.effect) for change in plan.changes]
+    [('policy.rate', 'applied')]
+    """
+    return ReloadPlan(tuple(_changes(_builtins(old), _builtins(new), "")))
+
+
+def rule_of(key: str) -> tuple[Effect, str] | None:
+    """The rule for a key such as `models[0].price`; None where there is none."""
+    general = "".join("[]" if part.isdecimal() else part for part in _split(key))
+    steps = [at for at in range(len(general) + 1) if general[at : at + 1] in ("", ".", "[")]
+    for end in reversed(steps):
+        if general[:end] in RULES:
+            return RULES[general[:end]]
+    return None
+
+
+def _split(key: str) -> Iterator[str]:
+    for part in key.replace("[", "\0").replace("]", "\0").split("\0"):
+        if part:
+            yield part
+
+
+def _builtins(file: ConfigFile) -> dict[str, Any]:
+    return {
+        **msgspec.to_builtins(file.experiment),
+        "service": msgspec.to_builtins(file.service),
+        "ingest": msgspec.to_builtins(file.ingest),
+        "capacity": msgspec.to_builtins(file.capacity),
+    }
+
+
+def _changes(old: Any, new: Any, key: str) -> Iterator[Change]:
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys((*old, *new)):
+            yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return
+    if isinstance(old, list) and isinstance(new, list) and key == "models":
+        if [model["name"] for model in old] == [model["name"] for model in new]:
+            for at, pair in enumerate(zip(old, new, strict=True)):
+                yield from _changes(*pair, f"{key}[{at}]")
+            return
+        names = ["/".join(model["name"] for model in side) for side in (old, new)]
+        yield _change(key, f"from {names[0]} to {names[1]}")
+        return
+    # Of a list only the length is shown, so that no token gets into a log.
+    yield _change(key, f"from {shown(old)} to {shown(new)}")
+
+
+def _change(key: str, values: str) -> Change:
+    effect, why = rule_of(key) or ("refused", _RESTART)
+    return Change(key, effect, f"{key} {values}: {effect}, {why}")

@@ -1,0 +1,1 @@
+"""The daemon beside a production router: HTTP, jobs, metrics, and what keeps them honest."""

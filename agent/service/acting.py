@@ -1,0 +1,75 @@
+"""Handlers of what changes something beside the hot routes: bulk rows, budget, pause, resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from equipoise.agent.agent import Accepted
+from equipoise.agent.service.bulk import Bulk
+from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.operations import Call
+from equipoise.agent.service.problems import refuse
+from equipoise.agent.service.schema import (
+    BudgetAnswer,
+    BudgetRequest,
+    BulkAnswer,
+    ModeAnswer,
+    PauseRequest,
+    PlanRequest,
+)
+from equipoise.store.records import Observation, Simulation
+
+T = TypeVar("T")
+
+
+class Acting:
+    """Handlers that act on one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def observations(self, call: Call) -> BulkAnswer:
+        take = self._taking(self._daemon.gateway.ingest, "observations")
+        return await Bulk(Observation, take).read(call.chunks())
+
+    async def simulations(self, call: Call) -> BulkAnswer:
+        take = self._taking(self._daemon.gateway.simulate, "simulations")
+        return await Bulk(Simulation, take).read(call.chunks())
+
+    async def set_budget(self, call: Call) -> BudgetAnswer:
+        body = msgspec.json.decode(call.body, type=BudgetRequest)
+        daemon = self._daemon
+        answer = daemon.switches.set_budget(body.requests, daemon.clock())
+        daemon.log.info("budget", requests=answer.requests, randomized=answer.randomized)
+        return answer
+
+    async def pause(self, call: Call) -> ModeAnswer:
+        answer = self._daemon.switches.pause(_reason(call), self._daemon.clock())
+        self._daemon.log.warning("paused")
+        return answer
+
+    async def resume(self, call: Call) -> ModeAnswer:
+        answer = self._daemon.switches.resume(_reason(call), self._daemon.clock())
+        self._daemon.log.warning("resumed", randomizing=answer.randomizing)
+        return answer
+
+    async def plan(self, call: Call) -> None:
+        msgspec.json.decode(call.body, type=PlanRequest)
+        raise refuse(501, "this daemon has no planner: use `equipoise plan`")
+
+    def _taking(
+        self, take: Callable[[Sequence[T]], Accepted], name: str
+    ) -> Callable[[Sequence[T]], dict[str, int]]:
+        def taken(rows: Sequence[T]) -> dict[str, int]:
+            accepted = take(rows)
+            self._daemon.figures.bulk[name] += accepted.rows
+            return {"rows": accepted.rows, "duplicates": accepted.duplicates}
+
+        return taken
+
+
+def _reason(call: Call) -> str:
+    return msgspec.json.decode(call.body, type=PauseRequest).reason if call.body else ""

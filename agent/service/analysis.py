@@ -1,0 +1,186 @@
+"""The daemon's end of the analyst: asks, waits without blocking, starts it again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.service.analyst import (
+    HEADER,
+    Answer,
+    Ask,
+    Failure,
+    Open,
+    Question,
+    Reply,
+    Save,
+    State,
+)
+from equipoise.agent.service.figures import Figures
+from equipoise.agent.service.logs import Log
+from equipoise.agent.service.reports import Report
+from equipoise.store.journaled import JournaledStore
+from equipoise.store.records import RuleRecord
+
+SETTLE_SECONDS = 5.0
+"""How long a report may wait for SQLite to hold the newest rows; then it goes without them."""
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class AnalysisError(RuntimeError):
+    """The analyst did not answer; what was known before stays in force."""
+
+
+class Analysis:
+    """Reports on the log of `agent`, which decides meanwhile.
+
+    newest: the last report that was made.
+    """
+
+    def __init__(self, agent: Agent, store: JournaledStore, figures: Figures, log: Log) -> None:
+        self._agent = agent
+        self._store = store
+        self._figures = figures
+        self._log = log
+        self._turn = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._adopted: list[RuleRecord] = []
+        self._decode = msgspec.msgpack.Decoder(Reply).decode
+        self._families: dict[str, None] = {}
+        self.newest: Report | None = None
+
+    async def report(self, families: Sequence[str] = ()) -> Report:
+        """A report on everything logged so far, with these families beside the configured one.
+
+        Callers that come together share one. Raises AnalysisError.
+        """
+        self._families.update(dict.fromkeys(families))
+        async with self._turn:
+            rows = self._agent.fold.next_seq
+            newest = self.newest
+            if (
+                newest is not None
+                and newest.log_rows >= rows
+                and newest.recommendations.keys() >= set(families)
+            ):
+                return newest
+            reply = await self._ask(list(self._families))
+            assert isinstance(reply, Answer)
+            assert reply.report is not None
+            self.newest = reply.report
+            self._figures.refresh_seconds.add(reply.seconds)
+            return reply.report
+
+    async def refresh(self) -> bool:
+        """Act by the newest proposal from now on; whether that is another rule than before."""
+        proposed = (await self.report()).rule
+        agent = self._agent
+        if proposed.rule_id == agent.rule.rule_id or proposed.era != agent.rule.era:
+            return False
+        # SQLite may be busy with a transaction; the loop does not wait for it.
+        await asyncio.to_thread(self._store.put, proposed)
+        agent.rules.learn(proposed)
+        agent.rule = agent.rules.rule(proposed.rule_id)
+        self._adopted.append(proposed)
+        return True
+
+    async def checkpoint(self, at: float) -> int:
+        """Save the analyst's state, which is ours, as a checkpoint; the rows it covers."""
+        async with self._turn:
+            reply = await self._ask(None)
+        assert isinstance(reply, State)
+        await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
+        return reply.seq
+
+    async def start(self) -> None:
+        """Start the process; the first report would do it too."""
+        async with self._turn:
+            await self._started()
+
+    async def close(self) -> None:
+        """Let the process end."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 2.0)
+                return
+            process.kill()
+            await process.wait()
+
+    async def _ask(self, families: list[str] | None) -> Reply:
+        """Ask for a report on these families, or for the whole state."""
+        rows = self._agent.fold.next_seq
+        await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
+        process = await self._started()
+        # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
+        adopted, known = list(self._adopted), len(self._agent.rules)
+        reply = await self._exchange(
+            process,
+            Save(adopted, known) if families is None else Ask(adopted, known, families),
+        )
+        if isinstance(reply, Failure):
+            self._figures.refresh_failures += 1
+            self._log.warning("analyst-failed", sentence=reply.sentence)
+            await self._end(process)  # the next one begins with what is in the store
+            raise AnalysisError(reply.sentence)
+        del self._adopted[: len(adopted)]
+        return reply
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        process = self._process
+        if process is not None and process.returncode is None:
+            return process
+        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "equipoise.agent.service.analyst",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            # Signals of the terminal are for the daemon, which ends the analyst itself.
+            start_new_session=True,
+        )
+        # It reads every rule that is in the store by now.
+        self._adopted.clear()
+        self._process = process
+        question = Open(str(self._store.path), self._agent.config.to_json())
+        reply = await self._exchange(process, question)
+        if isinstance(reply, Failure):
+            await self.close()
+            raise AnalysisError(reply.sentence)
+        return process
+
+    async def _exchange(self, process: asyncio.subprocess.Process, question: Question) -> Reply:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        body = msgspec.msgpack.encode(question)
+        try:
+            process.stdin.write(HEADER.pack(len(body)) + body)
+            await process.stdin.drain()
+            header = await process.stdout.readexactly(HEADER.size)
+            reply: Reply = self._decode(await process.stdout.readexactly(HEADER.unpack(header)[0]))
+            return reply
+        except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError) as error:
+            self._figures.refresh_failures += 1
+            self._log.warning("analyst-died")
+            await self._end(process)
+            raise AnalysisError("the analyst's process died; it is started again") from error
+        except BaseException:
+            # Cancelled between question and answer: the next question would get this answer.
+            await self._end(process)
+            raise
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        self._process = None
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,123 @@
+"""The analyst: a process beside the daemon that follows its log and does the heavy reading.
+
+It opens the store for reading, folds what the daemon logs, and on request estimates, certifies and
+proposes the next rule. It holds no key and can write nothing. Its state is the same fold of the
+same log, so what it computes is what the daemon would, and its bytes are the daemon's checkpoint.
+
+Messages are msgpack with a length in front, over standard input and output. When the daemon dies,
+however it dies, its end of the pipe closes and the analyst leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from typing import BinaryIO, TypeAlias
+
+import msgspec
+
+from equipoise.agent.service.reports import Report, report
+from equipoise.store.records import RuleRecord
+
+HEADER = struct.Struct("<I")
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """The first message: what to follow."""
+
+    store: str
+    config: str
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Follow the log and report. rules: those adopted since the last message, in order; known:
+    how many the daemon knows in all, for a state that numbers them otherwise is of no use."""
+
+    rules: list[RuleRecord]
+    known: int
+    families: list[str]
+
+
+class Save(msgspec.Struct, frozen=True, tag="save"):
+    """Follow the log and hand back the whole state. rules, known: as in `Ask`."""
+
+    rules: list[RuleRecord]
+    known: int
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """To `Open` (without a report) and `Ask`. seconds: what the work took."""
+
+    seconds: float
+    report: Report | None = None
+
+
+class State(msgspec.Struct, frozen=True, tag="state"):
+    """To `Save`: the state after the rows before `seq`."""
+
+    seq: int
+    state: bytes
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """The work failed; the sentence is for the daemon's log."""
+
+    sentence: str
+
+
+Question: TypeAlias = Open | Ask | Save
+Reply: TypeAlias = Answer | State | Failure
+
+
+def main() -> None:
+    """Answer questions from standard input until it ends."""
+    # Whatever a library prints must not end up between two messages.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    os.nice(10)  # decisions come first where both want one core
+    _serve(sys.stdin.buffer, answers)
+
+
+def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
+    from equipoise.agent.agent import Agent
+    from equipoise.agent.config import ExperimentConfig
+    from equipoise.store.journaled import open_store
+
+    decode = msgspec.msgpack.Decoder(Question).decode
+    agent: Agent | None = None
+    while True:
+        header = questions.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return
+        question = decode(questions.read(HEADER.unpack(header)[0]))
+        start = time.perf_counter()
+        reply: Reply
+        try:
+            if isinstance(question, Open):
+                store = open_store(question.store, read_only=True)
+                agent = Agent(ExperimentConfig.from_json(question.config), store, None)
+                reply = Answer(time.perf_counter() - start)
+            else:
+                assert agent is not None
+                for record in question.rules:
+                    agent.rules.learn(record)
+                    agent.rule = agent.rules.rule(record.rule_id)
+                if len(agent.rules) != question.known:
+                    raise ValueError(f"{len(agent.rules)} rules, the daemon has {question.known}")
+                seq = agent.follow()
+                if isinstance(question, Save):
+                    reply = State(seq, agent.fold.to_bytes())
+                else:
+                    made = report(agent, question.families, time.time())
+                    reply = Answer(time.perf_counter() - start, made)
+        except Exception as error:  # the daemon goes on without this answer, and says why
+            reply = Failure(f"{type(error).__name__}: {error}")
+        body = msgspec.msgpack.encode(reply)
+        answers.write(HEADER.pack(len(body)) + body)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

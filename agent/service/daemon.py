@@ -1,0 +1,196 @@
+"""The daemon: one agent over one store, what its handlers share, and its life from start to stop.
+
+Only the event loop's thread touches the agent. Reading is done by the analyst's process, writing
+to SQLite by the store's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.gateway import Gateway
+from equipoise.agent.service.alerts import Alerts
+from equipoise.agent.service.analysis import Analysis
+from equipoise.agent.service.barrier import Barrier
+from equipoise.agent.service.breaker import Breaker
+from equipoise.agent.service.clock import Clock
+from equipoise.agent.service.figures import Figures
+from equipoise.agent.service.hot import Hot
+from equipoise.agent.service.jobs import Jobs
+from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
+from equipoise.agent.service.logs import Log
+from equipoise.agent.service.schema import Readiness
+from equipoise.agent.service.settings import ServiceSettings
+from equipoise.agent.service.shadow.replay import Shadow
+from equipoise.agent.service.switches import Switches
+from equipoise.store.errors import StoreError
+from equipoise.store.journaled import JournaledStore
+
+SHORTEST_REFRESH_SECONDS = 0.25
+
+
+class Daemon:
+    """Everything that runs. key: as of `Agent`.
+
+    Raises what `Agent` raises where the store was opened with another configuration or key.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        settings: ServiceSettings,
+        store: JournaledStore,
+        key: bytes,
+        log: Log,
+    ) -> None:
+        self.settings = settings
+        self.store = store
+        self.log = log
+        self.clock = Clock()
+        self.agent = Agent(config, store, key, at=self.clock())
+        self.figures = Figures()
+        self.breaker = Breaker()
+        self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
+        self.gateway = Gateway(self.agent, self.clock)
+        self.hot = Hot(
+            self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
+        )
+        self.analysis = Analysis(self.agent, store, self.figures, log)
+        self.barrier = Barrier(store.begin_sync) if store.must_sync else None
+        self.alerts = Alerts(store, log)
+        self.jobs = Jobs(self.figures, log)
+        shadow = settings.shadow
+        self.shadow = None if shadow is None else Shadow(self.gateway, shadow, log)
+        self.stopping = False
+        self.refused: dict[int, int] = {}
+        """Answers by status that the connection guard gave before any handler saw a request."""
+        self._looking: asyncio.TimerHandle | None = None
+        self._folded = self._outcomes = 0
+        self._checkpointed = self.agent.fold.next_seq
+
+    async def start(self) -> None:
+        """Begin the jobs; requests may come from now on."""
+        settings = self.settings
+        self.jobs.add("refresh", settings.refresh_seconds, self._refresh)
+        self.jobs.add("checkpoint", settings.checkpoint_seconds, self._checkpoint)
+        self.jobs.add("expiry", settings.expiry_seconds, self._expire)
+        if self.shadow is not None and settings.shadow is not None:
+            self.jobs.add("shadow", settings.shadow.every_seconds, self._shadow)
+        self.jobs.start()
+        self.jobs.soon("refresh")
+        self._look()
+        self.log.info(
+            "started",
+            experiment=self.agent.config.name,
+            log_rows=self.agent.fold.next_seq,
+            rule=self.agent.rule.rule_id,
+            mode=settings.mode,
+            durability=settings.durability,
+        )
+
+    async def stop(self) -> None:
+        """End the jobs, save a last checkpoint, move everything into SQLite, let go."""
+        self.stopping = self.hot.stopping = True
+        if self._looking is not None:
+            self._looking.cancel()
+        await self.jobs.stop(self.settings.shutdown_seconds / 2)
+        if self.shadow is not None:
+            await self.shadow.close()
+        await self.analysis.close()
+        try:
+            if self.agent.fold.next_seq > self._checkpointed:
+                self.agent.checkpoint(self.clock())
+        except StoreError as error:
+            # A checkpoint only saves time; the log itself is whole without it.
+            self.log.failed("checkpoint", error)
+        self.store.close()
+        self.log.info("stopped", log_rows=self.agent.fold.next_seq)
+
+    def apply(self, settings: ServiceSettings) -> None:
+        """Take other settings while running: intervals, mode, log level."""
+        self.settings = settings
+        self.log.level = settings.log_level
+        self.switches.set_mode(settings.mode)
+        for name in ("refresh", "checkpoint", "expiry"):
+            self.jobs.change(name, getattr(settings, f"{name}_seconds"))
+
+    def readiness(self) -> Readiness:
+        """Whether requests are decided and logged now, else why not."""
+        problems = []
+        if self.stopping:
+            problems.append("The daemon is stopping.")
+        if self.switches.kill_switch.on:
+            problems.append("The kill switch is on: its file exists.")
+        if self.breaker.reason is not None:
+            problems.append(f"The store refused a write: {self.breaker.reason}.")
+        elif self.store.trouble is not None:
+            problems.append("SQLite does not take what waits in the tail.")
+        return Readiness(
+            ready=not problems,
+            problems=problems,
+            mode=self.switches.answer(),
+            log_rows=self.agent.fold.next_seq,
+            rule_id=self.agent.rule.rule_id,
+        )
+
+    def look_at_store(self) -> None:
+        """Whether a store that failed works again, without waiting for a request to find out.
+
+        A daemon that is not ready may get no requests.
+        """
+        if self.breaker.reason is not None and not self.breaker.open:
+            try:
+                self.store.probe()
+            except StoreError as error:
+                self.breaker.trip(error)
+            else:
+                self.breaker.close()
+                self.log.info("store-works-again")
+
+    def _look(self) -> None:
+        """Several times a second: kill switch, store, and whether enough outcomes came in."""
+        loop = asyncio.get_running_loop()
+        self._looking = loop.call_later(LOOK_SECONDS, self._look)
+        if self.switches.kill_switch.look():
+            self.log.warning("kill-switch", on=self.switches.kill_switch.on)
+        self.look_at_store()
+        taken = self.figures.outcomes["accepted"]
+        if taken - self._outcomes >= self.settings.refresh_outcomes:
+            self._outcomes = taken
+            self.jobs.soon("refresh")
+
+    async def _refresh(self) -> None:
+        rows = self.agent.fold.next_seq
+        if rows == self._folded:
+            return
+        self._outcomes = self.figures.outcomes["accepted"]
+        if await self.analysis.refresh():
+            self.log.debug("rule", rule=self.agent.rule.rule_id, log_rows=rows)
+        if self.analysis.newest is not None:
+            await self.alerts.hear(self.analysis.newest.checks)
+        self._folded = rows
+        # Under a flood of outcomes this bounds how often a rule is frozen.
+        await asyncio.sleep(SHORTEST_REFRESH_SECONDS)
+
+    async def _checkpoint(self) -> None:
+        if self.agent.fold.next_seq > self._checkpointed:
+            self._checkpointed = await self.analysis.checkpoint(self.clock())
+            self.log.debug("checkpoint", log_rows=self._checkpointed)
+
+    async def _shadow(self) -> None:
+        assert self.shadow is not None
+        if not self.switches.kill_switch.on:
+            rows = await self.shadow.run()
+            if rows:
+                self.figures.bulk["shadow"] += rows
+                self.log.info("shadow", rows=rows, spent_usd=round(self.shadow.spent, 4))
+
+    async def _expire(self) -> None:
+        with contextlib.suppress(StoreError):  # they expire when the store works again
+            count = self.agent.expire(self.clock())
+            if count:
+                self.figures.outcomes["expired"] += count
+                self.log.debug("expired", decisions=count)

@@ -1,0 +1,106 @@
+"""Hot requests answered in the parser's call, without a task or an ASGI cycle.
+
+A hot request that arrives whole is decided and answered while its bytes are being parsed: that
+saves about two thirds of the server's own work per request. Everything out of the ordinary (no
+length given, a large body, `Expect`, an answer still under way, a client that does not read) goes
+the ASGI way, which answers the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from equipoise.agent.service.front import Front
+from equipoise.agent.service.protocol import GuardedProtocol
+
+_HEAD = {
+    status.value: (f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-length: ").encode()
+    for status in HTTPStatus
+}
+
+
+class DirectProtocol(GuardedProtocol):
+    """front: gives the answers. Other parameters as of `GuardedProtocol`."""
+
+    def __init__(self, front: Front, **others: Any) -> None:
+        super().__init__(**others)
+        self._front = front
+        self._path: str | None = None
+        self._parts: list[bytes] = []
+        self._late: asyncio.TimerHandle | None = None
+
+    def on_headers_complete(self) -> None:
+        path = self._direct_path()
+        if path is None:
+            super().on_headers_complete()
+        else:
+            self._waiting = False
+            self._path = path
+
+    def on_body(self, body: bytes) -> None:
+        if self._path is None:
+            super().on_body(body)
+        else:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        path, self._path = self._path, None
+        if path is None:
+            super().on_message_complete()
+            return
+        body = b"".join(self._parts)
+        self._parts.clear()
+        self._write(*self._front.answer(path, self.headers, body))
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._path is not None:
+            if self._late is None:
+                seconds = self._guard.body_seconds
+                self._late = self.loop.call_later(seconds, self._refuse, 408)
+        elif self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._path = None
+        super().connection_lost(exc)
+
+    def _direct_path(self) -> str | None:
+        """The path of a hot request that can be answered at once, None for all others."""
+        path = self._front.direct.get(self.url)
+        if path is None or self.parser.get_method() != b"POST":
+            return None
+        free = self.cycle is None or self.cycle.response_complete
+        if not free or self.pipeline or self.expect_100_continue or self.flow.write_paused:
+            return None
+        if self.transport.is_closing() or self.parser.should_upgrade():
+            return None
+        length = None
+        for name, value in self.headers:
+            if name == b"content-length":
+                length = int(value)  # the parser has checked that it is a number
+            elif name == b"transfer-encoding":
+                return None
+        return path if length is not None and length <= self._guard.body_bytes else None
+
+    def _write(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        if self.transport.is_closing():
+            return
+        lines = "".join(f"\r\n{name}: {value}" for name, value in headers.items())
+        keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        end = b"\r\n\r\n" if keep else b"\r\nconnection: close\r\n\r\n"
+        self.transport.write(b"%s%d%s%s%s" % (_HEAD[status], len(body), lines.encode(), end, body))
+        self.server_state.total_requests += 1
+        if not keep:
+            self.transport.close()
+            return
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )

@@ -1,0 +1,140 @@
+"""The front: hot routes straight from ASGI, everything else to Starlette behind it.
+
+Both layers call the same functions of bytes; this one saves routing, request and response objects
+for the two routes that every production request takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from equipoise.agent.service.asgi import (
+    JSON,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    problem_headers,
+    read_body,
+    respond,
+    respond_problem,
+)
+from equipoise.agent.service.barrier import Barrier
+from equipoise.agent.service.figures import Figures
+from equipoise.agent.service.logs import Log
+from equipoise.agent.service.problems import Refusal, document_of
+from equipoise.agent.service.settings import LimitSettings
+from equipoise.agent.service.tokens import Tokens
+
+_JSON = {"content-type": "application/json"}
+Handler: TypeAlias = Callable[[bytes], bytes]
+
+
+class Lifespan(Protocol):
+    """What starts before the first request and stops after the last."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Front:
+    """The ASGI application that the server runs.
+
+    hot: handler by path, for POST. rest: the application for all other requests.
+    barrier: what answers wait at, where they promise what only the disk keeps.
+    """
+
+    def __init__(
+        self,
+        hot: Mapping[str, Handler],
+        rest: Callable[[Scope, Receive, Send], object],
+        lifespan: Lifespan,
+        tokens: Tokens,
+        limits: LimitSettings,
+        figures: Figures,
+        log: Log,
+        barrier: Barrier | None = None,
+    ) -> None:
+        self._hot = dict(hot)
+        self._rest = rest
+        self._lifespan = lifespan
+        self.tokens = tokens
+        self._limits = limits
+        self._figures = figures
+        self._log = log
+        self._barrier = barrier
+        self.direct: dict[bytes, str] = {}
+        """Paths by the bytes of their URL that `answer` answers: all hot ones, unless answers
+        have to wait for the disk."""
+        if barrier is None:
+            self.direct = {path.encode(): path for path in hot}
+
+    def answer(
+        self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes
+    ) -> tuple[int, bytes, dict[str, str]]:
+        """The answer to a whole POST to a hot path: status, body, headers. Never raises."""
+        start = time.perf_counter()
+        try:
+            if self.tokens:
+                self.tokens.check(headers, "route")
+            made = 200, self._hot[path](body), _JSON
+        except Exception as error:
+            document = document_of(error, path, self._log)
+            extra = error.headers if isinstance(error, Refusal) else {}
+            made = document.status, msgspec.json.encode(document), problem_headers(document, extra)
+        self._figures.answered(path, made[0], time.perf_counter() - start)
+        return made
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            handler = self._hot.get(path)
+            if handler is not None and scope["method"] == "POST":
+                await self._answer(path, handler, scope, receive, send)
+                return
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        await self._rest(scope, receive, send)  # type: ignore[misc]
+
+    async def _answer(
+        self, path: str, handler: Handler, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        start = time.perf_counter()
+        status, limits = 200, self._limits
+        try:
+            if self.tokens:
+                self.tokens.check(scope["headers"], "route")
+            body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
+            start = time.perf_counter()
+            answer = handler(body)
+            if self._barrier is not None:
+                await self._barrier.wait()
+        except ClientGone:
+            return
+        except Exception as error:
+            document = document_of(error, path, self._log)
+            status = document.status
+            headers = error.headers if isinstance(error, Refusal) else {}
+            await respond_problem(receive, send, document, headers)
+        else:
+            await respond(send, 200, answer, [JSON])
+        self._figures.answered(path, status, time.perf_counter() - start)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._lifespan.start()
+        except Exception as error:
+            self._log.failed("start", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._lifespan.stop()
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,116 @@
+"""Handlers of everything that is read: estimates, recommendation, checks, decisions, rules."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.service.analysis import AnalysisError
+from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.operations import Call
+from equipoise.agent.service.problems import Refusal, problem, refuse
+from equipoise.agent.service.reports import Report, number
+from equipoise.agent.service.schema import (
+    BudgetAnswer,
+    ChecksAnswer,
+    EstimatesAnswer,
+    LoggedDecision,
+    OutcomePart,
+    RecommendationAnswer,
+    RuleAnswer,
+)
+from equipoise.store.batches import OutcomeBatch
+
+_DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
+_RULE = re.compile(r"r[0-9a-f]{20}")
+
+
+class Reading:
+    """Read-only handlers over one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def estimates(self, call: Call) -> EstimatesAnswer:
+        families = _families(call)
+        made = (await self._report(families)).estimates
+        shown = {name: made.families[name] for name in [made.estimator, *families]}
+        return msgspec.structs.replace(made, families=shown)
+
+    async def recommendation(self, call: Call) -> RecommendationAnswer:
+        families = _families(call)
+        if len(families) > 1:
+            raise refuse(422, "family: one at a time here", field="family", limit="one family")
+        report = await self._report(families)
+        answer = report.recommendations[families[0] if families else report.estimates.estimator]
+        switches = self._daemon.switches
+        if switches.paused:
+            why = f" ({switches.reason})" if switches.reason else ""
+            return msgspec.structs.replace(
+                answer, status="paused", sentence=f"Paused{why}. {answer.sentence}"
+            )
+        return answer
+
+    async def checks(self, call: Call) -> ChecksAnswer:
+        return (await self._report([])).checks
+
+    async def budget(self, call: Call) -> BudgetAnswer:
+        return self._daemon.switches.budget()
+
+    async def decision(self, call: Call) -> LoggedDecision:
+        """A decision by its id, from memory or from SQLite."""
+        name = call.path["decision_id"]
+        found = _DECISION.fullmatch(name)
+        store, gateway = self._daemon.store, self._daemon.gateway
+        stored = store.decision(int(found[1])) if found else None
+        if stored is None:
+            raise refuse(404, "there is no decision of that id", field="decision_id")
+        outcomes = store.outcome_parts(int(stored.number[0]))
+        return LoggedDecision(
+            decision=gateway.records(stored)[0],
+            unit_id=stored.unit_id[0] or None if stored.unit_id else None,
+            context_id=stored.context_id[0] or None if stored.context_id else None,
+            features=stored.x[0].tolist(),
+            capped=bool(stored.capped[0]),
+            outcomes=[_part(part, self._daemon.agent.models) for part in outcomes],
+        )
+
+    async def rule(self, call: Call) -> RuleAnswer:
+        name = call.path["rule_id"]
+        record = self._daemon.store.rule(name) if _RULE.fullmatch(name) else None
+        if record is None:
+            raise refuse(404, "there is no rule of that id", field="rule_id")
+        body = msgspec.json.decode(record.body)
+        return RuleAnswer(rule_id=record.rule_id, era=record.era, at=record.at, body=body)
+
+    async def _report(self, families: list[str]) -> Report:
+        try:
+            return await self._daemon.analysis.report(families)
+        except AnalysisError as error:
+            self._daemon.log.warning("analysis", problem=type(error).__name__)
+            document = problem(503, "the analyst is being started again", retry_after=2.0)
+            raise Refusal(document) from error
+
+
+def _families(call: Call) -> list[str]:
+    names = [name for name in call.query.get("family", "").split(",") if name]
+    for name in names:
+        if name not in FAMILIES:
+            limit = ", ".join(FAMILIES)
+            raise refuse(422, f"family: expected some of {limit}", field="family", limit=limit)
+    return list(dict.fromkeys(names))
+
+
+def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
+    outputs = part.outputs[0]
+    return OutcomePart(
+        served=models[part.served[0]],
+        attempt=int(part.attempt[0]),
+        delivered=bool(part.delivered[0]),
+        outputs=None if not len(outputs) or np.isnan(outputs).any() else outputs.tolist(),
+        reward=number(float(part.reward[0])),
+        at=number(float(part.at[0])),
+    )

@@ -1,0 +1,195 @@
+"""Everything the read routes say, computed from an agent that is not deciding.
+
+A report is a pure function of the log up to one row. It is made in the analyst's process and
+travels to the daemon as bytes, so that no estimate is ever computed between two decisions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.estimators.naive_log import naive_log
+from equipoise.agent.inference.bounded import contrast_bounds, value_bounds
+from equipoise.agent.recommendation import KEEP_ROUTING
+from equipoise.agent.service.schema import (
+    CheckAnswer,
+    ChecksAnswer,
+    CheckStatus,
+    Contrast,
+    EstimatesAnswer,
+    FamilyValue,
+    ModelEstimate,
+    RecommendationAnswer,
+)
+from equipoise.agent.snapshots import sample_moments
+from equipoise.store.records import RuleRecord
+
+_GRAVITY: tuple[CheckStatus, ...] = ("unknown", "ok", "watch", "alarm")
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known after the first `log_rows` rows of the log.
+
+    recommendations: by family; those asked for, the configured one among them.
+    rule: what the policy would freeze next.
+    """
+
+    log_rows: int
+    at: float
+    estimates: EstimatesAnswer
+    recommendations: dict[str, RecommendationAnswer]
+    checks: ChecksAnswer
+    rule: RuleRecord
+
+
+def report(agent: Agent, families: Sequence[str], at: float) -> Report:
+    """The report of everything the agent has folded. at: seconds since the epoch, now."""
+    configured = agent.config.policy.estimator
+    names = list(dict.fromkeys([configured, *families]))
+    known = agent.estimates(names)
+    return Report(
+        log_rows=agent.fold.next_seq,
+        at=at,
+        estimates=_estimates(agent, known, at),
+        recommendations={name: _recommendation(agent, name, at) for name in names},
+        checks=_checks(agent, at),
+        rule=agent.rule_for(agent.snapshot(), at),
+    )
+
+
+def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> EstimatesAnswer:
+    view, config, names = agent.view(), agent.config, agent.models
+    size = len(names)
+    spread, low = config.reward.high - config.reward.low, config.reward.low
+    # Jointly at level delta: both ends of every value; every ordered pair of models.
+    lower, upper = value_bounds(view.certified, config.policy.delta / (2 * (size + 1)))
+    ahead = contrast_bounds(view.certified, config.policy.delta / (size * (size - 1))) * spread
+    logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
+    configured = known[config.policy.estimator]
+    routing = agent.routing()
+
+    def ends(index: int) -> dict[str, float | None]:
+        return {
+            "lower": number(low + spread * lower[index]),
+            "upper": number(low + spread * upper[index]),
+        }
+
+    return EstimatesAnswer(
+        experiment=config.name,
+        at=at,
+        log_rows=agent.fold.next_seq,
+        decisions=agent.fold.pending.next,
+        randomized=agent.fold.randomized,
+        waiting=agent.fold.pending.next - view.watermark,
+        estimator=config.policy.estimator,
+        delta=config.policy.delta,
+        models=[
+            ModelEstimate(
+                model=name,
+                value=number(configured.values[index]),
+                standard_error=_root(configured.covariance[index, index]),
+                log_mean=number(logged.values[index]),
+                exp_rewards=int(counts[index]),
+                **ends(index),
+            )
+            for index, name in enumerate(names)
+        ],
+        todays_routing=ModelEstimate(
+            model=KEEP_ROUTING,
+            value=number(routing[0]),
+            standard_error=_root(routing[1]),
+            log_mean=None,
+            exp_rewards=0,
+            **ends(size),
+        ),
+        contrasts=[
+            Contrast(
+                model=names[a],
+                other=names[b],
+                lower=number(ahead[a, b]),
+                upper=number(-ahead[b, a]),
+            )
+            for a in range(size)
+            for b in range(a + 1, size)
+        ],
+        families={name: _family(names, estimate) for name, estimate in known.items()},
+    )
+
+
+def _family(names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
+    return [
+        FamilyValue(
+            model=name,
+            value=number(estimate.values[index]),
+            standard_error=_root(estimate.covariance[index, index]),
+        )
+        for index, name in enumerate(names)
+    ]
+
+
+def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
+    answer = agent.recommendation(family)
+    winner = agent.certified_winner()
+    return RecommendationAnswer(
+        status="exploring" if winner is None else "decided",
+        sentence=answer.sentence,
+        family=answer.family,
+        model=answer.model,
+        action=answer.action,
+        value=number(answer.value),
+        standard_error=number(answer.error),
+        routing_value=number(answer.routing_value),
+        routing_standard_error=number(answer.routing_error),
+        certified=winner,
+        at=at,
+        log_rows=agent.fold.next_seq,
+    )
+
+
+def _checks(agent: Agent, at: float) -> ChecksAnswer:
+    # An agent whose monitors are wired says so by having `checks`.
+    run = getattr(agent, "checks", None)
+    checks = [
+        CheckAnswer(
+            name=check.name,
+            status=check.status,
+            sentence=check.sentence,
+            figures=wire(check.figures),
+            level=number(check.level),
+            models=[agent.models[position] for position in check.models],
+        )
+        for check in (run() if run is not None else ())
+    ]
+    gravest: CheckStatus = max(
+        (check.status for check in checks), key=_GRAVITY.index, default="unknown"
+    )
+    return ChecksAnswer(status=gravest, checks=checks, at=at, log_rows=agent.fold.next_seq)
+
+
+def number(value: float) -> float | None:
+    """A number on the wire: null where it is unknown or infinite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def wire(value: Any) -> Any:
+    """Figures of a check as JSON can say them."""
+    if isinstance(value, dict):
+        return {str(name): wire(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return wire(value.tolist())
+    if isinstance(value, list | tuple):
+        return [wire(item) for item in value]
+    if isinstance(value, np.generic):
+        return wire(value.item())
+    return number(value) if isinstance(value, float) else value
+
+
+def _root(variance: float) -> float | None:
+    return number(math.sqrt(variance)) if variance >= 0 else None

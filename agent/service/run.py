@@ -1,0 +1,113 @@
+"""From a configuration file to a running daemon, and back to an orderly end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from equipoise.agent.config import ConfigError
+from equipoise.agent.config.file import load_file
+from equipoise.agent.config.reload import NEED_RESTART, reload_plan
+from equipoise.agent.errors import AgentError
+from equipoise.agent.keyfile import key_path, read_key, write_key
+from equipoise.agent.service.app import build
+from equipoise.agent.service.capacity import growth
+from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.logs import Log
+from equipoise.agent.service.page import page
+from equipoise.agent.service.server import Signals, listen
+from equipoise.agent.service.server import serve as serve_front
+from equipoise.agent.service.settings import ServiceSettings
+from equipoise.agent.service.tokens import Tokens
+from equipoise.store.journaled import JournaledStore
+
+
+def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
+    """What a configuration that is fine amounts to, with the growth of its store.
+
+    Raises ConfigError with every problem.
+    """
+    file = load_file(path, overrides)
+    Tokens(file.service.tokens)  # those of the environment may be missing
+    expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
+    return {
+        "config": str(path),
+        "experiment": file.experiment.name,
+        "models": list(file.experiment.model_names),
+        "mode": file.service.mode,
+        "store": file.service.store,
+        "growth": asdict(expected),
+        "sentence": (
+            f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
+            f" mode {file.service.mode}, store {file.service.store}\n{expected}"
+        ),
+    }
+
+
+def run(path: Path, overrides: Mapping[str, object]) -> None:
+    """Serve until a signal. Raises ConfigError, StoreError, AgentError or ListenError."""
+    file = load_file(path, overrides)
+    config, settings = file.experiment, file.service
+    log = Log(settings.log_level)
+    tokens = Tokens(settings.tokens)
+    with closing(listen(settings)) as listener, _opened(settings) as store:
+        daemon = Daemon(config, settings, store, _key(store), log)
+        switch = daemon.switches.kill_switch
+        signals: Signals = {
+            signal.SIGHUP: partial(reread, path, overrides, daemon, tokens),
+            signal.SIGUSR1: partial(switch.signal, True),
+            signal.SIGUSR2: partial(switch.signal, False),
+        }
+        front = build(daemon, tokens, page(daemon))
+        serve_front(front, settings, listener, daemon.refused, signals, log)
+
+
+def _opened(settings: ServiceSettings) -> JournaledStore:
+    return JournaledStore(
+        settings.store,
+        settings.durability,
+        busy_seconds=settings.limits.store_seconds,
+        waiting_rows=settings.limits.waiting_rows,
+        grouped=True,
+    )
+
+
+def _key(store: JournaledStore) -> bytes:
+    """The store's key, a fresh one for a new store; AgentError where it is missing."""
+    key = read_key(store.path)
+    if key is None:
+        if store.settings():
+            missing = key_path(store.path)
+            raise AgentError(f"the key of {store.path} is missing: restore {missing}")
+        key = write_key(store.path)
+    return key
+
+
+def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:
+    """Take over what may change while the daemon runs; say what may not."""
+    log, old = daemon.log, daemon.settings
+    try:
+        file = load_file(path, overrides)
+        before = replace(file, experiment=daemon.agent.config, service=old)
+        changes = reload_plan(before, file).changes
+        # A running agent keeps its experiment; what may change in it does so at the next start.
+        problems = [change.sentence for change in changes if change.of_experiment]
+        if problems:
+            log.error("reload-refused", problems=problems)
+            return
+        new = file.service
+        tokens.replace(new.tokens)
+    except ValueError as error:
+        problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+        log.error("reload-refused", problems=problems)
+        return
+    kept = {name: getattr(old, name) for name in NEED_RESTART}
+    daemon.apply(msgspec.structs.replace(new, **kept))
+    log.info("reloaded", changes=[change.sentence for change in changes])

@@ -1,0 +1,332 @@
+"""Every request and response of the HTTP interface, version 1, as frozen structs.
+
+These structs are the one schema: bodies are decoded into them, answers encoded from them, and the
+OpenAPI document is generated from them. Numbers are in the units of the experiment's reward unless
+said otherwise, times are seconds since the epoch, and `null` is unknown.
+
+| route | body | answer |
+|---|---|---|
+| POST /v1/decide | `DecideRequest` | `DecisionAnswer` |
+| POST /v1/decide/batch | `DecideBatchRequest` | `DecideBatchAnswer` |
+| POST /v1/outcomes | `Outcome` or a list of them | `OutcomesAnswer` |
+| POST /v1/observations | lines of `Observation` (NDJSON) | `BulkAnswer` |
+| POST /v1/simulations | lines of `Simulation` (NDJSON) | `BulkAnswer` |
+| GET /v1/estimates | `?family=a,b` | `EstimatesAnswer` |
+| GET /v1/recommendation | `?family=a` | `RecommendationAnswer` |
+| GET /v1/checks | | `ChecksAnswer` |
+| GET /v1/budget, PUT /v1/budget | `BudgetRequest` | `BudgetAnswer` |
+| GET /v1/decisions/{decision_id} | | `LoggedDecision` |
+| GET /v1/rules/{rule_id} | | `RuleAnswer` |
+| POST /v1/plan | `PlanRequest` | 501 |
+| POST /v1/pause, POST /v1/resume | `PauseRequest` | `ModeAnswer` |
+| GET /healthz, GET /readyz | | `Health`, `Readiness` |
+
+Every error is a `ProblemDocument` (RFC 9457, `application/problem+json`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+
+from equipoise.store.records import Decision, Id, Outcome, Request
+
+Mode: TypeAlias = Literal["observe", "run"]
+PassThrough: TypeAlias = Literal[
+    "kill-switch",
+    "store-slow",
+    "store-full",
+    "store-read-only",
+    "store-failed",
+    "stopping",
+]
+"""Why a request was passed through: it is not in the log and nothing will be learnt from it."""
+MOST_BUDGET = 2**63 - 1
+Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+CheckStatus: TypeAlias = Literal["ok", "watch", "alarm", "unknown"]
+Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted"]
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of answers: immutable, every key always present. Readers ignore keys they know not."""
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of request bodies: a key that is not known is refused, for it may be a typing error."""
+
+
+DecideRequest: TypeAlias = Request
+"""A request to decide. The same `request_id` again gets the same decision; with other content it
+is refused (409). `features` are named values, or the vector of context columns."""
+
+
+class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several requests, decided together or not at all, each request_id once."""
+
+    requests: list[Request]
+
+
+class DecisionAnswer(Wire, frozen=True, kw_only=True):
+    """What to serve.
+
+    decision_id: name of the decision in the log, to be given with its outcome; null where the
+    request was passed through (see `reason`). model: the model to serve. randomized: whether it
+    came from a draw. propensity: the probability with which `model` was served. probabilities: the
+    assignment's probability of each model for a request that is randomized. reason: why the request
+    was passed through, null otherwise; then `model` is the routed model, `propensity` 1 and nothing
+    was logged.
+    """
+
+    decision_id: Id | None
+    request_id: Id | None
+    model: Id
+    randomized: bool
+    propensity: float
+    probabilities: dict[str, float]
+    rule_id: str | None
+    era: int | None
+    reason: PassThrough | None = None
+
+
+class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
+    """One answer per request, in order."""
+
+    decisions: list[DecisionAnswer]
+
+
+OutcomesRequest: TypeAlias = Outcome | list[Outcome]
+"""One outcome or many. Outputs come with the response, the reward later; each part counts once."""
+
+
+class Rejected(Wire, frozen=True, kw_only=True):
+    """A row that was refused. index: its position in the list, or its line (from 0). status: the
+    HTTP status it would have got alone. detail: which field, the value, the limit."""
+
+    index: int
+    status: int
+    detail: str
+
+
+class OutcomesAnswer(Wire, frozen=True, kw_only=True):
+    """What became of outcomes. accepted: rows logged. duplicates: exact repeats, dropped. late:
+    after their expiry, counted and never used. rejected: refused rows of a list; one outcome that
+    is refused is a problem document instead, with status 404 (unknown), 409 (contradicts) or 422.
+    """
+
+    accepted: int
+    duplicates: int = 0
+    late: int = 0
+    rejected: list[Rejected] = []
+
+
+class BulkAnswer(Wire, frozen=True, kw_only=True):
+    """What became of the lines of a bulk body. rejected: how many were refused; rejects: the first
+    hundred of those, with the reason."""
+
+    rows: int
+    duplicates: int
+    rejected: int
+    rejects: list[Rejected] = []
+
+
+class Value(Wire, frozen=True, kw_only=True):
+    """An estimate and its standard error."""
+
+    value: float | None
+    standard_error: float | None
+
+
+class ModelEstimate(Wire, frozen=True, kw_only=True):
+    """What is known of a model. value, standard_error: by the configured family. lower, upper:
+    certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
+    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
+    this kind too, under the name `(today's routing)`."""
+
+    model: str
+    value: float | None
+    standard_error: float | None
+    lower: float | None
+    upper: float | None
+    log_mean: float | None
+    exp_rewards: int
+
+
+class FamilyValue(Wire, frozen=True, kw_only=True):
+    """A model's value by one family."""
+
+    model: Id
+    value: float | None
+    standard_error: float | None
+
+
+class Contrast(Wire, frozen=True, kw_only=True):
+    """Certified ends of value(model) - value(other)."""
+
+    model: Id
+    other: Id
+    lower: float | None
+    upper: float | None
+
+
+class EstimatesAnswer(Wire, frozen=True, kw_only=True):
+    """Everything that is estimated. at: when it was computed; log_rows: rows of the log it holds;
+    waiting: decisions that wait for their outcome. delta: the error level of the certified ends.
+    families: other families that were asked for, by name."""
+
+    experiment: str
+    at: float
+    log_rows: int
+    decisions: int
+    randomized: int
+    waiting: int
+    estimator: str
+    delta: float
+    models: list[ModelEstimate]
+    todays_routing: ModelEstimate
+    contrasts: list[Contrast]
+    families: dict[str, list[FamilyValue]]
+
+
+class RecommendationAnswer(Wire, frozen=True, kw_only=True):
+    """What to do with production traffic. model: the best single model. action: that model or
+    `(today's routing)`. certified: the model certified best, null while none is. status and
+    sentence: for people."""
+
+    status: Status
+    sentence: str
+    family: str
+    model: str | None
+    action: str | None
+    value: float | None
+    standard_error: float | None
+    routing_value: float | None
+    routing_standard_error: float | None
+    certified: str | None
+    at: float
+    log_rows: int
+
+
+class CheckAnswer(Wire, frozen=True, kw_only=True):
+    """The verdict of one check, with the figures behind it and the models it concerns."""
+
+    name: str
+    status: CheckStatus
+    sentence: str
+    figures: dict[str, Any]
+    level: float | None
+    models: list[str]
+
+
+class ChecksAnswer(Wire, frozen=True, kw_only=True):
+    """Every check. status: the gravest of them."""
+
+    status: CheckStatus
+    checks: list[CheckAnswer]
+    at: float
+    log_rows: int
+
+
+class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """requests: how many requests may be randomized in all, from the start of the experiment; a
+    hard stop. null for no limit, 0 to stop."""
+
+    requests: Annotated[int, msgspec.Meta(ge=0, le=MOST_BUDGET)] | None
+
+
+class BudgetAnswer(Wire, frozen=True, kw_only=True):
+    """The budget in force, what was spent, what is left (null for no limit)."""
+
+    requests: int | None
+    randomized: int
+    left: int | None
+
+
+class OutcomePart(Wire, frozen=True, kw_only=True):
+    """One accepted part of an outcome. outputs: as transformed, null where not in this part."""
+
+    served: Id
+    attempt: int
+    delivered: bool
+    outputs: list[float] | None
+    reward: float | None
+    at: float | None
+
+
+class LoggedDecision(Wire, frozen=True, kw_only=True):
+    """A decision as it stands in the log, with every part of its outcome."""
+
+    decision: Decision
+    unit_id: str | None
+    context_id: str | None
+    features: list[float]
+    capped: bool
+    outcomes: list[OutcomePart]
+
+
+class RuleAnswer(Wire, frozen=True, kw_only=True):
+    """A frozen rule: body is what its id is a hash of."""
+
+    rule_id: str
+    era: int
+    at: float
+    body: dict[str, Any]
+
+
+class PlanRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question to the planner: one of effect (to detect), half_width (of a contrast) or requests
+    (to be randomized), with the power wanted."""
+
+    effect: float | None = None
+    half_width: float | None = None
+    requests: int | None = None
+    power: float = 0.8
+
+
+class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """reason: kept in the log, for people. An empty body is fine."""
+
+    reason: Reason = ""
+
+
+class ModeAnswer(Wire, frozen=True, kw_only=True):
+    """mode: as configured. paused: whether an operator paused it; kill_switch: whether the file is
+    there. randomizing: what follows of all three. While paused, decisions are logged with e = 0."""
+
+    mode: Mode
+    paused: bool
+    reason: str
+    kill_switch: bool
+    randomizing: bool
+
+
+class Health(Wire, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+    version: str
+
+
+class Readiness(Wire, frozen=True, kw_only=True):
+    """200 where decisions are logged and answered; 503 where requests would be passed through or
+    the daemon stops. problems: why, one sentence each."""
+
+    ready: bool
+    problems: list[str]
+    mode: ModeAnswer
+    log_rows: int
+    rule_id: str
+
+
+class ProblemDocument(Wire, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 9457. type: a name for the kind of problem, stable between versions (`about:blank` where
+    the status says all). field: the key in the body that is wrong, and limit: what it must keep,
+    where that can be said. retry_after: seconds after which to try again."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    field: str | None = None
+    limit: str | None = None
+    retry_after: float | None = None

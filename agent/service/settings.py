@@ -1,0 +1,150 @@
+"""What `serve` needs beyond the experiment: the `[service]` table of equipoise.toml.
+
+Everything has a default, so the table may be left out. Paths are relative to the folder the
+command runs in. Limits are hard: what exceeds them is refused, not cut.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from equipoise.agent.config.parts import Part
+from equipoise.agent.features.problems import Problem, shown
+from equipoise.agent.service.shadow.settings import ShadowSettings
+
+Scope: TypeAlias = Literal["route", "admin"]
+"""route: decide, outcomes, bulk rows and everything that is read. admin: budget, pause too."""
+
+SHORTEST_TOKEN = 16
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class TokenSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bearer token: `sha256` of it in hexadecimal, so that the file holds no secret; or `token`
+    itself, or `env`, the name of an environment variable that holds it. name: for logs."""
+
+    name: str
+    scope: Scope = "route"
+    sha256: str | None = None
+    token: str | None = None
+    env: str | None = None
+
+    def faults(self) -> Iterator[Problem]:
+        given = [key for key in ("sha256", "token", "env") if getattr(self, key) is not None]
+        if len(given) != 1:
+            received = "none of them" if not given else " and ".join(given)
+            yield Problem("sha256", received, "exactly one of sha256, token, env")
+        if self.sha256 is not None and not _HASH.fullmatch(self.sha256):
+            fix = "printf %s TOKEN | sha256sum"
+            yield Problem("sha256", "something else", "64 hexadecimal digits, lower case", fix)
+        if self.token is not None and len(self.token) < SHORTEST_TOKEN:
+            limit = f"at least {SHORTEST_TOKEN} characters"
+            yield Problem("token", f"{len(self.token)} characters", limit, "make a longer one")
+
+
+class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hard limits on what clients may send.
+
+    body_bytes: of one request; bulk_bytes: of an NDJSON body. rows: of a batch of decisions or
+    outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
+    last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
+    connection. store_seconds: how long another program may lock the store. waiting_rows: logged
+    rows that may wait in memory for SQLite before requests are passed through.
+    """
+
+    body_bytes: int = 1 << 20
+    bulk_bytes: int = 1 << 28
+    rows: int = 1000
+    connections: int = 2048
+    header_seconds: float = 10.0
+    body_seconds: float = 30.0
+    bulk_seconds: float = 3600.0
+    idle_seconds: float = 75.0
+    store_seconds: float = 1.0
+    waiting_rows: int = 200_000
+
+    def faults(self) -> Iterator[Problem]:
+        for key in ("body_bytes", "bulk_bytes", "rows", "connections", "waiting_rows"):
+            if not 1 <= getattr(self, key) < 2**40:
+                yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
+        for key in (
+            "header_seconds",
+            "body_seconds",
+            "bulk_seconds",
+            "idle_seconds",
+            "store_seconds",
+        ):
+            if not 0 < getattr(self, key) <= 86_400:
+                yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
+
+
+class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The daemon.
+
+    store, host, port: `--store`, `--host`, `--port` override them; port 0 takes a free one.
+    mode: `observe` logs everything and randomizes nothing, `run` acts.
+    durability: what an answered decision survives, the death of the `process` or of the machine
+    (`power`, an fsync before each answer).
+    kill_switch: while this file exists every request is passed through, whatever the store does;
+    null for `<store>.kill`.
+    refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
+    comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
+    expiry_seconds: between two looks for outcomes that never came.
+    shadow: replays of cached contexts on candidate models; none unless declared.
+    tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
+    """
+
+    store: str = "equipoise.db"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    mode: Literal["observe", "run"] = "run"
+    durability: Literal["process", "power"] = "process"
+    kill_switch: str | None = None
+    refresh_seconds: float = 1.0
+    refresh_outcomes: int = 1000
+    checkpoint_seconds: float = 60.0
+    expiry_seconds: float = 5.0
+    shutdown_seconds: float = 10.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shadow: ShadowSettings | None = None
+    tokens: list[TokenSettings] = msgspec.field(default_factory=list)
+    limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def kill_switch_path(self) -> str:
+        """The file that stops all randomizing while it exists."""
+        return self.kill_switch or f"{self.store}.kill"
+
+    def faults(self) -> Iterator[Problem]:
+        if not self.store:
+            yield Problem("store", shown(self.store), "the path of the store")
+        if not 0 <= self.port <= 65_535:
+            yield Problem("port", shown(self.port), "0 to 65535", "0 takes a free one")
+        for key in ("refresh_seconds", "checkpoint_seconds", "expiry_seconds", "shutdown_seconds"):
+            if not 0 < getattr(self, key) <= 86_400:
+                yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
+        if not 1 <= self.refresh_outcomes < 2**40:
+            yield Problem(
+                "refresh_outcomes", shown(self.refresh_outcomes), "a whole number of 1 or more"
+            )
+        if not self.loopback and not self.tokens:
+            fix = "add [[service.tokens]], or bind to 127.0.0.1"
+            yield Problem("tokens", "none", f"a token, since host is {shown(self.host)}", fix)
+        names = [token.name for token in self.tokens]
+        for name in {name for name in names if names.count(name) > 1}:
+            yield Problem("tokens", f"{shown(name)} twice", "each name once", "rename one")

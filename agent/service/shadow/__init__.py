@@ -1,0 +1,1 @@
+"""Shadow replay: cached contexts sent to candidate models, their outputs kept as SIM rows."""

@@ -1,0 +1,333 @@
+"""A store that answers at the speed of an append: SQLite behind a tail.
+
+`append` writes one frame to the tail (a few microseconds, nothing that waits for a disk) and keeps
+the batch in memory; a thread moves what has gathered into SQLite, hundreds of rows a transaction,
+and forgets it. Look-ups see both. The log, its order and its bytes are those of `SqliteStore`,
+which takes the tail in where a writer was killed.
+
+Back-pressure: rows that wait for SQLite are bounded. Beyond that, appends are refused with the
+reason SQLite is behind (slow, full, not writable), until it has caught up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from equipoise.store.admission import check_numbers, repeated_request
+from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
+from equipoise.store.contract import Checkpoint, Kept, Store
+from equipoise.store.errors import SlowStoreError, StoreError, WriteError
+from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.slicing import slice_rows
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite_connection import Durability
+from equipoise.store.tail import Sync, TailWriter, to_frame
+
+WAITING_ROWS = 200_000
+"""Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
+_GATHER_SECONDS = 0.01
+_RETRY_SECONDS = 0.2
+
+
+class JournaledStore(Store):
+    """The Store contract over a file and its tail. Parameters as of `SqliteStore`.
+
+    grouped: with durability "power", `append` does not wait for the disk; whoever acknowledges
+    rows calls `begin_sync` first, once for many.
+    waiting_rows: how many rows may wait for SQLite.
+
+    `append` and the look-ups belong to one thread; everything else may be called from any.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        durability: Durability = "process",
+        *,
+        busy_seconds: float = 1.0,
+        waiting_rows: int = WAITING_ROWS,
+        grouped: bool = False,
+    ) -> None:
+        self._log = SqliteStore(path, durability=durability, busy_seconds=busy_seconds)
+        try:
+            self._reader = SqliteStore(path, read_only=True, busy_seconds=busy_seconds)
+        except BaseException:
+            self._log.close()
+            raise
+        self.path = self._log.path
+        self.read_only = False
+        self.trouble: StoreError | None = None
+        """Why SQLite does not take what waits, None while it does."""
+        self.commit_seconds = 0.0
+        self.commits = 0
+        self._name = f"store {self.path}"
+        self._limit = waiting_rows
+        self._next_seq, self._decisions = self._log.next_seq, self._log.decisions
+        self._settled = self._next_seq
+        self.must_sync = grouped and durability == "power"
+        """Whether appended rows may be acknowledged only after `begin_sync`."""
+        unasked: Sync = "each" if durability == "power" else "never"
+        self._tail = TailWriter(self.path, "asked" if self.must_sync else unasked)
+        self._waiting: deque[Segment] = deque()
+        self._settling: list[Segment] = []
+        self._numbers: dict[str, int] = {}
+        self._rows: dict[int, tuple[DecisionBatch, int]] = {}
+        self._observed: set[str] = set()
+        self._absent: set[str] = set()
+        self._change = threading.Condition()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
+        self._thread.start()
+
+    @property
+    def next_seq(self) -> int:
+        return self._next_seq
+
+    @property
+    def decisions(self) -> int:
+        return self._decisions
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are in the tail and not in SQLite yet."""
+        return self._next_seq - self._settled
+
+    def append(self, batch: Batch) -> int:
+        first, rows = self._next_seq, len(batch)
+        if not rows:
+            return first
+        self._check_room(rows)
+        if isinstance(batch, DecisionBatch):
+            if rows > 1 or batch.number[0] != self._decisions:
+                check_numbers(self._name, batch, self._decisions)
+            self._admit_requests(batch)
+        self._tail.append(first, rows, to_frame(first, batch))
+        # From here on the rows are in the log.
+        if isinstance(batch, DecisionBatch):
+            self._index(batch)
+        elif isinstance(batch, ObservationBatch):
+            self._observed.update(name for name in batch.request_id or () if name)
+        self._next_seq = first + rows
+        self._waiting.append(Segment(first, batch))
+        if not self._wake.is_set():
+            self._wake.set()
+        return first
+
+    def _check_room(self, rows: int) -> None:
+        if self.waiting + rows > self._limit and self.waiting:
+            raise self.trouble or SlowStoreError(
+                f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
+            )
+
+    def _admit_requests(self, batch: DecisionBatch) -> None:
+        names = [name for name in batch.request_id or () if name]
+        # A caller that has just looked these ids up need not have them looked up again.
+        if not self._absent.issuperset(names):
+            known = self.find_requests(names)
+            if known:
+                raise repeated_request(self._name, names, known)
+        if len(names) > 1 and len(set(names)) < len(names):
+            raise repeated_request(self._name, names, ())
+        self._absent.clear()
+
+    def _index(self, batch: DecisionBatch) -> None:
+        first = self._decisions
+        self._decisions = first + len(batch)
+        for row in range(len(batch)):
+            self._rows[first + row] = batch, row
+        for number, name in enumerate(batch.request_id or (), first):
+            if name:
+                self._numbers[name] = number
+
+    def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
+        waiting = self._numbers
+        # In this order: what leaves memory meanwhile is in SQLite already.
+        found = {name: waiting[name] for name in request_ids if name in waiting}
+        others = [name for name in request_ids if name not in found]
+        if others:
+            found.update(self._reader.find_requests(others))
+            self._absent = {name for name in others if name not in found}
+        return found
+
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        # In this order, as in `find_requests`.
+        found = {name for name in request_ids if name in self._observed}
+        others = [name for name in request_ids if name not in found]
+        return found | self._reader.find_observations(others) if others else found
+
+    def decision(self, number: int) -> DecisionBatch | None:
+        held = self._rows.get(number)
+        if held is None:
+            return self._reader.decision(number)
+        return slice_rows(held[0], held[1], held[1] + 1)
+
+    def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        # A copy first: what leaves memory meanwhile is in SQLite when that is asked.
+        for segment in (*self._settling, *tuple(self._waiting)):
+            if isinstance(segment.batch, OutcomeBatch) and number in segment.batch.number:
+                self.settle(segment.seq + len(segment.batch))
+        return self._reader.outcome_parts(number)
+
+    def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
+        end = self._next_seq if until is None else min(until, self._next_seq)
+        self.settle(end)
+        return self._reader.read(since, end)
+
+    def probe(self) -> None:
+        """Raise what `append` of a few rows would raise now; the log stays as it is."""
+        self._check_room(1)
+        self._tail.probe()
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A function, for any thread, that puts on the disk what was appended before this call."""
+        return self._tail.begin_sync()
+
+    def settle(self, until: int | None = None, seconds: float | None = None) -> bool:
+        """Wait until SQLite holds the first `until` rows (default: all); whether it does.
+
+        Raises StoreError where SQLite refuses them and `seconds` were not given.
+        """
+        end = self._next_seq if until is None else until
+        deadline = None if seconds is None else time.monotonic() + seconds
+        with self._change:
+            while self._settled < end:
+                if self.trouble is not None and deadline is None:
+                    raise self.trouble
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._change.wait(left)
+        return True
+
+    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+        self.settle(min(seq, self._next_seq))
+        self._log.checkpoint(seq, state, at)
+
+    def restore(self) -> Checkpoint | None:
+        return self._reader.restore()
+
+    def freeze(self, name: str, value: str) -> None:
+        self._log.freeze(name, value)
+
+    def settings(self) -> dict[str, str]:
+        return self._reader.settings()
+
+    def put(self, record: Kept) -> None:
+        self._log.put(record)
+
+    def eras(self) -> list[Era]:
+        return self._reader.eras()
+
+    def rules(self) -> list[RuleRecord]:
+        return self._reader.rules()
+
+    def rule(self, rule_id: str) -> RuleRecord | None:
+        return self._reader.rule(rule_id)
+
+    def alerts(self) -> list[Alert]:
+        return self._reader.alerts()
+
+    def controls(self) -> list[Control]:
+        return self._reader.controls()
+
+    def close(self) -> None:
+        """Move everything into SQLite and let go. What SQLite refuses stays in the tail."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._tail.close()
+        self._tail.forget(self._settled)
+        self._reader.close()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _settle_on(self) -> None:
+        """The thread: gather, write, forget, until the store is closed."""
+        while True:
+            self._wake.wait()
+            if not self._closing:
+                time.sleep(_GATHER_SECONDS)
+            self._wake.clear()
+            # Cleared before the queue is emptied: what comes later wakes the thread again. A
+            # segment is in one of the two lists at every moment, for look-ups.
+            while self._waiting:
+                self._settling.append(self._waiting[0])
+                self._waiting.popleft()
+            while self._settling and not self._write():
+                if self._closing:
+                    return
+                time.sleep(_RETRY_SECONDS)
+            if self._closing and not self._waiting:
+                return
+
+    def _write(self) -> bool:
+        """Write what is settling in one transaction; whether it worked."""
+        segments = self._settling
+        start = time.perf_counter()
+        try:
+            self._log.append_together(segments)
+        except StoreError as error:
+            self._trouble(error)
+            return False
+        except Exception as error:  # a thread that died would leave rows waiting without a word
+            kind = type(error).__name__
+            self._trouble(WriteError(f"{self._name}: rows cannot be written ({kind})"))
+            return False
+        self.commit_seconds += time.perf_counter() - start
+        self.commits += 1
+        for segment in segments:
+            batch = segment.batch
+            if isinstance(batch, DecisionBatch):
+                for number in batch.number.tolist():
+                    del self._rows[number]
+                for name in batch.request_id or ():
+                    if name:
+                        self._numbers.pop(name, None)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.difference_update(batch.request_id or ())
+        self._settling = []
+        with self._change:
+            self._settled = segments[-1].seq + len(segments[-1].batch)
+            self.trouble = None
+            self._change.notify_all()
+        with contextlib.suppress(OSError):
+            self._tail.forget(self._settled)
+        return True
+
+    def _trouble(self, error: StoreError) -> None:
+        with self._change:
+            self.trouble = error
+            self._change.notify_all()
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    read_only: bool = False,
+    durability: Durability = "process",
+    *,
+    busy_seconds: float = 1.0,
+) -> Store:
+    """A store for the daemon (journaled), or for reading beside it."""
+    if read_only:
+        return SqliteStore(path, read_only=True, busy_seconds=busy_seconds)
+    return JournaledStore(path, durability, busy_seconds=busy_seconds)

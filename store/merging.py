@@ -1,0 +1,57 @@
+"""Many small batches as few large ones, for writing them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from equipoise.store.batches import Batch, Ints, Segment
+from equipoise.store.tables import TABLE_OF, Kind
+
+_WIDE = (Kind.VECTOR, Kind.MASK)
+
+
+def merge(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
+    """Batches that together hold every row once, each with the (n,) seqs of its rows.
+
+    Rows of one kind, one rule and era, and equal widths end up together, in seq order.
+    """
+    groups: dict[tuple[Any, ...], list[Segment]] = {}
+    for segment in segments:
+        groups.setdefault(_shape(segment.batch), []).append(segment)
+    merged = []
+    for group in groups.values():
+        seqs = np.concatenate(
+            [np.arange(part.seq, part.seq + len(part.batch), dtype=np.int64) for part in group]
+        )
+        merged.append((seqs, _joined([part.batch for part in group])))
+    return merged
+
+
+def _shape(batch: Batch) -> tuple[Any, ...]:
+    """What rows must have in common to stand in one batch."""
+    shape: list[Any] = [type(batch)]
+    for name, kind in TABLE_OF[type(batch)].columns.items():
+        value = getattr(batch, name)
+        if kind is Kind.SHARED or value is None:
+            shape.append(value)
+        else:
+            shape.append(value.shape[1] if kind in _WIDE else True)
+    return tuple(shape)
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    columns: dict[str, Any] = {}
+    for name, kind in TABLE_OF[type(batches[0])].columns.items():
+        first = getattr(batches[0], name)
+        if kind is Kind.SHARED or first is None:
+            columns[name] = first
+        elif isinstance(first, np.ndarray):
+            columns[name] = np.concatenate([getattr(batch, name) for batch in batches])
+        else:
+            columns[name] = [value for batch in batches for value in getattr(batch, name)]
+    return type(batches[0])(**columns)

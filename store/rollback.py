@@ -1,0 +1,102 @@
+"""Back to an older schema, for those who must go back to an older equipoise.
+
+Only steps that lose no row of the log can be undone; what they lose is said. An upgrade that
+cannot be undone leaves one way back: a backup made before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+from equipoise.store.controls import create_controls
+from equipoise.store.errors import SchemaVersionError
+from equipoise.store.files import check_header, check_path
+from equipoise.store.lock import WriterLock
+from equipoise.store.migrations import MIGRATIONS, check_identity
+from equipoise.store.observation_index import index_observations
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite_errors import as_store_error
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """The statement that undoes a migration, and what is lost by it ("" for nothing)."""
+
+    statement: str
+    loses: str = ""
+
+
+REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
+    {
+        create_controls: Reversal("DROP TABLE controls", "budgets and pauses that operators set"),
+        index_observations: Reversal("DROP INDEX idx_observations_request_id"),
+    }
+)
+"""By the migration that each undoes."""
+
+
+def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
+    """Undo every migration above `version`, in one transaction; what was lost.
+
+    Rows that a killed daemon left in its tail are taken in first, since an older equipoise would
+    not find them. Raises SchemaVersionError where a step cannot be undone or there is nothing to
+    undo, StoreInUseError while a daemon runs; the store is then as it was.
+    """
+    store = Path(path).resolve()
+    check_path(store, read_only=False)
+    check_header(store, read_only=False)
+    with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as opened:
+        present = _asked(store, lambda: check_identity(opened, store))
+    steps: list[Reversal] = []
+    for number, migration in MIGRATIONS:
+        if version < number <= present:
+            if migration not in REVERSALS:
+                raise SchemaVersionError(
+                    f"store {store}: schema version {number} cannot be undone: restore a backup"
+                )
+            steps.append(REVERSALS[migration])
+    if not steps or version < 1:
+        raise SchemaVersionError(
+            f"store {store} has schema version {present}, which cannot become {version}"
+        )
+    SqliteStore(store).close()
+    lock = WriterLock(store)
+    try:
+        _undo(store, steps, version)
+    finally:
+        lock.release()
+    return [step.loses for step in steps if step.loses]
+
+
+def _undo(store: Path, steps: list[Reversal], version: int) -> None:
+    def work() -> None:
+        location = f"{store.as_uri()}?mode=rw"
+        with contextlib.closing(
+            sqlite3.connect(location, uri=True, isolation_level=None)
+        ) as opened:
+            opened.execute("BEGIN IMMEDIATE")
+            for step in reversed(steps):
+                opened.execute(step.statement)
+            opened.execute(f"PRAGMA user_version = {version:d}")
+            opened.execute("COMMIT")
+
+    _asked(store, work)
+
+
+def _asked(store: Path, question: Callable[[], T]) -> T:
+    try:
+        return question()
+    except sqlite3.Error as error:
+        raise as_store_error(f"store {store}", error) from error

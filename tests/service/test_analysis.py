@@ -1,0 +1,188 @@
+"""The analyst: its state is the daemon's, and its death costs an answer and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import write_config
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config.file import load_file
+from equipoise.agent.keyfile import write_key
+from equipoise.agent.service.analysis import AnalysisError
+from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.logs import Log
+from equipoise.agent.service.reports import report
+from equipoise.store.contract import Kept
+from equipoise.store.journaled import JournaledStore
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    file = load_file(write_config(tmp_path), {"store": str(tmp_path / "log.db")})
+    store = JournaledStore(file.service.store)
+    key = write_key(store.path)
+    yield Daemon(file.experiment, file.service, store, key, Log("error", io.StringIO()))
+    store.close()
+
+
+def traffic(daemon: Daemon, start: int, stop: int) -> None:
+    for index in range(start, stop):
+        body: dict[str, Any] = {
+            "request_id": f"r{index}",
+            "routed": ("large", "small")[index % 2],
+            "features": {"words": index % 30},
+        }
+        daemon.hot.decide(json.dumps(body).encode())
+        if index % 3:
+            part = {"request_id": f"r{index}", "reward": index % 5 / 5, "outputs": {"seconds": 1}}
+            daemon.hot.outcomes(json.dumps(part).encode())
+
+
+def run(daemon: Daemon, work: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        try:
+            await work()
+        finally:
+            await daemon.analysis.close()
+
+    asyncio.run(whole())
+
+
+def test_its_state_and_its_report_are_those_of_the_daemon(daemon: Daemon):
+    async def work() -> None:
+        agent = daemon.agent
+        for turn in range(3):
+            traffic(daemon, 700 * turn, 700 * (turn + 1))
+            made = await daemon.analysis.report(["ipw"])
+            assert made.log_rows == agent.fold.next_seq
+            own = report(agent, ["ipw"], made.at)
+            assert made.estimates == own.estimates
+            assert made.recommendations == own.recommendations
+            assert made.rule.rule_id == own.rule.rule_id
+            assert await daemon.analysis.refresh() is True
+            assert agent.rule.rule_id == own.rule.rule_id
+        seq = await daemon.analysis.checkpoint(1.0)
+        saved = daemon.store.restore()
+        assert saved is not None
+        assert (saved.seq, saved.state) == (seq, agent.fold.to_bytes())
+
+    run(daemon, work)
+
+
+def test_nothing_new_is_not_computed_again(daemon: Daemon):
+    async def work() -> None:
+        traffic(daemon, 0, 10)
+        first = await daemon.analysis.report()
+        assert await daemon.analysis.report() is first
+        together = await asyncio.gather(*(daemon.analysis.report(["ipw"]) for _ in range(5)))
+        assert all(one is together[0] for one in together)
+        assert together[0] is not first
+
+    run(daemon, work)
+
+
+def test_a_killed_analyst_costs_one_answer(daemon: Daemon):
+    async def work() -> None:
+        traffic(daemon, 0, 50)
+        await daemon.analysis.refresh()
+        process = daemon.analysis._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        await process.wait()
+        traffic(daemon, 50, 80)
+        made = await daemon.analysis.report()
+        assert made.log_rows == daemon.agent.fold.next_seq
+        second = daemon.analysis._process
+        assert second is not None
+        os.kill(second.pid, signal.SIGSTOP)
+        traffic(daemon, 80, 90)
+        waiting = asyncio.create_task(daemon.analysis.report())
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        traffic(daemon, 90, 100)
+        os.kill(second.pid, signal.SIGKILL)
+        with pytest.raises(AnalysisError):
+            await waiting
+        assert (await daemon.analysis.report()).log_rows == daemon.agent.fold.next_seq
+        assert await daemon.analysis.refresh() is True
+        assert daemon.agent.rule.rule_id == report(daemon.agent, [], 0.0).rule.rule_id
+
+    run(daemon, work)
+
+
+def test_a_rule_adopted_during_a_question_reaches_the_analyst(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    """Found by killing: a rule that was adopted while a checkpoint was made was never sent, the
+    analyst numbered the later ones otherwise, and its next checkpoint held wrong centres."""
+
+    async def work() -> None:
+        traffic(daemon, 0, 40)
+        await daemon.analysis.report()
+        process = daemon.analysis._process
+        assert process is not None
+        called, free, put = threading.Event(), threading.Event(), daemon.store.put
+
+        def slow_put(record: Kept) -> None:
+            called.set()
+            free.wait(10)
+            put(record)
+
+        monkeypatch.setattr(daemon.store, "put", slow_put)
+        adopting = asyncio.create_task(daemon.analysis.refresh())
+        await asyncio.to_thread(called.wait, 10)
+        os.kill(process.pid, signal.SIGSTOP)
+        saving = asyncio.create_task(daemon.analysis.checkpoint(1.0))
+        await asyncio.sleep(0.3)
+        free.set()
+        assert await adopting is True
+        os.kill(process.pid, signal.SIGCONT)
+        await saving
+        for turn in range(2):  # a second rule, and decisions under it alone
+            traffic(daemon, 40 + 40 * turn, 80 + 40 * turn)
+            assert await daemon.analysis.refresh() is True
+        traffic(daemon, 120, 160)
+        await daemon.analysis.checkpoint(2.0)
+        saved = daemon.store.restore()
+        assert saved is not None
+        assert saved.state == daemon.agent.fold.to_bytes()
+        assert daemon.analysis._process is process, "it was not started again"
+
+    run(daemon, work)
+
+
+def test_an_analyst_that_fails_is_started_again(daemon: Daemon):
+    async def work() -> None:
+        traffic(daemon, 0, 40)
+        await daemon.analysis.refresh()
+        daemon.analysis._adopted.clear()
+        traffic(daemon, 40, 50)
+        with pytest.raises(AnalysisError, match="rules"):
+            await daemon.analysis.report()
+        assert (await daemon.analysis.report()).log_rows == daemon.agent.fold.next_seq
+
+    run(daemon, work)
+
+
+def test_a_restart_acts_by_the_last_rule(daemon: Daemon, tmp_path: Path):
+    async def work() -> None:
+        traffic(daemon, 0, 40)
+        await daemon.analysis.refresh()
+
+    first = daemon.agent.rule.rule_id
+    run(daemon, work)
+    last = daemon.agent.rule.rule_id
+    assert last != first
+    daemon.store.close()
+    with JournaledStore(tmp_path / "log.db") as store:
+        assert Agent(daemon.agent.config, store, None).rule.rule_id == last

@@ -1,0 +1,179 @@
+"""Backups of a store that is being written, and what can be put back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import COMMAND, running, start, until
+
+from equipoise.agent.backups import back_up, put_back
+from equipoise.agent.errors import AgentError
+from equipoise.store import migrations
+from equipoise.store.errors import StoreError
+from equipoise.store.inspection import inspect_store
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.tail import tail_files
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_under_load_a_backup_holds_all_that_was_acknowledged(tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    with running(tmp_path) as daemon:
+        stop = threading.Event()
+
+        def load() -> None:
+            while not stop.is_set():
+                name = f"r{len(acknowledged)}"
+                daemon.decide(name)
+                acknowledged.append(name)
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            until(lambda: len(acknowledged) > 100)
+            before = list(acknowledged)
+            facts = back_up(daemon.store, tmp_path / "copy")
+        finally:
+            stop.set()
+            thread.join()
+    assert modes(tmp_path / "copy") == {
+        "store.db": 0o600,
+        "store.db.key": 0o600,
+        "backup.json": 0o600,
+    }
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+    assert facts["key"] is True
+    put_back(tmp_path / "copy", tmp_path / "again.db")
+    assert modes(tmp_path)["again.db"] == modes(tmp_path)["again.db.key"] == 0o600
+    with SqliteStore(tmp_path / "again.db", read_only=True) as store:
+        assert store.next_seq == facts["log_rows"] >= len(before)
+        assert len(store.find_requests(before)) == len(before)
+    assert command(tmp_path, "audit", "again.db").returncode == 0
+    (tmp_path / "chat.toml").unlink()
+    (tmp_path / "log.db").rename(tmp_path / "old.db")
+    (tmp_path / "log.db.key").unlink()
+    put_back(tmp_path / "copy", tmp_path / "log.db")
+    with running(tmp_path) as daemon:
+        repeated = daemon.decide("r0")
+        assert repeated["decision_id"] == "d0"
+
+
+def test_what_a_killed_daemon_left_in_its_tail_is_in_the_backup(tmp_path: Path) -> None:
+    daemon = start(tmp_path)
+    names = [f"r{i}" for i in range(50)]
+    for name in names:
+        daemon.decide(name)
+    daemon.kill()
+    assert tail_files(daemon.store)
+    back_up(daemon.store, tmp_path / "copy")
+    assert tail_files(daemon.store), "the store itself is left as it was"
+    assert not tail_files(tmp_path / "copy" / "store.db")
+    with SqliteStore(tmp_path / "copy" / "store.db", read_only=True) as store:
+        assert len(store.find_requests(names)) == 50
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    with running(tmp_path) as daemon:
+        daemon.decide("one")
+    made = command(tmp_path, "backup", "log.db", "--out", "copy", "--json")
+    assert made.returncode == 0, made.stderr
+    facts = json.loads(made.stdout)
+    assert facts["key"] is True
+    again = command(tmp_path, "backup", "log.db", "--out", "copy")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    taken = command(tmp_path, "restore", "copy", "--store", "log.db")
+    assert taken.returncode == 2
+    assert "nothing is replaced" in taken.stderr
+    put = command(tmp_path, "restore", "copy", "--store", "new.db")
+    assert put.returncode == 0, put.stderr
+    assert "with its key" in put.stdout
+    missing = command(tmp_path, "backup", "nowhere.db", "--out", "other")
+    assert missing.returncode == 2
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    with running(tmp_path) as daemon:
+        daemon.decide("one")
+    back_up(tmp_path / "log.db", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def _cut(copy: Path) -> None:
+    store = copy / "store.db"
+    store.write_bytes(store.read_bytes()[:-100])
+
+
+def _change(copy: Path) -> None:
+    store = copy / "store.db"
+    content = bytearray(store.read_bytes())
+    content[5000] ^= 1
+    store.write_bytes(content)
+
+
+DAMAGES = {
+    "cut": _cut,
+    "changed": _change,
+    "no key": lambda copy: (copy / "store.db.key").unlink(),
+    "half a key": lambda copy: (copy / "store.db.key").write_bytes(b"x"),
+    "no manifest": lambda copy: (copy / "backup.json").unlink(),
+    "another manifest": lambda copy: (copy / "backup.json").write_text("{}"),
+    "no store": lambda copy: (copy / "store.db").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_backup_puts_nothing_back(copy: Path, damage: str) -> None:
+    DAMAGES[damage](copy)
+    before = sorted(copy.parent.iterdir())
+    with pytest.raises(AgentError):
+        put_back(copy, copy.parent / "new.db")
+    assert sorted(copy.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["new.db", "new.db.key", "new.db-wal", "new.db.tail.3"])
+def test_nothing_of_another_store_may_be_in_the_way(copy: Path, name: str) -> None:
+    (copy.parent / name).write_text("mine")
+    with pytest.raises(AgentError, match=name):
+        put_back(copy, copy.parent / "new.db")
+    assert (copy.parent / name).read_text() == "mine"
+    assert len(list(copy.parent.glob("new.db*"))) == 1
+
+
+def test_an_older_schema_is_copied_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a backup can be made with the new program before the first start upgrades it."""
+    path = tmp_path / "old.db"
+    with monkeypatch.context() as old:
+        old.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+        SqliteStore(path).close()
+    facts: dict[str, Any] = back_up(path, tmp_path / "copy")
+    assert (facts["schema_version"], facts["log_rows"], facts["key"]) == (1, 0, False)
+    SqliteStore(path).close()
+    assert inspect_store(path).schema_version == migrations.newest()
+    put_back(tmp_path / "copy", tmp_path / "back.db")
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
+    assert inspect_store(tmp_path / "back.db").schema_version == 1
+
+
+def test_what_is_no_store_is_no_backup(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database")
+    with pytest.raises(StoreError):
+        back_up(tmp_path / "text.db", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

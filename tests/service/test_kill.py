@@ -1,0 +1,34 @@
+"""Kill -9 under load: nothing acknowledged is missing, nothing is there twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from killing import study
+from running import COMMAND, running
+
+from equipoise.store.tail import tail_files
+
+
+def test_killing_at_random_moments_loses_nothing(tmp_path: Path):
+    promises, found = study(tmp_path, moments=12, seed=20)
+    assert found == []
+    assert len(promises.decisions) > 200
+    assert len(promises.outcomes) > 200
+
+
+def test_commands_that_read_see_what_a_killed_daemon_had_acknowledged(tmp_path: Path):
+    """Stopped in the middle of everything; then killed, with rows only the tail has."""
+    with running(tmp_path) as daemon:
+        for index in range(30):
+            daemon.decide(f"r{index}")
+        daemon.kill()
+    assert tail_files(daemon.store)
+    audit = [*COMMAND, "audit", daemon.store, "--json"]
+    for _ in range(2):
+        result = subprocess.run(audit, capture_output=True, text=True, check=True)
+        assert json.loads(result.stdout)["decisions"] == 30
+        assert json.loads(result.stdout)["clean"] is True
+    assert tail_files(daemon.store) == []

@@ -1,0 +1,185 @@
+"""From start to stop: signals, locks, pauses, switches, and what a restart remembers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+
+import pytest
+from running import CONFIG, refused, running, start, until, write_config
+
+from equipoise.agent.audit import audit
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.keyfile import read_key
+from equipoise.store.sqlite import SqliteStore
+
+
+def test_it_is_ready_in_time_and_says_where(tmp_path):
+    begun = time.monotonic()
+    with running(tmp_path) as daemon:
+        assert daemon.ask("GET", "/readyz").json["ready"] is True
+        assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_loses_nothing(tmp_path, number):
+    daemon = start(tmp_path)
+    acknowledged: list[str] = []
+
+    def load(client: int) -> None:
+        try:
+            for index in range(100_000):
+                decided = daemon.decide(f"s{client}-{index}")
+                if decided["decision_id"] is not None:
+                    acknowledged.append(decided["request_id"])
+        except (OSError, AssertionError):
+            pass
+
+    threads = [threading.Thread(target=load, args=(client,)) for client in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(acknowledged) > 50)
+    assert daemon.stop(number) == 0
+    for thread in threads:
+        thread.join()
+    assert sorted(os.listdir(tmp_path)) == ["chat.toml", "log.db", "log.db.key"]
+    with SqliteStore(daemon.store, read_only=True) as store:
+        assert len(store.find_requests(acknowledged)) == len(acknowledged) > 50
+        checkpoint = store.restore()
+        assert checkpoint is not None
+        assert checkpoint.seq == store.next_seq
+        config = ExperimentConfig.from_json(store.settings()["config"])
+        assert audit(store, config, read_key(daemon.store)).clean
+
+
+def test_a_second_daemon_on_the_same_store_is_refused(tmp_path):
+    with running(tmp_path) as daemon:
+        daemon.decide("one")
+        assert "another writer" in refused(tmp_path)
+        assert daemon.decide("two")["decision_id"] == "d1"
+
+
+def test_a_port_in_use_is_one_line_and_makes_no_store(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert port in refused(tmp_path, "", "--port", port)
+    assert not (tmp_path / "log.db").exists()
+
+
+def test_a_missing_key_is_not_replaced(tmp_path):
+    with running(tmp_path) as daemon:
+        daemon.decide("one")
+    (tmp_path / "log.db.key").rename(tmp_path / "elsewhere")
+    assert "log.db.key" in refused(tmp_path)
+    assert not (tmp_path / "log.db.key").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "log.db.key")
+    with running(tmp_path) as daemon:
+        assert daemon.decide("one")["decision_id"] == "d0"
+
+
+def test_another_experiment_on_the_same_store_is_refused(tmp_path):
+    with running(tmp_path):
+        pass
+    changed = CONFIG.replace("rate = 0.5", "rate = 0.25")
+    with pytest.raises(AssertionError, match="frozen"):
+        start(tmp_path, config=changed)
+
+
+def test_a_pause_is_logged_with_e_0_and_outlives_a_restart(tmp_path):
+    with running(tmp_path) as daemon:
+        answer = daemon.ask("POST", "/v1/pause", {"reason": "a release"}).json
+        assert (answer["paused"], answer["reason"], answer["randomizing"]) == (
+            True,
+            "a release",
+            False,
+        )
+        made = [daemon.decide(f"p{index}") for index in range(40)]
+        assert all(one["model"] == "large" and not one["randomized"] for one in made)
+        assert all(one["decision_id"] and one["propensity"] == 1.0 for one in made)
+        assert daemon.ask("GET", "/v1/recommendation").json["status"] == "paused"
+    with running(tmp_path) as daemon:
+        assert daemon.ask("GET", "/readyz").json["mode"]["reason"] == "a release"
+        assert daemon.ask("POST", "/v1/resume").json["randomizing"] is True
+        assert any(daemon.decide(f"r{index}")["randomized"] for index in range(40))
+
+
+def test_a_budget_is_a_hard_stop_and_outlives_a_restart(tmp_path):
+    with running(tmp_path) as daemon:
+        assert daemon.ask("PUT", "/v1/budget", {"requests": 3}).json["left"] == 3
+        made = [daemon.decide(f"b{index}") for index in range(60)]
+        assert sum(one["randomized"] for one in made) == 3
+    with running(tmp_path) as daemon:
+        budget = daemon.ask("GET", "/v1/budget").json
+        assert budget == {"requests": 3, "randomized": 3, "left": 0}
+        assert not daemon.decide("after")["randomized"]
+        for wrong in ({"requests": -1}, {"requests": 1.5}, {}, {"budget": 5}, {"requests": 2**63}):
+            assert daemon.ask("PUT", "/v1/budget", wrong).status == 422
+        assert daemon.ask("PUT", "/v1/budget", {"requests": None}).json["left"] is None
+        assert any(daemon.decide(f"c{index}")["randomized"] for index in range(40))
+
+
+def test_observe_mode_logs_all_and_randomizes_nothing(tmp_path):
+    with running(tmp_path, 'mode = "observe"') as daemon:
+        made = [daemon.decide(f"o{index}") for index in range(40)]
+        assert not any(one["randomized"] for one in made)
+        assert made[39]["decision_id"] == "d39"
+        assert daemon.ask("GET", "/readyz").json["mode"]["randomizing"] is False
+        text = daemon.ask("GET", "/metrics").body.decode()
+        would = text.partition("\nequipoise_would_randomize_total ")[2].split()[0]
+        assert 5 < float(would) < 35, "half of them"
+
+
+def test_the_kill_switch_is_a_file(tmp_path):
+    with running(tmp_path) as daemon:
+        daemon.decide("before")
+        switch = tmp_path / "log.db.kill"
+        switch.touch()
+        until(lambda: daemon.ask("GET", "/readyz").status == 503)
+        passed = daemon.decide("during", routed="small")
+        assert passed["reason"] == "kill-switch"
+        assert (passed["model"], passed["decision_id"], passed["propensity"]) == ("small", None, 1)
+        outcome = {"request_id": "before", "reward": 1.0}
+        assert daemon.ask("POST", "/v1/outcomes", outcome).json["accepted"] == 1
+        switch.unlink()
+        until(lambda: daemon.ask("GET", "/readyz").status == 200)
+        assert daemon.decide("during")["decision_id"] == "d1"
+
+
+def test_the_kill_switch_is_a_signal_too(tmp_path):
+    with running(tmp_path) as daemon:
+        daemon.process.send_signal(signal.SIGUSR1)
+        until(lambda: daemon.ask("GET", "/readyz").status == 503)
+        assert daemon.decide("during")["reason"] == "kill-switch"
+        daemon.process.send_signal(signal.SIGUSR2)
+        until(lambda: daemon.ask("GET", "/readyz").status == 200)
+        assert daemon.decide("during")["decision_id"] == "d0"
+
+
+def test_a_hangup_reads_the_configuration_again(tmp_path):
+    with running(tmp_path) as daemon:
+        write_config(tmp_path, 'mode = "observe"\ndurability = "power"')
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: daemon.ask("GET", "/readyz").json["mode"]["mode"] == "observe")
+        until(lambda: any("durability" in line and "reloaded" in line for line in daemon.log))
+        write_config(tmp_path, "mode = 5")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: any("service.mode" in line for line in daemon.log))
+        assert daemon.ask("GET", "/readyz").json["mode"]["mode"] == "observe"
+
+
+def test_an_outcome_that_never_comes_expires(tmp_path):
+    config = CONFIG + "[reward]\nwindow = 0.2\n"
+    with running(tmp_path, "expiry_seconds = 0.1", config=config) as daemon:
+        daemon.decide("late")
+        until(lambda: b'what="expired"} 1.0' in daemon.ask("GET", "/metrics").body)
+        answer = daemon.ask("POST", "/v1/outcomes", {"request_id": "late", "reward": 1.0}).json
+        assert (answer["accepted"], answer["late"]) == (0, 1)
+    database = sqlite3.connect(tmp_path / "log.db")
+    assert database.execute("SELECT number FROM expiries").fetchall() == [(0,)]
+    database.close()

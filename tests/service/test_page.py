@@ -1,0 +1,220 @@
+"""The page at `/`, in a real browser: what it shows, what it does, and what it never does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from browser import Tab, browsing
+from running import CONFIG, Running, running
+
+from equipoise.agent.service.page.history import History
+from equipoise.agent.service.schema import EstimatesAnswer, ModelEstimate
+
+NASTY = "<img src=x onerror=document.title='taken'> & \"'</script>"
+ROUTE, ADMIN = "route-token-of-length", "admin-token-of-length"
+TOKENS = f"""
+tokens = [
+  {{name = "router", scope = "route", token = "{ROUTE}"}},
+  {{name = "boss", scope = "admin", token = "{ADMIN}"}},
+]
+"""
+BUDGET = CONFIG + "[budget]\nrequests = 500\n"
+
+
+def traffic(daemon: Running, requests: int = 120, token: str | None = None) -> None:
+    lines = [
+        {"routed": model, "features": {"words": i}, "outputs": {"seconds": i % 7}, "reward": i % 2}
+        for i in range(60)
+        for model in ("large", "small")
+    ]
+    replays = [
+        {"context_id": f"c{i}", "model": model, "features": {"words": i}, "outputs": {"seconds": i}}
+        for i in range(30)
+        for model in ("large", "small")
+    ]
+    for path, rows in (("/v1/observations", lines), ("/v1/simulations", replays)):
+        body = "\n".join(map(json.dumps, rows)).encode()
+        assert daemon.ask("POST", path, body, token).status == 200
+    for i in range(requests):
+        asked = {"request_id": f"r{i}", "routed": "large", "features": {"words": i}}
+        daemon.ask("POST", "/v1/decide", asked, token)
+        outcome = {"request_id": f"r{i}", "outputs": {"seconds": 1.0}, "reward": i % 3 / 2}
+        assert daemon.ask("POST", "/v1/outcomes", outcome, token).status == 200
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path, config=BUDGET) as daemon:
+        traffic(daemon)
+        yield daemon
+
+
+def text(tab: Tab, selector: str = "body") -> str:
+    found: str = tab.run(f"document.querySelector({json.dumps(selector)}).innerText")
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_shows_what_the_daemon_knows(daemon: Running, tmp_path: Path, scheme: str) -> None:
+    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+    address = f"http://127.0.0.1:{daemon.port}/"
+    estimates = daemon.ask("GET", "/v1/estimates").json
+    answer = daemon.ask("GET", "/v1/recommendation").json
+    with browsing(tmp_path, *dark) as tab:
+        tab.visit(address)
+        tab.until("document.documentElement.dataset.shown == 'yes'")
+        assert text(tab, "#experiment") == "chat"
+        assert text(tab, "#sentence") == answer["sentence"]
+        assert text(tab, "#status") == answer["status"]
+        assert text(tab, "#acting") == "randomizing"
+        values = text(tab, "#values")
+        for row in (*estimates["models"], estimates["todays_routing"]):
+            assert row["model"] in values
+            assert f"{row['value']:.3f}" in values
+            known = row["lower"] is not None
+            certain = f"{row['lower']:.3f} … {row['upper']:.3f}" if known else "not certified"
+            assert certain in values
+        assert tab.run("document.querySelectorAll('#values svg rect').length") == 3
+        spent = estimates["randomized"]
+        assert f"{500 - spent} of 500 are left" in text(tab, "#budget")
+        assert f"{spent} randomized requests among 120" in text(tab, "#spent")
+        traffic(daemon, 1)
+        daemon.ask("GET", "/v1/estimates")
+        tab.click("#token")
+        tab.run("refresh()")
+        tab.until("document.querySelectorAll('#history svg path.line').length == 2")
+        colour = tab.run("getComputedStyle(document.body).color")
+        assert colour == {"light": "rgb(26, 29, 35)", "dark": "rgb(232, 234, 238)"}[scheme]
+        assert tab.console == []
+        assert tab.run("document.getElementById('trouble').hidden")
+        urls = [url for url in tab.requested if url != "about:blank"]
+        assert urls
+        assert all(url.startswith(address) for url in urls), "it asks nobody but the daemon"
+
+
+def test_it_fits_a_phone(daemon: Running, tmp_path: Path) -> None:
+    with browsing(tmp_path) as tab:
+        tab.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=360,
+            height=740,
+            deviceScaleFactor=2,
+            mobile=True,
+        )
+        tab.visit(f"http://127.0.0.1:{daemon.port}/")
+        tab.until("document.documentElement.dataset.shown == 'yes'")
+        assert tab.run("document.documentElement.scrollWidth") <= 360
+        small = "[...document.querySelectorAll('button')].filter(b => b.offsetHeight < 40).length"
+        assert tab.run(small) == 0
+        shown = "document.querySelector('#values .figure').getBoundingClientRect().width"
+        assert tab.run(shown) > 250
+
+
+def test_pause_and_resume_with_a_token_that_stays_in_memory(tmp_path: Path) -> None:
+    with running(tmp_path, TOKENS) as daemon, browsing(tmp_path) as tab:
+        traffic(daemon, 5, ROUTE)
+        # As a browser asks for the page itself: the token as a password.
+        tab.call("Page.navigate", url=f"http://user:{ROUTE}@127.0.0.1:{daemon.port}/")
+        tab.until("document.documentElement.dataset.shown == 'yes'")
+        tab.type("#reason", NASTY)
+        tab.click("#pause")
+        tab.until("document.getElementById('said').textContent.includes('needs scope admin')")
+        assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is False
+        tab.type("#token", ADMIN)
+        tab.click("#pause")
+        tab.until("document.getElementById('said').textContent == 'Paused.'")
+        tab.until("document.getElementById('acting').textContent == 'paused'")
+        assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is True
+        # What somebody wrote is text on the page, and no element of it.
+        assert NASTY in text(tab, "#mode")
+        assert NASTY in text(tab, "#sentence")
+        assert tab.run("document.querySelectorAll('img').length") == 0
+        assert "taken" not in tab.run("document.title")
+        tab.click("#resume")
+        tab.until("document.getElementById('said').textContent == 'Resumed.'")
+        assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is False
+        kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+        assert tab.run(kept) == '[{},{},""]'
+        tab.call("Page.reload")
+        tab.until("document.readyState == 'complete' && !!document.getElementById('token')")
+        assert tab.run("document.getElementById('token').value") == ""
+
+
+def test_it_says_when_the_daemon_is_gone_and_when_it_is_back(tmp_path: Path) -> None:
+    with browsing(tmp_path) as tab:
+        with running(tmp_path) as daemon:
+            port = daemon.port
+            tab.visit(f"http://127.0.0.1:{port}/")
+            tab.until("document.documentElement.dataset.shown == 'yes'")
+        tab.run("refresh()")
+        tab.until("document.getElementById('trouble').textContent == 'The daemon does not answer.'")
+        with running(tmp_path, "", "--port", str(port)):
+            tab.run("refresh()")
+            tab.until("document.getElementById('trouble').hidden")
+
+
+def test_nothing_of_it_is_open_where_there_are_tokens(tmp_path: Path) -> None:
+    with running(tmp_path, TOKENS) as daemon:
+        for path in ("/", "/page.css", "/page.js", "/page/history"):
+            assert daemon.ask("GET", path).status == 401
+            assert daemon.ask("GET", path, token=ROUTE).status == 200
+
+
+def test_its_headers_forbid_everything_else(daemon: Running) -> None:
+    for path in ("/", "/page.css", "/page.js", "/page/history"):
+        policy = daemon.ask("GET", path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+    script = files("equipoise.agent.service.page").joinpath("page.js").read_text()
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert word not in script
+    html = files("equipoise.agent.service.page").joinpath("page.html").read_text()
+    assert not re.search(r"https?://|\son\w+=|<style|style=", html)
+
+
+def estimates(rows: int) -> EstimatesAnswer:
+    row = ModelEstimate(
+        model="a",
+        value=0.5,
+        standard_error=0.1,
+        lower=None,
+        upper=None,
+        log_mean=None,
+        exp_rewards=rows,
+    )
+    return EstimatesAnswer(
+        experiment="chat",
+        at=float(rows),
+        log_rows=rows,
+        decisions=rows,
+        randomized=rows,
+        waiting=0,
+        estimator="ipw",
+        delta=0.05,
+        models=[row],
+        todays_routing=row,
+        contrasts=[],
+        families={},
+    )
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 50, 1000])
+def test_the_history_is_bounded_and_evenly_spread(count: int) -> None:
+    history = History(most=8)
+    assert history.answer().points == []
+    for rows in range(1, count + 1):
+        history.add(estimates(rows))
+        history.add(estimates(rows))
+    found = [point.log_rows for point in history.answer().points]
+    assert found[0] == 1
+    assert found[-1] == count
+    assert min(count, 4) <= len(found) <= 9
+    steps = {later - earlier for earlier, later in pairwise(found[:-1])}
+    assert len(steps) <= 1

@@ -1,0 +1,328 @@
+"""The tail: what is in it survives, what is not whole is left out, what is too much is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.store import journaled as journaled_module
+from equipoise.store import tail as tail_module
+from equipoise.store.batches import Segment
+from equipoise.store.errors import (
+    ContradictionError,
+    CorruptStoreError,
+    FullStoreError,
+    ReadOnlyStoreError,
+    SlowStoreError,
+    StoreError,
+    WriteError,
+)
+from equipoise.store.journaled import JournaledStore
+from equipoise.store.memory import MemoryStore
+from equipoise.store.merging import merge
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.tail import read_frames, tail_files, to_frame
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log.db"
+
+
+@pytest.fixture
+def stuck(path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A store whose SQLite takes nothing, until the returned event is set."""
+    free = threading.Event()
+    together = SqliteStore.append_together
+
+    def refuse(self: SqliteStore, segments: Any) -> None:
+        if not free.is_set():
+            raise SlowStoreError("SQLite is stuck")
+        together(self, segments)
+
+    monkeypatch.setattr(SqliteStore, "append_together", refuse)
+    monkeypatch.setattr(journaled_module, "_RETRY_SECONDS", 0.01)
+    return free
+
+
+def abandoned(path: Path, batches: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a store as a killed writer does: rows in the tail that SQLite never got."""
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "append_together", _never)
+        store = JournaledStore(path)
+        for batch in batches:
+            store.append(batch)
+        store.close()
+
+
+def _never(self: SqliteStore, segments: Any) -> None:
+    raise SlowStoreError("killed before")
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8))
+def test_frames_come_back_bit_for_bit(new_author: Any, rows_of: Any, seed: int, sizes: Any) -> None:
+    author, seq, written, data = new_author(seed), 0, [], b""
+    for size in sizes:
+        batch = author.anything(size)
+        data += to_frame(seq, batch)
+        written += rows_of(seq, batch)
+        seq += size
+    assert [row for part in read_frames(data) for row in rows_of(part.seq, part.batch)] == written
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_a_frame_that_is_not_whole_ends_the_file(
+    new_author: Any, seed: int, data: st.DataObject
+) -> None:
+    author = new_author(seed)
+    frames = [to_frame(number, author.outcomes(1)) for number in range(3)]
+    whole = b"".join(frames)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    before = sum(at >= len(b"".join(frames[: count + 1])) for count in range(3))
+    assert len(list(read_frames(whole[:at]))) == before
+    flipped = bytearray(whole)
+    flipped[at] ^= 1 << data.draw(st.integers(0, 7))
+    assert [part.seq for part in read_frames(bytes(flipped))] == list(range(before))
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=12))
+def test_merging_keeps_every_row_and_its_seq(
+    new_author: Any, rows_of: Any, seed: int, sizes: Any
+) -> None:
+    author, seq, segments = new_author(seed), 0, []
+    for size in sizes:
+        segments.append(Segment(seq, author.anything(size)))
+        seq += size
+    before = [row for part in segments for row in rows_of(part.seq, part.batch)]
+    after = []
+    for seqs, batch in merge(segments):
+        assert (seqs[1:] > seqs[:-1]).all()
+        for (_, *rest), number in zip(rows_of(0, batch), seqs.tolist(), strict=True):
+            after.append((number, *rest))
+    assert sorted(after, key=lambda row: row[0]) == before
+
+
+def test_the_next_writer_takes_the_tail_in(
+    path: Path, author: Any, log_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [author.anything(1 + number % 4) for number in range(40)]
+    monkeypatch.setattr(tail_module, "FILE_BYTES", 2000)
+    abandoned(path, batches, monkeypatch)
+    assert len(tail_files(path)) > 3
+    with MemoryStore() as memory, SqliteStore(path) as store:
+        for batch in batches:
+            memory.append(batch)
+        assert log_of(store) == log_of(memory)
+        assert tail_files(path) == []
+    with JournaledStore(path) as again:
+        assert again.next_seq == memory.next_seq
+
+
+def test_a_torn_last_frame_was_never_acknowledged(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    abandoned(path, [author.decisions(2), author.outcomes(3)], monkeypatch)
+    (file,) = tail_files(path)
+    file.write_bytes(file.read_bytes()[:-1])
+    with SqliteStore(path) as store:
+        assert (store.next_seq, store.decisions) == (2, 2)
+
+
+def test_a_tail_that_lacks_rows_in_between_is_not_taken(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_module, "FILE_BYTES", 100)
+    abandoned(path, [author.outcomes(3) for _ in range(6)], monkeypatch)
+    tail_files(path)[2].unlink()
+    with pytest.raises(CorruptStoreError, match="but the log ends at"):
+        SqliteStore(path)
+    with pytest.raises(CorruptStoreError):
+        SqliteStore(path)
+    assert len(tail_files(path)) == 5, "nothing was thrown away"
+
+
+def test_rows_that_sqlite_has_already_are_not_taken_twice(
+    path: Path, author: Any, log_of: Callable[..., Any]
+) -> None:
+    batches = [author.decisions(2), author.outcomes(2), author.decisions(1)]
+    with SqliteStore(path) as store:
+        for batch in batches:
+            store.append(batch)
+        before = log_of(store)
+    seq, frames = 0, b""
+    for batch in [*batches, author.outcomes(1)]:
+        frames += to_frame(seq, batch)
+        seq += len(batch)
+    path.with_name("log.db.tail.1").write_bytes(frames)
+    with SqliteStore(path) as store:
+        assert log_of(store, 0, 5) == before
+        assert store.next_seq == 6
+
+
+def test_look_ups_see_what_waits(path: Path, author: Any, stuck: Any, rows_of: Any) -> None:
+    with JournaledStore(path) as store:
+        batch = author.decisions(3, request_id=["a", "", "c"])
+        store.append(batch)
+        assert store.find_requests(["a", "b", "c"]) == {"a": 0, "c": 2}
+        found = store.decision(2)
+        assert found is not None
+        assert rows_of(2, found) == rows_of(0, batch)[2:]
+        with pytest.raises(ContradictionError, match="'c'"):
+            store.append(author.decisions(1, number=batch.number[:1] + 3, request_id=["c"]))
+        assert store.decisions == 3
+        stuck.set()
+        assert store.settle(seconds=10)
+        assert store.waiting == 0
+        assert store.find_requests(["a", "b", "c"]) == {"a": 0, "c": 2}
+
+
+def test_what_waits_is_bounded(path: Path, author: Any, stuck: Any) -> None:
+    with JournaledStore(path, waiting_rows=10) as store:
+        store.append(author.outcomes(8))
+        with pytest.raises(SlowStoreError, match=r"stuck|at most 10"):
+            store.append(author.outcomes(3))
+        assert store.next_seq == 8
+        store.append(author.outcomes(2))
+        assert store.settle(seconds=0.05) is False
+        with pytest.raises(SlowStoreError):
+            store.settle()
+        stuck.set()
+        assert store.settle(seconds=10)
+        store.append(author.outcomes(3))
+        assert store.next_seq == 13
+
+
+def test_closing_while_sqlite_refuses_keeps_the_tail(
+    path: Path, author: Any, stuck: Any, log_of: Callable[..., Any]
+) -> None:
+    store = JournaledStore(path)
+    batch = author.decisions(5)
+    store.append(batch)
+    store.close()
+    assert tail_files(path) != []
+    stuck.set()
+    with SqliteStore(path) as again:
+        assert again.next_seq == 5
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, FullStoreError),
+        (errno.EFBIG, FullStoreError),
+        (errno.EDQUOT, FullStoreError),
+        (errno.EROFS, ReadOnlyStoreError),
+        (errno.EIO, WriteError),
+    ],
+)
+def test_a_write_that_fails_leaves_the_log_as_it_was(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StoreError]
+) -> None:
+    write = os.write
+    with JournaledStore(path) as store:
+        store.append(author.outcomes(1))
+        refused = author.decisions(2, request_id=["a", "b"])
+        with monkeypatch.context() as patch:
+
+            def half(file: int, data: bytes) -> int:
+                if len(data) < 100 or data[8:10] == b"\x00":
+                    return write(file, data)
+                write(file, data[: len(data) // 2])
+                raise OSError(number, os.strerror(number))
+
+            patch.setattr(os, "write", half)
+            with pytest.raises(kind):
+                store.append(refused)
+        assert (store.next_seq, store.decisions) == (1, 0)
+        assert store.find_requests(["a"]) == {}
+        store.append(refused)
+        assert store.settle(seconds=10)
+        assert (store.next_seq, store.decisions) == (3, 2)
+
+
+def test_files_whose_rows_sqlite_has_are_removed(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch, stuck: Any
+) -> None:
+    monkeypatch.setattr(tail_module, "FILE_BYTES", 5000)
+    with JournaledStore(path) as store:
+        for _ in range(60):
+            store.append(author.outcomes(20))
+        assert len(tail_files(path)) > 10
+        stuck.set()
+        assert store.settle(seconds=10)
+        store.append(author.outcomes(1))
+        assert store.settle(seconds=10)
+        assert len(tail_files(path)) <= 2
+    assert tail_files(path) == []
+
+
+def test_power_durability_syncs_before_it_returns(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fdatasync
+
+    def counted(file: int) -> None:
+        synced.append(file)
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    with JournaledStore(path, "power") as store:
+        for count in range(1, 4):
+            store.append(author.outcomes(1))
+            assert len(synced) == count
+    with JournaledStore(path) as store:
+        store.append(author.outcomes(1))
+    assert len(synced) == 3
+
+
+def test_a_checkpoint_waits_for_the_rows_it_covers(path: Path, author: Any) -> None:
+    with JournaledStore(path) as store:
+        store.append(author.outcomes(7))
+        store.checkpoint(7, b"state", 1.0)
+        connection = sqlite3.connect(path)
+        assert connection.execute("SELECT count(*) FROM outcomes").fetchone() == (7,)
+        connection.close()
+
+
+def test_looking_whether_there_is_room_changes_nothing(
+    path: Path, author: Any, log_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, stuck: Any
+) -> None:
+    store = JournaledStore(path, waiting_rows=3)
+    store.probe()
+    store.append(author.outcomes(2))
+    store.probe()
+    store.append(author.outcomes(1))
+    with pytest.raises(SlowStoreError):
+        store.probe()
+    (file,) = tail_files(path)
+    assert [part.seq for part in read_frames(file.read_bytes())] == [0, 2]
+    # Killed in the middle of it, the zeros are no frame.
+    assert [part.seq for part in read_frames(file.read_bytes() + bytes(4096))] == [0, 2]
+    store.close()
+
+
+def test_a_fault_of_the_writing_thread_is_said_and_outlived(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journaled_module, "_RETRY_SECONDS", 0.01)
+    with JournaledStore(path) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(SqliteStore, "append_together", lambda self, segments: 1 / 0)
+            store.append(author.outcomes(1))
+            assert store.settle(seconds=0.2) is False
+            assert "ZeroDivisionError" in str(store.trouble)
+        assert store.settle(seconds=10)
+        assert store.trouble is None
