@@ -18,6 +18,8 @@ from equipoise.agent.budget.charges import charges_in_force
 from equipoise.agent.budget.closed import Closed, model_caps
 from equipoise.agent.certifier import Certifier
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.reload import Change
+from equipoise.agent.declared import changes, keep
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
 from equipoise.agent.errors import AgentError
@@ -85,7 +87,8 @@ class Agent(Steering):
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
-        self._freeze(key, at)
+        changed = changes(store, config)
+        self._freeze(key, at, changed)
         self.paused = standing_pause(store)
         self.rules = RuleBook(store)
         self.fold = Fold(
@@ -122,6 +125,8 @@ class Agent(Steering):
         if key is not None and newest is not None and newest.era > self.rule.era:
             # The process ended between opening an era and its first rule.
             self._freeze_rule(newest.era, at)
+        if changed:
+            self._reconfigured(changed, at)
 
     @property
     def late(self) -> int:
@@ -307,11 +312,44 @@ class Agent(Steering):
             simulation = moments.simulation
             self.purse.revalue(charges_in_force(limited, self.config, simulation, values))
 
-    def _freeze(self, key: bytes | None, at: float) -> None:
+    def reconfigure(self, config: ExperimentConfig, at: float = 0.0) -> tuple[Change, ...]:
+        """Take over a configuration while running, if all it changes may change at any time.
+
+        Returns the changes. Raises AgentError naming what cannot, or can at the next start only:
+        what starts an era is done when a store is opened.
+        """
+        found = changes(self.store, config)
+        later = [change.sentence for change in found if change.effect == "era"]
+        if later:
+            raise AgentError("at the next start, in a new era: " + "; ".join(later))
+        self.config = config
+        self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
+        self.certifier = Certifier(config)
+        self.purse = Purse(config.budget, self.fold.ledger)
+        self._closed = Closed(config.policy.exclude, model_caps(config))
+        if found:
+            self._reconfigured(found, at)
+        return found
+
+    def _reconfigured(self, found: tuple[Change, ...], at: float) -> None:
+        """Act by a changed configuration from the next decision on, and keep it."""
+        meaning = [change.key for change in found if change.effect == "era"]
+        if meaning:
+            self.open_era(f"configured anew: {', '.join(meaning)}", at)
+        else:
+            self.refresh(at)
+        # Last: if the process ends before, the change is found again.
+        keep(self.store, self.config.to_json())
+
+    def _freeze(self, key: bytes | None, at: float, changed: tuple[Change, ...]) -> None:
         schema = self.config.features.schema_hash
-        self.store.freeze("config", self.config.to_json())
+        if changed and key is None:
+            sentences = "; ".join(change.sentence for change in changed)
+            raise AgentError(f"the store was opened with another configuration: {sentences}")
         if key is None:
             return
+        if not changed:
+            keep(self.store, self.config.to_json())
         self.store.freeze("schema_hash", schema)
         self.store.freeze("key_hash", key_hash(key))
         if not self.store.eras():

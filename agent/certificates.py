@@ -111,6 +111,14 @@ class Spec:
             result[np.arange(len(x)), index, chosen] = 1.0
         return result
 
+    def fits(self, rule: Rule) -> bool:
+        """Whether a rule was frozen for these sums; one of an era that was configured otherwise
+        was not, and nobody asks for that era's sums any more."""
+        shape = len(self.caps), len(self.names)
+        return len(rule.frozen) == 1 + len(self.segments) and all(
+            frozen.centres.low.shape == shape for frozen in rule.frozen
+        )
+
     def neutral(self) -> tuple[Frozen, ...]:
         """What the first rule of an era freezes, for the whole traffic and every segment."""
         one = Frozen.neutral(self.models, len(self.names), len(self.caps))
@@ -148,6 +156,13 @@ class Certificates:
             for name, array in sums.arrays().items()
         }
 
+    def holds(self, arrays: Mapping[str, Floats]) -> bool:
+        """Whether `load` can take these: sums of as many candidates, caps and segments."""
+        own = self.arrays()
+        return own.keys() == arrays.keys() and all(
+            own[name].shape == array.shape for name, array in arrays.items()
+        )
+
     def load(self, arrays: Mapping[str, Floats], era: int, watermark: int) -> None:
         self.era, self.watermark = era, watermark
         for index, sums in enumerate(self.sums):
@@ -174,7 +189,7 @@ class Certificates:
                 # Nothing is carried over: a new era has its own estimand and its own delta.
                 self.era, self.sums = frozen.era, self.spec.empty()
             rows = np.flatnonzero(table.certifiable[start + first : start + last])
-            if len(rows):
+            if len(rows) and self.spec.fits(frozen):
                 at = rows + start + first
                 predicted[first + rows] = self._enter(frozen, table, at, simulated)
         self.watermark += count

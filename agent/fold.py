@@ -19,7 +19,7 @@ from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.certificates import Certificates, Rules, Spec
 from equipoise.agent.columns import joined, occurrence, open_arrays
 from equipoise.agent.keys import context_groups, unit_groups
-from equipoise.agent.moments.codec import decode_like, encode
+from equipoise.agent.moments.codec import StateFormatError, decode_like, encode
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.pending import Pending
@@ -179,6 +179,8 @@ class Fold:
             if "." in name:
                 head, tail = name.split(".", 1)
                 part.setdefault(head, {})[tail] = array
+        if not self.certified.holds(part["certified"]):
+            raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())
         self.certified.load(part["certified"], fields["era"], fields["watermark"])
         self.pending.load(fields["base"], part["pending"])

@@ -18,7 +18,7 @@ from equipoise.store.contract import Store
 from equipoise.store.records import Alert
 
 if TYPE_CHECKING:
-    from equipoise.agent.agent import Agent
+    from equipoise.agent.steering import Steering
 
 BY_CHECK = "check "
 """How the reason of a pause begins that a check asked for."""
@@ -45,9 +45,14 @@ def worst_by_name(checks: Sequence[Check]) -> list[Check]:
     return list(worst.values())
 
 
-def carry_out(agent: Agent, due: Sequence[Consequence], at: float) -> None:
+def alarms_of(due: Sequence[Consequence]) -> tuple[str, ...]:
+    """Names of the checks whose alarms stand, in order."""
+    return tuple(sorted({consequence.check.name for consequence in due}))
+
+
+def carry_out(agent: Steering, due: Sequence[Consequence], at: float) -> None:
     """Do what alarms ask for. Doing it again while they stand changes nothing."""
-    agent.alarms = tuple(sorted({consequence.check.name for consequence in due}))
+    agent.alarms = alarms_of(due)
     keep = agent.rule.active.copy()
     reasons: list[str] = []
     full = keep & agent.full_models

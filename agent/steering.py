@@ -61,12 +61,15 @@ class Steering(Reader, ABC):
         self.paused = reason
         self.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
 
-    def resume(self, at: float = 0.0) -> None:
-        """Randomize again. After a check has paused, in a new era: what it found is past."""
+    def resume(self, at: float = 0.0, said: str = "") -> None:
+        """Randomize again. After a check has paused, in a new era: what it found is past.
+
+        said: why, for people.
+        """
         reason, self.paused = self.paused, None
         if reason is None:
             return
-        self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=reason))
+        self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=said or reason))
         if reason.startswith(BY_CHECK):
             self.open_era(f"resumed after {reason}", at)
 
@@ -83,6 +86,12 @@ class Steering(Reader, ABC):
         if self.alarms != before[0] and self.rule.rule_id == before[1]:
             self.refresh(at)
         return due
+
+    @property
+    def budget(self) -> int | None:
+        """The hard stop in requests that is in force, None for none."""
+        limit = self.purse.limits.get("requests")
+        return None if limit is None else int(limit)
 
     def set_budget(self, requests: int | None) -> None:
         """Change the hard stop in requests, counted from the start; None for no such limit."""

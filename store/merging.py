@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.store.batches import Batch, Ints, Segment
 from equipoise.store.tables import TABLE_OF, Kind
 
-_WIDE = (Kind.VECTOR, Kind.MASK)
+_WIDE = (Kind.VECTOR, Kind.OPTIONAL_VECTOR, Kind.MASK)
 
 
 def merge(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:

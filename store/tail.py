@@ -45,12 +45,14 @@ _SEQ = struct.Struct("<Q")
 _CRC_AT = 8
 _DTYPES: dict[Kind, str] = {
     Kind.INTEGER: "<i8",
+    Kind.OPTIONAL_INTEGER: "<i8",
     Kind.REAL: "<f8",
     Kind.FLAG: "|b1",
     Kind.VECTOR: "<f8",
+    Kind.OPTIONAL_VECTOR: "<f8",
     Kind.MASK: "|b1",
 }
-_TWO_AXES = (Kind.VECTOR, Kind.MASK)
+_TWO_AXES = (Kind.VECTOR, Kind.OPTIONAL_VECTOR, Kind.MASK)
 _TABLES = {
     table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
     for position, table in enumerate(LOG_TABLES)

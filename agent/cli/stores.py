@@ -21,12 +21,13 @@ def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
     Raises AgentError where the file is a store that no experiment was opened on.
     """
     from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.declared import declared
     from equipoise.agent.errors import AgentError
     from equipoise.store.sqlite import SqliteStore
 
     _take_in_tail(path)
     with SqliteStore(path, read_only=True) as store:
-        text = store.settings().get("config")
+        text = declared(store)
         if text is None:
             raise AgentError(f"{path} holds no experiment yet")
         yield store, ExperimentConfig.from_json(text)

@@ -12,12 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.config.file import ConfigFile
 from equipoise.agent.features.problems import shown
+
+if TYPE_CHECKING:
+    from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.config.file import ConfigFile
 
 Effect: TypeAlias = Literal["applied", "era", "refused"]
 
@@ -31,25 +34,30 @@ NEED_RESTART = ("store", "host", "port", "durability", "kill_switch", "limits")
 RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
     {
         "name": ("refused", _ANOTHER),
-        "models": ("era", "the models are others, or another version of them"),
+        "models": ("refused", "the log counts models by position: start a new store"),
+        "models[].version": ("era", "another version of a model is another treatment"),
         "models[].price": ("applied", "the next rule allocates by it"),
+        "models[].max_requests": ("applied", "from the next decision on"),
         "reward.low": ("refused", _SCALE),
         "reward.high": ("refused", _SCALE),
         "reward.maximise": ("refused", _ANOTHER),
         "reward.missing": ("era", "missing rewards count otherwise"),
         "reward.window": ("era", "other rewards come in time"),
-        "features": ("era", "rows become other numbers"),
+        "features": ("refused", "rows in the log are made of the old ones: start a new store"),
         "policy.gate": ("applied", "from the next rule on"),
         "policy.assignment": ("applied", "from the next rule on"),
         "policy.estimator": ("applied", "from the next rule on"),
-        "policy.rate": ("applied", "from the next rule on"),
+        "policy.rate": ("era", "the bounded sequence is made for a rate"),
         "policy.rate_max": ("applied", "from the next rule on"),
         "policy.rate_min": ("era", "other requests are certified"),
         "policy.floor": ("era", "the largest weight is another"),
         "policy.delta": ("era", "a promise keeps its error level for an era"),
+        "policy.exclude": ("applied", "from the next decision on"),
         "policy.epsilon": ("applied", "intervals hold for every difference at once"),
         "budget": ("applied", "from the next decision on"),
-        "guardrails": ("applied", "their tests begin anew"),
+        "certify": ("era", "other answers are certified, or otherwise"),
+        "units": ("refused", "who belongs to whom is in the log: start a new store"),
+        "guardrails": ("refused", "the log holds one column for each: start a new store"),
         "checks": ("applied", "from the next look on"),
         **{f"service.{name}": ("refused", _RESTART) for name in NEED_RESTART},
         "service": ("applied", "at once"),
@@ -89,6 +97,11 @@ class ReloadPlan:
         """The gravest effect, "applied" where nothing changed."""
         effects: tuple[Effect, ...] = ("refused", "era")
         return next((effect for effect in effects if self.of(effect)), "applied")
+
+
+def experiment_changes(old: ExperimentConfig, new: ExperimentConfig) -> tuple[Change, ...]:
+    """Every change of an experiment alone."""
+    return tuple(_changes(msgspec.to_builtins(old), msgspec.to_builtins(new), ""))
 
 
 def reload_plan(old: ConfigFile, new: ConfigFile) -> ReloadPlan:

@@ -52,7 +52,10 @@ class Acting:
         return answer
 
     async def resume(self, call: Call) -> ModeAnswer:
-        answer = self._daemon.switches.resume(_reason(call), self._daemon.clock())
+        daemon, era = self._daemon, self._daemon.agent.rule.era
+        answer = daemon.switches.resume(_reason(call), daemon.clock())
+        if daemon.agent.rule.era != era:
+            daemon.analysis.adopt(daemon.store.rules()[-1])
         self._daemon.log.warning("resumed", randomizing=answer.randomizing)
         return answer
 

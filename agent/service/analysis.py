@@ -85,10 +85,20 @@ class Analysis:
             return False
         # SQLite may be busy with a transaction; the loop does not wait for it.
         await asyncio.to_thread(self._store.put, proposed)
-        agent.rules.learn(proposed)
-        agent.rule = agent.rules.rule(proposed.rule_id)
+        agent.learn(proposed)
         self._adopted.append(proposed)
         return True
+
+    def forget(self) -> None:
+        """Let the analyst go that knows an older configuration; the next report starts another."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+    def adopt(self, record: RuleRecord) -> None:
+        """Tell the analyst, when it is asked next, of a rule that the agent froze itself."""
+        self._adopted.append(record)
 
     async def checkpoint(self, at: float) -> int:
         """Save the analyst's state, which is ours, as a checkpoint; the rows it covers."""

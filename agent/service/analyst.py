@@ -102,8 +102,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
             else:
                 assert agent is not None
                 for record in question.rules:
-                    agent.rules.learn(record)
-                    agent.rule = agent.rules.rule(record.rule_id)
+                    agent.learn(record)
                 if len(agent.rules) != question.known:
                     raise ValueError(f"{len(agent.rules)} rules, the daemon has {question.known}")
                 seq = agent.follow()

@@ -12,6 +12,7 @@ import contextlib
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
+from equipoise.agent.review import carry_out
 from equipoise.agent.service.alerts import Alerts
 from equipoise.agent.service.analysis import Analysis
 from equipoise.agent.service.barrier import Barrier
@@ -22,6 +23,7 @@ from equipoise.agent.service.hot import Hot
 from equipoise.agent.service.jobs import Jobs
 from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.reports import Report
 from equipoise.agent.service.schema import Readiness
 from equipoise.agent.service.settings import ServiceSettings
 from equipoise.agent.service.shadow.replay import Shadow
@@ -117,6 +119,12 @@ class Daemon:
         for name in ("refresh", "checkpoint", "expiry"):
             self.jobs.change(name, getattr(settings, f"{name}_seconds"))
 
+    def reconfigure(self, config: ExperimentConfig) -> None:
+        """Take over what may change in a running experiment. Raises AgentError for the rest."""
+        self.agent.reconfigure(config, self.clock())
+        # The next analyst reads the configuration, and every rule, from the store.
+        self.analysis.forget()
+
     def readiness(self) -> Readiness:
         """Whether requests are decided and logged now, else why not."""
         problems = []
@@ -169,11 +177,26 @@ class Daemon:
         self._outcomes = self.figures.outcomes["accepted"]
         if await self.analysis.refresh():
             self.log.debug("rule", rule=self.agent.rule.rule_id, log_rows=rows)
-        if self.analysis.newest is not None:
-            await self.alerts.hear(self.analysis.newest.checks)
+        report = self.analysis.newest
+        if report is not None:
+            await self.alerts.hear(report.checks)
+            self._carry_out(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen.
         await asyncio.sleep(SHORTEST_REFRESH_SECONDS)
+
+    def _carry_out(self, report: Report) -> None:
+        """Do what the alarms of a report ask for: an era, a pause, a model left out."""
+        agent = self.agent
+        if report.estimates.era != agent.rule.era:
+            return  # what it says is of an era that has ended
+        before = agent.rule.era, agent.paused
+        carry_out(agent, [due.consequence() for due in report.due], self.clock())
+        if agent.rule.era != before[0]:
+            self.analysis.adopt(self.store.rules()[-1])
+            self.log.warning("era", era=agent.rule.era, reason=agent.eras.reason(agent.rule.era))
+        if agent.paused != before[1]:
+            self.log.warning("paused", reason=agent.paused)
 
     async def _checkpoint(self) -> None:
         if self.agent.fold.next_seq > self._checkpointed:

@@ -49,8 +49,12 @@ class Reading:
         switches = self._daemon.switches
         if switches.paused:
             why = f" ({switches.reason})" if switches.reason else ""
+            before = "" if answer.status == "paused" else f" Before: {answer.status_sentence}"
             return msgspec.structs.replace(
-                answer, status="paused", sentence=f"Paused{why}. {answer.sentence}"
+                answer,
+                status="paused",
+                status_sentence=f"Paused{why}.{before}",
+                sentence=f"Paused{why}. {answer.sentence}",
             )
         return answer
 

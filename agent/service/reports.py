@@ -16,9 +16,12 @@ import numpy as np
 from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.naive_log import naive_log
-from equipoise.agent.inference.bounded import contrast_bounds, value_bounds
+from equipoise.agent.monitors.actions import Action, Consequence
+from equipoise.agent.monitors.check import Check
 from equipoise.agent.recommendation import KEEP_ROUTING
+from equipoise.agent.review import alarms_of
 from equipoise.agent.service.schema import (
+    CertifiedValue,
     CheckAnswer,
     ChecksAnswer,
     CheckStatus,
@@ -27,6 +30,7 @@ from equipoise.agent.service.schema import (
     FamilyValue,
     ModelEstimate,
     RecommendationAnswer,
+    SegmentAnswer,
 )
 from equipoise.agent.snapshots import sample_moments
 from equipoise.store.records import RuleRecord
@@ -34,11 +38,25 @@ from equipoise.store.records import RuleRecord
 _GRAVITY: tuple[CheckStatus, ...] = ("unknown", "ok", "watch", "alarm")
 
 
+class Due(msgspec.Struct, frozen=True):
+    """What an alarm asks for, on its way to the daemon. models: positions, [] for all."""
+
+    check: str
+    action: str
+    sentence: str
+    models: list[int]
+
+    def consequence(self) -> Consequence:
+        """As `carry_out` takes it."""
+        check = Check(self.check, "alarm", self.sentence, models=tuple(self.models))
+        return Consequence(Action(self.action), check, tuple(self.models))
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
     recommendations: by family; those asked for, the configured one among them.
-    rule: what the policy would freeze next.
+    rule: what the policy would freeze next. due: what alarms ask for.
     """
 
     log_rows: int
@@ -47,6 +65,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     recommendations: dict[str, RecommendationAnswer]
     checks: ChecksAnswer
     rule: RuleRecord
+    due: list[Due] = []
 
 
 def report(agent: Agent, families: Sequence[str], at: float) -> Report:
@@ -54,31 +73,39 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
     known = agent.estimates(names)
+    checks = agent.checks()
+    due = agent.consequences(checks)
+    # Whether it is paused is the daemon's to say: it may have changed since this log was read.
+    agent.paused = None
+    # The proposal is frozen under the alarms that stand now.
+    agent.alarms = alarms_of(due)
     return Report(
         log_rows=agent.fold.next_seq,
         at=at,
         estimates=_estimates(agent, known, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
-        checks=_checks(agent, at),
-        rule=agent.rule_for(agent.snapshot(), at),
+        checks=_checks(agent, checks, at),
+        rule=agent.proposal(at),
+        due=[
+            Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
+            for one in due
+        ],
     )
 
 
 def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> EstimatesAnswer:
     view, config, names = agent.view(), agent.config, agent.models
     size = len(names)
-    spread, low = config.reward.high - config.reward.low, config.reward.low
-    # Jointly at level delta: both ends of every value; every ordered pair of models.
-    lower, upper = value_bounds(view.certified, config.policy.delta / (2 * (size + 1)))
-    ahead = contrast_bounds(view.certified, config.policy.delta / (size * (size - 1))) * spread
+    certified = agent.certified()
+    ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
     configured = known[config.policy.estimator]
     routing = agent.routing()
 
     def ends(index: int) -> dict[str, float | None]:
         return {
-            "lower": number(low + spread * lower[index]),
-            "upper": number(low + spread * upper[index]),
+            "lower": number(certified.lower[index]),
+            "upper": number(certified.upper[index]),
         }
 
     return EstimatesAnswer(
@@ -89,7 +116,11 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         randomized=agent.fold.randomized,
         waiting=agent.fold.pending.next - view.watermark,
         estimator=config.policy.estimator,
-        delta=config.policy.delta,
+        delta=certified.delta,
+        sequence=certified.sequence.value,
+        assumptions=list(certified.assumptions),
+        certified_rows=certified.rows,
+        era=agent.rule.era,
         models=[
             ModelEstimate(
                 model=name,
@@ -119,7 +150,25 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
             for a in range(size)
             for b in range(a + 1, size)
         ],
+        segments=[_segment(agent, part) for part in range(1, agent.certifier.parts)],
         families={name: _family(names, estimate) for name, estimate in known.items()},
+    )
+
+
+def _segment(agent: Agent, part: int) -> SegmentAnswer:
+    certified, said = agent.certified(part), agent.status(part)
+    return SegmentAnswer(
+        segment=certified.segment or "",
+        status=said.state.value,
+        sentence=said.sentence,
+        delta=certified.delta,
+        certified_rows=certified.rows,
+        values=[
+            CertifiedValue(candidate=name, lower=float(low), upper=float(high))
+            for name, low, high in zip(
+                certified.names, certified.lower, certified.upper, strict=True
+            )
+        ],
     )
 
 
@@ -136,9 +185,11 @@ def _family(names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
 
 def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
     answer = agent.recommendation(family)
-    winner = agent.certified_winner()
+    winner, said = agent.certified_winner(), agent.status()
     return RecommendationAnswer(
-        status="exploring" if winner is None else "decided",
+        status=said.state.value,
+        status_models=list(said.models),
+        status_sentence=said.sentence,
         sentence=answer.sentence,
         family=answer.family,
         model=answer.model,
@@ -153,9 +204,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
     )
 
 
-def _checks(agent: Agent, at: float) -> ChecksAnswer:
-    # An agent whose monitors are wired says so by having `checks`.
-    run = getattr(agent, "checks", None)
+def _checks(agent: Agent, said: Sequence[Check], at: float) -> ChecksAnswer:
     checks = [
         CheckAnswer(
             name=check.name,
@@ -165,7 +214,7 @@ def _checks(agent: Agent, at: float) -> ChecksAnswer:
             level=number(check.level),
             models=[agent.models[position] for position in check.models],
         )
-        for check in (run() if run is not None else ())
+        for check in said
     ]
     gravest: CheckStatus = max(
         (check.status for check in checks), key=_GRAVITY.index, default="unknown"

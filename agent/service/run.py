@@ -97,11 +97,8 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
         file = load_file(path, overrides)
         before = replace(file, experiment=daemon.agent.config, service=old)
         changes = reload_plan(before, file).changes
-        # A running agent keeps its experiment; what may change in it does so at the next start.
-        problems = [change.sentence for change in changes if change.of_experiment]
-        if problems:
-            log.error("reload-refused", problems=problems)
-            return
+        if any(change.of_experiment for change in changes):
+            daemon.reconfigure(file.experiment)
         new = file.service
         tokens.replace(new.tokens)
     except ValueError as error:

@@ -169,10 +169,30 @@ class Contrast(Wire, frozen=True, kw_only=True):
     upper: float | None
 
 
+class CertifiedValue(Wire, frozen=True, kw_only=True):
+    """Certified ends of the value of a model, of today's routing, or of a declared policy."""
+
+    candidate: str
+    lower: float
+    upper: float
+
+
+class SegmentAnswer(Wire, frozen=True, kw_only=True):
+    """What is certified of a declared segment of the traffic, at its share of delta."""
+
+    segment: str
+    status: Status
+    sentence: str
+    delta: float
+    certified_rows: int
+    values: list[CertifiedValue]
+
+
 class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     """Everything that is estimated. at: when it was computed; log_rows: rows of the log it holds;
-    waiting: decisions that wait for their outcome. delta: the error level of the certified ends.
-    families: other families that were asked for, by name."""
+    waiting: decisions that wait for their outcome. delta: the error level of the certified ends;
+    sequence, assumptions: what they are made by and rest on; certified_rows: requests (or units) of
+    the era that they hold. families: other families that were asked for, by name."""
 
     experiment: str
     at: float
@@ -182,18 +202,25 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     waiting: int
     estimator: str
     delta: float
+    sequence: str
+    assumptions: list[str]
+    certified_rows: int
+    era: int
     models: list[ModelEstimate]
     todays_routing: ModelEstimate
     contrasts: list[Contrast]
+    segments: list[SegmentAnswer]
     families: dict[str, list[FamilyValue]]
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     """What to do with production traffic. model: the best single model. action: that model or
-    `(today's routing)`. certified: the model certified best, null while none is. status and
-    sentence: for people."""
+    `(today's routing)`. certified: the model certified best, null while none is. status,
+    status_models, status_sentence: the decision and what it concerns, with its guarantee."""
 
     status: Status
+    status_models: list[str]
+    status_sentence: str
     sentence: str
     family: str
     model: str | None

@@ -1,6 +1,7 @@
 """Whether requests are randomized: the mode, the pause button and the kill switch, in that order.
 
-The pause and a changed budget are kept in the store, so a restart does not forget them.
+The pause, which checks may press too, and a changed budget are kept in the store, so a restart
+does not forget them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from equipoise.agent.service.killswitch import KillSwitch
 from equipoise.agent.service.schema import BudgetAnswer, Mode, ModeAnswer
 from equipoise.store.records import Control
 
-PAUSE = "pause"
+UNSAID = "an operator paused it"
+"""The reason of a pause for which none was given."""
 BUDGET = "budget"
 
 
@@ -23,19 +25,30 @@ class Switches:
         self._agent = agent
         self._mode = mode
         self.kill_switch = kill_switch
-        self.paused = False
-        self.reason = ""
         for control in agent.store.controls():
             self._apply(control)
         self._act()
 
     def pause(self, reason: str, at: float) -> ModeAnswer:
         """Log decisions from now on with e = 0."""
-        return self._set(Control(at=at, name=PAUSE, value=_text([True, reason])))
+        self._agent.pause(reason or UNSAID, at)
+        return self.answer()
 
     def resume(self, reason: str, at: float) -> ModeAnswer:
-        """Randomize again, if the mode is `run`."""
-        return self._set(Control(at=at, name=PAUSE, value=_text([False, reason])))
+        """Randomize again, if the mode is `run`; after a check had paused, in a new era."""
+        self._agent.resume(at, reason)
+        return self.answer()
+
+    @property
+    def paused(self) -> bool:
+        """Whether a person or a check paused the experiment."""
+        return self._agent.paused is not None
+
+    @property
+    def reason(self) -> str:
+        """Why it is paused, "" where it is not or nobody said."""
+        reason = self._agent.paused
+        return "" if reason is None or reason == UNSAID else reason
 
     def set_budget(self, requests: int | None, at: float) -> BudgetAnswer:
         """Change the hard stop; counted from the start of the experiment."""
@@ -69,13 +82,11 @@ class Switches:
 
     def _apply(self, control: Control) -> None:
         value = msgspec.json.decode(control.value)
-        if control.name == PAUSE:
-            self.paused, self.reason = value
-        elif control.name == BUDGET:
-            self._agent.budget = value
+        if control.name == BUDGET:
+            self._agent.set_budget(value)
 
     def _act(self) -> None:
-        self._agent.observing_only = self.paused or self._mode == "observe"
+        self._agent.observing_only = self._mode == "observe"
 
 
 def _text(value: object) -> str:

@@ -167,7 +167,7 @@ def test_observing_only_randomizes_nothing_and_certifies_nothing(agent, traffic)
 
 
 def test_another_configuration_is_refused_on_the_same_store(agent):
-    with pytest.raises(StoreError, match="config"):
+    with pytest.raises(AgentError, match="another configuration: name"):
         Agent(config(name="other"), agent.store, KEY)
 
 

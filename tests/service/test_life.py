@@ -86,8 +86,8 @@ def test_a_missing_key_is_not_replaced(tmp_path):
 def test_another_experiment_on_the_same_store_is_refused(tmp_path):
     with running(tmp_path):
         pass
-    changed = CONFIG.replace("rate = 0.5", "rate = 0.25")
-    with pytest.raises(AssertionError, match="frozen"):
+    changed = CONFIG.replace("rate = 0.5", "rate = 0.25") + "\n[units]\nttl = 60.0\n"
+    with pytest.raises(AssertionError, match="another configuration: units"):
         start(tmp_path, config=changed)
 
 

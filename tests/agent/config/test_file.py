@@ -160,8 +160,8 @@ def test_models() -> None:
         return {"models": list(given)}
 
     a, b, c = ({"name": name} for name in "abc")
-    assert plan({}, models(a, b, c)) == {"models": "era"}
-    assert plan({}, models(b, a)) == {"models": "era"}
+    assert plan({}, models(a, b, c)) == {"models": "refused"}
+    assert plan({}, models(b, a)) == {"models": "refused"}
     assert plan({}, models(a, {**b, "version": "2"})) == {"models[1].version": "era"}
     assert plan({}, models({**a, "price": 0.1}, b)) == {"models[0].price": "applied"}
 
@@ -180,10 +180,10 @@ def test_what_a_certificate_rests_on_starts_an_era_and_a_scale_never_changes() -
         "reward.window": "era",
         "policy.delta": "era",
         "policy.floor": "era",
-        "policy.rate": "applied",
+        "policy.rate": "era",
         "policy.epsilon": "applied",
         "policy.gate": "applied",
-        "features.context": "era",
+        "features.context": "refused",
         "budget.requests": "applied",
     }
 

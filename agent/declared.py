@@ -1,0 +1,54 @@
+"""The configuration in force, as the store keeps it: every version that was, the newest last.
+
+An experiment may be configured anew while it runs. What a predictable policy may change at any
+time is taken over; what changes the meaning of certified sums starts an era; what the log itself
+rests on is refused (`equipoise.agent.config.reload` has the rules).
+"""
+
+from __future__ import annotations
+
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.reload import Change, experiment_changes
+from equipoise.agent.errors import AgentError
+from equipoise.store.contract import Store
+
+_FIRST = "config"
+
+
+def declared(store: Store) -> str | None:
+    """The text of the configuration that was in force last, None in a store without one."""
+    versions = _versions(store)
+    return versions[max(versions)] if versions else None
+
+
+def keep(store: Store, text: str) -> None:
+    """Keep a configuration as the newest one; no change where it is that already."""
+    versions = _versions(store)
+    if not versions:
+        store.freeze(_FIRST, text)
+    elif versions[max(versions)] != text:
+        store.freeze(f"{_FIRST}:{max(versions) + 1}", text)
+
+
+def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
+    """What `config` changes in an experiment that runs already, () in a new store.
+
+    Raises AgentError naming every key that cannot change, with the reason.
+    """
+    held = declared(store)
+    if held is None or held == config.to_json():
+        return ()
+    found = experiment_changes(ExperimentConfig.from_json(held), config)
+    refused = [change.sentence for change in found if change.effect == "refused"]
+    if refused:
+        raise AgentError("the store was opened with another configuration: " + "; ".join(refused))
+    return found
+
+
+def _versions(store: Store) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for name, value in store.settings().items():
+        head, _, number = name.partition(":")
+        if head == _FIRST and (not number or number.isdecimal()):
+            found[int(number or 0)] = value
+    return found
