@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
@@ -170,11 +172,15 @@ class JournaledStore(Store):
         return slice_rows(held[0], held[1], held[1] + 1)
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
-        # A copy first: what leaves memory meanwhile is in SQLite when that is asked.
+        # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
+        # twice. A late repeat must not make the loop wait for a transaction.
+        waiting: dict[int, OutcomeBatch] = {}
         for segment in (*self._settling, *tuple(self._waiting)):
-            if isinstance(segment.batch, OutcomeBatch) and number in segment.batch.number:
-                self.settle(segment.seq + len(segment.batch))
-        return self._reader.outcome_parts(number)
+            if isinstance(segment.batch, OutcomeBatch):
+                for row in np.flatnonzero(segment.batch.number == number).tolist():
+                    waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)
+        found = self._reader.outcome_rows(number)
+        return [part for _, part in sorted({**waiting, **found}.items())]
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
         end = self._next_seq if until is None else min(until, self._next_seq)

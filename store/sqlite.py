@@ -233,12 +233,16 @@ class SqliteStore(Store):
         return None
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
-        return [
-            slice_rows(segment.batch, row, row + 1)
+        return list(self.outcome_rows(number).values())
+
+    def outcome_rows(self, number: int) -> dict[int, OutcomeBatch]:
+        """The outcome rows of a decision by seq, in seq order, each as a batch of one row."""
+        return {
+            segment.seq + row: slice_rows(segment.batch, row, row + 1)
             for segment in self._select(OUTCOMES, "number = ?", number)
             if isinstance(segment.batch, OutcomeBatch)
             for row in range(len(segment.batch))
-        ]
+        }
 
     def checkpoint(self, seq: int, state: bytes, at: float) -> None:
         check_checkpoint(self._name, seq, self.next_seq)
