@@ -56,6 +56,9 @@ _NEXT_SEQ = "SELECT max({}) + 1".format(
 )
 _NEXT_NUMBER = "SELECT coalesce(max(number), -1) + 1 FROM decisions"
 _FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
+_NAMES = (
+    "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
+)
 _INSERT = {table.batch: table.insert for table in LOG_TABLES}
 
 
@@ -212,6 +215,12 @@ class SqliteStore(Store):
                 )
             )
         return found
+
+    def request_names(self, until: int) -> Iterator[list[str]]:
+        """The request ids of the decisions before number `until`, some hundreds at a time."""
+        for start in range(0, until, _NAMES_AT_ONCE):
+            window = (start, min(start + _NAMES_AT_ONCE, until))
+            yield [name for (name,) in self._query(_NAMES, window)]
 
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()

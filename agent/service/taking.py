@@ -10,8 +10,8 @@ from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.schema import OutcomesAnswer, Rejected
 from equipoise.store.records import Outcome
 
-ROWS_AT_ONCE = 20
-"""Rows that are taken without a pause: some 200 microseconds, for which a decision may wait."""
+ROWS_AT_ONCE = 34
+"""Rows that are taken without a pause: some 300 microseconds, for which a decision may wait."""
 
 
 class Taking:
