@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError, WriteError
 from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.seen import Seen
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_connection import Durability
@@ -34,6 +37,7 @@ WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
 _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
+_BREATH_SECONDS = 0.002
 
 
 class JournaledStore(Store):
@@ -70,6 +74,7 @@ class JournaledStore(Store):
         self._name = f"store {self.path}"
         self._limit = waiting_rows
         self._next_seq, self._decisions = self._log.next_seq, self._log.decisions
+        self._decisions_at_start = self._decisions
         self._settled = self._next_seq
         self.must_sync = grouped and durability == "power"
         """Whether appended rows may be acknowledged only after `begin_sync`."""
@@ -81,11 +86,20 @@ class JournaledStore(Store):
         self._rows: dict[int, tuple[DecisionBatch, int]] = {}
         self._observed: set[str] = set()
         self._absent: set[str] = set()
+        # Two filters, each written by one thread: names from before, which are read beside the
+        # first requests, and names since. Until the first is whole SQLite is asked.
+        self._before, self._since = Seen(), Seen()
+        self._all_known = False
         self._change = threading.Condition()
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
+        self._learner = threading.Thread(target=self._learn_names, name="names", daemon=True)
+        if self._decisions:
+            self._learner.start()
+        else:
+            self._all_known = True
 
     @property
     def next_seq(self) -> int:
@@ -146,6 +160,7 @@ class JournaledStore(Store):
         for number, name in enumerate(batch.request_id or (), first):
             if name:
                 self._numbers[name] = number
+        self._since.add(batch.request_id or ())
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         waiting = self._numbers
@@ -153,7 +168,12 @@ class JournaledStore(Store):
         found = {name: waiting[name] for name in request_ids if name in waiting}
         others = [name for name in request_ids if name not in found]
         if others:
-            found.update(self._reader.find_requests(others))
+            asked = others
+            if self._all_known:
+                before, since = self._before, self._since
+                asked = [name for name in others if name in since or name in before]
+            if asked:
+                found.update(self._reader.find_requests(asked))
             self._absent = {name for name in others if name not in found}
         return found
 
@@ -170,11 +190,15 @@ class JournaledStore(Store):
         return slice_rows(held[0], held[1], held[1] + 1)
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
-        # A copy first: what leaves memory meanwhile is in SQLite when that is asked.
+        # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
+        # twice. A late repeat must not make the loop wait for a transaction.
+        waiting: dict[int, OutcomeBatch] = {}
         for segment in (*self._settling, *tuple(self._waiting)):
-            if isinstance(segment.batch, OutcomeBatch) and number in segment.batch.number:
-                self.settle(segment.seq + len(segment.batch))
-        return self._reader.outcome_parts(number)
+            if isinstance(segment.batch, OutcomeBatch):
+                for row in np.flatnonzero(segment.batch.number == number).tolist():
+                    waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)
+        found = self._reader.outcome_rows(number)
+        return [part for _, part in sorted({**waiting, **found}.items())]
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
         end = self._next_seq if until is None else min(until, self._next_seq)
@@ -245,6 +269,8 @@ class JournaledStore(Store):
         self._closing = True
         self._wake.set()
         self._thread.join()
+        if self._learner.is_alive():
+            self._learner.join()
         self._tail.close()
         self._tail.forget(self._settled)
         self._reader.close()
@@ -260,6 +286,19 @@ class JournaledStore(Store):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _learn_names(self) -> None:
+        """The thread that reads the names of the decisions that were there at the start."""
+        try:
+            with SqliteStore(self.path, read_only=True) as reader:
+                for names in reader.request_names(self._decisions_at_start):
+                    self._before.add(names)
+                    if self._closing:
+                        return
+                    time.sleep(_BREATH_SECONDS)
+        except StoreError:
+            return  # SQLite is then asked for ever, which is right and only slower
+        self._all_known = True
 
     def _settle_on(self) -> None:
         """The thread: gather, write, forget, until the store is closed."""

@@ -11,6 +11,17 @@ from equipoise.store.batches import Batch, Ints, Segment
 from equipoise.store.tables import TABLE_OF, Kind
 
 _WIDE = (Kind.VECTOR, Kind.OPTIONAL_VECTOR, Kind.MASK)
+_MAYBE = (Kind.TEXT, Kind.OPTIONAL_INTEGER)
+_FLAT = (0, 0)
+# What rows must have in common to stand in one batch: shared values, widths, which are absent.
+_SHARED = {
+    batch: [name for name, kind in table.columns.items() if kind is Kind.SHARED]
+    for batch, table in TABLE_OF.items()
+}
+_SHAPED = {
+    batch: [name for name, kind in table.columns.items() if kind in (*_WIDE, *_MAYBE)]
+    for batch, table in TABLE_OF.items()
+}
 
 
 def merge(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
@@ -31,14 +42,13 @@ def merge(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
 
 
 def _shape(batch: Batch) -> tuple[Any, ...]:
-    """What rows must have in common to stand in one batch."""
-    shape: list[Any] = [type(batch)]
-    for name, kind in TABLE_OF[type(batch)].columns.items():
+    kind = type(batch)
+    shape: list[Any] = [kind, *(getattr(batch, name) for name in _SHARED[kind])]
+    for name in _SHAPED[kind]:
         value = getattr(batch, name)
-        if kind is Kind.SHARED or value is None:
-            shape.append(value)
-        else:
-            shape.append(value.shape[1] if kind in _WIDE else True)
+        # Texts and numbers have no width, only their presence matters.
+        width = (*getattr(value, "shape", _FLAT), 0)[1]
+        shape.append(None if value is None else width)
     return tuple(shape)
 
 

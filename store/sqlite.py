@@ -56,6 +56,9 @@ _NEXT_SEQ = "SELECT max({}) + 1".format(
 )
 _NEXT_NUMBER = "SELECT coalesce(max(number), -1) + 1 FROM decisions"
 _FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
+_NAMES = (
+    "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
+)
 _INSERT = {table.batch: table.insert for table in LOG_TABLES}
 
 
@@ -213,6 +216,12 @@ class SqliteStore(Store):
             )
         return found
 
+    def request_names(self, until: int) -> Iterator[list[str]]:
+        """The request ids of the decisions before number `until`, some hundreds at a time."""
+        for start in range(0, until, _NAMES_AT_ONCE):
+            window = (start, min(start + _NAMES_AT_ONCE, until))
+            yield [name for (name,) in self._query(_NAMES, window)]
+
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
         for start in range(0, len(request_ids), _NAMES_AT_ONCE):
@@ -233,12 +242,16 @@ class SqliteStore(Store):
         return None
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
-        return [
-            slice_rows(segment.batch, row, row + 1)
+        return list(self.outcome_rows(number).values())
+
+    def outcome_rows(self, number: int) -> dict[int, OutcomeBatch]:
+        """The outcome rows of a decision by seq, in seq order, each as a batch of one row."""
+        return {
+            segment.seq + row: slice_rows(segment.batch, row, row + 1)
             for segment in self._select(OUTCOMES, "number = ?", number)
             if isinstance(segment.batch, OutcomeBatch)
             for row in range(len(segment.batch))
-        ]
+        }
 
     def checkpoint(self, seq: int, state: bytes, at: float) -> None:
         check_checkpoint(self._name, seq, self.next_seq)

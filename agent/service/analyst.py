@@ -76,7 +76,10 @@ def main() -> None:
     # Whatever a library prints must not end up between two messages.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    os.nice(10)  # decisions come first where both want one core
+    # Decisions come first where both want one core.
+    os.nice(10)
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     _serve(sys.stdin.buffer, answers)
 
 

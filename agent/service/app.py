@@ -42,8 +42,10 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
         "/v1/outcomes": daemon.hot.outcomes,
     }
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
+    gentle = {"/v1/outcomes": daemon.hot.outcomes_in_turns}
     return Front(
         hot,
+        gentle,
         rest,
         daemon,
         tokens,

@@ -73,7 +73,7 @@ class DirectProtocol(GuardedProtocol):
 
     def _direct_path(self) -> str | None:
         """The path of a hot request that can be answered at once, None for all others."""
-        path = self._front.direct.get(self.url)
+        path, most = self._front.direct.get(self.url, (None, 0))
         if path is None or self.parser.get_method() != b"POST":
             return None
         free = self.cycle is None or self.cycle.response_complete
@@ -87,7 +87,7 @@ class DirectProtocol(GuardedProtocol):
                 length = int(value)  # the parser has checked that it is a number
             elif name == b"transfer-encoding":
                 return None
-        return path if length is not None and length <= self._guard.body_bytes else None
+        return path if length is not None and length <= most else None
 
     def _write(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         if self.transport.is_closing():

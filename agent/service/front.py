@@ -7,7 +7,7 @@ for the two routes that every production request takes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -32,6 +32,10 @@ from equipoise.agent.service.tokens import Tokens
 
 _JSON = {"content-type": "application/json"}
 Handler: TypeAlias = Callable[[bytes], bytes]
+GentleHandler: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+
+SMALL_BYTES = 2048
+"""A body up to this size is a handful of rows at the most."""
 
 
 class Lifespan(Protocol):
@@ -45,13 +49,15 @@ class Lifespan(Protocol):
 class Front:
     """The ASGI application that the server runs.
 
-    hot: handler by path, for POST. rest: the application for all other requests.
+    hot: handler by path, for POST. gentle: handlers of large bodies to the same paths, which let
+    other requests in meanwhile. rest: the application for all other requests.
     barrier: what answers wait at, where they promise what only the disk keeps.
     """
 
     def __init__(
         self,
         hot: Mapping[str, Handler],
+        gentle: Mapping[str, GentleHandler],
         rest: Callable[[Scope, Receive, Send], object],
         lifespan: Lifespan,
         tokens: Tokens,
@@ -61,6 +67,7 @@ class Front:
         barrier: Barrier | None = None,
     ) -> None:
         self._hot = dict(hot)
+        self._gentle = dict(gentle)
         self._rest = rest
         self._lifespan = lifespan
         self.tokens = tokens
@@ -68,11 +75,13 @@ class Front:
         self._figures = figures
         self._log = log
         self._barrier = barrier
-        self.direct: dict[bytes, str] = {}
-        """Paths by the bytes of their URL that `answer` answers: all hot ones, unless answers
-        have to wait for the disk."""
+        self.direct: dict[bytes, tuple[str, int]] = {}
+        """Paths that `answer` answers, and the most bytes of a body, by the bytes of their URL:
+        all hot ones, unless answers have to wait for the disk."""
         if barrier is None:
-            self.direct = {path.encode(): path for path in hot}
+            for path in hot:
+                most = SMALL_BYTES if path in gentle else limits.body_bytes
+                self.direct[path.encode()] = path, most
 
     def answer(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes
@@ -112,7 +121,8 @@ class Front:
                 self.tokens.check(scope["headers"], "route")
             body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
             start = time.perf_counter()
-            answer = handler(body)
+            gentle = self._gentle.get(path)
+            answer = handler(body) if gentle is None else await gentle(body)
             if self._barrier is not None:
                 await self._barrier.wait()
         except ClientGone:

@@ -6,7 +6,7 @@ on, the answer is the routed model with the reason, and nothing will be learnt f
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -14,7 +14,6 @@ import msgspec
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.figures import Figures
-from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.problems import refuse
 from equipoise.agent.service.schema import (
     DecideBatchAnswer,
@@ -24,9 +23,9 @@ from equipoise.agent.service.schema import (
     OutcomesAnswer,
     OutcomesRequest,
     PassThrough,
-    Rejected,
 )
 from equipoise.agent.service.switches import Switches
+from equipoise.agent.service.taking import Taking
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError
 from equipoise.store.records import Decision, Outcome, Request
 
@@ -68,11 +67,26 @@ class Hot:
     def outcomes(self, body: bytes) -> bytes:
         """One outcome, which is taken or refused; or many, each judged alone."""
         outcomes = self._outcomes.decode(body)
-        if isinstance(outcomes, list):
-            self._check_rows("the list", len(outcomes))
-            return self._encode(self._taken(outcomes))
-        counts = self._observe([outcomes])
-        return self._encode(OutcomesAnswer(**counts, rejected=[]))
+        if not isinstance(outcomes, list):
+            return self._encode(OutcomesAnswer(**self._observe([outcomes]), rejected=[]))
+        taking = self._taking(outcomes)
+        for _ in taking.turns():
+            pass
+        return self._encode(taking.answer())
+
+    async def outcomes_in_turns(self, body: bytes) -> bytes:
+        """As `outcomes`, letting other requests in after every few rows."""
+        outcomes = self._outcomes.decode(body)
+        if not isinstance(outcomes, list):
+            return self._encode(OutcomesAnswer(**self._observe([outcomes]), rejected=[]))
+        taking = self._taking(outcomes)
+        for _ in taking.turns():
+            await asyncio.sleep(0)
+        return self._encode(taking.answer())
+
+    def _taking(self, outcomes: Sequence[Outcome]) -> Taking:
+        self._check_rows("the list", len(outcomes))
+        return Taking(outcomes, self._observe, self._figures)
 
     def _decide_one(self, requests: Sequence[Request]) -> list[Decision]:
         return [self._gateway.decide_one(requests[0])]
@@ -126,20 +140,6 @@ class Hot:
         self._figures.outcomes.update(counts)
         return counts
 
-    def _taken(self, outcomes: Sequence[Outcome]) -> OutcomesAnswer:
-        total: Counter[str] = Counter()
-        rejected: list[Rejected] = []
-        for rows in _rounds(outcomes):
-            total += take_apart(outcomes, rows, self._observe, rejected)
-        rejected.sort(key=lambda row: row.index)
-        self._figures.outcomes["rejected"] += len(rejected)
-        return OutcomesAnswer(
-            accepted=total["accepted"],
-            duplicates=total["duplicates"],
-            late=total["late"],
-            rejected=rejected,
-        )
-
     def _check_rows(self, what: str, count: int) -> None:
         if count > self._rows:
             raise refuse(
@@ -148,20 +148,6 @@ class Hot:
                 field=what,
                 limit=f"{self._rows} rows",
             )
-
-
-def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
-    """Positions of rows such that no round holds two parts of one decision; order is kept."""
-    rounds: list[list[int]] = []
-    seen: dict[str | None, int] = {}
-    for row, outcome in enumerate(outcomes):
-        name = outcome.decision_id or outcome.request_id
-        turn = seen.get(name, 0)
-        seen[name] = turn + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(row)
-    return rounds
 
 
 def _answer(decision: Decision) -> DecisionAnswer:

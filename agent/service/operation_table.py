@@ -48,7 +48,7 @@ def _hot(daemon: Daemon, example: dict[str, object]) -> Sequence[Operation]:
         return hot.decide_batch(call.body)
 
     async def outcomes(call: Call) -> bytes:
-        return hot.outcomes(call.body)
+        return await hot.outcomes_in_turns(call.body)
 
     return (
         Operation(

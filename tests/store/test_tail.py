@@ -188,6 +188,30 @@ def test_look_ups_see_what_waits(path: Path, author: Any, stuck: Any, rows_of: A
         assert store.find_requests(["a", "b", "c"]) == {"a": 0, "c": 2}
 
 
+def test_parts_of_an_outcome_are_found_in_memory_and_in_sqlite(
+    path: Path, author: Any, stuck: Any, rows_of: Any
+) -> None:
+    with JournaledStore(path) as store, MemoryStore() as memory:
+        for batch in (author.decisions(4), *(author.outcomes(5) for _ in range(6))):
+            store.append(batch)
+            memory.append(batch)
+        for turn in range(3):
+            for number in range(5):
+                kept, expected = store.outcome_parts(number), memory.outcome_parts(number)
+                assert [rows_of(0, part) for part in kept] == [
+                    rows_of(0, part) for part in expected
+                ]
+            if turn == 0:
+                stuck.set()
+                assert store.settle(seconds=10)
+                stuck.clear()
+                for batch in (author.outcomes(5), author.outcomes(2)):
+                    store.append(batch)
+                    memory.append(batch)
+            else:
+                stuck.set()
+
+
 def test_what_waits_is_bounded(path: Path, author: Any, stuck: Any) -> None:
     with JournaledStore(path, waiting_rows=10) as store:
         store.append(author.outcomes(8))
