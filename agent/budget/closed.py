@@ -58,7 +58,7 @@ class Closed:
         excluded = None
         if len(self._excluded):
             excluded = np.isin(requests.unit, self._excluded)
-        if not self._capped:
+        if not self._capped or not len(requests):
             rows = slice(None)
             return _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
         left = np.maximum(self._caps - ledger.by_model, 0.0)

@@ -1,4 +1,4 @@
-"""Money at equal precision, with the price of a model in the rule and without."""
+"""Money and precision, with the price of a model in the rule and without."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import numpy as np
 
 from equipoise.replay.averages import TAILS, Floats, resample_counts
 from equipoise.replay.experiments.arms import CHALLENGERS, Arm, ArmStreams
-from equipoise.replay.experiments.findings import Entry, Table
+from equipoise.replay.experiments.findings import Entry, Measured, Table
+from equipoise.replay.experiments.measures import entry
 from equipoise.replay.experiments.streams import Setting
 
 MARKS = (100, 300, 1000, 3000)
-"""Randomized requests of the arm without prices whose precision the other one has to reach."""
+"""Randomized requests of the arm without prices at whose spend and precision both are compared."""
 
 
 def money_tables(streams: ArmStreams, plain: Arm, priced: Arm) -> Iterator[Table]:
-    """USD until the contrasts that matter are as precise as `plain` has them at each mark."""
+    """Precision at equal money and money at equal precision, at the marks of `plain`."""
     marks = [mark for mark in MARKS if mark in streams.checkpoints]
     yield Table(
         "money",
-        "Money at equal precision, with and without the price in the rule",
+        "Money and precision, with the price in the rule and without",
         "RMSE of the contrasts that matter (the best model against its"
-        f" {CHALLENGERS} closest challengers), the USD that {plain.label} spends on randomized"
-        f" requests until then, the USD at which {priced.label} reaches the same RMSE and stays"
-        " there (interpolated between checkpoints), and how many times less that is [paired 95%"
-        " bootstrap interval]; more is better.",
-        ("setting", "EXP", "RMSE", "USD without", "USD with", "times less"),
+        f" {CHALLENGERS} closest challengers) of {plain.label} at a number of randomized requests,"
+        f" and the USD it spent on them; the RMSE of {priced.label} for the same money over it"
+        " [paired 95% bootstrap interval; below 1 prices pay]; and the USD from which the latter"
+        f" stays at that RMSE. Never: not with {streams.checkpoints[-1]:,} randomized requests; at"
+        " once: before any, from the log.",
+        ("setting", "EXP", "RMSE", "USD", "RMSE with prices, ratio", "USD with prices"),
         tuple(
             (str(setting), mark, *_compared(streams, setting, mark, plain, priced))
             for setting in streams.settings
@@ -46,37 +48,48 @@ def _compared(
         )
         for arm in (plain, priced)
     )
-
-    def read(weights: Floats) -> tuple[Floats, Floats, Floats]:
-        level, without = np.sqrt(weights @ squares[:, at]), weights @ spent[:, at]
-        rmse = np.sqrt(weights @ priced_squares)
-        return level, without, spend_at(rmse, weights @ priced_spent, level)
-
     runs = len(squares)
-    level, without, with_prices = (each[0] for each in read(np.full((1, runs), 1.0 / runs)))
-    _, drawn_without, drawn_with = read(resample_counts(runs) / runs)
-    low, high = np.quantile(drawn_without / drawn_with, TAILS)
+    every = np.full((1, runs), 1.0 / runs)
+    resampled = resample_counts(runs) / runs
+
+    def ratio(weights: Floats) -> Floats:
+        level, money = weights @ squares[:, at], weights @ spent[:, at]
+        curves, moneys = weights @ priced_squares, weights @ priced_spent
+        rows = zip(money, moneys, curves, strict=True)
+        there = np.array([np.interp(each, x, y, right=np.nan) for each, x, y in rows])
+        return np.asarray(np.sqrt(there / level))
+
+    level, money = float(squares[:, at].mean()), float(spent[:, at].mean())
+    needed = spend_at(every @ priced_squares, every @ priced_spent, np.array([level]))[0]
     return (
-        float(round(level, 4)),
-        float(round(without, 1)),
-        float(round(with_prices, 1)) if np.isfinite(with_prices) else "never",
-        f"{without / with_prices:.2f} [{low:.2f}, {high:.2f}]",
+        float(round(np.sqrt(level), 4)),
+        float(round(money, 1)),
+        _measured(float(ratio(every)[0]), ratio(resampled)),
+        "never" if np.isinf(needed) else "at once" if needed <= 0.0 else float(round(needed, 1)),
     )
 
 
-def spend_at(rmse: Floats, spend: Floats, level: Floats) -> Floats:
-    """(N,) spend from which rmse (N, C) stays at or below level (N,); inf for never.
+def _measured(point: float, drawn: Floats) -> Measured:
+    known = drawn[np.isfinite(drawn)]
+    if not np.isfinite(point) or len(known) < 2:
+        return entry(point, np.nan, np.nan)
+    low, high = np.quantile(known, TAILS)
+    return entry(point, float(low), float(high))
+
+
+def spend_at(errors: Floats, spend: Floats, level: Floats) -> Floats:
+    """(N,) spend from which errors (N, C) stay at or below level (N,); inf for never.
 
     Linear in the spend (N, C) between the last checkpoint above the level and the next.
     """
-    found = np.full(len(rmse), np.inf)
-    for row, (errors, money, limit) in enumerate(zip(rmse, spend, level, strict=True)):
-        above = np.flatnonzero(~(errors <= limit))
+    found = np.full(len(errors), np.inf)
+    for row, (curve, money, limit) in enumerate(zip(errors, spend, level, strict=True)):
+        above = np.flatnonzero(~(curve <= limit))
         last = int(above[-1]) if len(above) else -1
         if last < 0:
-            found[row] = max(money[0], 1e-12)
-        elif last + 1 < len(errors):
-            start = errors[last]
-            share = (start - limit) / (start - errors[last + 1]) if np.isfinite(start) else 1.0
+            found[row] = money[0]
+        elif last + 1 < len(curve):
+            start = curve[last]
+            share = (start - limit) / (start - curve[last + 1]) if np.isfinite(start) else 1.0
             found[row] = money[last] + share * (money[last + 1] - money[last])
     return found

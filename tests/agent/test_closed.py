@@ -65,6 +65,12 @@ def test_requests_a_full_model_could_not_get_are_not_certified() -> None:
     assert certified.overall.rows == 400 - closed.sum()
 
 
+def test_no_requests_are_no_decisions() -> None:
+    traffic = Traffic(np.random.default_rng(4))
+    for agent in (capped(5, None, None), capped(None, None, None)):
+        assert len(agent.decide(traffic.requests(0))) == 0
+
+
 def test_without_caps_nothing_is_masked() -> None:
     agent, traffic = capped(None, None, None), Traffic(np.random.default_rng(2))
     assert agent.decide(traffic.requests(50)).eligible is None

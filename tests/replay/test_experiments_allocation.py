@@ -132,7 +132,7 @@ def test_prices_move_money_to_cheaper_models(ran) -> None:
     rmse = np.sqrt(found.mattering(OURS.label)[:, at].mean())
     assert row["RMSE"] == pytest.approx(rmse, abs=1e-4)
     spent = found.curves(OURS.label, "spend")[:, at].mean()
-    assert row["USD without"] == pytest.approx(spent, abs=0.05)
+    assert row["USD"] == pytest.approx(spent, abs=0.05)
 
 
 def test_gates_are_compared_at_equal_exp_and_assignment(ran) -> None:
