@@ -121,7 +121,11 @@ class Daemon:
 
     def reconfigure(self, config: ExperimentConfig) -> None:
         """Take over what may change in a running experiment. Raises AgentError for the rest."""
-        self.agent.reconfigure(config, self.clock())
+        found = self.agent.reconfigure(config, self.clock())
+        if any(change.key.startswith("budget") for change in found):
+            self.switches.set_budget(config.budget.requests, self.clock())
+        else:
+            self.switches.keep_budget()
         # The next analyst reads the configuration, and every rule, from the store.
         self.analysis.forget()
 

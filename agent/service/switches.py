@@ -25,8 +25,7 @@ class Switches:
         self._agent = agent
         self._mode = mode
         self.kill_switch = kill_switch
-        for control in agent.store.controls():
-            self._apply(control)
+        self.keep_budget()
         self._act()
 
     def pause(self, reason: str, at: float) -> ModeAnswer:
@@ -54,6 +53,11 @@ class Switches:
         """Change the hard stop; counted from the start of the experiment."""
         self._set(Control(at=at, name=BUDGET, value=_text(requests)))
         return self.budget()
+
+    def keep_budget(self) -> None:
+        """Put the budget that an operator set last in force again."""
+        for control in self._agent.store.controls():
+            self._apply(control)
 
     def set_mode(self, mode: Mode) -> None:
         """Take another mode, from a configuration that was read again."""

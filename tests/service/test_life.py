@@ -173,6 +173,30 @@ def test_a_hangup_reads_the_configuration_again(tmp_path):
         assert daemon.ask("GET", "/readyz").json["mode"]["mode"] == "observe"
 
 
+def test_a_hangup_takes_over_what_may_change_in_a_running_experiment(tmp_path):
+    other = CONFIG.replace('assignment = "uniform"', 'assignment = "top-two"')
+    with running(tmp_path) as daemon:
+        before = daemon.ask("GET", "/readyz").json["rule_id"]
+        write_config(tmp_path, config=other + "[budget]\nrequests = 0\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: any("budget.requests" in line for line in daemon.log))
+        assert daemon.ask("GET", "/readyz").json["rule_id"] == before
+        write_config(tmp_path, config=other + "[budget]\nrequests = 1\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: any("reloaded" in line for line in daemon.log))
+        assert daemon.ask("GET", "/readyz").json["rule_id"] != before
+        assert daemon.ask("GET", "/v1/budget").json["requests"] == 1
+        drawn = [daemon.decide(f"r{index}")["randomized"] for index in range(20)]
+        assert sum(drawn) == 1
+        assert daemon.ask("GET", "/v1/estimates").status == 200
+        write_config(tmp_path, config=other.replace("rate = 0.5", "rate = 0.25"))
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: any("at the next start" in line for line in daemon.log))
+    with running(tmp_path, config=other.replace("rate = 0.5", "rate = 0.25")) as daemon:
+        assert daemon.decide("later")["era"] == 1
+        assert daemon.ask("GET", "/v1/budget").json["requests"] == 1
+
+
 def test_an_outcome_that_never_comes_expires(tmp_path):
     config = CONFIG + "[reward]\nwindow = 0.2\n"
     with running(tmp_path, "expiry_seconds = 0.1", config=config) as daemon:
