@@ -335,11 +335,20 @@ class Agent(Steering):
         """Act by a changed configuration from the next decision on, and keep it."""
         meaning = [change.key for change in found if change.effect == "era"]
         if meaning:
-            self.open_era(f"configured anew: {', '.join(meaning)}", at)
+            turned = [change.key for change in found if change.key.endswith(".retired")]
+            back = np.array([f"models[{at}].retired" in turned for at in range(len(self.models))])
+            before = self.eras.active(self.rule.era) | self.eras.added() | back
+            reason = f"configured anew: {', '.join(meaning)}"
+            self.open_era(reason, at, before & ~self._retired)
         else:
             self.refresh(at)
         # Last: if the process ends before, the change is found again.
         keep(self.store, self.config.to_json())
+
+    @property
+    def _retired(self) -> Flags:
+        """(K,) models that are declared retired."""
+        return np.array([model.retired for model in self.config.models])
 
     def _freeze(self, key: bytes | None, at: float, changed: tuple[Change, ...]) -> None:
         schema = self.config.features.schema_hash
@@ -363,6 +372,8 @@ class Agent(Steering):
                     schema_hash=schema,
                 )
             )
+            if self._retired.any():
+                self.eras.keep_active(0, ~self._retired)
 
     def _last_rule(self, at: float) -> Rule:
         stored = self.store.rules()
@@ -379,6 +390,6 @@ class Agent(Steering):
             allocation=self.policy.freeze(snapshot),
             prediction=None,
             frozen=self.certifier.spec.neutral(),
-            active=np.ones(len(self.models), dtype=bool),
+            active=~self._retired,
         )
         return self.rules.add(first, at)

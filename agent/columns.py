@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import Floats, Ints
+from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
 
 
 def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
@@ -30,6 +31,21 @@ def occurrence(number: Ints) -> Ints:
     result = np.empty(len(number), dtype=np.int64)
     result[order] = np.arange(len(ordered)) - np.repeat(start, length)
     return result
+
+
+def widened(batch: DecisionBatch, active: Flags, models: int) -> tuple[DecisionBatch, Flags]:
+    """Decisions from before models were added, as decisions among all K that never gave them any.
+
+    active: models that the batch's era compared. Returns both with K columns.
+    """
+    more = models - len(active)
+    count = len(batch)
+    shares = np.hstack([batch.probabilities, np.zeros((count, more))])
+    eligible = batch.eligible
+    if eligible is not None:
+        eligible = np.hstack([eligible, np.zeros((count, more), dtype=bool)])
+    wide = replace(batch, probabilities=shares, eligible=eligible)
+    return wide, np.append(active, np.zeros(more, dtype=bool))
 
 
 def open_arrays(

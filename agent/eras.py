@@ -34,10 +34,24 @@ class Eras:
         return next((e.reason for e in self._store.eras() if e.era == era), "")
 
     def active(self, era: int) -> Flags:
-        """(K,) the models that an era compares."""
+        """(K,) the models that an era compares; none that came after it."""
         text = self._store.settings().get(f"active:{era}")
-        names = self._models if text is None else msgspec.json.decode(text, type=list[str])
+        if text is not None:
+            names = msgspec.json.decode(text, type=list[str])
+        else:
+            names = next((e.models for e in self._store.eras() if e.era == era), [])
         return np.array([name in names for name in self._models])
+
+    def added(self) -> Flags:
+        """(K,) models that the newest era did not know."""
+        newest = self.newest
+        known = self._models if newest is None else newest.models
+        return np.array([name not in known for name in self._models])
+
+    def keep_active(self, era: int, active: Flags) -> None:
+        """Keep which models an era compares."""
+        names = [name for name, on in zip(self._models, active.tolist(), strict=True) if on]
+        self._store.freeze(f"active:{era}", msgspec.json.encode(names).decode())
 
     def open(self, era: int, reason: str, at: float, active: Flags, like: Era) -> None:
         """Open an era. like: the one before it, whose key and schema stay."""
@@ -50,7 +64,6 @@ class Eras:
             schema_hash=like.schema_hash,
         )
         self._store.put(record)
-        names = [name for name, on in zip(self._models, active.tolist(), strict=True) if on]
         # After the era: if the process ends in between, the era compares every model, and what
         # asked for fewer (a guardrail) asks again.
-        self._store.freeze(f"active:{era}", msgspec.json.encode(names).decode())
+        self.keep_active(era, active)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.certificates import Certificates, Rules, Spec
-from equipoise.agent.columns import joined, occurrence, open_arrays
+from equipoise.agent.columns import joined, occurrence, open_arrays, widened
 from equipoise.agent.keys import context_groups, unit_groups
 from equipoise.agent.moments.codec import StateFormatError, decode_like, encode
 from equipoise.agent.moments.state import Dimensions, Moments
@@ -209,13 +209,15 @@ class Fold:
         if isinstance(batch, DecisionBatch):
             rule = self._rules.ordinal(batch.rule_id)
             active = self._rules.by_ordinal(rule).active
+            if len(active) < self.dimensions.models:
+                batch, active = widened(batch, active, self.dimensions.models)
             self.pending.insert(batch, rule, self._rate_min, self.certified.watermark, active)
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
             self.randomized += int(np.count_nonzero(batch.randomized))
             self.ledger.take(batch)
             if batch.eligible is not None:
-                self.masked += int(np.count_nonzero(~batch.eligible.all(axis=1)))
+                self.masked += int(np.count_nonzero(~batch.eligible[:, active].all(axis=1)))
         elif isinstance(batch, OutcomeBatch):
             self._take_outcomes(batch)
         elif isinstance(batch, ObservationBatch):

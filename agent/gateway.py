@@ -248,7 +248,8 @@ class Gateway:
                 randomized=bool(batch.randomized[row]),
                 propensity=float(chance[row]),
                 rate=float(batch.rate[row]),
-                probabilities=dict(zip(models, batch.probabilities[row].tolist(), strict=True)),
+                # A decision from before a model was added says nothing of it.
+                probabilities=dict(zip(models, batch.probabilities[row].tolist(), strict=False)),
                 uniform=float(batch.uniform[row]),
                 rule_id=batch.rule_id,
                 era=batch.era,

@@ -174,7 +174,8 @@ class Reader:
         moments = self.view().moments
         rows = float(moments.obs.count.sum() + moments.exp.count.sum())
         if looked is None:
-            if held is not None and rows < RENEWAL * held.rows:
+            known = held is not None and len(held.effects) == len(self.models)
+            if held is not None and known and rows < RENEWAL * held.rows:
                 return held
             looked = self.estimates([self.config.policy.estimator])[self.config.policy.estimator]
         scorer = looked.scorer

@@ -67,11 +67,11 @@ def _frame(batch: Batch, config: ExperimentConfig) -> pd.DataFrame:
         elif name == "outputs":
             columns.update(_wide("y", transform.output_names, value))
         elif name == "probabilities":
-            columns.update(_wide("p", models, value))
+            columns.update(_wide("p", models[: value.shape[1]], value))
         elif name == "metrics":
             columns.update(_wide("metric", [item.name for item in config.guardrails], value))
         elif name == "eligible":
-            columns.update(_wide("eligible", models, value))
+            columns.update(_wide("eligible", models[: value.shape[1]], value))
         elif name in ("routed", "model", "served"):
             columns[name] = models[value]
         elif name == "number":

@@ -144,6 +144,10 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             limit = f"{FEWEST_MODELS} to {MOST_MODELS} models"
             fix = "add the models to compare" if count < FEWEST_MODELS else "compare fewer at once"
             yield Problem("models", str(count), limit, fix, ("models",))
+        elif sum(not model.retired for model in self.models) < FEWEST_MODELS:
+            left = ", ".join(model.name for model in self.models if not model.retired) or "none"
+            fix = "compare another one, or end the experiment"
+            yield Problem("models", f"{left} not retired", f"{FEWEST_MODELS} or more", fix)
         for name, times in Counter(self.model_names).items():
             if times > 1:
                 received = f"{shown(name)} {times} times"

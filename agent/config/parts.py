@@ -32,13 +32,15 @@ class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that requests may be sent to.
 
     name: what the router calls it. price: USD per request, None where unknown. version: a new
-    version of a model is a new treatment, and starts an era. max_requests: randomized requests it
-    may get in all; once it is full, requests go to the others and are no longer certified.
+    version of a model is a new treatment, and starts an era. retired: no request is randomized onto
+    it any more; it stays in the list, since the log counts models by position. max_requests:
+    randomized requests it may get in all; once it is full, an era without it begins.
     """
 
     name: str
     price: float | None = None
     version: str = ""
+    retired: bool = False
     max_requests: int | None = None
 
     def faults(self) -> Iterator[Problem]:

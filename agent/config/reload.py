@@ -34,7 +34,9 @@ NEED_RESTART = ("store", "host", "port", "durability", "kill_switch", "limits")
 RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
     {
         "name": ("refused", _ANOTHER),
-        "models": ("refused", "the log counts models by position: start a new store"),
+        "models": ("refused", "models are only added at the end, or retired: start a new store"),
+        "models[]": ("era", "a model is added at the end"),
+        "models[].retired": ("era", "other models are compared"),
         "models[].version": ("era", "another version of a model is another treatment"),
         "models[].price": ("applied", "the next rule allocates by it"),
         "models[].max_requests": ("applied", "from the next decision on"),
@@ -149,9 +151,11 @@ def _changes(old: Any, new: Any, key: str) -> Iterator[Change]:
             yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
         return
     if isinstance(old, list) and isinstance(new, list) and key == "models":
-        if [model["name"] for model in old] == [model["name"] for model in new]:
-            for at, pair in enumerate(zip(old, new, strict=True)):
+        if [model["name"] for model in old] == [model["name"] for model in new[: len(old)]]:
+            for at, pair in enumerate(zip(old, new, strict=False)):
                 yield from _changes(*pair, f"{key}[{at}]")
+            for at in range(len(old), len(new)):
+                yield _change(f"{key}[{at}]", f"added: {new[at]['name']}")
             return
         names = ["/".join(model["name"] for model in side) for side in (old, new)]
         yield _change(key, f"from {names[0]} to {names[1]}")

@@ -127,7 +127,7 @@ def test_an_era_is_for_the_next_start_and_says_so():
     ("changed", "key"),
     [
         ({"reward": RewardConfig(low=0.0, high=5.0, window=100.0)}, r"reward\.high"),
-        ({"models": [*config().models, ModelConfig(name="new")]}, "models"),
+        ({"models": config().models[::-1]}, "models"),
         ({"units": UnitsConfig(ttl=5.0)}, "units"),
         ({"name": "other"}, "name"),
     ],

@@ -160,7 +160,8 @@ def test_models() -> None:
         return {"models": list(given)}
 
     a, b, c = ({"name": name} for name in "abc")
-    assert plan({}, models(a, b, c)) == {"models": "refused"}
+    assert plan({}, models(a, b, c)) == {"models[2]": "era"}
+    assert plan({}, models(a, {**b, "retired": False}, c)) == {"models[2]": "era"}
     assert plan({}, models(b, a)) == {"models": "refused"}
     assert plan({}, models(a, {**b, "version": "2"})) == {"models[1].version": "era"}
     assert plan({}, models({**a, "price": 0.1}, b)) == {"models[0].price": "applied"}
