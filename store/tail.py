@@ -1,6 +1,6 @@
 """The tail of a log: batches on disk before SQLite has them, one checked frame each.
 
-A frame is appended with one write, which the death of the process cannot undo; SQLite follows in
+A frame is copied into a mapped file, which the death of the process cannot undo; SQLite follows in
 large transactions, and files whose frames it holds are removed. What a killed writer left behind
 is replayed by the next one.
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import struct
@@ -36,8 +37,8 @@ from equipoise.store.tables import LOG_TABLES, Kind
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
 
-FILE_BYTES = 8 << 20
-"""A file that has grown beyond this is followed by a new one."""
+FILE_BYTES, LEAST_BYTES = 8 << 20, 64 << 10
+"""The room a file is given, and that where a disk is nearly full."""
 
 _PROBE_BYTES = 4096
 _HEADER = struct.Struct("<IIQ")
@@ -131,6 +132,10 @@ def read_tail(store: Path, next_seq: int) -> Iterator[Segment]:
 class TailWriter:
     """Appends frames to the newest tail file of a store that this process may write.
 
+    Files are given their room when they are made and written through a mapping: an append is a
+    copy of bytes, which needs no system call, fails for no lack of room, and lets no other thread
+    in between. The death of the process loses none of it.
+
     sync: when frames reach the disk itself: "never" (when the system likes), "each" (before
     `append` returns), or "asked" (when `begin_sync` is called).
     Not for several threads, but `forget` may come from another one.
@@ -141,7 +146,8 @@ class TailWriter:
         self._sync = sync
         self._number = 0
         self._file = -1
-        self._size = 0
+        self._map: mmap.mmap | None = None
+        self._room = self._size = 0
         self._last = -1
         self._closed: list[tuple[int, Path]] = []
 
@@ -150,32 +156,23 @@ class TailWriter:
 
         Raises FullStoreError, ReadOnlyStoreError or WriteError; the tail then ends as before.
         """
-        try:
-            if self._file < 0 or self._size > FILE_BYTES:
-                self._begin()
-            written = os.write(self._file, frame)
-            if written < len(frame):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self._sync == "each":
+        self._make_room(len(frame))
+        assert self._map is not None
+        start, end = self._size, self._size + len(frame)
+        self._map[start:end] = frame
+        if self._sync == "each":
+            try:
                 os.fdatasync(self._file)
-        except OSError as error:
-            self._undo()
-            raise _as_store_error(self._store, error) from error
-        self._size += len(frame)
+            except OSError as error:
+                # A header of zeros ends the file.
+                self._map[start : start + _HEADER.size] = bytes(_HEADER.size)
+                raise _as_store_error(self._store, error) from error
+        self._size = end
         self._last = seq + rows
 
     def probe(self) -> None:
-        """Raise what `append` would: write a page of zeros, which is no frame, and take it back."""
-        try:
-            if self._file < 0:
-                self._begin()
-            room = b"\0" * _PROBE_BYTES
-            if os.write(self._file, room) < len(room):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise _as_store_error(self._store, error) from error
-        finally:
-            self._undo()
+        """Raise what `append` of a page would raise."""
+        self._make_room(_PROBE_BYTES)
 
     def begin_sync(self) -> Callable[[], None]:
         """A function, for any thread, that puts on the disk what was appended before this call.
@@ -206,37 +203,54 @@ class TailWriter:
 
     def close(self) -> None:
         """Stop writing. Files stay unless they were forgotten before."""
-        if self._file >= 0:
+        if self._map is not None:
             if self._sync == "asked":
                 os.fdatasync(self._file)
+            self._map.close()
             os.close(self._file)
             self._closed.append((self._last, self._path()))
-            self._file = -1
+            self._file, self._map, self._room, self._size = -1, None, 0, 0
 
-    def _begin(self) -> None:
-        self.close()
-        self._number += 1
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(self._path(), flags, 0o644)
-        self._size = 0
-        if self._sync != "never":
-            folder = os.open(self._store.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def _undo(self) -> None:
-        """Cut off what a failed write left; where even that fails, go on in a new file."""
-        if self._file < 0:
+    def _make_room(self, size: int) -> None:
+        """See to it that `size` bytes fit into the file, with a new one where they do not."""
+        if self._size + size <= self._room:
             return
         try:
-            os.ftruncate(self._file, self._size)
-        except OSError:
+            try:
+                made = self._make_file(max(FILE_BYTES, size))
+            except OSError as error:
+                if error.errno not in _FULL or size > LEAST_BYTES:
+                    raise
+                made = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
             self.close()
+        except OSError as error:
+            raise _as_store_error(self._store, error) from error
+        self._number += 1
+        self._file, self._map = made
+        self._room = len(self._map)
 
-    def _path(self) -> Path:
-        return self._store.with_name(f"{self._store.name}.tail.{self._number}")
+    def _make_file(self, room: int) -> tuple[int, mmap.mmap]:
+        path = self._path(self._number + 1)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        file = os.open(path, flags, 0o644)
+        try:
+            os.posix_fallocate(file, 0, room)
+            mapped = mmap.mmap(file, room)
+            if self._sync != "never":
+                folder = os.open(self._store.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+        except BaseException:
+            os.close(file)
+            path.unlink()
+            raise
+        return file, mapped
+
+    def _path(self, number: int | None = None) -> Path:
+        which = self._number if number is None else number
+        return self._store.with_name(f"{self._store.name}.tail.{which}")
 
 
 def _as_store_error(store: Path, error: OSError) -> WriteError | ReadOnlyStoreError:

@@ -177,6 +177,8 @@ class Daemon:
     async def _refresh(self) -> None:
         rows = self.agent.fold.next_seq
         if rows == self._folded:
+            # Started before there is anything to do, the analyst is there when there is.
+            await self.analysis.start()
             return
         self._outcomes = self.figures.outcomes["accepted"]
         if await self.analysis.refresh():

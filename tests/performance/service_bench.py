@@ -214,6 +214,8 @@ def main() -> None:
             with server(commands[name], port) as pid:
                 if len(cores) > 1:
                     os.sched_setaffinity(0, set(cores[1:]))
+                if name == "daemon":  # its analyst is a second in starting
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/estimates").close()
                 found = []
                 for turn, rate in enumerate(rates):
                     seed = 1000 * offset + turn

@@ -135,7 +135,9 @@ def test_a_torn_last_frame_was_never_acknowledged(
 ) -> None:
     abandoned(path, [author.decisions(2), author.outcomes(3)], monkeypatch)
     (file,) = tail_files(path)
-    file.write_bytes(file.read_bytes()[:-1])
+    data = file.read_bytes()
+    frames = [to_frame(part.seq, part.batch) for part in read_frames(data)]
+    file.write_bytes(data[: len(b"".join(frames)) - 1] + bytes(100))
     with SqliteStore(path) as store:
         assert (store.next_seq, store.decisions) == (2, 2)
 
@@ -254,26 +256,64 @@ def test_closing_while_sqlite_refuses_keeps_the_tail(
 def test_a_write_that_fails_leaves_the_log_as_it_was(
     path: Path, author: Any, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StoreError]
 ) -> None:
-    write = os.write
     with JournaledStore(path) as store:
         store.append(author.outcomes(1))
         refused = author.decisions(2, request_id=["a", "b"])
         with monkeypatch.context() as patch:
+            patch.setattr(tail_module, "FILE_BYTES", 1)
+            patch.setattr(store._tail, "_room", 0)
 
-            def half(file: int, data: bytes) -> int:
-                if len(data) < 100 or data[8:10] == b"\x00":
-                    return write(file, data)
-                write(file, data[: len(data) // 2])
+            def no_room(file: int, start: int, size: int) -> None:
                 raise OSError(number, os.strerror(number))
 
-            patch.setattr(os, "write", half)
+            patch.setattr(os, "posix_fallocate", no_room)
             with pytest.raises(kind):
                 store.append(refused)
+            with pytest.raises(kind):
+                store.probe()
+            assert len(tail_files(path)) == 1
         assert (store.next_seq, store.decisions) == (1, 0)
         assert store.find_requests(["a"]) == {}
         store.append(refused)
         assert store.settle(seconds=10)
         assert (store.next_seq, store.decisions) == (3, 2)
+
+
+def test_what_is_left_of_a_nearly_full_disk_is_used(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate = os.posix_fallocate
+
+    def little_room(file: int, start: int, size: int) -> None:
+        if size > 100_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(file, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", little_room)
+    with JournaledStore(path) as store:
+        store.append(author.outcomes(5))
+        assert store.settle(seconds=10)
+        with pytest.raises(FullStoreError):
+            store.append(author.outcomes(5000))
+        assert store.next_seq == 5
+
+
+def test_a_frame_that_could_not_be_synced_is_not_in_the_log(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with JournaledStore(path, "power") as store:
+        store.append(author.outcomes(2))
+        with monkeypatch.context() as patch:
+
+            def broken(file: int) -> None:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+            patch.setattr(os, "fdatasync", broken)
+            with pytest.raises(WriteError):
+                store.append(author.outcomes(3))
+        (file,) = tail_files(path)
+        assert [part.seq for part in read_frames(file.read_bytes())] == [0]
+        assert store.append(author.outcomes(1)) == 2
 
 
 def test_files_whose_rows_sqlite_has_are_removed(
