@@ -111,9 +111,10 @@ def reload_plan(old: ConfigFile, new: ConfigFile) -> ReloadPlan:
 
     >>> from equipoise.agent.config.file import file_from_dict
     >>> text = {"name": "chat", "models": [{"name": "a"}, {"name": "b"}]}
-    >>> plan = reload_plan(file_from_dict(text), file_from_dict(text | {"policy": {"rate": 0.2}}))
+    >>> changed = text | {"policy": {"epsilon": 0.2}}
+    >>> plan = reload_plan(file_from_dict(text), file_from_dict(changed))
     >>> [(change.key, change.effect) for change in plan.changes]
-    [('policy.rate', 'applied')]
+    [('policy.epsilon', 'applied')]
     """
     return ReloadPlan(tuple(_changes(_builtins(old), _builtins(new), "")))
 

@@ -89,8 +89,10 @@ def test_other_contents_of_a_benchmark_have_another_digest(table):
 
 def test_a_damaged_part_is_as_good_as_none(table, whole, tmp_path):
     run_sweep(table, SETTINGS, SWEEP, kept=tmp_path)
-    (part,) = tmp_path.glob("*.parquet")
-    part.write_bytes(part.read_bytes()[:-200])
+    parts = list(tmp_path.glob("*.parquet"))  # more than one where the machine is slow
+    assert parts
+    for part in parts:
+        part.write_bytes(part.read_bytes()[:-200])
     counts: list[int] = []
     again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, kept=tmp_path)
     assert counts[0] == 0
