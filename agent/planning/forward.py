@@ -1,0 +1,215 @@
+"""The frozen rule simulated forward until a goal is reached: stopping times, counts, decisions.
+
+Looks are geometric in requests, dense where the closed form expects the end; a path ends somewhere
+between two looks, log-uniformly. Between looks the rule stays frozen. The real agent freezes
+oftener, so early shares of an adaptive policy are a little staler here than there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.agent.inference import levels
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.planning.boundary import Boundary, boundary, needed_caps
+from equipoise.agent.planning.closed import anytime_rows, contrast_variance
+from equipoise.agent.planning.shares import ASSIGNMENTS
+from equipoise.agent.planning.state import Draws, PathState
+from equipoise.store.batches import Flags, Floats, Ints
+
+EARLY_LOOKS, LATE_LOOKS = 14, 34
+FIRST_SHARE, DENSE_SHARE, LAST_SHARE = 0.01, 0.12, 6.0
+"""Looks run from the first to the last share of the expected end, dense from the middle one on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """N experiments of one policy read by one sequence, all on the [0, 1] scale, larger better.
+
+    values: (N, K) true ones; variances: (N, K) of a reward; explained: (N,) share of them that the
+    frozen prediction explains; rate, floor: (N,). binary: whether rewards are 0 or 1. costs: (K,)
+    USD per request. candidates: A, models and today's routing and declared policies.
+    """
+
+    assignment: str
+    sequence: Sequence
+    values: Floats
+    variances: Floats
+    explained: Floats
+    rate: Floats
+    floor: Floats
+    binary: bool
+    costs: Floats
+    candidates: int
+    delta: float = 0.05
+    epsilon: float = 0.0
+    tuned_rows: float = 10_000.0
+
+    @property
+    def models(self) -> int:
+        return int(self.values.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Where N paths ended, all (N,) but counts (N, K); inf requests where one did not.
+
+    requests: from the start of the plan; counts: randomized requests per model by then;
+    model: what was decided or leads; looked: requests of the last look; trail: (L, N) requests of
+    the looks, and right: (L, N) whether the leading model was then within `regret` of the best.
+    """
+
+    requests: Floats
+    counts: Floats
+    model: Ints
+    looked: Floats
+    trail: Floats
+    right: Flags
+
+
+def expected_end(design: Design, width: float | None = None) -> Floats:
+    """(N,) requests by closed form under uniform shares. width: of a half-width goal."""
+    alpha = levels.decision_level(design.delta, design.models)
+    if width is not None:
+        alpha = levels.pair_level(design.delta, design.candidates)
+    result = np.empty(len(design.values))
+    for row, values in enumerate(design.values):
+        order = np.argsort(-values)
+        effect = values[order[0]] - values[order[1]] + design.epsilon if width is None else width
+        chance = np.full(design.models, design.rate[row] / design.models)
+        left = 1.0 - float(design.explained[row])
+        a, b = int(order[0]), int(order[1])
+        noise = contrast_variance(design.variances[row], chance, a, b, left)
+        bound = 2.0 + design.models / float(design.rate[row])
+        result[row] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
+    return result
+
+
+def looks(end: Floats) -> Floats:
+    """(L, N) requests at which paths are looked at."""
+    early = np.geomspace(FIRST_SHARE, DENSE_SHARE, EARLY_LOOKS, endpoint=False)
+    late = np.geomspace(DENSE_SHARE, LAST_SHARE, LATE_LOOKS)
+    result: Floats = np.round(np.concatenate([early, late])[:, None] * end[None, :])
+    return np.maximum.accumulate(np.maximum(result, 1.0), axis=0)
+
+
+def simulate(
+    design: Design,
+    rng: np.random.Generator,
+    *,
+    width: float | None = None,
+    regret: float = np.inf,
+    start: PathState | None = None,
+    end: Floats | None = None,
+    stop: bool = True,
+) -> Ends:
+    """Run N paths until a decision, or until the leader's contrast with the runner-up has the
+    half-width `width` at the level of all pairs.
+
+    start: sums so far, changed in place. end: (N,) expected requests, the closed form if None.
+    stop: whether to end when every path has; else every look is taken.
+    """
+    goal = _Goal(design, width)
+    state = start
+    if state is None:
+        state = PathState.empty(len(design.values), design.models, len(goal.caps))
+    trail = looks(expected_end(design, width) if end is None else end)
+    paths = len(design.values)
+    requests, before = np.full(paths, np.inf), np.zeros(paths)
+    counts, model = np.zeros((paths, design.models)), np.zeros(paths, dtype=int)
+    begun = state.count.copy()
+    right = np.zeros(trail.shape, dtype=bool)
+    best = design.values.max(axis=1)
+    taken = 0
+    for taken, now in enumerate(trail, start=1):
+        _advance(design, state, now - before, goal.caps, rng)
+        leader = state.means().argmax(axis=1)
+        right[taken - 1] = best - design.values[np.arange(paths), leader] <= regret + 1e-12
+        open_ = np.flatnonzero(np.isinf(requests))
+        reached, found = goal.reached(state, open_)
+        ended = open_[reached]
+        place = rng.random(paths)[ended]
+        middle = now[ended] * (np.maximum(before[ended], 1.0) / now[ended]) ** place
+        requests[ended], model[ended] = middle, found[reached]
+        counts[ended] = (state.count - begun)[ended] * (middle / now[ended])[:, None]
+        before = now
+        if stop and np.isfinite(requests).all():
+            break
+    left = np.isinf(requests)
+    counts[left] = (state.count - begun)[left]
+    return Ends(requests, counts, model, before, trail[:taken], right[:taken])
+
+
+def _advance(
+    design: Design, state: PathState, rows: Floats, caps: Floats, rng: np.random.Generator
+) -> None:
+    shares = ASSIGNMENTS[design.assignment](
+        state.count,
+        state.means(),
+        state.variances(),
+        design.costs,
+        design.epsilon,
+        design.delta,
+    )
+    floor = design.floor[:, None]
+    pi = shares * (1.0 - design.models * floor) + floor
+    chance = design.rate[:, None] * pi
+    state.step(draw(design, rows, chance, rng), chance, design.values, caps)
+
+
+def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator) -> Draws:
+    """Rewards of a step of rows (N,) requests with chances (N, K)."""
+    full = np.concatenate([chance, np.maximum(1.0 - chance.sum(axis=1, keepdims=True), 0.0)], 1)
+    full /= full.sum(axis=1, keepdims=True)
+    count = rng.multinomial(rows.astype(np.int64), full)[:, :-1].astype(float)
+    values, noise = design.values, np.sqrt(count * design.variances)
+    if design.binary:
+        total = rng.binomial(count.astype(np.int64), values).astype(float)
+        off = total - count * values
+        scatter = total * (1.0 - values) ** 2 + (count - total) * values**2
+    else:
+        off = noise * rng.standard_normal(count.shape)
+        total, scatter = count * values + off, count * design.variances
+    share = design.explained[:, None]
+    fresh = noise * rng.standard_normal(count.shape)
+    # Mean and variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
+    residual = (1.0 - share) * off + np.sqrt(share * (1.0 - share)) * fresh
+    return Draws(rows, count, total, scatter, residual, 1.0 - design.explained)
+
+
+class _Goal:
+    """Whether paths have reached what the experiment is for."""
+
+    def __init__(self, design: Design, width: float | None) -> None:
+        self.caps = needed_caps(design.sequence, design.models, design.rate)
+        self._width, self._models = width, design.models
+        self._above = np.full(1, -design.epsilon)
+        pairs = levels.pair_level(design.delta, design.candidates)
+        level = levels.decision_level(design.delta, design.models) if width is None else pairs
+        self._boundary: Boundary = boundary(
+            design.sequence, level, pairs, design.tuned_rows, self.caps
+        )
+
+    def reached(self, state: PathState, paths: Ints) -> tuple[Flags, Ints]:
+        """(n,) which of these paths have reached it, and the model that leads each."""
+        self._boundary.look(state)
+        centre = self._boundary.centre(state)[paths]
+        order = np.argsort(-centre, axis=1, kind="stable")
+        leader = order[:, 0]
+        if self._width is not None:
+            return self._narrow(state, paths, leader, order[:, 1]), leader
+        index, best, rivals = paths[:, None], leader[:, None], order[:, 1:]
+        hope = self._boundary.hopeful(state, index, best, rivals, self._above).all(axis=1)
+        result = np.zeros(len(paths), dtype=bool)
+        if hope.any():
+            lower = self._boundary.lower(state, index[hope], best[hope], rivals[hope])
+            result[hope] = (lower > self._above[0]).all(axis=1)
+        return result, leader
+
+    def _narrow(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Flags:
+        low = self._boundary.lower(state, paths, a, b)
+        high = self._boundary.lower(state, paths, b, a)
+        result: Flags = -(low + high) / 2.0 <= self._width
+        return result
