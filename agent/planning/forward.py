@@ -58,7 +58,8 @@ class Ends:
 
     requests: from the start of the plan; counts: randomized requests per model by then;
     model: what was decided or leads; looked: requests of the last look; trail: (L, N) requests of
-    the looks, and right: (L, N) whether the leading model was then within `regret` of the best.
+    the looks, right: (L, N) whether the leading model was then within `regret` of the best, and
+    spent: (L, N, K) randomized requests by then; state: the sums at the last look.
     """
 
     requests: Floats
@@ -67,6 +68,8 @@ class Ends:
     looked: Floats
     trail: Floats
     right: Flags
+    spent: Floats
+    state: PathState
 
 
 def expected_end(design: Design, width: float | None = None) -> Floats:
@@ -102,31 +105,35 @@ def simulate(
     width: float | None = None,
     regret: float = np.inf,
     start: PathState | None = None,
-    end: Floats | None = None,
+    trail: Floats | None = None,
     stop: bool = True,
 ) -> Ends:
     """Run N paths until a decision, or until the leader's contrast with the runner-up has the
     half-width `width` at the level of all pairs.
 
-    start: sums so far, changed in place. end: (N,) expected requests, the closed form if None.
+    start: sums so far, changed in place. trail: (L, N) requests of the looks, from the closed form
+    if None.
     stop: whether to end when every path has; else every look is taken.
     """
     goal = _Goal(design, width)
     state = start
     if state is None:
         state = PathState.empty(len(design.values), design.models, len(goal.caps))
-    trail = looks(expected_end(design, width) if end is None else end)
+    if trail is None:
+        trail = looks(expected_end(design, width))
     paths = len(design.values)
     requests, before = np.full(paths, np.inf), np.zeros(paths)
     counts, model = np.zeros((paths, design.models)), np.zeros(paths, dtype=int)
     begun = state.count.copy()
     right = np.zeros(trail.shape, dtype=bool)
+    spent = np.zeros((*trail.shape, design.models))
     best = design.values.max(axis=1)
     taken = 0
     for taken, now in enumerate(trail, start=1):
         _advance(design, state, now - before, goal.caps, rng)
         leader = state.means().argmax(axis=1)
         right[taken - 1] = best - design.values[np.arange(paths), leader] <= regret + 1e-12
+        spent[taken - 1] = state.count - begun
         open_ = np.flatnonzero(np.isinf(requests))
         reached, found = goal.reached(state, open_)
         ended = open_[reached]
@@ -139,7 +146,8 @@ def simulate(
             break
     left = np.isinf(requests)
     counts[left] = (state.count - begun)[left]
-    return Ends(requests, counts, model, before, trail[:taken], right[:taken])
+    looked = trail[:taken], right[:taken], spent[:taken]
+    return Ends(requests, counts, model, before, *looked, state)
 
 
 def _advance(
