@@ -8,6 +8,7 @@ square of its sum does. For `per-model` the function `reach` is tabulated over V
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -27,10 +28,13 @@ class Boundary(Protocol):
     """One sequence at one level.
 
     `lower` gives the lower ends of V(a) - V(b) for index arrays that broadcast together; `hopeful`
-    says where they may lie above a threshold; `look` is told of every look before either is asked.
+    says where they may lie above a threshold; `look` is told of every look before either is asked;
+    `keep` of the paths that are simulated on.
     """
 
     def look(self, state: PathState) -> None: ...
+
+    def keep(self, paths: Ints) -> None: ...
 
     def centre(self, state: PathState) -> Floats: ...
 
@@ -49,7 +53,10 @@ class Bounded:
     caps: Floats
 
     def look(self, state: PathState) -> None:
-        """It keeps nothing."""
+        """It remembers nothing of a look."""
+
+    def keep(self, paths: Ints) -> None:
+        self.caps = self.caps[:, paths]
 
     def centre(self, state: PathState) -> Floats:
         """(N, K) the values the sequence is centred on."""
@@ -80,20 +87,28 @@ class Bounded:
         return totals, squares, bound
 
 
+@lru_cache(maxsize=16)
+def _reach_table(alpha: float) -> Floats:
+    """(V, LEVELS) `reach` over sqrt(V + 1), which hardly bends: rows of _TABLE_SQUARES."""
+    # The lowest level of either side takes no part in any rectangle.
+    grid = np.linspace(LOWEST_LEVEL, np.log(1.0 / alpha) - LOWEST_LEVEL, LEVELS + 1)[1:]
+    scale = np.sqrt(_TABLE_SQUARES + 1.0)
+    return reach(grid[None, :], _TABLE_SQUARES[:, None]) / scale[:, None]
+
+
 class PerModel:
     """Sequences on each model's own rewards."""
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha
-        top = np.log(1.0 / alpha)
-        # The lowest level of either side takes no part in any rectangle.
-        grid = np.linspace(LOWEST_LEVEL, top - LOWEST_LEVEL, LEVELS + 1)[1:]
-        scale = np.sqrt(_TABLE_SQUARES + 1.0)
-        self._table = (reach(grid[None, :], _TABLE_SQUARES[:, None]).T / scale).T
+        self._table = _reach_table(alpha)
         self._logs = np.log(_TABLE_SQUARES)
 
     def look(self, state: PathState) -> None:
-        """It keeps nothing."""
+        """It remembers nothing of a look."""
+
+    def keep(self, paths: Ints) -> None:
+        """It knows nothing of single paths."""
 
     def centre(self, state: PathState) -> Floats:
         return state.means()
@@ -155,6 +170,11 @@ class Asymptotic:
             scale = self._tuned_rows / np.maximum(state.rows[new], 1.0)
             self._rho[new] = asymptotic.tuned_rho(squares * scale[:, None, None], self._opening)
             self._open[new] = True
+
+    def keep(self, paths: Ints) -> None:
+        self._before.keep(paths)
+        if self._rho is not None and self._open is not None:
+            self._rho, self._open = self._rho[paths], self._open[paths]
 
     def centre(self, state: PathState) -> Floats:
         return state.score_means(self._cap)[0]

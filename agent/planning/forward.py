@@ -7,7 +7,7 @@ oftener, so early shares of an adaptive policy are a little staler here than the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,9 +19,12 @@ from equipoise.agent.planning.shares import ASSIGNMENTS
 from equipoise.agent.planning.state import Draws, PathState
 from equipoise.store.batches import Flags, Floats, Ints
 
-EARLY_LOOKS, LATE_LOOKS = 14, 34
+EARLY_LOOKS, LATE_LOOKS = 14, 28
 FIRST_SHARE, DENSE_SHARE, LAST_SHARE = 0.01, 0.12, 6.0
 """Looks run from the first to the last share of the expected end, dense from the middle one on."""
+
+_WORTH_DROPPING = 0.7
+"""Finished paths are dropped when no more than this share is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class Design:
     def models(self) -> int:
         return int(self.values.shape[1])
 
+    def take(self, paths: Ints) -> Design:
+        """These experiments only."""
+        names = ("values", "variances", "explained", "rate", "floor")
+        return replace(self, **{name: getattr(self, name)[paths] for name in names})
+
 
 @dataclass(frozen=True, slots=True)
 class Ends:
@@ -59,7 +67,8 @@ class Ends:
     requests: from the start of the plan; counts: randomized requests per model by then;
     model: what was decided or leads; looked: requests of the last look; trail: (L, N) requests of
     the looks, right: (L, N) whether the leading model was then within `regret` of the best, and
-    spent: (L, N, K) randomized requests by then; state: the sums at the last look.
+    spent: (L, N, K) randomized requests by then; state: the sums of the paths that were simulated
+    to the end. Paths that ended are dropped after a while: their `spent` and `right` stand still.
     """
 
     requests: Floats
@@ -115,39 +124,68 @@ def simulate(
     if None.
     stop: whether to end when every path has; else every look is taken.
     """
-    goal = _Goal(design, width)
-    state = start
-    if state is None:
-        state = PathState.empty(len(design.values), design.models, len(goal.caps))
+    run = _Run(design, _Goal(design, width), start)
     if trail is None:
         trail = looks(expected_end(design, width))
-    paths = len(design.values)
-    requests, before = np.full(paths, np.inf), np.zeros(paths)
-    counts, model = np.zeros((paths, design.models)), np.zeros(paths, dtype=int)
-    begun = state.count.copy()
+    paths, best = len(design.values), design.values.max(axis=1)
+    requests, model = np.full(paths, np.inf), np.zeros(paths, dtype=int)
+    counts = np.zeros((paths, design.models))
     right = np.zeros(trail.shape, dtype=bool)
     spent = np.zeros((*trail.shape, design.models))
-    best = design.values.max(axis=1)
-    taken = 0
+    taken, before = 0, np.zeros(paths)
     for taken, now in enumerate(trail, start=1):
-        _advance(design, state, now - before, goal.caps, rng)
-        leader = state.means().argmax(axis=1)
-        right[taken - 1] = best - design.values[np.arange(paths), leader] <= regret + 1e-12
-        spent[taken - 1] = state.count - begun
-        open_ = np.flatnonzero(np.isinf(requests))
-        reached, found = goal.reached(state, open_)
-        ended = open_[reached]
+        run.advance(now - before, rng)
+        going = run.paths
+        leader = run.state.means().argmax(axis=1)
+        right[taken - 1, going] = best[going] - design.values[going, leader] <= regret + 1e-12
+        spent[taken - 1] = spent[taken - 2] if taken > 1 else 0.0
+        spent[taken - 1, going] = run.spent()
+        open_ = np.flatnonzero(np.isinf(requests[going]))
+        reached, found = run.goal.reached(run.state, open_)
+        ended = going[open_[reached]]
         place = rng.random(paths)[ended]
         middle = now[ended] * (np.maximum(before[ended], 1.0) / now[ended]) ** place
         requests[ended], model[ended] = middle, found[reached]
-        counts[ended] = (state.count - begun)[ended] * (middle / now[ended])[:, None]
+        counts[ended] = spent[taken - 1, ended] * (middle / now[ended])[:, None]
         before = now
-        if stop and np.isfinite(requests).all():
-            break
+        if stop:
+            left = np.isinf(requests[going])
+            if not left.any():
+                break
+            run.keep(left)
     left = np.isinf(requests)
-    counts[left] = (state.count - begun)[left]
+    counts[left] = spent[taken - 1, left]
     looked = trail[:taken], right[:taken], spent[:taken]
-    return Ends(requests, counts, model, before, *looked, state)
+    return Ends(requests, counts, model, before, *looked, run.state)
+
+
+class _Run:
+    """The paths that are still simulated. paths: (n,) their positions among all."""
+
+    def __init__(self, design: Design, goal: _Goal, start: PathState | None) -> None:
+        size = len(design.values)
+        self.goal, self.paths = goal, np.arange(size)
+        self.state = start or PathState.empty(size, design.models, len(goal.caps))
+        self._design = design
+        self._begun = self.state.count.copy()
+
+    def advance(self, rows: Floats, rng: np.random.Generator) -> None:
+        """rows: (N,) requests of the next step, for all paths."""
+        _advance(self._design, self.state, rows[self.paths], self.goal.caps, rng)
+
+    def spent(self) -> Floats:
+        """(n, K) randomized requests since the start."""
+        return self.state.count - self._begun
+
+    def keep(self, going: Flags) -> None:
+        """Go on with these of the (n,) paths, once they are so few that it pays."""
+        if going.mean() > _WORTH_DROPPING:
+            return
+        kept = np.flatnonzero(going)
+        self.paths, self._begun = self.paths[kept], self._begun[kept]
+        self.state = self.state.take(kept)
+        self._design = self._design.take(kept)
+        self.goal.keep(kept)
 
 
 def _advance(
@@ -199,6 +237,11 @@ class _Goal:
         self._boundary: Boundary = boundary(
             design.sequence, level, pairs, design.tuned_rows, self.caps
         )
+
+    def keep(self, paths: Ints) -> None:
+        """Go on with these paths."""
+        self.caps = self.caps[:, paths]
+        self._boundary.keep(paths)
 
     def reached(self, state: PathState, paths: Ints) -> tuple[Flags, Ints]:
         """(n,) which of these paths have reached it, and the model that leads each."""

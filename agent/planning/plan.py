@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -55,10 +56,10 @@ class Plan(msgspec.Struct, frozen=True):
     bought: list[Bought]
     curves: list[Curve]
     not_offered: list[str]
-    stored: dict[str, float | str | None]
+    stored: dict[str, Any]
 
 
-def make_plan(problem: Problem, stored: dict[str, float | str | None] | None = None) -> Plan:
+def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
     """The plan of a problem. Raises PlanError where the question is contradictory."""
     request, scale = problem.request, problem.scale
     sequence, tables = Sequence(request.sequence), Tables(problem)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Rows
+from typing import Any
 
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning.problem import Problem
@@ -144,3 +146,30 @@ def duration(hours: float | None) -> str:
     if hours < 24 * 365:
         return f"{hours / 24:.3g} days"
     return f"{hours / 24 / 365:.3g} years"
+
+
+def store_sentence(stored: Mapping[str, Any]) -> str:
+    """What a store knows, and at today's pace when it will know."""
+    name, known = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
+    if stored["decided"] is not None:
+        return f"{name}, {known}: {stored['decided']} is certified already."
+    lead = (
+        f"{stored['leader']} leads {stored['runner_up']} by {stored['gap']:.3g}"
+        f" ± {stored['gap_error']:.2g}"
+    )
+    remaining = stored["remaining"]
+
+    def shown(number: float | None) -> str:
+        if number is None:
+            return "longer than was simulated"
+        return duration(number) if stored["unit"] == "hours" else f"{count(number)} requests"
+
+    if remaining["median"] is None:
+        when = "the planner cannot know when: the true difference may be too small to be found"
+    else:
+        when = (
+            f"at today's pace you will know in {shown(remaining['median'])} in half of the cases"
+            f" (80%: {shown(remaining['low'])} to {shown(remaining['high'])})"
+        )
+    said = "".join(f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"])
+    return f"{name}, {known}; {lead}; {when}.{said}"

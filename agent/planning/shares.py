@@ -13,14 +13,14 @@ from typing import TypeAlias
 import numpy as np
 from scipy import special
 
-from equipoise.policies.assignments.top_two import BETA, top_two_shares
-from equipoise.policies.assignments.track_and_stop import START_REWARDS, stop_threshold
+from equipoise.policies.assignments.top_two import BETA
+from equipoise.policies.assignments.track_and_stop import START_REWARDS
 from equipoise.policies.posterior import VALUE_DRAWS
 from equipoise.policies.snapshot import Floats
 
 Shares: TypeAlias = Callable[[Floats, Floats, Floats, Floats, float, float], Floats]
 
-_NODES = 64
+_NODES = 40
 _BISECTIONS = 40
 _LEAST_VARIANCE = 1e-9
 
@@ -128,5 +128,3 @@ ASSIGNMENTS: dict[str, Shares] = {
     "track-and-stop": _track_and_stop,
 }
 """Assignments that a plan can simulate, by the name of the policy."""
-
-__all__ = ["ASSIGNMENTS", "best_chances", "optimal_shares", "stop_threshold", "top_two_shares"]

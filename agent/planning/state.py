@@ -64,6 +64,14 @@ class PathState:
             np.zeros((*three, models)),
         )
 
+    def take(self, paths: Ints) -> Self:
+        """These paths only."""
+        lead = ("rows", "count", "total", "squares", "own")
+        return type(self)(
+            *(getattr(self, name)[paths] for name in lead),
+            *(getattr(self, name)[:, paths] for name in self.__slots__ if name not in lead),
+        )
+
     def means(self) -> Floats:
         """(N, K) plain means, 1/2 where there is no reward."""
         return np.where(self.count > 0, self.total / np.maximum(self.count, 1.0), 0.5)
