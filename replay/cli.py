@@ -7,14 +7,19 @@ inside the commands, so that `--help` stays fast.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from equipoise.agent.cli.audit import audit
 from equipoise.agent.cli.export import export
+from equipoise.agent.cli.plan import plan_command
 from equipoise.agent.cli.status import status
+
+if TYPE_CHECKING:
+    from equipoise.agent.planning.problem import Problem
 
 app = typer.Typer(
     name="equipoise",
@@ -236,6 +241,19 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
+def _plan_of_benchmark(name: str, world: list[str], given: Mapping[str, Any]) -> Problem:
+    from equipoise.replay.planning.benchmarks import of_benchmark
+
+    return of_benchmark(name, world, given)
+
+
+def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:
+    from equipoise.replay.planning.command import validate
+
+    validate(benchmarks, count, out, as_json)
+
+
+app.command()(plan_command(_plan_of_benchmark, _validate_plans))
 app.command()(status)
 app.command()(audit)
 app.command()(export)

@@ -39,7 +39,7 @@ class Plan(msgspec.Struct, frozen=True):
     effects: a row per policy and effect. rates: EXP against waiting, by share of traffic that is
     randomized; floors: the price of the floor; explained: what a prediction from replays would
     save; segments: each segment by itself. bought: what the budget buys. curves: certainty against
-    spend. not_offered: questions without an honest answer. stored: what a store already holds.
+    spend, at `effect`; power, traffic: as asked. not_offered: questions without an honest answer. stored: what a store already holds.
     """
 
     source: str
@@ -56,6 +56,8 @@ class Plan(msgspec.Struct, frozen=True):
     bought: list[Bought]
     curves: list[Curve]
     not_offered: list[str]
+    power: float
+    traffic: float | None
     stored: dict[str, Any]
 
 
@@ -106,6 +108,8 @@ def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
         bought=bought,
         curves=curves,
         not_offered=list(NOT_OFFERED),
+        power=request.power,
+        traffic=request.traffic,
         stored=stored or {},
     )
 
@@ -237,7 +241,7 @@ def _side(
     floor, explained = problem.floor, problem.explained
     rates = [each * rate for each in RATES if each * rate <= 1.0]
     floors = [each / problem.models for each in FLOORS]
-    shares = sorted({*EXPLAINED, explained})
+    shares = sorted({*EXPLAINED, explained, problem.attainable or 0.0})
     cases = [Case(effect, each, floor, explained) for each in rates]
     cases += [Case(effect, rate, floor, each) for each in shares]
     found = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]

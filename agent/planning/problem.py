@@ -27,7 +27,9 @@ class Problem:
     thought to be worth; with `numbers` all but the first are alike. variances: (K,) of a reward;
     None where rewards are 0 or 1 and their values say it. prices: (K,) USD, NaN where unknown.
     routing: value of today's routing, None where unknown. scale: reward units of 1.
-    candidates: A. start: sums so far, None from the beginning.
+    candidates: A. start: sums so far, None from the beginning. explained: share of the variance
+    that the prediction is taken to explain; attainable: what it could explain at best, None where
+    nobody knows.
     """
 
     source: str
@@ -42,6 +44,7 @@ class Problem:
     explained: float
     tuned_rows: float = 10_000.0
     start: Start | None = None
+    attainable: float | None = None
 
     @classmethod
     def of_numbers(cls, request: PlanRequest) -> Self:

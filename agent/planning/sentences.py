@@ -11,6 +11,7 @@ from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Requirement
 from equipoise.agent.planning.tables import Bought
 
+_MINUTE = 1.0 / 60.0
 RESTS_ON = {
     Sequence.BOUNDED: "certified by the bounded sequence, which needs no further assumption",
     Sequence.PER_MODEL: (
@@ -117,7 +118,12 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
         )
     else:
         told.append("no prediction from replays (SIM) or logs (OBS) narrows the certified interval")
-    if request.window:
+    if problem.attainable is not None:
+        told.append(
+            f"at best a linear scorer of this benchmark's replays explains"
+            f" {problem.attainable:.0%} of the variance of rewards"
+        )
+    if request.window >= _MINUTE:
         told.append(f"a reward is final after {duration(request.window)}, added to the time")
     return told
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Rows
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +27,9 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     _table(console, "What a prediction from replays would save", plan.explained, _explained)
     _table(console, "Each segment by itself", plan.segments, _goal)
     if plan.bought:
-        bought = Table("policy", "randomized", "time", "money", "lead known to", "finds", "harm")
+        bought = Table(box=SIMPLE_HEAD, title="What the budget buys", title_justify="left")
+        for heading in ("", "randomized", "time", "money", "lead known to", "finds", "harm"):
+            bought.add_column(heading, justify="right" if heading else "left", no_wrap=True)
         for each in plan.bought:
             bought.add_row(
                 each.policy,
@@ -37,7 +40,6 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
                 "nothing" if each.smallest_effect is None else f"{each.smallest_effect:.3g}",
                 f"{each.harm:.3g}",
             )
-        bought.title = "What the budget buys"
         console.print(bought)
     console.print(f"[bold]{plan.sentence}[/]")
     for line in plan.assumptions:
@@ -51,7 +53,8 @@ def _shown_policy(plan: Plan) -> str:
 
 
 def _goal(row: Requirement) -> str:
-    return f"{row.policy}, {row.reading}, {row.goal}"
+    goal = "" if row.goal == "effect" else f", {row.goal}"
+    return f"{row.policy}, {row.reading}{goal}"
 
 
 def _effect(row: Requirement) -> str:
@@ -73,7 +76,9 @@ def _explained(row: Requirement) -> str:
 def _table(console: Console, title: str, rows: Rows[Requirement], name: object) -> None:
     if not rows:
         return
-    table = Table("", "plan for", "median", "80% band", "time", "money", "harm", title=title)
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1))
+    for heading in ("", "plan for", "median", "80% band", "time", "money", "harm"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
         assert callable(name)
         table.add_row(
@@ -89,7 +94,7 @@ def _table(console: Console, title: str, rows: Rows[Requirement], name: object) 
 
 
 def _cell(number: float | None) -> str:
-    return "cannot know" if number is None else count(number)
+    return "unknown" if number is None else count(number)
 
 
 def _span(band: Band) -> str:
