@@ -38,9 +38,7 @@ class Boundary(Protocol):
 
     def centre(self, state: PathState) -> Floats: ...
 
-    def hopeful(
-        self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats
-    ) -> Flags: ...
+    def hopeful(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags: ...
 
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats: ...
 
@@ -82,7 +80,9 @@ class Bounded:
         parts = [state.contrast(cap, paths, a, b) for cap in finite]
         totals = np.stack([total for total, _ in parts], axis=-1)
         shape = totals.shape[:-1]
-        bound = np.stack([np.broadcast_to(self.caps[cap][paths] + 2.0, shape) for cap in finite], -1)
+        bound = np.stack(
+            [np.broadcast_to(self.caps[cap][paths] + 2.0, shape) for cap in finite], -1
+        )
         squares = np.stack([square for _, square in parts], axis=-1) / bound**2
         return totals, squares, bound
 
@@ -188,7 +188,8 @@ class Asymptotic:
         return np.where(self._open[paths], opened, before)
 
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
-        assert self._open is not None and self._rho is not None
+        assert self._open is not None
+        assert self._rho is not None
         totals, squares = state.contrast(self._cap, paths, a, b)
         rows = np.maximum(state.rows[paths], 1.0)
         width = asymptotic.one_sided_half_width(1.0, squares, self._rho[paths, a, b], self._alpha)

@@ -40,9 +40,10 @@ def curve_figure(curves: Rows[Curve], power: float) -> str:
             f'<text x="{LEFT - 8}" y="{y(chance) + 5:.1f}" text-anchor="end">{chance:.0%}</text>'
         )
     for tick in _ticks(low, max(ends)):
+        x_tick = f"{x(tick):.1f}"
+        parts.append(f'<path class="frame" d="M{x_tick} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(
-            f'<path class="frame" d="M{x(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
-            f'<text x="{x(tick):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
+            f'<text x="{x_tick}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">'
             f"{count(tick)}</text>"
         )
     parts.append(f'<path class="goal" d="M{LEFT} {y(power):.1f}H{WIDTH - RIGHT}"/>')
@@ -111,7 +112,7 @@ def _end(curve: Curve) -> float:
 def _ticks(low: float, high: float) -> list[float]:
     found = [
         step * 10.0**exponent
-        for exponent in range(int(math.floor(math.log10(low))), int(math.log10(high)) + 1)
+        for exponent in range(math.floor(math.log10(low)), int(math.log10(high)) + 1)
         for step in (1.0, 2.0, 5.0)
     ]
     return [tick for tick in found if low <= tick <= high]

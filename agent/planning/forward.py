@@ -220,7 +220,7 @@ def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator)
         total, scatter = count * values + off, count * design.variances
     share = design.explained[:, None]
     fresh = noise * rng.standard_normal(count.shape)
-    # Mean and variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
+    # Variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
     residual = (1.0 - share) * off + np.sqrt(share * (1.0 - share)) * fresh
     return Draws(rows, count, total, scatter, residual, 1.0 - design.explained)
 
@@ -250,7 +250,8 @@ class _Goal:
         order = np.argsort(-centre, axis=1, kind="stable")
         leader = order[:, 0]
         if self._width is not None:
-            return self._narrow(state, paths, leader, order[:, 1]), leader
+            half = self._half_width(state, paths, leader, order[:, 1])
+            return half <= self._width, leader
         index, best, rivals = paths[:, None], leader[:, None], order[:, 1:]
         hope = self._boundary.hopeful(state, index, best, rivals, self._above).all(axis=1)
         result = np.zeros(len(paths), dtype=bool)
@@ -259,8 +260,8 @@ class _Goal:
             result[hope] = (lower > self._above[0]).all(axis=1)
         return result, leader
 
-    def _narrow(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Flags:
+    def _half_width(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
         low = self._boundary.lower(state, paths, a, b)
         high = self._boundary.lower(state, paths, b, a)
-        result: Flags = -(low + high) / 2.0 <= self._width
+        result: Floats = -(low + high) / 2.0
         return result

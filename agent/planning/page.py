@@ -26,7 +26,9 @@ def as_page(plan: Plan) -> str:
     parts += _figures(plan)
     parts += [
         _section(
-            "What the goal takes", "", _table("policy and reading", plan.goals, _goal, plan.recommended)
+            "What the goal takes",
+            "",
+            _table("policy and reading", plan.goals, _goal, plan.recommended),
         ),
         _section(
             "As a function of the difference",
@@ -42,9 +44,7 @@ def as_page(plan: Plan) -> str:
         _section(
             "The price of the floor",
             "The floor keeps every model's probability, and so the weights, in bounds.",
-            _table(
-                "floor, policy", plan.floors, lambda row: f"{row.floor:.3g}, {row.policy}"
-            ),
+            _table("floor, policy", plan.floors, lambda row: f"{row.floor:.3g}, {row.policy}"),
         ),
         _section(
             "What a prediction from replays (SIM) would save",

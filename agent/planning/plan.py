@@ -39,7 +39,8 @@ class Plan(msgspec.Struct, frozen=True):
     effects: a row per policy and effect. rates: EXP against waiting, by share of traffic that is
     randomized; floors: the price of the floor; explained: what a prediction from replays would
     save; segments: each segment by itself. bought: what the budget buys. curves: certainty against
-    spend, at `effect`; power, traffic: as asked. not_offered: questions without an honest answer. stored: what a store already holds.
+    spend, at `effect`; power, traffic: as asked. not_offered:
+    questions without an honest answer. stored: what a store already holds.
     """
 
     source: str
@@ -221,9 +222,7 @@ def _regret(
     return rows
 
 
-def _main(
-    problem: Problem, goals: Rows[Requirement], sequence: Sequence
-) -> list[Requirement]:
+def _main(problem: Problem, goals: Rows[Requirement], sequence: Sequence) -> list[Requirement]:
     """The rows a recommendation is chosen from: the first goal asked for, certified as declared."""
     for goal in ("effect", "half-width", "regret"):
         rows = [row for row in goals if row.goal == goal and row.reading == sequence.value]
@@ -254,9 +253,7 @@ def _side(
     return found[: len(rates)], priced, found[len(rates) :]
 
 
-def _segments(
-    problem: Problem, sequence: Sequence, row: Requirement | None
-) -> list[Requirement]:
+def _segments(problem: Problem, sequence: Sequence, row: Requirement | None) -> list[Requirement]:
     """One row: any of the declared segments by itself, at its share of delta and of traffic."""
     count = problem.request.segments
     if count == 0 or row is None:
@@ -266,9 +263,7 @@ def _segments(
     return tables.required(row.policy, sequence, [tables.base(row.effect / problem.scale)])[0]
 
 
-def _bought(
-    tables: Tables, problem: Problem, sequence: Sequence, effect: float
-) -> list[Bought]:
+def _bought(tables: Tables, problem: Problem, sequence: Sequence, effect: float) -> list[Bought]:
     request = problem.request
     found = []
     for policy in request.policies:

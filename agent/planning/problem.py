@@ -55,7 +55,8 @@ class Problem:
         ):
             if getattr(request, name) is None:
                 raise PlanError(name, "missing", told)
-        assert request.models is not None and request.reward_rate is not None
+        assert request.models is not None
+        assert request.reward_rate is not None
         scale = request.reward_high - request.reward_low
         rate = (request.reward_rate - request.reward_low) / scale
         rate = rate if request.maximise else 1.0 - rate

@@ -75,7 +75,9 @@ def requirement(
     requests, counts = ends.requests[part], ends.counts[part]
     done = np.isfinite(requests)
     values = design.values[part]
-    reference = values.max(axis=1) if problem.routing is None else np.full(len(values), problem.routing)
+    reference = (
+        values.max(axis=1) if problem.routing is None else np.full(len(values), problem.routing)
+    )
     lost = (counts * (reference[:, None] - values)).sum(axis=1) * scale
     paid = (counts * problem.prices).sum(axis=1)
     hours = _hours(problem, requests)
@@ -105,9 +107,7 @@ def _hours(problem: Problem, requests: Floats) -> Floats | None:
     return None if traffic is None else requests / traffic + problem.request.window
 
 
-def _known(
-    problem: Problem, hours: Floats | None, power: float, done: Floats
-) -> tuple[bool, str]:
+def _known(problem: Problem, hours: Floats | None, power: float, done: Floats) -> tuple[bool, str]:
     if done.mean() < power:
         return False, (
             f"only {done.mean():.0%} of the simulated experiments ever get there under this policy"

@@ -138,7 +138,9 @@ def count(number: float | None) -> str:
 
 
 def dollars(amount: float | None) -> str:
-    return "unknown money" if amount is None else f"${float(f'{amount:.3g}'):,.2f}"
+    if amount is None:
+        return "unknown money"
+    return f"${float(f'{amount:.3g}'):,.0f}" if amount >= 100 else f"${amount:.2f}"
 
 
 def duration(hours: float | None) -> str:
@@ -177,5 +179,7 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
             f"at today's pace you will know in {shown(remaining['median'])} in half of the cases"
             f" (80%: {shown(remaining['low'])} to {shown(remaining['high'])})"
         )
-    said = "".join(f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"])
+    said = "".join(
+        f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
+    )
     return f"{name}, {known}; {lead}; {when}.{said}"

@@ -16,7 +16,7 @@ from scipy import special
 from equipoise.policies.assignments.top_two import BETA
 from equipoise.policies.assignments.track_and_stop import START_REWARDS
 from equipoise.policies.posterior import VALUE_DRAWS
-from equipoise.policies.snapshot import Floats
+from equipoise.policies.snapshot import Flags, Floats
 
 Shares: TypeAlias = Callable[[Floats, Floats, Floats, Floats, float, float], Floats]
 
@@ -70,6 +70,11 @@ def optimal_shares(means: Floats, variances: Floats, epsilon: float) -> Floats:
     return result
 
 
+def _all(holds: Flags) -> Flags:
+    """(N, 1) whether it holds for every model."""
+    return np.asarray(holds.all(axis=1, keepdims=True), dtype=np.bool_)
+
+
 def _uniform(
     counts: Floats, means: Floats, variances: Floats, costs: Floats, epsilon: float, delta: float
 ) -> Floats:
@@ -79,8 +84,8 @@ def _uniform(
 def _neyman(
     counts: Floats, means: Floats, variances: Floats, costs: Floats, epsilon: float, delta: float
 ) -> Floats:
-    known = (counts > 1).all(axis=1)
-    sd = np.sqrt(np.maximum(np.where(known[:, None], variances, 1.0), _LEAST_VARIANCE))
+    known = _all(counts > 1)
+    sd = np.sqrt(np.maximum(np.where(known, variances, 1.0), _LEAST_VARIANCE))
     priced = bool((np.isfinite(costs) & (costs > 0)).all())
     shares = sd / np.sqrt(costs) if priced else sd
     result: Floats = shares / shares.sum(axis=1, keepdims=True)
@@ -90,23 +95,23 @@ def _neyman(
 def _top_two(
     counts: Floats, means: Floats, variances: Floats, costs: Floats, epsilon: float, delta: float
 ) -> Floats:
-    known = (counts > 1).all(axis=1)
+    known = _all(counts > 1)
     size = means.shape[1]
     chance = best_chances(
-        np.where(known[:, None], means, 0.0),
-        np.where(known[:, None], variances / np.maximum(counts, 1.0), 1.0),
+        np.where(known, means, 0.0),
+        np.where(known, variances / np.maximum(counts, 1.0), 1.0),
     )
     chance = (chance * VALUE_DRAWS + 0.5) / (VALUE_DRAWS + 0.5 * size)
     odds = chance / (1.0 - chance)
     shares = chance * (BETA + (1.0 - BETA) * (odds.sum(axis=1, keepdims=True) - odds))
-    return np.where(known[:, None], shares, 1.0 / size)
+    return np.where(known, shares, 1.0 / size)
 
 
 def _track_and_stop(
     counts: Floats, means: Floats, variances: Floats, costs: Floats, epsilon: float, delta: float
 ) -> Floats:
     rows, size = np.arange(len(means)), means.shape[1]
-    started = (counts >= START_REWARDS).all(axis=1)[:, None]
+    started = _all(counts >= START_REWARDS)
     leader = means.argmax(axis=1)
     noise = variances / np.maximum(counts, 1.0)
     gaps = means[rows, leader][:, None] - means + epsilon
@@ -115,7 +120,7 @@ def _track_and_stop(
     evidence[rows, leader] = np.inf
     total = np.maximum(counts.sum(axis=1), 1.0)
     threshold = np.log((1.0 + np.log(total)) / delta)
-    stopped = (evidence.min(axis=1) > threshold)[:, None]
+    stopped = np.asarray(evidence.min(axis=1) > threshold)[:, None]
     alone = np.arange(size)[None, :] == leader[:, None]
     shares = np.where(stopped, alone, optimal_shares(means, variances, epsilon))
     return np.where(started, shares, 1.0 / size)

@@ -58,10 +58,16 @@ class PathState:
     def empty(cls, paths: int, models: int, caps: int) -> Self:
         two, three = (paths, models), (caps, paths, models)
         return cls(
-            np.zeros(paths),
-            *(np.zeros(two) for _ in range(4)),
-            *(np.zeros(three) for _ in range(4)),
-            np.zeros((*three, models)),
+            rows=np.zeros(paths),
+            count=np.zeros(two),
+            total=np.zeros(two),
+            squares=np.zeros(two),
+            own=np.zeros(two),
+            low=np.zeros(three),
+            high=np.zeros(three),
+            low_squares=np.zeros(three),
+            high_squares=np.zeros(three),
+            cross=np.zeros((*three, models)),
         )
 
     def take(self, paths: Ints) -> Self:

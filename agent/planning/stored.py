@@ -13,7 +13,7 @@ from equipoise.agent.inference.score_moments import ScoreMoments
 from equipoise.agent.planning.boundary import needed_caps
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.forward import expected_end, looks, simulate
-from equipoise.agent.planning.problem import Case, Problem
+from equipoise.agent.planning.problem import Case, Problem, Start
 from equipoise.agent.planning.request import PlanRequest, read_request
 from equipoise.agent.planning.requirement import band
 from equipoise.agent.planning.shares import ASSIGNMENTS
@@ -68,9 +68,7 @@ def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, An
         candidates=len(agent.certifier.spec.names),
         explained=_explained(sums.overall, kept) if "explained" not in data else request.explained,
         tuned_rows=float(config.certify.tuned_rows),
-        start=_starter(sums.overall, kept, agent.sign, request)
-        if sums.era == agent.rule.era
-        else None,
+        start=_starter(sums.overall, kept, agent.sign) if sums.era == agent.rule.era else None,
     )
     return problem, _known(agent, problem, count)
 
@@ -125,35 +123,32 @@ def _explained(sums: CertificateMoments, kept: Ints) -> float:
     return float(np.clip(share.mean(), 0.0, 0.95))
 
 
-def _starter(sums: CertificateMoments, kept: Ints, sign: int, request: PlanRequest) -> Any:
+def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
+    """The certified sums so far, for any number of paths. Caps are in the order of an era's."""
     score = _mirrored(sums.score) if sign < 0 else sums.score
-    sequence = Sequence(request.sequence)
-    caps = len(needed_caps(sequence, len(kept), np.ones(1)))
     rewards = sums.rewards
     total = (rewards.low + rewards.high)[kept] / 2.0
     total = total if sign > 0 else rewards.count[kept] - total
     own = (rewards.low_squares if sign > 0 else rewards.high_squares)[kept]
     count = rewards.count[kept]
 
-    def start(paths: int, wanted: int) -> PathState:
-        # A table for another sequence reads other caps; the first ones are always the same.
-        first = slice(0, min(max(wanted, caps), len(score.low)))
-        mean = total / np.maximum(count, 1.0)
+    mean = total / np.maximum(count, 1.0)
 
+    def start(paths: int, caps: int) -> PathState:
         def repeated(array: Floats, axis: int) -> Floats:
             return np.repeat(np.expand_dims(array, axis), paths, axis=axis)
 
-        parts = [score.low, score.high, score.low_squares, score.high_squares]
-        sums_ = [repeated(part[first][:wanted, kept], 1) for part in parts]
-        cross = score.cross[first][:wanted][:, kept][:, :, kept]
         return PathState(
-            np.full(paths, float(score.rows[0])),
-            repeated(count, 0),
-            repeated(total, 0),
-            repeated(own + count * mean**2, 0),
-            repeated(own, 0),
-            *sums_,
-            repeated(cross, 1),
+            rows=np.full(paths, float(score.rows[0])),
+            count=repeated(count, 0),
+            total=repeated(total, 0),
+            squares=repeated(own + count * mean**2, 0),
+            own=repeated(own, 0),
+            low=repeated(score.low[:caps, kept], 1),
+            high=repeated(score.high[:caps, kept], 1),
+            low_squares=repeated(score.low_squares[:caps, kept], 1),
+            high_squares=repeated(score.high_squares[:caps, kept], 1),
+            cross=repeated(score.cross[:caps][:, kept][:, :, kept], 1),
         )
 
     return start

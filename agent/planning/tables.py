@@ -69,9 +69,7 @@ class Tables:
 
     def __init__(self, problem: Problem, *, delta: float | None = None, share: float = 1.0) -> None:
         if share != 1.0 and problem.request.traffic is not None:
-            part = msgspec.structs.replace(
-                problem.request, traffic=problem.request.traffic * share
-            )
+            part = msgspec.structs.replace(problem.request, traffic=problem.request.traffic * share)
             problem = replace(problem, request=part)
         self._problem = problem
         self._delta = delta
@@ -109,16 +107,17 @@ class Tables:
             )
             for index, case in enumerate(cases)
         ]
-        return rows, self._curve(policy, ends, _part(len(cases) // 2, paths))
+        middle = len(cases) // 2
+        return rows, self._curve(policy, ends, _part(middle, paths), cases[middle].rate)
 
-    def recommended(self, policy: str, sequence: Sequence, case: Case, regret: float) -> Requirement:
+    def recommended(
+        self, policy: str, sequence: Sequence, case: Case, regret: float
+    ) -> Requirement:
         """Requests until the model that `ipw` puts first is within `regret` with probability
         1 - delta, and stays so."""
         paths = paths_for(self._problem.models) * 2
         design = self._design(policy, sequence, [case], paths)
-        ends = simulate(
-            design, self._rng(), regret=regret, start=self._start(design), stop=False
-        )
+        ends = simulate(design, self._rng(), regret=regret, start=self._start(design), stop=False)
         share = ends.right.mean(axis=1)
         error = 1.3 * np.sqrt(design.delta * (1.0 - design.delta) / paths)
         target = 1.0 - design.delta
@@ -131,9 +130,7 @@ class Tables:
             self._problem, design, reduced, slice(0, 3), case, policy, "ipw", "regret"
         )
 
-    def bought(
-        self, policy: str, sequence: Sequence, randomized: float, effect: float
-    ) -> Bought:
+    def bought(self, policy: str, sequence: Sequence, randomized: float, effect: float) -> Bought:
         """What `randomized` EXP requests buy. effect: around which effects are tried."""
         problem = self._problem
         tried = [effect * each for each in BUDGET_EFFECTS if effect * each <= problem.most]
@@ -200,15 +197,17 @@ class Tables:
         between = tried[first - 1] + share * (tried[first] - tried[first - 1])
         return float(between * self._problem.scale)
 
-    def _curve(self, policy: str, ends: Ends, part: slice) -> Curve:
+    def _curve(self, policy: str, ends: Ends, part: slice, rate: float) -> Curve:
         problem = self._problem
-        trail, spent = ends.trail[:, part].mean(axis=1), ends.spent[:, part]
-        requests = ends.requests[part]
+        trail, requests, counts = ends.trail[:, part].mean(axis=1), ends.requests[part], ends.counts
+        # Paths that ended spend no more; what counts is the spend of one that goes on till then.
+        randomized = trail * rate
+        share = counts[part].sum(axis=0) / max(float(counts[part].sum()), 1.0)
+        money = randomized * float(share @ problem.prices)
         traffic = problem.request.traffic
-        money = (spent * problem.prices).sum(axis=2).mean(axis=1)
         return Curve(
             policy,
-            spent.sum(axis=2).mean(axis=1).tolist(),
+            randomized.tolist(),
             [float((requests <= now).mean()) for now in trail],
             None if traffic is None else (trail / traffic + problem.request.window).tolist(),
             money.tolist() if np.isfinite(money).all() else None,

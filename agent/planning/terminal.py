@@ -76,15 +76,14 @@ def _explained(row: Requirement) -> str:
 def _table(console: Console, title: str, rows: Rows[Requirement], name: object) -> None:
     if not rows:
         return
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1))
-    for heading in ("", "plan for", "median", "80% band", "time", "money", "harm"):
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("", "plan for", "80% of them", "time", "money", "harm"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
         assert callable(name)
         table.add_row(
             name(row),
             _cell(row.randomized.needed),
-            _cell(row.randomized.median),
             _span(row.randomized),
             "" if row.hours is None or row.hours.needed is None else duration(row.hours.needed),
             "" if row.money is None or row.money.needed is None else dollars(row.money.needed),

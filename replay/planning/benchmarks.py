@@ -1,4 +1,4 @@
-"""What a benchmark and a world say to a planner: true values, variances, prices, today's routing."""
+"""What a benchmark and a world say to a planner: values, variances, prices, today's routing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def prices(benchmark: Benchmark) -> Floats:
     known = np.isfinite(benchmark.cost)
     total = np.where(known, benchmark.cost, 0.0).sum(axis=0)
     rows = known.sum(axis=0)
-    return np.divide(total, rows, out=np.full(len(total), np.nan), where=rows > 0)
+    result: Floats = np.full(len(total), np.nan)
+    np.divide(total, rows, out=result, where=rows > 0)
+    return result
 
 
 def attainable_share(world: World) -> float:

@@ -27,8 +27,10 @@ def rows(found: Sequence[Realised]) -> list[dict[str, Any]]:
     """One row for all, then one per value of each cut."""
     result = [_row("all", "", found)]
     for name, key in _CUTS:
-        for value in dict.fromkeys(map(key, found)):
-            result.append(_row(name, value, [each for each in found if key(each) == value]))
+        result.extend(
+            _row(name, value, [each for each in found if key(each) == value])
+            for value in dict.fromkeys(map(key, found))
+        )
     return result
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.config import SequenceName
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning.forward import Design, simulate
 from equipoise.policies.registry import policy
@@ -26,7 +27,7 @@ from equipoise.store.batches import OutcomeBatch
 from equipoise.store.memory import MemoryStore
 
 POLICIES = ("uniform", "top-two", "track-and-stop", "neyman")
-SEQUENCES = ("bounded", "per-model", "asymptotic", "bounded")
+SEQUENCES: tuple[SequenceName, ...] = ("bounded", "per-model", "asymptotic", "bounded")
 WIDTH_EVERY = 5
 """Every fifth experiment aims at a half-width, the others at a decision."""
 PATHS = 300
@@ -50,7 +51,7 @@ class Planned:
     models: tuple[int, ...]
     alpha: float
     policy: str
-    sequence: str
+    sequence: SequenceName
     rate: float
     width: float | None
     effect: float
