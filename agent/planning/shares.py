@@ -103,7 +103,7 @@ def _top_two(
     )
     chance = (chance * VALUE_DRAWS + 0.5) / (VALUE_DRAWS + 0.5 * size)
     odds = chance / (1.0 - chance)
-    shares = chance * (BETA + (1.0 - BETA) * (odds.sum(axis=1, keepdims=True) - odds))
+    shares: Floats = chance * (BETA + (1.0 - BETA) * (odds.sum(axis=1, keepdims=True) - odds))
     return np.where(known, shares, 1.0 / size)
 
 
