@@ -52,7 +52,7 @@ def recommendation(
 def _none(problem: Problem, rows: Rows[Requirement], effect: float) -> str:
     request = problem.request
     reasons = [f"{row.policy}: {row.note}" for row in rows if row.note]
-    if reasons:
+    if len(reasons) == len(rows):
         return (
             f"The planner cannot know when a difference of {effect * problem.scale:.3g} would be"
             f" found ({'; '.join(reasons)}); look for a larger one, randomize more, or declare"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -16,19 +17,24 @@ from equipoise.replay.planning.validation import Realised, planned_experiments, 
 from equipoise.replay.progress import shown_progress
 
 SEED = 7
+HELPED = 3
 
 
 def validate(benchmarks: Sequence[str], count: int, out: Path | None, as_json: bool) -> None:
     """Plan `count` experiments on each benchmark (NAME or NAME:PATH), run them, print a table.
 
+    A third as many again are planned with replays.
+
     out: a page to put the Markdown table into. Raises BenchmarkError or AgentError.
     """
     loaded = [load_as_told(name, []) for name in benchmarks]
     found: list[Realised] = []
-    with shown_progress(count * len(loaded)) as advance:
+    with shown_progress((count + max(count // HELPED, 1)) * len(loaded)) as advance:
         advance(0)
         for benchmark in loaded:
-            for planned in planned_experiments(benchmark, count, SEED):
+            plans = planned_experiments(benchmark, count, SEED)
+            helped = planned_experiments(benchmark, max(count // HELPED, 1), SEED + 1, True)
+            for planned in chain(plans, helped):
                 found.append(realise(benchmark, planned))
                 advance(len(found))
     table = rows(found)

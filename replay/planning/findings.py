@@ -19,6 +19,7 @@ _CUTS: tuple[tuple[str, Callable[[Realised], str]], ...] = (
     ("benchmark", lambda each: each.planned.benchmark),
     ("policy", lambda each: each.planned.policy),
     ("sequence", lambda each: each.planned.sequence),
+    ("replays", lambda each: "with" if each.planned.replays else "without"),
     ("goal", lambda each: "decision" if each.planned.width is None else "half-width"),
 )
 

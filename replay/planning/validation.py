@@ -19,7 +19,7 @@ from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning.forward import Design, simulate
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark
-from equipoise.replay.planning.benchmarks import restricted, reward_variances
+from equipoise.replay.planning.benchmarks import attainable_share, restricted, reward_variances
 from equipoise.replay.settings import StreamSettings
 from equipoise.replay.stream import experiment, stream_key
 from equipoise.replay.worlds import World, WorldOptions
@@ -43,6 +43,8 @@ LOOKS = 50
 class Planned:
     """An experiment and what was planned for it, in requests that are randomized.
 
+    replays: whether the agent has replays (SIM) and `hierarchical` to predict rewards with, which
+    the plan then credits with the share of variance that a linear scorer could explain at best.
     width: half-width goal on the [0, 1] scale, None for a decision. effect: best less second.
     median, low, high: of the requirement; undecided: share of paths that never ended.
     """
@@ -55,6 +57,7 @@ class Planned:
     rate: float
     width: float | None
     effect: float
+    replays: bool
     seed: int
     median: float
     low: float
@@ -81,18 +84,22 @@ class Realised:
         return self.planned.low <= self.needed <= self.planned.high
 
 
-def planned_experiments(benchmark: Benchmark, count: int, seed: int) -> Iterator[Planned]:
+def planned_experiments(
+    benchmark: Benchmark, count: int, seed: int, replays: bool = False
+) -> Iterator[Planned]:
     """`count` experiments on a benchmark, the same for the same seed."""
     rng = np.random.default_rng([seed, *benchmark.name.encode()])
     index = 0
     while index < count:
-        found = _drawn(benchmark, index, rng)
+        found = _drawn(benchmark, index, rng, replays)
         if found is not None:
             yield found
             index += 1
 
 
-def _drawn(benchmark: Benchmark, index: int, rng: np.random.Generator) -> Planned | None:
+def _drawn(
+    benchmark: Benchmark, index: int, rng: np.random.Generator, replays: bool
+) -> Planned | None:
     size = int(rng.integers(2, 5))
     models = tuple(rng.choice(len(benchmark.models), size=size, replace=False).tolist())
     alpha, rate = float(rng.choice([0.0, 0.5, 1.0])), float(rng.choice([0.3, 0.6, 1.0]))
@@ -103,25 +110,28 @@ def _drawn(benchmark: Benchmark, index: int, rng: np.random.Generator) -> Planne
     name, sequence = POLICIES[index % len(POLICIES)], SEQUENCES[index // 4 % len(SEQUENCES)]
     if width is None and effect < 0.04:
         return None
-    ends = simulate(design_of(world, name, sequence, rate, PATHS), rng, width=width)
+    explained = attainable_share(world) if replays else 0.0
+    ends = simulate(design_of(world, name, sequence, rate, explained), rng, width=width)
     if not np.median(ends.requests) <= LONGEST:
         return None
     low, median, high = np.quantile(ends.requests, [0.1, 0.5, 0.9], method="nearest") * rate
     lost = float(np.isinf(ends.requests).mean())
     seed = int(rng.integers(2**31))
-    place = benchmark.name, models, alpha, name, sequence, rate, width, effect, seed
+    place = benchmark.name, models, alpha, name, sequence, rate, width, effect, replays, seed
     return Planned(*place, float(median), float(low), float(high), lost)
 
 
-def design_of(world: World, assignment: str, sequence: str, rate: float, paths: int) -> Design:
-    """The design of a world's true values, without predictions."""
-    models = len(world.models)
+def design_of(
+    world: World, assignment: str, sequence: str, rate: float, explained: float
+) -> Design:
+    """PATHS experiments on a world's true values."""
+    models, paths = len(world.models), PATHS
     return Design(
         assignment=assignment,
         sequence=Sequence(sequence),
         values=np.repeat(world.values[None, :], paths, axis=0),
         variances=np.repeat(reward_variances(world)[None, :], paths, axis=0),
-        explained=np.zeros(paths),
+        explained=np.full(paths, explained),
         rate=np.full(paths, rate),
         floor=np.full(paths, 0.1 / models),
         binary=world.options.reward == "bernoulli",
@@ -137,8 +147,11 @@ def realise(benchmark: Benchmark, planned: Planned) -> Realised:
         requests=LONGEST, exp_rate=planned.rate, obs=0, sequence=planned.sequence
     )
     rule = policy(planned.policy)
-    config = experiment(world, settings, rule.gate.name, rule.assignment.name, "ipw")
+    family = "hierarchical" if planned.replays else "ipw"
+    config = experiment(world, settings, rule.gate.name, rule.assignment.name, family)
     agent = Agent(config, MemoryStore(), stream_key(planned.seed))
+    if planned.replays:
+        agent.simulate(world.simulations())
     rng = np.random.default_rng(planned.seed)
     batch = max(int(planned.median / planned.rate / LOOKS), 10)
     requests = 0
