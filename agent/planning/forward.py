@@ -19,7 +19,7 @@ from equipoise.agent.planning.shares import ASSIGNMENTS
 from equipoise.agent.planning.state import Draws, PathState
 from equipoise.store.batches import Flags, Floats, Ints
 
-EARLY_LOOKS, LATE_LOOKS = 14, 28
+EARLY_LOOKS, LATE_LOOKS = 10, 26
 FIRST_SHARE, DENSE_SHARE, LAST_SHARE = 0.01, 0.12, 6.0
 """Looks run from the first to the last share of the expected end, dense from the middle one on."""
 
@@ -88,6 +88,9 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
         alpha = levels.pair_level(design.delta, design.candidates)
     result = np.empty(len(design.values))
     for row, values in enumerate(design.values):
+        if row and _alike(design, row):
+            result[row] = result[row - 1]
+            continue
         order = np.argsort(-values)
         effect = values[order[0]] - values[order[1]] + design.epsilon if width is None else width
         chance = np.full(design.models, design.rate[row] / design.models)
@@ -97,6 +100,12 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
         bound = 2.0 + design.models / float(design.rate[row])
         result[row] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
     return result
+
+
+def _alike(design: Design, row: int) -> bool:
+    """Whether a row differs in nothing from the one before: paths of one case do not."""
+    columns = (design.values, design.variances, design.explained, design.rate)
+    return all(np.array_equal(column[row], column[row - 1]) for column in columns)
 
 
 def looks(end: Floats) -> Floats:
@@ -254,11 +263,14 @@ class _Goal:
             return half <= self._width, leader
         index, best, rivals = paths[:, None], leader[:, None], order[:, 1:]
         hope = self._boundary.hopeful(state, index, best, rivals, self._above).all(axis=1)
-        result = np.zeros(len(paths), dtype=bool)
-        if hope.any():
-            lower = self._boundary.lower(state, index[hope], best[hope], rivals[hope])
-            result[hope] = (lower > self._above[0]).all(axis=1)
-        return result, leader
+        # The closest rival first: where it is not beaten the others need not be asked.
+        for column in range(rivals.shape[1]):
+            left = np.flatnonzero(hope)
+            if not len(left):
+                break
+            lower = self._boundary.lower(state, paths[left], leader[left], rivals[left, column])
+            hope[left] = lower > self._above[0]
+        return hope, leader
 
     def _half_width(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
         low = self._boundary.lower(state, paths, a, b)
