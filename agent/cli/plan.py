@@ -24,7 +24,9 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
     """The command, given how to plan from a benchmark and how to validate plans on some."""
 
     def plan(
-        models: Annotated[int | None, typer.Option(help="How many models to compare.")] = None,
+        models: Annotated[
+            int | None, typer.Option(help="How many models to compare.", show_default="2")
+        ] = None,
         traffic: Annotated[float | None, typer.Option(help="Requests an hour.")] = None,
         reward_rate: Annotated[
             float | None, typer.Option(help="What models are worth today: mean reward.")

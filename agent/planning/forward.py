@@ -262,7 +262,8 @@ class _Goal:
             half = self._half_width(state, paths, leader, order[:, 1])
             return half <= self._width, leader
         index, best, rivals = paths[:, None], leader[:, None], order[:, 1:]
-        hope = self._boundary.hopeful(state, index, best, rivals, self._above).all(axis=1)
+        each = self._boundary.hopeful(state, index, best, rivals, self._above)
+        hope: Flags = np.asarray(each.all(axis=1), dtype=np.bool_)
         # The closest rival first: where it is not beaten the others need not be asked.
         for column in range(rivals.shape[1]):
             left = np.flatnonzero(hope)

@@ -21,6 +21,8 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 FLOORS = (0.02, 0.1, 0.3, 1.0)
 """Floors of the price table, as shares of 1 / K."""
 EXPLAINED = (0.0, 0.25, 0.5, 0.75)
+EFFECT_PATHS, MAIN_SHARE = 110, 3
+"""Simulated experiments per effect, and how many times as many there are of the effect itself."""
 SIDE_PATHS = 80
 """Simulated experiments per row of a table that only shows a direction."""
 NOT_OFFERED = (
@@ -185,15 +187,14 @@ def _effects(
     tables: Tables, problem: Problem, sequence: Sequence, effect: float
 ) -> tuple[list[Requirement], list[Curve]]:
     tried = [effect * each for each in EFFECTS if each <= 1.0 or effect * each <= problem.most]
-    cases = [tables.base(each) for each in tried]
-    # The curve belongs to the middle case, so the effect itself stands there.
-    while len(cases) // 2 != tried.index(effect):
-        cases, tried = [*cases, tables.base(effect)], [*tried, effect]
+    cases = []
+    for each in tried:
+        cases += [tables.base(each)] * (MAIN_SHARE if each == effect else 1)
     rows: list[Requirement] = []
     curves = []
     for policy in problem.request.policies:
-        found, curve = tables.required(policy, sequence, cases)
-        rows += list({row.effect: row for row in reversed(found)}.values())[::-1]
+        found, curve = tables.required(policy, sequence, cases, most=EFFECT_PATHS)
+        rows += found
         curves.append(curve)
     return rows, curves
 

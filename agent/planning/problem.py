@@ -48,34 +48,29 @@ class Problem:
 
     @classmethod
     def of_numbers(cls, request: PlanRequest) -> Self:
-        """From a few numbers. Raises PlanError for those that are missing."""
-        for name, told in (
-            ("models", "the number of models to compare"),
-            ("reward_rate", "what models are worth today, in reward units"),
-        ):
-            if getattr(request, name) is None:
-                raise PlanError(name, "missing", told)
-        assert request.models is not None
-        assert request.reward_rate is not None
+        """From a few numbers. Raises PlanError where the reward is missing."""
+        if request.reward_rate is None:
+            raise PlanError("reward_rate", "missing", "what models are worth today, reward units")
+        models = 2 if request.models is None else request.models
         scale = request.reward_high - request.reward_low
         rate = (request.reward_rate - request.reward_low) / scale
         rate = rate if request.maximise else 1.0 - rate
         variances = None
         if request.reward_sd is not None:
-            variances = np.full(request.models, (request.reward_sd / scale) ** 2)
-        prices = np.full(request.models, np.nan if request.price is None else request.price)
+            variances = np.full(models, (request.reward_sd / scale) ** 2)
+        prices = np.full(models, np.nan if request.price is None else request.price)
         if request.prices is not None:
             prices = np.array(request.prices)
         return cls(
             "numbers",
             request,
-            tuple(f"model {index + 1}" for index in range(request.models)),
-            np.full(request.models, rate),
+            tuple(f"model {index + 1}" for index in range(models)),
+            np.full(models, rate),
             variances,
             prices,
             None,
             scale,
-            request.models + 1,
+            models + 1,
             request.explained,
         )
 

@@ -19,10 +19,10 @@ FLOOR_SHARE = 0.1
 class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Numbers of a plan; rewards, effects and widths in reward units, money in USD.
 
-    models: how many; a store or a benchmark knows them. traffic: requests an hour; None where only
-    a budget counts, and then nothing is said about time. reward_rate: what all models but the best
-    are worth; reward_sd: of a single reward, None for rewards that are 0 or 1 (on the scale from
-    reward_low to reward_high).
+    models: how many, two if None; a store or a benchmark knows them. traffic: requests an hour;
+    None where only a budget counts, and then nothing is said about time. reward_rate: what all
+    models but the best are worth; reward_sd: of a single reward, None for rewards that are 0 or 1
+    (on the scale from reward_low to reward_high).
     Goals: effect to be found with `power`, half_width of the contrast of the leader with the
     runner-up, regret that is exceeded with probability at most delta; or a budget of randomized
     requests, money or harm.
@@ -82,10 +82,10 @@ def check(request: PlanRequest) -> None:
             raise PlanError(name, value, "a finite number")
     span = request.reward_high - request.reward_low
     _hold("reward_high", request.reward_high, span > 0, f"more than {request.reward_low:g}")
-    if request.models is not None:
-        within = FEWEST_MODELS <= request.models <= MOST_MODELS
-        _hold("models", request.models, within, f"{FEWEST_MODELS} to {MOST_MODELS}")
-        _floor(request, request.models)
+    models = FEWEST_MODELS if request.models is None else request.models
+    within = FEWEST_MODELS <= models <= MOST_MODELS
+    _hold("models", models, within, f"{FEWEST_MODELS} to {MOST_MODELS}")
+    _floor(request, models)
     if request.traffic is not None:
         _hold("traffic", request.traffic, request.traffic > 0, "requests an hour, more than 0")
     for name, limit in (
@@ -113,7 +113,7 @@ def check(request: PlanRequest) -> None:
         told = f"more than the outcome window of {request.window:g} hours"
         _hold("horizon", request.horizon, request.horizon > request.window, told)
     _names(request)
-    _prices(request)
+    _prices(request, models)
     _reward(request)
 
 
@@ -139,12 +139,12 @@ def _names(request: PlanRequest) -> None:
         _hold("policies", name, name in ASSIGNMENTS, limit)
 
 
-def _prices(request: PlanRequest) -> None:
+def _prices(request: PlanRequest, models: int) -> None:
     for price in [*(request.prices or []), *([] if request.price is None else [request.price])]:
         _hold("price", price, price >= 0, "USD a request, 0 or more")
-    if request.prices is not None and request.models is not None:
+    if request.prices is not None:
         given = len(request.prices)
-        _hold("prices", f"of length {given}", given == request.models, f"{request.models} prices")
+        _hold("prices", f"of length {given}", given == models, f"{models} prices")
 
 
 def _reward(request: PlanRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -95,20 +96,20 @@ class Tables:
         goal: str = "effect",
         most: int = 200,
     ) -> tuple[list[Requirement], Curve]:
-        """Rows for cases, and the curve of the case in the middle."""
+        """A row for each case, and the curve of the case that was simulated most.
+
+        A case that is listed several times in a row gets one row of so many times the experiments.
+        """
         paths = paths_for(self._problem.models, most)
         design = self._design(policy, sequence, cases, paths)
         if epsilon is not None:
             design = replace(design, epsilon=epsilon)
         ends = simulate(design, self._rng(), width=width, start=self._start(design))
-        rows = [
-            requirement(
-                self._problem, design, ends, _part(index, paths), case, policy, sequence.value, goal
-            )
-            for index, case in enumerate(cases)
-        ]
-        middle = len(cases) // 2
-        return rows, self._curve(policy, ends, _part(middle, paths), cases[middle].rate)
+        parts = _parts(cases, paths)
+        told = policy, sequence.value, goal
+        rows = [requirement(self._problem, design, ends, part, case, *told) for case, part in parts]
+        case, part = max(parts, key=lambda each: each[1].stop - each[1].start)
+        return rows, self._curve(policy, ends, part, case.rate)
 
     def recommended(
         self, policy: str, sequence: Sequence, case: Case, regret: float
@@ -227,6 +228,16 @@ class Tables:
 
 def _part(index: int, paths: int) -> slice:
     return slice(index * paths, (index + 1) * paths)
+
+
+def _parts(cases: list[Case], paths: int) -> list[tuple[Case, slice]]:
+    """Cases and their paths, neighbours that are alike together."""
+    found, first = [], 0
+    for case, alike in groupby(cases):
+        last = first + paths * len(list(alike))
+        found.append((case, slice(first, last)))
+        first = last
+    return found
 
 
 def _from_then_on(holds: Flags) -> int | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +130,22 @@ def test_the_fixed_shape_answers_json():
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     assert answer["recommended"]["randomized"]["needed"] > 0
+
+
+def test_the_readme_quotes_the_plan_of_its_command():
+    """To a tenth: other processors round other draws."""
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    command = re.search(r"^equipoise (plan --traffic .*)$", readme, flags=re.MULTILINE)
+    quoted = re.search(r"```text\n(Randomize .*?)```", readme, flags=re.DOTALL)
+    result = run(*command[1].split(), "--json")
+    said = json.loads(result.stdout)["sentence"]
+    number = r"[0-9][0-9,]*\.?[0-9]*"
+    assert re.sub(number, "#", said) == re.sub(number, "#", " ".join(quoted[1].split()))
+    mine, theirs = (
+        [float(each.rstrip(".").replace(",", "")) for each in re.findall(number, text)]
+        for text in (said, quoted[1])
+    )
+    assert mine == pytest.approx(theirs, rel=0.1)
 
 
 def test_a_budget_alone_needs_no_traffic():

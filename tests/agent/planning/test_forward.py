@@ -170,9 +170,7 @@ def test_dropped_paths_keep_their_ends():
     ends = ran(settings)
     kept = ran(settings, stop=False)
     assert len(kept.trail) > len(ends.trail)
-    np.testing.assert_allclose(
-        ends.counts.sum(axis=1), ends.requests * RATE, rtol=0.35, atol=30
-    )
+    np.testing.assert_allclose(ends.counts.sum(axis=1), ends.requests * RATE, rtol=0.35, atol=30)
     assert median(ends) == pytest.approx(median(kept), rel=0.25)
 
 
