@@ -101,12 +101,12 @@ def test_asymptotic_is_the_certified_bound_once_open_and_the_bounded_one_before(
 
 
 @pytest.mark.parametrize("sequence", list(Sequence))
-@pytest.mark.parametrize("above", [0.0, -0.1])
-def test_whoever_may_be_decided_is_hopeful(sequence, above):
+@pytest.mark.parametrize(("above", "alpha"), [(0.0, 0.05), (-0.1, 0.05), (0.0, 1e-12)])
+def test_whoever_may_be_decided_is_hopeful(sequence, above, alpha):
     seen = 0
-    for rows in ((60, 60), (200, 400), (1000, 1000)):
+    for rows in ((60, 60), (200, 400), (1000, 1000), (2000, 1000)):
         state, caps = advanced(sequence, rows)
-        found = boundary(sequence, 0.05, 0.01, 2000.0, caps)
+        found = boundary(sequence, alpha, 0.01, 2000.0, caps)
         found.look(state)
         paths, a, b = pairs()
         decided = found.lower(state, paths, a, b) > above
@@ -114,4 +114,4 @@ def test_whoever_may_be_decided_is_hopeful(sequence, above):
         assert not (decided & ~hopeful).any()
         seen += int(decided.sum())
         assert hopeful.mean() < 0.95, "a condition that always holds spares nothing"
-    assert seen > 20
+    assert seen > 10

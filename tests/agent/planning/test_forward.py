@@ -138,6 +138,17 @@ def test_the_mirror_image_needs_as_much():
     )
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_what_a_prediction_leaves_has_its_share_of_the_variance(share):
+    """20,000 paths: the relative standard error of a variance is 0.01."""
+    settings = design((0.6, 0.3), paths=20_000, explained=np.full(20_000, share))
+    chance = np.tile([0.3, 0.2], (20_000, 1))
+    drawn = draw(settings, np.full(20_000, 500.0), chance, np.random.default_rng(4))
+    scaled = drawn.residual / np.sqrt(drawn.count * settings.variances)
+    np.testing.assert_allclose(scaled.var(axis=0), 1.0 - share, rtol=0.05)
+    np.testing.assert_allclose(drawn.unexplained, 1.0 - share)
+
+
 def test_a_half_width_is_what_the_boundary_then_has():
     settings = design((0.6, 0.5), paths=60)
     wide = median(ran(settings, width=0.2))

@@ -106,9 +106,20 @@ def test_the_unit_of_rewards_changes_nothing_but_the_unit(plain, scale):
             assert mine.harm.median == pytest.approx(scale * theirs.harm.median, rel=1e-4)
 
 
-def test_minimising_is_the_mirror_image(plain):
-    other = planned(price=0.01, maximise=False)
-    assert [row.randomized for row in other.goals] == [row.randomized for row in plain.goals]
+def test_minimising_is_the_mirror_image():
+    down = planned(price=0.01, reward_rate=0.75, maximise=False)
+    up = planned(price=0.01, reward_rate=0.25)
+    assert down.goals == up.goals
+
+
+def test_an_indifference_counts_in_reward_units():
+    plain = planned(epsilon=0.05, policies=["uniform"])
+    scaled = planned(
+        epsilon=5.0, reward_high=100.0, reward_rate=50.0, effect=10.0, policies=["uniform"]
+    )
+    assert [row.randomized for row in scaled.goals] == [row.randomized for row in plain.goals]
+    strict = planned(policies=["uniform"])
+    assert plain.goals[0].randomized.needed < strict.goals[0].randomized.needed
 
 
 def test_a_budget_buys_back_what_it_was_planned_for(plain):

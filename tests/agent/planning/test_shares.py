@@ -65,6 +65,30 @@ def test_shares_follow_their_models_when_relabelled(name):
     np.testing.assert_allclose(turned, plain[:, order], atol=1e-9)
 
 
+def test_track_and_stop_stops_where_the_policy_does():
+    """Around its threshold: gaps of 1 to 6 standard errors, 60 of them."""
+    policy_, plan = [], []
+    for gap in np.linspace(0.05, 0.3, 60):
+        means, counts = np.array([0.5 + gap, 0.5]), np.array([100.0, 100.0])
+        variances = np.array([0.25, 0.25])
+        snapshot = Snapshot(
+            models=("a", "b"),
+            values=means,
+            covariance=np.diag(variances / counts),
+            counts=counts,
+            sample_means=means,
+            sample_variances=variances,
+            costs=np.full(2, np.nan),
+            limits=Limits(0.1, 0.01, 1.0, 0.0),
+        )
+        frozen_ = policy("track-and-stop").freeze(snapshot).allocate(np.zeros((1, 0)))[1][0]
+        policy_.append(frozen_[0] > 0.99)
+        arguments = counts[None], means[None], variances[None], np.full(2, np.nan), 0.0, 0.05
+        plan.append(ASSIGNMENTS["track-and-stop"](*arguments)[0, 0] > 0.99)
+    assert plan == policy_
+    assert 0 < sum(plan) < 60
+
+
 def test_optimal_shares_are_those_of_one_at_a_time():
     mine = optimal_shares(MEANS, VARIANCES, 0.01)
     for row in range(len(MEANS)):

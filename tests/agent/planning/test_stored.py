@@ -17,6 +17,7 @@ from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.boundary import boundary, needed_caps
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.stored import of_agent
+from equipoise.agent.snapshots import sample_moments
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -50,6 +51,9 @@ def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
     read = boundary(declared, level, level, 1.0, caps)
     a, b = np.nonzero(~np.eye(3, dtype=bool))
     mine = read.lower(start, np.zeros(6, dtype=int), a, b) * problem.scale
+    _, _, variances = sample_moments(agent.view().moments.arms)
+    # Squares are kept around the means of their time: a few rewards' worth of difference.
+    np.testing.assert_allclose(start.variances()[0] * 16.0, variances, rtol=0.1)
     close = 1e-9 if declared is Sequence.BOUNDED else 4e-3
     np.testing.assert_allclose(mine, agent.certified().decision[a, b], atol=close)
 
