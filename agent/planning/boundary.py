@@ -201,9 +201,11 @@ class Asymptotic:
         return result
 
 
-def needed_caps(sequence: Sequence, models: int, rate: Floats) -> Floats:
-    """(C, N) caps whose sums a sequence reads, for rates (N,)."""
-    caps = np.array([usual_caps(models, each) for each in rate.tolist()]).T
+def needed_caps(
+    sequence: Sequence, models: int, rate: Floats, given: tuple[float, ...] | None = None
+) -> Floats:
+    """(C, N) caps whose sums a sequence reads, for rates (N,). given: of a running era."""
+    caps = np.array([given or usual_caps(models, each) for each in rate.tolist()]).T
     return caps[: {Sequence.BOUNDED: 2, Sequence.PER_MODEL: 0, Sequence.ASYMPTOTIC: 3}[sequence]]
 
 

@@ -33,7 +33,8 @@ class Design:
 
     values: (N, K) true ones; variances: (N, K) of a reward; explained: (N,) share of them that the
     frozen prediction explains; rate, floor: (N,). binary: whether rewards are 0 or 1. costs: (K,)
-    USD per request. candidates: A, models and today's routing and declared policies.
+    USD per request. candidates: A, models and today's routing and declared policies. era_caps: of
+    the era that is gone on with, None for those that a new one takes.
     """
 
     assignment: str
@@ -49,6 +50,11 @@ class Design:
     delta: float = 0.05
     epsilon: float = 0.0
     tuned_rows: float = 10_000.0
+    era_caps: tuple[float, ...] | None = None
+
+    def caps(self) -> Floats:
+        """(C, N) caps whose sums are kept."""
+        return needed_caps(self.sequence, self.models, self.rate, self.era_caps)
 
     @property
     def models(self) -> int:
@@ -238,7 +244,7 @@ class _Goal:
     """Whether paths have reached what the experiment is for."""
 
     def __init__(self, design: Design, width: float | None) -> None:
-        self.caps = needed_caps(design.sequence, design.models, design.rate)
+        self.caps = design.caps()
         self._width, self._models = width, design.models
         self._above = np.full(1, -design.epsilon)
         pairs = levels.pair_level(design.delta, design.candidates)

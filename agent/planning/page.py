@@ -10,7 +10,13 @@ from importlib.resources import files
 from equipoise.agent.planning.figures import calendar, curve_figure
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.requirement import Band, Requirement
-from equipoise.agent.planning.sentences import count, dollars, duration, store_sentence
+from equipoise.agent.planning.sentences import (
+    count,
+    dollars,
+    duration,
+    family_lines,
+    store_sentence,
+)
 from equipoise.agent.planning.tables import Bought
 
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
@@ -22,7 +28,9 @@ def as_page(plan: Plan) -> str:
     style = files("equipoise.agent.planning").joinpath("page.css").read_text(encoding="utf-8")
     parts = [f'<p class="answer">{html.escape(plan.sentence)}</p>']
     if plan.stored:
-        parts.insert(0, f"<section><p>{html.escape(store_sentence(plan.stored))}</p></section>")
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in family_lines(plan.stored))
+        said = html.escape(store_sentence(plan.stored))
+        parts.insert(0, f"<section><p>{said}</p><ul>{lines}</ul></section>")
     parts += _figures(plan)
     parts += [
         _section(

@@ -29,7 +29,7 @@ class Problem:
     routing: value of today's routing, None where unknown. scale: reward units of 1.
     candidates: A. start: sums so far, None from the beginning. explained: share of the variance
     that the prediction is taken to explain; attainable: what it could explain at best, None where
-    nobody knows.
+    nobody knows. era_caps: of the sums in `start`, fixed when their era began.
     """
 
     source: str
@@ -45,6 +45,7 @@ class Problem:
     tuned_rows: float = 10_000.0
     start: Start | None = None
     attainable: float | None = None
+    era_caps: tuple[float, ...] | None = None
 
     @classmethod
     def of_numbers(cls, request: PlanRequest) -> Self:
@@ -142,6 +143,7 @@ class Problem:
             delta=self.request.delta if delta is None else delta,
             epsilon=self.epsilon,
             tuned_rows=self.tuned_rows,
+            era_caps=self.era_caps,
         )
 
 

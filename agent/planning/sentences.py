@@ -156,6 +156,17 @@ def duration(hours: float | None) -> str:
     return f"{hours / 24 / 365:.3g} years"
 
 
+def brief(hours: float | None) -> str:
+    """Hours, days or years for a narrow column; "" where unknown."""
+    if hours is None:
+        return ""
+    if hours < 1.0:
+        return f"{hours * 60:.0f} min"
+    if hours < 48:
+        return f"{hours:.3g} h"
+    return f"{hours / 24:.3g} d" if hours < 24 * 365 else f"{hours / 24 / 365:.3g} y"
+
+
 def store_sentence(stored: Mapping[str, Any]) -> str:
     """What a store knows, and at today's pace when it will know."""
     name, known = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
@@ -183,3 +194,16 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
     )
     return f"{name}, {known}; {lead}; {when}.{said}"
+
+
+def family_lines(stored: Mapping[str, Any]) -> list[str]:
+    """What the families that rest on EXP recommend today, by their own posteriors."""
+    return [
+        f"{each['family']} recommends {each['recommended']}:"
+        f" {_nearness(each['within'])} with chance {each['chance']:.0%} (its own, not certified)"
+        for each in stored.get("families", [])
+    ]
+
+
+def _nearness(within: float) -> str:
+    return "the best" if within == 0 else f"within {within:.3g} of the best"

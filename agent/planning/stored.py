@@ -10,7 +10,6 @@ import numpy as np
 from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.inference.score_moments import ScoreMoments
-from equipoise.agent.planning.boundary import needed_caps
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.forward import expected_end, looks, simulate
 from equipoise.agent.planning.problem import Case, Problem, Start
@@ -56,6 +55,8 @@ def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, An
     routing = (agent.routing()[0] - low) / scale
     routing = routing if agent.sign > 0 else 1.0 - routing
     sums = view.certified
+    same = sums.era == agent.rule.era
+    start = _starter(sums.overall, kept, agent.sign) if same else None
     problem = Problem(
         source="store",
         request=request,
@@ -68,7 +69,8 @@ def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, An
         candidates=len(agent.certifier.spec.names),
         explained=_explained(sums.overall, kept) if "explained" not in data else request.explained,
         tuned_rows=float(config.certify.tuned_rows),
-        start=_starter(sums.overall, kept, agent.sign) if sums.era == agent.rule.era else None,
+        start=start,
+        era_caps=agent.certifier.spec.caps,
     )
     return problem, _known(agent, problem, count)
 
@@ -208,8 +210,7 @@ def _predicted(problem: Problem, noise: Floats) -> Floats:
     design = problem.design(policy, sequence, [case], _PATHS)
     drawn = problem.values + np.sqrt(noise) * rng.standard_normal(design.values.shape)
     design = replace(design, values=np.clip(drawn, 0.0, 1.0))
-    caps = needed_caps(sequence, design.models, design.rate)
-    start = None if problem.start is None else problem.start(_PATHS, len(caps))
+    start = None if problem.start is None else problem.start(_PATHS, len(design.caps()))
     typical = np.full(_PATHS, np.median(expected_end(design)))
     return simulate(design, rng, start=start, trail=looks(typical)).requests
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.planning.boundary import boundary, needed_caps
+from equipoise.agent.planning.boundary import boundary
 from equipoise.agent.planning.forward import Design, Ends, simulate
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.request import PlanRequest
@@ -174,7 +174,7 @@ class Tables:
         return float(lost.mean() * self._problem.scale)
 
     def _half_width(self, design: Design, ends: Ends, part: slice) -> float | None:
-        caps = needed_caps(design.sequence, design.models, design.rate)
+        caps = design.caps()
         pairs = levels.pair_level(design.delta, design.candidates)
         read = boundary(design.sequence, pairs, pairs, design.tuned_rows, caps)
         read.look(ends.state)
@@ -219,7 +219,7 @@ class Tables:
 
     def _start(self, design: Design) -> PathState | None:
         start = self._problem.start
-        caps = needed_caps(design.sequence, design.models, design.rate)
+        caps = design.caps()
         return None if start is None else start(len(design.values), len(caps))
 
     def _rng(self) -> np.random.Generator:

@@ -10,7 +10,13 @@ from rich.table import Table
 
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.requirement import Band, Requirement
-from equipoise.agent.planning.sentences import count, dollars, duration, store_sentence
+from equipoise.agent.planning.sentences import (
+    brief,
+    count,
+    dollars,
+    family_lines,
+    store_sentence,
+)
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -18,6 +24,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     console = console or Console()
     if plan.stored:
         console.print(store_sentence(plan.stored))
+        for line in family_lines(plan.stored):
+            console.print(f"  - {line}")
     _table(console, f"What a difference of {plan.effect:.3g} takes", plan.goals, _goal)
     if len(plan.effects) > 1:
         rows = [row for row in plan.effects if row.policy == _shown_policy(plan)]
@@ -34,11 +42,11 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
             bought.add_row(
                 each.policy,
                 count(each.randomized),
-                "" if each.hours is None else duration(each.hours),
+                brief(each.hours),
                 "" if each.money is None else dollars(each.money),
                 "nothing yet" if each.half_width is None else f"± {each.half_width:.3g}",
                 "nothing" if each.smallest_effect is None else f"{each.smallest_effect:.3g}",
-                f"{each.harm:.3g}",
+                _amount(each.harm),
             )
         console.print(bought)
     console.print(f"[bold]{plan.sentence}[/]")
@@ -85,9 +93,9 @@ def _table(console: Console, title: str, rows: Rows[Requirement], name: object) 
             name(row),
             _cell(row.randomized.needed),
             _span(row.randomized),
-            "" if row.hours is None or row.hours.needed is None else duration(row.hours.needed),
+            "" if row.hours is None else brief(row.hours.needed),
             "" if row.money is None or row.money.needed is None else dollars(row.money.needed),
-            "" if row.harm.median is None else f"{row.harm.median:.3g}",
+            _amount(row.harm.median),
         )
     console.print(table)
 
@@ -99,3 +107,9 @@ def _cell(number: float | None) -> str:
 def _span(band: Band) -> str:
     high = "…" if band.high is None else count(band.high)
     return "" if band.low is None else f"{count(band.low)} to {high}"
+
+
+def _amount(number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{float(f'{number:.3g}'):,.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -16,6 +16,7 @@ from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.boundary import boundary, needed_caps
 from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.sentences import family_lines
 from equipoise.agent.planning.stored import of_agent
 from equipoise.agent.snapshots import sample_moments
 from equipoise.store.memory import MemoryStore
@@ -45,7 +46,7 @@ def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
     agent = lived(maximise=maximise, sequence=sequence)
     problem, _ = of_agent(agent, {"effect": 0.4})
     declared = Sequence(sequence)
-    caps = needed_caps(declared, 3, np.full(1, 0.5))
+    caps = needed_caps(declared, 3, np.full(1, 0.9), problem.era_caps)
     start = problem.start(1, len(caps))
     level = levels.decision_level(0.05, 3)
     read = boundary(declared, level, level, 1.0, caps)
@@ -91,6 +92,9 @@ def test_families_that_rest_on_exp_say_how_sure_they_are():
     assert {"ipw", "hierarchical"} & set(found)
     for each in found.values():
         assert 0.3 <= each["chance"] <= 1.0
+    lines = family_lines(answer["stored"])
+    assert len(lines) == len(found)
+    assert "within 0.2 of the best" in lines[0]
 
 
 def test_what_is_certified_already_is_said():
