@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -259,8 +260,9 @@ def _segments(problem: Problem, sequence: Sequence, row: Requirement | None) -> 
     count = problem.request.segments
     if count == 0 or row is None:
         return []
-    delta = levels.segment_levels(problem.request.delta, count)[1]
-    tables = Tables(problem, delta=delta, share=1.0 / count)
+    # What a store holds of the whole traffic says nothing about a segment's own sums.
+    afresh = replace(problem, start=None, era_caps=None)
+    tables = Tables(afresh, delta=problem.levels[1], share=1.0 / count)
     return tables.required(row.policy, sequence, [tables.base(row.effect / problem.scale)])[0]
 
 

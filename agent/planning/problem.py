@@ -9,6 +9,7 @@ from typing import Self, TypeAlias
 import numpy as np
 
 from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.levels import segment_levels
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.forward import Design
 from equipoise.agent.planning.request import FLOOR_SHARE, PlanRequest
@@ -85,6 +86,11 @@ class Problem:
         return FLOOR_SHARE / self.models if floor is None else floor
 
     @property
+    def levels(self) -> tuple[float, float]:
+        """delta of statements about the whole traffic, and about each segment."""
+        return segment_levels(self.request.delta, self.request.segments)
+
+    @property
     def epsilon(self) -> float:
         return self.request.epsilon / self.scale
 
@@ -140,7 +146,7 @@ class Problem:
             binary=self.variances is None,
             costs=self.prices,
             candidates=self.candidates,
-            delta=self.request.delta if delta is None else delta,
+            delta=self.levels[0] if delta is None else delta,
             epsilon=self.epsilon,
             tuned_rows=self.tuned_rows,
             era_caps=self.era_caps,

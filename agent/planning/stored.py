@@ -83,7 +83,9 @@ def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
         "models": models,
         "rate": limits.rate,
         "floor": min(limits.floor, 1.0 / models),
-        "delta": agent.certifier.delta(agent.rule.era, 0),
+        # A request's delta is that of all statements together; half of it is the whole traffic's.
+        "delta": agent.certifier.delta(agent.rule.era, 0) * (2 if config.certify.segments else 1),
+        "segments": len(config.certify.segments),
         "epsilon": config.policy.epsilon,
         "sequence": config.certify.sequence,
         "reward_low": config.reward.low,

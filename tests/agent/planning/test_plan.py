@@ -151,6 +151,8 @@ def test_segments_take_longer_each(plain):
     answer = planned(segments=4, policies=["uniform"])
     whole = next(r for r in answer.goals if (r.policy, r.reading) == ("uniform", "bounded"))
     assert answer.segments[0].hours.median > 4 * whole.hours.median
+    alone = next(r for r in plain.goals if (r.policy, r.reading) == ("uniform", "bounded"))
+    assert whole.randomized.median > alone.randomized.median, "half of delta is the segments'"
 
 
 def test_waiting_for_outcomes_is_added_to_the_time(plain):

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import CertifyConfig, PolicyConfig, RewardConfig, UnitsConfig
+from equipoise.agent.config import (
+    CertifyConfig,
+    PolicyConfig,
+    RewardConfig,
+    SegmentConfig,
+    UnitsConfig,
+)
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning import plan_request
@@ -25,10 +31,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from traffic import KEY, Traffic, config
 
 
-def lived(rows=1500, maximise=True, sequence="bounded", assignment="uniform", **changes):
+def lived(
+    rows=1500, maximise=True, sequence="bounded", assignment="uniform", segments=(), **changes
+):
     policy = PolicyConfig(assignment=assignment, rate=0.5, estimator="ipw")
     reward = RewardConfig(low=-1.0, high=3.0, maximise=maximise, window=100.0)
-    certify = CertifyConfig(sequence=sequence)
+    certify = CertifyConfig(sequence=sequence, segments=list(segments))
     settings = config(policy=policy, reward=reward, certify=certify, **changes)
     agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(2))
     for _ in range(rows // 100):
@@ -101,6 +109,16 @@ def test_what_is_certified_already_is_said():
     answer = plan_request({"effect": 0.4, "traffic": 10.0}, lived(6000))
     assert answer["stored"]["decided"] == "cheap"
     assert answer["stored"]["remaining"] is None
+
+
+def test_segments_are_planned_at_the_levels_of_the_certifier():
+    segments = [SegmentConfig(name="left", column="a", high=0.1)]
+    segments.append(SegmentConfig(name="right", column="a", low=0.1))
+    agent = lived(600, segments=segments)
+    problem, _ = of_agent(agent, {"effect": 0.4, "traffic": 10.0})
+    assert problem.levels == pytest.approx([agent.certifier.delta(0, part) for part in (0, 1)])
+    answer = plan_request({"effect": 0.4, "traffic": 10.0}, agent)
+    assert answer["segments"][0]["hours"]["median"] > answer["goals"][0]["hours"]["median"]
 
 
 def test_too_few_rewards_are_refused_with_their_number():
