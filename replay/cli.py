@@ -7,8 +7,9 @@ inside the commands, so that `--help` stays fast.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +18,13 @@ from equipoise.agent.cli.backup import backup, restore
 from equipoise.agent.cli.export import export
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.init import init
+from equipoise.agent.cli.plan import plan_command
 from equipoise.agent.cli.rollback import rollback
 from equipoise.agent.cli.serve import serve
 from equipoise.agent.cli.status import status
+
+if TYPE_CHECKING:
+    from equipoise.agent.planning.problem import Problem
 
 app = typer.Typer(
     name="equipoise",
@@ -242,9 +247,22 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
+def _plan_of_benchmark(name: str, world: list[str], given: Mapping[str, Any]) -> Problem:
+    from equipoise.replay.planning.benchmarks import of_benchmark
+
+    return of_benchmark(name, world, given)
+
+
+def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:
+    from equipoise.replay.planning.command import validate
+
+    validate(benchmarks, count, out, as_json)
+
+
 app.command()(init)
 app.command()(serve)
 app.command()(ingest)
+app.command()(plan_command(_plan_of_benchmark, _validate_plans))
 app.command()(status)
 app.command()(audit)
 app.command()(export)

@@ -8,17 +8,18 @@ from typing import TypeVar
 import msgspec
 
 from equipoise.agent.agent import Accepted
+from equipoise.agent.planning.request import PlanRequest
+from equipoise.agent.service.analysis import AnalysisError
 from equipoise.agent.service.bulk import Bulk
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call
-from equipoise.agent.service.problems import refuse
+from equipoise.agent.service.problems import Refusal, problem, refuse
 from equipoise.agent.service.schema import (
     BudgetAnswer,
     BudgetRequest,
     BulkAnswer,
     ModeAnswer,
     PauseRequest,
-    PlanRequest,
 )
 from equipoise.store.records import Observation, Simulation
 
@@ -59,9 +60,18 @@ class Acting:
         self._daemon.log.warning("resumed", randomizing=answer.randomizing)
         return answer
 
-    async def plan(self, call: Call) -> None:
-        msgspec.json.decode(call.body, type=PlanRequest)
-        raise refuse(501, "this daemon has no planner: use `equipoise plan`")
+    async def plan(self, call: Call) -> msgspec.Raw:
+        """A plan from the numbers given, or, where none say otherwise, from what is known."""
+        asked = msgspec.json.decode(call.body, type=PlanRequest)
+        live = asked.models is None and asked.reward_rate is None
+        try:
+            made = await self._daemon.analysis.plan(call.body, live)
+        except AnalysisError as error:
+            document = problem(503, "the analyst is being started again", retry_after=2.0)
+            raise Refusal(document) from error
+        if made.refused:
+            raise refuse(422, made.refused, field=made.field, limit=made.limit)
+        return msgspec.Raw(made.body)
 
     def _taking(
         self, take: Callable[[Sequence[T]], Accepted], name: str

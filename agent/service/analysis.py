@@ -17,6 +17,8 @@ from equipoise.agent.service.analyst import (
     Ask,
     Failure,
     Open,
+    Plan,
+    Planned,
     Question,
     Reply,
     Save,
@@ -108,6 +110,13 @@ class Analysis:
         await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
         return reply.seq
 
+    async def plan(self, data: bytes, live: bool) -> Planned:
+        """A plan, from what the log says or from numbers alone. data: JSON. Raises AnalysisError."""
+        async with self._turn:
+            reply = await self._ask(None, data, live)
+        assert isinstance(reply, Planned)
+        return reply
+
     async def start(self) -> None:
         """Start the process; the first report would do it too."""
         async with self._turn:
@@ -125,17 +134,23 @@ class Analysis:
             process.kill()
             await process.wait()
 
-    async def _ask(self, families: list[str] | None) -> Reply:
-        """Ask for a report on these families, or for the whole state."""
+    async def _ask(
+        self, families: list[str] | None, data: bytes | None = None, live: bool = False
+    ) -> Reply:
+        """Ask for a report on these families, for a plan, or for the whole state."""
         rows = self._agent.fold.next_seq
         await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
         process = await self._started()
         # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
         adopted, known = list(self._adopted), len(self._agent.rules)
-        reply = await self._exchange(
-            process,
-            Save(adopted, known) if families is None else Ask(adopted, known, families),
-        )
+        question: Question
+        if data is not None:
+            question = Plan(adopted, known, data, live)
+        elif families is None:
+            question = Save(adopted, known)
+        else:
+            question = Ask(adopted, known, families)
+        reply = await self._exchange(process, question)
         if isinstance(reply, Failure):
             self._figures.refresh_failures += 1
             self._log.warning("analyst-failed", sentence=reply.sentence)

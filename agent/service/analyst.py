@@ -14,12 +14,15 @@ import os
 import struct
 import sys
 import time
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import msgspec
 
 from equipoise.agent.service.reports import Report, report
 from equipoise.store.records import RuleRecord
+
+if TYPE_CHECKING:
+    from equipoise.agent.agent import Agent
 
 HEADER = struct.Struct("<I")
 
@@ -47,6 +50,16 @@ class Save(msgspec.Struct, frozen=True, tag="save"):
     known: int
 
 
+class Plan(msgspec.Struct, frozen=True, tag="plan"):
+    """Follow the log and plan: from what the experiment knows, or from numbers alone. data: the
+    fields of a request to the planner, as JSON. rules, known: as in `Ask`."""
+
+    rules: list[RuleRecord]
+    known: int
+    data: bytes
+    live: bool
+
+
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """To `Open` (without a report) and `Ask`. seconds: what the work took."""
 
@@ -61,14 +74,23 @@ class State(msgspec.Struct, frozen=True, tag="state"):
     state: bytes
 
 
+class Planned(msgspec.Struct, frozen=True, tag="planned"):
+    """To `Plan`: the plan as JSON, or why there is none."""
+
+    body: bytes = b""
+    field: str = ""
+    limit: str = ""
+    refused: str = ""
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
     """The work failed; the sentence is for the daemon's log."""
 
     sentence: str
 
 
-Question: TypeAlias = Open | Ask | Save
-Reply: TypeAlias = Answer | State | Failure
+Question: TypeAlias = Open | Ask | Save | Plan
+Reply: TypeAlias = Answer | State | Planned | Failure
 
 
 def main() -> None:
@@ -109,7 +131,9 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                 if len(agent.rules) != question.known:
                     raise ValueError(f"{len(agent.rules)} rules, the daemon has {question.known}")
                 seq = agent.follow()
-                if isinstance(question, Save):
+                if isinstance(question, Plan):
+                    reply = _planned(question, agent)
+                elif isinstance(question, Save):
                     reply = State(seq, agent.fold.to_bytes())
                 else:
                     made = report(agent, question.families, time.time())
@@ -119,6 +143,17 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         body = msgspec.msgpack.encode(reply)
         answers.write(HEADER.pack(len(body)) + body)
         answers.flush()
+
+
+def _planned(question: Plan, agent: Agent) -> Planned:
+    from equipoise.agent.planning import plan_request
+    from equipoise.agent.planning.errors import PlanError
+
+    try:
+        made = plan_request(msgspec.json.decode(question.data), agent if question.live else None)
+    except PlanError as error:
+        return Planned(field=error.field, limit=error.limit, refused=str(error))
+    return Planned(msgspec.json.encode(made))
 
 
 if __name__ == "__main__":

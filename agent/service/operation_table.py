@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from equipoise.agent.planning.plan import Plan
+from equipoise.agent.planning.request import PlanRequest
 from equipoise.agent.service.acting import Acting
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call, Operation, Parameter
@@ -23,7 +25,6 @@ from equipoise.agent.service.schema import (
     OutcomesAnswer,
     OutcomesRequest,
     PauseRequest,
-    PlanRequest,
     RecommendationAnswer,
     RuleAnswer,
 )
@@ -192,8 +193,9 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             "Ask the planner.",
             acting.plan,
             body=PlanRequest,
-            statuses=(400, 413, 422, 501),
-            example={"effect": 0.05},
+            answer=Plan,
+            statuses=(400, 413, 422, 503),
+            example={"models": 3, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.05},
         ),
         Operation(
             "POST",

@@ -17,7 +17,7 @@ said otherwise, times are seconds since the epoch, and `null` is unknown.
 | GET /v1/budget, PUT /v1/budget | `BudgetRequest` | `BudgetAnswer` |
 | GET /v1/decisions/{decision_id} | | `LoggedDecision` |
 | GET /v1/rules/{rule_id} | | `RuleAnswer` |
-| POST /v1/plan | `PlanRequest` | 501 |
+| POST /v1/plan | `planning.request.PlanRequest` | `planning.plan.Plan` |
 | POST /v1/pause, POST /v1/resume | `PauseRequest` | `ModeAnswer` |
 | GET /healthz, GET /readyz | | `Health`, `Readiness` |
 
@@ -298,16 +298,6 @@ class RuleAnswer(Wire, frozen=True, kw_only=True):
     era: int
     at: float
     body: dict[str, Any]
-
-
-class PlanRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question to the planner: one of effect (to detect), half_width (of a contrast) or requests
-    (to be randomized), with the power wanted."""
-
-    effect: float | None = None
-    half_width: float | None = None
-    requests: int | None = None
-    power: float = 0.8
 
 
 class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):

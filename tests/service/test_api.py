@@ -189,10 +189,27 @@ def test_families_can_be_asked_for(daemon: Running):
     problem(daemon.ask("GET", "/v1/recommendation?family=ipw,cvci"), 422)
 
 
-def test_checks_recommendation_and_plan(daemon: Running):
+def test_checks_and_recommendation(daemon: Running):
     assert daemon.ask("GET", "/v1/checks").json["status"] in ("ok", "watch", "alarm", "unknown")
     assert daemon.ask("GET", "/v1/recommendation").json["sentence"]
-    problem(daemon.ask("POST", "/v1/plan", {"effect": 0.1}), 501)
+
+
+def test_a_plan_from_numbers_and_one_that_cannot_be(daemon: Running):
+    numbers = {"models": 2, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.1}
+    answer = daemon.ask("POST", "/v1/plan", numbers)
+    assert answer.status == 200
+    assert answer.json["source"] == "numbers"
+    assert answer.json["recommended"]["randomized"]["plan"] > 100
+    assert "Randomize" in answer.json["sentence"]
+    refused = problem(daemon.ask("POST", "/v1/plan", numbers | {"effect": 0.0}), 422)
+    assert refused["field"] == "effect"
+    assert problem(daemon.ask("POST", "/v1/plan", numbers | {"efect": 0.1}), 422)
+    # Nothing has been learnt here that a plan could go on from.
+    assert (
+        "plan with numbers"
+        in problem(daemon.ask("POST", "/v1/plan", {"effect": 0.1}), 422)["detail"]
+    )
+    assert daemon.ask("GET", "/v1/estimates").status == 200
 
 
 def test_methods_that_a_path_does_not_take(daemon: Running):

@@ -1,0 +1,298 @@
+"""A plan: every table that a question asks for, the recommended row, and one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.inference import levels
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.planning.closed import anytime_rows, contrast_variance
+from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.problem import Case, Problem
+from equipoise.agent.planning.requirement import Requirement, cheapest
+from equipoise.agent.planning.sentences import assumptions, budget_sentence, recommendation
+from equipoise.agent.planning.tables import EFFECTS, Bought, Curve, Tables
+
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+FLOORS = (0.02, 0.1, 0.3, 1.0)
+"""Floors of the price table, as shares of 1 / K."""
+EXPLAINED = (0.0, 0.25, 0.5, 0.75)
+EFFECT_PATHS, MAIN_SHARE = 110, 3
+"""Simulated experiments per effect, and how many times as many there are of the effect itself."""
+SIDE_PATHS = 80
+"""Simulated experiments per row of a table that only shows a direction."""
+NOT_OFFERED = (
+    "the cheapest split of money between EXP and SIM replays: how much more a prediction explains "
+    "with more replays is not known before they are made, so the table of explained shares says "
+    "what each would save instead",
+    "policies whose probabilities depend on the request: a plan knows no contexts",
+)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything that a plan says; numbers in reward units, requests, hours and USD.
+
+    source: numbers, benchmark or store. sentence: the recommended plan. assumptions: what it rests
+    on. recommended: None where no policy gets there. goals: a row per policy, sequence and goal.
+    effects: a row per policy and effect. rates: EXP against waiting, by share of traffic that is
+    randomized; floors: the price of the floor; explained: what a prediction from replays would
+    save; segments: each segment by itself. bought: what the budget buys. curves: certainty against
+    spend, at `effect`; power, traffic: as asked. not_offered:
+    questions without an honest answer. stored: what a store already holds.
+    """
+
+    source: str
+    sentence: str
+    assumptions: list[str]
+    effect: float
+    recommended: Requirement | None
+    goals: list[Requirement]
+    effects: list[Requirement]
+    rates: list[Requirement]
+    floors: list[Requirement]
+    explained: list[Requirement]
+    segments: list[Requirement]
+    bought: list[Bought]
+    curves: list[Curve]
+    not_offered: list[str]
+    power: float
+    traffic: float | None
+    stored: dict[str, Any]
+
+
+def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
+    """The plan of a problem. Raises PlanError where the question is contradictory."""
+    request, scale = problem.request, problem.scale
+    sequence, tables = Sequence(request.sequence), Tables(problem)
+    _traffic(problem)
+    effect = _effect(problem)
+    goals: list[Requirement] = []
+    effects: list[Requirement] = []
+    curves: list[Curve] = []
+    if request.effect is not None or not _others(problem):
+        effects, curves = _effects(tables, problem, sequence, effect)
+        goals += [row for row in effects if np.isclose(row.effect, effect * scale)]
+        goals += _other_sequences(tables, problem, sequence, effect)
+    if request.half_width is not None:
+        width = request.half_width / scale
+        for policy in request.policies:
+            rows, curve = tables.required(
+                policy, sequence, [tables.base(effect)], width=width, goal="half-width"
+            )
+            goals += rows
+            curves = [*curves, *([] if effects else [curve])]
+    if request.regret is not None:
+        goals += _regret(tables, problem, sequence, effect, request.regret / scale)
+    main = _main(problem, goals, sequence)
+    best = cheapest(main, request.horizon)
+    bought = _bought(tables, problem, sequence, effect)
+    side = best or next(iter(main), None)
+    rates, floors, explained = _side(tables, problem, sequence, side) if effects else ([], [], [])
+    if effects or not bought:
+        sentence = recommendation(problem, best, main, effect)
+    else:
+        sentence = budget_sentence(problem, bought)
+    return Plan(
+        source=problem.source,
+        sentence=sentence,
+        assumptions=assumptions(problem, sequence),
+        effect=effect * scale,
+        recommended=best,
+        goals=goals,
+        effects=effects,
+        rates=rates,
+        floors=floors,
+        explained=explained,
+        segments=_segments(problem, sequence, side) if effects else [],
+        bought=bought,
+        curves=curves,
+        not_offered=list(NOT_OFFERED),
+        power=request.power,
+        traffic=request.traffic,
+        stored=stored or {},
+    )
+
+
+def _traffic(problem: Problem) -> None:
+    request = problem.request
+    budgets = (request.budget_requests, request.budget_money, request.budget_harm)
+    if request.traffic is None and (_others(problem) is False or not any(budgets)):
+        raise PlanError("traffic", "missing", "requests an hour, more than 0")
+
+
+def _others(problem: Problem) -> bool:
+    """Whether anything but an effect is asked for."""
+    request = problem.request
+    return any(
+        value is not None
+        for value in (
+            *(request.half_width, request.regret, request.budget_requests),
+            *(request.budget_money, request.budget_harm),
+        )
+    )
+
+
+def _effect(problem: Problem) -> float:
+    """The effect on the [0, 1] scale that all is said at: the given one, or what fits the goal."""
+    request = problem.request
+    for given in (request.effect, request.regret, request.half_width):
+        if given is not None:
+            return min(given / problem.scale, problem.most)
+    if problem.source != "numbers":
+        order = np.sort(problem.values)[::-1]
+        gap = float(order[0] - order[1])
+        if gap > 0:
+            return gap
+    budget = request.budget_requests or _affordable(problem)
+    if budget is None:
+        raise PlanError("effect", "missing", "the smallest difference in reward worth finding")
+    low, high = 1e-4, max(problem.most, 2e-4)
+    for _ in range(40):
+        middle = float(np.sqrt(low * high))
+        low, high = (low, middle) if _rows(problem, middle) < budget else (middle, high)
+    return high
+
+
+def _rows(problem: Problem, effect: float) -> float:
+    """Randomized requests to find an effect, by closed form under uniform shares."""
+    design = problem.design(
+        "uniform", Sequence(problem.request.sequence), [Tables(problem).base(effect)], 1
+    )
+    rate, models = problem.request.rate, problem.models
+    chance = np.full(models, rate / models)
+    left = 1.0 - problem.explained
+    noise = contrast_variance(design.variances[0], chance, 0, 1, left)
+    alpha = levels.decision_level(design.delta, models)
+    return rate * anytime_rows(noise, effect + problem.epsilon, alpha, 2.0 + models / rate)
+
+
+def _affordable(problem: Problem) -> float | None:
+    """Randomized requests that the budget pays for, at mean prices; None without one."""
+    request = problem.request
+    if request.budget_money is not None:
+        price = float(problem.prices.mean())
+        if not price > 0:
+            raise PlanError("price", "unknown or 0", "USD a request, to plan with budget_money")
+        return request.budget_money / price
+    if request.budget_harm is not None and request.effect is None:
+        raise PlanError("effect", "missing", "how much a worse model loses, to plan with harm")
+    return None
+
+
+def _effects(
+    tables: Tables, problem: Problem, sequence: Sequence, effect: float
+) -> tuple[list[Requirement], list[Curve]]:
+    tried = [effect * each for each in EFFECTS if each <= 1.0 or effect * each <= problem.most]
+    cases = []
+    for each in tried:
+        cases += [tables.base(each)] * (MAIN_SHARE if each == effect else 1)
+    rows: list[Requirement] = []
+    curves = []
+    for policy in problem.request.policies:
+        found, curve = tables.required(policy, sequence, cases, most=EFFECT_PATHS)
+        rows += found
+        curves.append(curve)
+    return rows, curves
+
+
+def _other_sequences(
+    tables: Tables, problem: Problem, declared: Sequence, effect: float
+) -> list[Requirement]:
+    rows: list[Requirement] = []
+    for sequence in Sequence:
+        if sequence is not declared:
+            for policy in problem.request.policies:
+                rows += tables.required(policy, sequence, [tables.base(effect)], most=SIDE_PATHS)[0]
+    return rows
+
+
+def _regret(
+    tables: Tables, problem: Problem, sequence: Sequence, effect: float, regret: float
+) -> list[Requirement]:
+    rows = []
+    case = tables.base(max(effect, min(regret, problem.most)))
+    for policy in problem.request.policies:
+        rows += tables.required(
+            policy, sequence, [case], epsilon=max(regret, problem.epsilon), goal="regret"
+        )[0]
+        rows.append(tables.recommended(policy, sequence, case, regret * (1.0 - 1e-9)))
+    return rows
+
+
+def _main(problem: Problem, goals: Rows[Requirement], sequence: Sequence) -> list[Requirement]:
+    """The rows a recommendation is chosen from: the first goal asked for, certified as declared."""
+    for goal in ("effect", "half-width", "regret"):
+        rows = [row for row in goals if row.goal == goal and row.reading == sequence.value]
+        if rows:
+            return rows
+    return []
+
+
+def _side(
+    tables: Tables, problem: Problem, sequence: Sequence, row: Requirement | None
+) -> tuple[list[Requirement], list[Requirement], list[Requirement]]:
+    if row is None:
+        return [], [], []
+    effect, rate = row.effect / problem.scale, problem.request.rate
+    floor, explained = problem.floor, problem.explained
+    rates = [each * rate for each in RATES if each * rate <= 1.0]
+    floors = [each / problem.models for each in FLOORS]
+    shares = sorted({*EXPLAINED, explained, problem.attainable or 0.0})
+    cases = [Case(effect, each, floor, explained) for each in rates]
+    cases += [Case(effect, rate, floor, each) for each in shares]
+    found = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]
+    # Under uniform shares a floor changes nothing: its price shows under an adaptive policy.
+    adaptive = row.policy
+    if adaptive == "uniform":
+        adaptive = next((name for name in problem.request.policies if name != "uniform"), "top-two")
+    cases = [Case(effect, rate, each, explained) for each in floors]
+    priced = tables.required(adaptive, sequence, cases, most=SIDE_PATHS)[0]
+    return found[: len(rates)], priced, found[len(rates) :]
+
+
+def _segments(problem: Problem, sequence: Sequence, row: Requirement | None) -> list[Requirement]:
+    """One row: any of the declared segments by itself, at its share of delta and of traffic."""
+    count = problem.request.segments
+    if count == 0 or row is None:
+        return []
+    # What a store holds of the whole traffic says nothing about a segment's own sums.
+    afresh = replace(problem, start=None, era_caps=None)
+    tables = Tables(afresh, delta=problem.levels[1], share=1.0 / count)
+    return tables.required(row.policy, sequence, [tables.base(row.effect / problem.scale)])[0]
+
+
+def _bought(tables: Tables, problem: Problem, sequence: Sequence, effect: float) -> list[Bought]:
+    request = problem.request
+    found = []
+    for policy in request.policies:
+        if request.budget_requests is not None:
+            found.append(tables.bought(policy, sequence, request.budget_requests, effect))
+        elif request.budget_money is not None:
+            guess = _affordable(problem)
+            assert guess is not None
+            found.append(_spending(tables, policy, sequence, guess, effect, "money"))
+        elif request.budget_harm is not None:
+            guess = request.budget_harm / (effect * problem.scale)
+            found.append(_spending(tables, policy, sequence, guess, effect, "harm"))
+    return found
+
+
+def _spending(
+    tables: Tables, policy: str, sequence: Sequence, guess: float, effect: float, field: str
+) -> Bought:
+    """What is bought when all of the money, or of the harm, is spent: two corrected guesses."""
+    limit = getattr(tables.request, f"budget_{field}")
+    found = tables.bought(policy, sequence, guess, effect)
+    for _ in range(2):
+        spent = getattr(found, field)
+        if spent is None or spent <= 0:
+            told = "a loss: these experiments are expected to win reward, so harm sets no limit"
+            raise PlanError(f"budget_{field}", limit, told)
+        guess *= limit / spent
+        found = tables.bought(policy, sequence, guess, effect)
+    return found

@@ -1,0 +1,163 @@
+"""The question behind a plan, from numbers, a benchmark or a store, all on the [0, 1] scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.levels import segment_levels
+from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.forward import Design
+from equipoise.agent.planning.request import FLOOR_SHARE, PlanRequest
+from equipoise.agent.planning.state import PathState
+from equipoise.store.batches import Floats
+
+Start: TypeAlias = Callable[[int, int], PathState]
+"""Sums so far for a number of paths and of caps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is planned. Rewards are turned so that larger is better and scaled to [0, 1].
+
+    source: "numbers", "benchmark" or "store". names: (K,). values: (K,) what the models are
+    thought to be worth; with `numbers` all but the first are alike. variances: (K,) of a reward;
+    None where rewards are 0 or 1 and their values say it. prices: (K,) USD, NaN where unknown.
+    routing: value of today's routing, None where unknown. scale: reward units of 1.
+    candidates: A. start: sums so far, None from the beginning. explained: share of the variance
+    that the prediction is taken to explain; attainable: what it could explain at best, None where
+    nobody knows. era_caps: of the sums in `start`, fixed when their era began.
+    """
+
+    source: str
+    request: PlanRequest
+    names: tuple[str, ...]
+    values: Floats
+    variances: Floats | None
+    prices: Floats
+    routing: float | None
+    scale: float
+    candidates: int
+    explained: float
+    tuned_rows: float = 10_000.0
+    start: Start | None = None
+    attainable: float | None = None
+    era_caps: tuple[float, ...] | None = None
+
+    @classmethod
+    def of_numbers(cls, request: PlanRequest) -> Self:
+        """From a few numbers. Raises PlanError where the reward is missing."""
+        if request.reward_rate is None:
+            raise PlanError("reward_rate", "missing", "what models are worth today, reward units")
+        models = 2 if request.models is None else request.models
+        scale = request.reward_high - request.reward_low
+        rate = (request.reward_rate - request.reward_low) / scale
+        rate = rate if request.maximise else 1.0 - rate
+        variances = None
+        if request.reward_sd is not None:
+            variances = np.full(models, (request.reward_sd / scale) ** 2)
+        prices = np.full(models, np.nan if request.price is None else request.price)
+        if request.prices is not None:
+            prices = np.array(request.prices)
+        return cls(
+            "numbers",
+            request,
+            tuple(f"model {index + 1}" for index in range(models)),
+            np.full(models, rate),
+            variances,
+            prices,
+            None,
+            scale,
+            models + 1,
+            request.explained,
+        )
+
+    @property
+    def models(self) -> int:
+        return len(self.names)
+
+    @property
+    def floor(self) -> float:
+        floor = self.request.floor
+        return FLOOR_SHARE / self.models if floor is None else floor
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """delta of statements about the whole traffic, and about each segment."""
+        return segment_levels(self.request.delta, self.request.segments)
+
+    @property
+    def epsilon(self) -> float:
+        return self.request.epsilon / self.scale
+
+    def values_at(self, effect: float) -> Floats:
+        """(K,) values where the best model leads the runner-up by `effect` and nobody is closer.
+
+        From numbers: one model is better than all the others, which is the hardest such case.
+        Else the runner-up is moved, and whoever stands closer than it with it.
+        """
+        if self.source == "numbers":
+            result = self.values.copy()
+            result[0] += effect
+            return result
+        order = np.argsort(-self.values, kind="stable")
+        result = self.values.copy()
+        best = min(max(float(result[order[0]]), effect), 1.0)
+        result[order[0]] = best
+        result[order[1:]] = np.minimum(result[order[1:]], best - effect)
+        result[order[1]] = best - effect
+        return result
+
+    @property
+    def most(self) -> float:
+        """The largest effect that the range of rewards leaves room for."""
+        return float(1.0 - self.values[0]) if self.source == "numbers" else 1.0
+
+    def design(
+        self,
+        assignment: str,
+        sequence: Sequence,
+        cases: list[Case],
+        paths: int,
+        delta: float | None = None,
+    ) -> Design:
+        """The design of `paths` experiments for every case, case after case."""
+
+        def each(values: list[float]) -> Floats:
+            return np.repeat(np.array(values), paths)
+
+        values = np.repeat(np.array([self.values_at(case.effect) for case in cases]), paths, axis=0)
+        values = np.clip(values, 0.0, 1.0)
+        variances = values * (1.0 - values)
+        if self.variances is not None:
+            variances = np.broadcast_to(self.variances, values.shape)
+        return Design(
+            assignment=assignment,
+            sequence=sequence,
+            values=values,
+            variances=variances,
+            explained=each([case.explained for case in cases]),
+            rate=each([case.rate for case in cases]),
+            floor=each([case.floor for case in cases]),
+            binary=self.variances is None,
+            costs=self.prices,
+            candidates=self.candidates,
+            delta=self.levels[0] if delta is None else delta,
+            epsilon=self.epsilon,
+            tuned_rows=self.tuned_rows,
+            era_caps=self.era_caps,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What may differ between the rows of a table. effect on the [0, 1] scale."""
+
+    effect: float
+    rate: float
+    floor: float
+    explained: float

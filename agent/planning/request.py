@@ -1,0 +1,162 @@
+"""What a plan is asked for, as it comes over the wire or from the command line."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.shares import ASSIGNMENTS
+
+FEWEST_MODELS, MOST_MODELS = 2, 64
+FLOOR_SHARE = 0.1
+"""The default floor is this share of the uniform probability 1 / K, as in a configuration."""
+
+
+class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Numbers of a plan; rewards, effects and widths in reward units, money in USD.
+
+    models: how many, two if None; a store or a benchmark knows them. traffic: requests an hour;
+    None where only a budget counts, and then nothing is said about time. reward_rate: what all
+    models but the best are worth; reward_sd: of a single reward, None for rewards that are 0 or 1
+    (on the scale from reward_low to reward_high).
+    Goals: effect to be found with `power`, half_width of the contrast of the leader with the
+    runner-up, regret that is exceeded with probability at most delta; or a budget of randomized
+    requests, money or harm.
+    price: of a request; prices: one for each model. policies: assignments. rate: share of requests
+    that are randomized; floor: least probability of a model, 0.1 / K if None. sequence: the
+    declared one. explained: share of the reward's variance that replays (SIM) predict; 0 while
+    nothing is known. window, horizon: hours until a reward is final, and until you must know.
+    segments: parts of equal traffic that get answers of their own.
+    """
+
+    models: int | None = None
+    traffic: float | None = None
+    reward_rate: float | None = None
+    effect: float | None = None
+    power: float = 0.8
+    half_width: float | None = None
+    regret: float | None = None
+    budget_requests: float | None = None
+    budget_money: float | None = None
+    budget_harm: float | None = None
+    reward_sd: float | None = None
+    reward_low: float = 0.0
+    reward_high: float = 1.0
+    maximise: bool = True
+    price: float | None = None
+    prices: list[float] | None = None
+    policies: list[str] = msgspec.field(
+        default_factory=lambda: ["uniform", "top-two", "track-and-stop"]
+    )
+    rate: float = 0.1
+    floor: float | None = None
+    delta: float = 0.05
+    epsilon: float = 0.0
+    sequence: str = "bounded"
+    explained: float = 0.0
+    window: float = 0.0
+    horizon: float | None = None
+    segments: int = 0
+    seed: int = 0
+
+
+def read_request(data: object) -> PlanRequest:
+    """The request in tables and numbers, checked field by field. Raises PlanError."""
+    try:
+        request = msgspec.convert(data, PlanRequest)
+    except msgspec.ValidationError as error:
+        raise PlanError("request", "not a plan", str(error)) from None
+    check(request)
+    return request
+
+
+def check(request: PlanRequest) -> None:
+    """Everything wrong with numbers by themselves. Raises PlanError at the first."""
+    for name in request.__struct_fields__:
+        value: Any = getattr(request, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PlanError(name, value, "a finite number")
+    span = request.reward_high - request.reward_low
+    _hold("reward_high", request.reward_high, span > 0, f"more than {request.reward_low:g}")
+    models = FEWEST_MODELS if request.models is None else request.models
+    within = FEWEST_MODELS <= models <= MOST_MODELS
+    _hold("models", models, within, f"{FEWEST_MODELS} to {MOST_MODELS}")
+    _floor(request, models)
+    if request.traffic is not None:
+        _hold("traffic", request.traffic, request.traffic > 0, "requests an hour, more than 0")
+    for name, limit in (
+        ("effect", span),
+        ("half_width", span),
+        ("regret", span),
+    ):
+        value = getattr(request, name)
+        if value is not None:
+            told = f"more than 0 and at most {limit:g}, the range of rewards"
+            _hold(name, value, 0 < value <= limit, told)
+    for name in ("budget_requests", "budget_money", "budget_harm"):
+        value = getattr(request, name)
+        if value is not None:
+            _hold(name, value, value > 0, "more than 0")
+    _hold("power", request.power, 0 < request.power < 1, "between 0 and 1")
+    _hold("rate", request.rate, 0 < request.rate <= 1, "more than 0 and at most 1")
+    _hold("delta", request.delta, 0 < request.delta <= 0.5, "more than 0 and at most 0.5")
+    _hold("epsilon", request.epsilon, 0 <= request.epsilon < span, f"0 or more, below {span:g}")
+    _hold("explained", request.explained, 0 <= request.explained < 1, "0 or more, below 1")
+    _hold("window", request.window, request.window >= 0, "hours, 0 or more")
+    _hold("segments", request.segments, 0 <= request.segments <= 64, "0 to 64")
+    _hold("seed", request.seed, request.seed >= 0, "0 or more")
+    if request.horizon is not None:
+        told = f"more than the outcome window of {request.window:g} hours"
+        _hold("horizon", request.horizon, request.horizon > request.window, told)
+    _names(request)
+    _prices(request, models)
+    _reward(request)
+
+
+def _hold(field: str, value: object, holds: bool, limit: str) -> None:
+    if not holds:
+        raise PlanError(field, value, limit)
+
+
+def _floor(request: PlanRequest, models: int) -> None:
+    floor = request.floor
+    if floor is not None:
+        limit = f"more than 0 and at most 1 / {models}, with {models} models"
+        _hold("floor", floor, 0 < floor <= 1 / models, limit)
+
+
+def _names(request: PlanRequest) -> None:
+    sequences = [each.value for each in Sequence]
+    known = request.sequence in sequences
+    _hold("sequence", request.sequence, known, f"one of {', '.join(sequences)}")
+    _hold("policies", "empty", bool(request.policies), f"some of {', '.join(ASSIGNMENTS)}")
+    for name in request.policies:
+        limit = f"one of {', '.join(ASSIGNMENTS)}: plans know no contexts"
+        _hold("policies", name, name in ASSIGNMENTS, limit)
+
+
+def _prices(request: PlanRequest, models: int) -> None:
+    for price in [*(request.prices or []), *([] if request.price is None else [request.price])]:
+        _hold("price", price, price >= 0, "USD a request, 0 or more")
+    if request.prices is not None:
+        given = len(request.prices)
+        _hold("prices", f"of length {given}", given == models, f"{models} prices")
+
+
+def _reward(request: PlanRequest) -> None:
+    rate, low, high = request.reward_rate, request.reward_low, request.reward_high
+    if rate is None:
+        return
+    _hold("reward_rate", rate, low <= rate <= high, f"{low:g} to {high:g}, the range of rewards")
+    if request.reward_sd is not None:
+        most = math.sqrt((rate - low) * (high - rate))
+        told = f"more than 0 and at most {most:.4g}, the most at a mean of {rate:g} in this range"
+        _hold("reward_sd", request.reward_sd, 0 < request.reward_sd <= most + 1e-12, told)
+    room = high - rate if request.maximise else rate - low
+    if request.effect is not None:
+        told = f"at most {room:.4g}: no model can be better than {rate:g} by more in this range"
+        _hold("effect", request.effect, request.effect <= room + 1e-12, told)

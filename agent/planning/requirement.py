@@ -1,0 +1,137 @@
+"""Stopping times as a requirement: requests, time, money and harm, with an 80% band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.planning.closed import fewest_rewards
+from equipoise.agent.planning.forward import Design, Ends
+from equipoise.agent.planning.problem import Case, Problem
+from equipoise.store.batches import Floats
+
+BAND = (0.1, 0.9)
+NEARLY = 0.1
+YEAR = 24.0 * 365.0
+"""Hours beyond which a plan says that it cannot know: nothing stays as assumed for that long."""
+
+
+class Band(msgspec.Struct, frozen=True):
+    """Of a skewed number over experiments: median, 80% band, and `needed`, the quantile at the
+    wanted power. None where that share of the experiments never gets there."""
+
+    median: float | None
+    low: float | None
+    high: float | None
+    needed: float | None
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """What a goal takes. reading: the certified sequence, or the family that recommends.
+
+    effect, rate, floor, explained: of this row. randomized: EXP requests; requests: all traffic
+    meanwhile; hours: until it is known, the outcome window included, None without traffic; money:
+    USD of the randomized requests; harm: reward lost on them (below 0: won). fewest: Garivier &
+    Kaufmann's lower bound on the mean of `randomized`. known: whether the planner stands by the
+    numbers; note: why not.
+    """
+
+    policy: str
+    reading: str
+    goal: str
+    effect: float
+    rate: float
+    floor: float
+    explained: float
+    randomized: Band
+    requests: Band
+    hours: Band | None
+    money: Band | None
+    harm: Band
+    fewest: float | None
+    known: bool
+    note: str
+
+
+def band(values: Floats, power: float) -> Band:
+    """Quantiles of (n,) values, inf where a path did not end. None for inf."""
+    ends = np.quantile(values, [0.5, *BAND, power], method="inverted_cdf").tolist()
+    return Band(*(float(f"{end:.6g}") if np.isfinite(end) else None for end in ends))
+
+
+def requirement(
+    problem: Problem,
+    design: Design,
+    ends: Ends,
+    part: slice,
+    case: Case,
+    policy: str,
+    reading: str,
+    goal: str,
+) -> Requirement:
+    """The requirement of one case, which are the paths `part` of a simulation."""
+    power, scale = problem.request.power, problem.scale
+    requests, counts = ends.requests[part], ends.counts[part]
+    done = np.isfinite(requests)
+    values = design.values[part]
+    reference = (
+        values.max(axis=1) if problem.routing is None else np.full(len(values), problem.routing)
+    )
+    lost = (counts * (reference[:, None] - values)).sum(axis=1) * scale
+    paid = (counts * problem.prices).sum(axis=1)
+    hours = _hours(problem, requests)
+    known, note = _known(problem, hours, power, done)
+    fewest = fewest_rewards(values[0], design.variances[part][0], design.epsilon, design.delta)
+    return Requirement(
+        policy=policy,
+        reading=reading,
+        goal=goal,
+        effect=case.effect * scale,
+        rate=case.rate,
+        floor=case.floor,
+        explained=case.explained,
+        randomized=band(np.where(done, counts.sum(axis=1), np.inf), power),
+        requests=band(requests, power),
+        hours=None if hours is None else band(hours, power),
+        money=None if np.isnan(paid).any() else band(np.where(done, paid, np.inf), power),
+        harm=band(np.where(done, lost, np.inf), power),
+        fewest=fewest if np.isfinite(fewest) and goal == "effect" else None,
+        known=known,
+        note=note,
+    )
+
+
+def _hours(problem: Problem, requests: Floats) -> Floats | None:
+    traffic = problem.request.traffic
+    return None if traffic is None else requests / traffic + problem.request.window
+
+
+def _known(problem: Problem, hours: Floats | None, power: float, done: Floats) -> tuple[bool, str]:
+    if done.mean() < power:
+        return False, (
+            f"only {done.mean():.0%} of the simulated experiments ever get there under this policy"
+        )
+    if hours is not None and np.quantile(hours, power, method="inverted_cdf") > YEAR:
+        return False, "it would take more than a year, and nothing stays as assumed for that long"
+    return True, ""
+
+
+def cheapest(rows: Rows[Requirement], horizon: float | None) -> Requirement | None:
+    """The first row that needs nearly the fewest requests among those known to be in time.
+
+    Nearly: within a tenth, twice the error of the simulation; so the policies named first win ties.
+    """
+
+    def in_time(row: Requirement) -> bool:
+        if horizon is None or row.hours is None:
+            return True
+        return row.hours.needed is not None and row.hours.needed <= horizon
+
+    fit = [(row.randomized.needed, row) for row in rows if row.known and in_time(row)]
+    known = [(needed, row) for needed, row in fit if needed is not None]
+    if not known:
+        return None
+    fewest = min(needed for needed, _ in known)
+    return next(row for needed, row in known if needed <= fewest * (1.0 + NEARLY))

@@ -1,0 +1,241 @@
+"""A problem out of what an experiment already knows: values, variances, and its certified sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equipoise.agent.inference.certificate import CertificateMoments
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.forward import expected_end, looks, simulate
+from equipoise.agent.planning.problem import Case, Problem, Start
+from equipoise.agent.planning.request import PlanRequest, read_request
+from equipoise.agent.planning.requirement import band
+from equipoise.agent.planning.shares import ASSIGNMENTS
+from equipoise.agent.planning.state import PathState
+from equipoise.agent.prices import model_costs
+from equipoise.agent.snapshots import sample_moments
+from equipoise.store.batches import Floats, Ints
+
+if TYPE_CHECKING:
+    from equipoise.agent.reader import Reader
+
+FEWEST_REWARDS = 20.0
+"""Randomized rewards that every model needs before its mean and variance are planned with."""
+EXP_FAMILIES = ("ipw", "representation-exp", "doubly-robust", "hierarchical")
+"""Families whose answer rests on EXP, whatever the log says."""
+_PATHS = 200
+_DRAWS = 2000
+
+
+def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, Any]]:
+    """The problem of a running experiment, and what it knows today.
+
+    data: fields of a request that are to differ from the experiment's own. Raises PlanError where
+    too little is known.
+    """
+    config, view = agent.config, agent.view()
+    kept = np.flatnonzero(agent.rule.active)
+    count, mean, variance = (part[kept] for part in sample_moments(view.moments.arms))
+    if not (count >= FEWEST_REWARDS).all():
+        least = float(count.min(initial=0.0))
+        raise PlanError(
+            "rewards of the least tried model",
+            least,
+            f"at least {FEWEST_REWARDS:g} to plan from a store; until then plan with numbers",
+        )
+    request = _request(agent, data, len(kept))
+    low, scale = config.reward.low, config.reward.high - config.reward.low
+    values = (mean - low) / scale
+    values = values if agent.sign > 0 else 1.0 - values
+    declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+    routing = (agent.routing()[0] - low) / scale
+    routing = routing if agent.sign > 0 else 1.0 - routing
+    sums = view.certified
+    same = sums.era == agent.rule.era
+    start = _starter(sums.overall, kept, agent.sign) if same else None
+    problem = Problem(
+        source="store",
+        request=request,
+        names=tuple(agent.models[index] for index in kept),
+        values=values,
+        variances=np.maximum(variance / scale**2, 1e-6),
+        prices=model_costs(view.moments.simulation, declared)[kept],
+        routing=float(routing) if np.isfinite(routing) else None,
+        scale=scale,
+        candidates=len(agent.certifier.spec.names),
+        explained=_explained(sums.overall, kept) if "explained" not in data else request.explained,
+        tuned_rows=float(config.certify.tuned_rows),
+        start=start,
+        era_caps=agent.certifier.spec.caps,
+    )
+    return problem, _known(agent, problem, count)
+
+
+def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
+    config = agent.config
+    own = config.policy.assignment
+    limits = config.limits
+    known: dict[str, Any] = {
+        "models": models,
+        "rate": limits.rate,
+        "floor": min(limits.floor, 1.0 / models),
+        # A request's delta is that of all statements together; half of it is the whole traffic's.
+        "delta": agent.certifier.delta(agent.rule.era, 0) * (2 if config.certify.segments else 1),
+        "segments": len(config.certify.segments),
+        "epsilon": config.policy.epsilon,
+        "sequence": config.certify.sequence,
+        "reward_low": config.reward.low,
+        "reward_high": config.reward.high,
+        "maximise": config.reward.maximise,
+        "window": (config.reward.window or 0.0) / 3600.0,
+    }
+    if own in ASSIGNMENTS:
+        known["policies"] = [own]
+    traffic = _traffic(agent)
+    if traffic is not None:
+        known["traffic"] = traffic
+    return read_request({**known, **data})
+
+
+def _traffic(agent: Reader) -> float | None:
+    """Requests an hour, by the decisions that are still in the table; None where unknown."""
+    if agent.config.units is not None:
+        # Rows are units there, and how many open in an hour is not kept.
+        return None
+    table = agent.fold.pending
+    at = table.at[: table.size]
+    at = at[np.isfinite(at)]
+    if len(at) < 2 or not at[-1] > at[0]:
+        return None
+    return float((len(at) - 1) / (at[-1] - at[0]) * 3600.0)
+
+
+def _explained(sums: CertificateMoments, kept: Ints) -> float:
+    """Share of the variance of rewards that the prediction in force explains, by past rows."""
+    moments = sums.tuning
+    factor = moments.tuning().factor[kept]
+    weight = np.where(moments.weight[kept] > 0, moments.weight[kept], 1.0)
+    q, r = moments.q[kept] / weight, moments.r[kept] / weight
+    spread = np.maximum(moments.qq[kept] / weight - q**2, 0.0)
+    noise = np.maximum(moments.rr[kept] / weight - r**2, 1e-9)
+    shared = moments.qr[kept] / weight - q * r
+    share = (2.0 * factor * shared - factor**2 * spread) / noise
+    return float(np.clip(share.mean(), 0.0, 0.95))
+
+
+def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
+    """The certified sums so far, for any number of paths. Caps are in the order of an era's."""
+    score = _mirrored(sums.score) if sign < 0 else sums.score
+    rewards = sums.rewards
+    total = (rewards.low + rewards.high)[kept] / 2.0
+    total = total if sign > 0 else rewards.count[kept] - total
+    own = (rewards.low_squares if sign > 0 else rewards.high_squares)[kept]
+    count = rewards.count[kept]
+
+    mean = total / np.maximum(count, 1.0)
+
+    def start(paths: int, caps: int) -> PathState:
+        def repeated(array: Floats, axis: int) -> Floats:
+            return np.repeat(np.expand_dims(array, axis), paths, axis=axis)
+
+        return PathState(
+            rows=np.full(paths, float(score.rows[0])),
+            count=repeated(count, 0),
+            total=repeated(total, 0),
+            squares=repeated(own + count * mean**2, 0),
+            own=repeated(own, 0),
+            low=repeated(score.low[:caps, kept], 1),
+            high=repeated(score.high[:caps, kept], 1),
+            low_squares=repeated(score.low_squares[:caps, kept], 1),
+            high_squares=repeated(score.high_squares[:caps, kept], 1),
+            cross=repeated(score.cross[:caps][:, kept][:, :, kept], 1),
+        )
+
+    return start
+
+
+def _mirrored(score: ScoreMoments) -> ScoreMoments:
+    """Sums of the rewards 1 - R: low and high scores change places."""
+    rows = float(score.rows[0])
+    return replace(
+        score,
+        low=rows - score.high,
+        high=rows - score.low,
+        low_squares=score.high_squares,
+        high_squares=score.low_squares,
+        cross=np.swapaxes(score.cross, 1, 2),
+    )
+
+
+def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
+    """What the store holds, and when it will be decided if its estimates are what they look."""
+    order = np.argsort(-problem.values)
+    first, second = int(order[0]), int(order[1])
+    assert problem.variances is not None
+    noise = problem.variances / count
+    winner = agent.certified_winner()
+    by = None
+    if winner is None:
+        ends = _predicted(problem, noise)
+        traffic = problem.request.traffic
+        hours = ends if traffic is None else ends / traffic + problem.request.window
+        by = band(hours, problem.request.power)
+    said = [] if agent.alarms == () else [f"checks stand at alarm: {', '.join(agent.alarms)}"]
+    return {
+        "experiment": agent.config.name,
+        "randomized": int(agent.fold.randomized),
+        "decided": winner,
+        "leader": problem.names[first],
+        "runner_up": problem.names[second],
+        "gap": float((problem.values[first] - problem.values[second]) * problem.scale),
+        "gap_error": float(np.sqrt(noise[first] + noise[second]) * problem.scale),
+        "remaining": None
+        if by is None
+        else {"median": by.median, "low": by.low, "high": by.high, "needed": by.needed},
+        "unit": "requests" if problem.request.traffic is None else "hours",
+        "families": _families(agent, problem.request.regret or problem.request.epsilon),
+        "cannot_know": said,
+    }
+
+
+def _predicted(problem: Problem, noise: Floats) -> Floats:
+    """(n,) requests until the decision, with true values drawn from what the rewards say."""
+    rng = np.random.default_rng(problem.request.seed)
+    effect = float(np.sort(problem.values)[-1] - np.sort(problem.values)[-2])
+    case = Case(max(effect, 1e-3), problem.request.rate, problem.floor, problem.explained)
+    sequence = Sequence(problem.request.sequence)
+    policy = problem.request.policies[0]
+    design = problem.design(policy, sequence, [case], _PATHS)
+    drawn = problem.values + np.sqrt(noise) * rng.standard_normal(design.values.shape)
+    design = replace(design, values=np.clip(drawn, 0.0, 1.0))
+    start = None if problem.start is None else problem.start(_PATHS, len(design.caps()))
+    typical = np.full(_PATHS, np.median(expected_end(design)))
+    return simulate(design, rng, start=start, trail=looks(typical)).requests
+
+
+def _families(agent: Reader, within: float) -> list[dict[str, Any]]:
+    """What each family that rests on EXP recommends, and how sure its posterior is of that."""
+    rng = np.random.default_rng(0)
+    found = []
+    for name, each in agent.estimates(EXP_FAMILIES).items():
+        if not (np.isfinite(each.values).all() and np.isfinite(each.covariance).all()):
+            continue
+        values = agent.sign * rng.multivariate_normal(
+            each.values, each.covariance, size=_DRAWS, method="eigh", check_valid="ignore"
+        )
+        best = int(np.argmax(agent.sign * each.values))
+        near = values[:, best] >= values.max(axis=1) - within - 1e-12
+        found.append(
+            {
+                "family": name,
+                "recommended": agent.models[best],
+                "within": within,
+                "chance": float(near.mean()),
+            }
+        )
+    return found

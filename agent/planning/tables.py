@@ -1,0 +1,247 @@
+"""The tables of a plan: one simulation each, its rows cut into cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.inference import levels
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.planning.boundary import boundary
+from equipoise.agent.planning.forward import Design, Ends, simulate
+from equipoise.agent.planning.problem import Case, Problem
+from equipoise.agent.planning.request import PlanRequest
+from equipoise.agent.planning.requirement import Requirement, requirement
+from equipoise.agent.planning.state import PathState
+from equipoise.store.batches import Flags, Floats
+
+EFFECTS = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Multiples of the effect that a plan is a function of."""
+BUDGET_EFFECTS = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
+_BUDGET_LOOKS = 30
+
+
+def paths_for(models: int, most: int = 200) -> int:
+    """Simulated experiments per case: a few hundred, fewer for many models, whose pairs cost."""
+    return int(np.clip(720 // models, 40, most))
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Certainty against spend: chance that the goal is reached, by randomized requests.
+
+    hours, money: medians by then, None where unknown.
+    """
+
+    policy: str
+    randomized: list[float]
+    chance: list[float]
+    hours: list[float] | None
+    money: list[float] | None
+
+
+class Bought(msgspec.Struct, frozen=True):
+    """What a budget buys under a policy.
+
+    randomized, requests, hours, money, harm: all of it spent. half_width: certified, of the leader
+    against the runner-up, median. smallest_effect: found with the wanted power, None if none of
+    the effects tried is. chances: power by effect; right: chance that `ipw` then recommends the
+    best model, by effect.
+    """
+
+    policy: str
+    reading: str
+    randomized: float
+    requests: float
+    hours: float | None
+    money: float | None
+    harm: float
+    half_width: float | None
+    smallest_effect: float | None
+    effects: list[float]
+    chances: list[float]
+    right: list[float]
+
+
+class Tables:
+    """Simulations of one problem. delta: of the statement; share: of the traffic it is about."""
+
+    def __init__(self, problem: Problem, *, delta: float | None = None, share: float = 1.0) -> None:
+        if share != 1.0 and problem.request.traffic is not None:
+            part = msgspec.structs.replace(problem.request, traffic=problem.request.traffic * share)
+            problem = replace(problem, request=part)
+        self._problem = problem
+        self._delta = delta
+        self._rng_seed = problem.request.seed
+
+    @property
+    def request(self) -> PlanRequest:
+        return self._problem.request
+
+    def base(self, effect: float) -> Case:
+        """The case of the request itself at an effect on the [0, 1] scale."""
+        problem = self._problem
+        return Case(effect, problem.request.rate, problem.floor, problem.explained)
+
+    def required(
+        self,
+        policy: str,
+        sequence: Sequence,
+        cases: list[Case],
+        *,
+        width: float | None = None,
+        epsilon: float | None = None,
+        goal: str = "effect",
+        most: int = 200,
+    ) -> tuple[list[Requirement], Curve]:
+        """A row for each case, and the curve of the case that was simulated most.
+
+        A case that is listed several times in a row gets one row of so many times the experiments.
+        """
+        paths = paths_for(self._problem.models, most)
+        design = self._design(policy, sequence, cases, paths)
+        if epsilon is not None:
+            design = replace(design, epsilon=epsilon)
+        ends = simulate(design, self._rng(), width=width, start=self._start(design))
+        parts = _parts(cases, paths)
+        told = policy, sequence.value, goal
+        rows = [requirement(self._problem, design, ends, part, case, *told) for case, part in parts]
+        case, part = max(parts, key=lambda each: each[1].stop - each[1].start)
+        return rows, self._curve(policy, ends, part, case.rate)
+
+    def recommended(
+        self, policy: str, sequence: Sequence, case: Case, regret: float
+    ) -> Requirement:
+        """Requests until the model that `ipw` puts first is within `regret` with probability
+        1 - delta, and stays so."""
+        paths = paths_for(self._problem.models) * 2
+        design = self._design(policy, sequence, [case], paths)
+        ends = simulate(design, self._rng(), regret=regret, start=self._start(design), stop=False)
+        share = ends.right.mean(axis=1)
+        error = 1.3 * np.sqrt(design.delta * (1.0 - design.delta) / paths)
+        target = 1.0 - design.delta
+        found = [_from_then_on(share >= target + shift) for shift in (0.0, -error, error)]
+        requests = np.array([np.inf if i is None else ends.trail[i].mean() for i in found])
+        # The quantiles of these three are themselves: median, low and high of Monte Carlo.
+        counts = np.array([ends.spent[-1 if i is None else i].mean(axis=0) for i in found])
+        reduced = replace(ends, requests=requests, counts=counts)
+        return requirement(
+            self._problem, design, reduced, slice(0, 3), case, policy, "ipw", "regret"
+        )
+
+    def bought(self, policy: str, sequence: Sequence, randomized: float, effect: float) -> Bought:
+        """What `randomized` EXP requests buy. effect: around which effects are tried."""
+        problem = self._problem
+        tried = [effect * each for each in BUDGET_EFFECTS if effect * each <= problem.most]
+        tried = tried or [problem.most / 2.0]
+        cases = [self.base(each) for each in tried]
+        paths = paths_for(problem.models, 120)
+        design = self._design(policy, sequence, cases, paths)
+        requests = max(randomized / problem.request.rate, 1.0)
+        trail = np.maximum(np.round(np.geomspace(requests / 100.0, requests, _BUDGET_LOOKS)), 1.0)
+        trail = np.repeat(trail[:, None], len(design.values), axis=1)
+        ends = simulate(
+            design, self._rng(), regret=0.0, start=self._start(design), trail=trail, stop=False
+        )
+        reshaped = np.isfinite(ends.requests).reshape(len(cases), paths)
+        chances = reshaped.mean(axis=1)
+        middle = _part(int(np.argmin(np.abs(np.array(tried) - effect))), paths)
+        spent = ends.spent[-1][middle]
+        money = float((spent * problem.prices).sum(axis=1).mean())
+        traffic = problem.request.traffic
+        return Bought(
+            policy=policy,
+            reading=sequence.value,
+            randomized=float(randomized),
+            requests=float(requests),
+            hours=None if traffic is None else requests / traffic + problem.request.window,
+            money=money if np.isfinite(money) else None,
+            harm=self._harm(design, spent, middle),
+            half_width=self._half_width(design, ends, middle),
+            smallest_effect=self._smallest(tried, chances),
+            effects=[each * problem.scale for each in tried],
+            chances=chances.tolist(),
+            right=ends.right[-1].reshape(len(cases), paths).mean(axis=1).tolist(),
+        )
+
+    def _harm(self, design: Design, spent: Floats, part: slice) -> float:
+        values = design.values[part]
+        routing = self._problem.routing
+        reference = values.max(axis=1, keepdims=True) if routing is None else routing
+        lost: Floats = (spent * (reference - values)).sum(axis=1)
+        return float(lost.mean() * self._problem.scale)
+
+    def _half_width(self, design: Design, ends: Ends, part: slice) -> float | None:
+        caps = design.caps()
+        pairs = levels.pair_level(design.delta, design.candidates)
+        read = boundary(design.sequence, pairs, pairs, design.tuned_rows, caps)
+        read.look(ends.state)
+        order = np.argsort(-read.centre(ends.state), axis=1)[part]
+        paths = np.arange(len(design.values))[part]
+        low = read.lower(ends.state, paths, order[:, 0], order[:, 1])
+        high = read.lower(ends.state, paths, order[:, 1], order[:, 0])
+        half = float(np.median(-(low + high) / 2.0))
+        return half * self._problem.scale if half < 1.0 else None
+
+    def _smallest(self, tried: list[float], chances: Floats) -> float | None:
+        power = self._problem.request.power
+        enough = np.flatnonzero(chances >= power)
+        if not len(enough):
+            return None
+        first = int(enough[0])
+        if first == 0:
+            return tried[0] * self._problem.scale
+        low, high = chances[first - 1], chances[first]
+        share = (power - low) / (high - low)
+        between = tried[first - 1] + share * (tried[first] - tried[first - 1])
+        return float(between * self._problem.scale)
+
+    def _curve(self, policy: str, ends: Ends, part: slice, rate: float) -> Curve:
+        problem = self._problem
+        trail, requests, counts = ends.trail[:, part].mean(axis=1), ends.requests[part], ends.counts
+        # Paths that ended spend no more; what counts is the spend of one that goes on till then.
+        randomized = trail * rate
+        share = counts[part].sum(axis=0) / max(float(counts[part].sum()), 1.0)
+        money = randomized * float(share @ problem.prices)
+        traffic = problem.request.traffic
+        return Curve(
+            policy,
+            randomized.tolist(),
+            [float((requests <= now).mean()) for now in trail],
+            None if traffic is None else (trail / traffic + problem.request.window).tolist(),
+            money.tolist() if np.isfinite(money).all() else None,
+        )
+
+    def _design(self, policy: str, sequence: Sequence, cases: list[Case], paths: int) -> Design:
+        return self._problem.design(policy, sequence, cases, paths, self._delta)
+
+    def _start(self, design: Design) -> PathState | None:
+        start = self._problem.start
+        caps = design.caps()
+        return None if start is None else start(len(design.values), len(caps))
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(self._rng_seed)
+
+
+def _part(index: int, paths: int) -> slice:
+    return slice(index * paths, (index + 1) * paths)
+
+
+def _parts(cases: list[Case], paths: int) -> list[tuple[Case, slice]]:
+    """Cases and their paths, neighbours that are alike together."""
+    found, first = [], 0
+    for case, alike in groupby(cases):
+        last = first + paths * len(list(alike))
+        found.append((case, slice(first, last)))
+        first = last
+    return found
+
+
+def _from_then_on(holds: Flags) -> int | None:
+    """The first look from which it holds at every later one; None where it does not at the last."""
+    missing = np.flatnonzero(~holds)
+    first = 0 if not len(missing) else int(missing[-1]) + 1
+    return first if first < len(holds) else None

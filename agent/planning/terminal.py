@@ -1,0 +1,115 @@
+"""A plan on the terminal: tables, then one sentence and what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Rows
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from equipoise.agent.planning.plan import Plan
+from equipoise.agent.planning.requirement import Band, Requirement
+from equipoise.agent.planning.sentences import (
+    brief,
+    count,
+    dollars,
+    family_lines,
+    store_sentence,
+)
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print a plan."""
+    console = console or Console()
+    if plan.stored:
+        console.print(store_sentence(plan.stored))
+        for line in family_lines(plan.stored):
+            console.print(f"  - {line}")
+    _table(console, f"What a difference of {plan.effect:.3g} takes", plan.goals, _goal)
+    if len(plan.effects) > 1:
+        rows = [row for row in plan.effects if row.policy == _shown_policy(plan)]
+        _table(console, f"By the difference, {_shown_policy(plan)}", rows, _effect)
+    _table(console, "EXP against waiting: share of requests randomized", plan.rates, _rate)
+    _table(console, "The price of the floor", plan.floors, _floor)
+    _table(console, "What a prediction from replays would save", plan.explained, _explained)
+    _table(console, "Each segment by itself", plan.segments, _goal)
+    if plan.bought:
+        bought = Table(box=SIMPLE_HEAD, title="What the budget buys", title_justify="left")
+        for heading in ("", "randomized", "time", "money", "lead known to", "finds", "harm"):
+            bought.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for each in plan.bought:
+            bought.add_row(
+                each.policy,
+                count(each.randomized),
+                brief(each.hours),
+                "" if each.money is None else dollars(each.money),
+                "nothing yet" if each.half_width is None else f"± {each.half_width:.3g}",
+                "nothing" if each.smallest_effect is None else f"{each.smallest_effect:.3g}",
+                _amount(each.harm),
+            )
+        console.print(bought)
+    console.print(f"[bold]{plan.sentence}[/]")
+    for line in plan.assumptions:
+        console.print(f"  - {line}")
+    for line in plan.not_offered:
+        console.print(f"  - not offered: {line}")
+
+
+def _shown_policy(plan: Plan) -> str:
+    return plan.recommended.policy if plan.recommended else plan.effects[0].policy
+
+
+def _goal(row: Requirement) -> str:
+    goal = "" if row.goal == "effect" else f", {row.goal}"
+    return f"{row.policy}, {row.reading}{goal}"
+
+
+def _effect(row: Requirement) -> str:
+    return f"{row.effect:.3g}"
+
+
+def _rate(row: Requirement) -> str:
+    return f"{row.rate:.3g}"
+
+
+def _floor(row: Requirement) -> str:
+    return f"{row.floor:.3g} ({row.policy})"
+
+
+def _explained(row: Requirement) -> str:
+    return f"{row.explained:.0%}"
+
+
+def _table(console: Console, title: str, rows: Rows[Requirement], name: object) -> None:
+    if not rows:
+        return
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("", "plan for", "80% of them", "time", "money", "harm"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for row in rows:
+        assert callable(name)
+        table.add_row(
+            name(row),
+            _cell(row.randomized.needed),
+            _span(row.randomized),
+            "" if row.hours is None else brief(row.hours.needed),
+            "" if row.money is None or row.money.needed is None else dollars(row.money.needed),
+            _amount(row.harm.median),
+        )
+    console.print(table)
+
+
+def _cell(number: float | None) -> str:
+    return "unknown" if number is None else count(number)
+
+
+def _span(band: Band) -> str:
+    high = "…" if band.high is None else count(band.high)
+    return "" if band.low is None else f"{count(band.low)} to {high}"
+
+
+def _amount(number: float | None) -> str:
+    if number is None:
+        return ""
+    return f"{float(f'{number:.3g}'):,.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -1,0 +1,1 @@
+"""Plans from benchmarks, and the planner's promise against what replays needed."""

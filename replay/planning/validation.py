@@ -1,0 +1,190 @@
+"""The planner's promise against what replays needed: planned experiments, each run once.
+
+An experiment is a benchmark cut to a few models, a world, a policy, a sequence and a goal. It is
+planned from the world's true values; then the agent itself runs it until the goal is certified,
+looked at after every refresh. The ratio realised / planned median and whether the realised number
+lies in the planned 80% band are what `findings` averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config import SequenceName
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.planning.forward import Design, simulate
+from equipoise.policies.registry import policy
+from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.planning.benchmarks import attainable_share, restricted, reward_variances
+from equipoise.replay.settings import StreamSettings
+from equipoise.replay.stream import experiment, stream_key
+from equipoise.replay.worlds import World, WorldOptions
+from equipoise.store.batches import OutcomeBatch
+from equipoise.store.memory import MemoryStore
+
+POLICIES = ("uniform", "top-two", "track-and-stop", "neyman")
+SEQUENCES: tuple[SequenceName, ...] = ("bounded", "per-model", "asymptotic", "bounded")
+WIDTH_EVERY = 5
+"""Every fifth experiment aims at a half-width, the others at a decision."""
+PATHS = 300
+LONGEST = 12_000
+"""Experiments planned to need more requests in the median are drawn anew: they take too long."""
+PATIENCE = 5.0
+"""A replay gives up at this many times the planned median: its ratio is then above that."""
+LOOKS = 50
+"""Refreshes, and so looks, up to the planned median."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """An experiment and what was planned for it, in requests that are randomized.
+
+    replays: whether the agent has replays (SIM) and `hierarchical` to predict rewards with, which
+    the plan then credits with the share of variance that a linear scorer could explain at best.
+    width: half-width goal on the [0, 1] scale, None for a decision. effect: best less second.
+    median, low, high: of the requirement; undecided: share of paths that never ended.
+    """
+
+    benchmark: str
+    models: tuple[int, ...]
+    alpha: float
+    policy: str
+    sequence: SequenceName
+    rate: float
+    width: float | None
+    effect: float
+    replays: bool
+    seed: int
+    median: float
+    low: float
+    high: float
+    undecided: float
+
+
+@dataclass(frozen=True, slots=True)
+class Realised:
+    """What a replay needed: randomized requests, inf where it gave up; right: whether the decided
+    model was the best one."""
+
+    planned: Planned
+    needed: float
+    right: bool | None
+
+    @property
+    def ratio(self) -> float:
+        return self.needed / self.planned.median
+
+    @property
+    def inside(self) -> bool:
+        """Whether the realised number lies in the planned 80% band."""
+        return self.planned.low <= self.needed <= self.planned.high
+
+
+def planned_experiments(
+    benchmark: Benchmark, count: int, seed: int, replays: bool = False
+) -> Iterator[Planned]:
+    """`count` experiments on a benchmark, the same for the same seed."""
+    rng = np.random.default_rng([seed, *benchmark.name.encode()])
+    index = 0
+    while index < count:
+        found = _drawn(benchmark, index, rng, replays)
+        if found is not None:
+            yield found
+            index += 1
+
+
+def _drawn(
+    benchmark: Benchmark, index: int, rng: np.random.Generator, replays: bool
+) -> Planned | None:
+    size = int(rng.integers(2, 5))
+    models = tuple(rng.choice(len(benchmark.models), size=size, replace=False).tolist())
+    alpha, rate = float(rng.choice([0.0, 0.5, 1.0])), float(rng.choice([0.3, 0.6, 1.0]))
+    width = float(rng.uniform(0.08, 0.2)) if index % WIDTH_EVERY == WIDTH_EVERY - 1 else None
+    world = World(restricted(benchmark, models), WorldOptions(alpha=alpha))
+    values = np.sort(world.values)[::-1]
+    effect = float(values[0] - values[1])
+    name, sequence = POLICIES[index % len(POLICIES)], SEQUENCES[index // 4 % len(SEQUENCES)]
+    if width is None and effect < 0.04:
+        return None
+    explained = attainable_share(world) if replays else 0.0
+    ends = simulate(design_of(world, name, sequence, rate, explained), rng, width=width)
+    if not np.median(ends.requests) <= LONGEST:
+        return None
+    low, median, high = np.quantile(ends.requests, [0.1, 0.5, 0.9], method="nearest") * rate
+    lost = float(np.isinf(ends.requests).mean())
+    seed = int(rng.integers(2**31))
+    place = benchmark.name, models, alpha, name, sequence, rate, width, effect, replays, seed
+    return Planned(*place, float(median), float(low), float(high), lost)
+
+
+def design_of(
+    world: World, assignment: str, sequence: str, rate: float, explained: float
+) -> Design:
+    """PATHS experiments on a world's true values."""
+    models, paths = len(world.models), PATHS
+    return Design(
+        assignment=assignment,
+        sequence=Sequence(sequence),
+        values=np.repeat(world.values[None, :], paths, axis=0),
+        variances=np.repeat(reward_variances(world)[None, :], paths, axis=0),
+        explained=np.full(paths, explained),
+        rate=np.full(paths, rate),
+        floor=np.full(paths, 0.1 / models),
+        binary=world.options.reward == "bernoulli",
+        costs=np.full(models, np.nan),
+        candidates=models + 1,
+    )
+
+
+def realise(benchmark: Benchmark, planned: Planned) -> Realised:
+    """Run one planned experiment with the agent until its goal is certified."""
+    world = World(restricted(benchmark, planned.models), WorldOptions(alpha=planned.alpha))
+    settings = StreamSettings(
+        requests=LONGEST, exp_rate=planned.rate, obs=0, sequence=planned.sequence
+    )
+    rule = policy(planned.policy)
+    family = "hierarchical" if planned.replays else "ipw"
+    config = experiment(world, settings, rule.gate.name, rule.assignment.name, family)
+    agent = Agent(config, MemoryStore(), stream_key(planned.seed))
+    if planned.replays:
+        agent.simulate(world.simulations())
+    rng = np.random.default_rng(planned.seed)
+    batch = max(int(planned.median / planned.rate / LOOKS), 10)
+    requests = 0
+    while requests < PATIENCE * planned.median / planned.rate:
+        rows, hidden = world.requests(batch, rng, first=requests)
+        decisions = agent.decide(rows)
+        outputs, reward = world.serve(hidden, decisions.model, rng)
+        agent.observe(
+            OutcomeBatch(
+                number=decisions.number,
+                served=decisions.model,
+                attempt=np.ones(batch, dtype=np.int64),
+                delivered=np.ones(batch, dtype=bool),
+                outputs=outputs,
+                reward=reward,
+                at=decisions.at,
+            )
+        )
+        requests += batch
+        agent.refresh()
+        done, right = _reached(agent, world, planned.width)
+        if done:
+            return Realised(planned, float(agent.fold.randomized), right)
+    return Realised(planned, np.inf, None)
+
+
+def _reached(agent: Agent, world: World, width: float | None) -> tuple[bool, bool | None]:
+    if width is None:
+        winner = agent.certified_winner()
+        best = world.models[int(np.argmax(world.values))]
+        return winner is not None, None if winner is None else winner == best
+    lower = agent.certified().contrasts
+    means = agent.estimates(["ipw"])["ipw"].values
+    order = np.argsort(-np.where(np.isfinite(means), means, -np.inf))
+    a, b = int(order[0]), int(order[1])
+    return -(lower[a, b] + lower[b, a]) / 2.0 <= width, None

@@ -1,0 +1,244 @@
+"""Plans as people and the daemon ask for them: answers, limits, symmetry, output."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+
+from equipoise.agent.planning import plan_request
+from equipoise.agent.planning.csvfile import as_csv
+from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.page import as_page
+from equipoise.agent.planning.plan import make_plan
+from equipoise.agent.planning.problem import Problem
+from equipoise.agent.planning.request import read_request
+
+THREE = {"models": 3, "traffic": 1000.0, "reward_rate": 0.5, "effect": 0.1}
+
+
+def planned(**changes):
+    return make_plan(Problem.of_numbers(read_request({**THREE, **changes})))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return planned(price=0.01)
+
+
+def test_three_numbers_give_a_plan(plain):
+    best = plain.recommended
+    assert best is not None
+    assert best.randomized.low < best.randomized.median < best.randomized.needed
+    assert best.requests.needed == pytest.approx(best.randomized.needed / 0.1, rel=0.2)
+    assert best.hours.needed == pytest.approx(best.requests.needed / 1000.0, rel=1e-4)
+    assert best.money.needed == pytest.approx(0.01 * best.randomized.needed, rel=1e-4)
+    assert best.policy in plain.sentence
+    assert "80% power" in plain.sentence
+
+
+def test_two_models_are_compared_unless_told():
+    assert planned(models=None).goals == planned(models=2).goals
+
+
+def test_the_cheapest_known_policy_is_recommended(plain):
+    rivals = [row for row in plain.goals if row.reading == "bounded" and row.known]
+    fewest = min(row.randomized.needed for row in rivals)
+    assert plain.recommended.randomized.needed <= 1.1 * fewest
+
+
+def test_the_simplest_policy_wins_ties():
+    """Top-two between two models is uniform: what differs is the error of the simulation."""
+    answer = planned(models=2, policies=["uniform", "top-two"])
+    assert answer.recommended.policy == "uniform"
+
+
+def test_every_policy_and_sequence_has_a_row(plain):
+    found = {(row.policy, row.reading) for row in plain.goals}
+    assert len(found) == 9
+
+
+def test_a_plan_is_a_function_of_the_effect(plain):
+    rows = [row for row in plain.effects if row.policy == "uniform"]
+    assert [row.effect for row in rows] == pytest.approx([0.05, 0.07, 0.1, 0.14, 0.2])
+    needed = [row.randomized.needed for row in rows]
+    assert needed == sorted(needed, reverse=True)
+    assert needed[0] > 10 * needed[-1]
+
+
+def test_larger_shares_are_over_sooner_and_cost_as_much(plain):
+    hours = [row.hours.needed for row in plain.rates]
+    assert hours == sorted(hours, reverse=True)
+    spent = [row.randomized.needed for row in plain.rates]
+    assert max(spent) < 1.5 * min(spent)
+
+
+def test_a_better_prediction_needs_less(plain):
+    medians = [row.randomized.median for row in plain.explained]
+    assert medians[-1] < 0.6 * medians[0]
+
+
+def test_curves_rise_to_the_chance_of_the_rows(plain):
+    curve = next(each for each in plain.curves if each.policy == "uniform")
+    assert curve.chance == sorted(curve.chance)
+    row = next(row for row in plain.effects if row.policy == "uniform" and row.effect == 0.1)
+    chance = float(np.interp(row.randomized.needed, curve.randomized, curve.chance))
+    assert chance == pytest.approx(0.8, abs=0.1)
+
+
+@pytest.mark.parametrize("scale", [10.0, 1000.0])
+def test_the_unit_of_rewards_changes_nothing_but_the_unit(plain, scale):
+    other = planned(
+        price=0.01,
+        reward_low=-scale,
+        reward_high=0.0,
+        reward_rate=-0.5 * scale,
+        effect=0.1 * scale,
+    )
+    for mine, theirs in zip(other.goals, plain.goals, strict=True):
+        assert mine.randomized == theirs.randomized
+        assert mine.effect == pytest.approx(scale * theirs.effect)
+        if theirs.harm.median is not None:
+            assert mine.harm.median == pytest.approx(scale * theirs.harm.median, rel=1e-4)
+
+
+def test_minimising_is_the_mirror_image():
+    down = planned(price=0.01, reward_rate=0.75, maximise=False)
+    up = planned(price=0.01, reward_rate=0.25)
+    assert down.goals == up.goals
+
+
+def test_an_indifference_counts_in_reward_units():
+    plain = planned(epsilon=0.05, policies=["uniform"])
+    scaled = planned(
+        epsilon=5.0, reward_high=100.0, reward_rate=50.0, effect=10.0, policies=["uniform"]
+    )
+    assert [row.randomized for row in scaled.goals] == [row.randomized for row in plain.goals]
+    strict = planned(policies=["uniform"])
+    assert plain.goals[0].randomized.needed < strict.goals[0].randomized.needed
+
+
+def test_a_budget_buys_back_what_it_was_planned_for(plain):
+    needed = next(r for r in plain.goals if (r.policy, r.reading) == ("uniform", "bounded"))
+    bought = planned(budget_requests=needed.randomized.needed, policies=["uniform"]).bought[0]
+    chance = float(np.interp(0.1, bought.effects, bought.chances))
+    assert chance == pytest.approx(0.8, abs=0.12)
+    assert bought.smallest_effect == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("field", "given"), [("money", {"budget_money": 30.0}), ("harm", {"budget_harm": 40.0})]
+)
+def test_money_and_harm_are_spent_to_the_end(field, given):
+    bought = planned(price=0.01, policies=["uniform", "top-two"], **given).bought
+    for each in bought:
+        assert getattr(each, field) == pytest.approx(next(iter(given.values())), rel=0.05)
+
+
+def test_a_half_width_and_a_regret_are_goals_too():
+    answer = planned(effect=None, half_width=0.1, regret=0.08, policies=["uniform"])
+    goals = {(row.goal, row.reading): row for row in answer.goals}
+    assert set(goals) == {("half-width", "bounded"), ("regret", "bounded"), ("regret", "ipw")}
+    plain, certified = goals["regret", "ipw"], goals["regret", "bounded"]
+    assert plain.randomized.needed < certified.randomized.needed
+
+
+def test_segments_take_longer_each(plain):
+    answer = planned(segments=4, policies=["uniform"])
+    whole = next(r for r in answer.goals if (r.policy, r.reading) == ("uniform", "bounded"))
+    assert answer.segments[0].hours.median > 4 * whole.hours.median
+    alone = next(r for r in plain.goals if (r.policy, r.reading) == ("uniform", "bounded"))
+    assert whole.randomized.median > alone.randomized.median, "half of delta is the segments'"
+
+
+def test_waiting_for_outcomes_is_added_to_the_time(plain):
+    answer = planned(window=48.0, price=0.01)
+    assert answer.goals[0].hours.median == pytest.approx(plain.goals[0].hours.median + 48, rel=1e-4)
+
+
+IMPOSSIBLE = [
+    ({"effect": 0.0}, "effect is 0, expected more than 0"),
+    ({"effect": 1.5}, "effect is 1.5, expected more than 0 and at most 1"),
+    ({"effect": 0.6}, "no model can be better than 0.5 by more"),
+    ({"traffic": 0.0}, "traffic is 0, expected requests an hour"),
+    ({"traffic": None}, "traffic is missing"),
+    ({"models": 1}, "models is 1, expected 2 to 64"),
+    ({"reward_rate": None}, "reward_rate is missing"),
+    ({"reward_rate": 1.2}, "reward_rate is 1.2, expected 0 to 1"),
+    ({"reward_sd": 0.7}, "reward_sd is 0.7, expected more than 0 and at most 0.5"),
+    ({"rate": 1.1}, "rate is 1.1, expected more than 0 and at most 1"),
+    ({"rate": 0.0}, "rate is 0,"),
+    ({"floor": 0.5}, "floor is 0.5, expected more than 0 and at most 1 / 3"),
+    ({"delta": 0.0}, "delta is 0, expected more than 0 and at most 0.5"),
+    ({"delta": 0.7}, "delta is 0.7"),
+    ({"power": 1.0}, "power is 1, expected between 0 and 1"),
+    ({"epsilon": 1.0}, "epsilon is 1, expected 0 or more, below 1"),
+    ({"horizon": 2.0, "window": 3.0}, "horizon is 2, expected more than the outcome window of 3"),
+    ({"budget_requests": 0.0}, "budget_requests is 0, expected more than 0"),
+    ({"budget_money": 10.0}, "price is unknown or 0"),
+    ({"half_width": 2.0}, "half_width is 2"),
+    ({"regret": -0.1}, "regret is -0.1"),
+    ({"policies": ["contrast"]}, "policies is contrast, expected one of uniform"),
+    ({"sequence": "normal"}, "sequence is normal, expected one of bounded"),
+    ({"explained": 1.0}, "explained is 1, expected 0 or more, below 1"),
+    ({"effect": float("nan")}, "effect is nan, expected a finite number"),
+    ({"prices": [0.1]}, "prices is of length 1, expected 3 prices"),
+    ({"speed": 3}, "request is not a plan"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), IMPOSSIBLE)
+def test_impossible_questions_name_field_value_and_limit(changes, said):
+    with pytest.raises(PlanError, match=re.escape(said)):
+        planned(**changes)
+
+
+def test_without_any_goal_an_effect_is_asked_for():
+    with pytest.raises(PlanError, match="effect is missing"):
+        planned(effect=None)
+
+
+def test_tiny_effects_are_not_answered_with_a_number():
+    answer = planned(effect=0.0005, traffic=10.0)
+    assert answer.recommended is None
+    assert all(not row.known for row in answer.goals if row.reading == "bounded")
+    assert "cannot know" in answer.sentence
+
+
+def test_a_horizon_that_is_too_short_is_said():
+    answer = planned(effect=0.05, horizon=1.0)
+    assert answer.recommended is None
+    assert "Not within the horizon of 1 hours" in answer.sentence
+
+
+def test_the_daemon_s_answer_is_json(plain):
+    answer = plan_request({**THREE, "price": 0.01})
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    assert answer["sentence"] == plain.sentence
+
+
+def test_csv_has_a_line_for_every_row(plain):
+    rows = list(csv.DictReader(io.StringIO(as_csv(plain))))
+    told = [*plain.goals, *plain.effects, *plain.rates, *plain.floors, *plain.explained]
+    assert len(rows) == len(told)
+    assert float(rows[0]["randomized_needed"]) == plain.goals[0].randomized.needed
+
+
+def test_the_page_stands_alone(plain):
+    page = as_page(plain)
+    assert "<script" not in page
+    assert not re.search(r"(src|href)=|url\(|@import", page)
+    assert "default-src 'none'" in page
+    assert page.count('<path class="curve"') == 3
+    assert "prefers-color-scheme: dark" in page
+    assert "Traffic calendar" in page
+    assert not re.search(r"\b(nan|inf|None)\b", page)
+
+
+def test_pages_of_budgets_and_of_what_cannot_be_known():
+    as_page(planned(effect=None, budget_requests=500.0, traffic=None))
+    assert "cannot know" in as_page(planned(effect=0.0005, traffic=10.0))

@@ -1,0 +1,126 @@
+"""The sums of a simulated step are those of its single rows, by the certified code itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from equipoise.agent.inference.per_model import RewardMoments
+from equipoise.agent.inference.score import Rows, Tuning
+from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.planning.state import Draws, PathState
+
+VALUES = np.array([0.7, 0.4, 0.55])
+CAPS = (0.0, 3 / 0.4, np.inf)
+STEPS = ((300, [0.4, 0.1, 0.5]), (200, [0.02, 0.9, 0.08]), (500, [0.6, 0.3, 0.1]))
+RATE = 0.4
+
+
+def both(rewards, seed=1):
+    """The same rows added up one by one and as steps."""
+    rng = np.random.default_rng(seed)
+    score, own = ScoreMoments.empty(len(CAPS), 4), RewardMoments.empty(3)
+    state = PathState.empty(1, 3, len(CAPS))
+    for count, pi in STEPS:
+        chance = RATE * np.array(pi)
+        randomized = rng.random(count) < RATE
+        model = rng.choice(3, size=count, p=pi)
+        reward = rewards(rng, model)
+        mu = (own.low + 0.5) / (own.count + 1.0)
+        rows = Rows.of(
+            np.full(count, RATE),
+            np.repeat(np.array([pi]), count, axis=0),
+            randomized,
+            model,
+            np.zeros(count, dtype=int),
+            np.full((count, 3), np.nan),
+            reward,
+            np.ones(count, dtype=bool),
+        )
+        tuning = Tuning(np.array([*mu, 0.5]), np.zeros(4))
+        score.update(rows, tuning, score.centres(), CAPS)
+        own.update(own.centres(), model[randomized], reward[randomized], reward[randomized])
+        drawn = [reward[randomized & (model == m)] for m in range(3)]
+        off = np.array([[(each - v).sum() for each, v in zip(drawn, VALUES, strict=True)]])
+        state.step(
+            Draws(
+                rows=np.array([float(count)]),
+                count=np.array([[float(len(each)) for each in drawn]]),
+                total=np.array([[each.sum() for each in drawn]]),
+                scatter=np.array(
+                    [[((each - v) ** 2).sum() for each, v in zip(drawn, VALUES, strict=True)]]
+                ),
+                residual=off,
+                unexplained=np.ones(1),
+            ),
+            chance[None, :],
+            VALUES[None, :],
+            np.array(CAPS)[:, None],
+        )
+    return score, own, state
+
+
+def binary(rng, model):
+    return (rng.random(len(model)) < VALUES[model]).astype(float)
+
+
+def graded(rng, model):
+    return rng.beta(5 * VALUES[model], 5 * (1 - VALUES[model]))
+
+
+@pytest.mark.parametrize("rewards", [binary, graded])
+def test_steps_add_up_to_the_sums_of_single_rows(rewards):
+    score, own, state = both(rewards)
+    for name in ("low", "high", "low_squares", "high_squares"):
+        mine, theirs = getattr(state, name)[:, 0], getattr(score, name)[:, :3]
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, err_msg=name)
+    cross = score.cross[:, :3, :3]
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_allclose(state.cross[:, 0][:, off], cross[:, off], rtol=1e-9)
+    np.testing.assert_allclose(state.count[0], own.count)
+    np.testing.assert_allclose(state.total[0], own.low)
+    np.testing.assert_allclose(state.own[0], own.low_squares, rtol=1e-9)
+
+
+def test_plain_moments_are_those_of_the_rewards():
+    _, own, state = both(graded)
+    mean = own.low / own.count
+    np.testing.assert_allclose(state.means()[0], mean)
+    np.testing.assert_allclose(state.rarer()[0], own.rarer().min())
+    rng = np.random.default_rng(1)
+    seen = [[], [], []]
+    for count, pi in STEPS:
+        randomized = rng.random(count) < RATE
+        model = rng.choice(3, size=count, p=pi)
+        reward = graded(rng, model)
+        for m in range(3):
+            seen[m] += reward[randomized & (model == m)].tolist()
+    np.testing.assert_allclose(state.variances()[0], [np.var(each, ddof=1) for each in seen])
+
+
+def test_taking_paths_keeps_their_sums():
+    _, _, state = both(binary)
+    doubled = state.take(np.array([0, 0]))
+    assert doubled.cross.shape == (3, 2, 3, 3)
+    np.testing.assert_array_equal(doubled.low[:, 1], state.low[:, 0])
+    np.testing.assert_array_equal(doubled.own[1], state.own[0])
+
+
+def test_a_prediction_takes_its_share_out_of_the_squares():
+    def ran(explained):
+        state = PathState.empty(1, 3, 3)
+        rows = np.array([1000.0])
+        count = np.full((1, 3), 100.0)
+        scatter = count * VALUES * (1 - VALUES)
+        left = np.array([1.0 - explained])
+        state.count += 1e6
+        state.total += 1e6 * VALUES
+        zero = np.zeros((1, 3))
+        draws = Draws(rows, count, count * VALUES, scatter, zero, left)
+        state.step(draws, np.full((1, 3), 0.1), VALUES[None, :], np.array(CAPS)[:, None])
+        paths, a, b = np.array([0]), np.array([0]), np.array([1])
+        return [state.contrast(cap, paths, a, b)[1][0] for cap in range(3)]
+
+    plain, half = ran(0.0), ran(0.5)
+    assert half[0] == pytest.approx(plain[0]), "without a control variate nothing is predicted"
+    assert half[2] == pytest.approx(plain[2] / 2, rel=0.1)

@@ -1,0 +1,138 @@
+"""A plan goes on from the certified sums of a store, bit by bit what the certifier reads."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config import (
+    CertifyConfig,
+    PolicyConfig,
+    RewardConfig,
+    SegmentConfig,
+    UnitsConfig,
+)
+from equipoise.agent.inference import levels
+from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.planning import plan_request
+from equipoise.agent.planning.boundary import boundary, needed_caps
+from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.sentences import family_lines
+from equipoise.agent.planning.stored import of_agent
+from equipoise.agent.snapshots import sample_moments
+from equipoise.store.memory import MemoryStore
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from traffic import KEY, Traffic, config
+
+
+def lived(
+    rows=1500, maximise=True, sequence="bounded", assignment="uniform", segments=(), **changes
+):
+    policy = PolicyConfig(assignment=assignment, rate=0.5, estimator="ipw")
+    reward = RewardConfig(low=-1.0, high=3.0, maximise=maximise, window=100.0)
+    certify = CertifyConfig(sequence=sequence, segments=list(segments))
+    settings = config(policy=policy, reward=reward, certify=certify, **changes)
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(2))
+    for _ in range(rows // 100):
+        decided = agent.decide(traffic.requests(100))
+        outcomes = traffic.outcomes(decided)
+        reward_ = outcomes.reward if maximise else 1.0 - outcomes.reward
+        agent.observe(replace(outcomes, reward=4.0 * reward_ - 1.0))
+        agent.refresh()
+    return agent
+
+
+@pytest.mark.parametrize("maximise", [True, False])
+@pytest.mark.parametrize("sequence", ["bounded", "per-model"])
+def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
+    agent = lived(maximise=maximise, sequence=sequence)
+    problem, _ = of_agent(agent, {"effect": 0.4})
+    declared = Sequence(sequence)
+    caps = needed_caps(declared, 3, np.full(1, 0.9), problem.era_caps)
+    start = problem.start(1, len(caps))
+    level = levels.decision_level(0.05, 3)
+    read = boundary(declared, level, level, 1.0, caps)
+    a, b = np.nonzero(~np.eye(3, dtype=bool))
+    mine = read.lower(start, np.zeros(6, dtype=int), a, b) * problem.scale
+    _, _, variances = sample_moments(agent.view().moments.arms)
+    # Squares are kept around the means of their time: a few rewards' worth of difference.
+    np.testing.assert_allclose(start.variances()[0] * 16.0, variances, rtol=0.1)
+    close = 1e-9 if declared is Sequence.BOUNDED else 4e-3
+    np.testing.assert_allclose(mine, agent.certified().decision[a, b], atol=close)
+
+
+def test_minimising_is_the_mirror_image_of_maximising():
+    plain = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600))
+    mirror = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600, maximise=False))
+    assert mirror["stored"]["leader"] == plain["stored"]["leader"]
+    assert mirror["stored"]["gap"] == pytest.approx(plain["stored"]["gap"])
+    first, second = (each["goals"][0]["requests"]["median"] for each in (plain, mirror))
+    assert second == pytest.approx(first, rel=1e-6)
+
+
+def test_more_data_leaves_less_to_do():
+    asked = {"effect": 0.4, "traffic": 100.0}
+    few, many = (plan_request(asked, lived(rows)) for rows in (300, 1500))
+    left = [each["goals"][0]["requests"]["median"] for each in (few, many)]
+    assert left[1] < left[0]
+
+
+def test_today_s_pace_is_that_of_the_log():
+    """The traffic of these tests makes 100 requests a second."""
+    answer = plan_request({"effect": 0.4}, lived(600))
+    assert answer["traffic"] == pytest.approx(100 * 3600, rel=0.25)
+    assert answer["stored"]["unit"] == "hours"
+    goal = answer["goals"][0]
+    assert goal["hours"]["median"] == pytest.approx(
+        goal["requests"]["median"] / answer["traffic"] + 100.0 / 3600.0, rel=1e-3
+    )
+
+
+def test_families_that_rest_on_exp_say_how_sure_they_are():
+    answer = plan_request({"effect": 0.4, "regret": 0.2}, lived(600))
+    found = {each["family"]: each for each in answer["stored"]["families"]}
+    assert {"ipw", "hierarchical"} & set(found)
+    for each in found.values():
+        assert 0.3 <= each["chance"] <= 1.0
+    lines = family_lines(answer["stored"])
+    assert len(lines) == len(found)
+    assert "within 0.2 of the best" in lines[0]
+
+
+def test_what_is_certified_already_is_said():
+    answer = plan_request({"effect": 0.4, "traffic": 10.0}, lived(6000))
+    assert answer["stored"]["decided"] == "cheap"
+    assert answer["stored"]["remaining"] is None
+
+
+def test_segments_are_planned_at_the_levels_of_the_certifier():
+    segments = [SegmentConfig(name="left", column="a", high=0.1)]
+    segments.append(SegmentConfig(name="right", column="a", low=0.1))
+    agent = lived(600, segments=segments)
+    problem, _ = of_agent(agent, {"effect": 0.4, "traffic": 10.0})
+    assert problem.levels == pytest.approx([agent.certifier.delta(0, part) for part in (0, 1)])
+    answer = plan_request({"effect": 0.4, "traffic": 10.0}, agent)
+    assert answer["segments"][0]["hours"]["median"] > answer["goals"][0]["hours"]["median"]
+
+
+def test_too_few_rewards_are_refused_with_their_number():
+    with pytest.raises(PlanError, match="at least 20"):
+        plan_request({"effect": 0.4}, lived(100, assignment="uniform", budget=_tiny()))
+
+
+def test_sticky_units_need_their_traffic_told():
+    agent = lived(600, units=UnitsConfig(ttl=5.0))
+    with pytest.raises(PlanError, match="traffic is missing"):
+        plan_request({"effect": 0.4}, agent)
+
+
+def _tiny():
+    from equipoise.agent.config import BudgetConfig
+
+    return BudgetConfig(requests=12)
