@@ -111,7 +111,10 @@ class Analysis:
         return reply.seq
 
     async def plan(self, data: bytes, live: bool) -> Planned:
-        """A plan, from what the log says or from numbers alone. data: JSON. Raises AnalysisError."""
+        """A plan from what the log says, or from numbers alone.
+
+        data: JSON, as the planner takes it. Raises AnalysisError.
+        """
         async with self._turn:
             reply = await self._ask(None, data, live)
         assert isinstance(reply, Planned)
