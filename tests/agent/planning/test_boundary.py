@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.inference import asymptotic, capped, levels, per_model
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.choice import RARER, Sequence
 from equipoise.agent.inference.per_model import RewardMoments
 from equipoise.agent.inference.score_moments import ScoreMoments
 from equipoise.agent.planning.boundary import boundary, needed_caps
@@ -85,7 +85,7 @@ def test_asymptotic_is_the_certified_bound_once_open_and_the_bounded_one_before(
     mine = found.lower(state, paths, a, b)
     preferred, fallback = levels.split_level(0.01)
     before = boundary(Sequence.BOUNDED, fallback, fallback, 1.0, caps).lower(state, paths, a, b)
-    opened = state.rarer() >= 50
+    opened = state.rarer() >= RARER
     assert opened.any()
     assert not opened.all()
     opening_level = levels.split_level(0.002)[0]
