@@ -20,6 +20,7 @@ from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.monitors.actions import Action, Consequence, action_table
 from equipoise.agent.monitors.check import Check
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
+from equipoise.agent.monitors.plan import plan
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot, output_maps
@@ -122,7 +123,14 @@ class Reader:
         """What every check says of the era in force, as far as it is logged; nothing is done."""
         panel = self.fold.watched()
         panel.begin(self.rule.era)
-        return panel.checks(self.estimates(REPRESENTATION_FAMILIES))
+        said = panel.checks(self.estimates(REPRESENTATION_FAMILIES))
+        planned = self.config.budget.planned
+        if planned is not None:
+            certified = self.certified()
+            answer = certified.standing
+            decided = answer.winner() is not None or bool(answer.equivalent())
+            said.append(plan(planned, certified.randomized, decided))
+        return said
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""

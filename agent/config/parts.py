@@ -150,12 +150,15 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     in money. harm: expected reward lost to randomizing, by the estimates of the rule in force.
     horizon: seconds from the first decision in which to spend: the rate then follows from what is
     left, the time left and the traffic to expect; without one it is the policy's `rate`.
+    planned: randomized requests that `equipoise plan` said to plan for until the decision. It stops
+    nothing; the check `plan` raises an alarm once they are used up and nothing is decided.
     """
 
     requests: int | None = None
     money: float | None = None
     harm: float | None = None
     horizon: float | None = None
+    planned: int | None = None
 
     def faults(self) -> Iterator[Problem]:
         for key, unit in (("money", "USD"), ("harm", "reward units"), ("horizon", "seconds")):
@@ -170,6 +173,9 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.requests is not None and not 1 <= self.requests < 2**63:
             fix = "leave it out for no limit"
             yield Problem("requests", shown(self.requests), "a whole number of 1 or more", fix)
+        if self.planned is not None and not 1 <= self.planned < 2**63:
+            fix = "leave it out where nothing was planned"
+            yield Problem("planned", shown(self.planned), "a whole number of 1 or more", fix)
 
 
 def id_faults(key: str, name: str) -> Iterator[Problem]:

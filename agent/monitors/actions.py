@@ -37,6 +37,7 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "delivery": Action.REPORT,
         "floors": Action.REPORT,
         "guardrail": Action.PAUSE,
+        "plan": Action.REPORT,
     }
 )
 

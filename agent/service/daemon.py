@@ -122,7 +122,7 @@ class Daemon:
     def reconfigure(self, config: ExperimentConfig) -> None:
         """Take over what may change in a running experiment. Raises AgentError for the rest."""
         found = self.agent.reconfigure(config, self.clock())
-        if any(change.key.startswith("budget") for change in found):
+        if any(change.key == "budget.requests" for change in found):
             self.switches.set_budget(config.budget.requests, self.clock())
         else:
             self.switches.keep_budget()
