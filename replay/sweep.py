@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -170,11 +169,13 @@ def _results(
     if jobs == 1 or len(left) <= 1:
         yield from (_finish(*each) for each in work)
         return
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, parallel_config
 
-    # Few cells are under way and none waits for its turn, so memory does not grow with the sweep.
-    pool = Parallel(n_jobs=jobs or -1, return_as="generator_unordered", pre_dispatch="4*n_jobs")
-    yield from pool(delayed(_finish_elsewhere)(*each) for each in work)
+    # Every worker watches from its first moment on, whether or not a cell ever reaches it.
+    with parallel_config("loky", initializer=_become_worker, initargs=(os.getpid(),)):
+        # Few cells are under way and none waits for its turn: memory does not grow with the sweep.
+        pool = Parallel(n_jobs=jobs or -1, return_as="generator_unordered", pre_dispatch="4*n_jobs")
+    yield from pool(delayed(_finish)(*each) for each in work)
 
 
 def _finish(
@@ -184,19 +185,12 @@ def _finish(
     return index, run_cell(benchmark, settings, cell, world)
 
 
-def _finish_elsewhere(
-    benchmark: Benchmark, contents: str, settings: StreamSettings, index: int, cell: Cell
-) -> Finished:
-    """In a worker."""
-    _become_worker()
-    return _finish(benchmark, contents, settings, index, cell)
+def _become_worker(parent: int) -> None:
+    """Leave interruptions to the process that waits for this one, and end when that was killed.
 
-
-@cache
-def _become_worker() -> None:
-    """Leave interruptions to the process that waits for this one, and end when that was killed."""
+    parent: its process id. It may have ended before this line, so it is not asked for here.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
