@@ -13,36 +13,13 @@ import numpy as np
 
 from equipoise.agent.eras import DRIFT
 from equipoise.agent.monitors.actions import Action, Consequence
-from equipoise.agent.monitors.check import Check, listed
-from equipoise.store.contract import Store
-from equipoise.store.records import Alert
+from equipoise.agent.monitors.check import listed
 
 if TYPE_CHECKING:
     from equipoise.agent.steering import Steering
 
 BY_CHECK = "check "
 """How the reason of a pause begins that a check asked for."""
-
-
-def keep_changes(store: Store, checks: Sequence[Check], at: float) -> None:
-    """Put an alert into the store for every check whose status is not the one kept last."""
-    last: dict[str, str] = {}
-    for alert in store.alerts():
-        last[alert.check] = alert.status
-    for check in worst_by_name(checks):
-        if last.get(check.name, "unknown") != check.status:
-            store.put(Alert(at=at, check=check.name, status=check.status, sentence=check.sentence))
-
-
-def worst_by_name(checks: Sequence[Check]) -> list[Check]:
-    """One check of each name: of several guardrails the one that needs most attention."""
-    order = {"unknown": 0, "ok": 1, "watch": 2, "alarm": 3}
-    worst: dict[str, Check] = {}
-    for check in checks:
-        held = worst.get(check.name)
-        if held is None or order[check.status] > order[held.status]:
-            worst[check.name] = check
-    return list(worst.values())
 
 
 def alarms_of(due: Sequence[Consequence]) -> tuple[str, ...]:

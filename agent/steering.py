@@ -8,8 +8,9 @@ import numpy as np
 
 from equipoise.agent.errors import AgentError
 from equipoise.agent.monitors.actions import Consequence
+from equipoise.agent.monitors.turns import last_kept, turns
 from equipoise.agent.reader import Reader
-from equipoise.agent.review import BY_CHECK, carry_out, keep_changes
+from equipoise.agent.review import BY_CHECK, carry_out
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
@@ -79,7 +80,8 @@ class Steering(Reader, ABC):
         In force from the rule that is frozen before this returns.
         """
         checks = self.checks()
-        keep_changes(self.store, checks, at)
+        for alert in turns(last_kept(self.store.alerts()), checks, at):
+            self.store.put(alert)
         due = self.consequences(checks)
         before = self.alarms, self.rule.rule_id
         carry_out(self, due, at)

@@ -13,6 +13,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from equipoise.agent.monitors.turns import gravest_by_name
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.figures import Histogram
 from equipoise.agent.service.reports import Report
@@ -158,7 +159,7 @@ def _knowledge(report: Report) -> Iterator[Metric]:
     checks = GaugeMetricFamily(
         "equipoise_check", "1 for the present status of a check.", labels=["check", "status"]
     )
-    for check in report.checks.checks:
+    for check in gravest_by_name(report.checks.checks):
         for name in _CHECK_STATUSES:
             checks.add_metric([check.name, name], float(check.status == name))
     yield checks

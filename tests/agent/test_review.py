@@ -78,7 +78,7 @@ def test_drift_starts_an_era_once():
         agent.observe(replace(outcomes, reward=np.minimum(outcomes.reward + 0.5, 1.0)))
     assert agent.review(9.0) == []
     assert agent.rule.era == 1
-    assert alerts(agent, "drift") == ["alarm", "unknown", "ok"]
+    assert alerts(agent, "drift") == ["alarm", "unknown"]
 
 
 def test_an_action_can_be_to_report_and_nothing_else():

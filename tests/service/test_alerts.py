@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 
+import msgspec
 import pytest
 
 from equipoise.agent.service.alerts import Alerts
@@ -51,3 +52,15 @@ def test_turns_are_kept_and_nothing_else(statuses: list[str], kept: list[str]):
     assert [alert.status for alert in store.alerts()] == kept
     assert all(alert.check == "drift" for alert in store.alerts())
     assert [json.loads(line)["status"] for line in stream.getvalue().splitlines()] == kept
+
+
+def test_two_guardrails_are_one_check_whose_graver_verdict_counts():
+    """They share a name: an alert is kept once, not again with every report."""
+    store = MemoryStore()
+    alerts = Alerts(store, Log("info", io.StringIO()))
+    both = checks(0.0, alarm="alarm", ok="ok")
+    named = [msgspec.structs.replace(check, name="guardrail") for check in both.checks]
+    for order in (named, named[::-1], named):
+        said = asyncio.run(alerts.hear(msgspec.structs.replace(both, checks=order)))
+        assert len(said) <= 1
+    assert [alert.status for alert in store.alerts()] == ["alarm"]

@@ -207,3 +207,32 @@ def test_an_outcome_that_never_comes_expires(tmp_path):
     database = sqlite3.connect(tmp_path / "log.db")
     assert database.execute("SELECT number FROM expiries").fetchall() == [(0,)]
     database.close()
+
+
+def test_guardrail_metrics_come_over_http_and_every_series_is_told_once(tmp_path):
+    rails = '\n[[guardrails]]\nname = "{}"\nlimit = 0.2\n'
+    config = CONFIG + rails.format("errors") + rails.format("refusals")
+    with running(tmp_path, config=config) as daemon:
+        for index in range(40):
+            made = daemon.decide(f"r{index}")
+            outcome = {
+                "decision_id": made["decision_id"],
+                "reward": 1.0,
+                "outputs": {"seconds": 1.0},
+                "metrics": {"errors": 1.0, "refusals": 0.0},
+            }
+            assert daemon.ask("POST", "/v1/outcomes", outcome).json["accepted"] == 1
+        again = daemon.ask("POST", "/v1/outcomes", outcome).json
+        assert (again["accepted"], again["duplicates"]) == (0, 1)
+        wrong = {"request_id": "r0", "metrics": {"erors": 1.0}}
+        assert "erors" in str(daemon.ask("POST", "/v1/outcomes", wrong).json)
+        rails_said = [
+            check
+            for check in daemon.ask("GET", "/v1/checks").json["checks"]
+            if check["name"] == "guardrail"
+        ]
+        assert [check["figures"]["metric"] for check in rails_said] == ["errors", "refusals"]
+        text = daemon.ask("GET", "/metrics").body.decode()
+        series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if line[:1] != "#"]
+        assert len(series) == len(set(series))
+        assert any('check="guardrail"' in name for name in series)
