@@ -69,6 +69,8 @@ class Analysis:
             if (
                 newest is not None
                 and newest.log_rows >= rows
+                # An era that was opened since has no row yet, and still is another answer.
+                and newest.estimates.era == self._agent.rule.era
                 and newest.recommendations.keys() >= set(families)
             ):
                 return newest

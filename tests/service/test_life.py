@@ -236,3 +236,53 @@ def test_guardrail_metrics_come_over_http_and_every_series_is_told_once(tmp_path
         series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if line[:1] != "#"]
         assert len(series) == len(set(series))
         assert any('check="guardrail"' in name for name in series)
+
+
+def test_an_alarm_that_the_analyst_finds_is_carried_out_by_the_daemon(tmp_path):
+    """A model over its limit, one of three, is left out by a new era, and stays out after a
+    restart; with two models left, the next one over its limit pauses everything."""
+    config = CONFIG.replace("models = [", 'models = [{name = "tiny"}, ')
+    config += '\n[[guardrails]]\nname = "errors"\nlimit = 0.2\n'
+
+    def traffic(daemon, start, bad):
+        for index in range(start, start + 600):  # some hundred draws of each model
+            made = daemon.decide(f"r{index}")
+            outcome = {"decision_id": made["decision_id"], "reward": 1.0}
+            outcome["outputs"] = {"seconds": 1.0}
+            outcome["metrics"] = {"errors": float(made["model"] in bad)}
+            daemon.ask("POST", "/v1/outcomes", outcome)
+
+    with running(tmp_path, "refresh_seconds = 0.3", config=config) as daemon:
+        traffic(daemon, 0, ["small"])
+        until(lambda: daemon.ask("GET", "/v1/estimates").json["era"] == 1)
+        made = [daemon.decide(f"s{index}") for index in range(60)]
+        drawn = {one["model"] for one in made if one["randomized"]}
+        assert drawn == {"tiny", "large"}
+        assert {one["era"] for one in made} == {1}
+        alerts = [line for line in daemon.log if '"era"' in line]
+        assert any("guardrail" in line for line in alerts)
+    with running(tmp_path, "refresh_seconds = 0.3", config=config) as daemon:
+        for index in range(60):
+            daemon.ask(
+                "POST",
+                "/v1/outcomes",
+                {
+                    "request_id": f"s{index}",
+                    "reward": 1.0,
+                    "outputs": {"seconds": 1.0},
+                    "metrics": {"errors": 0.0},
+                },
+            )
+        traffic(daemon, 1000, ["tiny"])
+        until(lambda: daemon.ask("GET", "/readyz").json["mode"]["paused"])
+        assert "guardrail" in daemon.ask("GET", "/readyz").json["mode"]["reason"]
+        assert daemon.ask("GET", "/v1/recommendation").json["status"] == "paused"
+        assert not daemon.decide("while-paused")["randomized"]
+        assert daemon.ask("GET", "/v1/estimates").json["era"] == 1
+        assert daemon.ask("POST", "/v1/resume", {"reason": "fixed"}).json["paused"] is False
+        # No row has come since: the report of the era that ended would still be the newest one.
+        assert daemon.ask("GET", "/v1/estimates").json["era"] == 2
+        assert daemon.decide("after")["era"] == 2
+    with SqliteStore(tmp_path / "log.db", read_only=True) as store:
+        settings = ExperimentConfig.from_json(store.settings()["config"])
+        assert audit(store, settings, read_key(tmp_path / "log.db")).clean
