@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.inference.capped import usual_caps
@@ -129,15 +130,25 @@ class Spec:
         return [CertificateMoments.empty(self.models, *size) for _ in range(1 + len(self.segments))]
 
 
+REFERENCE_REWARDS = 100.0
+"""Rewards of a model from which a rule may be the reference of its residuals."""
+
+
 class Certificates:
     """Owner of the certified sums. era: the one they belong to; watermark: the first decision
-    that has not entered. sums: of the whole traffic, then of each segment."""
+    that has not entered. sums: of the whole traffic, then of each segment.
+
+    reference: (K,) ordinal of the rule whose prediction a model's residuals are taken against, -1
+    where there is none yet: the first of the era that had seen enough of the model's rewards. It
+    stays for the era, since a prediction that is still being learnt would look like drift.
+    """
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.era = 0
         self.watermark = 0
         self.sums = spec.empty()
+        self.reference = np.full(spec.models, -1, dtype=np.int64)
 
     @property
     def overall(self) -> CertificateMoments:
@@ -147,24 +158,26 @@ class Certificates:
         twin = type(self)(self.spec)
         twin.era, twin.watermark = self.era, self.watermark
         twin.sums = [sums.copy() for sums in self.sums]
+        twin.reference = self.reference.copy()
         return twin
 
-    def arrays(self) -> dict[str, Floats]:
-        return {
-            f"{index}_{name}": array
-            for index, sums in enumerate(self.sums)
-            for name, array in sums.arrays().items()
-        }
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The state by name, for a checkpoint; views, not copies."""
+        named: dict[str, NDArray[Any]] = {"reference": self.reference}
+        for index, sums in enumerate(self.sums):
+            named |= {f"{index}_{name}": array for name, array in sums.arrays().items()}
+        return named
 
-    def holds(self, arrays: Mapping[str, Floats]) -> bool:
+    def holds(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Whether `load` can take these: sums of as many candidates, caps and segments."""
         own = self.arrays()
         return own.keys() == arrays.keys() and all(
             own[name].shape == array.shape for name, array in arrays.items()
         )
 
-    def load(self, arrays: Mapping[str, Floats], era: int, watermark: int) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]], era: int, watermark: int) -> None:
         self.era, self.watermark = era, watermark
+        self.reference = np.array(arrays["reference"], dtype=np.int64)
         for index, sums in enumerate(self.sums):
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
@@ -172,8 +185,8 @@ class Certificates:
     def advance(self, table: Pending, rules: Rules, simulated: SimulationIndex) -> Floats:
         """Let every closed row enter, up to the first open one.
 
-        Returns (n,) what was predicted of the reward of each row that the watermark passed, by
-        what was frozen before it, on [0, 1]; NaN for those that are not certified.
+        Returns (n,) what the reference of its model predicts of the reward of each randomized row
+        that the watermark passed, on [0, 1]; NaN for other rows, and where there is none yet.
         """
         start = self.watermark - table.base
         closed = table.closed(start)
@@ -188,15 +201,42 @@ class Certificates:
             if frozen.era != self.era:
                 # Nothing is carried over: a new era has its own estimand and its own delta.
                 self.era, self.sums = frozen.era, self.spec.empty()
+                self.reference[:] = -1
             rows = np.flatnonzero(table.certifiable[start + first : start + last])
             if len(rows) and self.spec.fits(frozen):
                 at = rows + start + first
-                predicted[first + rows] = self._enter(frozen, table, at, simulated)
+                self._enter(frozen, table, at, simulated)
+                self._refer(int(rule[first]), frozen)
+                predicted[first + rows] = self._referred(rules, table, at, simulated)
         self.watermark += count
         return predicted
 
-    def _enter(self, rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> Floats:
-        """Add rows `at` (n,), decided under one rule; (n,) the predictions of their rewards."""
+    def _refer(self, ordinal: int, rule: Rule) -> None:
+        """Make a rule the reference of every model that has none, if it knew enough of it."""
+        seen = rule.frozen[0].seen
+        if seen is not None:
+            self.reference[(self.reference < 0) & (seen >= REFERENCE_REWARDS)] = ordinal
+
+    def _referred(
+        self, rules: Rules, table: Pending, at: Ints, simulated: SimulationIndex
+    ) -> Floats:
+        """(n,) what the references predict of rows `at`, NaN where nothing is referred to."""
+        result = np.full(len(at), np.nan)
+        model = table.model[at]
+        reference = np.where(table.randomized[at], self.reference[model], -1)
+        for ordinal in np.unique(reference[reference >= 0]).tolist():
+            picked = np.flatnonzero(reference == ordinal)
+            rule = rules.by_ordinal(ordinal)
+            raw = predictions(rule, table, at[picked], simulated)
+            tuning = rule.frozen[0].tuning
+            of = model[picked]
+            # `apply` takes a column per model and one for today's routing.
+            every = np.column_stack([raw, raw[:, 0]])
+            result[picked] = tuning.apply(every)[np.arange(len(picked)), of]
+        return result
+
+    def _enter(self, rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> None:
+        """Add rows `at` (n,), decided under one rule."""
         spec = self.spec
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
         missing = None if rule.widened else spec.missing
@@ -232,8 +272,6 @@ class Certificates:
                 randomized[picked],
                 known[picked],
             )
-        predicted: Floats = rule.frozen[0].tuning.apply(rows.predicted)[np.arange(len(at)), model]
-        return predicted
 
 
 def predictions(rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> Floats:

@@ -9,6 +9,7 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -146,7 +147,7 @@ class Fold:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
         arrays: dict[str, NDArray[Any]] = {}
         front = self.pending.front(self.certified.watermark)
-        parts = {
+        parts: dict[str, Mapping[str, NDArray[Any]]] = {
             "certified": self.certified.arrays(),
             "pending": self.pending.arrays(front),
             "simulated": self.simulated.arrays(),

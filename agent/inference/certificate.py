@@ -80,7 +80,13 @@ class CertificateMoments:
 
     def freeze(self, opening: Opening | None) -> Frozen:
         """What the next rule freezes."""
-        return Frozen(self.tuning.tuning(), self.score.centres(), self.rewards.centres(), opening)
+        return Frozen(
+            self.tuning.tuning(),
+            self.score.centres(),
+            self.rewards.centres(),
+            opening,
+            self.rewards.count.copy(),
+        )
 
     def arrays(self) -> dict[str, Floats]:
         """Every sum by name; views, not copies."""

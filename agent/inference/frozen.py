@@ -22,12 +22,14 @@ class Frozen:
 
     tuning: how much of the raw prediction the score uses. centres, rewards: what scores and
     rewards are expected to be. opening: of the asymptotic sequence, None until it opens.
+    seen: (K,) rewards of each model that this was frozen from, None for none.
     """
 
     tuning: Tuning
     centres: ScoreCentres
     rewards: RewardCentres
     opening: Opening | None = None
+    seen: Floats | None = None
 
     @classmethod
     def neutral(cls, models: int, candidates: int, caps: int) -> Self:
@@ -48,6 +50,7 @@ class Frozen:
             "score_high": self.centres.high.tolist(),
             "reward_low": self.rewards.low.tolist(),
             "reward_high": self.rewards.high.tolist(),
+            "seen": None if self.seen is None else self.seen.tolist(),
             "opening": None
             if opening is None
             else [_to_text(part) for part in (opening.low, opening.high, opening.contrast)],
@@ -68,6 +71,7 @@ class Frozen:
             ScoreCentres(array("score_low"), array("score_high")),
             RewardCentres(array("reward_low"), array("reward_high")),
             None if opening is None else Opening(*(_from_text(part) for part in opening)),
+            None if fields["seen"] is None else array("seen"),
         )
 
 
