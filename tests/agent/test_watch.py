@@ -276,18 +276,6 @@ def test_no_pair_is_compared_by_a_scale_that_knows_it():
     assert sum(said(agent)["fidelity"].figures["pairs"]) > 0
 
 
-def test_drift_of_what_is_deployed_asks_for_a_new_era():
-    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(8))
-    for index in range(60):
-        outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
-        if index >= 40:
-            outcomes = replace(outcomes, reward=np.minimum(outcomes.reward + 0.5, 1.0))
-        agent.observe(outcomes)
-        if index == 39:
-            assert said(agent)["drift"].status == "ok"
-    the_alarm(agent, "drift", Action.NEW_ERA)
-
-
 def lossy(agent, traffic, column, share, batches=40):
     """A stream in which a share of the second model's rows loses something."""
     for _ in range(batches):
@@ -376,70 +364,3 @@ def test_a_metric_after_its_decision_was_closed_and_entered_is_late():
 def test_models_are_named_in_the_sentences():
     agent = live(MemoryStore())
     assert agent.fold.watch.panel.models == MODELS
-
-
-@pytest.mark.parametrize("rate", [0.9, 0.5])
-def test_what_is_still_being_learnt_is_no_drift(rate):
-    """Rewards that never change, under rules that live for 3,000 requests: their predictions move
-    in steps, from 1/2 to a mean of few rewards to the mean. Six seeded streams of 9,000 requests;
-    `Drift` promises an alarm in at most 1% of such streams, so in all six with probability < 6%.
-    Against the rule in force instead of a fixed reference nearly all of them alarmed.
-    """
-    for seed in range(6):
-        agent = Agent(config(), MemoryStore(), bytes([seed]) * 32)
-        traffic = Traffic(np.random.default_rng(seed))
-        for index in range(90):
-            outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
-            reward = (traffic.rng.random(100) < rate).astype(float)
-            agent.observe(replace(outcomes, reward=reward))
-            if index % 30 == 0:
-                agent.refresh()
-        assert said(agent)["drift"].status in ("ok", "watch")
-        assert (agent.view().certified.reference >= 0).all()
-
-
-def test_drift_of_a_model_that_is_rarely_routed_is_found_from_its_residuals():
-    """The third model falls from .9 to .6. Nobody is routed to it: traffic as routed is steady."""
-    agent, traffic = Agent(config(), MemoryStore(), OTHER_KEY), Traffic(np.random.default_rng(21))
-    for index in range(120):
-        requests = traffic.requests(100)
-        decided = agent.decide(replace(requests, routed=requests.routed % 2))
-        outcomes = traffic.outcomes(decided)
-        value = np.where(decided.model == 2, 0.6 if index >= 60 else 0.9, 0.5)
-        reward = (traffic.rng.random(100) < value).astype(float)
-        agent.observe(replace(outcomes, reward=reward))
-        if index % 5 == 0:
-            agent.refresh()
-        if index == 59:
-            assert said(agent)["drift"].status == "ok"
-    found = the_alarm(agent, "drift", Action.NEW_ERA)
-    assert found.check.models == (2,)
-
-
-def test_the_reference_of_residuals_stays_for_the_era_and_begins_anew_with_the_next():
-    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(22))
-    run(agent, traffic, 40, size=100)
-    first = agent.view().certified.reference.copy()
-    assert (first >= 0).all()
-    for model, ordinal in enumerate(first.tolist()):
-        assert agent.rules.by_ordinal(ordinal).frozen[0].seen[model] >= 100
-        assert agent.rules.by_ordinal(ordinal - 1).frozen[0].seen[model] < 100
-    run(agent, traffic, 20, size=100)
-    assert agent.view().certified.reference.tolist() == first.tolist()
-    agent.open_era("a new version of fast")
-    run(agent, traffic, 2, size=100)
-    assert (agent.view().certified.reference == -1).all()
-
-
-def test_residuals_are_of_randomized_rows_alone():
-    """Whom a router sends to a model is no sample of all users: as the share of such rows moves
-    with the budget, so would the mean of the residuals."""
-    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(23))
-    run(agent, traffic, 43, size=100)  # some of them in the unfinished chunk
-    fold = agent.fold
-    certified = fold.certified.copy()
-    first = certified.watermark - fold.pending.base
-    predicted = certified.advance(fold.pending, agent.rules, fold.simulated)
-    randomized = fold.pending.randomized[first : first + len(predicted)]
-    assert len(predicted) > 50
-    assert (np.isfinite(predicted) == randomized).all()
