@@ -80,6 +80,20 @@ def lower_mean_of(
     return result
 
 
+def evidence_of(sums: Floats, squares: Floats) -> Floats:
+    """(...) log of the mixture that `lower_mean_of` bounds, at one mean.
+
+    sums: (..., C) sum of xi of each sequence at that mean; squares: (..., C) sum of xi^2. Larger
+    than log(1 / alpha) just where the bound lies above the mean.
+    """
+    exponent = LAMBDAS * np.asarray(sums)[..., None] - _PSI * np.asarray(squares)[..., None]
+    exponent = exponent.reshape(*exponent.shape[:-2], -1)
+    peak = exponent.max(axis=-1)
+    total = np.exp(exponent - peak[..., None]).sum(axis=-1)
+    result: Floats = peak + np.log(total) - np.log(exponent.shape[-1])
+    return result
+
+
 def reach(level: Floats, squares: Floats) -> Floats:
     """(...) the largest s with log(w_0 + sum_j w_j exp(lambda_j s - psi_j squares)) <= level.
 

@@ -16,7 +16,7 @@ import numpy as np
 from equipoise.agent.inference import asymptotic, levels
 from equipoise.agent.inference.capped import usual_caps
 from equipoise.agent.inference.choice import RARER, Sequence
-from equipoise.agent.inference.mixture import LOWEST_LEVEL, lower_mean_of, reach
+from equipoise.agent.inference.mixture import LOWEST_LEVEL, evidence_of, lower_mean_of, reach
 from equipoise.agent.inference.per_model import LEVELS
 from equipoise.agent.planning.state import PathState
 from equipoise.store.batches import Flags, Floats, Ints
@@ -28,8 +28,8 @@ class Boundary(Protocol):
     """One sequence at one level.
 
     `lower` gives the lower ends of V(a) - V(b) for index arrays that broadcast together; `hopeful`
-    says where they may lie above a threshold; `look` is told of every look before either is asked;
-    `keep` of the paths that are simulated on.
+    says where they may lie above a threshold, `beyond` where they do; `look` is told of every look
+    before any is asked; `keep` of the paths that are simulated on.
     """
 
     def look(self, state: PathState) -> None: ...
@@ -39,6 +39,8 @@ class Boundary(Protocol):
     def centre(self, state: PathState) -> Floats: ...
 
     def hopeful(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags: ...
+
+    def beyond(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags: ...
 
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats: ...
 
@@ -58,13 +60,20 @@ class Bounded:
 
     def centre(self, state: PathState) -> Floats:
         """(N, K) the values the sequence is centred on."""
-        return state.score_means(len(self.caps) - 1)[0]
+        return state.low_means(len(self.caps) - 1)
 
     def hopeful(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
         totals, squares, bound = self._sums(state, paths, a, b)
         sums = (totals - (state.rows[paths] * above)[..., None]) / bound
         evidence = np.where(sums > 0, sums**2, 0.0)
         result: Flags = (evidence >= 2.0 * np.log(1.0 / self.alpha) * squares).any(axis=-1)
+        return result
+
+    def beyond(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
+        totals, squares, bound = self._sums(state, paths, a, b)
+        # The evidence falls as the mean grows: where it suffices at `above`, the end lies beyond.
+        sums = (totals - (state.rows[paths] * above)[..., None]) / bound
+        result: Flags = evidence_of(sums, squares) > np.log(1.0 / self.alpha)
         return result
 
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
@@ -123,6 +132,10 @@ class PerModel:
         result: Flags = seen & (gap > 0) & (gap**2 >= 2.0 * np.log(1.0 / self._alpha) * noise)
         return result
 
+    def beyond(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
+        result: Flags = self.lower(state, paths, a, b) > above
+        return result
+
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
         means, count = state.means(), np.maximum(state.count, 1.0)
         left, right = means[paths, a], means[paths, b]
@@ -177,7 +190,7 @@ class Asymptotic:
             self._rho, self._open = self._rho[paths], self._open[paths]
 
     def centre(self, state: PathState) -> Floats:
-        return state.score_means(self._cap)[0]
+        return state.low_means(self._cap)
 
     def hopeful(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
         assert self._open is not None
@@ -187,17 +200,28 @@ class Asymptotic:
         before = self._before.hopeful(state, paths, a, b, above)
         return np.where(self._open[paths], opened, before)
 
+    def beyond(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
+        assert self._open is not None
+        result: Flags = self._opened(state, paths, a, b) > above
+        shut = ~np.broadcast_to(self._open[paths], result.shape)
+        if shut.any():
+            result = np.where(shut, self._before.beyond(state, paths, a, b, above), result)
+        return result
+
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
         assert self._open is not None
+        result = self._opened(state, paths, a, b)
+        shut = ~np.broadcast_to(self._open[paths], result.shape)
+        if shut.any():
+            result = np.where(shut, self._before.lower(state, paths, a, b), result)
+        return result
+
+    def _opened(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
+        """Lower ends as if every path's sequence had opened."""
         assert self._rho is not None
         totals, squares = state.contrast(self._cap, paths, a, b)
-        rows = np.maximum(state.rows[paths], 1.0)
         width = asymptotic.one_sided_half_width(1.0, squares, self._rho[paths, a, b], self._alpha)
-        opened = np.clip((totals - width) / rows, -1.0, 1.0)
-        shut = ~np.broadcast_to(self._open[paths], opened.shape)
-        if shut.any():
-            opened = np.where(shut, self._before.lower(state, paths, a, b), opened)
-        result: Floats = opened
+        result: Floats = np.clip((totals - width) / np.maximum(state.rows[paths], 1.0), -1.0, 1.0)
         return result
 
 

@@ -7,7 +7,10 @@ oftener, so early shares of an adaptive policy are a little staler here than the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,9 +22,11 @@ from equipoise.agent.planning.shares import ASSIGNMENTS
 from equipoise.agent.planning.state import Draws, PathState
 from equipoise.store.batches import Flags, Floats, Ints
 
-EARLY_LOOKS, LATE_LOOKS = 10, 26
+EARLY_LOOKS, LATE_LOOKS = 8, 22
 FIRST_SHARE, DENSE_SHARE, LAST_SHARE = 0.01, 0.12, 6.0
 """Looks run from the first to the last share of the expected end, dense from the middle one on."""
+
+Test: TypeAlias = Callable[[PathState, Ints, Ints, Ints, Floats], Flags]
 
 _WORTH_DROPPING = 0.7
 """Finished paths are dropped when no more than this share is left."""
@@ -93,10 +98,9 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
     if width is not None:
         alpha = levels.pair_level(design.delta, design.candidates)
     result = np.empty(len(design.values))
-    for row, values in enumerate(design.values):
-        if row and _alike(design, row):
-            result[row] = result[row - 1]
-            continue
+    starts = _case_starts(design)
+    for row, last in zip(starts, [*starts[1:], len(result)], strict=True):
+        values = design.values[row]
         order = np.argsort(-values)
         effect = values[order[0]] - values[order[1]] + design.epsilon if width is None else width
         chance = np.full(design.models, design.rate[row] / design.models)
@@ -104,14 +108,15 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
         a, b = int(order[0]), int(order[1])
         noise = contrast_variance(design.variances[row], chance, a, b, left)
         bound = 2.0 + design.models / float(design.rate[row])
-        result[row] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
+        result[row:last] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
     return result
 
 
-def _alike(design: Design, row: int) -> bool:
-    """Whether a row differs in nothing from the one before: paths of one case do not."""
+def _case_starts(design: Design) -> list[int]:
+    """Rows that differ from the one before: the paths of one case do not."""
     columns = (design.values, design.variances, design.explained, design.rate)
-    return all(np.array_equal(column[row], column[row - 1]) for column in columns)
+    facts = np.column_stack([column.reshape(len(design.values), -1) for column in columns])
+    return [0, *(np.flatnonzero((facts[1:] != facts[:-1]).any(axis=1)) + 1).tolist()]
 
 
 def looks(end: Floats) -> Floats:
@@ -139,12 +144,49 @@ def simulate(
     if None.
     stop: whether to end when every path has; else every look is taken.
     """
-    run = _Run(design, _Goal(design, width), start)
+    goal = _Goal(design, width)
+    return _simulate(design, [goal], rng, width, regret, start, trail, stop)[0]
+
+
+def simulate_readings(
+    design: Design,
+    sequences: Rows[Sequence],
+    asked: Flags,
+    rng: np.random.Generator,
+    start: PathState | None = None,
+) -> list[Ends]:
+    """The same N paths until each of several sequences decides, in their order.
+
+    asked: (S, N) of which paths a sequence's decision is wanted; the others end at 0 requests.
+    start: sums so far with the caps of `all_caps`, changed in place.
+    """
+    goals = [
+        _Goal(replace(design, sequence=each), None, row)
+        for each, row in zip(sequences, asked, strict=True)
+    ]
+    return _simulate(design, goals, rng, None, np.inf, start, None, True)
+
+
+def all_caps(design: Design, sequences: Rows[Sequence]) -> Floats:
+    """(C, N) caps whose sums any of these sequences reads; each reads the first of them."""
+    caps = [replace(design, sequence=each).caps() for each in sequences]
+    return max(caps, key=len)
+
+
+def _simulate(
+    design: Design,
+    goals: list[_Goal],
+    rng: np.random.Generator,
+    width: float | None,
+    regret: float,
+    start: PathState | None,
+    trail: Floats | None,
+    stop: bool,
+) -> list[Ends]:
+    run = _Run(design, goals, start)
     if trail is None:
         trail = looks(expected_end(design, width))
     paths, best = len(design.values), design.values.max(axis=1)
-    requests, model = np.full(paths, np.inf), np.zeros(paths, dtype=int)
-    counts = np.zeros((paths, design.models))
     right = np.zeros(trail.shape, dtype=bool)
     spent = np.zeros((*trail.shape, design.models))
     taken, before = 0, np.zeros(paths)
@@ -155,38 +197,40 @@ def simulate(
         right[taken - 1, going] = best[going] - design.values[going, leader] <= regret + 1e-12
         spent[taken - 1] = spent[taken - 2] if taken > 1 else 0.0
         spent[taken - 1, going] = run.spent()
-        open_ = np.flatnonzero(np.isinf(requests[going]))
-        reached, found = run.goal.reached(run.state, open_)
-        ended = going[open_[reached]]
-        place = rng.random(paths)[ended]
-        middle = now[ended] * (np.maximum(before[ended], 1.0) / now[ended]) ** place
-        requests[ended], model[ended] = middle, found[reached]
-        counts[ended] = spent[taken - 1, ended] * (middle / now[ended])[:, None]
+        place = rng.random(paths)
+        middle = now * (np.maximum(before, 1.0) / now) ** place
+        for goal in goals:
+            goal.look(run.state, going, middle, spent[taken - 1] * (middle / now)[:, None])
         before = now
         if stop:
-            left = np.isinf(requests[going])
+            left = np.any([np.isinf(goal.requests[going]) for goal in goals], axis=0)
             if not left.any():
                 break
             run.keep(left)
-    left = np.isinf(requests)
-    counts[left] = spent[taken - 1, left]
     looked = trail[:taken], right[:taken], spent[:taken]
-    return Ends(requests, counts, model, before, *looked, run.state)
+    found = []
+    for goal in goals:
+        left = np.isinf(goal.requests)
+        goal.counts[left] = spent[taken - 1, left]
+        ends = goal.requests, goal.counts, goal.model
+        found.append(Ends(*ends, before, *looked, run.state))
+    return found
 
 
 class _Run:
     """The paths that are still simulated. paths: (n,) their positions among all."""
 
-    def __init__(self, design: Design, goal: _Goal, start: PathState | None) -> None:
+    def __init__(self, design: Design, goals: list[_Goal], start: PathState | None) -> None:
         size = len(design.values)
-        self.goal, self.paths = goal, np.arange(size)
-        self.state = start or PathState.empty(size, design.models, len(goal.caps))
+        self._goals, self.paths = goals, np.arange(size)
+        self._caps = max((goal.caps for goal in goals), key=len)
+        self.state = start or PathState.empty(size, design.models, len(self._caps))
         self._design = design
         self._begun = self.state.count.copy()
 
     def advance(self, rows: Floats, rng: np.random.Generator) -> None:
         """rows: (N,) requests of the next step, for all paths."""
-        _advance(self._design, self.state, rows[self.paths], self.goal.caps, rng)
+        _advance(self._design, self.state, rows[self.paths], self._caps, rng)
 
     def spent(self) -> Floats:
         """(n, K) randomized requests since the start."""
@@ -200,7 +244,9 @@ class _Run:
         self.paths, self._begun = self.paths[kept], self._begun[kept]
         self.state = self.state.take(kept)
         self._design = self._design.take(kept)
-        self.goal.keep(kept)
+        self._caps = self._caps[:, kept]
+        for goal in self._goals:
+            goal.keep(kept)
 
 
 def _advance(
@@ -233,51 +279,75 @@ def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator)
     else:
         off = noise * rng.standard_normal(count.shape)
         total, scatter = count * values + off, count * design.variances
-    share = design.explained[:, None]
-    fresh = noise * rng.standard_normal(count.shape)
-    # Variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
-    residual = (1.0 - share) * off + np.sqrt(share * (1.0 - share)) * fresh
-    return Draws(rows, count, total, scatter, residual, 1.0 - design.explained)
+    residual = None
+    if design.explained.any():
+        share = design.explained[:, None]
+        fresh = noise * rng.standard_normal(count.shape)
+        # Variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
+        residual = (1.0 - share) * off + np.sqrt(share * (1.0 - share)) * fresh
+    return Draws(rows, count, total, scatter, 1.0 - design.explained, residual)
 
 
 class _Goal:
-    """Whether paths have reached what the experiment is for."""
+    """What one sequence waits for, and where the paths reached it.
 
-    def __init__(self, design: Design, width: float | None) -> None:
+    caps: (C, n) of the paths still simulated. requests, model: (N,) and counts: (N, K), as in Ends.
+    """
+
+    def __init__(self, design: Design, width: float | None, asked: Flags | None = None) -> None:
         self.caps = design.caps()
-        self._width, self._models = width, design.models
+        self._width = width
         self._above = np.full(1, -design.epsilon)
         pairs = levels.pair_level(design.delta, design.candidates)
         level = levels.decision_level(design.delta, design.models) if width is None else pairs
         self._boundary: Boundary = boundary(
             design.sequence, level, pairs, design.tuned_rows, self.caps
         )
+        size = len(design.values)
+        self.requests = np.full(size, np.inf)
+        if asked is not None:
+            self.requests[~asked] = 0.0
+        self.model, self.counts = np.zeros(size, dtype=int), np.zeros((size, design.models))
 
     def keep(self, paths: Ints) -> None:
-        """Go on with these paths."""
+        """Go on with these of the paths."""
         self.caps = self.caps[:, paths]
         self._boundary.keep(paths)
 
-    def reached(self, state: PathState, paths: Ints) -> tuple[Flags, Ints]:
-        """(n,) which of these paths have reached it, and the model that leads each."""
+    def look(self, state: PathState, going: Ints, requests: Floats, counts: Floats) -> None:
+        """Note which paths are there. going: (n,) paths of the state; requests: (N,) and counts:
+        (N, K) where one that is there by now ends."""
+        open_ = np.flatnonzero(np.isinf(self.requests[going]))
         self._boundary.look(state)
+        if not len(open_):
+            return
+        reached, found = self._reached(state, open_)
+        ended = going[open_[reached]]
+        self.requests[ended], self.model[ended] = requests[ended], found[reached]
+        self.counts[ended] = counts[ended]
+
+    def _reached(self, state: PathState, paths: Ints) -> tuple[Flags, Ints]:
+        """(n,) which of these paths have reached it, and the model that leads each."""
         centre = self._boundary.centre(state)[paths]
         order = np.argsort(-centre, axis=1, kind="stable")
         leader = order[:, 0]
         if self._width is not None:
             half = self._half_width(state, paths, leader, order[:, 1])
             return half <= self._width, leader
-        index, best, rivals = paths[:, None], leader[:, None], order[:, 1:]
-        each = self._boundary.hopeful(state, index, best, rivals, self._above)
-        hope: Flags = np.asarray(each.all(axis=1), dtype=np.bool_)
-        # The closest rival first: where it is not beaten the others need not be asked.
-        for column in range(rivals.shape[1]):
-            left = np.flatnonzero(hope)
-            if not len(left):
-                break
-            lower = self._boundary.lower(state, paths[left], leader[left], rivals[left, column])
-            hope[left] = lower > self._above[0]
-        return hope, leader
+        best, rivals = leader[:, None], order[:, 1:]
+        there = np.ones(len(paths), dtype=np.bool_)
+        # What is cheap, and the closest rival, come first: few paths need more than that.
+        tests: tuple[tuple[Test, int], ...] = (
+            (self._boundary.hopeful, 1),
+            (self._boundary.hopeful, rivals.shape[1]),
+            (self._boundary.beyond, rivals.shape[1]),
+        )
+        for test, count in tests:
+            left = np.flatnonzero(there)
+            if len(left):
+                ask = paths[left, None], best[left], rivals[left, :count]
+                there[left] = test(state, *ask, self._above).all(axis=1)
+        return there, leader
 
     def _half_width(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
         low = self._boundary.lower(state, paths, a, b)

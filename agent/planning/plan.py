@@ -75,9 +75,9 @@ def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
     effects: list[Requirement] = []
     curves: list[Curve] = []
     if request.effect is not None or not _others(problem):
-        effects, curves = _effects(tables, problem, sequence, effect)
+        effects, curves, others = _effects(tables, problem, sequence, effect)
         goals += [row for row in effects if np.isclose(row.effect, effect * scale)]
-        goals += _other_sequences(tables, problem, sequence, effect)
+        goals += others
     if request.half_width is not None:
         width = request.half_width / scale
         for policy in request.policies:
@@ -186,29 +186,23 @@ def _affordable(problem: Problem) -> float | None:
 
 def _effects(
     tables: Tables, problem: Problem, sequence: Sequence, effect: float
-) -> tuple[list[Requirement], list[Curve]]:
+) -> tuple[list[Requirement], list[Curve], list[Requirement]]:
+    """A row per policy and effect, a curve per policy, and what the other sequences would take."""
     tried = [effect * each for each in EFFECTS if each <= 1.0 or effect * each <= problem.most]
     cases = []
     for each in tried:
         cases += [tables.base(each)] * (MAIN_SHARE if each == effect else 1)
     rows: list[Requirement] = []
+    others: list[Requirement] = []
     curves = []
     for policy in problem.request.policies:
-        found, curve = tables.required(policy, sequence, cases, most=EFFECT_PATHS)
+        found, curve, told = tables.decided(policy, sequence, cases, EFFECT_PATHS)
         rows += found
+        others += told
         curves.append(curve)
-    return rows, curves
-
-
-def _other_sequences(
-    tables: Tables, problem: Problem, declared: Sequence, effect: float
-) -> list[Requirement]:
-    rows: list[Requirement] = []
-    for sequence in Sequence:
-        if sequence is not declared:
-            for policy in problem.request.policies:
-                rows += tables.required(policy, sequence, [tables.base(effect)], most=SIDE_PATHS)[0]
-    return rows
+    # One sequence after the other, and by policy within each.
+    others.sort(key=lambda row: [each.value for each in Sequence].index(row.reading))
+    return rows, curves, others
 
 
 def _regret(

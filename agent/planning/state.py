@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from equipoise.store.batches import Flags, Floats, Ints
+from equipoise.store.batches import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +22,16 @@ class Draws:
     """What a step of `rows` (N,) requests drew, each (N, K).
 
     count: rewards; total: their sum; scatter: sum of (R - V)^2 around the true value;
-    residual: sum of R - V less what the prediction explains of it. unexplained: (N,) share of the
-    variance of R that the prediction leaves.
+    unexplained: (N,) share of the variance of R that the prediction leaves; residual: sum of R - V
+    less what the prediction explains of it, None where it explains nothing.
     """
 
     rows: Floats
     count: Floats
     total: Floats
     scatter: Floats
-    residual: Floats
     unexplained: Floats
+    residual: Floats | None
 
 
 @dataclass(slots=True)
@@ -39,8 +39,8 @@ class PathState:
     """Sums of N paths: K models, C caps.
 
     rows: (N,). count, total, squares, own: (N, K) rewards, sums of R and of R^2, and of squares
-    around the running mean that was in force (`per_model`). low, high: (C, N, K) score sums;
-    low_squares, high_squares: (C, N, K); cross: (C, N, K, K).
+    around the running mean that was in force (`per_model`). ends, end_squares: (2, C, N, K) sums
+    of low and of high scores and of their squares; cross: (C, N, K, K).
     """
 
     rows: Floats
@@ -48,10 +48,8 @@ class PathState:
     total: Floats
     squares: Floats
     own: Floats
-    low: Floats
-    high: Floats
-    low_squares: Floats
-    high_squares: Floats
+    ends: Floats
+    end_squares: Floats
     cross: Floats
 
     @classmethod
@@ -63,10 +61,8 @@ class PathState:
             total=np.zeros(two),
             squares=np.zeros(two),
             own=np.zeros(two),
-            low=np.zeros(three),
-            high=np.zeros(three),
-            low_squares=np.zeros(three),
-            high_squares=np.zeros(three),
+            ends=np.zeros((2, *three)),
+            end_squares=np.zeros((2, *three)),
             cross=np.zeros((*three, models)),
         )
 
@@ -75,7 +71,9 @@ class PathState:
         lead = ("rows", "count", "total", "squares", "own")
         return type(self)(
             *(getattr(self, name)[paths] for name in lead),
-            *(getattr(self, name)[:, paths] for name in self.__slots__ if name not in lead),
+            ends=self.ends[:, :, paths],
+            end_squares=self.end_squares[:, :, paths],
+            cross=self.cross[:, paths],
         )
 
     def means(self) -> Floats:
@@ -93,21 +91,17 @@ class PathState:
         result: Floats = np.minimum(self.total, self.count - self.total).min(axis=1)
         return result
 
-    def score_means(self, cap: int) -> tuple[Floats, Floats]:
-        """(N, K) mean low and high scores under a cap, 1/2 before the first row."""
+    def low_means(self, cap: int) -> Floats:
+        """(N, K) mean low scores under a cap, 1/2 before the first row."""
         rows = self.rows[:, None]
-        known, divisor = rows > 0, np.maximum(rows, 1.0)
-        return (
-            np.where(known, self.low[cap] / divisor, 0.5),
-            np.where(known, self.high[cap] / divisor, 0.5),
-        )
+        return np.where(rows > 0, self.ends[0, cap] / np.maximum(rows, 1.0), 0.5)
 
     def step(self, draws: Draws, chance: Floats, values: Floats, caps: Floats) -> None:
         """Add a step, in place. chance: (N, K) e pi; values: (N, K) true ones; caps: (C, N)."""
         running = (self.total + 0.5) / (self.count + 1.0)
         self.own += _around(draws, values, running)
-        for index, cap in enumerate(caps):
-            self._score(index, cap[:, None], draws, chance, values, running)
+        if len(caps):
+            self._score(caps[:, :, None], draws, chance, values, running)
         self.rows = self.rows + draws.rows
         self.count += draws.count
         self.total += draws.total
@@ -115,40 +109,28 @@ class PathState:
         self.squares += draws.scatter + 2.0 * values * off + draws.count * values**2
 
     def _score(
-        self,
-        index: int,
-        cap: Floats,
-        draws: Draws,
-        chance: Floats,
-        values: Floats,
-        mu: Floats,
+        self, caps: Floats, draws: Draws, chance: Floats, values: Floats, mu: Floats
     ) -> None:
+        """Both ends under all caps (C, N, 1) at once: arrays are (2, C, N, K)."""
         weight, rows = 1.0 / chance, draws.rows[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            room = np.where(weight > 1.0, cap / (weight - 1.0), np.inf)
-        centre_low, centre_high = self.score_means(index)
-        bases, firsts = [], []
-        for guess, centre, sums, squares in (
-            (np.minimum(mu, room), centre_low, self.low, self.low_squares),
-            (np.maximum(mu, 1.0 - room), centre_high, self.high, self.high_squares),
-        ):
-            first, second = _residuals(draws, values, guess, guess == mu)
-            base = guess - np.clip(centre, 0.0, 1.0)
-            sums[index] += rows * guess + weight * first
-            squares[index] += rows * base**2 + 2.0 * base * weight * first + weight**2 * second
-            bases.append(base)
-            firsts.append(weight * first)
-        low, high = bases
-        self.cross[index] += (
-            rows[:, :, None] * low[:, :, None] * high[:, None, :]
-            + firsts[0][:, :, None] * high[:, None, :]
-            + firsts[1][:, None, :] * low[:, :, None]
-        )
+            room = np.where(weight > 1.0, caps / (weight - 1.0), np.inf)
+        guess = np.stack([np.minimum(mu, room), np.maximum(mu, 1.0 - room)])
+        known, divisor = self.rows[:, None] > 0, np.maximum(self.rows, 1.0)[:, None]
+        centre = np.where(known, np.clip(self.ends / divisor, 0.0, 1.0), 0.5)
+        first, second = _residuals(draws, values, guess, mu)
+        first *= weight
+        base = guess - centre
+        self.ends += rows * guess + first
+        self.end_squares += rows * base**2 + 2.0 * base * first + weight**2 * second
+        # Sum over rows of low(a) high(b), as two outer products a path.
+        left = np.stack([rows * base[0] + first[0], base[0]], axis=-1)
+        self.cross += left @ np.stack([base[1], first[1]], axis=-2)
 
     def contrast(self, cap: int, paths: Ints, a: Ints, b: Ints) -> tuple[Floats, Floats]:
         """Totals and squares of low(a) - high(b); index arrays that broadcast together."""
-        total = self.low[cap, paths, a] - self.high[cap, paths, b]
-        squares = self.low_squares[cap, paths, a] + self.high_squares[cap, paths, b]
+        total = self.ends[0, cap, paths, a] - self.ends[1, cap, paths, b]
+        squares = self.end_squares[0, cap, paths, a] + self.end_squares[1, cap, paths, b]
         return total, np.maximum(squares - 2.0 * self.cross[cap, paths, a, b], 0.0)
 
 
@@ -160,17 +142,17 @@ def _around(draws: Draws, values: Floats, guess: Floats) -> Floats:
     return result
 
 
-def _residuals(
-    draws: Draws, values: Floats, guess: Floats, predicted: Flags
-) -> tuple[Floats, Floats]:
-    """(N, K) sums of R - mu and of its square over the rows drawn.
+def _residuals(draws: Draws, values: Floats, guess: Floats, mu: Floats) -> tuple[Floats, Floats]:
+    """(2, C, N, K) sums of R - guess and of its square over the rows drawn.
 
-    guess: the mean of mu; predicted: where mu follows the request and so takes the explained share
-    out of the noise. Where a cap holds mu down it is a constant.
+    guess: the mean of what is predicted; where it is mu, it follows the request and so takes the
+    explained share out of the noise. Where a cap holds it down it is a constant.
     """
     gap = values - guess
-    off = draws.total - draws.count * values
-    noise = np.where(predicted, draws.residual, off)
-    kept = draws.scatter * np.where(predicted, draws.unexplained[:, None], 1.0)
-    first = noise + draws.count * gap
-    return first, np.maximum(kept + 2.0 * gap * noise + draws.count * gap**2, 0.0)
+    noise, kept = draws.total - draws.count * values, draws.scatter
+    if draws.residual is not None:
+        predicted = guess == mu
+        noise = np.where(predicted, draws.residual, noise)
+        kept = kept * np.where(predicted, draws.unexplained[:, None], 1.0)
+    step = draws.count * gap
+    return noise + step, np.maximum(kept + gap * (2.0 * noise + step), 0.0)

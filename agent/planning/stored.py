@@ -149,10 +149,10 @@ def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
             total=repeated(total, 0),
             squares=repeated(own + count * mean**2, 0),
             own=repeated(own, 0),
-            low=repeated(score.low[:caps, kept], 1),
-            high=repeated(score.high[:caps, kept], 1),
-            low_squares=repeated(score.low_squares[:caps, kept], 1),
-            high_squares=repeated(score.high_squares[:caps, kept], 1),
+            ends=repeated(np.stack([score.low, score.high])[:, :caps, kept], 2),
+            end_squares=repeated(
+                np.stack([score.low_squares, score.high_squares])[:, :caps, kept], 2
+            ),
             cross=repeated(score.cross[:caps][:, kept][:, :, kept], 1),
         )
 

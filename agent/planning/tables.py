@@ -11,7 +11,7 @@ import numpy as np
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning.boundary import boundary
-from equipoise.agent.planning.forward import Design, Ends, simulate
+from equipoise.agent.planning.forward import Design, Ends, all_caps, simulate, simulate_readings
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.request import PlanRequest
 from equipoise.agent.planning.requirement import Requirement, requirement
@@ -108,8 +108,32 @@ class Tables:
         parts = _parts(cases, paths)
         told = policy, sequence.value, goal
         rows = [requirement(self._problem, design, ends, part, case, *told) for case, part in parts]
-        case, part = max(parts, key=lambda each: each[1].stop - each[1].start)
+        case, part = _most(parts)
         return rows, self._curve(policy, ends, part, case.rate)
+
+    def decided(
+        self, policy: str, sequence: Sequence, cases: list[Case], most: int
+    ) -> tuple[list[Requirement], Curve, list[Requirement]]:
+        """As `required` for a decision; and on the same experiments, for the case that was
+        simulated most, a row for each of the other sequences."""
+        paths = paths_for(self._problem.models, most)
+        design = self._design(policy, sequence, cases, paths)
+        parts = _parts(cases, paths)
+        main, part = _most(parts)
+        sequences = [sequence, *(each for each in Sequence if each is not sequence)]
+        asked = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
+        asked[0], asked[:, part] = True, True
+        start = self._start(design, len(all_caps(design, sequences)))
+        own, *others = simulate_readings(design, sequences, asked, self._rng(), start)
+        rows = [
+            requirement(self._problem, design, own, each, case, policy, sequence.value, "effect")
+            for case, each in parts
+        ]
+        told = [
+            requirement(self._problem, design, ends, part, main, policy, each.value, "effect")
+            for each, ends in zip(sequences[1:], others, strict=True)
+        ]
+        return rows, self._curve(policy, own, part, main.rate), told
 
     def recommended(
         self, policy: str, sequence: Sequence, case: Case, regret: float
@@ -217,10 +241,10 @@ class Tables:
     def _design(self, policy: str, sequence: Sequence, cases: list[Case], paths: int) -> Design:
         return self._problem.design(policy, sequence, cases, paths, self._delta)
 
-    def _start(self, design: Design) -> PathState | None:
+    def _start(self, design: Design, caps: int | None = None) -> PathState | None:
         start = self._problem.start
-        caps = design.caps()
-        return None if start is None else start(len(design.values), len(caps))
+        caps = len(design.caps()) if caps is None else caps
+        return None if start is None else start(len(design.values), caps)
 
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng(self._rng_seed)
@@ -238,6 +262,11 @@ def _parts(cases: list[Case], paths: int) -> list[tuple[Case, slice]]:
         found.append((case, slice(first, last)))
         first = last
     return found
+
+
+def _most(parts: list[tuple[Case, slice]]) -> tuple[Case, slice]:
+    """The case that was simulated most, and its paths."""
+    return max(parts, key=lambda each: each[1].stop - each[1].start)
 
 
 def _from_then_on(holds: Flags) -> int | None:

@@ -16,7 +16,7 @@ from equipoise.agent.planning.state import PathState
 PATHS, MODELS, RATE = 40, 3, 0.5
 
 
-def advanced(sequence=Sequence.ASYMPTOTIC, rows=(200, 400, 800), seed=3):
+def advanced(sequence=Sequence.ASYMPTOTIC, rows=(200, 400, 600), seed=3):
     values = np.tile([0.75, 0.5, 0.45], (PATHS, 1))
     design = Design(
         assignment="top-two",
@@ -41,10 +41,8 @@ def score_of(state, path):
     """The sums of one path as the certified code keeps them."""
     return ScoreMoments(
         state.rows[path : path + 1],
-        state.low[:, path],
-        state.high[:, path],
-        state.low_squares[:, path],
-        state.high_squares[:, path],
+        *state.ends[:, :, path],
+        *state.end_squares[:, :, path],
         state.cross[:, path],
     )
 
@@ -112,6 +110,8 @@ def test_whoever_may_be_decided_is_hopeful(sequence, above, alpha):
         decided = found.lower(state, paths, a, b) > above
         hopeful = found.hopeful(state, paths, a, b, np.full(1, above))
         assert not (decided & ~hopeful).any()
+        beyond = found.beyond(state, paths, a, b, np.full(1, above))
+        np.testing.assert_array_equal(beyond, decided)
         seen += int(decided.sum())
         assert hopeful.mean() < 0.95, "a condition that always holds spares nothing"
     assert seen > 10

@@ -71,9 +71,11 @@ def graded(rng, model):
 @pytest.mark.parametrize("rewards", [binary, graded])
 def test_steps_add_up_to_the_sums_of_single_rows(rewards):
     score, own, state = both(rewards)
-    for name in ("low", "high", "low_squares", "high_squares"):
-        mine, theirs = getattr(state, name)[:, 0], getattr(score, name)[:, :3]
-        np.testing.assert_allclose(mine, theirs, rtol=1e-9, err_msg=name)
+    for sums, ends in ((state.ends, "{}"), (state.end_squares, "{}_squares")):
+        for mine, side in zip(sums[:, :, 0], ("low", "high"), strict=True):
+            name = ends.format(side)
+            theirs = getattr(score, name)[:, :3]
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, err_msg=name)
     cross = score.cross[:, :3, :3]
     off = ~np.eye(3, dtype=bool)
     np.testing.assert_allclose(state.cross[:, 0][:, off], cross[:, off], rtol=1e-9)
@@ -102,7 +104,7 @@ def test_taking_paths_keeps_their_sums():
     _, _, state = both(binary)
     doubled = state.take(np.array([0, 0]))
     assert doubled.cross.shape == (3, 2, 3, 3)
-    np.testing.assert_array_equal(doubled.low[:, 1], state.low[:, 0])
+    np.testing.assert_array_equal(doubled.ends[:, :, 1], state.ends[:, :, 0])
     np.testing.assert_array_equal(doubled.own[1], state.own[0])
 
 
@@ -116,7 +118,7 @@ def test_a_prediction_takes_its_share_out_of_the_squares():
         state.count += 1e6
         state.total += 1e6 * VALUES
         zero = np.zeros((1, 3))
-        draws = Draws(rows, count, count * VALUES, scatter, zero, left)
+        draws = Draws(rows, count, count * VALUES, scatter, left, zero)
         state.step(draws, np.full((1, 3), 0.1), VALUES[None, :], np.array(CAPS)[:, None])
         paths, a, b = np.array([0]), np.array([0]), np.array([1])
         return [state.contrast(cap, paths, a, b)[1][0] for cap in range(3)]
