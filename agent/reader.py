@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from equipoise.agent.budget import Purse, Spending
 from equipoise.agent.certifier import Certified, Certifier, Conditions
@@ -30,6 +33,9 @@ from equipoise.policies.registry import Policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.contract import Store
 
+if TYPE_CHECKING:
+    from equipoise.agent.planning.forecast import Forecast
+
 RENEWAL = 1.1
 """Growth of the rewards at which a prediction that no policy needs is fitted anew."""
 PLAIN = "ipw"
@@ -40,6 +46,7 @@ class Reader:
     """The answers of one experiment. `Agent`, which owns these parts and writes, is one.
 
     observing_only: nothing is randomized (mode `observe`); paused: why nothing is, None if it is.
+    forecast: the newest one somebody made, for the check `plan`; None without.
     """
 
     config: ExperimentConfig
@@ -55,6 +62,7 @@ class Reader:
     observing_only: bool
     paused: str | None
     alarms: tuple[str, ...]
+    forecast: Forecast | None = None
     _view: View | None
     _view_seq: int
 
@@ -129,8 +137,16 @@ class Reader:
             certified = self.certified()
             answer = certified.standing
             decided = answer.winner() is not None or bool(answer.equivalent())
-            said.append(plan(planned, certified.randomized, decided))
+            said.append(plan(planned, certified.randomized, decided, self._foreseen()))
         return said
+
+    def _foreseen(self) -> tuple[float, float] | None:
+        """Randomized requests in all by the newest forecast of this era, as the check takes it."""
+        made = self.forecast
+        if made is None or made.era != self.rule.era or made.total is None:
+            return None
+        low, median = made.total.low, made.total.median
+        return np.inf if low is None else low, np.inf if median is None else median
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""

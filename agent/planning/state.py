@@ -68,9 +68,12 @@ class PathState:
 
     def take(self, paths: Ints) -> Self:
         """These paths only."""
-        lead = ("rows", "count", "total", "squares", "own")
         return type(self)(
-            *(getattr(self, name)[paths] for name in lead),
+            rows=self.rows[paths],
+            count=self.count[paths],
+            total=self.total[paths],
+            squares=self.squares[paths],
+            own=self.own[paths],
             ends=self.ends[:, :, paths],
             end_squares=self.end_squares[:, :, paths],
             cross=self.cross[:, paths],

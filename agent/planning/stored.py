@@ -11,7 +11,7 @@ from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.inference.score_moments import ScoreMoments
 from equipoise.agent.planning.errors import PlanError
-from equipoise.agent.planning.forward import expected_end, looks, simulate
+from equipoise.agent.planning.forward import Ends, expected_end, looks, simulate
 from equipoise.agent.planning.problem import Case, Problem, Start
 from equipoise.agent.planning.request import PlanRequest, read_request
 from equipoise.agent.planning.requirement import band
@@ -37,6 +37,15 @@ def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, An
 
     data: fields of a request that are to differ from the experiment's own. Raises PlanError where
     too little is known.
+    """
+    problem, count = running_problem(agent, data)
+    return problem, _known(agent, problem, count)
+
+
+def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Floats]:
+    """The problem of a running experiment, and the rewards (K,) that its values rest on.
+
+    As `of_agent`, without what no forecast needs. Raises PlanError where too little is known.
     """
     config, view = agent.config, agent.view()
     kept = np.flatnonzero(agent.rule.active)
@@ -73,7 +82,7 @@ def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, An
         start=start,
         era_caps=agent.certifier.spec.caps,
     )
-    return problem, _known(agent, problem, count)
+    return problem, count
 
 
 def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
@@ -181,9 +190,9 @@ def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
     winner = agent.certified_winner()
     by = None
     if winner is None:
-        ends = _predicted(problem, noise)
+        requests = until_decided(problem, count).requests
         traffic = problem.request.traffic
-        hours = ends if traffic is None else ends / traffic + problem.request.window
+        hours = requests if traffic is None else requests / traffic + problem.request.window
         by = band(hours, problem.request.power)
     said = [] if agent.alarms == () else [f"checks stand at alarm: {', '.join(agent.alarms)}"]
     return {
@@ -203,8 +212,11 @@ def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
     }
 
 
-def _predicted(problem: Problem, noise: Floats) -> Floats:
-    """(n,) requests until the decision, with true values drawn from what the rewards say."""
+def until_decided(problem: Problem, count: Floats) -> Ends:
+    """Where experiments end that go on from a store, with true values drawn from what its rewards
+    say. count: (K,) rewards that the values rest on."""
+    assert problem.variances is not None
+    noise = problem.variances / count
     rng = np.random.default_rng(problem.request.seed)
     effect = float(np.sort(problem.values)[-1] - np.sort(problem.values)[-2])
     case = Case(max(effect, 1e-3), problem.request.rate, problem.floor, problem.explained)
@@ -215,7 +227,7 @@ def _predicted(problem: Problem, noise: Floats) -> Floats:
     design = replace(design, values=np.clip(drawn, 0.0, 1.0))
     start = None if problem.start is None else problem.start(_PATHS, len(design.caps()))
     typical = np.full(_PATHS, np.median(expected_end(design)))
-    return simulate(design, rng, start=start, trail=looks(typical)).requests
+    return simulate(design, rng, start=start, trail=looks(typical))
 
 
 def _families(agent: Reader, within: float) -> list[dict[str, Any]]:

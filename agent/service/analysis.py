@@ -6,16 +6,20 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst import (
     HEADER,
     Answer,
     Ask,
     Failure,
+    Foresee,
+    Foreseen,
     Open,
     Plan,
     Planned,
@@ -30,6 +34,8 @@ from equipoise.agent.service.reports import Report
 from equipoise.store.journaled import JournaledStore
 from equipoise.store.records import RuleRecord
 
+Asked: TypeAlias = Ask | Save | Plan | Foresee
+
 SETTLE_SECONDS = 5.0
 """How long a report may wait for SQLite to hold the newest rows; then it goes without them."""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -42,7 +48,7 @@ class AnalysisError(RuntimeError):
 class Analysis:
     """Reports on the log of `agent`, which decides meanwhile.
 
-    newest: the last report that was made.
+    newest: the last report that was made; forecast: the last one of those.
     """
 
     def __init__(self, agent: Agent, store: JournaledStore, figures: Figures, log: Log) -> None:
@@ -56,6 +62,7 @@ class Analysis:
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._families: dict[str, None] = {}
         self.newest: Report | None = None
+        self.forecast: Forecast | None = None
 
     async def report(self, families: Sequence[str] = ()) -> Report:
         """A report on everything logged so far, with these families beside the configured one.
@@ -74,7 +81,7 @@ class Analysis:
                 and newest.recommendations.keys() >= set(families)
             ):
                 return newest
-            reply = await self._ask(list(self._families))
+            reply = await self._ask(self._question(Ask, list(self._families)))
             assert isinstance(reply, Answer)
             assert reply.report is not None
             self.newest = reply.report
@@ -107,7 +114,7 @@ class Analysis:
     async def checkpoint(self, at: float) -> int:
         """Save the analyst's state, which is ours, as a checkpoint; the rows it covers."""
         async with self._turn:
-            reply = await self._ask(None)
+            reply = await self._ask(self._question(Save))
         assert isinstance(reply, State)
         await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
         return reply.seq
@@ -118,9 +125,17 @@ class Analysis:
         data: JSON, as the planner takes it. Raises AnalysisError.
         """
         async with self._turn:
-            reply = await self._ask(None, data, live)
+            reply = await self._ask(self._question(Plan, data, live))
         assert isinstance(reply, Planned)
         return reply
+
+    async def foresee(self) -> Forecast:
+        """When it will be decided, by what is logged so far. Raises AnalysisError."""
+        async with self._turn:
+            reply = await self._ask(self._question(Foresee))
+        assert isinstance(reply, Foreseen)
+        self.forecast = reply.forecast
+        return reply.forecast
 
     async def start(self) -> None:
         """Start the process; the first report would do it too."""
@@ -139,29 +154,26 @@ class Analysis:
             process.kill()
             await process.wait()
 
-    async def _ask(
-        self, families: list[str] | None, data: bytes | None = None, live: bool = False
-    ) -> Reply:
-        """Ask for a report on these families, for a plan, or for the whole state."""
+    def _question(self, kind: Callable[..., Asked], *more: object) -> Callable[[], Asked]:
+        """A question with the rules to tell of when it is sent.
+
+        A copy: while the analyst works, the list may grow by a rule that it does not hear of.
+        """
+        return lambda: kind(list(self._adopted), len(self._agent.rules), *more)
+
+    async def _ask(self, question: Callable[[], Asked]) -> Reply:
+        """Send a question once everything logged can be read, and wait for the reply."""
         rows = self._agent.fold.next_seq
         await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
         process = await self._started()
-        # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
-        adopted, known = list(self._adopted), len(self._agent.rules)
-        question: Question
-        if data is not None:
-            question = Plan(adopted, known, data, live)
-        elif families is None:
-            question = Save(adopted, known)
-        else:
-            question = Ask(adopted, known, families)
-        reply = await self._exchange(process, question)
+        asked = question()
+        reply = await self._exchange(process, asked)
         if isinstance(reply, Failure):
             self._figures.refresh_failures += 1
             self._log.warning("analyst-failed", sentence=reply.sentence)
             await self._end(process)  # the next one begins with what is in the store
             raise AnalysisError(reply.sentence)
-        del self._adopted[: len(adopted)]
+        del self._adopted[: len(asked.rules)]
         return reply
 
     async def _started(self) -> asyncio.subprocess.Process:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import msgspec
 
+from equipoise.agent.planning.forecast import Forecast, forecast
 from equipoise.agent.service.reports import Report, report
 from equipoise.store.records import RuleRecord
 
@@ -60,6 +61,13 @@ class Plan(msgspec.Struct, frozen=True, tag="plan"):
     live: bool
 
 
+class Foresee(msgspec.Struct, frozen=True, tag="foresee"):
+    """Follow the log and say when it will be decided. rules, known: as in `Ask`."""
+
+    rules: list[RuleRecord]
+    known: int
+
+
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """To `Open` (without a report) and `Ask`. seconds: what the work took."""
 
@@ -83,14 +91,20 @@ class Planned(msgspec.Struct, frozen=True, tag="planned"):
     refused: str = ""
 
 
+class Foreseen(msgspec.Struct, frozen=True, tag="foreseen"):
+    """To `Foresee`."""
+
+    forecast: Forecast
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
     """The work failed; the sentence is for the daemon's log."""
 
     sentence: str
 
 
-Question: TypeAlias = Open | Ask | Save | Plan
-Reply: TypeAlias = Answer | State | Planned | Failure
+Question: TypeAlias = Open | Ask | Save | Plan | Foresee
+Reply: TypeAlias = Answer | State | Planned | Foreseen | Failure
 
 
 def main() -> None:
@@ -133,6 +147,10 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                 seq = agent.follow()
                 if isinstance(question, Plan):
                     reply = _planned(question, agent)
+                elif isinstance(question, Foresee):
+                    # Its reports say from now on whether the plan slips by it.
+                    agent.forecast = forecast(agent, time.time())
+                    reply = Foreseen(agent.forecast)
                 elif isinstance(question, Save):
                     reply = State(seq, agent.fold.to_bytes())
                 else:

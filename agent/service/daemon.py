@@ -25,7 +25,7 @@ from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
 from equipoise.agent.service.schema import Readiness
-from equipoise.agent.service.settings import ServiceSettings
+from equipoise.agent.service.settings import JOBS, ServiceSettings
 from equipoise.agent.service.shadow.replay import Shadow
 from equipoise.agent.service.switches import Switches
 from equipoise.store.errors import StoreError
@@ -76,9 +76,10 @@ class Daemon:
     async def start(self) -> None:
         """Begin the jobs; requests may come from now on."""
         settings = self.settings
-        self.jobs.add("refresh", settings.refresh_seconds, self._refresh)
-        self.jobs.add("checkpoint", settings.checkpoint_seconds, self._checkpoint)
-        self.jobs.add("expiry", settings.expiry_seconds, self._expire)
+        for name, job in zip(
+            JOBS, (self._refresh, self._checkpoint, self._expire, self._foresee), strict=True
+        ):
+            self.jobs.add(name, getattr(settings, f"{name}_seconds"), job)
         if self.shadow is not None and settings.shadow is not None:
             self.jobs.add("shadow", settings.shadow.every_seconds, self._shadow)
         self.jobs.start()
@@ -116,7 +117,7 @@ class Daemon:
         self.settings = settings
         self.log.level = settings.log_level
         self.switches.set_mode(settings.mode)
-        for name in ("refresh", "checkpoint", "expiry"):
+        for name in JOBS:
             self.jobs.change(name, getattr(settings, f"{name}_seconds"))
 
     def reconfigure(self, config: ExperimentConfig) -> None:
@@ -208,6 +209,12 @@ class Daemon:
         if self.agent.fold.next_seq > self._checkpointed:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
+
+    async def _foresee(self) -> None:
+        before = self.analysis.forecast
+        if before is None or before.log_rows < self.agent.fold.next_seq:
+            made = await self.analysis.foresee()
+            self.log.debug("forecast", sentence=made.sentence)
 
     async def _shadow(self) -> None:
         assert self.shadow is not None

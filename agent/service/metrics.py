@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -14,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from equipoise.agent.monitors.turns import gravest_by_name
+from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.figures import Histogram
 from equipoise.agent.service.reports import Report
@@ -38,6 +40,8 @@ class _Figures(Collector):
         yield from self._state()
         if self._daemon.analysis.newest is not None:
             yield from _knowledge(self._daemon.analysis.newest)
+        if self._daemon.analysis.forecast is not None:
+            yield from _expectation(self._daemon.analysis.forecast)
 
     def _traffic(self) -> Iterator[Metric]:
         figures = self._daemon.figures
@@ -167,6 +171,23 @@ def _knowledge(report: Report) -> Iterator[Metric]:
     yield GaugeMetricFamily("equipoise_report_log_rows", "Rows it holds.", value=report.log_rows)
     waiting = report.estimates.waiting
     yield GaugeMetricFamily("equipoise_waiting", "Decisions without an outcome.", value=waiting)
+
+
+def _expectation(forecast: Forecast) -> Iterator[Metric]:
+    """Quantiles of what is to come until the decision; +Inf beyond what was simulated."""
+    for name, text, band in (
+        ("equipoise_decided_in_hours", "Hours until the decision, forecast.", forecast.hours),
+        (
+            "equipoise_decided_after_randomized",
+            "Randomized requests of this era in all until the decision, forecast.",
+            forecast.total,
+        ),
+    ):
+        gauge = GaugeMetricFamily(name, text, labels=["quantile"])
+        if band is not None:
+            for quantile, value in (("0.1", band.low), ("0.5", band.median), ("0.9", band.high)):
+                gauge.add_metric([quantile], math.inf if value is None else value)
+        yield gauge
 
 
 def _works(daemon: Daemon) -> bool:

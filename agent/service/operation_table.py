@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
 from equipoise.agent.service.acting import Acting
@@ -126,6 +127,15 @@ def _reading(reading: Reading) -> Sequence[Operation]:
             "The budget, what was spent and what is left.",
             reading.budget,
             answer=BudgetAnswer,
+        ),
+        Operation(
+            "GET",
+            "/v1/forecast",
+            "forecast",
+            "When the experiment will be decided, at today's pace.",
+            reading.forecast,
+            answer=Forecast,
+            statuses=(503,),
         ),
         Operation(
             "GET",

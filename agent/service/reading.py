@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 
 from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analysis import AnalysisError
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call
@@ -64,6 +67,14 @@ class Reading:
     async def budget(self, call: Call) -> BudgetAnswer:
         return self._daemon.switches.budget()
 
+    async def forecast(self, call: Call) -> Forecast:
+        """The newest forecast, made now where there is none or an era has begun since."""
+        analysis, era = self._daemon.analysis, self._daemon.agent.rule.era
+        if analysis.forecast is not None and analysis.forecast.era == era:
+            return analysis.forecast
+        with self._answering():
+            return await analysis.foresee()
+
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision by its id, from memory or from SQLite."""
         name = call.path["decision_id"]
@@ -91,8 +102,14 @@ class Reading:
         return RuleAnswer(rule_id=record.rule_id, era=record.era, at=record.at, body=body)
 
     async def _report(self, families: list[str]) -> Report:
-        try:
+        with self._answering():
             return await self._daemon.analysis.report(families)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Turns an analyst that does not answer into the problem that says so."""
+        try:
+            yield
         except AnalysisError as error:
             self._daemon.log.warning("analysis", problem=type(error).__name__)
             document = problem(503, "the analyst is being started again", retry_after=2.0)

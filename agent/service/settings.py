@@ -20,6 +20,8 @@ from equipoise.agent.service.shadow.settings import ShadowSettings
 Scope: TypeAlias = Literal["route", "admin"]
 """route: decide, outcomes, bulk rows and everything that is read. admin: budget, pause too."""
 
+JOBS = ("refresh", "checkpoint", "expiry", "forecast")
+"""Jobs whose intervals are set by NAME_seconds, and can be while the daemon runs."""
 SHORTEST_TOKEN = 16
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -94,7 +96,8 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     null for `<store>.kill`.
     refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
     comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
-    expiry_seconds: between two looks for outcomes that never came.
+    expiry_seconds: between two looks for outcomes that never came. forecast_seconds: between two
+    forecasts of when the experiment will be decided.
     shadow: replays of cached contexts on candidate models; none unless declared.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     """
@@ -109,6 +112,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     refresh_outcomes: int = 1000
     checkpoint_seconds: float = 60.0
     expiry_seconds: float = 5.0
+    forecast_seconds: float = 60.0
     shutdown_seconds: float = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shadow: ShadowSettings | None = None
@@ -135,7 +139,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             yield Problem("store", shown(self.store), "the path of the store")
         if not 0 <= self.port <= 65_535:
             yield Problem("port", shown(self.port), "0 to 65535", "0 takes a free one")
-        for key in ("refresh_seconds", "checkpoint_seconds", "expiry_seconds", "shutdown_seconds"):
+        for key in (*(f"{job}_seconds" for job in JOBS), "shutdown_seconds"):
             if not 0 < getattr(self, key) <= 86_400:
                 yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
         if not 1 <= self.refresh_outcomes < 2**40:

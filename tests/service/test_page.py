@@ -72,6 +72,7 @@ def test_it_shows_what_the_daemon_knows(daemon: Running, tmp_path: Path, scheme:
         assert text(tab, "#experiment") == "chat"
         assert text(tab, "#sentence") == answer["sentence"]
         assert text(tab, "#status") == answer["status"]
+        assert text(tab, "#forecast") == daemon.ask("GET", "/v1/forecast").json["sentence"]
         assert text(tab, "#acting") == "randomizing"
         values = text(tab, "#values")
         for row in (*estimates["models"], estimates["todays_routing"]):

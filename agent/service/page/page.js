@@ -216,12 +216,14 @@ function showAnswer(answer, estimates) {
 async function refresh() {
   try {
     const problems = showMode(await ask("/readyz"));
-    const [estimates, answer, checks, budget, history] = await Promise.all(
-      ["/v1/estimates", "/v1/recommendation", "/v1/checks", "/v1/budget", "/page/history"].map((path) => ask(path)),
+    const paths = ["estimates", "recommendation", "checks", "budget", "forecast"].map((name) => `/v1/${name}`);
+    const [estimates, answer, checks, budget, forecast, history] = await Promise.all(
+      [...paths, "/page/history"].map((path) => ask(path)),
     );
     at("experiment").textContent = estimates.experiment;
     document.title = `${estimates.experiment} · Equipoise`;
     showAnswer(answer, estimates);
+    at("forecast").textContent = forecast.state === "decided" ? "" : forecast.sentence;
     showValues(estimates);
     showHistory(history.points);
     showSpent(estimates, budget);

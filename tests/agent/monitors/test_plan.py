@@ -36,6 +36,24 @@ def test_the_status_follows_the_share_of_the_plan(randomized, decided, status):
     assert check.figures["share"] == pytest.approx(randomized / 100)
 
 
+@pytest.mark.parametrize(
+    ("foreseen", "status"),
+    [
+        ((50.0, 99.0), "ok"),
+        ((50.0, 101.0), "watch"),
+        ((101.0, 200.0), "alarm"),
+        ((50.0, np.inf), "watch"),
+        ((np.inf, np.inf), "alarm"),
+    ],
+)
+def test_a_forecast_beyond_the_plan_is_heard_before_it_is_used_up(foreseen, status):
+    check = plan(100, 20, False, foreseen)
+    assert check.status == status
+    assert not any(word in check.sentence for word in ("nan", "inf"))
+    assert plan(100, 20, True, foreseen).status == "ok"
+    assert plan(100, 0, False, foreseen).status == "unknown"
+
+
 def test_a_plan_that_slips_is_reported_and_nothing_else_happens():
     agent = Agent(config(budget=BudgetConfig(planned=50)), MemoryStore(), KEY)
     traffic = Traffic(np.random.default_rng(0))
