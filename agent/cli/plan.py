@@ -88,6 +88,19 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             float | None,
             typer.Option(help="Share of reward variance that replays predict.", show_default="0"),
         ] = None,
+        explainable: Annotated[
+            float | None, typer.Option(help="The share that unlimited replays would predict.")
+        ] = None,
+        columns: Annotated[
+            int | None, typer.Option(help="Of contexts and outputs that the scorer reads.")
+        ] = None,
+        replay_price: Annotated[
+            float | None,
+            typer.Option(help="USD to replay a request on one model.", show_default="price"),
+        ] = None,
+        hour_price: Annotated[
+            float | None, typer.Option(help="USD that an hour of waiting costs.", show_default="0")
+        ] = None,
         window: Annotated[
             float | None, typer.Option(help="Hours until a reward is final.", show_default="0")
         ] = None,
@@ -153,6 +166,10 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             epsilon=epsilon,
             sequence=sequence,
             explained=explained,
+            explainable=explainable,
+            columns=columns,
+            replay_price=replay_price,
+            hour_price=hour_price,
             window=window,
             horizon=horizon,
             segments=segments,

@@ -30,7 +30,7 @@ def flat(row: Requirement) -> dict[str, Any]:
 
 
 def as_csv(plan: Plan) -> str:
-    """Every requirement, then what the budget buys in a table of its own below, if anything."""
+    """Every requirement, then ways to pay and what the budget buys in tables of their own below."""
     rows = [{"table": name, **flat(row)} for name in TABLES for row in getattr(plan, name)]
     bought = []
     for each in plan.bought:
@@ -40,6 +40,8 @@ def as_csv(plan: Plan) -> str:
             {"table": "bought", **told, "effect": effect, "chance": chance, "right": right}
             for effect, chance, right in pairs
         ]
+    paid = [{"table": "splits", **msgspec.to_builtins(each)} for each in plan.splits]
+    bought = [*paid, *bought]
     names = list(dict.fromkeys(name for row in [*rows, *bought] for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")

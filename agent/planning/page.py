@@ -15,8 +15,10 @@ from equipoise.agent.planning.sentences import (
     dollars,
     duration,
     family_lines,
+    split_sentence,
     store_sentence,
 )
+from equipoise.agent.planning.split import Split
 from equipoise.agent.planning.tables import Bought
 
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
@@ -59,6 +61,7 @@ def as_page(plan: Plan) -> str:
             "By the share of the reward's variance that it explains.",
             _table("explained", plan.explained, lambda row: f"{row.explained:.0%}"),
         ),
+        _section("How to pay", split_sentence(plan.splits), _splits(plan.splits)),
         _section("Each segment by itself", "", _table("policy", plan.segments, _goal)),
         _section("What the budget buys", "", _bought(plan.bought)),
     ]
@@ -126,10 +129,7 @@ def _table(
         )
         marked = ' class="best"' if best is not None and row == best else ""
         body += f"<tr{marked}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return _grid(head, body)
 
 
 def _unknown(number: float | None, note: str) -> str:
@@ -161,6 +161,32 @@ def _bought(rows: Rows[Bought]) -> str:
             f"{row.harm:.3g}",
         )
         body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return _grid(head, body)
+
+
+def _splits(rows: Rows[Split]) -> str:
+    if not rows:
+        return ""
+    titles = ("replays", "predict", "EXP", "time", "EXP costs", "replays cost", "waiting", "in all")
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    body = ""
+    for row in rows:
+        cells = (
+            count(row.replays),
+            f"{row.explained:.0%}",
+            _unknown(row.randomized, "too few of the simulated experiments get there"),
+            "" if row.hours is None else duration(row.hours),
+            "" if row.exp_money is None else dollars(row.exp_money),
+            dollars(row.replay_money),
+            dollars(row.waiting_money),
+            "" if row.total is None else dollars(row.total),
+        )
+        marked = ' class="best"' if row.cheapest else ""
+        body += f"<tr{marked}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return _grid(head, body)
+
+
+def _grid(head: str, body: str) -> str:
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"

@@ -16,6 +16,7 @@ from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.requirement import Requirement, cheapest
 from equipoise.agent.planning.sentences import assumptions, budget_sentence, recommendation
+from equipoise.agent.planning.split import Split, missing, splits
 from equipoise.agent.planning.tables import EFFECTS, Bought, Curve, Tables
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -26,12 +27,7 @@ EFFECT_PATHS, MAIN_SHARE = 110, 3
 """Simulated experiments per effect, and how many times as many there are of the effect itself."""
 SIDE_PATHS = 80
 """Simulated experiments per row of a table that only shows a direction."""
-NOT_OFFERED = (
-    "the cheapest split of money between EXP and SIM replays: how much more a prediction explains "
-    "with more replays is not known before they are made, so the table of explained shares says "
-    "what each would save instead",
-    "policies whose probabilities depend on the request: a plan knows no contexts",
-)
+NOT_OFFERED = ("policies whose probabilities depend on the request: a plan knows no contexts",)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -41,9 +37,9 @@ class Plan(msgspec.Struct, frozen=True):
     on. recommended: None where no policy gets there. goals: a row per policy, sequence and goal.
     effects: a row per policy and effect. rates: EXP against waiting, by share of traffic that is
     randomized; floors: the price of the floor; explained: what a prediction from replays would
-    save; segments: each segment by itself. bought: what the budget buys. curves: certainty against
-    spend, at `effect`; power, traffic: as asked. not_offered:
-    questions without an honest answer. stored: what a store already holds.
+    save; splits: ways to pay, by the number of replays; segments: each segment by itself. bought:
+    what the budget buys. curves: certainty against spend, at `effect`; power, traffic: as asked.
+    not_offered: questions without an honest answer. stored: what a store already holds.
     """
 
     source: str
@@ -56,6 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
     rates: list[Requirement]
     floors: list[Requirement]
     explained: list[Requirement]
+    splits: list[Split]
     segments: list[Requirement]
     bought: list[Bought]
     curves: list[Curve]
@@ -93,6 +90,8 @@ def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
     bought = _bought(tables, problem, sequence, effect)
     side = best or next(iter(main), None)
     rates, floors, explained = _side(tables, problem, sequence, side) if effects else ([], [], [])
+    unknown = missing(problem)
+    paid = splits(tables, problem, side) if side is not None and effects and not unknown else []
     if effects or not bought:
         sentence = recommendation(problem, best, main, effect)
     else:
@@ -108,14 +107,22 @@ def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
         rates=rates,
         floors=floors,
         explained=explained,
+        splits=paid,
         segments=_segments(problem, sequence, side) if effects else [],
         bought=bought,
         curves=curves,
-        not_offered=list(NOT_OFFERED),
+        not_offered=_not_offered(unknown),
         power=request.power,
         traffic=request.traffic,
         stored=stored or {},
     )
+
+
+def _not_offered(unknown: list[str]) -> list[str]:
+    if not unknown:
+        return list(NOT_OFFERED)
+    told = f"the cheapest split between EXP, replays (SIM) and waiting: give {', '.join(unknown)}"
+    return [told, *NOT_OFFERED]
 
 
 def _traffic(problem: Problem) -> None:

@@ -30,7 +30,8 @@ class Problem:
     routing: value of today's routing, None where unknown. scale: reward units of 1.
     candidates: A. start: sums so far, None from the beginning. explained: share of the variance
     that the prediction is taken to explain; attainable: what it could explain at best, None where
-    nobody knows. era_caps: of the sums in `start`, fixed when their era began.
+    nobody knows. era_caps: of the sums in `start`, fixed when their era began. read: columns that
+    the scorer of a benchmark or a store reads.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Problem:
     start: Start | None = None
     attainable: float | None = None
     era_caps: tuple[float, ...] | None = None
+    read: int | None = None
 
     @classmethod
     def of_numbers(cls, request: PlanRequest) -> Self:
@@ -79,6 +81,18 @@ class Problem:
     @property
     def models(self) -> int:
         return len(self.names)
+
+    @property
+    def explainable(self) -> float | None:
+        """Share of the variance that unlimited replays predict: as asked, or as known."""
+        given = self.request.explainable
+        return self.attainable if given is None else given
+
+    @property
+    def columns(self) -> int | None:
+        """Columns that the scorer reads: as asked, or as known."""
+        given = self.request.columns
+        return self.read if given is None else given
 
     @property
     def floor(self) -> float:

@@ -58,6 +58,10 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     epsilon: float = 0.0
     sequence: str = "bounded"
     explained: float = 0.0
+    explainable: float | None = None
+    columns: int | None = None
+    replay_price: float | None = None
+    hour_price: float = 0.0
     window: float = 0.0
     horizon: float | None = None
     segments: int = 0
@@ -106,6 +110,13 @@ def check(request: PlanRequest) -> None:
     _hold("delta", request.delta, 0 < request.delta <= 0.5, "more than 0 and at most 0.5")
     _hold("epsilon", request.epsilon, 0 <= request.epsilon < span, f"0 or more, below {span:g}")
     _hold("explained", request.explained, 0 <= request.explained < 1, "0 or more, below 1")
+    if request.explainable is not None:
+        _hold("explainable", request.explainable, 0 <= request.explainable < 1, "0 to below 1")
+    if request.columns is not None:
+        _hold("columns", request.columns, 1 <= request.columns <= 10_000, "1 to 10,000")
+    for name in ("replay_price", "hour_price"):
+        value = getattr(request, name)
+        _hold(name, value, value is None or value >= 0, "USD, 0 or more")
     _hold("window", request.window, request.window >= 0, "hours, 0 or more")
     _hold("segments", request.segments, 0 <= request.segments <= 64, "0 to 64")
     _hold("seed", request.seed, request.seed >= 0, "0 or more")

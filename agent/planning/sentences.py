@@ -9,6 +9,7 @@ from typing import Any
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Requirement
+from equipoise.agent.planning.split import Split
 from equipoise.agent.planning.tables import Bought
 
 _MINUTE = 1.0 / 60.0
@@ -126,6 +127,28 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
     if request.window >= _MINUTE:
         told.append(f"a reward is final after {duration(request.window)}, added to the time")
     return told
+
+
+def split_sentence(splits: Rows[Split]) -> str:
+    """The cheapest way to pay, against doing without replays. "" where none is in time."""
+    best = next((each for each in splits if each.cheapest), None)
+    if best is None:
+        return ""
+    plain = splits[0]
+    waiting = f", {dollars(best.waiting_money)} for waiting" if best.waiting_money > 0 else ""
+    if best.replays == 0:
+        return (
+            f"Cheapest: no replays, {count(best.randomized)} randomized requests"
+            f" ({dollars(best.exp_money)}{waiting}): what replays save in EXP costs more than it"
+            " is worth."
+        )
+    instead = "" if plain.total is None else f", instead of {dollars(plain.total)} without replays"
+    return (
+        f"Cheapest: replay {count(best.replays)} contexts on every model"
+        f" ({dollars(best.replay_money)}), which predicts {best.explained:.0%} of the variance, and"
+        f" randomize {count(best.randomized)} requests ({dollars(best.exp_money)}{waiting}):"
+        f" {dollars(best.total)} in all{instead}."
+    )
 
 
 def count(number: float | None) -> str:

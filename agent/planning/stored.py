@@ -81,6 +81,7 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
         tuned_rows=float(config.certify.tuned_rows),
         start=start,
         era_caps=agent.certifier.spec.caps,
+        read=view.moments.dimensions.features - 1,
     )
     return problem, count
 

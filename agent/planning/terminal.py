@@ -15,8 +15,10 @@ from equipoise.agent.planning.sentences import (
     count,
     dollars,
     family_lines,
+    split_sentence,
     store_sentence,
 )
+from equipoise.agent.planning.split import Split
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -33,6 +35,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     _table(console, "EXP against waiting: share of requests randomized", plan.rates, _rate)
     _table(console, "The price of the floor", plan.floors, _floor)
     _table(console, "What a prediction from replays would save", plan.explained, _explained)
+    _splits(console, plan.splits)
     _table(console, "Each segment by itself", plan.segments, _goal)
     if plan.bought:
         bought = Table(box=SIMPLE_HEAD, title="What the budget buys", title_justify="left")
@@ -54,6 +57,28 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         console.print(f"  - {line}")
     for line in plan.not_offered:
         console.print(f"  - not offered: {line}")
+
+
+def _splits(console: Console, splits: Rows[Split]) -> None:
+    if not splits:
+        return
+    title = "How to pay: replays of contexts on every model against EXP"
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("replays", "predict", "EXP", "time", "EXP costs", "replays cost", "in all"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in splits:
+        table.add_row(
+            count(each.replays),
+            f"{each.explained:.0%}",
+            _cell(each.randomized),
+            brief(each.hours),
+            "" if each.exp_money is None else dollars(each.exp_money),
+            dollars(each.replay_money),
+            "" if each.total is None else dollars(each.total),
+            style="bold" if each.cheapest else None,
+        )
+    console.print(table)
+    console.print(split_sentence(splits))
 
 
 def _shown_policy(plan: Plan) -> str:

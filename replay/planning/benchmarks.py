@@ -91,4 +91,5 @@ def of_benchmark(name: str, world_options: list[str], given: Mapping[str, Any]) 
         candidates=len(benchmark.models) + 1,
         explained=float(given.get("explained", 0.0)),
         attainable=attainable_share(world),
+        read=benchmark.x.shape[1] + benchmark.outputs.shape[2],
     )
