@@ -35,13 +35,16 @@ def best_chances(means: Floats, variances: Floats) -> Floats:
     low = (means - 4.5 * sd).max(axis=1)
     high = (means + 4.5 * sd).max(axis=1)
     x = low[:, None] + (high - low)[:, None] * (np.arange(_NODES) + 0.5) / _NODES
-    z = (x[:, :, None] - means[:, None, :]) / sd[:, None, :]
+    z = x[:, None, :] - means[:, :, None]
+    z /= sd[:, :, None]
     below = special.ndtr(z)
-    # phi_i / sd_i / Phi_i times all Phi: where a Phi is 0 nothing can win anyway.
-    own = np.exp(-0.5 * z * z) / (np.maximum(below, 1e-300) * sd[:, None, :])
-    weight = (own * below.prod(axis=2, keepdims=True)).sum(axis=1)
+    # phi_i / Phi_i, times all Phi: where a Phi is 0 nothing can win anyway.
+    z *= z
+    z *= -0.5
+    own = np.exp(z, out=z)
+    own /= np.maximum(below, 1e-300)
     # A normal far narrower than the grid's step may fall between two nodes.
-    weight = weight + 1e-300
+    weight = np.einsum("nkj,nj->nk", own, below.prod(axis=1)) / sd + 1e-300
     result: Floats = weight / weight.sum(axis=1, keepdims=True)
     return result
 

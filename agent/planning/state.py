@@ -125,9 +125,15 @@ class PathState:
         first *= weight
         base = guess - centre
         self.ends += rows * guess + first
-        self.end_squares += rows * base**2 + 2.0 * base * first + weight**2 * second
+        weighed = rows * base
         # Sum over rows of low(a) high(b), as two outer products a path.
-        left = np.stack([rows * base[0] + first[0], base[0]], axis=-1)
+        left = np.stack([weighed[0] + first[0], base[0]], axis=-1)
+        weighed += 2.0 * first
+        weighed *= base
+        second *= weight
+        second *= weight
+        weighed += second
+        self.end_squares += weighed
         self.cross += left @ np.stack([base[1], first[1]], axis=-2)
 
     def contrast(self, cap: int, paths: Ints, a: Ints, b: Ints) -> tuple[Floats, Floats]:

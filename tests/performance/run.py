@@ -351,11 +351,42 @@ def section_help() -> None:
     line("equipoise --help, median of 7", f"{np.median(times):.3f} s", "target 0.3")
 
 
+def section_plan() -> None:
+    from equipoise.agent.planning.plan import make_plan
+    from equipoise.agent.planning.problem import Problem
+    from equipoise.agent.planning.request import read_request
+
+    print("Plans from numbers, CPU seconds without start-up; bare: its rewards drawn, nothing else")
+    rng = np.random.default_rng(0)
+    for models in (2, 7, 17, 64):
+        numbers = {"models": models, "traffic": 1e3, "reward_rate": 0.5, "effect": 0.05}
+        problem = Problem.of_numbers(read_request(numbers))
+        paths = 7 * max(40, min(720 // models, 110))
+
+        def bare(models=models, paths=paths) -> None:
+            chance = np.full((paths, models + 1), 1.0 / (models + 1))
+            for _ in range(150):
+                count = rng.multinomial(2000, chance)
+                rng.binomial(count, 0.5)
+
+        def spent(work: Callable[[], object]) -> float:
+            times = []
+            for _ in range(4):
+                start = time.process_time()
+                work()
+                times.append(time.process_time() - start)
+            return min(times[1:])
+
+        own, least = spent(lambda problem=problem: make_plan(problem)), spent(bare)
+        line(f"{models} models", f"{own:.2f} s", f"{own / least:.1f} x bare, target 1 s")
+
+
 SECTIONS = {
     "decide": section_decide,
     "refresh": section_refresh,
     "updates": section_updates,
     "peers": section_peers,
+    "plan": section_plan,
     "memory": section_memory,
     "help": section_help,
 }
