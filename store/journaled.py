@@ -26,6 +26,7 @@ from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError, WriteError
+from equipoise.store.recent import Recent
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.seen import Seen
 from equipoise.store.slicing import slice_rows
@@ -85,6 +86,7 @@ class JournaledStore(Store):
         self._numbers: dict[str, int] = {}
         self._rows: dict[int, tuple[DecisionBatch, int]] = {}
         self._observed: set[str] = set()
+        self._recent = Recent(self._decisions)
         self._absent: set[str] = set()
         # Two filters, each written by one thread: names from before, which are read beside the
         # first requests, and names since. Until the first is whole SQLite is asked.
@@ -129,6 +131,8 @@ class JournaledStore(Store):
             self._index(batch)
         elif isinstance(batch, ObservationBatch):
             self._observed.update(name for name in batch.request_id or () if name)
+        elif isinstance(batch, OutcomeBatch):
+            self._recent.add(batch, self._decisions)
         self._next_seq = first + rows
         self._waiting.append(Segment(first, batch))
         if not self._wake.is_set():
@@ -190,6 +194,9 @@ class JournaledStore(Store):
         return slice_rows(held[0], held[1], held[1] + 1)
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        recent = self._recent.find(number)
+        if recent is not None:
+            return recent
         # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
         # twice. A late repeat must not make the loop wait for a transaction.
         waiting: dict[int, OutcomeBatch] = {}

@@ -112,10 +112,10 @@ def main() -> None:
     # Whatever a library prints must not end up between two messages.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # Decisions come first where both want one core.
+    # Decisions come first where both want one core: whoever waits for one wakes up at once.
     os.nice(10)
-    if hasattr(os, "SCHED_BATCH"):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     _serve(sys.stdin.buffer, answers)
 
 

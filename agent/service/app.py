@@ -53,6 +53,7 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
         daemon.figures,
         daemon.log,
         daemon.barrier,
+        {"/v1/decide": daemon.hot.decide_each},
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
@@ -32,6 +33,9 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
+RESTS = 4.0
+"""Between two refreshes, in times of what the last one took, but no longer than between two by
+the clock."""
 
 
 class Daemon:
@@ -181,7 +185,7 @@ class Daemon:
             # Started before there is anything to do, the analyst is there when there is.
             await self.analysis.start()
             return
-        self._outcomes = self.figures.outcomes["accepted"]
+        self._outcomes, start = self.figures.outcomes["accepted"], time.monotonic()
         if await self.analysis.refresh():
             self.log.debug("rule", rule=self.agent.rule.rule_id, log_rows=rows)
         report = self.analysis.newest
@@ -189,8 +193,10 @@ class Daemon:
             await self.alerts.hear(report.checks)
             self._carry_out(report)
         self._folded = rows
-        # Under a flood of outcomes this bounds how often a rule is frozen.
-        await asyncio.sleep(SHORTEST_REFRESH_SECONDS)
+        # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
+        # decisions most of the time.
+        rest = max(SHORTEST_REFRESH_SECONDS, RESTS * (time.monotonic() - start))
+        await asyncio.sleep(min(rest, self.settings.refresh_seconds))
 
     def _carry_out(self, report: Report) -> None:
         """Do what the alarms of a report ask for: an era, a pause, a model left out."""

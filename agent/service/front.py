@@ -25,6 +25,7 @@ from equipoise.agent.service.asgi import (
 )
 from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.figures import Figures
+from equipoise.agent.service.gathering import Decide, Gathering
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.problems import Refusal, document_of
 from equipoise.agent.service.settings import LimitSettings
@@ -32,6 +33,7 @@ from equipoise.agent.service.tokens import Tokens
 
 _JSON = {"content-type": "application/json"}
 Handler: TypeAlias = Callable[[bytes], bytes]
+Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
 GentleHandler: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 
 SMALL_BYTES = 2048
@@ -51,7 +53,8 @@ class Front:
 
     hot: handler by path, for POST. gentle: handlers of large bodies to the same paths, which let
     other requests in meanwhile. rest: the application for all other requests.
-    barrier: what answers wait at, where they promise what only the disk keeps.
+    barrier: what answers wait at, where they promise what only the disk keeps. gathered: handlers
+    of many bodies to those paths where what arrives together is answered together.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Front:
         figures: Figures,
         log: Log,
         barrier: Barrier | None = None,
+        gathered: Mapping[str, Decide] | None = None,
     ) -> None:
         self._hot = dict(hot)
         self._gentle = dict(gentle)
@@ -82,22 +86,47 @@ class Front:
             for path in hot:
                 most = SMALL_BYTES if path in gentle else limits.body_bytes
                 self.direct[path.encode()] = path, most
+        self._gathered = {path: Gathering(each) for path, each in (gathered or {}).items()}
 
     def answer(
-        self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes
-    ) -> tuple[int, bytes, dict[str, str]]:
-        """The answer to a whole POST to a hot path: status, body, headers. Never raises."""
+        self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, reply: Reply
+    ) -> None:
+        """Answer a whole POST to a hot path: `reply` is called with status, body and headers.
+
+        That happens at once or at the end of the turn of the loop. Never raises.
+        """
         start = time.perf_counter()
+
+        def made(answer: bytes | Exception) -> None:
+            if isinstance(answer, bytes):
+                status, text, extra = 200, answer, _JSON
+            else:
+                status, text, extra = self._problem(path, answer)
+            self._figures.answered(path, status, time.perf_counter() - start)
+            reply(status, text, extra)
+
         try:
             if self.tokens:
                 self.tokens.check(headers, "route")
-            made = 200, self._hot[path](body), _JSON
+            gathering = self._gathered.get(path)
+            if gathering is not None:
+                gathering.ask(body, made)
+                return
+            self.settle()
+            answer: bytes | Exception = self._hot[path](body)
         except Exception as error:
-            document = document_of(error, path, self._log)
-            extra = error.headers if isinstance(error, Refusal) else {}
-            made = document.status, msgspec.json.encode(document), problem_headers(document, extra)
-        self._figures.answered(path, made[0], time.perf_counter() - start)
-        return made
+            answer = error
+        made(answer)
+
+    def settle(self) -> None:
+        """Answer now whoever waits for the end of the loop's turn."""
+        for gathering in self._gathered.values():
+            gathering.answer()
+
+    def _problem(self, path: str, error: Exception) -> tuple[int, bytes, dict[str, str]]:
+        document = document_of(error, path, self._log)
+        extra = error.headers if isinstance(error, Refusal) else {}
+        return document.status, msgspec.json.encode(document), problem_headers(document, extra)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

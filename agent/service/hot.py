@@ -29,6 +29,8 @@ from equipoise.agent.service.taking import Taking
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError
 from equipoise.store.records import Decision, Outcome, Request
 
+FEWEST_TOGETHER = 3
+"""Two decisions together cost what they cost alone."""
 _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 
 
@@ -56,6 +58,44 @@ class Hot:
         """One request, one decision."""
         request = self._request.decode(body)
         return self._encode(self._decided([request], self._decide_one)[0])
+
+    def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
+        """As `decide` of every body in turn, at the cost of hardly more than one of them."""
+        if len(bodies) < FEWEST_TOGETHER:
+            return [self._alone(body) for body in bodies]
+        found: list[bytes | Exception] = [b""] * len(bodies)
+        requests: dict[str, tuple[int, Request]] = {}
+        late = []
+        for place, body in enumerate(bodies):
+            try:
+                request = self._request.decode(body)
+            except ValueError as error:
+                found[place] = error
+                continue
+            if request.request_id in requests:
+                late.append(place)  # who repeats a request gets what its first one got
+            else:
+                requests[request.request_id] = place, request
+        if requests:
+            try:
+                answers = self._decided(
+                    [request for _, request in requests.values()], self._gateway.decide
+                )
+            except Exception:
+                # All or none: whom it is about is found out one by one.
+                late = sorted([*late, *(place for place, _ in requests.values())])
+            else:
+                for (place, _), answer in zip(requests.values(), answers, strict=True):
+                    found[place] = self._encode(answer)
+        for place in late:
+            found[place] = self._alone(bodies[place])
+        return found
+
+    def _alone(self, body: bytes) -> bytes | Exception:
+        try:
+            return self.decide(body)
+        except Exception as error:
+            return error
 
     def decide_batch(self, body: bytes) -> bytes:
         """Several requests, decided together or not at all."""

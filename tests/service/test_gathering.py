@@ -1,0 +1,173 @@
+"""Requests of one turn are decided together, and each is answered as if it had come alone."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from running import Running, running, write_config
+
+from equipoise.agent.config.file import load_file
+from equipoise.agent.keyfile import write_key
+from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.gathering import MOST, Gathering
+from equipoise.agent.service.logs import Log
+from equipoise.store.errors import FullStoreError
+from equipoise.store.journaled import JournaledStore
+
+
+def started(folder: Path) -> Daemon:
+    folder.mkdir()
+    file = load_file(write_config(folder), {"store": str(folder / "log.db")})
+    store = JournaledStore(file.service.store)
+    write_key(store.path)
+    made = Daemon(
+        file.experiment, file.service, store, bytes(range(32)), Log("error", io.StringIO())
+    )
+    made.gateway._clock = lambda: 1.0
+    return made
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Daemon, Daemon]]:
+    """Two daemons with one key, whose draws are therefore the same."""
+    both = started(tmp_path / "together"), started(tmp_path / "alone")
+    yield both
+    for one in both:
+        one.store.close()
+
+
+def asked(name: str, words: object = 1.0, routed: str = "large") -> bytes:
+    return json.dumps({"request_id": name, "routed": routed, "features": {"words": words}}).encode()
+
+
+def answered(daemon: Daemon, bodies: list[bytes]) -> list[object]:
+    """What `decide` answers to each in turn."""
+    found: list[object] = []
+    for body in bodies:
+        try:
+            found.append(daemon.hot.decide(body))
+        except Exception as error:
+            found.append((type(error), str(error)))
+    return found
+
+
+def told(answers: list[bytes | Exception]) -> list[object]:
+    return [each if isinstance(each, bytes) else (type(each), str(each)) for each in answers]
+
+
+def test_together_they_get_what_each_gets_alone_to_the_byte(pair: tuple[Daemon, Daemon]):
+    together, alone = pair
+    bodies = [asked(f"r{index}", index % 7, ("large", "small")[index % 2]) for index in range(40)]
+    for some in (bodies[:1], bodies[1:3], bodies[3:6], bodies[6:]):
+        assert told(together.hot.decide_each(some)) == answered(alone, some)
+    assert together.agent.fold.pending.next == alone.agent.fold.pending.next == 40
+    assert together.figures.decisions == alone.figures.decisions
+
+
+def test_who_repeats_a_request_gets_its_decision(pair: tuple[Daemon, Daemon]):
+    together, alone = pair
+    bodies = [asked("a"), asked("b"), asked("a"), asked("c"), asked("a", 2.0), asked("b")]
+    mine, theirs = told(together.hot.decide_each(bodies)), answered(alone, bodies)
+    assert mine[0] == mine[2]
+    assert json.loads(mine[1])["decision_id"] == json.loads(mine[5])["decision_id"]
+    assert mine[4] == theirs[4], "other content under the same id is a conflict"
+    assert together.agent.fold.pending.next == 3
+
+
+@pytest.mark.parametrize(
+    "wrong", [b"{", b"[]", asked("x", "many"), asked("x", routed="nobody"), asked("")]
+)
+def test_one_that_is_wrong_harms_nobody_else(pair: tuple[Daemon, Daemon], wrong: bytes):
+    together, alone = pair
+    bodies = [asked("a"), asked("b"), wrong, asked("c"), asked("d")]
+    mine, theirs = told(together.hot.decide_each(bodies)), answered(alone, bodies)
+    assert mine == theirs
+    assert together.agent.fold.pending.next == 4
+
+
+def test_a_store_that_refuses_passes_everybody_through(
+    pair: tuple[Daemon, Daemon], monkeypatch: pytest.MonkeyPatch
+):
+    together, _ = pair
+
+    def refuse(*_: object) -> None:
+        raise FullStoreError("the disk is full")
+
+    monkeypatch.setattr(together.store, "append", refuse)
+    answers = together.hot.decide_each([asked(f"r{index}") for index in range(5)])
+    assert [msgspec.json.decode(each)["reason"] for each in answers] == ["store-full"] * 5
+    assert together.figures.passed_through["store-full"] == 5
+
+
+def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
+    rounds: list[int] = []
+
+    def decide(bodies: list[bytes]) -> list[bytes | Exception]:
+        rounds.append(len(bodies))
+        return list(bodies)
+
+    async def crowd() -> list[bytes | Exception]:
+        gathering, heard = Gathering(decide), []
+        for index in range(MOST + 3):
+            gathering.ask(b"%d" % index, heard.append)
+        assert len(heard) == MOST
+        gathering.answer()
+        assert len(heard) == MOST + 3
+        gathering.answer()
+        return heard
+
+    heard = asyncio.run(crowd())
+    assert rounds == [MOST, 3]
+    assert heard == [b"%d" % index for index in range(MOST + 3)]
+
+
+def test_what_arrives_together_is_answered_to_whom_it_belongs(tmp_path: Path):
+    """60 connections that all speak at once, some of them nonsense, twice on a connection."""
+    with running(tmp_path, "refresh_seconds = 60") as daemon:
+        lines = [open_line(daemon) for _ in range(60)]
+        for turn in range(5):
+            for place, line in enumerate(lines):
+                line.sendall(said(f"t{turn}-{place}", place) + said(f"u{turn}-{place}", place))
+            for place, line in enumerate(lines):
+                for kind in "tu":
+                    status, answer = hear(line)
+                    if place % 6 == 5:
+                        assert status == 422
+                        assert "words" in answer["detail"]
+                    else:
+                        assert status == 200
+                        assert answer["request_id"] == f"{kind}{turn}-{place}"
+        for line in lines:
+            line.close()
+        assert daemon.ask("GET", "/v1/estimates").json["decisions"] == 5 * 2 * 50
+
+
+def open_line(daemon: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", daemon.port), timeout=20)
+
+
+def said(name: str, place: int) -> bytes:
+    body = asked(name, "many" if place % 6 == 5 else float(place))
+    return b"POST /v1/decide HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (
+        len(body),
+        body,
+    )
+
+
+def hear(line: socket.socket) -> tuple[int, dict]:
+    """The next answer, read a byte at a time: another may follow it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += line.recv(1)
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    body = b""
+    while len(body) < length:
+        body += line.recv(length - len(body))
+    return int(head.split()[1]), json.loads(body)
