@@ -8,7 +8,6 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,10 +26,10 @@ from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
 from equipoise.agent.intake import Intake
-from equipoise.agent.moments.codec import StateFormatError
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.actions import Action
 from equipoise.agent.monitors.panel import Panel
+from equipoise.agent.restoring import restore
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
@@ -108,11 +107,7 @@ class Agent(Steering):
             None if config.units is None else config.units.ttl,
         )
         self._intake = Intake(config, self.transform, self.fold, store)
-        checkpoint = store.restore()
-        if checkpoint is not None:
-            # The log is the truth: what another version kept of it is folded again.
-            with suppress(StateFormatError):
-                self.fold.load_bytes(checkpoint.state)
+        restore(self.fold, store)
         self.follow()
         self.purse = Purse(config.budget, self.fold.ledger)
         self._closed = Closed(config.policy.exclude, model_caps(config))

@@ -25,8 +25,15 @@ _SHOWN = 20
 
 @dataclass(slots=True)
 class Audit:
-    """What an audit found. `faults` holds sentences, at most 20; `fault_count` counts all."""
+    """What an audit found. `faults` holds sentences, at most 20; `fault_count` counts all.
 
+    begins: the first row of the log; digest: of the removed rows before it, "" where there are
+    none. unchecked: decisions that follow one among those rows.
+    """
+
+    begins: int = 0
+    digest: str = ""
+    unchecked: int = 0
     rows: int = 0
     decisions: int = 0
     randomized: int = 0
@@ -66,6 +73,10 @@ def audit(
     rules = RuleBook(store)
     result = Audit(rules=len(rules), uniforms_redrawn=draws is not None)
     seq = number = 0
+    root = store.root()
+    if root is not None:
+        seq, number = root.seq, root.decisions
+        result.begins, result.digest = root.seq, root.digest
     for segment in store.read():
         batch = segment.batch
         if segment.seq != seq:
@@ -132,8 +143,16 @@ def _of_leaders(
     rate, shares = rate.copy(), shares.copy()
     uniform = None if uniform is None else uniform.copy()
     assert batch.leader is not None
+    first = 0 if (root := store.root()) is None else root.decisions
     for row in np.flatnonzero(batch.leader != batch.number).tolist():
         leader = int(batch.leader[row])
+        if 0 <= leader < first:
+            # Its leader's row was removed: what it was given has nothing to be compared with.
+            result.unchecked += 1
+            rate[row], shares[row] = batch.rate[row], batch.probabilities[row]
+            if uniform is not None:
+                uniform[row] = batch.uniform[row]
+            continue
         opened = store.decision(leader) if 0 <= leader < int(batch.number[row]) else None
         if opened is None or int(opened.unit[0]) != int(batch.unit[row]):
             result.fault(f"decision d{batch.number[row]} follows d{leader}, not of its unit")

@@ -28,7 +28,7 @@ def recent_contexts(fold: Fold, store: Store) -> Floats | None:
     return _from_log(store, fold.next_seq, wanted)
 
 
-def _from_log(store: Store, end: int, wanted: int) -> Floats:
+def _from_log(store: Store, end: int, wanted: int) -> Floats | None:
     """(wanted, d) contexts of the last decisions, read from ever further back."""
     window = 4 * wanted
     while True:
@@ -39,5 +39,6 @@ def _from_log(store: Store, end: int, wanted: int) -> Floats:
             if isinstance(segment.batch, DecisionBatch)
         ]
         if since == 0 or sum(map(len, parts)) >= wanted:
-            return np.concatenate(parts)[-wanted:]
+            # A log that was cut short may hold fewer, or none at all.
+            return np.concatenate(parts)[-wanted:] if parts else None
         window *= 4

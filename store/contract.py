@@ -17,6 +17,7 @@ from typing import Protocol, Self, TypeAlias
 
 from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
 from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.roots import Root
 
 KEPT_CHECKPOINTS = 3
 
@@ -84,7 +85,13 @@ class Store(Protocol):
         """
 
     def restore(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole and not ahead of the log, None where none is."""
+        """The newest checkpoint that is whole and not ahead of the log, None where none is.
+
+        Where the log does not begin at row 0 there is always one, its root at least.
+        """
+
+    def root(self) -> Root | None:
+        """What the log begins at, None where it begins at row 0. `read` begins there too."""
 
     def freeze(self, name: str, value: str) -> None:
         """Write a setting once. The same value again is no change, on a read-only store too.

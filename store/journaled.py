@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,8 @@ from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError, WriteError
 from equipoise.store.recent import Recent
 from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.retention import Trimmed, trim
+from equipoise.store.roots import Root
 from equipoise.store.seen import Seen
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite import SqliteStore
@@ -244,6 +247,21 @@ class JournaledStore(Store):
 
     def restore(self) -> Checkpoint | None:
         return self._reader.restore()
+
+    def root(self) -> Root | None:
+        return self._reader.root()
+
+    def keep_root(self, seq: int, state: bytes, at: float) -> None:
+        """As of `SqliteStore`; waits until the rows before `seq` are in SQLite."""
+        self.settle(min(seq, self._next_seq))
+        self._log.keep_root(seq, state, at)
+
+    def last_root_kept(self) -> float | None:
+        return self._reader.last_root_kept()
+
+    def trim(self, before: float, now: float, archive: Path | None) -> Trimmed | None:
+        """As `retention.trim`; for any thread, and given up when the store is closed."""
+        return trim(self._log, before, now, archive, lambda: self._closing)
 
     def freeze(self, name: str, value: str) -> None:
         self._log.freeze(name, value)

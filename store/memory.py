@@ -30,6 +30,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
 from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.roots import Root
 from equipoise.store.slicing import slice_rows
 
 _STORE = "store in memory"
@@ -142,6 +143,9 @@ class MemoryStore(Store):
 
     def restore(self) -> Checkpoint | None:
         return self._checkpoints[-1] if self._checkpoints else None
+
+    def root(self) -> Root | None:
+        return None
 
     def freeze(self, name: str, value: str) -> None:
         check_setting(_STORE, name, self._settings.setdefault(name, value), value)

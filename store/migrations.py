@@ -16,6 +16,7 @@ from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
 from equipoise.store.observation_index import index_observations
+from equipoise.store.roots import create_roots
 from equipoise.store.schema import create_first_schema
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ MIGRATIONS: Sequence[Migration] = (
     (3, add_leader),
     (4, create_controls),
     (5, index_observations),
+    (6, create_roots),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

@@ -21,6 +21,7 @@ from equipoise.store.files import check_header, check_path
 from equipoise.store.lock import WriterLock
 from equipoise.store.migrations import MIGRATIONS, check_identity
 from equipoise.store.observation_index import index_observations
+from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
 
@@ -32,16 +33,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """The statement that undoes a migration, and what is lost by it ("" for nothing)."""
+    """The statement that undoes a migration, and what is lost by it ("" for nothing).
+
+    unless: a query; where it finds a row the migration cannot be undone, for the reason `why`.
+    """
 
     statement: str
     loses: str = ""
+    unless: str = ""
+    why: str = ""
 
 
 REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
     {
         create_controls: Reversal("DROP TABLE controls", "budgets and pauses that operators set"),
         index_observations: Reversal("DROP INDEX idx_observations_request_id"),
+        create_roots: Reversal(
+            "DROP TABLE roots",
+            unless="SELECT 1 FROM roots WHERE sealed_at IS NOT NULL",
+            why="old rows were removed, and an older equipoise reads from row 0",
+        ),
     }
 )
 """By the migration that each undoes."""
@@ -88,6 +99,8 @@ def _undo(store: Path, steps: list[Reversal], version: int) -> None:
         ) as opened:
             opened.execute("BEGIN IMMEDIATE")
             for step in reversed(steps):
+                if step.unless and opened.execute(step.unless).fetchone():
+                    raise SchemaVersionError(f"store {store} cannot become older: {step.why}")
                 opened.execute(step.statement)
             opened.execute(f"PRAGMA user_version = {version:d}")
             opened.execute("COMMIT")

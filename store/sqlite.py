@@ -35,6 +35,8 @@ from equipoise.store.files import check_path
 from equipoise.store.lock import WriterLock
 from equipoise.store.merging import merge
 from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.rooted import RootedLog
+from equipoise.store.roots import BEGINS, FIRST_NUMBER
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite_connection import (
     SYNCHRONOUS,
@@ -51,10 +53,10 @@ T = TypeVar("T")
 _ROWS_AT_ONCE = 4096
 _NAMES_AT_ONCE = 500
 
-_NEXT_SEQ = "SELECT max({}) + 1".format(
-    ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES)
+_NEXT_SEQ = "SELECT max({}, {} - 1) + 1".format(
+    ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES), BEGINS
 )
-_NEXT_NUMBER = "SELECT coalesce(max(number), -1) + 1 FROM decisions"
+_NEXT_NUMBER = f"SELECT max(coalesce(max(number), -1) + 1, {FIRST_NUMBER}) FROM decisions"
 _FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
 _NAMES = (
     "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
@@ -62,7 +64,7 @@ _NAMES = (
 _INSERT = {table.batch: table.insert for table in LOG_TABLES}
 
 
-class SqliteStore(Store):
+class SqliteStore(RootedLog, Store):
     """The Store contract over a file.
 
     path: the database; its folder must exist. A writer makes the file where there is none,
@@ -188,7 +190,7 @@ class SqliteStore(Store):
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
         end = self.next_seq if until is None else min(until, self.next_seq)
-        return self._segments(max(since, 0), end)
+        return self._segments(max(since, self.begins), end)
 
     def _segments(self, since: int, until: int) -> Iterator[Segment]:
         # Window by window, so that no statement stays open between two segments: the writer may
@@ -218,7 +220,8 @@ class SqliteStore(Store):
 
     def request_names(self, until: int) -> Iterator[list[str]]:
         """The request ids of the decisions before number `until`, some hundreds at a time."""
-        for start in range(0, until, _NAMES_AT_ONCE):
+        first = self._query(f"SELECT {FIRST_NUMBER}")[0][0]
+        for start in range(first, until, _NAMES_AT_ONCE):
             window = (start, min(start + _NAMES_AT_ONCE, until))
             yield [name for (name,) in self._query(_NAMES, window)]
 
@@ -259,7 +262,11 @@ class SqliteStore(Store):
             sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))
 
     def restore(self) -> Checkpoint | None:
-        return self._ask(sqlite_records.newest_checkpoint, self.next_seq)
+        newest = self._ask(sqlite_records.newest_checkpoint, self.next_seq)
+        root = self.root()
+        if root is None or (newest is not None and newest.seq >= root.seq):
+            return newest
+        return Checkpoint(root.seq, root.state, root.at)
 
     def freeze(self, name: str, value: str) -> None:
         with self._turn:

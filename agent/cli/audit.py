@@ -39,6 +39,13 @@ def audit(
 
         typer.echo(msgspec.json.encode({**asdict(result), "clean": result.clean}).decode())
     else:
+        if result.begins:
+            typer.echo(
+                f"the log begins at row {result.begins:,}; SHA-256 of what came before:"
+                f" {result.digest}"
+            )
+        if result.unchecked:
+            typer.echo(f"{result.unchecked:,} decisions follow one that was removed: not checked")
         typer.echo(
             f"{result.rows:,} log rows, {result.decisions:,} decisions under {result.rules:,} "
             f"rules ({result.randomized:,} randomized, {result.capped:,} capped), "

@@ -20,6 +20,7 @@ from equipoise.agent.config.parts import Part
 from equipoise.agent.features.declarations import WRONG, read
 from equipoise.agent.features.problems import Problem, listed, shown
 from equipoise.agent.ingest.mapping import IngestMapping, mapping_faults
+from equipoise.agent.service.retention import retention_faults
 from equipoise.agent.service.settings import ServiceSettings
 
 MOST_PER_SECOND = 1e6
@@ -91,6 +92,10 @@ def file_from_dict(
     ingest = read(mappings, list[IngestMapping], found, "ingest")
     if experiment is not None and ingest is not WRONG:
         found += mapping_faults(ingest, experiment)
+    if experiment is not None and service is not WRONG:
+        units = experiment.units
+        ttl = None if units is None else units.ttl
+        found += retention_faults(service.retention, experiment.reward.window, ttl)
     sentences += map(str, found)
     if sentences or experiment is None:
         raise ConfigError(sentences, source)

@@ -28,7 +28,16 @@ _RESTART = "stop the daemon and start it again"
 _ANOTHER = "it would be another experiment: start a new store"
 _SCALE = "rewards on another scale cannot be added to those in the log: start a new store"
 
-NEED_RESTART = ("store", "host", "port", "durability", "kill_switch", "limits")
+NEED_RESTART = (
+    "store",
+    "host",
+    "port",
+    "durability",
+    "kill_switch",
+    "limits",
+    "shadow",
+    "retention",
+)
 """Keys of `[service]` that keep their value until the next start."""
 
 RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(

@@ -113,11 +113,16 @@ class Analysis:
 
     async def checkpoint(self, at: float) -> int:
         """Save the analyst's state, which is ours, as a checkpoint; the rows it covers."""
+        reply = await self.state()
+        await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
+        return reply.seq
+
+    async def state(self) -> State:
+        """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
         async with self._turn:
             reply = await self._ask(self._question(Save))
         assert isinstance(reply, State)
-        await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
-        return reply.seq
+        return reply
 
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.

@@ -25,6 +25,7 @@ from equipoise.agent.service.jobs import Jobs
 from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
+from equipoise.agent.service.retention import Retention
 from equipoise.agent.service.schema import Readiness
 from equipoise.agent.service.settings import JOBS, ServiceSettings
 from equipoise.agent.service.shadow.replay import Shadow
@@ -70,6 +71,8 @@ class Daemon:
         self.jobs = Jobs(self.figures, log)
         shadow = settings.shadow
         self.shadow = None if shadow is None else Shadow(self.gateway, shadow, log)
+        kept = settings.retention
+        self.retention = None if kept is None else Retention(kept, self.analysis, store, log)
         self.stopping = False
         self.refused: dict[int, int] = {}
         """Answers by status that the connection guard gave before any handler saw a request."""
@@ -86,6 +89,8 @@ class Daemon:
             self.jobs.add(name, getattr(settings, f"{name}_seconds"), job)
         if self.shadow is not None and settings.shadow is not None:
             self.jobs.add("shadow", settings.shadow.every_seconds, self._shadow)
+        if self.retention is not None and settings.retention is not None:
+            self.jobs.add("retention", settings.retention.every_seconds, self._retain)
         self.jobs.start()
         self.jobs.soon("refresh")
         self._look()
@@ -221,6 +226,10 @@ class Daemon:
         if before is None or before.log_rows < self.agent.fold.next_seq:
             made = await self.analysis.foresee()
             self.log.debug("forecast", sentence=made.sentence)
+
+    async def _retain(self) -> None:
+        assert self.retention is not None
+        await self.retention.run(self.clock())
 
     async def _shadow(self) -> None:
         assert self.shadow is not None

@@ -132,6 +132,12 @@ class _Figures(Collector):
             yield GaugeMetricFamily(
                 "equipoise_budget_left", "Of those, not spent yet.", budget.left or 0
             )
+        if daemon.retention is not None:
+            yield CounterMetricFamily(
+                "equipoise_rows_moved_out",
+                "Old rows that left the store.",
+                value=daemon.retention.rows,
+            )
         yield CounterMetricFamily(
             "equipoise_commits", "Transactions that moved rows into SQLite.", value=store.commits
         )

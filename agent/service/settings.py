@@ -15,6 +15,7 @@ import msgspec
 
 from equipoise.agent.config.parts import Part
 from equipoise.agent.features.problems import Problem, shown
+from equipoise.agent.service.retention import RetentionSettings
 from equipoise.agent.service.shadow.settings import ShadowSettings
 
 Scope: TypeAlias = Literal["route", "admin"]
@@ -98,7 +99,8 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
     expiry_seconds: between two looks for outcomes that never came. forecast_seconds: between two
     forecasts of when the experiment will be decided.
-    shadow: replays of cached contexts on candidate models; none unless declared.
+    shadow: replays of cached contexts on candidate models; retention: moving old rows out of the
+    store; neither unless declared.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     """
 
@@ -116,6 +118,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shutdown_seconds: float = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shadow: ShadowSettings | None = None
+    retention: RetentionSettings | None = None
     tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
 

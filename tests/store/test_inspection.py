@@ -24,7 +24,7 @@ def test_a_whole_store_beside_its_writer(tmp_path: Path, author: Any) -> None:
         "decisions": 4,
         "expiries": 2,
     }
-    assert len(found.rows) == 11
+    assert len(found.rows) == 12
     assert found.size > 4096
 
 

@@ -12,6 +12,7 @@ import pytest
 from equipoise.store import migrations
 from equipoise.store.errors import SchemaVersionError, StoreError
 from equipoise.store.inspection import inspect_store
+from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.tables import LOG_TABLES
 
@@ -57,13 +58,13 @@ def test_numbers_count_up_from_one() -> None:
 
 
 def test_an_older_store_is_upgraded_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = (FIRST, (2, add_note), (3, copy_sentences))
+    longer = (FIRST, (2, create_roots), (3, add_note), (4, copy_sentences))
     monkeypatch.setattr(migrations, "MIGRATIONS", longer)
     for _ in range(2):
         with SqliteStore(path) as store:
             assert store.decisions == 3
     found = inspect_store(path)
-    assert (found.schema_version, found.rows["alerts"]) == (3, 1)
+    assert (found.schema_version, found.rows["alerts"]) == (4, 1)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT note FROM alerts").fetchall() == [("Hello.",)]
     connection.close()
@@ -88,6 +89,7 @@ def test_a_failing_step_undoes_them_all(path: Path, monkeypatch: pytest.MonkeyPa
         SqliteStore(path)
     monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST,))
     assert inspect_store(path).schema_version == 1
+    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, create_roots)))
     with SqliteStore(path) as store:
         assert store.decisions == 3
         columns = [row[1] for row in store._connection.execute("PRAGMA table_info(alerts)")]
@@ -111,7 +113,7 @@ def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
         views = {"outcomes_in_time", "decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
-        assert len(ours) == 15
+        assert len(ours) == 16
         application = store._connection.execute("PRAGMA application_id").fetchone()
         assert application == (migrations.APPLICATION_ID,)
 

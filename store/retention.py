@@ -1,0 +1,174 @@
+"""Retention: old rows of a log go to Parquet files, and the log begins at a sealed root.
+
+The rows are read by a connection of its own and written to files that are whole before anything is
+removed. Then the root is sealed in one transaction, from which moment readers begin there, and the
+rows before it are deleted a few at a time. A process that is killed in between leaves rows that
+nobody reads; the next call removes them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from equipoise.store.errors import StoreError
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.tables import LOG_TABLES, Kind, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+ROWS_AT_ONCE = 2000
+BREATH_SECONDS = 0.005
+"""Between two bites, so that the log is written meanwhile."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """The log begins at row `seq` now, `rows` fewer than before; files: what holds them."""
+
+    seq: int
+    rows: int
+    digest: str
+    files: tuple[Path, ...]
+
+
+def trim(
+    store: SqliteStore,
+    before: float,
+    now: float,
+    archive: Path | None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Trimmed | None:
+    """Remove what is older than the newest root that was kept by `before`; None without one.
+
+    archive: a folder for Parquet files, None to keep nothing. stopping: asked between bites whether
+    to give up, which leaves the log as it was. Times in seconds since the epoch. Raises StoreError.
+    """
+    sweep(store)
+    root = store.ripe_root(before)
+    if root is None:
+        return None
+    begins = store.root()
+    written = _Archive(archive, 0 if begins is None else begins.seq, root.seq)
+    try:
+        with SqliteStore(store.path, read_only=True) as reader:
+            digest = sha256((begins.digest if begins else "").encode())
+            rows = 0
+            for table, row in _rows(reader, root.seq):
+                digest.update(_encode([table.name, *row]))
+                written.add(table, row)
+                rows += 1
+                if rows % ROWS_AT_ONCE == 0:
+                    time.sleep(BREATH_SECONDS)
+                    if stopping():
+                        written.discard()
+                        return None
+        files = written.finish()
+    except OSError as error:
+        written.discard()
+        raise StoreError(f"archive {archive}: {error.strerror or error}") from error
+    except BaseException:
+        written.discard()
+        raise
+    store.seal(root.seq, now, digest.hexdigest())
+    sweep(store)
+    return Trimmed(root.seq, rows, digest.hexdigest(), files)
+
+
+def sweep(store: SqliteStore) -> None:
+    """Delete the rows before the log's beginning, a few at a time."""
+    while store.delete_some(ROWS_AT_ONCE):
+        time.sleep(BREATH_SECONDS)
+
+
+def _rows(reader: SqliteStore, until: int) -> Iterator[tuple[Table, tuple[object, ...]]]:
+    """Every row before `until` in seq order, as SQL holds it."""
+    start = reader.begins
+    for low in range(start, until, ROWS_AT_ONCE):
+        high = min(low + ROWS_AT_ONCE, until)
+        found = [(table, row) for table in LOG_TABLES for row in reader.sql_rows(table, low, high)]
+        yield from sorted(found, key=lambda each: int(str(each[1][0])))
+
+
+class _Archive:
+    """A Parquet file for each table that has rows, under hidden names until all are whole."""
+
+    def __init__(self, folder: Path | None, first: int, until: int) -> None:
+        self._folder = folder
+        self._span = f"{first:012d}-{until - 1:012d}"
+        self._held: dict[str, list[tuple[object, ...]]] = {}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def add(self, table: Table, row: tuple[object, ...]) -> None:
+        if self._folder is None:
+            return
+        held = self._held.setdefault(table.name, [])
+        held.append(row)
+        if len(held) >= ROWS_AT_ONCE:
+            self._write(table)
+
+    def finish(self) -> tuple[Path, ...]:
+        """Make the files whole and give them their names."""
+        if self._folder is None:
+            return ()
+        for table in LOG_TABLES:
+            if self._held.get(table.name):
+                self._write(table)
+        done = []
+        for name, writer in self._writers.items():
+            writer.close()
+            hidden, path = self._hidden(name), self._folder / f"{self._span}.{name}.parquet"
+            descriptor = os.open(hidden, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+            hidden.replace(path)
+            done.append(path)
+        return tuple(done)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        for name, writer in self._writers.items():
+            writer.close()
+            self._hidden(name).unlink(missing_ok=True)
+
+    def _hidden(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f".{self._span}.{name}.parquet.part"
+
+    def _write(self, table: Table) -> None:
+        import pyarrow as pa  # late: half a second and a hundred megabytes that few need
+        import pyarrow.parquet as pq
+
+        schema = _schema(table)
+        writer = self._writers.get(table.name)
+        if writer is None:
+            assert self._folder is not None
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._hidden(table.name)
+            writer = self._writers[table.name] = pq.ParquetWriter(path, schema, compression="zstd")
+        columns = zip(*self._held.pop(table.name), strict=True)
+        arrays = [pa.array(list(c), field.type) for c, field in zip(columns, schema, strict=True)]
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _schema(table: Table) -> pa.Schema:
+    """The columns of SQL: whole numbers, real ones, and text (vectors as JSON)."""
+    import pyarrow as pa
+
+    whole = (Kind.INTEGER, Kind.OPTIONAL_INTEGER, Kind.FLAG)
+    types = {
+        name: pa.int64() if kind in whole else pa.float64() if kind is Kind.REAL else pa.string()
+        for name, kind in table.columns.items()
+    }
+    types |= {"era": pa.int64()} if "era" in types else {}
+    return pa.schema([("seq", pa.int64()), *types.items(), ("negative_zeros", pa.string())])

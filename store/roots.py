@@ -1,0 +1,114 @@
+"""Where a log may begin: states kept in time, one of them sealed when the rows before it go.
+
+A root is a state after the rows before `seq`, kept apart from the checkpoints. Once it is sealed
+the log begins there: its digest vouches for what came before, and those rows may be removed.
+Functions of an open connection; those that write run inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from equipoise.store.errors import CorruptStoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+_COVERED = Struct("<qqd")
+_COLUMNS = "id, seq, decisions, at, state, checksum, sealed_at, digest"
+BEGINS = "coalesce((SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL), 0)"
+"""SQL: the first row of the log."""
+FIRST_NUMBER = "coalesce((SELECT max(decisions) FROM roots WHERE sealed_at IS NOT NULL), 0)"
+"""SQL: the first decision of the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """seq, decisions: rows and decisions before it. at: when its state was kept; sealed_at: when
+    the rows before it went, None while they are there; both seconds since the epoch. digest:
+    SHA-256 over those rows and the digest of the root before."""
+
+    seq: int
+    decisions: int
+    at: float
+    state: bytes
+    sealed_at: float | None = None
+    digest: str = ""
+
+
+def create_roots(database: Database) -> None:
+    """Migration 6: the table of roots. History, like the first schema: never edit it."""
+    database.create_table(
+        "roots",
+        {
+            "id": int,
+            "seq": int,
+            "decisions": int,
+            "at": float,
+            "checksum": str,
+            "state": bytes,
+            "sealed_at": float,
+            "digest": str,
+        },
+        pk="id",
+        not_null={"seq", "decisions", "at", "checksum", "state"},
+        strict=True,
+    )
+
+
+def insert_root(connection: sqlite3.Connection, root: Root) -> None:
+    connection.execute(
+        "INSERT INTO roots (seq, decisions, at, checksum, state) VALUES (?, ?, ?, ?, ?)",
+        (root.seq, root.decisions, root.at, _checksum(root), root.state),
+    )
+
+
+def sealed_root(connection: sqlite3.Connection) -> Root | None:
+    """The root that the log begins at, None where it begins at row 0.
+
+    Raises CorruptStoreError where its checksum does not hold: nothing else can be read then.
+    """
+    return _first(connection, "sealed_at IS NOT NULL ORDER BY seq DESC")
+
+
+def newest_root(connection: sqlite3.Connection, before: float, beyond: int) -> Root | None:
+    """The newest root that is not sealed, kept no later than `before`, beyond row `beyond`."""
+    condition = "sealed_at IS NULL AND at <= ? AND seq > ? ORDER BY seq DESC"
+    return _first(connection, condition, before, beyond)
+
+
+def last_kept(connection: sqlite3.Connection) -> float | None:
+    """When the newest root was kept."""
+    found: float | None = connection.execute("SELECT max(at) FROM roots").fetchone()[0]
+    return found
+
+
+def seal(connection: sqlite3.Connection, seq: int, sealed_at: float, digest: str) -> None:
+    """Let the log begin at the root of this seq; those before it are no longer needed."""
+    connection.execute(
+        "UPDATE roots SET sealed_at = ?, digest = ? WHERE seq = ?", (sealed_at, digest, seq)
+    )
+    connection.execute("DELETE FROM roots WHERE seq < ?", (seq,))
+
+
+def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Root | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM roots WHERE {condition} LIMIT 1", values
+    ).fetchone()
+    if row is None:
+        return None
+    _, seq, decisions, at, state, checksum, sealed_at, digest = row
+    root = Root(seq, decisions, at, state, sealed_at, digest or "")
+    if _checksum(root) != checksum:
+        raise CorruptStoreError(f"the state that the log goes on from at row {seq} is damaged")
+    return root
+
+
+def _checksum(root: Root) -> str:
+    covered = sha256(_COVERED.pack(root.seq, root.decisions, root.at))
+    covered.update(root.state)
+    return covered.hexdigest()

@@ -1,0 +1,120 @@
+"""A log that was cut short answers, decides and audits as the whole one does."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.audit import audit
+from equipoise.agent.config import UnitsConfig
+from equipoise.agent.errors import AgentError
+from equipoise.store import roots
+from equipoise.store.retention import trim
+from equipoise.store.sqlite import SqliteStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_interrupted import SETTINGS, steps
+from traffic import KEY, Traffic, config
+
+
+def played(path, settings, trimming):
+    """The stream of test_interrupted; with `trimming` old rows go and the store is opened anew."""
+    store = SqliteStore(path)
+    agent, answers = Agent(settings, store, KEY), []
+    calls = steps(agent)
+    next(calls)
+    call, number = calls.send(None), 0
+    while True:
+        name, argument = call
+        result = getattr(agent, name)(argument)
+        number += 1
+        answers.append(
+            [agent.certified(part).contrasts.tobytes() for part in range(agent.certifier.parts)]
+        )
+        if trimming and number % 9 == 0:
+            # What is trimmed is what was kept one round before, so that rows stay in between.
+            trim(store, number - 9.0, float(number), None)
+            store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), float(number))
+            store.close()
+            store = SqliteStore(path)
+            agent = Agent(settings, store, KEY)
+        try:
+            call = calls.send(result)
+        except StopIteration:
+            break
+    state, begins = agent.fold.to_bytes(), store.begins
+    result = audit(store, settings, KEY)
+    store.close()
+    return answers, state, begins, result
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_what_was_removed_is_not_missed(kind, tmp_path):
+    settings = config(**SETTINGS[kind])
+    answers, state, _, whole = played(tmp_path / "whole.db", settings, False)
+    mine, kept, begins, cut = played(tmp_path / "cut.db", settings, True)
+    assert begins > 1000
+    assert mine == answers
+    assert kept == state
+    assert whole.clean
+    assert cut.clean, cut.faults
+    assert cut.begins == begins
+    assert cut.rows + begins == whole.rows
+    assert cut.decisions < whole.decisions
+    assert cut.unchecked == 0, "units have closed before their rows go"
+
+
+def test_who_follows_a_removed_decision_is_counted_and_not_accused(tmp_path):
+    settings = config(units=UnitsConfig(ttl=1e6))
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
+        first = traffic.requests(40)
+        agent.decide(first)
+        store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+        agent.decide(replace(traffic.requests(40), unit=first.unit))
+        agent.decide(traffic.requests(5))
+        trim(store, 1.0, 2.0, None)
+        found = audit(store, settings, KEY)
+        assert found.clean, found.faults
+        assert (found.decisions, found.unchecked) == (45, 40)
+
+
+def test_an_audit_still_finds_what_was_changed(tmp_path):
+    settings = config(**SETTINGS["top-two"])
+    played(tmp_path / "cut.db", settings, True)
+    with SqliteStore(tmp_path / "cut.db") as store:
+        store._connection.execute("UPDATE decisions SET uniform = uniform / 2")
+        found = audit(store, settings, KEY)
+    assert found.fault_count >= found.decisions
+
+
+def test_a_state_of_another_version_is_no_beginning(tmp_path):
+    settings = config()
+    path = tmp_path / "log.db"
+    with SqliteStore(path) as store:
+        agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
+        agent.decide(traffic.requests(50))
+        store.keep_root(agent.fold.next_seq, b"of another version", 1.0)
+        trim(store, 1.0, 2.0, None)
+        with pytest.raises(AgentError, match="the log begins at row 50, and the state before it"):
+            Agent(settings, store, KEY)
+
+
+def test_contexts_of_recent_traffic_are_those_that_are_left(tmp_path):
+    """A policy that looks at traffic finds what the log still has, or does without."""
+    settings = config(**SETTINGS["top-two"])
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
+        for _ in range(8):
+            agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
+        store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+        trim(store, 1.0, 2.0, None)
+        assert roots.sealed_root(store._connection).decisions == 800
+        again = Agent(settings, store, KEY)
+        again.refresh()
+        assert len(again.decide(traffic.requests(10))) == 10

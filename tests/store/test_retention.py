@@ -1,0 +1,221 @@
+"""Old rows leave the store: what goes is written first, what stays is as it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from equipoise.store import retention
+from equipoise.store.errors import CorruptStoreError, SchemaVersionError, SequenceError, StoreError
+from equipoise.store.journaled import JournaledStore
+from equipoise.store.retention import sweep, trim
+from equipoise.store.rollback import roll_back
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.tables import LOG_TABLES
+
+CUT = 29
+
+
+@pytest.fixture
+def path(tmp_path: Path, author: Any) -> Path:
+    path = tmp_path / "log.db"
+    with SqliteStore(path) as store:
+        for count in (5, 7, 4):
+            store.append(author.decisions(count, mask=True))
+            store.append(author.outcomes(3))
+            store.append(author.observations(2))
+            store.append(author.simulations(2))
+            store.append(author.expiries(1))
+        assert store.next_seq == 40
+        store.keep_root(CUT, b"state of 29 rows", 100.0)
+    return path
+
+
+def test_the_log_goes_on_from_its_root_as_if_nothing_had_happened(
+    path: Path, tmp_path: Path, log_of: Any
+):
+    with SqliteStore(path) as store:
+        before = [row for row in log_of(store) if row[0] >= CUT]
+        decisions = store.decisions
+        done = trim(store, 100.0, 500.0, tmp_path / "old")
+        assert (done.seq, done.rows) == (CUT, CUT)
+        assert log_of(store) == before
+        assert (store.next_seq, store.decisions) == (40, decisions)
+        root = store.root()
+        assert (root.seq, root.state, root.sealed_at) == (CUT, b"state of 29 rows", 500.0)
+        assert root.decisions == 13, "the cut goes through a batch"
+        restored = store.restore()
+        assert (restored.seq, restored.state) == (CUT, b"state of 29 rows")
+        assert store.decision(3) is None
+        assert store.decision(13) is not None
+    with SqliteStore(path, read_only=True) as reader:
+        assert log_of(reader) == before
+        assert log_of(reader, 35) == [row for row in before if row[0] >= 35]
+
+
+def test_a_root_is_ripe_only_when_it_is_old_enough(path: Path, tmp_path: Path):
+    with SqliteStore(path) as store:
+        assert trim(store, 99.9, 500.0, tmp_path / "old") is None
+        assert store.root() is None
+        assert not (tmp_path / "old").exists()
+        store.keep_root(34, b"later", 200.0)
+        assert store.last_root_kept() == 200.0
+        assert trim(store, 150.0, 500.0, None).seq == CUT
+        assert trim(store, 150.0, 500.0, None) is None, "each root once"
+        assert trim(store, 200.0, 600.0, None).seq == 34
+        assert store.root().state == b"later"
+
+
+def test_the_files_hold_every_column_of_every_row(path: Path, tmp_path: Path):
+    connection = sqlite3.connect(path)
+    expected = {
+        table.name: connection.execute(table.select(f"seq < {CUT}")).fetchall()
+        for table in LOG_TABLES
+    }
+    connection.close()
+    with SqliteStore(path) as store:
+        done = trim(store, 100.0, 500.0, tmp_path / "old")
+    found = {}
+    for file in done.files:
+        table = pq.read_table(file)
+        columns = [column.to_pylist() for column in table.columns]
+        found[file.name.split(".")[1]] = list(zip(*columns, strict=True))
+        assert table.column_names[0] == "seq"
+    assert found == expected
+    assert sorted(file.name for file in (tmp_path / "old").iterdir()) == sorted(
+        file.name for file in done.files
+    )
+    # The digest can be computed again from the files alone.
+    rows = sorted((row[0], name, row) for name, rows in found.items() for row in rows)
+    digest = sha256(b"")
+    for _, name, row in rows:
+        digest.update(msgspec.msgpack.encode([name, *row]))
+    assert digest.hexdigest() == done.digest
+
+
+def test_digests_form_a_chain(path: Path):
+    with SqliteStore(path) as store:
+        first = trim(store, 100.0, 500.0, None)
+        store.keep_root(35, b"x", 600.0)
+        second = trim(store, 600.0, 700.0, None)
+        chained = sha256(first.digest.encode())
+        assert second.digest != chained.hexdigest()
+        assert store.root().digest == second.digest
+
+
+def test_a_log_of_which_nothing_is_left_counts_on(path: Path, author: Any):
+    with SqliteStore(path) as store:
+        store.keep_root(40, b"all", 150.0)
+        assert trim(store, 150.0, 500.0, None).rows == 40
+    with SqliteStore(path) as store:
+        assert (store.next_seq, store.decisions) == (40, 16)
+        assert list(store.read()) == []
+        assert store.append(author.decisions(2)) == 40
+        assert (store.next_seq, store.decisions) == (42, 18)
+
+
+@pytest.mark.parametrize("when", ["reading", "sealing", "sweeping"])
+def test_killed_at_any_point_it_loses_and_doubles_nothing(
+    path: Path, tmp_path: Path, log_of: Any, when: str, monkeypatch: pytest.MonkeyPatch
+):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    with SqliteStore(path) as store:
+        whole = log_of(store)
+        with monkeypatch.context() as patch:
+            if when == "reading":
+                patch.setattr(retention._Archive, "finish", kill)
+            elif when == "sealing":
+                patch.setattr(store, "seal", kill)
+            else:
+                before = iter([0])  # the sweep before the root is sealed finds nothing
+                patch.setattr(store, "delete_some", lambda rows: kill() if next(before, 1) else 0)
+            with pytest.raises(Killed):
+                trim(store, 100.0, 500.0, tmp_path / "old")
+    with SqliteStore(path) as store:
+        sealed = when == "sweeping"
+        assert log_of(store) == [row for row in whole if row[0] >= CUT * sealed]
+        assert not list((tmp_path / "old").glob(".*")) or when == "sealing"
+        done = trim(store, 100.0, 500.0, tmp_path / "old")
+        assert (done is None) is sealed
+        assert log_of(store) == [row for row in whole if row[0] >= CUT]
+        left = store._connection.execute("SELECT min(seq) FROM decisions").fetchone()[0]
+        assert left >= CUT, "rows that nobody reads are gone"
+
+
+def test_a_trim_that_is_told_to_stop_changes_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 5)
+    with SqliteStore(path) as store:
+        assert trim(store, 100.0, 500.0, tmp_path / "old", lambda: True) is None
+        assert store.root() is None
+        assert list((tmp_path / "old").iterdir()) == []
+
+
+def test_an_archive_that_cannot_be_written_leaves_the_log_whole(path: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with SqliteStore(path) as store:
+        with pytest.raises(StoreError, match="archive"):
+            trim(store, 100.0, 500.0, tmp_path / "file")
+        assert store.root() is None
+        assert len(list(store.read())) > 1
+
+
+def test_rows_can_be_appended_between_bites(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(retention, "ROWS_AT_ONCE", 3)
+    with JournaledStore(path) as store:
+        appended: list[int] = []
+
+        def meanwhile(_: float) -> None:
+            appended.append(store.append(author.decisions(1)))
+
+        monkeypatch.setattr(retention, "time", SimpleNamespace(sleep=meanwhile))
+        done = store.trim(100.0, 500.0, None)
+        assert done.rows == CUT
+        assert appended == list(range(40, 40 + len(appended)))
+        assert len(appended) > 5
+    with SqliteStore(path) as reopened:
+        assert reopened.next_seq == 40 + len(appended)
+        assert reopened.begins == CUT
+
+
+def test_a_root_beyond_the_log_is_refused(path: Path):
+    with SqliteStore(path) as store, pytest.raises(SequenceError):
+        store.keep_root(41, b"", 0.0)
+
+
+def test_a_damaged_root_is_not_taken_for_the_log_s_beginning(path: Path):
+    with SqliteStore(path) as store:
+        trim(store, 100.0, 500.0, None)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE roots SET state = x'00'")
+    connection.commit()
+    connection.close()
+    with SqliteStore(path) as store, pytest.raises(CorruptStoreError, match="damaged"):
+        store.restore()
+
+
+def test_after_it_there_is_no_way_back_to_an_older_schema(path: Path):
+    assert roll_back(path, 5) == []
+    with SqliteStore(path) as store:  # upgraded again, without the root that was kept
+        store.keep_root(CUT, b"x", 100.0)
+        trim(store, 100.0, 500.0, None)
+    with pytest.raises(SchemaVersionError, match="old rows were removed"):
+        roll_back(path, 5)
+    with SqliteStore(path) as store:
+        assert store.begins == CUT
+        sweep(store)
