@@ -15,6 +15,8 @@ import numpy as np
 from equipoise.agent.budget import Purse
 from equipoise.agent.budget.charges import charges_in_force
 from equipoise.agent.budget.closed import Closed, model_caps
+from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.budget.quotas import Quotas, bands_of
 from equipoise.agent.certifier import Certifier
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
@@ -105,12 +107,13 @@ class Agent(Steering):
             ),
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
+            Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
         )
         self._intake = Intake(config, self.transform, self.fold, store)
         restore(self.fold, store)
         self.follow()
         self.purse = Purse(config.budget, self.fold.ledger)
-        self._closed = Closed(config.policy.exclude, model_caps(config))
+        self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
         self._view = None
         self._view_seq = -1
         self._revalue()
@@ -321,7 +324,7 @@ class Agent(Steering):
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
         self.purse = Purse(config.budget, self.fold.ledger)
-        self._closed = Closed(config.policy.exclude, model_caps(config))
+        self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
         if found:
             self._reconfigured(found, at)
         return found

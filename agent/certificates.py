@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.bands import Band
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.inference.capped import usual_caps
 from equipoise.agent.inference.certificate import CertificateMoments
@@ -30,19 +31,6 @@ class Rules(Protocol):
     """What entering rows needs of the frozen rules."""
 
     def by_ordinal(self, ordinal: int) -> Rule: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Band:
-    """low <= x[column] < high."""
-
-    column: int
-    low: float
-    high: float
-
-    def holds(self, x: Floats) -> Flags:
-        value = x[:, self.column]
-        return (value >= self.low) & (value < self.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +66,7 @@ class Spec:
             names=config.candidates,
             caps=usual_caps(len(models), config.policy.rate),
             segments=tuple(
-                Band(
-                    columns.index(segment.column),
-                    -np.inf if segment.low is None else segment.low,
-                    np.inf if segment.high is None else segment.high,
-                )
+                Band.of(segment.column, segment.low, segment.high, columns)
                 for segment in certify.segments
             ),
             policies=tuple(

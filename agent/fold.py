@@ -92,6 +92,7 @@ class Fold:
         panel: Panel,
         metrics: int = 0,
         ttl: float | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.dimensions = dimensions
         self._features = features
@@ -104,7 +105,7 @@ class Fold:
         self.randomized = 0
         self.masked = 0
         self.late = 0
-        self.ledger = Ledger(dimensions.models)
+        self.ledger = ledger or Ledger(dimensions.models)
         self.pending = Pending(dimensions.context, outputs, dimensions.models, metrics, ttl)
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)

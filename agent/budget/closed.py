@@ -1,12 +1,13 @@
-"""What is closed to randomizing by rules known before the draw: full models, excluded users."""
+"""What is closed to randomizing before the draw: full models, users and segments at their limit."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.budget.quotas import Quotas, Run
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.keys import text_keys
 from equipoise.policies.allocation import Allocation
@@ -18,7 +19,8 @@ from equipoise.store.batches import Flags, Floats, Ints, RequestBatch
 class Drawn:
     """n requests under an allocation: rate (n,), shares (n, K), model (n,), randomized (n,).
 
-    closed: (n,) rate set to 0: an excluded user, or no model that is eligible. eligible: (n, K),
+    closed: (n,) rate set to 0: an excluded user, a limit that is reached, or no model that is
+    eligible. eligible: (n, K),
     None where every model may serve every request.
     """
 
@@ -31,16 +33,17 @@ class Drawn:
 
 
 class Closed:
-    """Excluded users and caps per model of one experiment.
+    """Excluded users, caps per model, and limits per segment and user of one experiment.
 
     excluded: ids of users who are never randomized. caps: (K,) randomized requests each model may
-    get in all, inf for no cap.
+    get in all, inf for no cap. quotas: limits per segment and user.
     """
 
-    def __init__(self, excluded: list[str], caps: Floats) -> None:
+    def __init__(self, excluded: list[str], caps: Floats, quotas: Quotas | None = None) -> None:
         self._excluded = np.sort(text_keys("unit", excluded))
         self._caps = caps
         self._capped = bool(np.isfinite(caps).any())
+        self._quotas = quotas or None
 
     def full(self, ledger: Ledger) -> Flags:
         """(K,) models that have had all they may get."""
@@ -58,9 +61,11 @@ class Closed:
         excluded = None
         if len(self._excluded):
             excluded = np.isin(requests.unit, self._excluded)
+        run = None if self._quotas is None else self._quotas.begin(ledger)
         if not self._capped or not len(requests):
             rows = slice(None)
-            return _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
+            found = _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
+            return found if run is None else _within(found, run, requests, rows)
         left = np.maximum(self._caps - ledger.by_model, 0.0)
         count, models = len(requests), len(left)
         mask = np.ones((count, models), dtype=bool)
@@ -72,12 +77,17 @@ class Closed:
             mask[start:, left <= 0.0] = False
             rows = slice(start, count)
             found = _draw(allocation, requests, uniform, rows, mask[rows], excluded)
+            if run is not None:
+                found = _within(found, run, requests, rows)
             onto = np.cumsum(
                 (found.model[:, None] == np.arange(models)) & found.randomized[:, None], axis=0
             )
             full = ((onto >= left) & (left > 0.0)).any(axis=1)
             stop = int(full.argmax()) + 1 if full.any() else count - start
             parts.append(_head(found, stop))
+            if run is not None:
+                done = slice(start, start + stop)
+                run.take(requests.x[done], requests.unit[done], found.randomized[:stop])
             left = left - onto[stop - 1]
             start += stop
         return _joined(parts, None if mask.all() and requests.eligible is None else mask)
@@ -109,6 +119,20 @@ def _draw(
         rate = np.where(closed, 0.0, rate)
     model, randomized = draw(uniform[rows], rate, shares, routed)
     return Drawn(rate, shares, model, randomized, closed, eligible)
+
+
+def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Drawn:
+    """The draw with every row that a limit closes served as routed."""
+    shut = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
+    if not shut.any():
+        return drawn
+    return replace(
+        drawn,
+        rate=np.where(shut, 0.0, drawn.rate),
+        model=np.where(shut, requests.routed[rows], drawn.model),
+        randomized=drawn.randomized & ~shut,
+        closed=drawn.closed | shut,
+    )
 
 
 def _head(drawn: Drawn, rows: int) -> Drawn:

@@ -9,7 +9,7 @@ import numpy as np
 
 from equipoise.agent.budget.charges import RESOURCES
 from equipoise.agent.budget.ledger import Ledger
-from equipoise.agent.config.parts import BudgetConfig
+from equipoise.agent.config.budget import BudgetConfig
 from equipoise.store.batches import Flags, Floats, Ints
 
 _ROUNDING = 1e-9
@@ -18,7 +18,8 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """One limited resource: requests, USD of money, or reward units of harm.
+    """One limited resource: requests (in all, or in a segment), USD of money, or reward units of
+    harm.
 
     spent: by the draws; expected: by the probabilities that were logged; planned: the part of the
     limit that belongs to the traffic so far, the whole limit without a horizon. Charges are those
@@ -47,6 +48,7 @@ class Purse:
         limits = {name: getattr(config, name) for name in RESOURCES}
         self.limits = {name: float(each) for name, each in limits.items() if each is not None}
         self._horizon = config.horizon
+        self._segments = config.segments
         self._ledger = ledger
         self._charges: dict[str, Floats] = {}
         self._spent: dict[str, float] = {}
@@ -127,6 +129,15 @@ class Purse:
                 planned=share * limit,
             )
             for name, limit in self.limits.items()
+        ] + [
+            Spending(
+                resource=f"requests in {segment.name}",
+                limit=float(segment.max_requests),
+                spent=float(self._ledger.by_segment[index]),
+                expected=float(self._ledger.expected_by_segment[index]),
+                planned=float(segment.max_requests),
+            )
+            for index, segment in enumerate(self._segments)
         ]
 
     def _value(self, name: str, counts: Floats) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from equipoise.agent.config.budget import BudgetConfig, PerUser, SegmentBudget
 from equipoise.agent.config.certification import (
     CertifyConfig,
     DeclaredPolicy,
@@ -14,7 +15,6 @@ from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
 from equipoise.agent.config.guardrails import GuardrailConfig
 from equipoise.agent.config.load import load_config
 from equipoise.agent.config.parts import (
-    BudgetConfig,
     ModelConfig,
     PolicyConfig,
     RewardConfig,
@@ -28,8 +28,10 @@ __all__ = [
     "ExperimentConfig",
     "GuardrailConfig",
     "ModelConfig",
+    "PerUser",
     "PolicyConfig",
     "RewardConfig",
+    "SegmentBudget",
     "SegmentConfig",
     "SequenceName",
     "UnitsConfig",

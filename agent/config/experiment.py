@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from equipoise.agent.config.budget import BudgetConfig, budget_faults
 from equipoise.agent.config.certification import (
     ROUTING,
     CertifyConfig,
@@ -18,7 +19,6 @@ from equipoise.agent.config.checks import check_faults
 from equipoise.agent.config.error import ConfigError
 from equipoise.agent.config.guardrails import GuardrailConfig, guardrail_faults
 from equipoise.agent.config.parts import (
-    BudgetConfig,
     ModelConfig,
     Part,
     PolicyConfig,
@@ -169,6 +169,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             yield Problem("policy.rate", shown(self.policy.rate), limit, "lower it", ("units",))
         columns = self.features.context_columns()
         yield from reference_faults(self.certify, columns, self.model_names)
+        yield from budget_faults(self.budget, columns, self.units is not None)
 
 
 def config_from_dict(data: object) -> ExperimentConfig:

@@ -142,42 +142,6 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Problem("epsilon", shown(self.epsilon), "a number of 0 or more", fix)
 
 
-class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hard stops of what randomizing may cost in all; None for no limit.
-
-    requests: randomized requests. money: USD for the answers to them, by the models' prices, or by
-    the mean price of their replays where none is declared; rules weigh prices only under a budget
-    in money. harm: expected reward lost to randomizing, by the estimates of the rule in force.
-    horizon: seconds from the first decision in which to spend: the rate then follows from what is
-    left, the time left and the traffic to expect; without one it is the policy's `rate`.
-    planned: randomized requests that `equipoise plan` said to plan for until the decision. It stops
-    nothing; the check `plan` raises an alarm once they are used up and nothing is decided.
-    """
-
-    requests: int | None = None
-    money: float | None = None
-    harm: float | None = None
-    horizon: float | None = None
-    planned: int | None = None
-
-    def faults(self) -> Iterator[Problem]:
-        for key, unit in (("money", "USD"), ("harm", "reward units"), ("horizon", "seconds")):
-            value = getattr(self, key)
-            if value is not None and not 0 < value <= LARGEST:
-                yield Problem(
-                    key, shown(value), f"{unit}, more than 0", "leave it out for no limit"
-                )
-        if self.horizon is not None and (self.requests, self.money, self.harm) == (None,) * 3:
-            limit = "a horizon together with requests, money or harm to spend in it"
-            yield Problem("horizon", shown(self.horizon), limit, "add an amount, or leave it out")
-        if self.requests is not None and not 1 <= self.requests < 2**63:
-            fix = "leave it out for no limit"
-            yield Problem("requests", shown(self.requests), "a whole number of 1 or more", fix)
-        if self.planned is not None and not 1 <= self.planned < 2**63:
-            fix = "leave it out where nothing was planned"
-            yield Problem("planned", shown(self.planned), "a whole number of 1 or more", fix)
-
-
 def id_faults(key: str, name: str) -> Iterator[Problem]:
     """A problem unless the name can be an id in the log."""
     if not _ID.fullmatch(name) or len(name) > _LONGEST:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Effect: TypeAlias = Literal["applied", "era", "refused"]
 
+_COUNTED = "what was randomized is counted by what was declared at first: start a new store"
 _RESTART = "stop the daemon and start it again"
 _ANOTHER = "it would be another experiment: start a new store"
 _SCALE = "rewards on another scale cannot be added to those in the log: start a new store"
@@ -66,6 +67,10 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "policy.exclude": ("applied", "from the next decision on"),
         "policy.epsilon": ("applied", "intervals hold for every difference at once"),
         "budget": ("applied", "from the next decision on"),
+        "budget.segments": ("refused", _COUNTED),
+        "budget.segments[].max_requests": ("applied", "from the next decision on"),
+        "budget.per_user": ("refused", _COUNTED),
+        "budget.per_user.share": ("applied", "from the next decision on"),
         "certify": ("era", "other answers are certified, or otherwise"),
         "units": ("refused", "who belongs to whom is in the log: start a new store"),
         "guardrails": ("refused", "the log holds one column for each: start a new store"),
@@ -159,6 +164,10 @@ def _changes(old: Any, new: Any, key: str) -> Iterator[Change]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys((*old, *new)):
             yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        return
+    if key == "budget.segments" and [each["name"] for each in old] == [e["name"] for e in new]:
+        for at, pair in enumerate(zip(old, new, strict=True)):
+            yield from _changes(*pair, f"{key}[{at}]")
         return
     if isinstance(old, list) and isinstance(new, list) and key == "models":
         if [model["name"] for model in old] == [model["name"] for model in new[: len(old)]]:
