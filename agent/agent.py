@@ -33,7 +33,7 @@ from equipoise.agent.monitors.actions import Action
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.restoring import restore
 from equipoise.agent.rules import Rule, RuleBook
-from equipoise.agent.snapshots import build_snapshot
+from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
 from equipoise.agent.units import follow
 from equipoise.policies.draw import draw
@@ -82,6 +82,7 @@ class Agent(Steering):
         self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.observing_only = False
+        self.outputs = OutputMaps()
         self.would_randomize = 0
         """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0

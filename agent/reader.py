@@ -26,7 +26,7 @@ from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.plan import plan
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
-from equipoise.agent.snapshots import build_snapshot, output_maps
+from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.status import Status, decide
 from equipoise.agent.traffic import recent_contexts
 from equipoise.policies.registry import Policy
@@ -63,6 +63,7 @@ class Reader:
     paused: str | None
     alarms: tuple[str, ...]
     forecast: Forecast | None = None
+    outputs: OutputMaps
     _view: View | None
     _view_seq: int
 
@@ -181,6 +182,7 @@ class Reader:
             seed=self.fold.pending.next,
             contexts=recent_contexts(self.fold, self.store) if self.policy.uses_estimate else None,
             rate=self.purse.rate(self.config.limits.rate),
+            outputs=self.outputs,
         )
 
     def _looked(self) -> Estimate | None:
@@ -209,7 +211,7 @@ class Reader:
             scorer.theta,
             len(self.models),
             scorer.model_effects,
-            output_maps(moments),
+            self.outputs.of(moments)[0],
             reward.low,
             reward.high,
             rows,

@@ -70,9 +70,30 @@ def output_spread(moments: Moments, maps: Floats) -> Floats:
     return result
 
 
-def context_scorer(moments: Moments, scorer: Scorer, models: tuple[str, ...]) -> ContextScorer:
+class OutputMaps:
+    """`output_maps` and `output_spread` of one experiment, made anew when SIM rows have come.
+
+    A (context, model) counts once and for ever, so the counts say whether any have.
+    """
+
+    def __init__(self) -> None:
+        self._count: Floats | None = None
+        self._made: tuple[Floats, Floats] | None = None
+
+    def of(self, moments: Moments) -> tuple[Floats, Floats]:
+        """Maps (K, p, 1 + d) and spread (K, p, p); not to be written to."""
+        count = moments.simulation.count
+        if self._made is None or self._count is None or not np.array_equal(self._count, count):
+            maps = output_maps(moments)
+            self._count, self._made = count.copy(), (maps, output_spread(moments, maps))
+        return self._made
+
+
+def context_scorer(
+    moments: Moments, scorer: Scorer, models: tuple[str, ...], outputs: OutputMaps | None = None
+) -> ContextScorer:
     """A fitted scorer as a posterior for the value of every model at a context, and overall."""
-    maps = output_maps(moments)
+    maps, around = (outputs or OutputMaps()).of(moments)
     size, p = len(models), maps.shape[1]
     extra = size if scorer.model_effects else 0
     design = np.zeros((size, maps.shape[2], p + extra))
@@ -81,7 +102,7 @@ def context_scorer(moments: Moments, scorer: Scorer, models: tuple[str, ...]) ->
     values[:, 0] = 1.0
     values[:, 1:p] = mean_features(moments.simulation)
     spread = np.zeros((size, p + extra, p + extra))
-    spread[:, :p, :p] = output_spread(moments, maps)
+    spread[:, :p, :p] = around
     keys = [f"phi:{index}" for index in range(p)]
     if scorer.model_effects:
         own = np.arange(size)
@@ -108,11 +129,12 @@ def build_snapshot(
     seed: int,
     contexts: Floats | None = None,
     rate: float | None = None,
+    outputs: OutputMaps | None = None,
 ) -> Snapshot:
     """The snapshot of these sums. estimate: of the family in force, None where the policy
     does not look at one (its values are then unknown to the policy, not zero).
     contexts: (n, d) of recent traffic. rate: what the budget asks for, moved into the limits;
-    None for the declared one."""
+    None for the declared one. outputs: what was made of the same SIM rows before."""
     names = tuple(model.name for model in config.models)
     size = len(names)
     count, mean, variance = sample_moments(moments.arms)
@@ -128,7 +150,7 @@ def build_snapshot(
         usable = all(np.isfinite(part).all() for part in known) and bool(
             (moments.simulation.count.sum(axis=0) > 0).all()
         )
-        scorer = context_scorer(moments, fitted, names) if usable else None
+        scorer = context_scorer(moments, fitted, names, outputs) if usable else None
     return Snapshot(
         models=names,
         values=estimate.values if estimate else np.full(size, np.nan),

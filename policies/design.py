@@ -26,6 +26,9 @@ from equipoise.policies.kernels import Cuts, QuadraticForms
 from equipoise.policies.posterior import smoothed_best_probabilities
 from equipoise.policies.snapshot import ContextScorer, Floats, Snapshot
 
+_last: tuple[Snapshot, Cuts | None] | None = None
+"""The newest snapshot and its cuts: a gate and an assignment ask for the same ones in turn."""
+
 
 def context_cuts(snapshot: Snapshot) -> Cuts | None:
     """Cut of every model per price, as a function of the context.
@@ -33,6 +36,14 @@ def context_cuts(snapshot: Snapshot) -> Cuts | None:
     None without a usable scorer, while the value of a model is unknown, or where nothing is left
     to cut.
     """
+    global _last
+    last = _last
+    if last is None or last[0] is not snapshot:
+        _last = last = snapshot, _context_cuts(snapshot)
+    return last[1]
+
+
+def _context_cuts(snapshot: Snapshot) -> Cuts | None:
     scorer, alpha = snapshot.scorer, smoothed_best_probabilities(snapshot)
     if scorer is None or alpha is None or len(alpha) == 1 or not _is_usable(scorer):
         return None

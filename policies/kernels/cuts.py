@@ -35,9 +35,9 @@ class Cuts:
         """K."""
         return len(self.forms) // 2
 
-    def each(self, x: Floats) -> Floats:
+    def each(self, x: Floats, stable: bool = True) -> Floats:
         """(n, K) cut of every model at contexts x (n, d), each >= 0."""
-        both = self.forms.at(x)
+        both = self.forms.at(x, stable)
         gain = np.maximum(both[:, : self.models], 0.0)
         spread = both[:, self.models :]
         positive = spread > 0.0
@@ -45,9 +45,9 @@ class Cuts:
             return np.asarray(gain / spread, dtype=np.float64)
         return np.divide(gain, spread, out=np.zeros_like(gain), where=positive)
 
-    def scores(self, x: Floats) -> Floats:
+    def scores(self, x: Floats, stable: bool = True) -> Floats:
         """(n,) the best attainable cut."""
-        return best_of(self.each(x))
+        return best_of(self.each(x, stable))
 
     def encode(self) -> dict[str, Any]:
         """A dict of JSON types with the `kind`."""

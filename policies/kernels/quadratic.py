@@ -50,13 +50,18 @@ class QuadraticForms:
     def __len__(self) -> int:
         return len(self.forms)
 
-    def at(self, x: Floats) -> Floats:
-        """(n, F) values at contexts x (n, d), the same bits alone and in any batch."""
+    def at(self, x: Floats, stable: bool = True) -> Floats:
+        """(n, F) values at contexts x (n, d), the same bits alone and in any batch.
+
+        stable: False where only an average counts; the last bits then depend on the batch.
+        """
         z = np.empty((len(x), 1 + len(self.centre)))
         z[:, 0] = 1.0
         np.subtract(x, self.centre, out=z[:, 1:])
         products = z.take(self._left, axis=1)
         products *= z.take(self._right, axis=1)
+        if not stable:
+            return np.asarray(products @ self._columns, dtype=np.float64)
         # einsum adds in order for every row; a BLAS product's order depends on the batch.
         return np.asarray(np.einsum("nj,jf->nf", products, self._columns), dtype=np.float64)
 

@@ -23,9 +23,9 @@ class ResidualScale:
 
     forms: QuadraticForms
 
-    def scores(self, x: Floats) -> Floats:
+    def scores(self, x: Floats, stable: bool = True) -> Floats:
         """(n,) root mean variance at contexts x (n, d)."""
-        variances = np.maximum(self.forms.at(x), 0.0)
+        variances = np.maximum(self.forms.at(x, stable), 0.0)
         return np.asarray(np.sqrt(np.add.reduce(variances, axis=1) / len(self.forms)))
 
     def encode(self) -> dict[str, Any]:

@@ -22,8 +22,8 @@ class Score(Protocol):
 
     kind: ClassVar[str]
 
-    def scores(self, x: Floats) -> Floats:
-        """(n,) scores >= 0 of contexts x (n, d), row-stable."""
+    def scores(self, x: Floats, stable: bool = True) -> Floats:
+        """(n,) scores >= 0 of contexts x (n, d), row-stable unless only an average counts."""
         ...
 
     def encode(self) -> dict[str, Any]: ...
@@ -103,7 +103,7 @@ def calibrated(
     there is no context to average over. A rate outside [low, high] is moved inside first.
     """
     rate = min(max(rate, low), high)
-    scores = score.scores(contexts) if len(contexts) else np.zeros(0)
+    scores = score.scores(contexts, stable=False) if len(contexts) else np.zeros(0)
     mean = float(scores.mean()) if len(scores) else 0.0
     if not 0.0 < mean < np.inf:
         return ConstantRate(rate)

@@ -221,9 +221,19 @@ def test_a_horizon_needs_an_amount() -> None:
             config(budget=budget).checked()
 
 
-def test_the_example_of_the_page_is_a_configuration() -> None:
+def test_the_examples_of_the_page_are_configurations() -> None:
     page = Path(__file__).parents[2] / "docs" / "allocation.md"
-    (block,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    found = ExperimentConfig.from_builtins(tomllib.loads(block))
+    first, second = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = ExperimentConfig.from_builtins(tomllib.loads(first))
     assert found.budget == BudgetConfig(money=500.0, requests=40_000, horizon=14 * DAY)
     assert found.models[1].max_requests == 20_000
+    prompt = {"type": "text", "name": "prompt", "statistics": ["words", "code"]}
+    rest = {
+        "name": "x",
+        "models": [{"name": "a"}, {"name": "b"}],
+        "features": {"context": [prompt]},
+    }
+    limits = ExperimentConfig.from_builtins({**rest, **tomllib.loads(second)}).budget
+    assert [segment.max_requests for segment in limits.segments] == [2000]
+    assert limits.per_user is not None
+    assert limits.per_user.share == 0.25

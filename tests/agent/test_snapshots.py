@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
+from equipoise.agent.snapshots import OutputMaps
 from equipoise.agent.traffic import FEW, RECENT, recent_contexts
 from equipoise.store.memory import MemoryStore
 
@@ -101,3 +102,21 @@ def test_a_gates_rates_average_to_the_budget_over_traffic_to_come(traffic: Traff
     assert decided.rate.std() > 1e-3
     assert abs(decided.rate.mean() / 0.1 - 1.0) < 0.03
     assert decided.rate.min() >= agent.config.limits.rate_min
+
+
+def test_regressions_of_outputs_are_renewed_when_replays_come_and_only_then():
+    traffic = Traffic(np.random.default_rng(4))
+    agent = Agent(config(), MemoryStore(), KEY)
+    agent.simulate(traffic.simulations(20))
+    kept = OutputMaps()
+    first = kept.of(agent.view().moments)
+    decided = agent.decide(traffic.requests(300))
+    agent.observe(traffic.outcomes(decided))
+    assert kept.of(agent.view().moments) is first, "live rows teach nothing about replays"
+    agent.simulate(traffic.simulations(60))
+    again = kept.of(agent.view().moments)
+    assert again is not first
+    fresh = OutputMaps().of(agent.view().moments)
+    for mine, theirs, old in zip(again, fresh, first, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        assert not np.array_equal(mine, old)
