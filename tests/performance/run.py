@@ -328,7 +328,7 @@ def section_memory() -> None:
     batch = requests(agent, rng, 1000)
     sizes = []
     for _ in range(5):
-        for _ in range(500):
+        for _ in range(2000):
             agent.observe(outcomes(agent, rng, agent.decide(batch)))
         sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         state = len(agent.fold.to_bytes()) / 1024
