@@ -34,9 +34,12 @@ class DirectProtocol(GuardedProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._asked = False
 
-    def on_headers_complete(self) -> None:
+    def on_message_begin(self) -> None:
         if self._asked:
-            self._front.settle()  # answers leave in the order of their requests
+            self._front.settle()  # answers leave in the order of their requests, refusals too
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
         path = self._direct_path()
         if path is None:
             super().on_headers_complete()

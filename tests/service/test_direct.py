@@ -102,6 +102,14 @@ def test_requests_on_one_connection_are_answered_in_order_whatever_their_way(dae
     assert said == ["o1", "health", "o2", "o3", "o4", "health"]
 
 
+def test_a_refusal_does_not_overtake_the_answer_before_it(daemon: Running):
+    endless = "POST /v1/decide HTTP/1.1\r\nhost: x\r\n" + 40 * f"filler: {1000 * 'a'}\r\n"
+    with Raw(daemon) as one:
+        one.say(plainly(asked("first")) + endless)
+        assert one.hear()[0] == 200
+        assert one.hear()[0] == 431
+
+
 def test_a_request_may_come_in_any_pieces(daemon: Running):
     text = plainly(asked("pieces")).encode()
     with Raw(daemon) as one:

@@ -32,6 +32,16 @@ def test_parts_come_back_in_log_order():
     assert recent.find(2) == [], "it was decided since the start and nothing came of it"
 
 
+def test_the_oldest_part_of_a_decision_goes_first():
+    recent = Recent(0, limit=3)
+    recent.add(parts(7, reward=0.25), 8)
+    recent.add(parts(7, 6, reward=0.5), 8)
+    recent.add(parts(9, reward=1.0), 10)
+    assert recent.find(7) is None, "one of its parts is gone"
+    kept = [batch.reward[row] for batch, row in recent._parts[7]]
+    assert kept == [0.5]
+
+
 def test_of_decisions_from_before_nothing_is_known():
     recent = Recent(10)
     recent.add(parts(9), 12)
