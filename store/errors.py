@@ -49,3 +49,7 @@ class FullStoreError(WriteError):
 
 class SlowStoreError(WriteError):
     """The store did not get to the write in time: locked by another program, or behind."""
+
+
+class TrimmedError(StoreError):
+    """Old rows went while they were read; what begins anew finds the log whole."""

@@ -256,12 +256,14 @@ class JournaledStore(Store):
         self.settle(min(seq, self._next_seq))
         self._log.keep_root(seq, state, at)
 
-    def last_root_kept(self) -> float | None:
-        return self._reader.last_root_kept()
+    def last_root_kept(self, now: float) -> float | None:
+        return self._reader.last_root_kept(now)
 
-    def trim(self, before: float, now: float, archive: Path | None) -> Trimmed | None:
+    def trim(
+        self, before: float, now: float, archive: Path | None, newer: int = 0
+    ) -> Trimmed | None:
         """As `retention.trim`; for any thread, and given up when the store is closed."""
-        return trim(self._log, before, now, archive, lambda: self._closing)
+        return trim(self._log, before, now, archive, lambda: self._closing, newer)
 
     def freeze(self, name: str, value: str) -> None:
         self._log.freeze(name, value)

@@ -1,14 +1,18 @@
 """Retention: old rows of a log go to Parquet files, and the log begins at a sealed root.
 
-The rows are read by a connection of its own and written to files that are whole before anything is
-removed. Then the root is sealed in one transaction, from which moment readers begin there, and the
-rows before it are deleted a few at a time. A process that is killed in between leaves rows that
-nobody reads; the next call removes them.
+The rows are read by a connection of its own and written to files that are whole, under hidden
+names, before anything is removed. Then the root is sealed in one transaction, from which moment
+readers begin there; the files get their names, and the rows are deleted a few at a time. What a
+process that is killed in between leaves behind, rows that nobody reads and hidden files, the next
+call finishes: files of sealed rows get their names, others are made again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 2000
 BREATH_SECONDS = 0.005
 """Between two bites, so that the log is written meanwhile."""
+_HIDDEN = re.compile(r"\.(?P<name>(?P<store>.+)\.\d+-(?P<last>\d+)\.[a-z]+\.parquet)\.part")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -48,22 +53,41 @@ def trim(
     now: float,
     archive: Path | None,
     stopping: Callable[[], bool] = lambda: False,
+    newer: int = 0,
 ) -> Trimmed | None:
     """Remove what is older than the newest root that was kept by `before`; None without one.
 
     archive: a folder for Parquet files, None to keep nothing. stopping: asked between bites whether
-    to give up, which leaves the log as it was. Times in seconds since the epoch. Raises StoreError.
+    to give up, which leaves the log as it was. newer: roots that must have been kept since, so that
+    one look at a clock that is wrong removes nothing. Times in seconds since the epoch. Raises
+    StoreError.
     """
-    sweep(store)
-    root = store.ripe_root(before)
+    try:
+        return _trimmed(store, before, now, archive, stopping, newer)
+    except OSError as error:
+        raise StoreError(f"archive {archive}: {error.strerror or error}") from error
+
+
+def _trimmed(
+    store: SqliteStore,
+    before: float,
+    now: float,
+    archive: Path | None,
+    stopping: Callable[[], bool],
+    newer: int,
+) -> Trimmed | None:
+    if archive is not None:
+        finish_hidden(archive, store.path.name, store.begins)
+    sweep(store, stopping)
+    root = store.ripe_root(before, newer)
     if root is None:
         return None
     begins = store.root()
-    written = _Archive(archive, 0 if begins is None else begins.seq, root.seq)
+    first = 0 if begins is None else begins.seq
+    written = _Archive(archive, f"{store.path.name}.{first:012d}-{root.seq - 1:012d}")
+    digest, rows = sha256((begins.digest if begins else "").encode()), 0
     try:
         with SqliteStore(store.path, read_only=True) as reader:
-            digest = sha256((begins.digest if begins else "").encode())
-            rows = 0
             for table, row in _rows(reader, root.seq):
                 digest.update(_encode([table.name, *row]))
                 written.add(table, row)
@@ -73,21 +97,44 @@ def trim(
                     if stopping():
                         written.discard()
                         return None
-        files = written.finish()
-    except OSError as error:
-        written.discard()
-        raise StoreError(f"archive {archive}: {error.strerror or error}") from error
+        written.finish()
     except BaseException:
         written.discard()
         raise
     store.seal(root.seq, now, digest.hexdigest())
-    sweep(store)
+    files = () if archive is None else finish_hidden(archive, store.path.name, root.seq)
+    sweep(store, stopping)
     return Trimmed(root.seq, rows, digest.hexdigest(), files)
 
 
-def sweep(store: SqliteStore) -> None:
-    """Delete the rows before the log's beginning, a few at a time."""
-    while store.delete_some(ROWS_AT_ONCE):
+def finish_hidden(folder: Path, store: str, begins: int) -> tuple[Path, ...]:
+    """Give the hidden files of a store the names they are to have, if their rows are sealed; remove
+    the others. begins: the first row of the log. Returns the files that got their names."""
+    done = []
+    for hidden in sorted(folder.glob(f".{glob.escape(store)}.*.part")):
+        matched = _HIDDEN.fullmatch(hidden.name)
+        if matched is None or matched["store"] != store:
+            continue
+        if int(matched["last"]) < begins:
+            done.append(hidden.replace(folder / matched["name"]))
+        else:
+            hidden.unlink()
+    if done:
+        _sync(folder)
+    return tuple(done)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(store: SqliteStore, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Delete the rows before the log's beginning, a few at a time, until there are none."""
+    while not stopping() and store.delete_some(ROWS_AT_ONCE):
         time.sleep(BREATH_SECONDS)
 
 
@@ -101,11 +148,11 @@ def _rows(reader: SqliteStore, until: int) -> Iterator[tuple[Table, tuple[object
 
 
 class _Archive:
-    """A Parquet file for each table that has rows, under hidden names until all are whole."""
+    """A Parquet file for each table that has rows, under hidden names."""
 
-    def __init__(self, folder: Path | None, first: int, until: int) -> None:
+    def __init__(self, folder: Path | None, name: str) -> None:
         self._folder = folder
-        self._span = f"{first:012d}-{until - 1:012d}"
+        self._name = name
         self._held: dict[str, list[tuple[object, ...]]] = {}
         self._writers: dict[str, pq.ParquetWriter] = {}
 
@@ -117,33 +164,33 @@ class _Archive:
         if len(held) >= ROWS_AT_ONCE:
             self._write(table)
 
-    def finish(self) -> tuple[Path, ...]:
-        """Make the files whole and give them their names."""
+    def finish(self) -> None:
+        """Make the files whole, on the disk."""
         if self._folder is None:
-            return ()
+            return
         for table in LOG_TABLES:
             if self._held.get(table.name):
                 self._write(table)
-        done = []
         for name, writer in self._writers.items():
             writer.close()
-            hidden, path = self._hidden(name), self._folder / f"{self._span}.{name}.parquet"
-            descriptor = os.open(hidden, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            hidden.replace(path)
-            done.append(path)
-        return tuple(done)
+            _sync(self._hidden(name))
+        if self._writers:
+            _sync(self._folder)
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        for name, writer in self._writers.items():
-            writer.close()
-            self._hidden(name).unlink(missing_ok=True)
+        if self._folder is None:
+            return
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):
+                writer.close()
+        for table in LOG_TABLES:
+            with contextlib.suppress(OSError):
+                self._hidden(table.name).unlink(missing_ok=True)
 
-    def _hidden(self, name: str) -> Path:
+    def _hidden(self, table: str) -> Path:
         assert self._folder is not None
-        return self._folder / f".{self._span}.{name}.parquet.part"
+        return self._folder / f".{self._name}.{table}.parquet.part"
 
     def _write(self, table: Table) -> None:
         import pyarrow as pa  # late: half a second and a hundred megabytes that few need

@@ -56,13 +56,14 @@ class RootedLog:
             with self._transaction() as connection:
                 roots.insert_root(connection, Root(seq, decisions, at, state))
 
-    def last_root_kept(self) -> float | None:
-        """When the newest root was kept, seconds since the epoch."""
-        return self._ask(roots.last_kept)
+    def last_root_kept(self, now: float) -> float | None:
+        """When the newest root up to `now` was kept, both in seconds since the epoch."""
+        return self._ask(roots.last_kept, now)
 
-    def ripe_root(self, before: float) -> Root | None:
-        """The newest root kept by `before` that the log could begin at."""
-        return self._ask(roots.newest_root, before, self.begins)
+    def ripe_root(self, before: float, newer: int = 0) -> Root | None:
+        """The newest root kept by `before`, and before `newer` others, that the log could begin
+        at."""
+        return self._ask(roots.newest_root, before, self.begins, newer)
 
     def seal(self, seq: int, at: float, digest: str) -> None:
         """Let the log begin at the root of this seq from now on."""

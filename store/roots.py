@@ -61,6 +61,10 @@ def create_roots(database: Database) -> None:
 
 
 def insert_root(connection: sqlite3.Connection, root: Root) -> None:
+    """Keep a root; not where the log begins there already."""
+    sealed = "SELECT 1 FROM roots WHERE seq = ? AND sealed_at IS NOT NULL"
+    if connection.execute(sealed, (root.seq,)).fetchone():
+        return
     connection.execute(
         "INSERT INTO roots (seq, decisions, at, checksum, state) VALUES (?, ?, ?, ?, ?)",
         (root.seq, root.decisions, root.at, _checksum(root), root.state),
@@ -75,24 +79,34 @@ def sealed_root(connection: sqlite3.Connection) -> Root | None:
     return _first(connection, "sealed_at IS NOT NULL ORDER BY seq DESC")
 
 
-def newest_root(connection: sqlite3.Connection, before: float, beyond: int) -> Root | None:
-    """The newest root that is not sealed, kept no later than `before`, beyond row `beyond`."""
-    condition = "sealed_at IS NULL AND at <= ? AND seq > ? ORDER BY seq DESC"
-    return _first(connection, condition, before, beyond)
+def newest_root(
+    connection: sqlite3.Connection, before: float, beyond: int, newer: int
+) -> Root | None:
+    """The newest root that is not sealed, kept no later than `before`, beyond row `beyond`, with
+    at least `newer` kept after it."""
+    condition = (
+        "sealed_at IS NULL AND at <= ? AND seq > ?"
+        " AND (SELECT count(*) FROM roots AS other WHERE other.id > roots.id) >= ?"
+        " ORDER BY seq DESC"
+    )
+    return _first(connection, condition, before, beyond, newer)
 
 
-def last_kept(connection: sqlite3.Connection) -> float | None:
-    """When the newest root was kept."""
-    found: float | None = connection.execute("SELECT max(at) FROM roots").fetchone()[0]
+def last_kept(connection: sqlite3.Connection, now: float) -> float | None:
+    """When the newest root was kept, of those that are not dated later than `now`."""
+    found: float | None = connection.execute(
+        "SELECT max(at) FROM roots WHERE at <= ?", (now,)
+    ).fetchone()[0]
     return found
 
 
 def seal(connection: sqlite3.Connection, seq: int, sealed_at: float, digest: str) -> None:
-    """Let the log begin at the root of this seq; those before it are no longer needed."""
+    """Let the log begin at the oldest root of this seq; what was kept before is not needed."""
+    first = "(SELECT min(id) FROM roots WHERE seq = ?)"
+    connection.execute(f"DELETE FROM roots WHERE seq <= ? AND id != {first}", (seq, seq))
     connection.execute(
         "UPDATE roots SET sealed_at = ?, digest = ? WHERE seq = ?", (sealed_at, digest, seq)
     )
-    connection.execute("DELETE FROM roots WHERE seq < ?", (seq,))
 
 
 def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Root | None:

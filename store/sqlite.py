@@ -29,6 +29,7 @@ from equipoise.store.errors import (
     ReadOnlyStoreError,
     SequenceError,
     StoreError,
+    TrimmedError,
     WriteError,
 )
 from equipoise.store.files import check_path
@@ -202,6 +203,8 @@ class SqliteStore(RootedLog, Store):
                 for table in LOG_TABLES
                 for segment in self._select(table, "seq >= ? AND seq < ?", *window)
             ]
+            if self.begins > start:
+                raise TrimmedError(f"{self._name}: old rows were removed meanwhile: run it again")
             yield from sorted(segments, key=lambda segment: segment.seq)
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
@@ -220,7 +223,8 @@ class SqliteStore(RootedLog, Store):
 
     def request_names(self, until: int) -> Iterator[list[str]]:
         """The request ids of the decisions before number `until`, some hundreds at a time."""
-        first = self._query(f"SELECT {FIRST_NUMBER}")[0][0]
+        # Rows before the log's beginning count while they are there: their names are taken.
+        first = self._query("SELECT coalesce(min(number), 0) FROM decisions")[0][0]
         for start in range(first, until, _NAMES_AT_ONCE):
             window = (start, min(start + _NAMES_AT_ONCE, until))
             yield [name for (name,) in self._query(_NAMES, window)]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SECONDS_A_DAY = 86_400.0
 STEPS = 8
-"""States kept within `days`: rows stay at most an eighth longer than they have to."""
+"""States kept within `days`: rows stay at most a quarter longer than they have to. All but one of
+them must have been kept since, so that a clock that jumps once removes nothing."""
 
 
 class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,13 +60,13 @@ class Retention:
     async def run(self, now: float) -> None:
         """One look. now: seconds since the epoch."""
         age = self._settings.days * SECONDS_A_DAY
-        last = await asyncio.to_thread(self._store.last_root_kept)
+        last = await asyncio.to_thread(self._store.last_root_kept, now)
         if last is None or now - last >= age / STEPS:
             state = await self._analysis.state()
             await asyncio.to_thread(self._store.keep_root, state.seq, state.state, now)
         archive = self._settings.archive
         folder = None if archive is None else Path(archive)
-        trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder)
+        trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
         if trimmed is not None:
             self.rows += trimmed.rows
             self._log.info(
