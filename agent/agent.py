@@ -35,7 +35,7 @@ from equipoise.agent.restoring import restore
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
-from equipoise.agent.units import follow
+from equipoise.agent.units import follow, one_by_one
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
@@ -146,6 +146,8 @@ class Agent(Steering):
         if self._draws is None:
             raise AgentError("this agent was opened without its key and cannot decide")
         self._intake.check_requests(requests)
+        if self.config.units is not None and self._closed.counts_models and len(requests) > 1:
+            return one_by_one(self.decide, requests)
         rule = self.rule
         first = self.fold.pending.next
         if not rule.active.all():

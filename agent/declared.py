@@ -13,6 +13,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.store.contract import Store
 
 _FIRST = "config"
+_REMOVED = "but refused: its sums begin with rows that retention removed; start a new store"
 
 
 def declared(store: Store) -> str | None:
@@ -40,9 +41,17 @@ def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
         return ()
     found = experiment_changes(ExperimentConfig.from_json(held), config)
     refused = [change.sentence for change in found if change.effect == "refused"]
+    if store.root() is not None:
+        refused += [f"{change.sentence}, {_REMOVED}" for change in found if _begins(change.key)]
     if refused:
         raise AgentError("the store was opened with another configuration: " + "; ".join(refused))
     return found
+
+
+def _begins(key: str) -> bool:
+    """Whether the sums of a changed key have to be made from row 0 on."""
+    added = key.startswith("models[") and key.endswith("]")
+    return added or key.startswith(("certify.segments", "certify.policies"))
 
 
 def _versions(store: Store) -> dict[int, str]:

@@ -28,6 +28,6 @@ def restore(fold: Fold, store: Store) -> None:
             fold.load_bytes(root.state)
         except StateFormatError as error:
             raise AgentError(
-                f"the log begins at row {root.seq}, and the state before it cannot be read by this"
-                f" version ({error}): open the store with the version that wrote it"
+                f"the log begins at row {root.seq}, and the state before it cannot be read"
+                f" ({error}): open the store with the version that wrote it"
             ) from error

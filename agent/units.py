@@ -7,13 +7,16 @@ decision of such a request names its leader, so the log alone says who belongs t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
 from equipoise.agent.pending import Pending
 from equipoise.policies.draw import draw
 from equipoise.store.batches import DecisionBatch, Ints, RequestBatch
+from equipoise.store.merging import joined
 
 
 class OpenUnits:
@@ -100,3 +103,24 @@ def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
         randomized=randomized,
         capped=np.where(follows, rate == 0.0, batch.capped),
     )
+
+
+def one_by_one(
+    decide: Callable[[RequestBatch], DecisionBatch], requests: RequestBatch
+) -> DecisionBatch:
+    """Decide every request alone, in order, and return the decisions together.
+
+    For caps per model: which model a follower gets is its leader's draw, so that what is left of a
+    cap is known only once the row before has been decided.
+    """
+    parts = []
+    for row in range(len(requests)):
+        columns: dict[str, Any] = {}
+        for field in fields(RequestBatch):
+            column = getattr(requests, field.name)
+            columns[field.name] = None if column is None else column[row : row + 1]
+        parts.append(decide(RequestBatch(**columns)))
+    if any(part.eligible is not None for part in parts):
+        every = np.ones_like(parts[0].probabilities, dtype=np.bool_)
+        parts = [replace(each, eligible=every) if each.eligible is None else each for each in parts]
+    return joined(parts)

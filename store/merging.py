@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from equipoise.store.batches import Batch, Ints, Segment
 from equipoise.store.tables import TABLE_OF, Kind
+
+B = TypeVar("B", bound=Batch)
 
 _WIDE = (Kind.VECTOR, Kind.OPTIONAL_VECTOR, Kind.MASK)
 _MAYBE = (Kind.TEXT, Kind.OPTIONAL_INTEGER)
@@ -37,7 +39,7 @@ def merge(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
         seqs = np.concatenate(
             [np.arange(part.seq, part.seq + len(part.batch), dtype=np.int64) for part in group]
         )
-        merged.append((seqs, _joined([part.batch for part in group])))
+        merged.append((seqs, joined([part.batch for part in group])))
     return merged
 
 
@@ -52,11 +54,13 @@ def _shape(batch: Batch) -> tuple[Any, ...]:
     return tuple(shape)
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
+def joined(batches: Sequence[B]) -> B:
+    """One batch of the rows of several with equal shapes, rules and eras, in their order."""
     if len(batches) == 1:
         return batches[0]
     columns: dict[str, Any] = {}
-    for name, kind in TABLE_OF[type(batches[0])].columns.items():
+    kind_of: Any = type(batches[0])
+    for name, kind in TABLE_OF[kind_of].columns.items():
         first = getattr(batches[0], name)
         if kind is Kind.SHARED or first is None:
             columns[name] = first
@@ -64,4 +68,5 @@ def _joined(batches: Sequence[Batch]) -> Batch:
             columns[name] = np.concatenate([getattr(batch, name) for batch in batches])
         else:
             columns[name] = [value for batch in batches for value in getattr(batch, name)]
-    return type(batches[0])(**columns)
+    whole: B = kind_of(**columns)
+    return whole

@@ -45,6 +45,11 @@ class Closed:
         self._capped = bool(np.isfinite(caps).any())
         self._quotas = quotas or None
 
+    @property
+    def counts_models(self) -> bool:
+        """Whether any model has a cap."""
+        return self._capped
+
     def full(self, ledger: Ledger) -> Flags:
         """(K,) models that have had all they may get."""
         result: Flags = ledger.by_model >= self._caps

@@ -91,6 +91,7 @@ def budget_faults(config: BudgetConfig, columns: Sequence[str], sticky: bool) ->
             fix, rests_on = suggestion(segment.column, list(columns)), ("features", "budget")
             where = f"budget.segments[{index}].column"
             yield Problem(where, shown(segment.column), limit, fix, rests_on)
-    if sticky and config.per_user is not None:
+    limited = [("per_user", config.per_user is not None), ("segments", bool(config.segments))]
+    for name in (name for name, given in limited if given and sticky):
         limit = "no [units] beside it: a unit keeps its model for all its requests"
-        yield Problem("budget.per_user", "a share", limit, "leave one of them out", ("units",))
+        yield Problem(f"budget.{name}", "a limit", limit, "leave one of them out", ("units",))

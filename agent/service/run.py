@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from equipoise.agent.config import ConfigError
-from equipoise.agent.config.file import load_file
+from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.reload import NEED_RESTART, reload_plan
+from equipoise.agent.declared import changes
 from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
@@ -26,16 +27,19 @@ from equipoise.agent.service.server import Signals, listen
 from equipoise.agent.service.server import serve as serve_front
 from equipoise.agent.service.settings import ServiceSettings
 from equipoise.agent.service.tokens import Tokens
+from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
+from equipoise.store.sqlite import SqliteStore
 
 
 def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     """What a configuration that is fine amounts to, with the growth of its store.
 
-    Raises ConfigError with every problem.
+    Raises ConfigError with every problem, AgentError where the store that is there refuses it.
     """
     file = load_file(path, overrides)
     Tokens(file.service.tokens)  # those of the environment may be missing
+    later = _changes_of_store(file)
     expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
     return {
         "config": str(path),
@@ -44,11 +48,40 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "mode": file.service.mode,
         "store": file.service.store,
         "growth": asdict(expected),
-        "sentence": (
-            f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
-            f" mode {file.service.mode}, store {file.service.store}\n{expected}"
+        "new_era": later,
+        "sentence": "\n".join(
+            [
+                f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
+                f" mode {file.service.mode}, store {file.service.store}",
+                *([f"the next start begins a new era: {'; '.join(later)}"] if later else []),
+                str(expected),
+                *_kept(file),
+            ]
         ),
     }
+
+
+def _changes_of_store(file: ConfigFile) -> list[str]:
+    """What starting on the store that is there begins anew. Raises AgentError for what it refuses.
+
+    A store that cannot be read now, such as one of an older schema, says nothing.
+    """
+    path = Path(file.service.store)
+    with suppress(StoreError):
+        if path.is_file():
+            with SqliteStore(path, read_only=True) as store:
+                found = changes(store, file.experiment)
+            return [change.sentence for change in found if change.effect == "era"]
+    return []
+
+
+def _kept(file: ConfigFile) -> list[str]:
+    """What retention means for the room that is needed."""
+    kept = file.service.retention
+    if kept is None:
+        return []
+    where = "are deleted" if kept.archive is None else f"go to {kept.archive}"
+    return [f"rows older than {kept.days:g} days {where}: the store stops growing by then"]
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> None:

@@ -215,8 +215,22 @@ def test_impossible_limits_are_refused(changes, said):
         config(budget=BudgetConfig(**changes)).checked()
 
 
-def test_sticky_users_have_no_share_of_their_own():
+@pytest.mark.parametrize("budget", [{"per_user": PerUser(share=0.5)}, {"segments": [LOW]}])
+def test_sticky_users_have_no_limits_of_their_own(budget):
     with pytest.raises(ConfigError, match="keeps its model for all its requests"):
-        config(
-            units=UnitsConfig(ttl=5.0), budget=BudgetConfig(per_user=PerUser(share=0.5))
-        ).checked()
+        config(units=UnitsConfig(ttl=5.0), budget=BudgetConfig(**budget)).checked()
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 600])
+def test_sticky_users_do_not_carry_a_model_beyond_its_cap(size):
+    whole = requests(11, 600, 25)
+    agent = limited(caps=(40, 35, None), units=UnitsConfig(ttl=1e6))
+    sizes = [size] * (600 // size) + ([600 % size] if 600 % size else [])
+    found = decided(agent, whole, sizes)
+    spent = np.bincount(found[0][found[1]], minlength=3)
+    assert spent[0] <= 40
+    assert spent[1] <= 35
+    alone = decided(limited(caps=(40, 35, None), units=UnitsConfig(ttl=1e6)), whole, [1] * 600)
+    for mine, theirs in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert audit(agent.store, agent.config, KEY).clean

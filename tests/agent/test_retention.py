@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,13 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
-from equipoise.agent.config import UnitsConfig
+from equipoise.agent.config import (
+    CertifyConfig,
+    ModelConfig,
+    PolicyConfig,
+    SegmentConfig,
+    UnitsConfig,
+)
 from equipoise.agent.errors import AgentError
 from equipoise.store import roots
 from equipoise.store.retention import trim
@@ -19,7 +26,9 @@ from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_interrupted import SETTINGS, steps
-from traffic import KEY, Traffic, config
+from traffic import KEY, MODELS, Traffic, config
+
+LEFT = SegmentConfig(name="left", column="a", high=0.1)
 
 
 def played(path, settings, trimming):
@@ -103,6 +112,29 @@ def test_a_state_of_another_version_is_no_beginning(tmp_path):
         trim(store, 1.0, 2.0, None)
         with pytest.raises(AgentError, match="the log begins at row 50, and the state before it"):
             Agent(settings, store, KEY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"models": [ModelConfig(name=n) for n in (*MODELS, "new")]}, "models[3]"),
+        ({"certify": CertifyConfig(segments=[LEFT])}, "certify.segments"),
+        ({"policy": PolicyConfig(rate=0.45)}, None),
+        ({"models": [ModelConfig(name=n, version="2") for n in MODELS]}, None),
+    ],
+)
+def test_what_needs_the_removed_rows_is_refused_by_name(tmp_path, changes, said):
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(0))
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(300))))
+        store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+        trim(store, 1.0, 2.0, None)
+        if said is None:
+            assert Agent(config(**changes), store, KEY).rule.era == 1
+        else:
+            with pytest.raises(AgentError, match=re.escape(said) + ".*retention removed"):
+                Agent(config(**changes), store, KEY)
+            assert Agent(config(), store, KEY).rule.era == 0, "nothing was kept of it"
 
 
 def test_contexts_of_recent_traffic_are_those_that_are_left(tmp_path):
