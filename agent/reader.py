@@ -101,7 +101,24 @@ class Reader:
             why = f" ({name} is left out: replays are not what models answer live.)"
             return replace(answer, sentence=answer.sentence + why)
         looked = self.estimates([name])[name]
-        return recommend(self.models, looked, self.routing(), self.sign)
+        if np.isfinite(looked.values).any():
+            return recommend(self.models, looked, self.routing(), self.sign)
+        if fallen:
+            looked = self.estimates([PLAIN])[PLAIN]
+        answer = recommend(self.models, looked, self.routing(), self.sign)
+        why = f"({name} has no value yet: {self._missing(name)})"
+        return replace(answer, sentence=f"{answer.sentence} {why}")
+
+    def _missing(self, family: str) -> str:
+        """What a family that has no value waits for."""
+        replayed = self.view().moments.simulation.count.sum(axis=0) > 0
+        if family != PLAIN and not replayed.all():
+            names = ", ".join(np.array(self.models)[~replayed].tolist())
+            return (
+                f"no replays (SIM) of {names}; send them to POST /v1/simulations or with"
+                f' `equipoise ingest`, or take estimator = "{PLAIN}", which needs none'
+            )
+        return "too few randomized requests have a reward"
 
     def certified(self, part: int = 0) -> Certified:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""

@@ -67,7 +67,7 @@ epsilon = 0.01
 [budget]
 requests = 20000
 
-# The daemon. In mode "observe" it logs everything and randomizes nothing: begin with that.
+# The daemon. In mode "observe" it logs everything and randomizes nothing: a good way to begin.
 [service]
 store = "equipoise.db"
 host = "127.0.0.1"

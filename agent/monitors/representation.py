@@ -51,6 +51,9 @@ def representation(
         )
         return Check("representation", "unknown", sentence, figures, level)
     known = _known(pooled) & _known(reference)
+    if not known.any():
+        sentence = "No model has a value both through its outputs and without: replays are missing."
+        return Check("representation", "unknown", sentence, figures, level)
     gap = np.where(known, pooled.values - reference.values, np.nan)
     variance = np.diag(pooled.covariance) + np.diag(reference.covariance)
     ratio = np.zeros(len(gap))

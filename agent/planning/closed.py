@@ -58,6 +58,7 @@ def fewest_rewards(values: Floats, variances: Floats, epsilon: float, delta: flo
     others = np.arange(len(values)) != leader
     gaps = values[leader] - values[others] + epsilon
     noise = variances / np.maximum(weights, 1e-300)
-    rate = float((gaps**2 / (2.0 * (noise[leader] + noise[others]))).min())
+    with np.errstate(divide="ignore", over="ignore"):
+        rate = float((gaps**2 / (2.0 * (noise[leader] + noise[others]))).min())
     information = (1.0 - 2.0 * delta) * math.log((1.0 - delta) / delta)
     return information / rate

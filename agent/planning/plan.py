@@ -96,6 +96,10 @@ def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
         sentence = recommendation(problem, best, main, effect)
     else:
         sentence = budget_sentence(problem, bought)
+    if effects and bought:
+        sentence += f" What the budget buys: {budget_sentence(problem, bought)}"
+    if stored and stored["decided"] is not None:
+        sentence = f"{stored['decided']} is certified already: there is nothing to plan for."
     return Plan(
         source=problem.source,
         sentence=sentence,
@@ -247,6 +251,9 @@ def _side(
     cases = [Case(effect, each, floor, explained) for each in rates]
     cases += [Case(effect, rate, floor, each) for each in shares]
     found = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]
+    # One experiment has one size: the row of the plan itself is not simulated a second time.
+    alike = [Case(effect, rate, floor, explained) == each for each in cases]
+    found = [row if same else each for same, each in zip(alike, found, strict=True)]
     # Under uniform shares a floor changes nothing: its price shows under an adaptive policy.
     adaptive = row.policy
     if adaptive == "uniform":
@@ -296,4 +303,5 @@ def _spending(
             raise PlanError(f"budget_{field}", limit, told)
         guess *= limit / spent
         found = tables.bought(policy, sequence, guess, effect)
-    return found
+    # What is left is the error of the simulation.
+    return msgspec.structs.replace(found, **{field: limit})

@@ -12,6 +12,8 @@ from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.shares import ASSIGNMENTS
 
 FEWEST_MODELS, MOST_MODELS = 2, 64
+LARGEST, LEAST = 1e12, 1e-6
+"""Of amounts and rewards, and of rates: beyond them numbers lose their digits."""
 FLOOR_SHARE = 0.1
 """The default floor is this share of the uniform probability 1 / K, as in a configuration."""
 
@@ -84,6 +86,9 @@ def check(request: PlanRequest) -> None:
         value: Any = getattr(request, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise PlanError(name, value, "a finite number")
+    for name in ("reward_low", "reward_high"):
+        value = getattr(request, name)
+        _hold(name, value, abs(value) <= LARGEST, f"a number within ±{LARGEST:g}")
     span = request.reward_high - request.reward_low
     _hold("reward_high", request.reward_high, span > 0, f"more than {request.reward_low:g}")
     models = FEWEST_MODELS if request.models is None else request.models
@@ -104,19 +109,23 @@ def check(request: PlanRequest) -> None:
     for name in ("budget_requests", "budget_money", "budget_harm"):
         value = getattr(request, name)
         if value is not None:
-            _hold(name, value, value > 0, "more than 0")
+            _hold(name, value, 0 < value <= LARGEST, f"more than 0 and at most {LARGEST:g}")
     _hold("power", request.power, 0 < request.power < 1, "between 0 and 1")
-    _hold("rate", request.rate, 0 < request.rate <= 1, "more than 0 and at most 1")
+    _hold("rate", request.rate, LEAST <= request.rate <= 1, f"at least {LEAST:g} and at most 1")
     _hold("delta", request.delta, 0 < request.delta <= 0.5, "more than 0 and at most 0.5")
     _hold("epsilon", request.epsilon, 0 <= request.epsilon < span, f"0 or more, below {span:g}")
     _hold("explained", request.explained, 0 <= request.explained < 1, "0 or more, below 1")
     if request.explainable is not None:
-        _hold("explainable", request.explainable, 0 <= request.explainable < 1, "0 to below 1")
+        share = request.explainable
+        within = share == 0 or 1e-3 <= share <= 0.999
+        _hold("explainable", share, within, "0, or a share from 0.001 to 0.999")
+        told = f"at most explainable, which is {share:g}: no replays predict more"
+        _hold("explained", request.explained, request.explained <= share, told)
     if request.columns is not None:
         _hold("columns", request.columns, 1 <= request.columns <= 10_000, "1 to 10,000")
     for name in ("replay_price", "hour_price"):
         value = getattr(request, name)
-        _hold(name, value, value is None or value >= 0, "USD, 0 or more")
+        _hold(name, value, value is None or 0 <= value <= LARGEST, "USD, 0 or more")
     _hold("window", request.window, request.window >= 0, "hours, 0 or more")
     _hold("segments", request.segments, 0 <= request.segments <= 64, "0 to 64")
     _hold("seed", request.seed, request.seed >= 0, "0 or more")
@@ -152,7 +161,7 @@ def _names(request: PlanRequest) -> None:
 
 def _prices(request: PlanRequest, models: int) -> None:
     for price in [*(request.prices or []), *([] if request.price is None else [request.price])]:
-        _hold("price", price, price >= 0, "USD a request, 0 or more")
+        _hold("price", price, 0 <= price <= LARGEST, "USD a request, 0 or more")
     if request.prices is not None:
         given = len(request.prices)
         _hold("prices", f"of length {given}", given == models, f"{models} prices")

@@ -118,7 +118,10 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
             " rewards; if it does not, plan with explained = 0"
         )
     else:
-        told.append("no prediction from replays (SIM) or logs (OBS) narrows the certified interval")
+        told.append(
+            "no prediction from replays (SIM) narrows the certified interval, except where a table"
+            " says so; logs (OBS) never do"
+        )
     if problem.attainable is not None:
         told.append(
             f"at best a linear scorer of this benchmark's replays explains"
@@ -142,12 +145,17 @@ def split_sentence(splits: Rows[Split]) -> str:
             f" ({dollars(best.exp_money)}{waiting}): what replays save in EXP costs more than it"
             " is worth."
         )
+    more = ""
+    if best is splits[-1]:
+        more = " That is nearly all that replays can predict."
+    if best.waiting_money > (best.exp_money or 0.0):
+        more += " Waiting is what costs most: randomize a larger share (--rate)."
     instead = "" if plain.total is None else f", instead of {dollars(plain.total)} without replays"
     return (
         f"Cheapest: replay {count(best.replays)} contexts on every model"
         f" ({dollars(best.replay_money)}), which predicts {best.explained:.0%} of the variance, and"
         f" randomize {count(best.randomized)} requests ({dollars(best.exp_money)}{waiting}):"
-        f" {dollars(best.total)} in all{instead}."
+        f" {dollars(best.total)} in all{instead}.{more}"
     )
 
 

@@ -61,11 +61,14 @@ def splits(tables: Tables, problem: Problem, row: Requirement) -> list[Split]:
     explainable, columns = problem.explainable, problem.columns
     assert explainable is not None
     assert columns is not None
-    count = np.array([0.0, *_grid(columns, explainable)])
+    count = np.unique([0.0, *_grid(columns, explainable)])
     shares = explained_by(count, columns, explainable)
     effect = row.effect / problem.scale
     cases = [Case(effect, row.rate, row.floor, share) for share in shares.tolist()]
-    rows = tables.required(row.policy, Sequence(request.sequence), cases, most=160)[0]
+    rows = [row]
+    if len(cases) > 1:
+        # Without replays it is the experiment that is recommended.
+        rows += tables.required(row.policy, Sequence(request.sequence), cases[1:], most=160)[0]
     per_context = float(problem.prices.sum())
     if request.replay_price is not None:
         per_context = request.replay_price * problem.models
@@ -90,24 +93,20 @@ def _grid(columns: int, explainable: float) -> list[float]:
 
 
 def _smoothed(rows: list[Requirement]) -> list[float]:
-    """What to multiply each row by to lie on one line over the unexplained share.
+    """What to multiply each row by to lie on one line from the first row on.
 
-    The certified variance is linear in that share; the simulation's own error would otherwise
-    decide between neighbours.
+    The certified variance is linear in the share that is left unexplained; the simulation's own
+    error would otherwise decide between neighbours.
     """
-    needed = [row.randomized.needed for row in rows]
-    known = [index for index, number in enumerate(needed) if number is not None and number > 0]
-    if len(known) < 3:
+    needed = np.array([row.randomized.needed or np.nan for row in rows])
+    share = np.array([row.explained for row in rows]) - rows[0].explained
+    known = np.isfinite(needed) & (share != 0)
+    if not np.isfinite(needed[0]) or known.sum() < 2:
         return [1.0] * len(rows)
-    share = np.array([row.explained for row in rows])
-    number = np.array([needed[index] or 0.0 for index in known])
-    line = np.polynomial.Polynomial.fit(share[known], number, 1)(share)
-    low, high = 0.5 * number.min(), 2.0 * number.max()
-    fitted = np.clip(line, low, high).tolist()
-    return [
-        each / (needed[index] or each) if index in known else 1.0
-        for index, each in enumerate(fitted)
-    ]
+    slope = (share[known] @ (needed[known] - needed[0])) / (share[known] @ share[known])
+    line = np.clip(needed[0] + slope * share, 0.1 * needed[0], 10.0 * needed[0])
+    factors: list[float] = np.where(np.isfinite(needed), line / needed, 1.0).tolist()
+    return factors
 
 
 def _split(

@@ -28,7 +28,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         console.print(store_sentence(plan.stored))
         for line in family_lines(plan.stored):
             console.print(f"  - {line}")
-    _table(console, f"What a difference of {plan.effect:.3g} takes", plan.goals, _goal)
+    several = len({row.goal for row in plan.goals}) > 1
+    _table(console, _title(plan), plan.goals, _goal if several else _reading)
     if len(plan.effects) > 1:
         rows = [row for row in plan.effects if row.policy == _shown_policy(plan)]
         _table(console, f"By the difference, {_shown_policy(plan)}", rows, _effect)
@@ -59,6 +60,12 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         console.print(f"  - not offered: {line}")
 
 
+def _title(plan: Plan) -> str:
+    if any(row.goal == "effect" for row in plan.goals):
+        return f"What a difference of {plan.effect:.3g} takes"
+    return "What the goal takes"
+
+
 def _splits(console: Console, splits: Rows[Split]) -> None:
     if not splits:
         return
@@ -85,9 +92,13 @@ def _shown_policy(plan: Plan) -> str:
     return plan.recommended.policy if plan.recommended else plan.effects[0].policy
 
 
+def _reading(row: Requirement) -> str:
+    return f"{row.policy}, {row.reading}"
+
+
 def _goal(row: Requirement) -> str:
-    goal = "" if row.goal == "effect" else f", {row.goal}"
-    return f"{row.policy}, {row.reading}{goal}"
+    goal = {"effect": "", "half-width": ", ± width", "regret": ", regret"}[row.goal]
+    return _reading(row) + goal
 
 
 def _effect(row: Requirement) -> str:

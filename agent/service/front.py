@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -86,7 +87,10 @@ class Front:
             for path in hot:
                 most = SMALL_BYTES if path in gentle else limits.body_bytes
                 self.direct[path.encode()] = path, most
-        self._gathered = {path: Gathering(each) for path, each in (gathered or {}).items()}
+        self._gathered = {
+            path: Gathering(each, partial(log.failed, "reply"))
+            for path, each in (gathered or {}).items()
+        }
 
     def answer(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, reply: Reply

@@ -19,10 +19,12 @@ MOST = 64
 
 
 class Gathering:
-    """decide: answers or errors for bodies, in their order; it never raises."""
+    """decide: answers or errors for bodies, in their order; it never raises. report: told of
+    replies that do."""
 
-    def __init__(self, decide: Decide) -> None:
+    def __init__(self, decide: Decide, report: Callable[[Exception], None]) -> None:
         self._decide = decide
+        self._report = report
         self._asked: list[tuple[bytes, Reply]] = []
 
     def ask(self, body: bytes, reply: Reply) -> None:
@@ -39,4 +41,7 @@ class Gathering:
         if asked:
             answers = self._decide([body for body, _ in asked])
             for (_, reply), answer in zip(asked, answers, strict=True):
-                reply(answer)
+                try:
+                    reply(answer)
+                except Exception as error:  # one connection's trouble is not the next one's
+                    self._report(error)

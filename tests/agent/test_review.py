@@ -226,3 +226,22 @@ def test_wrong_assignments_pause_until_a_person_resumes_in_a_new_era():
     # What was found is of the old era: it does not pause the new one.
     assert again.review(5.0) == []
     assert again.paused is None
+
+
+def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing():
+    """The default family has no value then; the answer must not be that nothing can be said."""
+    traffic = Traffic(np.random.default_rng(3))
+    agent = Agent(config(), MemoryStore(), KEY)
+    nothing = agent.recommendation()
+    assert nothing.model is None
+    assert "no replays (SIM) of slow, fast, cheap" in nothing.sentence
+    for _ in range(6):
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
+    answer = agent.recommendation()
+    assert answer.family == "ipw"
+    assert answer.model is not None
+    assert answer.sentence.startswith(("Serve ", "No single model"))
+    assert "hierarchical has no value yet: no replays (SIM)" in answer.sentence
+    assert agent.recommendation("hierarchical").model is None, "asked by name it says so"
+    agent.simulate(traffic.simulations())
+    assert agent.recommendation().family == "hierarchical"

@@ -114,7 +114,7 @@ def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
         return list(bodies)
 
     async def crowd() -> list[bytes | Exception]:
-        gathering, heard = Gathering(decide), []
+        gathering, heard = Gathering(decide, print), []
         for index in range(MOST + 3):
             gathering.ask(b"%d" % index, heard.append)
         assert len(heard) == MOST
@@ -126,6 +126,22 @@ def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
     heard = asyncio.run(crowd())
     assert rounds == [MOST, 3]
     assert heard == [b"%d" % index for index in range(MOST + 3)]
+
+
+def test_a_reply_that_fails_is_reported_and_keeps_nobody_waiting():
+    heard: list[bytes | Exception] = []
+    reported: list[Exception] = []
+
+    async def crowd() -> None:
+        gathering = Gathering(list, reported.append)
+        gathering.ask(b"a", heard.append)
+        gathering.ask(b"b", lambda answer: heard[10])
+        gathering.ask(b"c", heard.append)
+        gathering.answer()
+
+    asyncio.run(crowd())
+    assert heard == [b"a", b"c"]
+    assert [type(error) for error in reported] == [IndexError]
 
 
 def test_what_arrives_together_is_answered_to_whom_it_belongs(tmp_path: Path):

@@ -170,7 +170,12 @@ IMPOSSIBLE = [
     ({"reward_rate": None}, "reward_rate is missing"),
     ({"reward_rate": 1.2}, "reward_rate is 1.2, expected 0 to 1"),
     ({"reward_sd": 0.7}, "reward_sd is 0.7, expected more than 0 and at most 0.5"),
-    ({"rate": 1.1}, "rate is 1.1, expected more than 0 and at most 1"),
+    ({"rate": 1.1}, "rate is 1.1, expected at least 1e-06 and at most 1"),
+    ({"rate": 1e-17}, "rate is 1e-17,"),
+    ({"budget_requests": 1e300}, "budget_requests is 1e+300, expected more than 0 and at most"),
+    ({"price": 1e308}, "price is 1e+308, expected USD a request"),
+    ({"reward_high": 1e308}, "reward_high is 1e+308, expected a number within"),
+    ({"explained": 0.9, "explainable": 0.5}, "explained is 0.9, expected at most explainable"),
     ({"rate": 0.0}, "rate is 0,"),
     ({"floor": 0.5}, "floor is 0.5, expected more than 0 and at most 1 / 3"),
     ({"delta": 0.0}, "delta is 0, expected more than 0 and at most 0.5"),
@@ -195,6 +200,19 @@ IMPOSSIBLE = [
 def test_impossible_questions_name_field_value_and_limit(changes, said):
     with pytest.raises(PlanError, match=re.escape(said)):
         planned(**changes)
+
+
+def test_a_plan_of_one_experiment_says_one_number(plain):
+    best = plain.recommended
+    (own,) = [row for row in plain.rates if row.rate == best.rate]
+    (none,) = [row for row in plain.explained if row.explained == 0]
+    assert own.randomized == none.randomized == best.randomized
+
+
+def test_a_budget_beside_a_goal_is_answered_too():
+    answer = planned(budget_requests=200.0, policies=["uniform"])
+    assert "plan for" in answer.sentence
+    assert "What the budget buys: 200 randomized requests" in answer.sentence
 
 
 def test_without_any_goal_an_effect_is_asked_for():

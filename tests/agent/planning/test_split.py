@@ -68,6 +68,7 @@ def test_every_way_adds_up_and_the_cheapest_is_the_cheapest():
         assert each.waiting_money == pytest.approx(2.0 * each.hours)
         assert each.total == pytest.approx(each.exp_money + each.replay_money + each.waiting_money)
     assert cheapest(plan).total == min(each.total for each in plan.splits)
+    assert plan.splits[0].randomized == plan.recommended.randomized.needed
     needed = [each.randomized for each in plan.splits]
     assert needed == sorted(needed, reverse=True), "more replays never cost more EXP"
 
@@ -100,10 +101,12 @@ def test_what_is_missing_is_named():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"explainable": 1.0}, "explainable is 1, expected 0 to below 1"),
+        ({"explainable": 1.0}, "explainable is 1, expected 0, or a share from 0.001 to 0.999"),
         ({"columns": 0}, "columns is 0, expected 1 to 10,000"),
         ({"replay_price": -1.0}, "replay_price is -1, expected USD, 0 or more"),
         ({"hour_price": -1.0}, "hour_price is -1, expected USD, 0 or more"),
+        ({"replay_price": 1e308}, "replay_price is 1e+308"),
+        ({"explainable": 1e-300}, "explainable is 1e-300"),
     ],
 )
 def test_impossible_numbers_are_refused(changes, said):
