@@ -106,7 +106,7 @@ class Reader:
         if fallen:
             looked = self.estimates([PLAIN])[PLAIN]
         answer = recommend(self.models, looked, self.routing(), self.sign)
-        why = f"({name} has no value yet: {self._missing(name)})"
+        why = f"({name} waits for {self._missing(name)}.)"
         return replace(answer, sentence=f"{answer.sentence} {why}")
 
     def _missing(self, family: str) -> str:
@@ -115,10 +115,10 @@ class Reader:
         if family != PLAIN and not replayed.all():
             names = ", ".join(np.array(self.models)[~replayed].tolist())
             return (
-                f"no replays (SIM) of {names}; send them to POST /v1/simulations or with"
-                f' `equipoise ingest`, or take estimator = "{PLAIN}", which needs none'
+                f"replays (SIM) of {names}: send them to POST /v1/simulations or with"
+                f' `equipoise ingest`, or take estimator = "{PLAIN}"'
             )
-        return "too few randomized requests have a reward"
+        return "rewards of randomized requests"
 
     def certified(self, part: int = 0) -> Certified:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""

@@ -51,7 +51,7 @@ def recommend(
             np.nan,
             routing_value,
             routing_error,
-            f"{estimate.family} cannot say yet: no model has a value.",
+            "No model has a value yet.",
         )
     best = int(np.nanargmax(sign * values))
     value, error = float(values[best]), float(np.sqrt(estimate.covariance[best, best]))

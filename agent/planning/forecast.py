@@ -10,7 +10,12 @@ import numpy as np
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.requirement import Band, band
 from equipoise.agent.planning.sentences import count, duration
-from equipoise.agent.planning.stored import running_problem, until_decided
+from equipoise.agent.planning.stored import (
+    FEWEST_REWARDS,
+    TOO_FEW,
+    running_problem,
+    until_decided,
+)
 
 if TYPE_CHECKING:
     from equipoise.agent.reader import Reader
@@ -58,7 +63,13 @@ def forecast(agent: Reader, at: float) -> Forecast:
     try:
         problem, rewards = running_problem(agent, {})
     except PlanError as error:
-        return _with(known, sentence=f"Too little is known for a forecast: {error}.")
+        said = f"{error}."
+        if error.field == TOO_FEW:
+            said = (
+                f"the least tried model has {error.value:g} rewards of randomized requests, and"
+                f" {FEWEST_REWARDS:g} are needed."
+            )
+        return _with(known, sentence=f"Too little is known for a forecast: {said}")
     ends = until_decided(problem, rewards)
     power, traffic = problem.request.power, problem.request.traffic
     spent = np.where(np.isfinite(ends.requests), ends.counts.sum(axis=1), np.inf)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FEWEST_REWARDS = 20.0
 """Randomized rewards that every model needs before its mean and variance are planned with."""
+TOO_FEW = "rewards of the least tried model"
+"""What a plan from a store names where they are too few."""
 EXP_FAMILIES = ("ipw", "representation-exp", "doubly-robust", "hierarchical")
 """Families whose answer rests on EXP, whatever the log says."""
 _PATHS = 200
@@ -53,7 +55,7 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
     if not (count >= FEWEST_REWARDS).all():
         least = float(count.min(initial=0.0))
         raise PlanError(
-            "rewards of the least tried model",
+            TOO_FEW,
             least,
             f"at least {FEWEST_REWARDS:g} to plan from a store; until then plan with numbers",
         )

@@ -184,7 +184,9 @@ def _family(names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
 
 
 def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
-    answer = agent.recommendation(family)
+    # The configured family may be left out for an alarm, or for want of replays.
+    configured = family == agent.config.policy.estimator
+    answer = agent.recommendation(None if configured else family)
     winner, said = agent.certified_winner(), agent.status()
     return RecommendationAnswer(
         status=said.state.value,

@@ -20,6 +20,7 @@ from equipoise.agent.config import (
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.monitors import Action
+from equipoise.agent.service.reports import report
 from equipoise.agent.status import State
 from equipoise.store.memory import MemoryStore
 
@@ -192,6 +193,8 @@ def test_a_simulator_that_is_wrong_leaves_the_recommendation():
     answer = agent.recommendation()
     assert answer.family == "ipw"
     assert "hierarchical is left out" in answer.sentence
+    told = report(agent, [], 3.0).recommendations["hierarchical"]
+    assert told.family == "ipw", "the daemon's report leaves it out too"
     assert agent.recommendation("hierarchical").family == "hierarchical"
     assert Agent(agent.config, agent.store, KEY).recommendation().family == "ipw"
 
@@ -234,14 +237,16 @@ def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing()
     agent = Agent(config(), MemoryStore(), KEY)
     nothing = agent.recommendation()
     assert nothing.model is None
-    assert "no replays (SIM) of slow, fast, cheap" in nothing.sentence
+    assert "hierarchical waits for replays (SIM) of slow, fast, cheap" in nothing.sentence
     for _ in range(6):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
     answer = agent.recommendation()
     assert answer.family == "ipw"
     assert answer.model is not None
     assert answer.sentence.startswith(("Serve ", "No single model"))
-    assert "hierarchical has no value yet: no replays (SIM)" in answer.sentence
+    assert "(hierarchical waits for replays (SIM)" in answer.sentence
     assert agent.recommendation("hierarchical").model is None, "asked by name it says so"
+    told = report(agent, [], 0.0).recommendations["hierarchical"]
+    assert (told.family, told.model) == ("ipw", answer.model), "the daemon's report says the same"
     agent.simulate(traffic.simulations())
     assert agent.recommendation().family == "hierarchical"

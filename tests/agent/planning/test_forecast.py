@@ -70,7 +70,7 @@ def test_too_few_rewards_are_said_to_be_too_few():
     agent, _ = lived(0)
     made = forecast(agent, 0.0)
     assert (made.state, made.total, made.hours) == ("unknown", None, None)
-    assert "rewards of the least tried model" in made.sentence
+    assert "the least tried model has 0 rewards of randomized requests" in made.sentence
 
 
 def test_a_decision_leaves_nothing_to_forecast():
