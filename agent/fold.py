@@ -100,6 +100,7 @@ class Fold:
         self._rate_min = rate_min
         self._outputs = outputs
         self.next_seq = 0
+        self.keeps_sums = True
         self.moments = Moments.empty(dimensions)
         self.certified = Certificates(spec)
         self.randomized = 0
@@ -128,8 +129,18 @@ class Fold:
             if self.next_seq % CHUNK == 0:
                 self._settle()
 
+    def lighten(self) -> None:
+        """Keep no more sums: they are another's to keep, who folds the same log.
+
+        What decisions and outcomes ask for stays (the table, units, the ledger, what was replayed,
+        how far rows are closed), and is what it would be with them. `load_bytes` and the rows since
+        bring the sums back.
+        """
+        self.keeps_sums = False
+
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
+        self._need_sums()
         moments, certified = self.moments.copy(), self.certified.copy()
         self._sum_rows(moments)
         certified.advance(self.pending, self._rules, self.simulated)
@@ -137,6 +148,7 @@ class Fold:
 
     def watched(self) -> Panel:
         """The checks up to the newest log row, the unfinished chunk included, on copies."""
+        self._need_sums()
         watch, certified = self.watch.copy(), self.certified.copy()
         self._compare(watch)
         start = certified.watermark
@@ -146,6 +158,10 @@ class Fold:
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
+        self._need_sums()
+        return self._bytes()
+
+    def _bytes(self) -> bytes:
         arrays: dict[str, NDArray[Any]] = {}
         front = self.pending.front(self.certified.watermark)
         parts: dict[str, Mapping[str, NDArray[Any]]] = {
@@ -175,7 +191,7 @@ class Fold:
 
     def load_bytes(self, state: bytes) -> None:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
-        arrays, fields = decode_like(state, self.to_bytes())
+        arrays, fields = decode_like(state, self._bytes())
         part: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
             if "." in name:
@@ -193,6 +209,7 @@ class Fold:
         self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
         self.masked, self.late = fields["masked"], fields["late"]
         self.watch.load(part["watch"])
+        self.keeps_sums = True
         waiting = part["open"]
         self._completed = [waiting["completed"]]
         self._observed = [
@@ -278,15 +295,25 @@ class Fold:
 
     def _settle(self) -> None:
         """Fold the finished chunk into the sums."""
+        if self.keeps_sums:
+            self._settle_sums()
+        else:
+            self.certified.pass_by(self.pending)
+        for numbers in self._completed:
+            self.pending.folded[self.pending.rows(numbers)] = True
+        self._completed, self._observed, self._replayed = [], [], []
+
+    def _settle_sums(self) -> None:
         # Before the sums: what the check of the simulator goes by must not know this chunk.
         self._compare(self.watch)
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
         self.watch.take(self.pending, start, self.certified.watermark, predicted)
-        for numbers in self._completed:
-            self.pending.folded[self.pending.rows(numbers)] = True
-        self._completed, self._observed, self._replayed = [], [], []
+
+    def _need_sums(self) -> None:
+        if not self.keeps_sums:
+            raise RuntimeError("this fold was told to keep no sums")
 
     def _compare(self, watch: Watch) -> None:
         replayed = any(len(context) for context, *_ in self._replayed)

@@ -54,7 +54,12 @@ class Acting:
 
     async def resume(self, call: Call) -> ModeAnswer:
         daemon, era = self._daemon, self._daemon.agent.rule.era
-        answer = daemon.switches.resume(_reason(call), daemon.clock())
+        try:
+            async with daemon.whole():
+                answer = daemon.switches.resume(_reason(call), daemon.clock())
+        except AnalysisError as error:
+            document = problem(503, "the analyst is being started again", retry_after=2.0)
+            raise Refusal(document) from error
         if daemon.agent.rule.era != era:
             daemon.analysis.adopt(daemon.store.rules()[-1])
         self._daemon.log.warning("resumed", randomizing=answer.randomizing)

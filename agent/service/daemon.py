@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.review import carry_out
 from equipoise.agent.service.alerts import Alerts
-from equipoise.agent.service.analysis import Analysis
+from equipoise.agent.service.analysis import Analysis, AnalysisError
 from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.clock import Clock
@@ -77,6 +79,7 @@ class Daemon:
         self.refused: dict[int, int] = {}
         """Answers by status that the connection guard gave before any handler saw a request."""
         self._looking: asyncio.TimerHandle | None = None
+        self._works: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
         self._checkpointed = self.agent.fold.next_seq
 
@@ -91,6 +94,7 @@ class Daemon:
             self.jobs.add("shadow", settings.shadow.every_seconds, self._shadow)
         if self.retention is not None and settings.retention is not None:
             self.jobs.add("retention", settings.retention.every_seconds, self._retain)
+        self._lighten()
         self.jobs.start()
         self.jobs.soon("refresh")
         self._look()
@@ -103,6 +107,42 @@ class Daemon:
             durability=settings.durability,
         )
 
+    @asynccontextmanager
+    async def whole(self) -> AsyncIterator[None]:
+        """With sums in the daemon's own process, as whoever freezes a rule here needs them; nothing
+        may be awaited inside. They come from the analyst. Raises AnalysisError, StoreError."""
+        if not self.agent.fold.keeps_sums:
+            # Rows that come meanwhile are read from the store; then everything is in step.
+            self.agent.fold.load_bytes((await self.analysis.state()).state)
+            self.agent.follow()
+        try:
+            yield
+        finally:
+            self._lighten()
+
+    def _lighten(self) -> None:
+        """Leave sums to the analyst: a chunk of rows costs several decisions' time to sum up.
+
+        A budget in money or harm is valued by them at every decision's side, and shadow replay
+        counts what it spent, so they keep theirs.
+        """
+        if self.agent.purse.limits.keys() <= {"requests"} and self.shadow is None:
+            self.agent.fold.lighten()
+
+    def soon_whole(self, work: Callable[[], None]) -> None:
+        """Do some work with sums at hand, once they are."""
+
+        async def done() -> None:
+            try:
+                async with self.whole():
+                    work()
+            except (AnalysisError, StoreError) as error:
+                self.log.failed("whole", error)
+
+        task = asyncio.get_running_loop().create_task(done())
+        self._works.add(task)
+        task.add_done_callback(self._works.discard)
+
     async def stop(self) -> None:
         """End the jobs, save a last checkpoint, move everything into SQLite, let go."""
         self.stopping = self.hot.stopping = True
@@ -111,13 +151,14 @@ class Daemon:
         await self.jobs.stop(self.settings.shutdown_seconds / 2)
         if self.shadow is not None:
             await self.shadow.close()
-        await self.analysis.close()
         try:
             if self.agent.fold.next_seq > self._checkpointed:
-                self.agent.checkpoint(self.clock())
-        except StoreError as error:
+                async with asyncio.timeout(self.settings.shutdown_seconds / 2):
+                    await self.analysis.checkpoint(self.clock())
+        except (StoreError, AnalysisError, TimeoutError) as error:
             # A checkpoint only saves time; the log itself is whole without it.
             self.log.failed("checkpoint", error)
+        await self.analysis.close()
         self.store.close()
         self.log.info("stopped", log_rows=self.agent.fold.next_seq)
 
@@ -196,7 +237,9 @@ class Daemon:
         report = self.analysis.newest
         if report is not None:
             await self.alerts.hear(report.checks)
-            self._carry_out(report)
+            if report.due or self.agent.alarms or self.agent.full_models.any():
+                async with self.whole():
+                    self._carry_out(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
         # decisions most of the time.

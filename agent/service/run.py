@@ -94,7 +94,9 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
         daemon = Daemon(config, settings, store, _key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
-            signal.SIGHUP: partial(reread, path, overrides, daemon, tokens),
+            signal.SIGHUP: partial(
+                daemon.soon_whole, partial(reread, path, overrides, daemon, tokens)
+            ),
             signal.SIGUSR1: partial(switch.signal, True),
             signal.SIGUSR2: partial(switch.signal, False),
         }

@@ -186,3 +186,56 @@ def test_a_restart_acts_by_the_last_rule(daemon: Daemon, tmp_path: Path):
     daemon.store.close()
     with JournaledStore(tmp_path / "log.db") as store:
         assert Agent(daemon.agent.config, store, None).rule.rule_id == last
+
+
+def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
+    async def work() -> None:
+        agent = daemon.agent
+        daemon._lighten()
+        traffic(daemon, 0, 900)
+        with pytest.raises(RuntimeError, match="no sums"):
+            agent.view()
+        before = agent.fold.certified.watermark, agent.fold.late, agent.fold.randomized
+        async with daemon.whole():
+            canonical = Agent(agent.config, daemon.store, None)
+            assert agent.fold.to_bytes() == canonical.fold.to_bytes()
+            agent.open_era("a test", 5.0)
+            daemon.analysis.adopt(daemon.store.rules()[-1])
+        assert (agent.fold.certified.watermark, *before[1:]) == before
+        assert not agent.fold.keeps_sums
+        traffic(daemon, 900, 1500)
+        assert await daemon.analysis.refresh() is True, "the analyst heard of the era's rule"
+        async with daemon.whole():
+            canonical = Agent(agent.config, daemon.store, None)
+            assert agent.fold.to_bytes() == canonical.fold.to_bytes()
+            assert agent.rule.era == 1
+
+    run(daemon, work)
+
+
+def test_rows_are_closed_and_late_alike_with_sums_and_without(tmp_path: Path):
+    found = []
+    for name in ("whole", "light"):
+        (tmp_path / name).mkdir()
+        path = write_config(tmp_path / name)
+        file = load_file(path, {"store": str(tmp_path / name / "log.db")})
+        with JournaledStore(file.service.store) as store:
+            write_key(store.path)
+            log = Log("error", io.StringIO())
+            daemon = Daemon(file.experiment, file.service, store, bytes(range(32)), log)
+            daemon.gateway._clock = lambda: 1.0
+            if name == "light":
+                daemon._lighten()
+            traffic(daemon, 0, 1200)
+            answers = []
+            for number in range(0, 1200, 7):  # too late for some, a repeat or a conflict for others
+                part = {"decision_id": f"d{number}", "reward": number % 5 / 5}
+                try:
+                    answers.append(daemon.hot.outcomes(json.dumps(part).encode()))
+                except ValueError as error:
+                    answers.append(str(error))
+            fold = daemon.agent.fold
+            table = fold.pending
+            found.append((answers, fold.late, fold.certified.watermark, table.base, table.size))
+    assert found[0] == found[1]
+    assert found[0][2] > 0
