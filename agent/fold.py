@@ -159,9 +159,10 @@ class Fold:
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
         self._need_sums()
-        return self._bytes()
+        return self.kept_bytes()
 
-    def _bytes(self) -> bytes:
+    def kept_bytes(self) -> bytes:
+        """As `to_bytes`, of a light fold too, whose sums then are of long ago."""
         arrays: dict[str, NDArray[Any]] = {}
         front = self.pending.front(self.certified.watermark)
         parts: dict[str, Mapping[str, NDArray[Any]]] = {
@@ -191,7 +192,7 @@ class Fold:
 
     def load_bytes(self, state: bytes) -> None:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
-        arrays, fields = decode_like(state, self._bytes())
+        arrays, fields = decode_like(state, self.kept_bytes())
         part: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
             if "." in name:

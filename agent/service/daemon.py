@@ -113,8 +113,16 @@ class Daemon:
         may be awaited inside. They come from the analyst. Raises AnalysisError, StoreError."""
         if not self.agent.fold.keeps_sums:
             # Rows that come meanwhile are read from the store; then everything is in step.
-            self.agent.fold.load_bytes((await self.analysis.state()).state)
-            self.agent.follow()
+            state = (await self.analysis.state()).state
+            fold, kept = self.agent.fold, self.agent.fold.kept_bytes()
+            fold.load_bytes(state)
+            try:
+                self.agent.follow()
+            except StoreError:
+                # Rows in the tail cannot be read back now: be what we were.
+                fold.load_bytes(kept)
+                fold.lighten()
+                raise
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import report
 from equipoise.store.contract import Kept
+from equipoise.store.errors import FullStoreError
 from equipoise.store.journaled import JournaledStore
 
 
@@ -209,6 +210,33 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
             assert agent.rule.era == 1
+
+    run(daemon, work)
+
+
+def test_a_store_that_fails_meanwhile_leaves_the_daemon_as_it_was(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    async def work() -> None:
+        agent = daemon.agent
+        daemon._lighten()
+        traffic(daemon, 0, 700)
+        before = agent.fold.next_seq, agent.fold.pending.next, agent.fold.randomized
+
+        def refuse(*_: object, **__: object) -> None:
+            raise FullStoreError("the disk is full")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(daemon.store, "read", refuse)
+            with pytest.raises(FullStoreError):
+                async with daemon.whole():
+                    raise AssertionError("nothing may be done with half a state")
+        assert (agent.fold.next_seq, agent.fold.pending.next, agent.fold.randomized) == before
+        assert not agent.fold.keeps_sums
+        traffic(daemon, 700, 900)
+        async with daemon.whole():
+            canonical = Agent(agent.config, daemon.store, None)
+            assert agent.fold.to_bytes() == canonical.fold.to_bytes()
 
     run(daemon, work)
 
