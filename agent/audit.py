@@ -72,10 +72,10 @@ def audit(
         draws = Draws(key, config.name)
     rules = RuleBook(store)
     result = Audit(rules=len(rules), uniforms_redrawn=draws is not None)
-    seq = number = 0
+    seq = number = first = 0
     root = store.root()
     if root is not None:
-        seq, number = root.seq, root.decisions
+        seq, number, first = root.seq, root.decisions, root.decisions
         result.begins, result.digest = root.seq, root.digest
     for segment in store.read():
         batch = segment.batch
@@ -84,7 +84,7 @@ def audit(
         seq = segment.seq + len(batch)
         result.rows += len(batch)
         if isinstance(batch, DecisionBatch):
-            _check_decisions(result, batch, rules, draws, number, store)
+            _check_decisions(result, batch, rules, draws, number, store, first)
             number += len(batch)
         elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
             result.outcomes += isinstance(batch, OutcomeBatch) and len(batch)
@@ -101,7 +101,9 @@ def _check_decisions(
     draws: Draws | None,
     number: int,
     store: Store,
+    begins: int,
 ) -> None:
+    """number: of the first decision of the batch; begins: of the first one of the log."""
     count = len(batch)
     result.decisions += count
     result.randomized += int(np.count_nonzero(batch.randomized))
@@ -116,7 +118,7 @@ def _check_decisions(
     rate, shares = rule.allocation.allocate(batch.x, batch.eligible)
     uniform = None if draws is None else draws.uniforms(number, count)
     if batch.leader is not None and (batch.leader != batch.number).any():
-        rate, shares, uniform = _of_leaders(result, batch, store, rate, shares, uniform)
+        rate, shares, uniform = _of_leaders(result, batch, store, begins, rate, shares, uniform)
     rate = np.where(batch.capped, 0.0, rate)
     off = np.abs(rate - batch.rate) > TOLERANCE
     _report(result, batch.number, off, f"has a rate that rule {batch.rule_id} does not give")
@@ -134,6 +136,7 @@ def _of_leaders(
     result: Audit,
     batch: DecisionBatch,
     store: Store,
+    begins: int,
     rate: Floats,
     shares: Floats,
     uniform: Floats | None,
@@ -143,10 +146,9 @@ def _of_leaders(
     rate, shares = rate.copy(), shares.copy()
     uniform = None if uniform is None else uniform.copy()
     assert batch.leader is not None
-    first = 0 if (root := store.root()) is None else root.decisions
     for row in np.flatnonzero(batch.leader != batch.number).tolist():
         leader = int(batch.leader[row])
-        if 0 <= leader < first:
+        if 0 <= leader < begins:
             # Its leader's row was removed: what it was given has nothing to be compared with.
             result.unchecked += 1
             rate[row], shares[row] = batch.rate[row], batch.probabilities[row]

@@ -4,7 +4,7 @@ What replays teach is which output to expect at a context, by a regression per m
 Freedman (1983): least squares with p columns on n rows leaves s (1 + p / (n - p - 1)) of the
 variance s that no number of rows explains. The part of a reward that replays leave unexplained is
 an upper bound of s here, so the curve is a pessimistic one
-(tests/replay/test_planning_split.py holds it against a benchmark's own replays).
+(tests/replay/test_planning_split.py holds it against replays of a linear world).
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ def splits(tables: Tables, problem: Problem, row: Requirement) -> list[Split]:
     assert columns is not None
     count = np.unique([0.0, *_grid(columns, explainable)])
     shares = explained_by(count, columns, explainable)
+    # What is predicted already is no reason for replays that would predict less.
+    more = (count == 0) | (shares > row.explained)
+    count, shares = count[more], shares[more]
     effect = row.effect / problem.scale
     cases = [Case(effect, row.rate, row.floor, share) for share in shares.tolist()]
     rows = [row]

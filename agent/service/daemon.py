@@ -15,7 +15,8 @@ from contextlib import asynccontextmanager
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
-from equipoise.agent.review import carry_out
+from equipoise.agent.monitors.actions import Consequence
+from equipoise.agent.review import begins_era, carry_out
 from equipoise.agent.service.alerts import Alerts
 from equipoise.agent.service.analysis import Analysis, AnalysisError
 from equipoise.agent.service.barrier import Barrier
@@ -138,14 +139,14 @@ class Daemon:
             self.agent.fold.lighten()
 
     def soon_whole(self, work: Callable[[], None]) -> None:
-        """Do some work with sums at hand, once they are."""
+        """Do the work of a reload with sums at hand, once they are."""
 
         async def done() -> None:
             try:
                 async with self.whole():
                     work()
             except (AnalysisError, StoreError) as error:
-                self.log.failed("whole", error)
+                self.log.failed("reload", error)
 
         task = asyncio.get_running_loop().create_task(done())
         self._works.add(task)
@@ -245,22 +246,28 @@ class Daemon:
         report = self.analysis.newest
         if report is not None:
             await self.alerts.hear(report.checks)
-            if report.due or self.agent.alarms or self.agent.full_models.any():
-                async with self.whole():
-                    self._carry_out(report)
+            await self._carry_out(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
         # decisions most of the time.
         rest = max(SHORTEST_REFRESH_SECONDS, RESTS * (time.monotonic() - start))
         await asyncio.sleep(min(rest, self.settings.refresh_seconds))
 
-    def _carry_out(self, report: Report) -> None:
+    async def _carry_out(self, report: Report) -> None:
         """Do what the alarms of a report ask for: an era, a pause, a model left out."""
+        due = [each.consequence() for each in report.due]
+        if report.estimates.era == self.agent.rule.era and begins_era(self.agent, due):
+            async with self.whole():
+                self._act_on(report, due)
+        else:
+            self._act_on(report, due)
+
+    def _act_on(self, report: Report, due: list[Consequence]) -> None:
         agent = self.agent
         if report.estimates.era != agent.rule.era:
             return  # what it says is of an era that has ended
         before = agent.rule.era, agent.paused
-        carry_out(agent, [due.consequence() for due in report.due], self.clock())
+        carry_out(agent, due, self.clock())
         if agent.rule.era != before[0]:
             self.analysis.adopt(self.store.rules()[-1])
             self.log.warning("era", era=agent.rule.era, reason=agent.eras.reason(agent.rule.era))

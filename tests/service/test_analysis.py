@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from running import write_config
 
@@ -19,9 +20,10 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
 from equipoise.agent.keyfile import write_key
 from equipoise.agent.service.analysis import AnalysisError
+from equipoise.agent.service.analyst import State
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
-from equipoise.agent.service.reports import report
+from equipoise.agent.service.reports import Due, report
 from equipoise.store.contract import Kept
 from equipoise.store.errors import FullStoreError
 from equipoise.store.journaled import JournaledStore
@@ -212,6 +214,37 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
             assert agent.rule.era == 1
 
     run(daemon, work)
+
+
+@pytest.mark.parametrize(("action", "asked"), [("report", 0), ("new-era", 1), ("pause", 0)])
+def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, action: str, asked: int
+):
+    """Reports come every second; regaining sums with each would hold up every decision."""
+    states: list[int] = []
+
+    async def work() -> None:
+        agent = daemon.agent
+        daemon._lighten()
+        traffic(daemon, 0, 300)
+        made = await daemon.analysis.report()
+        due = [Due(check="drift", action=action, sentence="It drifts.", models=[])]
+        alarmed = msgspec.structs.replace(made, due=due)
+        state = daemon.analysis.state
+
+        async def counted() -> State:
+            states.append(agent.fold.next_seq)
+            return await state()
+
+        monkeypatch.setattr(daemon.analysis, "state", counted)
+        for _ in range(3):
+            await daemon._carry_out(alarmed)
+        assert agent.rule.era == asked
+        assert (agent.paused is not None) == (action == "pause")
+        assert not agent.fold.keeps_sums
+
+    run(daemon, work)
+    assert len(states) == asked
 
 
 def test_a_store_that_fails_meanwhile_leaves_the_daemon_as_it_was(
