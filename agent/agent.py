@@ -249,6 +249,7 @@ class Agent(Steering):
             active=active,
             alarms=self.alarms,
             widened=self.asks_for(Action.WIDEN, self.alarms),
+            missing=self.config.reward.missing_value,
         )
 
     def proposal(self, at: float) -> RuleRecord:
@@ -392,5 +393,6 @@ class Agent(Steering):
             prediction=None,
             frozen=self.certifier.spec.neutral(),
             active=~self._retired,
+            missing=self.config.reward.missing_value,
         )
         return self.rules.add(first, at)

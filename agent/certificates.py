@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,14 +80,24 @@ class Spec:
             ),
             low=reward.low,
             high=reward.high,
-            missing=None
-            if missing is None
-            else (missing - reward.low) / (reward.high - reward.low),
+            missing=missing,
             sticky=config.units is not None,
         )
 
     def scaled(self, reward: Floats) -> Floats:
         return (reward - self.low) / (self.high - self.low)
+
+    def missing_reward(self, rule: Rule) -> float | None:
+        """What a reward that never comes counts as for rows of a rule, in reward units, by what
+        was declared when the rule was frozen; None for the worst case."""
+        if not isinstance(rule.missing, msgspec.UnsetType):
+            return rule.missing
+        return None if self.missing is None else self.low + self.missing * (self.high - self.low)
+
+    def missing_under(self, rule: Rule) -> float | None:
+        """`missing_reward` on the [0, 1] scale."""
+        value = self.missing_reward(rule)
+        return None if value is None else (value - self.low) / (self.high - self.low)
 
     def shares(self, x: Floats) -> Floats:
         """(n, P, K) what each declared policy would do."""
@@ -228,14 +239,11 @@ class Certificates:
         """Add rows `at` (n,), decided under one rule."""
         spec = self.spec
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
-        missing = None if rule.widened else spec.missing
+        missing = None if rule.widened else spec.missing_under(rule)
         if spec.sticky:
             low, high, known = table.unit_rewards(at, spec.scaled, missing)
         else:
-            known = table.has_reward[at] & table.delivered[at]
-            scaled = spec.scaled(table.reward[at])
-            low = np.where(known, scaled, 0.0 if missing is None else missing)
-            high = np.where(known, scaled, 1.0 if missing is None else missing)
+            low, high, known = table.reward_ends(at, spec.scaled, missing)
         rows = Rows.of(
             table.rate[at],
             table.probabilities[at],

@@ -22,7 +22,9 @@ class Pending:
     x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,
     served, randomized, rate, uniform, propensity (pi of the assigned model), routed_share (pi of
     the routed model), rule (ordinal), era, certifiable, capped, open_to_all (every model that the
-    era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded.
+    era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded, filled
+    (expired, and the reward is the declared value of a missing one), waits (gathered for the sums
+    of a chunk that is not finished).
     leader: the decision that opened the unit, itself where units are not sticky; until: the time
     up to which the unit may grow, -inf where this row opened none.
     """
@@ -52,6 +54,8 @@ class Pending:
         ("delivered", np.bool_),
         ("expired", np.bool_),
         ("folded", np.bool_),
+        ("filled", np.bool_),
+        ("waits", np.bool_),
     )
 
     def __init__(
@@ -92,7 +96,7 @@ class Pending:
         self.capped, self.open_to_all = column["capped"], column["open_to_all"]
         self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
         self.delivered, self.expired = column["delivered"], column["expired"]
-        self.folded = column["folded"]
+        self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
 
     @property
     def next(self) -> int:
@@ -149,7 +153,7 @@ class Pending:
         self.has_reward[rows] = False
         self.delivered[rows] = True
         self.expired[rows] = False
-        self.folded[rows] = False
+        self.folded[rows] = self.filled[rows] = self.waits[rows] = False
 
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
@@ -183,6 +187,25 @@ class Pending:
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
 
+    def reward_ends(
+        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+    ) -> tuple[Floats, Floats, Flags]:
+        """Rewards of rows `at` (n,) on the [0, 1] scale, for lower and for upper ends (n,), and
+        whether each came.
+
+        missing: declared value of a reward that never comes, None for the worst case. A draw that
+        was not delivered has no reward to be missing: what its model would have got is unknown,
+        whatever is declared, so it always enters as the worst case.
+        """
+        delivered = self.delivered[at]
+        known: Flags = self.has_reward[at] & delivered
+        reward = scaled(self.reward[at])
+        low, high = (
+            np.where(known, reward, np.where(delivered & (missing is not None), missing or 0.0, end))
+            for end in (0.0, 1.0)
+        )
+        return low, high, known
+
     def unit_rewards(
         self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
     ) -> tuple[Floats, Floats, Flags]:
@@ -198,13 +221,9 @@ class Pending:
         member = np.flatnonzero(leader >= 0)
         unit = position[leader[member]]
         member, unit = member[unit >= 0] + start, unit[unit >= 0]
-        known = self.has_reward[member] & self.delivered[member]
-        reward = scaled(self.reward[member])
+        low, high, known = self.reward_ends(member, scaled, missing)
         count = np.bincount(unit, minlength=len(at))
-        ends = [
-            np.bincount(unit, np.where(known, reward, end if missing is None else missing)) / count
-            for end in (0.0, 1.0)
-        ]
+        ends = [np.bincount(unit, end, len(at)) / count for end in (low, high)]
         return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
 
     def front(self, watermark: int) -> int:
@@ -212,7 +231,7 @@ class Pending:
 
         When rows really leave depends on how requests were batched; this does not.
         """
-        done = (self.folded | self.expired)[: self.size]
+        done = ((self.folded | self.expired) & ~self.waits)[: self.size]
         unfolded = self.size if done.all() else int(np.argmin(done))
         return min(self.base + unfolded, watermark)
 

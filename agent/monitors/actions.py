@@ -34,7 +34,7 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "drift": Action.NEW_ERA,
         "representation": Action.REPORT,
         "missingness": Action.WIDEN,
-        "delivery": Action.REPORT,
+        "delivery": Action.WIDEN,
         "floors": Action.REPORT,
         "guardrail": Action.PAUSE,
         "plan": Action.REPORT,
