@@ -105,6 +105,7 @@ class Agent(Steering):
                 self.transform.phi_names[self.transform.d :],
                 config.limits,
                 config.guardrails,
+                missing=config.reward.missing_value,
             ),
             len(config.guardrails),
             None if config.units is None else config.units.ttl,

@@ -402,7 +402,8 @@ class Fold:
         source = np.concatenate([observed, picked, picked])
         offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
         weight = np.ones(len(source))
-        weight[len(observed) + len(picked) :] = 1.0 / table.rate[at[picked]]
+        drawn = at[picked]
+        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
         # OBS rows count for the model that really answered, EXP rows for the assigned one.
         arm = np.where(experiment, table.model[at], table.served[at])
         moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])

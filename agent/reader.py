@@ -22,6 +22,7 @@ from equipoise.agent.fold import Fold, View
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.monitors.actions import Action, Consequence, action_table
 from equipoise.agent.monitors.check import Check
+from equipoise.agent.monitors.outputs import outputs
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.plan import plan
 from equipoise.agent.recommendation import Recommendation, recommend
@@ -80,7 +81,7 @@ class Reader:
 
     def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
         """Values of the models by each of these families."""
-        return estimate(self.view().moments, list(families), context_free=self._context_free)
+        return estimate(self.view().moments, list(families))
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
@@ -118,6 +119,9 @@ class Reader:
                 f"replays (SIM) of {names}: send them to POST /v1/simulations or with"
                 f' `equipoise ingest`, or take estimator = "{PLAIN}"'
             )
+        moments = self.view().moments
+        if family != PLAIN and moments.arms.count.sum() > 0 and not moments.exp.count.any():
+            return f'outputs: send them with the response, or take estimator = "{PLAIN}"'
         return "rewards of randomized requests"
 
     def certified(self, part: int = 0) -> Certified:
@@ -150,6 +154,10 @@ class Reader:
         panel = self.fold.watched()
         panel.begin(self.rule.era)
         said = panel.checks(self.estimates(REPRESENTATION_FAMILIES))
+        if self.fold.pending.y.shape[1]:
+            moments = self.view().moments
+            rewarded, complete = moments.arms.count.sum(), moments.exp.count.sum()
+            said.append(outputs(float(rewarded), float(complete)))
         planned = self.config.budget.planned
         if planned is not None:
             certified = self.certified()

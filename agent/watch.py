@@ -113,6 +113,7 @@ class Watch:
                     table.randomized[rows] & (table.leader[rows] == numbers),
                     table.delivered[rows],
                     table.has_reward[rows],
+                    table.has_reward[rows] | table.filled[rows],
                     self._reward.scaled(table.reward[rows]),
                     predicted[rows.start - first : rows.stop - first],
                     table.metrics[rows],

@@ -61,9 +61,10 @@ class Entered:
     """Columns of n closed rows of one era, in decision order.
 
     probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
-    a reward came in time; reward: (n,) scaled to [0, 1], anything where not known; predicted: (n,)
-    the reward predicted for the row by what was frozen before its outcome, on [0, 1], NaN where
-    nothing was; metrics: (n, G) in their own units, NaN where none came.
+    a reward came in time; counts: (n,) whether one came or the declared value stands for it;
+    reward: (n,) scaled to [0, 1], anything where none counts; predicted: (n,) the reward predicted
+    for the row by what was frozen before its outcome, on [0, 1], NaN where nothing was; metrics:
+    (n, G) in their own units, NaN where none came.
     """
 
     probabilities: Floats
@@ -72,6 +73,7 @@ class Entered:
     randomized: Flags
     delivered: Flags
     known: Flags
+    counts: Flags
     reward: Floats
     predicted: Floats
     metrics: Floats
@@ -82,6 +84,7 @@ class Panel:
 
     models: (K,) names; features: (F,) names of the features of phi that depend on the model;
     limits: what every rule obeys; guardrails: their declarations, in the order of the metrics.
+    missing: declared value of a reward that never comes, in reward units, None for none.
     level: the share of honest experiments in which a check may ever raise an alarm, for each;
     the guardrails share one.
     """
@@ -93,8 +96,10 @@ class Panel:
         limits: Limits,
         guardrails: Sequence[GuardrailConfig] = (),
         level: float = 0.01,
+        missing: float | None = None,
     ) -> None:
         self.models = tuple(models)
+        self._missing = missing
         self._features = tuple(features)
         self._limits = limits
         self._declared = tuple(guardrails)
@@ -123,7 +128,7 @@ class Panel:
         """Take closed rows in decision order."""
         if self._is_new("entered", era):
             self._begin_outcomes()
-        reward = np.where(rows.known & rows.delivered, rows.reward, np.nan)
+        reward = np.where(rows.counts & rows.delivered, rows.reward, np.nan)
         as_routed = np.where(rows.model == rows.routed, reward, np.nan)
         self.drift.update(rows.model, reward - rows.predicted, as_routed)
         drawn = np.flatnonzero(rows.randomized)
@@ -212,7 +217,7 @@ class Panel:
         models, level = self.models, self._level
         self.fidelity = Fidelity(models, self._features, level)
         self.drift = Drift(models)
-        self.missingness = Missingness(models, level)
+        self.missingness = Missingness(models, level, declared=self._missing)
         self.delivery = Delivery(models, level)
         self.guardrails = [
             Guardrail(

@@ -44,7 +44,8 @@ def entered(n: int, seed: int = 0, **given) -> Entered:
         "predicted": rng.random(n),
         "metrics": np.column_stack([rng.random(n) < 0.1, rng.random(n) < 0.5]).astype(float),
     }
-    return Entered(**{**columns, **given})
+    columns |= given
+    return Entered(**{"counts": columns["known"], **columns})
 
 
 def figures(one: Panel) -> dict:
