@@ -20,6 +20,7 @@ from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.routing import routing_value
 from equipoise.agent.fold import Fold, View
 from equipoise.agent.inference.prediction import Prediction
+from equipoise.agent.inference.projection import nearest
 from equipoise.agent.monitors.actions import Action, Consequence, action_table
 from equipoise.agent.monitors.check import Check
 from equipoise.agent.monitors.outputs import outputs
@@ -96,19 +97,36 @@ class Reader:
         name = family or self.config.policy.estimator
         fallen = family is None and name != PLAIN
         if fallen and self.asks_for(Action.DROP_SIMULATION, self.rule.alarms):
-            answer = recommend(
-                self.models, self.estimates([PLAIN])[PLAIN], self.routing(), self.sign
-            )
+            answer = self._recommend(self.estimates([PLAIN])[PLAIN])
             why = f" ({name} is left out: replays are not what models answer live.)"
             return replace(answer, sentence=answer.sentence + why)
         looked = self.estimates([name])[name]
         if np.isfinite(looked.values).any():
-            return recommend(self.models, looked, self.routing(), self.sign)
+            return self._recommend(looked)
         if fallen:
             looked = self.estimates([PLAIN])[PLAIN]
-        answer = recommend(self.models, looked, self.routing(), self.sign)
+        answer = self._recommend(looked)
         why = f"({name} waits for {self._missing(name)}.)"
         return replace(answer, sentence=f"{answer.sentence} {why}")
+
+    def _recommend(self, looked: Estimate) -> Recommendation:
+        """What an estimate recommends, once it contradicts nothing that is certified."""
+        placed, routing = self.within_certified(looked)
+        return recommend(self.models, placed, routing, self.sign)
+
+    def within_certified(self, looked: Estimate) -> tuple[Estimate, tuple[float, float]]:
+        """An estimate, and the value of today's routing with its variance, moved to the nearest
+        values that contradict no certified end and no certified contrast (`projection`)."""
+        certified, routing = self.certified(), self.routing()
+        both = len(self.models) + 1
+        values = nearest(
+            np.append(looked.values, routing[0]),
+            np.append(np.diagonal(looked.covariance), routing[1]),
+            certified.lower[:both],
+            certified.upper[:both],
+            certified.contrasts[:both, :both],
+        )
+        return replace(looked, values=values[:-1]), (float(values[-1]), routing[1])
 
     def _missing(self, family: str) -> str:
         """What a family that has no value waits for."""
