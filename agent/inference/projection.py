@@ -38,6 +38,16 @@ def nearest(
     return result
 
 
+def within_range(low: float, high: float, *numbers: float) -> tuple[float, ...]:
+    """A value, and the ends of its interval, as they are shown: the nearest in the known range.
+
+    The truth lies in the range, so a value is never farther from it for that, and an interval holds
+    it as before. For showing only: differences, averages over runs and errors are of the numbers
+    themselves, which a projection would bias. NaN stays NaN.
+    """
+    return tuple(number if np.isnan(number) else min(max(number, low), high) for number in numbers)
+
+
 def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead: Floats) -> Floats:
     """Least-distance programming: min |z| with bounds @ z >= least, z in standard deviations, by
     non-negative least squares (Lawson & Hanson 1974, chapter 23)."""

@@ -47,16 +47,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 def forecast(agent: Reader, at: float) -> Forecast:
     """The forecast of everything the agent has folded. at: seconds since the epoch, now."""
-    certified = agent.certified()
-    known = Forecast(
-        state="unknown",
-        sentence="",
-        at=at,
-        log_rows=agent.fold.next_seq,
-        era=agent.rule.era,
-        randomized=certified.randomized,
-        planned=agent.config.budget.planned,
-    )
+    certified, known = agent.certified(), no_forecast(agent, at, "")
     winner, alike = agent.certified_winner(), certified.standing.equivalent()
     if winner is not None or alike:
         told = f"{winner} is certified" if winner is not None else "The best models are alike"
@@ -64,13 +55,14 @@ def forecast(agent: Reader, at: float) -> Forecast:
     try:
         problem, rewards = running_problem(agent, {})
     except PlanError as error:
-        said = f"There is no forecast: {error}."
+        known = no_forecast(agent, at, str(error))
         if error.field == TOO_FEW:
             said = (
                 f"Too little is known for a forecast: the least tried model has {error.value:g}"
                 f" rewards of randomized requests, and {FEWEST_REWARDS:g} are needed."
             )
-        return _with(known, sentence=said)
+            return _with(known, sentence=said)
+        return known
     ends = until_decided(problem, rewards)
     power, traffic = problem.request.power, problem.request.traffic
     spent = np.where(np.isfinite(ends.requests), ends.counts.sum(axis=1), np.inf)
@@ -80,6 +72,19 @@ def forecast(agent: Reader, at: float) -> Forecast:
         hours = band(ends.requests / traffic + problem.request.window, power)
     made = _with(known, state="pending", total=total, hours=hours)
     return _with(made, sentence=_sentence(made, problem))
+
+
+def no_forecast(agent: Reader, at: float, why: str) -> Forecast:
+    """That nothing can be foretold, and why."""
+    return Forecast(
+        state="unknown",
+        sentence=f"There is no forecast: {why}.",
+        at=at,
+        log_rows=agent.fold.next_seq,
+        era=agent.rule.era,
+        randomized=agent.certified().randomized,
+        planned=agent.config.budget.planned,
+    )
 
 
 def _with(known: Forecast, **changes: object) -> Forecast:

@@ -105,6 +105,8 @@ def _refusal(data: object, text: str) -> PlanError:
     told, _, where = text.partition(" - at `$.")
     field = re.split(r"[`.\[]", where)[0] or "request"
     value = data.get(field, "no plan") if isinstance(data, dict) else "no plan"
+    if field == "missing":
+        told = "'worst-case' or a number"
     return PlanError(field, f"{value!r}"[:80], told.removeprefix("Expected "))
 
 

@@ -195,6 +195,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         family=answer.family,
         model=answer.model,
         action=answer.action,
+        leaning=answer.leaning,
         value=number(answer.value),
         standard_error=number(answer.error),
         routing_value=number(answer.routing_value),

@@ -215,8 +215,11 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
-    """What to do with production traffic. model: the best single model. action: that model or
-    `(today's routing)`. certified: the model certified best, null while none is. status,
+    """What to do with production traffic. action: `keep`, which is today's routing, until a model
+    is certified; then that model, unless today's routing looks better still. leaning: what
+    estimates favour meanwhile, a model or `keep`, not certified; null where too little is known,
+    and in a tie. model: the best single model of the family, with value and standard error, null
+    where the error is unknown. certified: the model certified best, null while none is. status,
     status_models, status_sentence: the decision and what it concerns, with its guarantee."""
 
     status: Status
@@ -225,7 +228,8 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     sentence: str
     family: str
     model: str | None
-    action: str | None
+    action: str
+    leaning: str | None
     value: float | None
     standard_error: float | None
     routing_value: float | None

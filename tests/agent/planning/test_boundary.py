@@ -111,7 +111,7 @@ def test_asymptotic_is_the_certified_bound_once_open_and_the_bounded_one_before(
 @pytest.mark.parametrize("lost", [(0.0, 0.0, 0.0), (0.005, 0.01, 0.005)])
 def test_whoever_may_be_decided_is_hopeful(sequence, above, alpha, lost):
     seen = 0
-    for rows in ((60, 60), (200, 400), (1000, 1000), (2000, 1000)):
+    for rows in ((60, 60), (200, 400), (1000, 1000), (2000, 1000), (2500, 1500)):
         state, caps = advanced(sequence, rows, lost=lost)
         found = boundary(sequence, alpha, 0.01, 2000.0, caps)
         found.look(state)
