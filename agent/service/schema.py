@@ -139,14 +139,16 @@ class Value(Wire, frozen=True, kw_only=True):
 
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):
-    """What is known of a model. value, standard_error: by the configured family. lower, upper:
-    certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
+    """What is known of a model. value, standard_error: by the configured family; interval: its 95%
+    interval by that error, as far as rewards can lie in it. lower, upper: certified
+    at any moment, whatever the simulator and the log say. log_mean: plain mean where
     users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
     this kind too, under the name `(today's routing)`."""
 
     model: str
     value: float | None
     standard_error: float | None
+    interval: tuple[float, float] | None
     lower: float | None
     upper: float | None
     log_mean: float | None
@@ -154,11 +156,12 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
 
 
 class FamilyValue(Wire, frozen=True, kw_only=True):
-    """A model's value by one family."""
+    """A model's value by one family. interval: as in `ModelEstimate`."""
 
     model: Id
     value: float | None
     standard_error: float | None
+    interval: tuple[float, float] | None
 
 
 class Contrast(Wire, frozen=True, kw_only=True):
