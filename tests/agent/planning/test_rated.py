@@ -135,18 +135,29 @@ def test_a_declared_value_is_among_the_rewards_already():
             plan_request({"effect": 0.1, "traffic": 100.0, name: 0.5}, agent)
 
 
+LOST = 0.07
+
+
 def test_a_forecast_counts_the_share_that_was_lost():
-    """Twelve streams of which 4% of the rewards never come, forecast at 400 requests: of bands of
-    80%, fewer than 6 hits have probability 0.004. Without the share they are all too early."""
-    hits, early = 0, 0
-    for seed in range(12):
+    """Of eight streams at 300 requests, against the same streams with all of their rewards. Their
+    lead is some .15, of which the worst case leaves .15 x .93 - .07: the typical forecast must be
+    well beyond the 1.1 that the sums so far make of it by themselves."""
+    ratios = []
+    for seed in range(8):
+        some, whole = (forecast(lived(300, lost, seed=seed)[0], 0.0).total for lost in (LOST, 0.0))
+        ratios.append(np.inf if some.median is None else some.median / whole.median)
+    assert np.median(ratios) > 1.5, ratios
+
+
+def test_experiments_end_inside_the_band_about_as_often_as_it_says():
+    """Eight streams of which 4% of the rewards never come, forecast at 400 requests: of bands of
+    80%, fewer than 4 hits have probability 0.01."""
+    hits = 0
+    for seed in range(8):
         agent, traffic, draws = lived(400, 0.04, seed=seed)
         band = forecast(agent, 0.0).total
-        while agent.certified_winner() is None and agent.fold.pending.next < 12_000:
-            step(agent, traffic, draws, 0.04, 100)
+        while agent.certified_winner() is None and agent.fold.pending.next < 8_000:
+            step(agent, traffic, draws, 0.04, 200)
         spent = agent.certified().randomized
-        high = np.inf if band.high is None else band.high * 1.05
-        hits += band.low * 0.95 <= spent <= high
-        early += spent > high
-    assert hits >= 6
-    assert early <= 5
+        hits += band.low * 0.95 <= spent <= (np.inf if band.high is None else band.high * 1.05)
+    assert hits >= 4
