@@ -185,6 +185,7 @@ def estimates(rows: int) -> EstimatesAnswer:
         model="a",
         value=0.5,
         standard_error=0.1,
+        interval=None,
         lower=None,
         upper=None,
         log_mean=None,
