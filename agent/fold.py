@@ -154,7 +154,7 @@ class Fold:
         self._compare(watch)
         start = certified.watermark
         predicted = certified.advance(self.pending, self._rules, self.simulated)
-        watch.take(self.pending, start, certified.watermark, predicted)
+        watch.take(self.pending, start, certified.watermark, predicted, self._rules)
         return watch.panel
 
     def to_bytes(self) -> bytes:
@@ -343,7 +343,7 @@ class Fold:
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
-        self.watch.take(self.pending, start, self.certified.watermark, predicted)
+        self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
 
     def _need_sums(self) -> None:
         if not self.keeps_sums:

@@ -112,7 +112,11 @@ class Reader:
     def _recommend(self, looked: Estimate) -> Recommendation:
         """What an estimate recommends, once it contradicts nothing that is certified."""
         placed, routing = self.within_certified(looked)
-        return recommend(self.models, placed, routing, self.sign)
+        answer = recommend(self.models, placed, routing, self.sign)
+        about = self.certified().about
+        if not about or answer.model is None:
+            return answer
+        return replace(answer, sentence=f"{answer.sentence} This is what holds{about}.")
 
     def within_certified(self, looked: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -161,6 +165,7 @@ class Reader:
             paused="observing only" if self.observing_only else self.paused,
             era_reason=self.eras.reason(era) if era else "",
             randomized=certified.randomized,
+            about=certified.about,
         )
 
     def spending(self) -> list[Spending]:

@@ -64,7 +64,8 @@ def _inside(values: Floats, variances: Floats, low: Floats, high: Floats, ahead:
     residual = matrix @ dual - target
     if distance < _CONTRADICTION:
         return values
-    return values - deviation * gap * residual[:count] / residual[count]
+    moved: Floats = values - deviation * gap * residual[:count] / residual[count]
+    return moved
 
 
 def _shares(variances: Floats) -> Floats:

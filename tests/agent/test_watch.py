@@ -331,7 +331,7 @@ def test_a_spent_budget_is_seen_in_the_floors():
     agent = Agent(settings, MemoryStore(), KEY)
     run(agent, Traffic(np.random.default_rng(12)), 20)
     assert said(agent)["floors"].status == "watch"
-    assert "capped by the budget" in said(agent)["floors"].sentence
+    assert "beyond the budget" in said(agent)["floors"].sentence
 
 
 def test_requests_closed_to_a_model_are_seen_in_the_floors():
