@@ -18,6 +18,7 @@ from equipoise.agent.budget.closed import Closed, model_caps
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.budget.quotas import Quotas, bands_of
 from equipoise.agent.certifier import Certifier
+from equipoise.agent.clocks import SKEW, check_times
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
 from equipoise.agent.declared import changes, keep
@@ -86,6 +87,8 @@ class Agent(Steering):
         self.would_randomize = 0
         """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
+        self._ahead: tuple[float, int] | None = None
+        """Since when decisions of this number and before are known to be dated in the future."""
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
@@ -186,15 +189,19 @@ class Agent(Steering):
         self.purse.charge(batch.routed, batch.model, batch.randomized)
         return batch
 
-    def observe(self, outcomes: OutcomeBatch) -> Accepted:
+    def observe(self, outcomes: OutcomeBatch, came: float | None = None) -> Accepted:
         """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.
 
+        came: when they came, seconds by the agent's clock; a part counts from then or from its own
+        time, whichever is later, and is late if that is after its decision's window, whether or not
+        `expire` has run. None takes the parts' own times.
         Raises UnknownDecisionError, ConflictError or AgentError; nothing is logged then.
         """
         kept, duplicates = self._intake.outcomes(outcomes)
         self.duplicates += duplicates
         before = self.fold.late
         if len(kept):
+            self._close_overdue(kept, came)
             self._log(kept)
         late = self.fold.late - before
         return Accepted(len(kept) - late, duplicates, late)
@@ -216,14 +223,28 @@ class Agent(Steering):
         return Accepted(len(kept), duplicates)
 
     def expire(self, now: float) -> int:
-        """Close decisions whose outcome window ended before `now` (seconds); how many."""
+        """Close decisions whose outcome window ended before `now` (seconds); how many.
+
+        Those that are dated in the future, by a clock that was set back since, get one window from
+        the first call that finds them so.
+        """
+        check_times(np.array([now]))
         window = self.config.reward.window
         if window is None:
             return 0
         table = self.fold.pending
         rows = slice(0, table.size)
         complete = table.has_reward[rows] & table.has_outputs[rows]
-        closing = ~complete & ~table.expired[rows] & (table.at[rows] < now - window)
+        waits = ~complete & ~table.expired[rows]
+        closing = waits & (table.at[rows] + window < now)
+        ahead = waits & (table.at[rows] > now + SKEW)
+        if not ahead.any():
+            self._ahead = None
+        elif self._ahead is None:
+            self._ahead = now, table.next
+        elif self._ahead[0] + window < now:
+            closing |= ahead & (np.arange(table.base, table.next) < self._ahead[1])
+            self._ahead = None
         numbers = table.base + np.flatnonzero(closing)
         if len(numbers):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
@@ -275,6 +296,24 @@ class Agent(Steering):
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
         self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
+
+    def _close_overdue(self, outcomes: OutcomeBatch, came: float | None) -> None:
+        """Close the decisions of parts that come after their window, so that they are late.
+
+        In the log, not in memory: folding it again must find the same parts late, under whatever
+        window is declared by then.
+        """
+        window, table = self.config.reward.window, self.fold.pending
+        if window is None:
+            return
+        held = np.flatnonzero(outcomes.number >= table.base)
+        at = table.rows(outcomes.number[held])
+        counts = outcomes.at[held] if came is None else np.fmax(outcomes.at[held], came)
+        over = ~table.expired[at] & (counts > table.at[at] + window)
+        if over.any():
+            closed, first = np.unique(outcomes.number[held[over]], return_index=True)
+            when = counts[over][first] if came is None else np.full(len(closed), came)
+            self._log(ExpiryBatch(closed, when))
 
     def _log(self, batch: Batch) -> None:
         self.fold.apply(self.store.append(batch), batch)

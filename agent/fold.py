@@ -280,6 +280,7 @@ class Fold:
         before = table.has_reward[rows] & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
         table.reward[rows[with_reward]] = batch.reward[with_reward]
+        table.reward_at[rows[with_reward]] = batch.at[with_reward]
         table.has_reward[rows[with_reward]] = True
         if self._outputs:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
@@ -289,8 +290,7 @@ class Fold:
             table.metrics[rows] = np.where(
                 np.isnan(batch.metrics), table.metrics[rows], batch.metrics
             )
-        table.served[rows] = batch.served
-        table.delivered[rows] &= batch.delivered
+        table.take_attempts(batch)
         completed: Flags = table.has_reward[rows] & table.has_outputs[rows] & ~before
         return completed
 
@@ -335,7 +335,7 @@ class Fold:
         table, groups = self.pending, self.dimensions.groups
         at = table.rows(numbers)
         rate, model, served = table.rate[at], table.model[at], table.served[at]
-        experiment = table.randomized[at] & table.delivered[at]
+        experiment = table.randomized[at] & table.as_drawn(at)
         group = unit_groups(table.unit[at], groups)
         rows = self._rows(table.x[at], table.y[at], table.reward[at])
 

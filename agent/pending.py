@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
+from equipoise.agent.attempts import Attempts, counting, said
+from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints, OutcomeBatch
 
 
 class Pending:
@@ -23,6 +24,8 @@ class Pending:
     served, randomized, rate, uniform, propensity (pi of the assigned model), routed_share (pi of
     the routed model), rule (ordinal), era, certifiable, capped, open_to_all (every model that the
     era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded.
+    served, delivered: of the attempt that counts (`attempts.py`); confirmed: some part says that
+    the first attempt was delivered by the assigned model. reward_at: when the reward came.
     leader: the decision that opened the unit, itself where units are not sticky; until: the time
     up to which the unit may grow, -inf where this row opened none.
     """
@@ -43,6 +46,7 @@ class Pending:
         ("leader", np.int64),
         ("uniform", np.float64),
         ("until", np.float64),
+        ("reward_at", np.float64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
         ("capped", np.bool_),
@@ -50,6 +54,7 @@ class Pending:
         ("has_outputs", np.bool_),
         ("has_reward", np.bool_),
         ("delivered", np.bool_),
+        ("confirmed", np.bool_),
         ("expired", np.bool_),
         ("folded", np.bool_),
     )
@@ -67,6 +72,7 @@ class Pending:
         self.size = 0
         self.ttl = ttl
         self.clock = 0.0
+        self.attempts = Attempts()
         self._columns: dict[str, NDArray[Any]] = {
             "x": np.zeros((capacity, context)),
             "y": np.zeros((capacity, outputs)),
@@ -92,6 +98,7 @@ class Pending:
         self.capped, self.open_to_all = column["capped"], column["open_to_all"]
         self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
         self.delivered, self.expired = column["delivered"], column["expired"]
+        self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
         self.folded = column["folded"]
 
     @property
@@ -148,12 +155,38 @@ class Pending:
         self.has_outputs[rows] = self.y.shape[1] == 0
         self.has_reward[rows] = False
         self.delivered[rows] = True
+        self.confirmed[rows] = False
+        self.reward_at[rows] = np.nan
         self.expired[rows] = False
         self.folded[rows] = False
 
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
         return numbers - self.base
+
+    def as_drawn(self, at: Ints | slice) -> Flags:
+        """(n,) whether rows `at` were delivered, and by the model that they were assigned."""
+        drawn: Flags = self.delivered[at] & (self.served[at] == self.model[at])
+        return drawn
+
+    def take_attempts(self, batch: OutcomeBatch) -> None:
+        """Merge what parts of distinct decisions say of who answered, and how often it was tried."""
+        if not batch.attempt.any():
+            return
+        rows = self.rows(batch.number)
+        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[rows])
+        self.confirmed[rows] |= plain
+        more = ~plain & (batch.attempt != 0)
+        again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
+        for index in np.flatnonzero(again).tolist():
+            number, row = int(batch.number[index]), int(rows[index])
+            assigned, told = int(self.model[row]), said(batch, index)
+            if more[index] and told is not None:
+                self.attempts.take(number, *told, assigned)
+            known = self.attempts.of(number, bool(self.confirmed[row]), assigned)
+            self.delivered[row], self.served[row] = counting(
+                known, assigned, int(self.routed[row])
+            )
 
     def too_late(self, numbers: Ints, watermark: int) -> Flags:
         """(n,) decisions of which nothing more can be used.
@@ -212,14 +245,17 @@ class Pending:
 
         When rows really leave depends on how requests were batched; this does not.
         """
-        done = (self.folded | self.expired)[: self.size]
+        # A complete row may expire too, by a part that came too late: it is still to be folded.
+        given_up = self.expired & ~(self.has_reward & self.has_outputs)
+        done = (self.folded | given_up)[: self.size]
         unfolded = self.size if done.all() else int(np.argmin(done))
         return min(self.base + unfolded, watermark)
 
     def arrays(self, first: int) -> dict[str, NDArray[Any]]:
         """The rows of decisions `first` and later, for a checkpoint."""
         rows = slice(first - self.base, self.size)
-        return {name: column[rows] for name, column in self._columns.items()}
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        return columns | {"attempts": self.attempts.array(first)}
 
     def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
         self.base, self.size = base, len(arrays["rate"])
@@ -227,6 +263,7 @@ class Pending:
             self._grow()
         for name, column in self._columns.items():
             column[: self.size] = arrays[name]
+        self.attempts.load(arrays["attempts"])
 
     def _make_room(self, count: int, watermark: int) -> None:
         drop = self.front(watermark) - self.base
@@ -238,6 +275,7 @@ class Pending:
             for column in self._columns.values():
                 column[:kept] = column[drop : self.size].copy()
             self.base, self.size = self.base + drop, kept
+            self.attempts.forget(self.base)
 
     def _grow(self) -> None:
         self._columns = {
