@@ -306,10 +306,11 @@ class Agent(Steering):
         window, table = self.config.reward.window, self.fold.pending
         if window is None:
             return
-        held = np.flatnonzero(outcomes.number >= table.base)
+        # Those that are too late anyway need no closing.
+        held = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
         at = table.rows(outcomes.number[held])
         counts = outcomes.at[held] if came is None else np.fmax(outcomes.at[held], came)
-        over = ~table.expired[at] & (counts > table.at[at] + window)
+        over = counts > table.at[at] + window
         if over.any():
             closed, first = np.unique(outcomes.number[held[over]], return_index=True)
             when = counts[over][first] if came is None else np.full(len(closed), came)

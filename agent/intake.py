@@ -173,8 +173,7 @@ class Intake:
         if told is None:
             return False
         (attempt, new), number = told, int(batch.number[row])
-        known, assigned = self._attempts(number)
-        before = known.get(attempt)
+        before = self._attempts(number).get(attempt)
         if before is None:
             return True
         if UNNAMED not in (before.served, new.served) and before.served != new.served:
@@ -185,15 +184,14 @@ class Intake:
             )
         return not before.holds(new)
 
-    def _attempts(self, number: int) -> tuple[dict[int, Attempt], int]:
-        """What is known of a decision's attempts, and the model that it assigned."""
+    def _attempts(self, number: int) -> dict[int, Attempt]:
+        """What is known of a decision's attempts."""
         table, at = self._fold.pending, number - self._fold.pending.base
         if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
-            assigned = int(table.model[at])
-            return table.attempts.of(number, bool(table.confirmed[at]), assigned), assigned
+            return table.attempts.of(number, bool(table.confirmed[at]), int(table.model[at]))
         decided = self._store.decision(number)
         assigned = 0 if decided is None else int(decided.model[0])
-        return merged_attempts(self._store.outcome_parts(number), assigned), assigned
+        return merged_attempts(self._store.outcome_parts(number), assigned)
 
     def _known(self, number: int) -> list[tuple[str, Floats]]:
         """Every value known of a decision by its name, NaN where it is not."""

@@ -170,7 +170,7 @@ class Pending:
         return drawn
 
     def take_attempts(self, batch: OutcomeBatch) -> None:
-        """Merge what parts of distinct decisions say of who answered, and how often it was tried."""
+        """Merge what parts of distinct decisions say of who answered at which attempt."""
         if not batch.attempt.any():
             return
         rows = self.rows(batch.number)
@@ -184,9 +184,7 @@ class Pending:
             if more[index] and told is not None:
                 self.attempts.take(number, *told, assigned)
             known = self.attempts.of(number, bool(self.confirmed[row]), assigned)
-            self.delivered[row], self.served[row] = counting(
-                known, assigned, int(self.routed[row])
-            )
+            self.delivered[row], self.served[row] = counting(known, assigned, int(self.routed[row]))
 
     def too_late(self, numbers: Ints, watermark: int) -> Flags:
         """(n,) decisions of which nothing more can be used.
@@ -245,9 +243,7 @@ class Pending:
 
         When rows really leave depends on how requests were batched; this does not.
         """
-        # A complete row may expire too, by a part that came too late: it is still to be folded.
-        given_up = self.expired & ~(self.has_reward & self.has_outputs)
-        done = (self.folded | given_up)[: self.size]
+        done = (self.folded | self.expired)[: self.size]
         unfolded = self.size if done.all() else int(np.argmin(done))
         return min(self.base + unfolded, watermark)
 

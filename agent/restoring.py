@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import numpy as np
+
 from equipoise.agent.errors import AgentError
 from equipoise.agent.fold import Fold
-from equipoise.agent.moments.codec import StateFormatError
+from equipoise.agent.moments.codec import StateFormatError, decode, encode
 from equipoise.store.contract import Store
 
 
@@ -25,9 +27,31 @@ def restore(fold: Fold, store: Store) -> None:
     root = store.root()
     if root is not None:
         try:
-            fold.load_bytes(root.state)
+            fold.load_bytes(_upgraded(root.state))
         except StateFormatError as error:
             raise AgentError(
                 f"the log begins at row {root.seq}, and the state before it cannot be read"
                 f" ({error}): open the store with the version that wrote it"
             ) from error
+
+
+def _upgraded(state: bytes) -> bytes:
+    """A state of a version that kept no attempts, with what it said of them; others as they are.
+
+    For the state before the first row alone, which no log can bring back: sums in it count as
+    served what that version counted so.
+    """
+    arrays, fields = decode(state)
+    if "pending.attempts" in arrays or "pending.delivered" not in arrays:
+        return state
+    pending = {name: arrays[f"pending.{name}"] for name in ("delivered", "served", "model")}
+    delivered, served = pending["delivered"], pending["served"]
+    usual = delivered & (served == pending["model"])
+    odd = np.flatnonzero(~usual)
+    told = [odd + fields["base"], np.ones_like(odd), ~delivered[odd], served[odd]]
+    heard = arrays["pending.has_reward"] | arrays["pending.has_outputs"]
+    arrays["pending.attempts"] = np.column_stack(told).astype(np.int64)
+    arrays["pending.confirmed"] = usual & heard
+    arrays["pending.reward_at"] = np.full(len(served), np.nan)
+    arrays["watch.panel.delivery.other"] = np.zeros_like(arrays["watch.panel.delivery.lost"])
+    return encode(arrays, fields)

@@ -116,6 +116,7 @@ class Watch:
                     self._reward.scaled(table.reward[rows]),
                     predicted[rows.start - first : rows.stop - first],
                     table.metrics[rows],
+                    table.as_drawn(rows),
                 ),
             )
 

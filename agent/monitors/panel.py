@@ -63,7 +63,8 @@ class Entered:
     probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
     a reward came in time; reward: (n,) scaled to [0, 1], anything where not known; predicted: (n,)
     the reward predicted for the row by what was frozen before its outcome, on [0, 1], NaN where
-    nothing was; metrics: (n, G) in their own units, NaN where none came.
+    nothing was; metrics: (n, G) in their own units, NaN where none came. as_drawn: (n,) delivered,
+    and answered by the assigned model.
     """
 
     probabilities: Floats
@@ -75,6 +76,7 @@ class Entered:
     reward: Floats
     predicted: Floats
     metrics: Floats
+    as_drawn: Flags
 
 
 class Panel:
@@ -130,7 +132,8 @@ class Panel:
         pi, model = rows.probabilities[drawn], rows.model[drawn]
         delivered = rows.delivered[drawn]
         self.missingness.update(pi, model, delivered & ~rows.known[drawn])
-        self.delivery.update(pi, model, ~delivered)
+        as_drawn = rows.as_drawn[drawn]
+        self.delivery.update(pi, model, ~as_drawn, delivered & ~as_drawn)
         sent = drawn[delivered]
         for position, guardrail in enumerate(self.guardrails):
             guardrail.update(rows.model[sent], rows.metrics[sent, position])

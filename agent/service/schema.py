@@ -59,7 +59,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 DecideRequest: TypeAlias = Request
 """A request to decide. The same `request_id` again gets the same decision; with other content it
-is refused (409). `features` are named values, or the vector of context columns."""
+is refused (409). `features` are named values, or the vector of context columns. `at` must be within
+300 seconds of the agent's clock."""
 
 
 class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +98,9 @@ class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
 
 
 OutcomesRequest: TypeAlias = Outcome | list[Outcome]
-"""One outcome or many. Outputs come with the response, the reward later; each part counts once."""
+"""One outcome or many. Outputs come with the response, the reward later; each part counts once.
+`served`, `attempt` and `delivered` speak of one attempt: the delivered one with the highest number
+counts, in whatever order parts come. `at` may not lie in the future."""
 
 
 class Rejected(Wire, frozen=True, kw_only=True):
@@ -111,8 +114,9 @@ class Rejected(Wire, frozen=True, kw_only=True):
 
 class OutcomesAnswer(Wire, frozen=True, kw_only=True):
     """What became of outcomes. accepted: rows logged. duplicates: exact repeats, dropped. late:
-    after their expiry, counted and never used. rejected: refused rows of a list; one outcome that
-    is refused is a problem document instead, with status 404 (unknown), 409 (contradicts) or 422.
+    after their window, logged, counted and never used. rejected: refused rows of a list; one
+    outcome that is refused is a problem document instead, with status 404 (unknown), 409
+    (contradicts) or 422.
     """
 
     accepted: int
@@ -271,11 +275,13 @@ class BudgetAnswer(Wire, frozen=True, kw_only=True):
 
 
 class OutcomePart(Wire, frozen=True, kw_only=True):
-    """One accepted part of an outcome. outputs: as transformed, null where not in this part."""
+    """One accepted part of an outcome. outputs: as transformed, null where not in this part.
+    attempt: which one it speaks of, null for none; served: null where it does not say who answered
+    it. A part after an expiry is late."""
 
-    served: Id
-    attempt: int
-    delivered: bool
+    served: Id | None
+    attempt: int | None
+    delivered: bool | None
     outputs: list[float] | None
     reward: float | None
     at: float | None
