@@ -237,7 +237,8 @@ class Agent(Steering):
         complete = table.has_reward[rows] & table.has_outputs[rows]
         waits = ~complete & ~table.expired[rows]
         closing = waits & (table.at[rows] + window < now)
-        ahead = waits & (table.at[rows] > now + SKEW)
+        grows = ~table.expired[rows] & np.isfinite(table.until[rows])
+        ahead = (waits | grows) & (table.at[rows] > now + SKEW)
         if not ahead.any():
             self._ahead = None
         elif self._ahead is None:
@@ -313,8 +314,7 @@ class Agent(Steering):
         over = counts > table.at[at] + window
         if over.any():
             closed, first = np.unique(outcomes.number[held[over]], return_index=True)
-            when = counts[over][first] if came is None else np.full(len(closed), came)
-            self._log(ExpiryBatch(closed, when))
+            self._log(ExpiryBatch(closed, counts[over][first]))
 
     def _log(self, batch: Batch) -> None:
         self.fold.apply(self.store.append(batch), batch)

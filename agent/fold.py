@@ -248,8 +248,19 @@ class Fold:
             self.simulated.add(batch.context, batch.model, phi, self.pending.next)
             self._replayed.append((batch.context, batch.model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
-            self.pending.expired[self.pending.rows(batch.number)] = True
-            self.pending.clock = max(self.pending.clock, float(batch.at.max()))
+            self._expire(batch)
+
+    def _expire(self, batch: ExpiryBatch) -> None:
+        table, now = self.pending, float(batch.at.max())
+        rows = table.rows(batch.number)
+        table.expired[rows] = True
+        ahead = rows[table.at[rows] > batch.at]
+        if len(ahead):
+            # Closed before they were made: their clock was set back since, and so is ours.
+            table.until[ahead] = -np.inf
+            table.clock = now
+        else:
+            table.clock = max(table.clock, now)
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
         number = batch.number

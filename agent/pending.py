@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.attempts import Attempts, counting, said
+from equipoise.agent.monitors.watermark import Behind
 from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints, OutcomeBatch
 
 
@@ -213,6 +214,35 @@ class Pending:
         waiting = np.bincount(leader[~done], minlength=len(done)) > 0
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
+
+    def behind(self, start: int) -> Behind:
+        """What lies from decision `start` on, at which a watermark stands that can go no further."""
+        first = start - self.base
+        rows = slice(first, self.size)
+        done = (self.has_reward | self.expired)[rows]
+        if not len(done):
+            return Behind()
+        holder = 0
+        if self.ttl is not None and done[0]:
+            # Its own reward is there: one of its unit waits, or the unit may still grow.
+            open_ = np.flatnonzero((self.leader[rows] == start) & ~done)
+            holder = int(open_[0]) if len(open_) else 0
+        took = (self.reward_at - self.at)[rows][self.has_reward[rows]]
+        took = took[~np.isnan(took)]
+        waiting = int(np.count_nonzero(~done))
+        return Behind(
+            waiting,
+            len(done) - waiting - int(done[holder]),
+            start + holder,
+            float(self.at[first + holder]),
+            float(self.until[first]),
+            float(took.mean()) if len(took) else np.nan,
+        )
+
+    @property
+    def newest_at(self) -> float:
+        """The time of the newest decision that is held, 0 where none is."""
+        return float(self.at[self.size - 1]) if self.size else 0.0
 
     def unit_rewards(
         self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None

@@ -193,9 +193,20 @@ class SegmentAnswer(Wire, frozen=True, kw_only=True):
     values: list[CertifiedValue]
 
 
+class WatermarkAnswer(Wire, frozen=True, kw_only=True):
+    """Rows are certified in decision order. held_back: decisions that have everything and only wait
+    for earlier ones; decision_id, at: the oldest that waits, null where none does. sentence: the
+    same for people."""
+
+    held_back: int
+    decision_id: Id | None
+    at: float | None
+    sentence: str
+
+
 class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     """Everything that is estimated. at: when it was computed; log_rows: rows of the log it holds;
-    waiting: decisions that wait for their outcome. delta: the error level of the certified ends;
+    waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the error level of the certified ends;
     sequence, assumptions: what they are made by and rest on; certified_rows: requests (or units) of
     the era that they hold. families: other families that were asked for, by name."""
 
@@ -205,6 +216,7 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     decisions: int
     randomized: int
     waiting: int
+    watermark: WatermarkAnswer
     estimator: str
     delta: float
     sequence: str
