@@ -251,9 +251,19 @@ class Agent(Steering):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
         return len(numbers)
 
-    def refresh(self, at: float = 0.0) -> Snapshot:
-        """Estimate, certify, and freeze the next rule from everything logged so far."""
-        return self._freeze_rule(self.rule.era, at)
+    def refresh(self, at: float = 0.0, *, review: bool = True) -> Snapshot:
+        """Estimate, certify, and freeze the next rule from everything logged so far.
+
+        review: ask the checks as well, keep an alert where one turned, and carry out what alarms
+        ask for (a pause, an era, a model left out), as the daemon does at each of its refreshes.
+        at: seconds since the epoch, now; dates rules and alerts, and 0 is the time of the newest
+        decision to the checks. Returns what the policy saw.
+        """
+        if not review:
+            return self._freeze_rule(self.rule.era, at)
+        _, seen = self._reviewed(at, always=True)
+        assert seen is not None
+        return seen
 
     def proposed(self, era: int, snapshot: Snapshot, looked: Estimate | None) -> Rule:
         """The next rule of an era, frozen from what is known; nothing is stored.
@@ -382,7 +392,7 @@ class Agent(Steering):
             reason = f"configured anew: {', '.join(meaning)}"
             self.open_era(reason, at, before & ~self._retired)
         else:
-            self.refresh(at)
+            self._freeze_rule(self.rule.era, at)
         # Last: if the process ends before, the change is found again.
         keep(self.store, self.config.to_json())
 
