@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.gateway import Gateway
+from equipoise.agent.moments.codec import StateFormatError, decode, encode
+from equipoise.agent.restoring import _upgraded
+from equipoise.agent.tables import tables
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
@@ -209,3 +213,47 @@ def test_certified_sums_are_by_intention_to_treat():
     assert check.models == (MODELS.index("fast"),)
     assert "Another model answered" in check.sentence
     assert check.figures["exposed"][1] == 0 < check.figures["delivered"][1]
+
+
+def mixed(store=None):
+    """Draws carried out, fallbacks, and draws that nobody got, in turn."""
+    door = gateway(store)
+    for number, item in enumerate(decide(door, 300)):
+        parts = [
+            Outcome(decision_id=item.decision_id, outputs=OUTPUTS, reward=0.5),
+            Outcome(decision_id=item.decision_id, served="cheap", outputs=OUTPUTS, reward=0.5),
+            Outcome(decision_id=item.decision_id, attempt=2, delivered=False),
+        ]
+        door.observe([parts[number % 3]])
+    return door
+
+
+def test_the_state_that_a_truncated_log_begins_with_is_taken_over():
+    """Without what older versions did not keep, who answered is what they said it was."""
+    door = mixed()
+    arrays, fields = decode(door.agent.fold.to_bytes())
+    added = {"pending.attempts", "pending.confirmed", "pending.reward_at"}
+    older = {k: v for k, v in arrays.items() if k not in added | {"watch.panel.delivery.other"}}
+    assert len(older) == len(arrays) - 4
+    with pytest.raises(StateFormatError, match="another version"):
+        door.agent.fold.load_bytes(encode(older, fields))
+    again = gateway()
+    again.agent.fold.load_bytes(_upgraded(encode(older, fields)))
+    table, other = door.agent.fold.pending, again.agent.fold.pending
+    for name in ("served", "delivered", "reward", "has_outputs"):
+        mine, theirs = getattr(table, name), getattr(other, name)
+        np.testing.assert_array_equal(mine[:300], theirs[:300])
+    with pytest.raises(ConflictError, match="served of attempt 1 of decision d1 was cheap"):
+        again.observe([Outcome(decision_id="d1", served="fast")])
+    assert _upgraded(door.agent.fold.to_bytes()) == door.agent.fold.to_bytes()
+
+
+def test_tables_and_answers_name_what_a_part_says_and_no_more():
+    door = gateway()
+    decide(door, 1)
+    parts = [{"reward": 0.5}, {"attempt": 2}, {"served": "cheap", "attempt": 3}]
+    for part in parts:
+        door.observe([Outcome(decision_id="d0", **part)])
+    table = tables(door.agent.store, door.agent.config)["outcomes"]
+    assert table["attempt"].tolist() == [pd.NA, 2, 3]
+    assert table["served"].tolist() == [None, None, "cheap"]

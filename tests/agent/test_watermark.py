@@ -91,9 +91,7 @@ def test_nothing_is_reported_from_the_future_or_from_no_time(at):
     row = Observation(routed="slow", features=FEATURES, outputs=OUTPUTS, reward=0.1, at=at)
     with pytest.raises(TimeError):
         door.ingest([row])
-    replay = Simulation(
-        context_id="c", model="slow", features=FEATURES, outputs=OUTPUTS, at=at
-    )
+    replay = Simulation(context_id="c", model="slow", features=FEATURES, outputs=OUTPUTS, at=at)
     with pytest.raises(TimeError):
         door.simulate([replay])
     assert door.agent.store.next_seq == 1

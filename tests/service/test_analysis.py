@@ -306,7 +306,9 @@ def test_rows_are_closed_and_late_alike_with_sums_and_without(tmp_path: Path):
     assert found[0][2] > 0
 
 
-GUARDED = CONFIG + """[reward]
+GUARDED = (
+    CONFIG
+    + """[reward]
 window = 1000.0
 [[guardrails]]
 name = "errors"
@@ -314,6 +316,7 @@ limit = 0.2
 [checks]
 drift = "new-era"
 """
+)
 
 
 def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path):
