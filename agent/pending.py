@@ -216,7 +216,7 @@ class Pending:
         return closed
 
     def behind(self, start: int) -> Behind:
-        """What lies from decision `start` on, at which a watermark stands that can go no further."""
+        """What lies from decision `start` on, where a watermark stands that can go no further."""
         first = start - self.base
         rows = slice(first, self.size)
         done = (self.has_reward | self.expired)[rows]

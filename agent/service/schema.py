@@ -206,9 +206,10 @@ class WatermarkAnswer(Wire, frozen=True, kw_only=True):
 
 class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     """Everything that is estimated. at: when it was computed; log_rows: rows of the log it holds;
-    waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the error level of the certified ends;
-    sequence, assumptions: what they are made by and rest on; certified_rows: requests (or units) of
-    the era that they hold. families: other families that were asked for, by name."""
+    waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
+    error level of the certified ends; sequence, assumptions: what they are made by and rest on;
+    certified_rows: requests (or units) of the era that they hold. families: other families that
+    were asked for, by name."""
 
     experiment: str
     at: float

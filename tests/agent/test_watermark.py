@@ -104,7 +104,7 @@ def test_columns_carry_times_too(at):
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     requests = traffic.requests(3)
     requests.at[1] = at
-    with pytest.raises(AgentError, match="at row 1: .* is no time"):
+    with pytest.raises(AgentError, match=r"at row 1: .* is no time"):
         agent.decide(requests)
     with pytest.raises(AgentError, match="is no time"):
         agent.expire(at)
