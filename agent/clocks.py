@@ -31,6 +31,8 @@ class TimeError(AgentError):
 
 def check_times(at: Floats, *, unknown: bool = False) -> None:
     """Raise TimeError for a time that is no time. unknown: NaN may stand for one."""
+    if len(at) == 1 and 0.0 <= at.item() <= LATEST:
+        return
     fine = (at >= 0.0) & (at <= LATEST)
     if unknown:
         fine |= np.isnan(at)

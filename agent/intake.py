@@ -71,7 +71,8 @@ class Intake:
             raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
         self._check_lengths(count, reward=batch.reward, served=batch.served, at=batch.at)
         self._check_models("served", batch.served)
-        if np.abs(batch.attempt).max(initial=0) > MOST_ATTEMPTS:
+        speaks = bool(batch.attempt.any())
+        if speaks and np.abs(batch.attempt).max() > MOST_ATTEMPTS:
             row = int(np.abs(batch.attempt).argmax())
             raise AgentError(
                 f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
@@ -104,9 +105,8 @@ class Intake:
             doubtful |= with_outputs & table.has_outputs[at]
         if batch.metrics is not None:
             doubtful |= (~np.isnan(batch.metrics + table.metrics[at])).any(axis=1)
-        told = batch.attempt != 0
-        if told.any():
-            doubtful |= told & (table.confirmed[at] | self._retold(number))
+        if speaks:
+            doubtful |= (batch.attempt != 0) & (table.confirmed[at] | self._retold(number))
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
