@@ -175,8 +175,35 @@ def _knowledge(report: Report) -> Iterator[Metric]:
     yield checks
     yield GaugeMetricFamily("equipoise_report_time_seconds", "When it was made.", value=report.at)
     yield GaugeMetricFamily("equipoise_report_log_rows", "Rows it holds.", value=report.log_rows)
-    waiting = report.estimates.waiting
+    waiting, behind = report.estimates.waiting, report.estimates.watermark
     yield GaugeMetricFamily("equipoise_waiting", "Decisions without an outcome.", value=waiting)
+    yield GaugeMetricFamily(
+        "equipoise_held_back",
+        "Decisions that are not certified only because an earlier one waits.",
+        value=behind.held_back,
+    )
+    yield GaugeMetricFamily(
+        "equipoise_oldest_waiting_seconds",
+        "Age of the oldest decision that waits; negative where it is dated in the future.",
+        value=0.0 if behind.at is None else report.at - behind.at,
+    )
+    yield from _assignments(report)
+
+
+def _assignments(report: Report) -> Iterator[Metric]:
+    """What became of the draws of this era that are closed, as the check `delivery` counts them."""
+    gauge = GaugeMetricFamily(
+        "equipoise_assignments",
+        "Draws of this era that are closed: decided, delivered, and answered by the model drawn.",
+        labels=["model", "what"],
+    )
+    for check in report.checks.checks:
+        if check.name == "delivery":
+            for what in ("decided", "delivered", "exposed"):
+                counts = check.figures[what]
+                for row, count in zip(report.estimates.models, counts, strict=True):
+                    gauge.add_metric([row.model, what], count)
+    yield gauge
 
 
 def _expectation(forecast: Forecast) -> Iterator[Metric]:
