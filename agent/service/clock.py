@@ -12,6 +12,11 @@ STEP_SECONDS = 1.0
 """What the machine's clock must move by, against the time that passed, to be called a step."""
 
 
+def wall_time() -> float:
+    """The machine's clock, seconds since the epoch: it can be set at any moment."""
+    return time.time()
+
+
 class Clock:
     """Seconds since the epoch: the machine's clock at the start plus time that has passed since.
 
@@ -24,7 +29,7 @@ class Clock:
 
     def __init__(
         self,
-        wall: Callable[[], float] = time.time,
+        wall: Callable[[], float] = wall_time,
         passed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wall, self._passed = wall, passed

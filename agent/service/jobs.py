@@ -11,13 +11,13 @@ clock steps away from the loop's own clock, which nobody can set.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from equipoise.agent.service.clock import wall_time
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 
@@ -47,7 +47,7 @@ class Jobs:
     wall: the clock that APScheduler goes by, seconds since the epoch.
     """
 
-    def __init__(self, figures: Figures, log: Log, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, figures: Figures, log: Log, wall: Callable[[], float] = wall_time) -> None:
         self._figures = figures
         self._log = log
         self._wall = wall

@@ -1,7 +1,10 @@
-"""Set the wall clock under a loaded daemon: what its jobs and its decisions do. Needs libfaketime
-(Debian: faketime).
+"""Set the wall clock under a loaded daemon: what its jobs and its decisions do.
 
 python tests/service/clock_steps.py --rounds 3
+
+The daemon's processes read the wall clock through a library made here with `cc`, which adds what a
+shared file says: all of them see a step at once, and no other clock moves. (libfaketime 0.9.10 with
+the monotonic clock left alone makes Python's timed waits sleep to their end, whoever wakes them.)
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import struct
+import subprocess
 import tempfile
 import threading
 import time
@@ -25,7 +30,45 @@ INTERVALS = {"refresh": 1.0, "checkpoint": 2.0, "expiry": 1.0, "forecast": 2.0}
 SERVICE = "\n".join(f"{job}_seconds = {seconds}" for job, seconds in INTERVALS.items())
 WINDOW = 12.0
 """Seconds between two settings of the clock."""
-LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+SOURCE = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile long long *ahead;
+
+__attribute__((constructor)) static void begin(void) {
+  const char *path = getenv("CLOCK_STEPS");
+  int file = path ? open(path, O_RDONLY) : -1;
+  if (file >= 0) ahead = mmap(0, 8, PROT_READ, MAP_SHARED, file, 0);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int result = syscall(SYS_clock_gettime, clock, now);
+  if (ahead && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += *ahead;
+  return result;
+}
+
+int gettimeofday(struct timeval *now, void *zone) {
+  struct timespec exact;
+  int result = clock_gettime(CLOCK_REALTIME, &exact);
+  now->tv_sec = exact.tv_sec;
+  now->tv_usec = exact.tv_nsec / 1000;
+  return result;
+}
+
+time_t time(time_t *kept) {
+  struct timespec exact;
+  clock_gettime(CLOCK_REALTIME, &exact);
+  if (kept) *kept = exact.tv_sec;
+  return exact.tv_sec;
+}
+"""
 
 
 @dataclass(eq=False)
@@ -73,7 +116,7 @@ def job_runs(daemon: Running, ran: dict[str, list[float]], over: threading.Event
         seen += len(lines)
         for line in lines:
             if '"event":"job"' in line:
-                ran[json.loads(line)["job"]].append(time.monotonic())
+                ran.setdefault(json.loads(line)["job"], []).append(time.monotonic())
         time.sleep(0.01)
 
 
@@ -87,19 +130,17 @@ def gap(times: list[float], begin: float, end: float) -> float:
 
 def study(folder: Path, rounds: int) -> list[str]:
     """The table; a window in which nothing is set stands before every one in which it is."""
-    assert LIBRARY is not None, "libfaketime is not installed: apt-get install faketime"
-    clock = folder / "clock"
-    clock.write_text("+0\n")
+    clock, library = folder / "clock", folder / "clock.so"
+    clock.write_bytes(struct.pack("q", 0))
+    made = ["cc", "-shared", "-fPIC", "-O2", "-xc", "-", "-o", str(library)]
+    subprocess.run(made, input=SOURCE, text=True, check=True)
     daemon = start(
         folder,
         f'log_level = "debug"\n{SERVICE}',
         config=CONFIG.replace("[policy]", "[reward]\nwindow = 3.0\n[policy]"),
         environment={
-            "LD_PRELOAD": str(LIBRARY),
-            "FAKETIME_TIMESTAMP_FILE": str(clock),
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_CACHE_DURATION": "1",
+            "LD_PRELOAD": str(library),
+            "CLOCK_STEPS": str(clock),
         },
     )
     ran: dict[str, list[float]] = {job: [] for job in INTERVALS}
@@ -116,7 +157,8 @@ def study(folder: Path, rounds: int) -> list[str]:
             for name, step in STEPS.items():
                 for kind, moved in (("quiet", 0), (name, step)):
                     at += moved
-                    clock.write_text(f"{at:+d}\n")
+                    with clock.open("r+b") as file:
+                        file.write(struct.pack("q", at))
                     begun = time.monotonic()
                     time.sleep(WINDOW)
                     windows.append((kind, begun, time.monotonic()))
