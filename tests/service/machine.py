@@ -10,21 +10,15 @@ its own.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import http.client
 import json
-import math
-import signal
-import subprocess
 import sys
 import tempfile
 import traceback
-from collections import Counter, deque
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from acknowledged import MODELS, PARTS, Model, World
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
@@ -36,166 +30,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from running import COMMAND, CONFIG, Answer, Running, running, until, write_config
-
-from equipoise.agent.monitors.actions import DEFAULT_ACTIONS
-
-RAIL = '\n[[guardrails]]\nname = "errors"\nlimit = 0.9\n'
-# No check may pause or open an era here: what the model expects is what was asked for.
-QUIET = "[checks]\n" + "".join(f'{name} = "report"\n' for name in DEFAULT_ACTIONS)
-SERVICE = 'refresh_seconds = {}\ncheckpoint_seconds = 0.3\nlog_level = "info"\n'
-MODELS = ("large", "small")
-PARTS = ("reward", "outputs", "metrics")
-
-
-@dataclass
-class Model:
-    """What was acknowledged.
-
-    decisions: answer by request_id; asked: the body it answered; known: value of each part of an
-    outcome; rows: of the log; observed, simulated: ids and what was sent under them.
-    """
-
-    decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
-    known: dict[str, dict[str, float]] = field(default_factory=dict)
-    observed: set[str] = field(default_factory=set)
-    simulated: dict[tuple[str, str], float] = field(default_factory=dict)
-    rows: int = 0
-    randomized: int = 0
-    budget: int | None = None
-    paused: str | None = None
-    killed: bool = False
-    steps: Counter[str] = field(default_factory=Counter)
-
-
-class World:
-    """A daemon over one store, and the model. reload: how often the configuration was changed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.model = Model()
-        self.example = 0
-        self.reloads = 0
-        self.failure: str | None = None
-        self._connection: http.client.HTTPConnection | None = None
-        self.asked: deque[str] = deque(maxlen=40)
-        self._context = contextlib.ExitStack()
-        self.daemon = self._start()
-
-    @property
-    def config(self) -> str:
-        price = 0.02 + 0.001 * (self.reloads % 7)
-        return CONFIG.replace("price = 0.02", f"price = {price:.3f}") + RAIL + QUIET
-
-    @property
-    def service(self) -> str:
-        return SERVICE.format(0.25 if self.reloads % 2 else 0.5)
-
-    def _start(self) -> Running:
-        return self._context.enter_context(running(self.folder, self.service, config=self.config))
-
-    def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """One request on the connection that stays open; bytes go as they are, else JSON."""
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection("127.0.0.1", self.daemon.port, timeout=30)
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        self._connection.request(method, path, data)
-        response = self._connection.getresponse()
-        if self.failure is None:
-            self.asked.append(f"{method} {path} {body!r} -> {response.status}"[:600])
-        answer = Answer(response.status, dict(response.getheaders()), response.read())
-        # Not even while the kill switch is on: then only /readyz says 503.
-        assert answer.status < 500 or path == "/readyz", (method, path, body, answer)
-        return answer
-
-    def trace(self) -> str:
-        """The last requests before the first failure."""
-        return "".join(f"{line}\n" for line in self.asked)
-
-    def ready(self) -> Answer:
-        return self.ask("GET", "/readyz")
-
-    def close(self) -> None:
-        self._drop_connection()
-        self._context.close()
-
-    def again(self, end: str) -> None:
-        """End the daemon, in good order or by kill -9, and start it over the same store."""
-        self._drop_connection()
-        if end == "kill":
-            self.daemon.kill()
-        else:
-            assert self.daemon.stop() == 0
-        self.daemon = self._start()
-
-    def reload(self, good: bool) -> None:
-        """SIGHUP with another price and interval, or with a file that has a mistake."""
-        before = self._events("reload")
-        if good:
-            self.reloads += 1
-            write_config(self.folder, self.service, self.config)
-        else:
-            write_config(self.folder, "refresh_seconds = -1", self.config)
-        self.daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: self._events("reload") > before)
-        newest = [line for line in list(self.daemon.log) if '"event":"reload' in line][-1]
-        assert json.loads(newest)["event"] == ("reloaded" if good else "reload-refused"), newest
-
-    def _events(self, name: str) -> int:
-        return sum(f'"event":"{name}' in line for line in list(self.daemon.log))
-
-    def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def finish(self) -> list[str]:
-        """Kill, start, stop, audit, and look in the log for everything that was acknowledged."""
-        self.again("kill")
-        found = [] if self.daemon.stop() == 0 else ["the daemon did not end in good order"]
-        self._context.close()
-        command = [*COMMAND, "audit", str(self.daemon.store), "--json"]
-        audit = subprocess.run(command, capture_output=True, text=True, check=False)
-        if audit.returncode != 0:
-            found.append(f"audit: {audit.stdout}{audit.stderr}")
-        elif json.loads(audit.stdout)["decisions"] != len(self.model.decisions):
-            found.append(f"audit counts {audit.stdout}")
-        # A daemon over the same store says what it was told, decision by decision.
-        with running(self.folder, self.service, config=self.config) as daemon:
-            self.daemon = daemon
-            for name, made in self.model.decisions.items():
-                path = f"/v1/decisions/{made['decision_id']}"
-                found += _differences(self.ask("GET", path), made, self.model.known[name])
-            self._drop_connection()
-        return found
-
-
-def _differences(answer: Answer, made: dict[str, Any], known: dict[str, float]) -> list[str]:
-    """What a logged decision does not say as it was acknowledged."""
-    if answer.status != 200:
-        return [f"{made['decision_id']} is gone: {answer.body!r}"]
-    logged = answer.json
-    decision, parts = logged["decision"], logged["outcomes"]
-    keys = ("request_id", "model", "randomized", "propensity", "rule_id", "era", "probabilities")
-    found = [
-        f"{made['decision_id']}: {key} was {made[key]}, is {decision[key]}"
-        for key in keys
-        if decision[key] != made[key]
-    ]
-    # A row that says something new is logged whole, with what it repeats.
-    rewards = {part["reward"] for part in parts if part["reward"] is not None}
-    outputs = {part["outputs"][0] for part in parts if part["outputs"] is not None}
-    expected = {known["reward"]} if "reward" in known else set()
-    if rewards != expected or len(outputs) != ("outputs" in known):
-        found.append(f"{made['decision_id']}: told {known}, logged {rewards} and {outputs}")
-    share = decision["probabilities"][decision["model"]]
-    rate = decision["rate"] if any(decision["probabilities"].values()) else 0.0
-    chance = rate * share + (1 - rate) * (decision["model"] == decision["routed"])
-    if not math.isclose(chance, decision["propensity"], rel_tol=1e-12):
-        found.append(f"{made['decision_id']}: propensity {decision['propensity']}, is {chance}")
-    return found
-
+from running import until
 
 number = st.integers(0, 14)
 small = st.integers(0, 1)
@@ -225,35 +60,6 @@ class Machine(RuleBasedStateMachine):
         name = f"{self.prefix}-{index}"
         return {"request_id": name, "routed": routed, "features": {"words": words}}
 
-    def _take(self, body: dict[str, Any], made: dict[str, Any]) -> None:
-        """Check an answer to decide, and remember it."""
-        model, name = self.model, body["request_id"]
-        assert made["request_id"] == name
-        if model.killed and name not in model.decisions:
-            assert (made["reason"], made["decision_id"]) == ("kill-switch", None)
-        if model.killed:
-            assert made["model"] == body["routed"]
-            return
-        assert made["reason"] is None, made
-        if name in model.decisions:
-            assert made == model.decisions[name]
-            return
-        assert made["decision_id"] == f"d{len(model.decisions)}"
-        total = math.fsum(made["probabilities"].values())
-        assert total == 0.0 or math.isclose(total, 1.0, rel_tol=1e-9)
-        assert 0.0 < made["propensity"] <= 1.0
-        if not made["randomized"]:
-            assert made["model"] == body["routed"]
-        if model.paused is not None or self._spent():
-            assert not made["randomized"]
-            assert made["propensity"] == 1.0
-        model.decisions[name], model.asked[name], model.known[name] = made, body, {}
-        model.randomized += made["randomized"]
-        model.rows += 1
-
-    def _spent(self) -> bool:
-        return self.model.budget is not None and self.model.randomized >= self.model.budget
-
     @initialize(rows=st.lists(st.tuples(small, st.sampled_from(MODELS)), min_size=4, max_size=8))
     def begin(self, rows: list[tuple[int, str]]) -> None:
         """Something to repeat, to contradict and to tell outcomes of."""
@@ -261,7 +67,7 @@ class Machine(RuleBasedStateMachine):
             body = self._body(index, words, routed)
             answer = self.world.ask("POST", "/v1/decide", body)
             assert answer.status == 200, answer
-            self._take(body, answer.json)
+            self.model.take(body, answer.json)
 
     @rule(index=number, words=small, routed=st.sampled_from(MODELS))
     def decide(self, index: int, words: int, routed: str) -> None:
@@ -274,7 +80,7 @@ class Machine(RuleBasedStateMachine):
             return
         self._count("decide" if asked is None else "repeat")
         assert answer.status == 200, answer
-        self._take(body, answer.json)
+        self.model.take(body, answer.json)
 
     @rule(rows=st.lists(st.tuples(number, small, st.sampled_from(MODELS)), min_size=1, max_size=6))
     def decide_batch(self, rows: list[tuple[int, int, str]]) -> None:
@@ -290,7 +96,7 @@ class Machine(RuleBasedStateMachine):
         self._count("batch")
         assert answer.status == 200, answer
         for body, made in zip(bodies, answer.json["decisions"], strict=True):
-            self._take(body, made)
+            self.model.take(body, made)
 
     def _outcome(self, name: str, parts: dict[str, float], by_id: bool) -> dict[str, Any]:
         key = (
@@ -306,17 +112,6 @@ class Machine(RuleBasedStateMachine):
                 fields[part] = {"seconds" if part == "outputs" else "errors": value}
         return fields
 
-    def _told(self, name: str, parts: dict[str, float]) -> str:
-        """What becomes of parts of an outcome: accepted, duplicate or conflict."""
-        known = self.model.known[name]
-        if any(known.get(part, value) != value for part, value in parts.items()):
-            return "conflict"
-        return "duplicate" if parts.keys() <= known.keys() else "accepted"
-
-    def _keep(self, name: str, parts: dict[str, float]) -> None:
-        self.model.known[name].update(parts)
-        self.model.rows += 1
-
     parts = st.dictionaries(
         st.sampled_from(PARTS), st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=3
     )
@@ -326,7 +121,7 @@ class Machine(RuleBasedStateMachine):
     def outcome(self, pick: int, parts: dict[str, float], by_id: bool) -> None:
         named = self._named()
         name = named[pick % len(named)]
-        told = self._told(name, parts)
+        told = self.model.told(name, parts)
         answer = self.world.ask("POST", "/v1/outcomes", self._outcome(name, parts, by_id))
         self._count(f"outcome: {told}")
         if told == "conflict":
@@ -336,7 +131,7 @@ class Machine(RuleBasedStateMachine):
         counts = answer.json["accepted"], answer.json["duplicates"], answer.json["late"]
         assert counts == ((1, 0, 0) if told == "accepted" else (0, 1, 0)), (parts, answer)
         if told == "accepted":
-            self._keep(name, parts)
+            self.model.keep(name, parts)
 
     @precondition(_named)
     @rule(rows=st.lists(st.tuples(number, parts, st.booleans()), min_size=1, max_size=5))
@@ -350,11 +145,11 @@ class Machine(RuleBasedStateMachine):
             if name in seen:
                 continue  # rows of one decision in one list are another rule's
             seen.add(name)
-            told = self._told(name, parts)
+            told = self.model.told(name, parts)
             bodies.append(self._outcome(name, parts, by_id))
             expected.append(told)
             if told == "accepted":
-                self._keep(name, parts)
+                self.model.keep(name, parts)
         bodies += [{"request_id": f"{self.prefix}-never", "reward": 1.0}]
         answer = self.world.ask("POST", "/v1/outcomes", bodies)
         self._count("outcomes in a list")
@@ -374,9 +169,9 @@ class Machine(RuleBasedStateMachine):
         name = named[pick % len(named)]
         told = []
         for parts in (first, second):
-            told.append(self._told(name, parts))
+            told.append(self.model.told(name, parts))
             if told[-1] == "accepted":
-                self._keep(name, parts)
+                self.model.keep(name, parts)
         bodies = [self._outcome(name, parts, by_id=True) for parts in (first, second)]
         answer = self.world.ask("POST", "/v1/outcomes", bodies)
         self._count("parts in one list")
