@@ -202,32 +202,28 @@ def _last(text: str, lines: int) -> str:
     return "\n".join(kept[-lines:])
 
 
-def report(results: list[Result], minutes: float, seed: int) -> str:
-    """The page, as Markdown."""
+def block(result: Result) -> str:
+    """What the page says of a part."""
     today = datetime.datetime.now(datetime.UTC).date()
-    rows = [
-        f"| {each.part.name} | {each.part.what} | {each.seconds / 60:.1f} | {each.verdict} |"
-        for each in results
-    ]
-    details = [
-        f"### {each.part.name}\n\n`{each.command}`\n\n```text\n{_last(each.text, 40)}\n```\n"
-        for each in results
-        if each.code is not None
-    ]
-    return "\n".join(
-        [
-            MARK,
-            "",
-            f"`make torture` ({minutes:g} minutes, seed {seed}) on {today}, Python"
-            f" {platform.python_version()}, {os.cpu_count()} cores.",
-            "",
-            "| part | what is done to a real daemon | minutes | verdict |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            *details,
-        ]
-    )
+    where = f"Python {platform.python_version()}, {os.cpu_count()} cores"
+    head = f"### {result.part.name}\n\n{result.part.what.capitalize()}: {result.verdict}."
+    if result.code is None:
+        return f"{head} {result.text.capitalize()}.\n"
+    took = f"{result.seconds / 60:.1f} minutes on {today}, {where}"
+    return f"{head} {took}.\n\n`{result.command}`\n\n```text\n{_last(result.text, 40)}\n```\n"
+
+
+def page(before: str, results: list[Result]) -> str:
+    """The page with what is new; parts that were not run keep what was said of them."""
+    head, _, kept = before.partition(MARK)
+    blocks = {
+        text.partition("\n")[0]: f"### {text.rstrip()}\n" for text in kept.split("\n### ")[1:]
+    }
+    for result in results:
+        if result.code is not None or result.part.name not in blocks:
+            blocks[result.part.name] = block(result)
+    order = [part.name for part in PARTS if part.name in blocks]
+    return f"{head.rstrip()}\n\n{MARK}\n\n" + "\n".join(blocks[name] for name in order)
 
 
 def main() -> None:
@@ -246,10 +242,9 @@ def main() -> None:
         work = run_requests if not part.script else run_script
         results.append(work(part, seconds, chosen.seed))
         print(f"  {results[-1].verdict}\n{_last(results[-1].text, 12)}", flush=True)
-    page = report(results, chosen.minutes, chosen.seed)
-    if chosen.out is not None:
-        head = chosen.out.read_text().partition(MARK)[0] if chosen.out.exists() else ""
-        chosen.out.write_text(head + page)
+        if chosen.out is not None:
+            before = chosen.out.read_text() if chosen.out.exists() else ""
+            chosen.out.write_text(page(before, results))
     raise SystemExit(any(each.code for each in results))
 
 
