@@ -130,7 +130,8 @@ def gap(times: list[float], begin: float, end: float) -> float:
 
 
 def study(folder: Path, rounds: int) -> tuple[list[str], list[str]]:
-    """The table, and what is not as it must be; a window in which nothing is set stands before every one in which it is."""
+    """The table, and what is not as it must be. Before each window in which the clock is set stands
+    one in which it is not."""
     clock, library = folder / "clock", folder / "clock.so"
     clock.write_bytes(struct.pack("q", 0))
     made = ["cc", "-shared", "-fPIC", "-O2", "-xc", "-", "-o", str(library)]
