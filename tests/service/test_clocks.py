@@ -105,10 +105,11 @@ def runs_of(
     return ran
 
 
+# At 97.22 the next job is due before the next look at the clock.
 STEPS = {
-    "an hour back": (97.3, [-HOUR]),
-    "a day forward": (97.3, [DAY]),
-    "thirty days forward": (97.3, [30 * DAY]),
+    "an hour back": (97.22, [-HOUR]),
+    "a day forward": (97.22, [DAY]),
+    "thirty days forward": (97.22, [30 * DAY]),
     "a minute back, often": (11.3, repeat(-60.0)),
     "forward, often": (3.7, repeat(HOUR)),
     "to and fro": (7.1, [HOUR, -HOUR, 30 * DAY, -30 * DAY, -DAY, DAY] * 8),
@@ -201,11 +202,11 @@ def test_the_agents_clock_comes_back_to_the_machines(step: float):
     pair.set_by += step
     assert clock.look() == pytest.approx(step)
     assert clock.off == pytest.approx(step)
-    for looks in range(30_000):
-        if abs(clock.off) < 1e-3:
-            break
+    looks = 0
+    while abs(clock.off) > 1e-3 and looks < 30_000:
         pair.passed += 0.1
         assert clock.look() == 0.0
+        looks += 1
     assert looks * 0.1 == pytest.approx(90.0 / SLEW, rel=0.01)
 
 
