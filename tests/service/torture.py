@@ -48,6 +48,15 @@ def _moments(kinds: str, seconds_each: float) -> Callable[[float, int], list[str
     return arguments
 
 
+def _scaled(
+    name: str, fewest: int, most: int, a_second: float
+) -> Callable[[float, int], list[str]]:
+    def arguments(seconds: float, seed: int) -> list[str]:
+        return [name, str(min(most, max(fewest, int(seconds * a_second)))), "--seed", str(seed)]
+
+    return arguments
+
+
 # Seconds a unit of work takes on two quiet cores; a busy machine takes longer, not less.
 PARTS = (
     Part("requests", "every operation of /openapi.json, by schemathesis", 0.2, "", lambda *_: []),
@@ -77,14 +86,14 @@ PARTS = (
         "one fault in a file of the store, then a start",
         0.1,
         "damage.py",
-        lambda _, seed: ["--seed", str(seed)],
+        _scaled("--faults", 50, 2000, 5.6),
     ),
     Part(
         "poison",
         "rows with odd numbers in every field",
         0.05,
         "poison.py",
-        lambda _, seed: ["--seed", str(seed)],
+        _scaled("--rows", 50, 5000, 28.0),
     ),
     Part("flood", "clients that hold on to the loop", 0.05, "flood.py", lambda *_: []),
     Part(
