@@ -154,6 +154,8 @@ class Pending:
             self.open_to_all[rows] = batch.eligible[:, active].all(axis=1)
             self.certifiable[rows] &= self.open_to_all[rows]
         self.uniform[rows] = batch.uniform
+        # Of rows that left: state is a function of the log, not of when the table was moved.
+        self.reward[rows], self.y[rows] = 0.0, 0.0
         self.leader[rows] = batch.number if batch.leader is None else batch.leader
         self.until[rows] = -np.inf
         if self.ttl is not None:
