@@ -15,7 +15,7 @@ from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
-from equipoise.store.observation_index import index_observations
+from equipoise.store.observation_index import index_observations, index_simulations
 from equipoise.store.roots import create_roots
 from equipoise.store.schema import create_first_schema
 
@@ -33,6 +33,7 @@ MIGRATIONS: Sequence[Migration] = (
     (4, create_controls),
     (5, index_observations),
     (6, create_roots),
+    (7, index_simulations),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

@@ -20,7 +20,7 @@ from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
 from equipoise.store.lock import WriterLock
 from equipoise.store.migrations import MIGRATIONS, check_identity
-from equipoise.store.observation_index import index_observations
+from equipoise.store.observation_index import index_observations, index_simulations
 from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
@@ -53,6 +53,7 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
             unless="SELECT 1 FROM roots WHERE sealed_at IS NOT NULL",
             why="old rows were removed, and an older equipoise reads from row 0",
         ),
+        index_simulations: Reversal("DROP INDEX idx_simulations_context"),
     }
 )
 """By the migration that each undoes."""
