@@ -10,8 +10,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-LONGEST_ID = 256
-"""Characters, so at most 1,024 bytes: every look-up, index entry and log line carries ids whole."""
+LONGEST_ID = 200
+"""Characters, so at most 800 bytes: every look-up, index entry and log line carries ids whole."""
 UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
 Id: TypeAlias = Annotated[
     str, msgspec.Meta(pattern=rf"^[^{UNPRINTABLE}]+$(?!\n)", max_length=LONGEST_ID)
