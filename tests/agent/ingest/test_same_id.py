@@ -114,12 +114,12 @@ def test_every_row_is_new_a_repeat_or_refused_with_both_places(folder: Path) -> 
     """Against a dictionary: the first row of an id counts, whatever file, format or batch."""
     rng = random.Random(12)
     known: dict[str, tuple[Row, str, int]] = {}
-    for round, kinds in enumerate(itertools.permutations(FORMATS)):
-        if round % 6:
+    for turn, kinds in enumerate(itertools.permutations(FORMATS)):
+        if turn % 6:
             continue
         names, new, repeats, refused = [], 0, 0, []
         for place, kind in enumerate(kinds):
-            name = f"{round}-{place}.{kind}"
+            name = f"{turn}-{place}.{kind}"
             rows = [drawn(rng, 400) for _ in range(60)]
             # Rows of before, word for word, so that repeats are no rarity.
             rows += [row for row, _, _ in rng.sample(sorted(known.values()), min(20, len(known)))]
@@ -267,14 +267,16 @@ def test_a_batch_names_its_own_rows_and_takes_nothing(folder: Path) -> None:
         gateway = Gateway(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
         same = {"routed": "large", "features": [1.0], "outputs": [1.0]}
         rows = [Observation(request_id="a", reward=reward, **same) for reward in (1.0, 1.0, 0.0)]
-        with pytest.raises(ConflictError, match="row 2: .* other reward than row 0 of this batch"):
+        with pytest.raises(ConflictError, match=r"row 2: .* other reward than row 0 of this batch"):
             gateway.ingest(rows)
         assert store.next_seq == 0
         replays = [
             Simulation(context_id="c", model="small", features=[1.0], outputs=[tokens])
             for tokens in (1.0, 2.0)
         ]
-        with pytest.raises(ConflictError, match="row 1: .* other outputs than row 0 of this batch"):
+        with pytest.raises(
+            ConflictError, match=r"row 1: .* other outputs than row 0 of this batch"
+        ):
             gateway.simulate(replays)
         assert store.next_seq == 0
 

@@ -124,7 +124,7 @@ def test_nothing(given: Any) -> None:
 
 @pytest.mark.parametrize("given", ["one", "1,5", "1_000", "0x1", "--1", [1], {"a": 1}, b"1"])
 def test_what_is_no_number(given: Any) -> None:
-    with pytest.raises(AgentError, match="x: .* is no number"):
+    with pytest.raises(AgentError, match=r"x: .* is no number"):
         as_number("x", given)
 
 
@@ -231,7 +231,7 @@ def test_words_of_rewards_are_found_in_every_spelling() -> None:
         for reward, spellings in expected.items():
             assert [rewards.find(each) for each in spellings] == [reward] * len(spellings)
         for other in (5, "5", "sideways", [1]):
-            with pytest.raises(AgentError, match="reward: .* is none of"):
+            with pytest.raises(AgentError, match=r"reward: .* is none of"):
                 rewards.find(other)
     with pytest.raises(AgentError, match="false is none of 1, -1"):
         Rewards({"1": 1.0, "-1": 0.0}).find(False)
