@@ -171,14 +171,16 @@ class Gateway:
         fresh = self._new_observations(batch, dated)
         kept = batch if fresh.all() else select(batch, fresh)
         first = self.agent.fold.next_seq
-        # A row that names nobody is somebody of its own.
-        names = [unit or f"row {first + row}" for row, unit in enumerate(kept.unit_id or ())]
+        # A row that names nobody is somebody of its own, whatever others call theirs.
+        units = [
+            text_key("unit", unit) if unit else text_key("row", str(first + row))
+            for row, unit in enumerate(kept.unit_id or ())
+        ]
         accepted = self.agent.ingest(
             replace(
                 kept,
-                unit=np.array([text_key("unit", name) for name in names], dtype=np.int64),
+                unit=np.array(units, dtype=np.int64),
                 request_id=kept.request_id if any(kept.request_id or ()) else None,
-                unit_id=names,
             )
         )
         return Accepted(accepted.rows, len(batch) - len(kept))
@@ -374,16 +376,16 @@ def _differences(
     batch: ObservationBatch, row: int, other: ObservationBatch, at: int, timed: bool
 ) -> list[str]:
     """Names of what two rows say differently. timed: whether their times are compared."""
-    found = [
-        name
-        for name, field in (
-            ("routed", "routed"),
-            ("features", "x"),
-            ("outputs", "outputs"),
-            ("reward", "reward"),
-        )
-        if not np.array_equal(getattr(batch, field)[row], getattr(other, field)[at], equal_nan=True)
-    ]
+    found = [] if batch.routed[row] == other.routed[at] else ["routed"]
+    for name, given, held in (
+        ("features", batch.x[row], other.x[at]),
+        ("outputs", batch.outputs[row], other.outputs[at]),
+    ):
+        # Nearly always the very same bytes; a closer look knows that 0 is -0.
+        if given.tobytes() != held.tobytes() and not np.array_equal(given, held):
+            found.append(name)
+    if batch.reward[row] != other.reward[at]:
+        found.append("reward")
     if (batch.unit_id or ())[row] != (other.unit_id or ())[at]:
         found.append("unit_id")
     if timed and batch.at[row] != other.at[at]:
