@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.problems import shown, suggestion
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.ingest.mapping import IngestMapping, Kind
 from equipoise.agent.ingest.paths import parse_path
@@ -92,6 +93,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
         for feature in features
     }
     struct, counted = RECORDS[kind], Counter[str]()
+    known = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
@@ -104,6 +106,8 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
                 if given is not None:
                     record.setdefault(side, {})[name[2:]] = given
                 continue
+            if name not in known:
+                raise AgentError(f"column {shown(name)} is none: {suggestion(name, sorted(known))}")
             given = _field(name, value)
             if given is not None:
                 record[name] = given

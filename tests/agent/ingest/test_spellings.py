@@ -480,3 +480,11 @@ def test_the_presets_name_no_row_by_what_rows_can_share(folder: Path) -> None:
         text = text.replace('request_id = "id"\n', "")
         Path("chat.toml").write_text(text)
         assert ("request_id" in load_file(Path("chat.toml")).mapping("log").all_fields) == named
+
+
+def test_a_column_of_no_name_of_ours_is_named_with_the_nearest(folder: Path) -> None:
+    (folder / "a.csv").write_text("request_id,routed,reward,x_promt\na,large,1,hi\nb,large,1,\n")
+    order = Order(files=["a.csv"], config=Path("chat.toml"))
+    result, rejects = run(order)
+    assert (result.accepted, result.rejected) == (1, 1)
+    assert rejects.first[0].reason == "column 'x_promt' is none: did you mean 'x_prompt'?"
