@@ -400,7 +400,10 @@ WRONG = {
 @pytest.mark.parametrize("path", WRONG)
 def test_a_path_that_leads_nowhere_is_named_with_what_is_there(folder: Path, path: str) -> None:
     mapping = f'{CONFIG}[ingest.features]\nprompt = "{path}"\n'
-    (folder / "a.jsonl").write_text(f"\n{{\n{json.dumps(LINE)}\n" * 3)
+    # Broken lines are skipped, and a row that has little does not hide what others have.
+    empty = {"id": "z", "request": {"body": {}}, "messages": [{}], "metadata": '{"usage": {}}'}
+    lines = f"\n{{\n{json.dumps(LINE)}\n" * 3
+    (folder / "a.jsonl").write_text(lines + json.dumps(empty))
     with pytest.raises(AgentError) as refused:
         ingest("a.jsonl", config=mapping)
     sentence = str(refused.value)
