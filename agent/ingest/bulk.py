@@ -15,10 +15,10 @@ from equipoise.agent.ingest.mapping import IngestMapping, Kind
 from equipoise.agent.ingest.paths import Sightings, parse_path
 from equipoise.agent.ingest.places import Places
 from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, Numbered, rows
-from equipoise.agent.ingest.records import RECORDS, Namer, Record, flat, mapped
+from equipoise.agent.ingest.records import Namer, Record, flat, mapped, nested
 from equipoise.agent.ingest.rejects import Rejects
 from equipoise.agent.ingest.sinks import Sink
-from equipoise.store.records import Observation, Outcome, readable
+from equipoise.store.records import Observation, Outcome
 
 HELD_BACK = 4096
 """Rows of standard input, which cannot be read twice, that wait until every path was seen."""
@@ -123,24 +123,23 @@ class Ingestion:
         yield from held
 
     def _reader(self, kind: Format) -> Callable[[Any], Record]:
-        mapping = self._mapping
-        to_record = None
+        mapping, left_out = self._mapping, self.result.left_out
         if mapping is not None:
-            to_record = mapped(mapping, self._schema, self.result.left_out)
+            to_record = mapped(mapping, self._schema, left_out)
+        elif kind == "jsonl":
+            to_record = nested(self._kind, self._schema, left_out)
+        else:
+            to_record = flat(self._kind, self._schema)
         if kind != "jsonl":
-            return to_record or flat(self._kind, self._schema)
-        struct: Any = RECORDS[self._kind] if mapping is None else Any
-        decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
+            return to_record
+        decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 
         def read(line: bytes) -> Record:
             try:
                 row = decode(line)
-            except msgspec.ValidationError as error:
-                raise AgentError(readable(error)) from None
             except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
                 raise AgentError(str(error)) from None
-            made: Record = row if to_record is None else to_record(row)
-            return made
+            return to_record(row)
 
         return read
 

@@ -85,6 +85,40 @@ def mapped(
     return read
 
 
+def nested(
+    kind: Kind, schema: FeatureSchema, left_out: Counter[str] | None = None
+) -> Callable[[Any], Record]:
+    """As `mapped`, for JSON lines with our names: values may be spelled as in any other log."""
+    sides = {
+        "features": {feature.name: type(feature).__name__ for feature in schema.context},
+        "outputs": {feature.name: type(feature).__name__ for feature in schema.outputs},
+    }
+    struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
+    plain = {*struct.__struct_fields__} - {*sides, "metrics"}
+
+    def read(row: Any) -> Record:
+        if not isinstance(row, Mapping):
+            return _convert(row, struct)
+        record: dict[str, Any] = {}
+        for name, value in row.items():
+            given = value
+            if name in plain:
+                given = _field(name, value)
+            elif name in sides and isinstance(value, Mapping):
+                kinds = sides[name]
+                # What we do not know is left as it is, to be refused by its name.
+                values = {
+                    key: as_feature(kinds[key], key, each, counted) if key in kinds else each
+                    for key, each in value.items()
+                }
+                given = {key: each for key, each in values.items() if each is not None}
+            if given is not None:
+                record[name] = given
+        return _convert(record, struct)
+
+    return read
+
+
 def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     """As `mapped`, for tables with our names: x_NAME for features, y_NAME for outputs."""
     kinds = {
@@ -151,7 +185,7 @@ class Namer:
         return msgspec.structs.replace(record, request_id=name)
 
 
-def _convert(record: dict[str, Any], kind: type[Record]) -> Record:
+def _convert(record: Any, kind: type[Record]) -> Record:
     try:
         return msgspec.convert(record, kind)
     except msgspec.ValidationError as error:

@@ -106,7 +106,7 @@ def test_refused_rows_stop_nobody_and_say_why(run: Run, tmp_path: Path) -> None:
         2: ("{", "truncated"),
         3: ({**ROW, "routed": "medium"}, "model 'medium' is not one of large, small"),
         5: ({**ROW, "reward": 7}, "outside the declared range"),
-        6: ({**ROW, "reward": "1"}, "Expected `float | null`"),
+        6: ({**ROW, "reward": "good"}, "reward: 'good' is no number"),
         8: ({**ROW, "features": {"plan": "free"}}, "context: prompt: received nothing"),
         9: ({**ROW, "outputs": {"seconds": -1}}, "seconds: received -1"),
         11: ({**ROW, "request_id": "two\nlines"}, "no control characters"),

@@ -491,3 +491,42 @@ def test_a_column_of_no_name_of_ours_is_named_with_the_nearest(folder: Path) -> 
     result, rejects = run(order)
     assert (result.accepted, result.rejected) == (1, 1)
     assert rejects.first[0].reason == "column 'x_promt' is none: did you mean 'x_prompt'?"
+
+
+def test_lines_with_our_names_are_spelled_as_freely(folder: Path) -> None:
+    lines = [
+        {
+            "request_id": 7,
+            "routed": "large",
+            "reward": True,
+            "at": "2026-11-01T10:00:00Z",
+            "features": {
+                "prompt": [{"type": "text", "text": "a b"}, {"type": "image_url"}],
+                "plan": 5,
+                "new": "TRUE",
+                "embedding": "[1, 2]",
+            },
+            "outputs": {"tokens": "50"},
+        },
+        {
+            "request_id": "8",
+            "routed": "small",
+            "reward": "0.5",
+            "at": 1793527200000,
+            "features": {"prompt": None, "plan": None, "new": None, "embedding": None},
+            "outputs": {"tokens": None},
+        },
+        {"request_id": None, "routed": "small", "reward": None, "features": {}, "outputs": {}},
+        {"request_id": "9", "routed": "small", "reward": 1, "features": {"plna": 5}, "outputs": {}},
+    ]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result, rejects = run(Order(files=["a.jsonl"], config=Path("chat.toml")))
+    assert (result.accepted, result.unrated, result.rejected) == (2, 1, 1)
+    assert result.left_out == {"image_url": 1}
+    assert "plna: received 5, expected no such feature" in rejects.first[0].reason
+    batch = stored(folder)
+    assert batch.request_id == ["7", "8"]
+    assert batch.reward.tolist() == [1.0, 0.5]
+    assert batch.at.tolist() == [1793527200.0, 1793527200.0]
+    assert batch.x[:, 3:].tolist() == [[1.0, 1.0, 2.0], [0.5, 0.0, 0.0]]
+    assert batch.outputs.tolist() == [[50.0], [-1.0]]
