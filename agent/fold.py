@@ -154,7 +154,7 @@ class Fold:
         self._compare(watch)
         start = certified.watermark
         predicted = certified.advance(self.pending, self._rules, self.simulated)
-        watch.take(self.pending, start, certified.watermark, predicted)
+        watch.take(self.pending, start, certified.watermark, predicted, self._rules)
         return watch.panel
 
     def to_bytes(self) -> bytes:
@@ -343,7 +343,7 @@ class Fold:
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
-        self.watch.take(self.pending, start, self.certified.watermark, predicted)
+        self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
 
     def _need_sums(self) -> None:
         if not self.keeps_sums:
@@ -402,7 +402,8 @@ class Fold:
         source = np.concatenate([observed, picked, picked])
         offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
         weight = np.ones(len(source))
-        weight[len(observed) + len(picked) :] = 1.0 / table.rate[at[picked]]
+        drawn = at[picked]
+        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
         # OBS rows count for the model that really answered, EXP rows for the assigned one.
         arm = np.where(experiment, table.model[at], table.served[at])
         moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])

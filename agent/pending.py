@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
+from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints
 
 
 class Pending:
@@ -25,8 +25,8 @@ class Pending:
     era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded, filled
     (expired, and the reward is the declared value of a missing one), waits (gathered for the sums
     of a chunk that is not finished).
-    leader: the decision that opened the unit, itself where units are not sticky; until: the time
-    up to which the unit may grow, -inf where this row opened none.
+    closed_by: a `Closure`. leader: the decision that opened the unit, itself where units are not
+    sticky; until: the time up to which the unit may grow, -inf where this row opened none.
     """
 
     COLUMNS = (
@@ -45,6 +45,7 @@ class Pending:
         ("leader", np.int64),
         ("uniform", np.float64),
         ("until", np.float64),
+        ("closed_by", np.int64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
         ("capped", np.bool_),
@@ -85,7 +86,7 @@ class Pending:
         self.x, self.y = column["x"], column["y"]
         self.probabilities, self.metrics = column["probabilities"], column["metrics"]
         self.leader, self.until = column["leader"], column["until"]
-        self.uniform = column["uniform"]
+        self.uniform, self.closed_by = column["uniform"], column["closed_by"]
         self.reward, self.at = column["reward"], column["at"]
         self.unit, self.context = column["unit"], column["context"]
         self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
@@ -136,6 +137,9 @@ class Pending:
         self.certifiable[rows] = batch.rate >= rate_min
         self.probabilities[rows], self.metrics[rows] = shares, np.nan
         self.capped[rows], self.open_to_all[rows] = batch.capped, True
+        # Logs that do not say what closed a row: it may have been a limit on a part of the traffic.
+        unsaid = np.where(batch.capped, int(Closure.SEGMENT), 0)
+        self.closed_by[rows] = unsaid if batch.closed_by is None else batch.closed_by
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.

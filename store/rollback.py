@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
+from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
@@ -46,6 +47,9 @@ class Reversal:
 
 REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
     {
+        add_closed_by: Reversal(
+            "ALTER TABLE decisions DROP COLUMN closed_by", "what closed requests to randomizing"
+        ),
         create_controls: Reversal("DROP TABLE controls", "budgets and pauses that operators set"),
         index_observations: Reversal("DROP INDEX idx_observations_request_id"),
         create_roots: Reversal(

@@ -50,13 +50,19 @@ class Drift(Monitor):
         names = ("rows", "origin", "squares", "alarms", "alarmed_at", "rose")
         # Without forgetting: with it the test alarms on most stationary streams of 20,000 rows.
         self.sums = {name: np.zeros(streams) for name in names} | page_hinkley.fresh(streams)
+        self.sums["limited"] = np.zeros(1)
 
-    def update(self, model: Ints, residual: Floats, routed_reward: Floats) -> None:
+    def update(
+        self, model: Ints, residual: Floats, routed_reward: Floats, *, limited: bool = False
+    ) -> None:
         """n rows in decision order, scaled to [0, 1].
 
         model: (n,) whose output it is; residual: (n,) reward less a prediction frozen before,
-        NaN where there is none; routed_reward: (n,) reward, NaN unless served as routed.
+        NaN where there is none; routed_reward: (n,) reward, NaN unless served as routed. limited:
+        whether a limit has closed a part of the traffic, so that models are looked at no more.
         """
+        if limited:
+            self.sums["limited"][0] = 1.0
         routed = routed_reward[~np.isnan(routed_reward)]
         if len(routed):
             self._take([len(self.models)], [routed])
@@ -100,6 +106,11 @@ class Drift(Monitor):
             )
             return Check(self.name, "watch", sentence, figures, self.level)
         sentence = f"Rewards and residuals are steady over {rows.sum():,.0f} values."
+        if self.sums["limited"][0]:
+            sentence += (
+                " Since limits closed a part of the traffic, only rewards of traffic as routed are"
+                " compared."
+            )
         return Check(self.name, "ok", sentence, figures, self.level)
 
     def __add__(self, other: Self) -> Self:

@@ -99,8 +99,7 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     certified = agent.certified()
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
-    configured = known[config.policy.estimator]
-    routing = agent.routing()
+    configured, routing = agent.within_certified(known[config.policy.estimator])
 
     def ends(index: int) -> dict[str, float | None]:
         return {

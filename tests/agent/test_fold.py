@@ -164,7 +164,7 @@ def test_rows_of_every_source_land_in_their_moments():
         assert (source.count.sum(axis=0) == expected).all()
         total = (source.weight[..., None] * source.mean)[:, :, -1].sum()
         assert total == pytest.approx(sum(rows[name][1]), rel=1e-9)
-    assert moments.exp_weighted.weight.sum() == pytest.approx(len(rows["exp"][0]) / 0.3)
+    assert moments.exp_weighted.weight.sum() == pytest.approx(3 * len(rows["exp"][0]) / 0.3)
     assert (moments.simulation.count.sum(axis=0) == 50).all()
 
 

@@ -27,7 +27,7 @@ def decided(n: int, seed: int = 0) -> Decided:
     drawn = rng.random(n) < 0.3
     ones = np.ones(n, dtype=bool)
     chance = shares[np.arange(n), model]
-    return Decided(np.full(n, 0.3), chance, shares, model, drawn, ~ones, ones)
+    return Decided(np.full(n, 0.3), chance, shares, model, drawn, np.zeros(n, dtype=np.int64), ones)
 
 
 def entered(n: int, seed: int = 0, **given) -> Entered:
@@ -44,7 +44,13 @@ def entered(n: int, seed: int = 0, **given) -> Entered:
         "predicted": rng.random(n),
         "metrics": np.column_stack([rng.random(n) < 0.1, rng.random(n) < 0.5]).astype(float),
     }
-    return Entered(**{**columns, **given})
+    columns |= given
+    rest = {
+        "counts": columns["known"],
+        "tested": np.ones(n, dtype=bool),
+        "as_routed": columns["model"] == columns["routed"],
+    }
+    return Entered(**{**rest, **columns})
 
 
 def figures(one: Panel) -> dict:
