@@ -23,7 +23,7 @@ from equipoise.store.files import check_header, check_path
 from equipoise.store.lock import WriterLock
 from equipoise.store.metrics import VIEWS
 from equipoise.store.migrations import MIGRATIONS, check_identity
-from equipoise.store.observation_index import index_observations
+from equipoise.store.observation_index import index_observations, index_simulations
 from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
@@ -70,6 +70,7 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
                 ),
             )
         ),
+        index_simulations: Reversal(("DROP INDEX idx_simulations_context",)),
     }
 )
 """By the migration that each undoes."""
