@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from equipoise.store.chain import create_chain
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.leaders import add_leader
@@ -33,6 +34,7 @@ MIGRATIONS: Sequence[Migration] = (
     (4, create_controls),
     (5, index_observations),
     (6, create_roots),
+    (7, create_chain),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
+from equipoise.store.chain import create_chain
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
@@ -53,6 +54,7 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
             unless="SELECT 1 FROM roots WHERE sealed_at IS NOT NULL",
             why="old rows were removed, and an older equipoise reads from row 0",
         ),
+        create_chain: Reversal("DROP TABLE chain", "the hash chain over what is there so far"),
     }
 )
 """By the migration that each undoes."""

@@ -18,7 +18,7 @@ from equipoise.store.errors import CorruptStoreError
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-_COVERED = Struct("<qqd")
+_COVERED, _OF_CHECKPOINT = Struct("<qqd"), Struct("<qd")
 _COLUMNS = "id, seq, decisions, at, state, checksum, sealed_at, digest"
 BEGINS = "coalesce((SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL), 0)"
 """SQL: the first row of the log."""
@@ -38,6 +38,16 @@ class Root:
     state: bytes
     sealed_at: float | None = None
     digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A checkpoint or a root that is kept: the state after the rows before `seq`, and whether its
+    checksum holds."""
+
+    kind: str
+    seq: int
+    whole: bool
 
 
 def create_roots(database: Database) -> None:
@@ -109,6 +119,22 @@ def seal(connection: sqlite3.Connection, seq: int, sealed_at: float, digest: str
     )
 
 
+def kept_states(connection: sqlite3.Connection) -> list[KeptState]:
+    """Every checkpoint, then every root."""
+    found = [
+        KeptState("checkpoint", seq, checkpoint_checksum(seq, at, state) == checksum)
+        for seq, at, state, checksum in connection.execute(
+            "SELECT seq, at, state, checksum FROM checkpoints ORDER BY id"
+        )
+    ]
+    for seq, decisions, at, state, checksum in connection.execute(
+        "SELECT seq, decisions, at, state, checksum FROM roots ORDER BY id"
+    ):
+        whole = _checksum(Root(seq, decisions, at, state)) == checksum
+        found.append(KeptState("root", seq, whole))
+    return found
+
+
 def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Root | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM roots WHERE {condition} LIMIT 1", values
@@ -120,6 +146,13 @@ def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Ro
     if _checksum(root) != checksum:
         raise CorruptStoreError(f"the state that the log goes on from at row {seq} is damaged")
     return root
+
+
+def checkpoint_checksum(seq: int, at: float, state: bytes) -> str:
+    """What is kept beside a checkpoint, so that a damaged one is noticed."""
+    covered = sha256(_OF_CHECKPOINT.pack(seq, at))
+    covered.update(state)
+    return covered.hexdigest()
 
 
 def _checksum(root: Root) -> str:
