@@ -20,7 +20,7 @@ from equipoise.agent.budget.quotas import Quotas, bands_of
 from equipoise.agent.certifier import Certifier
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.declared import changes, first_declared, keep, version
+from equipoise.agent.declared import changes, keep, version
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
 from equipoise.agent.errors import AgentError
@@ -127,9 +127,10 @@ class Agent(Steering):
             self._freeze_rule(newest.era, at)
         if changed:
             self._reconfigured(changed, at)
-        first = first_declared(store) or config
-        self._stops = StopNotes(store, first.budget.requests, self.fold.pending.next)
+        self._stops = StopNotes(store, self.fold.pending.next)
         self._version = version(store)
+        if key is not None:
+            self._stops.begin(self.purse.limits.get("requests"), at)
 
     @property
     def late(self) -> int:

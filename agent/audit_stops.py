@@ -19,7 +19,6 @@ from equipoise.policies.draw import draw
 from equipoise.store.batches import DecisionBatch, Flags, Floats
 from equipoise.store.contract import Store
 from equipoise.store.slicing import slice_rows
-from equipoise.store.sqlite import SqliteStore
 
 _ROUNDING = 1e-9
 
@@ -44,15 +43,9 @@ class StopAudit:
         self._models = len(config.models)
         self._ledger = Ledger(self._models, bands_of(config), config.budget.per_user is not None)
         self._counted = first == 0
-        self._sticky = config.units is not None
         notes = read_stops(store)
-        if not notes or notes[0].known:
-            head = Stops(since=0, requests=self._configs[min(self._configs)].budget.requests)
-            notes = [head, *notes]
-            # What an older version decided it did not note.
-            self._known_from = 0 if _noted_from_the_start(store) else None
-        else:
-            self._known_from = notes[0].since
+        # What an older version decided it did not note.
+        self._known_from = notes[0].since if notes else None
         self._notes = notes
         self.unproven: dict[str, int] = {}
 
@@ -125,7 +118,7 @@ class StopAudit:
             closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
         quotas, unsure = Quotas.of(config), np.zeros(count, dtype=bool)
         if quotas:
-            if self._counted and not self._sticky:
+            if self._counted:
                 would = draw(batch.uniform, np.where(closed, 0.0, rate), shares, batch.routed)[1]
                 closed = closed | quotas.begin(self._ledger).closed(batch.x, batch.unit, would)
             else:
@@ -177,11 +170,3 @@ class StopAudit:
         count = int(np.count_nonzero(rows))
         if count:
             self.unproven[why] = self.unproven.get(why, 0) + count
-
-
-def _noted_from_the_start(store: Store) -> bool:
-    """Whether the store is of a version that notes stops: its chain begins with it."""
-    if not isinstance(store, SqliteStore):
-        return True
-    links, _ = store.chain_links()
-    return bool(links) and min(link.position for link in links) <= store.begins

@@ -27,12 +27,6 @@ def version(store: Store) -> int:
     return max(declared_versions(store), default=0)
 
 
-def first_declared(store: Store) -> ExperimentConfig | None:
-    """The configuration that the experiment began with, None in a store without one."""
-    text = declared_versions(store).get(0)
-    return None if text is None else ExperimentConfig.from_json(text)
-
-
 def keep(store: Store, text: str) -> None:
     """Keep a configuration as the newest one; no change where it is that already."""
     versions = declared_versions(store)

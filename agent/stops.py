@@ -26,14 +26,14 @@ class Stops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What holds from decision number `since` on.
 
     off: why nothing is randomized, None where it is. requests: the hard stop, None for none.
-    config: which version of the configuration. known: whether it is known what held before.
+    config: which version of the configuration. The first note of a store is made before its first
+    decision; where it is not, an older version made the decisions before it.
     """
 
     since: int
     off: str | None = None
     requests: float | None = None
     config: int = 0
-    known: bool = True
 
 
 def read_stops(store: Store) -> list[Stops]:
@@ -46,15 +46,20 @@ def read_stops(store: Store) -> list[Stops]:
 
 
 class StopNotes:
-    """Keeps changes as decisions are made. requests: the hard stop of the first configuration."""
+    """Keeps changes as decisions are made. decisions: how many there are already."""
 
-    def __init__(self, store: Store, requests: float | None, decisions: int) -> None:
+    def __init__(self, store: Store, decisions: int) -> None:
         self._store = store
         kept = read_stops(store)
-        known = not decisions
-        self._last = kept[-1] if kept else Stops(since=0, requests=requests) if known else None
+        self._last = kept[-1] if kept else None
         self._waiting: list[tuple[Stops, float]] = []
-        self._again = 0
+        self._again = decisions
+
+    def begin(self, requests: float | None, at: float) -> None:
+        """Note what holds before the first decision of a new store; no change later."""
+        if self._last is None and not self._again:
+            self._last = Stops(since=0, requests=requests)
+            self._keep(self._last, at)
 
     def note(
         self, since: int, off: str | None, requests: float | None, config: int, at: float
@@ -62,9 +67,7 @@ class StopNotes:
         """Say what holds for the next decision, `since`; written only where it is new."""
         last = self._last
         if last is None or (off, requests, config) != (last.off, last.requests, last.config):
-            self._last = Stops(
-                since=since, off=off, requests=requests, config=config, known=last is not None
-            )
+            self._last = Stops(since=since, off=off, requests=requests, config=config)
             self._waiting.append((self._last, at))
             self._again = since
         if self._waiting and since >= self._again:
@@ -72,7 +75,9 @@ class StopNotes:
             # A store that cannot be written must not stop a decision: it is tried again.
             with contextlib.suppress(StoreError):
                 while self._waiting:
-                    stops, when = self._waiting[0]
-                    value = msgspec.json.encode(stops).decode()
-                    self._store.put(Control(at=when, name=STOPS, value=value))
+                    self._keep(*self._waiting[0])
                     del self._waiting[0]
+
+    def _keep(self, stops: Stops, at: float) -> None:
+        value = msgspec.json.encode(stops).decode()
+        self._store.put(Control(at=at, name=STOPS, value=value))
