@@ -69,19 +69,15 @@ def _check_log(
                 " number, and went on from there"
             )
     kept = [link for link in links if link.kind in (LOG, BEGINS)]
-    if not kept and head is None:
-        if length and _created_chained(store):
-            result.faults.append("the log has rows and the chain that was begun with it is gone")
-        return {}
     ends = [*kept, *([] if head is None else [head])]
-    beyond = max(link.position for link in ends)
+    beyond = max((link.position for link in ends), default=0)
     if beyond > length:
         result.faults.append(
             f"the chain covers {beyond} rows, the log has {length}: the newest are gone"
         )
     if head is None:
         result.faults.append("the end of the chain is gone")
-    elif head.position < length and not _grew(store, head):
+    elif head.position < length and not _chained_now(store, length):
         result.faults.append(
             f"rows {head.position} to {length - 1} were added behind the back of the chain"
         )
@@ -139,15 +135,10 @@ def _follow(
     return found
 
 
-def _created_chained(store: SqliteStore) -> bool:
-    """Whether any record is chained: a store that had a chain of records had one of rows."""
-    return any(store.chained_records(name)[0] is not None for name in RECORDS)
-
-
-def _grew(store: SqliteStore, head: Link) -> bool:
-    """Whether a writer is at work: the chain is further than it was a moment ago."""
-    now = store.chain_links()[1]
-    return now is not None and now.position > head.position
+def _chained_now(store: SqliteStore, length: int) -> bool:
+    """Whether a writer was at work, and its rows are chained by now."""
+    head = store.chain_links()[1]
+    return head is not None and head.position >= length
 
 
 def _check_records(result: Chained, store: SqliteStore, name: str) -> dict[int, str]:

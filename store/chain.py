@@ -49,6 +49,7 @@ _KEYS = {"settings": "rowid", "eras": "era", "rules": "id", "alerts": "id", "con
 LOG, BEGINS, BROKEN = "log", "begins", "broken"
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
+_FIRST_TABLES = ("decisions", "outcomes", "observations", "simulations", "expiries")
 _encode = msgspec.msgpack.Encoder().encode
 _NAMES = {table.name: table.name.encode() for table in LOG_TABLES}
 
@@ -83,9 +84,18 @@ class Link:
 
 
 def create_chain(database: Database) -> None:
-    """The table of the chain. History, like the first schema: never edit it."""
+    """Migration 7: the table of the chain, which begins behind the rows that are there already.
+    History, like the first schema: never edit it."""
     columns = {"id": int, "kind": str, "position": int, "digest": str}
     database.create_table("chain", columns, pk="id", not_null=columns.keys() - {"id"}, strict=True)
+    ends = [f"SELECT max(seq) + 1 AS s FROM {name}" for name in _FIRST_TABLES]
+    ends.append("SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL")
+    query = f"SELECT coalesce(max(s), 0) FROM ({' UNION ALL '.join(ends)})"
+    begins = int(database.execute(query).fetchone()[0])
+    digest = first_digest(begins).hex()
+    for key, kind in ((begins, BEGINS), (_HEADS[LOG], LOG)):
+        row = (key, kind, begins, digest)
+        database.execute("INSERT INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?)", row)
 
 
 def first_digest(position: int) -> bytes:
@@ -109,7 +119,7 @@ def extend(
     held: where it ended, None to look. first: the number of the first of the rows. written: rows
     by table, those of each table in order; together they have consecutive numbers.
     """
-    position, digest = held or _resume(connection, first)
+    position, digest = held or _resume(connection)
     if position != first:
         position, digest = _break(connection, first, digest)
     links: list[tuple[int, str, int, str]] = []
@@ -210,14 +220,10 @@ def record_digests(connection: sqlite3.Connection, name: str) -> tuple[Link | No
     return head, found
 
 
-def _resume(connection: sqlite3.Connection, first: int) -> tuple[int, bytes]:
-    """Where the chain ended; a new one, which begins at row `first`, where there is none."""
+def _resume(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """Where the chain ended. Where its end is gone, nowhere, so that it is broken off."""
     head = _head(connection, LOG)
-    if head is not None:
-        return head.position, bytes.fromhex(head.digest)
-    digest = first_digest(first)
-    _put(connection, [(first, BEGINS, first, digest.hex())])
-    return first, digest
+    return (-1, b"") if head is None else (head.position, bytes.fromhex(head.digest))
 
 
 def _break(connection: sqlite3.Connection, first: int, digest: bytes) -> tuple[int, bytes]:
