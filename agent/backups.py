@@ -46,7 +46,7 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
     check_path(store, read_only=True)
     check_header(store, read_only=True)
     key = read_key(store)
-    with whole_folder(out) as folder:
+    with whole_folder(out, hint="choose another --out") as folder:
         folder.chmod(0o700)
         copy = folder / STORE
         # The tail first: what leaves it meanwhile is in the database by then.

@@ -77,6 +77,13 @@ def to_segments(table: Table, rows: Sequence[Row]) -> Iterator[Segment]:
             start = stop
 
 
+def to_blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[Ints, Batch]]:
+    """The rows of one table as (n,) seqs and batches, which may have gaps between their seqs."""
+    for first, batch in _blocks(table, rows):
+        seqs = [row[0] for row in rows[first : first + len(batch)]]
+        yield np.array(seqs, dtype=np.int64), batch
+
+
 def _blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[int, Batch]]:
     """Runs of rows that fit one batch, as (position of the first row, batch)."""
     if not rows:
