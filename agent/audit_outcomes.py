@@ -62,7 +62,7 @@ class PartAudit:
         if isinstance(batch, ExpiryBatch):
             yield from self._expired(batch, known)
             return
-        off = (batch.served < 0) | (batch.served >= self._models)
+        off: Flags = (batch.served < 0) | (batch.served >= self._models)
         yield off, "was answered by a model that does not exist"
         reward = batch.reward
         off = ~np.isnan(reward) & ~((reward >= self._reward.low) & (reward <= self._reward.high))

@@ -105,7 +105,7 @@ class StopAudit:
         count = len(batch)
         config = self._configs.get(0 if note is None else note.config)
         before = self._ledger.by_model, float(self._ledger.by_model.sum())
-        no_model = np.zeros(count, dtype=bool)
+        no_model: Flags = np.zeros(count, dtype=bool)
         if batch.eligible is not None:
             no_model = ~batch.eligible.any(axis=1)
         if note is None or config is None:

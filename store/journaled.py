@@ -25,6 +25,7 @@ import numpy as np
 
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
+from equipoise.store.chain import Anchor
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError, WriteError
 from equipoise.store.recent import Recent
@@ -247,6 +248,10 @@ class JournaledStore(Store):
 
     def restore(self) -> Checkpoint | None:
         return self._reader.restore()
+
+    def anchor(self, at: float) -> Anchor:
+        """As of `SqliteStore`: rows that wait for SQLite are not in it yet."""
+        return self._reader.anchor(at)
 
     def root(self) -> Root | None:
         return self._reader.root()
