@@ -32,7 +32,8 @@ def check_chain(
     links, head = store.chain_links()
     # Only now the length: what was chained when the links were read is in the log by now.
     length = store.next_seq
-    _check_states(result, store, length)
+    begins = min((link.position for link in links if link.kind != BROKEN), default=0)
+    _check_states(result, store, length, begins)
     digests = _check_log(result, store, links, head, length, anchors, progress)
     records = {name: _check_records(result, store, name) for name in RECORDS}
     for anchor in anchors:
@@ -41,10 +42,15 @@ def check_chain(
     return result
 
 
-def _check_states(result: Chained, store: SqliteStore, length: int) -> None:
+def _check_states(result: Chained, store: SqliteStore, length: int, begins: int) -> None:
     for state in store.kept_states():
         if not state.whole:
             result.faults.append(f"the {state.kind} of row {state.seq} is damaged")
+        # What an older version kept has no digest beside it.
+        elif state.noted is False or (state.noted is None and state.seq > begins):
+            result.faults.append(
+                f"the {state.kind} of row {state.seq} is not the one that was kept"
+            )
         if state.seq > length:
             result.faults.append(
                 f"a {state.kind} covers {state.seq} rows, the log has {length}: the newest are gone"

@@ -6,8 +6,9 @@ Every row of the log has a digest that covers it and every row before it:
 
 with D at the first row of the chain = blake2b of "equipoise chain" and that row's number. How rows
 came in batches says nothing. Settings, eras, rules, alerts and controls have a chain each, in the
-order of their keys. The table `chain` holds D every 256 rows, at every checkpoint and root, and
-where everything ends; it is written in the transaction of the rows themselves.
+order of their keys; checkpoints and roots a digest each. The table `chain` holds D every 256 rows,
+at every checkpoint and root, and where everything ends; it is written in the transaction of the
+rows themselves.
 
 Whoever can rewrite the whole file can rewrite its chain too. That shows only against a copy of
 where it ended (`Anchor`) that is kept elsewhere: in a backup, or in a file that only grows.
@@ -47,6 +48,7 @@ RECORDS: Mapping[str, str] = MappingProxyType(
 """What is chained beside the log: its key, then its content."""
 _KEYS = {"settings": "rowid", "eras": "era", "rules": "id", "alerts": "id", "controls": "id"}
 LOG, BEGINS, BROKEN = "log", "begins", "broken"
+_STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
 _FIRST_TABLES = ("decisions", "outcomes", "observations", "simulations", "expiries")
@@ -167,6 +169,35 @@ def forget(connection: sqlite3.Connection, position: int) -> None:
     connection.execute(
         "DELETE FROM chain WHERE id >= 0 AND id < ? AND kind != ?", (position, BROKEN)
     )
+
+
+def note_state(connection: sqlite3.Connection, kind: str, key: int, seq: int, sum_: str) -> None:
+    """Keep a digest of a checkpoint or root beside it. key: its id; sum_: its checksum.
+
+    Those of states that are kept no longer go.
+    """
+    first, table = _STATES[kind], f"{kind}s"
+    connection.execute(
+        f"DELETE FROM chain WHERE kind = ? AND ({first} - id) / 2 NOT IN (SELECT id FROM {table})",
+        (kind,),
+    )
+    _put(connection, [(first - 2 * key, kind, seq, _of_state(kind, seq, sum_))])
+
+
+def state_notes(connection: sqlite3.Connection, kind: str) -> dict[int, str]:
+    """The digest of every state of a kind by its id."""
+    rows = connection.execute("SELECT id, digest FROM chain WHERE kind = ?", (kind,))
+    return {(_STATES[kind] - key) // 2: digest for key, digest in rows}
+
+
+def is_noted(notes: Mapping[int, str], kind: str, key: int, seq: int, sum_: str) -> bool:
+    """Whether a state has the digest that was kept beside it."""
+    return notes.get(key) == _of_state(kind, seq, sum_)
+
+
+def _of_state(kind: str, seq: int, sum_: str) -> str:
+    content = kind.encode() + _encode([seq, sum_])
+    return blake2b(b"equipoise chain" + content, digest_size=32).hexdigest()
 
 
 def extend_records(connection: sqlite3.Connection, name: str) -> None:

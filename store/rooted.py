@@ -76,7 +76,6 @@ class RootedLog:
             decisions = rows[0][0] if rows else self._query(f"SELECT {FIRST_NUMBER}")[0][0]
             with self._transaction() as connection:
                 roots.insert_root(connection, Root(seq, decisions, at, state))
-                chain.mark(connection, seq)
 
     def last_root_kept(self, now: float) -> float | None:
         """When the newest root up to `now` was kept, both in seconds since the epoch."""

@@ -13,6 +13,7 @@ from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from equipoise.store import chain
 from equipoise.store.errors import CorruptStoreError
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class KeptState:
-    """A checkpoint or a root that is kept: the state after the rows before `seq`, and whether its
-    checksum holds."""
+    """A checkpoint or a root that is kept: the state after the rows before `seq`. whole: whether
+    its checksum holds; noted: whether that is the one which was kept beside it, None where nothing
+    was."""
 
     kind: str
     seq: int
     whole: bool
+    noted: bool | None
 
 
 def create_roots(database: Database) -> None:
@@ -75,10 +78,13 @@ def insert_root(connection: sqlite3.Connection, root: Root) -> None:
     sealed = "SELECT 1 FROM roots WHERE seq = ? AND sealed_at IS NOT NULL"
     if connection.execute(sealed, (root.seq,)).fetchone():
         return
-    connection.execute(
+    checksum = _checksum(root)
+    key = connection.execute(
         "INSERT INTO roots (seq, decisions, at, checksum, state) VALUES (?, ?, ?, ?, ?)",
-        (root.seq, root.decisions, root.at, _checksum(root), root.state),
-    )
+        (root.seq, root.decisions, root.at, checksum, root.state),
+    ).lastrowid
+    chain.note_state(connection, "root", key or 0, root.seq, checksum)
+    chain.mark(connection, root.seq)
 
 
 def sealed_root(connection: sqlite3.Connection) -> Root | None:
@@ -121,17 +127,21 @@ def seal(connection: sqlite3.Connection, seq: int, sealed_at: float, digest: str
 
 def kept_states(connection: sqlite3.Connection) -> list[KeptState]:
     """Every checkpoint, then every root."""
-    found = [
-        KeptState("checkpoint", seq, checkpoint_checksum(seq, at, state) == checksum)
-        for seq, at, state, checksum in connection.execute(
-            "SELECT seq, at, state, checksum FROM checkpoints ORDER BY id"
-        )
-    ]
-    for seq, decisions, at, state, checksum in connection.execute(
-        "SELECT seq, decisions, at, state, checksum FROM roots ORDER BY id"
+    found = []
+    notes = chain.state_notes(connection, "checkpoint")
+    for key, seq, at, state, checksum in connection.execute(
+        "SELECT id, seq, at, state, checksum FROM checkpoints ORDER BY id"
+    ):
+        whole = checkpoint_checksum(seq, at, state) == checksum
+        noted = chain.is_noted(notes, "checkpoint", key, seq, checksum) if key in notes else None
+        found.append(KeptState("checkpoint", seq, whole, noted))
+    notes = chain.state_notes(connection, "root")
+    for key, seq, decisions, at, state, checksum in connection.execute(
+        "SELECT id, seq, decisions, at, state, checksum FROM roots ORDER BY id"
     ):
         whole = _checksum(Root(seq, decisions, at, state)) == checksum
-        found.append(KeptState("root", seq, whole))
+        noted = chain.is_noted(notes, "root", key, seq, checksum) if key in notes else None
+        found.append(KeptState("root", seq, whole, noted))
     return found
 
 

@@ -276,7 +276,6 @@ class SqliteStore(RootedLog, Store):
         check_checkpoint(self._name, seq, self.next_seq)
         with self._transaction() as connection:
             sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))
-            chain.mark(connection)
 
     def restore(self) -> Checkpoint | None:
         newest = self._ask(sqlite_records.newest_checkpoint, self.next_seq)

@@ -9,6 +9,7 @@ import sqlite3
 
 import msgspec
 
+from equipoise.store import chain
 from equipoise.store.admission import check_same_era, check_same_rule, check_setting
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
 from equipoise.store.records import Alert, Control, Era, RuleRecord
@@ -130,20 +131,19 @@ def read_controls(connection: sqlite3.Connection) -> list[Control]:
 
 def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop those beyond the newest three."""
-    connection.execute(
+    seq, at, state = checkpoint.seq, checkpoint.at, checkpoint.state
+    checksum = checkpoint_checksum(seq, at, state)
+    key = connection.execute(
         "INSERT INTO checkpoints (seq, at, checksum, state) VALUES (?, ?, ?, ?)",
-        (
-            checkpoint.seq,
-            checkpoint.at,
-            checkpoint_checksum(checkpoint.seq, checkpoint.at, checkpoint.state),
-            checkpoint.state,
-        ),
-    )
+        (seq, at, checksum, state),
+    ).lastrowid
     connection.execute(
         "DELETE FROM checkpoints WHERE id NOT IN"
         " (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
         (KEPT_CHECKPOINTS,),
     )
+    chain.note_state(connection, "checkpoint", key or 0, seq, checksum)
+    chain.mark(connection)
 
 
 def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:

@@ -199,6 +199,8 @@ CHANGES: dict[str, Change] = {
     " value LIKE '%somebody%'",
     "a damaged checkpoint": "UPDATE checkpoints SET state = substr(state, 2)",
     "a forged checkpoint, with its checksum": forged_state,
+    "a checkpoint deleted, and one from nowhere": "UPDATE checkpoints SET id = id + 5 WHERE id ="
+    " (SELECT max(id) FROM checkpoints)",
     "the chain deleted": "DELETE FROM chain",
     "a digest of the chain": "UPDATE chain SET digest = replace(digest, substr(digest, 1, 4),"
     " '0000') WHERE id = 256",
@@ -253,6 +255,9 @@ def rechain(connection: sqlite3.Connection) -> None:
         assert index == row[0]
     for name in chain.RECORDS:
         chain.extend_records(connection, name)
+    states = connection.execute("SELECT id, seq, checksum FROM checkpoints").fetchall()
+    for key, seq, checksum in states:
+        chain.note_state(connection, "checkpoint", key, seq, checksum)
 
 
 def audited(path: Path, anchors: tuple[Anchor, ...] = ()) -> str | None:
