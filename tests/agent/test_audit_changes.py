@@ -241,6 +241,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Anchor]:
 
 def rechain(connection: sqlite3.Connection) -> None:
     """Make every chain anew from what is there, as somebody would who knows how."""
+    connection.execute("BEGIN")
     connection.execute("DELETE FROM chain")
     digest = chain.first_digest(0).hex()
     connection.execute("INSERT INTO chain VALUES (0, 'begins', 0, ?)", (digest,))
@@ -258,6 +259,7 @@ def rechain(connection: sqlite3.Connection) -> None:
     states = connection.execute("SELECT id, seq, checksum FROM checkpoints").fetchall()
     for key, seq, checksum in states:
         chain.note_state(connection, "checkpoint", key, seq, checksum)
+    connection.execute("COMMIT")
 
 
 def audited(path: Path, anchors: tuple[Anchor, ...] = ()) -> str | None:

@@ -49,6 +49,7 @@ def test_rows_and_chain_rewritten_together_show_against_the_anchor(tmp_path: Pat
 
     shutil.copy(daemon.store, tmp_path / "forged.db")
     with closing(sqlite3.connect(tmp_path / "forged.db", isolation_level=None)) as connection:
+        connection.execute("BEGIN")
         connection.execute("UPDATE outcomes SET reward = 1.0 WHERE number = 3")
         connection.execute("DELETE FROM chain WHERE id > 0")
         connection.execute(
@@ -57,6 +58,7 @@ def test_rows_and_chain_rewritten_together_show_against_the_anchor(tmp_path: Pat
         )
         for table, row in chain.rows_between(connection, 0, 60):
             chain.extend(connection, None, row[0], [(table, [row])])
+        connection.execute("COMMIT")
     assert audited(tmp_path / "forged.db")[0] == 0
     code, found = audited(tmp_path / "forged.db", "--anchor", anchors)
     assert code == 1
