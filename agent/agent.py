@@ -22,7 +22,7 @@ from equipoise.agent.certifier import Certifier
 from equipoise.agent.clocks import SKEW, check_times
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.declared import changes, keep
+from equipoise.agent.declared import changes, keep, version
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
 from equipoise.agent.errors import AgentError
@@ -37,6 +37,7 @@ from equipoise.agent.restoring import restore
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
+from equipoise.agent.stops import OBSERVING, StopNotes
 from equipoise.agent.units import follow, one_by_one
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
@@ -137,6 +138,10 @@ class Agent(Steering):
             self._freeze_rule(newest.era, at)
         if changed:
             self._reconfigured(changed, at)
+        self._stops = StopNotes(store, self.fold.pending.next)
+        self._version = version(store)
+        if key is not None:
+            self._stops.begin(self.purse.limits.get("requests"), at)
         if key is not None and self._miscounted:
             self.open_era(MISCOUNTED, at)
 
@@ -357,7 +362,12 @@ class Agent(Steering):
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
         """The batch with every request that may not be randomized served as routed."""
         reason = Closure.BUDGET
-        if self.observing_only or self.paused is not None:
+        off = OBSERVING if self.observing_only else self.paused
+        if len(batch):
+            first, at = int(batch.number[0]), float(batch.at[0])
+            limit = self.purse.limits.get("requests")
+            self._stops.note(first, off, limit, self._version, at)
+        if off is not None:
             reason = Closure.OBSERVING if self.observing_only else Closure.PAUSED
             stopped: Flags | None = np.ones(len(batch), dtype=bool)
         else:
@@ -407,6 +417,7 @@ class Agent(Steering):
         self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
         if found:
             self._reconfigured(found, at)
+            self._version = version(self.store)
         return found
 
     def _reconfigured(self, found: tuple[Change, ...], at: float) -> None:

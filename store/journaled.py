@@ -32,6 +32,7 @@ from equipoise.store.batches import (
     OutcomeBatch,
     Segment,
 )
+from equipoise.store.chain import Anchor
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError, WriteError
 from equipoise.store.recent import Recent
@@ -272,6 +273,10 @@ class JournaledStore(Store):
 
     def restore(self) -> Checkpoint | None:
         return self._reader.restore()
+
+    def anchor(self, at: float) -> Anchor:
+        """As of `SqliteStore`: rows that wait for SQLite are not in it yet."""
+        return self._reader.anchor(at)
 
     def root(self) -> Root | None:
         return self._reader.root()

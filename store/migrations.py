@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from equipoise.store.answers import merge_attempts
+from equipoise.store.chain import create_chain
 from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
@@ -38,6 +39,7 @@ MIGRATIONS: Sequence[Migration] = (
     (7, add_closed_by),
     (8, merge_attempts),
     (9, index_simulations),
+    (10, create_chain),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

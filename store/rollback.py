@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from equipoise.store.answers import merge_attempts
+from equipoise.store.chain import create_chain
 from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
@@ -71,6 +72,7 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
             )
         ),
         index_simulations: Reversal(("DROP INDEX idx_simulations_context",)),
+        create_chain: Reversal(("DROP TABLE chain",), "the hash chain over what is there so far"),
     }
 )
 """By the migration that each undoes."""

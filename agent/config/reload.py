@@ -35,6 +35,7 @@ NEED_RESTART = (
     "port",
     "durability",
     "kill_switch",
+    "anchor",
     "limits",
     "shadow",
     "retention",

@@ -11,8 +11,10 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.anchors import append_anchor
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.monitors.actions import Consequence
@@ -169,6 +171,7 @@ class Daemon:
             if self.agent.fold.next_seq > self._checkpointed:
                 async with asyncio.timeout(self.settings.shutdown_seconds / 2):
                     await self.analysis.checkpoint(self.clock())
+                    await self._anchor()
         except (StoreError, AnalysisError, TimeoutError) as error:
             # A checkpoint only saves time; the log itself is whole without it.
             self.log.failed("checkpoint", error)
@@ -287,6 +290,16 @@ class Daemon:
         if self.agent.fold.next_seq > self._checkpointed:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
+            await self._anchor()
+
+    async def _anchor(self) -> None:
+        """Say where the hash chain stands, to a file that nobody can take it back from."""
+        if self.settings.anchor is not None:
+            try:
+                anchor = await asyncio.to_thread(self.store.anchor, self.clock())
+                await asyncio.to_thread(append_anchor, Path(self.settings.anchor), anchor)
+            except OSError as error:
+                self.log.failed("anchor", error)
 
     async def _foresee(self) -> None:
         before = self.analysis.forecast

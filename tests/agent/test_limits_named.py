@@ -104,7 +104,7 @@ def test_every_sentence_names_what_was_still_open():
     assert (certified.upper[:2] >= truth).all()
     for sentence in (agent.status().sentence, agent.recommendation().sentence):
         assert f"{NAMED} ({certified.limited:,} were closed by limits" in sentence
-    assert audit(agent.store, KEY).clean
+    assert audit(agent.store, agent.config, KEY).clean
 
 
 def test_frozen_answers_stay_about_the_whole_traffic():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
@@ -225,6 +226,7 @@ def test_a_simulator_that_is_wrong_leaves_the_recommendation():
     assert Agent(agent.config, agent.store, KEY).recommendation().family == "ipw"
 
 
+@pytest.mark.forges
 def test_wrong_assignments_pause_until_a_person_resumes_in_a_new_era():
     """A gateway that moves a fifth of what was drawn for one model: found from a tampered log."""
     store = MemoryStore()

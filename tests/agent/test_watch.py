@@ -210,6 +210,7 @@ def tampered(store, change):
     return copy
 
 
+@pytest.mark.forges
 def test_a_biased_assignment_pauses_the_experiment():
     """A fifth of what was drawn for the second model goes to the first."""
     store = MemoryStore()
@@ -229,6 +230,7 @@ def test_a_biased_assignment_pauses_the_experiment():
     assert found.check.models in ((0,), (1,))
 
 
+@pytest.mark.forges
 def test_a_probability_below_its_floor_is_noticed():
     store = MemoryStore()
     run(Agent(config(), store, KEY), Traffic(np.random.default_rng(2)), 3)

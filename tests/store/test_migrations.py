@@ -113,7 +113,7 @@ def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
         views = {"outcomes_in_time", "attempts", "decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
-        assert len(ours) == 17
+        assert len(ours) == 18
         application = store._connection.execute("PRAGMA application_id").fetchone()
         assert application == (migrations.APPLICATION_ID,)
 

@@ -60,6 +60,7 @@ def test_what_retention_means_for_the_disk_is_said(path: Path):
     assert "rows older than 90 days go to old-rows" in str(checked(path, more)["sentence"])
 
 
+@pytest.mark.forges
 def test_a_file_that_is_no_store_is_not_the_configuration_s_fault(path: Path):
     (path.parent / "log.db").write_bytes(b"something else")
     assert checked(path, "")["new_era"] == []
