@@ -530,3 +530,28 @@ def test_lines_with_our_names_are_spelled_as_freely(folder: Path) -> None:
     assert batch.at.tolist() == [1793527200.0, 1793527200.0]
     assert batch.x[:, 3:].tolist() == [[1.0, 1.0, 2.0], [0.5, 0.0, 0.0]]
     assert batch.outputs.tolist() == [[50.0], [-1.0]]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "mapped.jsonl"])
+def test_a_feature_that_no_row_gives_is_said(folder: Path, name: str) -> None:
+    """A constant column is no error where a value for missing ones is declared, but no secret."""
+    features = [{"prompt": "a", "plan": None}, {"plan": "5", "new": None}]
+    if name == "a.csv":
+        (folder / name).write_text("routed,reward,x_prompt,x_plan\nlarge,1,a,\nlarge,1,,5\n")
+    elif name == "a.jsonl":
+        row = {"routed": "large", "reward": 1, "outputs": {}}
+        text = "\n".join(json.dumps({**row, "features": each}) for each in features)
+        (folder / name).write_text(text)
+    else:
+        row = {"id": 1, "model": "large", "score": 1, "ts": 5, "usage": {"tokens": None}}
+        rows = [
+            {**row, "id": at, "embedding": None, "new": None, **each}
+            for at, each in enumerate(features)
+        ]
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    if name.startswith("a."):
+        result, _ = run(Order(files=[name], config=Path("chat.toml")))
+    else:
+        result, _ = ingest(name, config=CONFIG + FEATURES)
+    assert result.accepted == 2
+    assert result.empty == ["features.embedding", "features.new", "outputs.tokens"]
