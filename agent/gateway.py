@@ -15,6 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.attempts import FIRST
+from equipoise.agent.clocks import check_against
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.intake import other_content, stored_row
 from equipoise.agent.keys import text_key
@@ -44,7 +46,8 @@ _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 class Gateway:
     """decide, observe, ingest and simulate on lists of records.
 
-    clock: seconds since the epoch, for records that carry no time of their own.
+    clock: seconds since the epoch, for records that carry no time of their own, and for what
+    waits: see `clocks.py`.
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
@@ -95,7 +98,7 @@ class Gateway:
             RequestBatch(
                 unit=np.array((text_key("unit", unit),)),
                 context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
-                at=np.array((self._clock() if request.at is None else request.at,), np.float64),
+                at=self._times((request.at,), history=False),
                 x=x,
                 routed=np.array((routed,)),
                 eligible=eligible,
@@ -124,7 +127,8 @@ class Gateway:
         )
 
     def observe(self, outcomes: Sequence[Outcome]) -> Accepted:
-        """Take in parts of outcomes, by decision_id or request_id."""
+        """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
+        they carry: after their window they are late."""
         numbers = self._numbers(outcomes)
         q = self.agent.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
@@ -132,7 +136,7 @@ class Gateway:
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
         served = [
-            self._last_served(number)
+            self._assigned(number)
             if outcome.served is None
             else self._model("served", outcome.served)
             for outcome, number in zip(outcomes, numbers.tolist(), strict=True)
@@ -141,8 +145,8 @@ class Gateway:
             OutcomeBatch(
                 number=numbers,
                 served=np.array(served, dtype=np.int64),
-                attempt=np.array([outcome.attempt for outcome in outcomes], dtype=np.int64),
-                delivered=np.array([outcome.delivered for outcome in outcomes], dtype=bool),
+                attempt=np.array([_attempt(outcome) for outcome in outcomes], dtype=np.int64),
+                delivered=np.array([item.delivered is not False for item in outcomes], dtype=bool),
                 outputs=outputs,
                 reward=np.array(
                     [np.nan if item.reward is None else item.reward for item in outcomes],
@@ -150,7 +154,8 @@ class Gateway:
                 ),
                 at=self._times([outcome.at for outcome in outcomes]),
                 metrics=self._metrics([outcome.metrics for outcome in outcomes]),
-            )
+            ),
+            came=self._clock(),
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
@@ -259,7 +264,7 @@ class Gateway:
         return RequestBatch(
             unit=np.array([text_key("unit", name) for name in units], dtype=np.int64),
             context=np.array(contexts, dtype=np.int64),
-            at=self._times([request.at for request in requests]),
+            at=self._times([request.at for request in requests], history=False),
             x=x[rows],
             routed=routed[rows],
             eligible=eligible,
@@ -332,14 +337,11 @@ class Gateway:
             numbers.append(number)
         return np.array(numbers, dtype=np.int64)
 
-    def _last_served(self, number: int) -> int:
-        """The model that answered a decision, as far as is known; 0 where there is none such."""
+    def _assigned(self, number: int) -> int:
+        """The model that a decision assigned; 0 where there is none such."""
         table = self.agent.fold.pending
         if table.base <= number < table.next:
-            return int(table.served[number - table.base])
-        parts = self.agent.store.outcome_parts(number)
-        if parts:
-            return int(parts[-1].served[0])
+            return int(table.model[number - table.base])
         decided = self.agent.store.decision(number)
         return 0 if decided is None else int(decided.model[0])
 
@@ -374,9 +376,23 @@ class Gateway:
     def _models(self, field: str, names: Sequence[str]) -> Ints:
         return np.array([self._model(field, name) for name in names], dtype=np.int64)
 
-    def _times(self, times: Sequence[float | None]) -> Floats:
+    def _times(self, times: Sequence[float | None], *, history: bool = True) -> Floats:
+        """(n,) the times given, and the clock's where none is. Raises TimeError; history: as
+        `check_against` takes it."""
         now = self._clock()
-        return np.array([now if at is None else at for at in times], dtype=np.float64)
+        at = np.array([now if at is None else at for at in times], dtype=np.float64)
+        if any(each is not None for each in times):
+            check_against(at, now, history=history)
+        return at
+
+
+def _attempt(outcome: Outcome) -> int:
+    """The attempt that a part speaks of, as `OutcomeBatch` takes it."""
+    if outcome.served is not None:
+        return outcome.attempt or FIRST
+    if outcome.attempt is None and outcome.delivered is None:
+        return 0
+    return -(outcome.attempt or FIRST)
 
 
 def _differences(

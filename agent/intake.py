@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.attempts import MOST_ATTEMPTS, UNNAMED, Attempt, merged_attempts, said
+from equipoise.agent.clocks import check_times
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features import Transform
@@ -34,8 +36,8 @@ class Intake:
     ) -> None:
         self._reward = config.reward
         self._guardrails = config.guardrails
+        self._names = config.model_names
         self._models = len(config.models)
-        self._names = [model.name for model in config.models]
         self._transform = transform
         self._fold = fold
         self._store = store
@@ -46,6 +48,7 @@ class Intake:
         self._transform.check_context(batch.x)
         self._check_lengths(count, unit=batch.unit, context=batch.context, at=batch.at, x=batch.x)
         self._check_models("routed", batch.routed)
+        check_times(batch.at)
         if batch.eligible is not None and batch.eligible.shape != (count, self._models):
             raise AgentError(
                 f"eligible has shape {batch.eligible.shape}, expected {(count, self._models)}"
@@ -58,6 +61,7 @@ class Intake:
         self._check_lengths(
             len(batch), unit=batch.unit, at=batch.at, outputs=batch.outputs, reward=batch.reward
         )
+        check_times(batch.at, unknown=True)
         self._check_models("routed", batch.routed)
         self._check_rewards(batch.reward, np.zeros(len(batch), dtype=bool))
 
@@ -69,6 +73,13 @@ class Intake:
             raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
         self._check_lengths(count, reward=batch.reward, served=batch.served, at=batch.at)
         self._check_models("served", batch.served)
+        speaks = bool(batch.attempt.any())
+        if speaks and np.abs(batch.attempt).max() > MOST_ATTEMPTS:
+            row = int(np.abs(batch.attempt).argmax())
+            raise AgentError(
+                f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
+            )
+        check_times(batch.at, unknown=True)
         with_reward = ~np.isnan(batch.reward)
         self._check_rewards(batch.reward, ~with_reward)
         with_outputs = ~np.isnan(batch.outputs).any(axis=1) if q else np.zeros(count, dtype=bool)
@@ -96,6 +107,8 @@ class Intake:
             doubtful |= with_outputs & table.has_outputs[at]
         if batch.metrics is not None:
             doubtful |= (~np.isnan(batch.metrics + table.metrics[at])).any(axis=1)
+        if speaks:
+            doubtful |= (batch.attempt != 0) & (table.confirmed[at] | self._retold(number))
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
@@ -112,6 +125,7 @@ class Intake:
         self._transform.check_outputs(batch.outputs)
         count = len(batch)
         self._check_lengths(count, context=batch.context, outputs=batch.outputs, cost=batch.cost)
+        check_times(batch.at, unknown=True)
         self._check_models("model", batch.model)
         pair = batch.context * np.int64(self._models) + batch.model
         _, first, group = np.unique(pair, return_index=True, return_inverse=True)
@@ -206,7 +220,38 @@ class Intake:
                     "a part is accepted once"
                 )
             more = more or bool((told & np.isnan(known)).any())
-        return more
+        return more or self._tells_more(batch, row)
+
+    def _retold(self, number: Ints) -> Flags:
+        """(n,) decisions of whose attempts more is known than what most parts say."""
+        attempts = self._fold.pending.attempts
+        return attempts.among(number) if len(attempts) else np.zeros(len(number), dtype=bool)
+
+    def _tells_more(self, batch: OutcomeBatch, row: int) -> bool:
+        """As `_says_more`, of the attempt that a part speaks of."""
+        told = said(batch, row)
+        if told is None:
+            return False
+        (attempt, new), number = told, int(batch.number[row])
+        before = self._attempts(number).get(attempt)
+        if before is None:
+            return True
+        if UNNAMED not in (before.served, new.served) and before.served != new.served:
+            held, given = (self._names[each.served] for each in (before, new))
+            raise ConflictError(
+                f"served of attempt {attempt} of decision d{number} was {held}, now {given}: "
+                "a part is accepted once"
+            )
+        return not before.holds(new)
+
+    def _attempts(self, number: int) -> dict[int, Attempt]:
+        """What is known of a decision's attempts."""
+        table, at = self._fold.pending, number - self._fold.pending.base
+        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+            return table.attempts.of(number, bool(table.confirmed[at]), int(table.model[at]))
+        decided = self._store.decision(number)
+        assigned = 0 if decided is None else int(decided.model[0])
+        return merged_attempts(self._store.outcome_parts(number), assigned)
 
     def _known(self, number: int) -> list[tuple[str, Floats]]:
         """Every value known of a decision by its name, NaN where it is not."""

@@ -26,6 +26,7 @@ from equipoise.agent.monitors.check import Check
 from equipoise.agent.monitors.outputs import outputs
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.plan import plan
+from equipoise.agent.monitors.watermark import Behind, watermark
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
@@ -172,8 +173,15 @@ class Reader:
         """What the budget allows, what was planned, and what was spent, per limited resource."""
         return self.purse.spending()
 
-    def checks(self) -> list[Check]:
-        """What every check says of the era in force, as far as it is logged; nothing is done."""
+    def behind(self) -> Behind:
+        """What waits, what that holds back, and which decision does."""
+        return self.fold.pending.behind(self.view().watermark)
+
+    def checks(self, at: float | None = None) -> list[Check]:
+        """What every check says of the era in force, as far as it is logged; nothing is done.
+
+        at: seconds since the epoch, now; None takes the time of the newest decision.
+        """
         panel = self.fold.watched()
         panel.begin(self.rule.era)
         said = panel.checks(self.estimates(REPRESENTATION_FAMILIES))
@@ -187,6 +195,8 @@ class Reader:
             answer = certified.standing
             decided = answer.winner() is not None or bool(answer.equivalent())
             said.append(plan(planned, certified.randomized, decided, self._foreseen()))
+        now = self.fold.pending.newest_at if at is None else at
+        said.append(watermark(self.behind(), now, self.config.reward.window))
         return said
 
     def _foreseen(self) -> tuple[float, float] | None:

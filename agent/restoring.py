@@ -29,7 +29,7 @@ def restore(fold: Fold, store: Store) -> None:
     if root is not None:
         try:
             # Nothing is left to fold again: what the state of an older version lacks is filled in.
-            fold.load_bytes(grown(root.state, fold.kept_bytes()))
+            fold.load_bytes(grown(_with_attempts(root.state), fold.kept_bytes()))
         except StateFormatError as error:
             raise AgentError(
                 f"the log begins at row {root.seq}, and the state before it cannot be read"
@@ -75,3 +75,25 @@ def grown(state: bytes, own: bytes) -> bytes:
     if not lacking and fields.keys() == own_fields.keys():
         return state
     return encode({name: arrays[name] for name in fresh}, {**own_fields, **fields})
+
+
+def _with_attempts(state: bytes) -> bytes:
+    """A state of a version that kept no attempts, with what it said of them; others as they are.
+
+    For the state before the first row alone, which no log can bring back: sums in it count as
+    served what that version counted so.
+    """
+    arrays, fields = decode(state)
+    if "pending.attempts" in arrays or "pending.delivered" not in arrays:
+        return state
+    pending = {name: arrays[f"pending.{name}"] for name in ("delivered", "served", "model")}
+    delivered, served = pending["delivered"], pending["served"]
+    usual = delivered & (served == pending["model"])
+    odd = np.flatnonzero(~usual)
+    told = [odd + fields["base"], np.ones_like(odd), ~delivered[odd], served[odd]]
+    heard = arrays["pending.has_reward"] | arrays["pending.has_outputs"]
+    arrays["pending.attempts"] = np.column_stack(told).astype(np.int64)
+    arrays["pending.confirmed"] = usual & heard
+    arrays["pending.reward_at"] = np.full(len(served), np.nan)
+    arrays["watch.panel.delivery.other"] = np.zeros_like(arrays["watch.panel.delivery.lost"])
+    return encode(arrays, fields)

@@ -128,6 +128,7 @@ class Watch:
                     self._tested(table, era, rows),
                     _as_routed(table, rows, rules),
                     table.metrics[rows],
+                    table.as_drawn(rows),
                 ),
             )
 

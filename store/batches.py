@@ -111,8 +111,10 @@ class DecisionBatch:
 class OutcomeBatch:
     """Parts of outcomes of decisions: outputs come with the response, the reward later.
 
-    number: (n,) the decision. served: (n,) the model that really answered; attempt: (n,) 1, 2, …
-    delivered: (n,) false where the client never delivered the assignment (the row is then OBS).
+    number: (n,) the decision. attempt: (n,) 1, 2, …, the attempt that the part speaks of; negative
+    where it does not say who answered that attempt, 0 where it speaks of none. served: (n,) the
+    model that answered it, the assigned one where the part does not say. delivered: (n,) false
+    where nobody got the answer of that attempt, true where the part does not say.
     outputs: (n, q) output features, a row of NaN where this part does not carry them.
     reward: (n,) in reward units, NaN where this part does not carry it. at: (n,) seconds.
     metrics: (n, G) guardrail metrics in their declared order, NaN where this part does not carry

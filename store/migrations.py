@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from equipoise.store.answers import merge_attempts
 from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
@@ -35,7 +36,8 @@ MIGRATIONS: Sequence[Migration] = (
     (5, index_observations),
     (6, create_roots),
     (7, add_closed_by),
-    (8, index_simulations),
+    (8, merge_attempts),
+    (9, index_simulations),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

@@ -72,13 +72,17 @@ class Decision(Record, frozen=True, kw_only=True):
 
 
 class Outcome(Record, frozen=True, kw_only=True):
-    """One part of what came of a decision: outputs with the response, the reward later."""
+    """One part of what came of a decision: outputs with the response, the reward later.
+
+    served, attempt, delivered: what became of one attempt to serve it; a part with none of them
+    speaks of no attempt. With one of them, attempt is 1 and delivered true unless said.
+    """
 
     decision_id: Id | None = None
     request_id: Id | None = None
     served: Id | None = None
-    attempt: Attempt = 1
-    delivered: bool = True
+    attempt: Attempt | None = None
+    delivered: bool | None = None
     outputs: Features | None = None
     reward: float | None = None
     metrics: dict[str, float] = {}

@@ -55,10 +55,10 @@ def ingest(
 
     JSON lines have the names of our records; tables have columns x_NAME and y_NAME for features
     and outputs; other logs need a mapping. A row counts once by its request_id, or else by its
-    content: the same again is a repeat, other content under a known id is refused, and both rows
-    are named. Rows without a reward are counted and left out, unless reward.missing declares
-    their value. Refused rows do not stop the others. While a daemon holds the store, send the
-    rows to it with --url.
+    content: the same again is a repeat, other content under a known id is refused, and
+    both rows are named. Rows without a reward are counted and left out, unless reward.missing
+    declares their value. Refused rows do not stop the others. While a daemon holds the store, send
+    the rows to it with --url.
 
     Exit code 0: all rows are in; 1: some were refused; 2: a file or an option is wrong.
 

@@ -39,6 +39,7 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "floors": Action.REPORT,
         "guardrail": Action.PAUSE,
         "plan": Action.REPORT,
+        "watermark": Action.REPORT,
     }
 )
 

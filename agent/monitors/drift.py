@@ -1,8 +1,9 @@
 """Drift: did a model's residuals, or the rewards of today's traffic, change while the stream ran?
 
 The detector is river's Page-Hinkley test, without forgetting and over whole columns
-(`page_hinkley`). ADWIN, river's other candidate, keeps a window that can neither be pickled nor
-read, so it could not survive a restart; Page-Hinkley is a handful of numbers. It knows no level:
+(`page_hinkley`). ADWIN, river's other candidate, can be pickled, but the store takes no pickle and
+its buckets cannot be read as numbers; it takes one Python call a row; and with its first detection
+river forgets the window that it kept. Page-Hinkley is a handful of numbers. It knows no level:
 its parameters were chosen by measuring how often it speaks up on streams that do not drift
 (tests/statistical/monitors_study.py prints the table).
 """

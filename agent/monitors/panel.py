@@ -66,7 +66,8 @@ class Entered:
     reward: (n,) scaled to [0, 1], anything where none counts; predicted: (n,) the reward predicted
     for the row by what was frozen before its outcome, on [0, 1], NaN where nothing was; tested:
     (n,) whether its model may be looked at for drift; as_routed: (n,) whether it counts as traffic
-    as routed; metrics: (n, G) in their own units, NaN where none came.
+    as routed; metrics: (n, G) in their own units, NaN where none came. as_drawn: (n,) delivered,
+    and answered by the assigned model.
     """
 
     probabilities: Floats
@@ -81,6 +82,7 @@ class Entered:
     tested: Flags
     as_routed: Flags
     metrics: Floats
+    as_drawn: Flags
 
 
 class Panel:
@@ -140,7 +142,8 @@ class Panel:
         pi, model = rows.probabilities[drawn], rows.model[drawn]
         delivered = rows.delivered[drawn]
         self.missingness.update(pi, model, delivered & ~rows.known[drawn])
-        self.delivery.update(pi, model, ~delivered)
+        as_drawn = rows.as_drawn[drawn]
+        self.delivery.update(pi, model, ~as_drawn, delivered & ~as_drawn)
         sent = drawn[delivered]
         for position, guardrail in enumerate(self.guardrails):
             guardrail.update(rows.model[sent], rows.metrics[sent, position])

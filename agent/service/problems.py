@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from equipoise.agent.clocks import TimeError
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features.problems import FeatureError
 from equipoise.agent.service.logs import Log
@@ -108,6 +109,8 @@ def problem_of(error: Exception) -> ProblemDocument:
         return problem(404, str(error))
     if isinstance(error, ConflictError | ContradictionError):
         return problem(409, str(error))
+    if isinstance(error, TimeError):
+        return problem(422, str(error), field=error.field, limit=error.limit)
     if isinstance(error, AgentError):
         return problem(422, str(error))
     if isinstance(error, StoreError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import msgspec
 import numpy as np
 
+from equipoise.agent.attempts import UNNAMED, said
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analysis import AnalysisError
@@ -139,11 +140,12 @@ def _families(call: Call) -> list[str]:
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
-    outputs = part.outputs[0]
+    outputs, told = part.outputs[0], said(part, 0)
+    served = UNNAMED if told is None else told[1].served
     return OutcomePart(
-        served=models[part.served[0]],
-        attempt=int(part.attempt[0]),
-        delivered=bool(part.delivered[0]),
+        served=None if served == UNNAMED else models[served],
+        attempt=None if told is None else told[0],
+        delivered=None if told is None else not told[1].failed,
         outputs=None if not len(outputs) or np.isnan(outputs).any() else outputs.tolist(),
         reward=number(float(part.reward[0])),
         at=number(float(part.at[0])),

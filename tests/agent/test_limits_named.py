@@ -79,9 +79,7 @@ def run(config, requests=4000, seed=1, review=False, users=None, size=200):
                 at=np.full(size, float(start)),
             )
         )
-        if review:
-            agent.review(float(start))
-        agent.refresh(float(start))
+        agent.refresh(float(start), review=review)
     return agent
 
 

@@ -15,7 +15,7 @@ from equipoise.agent.errors import ConflictError
 from equipoise.agent.features import FeatureSchema
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.monitors import Action
-from equipoise.store.batches import DecisionBatch
+from equipoise.store.batches import DecisionBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.slicing import select, take
 from equipoise.store.sqlite import SqliteStore
@@ -173,9 +173,9 @@ def test_every_check_speaks_and_honest_traffic_raises_no_alarm():
     agent = live(MemoryStore())
     checks = agent.checks()
     names = ["assignment", "fidelity", "drift", "representation", "missingness", "delivery"]
-    names += ["floors", "guardrail", "guardrail", "outputs"]
+    names += ["floors", "guardrail", "guardrail", "outputs", "watermark"]
     assert [check.name for check in checks] == names
-    assert [check.figures["metric"] for check in checks[-3:-1]] == ["error.rate", "score"]
+    assert [check.figures["metric"] for check in checks[-4:-2]] == ["error.rate", "score"]
     assert all(check.status != "alarm" for check in checks), checks
     assert agent.consequences(checks) == []
 
@@ -203,6 +203,9 @@ def tampered(store, change):
         copy.put(record)
     for segment in store.read():
         batch = segment.batch
+        if isinstance(batch, OutcomeBatch):
+            # Whoever changes a decision does not report who answered it.
+            batch = replace(batch, attempt=np.zeros(len(batch), dtype=np.int64))
         copy.append(change(batch) if isinstance(batch, DecisionBatch) else batch)
     return copy
 

@@ -202,9 +202,7 @@ def run_case(seed: int) -> Case:
         )
         now = 10.0 * batch + (1000.0 if batch == BATCHES - 1 else 0.0)
         agent.expire(now)
-        if acts:
-            agent.review(now)
-        agent.refresh(now)
+        agent.refresh(now, review=acts)
         look(case, agent, np.vstack(means), np.concatenate(routed))
     return case
 

@@ -79,7 +79,7 @@ def test_what_cannot_be_undone_changes_nothing(path: Path, monkeypatch: pytest.M
         with pytest.raises(SchemaVersionError):
             roll_back(path, version)
     last = migrations.MIGRATIONS[-1][1]
-    monkeypatch.setattr(rollback, "REVERSALS", {last: Reversal("DROP TABLE nowhere")})
+    monkeypatch.setattr(rollback, "REVERSALS", {last: Reversal(("DROP TABLE nowhere",))})
     with pytest.raises(ValueError, match="nowhere"):
         roll_back(path, newest - 1)
     monkeypatch.setattr(rollback, "REVERSALS", {})

@@ -66,7 +66,7 @@ embedding = "embedding"
 [ingest.outputs]
 tokens = "usage.tokens"
 """
-MISSING = {None, "", " ", "nan", "NaN", "NA", "N/A", "null", "None"}
+MISSING = (None, "", " ", "nan", "NaN", "NA", "N/A", "null", "None")
 
 
 @pytest.fixture
