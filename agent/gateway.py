@@ -7,6 +7,7 @@ request id that was decided before gets the same decision again; with other cont
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ UNRATED = (
     "without one has a known value, or leave such rows out"
 )
 _NO_CONTEXT = -1
+_DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
+"""Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
 
 class Gateway:
@@ -313,21 +316,25 @@ class Gateway:
         ]
 
     def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
-        by_request = [o.request_id for o in outcomes if o.decision_id is None and o.request_id]
+        by_request = [outcome.request_id for outcome in outcomes if outcome.request_id]
         known = self.agent.store.find_requests(by_request) if by_request else {}
         numbers = []
         for outcome in outcomes:
-            name = outcome.decision_id
-            if name is not None:
-                if not (name[:1] == "d" and name[1:].isdecimal() and len(name) < 20):
-                    raise UnknownDecisionError(f"decision_id {name!r} does not exist")
-                numbers.append(int(name[1:]))
-            elif outcome.request_id is None:
+            name, request = outcome.decision_id, outcome.request_id
+            if name is None and request is None:
                 raise AgentError("an outcome needs a decision_id or a request_id")
-            elif outcome.request_id not in known:
-                raise UnknownDecisionError(f"request_id {outcome.request_id!r} was never decided")
-            else:
-                numbers.append(known[outcome.request_id])
+            found = None if name is None else _DECISION.fullmatch(name)
+            if name is not None and found is None:
+                raise UnknownDecisionError(f"decision_id {name!r} does not exist")
+            if request is not None and request not in known:
+                raise UnknownDecisionError(f"request_id {request!r} was never decided")
+            number = known[request or ""] if found is None else int(found[1])
+            if request is not None and known[request] != number:
+                raise ConflictError(
+                    f"decision_id {name!r} is not the decision of request_id {request!r}, "
+                    f"which is d{known[request]}"
+                )
+            numbers.append(number)
         return np.array(numbers, dtype=np.int64)
 
     def _assigned(self, number: int) -> int:

@@ -95,7 +95,7 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
 
     if as_json:
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
-        for name in ("unrated", "left_out"):
+        for name in ("unrated", "left_out", "empty"):
             if not facts[name]:
                 del facts[name]
         typer.echo(msgspec.json.encode(facts).decode())
@@ -113,6 +113,9 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
     if result.left_out:
         parts = ", ".join(f"{count:,} {kind}" for kind, count in result.left_out.items())
         typer.echo(f"contents have parts that are no text and were left out: {parts}")
+    if result.empty:
+        names = ", ".join(result.empty)
+        typer.echo(f"no row has a value of {names}: every row gets the value of a missing one")
     for reject in refused.first:
         typer.echo(f"{reject.source}, row {reject.row}: {reject.reason}", err=True)
     if result.rejected > len(refused.first):

@@ -18,7 +18,7 @@ from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, Numbered, row
 from equipoise.agent.ingest.records import Namer, Record, flat, mapped, nested
 from equipoise.agent.ingest.rejects import Rejects
 from equipoise.agent.ingest.sinks import Sink
-from equipoise.store.records import Observation, Outcome
+from equipoise.store.records import Observation, Outcome, Simulation
 
 HELD_BACK = 4096
 """Rows of standard input, which cannot be read twice, that wait until every path was seen."""
@@ -29,6 +29,7 @@ class Ingested:
     """What became of rows: accepted are in the log now; duplicates were there before; late came
     after their decision had expired; rejected are refused, with a reason each; unrated have no
     reward, and none is declared for those. left_out: parts of contents that are no text, by type.
+    empty: features that no row gives, so that all rows have the value declared for a missing one.
     """
 
     accepted: int = 0
@@ -37,6 +38,7 @@ class Ingested:
     rejected: int = 0
     unrated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    empty: list[str] = field(default_factory=list)
 
 
 class Ingestion:
@@ -67,6 +69,10 @@ class Ingestion:
         self._namer = Namer()
         self._places: Places[tuple[str, int]] = Places()
         self._refused: list[tuple[int, str]] = []
+        self._empty = {
+            side: {feature.name for feature in features}
+            for side, features in (("features", schema.context), ("outputs", schema.outputs))
+        }
 
     def add(self, source: str, kind: Format, copy: bool = False) -> None:
         """Take in a file, or standard input. What was taken stays taken if it breaks off.
@@ -91,6 +97,7 @@ class Ingestion:
                     self.result.unrated += 1
                     continue
                 record = self._namer.named(record)
+                self._note(record)
             elif isinstance(record, Outcome):
                 # Two parts of one outcome may not stand in one batch.
                 name = record.decision_id or record.request_id
@@ -98,11 +105,24 @@ class Ingestion:
                     self._flush(source, batch)
                     decisions.clear()
                 decisions.add(name)
+            else:
+                self._note(record)
             batch.append((number, record))
             if len(batch) >= self._sink.rows_at_once:
                 self._flush(source, batch)
                 decisions.clear()
         self._flush(source, batch)
+        if self._kind != "outcomes" and self.result.accepted + self.result.duplicates:
+            self.result.empty = sorted(
+                f"{side}.{name}" for side, missing in self._empty.items() for name in missing
+            )
+
+    def _note(self, record: Observation | Simulation) -> None:
+        """Remember which features have a value in some row; a vector has all."""
+        for side, missing in self._empty.items():
+            if missing:
+                values = getattr(record, side)
+                missing.difference_update(values if isinstance(values, dict) else set(missing))
 
     def _rows(self, source: str, kind: Format) -> Iterator[Numbered]:
         """The rows of a file. Of standard input none before every path of the mapping was seen,

@@ -153,6 +153,25 @@ def test_a_replay_again_is_a_repeat_or_a_conflict(daemon: Running) -> None:
         assert refused["detail"].endswith("(index 0 of this body)")
 
 
+def test_a_list_of_outcomes_names_both_rows(daemon: Running) -> None:
+    for name in ("o1", "o2"):
+        daemon.decide(name)
+    parts: list[dict[str, Any]] = [
+        {"request_id": "o1", "outputs": {"seconds": 1.0}},
+        {"request_id": "o2", "reward": 1.0},
+        {"request_id": "o1", "reward": 7.0},
+        {"request_id": "o1", "reward": 0.5},
+        {"request_id": "o1", "reward": 0.5},
+        {"request_id": "o1", "reward": 1.0},
+    ]
+    answer = daemon.ask("POST", "/v1/outcomes", parts).json
+    assert (answer["accepted"], answer["duplicates"]) == (3, 1)
+    assert [(row["index"], row["status"]) for row in answer["rejected"]] == [(2, 422), (5, 409)]
+    assert answer["rejected"][1]["detail"].endswith("(index 3 of this body)")
+    (again,) = daemon.ask("POST", "/v1/outcomes", [parts[5]]).json["rejected"]
+    assert (again["status"], "of this body" in again["detail"]) == (409, False)
+
+
 def test_a_row_without_a_reward_says_why_it_is_refused(daemon: Running) -> None:
     for row in ({**ROW, "reward": None}, ROW):
         (refused,) = lines(daemon, "/v1/observations", [row])["rejects"]

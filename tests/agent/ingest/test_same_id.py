@@ -18,13 +18,13 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
-from equipoise.agent.errors import ConflictError
+from equipoise.agent.errors import ConflictError, UnknownDecisionError
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.ingest.command import Order, run
 from equipoise.agent.keyfile import read_key
 from equipoise.store.batches import ObservationBatch, SimulationBatch
 from equipoise.store.journaled import JournaledStore
-from equipoise.store.records import Observation, Request, Simulation
+from equipoise.store.records import Observation, Outcome, Request, Simulation
 from equipoise.store.sqlite import SqliteStore
 
 CONFIG = """
@@ -376,3 +376,26 @@ def test_outcomes_that_contradict_name_both_rows(folder: Path) -> None:
     with SqliteStore(folder / "chat.db", read_only=True) as store:
         rewards = [float(part.reward[0]) for n in (0, 1) for part in store.outcome_parts(n)]
     assert np.nansum(rewards) == 2.0
+
+
+def test_our_ids_and_those_of_others_are_never_mixed_up(folder: Path) -> None:
+    with SqliteStore(folder / "x.db") as store:
+        gateway = Gateway(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
+        for name in ("d1", "d0", "d٣"):
+            gateway.decide([Request(request_id=name, routed="large", features=[1.0])])
+
+        def told(reward: float, **names: str) -> None:
+            assert gateway.observe([Outcome(reward=reward, **names)]).rows == 1
+
+        told(0.1, request_id="d1")
+        told(0.2, decision_id="d1")
+        told(0.3, request_id="d٣", decision_id="d2")
+        rewards = [float(store.outcome_parts(number)[0].reward[0]) for number in range(3)]
+        assert rewards == [0.1, 0.2, 0.3]
+        for name in ("d٣", "d01", "d+1", "d 1", "D1", "d", "d1\u0661"):
+            with pytest.raises(UnknownDecisionError, match="does not exist"):
+                gateway.observe([Outcome(decision_id=name, reward=0.5)])
+        with pytest.raises(ConflictError, match="'d1' is not the decision of request_id 'd1'"):
+            gateway.observe([Outcome(request_id="d1", decision_id="d1", reward=0.5)])
+        with pytest.raises(UnknownDecisionError, match="'r' was never decided"):
+            gateway.observe([Outcome(request_id="r", decision_id="d0", reward=0.5)])

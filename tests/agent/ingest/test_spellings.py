@@ -270,7 +270,7 @@ ROWS: list[dict[str, Any]] = [
         "id": "auth0|5 =+@/:-_ é",
         "model": "large",
         "score": 1,
-        "ts": 1793526600,
+        "ts": 1698832200,
         "prompt": "one two three",
         "plan": "5",
         "new": True,
@@ -281,7 +281,7 @@ ROWS: list[dict[str, Any]] = [
         "id": "7",
         "model": "small",
         "score": 0.5,
-        "ts": "2026-11-01T10:00:00Z",
+        "ts": "2023-11-01T10:00:00Z",
         "prompt": None,
         "plan": None,
         "new": None,
@@ -320,7 +320,7 @@ def as_flattened_csv(path: Path) -> None:
 
 def as_parquet(path: Path) -> None:
     score = pa.array([Decimal("1.00"), Decimal("0.50")], pa.decimal128(5, 2))
-    ts = pa.array([1793526600 * 10**9, 1793527200 * 10**9 + 1], pa.timestamp("ns"))
+    ts = pa.array([1698832200 * 10**9, 1698832800 * 10**9 + 1], pa.timestamp("ns"))
     columns: dict[str, Any] = {name: [row[name] for row in ROWS] for name in ROWS[0]}
     columns |= {"score": score, "ts": ts, "model": pa.array(columns["model"]).dictionary_encode()}
     kind = pa.map_(pa.string(), pa.int64())
@@ -346,7 +346,7 @@ def test_one_log_in_every_format_is_one_log(folder: Path, name: str, write: Any)
     assert batch.request_id == ["auth0|5 =+@/:-_ é", "7"]
     assert batch.routed.tolist() == [0, 1]
     assert batch.reward.tolist() == [1.0, 0.5]
-    assert batch.at.tolist() == pytest.approx([1793526600.0, 1793527200.0], abs=1e-5)
+    assert batch.at.tolist() == pytest.approx([1698832200.0, 1698832800.0], abs=1e-5)
     words, plan, new, embedding = batch.x[:, 0], batch.x[:, 1:3], batch.x[:, 3], batch.x[:, 4:]
     assert words[0] > 0 == words[1]
     assert plan.tolist() == [[0.0, 0.0], [0.0, 0.0]]
@@ -499,7 +499,7 @@ def test_lines_with_our_names_are_spelled_as_freely(folder: Path) -> None:
             "request_id": 7,
             "routed": "large",
             "reward": True,
-            "at": "2026-11-01T10:00:00Z",
+            "at": "2023-11-01T10:00:00Z",
             "features": {
                 "prompt": [{"type": "text", "text": "a b"}, {"type": "image_url"}],
                 "plan": 5,
@@ -512,7 +512,7 @@ def test_lines_with_our_names_are_spelled_as_freely(folder: Path) -> None:
             "request_id": "8",
             "routed": "small",
             "reward": "0.5",
-            "at": 1793527200000,
+            "at": 1698832800000,
             "features": {"prompt": None, "plan": None, "new": None, "embedding": None},
             "outputs": {"tokens": None},
         },
@@ -527,6 +527,31 @@ def test_lines_with_our_names_are_spelled_as_freely(folder: Path) -> None:
     batch = stored(folder)
     assert batch.request_id == ["7", "8"]
     assert batch.reward.tolist() == [1.0, 0.5]
-    assert batch.at.tolist() == [1793527200.0, 1793527200.0]
+    assert batch.at.tolist() == [1698832800.0, 1698832800.0]
     assert batch.x[:, 3:].tolist() == [[1.0, 1.0, 2.0], [0.5, 0.0, 0.0]]
     assert batch.outputs.tolist() == [[50.0], [-1.0]]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "mapped.jsonl"])
+def test_a_feature_that_no_row_gives_is_said(folder: Path, name: str) -> None:
+    """A constant column is no error where a value for missing ones is declared, but no secret."""
+    features = [{"prompt": "a", "plan": None}, {"plan": "5", "new": None}]
+    if name == "a.csv":
+        (folder / name).write_text("routed,reward,x_prompt,x_plan\nlarge,1,a,\nlarge,1,,5\n")
+    elif name == "a.jsonl":
+        row = {"routed": "large", "reward": 1, "outputs": {}}
+        text = "\n".join(json.dumps({**row, "features": each}) for each in features)
+        (folder / name).write_text(text)
+    else:
+        row = {"id": 1, "model": "large", "score": 1, "ts": 5, "usage": {"tokens": None}}
+        rows = [
+            {**row, "id": at, "embedding": None, "new": None, **each}
+            for at, each in enumerate(features)
+        ]
+        (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    if name.startswith("a."):
+        result, _ = run(Order(files=[name], config=Path("chat.toml")))
+    else:
+        result, _ = ingest(name, config=CONFIG + FEATURES)
+    assert result.accepted == 2
+    assert result.empty == ["features.embedding", "features.new", "outputs.tokens"]
