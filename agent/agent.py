@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.budget import Purse
@@ -42,6 +43,7 @@ from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import (
     Batch,
+    Closure,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -52,6 +54,11 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.records import Era, RuleRecord
+
+MISCOUNTED = (
+    "an older version counted missing rewards wrongly: what it certified of the era before is void"
+)
+"""Why an era opens where a store holds answers of such a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,7 @@ class Agent(Steering):
                 self.transform.phi_names[self.transform.d :],
                 config.limits,
                 config.guardrails,
+                missing=config.reward.missing_value,
             ),
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
@@ -129,6 +137,8 @@ class Agent(Steering):
             self._freeze_rule(newest.era, at)
         if changed:
             self._reconfigured(changed, at)
+        if key is not None and self._miscounted:
+            self.open_era(MISCOUNTED, at)
 
     @property
     def late(self) -> int:
@@ -173,13 +183,14 @@ class Agent(Steering):
             uniform=uniform,
             model=drawn.model,
             randomized=drawn.randomized,
-            capped=drawn.closed,
+            capped=drawn.closed_by > 0,
             rule_id=rule.rule_id,
             era=rule.era,
             eligible=drawn.eligible,
             request_id=requests.request_id,
             unit_id=requests.unit_id,
             context_id=requests.context_id,
+            closed_by=drawn.closed_by,
         )
         if self.config.units is not None:
             leader = self.fold.units.leaders(requests, self.fold.pending)
@@ -281,6 +292,7 @@ class Agent(Steering):
             active=active,
             alarms=self.alarms,
             widened=self.asks_for(Action.WIDEN, self.alarms),
+            missing=self.config.reward.missing_value,
         )
 
     def proposal(self, at: float) -> RuleRecord:
@@ -344,7 +356,9 @@ class Agent(Steering):
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
         """The batch with every request that may not be randomized served as routed."""
+        reason = Closure.BUDGET
         if self.observing_only or self.paused is not None:
+            reason = Closure.OBSERVING if self.observing_only else Closure.PAUSED
             stopped: Flags | None = np.ones(len(batch), dtype=bool)
         else:
             stopped = self.purse.stopped(batch.routed, batch.model, batch.randomized)
@@ -352,8 +366,15 @@ class Agent(Steering):
             return batch
         rate = np.where(stopped, 0.0, batch.rate)
         model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
+        before = np.zeros(len(batch), dtype=np.int64)
+        before = before if batch.closed_by is None else batch.closed_by
         return replace(
-            batch, rate=rate, model=model, randomized=randomized, capped=batch.capped | stopped
+            batch,
+            rate=rate,
+            model=model,
+            randomized=randomized,
+            capped=batch.capped | stopped,
+            closed_by=np.where(stopped & (before == 0), int(reason), before),
         )
 
     def _revalue(self) -> None:
@@ -403,6 +424,19 @@ class Agent(Steering):
         keep(self.store, self.config.to_json())
 
     @property
+    def _miscounted(self) -> bool:
+        """Whether certified answers of the era in force were given by a version that counted
+        missing rewards wrongly: twice through the range, or draws that were not delivered as
+        missing. What it said may not be taken back in silence, so a new era begins."""
+        reward = self.config.reward
+        if self.rule.missing is not msgspec.UNSET or reward.missing_value is None:
+            return False
+        if not self.fold.next_seq:
+            return False
+        undelivered = self.fold.watched().delivery.sums["lost"].any()
+        return (reward.low, reward.high) != (0.0, 1.0) or bool(undelivered)
+
+    @property
     def _retired(self) -> Flags:
         """(K,) models that are declared retired."""
         return np.array([model.retired for model in self.config.models])
@@ -448,5 +482,6 @@ class Agent(Steering):
             prediction=None,
             frozen=self.certifier.spec.neutral(),
             active=~self._retired,
+            missing=self.config.reward.missing_value,
         )
         return self.rules.add(first, at)

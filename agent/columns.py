@@ -49,6 +49,7 @@ def widened(batch: DecisionBatch, active: Flags, models: int) -> tuple[DecisionB
 
 
 def open_arrays(
+    rewarded: Sequence[Ints],
     completed: Sequence[Ints],
     observed: Sequence[tuple[Floats, Ints, Ints]],
     replayed: Sequence[tuple[Ints, Ints, Floats, Floats]],
@@ -56,12 +57,14 @@ def open_arrays(
 ) -> dict[str, NDArray[Any]]:
     """The gathered rows by name, for a checkpoint. width: p."""
     none = np.zeros(0, dtype=np.int64)
+    ((rewards,),) = joined([(part,) for part in rewarded]) or [(none,)]
     ((numbers,),) = joined([(part,) for part in completed]) or [(none,)]
     ((rows, model, unit),) = joined(observed) or [(np.zeros((0, width)), none, none)]
     ((context, replayed_model, phi, cost),) = joined(replayed) or [
         (none, none, np.zeros((0, width - 1)), np.zeros(0))
     ]
     return {
+        "rewarded": rewards,
         "completed": numbers,
         "observed_rows": rows,
         "observed_model": model,

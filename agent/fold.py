@@ -111,6 +111,7 @@ class Fold:
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
+        self._rewarded: list[Ints] = []
         self._completed: list[Ints] = []
         self._observed: list[tuple[Floats, Ints, Ints]] = []
         self._replayed: list[tuple[Ints, Ints, Floats, Floats]] = []
@@ -153,7 +154,7 @@ class Fold:
         self._compare(watch)
         start = certified.watermark
         predicted = certified.advance(self.pending, self._rules, self.simulated)
-        watch.take(self.pending, start, certified.watermark, predicted)
+        watch.take(self.pending, start, certified.watermark, predicted, self._rules)
         return watch.panel
 
     def to_bytes(self) -> bytes:
@@ -170,7 +171,11 @@ class Fold:
             "pending": self.pending.arrays(front),
             "simulated": self.simulated.arrays(),
             "open": open_arrays(
-                self._completed, self._observed, self._replayed, self.dimensions.features
+                self._rewarded,
+                self._completed,
+                self._observed,
+                self._replayed,
+                self.dimensions.features,
             ),
             "watch": self.watch.arrays(),
             "ledger": self.ledger.arrays(),
@@ -212,6 +217,7 @@ class Fold:
         self.watch.load(part["watch"])
         self.keeps_sums = True
         waiting = part["open"]
+        self._rewarded = [waiting["rewarded"]]
         self._completed = [waiting["completed"]]
         self._observed = [
             (waiting["observed_rows"], waiting["observed_model"], waiting["observed_unit"])
@@ -251,8 +257,9 @@ class Fold:
             self._expire(batch)
 
     def _expire(self, batch: ExpiryBatch) -> None:
-        table, now = self.pending, float(batch.at.max())
-        rows = table.rows(batch.number)
+        """Close decisions: a reward that did not come counts as what was declared, if anything."""
+        table, number, now = self.pending, batch.number, float(batch.at.max())
+        rows = table.rows(number)
         table.expired[rows] = True
         ahead = rows[table.at[rows] > batch.at]
         if len(ahead):
@@ -261,34 +268,54 @@ class Fold:
             table.clock = now
         else:
             table.clock = max(table.clock, now)
+        lost = np.flatnonzero(~table.has_reward[rows])
+        rules = table.rule[rows[lost]]
+        for ordinal in np.unique(rules).tolist():
+            value = self.certified.spec.missing_reward(self._rules.by_ordinal(ordinal))
+            if value is None:
+                continue
+            at = lost[rules == ordinal]
+            table.reward[rows[at]], table.filled[rows[at]] = value, True
+            self._wait(self._rewarded, number[at])
+            self._wait(self._completed, number[at[table.has_outputs[rows[at]]]])
+
+    def _wait(self, gathered: list[Ints], number: Ints) -> None:
+        """Gather decisions for the sums of this chunk; they stay in the table until then."""
+        self.pending.waits[self.pending.rows(number)] = True
+        gathered.append(number)
 
     def _take_outcomes(self, batch: OutcomeBatch) -> None:
         number = batch.number
         if len(number) < 2 or (np.diff(number) > 0).all():
-            self._completed.append(number[self._take_parts(batch)])
+            rewarded, complete = self._take_parts(batch)
+            self._wait(self._rewarded, number[rewarded])
+            self._wait(self._completed, number[complete])
             return
         # Parts of one decision may meet in one batch: how the log is cut says nothing. Each goes
         # in after the part before it, and the decision completes where its last part stands.
-        complete = np.zeros(len(number), dtype=bool)
+        rewarded, complete = np.zeros((2, len(number)), dtype=bool)
         part = occurrence(number)
         for index in range(int(part.max()) + 1):
             rows = np.flatnonzero(part == index)
-            complete[rows] = self._take_parts(select(batch, part == index))
-        self._completed.append(number[complete])
+            rewarded[rows], complete[rows] = self._take_parts(select(batch, part == index))
+        self._wait(self._rewarded, number[rewarded])
+        self._wait(self._completed, number[complete])
 
-    def _take_parts(self, batch: OutcomeBatch) -> Flags:
-        """Keep the parts of distinct decisions; (n,) which decisions they complete."""
+    def _take_parts(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
+        """Keep the parts of distinct decisions; (n,) which decisions they give their reward, and
+        which they complete: reward and outputs."""
         table = self.pending
         late = table.too_late(batch.number, self.certified.watermark)
         if late.any():
             # Kept in the log, counted, and used for nothing.
             self.late += int(np.count_nonzero(late))
-            complete = np.zeros(len(late), dtype=bool)
+            rewarded, completed = np.zeros((2, len(late)), dtype=bool)
             in_time = np.flatnonzero(~late)
-            complete[in_time] = self._take_parts(select(batch, ~late))
-            return complete
+            rewarded[in_time], completed[in_time] = self._take_parts(select(batch, ~late))
+            return rewarded, completed
         rows = table.rows(batch.number)
-        before = table.has_reward[rows] & table.has_outputs[rows]
+        had_reward = table.has_reward[rows]
+        before = had_reward & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
         table.reward[rows[with_reward]] = batch.reward[with_reward]
         table.reward_at[rows[with_reward]] = batch.at[with_reward]
@@ -302,8 +329,7 @@ class Fold:
                 np.isnan(batch.metrics), table.metrics[rows], batch.metrics
             )
         table.take_attempts(batch)
-        completed: Flags = table.has_reward[rows] & table.has_outputs[rows] & ~before
-        return completed
+        return with_reward & ~had_reward, table.has_reward[rows] & table.has_outputs[rows] & ~before
 
     def _settle(self) -> None:
         """Fold the finished chunk into the sums."""
@@ -313,7 +339,9 @@ class Fold:
             self.certified.pass_by(self.pending)
         for numbers in self._completed:
             self.pending.folded[self.pending.rows(numbers)] = True
-        self._completed, self._observed, self._replayed = [], [], []
+        for numbers in (*self._completed, *self._rewarded):
+            self.pending.waits[self.pending.rows(numbers)] = False
+        self._rewarded, self._completed, self._observed, self._replayed = [], [], [], []
 
     def _settle_sums(self) -> None:
         # Before the sums: what the check of the simulator goes by must not know this chunk.
@@ -321,7 +349,7 @@ class Fold:
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
-        self.watch.take(self.pending, start, self.certified.watermark, predicted)
+        self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
 
     def _need_sums(self) -> None:
         if not self.keeps_sums:
@@ -339,46 +367,52 @@ class Fold:
             group = unit_groups(unit, groups)
             moments.scorers.update(group, model, np.ones(len(rows)), rows)
             moments.routing.update(group, np.ones(len(rows)), rows[:, -1].copy())
+        for (numbers,) in joined([(numbers,) for numbers in self._rewarded]):
+            self._sum_rewards(moments, self.pending.rows(numbers))
         for (numbers,) in joined([(numbers,) for numbers in self._completed]):
-            self._sum_decisions(moments, numbers)
+            self._sum_scorers(moments, self.pending.rows(numbers))
 
-    def _sum_decisions(self, moments: Moments, numbers: Ints) -> None:
+    def _sum_rewards(self, moments: Moments, at: Ints) -> None:
+        """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self.pending, self.dimensions.groups
-        at = table.rows(numbers)
-        rate, model, served = table.rate[at], table.model[at], table.served[at]
-        experiment = table.randomized[at] & table.as_drawn(at)
-        group = unit_groups(table.unit[at], groups)
-        rows = self._rows(table.x[at], table.y[at], table.reward[at])
-
-        picked = np.flatnonzero(experiment)
-        observed = np.flatnonzero(~experiment)
-        source = np.concatenate([observed, picked, picked])
-        offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
-        weight = np.ones(len(source))
-        weight[len(observed) + len(picked) :] = 1.0 / rate[picked]
-        # OBS rows count for the model that really answered, EXP rows for the assigned one.
-        arm = np.where(experiment, model, served)
-        moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])
-
+        model, group = table.model[at], unit_groups(table.unit[at], groups)
+        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at))
         if len(picked):
-            context = table.context[at[picked]]
+            rows = at[picked]
             if len(self.simulated):
-                predicted, simulated = self.simulated.lookup(context, model[picked])
+                predicted, simulated = self.simulated.lookup(table.context[rows], model[picked])
             else:
                 predicted = np.zeros((len(picked), self.dimensions.features - 1))
                 simulated = np.zeros(len(picked), dtype=bool)
             moments.arms.update(
                 group[picked],
                 model[picked],
-                1.0 / (rate[picked] * table.propensity[at[picked]]),
-                rows[picked, -1],
+                1.0 / (table.rate[rows] * table.propensity[rows]),
+                table.reward[rows],
                 simulated,
                 predicted,
-                rows[picked, : self.dimensions.context],
+                table.x[rows],
             )
         as_routed = np.flatnonzero(table.delivered[at] & (model == table.routed[at]))
-        share = 1.0 - rate + rate * table.routed_share[at]
-        moments.routing.update(group[as_routed], 1.0 / share[as_routed], rows[as_routed, -1].copy())
+        rows = at[as_routed]
+        share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
+        moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
+
+    def _sum_scorers(self, moments: Moments, at: Ints) -> None:
+        """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
+        table, groups = self.pending, self.dimensions.groups
+        experiment = table.randomized[at] & table.as_drawn(at)
+        group = unit_groups(table.unit[at], groups)
+        rows = self._rows(table.x[at], table.y[at], table.reward[at])
+        picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)
+        source = np.concatenate([observed, picked, picked])
+        offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
+        weight = np.ones(len(source))
+        drawn = at[picked]
+        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
+        # OBS rows count for the model that really answered, EXP rows for the assigned one.
+        arm = np.where(experiment, table.model[at], table.served[at])
+        moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])
 
     def _rows(self, x: Floats, y: Floats, reward: Floats) -> Floats:
         phi = self._features.phi(x, y)

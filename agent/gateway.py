@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.attempts import FIRST
 from equipoise.agent.clocks import check_against
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
+from equipoise.agent.intake import other_content, stored_row
 from equipoise.agent.keys import text_key
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
     DecisionBatch,
+    Flags,
     Floats,
     Ints,
     ObservationBatch,
@@ -28,7 +31,12 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
+from equipoise.store.slicing import select
 
+UNRATED = (
+    "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
+    "without one has a known value, or leave such rows out"
+)
 _NO_CONTEXT = -1
 
 
@@ -61,7 +69,7 @@ class Gateway:
         made: dict[str, Decision] = {}
         for row, name in enumerate(ids):
             if name in known:
-                made[name] = self._again(known[name], name, x[row], int(routed[row]))
+                made[name] = self._again(known[name], requests[row], x[row], int(routed[row]))
         if fresh:
             batch = self.agent.decide(
                 self._batch([requests[row] for row in fresh], x, routed, fresh)
@@ -77,7 +85,7 @@ class Gateway:
         routed = self._model("routed", request.routed)
         known = self.agent.store.find_requests((name,))
         if known:
-            return self._again(known[name], name, x[0], routed)
+            return self._again(known[name], request, x[0], routed)
         eligible = None
         if request.eligible is not None:
             eligible = np.zeros((1, len(self._position)), dtype=bool)
@@ -148,41 +156,74 @@ class Gateway:
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
-        """Take in rows of a usage log (OBS). A request_id counts once: further rows are dropped."""
-        known = self._observed(observations)
-        if known:
-            accepted = self.ingest(
-                [item for row, item in enumerate(observations) if row not in known]
-            )
-            return Accepted(accepted.rows, len(known))
-        units = [item.unit_id or item.request_id for item in observations]
+        """Take in rows of a usage log (OBS).
+
+        A request_id counts once: the same content again is a repeat. Raises ConflictError where
+        it comes with other content, naming both rows, and AgentError where a row has no reward
+        and none is declared for those that are missing.
+        """
+        batch = ObservationBatch(
+            unit=np.zeros(len(observations), dtype=np.int64),
+            at=self._times([item.at for item in observations]),
+            x=self._context([item.features for item in observations]),
+            routed=self._models("routed", [item.routed for item in observations]),
+            outputs=self._outputs([item.outputs for item in observations]),
+            reward=self._rewards(observations),
+            request_id=[item.request_id or "" for item in observations],
+            unit_id=[item.unit_id or item.request_id or "" for item in observations],
+        )
+        dated = np.array([item.at is not None for item in observations], dtype=bool)
+        fresh = self._new_observations(batch, dated)
+        kept = batch if fresh.all() else select(batch, fresh)
         first = self.agent.fold.next_seq
-        names = [unit or f"row {first + row}" for row, unit in enumerate(units)]
-        ids = [item.request_id or "" for item in observations]
-        return self.agent.ingest(
-            ObservationBatch(
-                unit=np.array([text_key("unit", name) for name in names], dtype=np.int64),
-                at=self._times([item.at for item in observations]),
-                x=self._context([item.features for item in observations]),
-                routed=self._models("routed", [item.routed for item in observations]),
-                outputs=self._outputs([item.outputs for item in observations]),
-                reward=np.array([item.reward for item in observations], dtype=np.float64),
-                request_id=ids if any(ids) else None,
-                unit_id=names,
+        # A row that names nobody is somebody of its own, whatever others call theirs.
+        units = [
+            text_key("unit", unit) if unit else text_key("row", str(first + row))
+            for row, unit in enumerate(kept.unit_id or ())
+        ]
+        accepted = self.agent.ingest(
+            replace(
+                kept,
+                unit=np.array(units, dtype=np.int64),
+                request_id=kept.request_id if any(kept.request_id or ()) else None,
             )
         )
+        return Accepted(accepted.rows, len(batch) - len(kept))
 
-    def _observed(self, observations: Sequence[Observation]) -> set[int]:
-        """Positions of the rows whose request_id is in the log already, or stands further up."""
-        ids = [item.request_id for item in observations]
-        seen = self.agent.store.find_observations([name for name in ids if name])
-        repeated = set()
+    def _rewards(self, observations: Sequence[Observation]) -> Floats:
+        missing = self.agent.config.reward.missing_value
+        rewards = [missing if item.reward is None else item.reward for item in observations]
+        if None in rewards:
+            raise AgentError(f"reward row {rewards.index(None)}: {UNRATED}")
+        return np.array(rewards, dtype=np.float64)
+
+    def _new_observations(self, batch: ObservationBatch, dated: Flags) -> Flags:
+        """(n,) the rows that are no repeats. dated: whose times were given and not taken from the
+        clock, which is no part of their content."""
+        ids = batch.request_id or ()
+        known = self.agent.store.find_observations([name for name in ids if name])
+        held = self.agent.store.observations(sorted(known)) if known else {}
+        fresh = np.ones(len(batch), dtype=bool)
+        first: dict[str, int] = {}
         for row, name in enumerate(ids):
-            if name and name in seen:
-                repeated.add(row)
-            elif name:
-                seen.add(name)
-        return repeated
+            if name in held:
+                stored = held[name]
+                assert isinstance(stored.batch, ObservationBatch)
+                other, at, timed = stored.batch, 0, bool(dated[row])
+                place = stored_row(stored.seq, float(other.at[0]))
+            elif name and first.setdefault(name, row) != row:
+                other, at = batch, first[name]
+                timed = bool(dated[row] and dated[at])
+                place = f"row {at} of this batch"
+            else:
+                continue
+            names = _differences(batch, row, other, at, timed)
+            if names:
+                raise ConflictError(
+                    f"observation row {row}: request_id {name!r} {other_content(names, place)}"
+                )
+            fresh[row] = False
+        return fresh
 
     def simulate(self, simulations: Sequence[Simulation]) -> Accepted:
         """Take in SIM rows: what a model would output on a cached context."""
@@ -229,15 +270,23 @@ class Gateway:
             context_id=[request.context_id or "" for request in requests],
         )
 
-    def _again(self, number: int, request_id: str, x: Floats, routed: int) -> Decision:
+    def _again(self, number: int, request: Request, x: Floats, routed: int) -> Decision:
+        name = request.request_id
         stored = self.agent.store.decision(number)
         if stored is None:
-            raise AgentError(
-                f"request_id {request_id!r} was decided, but decision d{number} is gone"
-            )
-        if int(stored.routed[0]) != routed or not np.array_equal(stored.x[0], x):
+            raise AgentError(f"request_id {name!r} was decided, but decision d{number} is gone")
+        unit = (stored.unit_id or ("",))[0] or name
+        context = (stored.context_id or ("",))[0]
+        same = {
+            "routed": int(stored.routed[0]) == routed,
+            "features": np.array_equal(stored.x[0], x),
+            "unit_id": unit == (request.unit_id or name),
+            "context_id": context == (request.context_id or ""),
+        }
+        if not all(same.values()):
+            other = " and ".join(field for field, equal in same.items() if not equal)
             raise ConflictError(
-                f"request_id {request_id!r} was decided as d{number} with other content"
+                f"request_id {name!r} was decided as d{number} with other content: {other}"
             )
         return self.records(stored)[0]
 
@@ -337,3 +386,24 @@ def _attempt(outcome: Outcome) -> int:
     if outcome.attempt is None and outcome.delivered is None:
         return 0
     return -(outcome.attempt or FIRST)
+
+
+def _differences(
+    batch: ObservationBatch, row: int, other: ObservationBatch, at: int, timed: bool
+) -> list[str]:
+    """Names of what two rows say differently. timed: whether their times are compared."""
+    found = [] if batch.routed[row] == other.routed[at] else ["routed"]
+    for name, given, held in (
+        ("features", batch.x[row], other.x[at]),
+        ("outputs", batch.outputs[row], other.outputs[at]),
+    ):
+        # Nearly always the very same bytes; a closer look knows that 0 is -0.
+        if given.tobytes() != held.tobytes() and not np.array_equal(given, held):
+            found.append(name)
+    if batch.reward[row] != other.reward[at]:
+        found.append("reward")
+    if (batch.unit_id or ())[row] != (other.unit_id or ())[at]:
+        found.append("unit_id")
+    if timed and batch.at[row] != other.at[at]:
+        found.append("at")
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -115,7 +117,10 @@ class Intake:
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
 
     def simulations(self, batch: SimulationBatch) -> tuple[SimulationBatch, int]:
-        """The rows that are new, and the number of exact repeats."""
+        """The rows that are new, and the number of exact repeats: (context, model) counts once.
+
+        Raises ConflictError where a pair comes again with other content, naming both rows.
+        """
         self._transform.check_context(batch.x)
         self._transform.check_outputs(batch.outputs)
         count = len(batch)
@@ -123,23 +128,78 @@ class Intake:
         check_times(batch.at, unknown=True)
         self._check_models("model", batch.model)
         pair = batch.context * np.int64(self._models) + batch.model
-        _, first = np.unique(pair, return_index=True)
-        fresh = np.zeros(count, dtype=bool)
-        fresh[first] = True
-        phi = self._transform.phi(batch.x, batch.outputs)
-        if len(self._fold.simulated):
-            known_phi, known = self._fold.simulated.lookup(batch.context, batch.model)
-            other = known & (known_phi != phi).any(axis=1)
-            if other.any():
-                row = int(np.flatnonzero(other)[0])
-                raise ConflictError(
-                    f"simulation row {row}: context {batch.context[row]} on model "
-                    f"{batch.model[row]} is known with other outputs"
-                )
+        _, first, group = np.unique(pair, return_index=True, return_inverse=True)
+        original = first[group]
+        fresh = original == np.arange(count)
+        for row in np.flatnonzero(~fresh).tolist():
+            self._check_same_replay(batch, row, batch, int(original[row]), None)
+        known = self._known_replays(batch)
+        if known.any():
+            self._check_known_replays(batch, known)
             fresh &= ~known
         if fresh.all():
             return batch, 0
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
+
+    def _known_replays(self, batch: SimulationBatch) -> Flags:
+        """(n,) which pairs are in the log. The state knows most contexts, the store all."""
+        index = self._fold.simulated
+        known = np.zeros(len(batch), dtype=bool)
+        if len(index):
+            known = index.has(index.rows(batch.context), batch.model)
+        if index.full and not known.all():
+            held = self._store.simulations(batch.context[~known], batch.model[~known])
+            pairs = zip(batch.context.tolist(), batch.model.tolist(), strict=True)
+            known |= np.array([pair in held for pair in pairs])
+        return known
+
+    def _check_known_replays(self, batch: SimulationBatch, known: Flags) -> None:
+        held = self._store.simulations(batch.context[known], batch.model[known])
+        phi = self._transform.phi(batch.x, batch.outputs)
+        for row in np.flatnonzero(known).tolist():
+            pair = int(batch.context[row]), int(batch.model[row])
+            if pair in held:
+                stored = held[pair]
+                assert isinstance(stored.batch, SimulationBatch)
+                self._check_same_replay(batch, row, stored.batch, 0, stored.seq)
+                continue
+            # Its row was removed by age: the state remembers outputs and context features.
+            one = slice(row, row + 1)
+            remembered, _ = self._fold.simulated.lookup(batch.context[one], batch.model[one])
+            if (remembered[0] != phi[row]).any():
+                raise ConflictError(
+                    f"{self._replay(batch, row)} has other content than a row before the "
+                    "beginning of the log"
+                )
+
+    def _check_same_replay(
+        self,
+        batch: SimulationBatch,
+        row: int,
+        other: SimulationBatch,
+        at: int,
+        seq: int | None,
+    ) -> None:
+        """Raise ConflictError unless the rows say the same. seq: of the other, None where it
+        stands in the same batch."""
+        found = [
+            name
+            for name, given, held in (
+                ("features", batch.x[row], other.x[at]),
+                ("outputs", batch.outputs[row], other.outputs[at]),
+                # A cost that is left out contradicts nothing.
+                ("cost", batch.cost[row], np.nan if np.isnan(batch.cost[row]) else other.cost[at]),
+            )
+            if not np.array_equal(given, held, equal_nan=True)
+        ]
+        if found:
+            place = f"row {at} of this batch" if seq is None else stored_row(seq, other.at[at])
+            raise ConflictError(f"{self._replay(batch, row)} {other_content(found, place)}")
+
+    def _replay(self, batch: SimulationBatch, row: int) -> str:
+        context = batch.context[row] if batch.context_id is None else repr(batch.context_id[row])
+        name = self._names[int(batch.model[row])]
+        return f"simulation row {row}: context {context} on model {name}"
 
     def _says_more(self, batch: OutcomeBatch, row: int) -> bool:
         """Whether a part holds what was not known of its decision.
@@ -263,3 +323,13 @@ def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
 
 def _shown(values: Floats) -> str:
     return str(values[0] if len(values) == 1 else values.tolist())
+
+
+def stored_row(seq: int, at: float) -> str:
+    """A row of the log as a message names it. at: its own time, seconds since the epoch."""
+    return f"row {seq} of the store, of {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def other_content(names: Sequence[str], place: str) -> str:
+    """What is wrong with a row that repeats an id and says something else."""
+    return f"has other {' and '.join(names)} than {place}"

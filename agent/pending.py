@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from equipoise.agent.attempts import Attempts, counting, said
 from equipoise.agent.monitors.watermark import Behind
-from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints, OutcomeBatch
+from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
 
 
 class Pending:
@@ -24,11 +24,13 @@ class Pending:
     x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,
     served, randomized, rate, uniform, propensity (pi of the assigned model), routed_share (pi of
     the routed model), rule (ordinal), era, certifiable, capped, open_to_all (every model that the
-    era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded.
+    era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded, filled
+    (expired, and the reward is the declared value of a missing one), waits (gathered for the sums
+    of a chunk that is not finished).
     served, delivered: of the attempt that counts (`attempts.py`); confirmed: some part says that
     the first attempt was delivered by the assigned model. reward_at: when the reward came.
-    leader: the decision that opened the unit, itself where units are not sticky; until: the time
-    up to which the unit may grow, -inf where this row opened none.
+    closed_by: a `Closure`. leader: the decision that opened the unit, itself where units are not
+    sticky; until: the time up to which the unit may grow, -inf where this row opened none.
     """
 
     COLUMNS = (
@@ -47,6 +49,7 @@ class Pending:
         ("leader", np.int64),
         ("uniform", np.float64),
         ("until", np.float64),
+        ("closed_by", np.int64),
         ("reward_at", np.float64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
@@ -58,6 +61,8 @@ class Pending:
         ("confirmed", np.bool_),
         ("expired", np.bool_),
         ("folded", np.bool_),
+        ("filled", np.bool_),
+        ("waits", np.bool_),
     )
 
     def __init__(
@@ -88,7 +93,7 @@ class Pending:
         self.x, self.y = column["x"], column["y"]
         self.probabilities, self.metrics = column["probabilities"], column["metrics"]
         self.leader, self.until = column["leader"], column["until"]
-        self.uniform = column["uniform"]
+        self.uniform, self.closed_by = column["uniform"], column["closed_by"]
         self.reward, self.at = column["reward"], column["at"]
         self.unit, self.context = column["unit"], column["context"]
         self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
@@ -100,7 +105,7 @@ class Pending:
         self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
         self.delivered, self.expired = column["delivered"], column["expired"]
         self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
-        self.folded = column["folded"]
+        self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
 
     @property
     def next(self) -> int:
@@ -140,12 +145,17 @@ class Pending:
         self.certifiable[rows] = batch.rate >= rate_min
         self.probabilities[rows], self.metrics[rows] = shares, np.nan
         self.capped[rows], self.open_to_all[rows] = batch.capped, True
+        # Logs that do not say what closed a row: it may have been a limit on a part of the traffic.
+        unsaid = np.where(batch.capped, int(Closure.SEGMENT), 0)
+        self.closed_by[rows] = unsaid if batch.closed_by is None else batch.closed_by
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
             self.open_to_all[rows] = batch.eligible[:, active].all(axis=1)
             self.certifiable[rows] &= self.open_to_all[rows]
         self.uniform[rows] = batch.uniform
+        # Of rows that left: state is a function of the log, not of when the table was moved.
+        self.reward[rows], self.y[rows] = 0.0, 0.0
         self.leader[rows] = batch.number if batch.leader is None else batch.leader
         self.until[rows] = -np.inf
         if self.ttl is not None:
@@ -159,7 +169,7 @@ class Pending:
         self.confirmed[rows] = False
         self.reward_at[rows] = np.nan
         self.expired[rows] = False
-        self.folded[rows] = False
+        self.folded[rows] = self.filled[rows] = self.waits[rows] = False
 
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
@@ -215,6 +225,27 @@ class Pending:
         closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
         return closed
 
+    def reward_ends(
+        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+    ) -> tuple[Floats, Floats, Flags]:
+        """Rewards of rows `at` (n,) on the [0, 1] scale, for lower and for upper ends (n,), and
+        whether each came.
+
+        missing: declared value of a reward that never comes, None for the worst case. A draw that
+        was not delivered has no reward to be missing: what its model would have got is unknown,
+        whatever is declared, so it always enters as the worst case.
+        """
+        delivered = self.delivered[at]
+        known: Flags = self.has_reward[at] & delivered
+        reward = scaled(self.reward[at])
+        low, high = (
+            np.where(
+                known, reward, np.where(delivered & (missing is not None), missing or 0.0, end)
+            )
+            for end in (0.0, 1.0)
+        )
+        return low, high, known
+
     def behind(self, start: int) -> Behind:
         """What lies from decision `start` on, where a watermark stands that can go no further."""
         first = start - self.base
@@ -259,13 +290,9 @@ class Pending:
         member = np.flatnonzero(leader >= 0)
         unit = position[leader[member]]
         member, unit = member[unit >= 0] + start, unit[unit >= 0]
-        known = self.has_reward[member] & self.delivered[member]
-        reward = scaled(self.reward[member])
+        low, high, known = self.reward_ends(member, scaled, missing)
         count = np.bincount(unit, minlength=len(at))
-        ends = [
-            np.bincount(unit, np.where(known, reward, end if missing is None else missing)) / count
-            for end in (0.0, 1.0)
-        ]
+        ends = [np.bincount(unit, end, len(at)) / count for end in (low, high)]
         return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
 
     def front(self, watermark: int) -> int:
@@ -273,7 +300,7 @@ class Pending:
 
         When rows really leave depends on how requests were batched; this does not.
         """
-        done = (self.folded | self.expired)[: self.size]
+        done = ((self.folded | self.expired) & ~self.waits)[: self.size]
         unfolded = self.size if done.all() else int(np.argmin(done))
         return min(self.base + unfolded, watermark)
 

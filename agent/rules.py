@@ -32,7 +32,9 @@ class Rule:
     prediction: of rewards, None where no scorer is known. frozen: for the whole traffic and each
     segment. active: (K,) models that its era compares. alarms: names of the checks whose alarm
     stood; widened: whether one of them asks for the fewest assumptions, and so for the worst case
-    for missing rewards, whatever was declared.
+    for missing rewards, whatever was declared. missing: declared value of a reward that never
+    comes, in reward units, None for the worst case; unset in rules that do not say (0.1.0 up to
+    2026-11), whose rows go by the configuration in force.
     """
 
     era: int
@@ -43,12 +45,13 @@ class Rule:
     active: Flags
     alarms: tuple[str, ...] = ()
     widened: bool = False
+    missing: float | msgspec.UnsetType | None = msgspec.UNSET
     rule_id: str = ""
 
     def encode(self) -> str:
         """Canonical JSON text, whose hash is the rule's id."""
         prediction = self.prediction
-        body = {
+        body: dict[str, Any] = {
             "era": self.era,
             "since": self.since,
             "allocation": self.allocation.encode(),
@@ -58,6 +61,8 @@ class Rule:
             "alarms": list(self.alarms),
             "widened": self.widened,
         }
+        if self.missing is not msgspec.UNSET:
+            body["missing"] = self.missing
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:
@@ -79,6 +84,7 @@ class Rule:
             np.array(body["active"], dtype=bool),
             tuple(body["alarms"]),
             body["widened"],
+            body.get("missing", msgspec.UNSET),
             record.rule_id,
         )
 

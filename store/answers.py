@@ -1,4 +1,4 @@
-"""Schema version 7: views that merge what parts of an outcome say of its attempts.
+"""Schema version 8: views that merge what parts of an outcome say of its attempts.
 
 What counts is the delivered attempt with the highest number (docs/guarantees.md). An attempt was
 delivered unless a part says that it was not, and answered by the model that a part names; where

@@ -16,13 +16,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from equipoise.store.answers import merge_attempts
+from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
 from equipoise.store.lock import WriterLock
 from equipoise.store.metrics import VIEWS
 from equipoise.store.migrations import MIGRATIONS, check_identity
-from equipoise.store.observation_index import index_observations
+from equipoise.store.observation_index import index_observations, index_simulations
 from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
@@ -48,6 +49,9 @@ class Reversal:
 
 REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
     {
+        add_closed_by: Reversal(
+            ("ALTER TABLE decisions DROP COLUMN closed_by",), "what closed requests to randomizing"
+        ),
         create_controls: Reversal(
             ("DROP TABLE controls",), "budgets and pauses that operators set"
         ),
@@ -66,6 +70,7 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
                 ),
             )
         ),
+        index_simulations: Reversal(("DROP INDEX idx_simulations_context",)),
     }
 )
 """By the migration that each undoes."""

@@ -42,7 +42,7 @@ def describe(agent: Agent) -> dict[str, Any]:
 
     view = agent.view()
     family = agent.config.policy.estimator
-    estimate = agent.estimates([family])[family]
+    estimate, _ = agent.within_certified(agent.estimates([family])[family])
     answer = agent.recommendation()
     logged = naive_log(view.moments)
     counts, _, _ = sample_moments(view.moments.arms)

@@ -78,12 +78,25 @@ class Reading:
 
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision by its id, from memory or from SQLite."""
-        name = call.path["decision_id"]
-        found = _DECISION.fullmatch(name)
+        found = _DECISION.fullmatch(call.path["decision_id"])
+        if found is None:
+            detail = "there is no decision of that id; by request id ask for ?request_id="
+            raise refuse(404, detail, field="decision_id")
+        return self._logged(int(found[1]), "decision_id")
+
+    async def decision_of(self, call: Call) -> LoggedDecision:
+        """The decision of a request, whose id is anybody's and may look like one of ours."""
+        name = call.query.get("request_id")
+        if not name:
+            limit = "the id of a request, percent-encoded"
+            raise refuse(422, "query: expected request_id", field="request_id", limit=limit)
+        return self._logged(self._daemon.store.find_requests([name]).get(name), "request_id")
+
+    def _logged(self, number: int | None, field: str) -> LoggedDecision:
         store, gateway = self._daemon.store, self._daemon.gateway
-        stored = store.decision(int(found[1])) if found else None
+        stored = None if number is None else store.decision(number)
         if stored is None:
-            raise refuse(404, "there is no decision of that id", field="decision_id")
+            raise refuse(404, "there is no decision of that id", field=field)
         outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
             decision=gateway.records(stored)[0],

@@ -100,8 +100,8 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     certified = agent.certified()
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
-    configured = known[config.policy.estimator]
-    routing, behind = agent.routing(), agent.behind()
+    configured, routing = agent.within_certified(known[config.policy.estimator])
+    behind = agent.behind()
 
     def ends(index: int) -> dict[str, float | None]:
         return {

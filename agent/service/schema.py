@@ -17,6 +17,7 @@ said otherwise, times are seconds since the epoch, and `null` is unknown.
 | GET /v1/budget, PUT /v1/budget | `BudgetRequest` | `BudgetAnswer` |
 | GET /v1/forecast | | `planning.forecast.Forecast` |
 | GET /v1/decisions/{decision_id} | | `LoggedDecision` |
+| GET /v1/decisions | `?request_id=a` | `LoggedDecision` |
 | GET /v1/rules/{rule_id} | | `RuleAnswer` |
 | POST /v1/plan | `planning.request.PlanRequest` | `planning.plan.Plan` |
 | POST /v1/pause, POST /v1/resume | `PauseRequest` | `ModeAnswer` |

@@ -101,6 +101,16 @@ def psi(log, row, candidate, cap, low_high, spec, tuning, sticky=False):
     return mu + (weight * (reward - mu) if drawn else 0.0)
 
 
+def reward_end(member, worst, spec, missing):
+    """A request's reward for one end, by the words of METHOD: what was not delivered is unknown,
+    what was delivered and never rated is what was declared."""
+    if not member["delivered"]:
+        return worst
+    if member["reward"] is None:
+        return worst if missing is None else missing
+    return (member["reward"] - spec.low) / (spec.high - spec.low)
+
+
 def raw_sums(log, spec, watermark, rate_min, part=0, missing=None, sticky=False):
     """rows, low, high (C, A), low_squares, high_squares, contrast_squares (C, A, A)."""
     shape = len(spec.caps), len(spec.names)
@@ -118,13 +128,8 @@ def raw_sums(log, spec, watermark, rate_min, part=0, missing=None, sticky=False)
         members = [other for other in log.rows if other["leader"] == row["number"]]
         ends = {}
         for end, worst in (("low", 0.0), ("high", 1.0)):
-            rewards = [
-                spec.scaled(member["reward"])
-                if member["reward"] is not None and member["delivered"]
-                else (worst if missing is None else missing)
-                for member in members
-            ]
-            ends[end] = sum(rewards) / len(rewards)
+            ends[end] = sum(reward_end(member, worst, spec, missing) for member in members)
+            ends[end] /= len(members)
         frozen = row["rule"].frozen[part]
         for c, cap in enumerate(spec.caps):
             u, v = np.zeros(shape[1]), np.zeros(shape[1])

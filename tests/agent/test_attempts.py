@@ -16,7 +16,7 @@ from equipoise.agent.errors import ConflictError
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.restoring import _upgraded
+from equipoise.agent.restoring import _with_attempts
 from equipoise.agent.tables import tables
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
@@ -238,14 +238,14 @@ def test_the_state_that_a_truncated_log_begins_with_is_taken_over():
     with pytest.raises(StateFormatError, match="another version"):
         door.agent.fold.load_bytes(encode(older, fields))
     again = gateway()
-    again.agent.fold.load_bytes(_upgraded(encode(older, fields)))
+    again.agent.fold.load_bytes(_with_attempts(encode(older, fields)))
     table, other = door.agent.fold.pending, again.agent.fold.pending
     for name in ("served", "delivered", "reward", "has_outputs"):
         mine, theirs = getattr(table, name), getattr(other, name)
         np.testing.assert_array_equal(mine[:300], theirs[:300])
     with pytest.raises(ConflictError, match="served of attempt 1 of decision d1 was cheap"):
         again.observe([Outcome(decision_id="d1", served="fast")])
-    assert _upgraded(door.agent.fold.to_bytes()) == door.agent.fold.to_bytes()
+    assert _with_attempts(door.agent.fold.to_bytes()) == door.agent.fold.to_bytes()
 
 
 def test_tables_and_answers_name_what_a_part_says_and_no_more():

@@ -16,6 +16,7 @@ from equipoise.agent.config import (
     PolicyConfig,
     RewardConfig,
     SegmentConfig,
+    UnitsConfig,
 )
 from equipoise.store.memory import MemoryStore
 
@@ -43,7 +44,9 @@ def lively(settings, seed=4):
     """Rows with and without SIM, late SIM rows, lost rewards, undelivered ones, closed models."""
     agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(seed))
     rng = np.random.default_rng(seed + 100)
-    agent.ingest(traffic.observations(200))
+    low, high = settings.reward.low, settings.reward.high
+    log = traffic.observations(200)
+    agent.ingest(replace(log, reward=low + log.reward * (high - low)))
     simulations = traffic.simulations()
     early = simulations.context < 25
     for some in (early, None):
@@ -56,7 +59,8 @@ def lively(settings, seed=4):
             outcomes = traffic.outcomes(decided)
             # Rewards that outputs explain, so that the prediction has something to say.
             mean = 0.5 + 0.45 * outcomes.outputs[:, 0]
-            outcomes = replace(outcomes, reward=(rng.random(60) < mean).astype(float))
+            hit = (rng.random(60) < mean).astype(float)
+            outcomes = replace(outcomes, reward=low + hit * (high - low))
             lost = rng.random(60) < 0.1
             outcomes.reward[lost] = np.nan
             outcomes = replace(outcomes, delivered=rng.random(60) > 0.05)
@@ -80,28 +84,82 @@ def picked(batch, rows):
     )
 
 
-@pytest.mark.parametrize("missing", ["worst-case", 0.25])
-@pytest.mark.parametrize("part", [0, 1, 2])
-def test_sums_equal_a_loop_over_the_raw_log(missing, part):
-    settings = experiment(reward=RewardConfig(low=0.0, high=1.0, window=100.0, missing=missing))
+RANGES = [(0.0, 1.0), (1.0, 5.0), (0.0, 100.0), (-3.0, -1.0)]
+
+
+@pytest.mark.parametrize("missing", ["worst-case", 0.0, 0.25, 1.0])
+@pytest.mark.parametrize("scale", RANGES)
+@pytest.mark.parametrize("sticky", [False, True])
+def test_sums_equal_a_loop_over_the_raw_log(missing, scale, sticky):
+    """For every range of rewards and meaning of a missing one; `missing` is a share of the range.
+
+    The loop takes the declared number through the range itself, so nothing is scaled twice.
+    """
+    low_end, high_end = scale
+    value = None if missing == "worst-case" else low_end + missing * (high_end - low_end)
+    settings = experiment(
+        reward=RewardConfig(
+            low=low_end,
+            high=high_end,
+            window=100.0,
+            missing="worst-case" if value is None else value,
+        ),
+        units=UnitsConfig(ttl=250.0) if sticky else None,
+    )
     agent = lively(settings)
     certified = agent.view().certified
     log = Log(agent.store, agent.transform)
-    value = None if missing == "worst-case" else missing
-    rows, low, high, low_squares, high_squares, contrast = raw_sums(
-        log, certified.spec, certified.watermark, settings.limits.rate_min, part, value
-    )
-    score = certified.sums[part].score
-    assert certified.watermark == 720
-    assert certified.sums[part].rows == rows > 50
-    np.testing.assert_allclose(score.low, low, rtol=1e-9)
-    np.testing.assert_allclose(score.high, high, rtol=1e-9)
-    np.testing.assert_allclose(score.low_squares, low_squares, rtol=1e-9)
-    np.testing.assert_allclose(score.high_squares, high_squares, rtol=1e-9)
-    off = ~np.eye(score.low.shape[1], dtype=bool)
-    np.testing.assert_allclose(
-        score.contrast_squares()[:, off], contrast[:, off], rtol=1e-7, atol=1e-9
-    )
+    for part in range(3):
+        rows, low, high, low_squares, high_squares, contrast = raw_sums(
+            log,
+            certified.spec,
+            certified.watermark,
+            settings.limits.rate_min,
+            part,
+            None if missing == "worst-case" else missing,
+            sticky,
+        )
+        score = certified.sums[part].score
+        assert certified.watermark == 720
+        assert certified.sums[part].rows == rows > (20 if sticky else 50)
+        np.testing.assert_allclose(score.low, low, rtol=1e-9)
+        np.testing.assert_allclose(score.high, high, rtol=1e-9)
+        np.testing.assert_allclose(score.low_squares, low_squares, rtol=1e-9)
+        np.testing.assert_allclose(score.high_squares, high_squares, rtol=1e-9)
+        off = ~np.eye(score.low.shape[1], dtype=bool)
+        np.testing.assert_allclose(
+            score.contrast_squares()[:, off], contrast[:, off], rtol=1e-7, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("missing", ["worst-case", 0.3])
+@pytest.mark.parametrize("maximise", [True, False])
+@pytest.mark.parametrize("scale", RANGES[1:])
+@pytest.mark.parametrize("sequence", ["bounded", "per-model", "asymptotic"])
+def test_certified_ends_follow_the_range(missing, maximise, scale, sequence):
+    """What is certified of low + (high - low) R is the image of what is certified of R, whatever
+    a missing reward counts as: the interval round a true 50 of 0 to 100 is not that of 0 to 1."""
+
+    def answer(low, high):
+        value = missing if missing == "worst-case" else low + missing * (high - low)
+        reward = RewardConfig(low=low, high=high, window=100.0, missing=value, maximise=maximise)
+        # Without policies and eligible models, so that each sequence may be the certified one.
+        policy = PolicyConfig(assignment="uniform", rate=0.4, estimator="ipw")
+        certify = CertifyConfig(sequence=sequence, segments=CERTIFY.segments)
+        agent = lively(experiment(reward=reward, policy=policy, certify=certify))
+        return agent, [agent.certified(part) for part in range(3)]
+
+    plain, (low, high) = answer(0.0, 1.0)[1], scale
+    agent, scaled = answer(low, high)
+    for one, other in zip(plain, scaled, strict=True):
+        spread = high - low
+        np.testing.assert_allclose((other.lower - low) / spread, one.lower, atol=1e-6)
+        np.testing.assert_allclose((other.upper - low) / spread, one.upper, atol=1e-6)
+        np.testing.assert_allclose(other.contrasts / spread, one.contrasts, atol=1e-6)
+        np.testing.assert_allclose(other.decision / spread, one.decision, atol=1e-6)
+        assert other.missing == one.missing
+    assert scaled[0].missing > 0
+    assert agent.rule.missing == (None if missing == "worst-case" else low + 0.3 * (high - low))
 
 
 def test_the_prediction_takes_part():

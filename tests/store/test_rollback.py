@@ -40,7 +40,10 @@ def test_an_older_program_finds_the_schema_it_made(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = [each for each in migrations.MIGRATIONS if each[0] <= LOWEST]
-    assert roll_back(path, LOWEST) == ["budgets and pauses that operators set"]
+    assert roll_back(path, LOWEST) == [
+        "budgets and pauses that operators set",
+        "what closed requests to randomizing",
+    ]
     with monkeypatch.context() as past:
         past.setattr(migrations, "MIGRATIONS", tuple(older))
         SqliteStore(tmp_path / "made.db").close()

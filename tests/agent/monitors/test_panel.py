@@ -27,7 +27,7 @@ def decided(n: int, seed: int = 0) -> Decided:
     drawn = rng.random(n) < 0.3
     ones = np.ones(n, dtype=bool)
     chance = shares[np.arange(n), model]
-    return Decided(np.full(n, 0.3), chance, shares, model, drawn, ~ones, ones)
+    return Decided(np.full(n, 0.3), chance, shares, model, drawn, np.zeros(n, dtype=np.int64), ones)
 
 
 def entered(n: int, seed: int = 0, **given) -> Entered:
@@ -46,7 +46,13 @@ def entered(n: int, seed: int = 0, **given) -> Entered:
     }
     columns |= given
     answered = np.random.default_rng(seed + 1).random(n) < 0.9
-    return Entered(**{"as_drawn": columns["delivered"] & answered, **columns})
+    rest = {
+        "counts": columns["known"],
+        "tested": np.ones(n, dtype=bool),
+        "as_routed": columns["model"] == columns["routed"],
+        "as_drawn": columns["delivered"] & answered,
+    }
+    return Entered(**{**rest, **columns})
 
 
 def figures(one: Panel) -> dict:
