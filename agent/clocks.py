@@ -17,6 +17,8 @@ from equipoise.store.batches import Floats
 
 SKEW = 300.0
 """Seconds by which clocks of the same installation may differ."""
+APART_SECONDS = 1.0
+"""Seconds from which the agent's clock and the machine's are two."""
 LATEST = 1e11
 """Seconds since the epoch; about the year 5138, as in `store.records.Seconds`."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.attempts import FIRST
-from equipoise.agent.clocks import check_against
+from equipoise.agent.clocks import APART_SECONDS, check_against
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.intake import other_content, stored_row
 from equipoise.agent.keys import text_key
@@ -47,12 +47,18 @@ class Gateway:
     """decide, observe, ingest and simulate on lists of records.
 
     clock: seconds since the epoch, for records that carry no time of their own, and for what
-    waits: see `clocks.py`.
+    waits: see `clocks.py`. off: seconds by which others' clocks are ahead of it, where it has not
+    come back to the machine's yet; times of decisions and outcomes are taken over without them.
     """
 
-    def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        clock: Callable[[], float] = time.time,
+        off: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.agent = agent
-        self._clock = clock
+        self._clock, self._off = clock, off
         self._position = {name: index for index, name in enumerate(agent.models)}
 
     def decide(self, requests: Sequence[Request]) -> list[Decision]:
@@ -98,7 +104,7 @@ class Gateway:
             RequestBatch(
                 unit=np.array((text_key("unit", unit),)),
                 context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
-                at=self._times((request.at,), history=False),
+                at=self._times((request.at,), live=True, history=False),
                 x=x,
                 routed=np.array((routed,)),
                 eligible=eligible,
@@ -152,7 +158,7 @@ class Gateway:
                     [np.nan if item.reward is None else item.reward for item in outcomes],
                     dtype=np.float64,
                 ),
-                at=self._times([outcome.at for outcome in outcomes]),
+                at=self._times([outcome.at for outcome in outcomes], live=True),
                 metrics=self._metrics([outcome.metrics for outcome in outcomes]),
             ),
             came=self._clock(),
@@ -264,7 +270,7 @@ class Gateway:
         return RequestBatch(
             unit=np.array([text_key("unit", name) for name in units], dtype=np.int64),
             context=np.array(contexts, dtype=np.int64),
-            at=self._times([request.at for request in requests], history=False),
+            at=self._times([request.at for request in requests], live=True, history=False),
             x=x[rows],
             routed=routed[rows],
             eligible=eligible,
@@ -376,13 +382,20 @@ class Gateway:
     def _models(self, field: str, names: Sequence[str]) -> Ints:
         return np.array([self._model(field, name) for name in names], dtype=np.int64)
 
-    def _times(self, times: Sequence[float | None], *, history: bool = True) -> Floats:
+    def _times(
+        self, times: Sequence[float | None], *, live: bool = False, history: bool = True
+    ) -> Floats:
         """(n,) the times given, and the clock's where none is. Raises TimeError; history: as
-        `check_against` takes it."""
+        `check_against` takes it; live: whether windows are measured by them."""
         now = self._clock()
-        at = np.array([now if at is None else at for at in times], dtype=np.float64)
-        if any(each is not None for each in times):
-            check_against(at, now, history=history)
+        at = np.array([now if each is None else each for each in times], dtype=np.float64)
+        told = np.array([each is not None for each in times])
+        if told.any():
+            off = self._off()
+            off = off if abs(off) >= APART_SECONDS else 0.0
+            check_against(np.where(told, at, now + off), now + off, history=history)
+            if live:
+                at[told] -= off
         return at
 
 

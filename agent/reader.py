@@ -180,7 +180,7 @@ class Reader:
     def checks(self, at: float | None = None) -> list[Check]:
         """What every check says of the era in force, as far as it is logged; nothing is done.
 
-        at: seconds since the epoch, now; None takes the time of the newest decision.
+        at: seconds since the epoch, now; None and 0 take the time of the newest decision.
         """
         panel = self.fold.watched()
         panel.begin(self.rule.era)
@@ -195,7 +195,7 @@ class Reader:
             answer = certified.standing
             decided = answer.winner() is not None or bool(answer.equivalent())
             said.append(plan(planned, certified.randomized, decided, self._foreseen()))
-        now = self.fold.pending.newest_at if at is None else at
+        now = at or self.fold.pending.newest_at
         said.append(watermark(self.behind(), now, self.config.reward.window))
         return said
 

@@ -83,7 +83,7 @@ class Steering(Reader, ABC):
         alarms changed). The order is the daemon's: a rule under the alarms that stand, then what
         they ask for, which may begin an era with a rule of its own.
         """
-        checks = self.checks(at or None)
+        checks = self.checks(at)
         due, before = self.consequences(checks), self.alarms
         self.alarms = alarms_of(due)
         seen = None

@@ -69,7 +69,7 @@ class Daemon:
         self.figures = Figures()
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
-        self.gateway = Gateway(self.agent, self.clock)
+        self.gateway = Gateway(self.agent, self.clock, lambda: self.clock.off)
         self.hot = Hot(
             self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
         )

@@ -228,3 +228,29 @@ def test_honest_delays_without_a_window_raise_no_alarm():
             held = max(held, agent.behind().held)
             assert check(agent).status != "alarm"
     assert held > FEWEST_HELD
+
+
+def test_while_the_agents_clock_comes_back_told_times_are_moved_onto_it():
+    """The machine's clock was an hour behind when the daemon started, and was set right: callers
+    tell right times, and neither are refused nor late, nor wait an hour longer."""
+    clock = Moving()
+    agent = asked(clock).agent
+    door = Gateway(agent, clock, off=lambda: 3600.0)
+    decided = door.decide_one(request("q0", at=NOW + 3600.0))
+    assert decided.at == NOW
+    assert door.decide([request("q1")])[0].at == NOW
+    clock.now += WINDOW - 1.0
+    parts = [Outcome(request_id=name, reward=0.5, at=clock.now + 3600.0) for name in ("q0", "q1")]
+    assert door.observe(parts).rows == 2
+    with pytest.raises(TimeError, match=r"at row 1: .* is 3,600 s before"):
+        door.decide([request("q2"), request("q4", at=clock.now)])
+    clock.now += 2.0
+    door.decide_one(request("q3", at=clock.now + 3600.0))
+    clock.now += WINDOW + 1.0
+    assert door.observe([Outcome(request_id="q3", reward=0.5)]).late == 1
+    row = Observation(
+        routed="slow", features=FEATURES, outputs=OUTPUTS, reward=0.1, at=clock.now + 3600.0
+    )
+    door.ingest([row])
+    (*_, last) = agent.store.read()
+    assert last.batch.at[0] == row.at, "a usage log keeps its times"
