@@ -37,13 +37,11 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Follow the log and report. rules: those adopted since the last message, in order; known:
-    how many the daemon knows in all, for a state that numbers them otherwise is of no use; at: now,
-    by the daemon's clock."""
+    how many the daemon knows in all, for a state that numbers them otherwise is of no use."""
 
     rules: list[RuleRecord]
     known: int
     families: list[str]
-    at: float
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
@@ -64,11 +62,10 @@ class Plan(msgspec.Struct, frozen=True, tag="plan"):
 
 
 class Foresee(msgspec.Struct, frozen=True, tag="foresee"):
-    """Follow the log and say when it will be decided. rules, known, at: as in `Ask`."""
+    """Follow the log and say when it will be decided. rules, known: as in `Ask`."""
 
     rules: list[RuleRecord]
     known: int
-    at: float
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -152,12 +149,12 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     reply = _planned(question, agent)
                 elif isinstance(question, Foresee):
                     # Its reports say from now on whether the plan slips by it.
-                    agent.forecast = forecast(agent, question.at)
+                    agent.forecast = forecast(agent, time.time())
                     reply = Foreseen(agent.forecast)
                 elif isinstance(question, Save):
                     reply = State(seq, agent.fold.to_bytes())
                 else:
-                    made = report(agent, question.families, question.at)
+                    made = report(agent, question.families, time.time())
                     reply = Answer(time.perf_counter() - start, made)
         except Exception as error:  # the daemon goes on without this answer, and says why
             reply = Failure(f"{type(error).__name__}: {error}")

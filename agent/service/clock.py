@@ -11,6 +11,9 @@ machine's: a window is never more than a twentieth shorter or longer than declar
 STEP_SECONDS = 1.0
 """What the machine's clock must move by, against the time that passed, to be called a step."""
 
+APART_SECONDS = 60.0
+"""Clients date requests by clocks of their own; by less than this they say nothing of ours."""
+
 
 def wall_time() -> float:
     """The machine's clock, seconds since the epoch: it can be set at any moment."""

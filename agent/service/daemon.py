@@ -23,7 +23,7 @@ from equipoise.agent.service.alerts import Alerts
 from equipoise.agent.service.analysis import Analysis, AnalysisError
 from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.breaker import Breaker
-from equipoise.agent.service.clock import Clock
+from equipoise.agent.service.clock import APART_SECONDS, Clock
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.hot import Hot
 from equipoise.agent.service.jobs import Jobs
@@ -39,15 +39,13 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
-CLOCKS_APART_SECONDS = 60.0
-"""Clients date requests by clocks of their own; by less than this they say nothing of ours."""
 RESTS = 4.0
 """Between two refreshes, in times of what the last one took, but no longer than between two by
 the clock."""
 
 
 class Daemon:
-    """Everything that runs. key: as of `Agent`; clock: of the machine, unless another is given.
+    """Everything that runs. key: as of `Agent`.
 
     Raises what `Agent` raises where the store was opened with another configuration or key.
     """
@@ -59,12 +57,11 @@ class Daemon:
         store: JournaledStore,
         key: bytes,
         log: Log,
-        clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.log = log
-        self.clock = Clock() if clock is None else clock
+        self.clock = Clock()
         self.agent = Agent(config, store, key, at=self.clock())
         self.figures = Figures()
         self.breaker = Breaker()
@@ -73,7 +70,7 @@ class Daemon:
         self.hot = Hot(
             self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
         )
-        self.analysis = Analysis(self.agent, store, self.figures, log, self.clock)
+        self.analysis = Analysis(self.agent, store, self.figures, log)
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)
@@ -323,7 +320,7 @@ class Daemon:
         """Say it where the log and the machine's clock cannot both be right."""
         newest = self.agent.fold.ledger.arrivals.latest
         self._away = self.clock() - newest  # not a number before any decision
-        if self._away < -CLOCKS_APART_SECONDS:
+        if self._away < -APART_SECONDS:
             self.log.warning("clock-behind-log", seconds=round(-self._away, 1))
 
     async def _expire(self) -> None:

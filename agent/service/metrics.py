@@ -39,7 +39,7 @@ class _Figures(Collector):
         yield from self._traffic()
         yield from self._state()
         if self._daemon.analysis.newest is not None:
-            yield from _knowledge(self._daemon.analysis.newest, self._daemon.clock.off)
+            yield from _knowledge(self._daemon.analysis.newest)
         if self._daemon.analysis.forecast is not None:
             yield from _expectation(self._daemon.analysis.forecast)
 
@@ -155,9 +155,8 @@ class _Figures(Collector):
         )
 
 
-def _knowledge(report: Report, off: float) -> Iterator[Metric]:
-    """Values, interval widths, status and checks of the newest report. off: seconds by which the
-    machine's clock, and Prometheus's, is ahead of the one that dated it."""
+def _knowledge(report: Report) -> Iterator[Metric]:
+    """Values, interval widths, status and checks of the newest report."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
     width = GaugeMetricFamily(
@@ -183,9 +182,7 @@ def _knowledge(report: Report, off: float) -> Iterator[Metric]:
         for name in _CHECK_STATUSES:
             checks.add_metric([check.name, name], float(check.status == name))
     yield checks
-    yield GaugeMetricFamily(
-        "equipoise_report_time_seconds", "When it was made.", value=report.at + off
-    )
+    yield GaugeMetricFamily("equipoise_report_time_seconds", "When it was made.", value=report.at)
     yield GaugeMetricFamily("equipoise_report_log_rows", "Rows it holds.", value=report.log_rows)
     waiting, behind = report.estimates.waiting, report.estimates.watermark
     yield GaugeMetricFamily("equipoise_waiting", "Decisions without an outcome.", value=waiting)

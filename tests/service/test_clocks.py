@@ -244,7 +244,7 @@ def test_outcome_windows_are_as_long_as_declared_whatever_is_set(step: float):
     assert max(waited) <= 600.0 * (1 + SLEW) + 5.0
 
 
-def test_it_is_said_when_clocks_do_not_agree(tmp_path):
+def test_it_is_said_when_clocks_do_not_agree(tmp_path, monkeypatch):
     """Set while the daemon runs; far behind the log, or far ahead of it, at a start."""
     service = 'log_level = "warning"\nexpiry_seconds = 0.05\n'
     window = CONFIG.replace("[policy]", "[reward]\nwindow = 3600.0\n[policy]")
@@ -255,9 +255,8 @@ def test_it_is_said_when_clocks_do_not_agree(tmp_path):
         nonlocal key
         store = JournaledStore(file.service.store)
         key = key or write_key(store.path)
-        return Daemon(
-            file.experiment, file.service, store, key, Log("warning", stream), pair.clock()
-        )
+        monkeypatch.setattr("equipoise.agent.service.daemon.Clock", pair.clock)
+        return Daemon(file.experiment, file.service, store, key, Log("warning", stream))
 
     async def lived(daemon: Daemon, stream: io.StringIO, pair: Pair, step: float) -> list[Any]:
         await daemon.start()
