@@ -72,7 +72,8 @@ class PartAudit:
             low = np.array([item.low for item in self._guardrails])
             high = np.array([item.high for item in self._guardrails])
             outside = ~((batch.metrics >= low) & (batch.metrics <= high))
-            bad: Flags = (outside & ~np.isnan(batch.metrics)).any(axis=1)
+            told = np.logical_not(np.isnan(batch.metrics))
+            bad: Flags = np.logical_or.reduce(outside & told, axis=1)
             yield bad, "has a metric outside its declared range"
         twice = np.zeros(len(batch), dtype=bool)
         empty = np.zeros(len(batch), dtype=bool)
