@@ -201,7 +201,9 @@ class Pending:
         known: Flags = self.has_reward[at] & delivered
         reward = scaled(self.reward[at])
         low, high = (
-            np.where(known, reward, np.where(delivered & (missing is not None), missing or 0.0, end))
+            np.where(
+                known, reward, np.where(delivered & (missing is not None), missing or 0.0, end)
+            )
             for end in (0.0, 1.0)
         )
         return low, high, known

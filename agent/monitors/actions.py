@@ -38,6 +38,7 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "floors": Action.REPORT,
         "guardrail": Action.PAUSE,
         "plan": Action.REPORT,
+        "estimators": Action.REPORT,
     }
 )
 

@@ -173,8 +173,9 @@ def test_every_check_speaks_and_honest_traffic_raises_no_alarm():
     agent = live(MemoryStore())
     checks = agent.checks()
     names = ["assignment", "fidelity", "drift", "representation", "missingness", "delivery"]
-    assert [check.name for check in checks] == [*names, "floors", "guardrail", "guardrail"]
-    assert [check.figures["metric"] for check in checks[-2:]] == ["error.rate", "score"]
+    guards = ["guardrail", "guardrail"]
+    assert [check.name for check in checks] == [*names, "floors", *guards, "estimators"]
+    assert [check.figures["metric"] for check in checks[-3:-1]] == ["error.rate", "score"]
     assert all(check.status != "alarm" for check in checks), checks
     assert agent.consequences(checks) == []
 
