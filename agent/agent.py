@@ -8,7 +8,9 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from equipoise.agent.config.reload import Change
 from equipoise.agent.declared import changes, keep
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
-from equipoise.agent.errors import AgentError
+from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
@@ -50,6 +52,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
+from equipoise.store.errors import TornAppendError
 from equipoise.store.records import Era, RuleRecord
 
 
@@ -86,6 +89,10 @@ class Agent(Steering):
         self.would_randomize = 0
         """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
+        self.broken: BrokenError | None = None
+        """Why nothing is logged any more; None while the state is that of the log."""
+        self.when_broken: Callable[[BaseException], None] | None = None
+        """Told of the exception that broke it."""
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
@@ -182,8 +189,8 @@ class Agent(Steering):
             leader = self.fold.units.leaders(requests, self.fold.pending)
             batch = follow(replace(batch, leader=leader), self.fold.pending)
         batch = self._within_budget(batch)
-        self._log(batch)
-        self.purse.charge(batch.routed, batch.model, batch.randomized)
+        charge = partial(self.purse.charge, batch.routed, batch.model, batch.randomized)
+        self._log(batch, charge)
         return batch
 
     def observe(self, outcomes: OutcomeBatch) -> Accepted:
@@ -277,8 +284,27 @@ class Agent(Steering):
         """Save the state, so that opening the store again need not fold from the start."""
         self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
 
-    def _log(self, batch: Batch) -> None:
-        self.fold.apply(self.store.append(batch), batch)
+    def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
+        """Append and fold, and do what belongs to it. Raises BrokenError where it ends between."""
+        if self.broken is not None:
+            raise self.broken
+        appended = False
+        try:
+            seq = self.store.append(batch)
+            appended = True
+            self.fold.apply(seq, batch)
+            if then is not None:
+                then()
+        except BaseException as error:
+            if not appended and not isinstance(error, TornAppendError):
+                raise
+            self.broken = BrokenError(
+                f"{type(error).__name__} after rows were logged: the state is behind the log until "
+                f"the store is opened again"
+            )
+            if self.when_broken is not None:
+                self.when_broken(error)
+            raise self.broken from error
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
         self._revalue()
@@ -325,6 +351,8 @@ class Agent(Steering):
         if later:
             raise AgentError("at the next start, in a new era: " + "; ".join(later))
         self.config = config
+        self.transform = Transform(config.features)
+        self._intake = Intake(config, self.transform, self.fold, self.store)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
         self.purse = Purse(config.budget, self.fold.ledger)

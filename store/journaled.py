@@ -26,7 +26,7 @@ import numpy as np
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
-from equipoise.store.errors import SlowStoreError, StoreError, WriteError
+from equipoise.store.errors import SlowStoreError, StoreError, TornAppendError, WriteError
 from equipoise.store.recent import Recent
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.retention import Trimmed, trim
@@ -97,7 +97,7 @@ class JournaledStore(Store):
         self._all_known = False
         self._change = threading.Condition()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = self._torn = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
         self._learner = threading.Thread(target=self._learn_names, name="names", daemon=True)
@@ -121,6 +121,8 @@ class JournaledStore(Store):
 
     def append(self, batch: Batch) -> int:
         first, rows = self._next_seq, len(batch)
+        if self._torn:
+            raise TornAppendError(f"{self._name}: an append was cut short: start anew")
         if not rows:
             return first
         self._check_room(rows)
@@ -130,14 +132,20 @@ class JournaledStore(Store):
             self._admit_requests(batch)
         self._tail.append(first, rows, to_frame(first, batch))
         # From here on the rows are in the log.
-        if isinstance(batch, DecisionBatch):
-            self._index(batch)
-        elif isinstance(batch, ObservationBatch):
-            self._observed.update(name for name in batch.request_id or () if name)
-        elif isinstance(batch, OutcomeBatch):
-            self._recent.add(batch, self._decisions)
-        self._next_seq = first + rows
-        self._waiting.append(Segment(first, batch))
+        try:
+            if isinstance(batch, DecisionBatch):
+                self._index(batch)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.update(name for name in batch.request_id or () if name)
+            elif isinstance(batch, OutcomeBatch):
+                self._recent.add(batch, self._decisions)
+            self._next_seq = first + rows
+            self._waiting.append(Segment(first, batch))
+        except BaseException as error:
+            self._torn = True
+            raise TornAppendError(
+                f"{self._name}: {type(error).__name__} after rows were appended: start anew"
+            ) from error
         if not self._wake.is_set():
             self._wake.set()
         return first

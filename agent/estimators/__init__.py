@@ -68,7 +68,8 @@ def estimate(
     rate_follows_context: e depended on x alone; where False the scorers use w = 1 / e.
     context_free: neither e nor pi ever depended on x; `ipw` is then the plain mean.
     sound: what `without_far_groups` makes of the moments, where it is known already; every family
-    but `ipw` is given that. before: told of each family before it is computed.
+    but `ipw` is given that. before: told of each family before it is computed, and of "" at the
+    end.
     reward_range: a value many ranges away is no estimate.
 
     A family that cannot be computed, whatever the reason, does not keep others from it: its values
@@ -98,6 +99,8 @@ def estimate(
             if left and not plain:
                 noted = {**found[name].diagnostics, "left_out": tuple(left)}
                 found[name] = replace(found[name], diagnostics=noted)
+    if before is not None:
+        before("")
     return found
 
 

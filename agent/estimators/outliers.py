@@ -2,9 +2,9 @@
 
 Sums of squares hold 16 digits and a least-squares fit follows its largest value: one row of 1e6
 among features of 1 to 100 takes the slope of that feature, and with it what the models differ by,
-to nothing, and one of 1e12 takes the digits too; answers stay finite and their errors small. Moments
-are kept per group of units (of contexts in SIM), so such a row spoils one group of twenty. The
-others are left, and whoever reads the estimate is told.
+to nothing, and one of 1e12 takes the digits too; answers stay finite and their errors small.
+Moments are kept per group of units (of contexts in SIM), so such a row spoils one group of twenty.
+The others are left, and whoever reads the estimate is told.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from equipoise.agent.service.analyst import (
     HEADER,
     Answer,
     Ask,
+    Doing,
     Failure,
     Foresee,
     Foreseen,
@@ -31,8 +33,10 @@ from equipoise.agent.service.analyst import (
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
+from equipoise.agent.service.restarts import ALARM, Restarts
+from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
-from equipoise.store.records import RuleRecord
+from equipoise.store.records import Alert, RuleRecord
 
 Asked: TypeAlias = Ask | Save | Plan | Foresee
 
@@ -61,6 +65,8 @@ class Analysis:
         self._adopted: list[RuleRecord] = []
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._families: dict[str, None] = {}
+        self._restarts = Restarts()
+        self._doing = ""
         self.newest: Report | None = None
         self.forecast: Forecast | None = None
 
@@ -103,6 +109,7 @@ class Analysis:
     def forget(self) -> None:
         """Let the analyst go that knows an older configuration; the next report starts another."""
         process, self._process = self._process, None
+        self._restarts = Restarts()
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -168,18 +175,62 @@ class Analysis:
 
     async def _ask(self, question: Callable[[], Asked]) -> Reply:
         """Send a question once everything logged can be read, and wait for the reply."""
+        asked = question()
+        kind = str(type(asked).__struct_config__.tag)
+        seconds = self._restarts.wait(kind)
+        if seconds:
+            raise AnalysisError(
+                f"the analyst failed {self._restarts.failures(kind)} times in a row; it is asked "
+                f"again in {seconds:.0f} s"
+            )
         rows = self._agent.fold.next_seq
         await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
-        process = await self._started()
-        asked = question()
-        reply = await self._exchange(process, asked)
+        self._doing = ""
+        try:
+            process = await self._started()
+            asked = question()
+            reply = await self._exchange(process, asked)
+        except AnalysisError as error:
+            await self._failed(kind, str(error), self._doing)
+            raise
         if isinstance(reply, Failure):
             self._figures.refresh_failures += 1
-            self._log.warning("analyst-failed", sentence=reply.sentence)
             await self._end(process)  # the next one begins with what is in the store
+            await self._failed(kind, reply.sentence)
             raise AnalysisError(reply.sentence)
+        if self._restarts.worked(kind):
+            await self._tell("ok", "The analyst answers again.")
         del self._adopted[: len(asked.rules)]
         return reply
+
+    async def _failed(self, kind: str, sentence: str, family: str = "") -> None:
+        """Count a failure, say so, and raise an alarm where it is not the first."""
+        off = set(self._restarts.off)
+        count = self._restarts.failed(kind, family)
+        wait = round(self._restarts.wait(kind), 1)
+        self._log.warning(
+            "analyst-failed",
+            sentence=sentence,
+            asked=kind,
+            in_a_row=count,
+            again_in_seconds=wait,
+            families_off=sorted(self._restarts.off),
+        )
+        if count == ALARM or off != set(self._restarts.off):
+            left = ", ".join(self._restarts.off)
+            without = f" It goes on without {left}." if left else ""
+            await self._tell(
+                "alarm",
+                f"The analyst failed {count} times in a row: {sentence}.{without} Decisions go on "
+                f"under the last rule.",
+            )
+
+    async def _tell(self, status: str, sentence: str) -> None:
+        """Keep an alert about the analyst itself, and log it."""
+        self._log.warning("check", check="analyst", status=status)
+        alert = Alert(at=time.time(), check="analyst", status=status, sentence=sentence)
+        with contextlib.suppress(StoreError):
+            await asyncio.to_thread(self._store.put, alert)
 
     async def _started(self) -> asyncio.subprocess.Process:
         process = self._process
@@ -199,7 +250,9 @@ class Analysis:
         # It reads every rule that is in the store by now.
         self._adopted.clear()
         self._process = process
-        question = Open(str(self._store.path), self._agent.config.to_json())
+        question = Open(
+            str(self._store.path), self._agent.config.to_json(), dict(self._restarts.off)
+        )
         reply = await self._exchange(process, question)
         if isinstance(reply, Failure):
             await self.close()
@@ -213,12 +266,16 @@ class Analysis:
         try:
             process.stdin.write(HEADER.pack(len(body)) + body)
             await process.stdin.drain()
-            header = await process.stdout.readexactly(HEADER.size)
-            reply: Reply = self._decode(await process.stdout.readexactly(HEADER.unpack(header)[0]))
-            return reply
+            while True:
+                header = await process.stdout.readexactly(HEADER.size)
+                body = await process.stdout.readexactly(HEADER.unpack(header)[0])
+                reply: Reply = self._decode(body)
+                if not isinstance(reply, Doing):
+                    return reply
+                self._doing = reply.family
         except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError) as error:
             self._figures.refresh_failures += 1
-            self._log.warning("analyst-died")
+            self._log.warning("analyst-died", over=self._doing)
             await self._end(process)
             raise AnalysisError("the analyst's process died; it is started again") from error
         except BaseException:

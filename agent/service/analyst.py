@@ -29,10 +29,11 @@ HEADER = struct.Struct("<I")
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """The first message: what to follow."""
+    """The first message: what to follow. off: families not to be computed, and why."""
 
     store: str
     config: str
+    off: dict[str, str] = {}
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -97,6 +98,13 @@ class Foreseen(msgspec.Struct, frozen=True, tag="foreseen"):
     forecast: Forecast
 
 
+class Doing(msgspec.Struct, frozen=True, tag="doing"):
+    """Ahead of an answer: the family that is computed next, "" once all are. If the process dies
+    now, it died over that."""
+
+    family: str
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
     """The work failed; the sentence is for the daemon's log."""
 
@@ -104,7 +112,7 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 Question: TypeAlias = Open | Ask | Save | Plan | Foresee
-Reply: TypeAlias = Answer | State | Planned | Foreseen | Failure
+Reply: TypeAlias = Answer | State | Planned | Foreseen | Doing | Failure
 
 
 def main() -> None:
@@ -126,6 +134,12 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
 
     decode = msgspec.msgpack.Decoder(Question).decode
     agent: Agent | None = None
+
+    def send(reply: Reply) -> None:
+        body = msgspec.msgpack.encode(reply)
+        answers.write(HEADER.pack(len(body)) + body)
+        answers.flush()
+
     while True:
         header = questions.read(HEADER.size)
         if len(header) < HEADER.size:
@@ -137,6 +151,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
             if isinstance(question, Open):
                 store = open_store(question.store, read_only=True)
                 agent = Agent(ExperimentConfig.from_json(question.config), store, None)
+                agent.off, agent.before = question.off, lambda family: send(Doing(family))
                 reply = Answer(time.perf_counter() - start)
             else:
                 assert agent is not None
@@ -158,9 +173,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     reply = Answer(time.perf_counter() - start, made)
         except Exception as error:  # the daemon goes on without this answer, and says why
             reply = Failure(f"{type(error).__name__}: {error}")
-        body = msgspec.msgpack.encode(reply)
-        answers.write(HEADER.pack(len(body)) + body)
-        answers.flush()
+        send(reply)
 
 
 def _planned(question: Plan, agent: Agent) -> Planned:

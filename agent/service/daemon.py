@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +40,8 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
+BROKEN = 70
+"""Exit code where the state is behind the log (EX_SOFTWARE): start it again."""
 RESTS = 4.0
 """Between two refreshes, in times of what the last one took, but no longer than between two by
 the clock."""
@@ -61,6 +66,9 @@ class Daemon:
         self.log = log
         self.clock = Clock()
         self.agent = Agent(config, store, key, at=self.clock())
+        self.agent.when_broken = self._broke
+        self.exit_code = 0
+        """What the process ends with: BROKEN where it has to be started again."""
         self.figures = Figures()
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
@@ -161,7 +169,7 @@ class Daemon:
         if self.shadow is not None:
             await self.shadow.close()
         try:
-            if self.agent.fold.next_seq > self._checkpointed:
+            if self.agent.broken is None and self.agent.fold.next_seq > self._checkpointed:
                 async with asyncio.timeout(self.settings.shutdown_seconds / 2):
                     await self.analysis.checkpoint(self.clock())
         except (StoreError, AnalysisError, TimeoutError) as error:
@@ -170,6 +178,19 @@ class Daemon:
         await self.analysis.close()
         self.store.close()
         self.log.info("stopped", log_rows=self.agent.fold.next_seq)
+
+    def _broke(self, error: BaseException) -> None:
+        """End the process: the state is behind the log, and only a start brings it back.
+
+        Requests are passed through until then. The end is made sure of: what broke it, such as
+        memory that is short, may break the orderly end too.
+        """
+        self.exit_code = BROKEN
+        self.log.failed("state-behind-log", error, exit_code=BROKEN)
+        timer = threading.Timer(self.settings.shutdown_seconds + 5.0, os._exit, (BROKEN,))
+        timer.daemon = True
+        timer.start()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def apply(self, settings: ServiceSettings) -> None:
         """Take other settings while running: intervals, mode, log level."""
@@ -194,6 +215,8 @@ class Daemon:
         problems = []
         if self.stopping:
             problems.append("The daemon is stopping.")
+        if self.agent.broken is not None:
+            problems.append("The state is behind the log: the daemon is starting again.")
         if self.switches.kill_switch.on:
             problems.append("The kill switch is on: its file exists.")
         if self.breaker.reason is not None:

@@ -84,8 +84,8 @@ def _kept(file: ConfigFile) -> list[str]:
     return [f"rows older than {kept.days:g} days {where}: the store stops growing by then"]
 
 
-def run(path: Path, overrides: Mapping[str, object]) -> None:
-    """Serve until a signal. Raises ConfigError, StoreError, AgentError or ListenError."""
+def run(path: Path, overrides: Mapping[str, object]) -> int:
+    """Serve until a signal; the exit code. Raises ConfigError, StoreError, AgentError or ListenError."""
     file = load_file(path, overrides)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
@@ -102,6 +102,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
         }
         front = build(daemon, tokens, page(daemon))
         serve_front(front, settings, listener, daemon.refused, signals, log)
+        return daemon.exit_code
 
 
 def _opened(settings: ServiceSettings) -> JournaledStore:

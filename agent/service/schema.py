@@ -41,6 +41,7 @@ PassThrough: TypeAlias = Literal[
     "store-read-only",
     "store-failed",
     "stopping",
+    "restarting",
 ]
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
@@ -193,7 +194,8 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     """Everything that is estimated. at: when it was computed; log_rows: rows of the log it holds;
     waiting: decisions that wait for their outcome. delta: the error level of the certified ends;
     sequence, assumptions: what they are made by and rest on; certified_rows: requests (or units) of
-    the era that they hold. families: other families that were asked for, by name."""
+    the era that they hold. families: other families that were asked for, by name; fallbacks: why
+    families have no values that cannot be computed."""
 
     experiment: str
     at: float
@@ -212,6 +214,7 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     contrasts: list[Contrast]
     segments: list[SegmentAnswer]
     families: dict[str, list[FamilyValue]]
+    fallbacks: dict[str, str] = {}
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
