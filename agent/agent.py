@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -73,11 +74,19 @@ class Agent(Steering):
     key: 32 secret bytes; with the experiment's name and a decision's number it fixes the draw.
     None opens an existing store for reading: everything but `decide` works.
     at: seconds since the epoch, only used to date the first era and rule.
+    open_bytes: of memory for decisions that wait for something; more of them lie in a file beside
+    the store, if the store is one. None for no limit.
     Raises AgentError or StoreError where config or key are not those the store was opened with.
     """
 
     def __init__(
-        self, config: ExperimentConfig, store: Store, key: bytes | None, *, at: float = 0.0
+        self,
+        config: ExperimentConfig,
+        store: Store,
+        key: bytes | None,
+        *,
+        at: float = 0.0,
+        open_bytes: int | None = None,
     ) -> None:
         self.config = config
         self.store = store
@@ -100,6 +109,8 @@ class Agent(Steering):
         self._freeze(key, at, changed)
         self.paused = standing_pause(store)
         self.rules = RuleBook(store)
+        path: Path | None = getattr(store, "path", None)
+        folder = None if path is None else path.absolute().parent
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
             self.transform.q,
@@ -116,6 +127,8 @@ class Agent(Steering):
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
             Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
+            None if folder is None else open_bytes,
+            folder,
         )
         self._intake = Intake(config, self.transform, self.fold, store)
         restore(self.fold, store)

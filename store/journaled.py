@@ -24,7 +24,14 @@ from typing import Self
 import numpy as np
 
 from equipoise.store.admission import check_numbers, repeated_request
-from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
+from equipoise.store.batches import (
+    Batch,
+    Buffer,
+    DecisionBatch,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+)
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import SlowStoreError, StoreError, TornAppendError, WriteError
 from equipoise.store.recent import Recent
@@ -249,7 +256,7 @@ class JournaledStore(Store):
                 self._change.wait(left)
         return True
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         self.settle(min(seq, self._next_seq))
         self._log.checkpoint(seq, state, at)
 
@@ -259,7 +266,7 @@ class JournaledStore(Store):
     def root(self) -> Root | None:
         return self._reader.root()
 
-    def keep_root(self, seq: int, state: bytes, at: float) -> None:
+    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
         """As of `SqliteStore`; waits until the rows before `seq` are in SQLite."""
         self.settle(min(seq, self._next_seq))
         self._log.keep_root(seq, state, at)

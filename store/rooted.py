@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from equipoise.store import roots
 from equipoise.store.admission import check_checkpoint
+from equipoise.store.batches import Buffer
 from equipoise.store.codec import Row
 from equipoise.store.roots import BEGINS, FIRST_NUMBER, Root
 from equipoise.store.tables import LOG_TABLES, Table
@@ -47,7 +48,7 @@ class RootedLog:
     def root(self) -> Root | None:
         return self._ask(roots.sealed_root)
 
-    def keep_root(self, seq: int, state: bytes, at: float) -> None:
+    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
         """Keep the state after the rows before `seq` for the log to begin at some day."""
         check_checkpoint(self._name, seq, self.next_seq)
         with self._turn:

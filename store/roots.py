@@ -13,6 +13,7 @@ from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from equipoise.store.batches import Buffer
 from equipoise.store.errors import CorruptStoreError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Root:
     seq: int
     decisions: int
     at: float
-    state: bytes
+    state: Buffer
     sealed_at: float | None = None
     digest: str = ""
 

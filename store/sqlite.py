@@ -21,7 +21,7 @@ import numpy as np
 
 from equipoise.store import sqlite_records
 from equipoise.store.admission import check_checkpoint, check_numbers, repeated_request
-from equipoise.store.batches import Batch, DecisionBatch, Ints, OutcomeBatch, Segment
+from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.codec import Row, to_rows, to_segments
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import (
@@ -260,7 +260,7 @@ class SqliteStore(RootedLog, Store):
             for row in range(len(segment.batch))
         }
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         check_checkpoint(self._name, seq, self.next_seq)
         with self._transaction() as connection:
             sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))

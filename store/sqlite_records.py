@@ -16,6 +16,7 @@ from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 
 _COVERED = struct.Struct("<qd")
+_WHOLE_BYTES = 1 << 20
 
 
 def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
@@ -129,10 +130,24 @@ def read_controls(connection: sqlite3.Connection) -> list[Control]:
 
 def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop those beyond the newest three."""
-    connection.execute(
-        "INSERT INTO checkpoints (seq, at, checksum, state) VALUES (?, ?, ?, ?)",
-        (checkpoint.seq, checkpoint.at, _checksum(checkpoint), checkpoint.state),
+    size = len(checkpoint.state)
+    whole = size <= _WHOLE_BYTES
+    kept = connection.execute(
+        "INSERT INTO checkpoints (seq, at, checksum, state)"
+        f" VALUES (?, ?, ?, {'?' if whole else 'zeroblob(?)'})",
+        (
+            checkpoint.seq,
+            checkpoint.at,
+            _checksum(checkpoint),
+            checkpoint.state if whole else size,
+        ),
     )
+    if not whole:
+        # SQLite copies what it is given: a large state goes in piece by piece.
+        row = int(kept.lastrowid or 0)
+        with connection.blobopen("checkpoints", "state", row) as blob:
+            for start in range(0, size, _WHOLE_BYTES):
+                blob.write(checkpoint.state[start : start + _WHOLE_BYTES])
     connection.execute(
         "DELETE FROM checkpoints WHERE id NOT IN"
         " (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
@@ -142,11 +157,16 @@ def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> 
 
 def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:
     """The newest checkpoint whose checksum holds and which is not ahead of the log."""
-    rows = connection.execute("SELECT seq, state, at, checksum FROM checkpoints ORDER BY id DESC")
-    for seq, state, at, checksum in rows.fetchall():
-        checkpoint = Checkpoint(seq, state, at)
-        if seq <= next_seq and _checksum(checkpoint) == checksum:
-            return checkpoint
+    # One at a time: three of them are three times the memory.
+    found = connection.execute("SELECT id, seq, at, checksum FROM checkpoints ORDER BY id DESC")
+    for key, seq, at, checksum in found.fetchall():
+        if seq > next_seq:
+            continue
+        row = connection.execute("SELECT state FROM checkpoints WHERE id = ?", (key,)).fetchone()
+        if row is not None:
+            checkpoint = Checkpoint(seq, row[0], at)
+            if _checksum(checkpoint) == checksum:
+                return checkpoint
     return None
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
+import mmap
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -34,6 +39,7 @@ from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
 from equipoise.agent.service.restarts import ALARM, Restarts
+from equipoise.store.batches import Buffer
 from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 from equipoise.store.records import Alert, RuleRecord
@@ -45,6 +51,19 @@ SETTLE_SECONDS = 5.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+STATE = ".state-"
+"""Between the store's name and that of a state on its way."""
+MAPPED_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A state after the rows before `seq`."""
+
+    seq: int
+    state: Buffer
+
+
 class AnalysisError(RuntimeError):
     """The analyst did not answer; what was known before stays in force."""
 
@@ -52,11 +71,22 @@ class AnalysisError(RuntimeError):
 class Analysis:
     """Reports on the log of `agent`, which decides meanwhile.
 
-    newest: the last report that was made; forecast: the last one of those.
+    newest: the last report that was made; forecast: the last one of those. open_bytes: of memory
+    that the analyst may keep open decisions in.
     """
 
-    def __init__(self, agent: Agent, store: JournaledStore, figures: Figures, log: Log) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        store: JournaledStore,
+        figures: Figures,
+        log: Log,
+        open_bytes: int | None = None,
+    ) -> None:
         self._agent = agent
+        self._open_bytes = open_bytes
+        for left in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
+            left.unlink(missing_ok=True)  # of a daemon that was killed
         self._store = store
         self._figures = figures
         self._log = log
@@ -124,12 +154,17 @@ class Analysis:
         await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
         return reply.seq
 
-    async def state(self) -> State:
+    async def state(self) -> Saved:
         """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
-        async with self._turn:
-            reply = await self._ask(self._question(Save))
-        assert isinstance(reply, State)
-        return reply
+        # By a file, and mapped where it is large: it may be larger than memory should be.
+        folder, name = self._store.path.parent, self._store.path.name
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}{STATE}") as file:
+            async with self._turn:
+                reply = await self._ask(self._question(Save, file.name))
+            assert isinstance(reply, State)
+            if reply.size < MAPPED_BYTES:
+                return Saved(reply.seq, Path(file.name).read_bytes())
+            return Saved(reply.seq, mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ))
 
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.
@@ -251,7 +286,10 @@ class Analysis:
         self._adopted.clear()
         self._process = process
         question = Open(
-            str(self._store.path), self._agent.config.to_json(), dict(self._restarts.off)
+            str(self._store.path),
+            self._agent.config.to_json(),
+            dict(self._restarts.off),
+            self._open_bytes,
         )
         reply = await self._exchange(process, question)
         if isinstance(reply, Failure):

@@ -65,7 +65,8 @@ class Daemon:
         self.store = store
         self.log = log
         self.clock = Clock()
-        self.agent = Agent(config, store, key, at=self.clock())
+        open_bytes = settings.limits.open_bytes
+        self.agent = Agent(config, store, key, at=self.clock(), open_bytes=open_bytes)
         self.agent.when_broken = self._broke
         self.exit_code = 0
         """What the process ends with: BROKEN where it has to be started again."""
@@ -76,7 +77,7 @@ class Daemon:
         self.hot = Hot(
             self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
         )
-        self.analysis = Analysis(self.agent, store, self.figures, log)
+        self.analysis = Analysis(self.agent, store, self.figures, log, open_bytes)
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)

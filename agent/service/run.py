@@ -85,7 +85,10 @@ def _kept(file: ConfigFile) -> list[str]:
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> int:
-    """Serve until a signal; the exit code. Raises ConfigError, StoreError, AgentError or ListenError."""
+    """Serve until a signal; the exit code.
+
+    Raises ConfigError, StoreError, AgentError or ListenError.
+    """
     file = load_file(path, overrides)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
