@@ -35,7 +35,7 @@ from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.actions import Action
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.restoring import restore
-from equipoise.agent.rules import Rule, RuleBook
+from equipoise.agent.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
 from equipoise.agent.units import follow, one_by_one
@@ -275,7 +275,9 @@ class Agent(Steering):
     def proposal(self, at: float) -> RuleRecord:
         """The next rule as a record, for whoever writes to the store."""
         looked = self._looked()
-        return self.proposed(self.rule.era, self.snapshot(looked), looked).record(at)
+        made = self.proposed(self.rule.era, self.snapshot(looked), looked)
+        # What is the same but for its beginning goes on: no rule is kept twice.
+        return (self.rule if same_but_since(made, self.rule) else made).record(at)
 
     def learn(self, record: RuleRecord) -> None:
         """Act by a rule that is in the store already."""
@@ -323,7 +325,9 @@ class Agent(Steering):
         self._revalue()
         looked = self._looked()
         snapshot = self.snapshot(looked)
-        self.rule = self.rules.add(self.proposed(era, snapshot, looked), at)
+        made = self.proposed(era, snapshot, looked)
+        if not same_but_since(made, self.rule):
+            self.rule = self.rules.add(made, at)
         return snapshot
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
@@ -419,9 +423,8 @@ class Agent(Steering):
                 self.eras.keep_active(0, ~self._retired)
 
     def _last_rule(self, at: float) -> Rule:
-        stored = self.store.rules()
-        if stored:
-            return self.rules.rule(stored[-1].rule_id)
+        if len(self.rules):
+            return self.rules.by_ordinal(len(self.rules) - 1)
         if self.fold.next_seq:
             raise AgentError("the store has log rows but no rule: it is not an agent's store")
         snapshot = build_snapshot(

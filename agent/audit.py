@@ -71,7 +71,7 @@ def audit(
             raise AgentError(f"key does not match the store: its hash should be {frozen}")
         draws = Draws(key, config.name)
     rules = RuleBook(store)
-    result = Audit(rules=len(rules), uniforms_redrawn=draws is not None)
+    result = Audit(rules=rules.count, uniforms_redrawn=draws is not None)
     seq = number = first = 0
     root = store.root()
     if root is not None:

@@ -116,6 +116,15 @@ class Store(Protocol):
     def rules(self) -> list[RuleRecord]:
         """Every rule, in the order they were kept."""
 
+    def rule_ids(self) -> list[tuple[int, str]]:
+        """Ordinal (from 0, in the order they were kept) and id of every rule, in that order; those
+        of removed rules are left out."""
+        return [(ordinal, rule.rule_id) for ordinal, rule in enumerate(self.rules())]
+
+    def bodies(self) -> Iterator[str]:
+        """The texts of all rules, one at a time."""
+        return (rule.body for rule in self.rules())
+
     def rule(self, rule_id: str) -> RuleRecord | None:
         """The rule of that id, None where there is none."""
 

@@ -49,6 +49,7 @@ WAITING_ROWS = 200_000
 _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
+_RULES_AT_ONCE = 256
 
 
 class JournaledStore(Store):
@@ -294,6 +295,20 @@ class JournaledStore(Store):
 
     def rules(self) -> list[RuleRecord]:
         return self._reader.rules()
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._reader.rule_ids()
+
+    def bodies(self) -> Iterator[str]:
+        return self._reader.bodies()
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """As of `SqliteStore`, a few at a time; for any thread."""
+        for start in range(0, len(ordinals), _RULES_AT_ONCE):
+            if self._closing:
+                return
+            self._log.remove_rules(ordinals[start : start + _RULES_AT_ONCE])
+            time.sleep(_BREATH_SECONDS)
 
     def rule(self, rule_id: str) -> RuleRecord | None:
         return self._reader.rule(rule_id)

@@ -293,6 +293,23 @@ class SqliteStore(RootedLog, Store):
     def rules(self) -> list[RuleRecord]:
         return self._ask(sqlite_records.read_rules)
 
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._ask(sqlite_records.read_rule_ids)
+
+    def bodies(self) -> Iterator[str]:
+        last = 0
+        while True:
+            found = self._ask(sqlite_records.read_bodies, last)
+            if not found:
+                return
+            last = found[-1][0]
+            yield from (body for _, body in found)
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """Delete rules that nothing refers to any more; their ordinals are not given again."""
+        with self._transaction() as connection:
+            sqlite_records.delete_rules(connection, ordinals)
+
     def rule(self, rule_id: str) -> RuleRecord | None:
         found = self._ask(sqlite_records.read_rules, "WHERE rule_id = ?", rule_id)
         return found[0] if found else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+from collections.abc import Sequence
 from hashlib import sha256
 
 import msgspec
@@ -113,6 +114,26 @@ def read_rules(connection: sqlite3.Connection, where: str = "", *values: str) ->
     return [
         RuleRecord(rule_id=rule_id, era=era, at=at, body=body) for rule_id, era, at, body in rows
     ]
+
+
+def read_rule_ids(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+    """Ordinal and id of every rule: SQLite numbers them from 1."""
+    return connection.execute("SELECT id - 1, rule_id FROM rules ORDER BY id").fetchall()
+
+
+def read_bodies(connection: sqlite3.Connection, after: int) -> list[tuple[int, str]]:
+    """Key and text of some rules after that key."""
+    return connection.execute(
+        "SELECT id, body FROM rules WHERE id > ? ORDER BY id LIMIT 256", (after,)
+    ).fetchall()
+
+
+def delete_rules(connection: sqlite3.Connection, ordinals: Sequence[int]) -> None:
+    """The newest is never among them, so SQLite numbers later ones as if all were there."""
+    connection.executemany(
+        "DELETE FROM rules WHERE id = ? AND id < (SELECT max(id) FROM rules)",
+        [(ordinal + 1,) for ordinal in ordinals],
+    )
 
 
 def read_alerts(connection: sqlite3.Connection) -> list[Alert]:

@@ -293,7 +293,7 @@ class Daemon:
         before = agent.rule.era, agent.paused
         carry_out(agent, due, self.clock())
         if agent.rule.era != before[0]:
-            self.analysis.adopt(self.store.rules()[-1])
+            self.analysis.adopt(agent.rule.record(self.clock()))
             self.log.warning("era", era=agent.rule.era, reason=agent.eras.reason(agent.rule.era))
         if agent.paused != before[1]:
             self.log.warning("paused", reason=agent.paused)

@@ -56,7 +56,8 @@ def play(daemon: Running, first: int, last: int) -> None:
             if at % 10
         ]
         answer = daemon.ask("POST", "/v1/outcomes", outcomes)
-        assert answer.status == 200 and not answer.json["rejected"], answer.body
+        assert answer.status == 200, answer.body
+        assert not answer.json["rejected"], answer.body
 
 
 def analyst(daemon: Running) -> int:
