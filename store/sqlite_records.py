@@ -5,14 +5,16 @@ Functions of an open connection; those that write run inside the caller's transa
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 import msgspec
 
 from equipoise.store.admission import check_same_era, check_same_rule, check_setting
+from equipoise.store.batches import Buffer
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 
@@ -167,8 +169,8 @@ def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> 
         # SQLite copies what it is given: a large state goes in piece by piece.
         row = int(kept.lastrowid or 0)
         with connection.blobopen("checkpoints", "state", row) as blob:
-            for start in range(0, size, _WHOLE_BYTES):
-                blob.write(checkpoint.state[start : start + _WHOLE_BYTES])
+            for piece in _pieces(checkpoint.state):
+                blob.write(piece)
     connection.execute(
         "DELETE FROM checkpoints WHERE id NOT IN"
         " (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
@@ -193,5 +195,15 @@ def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoi
 
 def _checksum(checkpoint: Checkpoint) -> str:
     covered = sha256(_COVERED.pack(checkpoint.seq, checkpoint.at))
-    covered.update(checkpoint.state)
+    for piece in _pieces(checkpoint.state):
+        covered.update(piece)
     return covered.hexdigest()
+
+
+def _pieces(state: Buffer) -> Iterator[bytes]:
+    """The bytes of a state a megabyte at a time; pages of a file are let go again."""
+    for start in range(0, len(state), _WHOLE_BYTES):
+        piece = state[start : start + _WHOLE_BYTES]
+        yield piece
+        if isinstance(state, mmap.mmap):
+            state.madvise(mmap.MADV_DONTNEED, start, len(piece))
