@@ -19,7 +19,7 @@ from equipoise.agent.declared import changes
 from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
-from equipoise.agent.service.capacity import growth
+from equipoise.agent.service.capacity import Needs, growth, needs
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
@@ -40,6 +40,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     file = load_file(path, overrides)
     Tokens(file.service.tokens)  # those of the environment may be missing
     later = _changes_of_store(file)
+    needed = _possible(file)
     expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
     return {
         "config": str(path),
@@ -48,6 +49,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "mode": file.service.mode,
         "store": file.service.store,
         "growth": asdict(expected),
+        "needs": asdict(needed),
         "new_era": later,
         "sentence": "\n".join(
             [
@@ -55,10 +57,20 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 f" mode {file.service.mode}, store {file.service.store}",
                 *([f"the next start begins a new era: {'; '.join(later)}"] if later else []),
                 str(expected),
+                str(needed),
                 *_kept(file),
             ]
         ),
     }
+
+
+def _possible(file: ConfigFile) -> Needs:
+    """What it needs. Raises ConfigError where that cannot work."""
+    needed = needs(file.experiment, file.service, file.capacity.requests_per_second)
+    problem = needed.problem(file.experiment)
+    if problem is not None:
+        raise ConfigError([str(problem)])
+    return needed
 
 
 def _changes_of_store(file: ConfigFile) -> list[str]:
@@ -90,6 +102,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
     Raises ConfigError, StoreError, AgentError or ListenError.
     """
     file = load_file(path, overrides)
+    _possible(file)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
     tokens = Tokens(settings.tokens)
