@@ -181,9 +181,7 @@ class Fold:
     def write(self, file: BinaryIO) -> int:
         """Write `to_bytes` to a file that can seek, a piece at a time; how many bytes."""
         self._need_sums()
-        size = encode_to(file, *self._kept())
-        self.pending.release()
-        return size
+        return encode_to(file, *self._kept(), self.pending.release)
 
     def _kept(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays: dict[str, NDArray[Any]] = {}

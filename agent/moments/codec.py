@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Annotated, Any, BinaryIO, Literal
 
@@ -48,14 +48,23 @@ def encode(arrays: Mapping[str, NDArray[Any]], fields: Mapping[str, Any] | None 
     return _PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(body)) + body
 
 
-def encode_to(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], fields: Mapping[str, Any]) -> int:
-    """Write the bytes of `encode` to a file that can seek, a piece at a time; how many."""
+def encode_to(
+    file: BinaryIO,
+    arrays: Mapping[str, NDArray[Any]],
+    fields: Mapping[str, Any],
+    between: Callable[[], None] = lambda: None,
+) -> int:
+    """Write the bytes of `encode` to a file that can seek, a piece at a time; how many.
+
+    between: called after each piece.
+    """
     checksum, length, size = 0, -1, _PREFIX.size
     file.seek(size)
     for piece in _pieces(arrays, fields):
         length = len(piece) if length < 0 else length
         checksum, size = zlib.crc32(piece, checksum), size + len(piece)
         file.write(piece)
+        between()
     file.seek(0)
     file.write(_PREFIX.pack(MAGIC, VERSION, length, checksum))
     file.flush()

@@ -78,7 +78,8 @@ class Needs:
 
     open_decisions: that wait for something at the declared traffic, where every window has one
     that waits; None where nothing bounds them. sums: of the state alone; state: with the open
-    decisions; most_state: that SQLite keeps. daemon, analyst: resident memory of each process.
+    decisions; most_state: that SQLite keeps. file: of open decisions beyond
+    their memory, of both processes. daemon, analyst: resident memory of each.
     start_seconds: until it listens, after a kill. rule_bytes, rules_a_day: of frozen rules, at the
     most.
     """
@@ -87,6 +88,7 @@ class Needs:
     sums: int
     state: float
     most_state: int
+    file: float
     daemon: float
     analyst: float
     start_seconds: float
@@ -97,6 +99,8 @@ class Needs:
         waiting = "no bound on open decisions: declare reward.window"
         if self.open_decisions is not None:
             waiting = f"up to {self.open_decisions:,.0f} open decisions"
+            if self.file:
+                waiting += f", in files of up to {self.file / _GB:.2g} GB beside the store"
         lines = [
             f"memory: daemon {self.daemon / _MB:,.0f} MB, analyst {self.analyst / _MB:,.0f} MB;"
             f" {waiting}",
@@ -160,6 +164,8 @@ def needs(config: ExperimentConfig, settings: ServiceSettings, requests_per_seco
         sums=sums,
         state=state,
         most_state=most_state,
+        # Tables have up to four times the room of what is open.
+        file=0.0 if 2.0 * open_bytes <= settings.limits.open_bytes else 8.0 * open_bytes,
         daemon=DAEMON_BYTES + resident + 4.0 * table.row_bytes * ROWS_ON_THE_WAY,
         analyst=ANALYST_BYTES + resident + SUMS_TIMES * sums,
         start_seconds=START_SECONDS
