@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -70,6 +67,8 @@ class Daemon:
         self.agent.when_broken = self._broke
         self.exit_code = 0
         """What the process ends with: BROKEN where it has to be started again."""
+        self.end: Callable[[], None] = lambda: None
+        """Ends the process that serves, soon; set by who runs it."""
         self.figures = Figures()
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
@@ -181,17 +180,13 @@ class Daemon:
         self.log.info("stopped", log_rows=self.agent.fold.next_seq)
 
     def _broke(self, error: BaseException) -> None:
-        """End the process: the state is behind the log, and only a start brings it back.
+        """Have the process end: the state is behind the log, and only a start brings it back.
 
-        Requests are passed through until then. The end is made sure of: what broke it, such as
-        memory that is short, may break the orderly end too.
+        Requests are passed through until then.
         """
         self.exit_code = BROKEN
         self.log.failed("state-behind-log", error, exit_code=BROKEN)
-        timer = threading.Timer(self.settings.shutdown_seconds + 5.0, os._exit, (BROKEN,))
-        timer.daemon = True
-        timer.start()
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.end()
 
     def apply(self, settings: ServiceSettings) -> None:
         """Take other settings while running: intervals, mode, log level."""

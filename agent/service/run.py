@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
@@ -20,7 +22,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
 from equipoise.agent.service.capacity import Needs, growth, needs
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
 from equipoise.agent.service.server import Signals, listen
@@ -30,6 +32,8 @@ from equipoise.agent.service.tokens import Tokens
 from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 from equipoise.store.sqlite import SqliteStore
+
+_SURELY_SECONDS = 5.0
 
 
 def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
@@ -116,9 +120,19 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
             signal.SIGUSR1: partial(switch.signal, True),
             signal.SIGUSR2: partial(switch.signal, False),
         }
+        daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
         front = build(daemon, tokens, page(daemon))
         serve_front(front, settings, listener, daemon.refused, signals, log)
         return daemon.exit_code
+
+
+def _end(seconds: float) -> None:
+    """End this process in order, and in any case after so many seconds: what broke it, such as
+    memory that is short, may break the orderly end too."""
+    timer = threading.Timer(seconds, os._exit, (BROKEN,))
+    timer.daemon = True
+    timer.start()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _opened(settings: ServiceSettings) -> JournaledStore:

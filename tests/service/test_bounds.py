@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,15 +84,15 @@ def test_a_broken_daemon_is_not_ready_from_that_moment_on(
     body = b'{"request_id": "r%d", "routed": "large", "features": {"words": 1}}'
     assert b'"reason":null' in daemon.hot.decide(body % 1)
     assert daemon.readiness().ready
-    signals: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda *given: signals.append(given))
+    ended: list[bool] = []
+    daemon.end = lambda: ended.append(True)
 
     def short(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(daemon.store, "_index", short)
     assert b'"reason":"restarting"' in daemon.hot.decide(body % 2)
-    assert signals == [(os.getpid(), signal.SIGTERM)]
+    assert ended == [True]
     assert daemon.exit_code == BROKEN == 70
     readiness = daemon.readiness()
     assert not readiness.ready
