@@ -158,13 +158,17 @@ class Analysis:
         """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
         # By a file, and mapped where it is large: it may be larger than memory should be.
         folder, name = self._store.path.parent, self._store.path.name
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}{STATE}") as file:
-            async with self._turn:
-                reply = await self._ask(self._question(Save, file.name))
-            assert isinstance(reply, State)
-            if reply.size < MAPPED_BYTES:
-                return Saved(reply.seq, Path(file.name).read_bytes())
-            return Saved(reply.seq, mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ))
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}{STATE}") as file:
+                async with self._turn:
+                    reply = await self._ask(self._question(Save, file.name))
+                assert isinstance(reply, State)
+                if reply.size < MAPPED_BYTES:
+                    return Saved(reply.seq, Path(file.name).read_bytes())
+                mapped = mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ)
+                return Saved(reply.seq, mapped)
+        except OSError as error:
+            raise AnalysisError(f"no file for a state beside the store: {error}") from error
 
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.
