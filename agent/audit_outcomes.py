@@ -112,16 +112,11 @@ class PartAudit:
         rows = np.where(known, batch.number - self._first, 0)
         if not known.any():
             return
-        reward, at = self._columns["reward"][rows], self._columns["at"][rows]
-        whole = ~np.isnan(reward)
-        if self._outputs is not None and self._outputs.shape[1]:
-            whole &= ~np.isnan(self._outputs[rows]).any(axis=1)
-        elif self._outputs is None:
-            whole[:] = False
+        at = self._columns["at"][rows]
         # Closed before it was made: by a clock that was set back since (docs/runbook.md).
         early = ~(batch.at > at + self._window) & (batch.at >= at)
         again = (self._columns["expired"][rows] > 0) | (occurrence(batch.number) > 0)
         self._columns["expired"][rows[known]] = 1.0
-        yield known & whole, "expired although its outcome had come"
+        # A part that comes after its window closes its decision, complete or not: it is late.
         yield known & early, "expired before its window ended"
         yield known & again, "expired twice"

@@ -126,7 +126,7 @@ class Reading:
             yield
         except AnalysisError as error:
             self._daemon.log.warning("analysis", problem=type(error).__name__)
-            document = problem(503, "the analyst is being started again", retry_after=2.0)
+            document = problem(503, f"no answer from the analyst: {error}", retry_after=2.0)
             raise Refusal(document) from error
 
 

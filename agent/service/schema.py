@@ -42,6 +42,7 @@ PassThrough: TypeAlias = Literal[
     "store-read-only",
     "store-failed",
     "stopping",
+    "restarting",
 ]
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
@@ -210,7 +211,7 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
     error level of the certified ends; sequence, assumptions: what they are made by and rest on;
     certified_rows: requests (or units) of the era that they hold. families: other families that
-    were asked for, by name."""
+    were asked for, by name; fallbacks: why families have no values that cannot be computed."""
 
     experiment: str
     at: float
@@ -230,6 +231,7 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     contrasts: list[Contrast]
     segments: list[SegmentAnswer]
     families: dict[str, list[FamilyValue]]
+    fallbacks: dict[str, str] = {}
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):

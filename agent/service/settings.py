@@ -57,7 +57,9 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
     last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
     connection. store_seconds: how long another program may lock the store. waiting_rows: logged
-    rows that may wait in memory for SQLite before requests are passed through.
+    rows that may wait in memory for SQLite before requests are passed through. open_bytes: of
+    memory for decisions that wait for their outcome, in the daemon and in the analyst each; more of
+    them lie in a file beside the store.
     """
 
     body_bytes: int = 1 << 20
@@ -70,9 +72,17 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     idle_seconds: float = 75.0
     store_seconds: float = 1.0
     waiting_rows: int = 200_000
+    open_bytes: int = 16 << 20
 
     def faults(self) -> Iterator[Problem]:
-        for key in ("body_bytes", "bulk_bytes", "rows", "connections", "waiting_rows"):
+        for key in (
+            "body_bytes",
+            "bulk_bytes",
+            "rows",
+            "connections",
+            "waiting_rows",
+            "open_bytes",
+        ):
             if not 1 <= getattr(self, key) < 2**40:
                 yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
         for key in (
