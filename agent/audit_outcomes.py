@@ -62,16 +62,18 @@ class PartAudit:
         if isinstance(batch, ExpiryBatch):
             yield from self._expired(batch, known)
             return
-        off: Flags = (batch.served < 0) | (batch.served >= self._models)
-        yield off, "was answered by a model that does not exist"
+        unknown = (batch.served < 0) | (batch.served >= self._models)
+        yield unknown, "was answered by a model that does not exist"
         reward = batch.reward
-        off = ~np.isnan(reward) & ~((reward >= self._reward.low) & (reward <= self._reward.high))
+        off: Flags = ~np.isnan(reward) & ~(
+            (reward >= self._reward.low) & (reward <= self._reward.high)
+        )
         yield off, "has a reward outside the declared range"
         if batch.metrics is not None:
             low = np.array([item.low for item in self._guardrails])
             high = np.array([item.high for item in self._guardrails])
             outside = ~((batch.metrics >= low) & (batch.metrics <= high))
-            off = (outside & ~np.isnan(batch.metrics)).any(axis=1)
+            off = np.logical_or.reduce(outside & ~np.isnan(batch.metrics), axis=1)
             yield off, "has a metric outside its declared range"
         twice = np.zeros(len(batch), dtype=bool)
         empty = np.zeros(len(batch), dtype=bool)
