@@ -62,11 +62,11 @@ class PartAudit:
         if isinstance(batch, ExpiryBatch):
             yield from self._expired(batch, known)
             return
-        off: Flags = (batch.served < 0) | (batch.served >= self._models)
-        yield off, "was answered by a model that does not exist"
+        unknown = (batch.served < 0) | (batch.served >= self._models)
+        yield unknown, "was answered by a model that does not exist"
         reward = batch.reward
         inside = (reward >= self._reward.low) & (reward <= self._reward.high)
-        off = np.logical_not(np.isnan(reward) | inside)
+        off: Flags = np.logical_not(np.isnan(reward) | inside)
         yield off, "has a reward outside the declared range"
         if batch.metrics is not None:
             low = np.array([item.low for item in self._guardrails])

@@ -91,8 +91,7 @@ class RootedLog:
         """Let the log begin at the root of this seq from now on."""
         with self._transaction() as connection:
             roots.seal(connection, seq, at, digest)
-            chain.mark(connection, seq)
-            chain.forget(connection, seq)
+            chain.forget(connection, seq)  # its digest at this row was kept with the root
 
     def delete_some(self, rows: int) -> int:
         """Delete some rows before the beginning of the log; how many."""
