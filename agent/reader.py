@@ -31,7 +31,7 @@ from equipoise.agent.monitors.outputs import outputs
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.plan import plan
 from equipoise.agent.monitors.watermark import Behind, watermark
-from equipoise.agent.recommendation import Recommendation, recommend
+from equipoise.agent.recommendation import Backing, Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.status import Status, decide
@@ -141,11 +141,33 @@ class Reader:
     def _recommend(self, looked: Estimate) -> Recommendation:
         """What an estimate recommends, once it contradicts nothing that is certified."""
         placed, routing = self.within_certified(looked)
-        answer = recommend(self.models, placed, routing, self.sign)
+        reward = self.config.reward
+        ends = {"low": reward.low, "high": reward.high}
+        backing = self._backing()
+        answer = recommend(self.models, placed, routing, self.sign, **ends, backing=backing)
         about = self.certified().about
         if not about or answer.model is None:
             return answer
         return replace(answer, sentence=f"{answer.sentence} This is what holds{about}.")
+
+    def _backing(self) -> Backing | None:
+        """What is certified of the whole traffic, as a recommendation rests on it."""
+        certified = self.certified()
+        if certified.limited:
+            # It is about requests that were still open: another model may be best on the rest.
+            return None
+        standing, routing = certified.standing, len(self.models)
+        winner, alike = standing.winner(), standing.equivalent()
+        limits = standing.epsilon, certified.delta
+        # As the status says it: alike comes before the best within epsilon.
+        if alike and not (winner is not None and winner[1] > 0.0):
+            return Backing(tuple(self.models[each] for each in alike), 0.0, 0.0, -np.inf, *limits)
+        if winner is None:
+            return None
+        best, lead = winner
+        pair = (best, routing) if self.sign > 0 else (routing, best)
+        by, over = standing.lead(best), float(certified.contrasts[pair])
+        return Backing((self.models[best],), lead, by, over, *limits)
 
     def within_certified(self, looked: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest

@@ -93,6 +93,7 @@ def describe(agent: Agent) -> dict[str, Any]:
         ],
         "late_outcomes": agent.late,
         "recommendation": answer.action,
+        "leaning": answer.leaning,
         "sentence": answer.sentence,
         "estimator": family,
         "todays_routing": number(answer.routing_value),

@@ -74,6 +74,9 @@ class Acting:
         except AnalysisError as error:
             document = problem(503, "the analyst is being started again", retry_after=2.0)
             raise Refusal(document) from error
+        if made.fault:
+            self._daemon.log.warning("plan-failed", sentence=made.fault)
+            raise Refusal(problem(500, f"the planner failed on this question ({made.fault})"))
         if made.refused:
             raise refuse(422, made.refused, field=made.field, limit=made.limit)
         return msgspec.Raw(made.body)

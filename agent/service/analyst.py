@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import msgspec
 
-from equipoise.agent.planning.forecast import Forecast, forecast
+from equipoise.agent.planning.forecast import Forecast, forecast, no_forecast
 from equipoise.agent.service.reports import Report, report
 from equipoise.store.records import RuleRecord
 
@@ -90,12 +90,14 @@ class State(msgspec.Struct, frozen=True, tag="state"):
 
 
 class Planned(msgspec.Struct, frozen=True, tag="planned"):
-    """To `Plan`: the plan as JSON, or why there is none."""
+    """To `Plan`: the plan as JSON, or why there is none. fault: a failure that the asker did not
+    cause; the analyst goes on."""
 
     body: bytes = b""
     field: str = ""
     limit: str = ""
     refused: str = ""
+    fault: str = ""
 
 
 class Foreseen(msgspec.Struct, frozen=True, tag="foreseen"):
@@ -175,7 +177,7 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     reply = _planned(question, agent)
                 elif isinstance(question, Foresee):
                     # Its reports say from now on whether the plan slips by it.
-                    agent.forecast = forecast(agent, time.time())
+                    agent.forecast = _forecast(agent)
                     reply = Foreseen(agent.forecast)
                 elif isinstance(question, Save):
                     with Path(question.path).open("r+b") as file:
@@ -194,9 +196,21 @@ def _planned(question: Plan, agent: Agent) -> Planned:
 
     try:
         made = plan_request(msgspec.json.decode(question.data), agent if question.live else None)
+        return Planned(msgspec.json.encode(made))
     except PlanError as error:
         return Planned(field=error.field, limit=error.limit, refused=str(error))
-    return Planned(msgspec.json.encode(made))
+    except Exception as error:  # one question must not cost all others their answers
+        return Planned(fault=f"{type(error).__name__}: {error}")
+
+
+def _forecast(agent: Agent) -> Forecast:
+    """The forecast, or that there is none: the sums are read and not changed, so a failure leaves
+    the analyst as it was."""
+    now = time.time()
+    try:
+        return forecast(agent, now)
+    except Exception as error:  # as for a plan
+        return no_forecast(agent, now, f"the planner failed ({type(error).__name__}: {error})")
 
 
 if __name__ == "__main__":
