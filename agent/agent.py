@@ -8,8 +8,12 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.budget import Purse
@@ -18,12 +22,13 @@ from equipoise.agent.budget.closed import Closed, model_caps
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.budget.quotas import Quotas, bands_of
 from equipoise.agent.certifier import Certifier
+from equipoise.agent.clocks import SKEW, check_times
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.declared import changes, keep
+from equipoise.agent.declared import changes, keep, version
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
-from equipoise.agent.errors import AgentError
+from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
@@ -32,15 +37,17 @@ from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.actions import Action
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.restoring import restore
-from equipoise.agent.rules import Rule, RuleBook
+from equipoise.agent.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
+from equipoise.agent.stops import OBSERVING, StopNotes
 from equipoise.agent.units import follow, one_by_one
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import (
     Batch,
+    Closure,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -50,7 +57,13 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
+from equipoise.store.errors import TornAppendError
 from equipoise.store.records import Era, RuleRecord
+
+MISCOUNTED = (
+    "an older version counted missing rewards wrongly: what it certified of the era before is void"
+)
+"""Why an era opens where a store holds answers of such a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +83,19 @@ class Agent(Steering):
     key: 32 secret bytes; with the experiment's name and a decision's number it fixes the draw.
     None opens an existing store for reading: everything but `decide` works.
     at: seconds since the epoch, only used to date the first era and rule.
+    open_bytes: of memory for decisions that wait for something; more of them lie in a file beside
+    the store, if the store is one. None for no limit.
     Raises AgentError or StoreError where config or key are not those the store was opened with.
     """
 
     def __init__(
-        self, config: ExperimentConfig, store: Store, key: bytes | None, *, at: float = 0.0
+        self,
+        config: ExperimentConfig,
+        store: Store,
+        key: bytes | None,
+        *,
+        at: float = 0.0,
+        open_bytes: int | None = None,
     ) -> None:
         self.config = config
         self.store = store
@@ -86,6 +107,12 @@ class Agent(Steering):
         self.would_randomize = 0
         """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
+        self._ahead: tuple[float, int] | None = None
+        """Since when decisions of this number and before are known to be dated in the future."""
+        self.broken: BrokenError | None = None
+        """Why nothing is logged any more; None while the state is that of the log."""
+        self.when_broken: Callable[[BaseException], None] | None = None
+        """Told of the exception that broke it."""
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
@@ -93,6 +120,8 @@ class Agent(Steering):
         self._freeze(key, at, changed)
         self.paused = standing_pause(store)
         self.rules = RuleBook(store)
+        path: Path | None = getattr(store, "path", None)
+        folder = None if path is None else path.absolute().parent
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
             self.transform.q,
@@ -110,6 +139,8 @@ class Agent(Steering):
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
             Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
+            None if folder is None else open_bytes,
+            folder,
         )
         self._intake = Intake(config, self.transform, self.fold, store)
         restore(self.fold, store)
@@ -127,6 +158,12 @@ class Agent(Steering):
             self._freeze_rule(newest.era, at)
         if changed:
             self._reconfigured(changed, at)
+        self._stops = StopNotes(store, self.fold.pending.next)
+        self._version = version(store)
+        if key is not None:
+            self._stops.begin(self.purse.limits.get("requests"), at)
+        if key is not None and self._miscounted:
+            self.open_era(MISCOUNTED, at)
 
     @property
     def late(self) -> int:
@@ -171,31 +208,36 @@ class Agent(Steering):
             uniform=uniform,
             model=drawn.model,
             randomized=drawn.randomized,
-            capped=drawn.closed,
+            capped=drawn.closed_by > 0,
             rule_id=rule.rule_id,
             era=rule.era,
             eligible=drawn.eligible,
             request_id=requests.request_id,
             unit_id=requests.unit_id,
             context_id=requests.context_id,
+            closed_by=drawn.closed_by,
         )
         if self.config.units is not None:
             leader = self.fold.units.leaders(requests, self.fold.pending)
             batch = follow(replace(batch, leader=leader), self.fold.pending)
         batch = self._within_budget(batch)
-        self._log(batch)
-        self.purse.charge(batch.routed, batch.model, batch.randomized)
+        charge = partial(self.purse.charge, batch.routed, batch.model, batch.randomized)
+        self._log(batch, charge)
         return batch
 
-    def observe(self, outcomes: OutcomeBatch) -> Accepted:
+    def observe(self, outcomes: OutcomeBatch, came: float | None = None) -> Accepted:
         """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.
 
+        came: when they came, seconds by the agent's clock; a part counts from then or from its own
+        time, whichever is later, and is late if that is after its decision's window, whether or not
+        `expire` has run. None takes the parts' own times.
         Raises UnknownDecisionError, ConflictError or AgentError; nothing is logged then.
         """
         kept, duplicates = self._intake.outcomes(outcomes)
         self.duplicates += duplicates
         before = self.fold.late
         if len(kept):
+            self._close_overdue(kept, came)
             self._log(kept)
         late = self.fold.late - before
         return Accepted(len(kept) - late, duplicates, late)
@@ -217,22 +259,47 @@ class Agent(Steering):
         return Accepted(len(kept), duplicates)
 
     def expire(self, now: float) -> int:
-        """Close decisions whose outcome window ended before `now` (seconds); how many."""
+        """Close decisions whose outcome window ended before `now` (seconds); how many.
+
+        Those that are dated in the future, by a clock that was set back since, get one window from
+        the first call that finds them so.
+        """
+        check_times(np.array([now]))
         window = self.config.reward.window
         if window is None:
             return 0
         table = self.fold.pending
         rows = slice(0, table.size)
         complete = table.has_reward[rows] & table.has_outputs[rows]
-        closing = ~complete & ~table.expired[rows] & (table.at[rows] < now - window)
+        waits = ~complete & ~table.expired[rows]
+        closing = waits & (table.at[rows] + window < now)
+        grows = ~table.expired[rows] & np.isfinite(table.until[rows])
+        ahead = (waits | grows) & (table.at[rows] > now + SKEW)
+        if not ahead.any():
+            self._ahead = None
+        elif self._ahead is None:
+            self._ahead = now, table.next
+        elif self._ahead[0] + window < now:
+            closing |= ahead & (np.arange(table.base, table.next) < self._ahead[1])
+            self._ahead = None
         numbers = table.base + np.flatnonzero(closing)
         if len(numbers):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
         return len(numbers)
 
-    def refresh(self, at: float = 0.0) -> Snapshot:
-        """Estimate, certify, and freeze the next rule from everything logged so far."""
-        return self._freeze_rule(self.rule.era, at)
+    def refresh(self, at: float = 0.0, *, review: bool = True) -> Snapshot:
+        """Estimate, certify, and freeze the next rule from everything logged so far.
+
+        review: ask the checks as well, keep an alert where one turned, and carry out what alarms
+        ask for (a pause, an era, a model left out), as the daemon does at each of its refreshes.
+        at: seconds since the epoch, now; dates rules and alerts, and 0 is the time of the newest
+        decision to the checks. Returns what the policy saw.
+        """
+        if not review:
+            return self._freeze_rule(self.rule.era, at)
+        _, seen = self._reviewed(at, always=True)
+        assert seen is not None
+        return seen
 
     def proposed(self, era: int, snapshot: Snapshot, looked: Estimate | None) -> Rule:
         """The next rule of an era, frozen from what is known; nothing is stored.
@@ -256,7 +323,9 @@ class Agent(Steering):
     def proposal(self, at: float) -> RuleRecord:
         """The next rule as a record, for whoever writes to the store."""
         looked = self._looked()
-        return self.proposed(self.rule.era, self.snapshot(looked), looked).record(at)
+        made = self.proposed(self.rule.era, self.snapshot(looked), looked)
+        # What is the same but for its beginning goes on: no rule is kept twice.
+        return (self.rule if same_but_since(made, self.rule) else made).record(at)
 
     def learn(self, record: RuleRecord) -> None:
         """Act by a rule that is in the store already."""
@@ -278,19 +347,71 @@ class Agent(Steering):
         """Save the state, so that opening the store again need not fold from the start."""
         self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
 
-    def _log(self, batch: Batch) -> None:
-        self.fold.apply(self.store.append(batch), batch)
+    def _close_overdue(self, outcomes: OutcomeBatch, came: float | None) -> None:
+        """Close the decisions of parts that come after their window, so that they are late.
+
+        In the log, not in memory: folding it again must find the same parts late, under whatever
+        window is declared by then.
+        """
+        window, table = self.config.reward.window, self.fold.pending
+        if window is None:
+            return
+        if len(outcomes) == 1:
+            # Nearly all are in time; arrays of one would cost as much as the rest of `observe`.
+            own, row = outcomes.at.item(), outcomes.number.item() - table.base
+            latest = own if came is None or own > came else came
+            if row >= 0 and latest <= table.at[row] + window:
+                return
+        # Those that are too late anyway need no closing.
+        held = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
+        at = table.rows(outcomes.number[held])
+        counts = outcomes.at[held] if came is None else np.fmax(outcomes.at[held], came)
+        over = counts > table.at[at] + window
+        if over.any():
+            closed, first = np.unique(outcomes.number[held[over]], return_index=True)
+            self._log(ExpiryBatch(closed, counts[over][first]))
+
+    def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
+        """Append and fold, and do what belongs to it. Raises BrokenError where it ends between."""
+        if self.broken is not None:
+            raise self.broken
+        appended = False
+        try:
+            seq = self.store.append(batch)
+            appended = True
+            self.fold.apply(seq, batch)
+            if then is not None:
+                then()
+        except BaseException as error:
+            if not appended and not isinstance(error, TornAppendError):
+                raise
+            self.broken = BrokenError(
+                f"{type(error).__name__} after rows were logged: the state is behind the log until "
+                f"the store is opened again"
+            )
+            if self.when_broken is not None:
+                self.when_broken(error)
+            raise self.broken from error
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
         self._revalue()
         looked = self._looked()
         snapshot = self.snapshot(looked)
-        self.rule = self.rules.add(self.proposed(era, snapshot, looked), at)
+        made = self.proposed(era, snapshot, looked)
+        if not same_but_since(made, self.rule):
+            self.rule = self.rules.add(made, at)
         return snapshot
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
         """The batch with every request that may not be randomized served as routed."""
-        if self.observing_only or self.paused is not None:
+        reason = Closure.BUDGET
+        off = OBSERVING if self.observing_only else self.paused
+        if len(batch):
+            first, at = int(batch.number[0]), float(batch.at[0])
+            limit = self.purse.limits.get("requests")
+            self._stops.note(first, off, limit, self._version, at)
+        if off is not None:
+            reason = Closure.OBSERVING if self.observing_only else Closure.PAUSED
             stopped: Flags | None = np.ones(len(batch), dtype=bool)
         else:
             stopped = self.purse.stopped(batch.routed, batch.model, batch.randomized)
@@ -298,8 +419,15 @@ class Agent(Steering):
             return batch
         rate = np.where(stopped, 0.0, batch.rate)
         model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
+        before = np.zeros(len(batch), dtype=np.int64)
+        before = before if batch.closed_by is None else batch.closed_by
         return replace(
-            batch, rate=rate, model=model, randomized=randomized, capped=batch.capped | stopped
+            batch,
+            rate=rate,
+            model=model,
+            randomized=randomized,
+            capped=batch.capped | stopped,
+            closed_by=np.where(stopped & (before == 0), int(reason), before),
         )
 
     def _revalue(self) -> None:
@@ -326,12 +454,15 @@ class Agent(Steering):
         if later:
             raise AgentError("at the next start, in a new era: " + "; ".join(later))
         self.config = config
+        self.transform = Transform(config.features)
+        self._intake = Intake(config, self.transform, self.fold, self.store)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
         self.purse = Purse(config.budget, self.fold.ledger)
         self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
         if found:
             self._reconfigured(found, at)
+            self._version = version(self.store)
         return found
 
     def _reconfigured(self, found: tuple[Change, ...], at: float) -> None:
@@ -344,9 +475,22 @@ class Agent(Steering):
             reason = f"configured anew: {', '.join(meaning)}"
             self.open_era(reason, at, before & ~self._retired)
         else:
-            self.refresh(at)
+            self._freeze_rule(self.rule.era, at)
         # Last: if the process ends before, the change is found again.
         keep(self.store, self.config.to_json())
+
+    @property
+    def _miscounted(self) -> bool:
+        """Whether certified answers of the era in force were given by a version that counted
+        missing rewards wrongly: twice through the range, or draws that were not delivered as
+        missing. What it said may not be taken back in silence, so a new era begins."""
+        reward = self.config.reward
+        if self.rule.missing is not msgspec.UNSET or reward.missing_value is None:
+            return False
+        if not self.fold.next_seq:
+            return False
+        undelivered = self.fold.watched().delivery.sums["lost"].any()
+        return (reward.low, reward.high) != (0.0, 1.0) or bool(undelivered)
 
     @property
     def _retired(self) -> Flags:
@@ -379,9 +523,8 @@ class Agent(Steering):
                 self.eras.keep_active(0, ~self._retired)
 
     def _last_rule(self, at: float) -> Rule:
-        stored = self.store.rules()
-        if stored:
-            return self.rules.rule(stored[-1].rule_id)
+        if len(self.rules):
+            return self.rules.by_ordinal(len(self.rules) - 1)
         if self.fold.next_seq:
             raise AgentError("the store has log rows but no rule: it is not an agent's store")
         snapshot = build_snapshot(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.certificates import Certificates, Rules, Spec
 from equipoise.agent.columns import joined, occurrence, open_arrays, widened
 from equipoise.agent.keys import context_groups, unit_groups
-from equipoise.agent.moments.codec import StateFormatError, decode_like, encode
+from equipoise.agent.moments.codec import StateFormatError, decode_like, encode, encode_to
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.pending import Pending
@@ -29,6 +30,7 @@ from equipoise.agent.units import OpenUnits
 from equipoise.agent.watch import Watch
 from equipoise.store.batches import (
     Batch,
+    Buffer,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -93,6 +95,8 @@ class Fold:
         metrics: int = 0,
         ttl: float | None = None,
         ledger: Ledger | None = None,
+        open_bytes: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.dimensions = dimensions
         self._features = features
@@ -107,7 +111,15 @@ class Fold:
         self.masked = 0
         self.late = 0
         self.ledger = ledger or Ledger(dimensions.models)
-        self.pending = Pending(dimensions.context, outputs, dimensions.models, metrics, ttl)
+        self.pending = Pending(
+            dimensions.context,
+            outputs,
+            dimensions.models,
+            metrics,
+            ttl,
+            most_bytes=open_bytes,
+            folder=folder,
+        )
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
@@ -154,7 +166,7 @@ class Fold:
         self._compare(watch)
         start = certified.watermark
         predicted = certified.advance(self.pending, self._rules, self.simulated)
-        watch.take(self.pending, start, certified.watermark, predicted)
+        watch.take(self.pending, start, certified.watermark, predicted, self._rules)
         return watch.panel
 
     def to_bytes(self) -> bytes:
@@ -164,6 +176,14 @@ class Fold:
 
     def kept_bytes(self) -> bytes:
         """As `to_bytes`, of a light fold too, whose sums then are of long ago."""
+        return encode(*self._kept())
+
+    def write(self, file: BinaryIO) -> int:
+        """Write `to_bytes` to a file that can seek, a piece at a time; how many bytes."""
+        self._need_sums()
+        return encode_to(file, *self._kept(), self.pending.release)
+
+    def _kept(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         front = self.pending.front(self.certified.watermark)
         parts: dict[str, Mapping[str, NDArray[Any]]] = {
@@ -193,11 +213,11 @@ class Fold:
             "late": self.late,
             "base": front,
         }
-        return encode(arrays, fields)
+        return arrays, fields
 
-    def load_bytes(self, state: bytes) -> None:
+    def load_bytes(self, state: Buffer) -> None:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
-        arrays, fields = decode_like(state, self.kept_bytes())
+        arrays, fields = decode_like(state, *self._kept())
         part: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
             if "." in name:
@@ -254,14 +274,20 @@ class Fold:
             self.simulated.add(batch.context, batch.model, phi, self.pending.next)
             self._replayed.append((batch.context, batch.model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
-            self._expire(batch.number)
-            self.pending.clock = max(self.pending.clock, float(batch.at.max()))
+            self._expire(batch)
 
-    def _expire(self, number: Ints) -> None:
+    def _expire(self, batch: ExpiryBatch) -> None:
         """Close decisions: a reward that did not come counts as what was declared, if anything."""
-        table = self.pending
+        table, number, now = self.pending, batch.number, float(batch.at.max())
         rows = table.rows(number)
         table.expired[rows] = True
+        ahead = rows[table.at[rows] > batch.at]
+        if len(ahead):
+            # Closed before they were made: their clock was set back since, and so is ours.
+            table.until[ahead] = -np.inf
+            table.clock = now
+        else:
+            table.clock = max(table.clock, now)
         lost = np.flatnonzero(~table.has_reward[rows])
         rules = table.rule[rows[lost]]
         for ordinal in np.unique(rules).tolist():
@@ -312,6 +338,7 @@ class Fold:
         before = had_reward & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
         table.reward[rows[with_reward]] = batch.reward[with_reward]
+        table.reward_at[rows[with_reward]] = batch.at[with_reward]
         table.has_reward[rows[with_reward]] = True
         if self._outputs:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
@@ -321,8 +348,7 @@ class Fold:
             table.metrics[rows] = np.where(
                 np.isnan(batch.metrics), table.metrics[rows], batch.metrics
             )
-        table.served[rows] = batch.served
-        table.delivered[rows] &= batch.delivered
+        table.take_attempts(batch)
         return with_reward & ~had_reward, table.has_reward[rows] & table.has_outputs[rows] & ~before
 
     def _settle(self) -> None:
@@ -336,6 +362,7 @@ class Fold:
         for numbers in (*self._completed, *self._rewarded):
             self.pending.waits[self.pending.rows(numbers)] = False
         self._rewarded, self._completed, self._observed, self._replayed = [], [], [], []
+        self.pending.release()
 
     def _settle_sums(self) -> None:
         # Before the sums: what the check of the simulator goes by must not know this chunk.
@@ -343,7 +370,7 @@ class Fold:
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
-        self.watch.take(self.pending, start, self.certified.watermark, predicted)
+        self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
 
     def _need_sums(self) -> None:
         if not self.keeps_sums:
@@ -370,7 +397,7 @@ class Fold:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self.pending, self.dimensions.groups
         model, group = table.model[at], unit_groups(table.unit[at], groups)
-        picked = np.flatnonzero(table.randomized[at] & table.delivered[at])
+        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at))
         if len(picked):
             rows = at[picked]
             if len(self.simulated):
@@ -395,7 +422,7 @@ class Fold:
     def _sum_scorers(self, moments: Moments, at: Ints) -> None:
         """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
         table, groups = self.pending, self.dimensions.groups
-        experiment = table.randomized[at] & table.delivered[at]
+        experiment = table.randomized[at] & table.as_drawn(at)
         group = unit_groups(table.unit[at], groups)
         rows = self._rows(table.x[at], table.y[at], table.reward[at])
         picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)

@@ -30,13 +30,15 @@ _DIGITS = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Backing:
-    """What is certified. models: one, better than every other by at least `lead`, or, where that is
-    not above 0, within `epsilon` of the best; or several, within epsilon of each other.
+    """What is certified. models: one, better than every other where `lead` is above 0, else within
+    `epsilon` of the best; or several, within epsilon of each other. by: lower end of the lead at the
+    level of all pairs, which "by at least" needs.
     over_routing: lower end of what one is better than today's routing by. Reward units, larger
     being better. delta: probability that this is ever wrong."""
 
     models: tuple[str, ...]
     lead: float
+    by: float
     over_routing: float
     epsilon: float
     delta: float
@@ -153,7 +155,8 @@ class _Words:
                 f" certified: {self._estimated}."
             )
         if held.lead > 0.0:
-            said = f"{model} is certified best of the models, by at least {held.lead:.4g}"
+            by = f", by at least {held.by:.4g}" if held.by > 0.0 else ""
+            said = f"{model} is certified best of the models{by}"
         else:
             said = f"{model} is certified within {held.epsilon:.4g} of the best model"
         over = f"at least {held.over_routing:.4g} better than today's routing"

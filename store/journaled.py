@@ -24,15 +24,24 @@ from typing import Self
 import numpy as np
 
 from equipoise.store.admission import check_numbers, repeated_request
-from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
+from equipoise.store.batches import (
+    Batch,
+    Buffer,
+    DecisionBatch,
+    Ints,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+)
+from equipoise.store.chain import Anchor
 from equipoise.store.contract import Checkpoint, Kept, Store
-from equipoise.store.errors import SlowStoreError, StoreError, WriteError
+from equipoise.store.errors import SlowStoreError, StoreError, TornAppendError, WriteError
 from equipoise.store.recent import Recent
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.retention import Trimmed, trim
 from equipoise.store.roots import Root
 from equipoise.store.seen import Seen
-from equipoise.store.slicing import slice_rows
+from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_connection import Durability
 from equipoise.store.tail import Sync, TailWriter, to_frame
@@ -42,6 +51,7 @@ WAITING_ROWS = 200_000
 _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
+_RULES_AT_ONCE = 256
 
 
 class JournaledStore(Store):
@@ -97,7 +107,7 @@ class JournaledStore(Store):
         self._all_known = False
         self._change = threading.Condition()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = self._torn = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
         self._learner = threading.Thread(target=self._learn_names, name="names", daemon=True)
@@ -121,6 +131,8 @@ class JournaledStore(Store):
 
     def append(self, batch: Batch) -> int:
         first, rows = self._next_seq, len(batch)
+        if self._torn:
+            raise TornAppendError(f"{self._name}: an append was cut short: start anew")
         if not rows:
             return first
         self._check_room(rows)
@@ -130,14 +142,20 @@ class JournaledStore(Store):
             self._admit_requests(batch)
         self._tail.append(first, rows, to_frame(first, batch))
         # From here on the rows are in the log.
-        if isinstance(batch, DecisionBatch):
-            self._index(batch)
-        elif isinstance(batch, ObservationBatch):
-            self._observed.update(name for name in batch.request_id or () if name)
-        elif isinstance(batch, OutcomeBatch):
-            self._recent.add(batch, self._decisions)
-        self._next_seq = first + rows
-        self._waiting.append(Segment(first, batch))
+        try:
+            if isinstance(batch, DecisionBatch):
+                self._index(batch)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.update(name for name in batch.request_id or () if name)
+            elif isinstance(batch, OutcomeBatch):
+                self._recent.add(batch, self._decisions)
+            self._next_seq = first + rows
+            self._waiting.append(Segment(first, batch))
+        except BaseException as error:
+            self._torn = True
+            raise TornAppendError(
+                f"{self._name}: {type(error).__name__} after rows were appended: start anew"
+            ) from error
         if not self._wake.is_set():
             self._wake.set()
         return first
@@ -190,6 +208,24 @@ class JournaledStore(Store):
         others = [name for name in request_ids if name not in found]
         return found | self._reader.find_observations(others) if others else found
 
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        found: dict[str, Segment] = {}
+        for name, segment in named_observations(self._unsettled(), set(request_ids)):
+            found.setdefault(name, segment)
+        # What both know is older in SQLite.
+        return found | self._reader.observations(request_ids)
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        found: dict[tuple[int, int], Segment] = {}
+        for pair, segment in replays_of(self._unsettled(), set(pairs_of(context, model))):
+            found.setdefault(pair, segment)
+        return found | self._reader.simulations(context, model)
+
+    def _unsettled(self) -> list[Segment]:
+        """What waits for SQLite. To be asked before SQLite is: what leaves memory meanwhile is
+        there then, and only known twice."""
+        return [*self._settling, *tuple(self._waiting)]
+
     def decision(self, number: int) -> DecisionBatch | None:
         held = self._rows.get(number)
         if held is None:
@@ -203,7 +239,7 @@ class JournaledStore(Store):
         # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
         # twice. A late repeat must not make the loop wait for a transaction.
         waiting: dict[int, OutcomeBatch] = {}
-        for segment in (*self._settling, *tuple(self._waiting)):
+        for segment in self._unsettled():
             if isinstance(segment.batch, OutcomeBatch):
                 for row in np.flatnonzero(segment.batch.number == number).tolist():
                     waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)
@@ -241,17 +277,21 @@ class JournaledStore(Store):
                 self._change.wait(left)
         return True
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         self.settle(min(seq, self._next_seq))
         self._log.checkpoint(seq, state, at)
 
     def restore(self) -> Checkpoint | None:
         return self._reader.restore()
 
+    def anchor(self, at: float) -> Anchor:
+        """As of `SqliteStore`: rows that wait for SQLite are not in it yet."""
+        return self._reader.anchor(at)
+
     def root(self) -> Root | None:
         return self._reader.root()
 
-    def keep_root(self, seq: int, state: bytes, at: float) -> None:
+    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
         """As of `SqliteStore`; waits until the rows before `seq` are in SQLite."""
         self.settle(min(seq, self._next_seq))
         self._log.keep_root(seq, state, at)
@@ -279,6 +319,20 @@ class JournaledStore(Store):
 
     def rules(self) -> list[RuleRecord]:
         return self._reader.rules()
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._reader.rule_ids()
+
+    def bodies(self) -> Iterator[str]:
+        return self._reader.bodies()
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """As of `SqliteStore`, a few at a time; for any thread."""
+        for start in range(0, len(ordinals), _RULES_AT_ONCE):
+            if self._closing:
+                return
+            self._log.remove_rules(ordinals[start : start + _RULES_AT_ONCE])
+            time.sleep(_BREATH_SECONDS)
 
     def rule(self, rule_id: str) -> RuleRecord | None:
         return self._reader.rule(rule_id)

@@ -7,19 +7,24 @@ Functions of an open connection; those that write run inside the caller's transa
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from equipoise.store import chain
+from equipoise.store.batches import Buffer
 from equipoise.store.errors import CorruptStoreError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-_COVERED = Struct("<qqd")
+_COVERED, _OF_CHECKPOINT = Struct("<qqd"), Struct("<qd")
 _COLUMNS = "id, seq, decisions, at, state, checksum, sealed_at, digest"
+PIECE = 1 << 20
 BEGINS = "coalesce((SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL), 0)"
 """SQL: the first row of the log."""
 FIRST_NUMBER = "coalesce((SELECT max(decisions) FROM roots WHERE sealed_at IS NOT NULL), 0)"
@@ -35,9 +40,21 @@ class Root:
     seq: int
     decisions: int
     at: float
-    state: bytes
+    state: Buffer
     sealed_at: float | None = None
     digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A checkpoint or a root that is kept: the state after the rows before `seq`. whole: whether
+    its checksum holds; noted: whether that is the one which was kept beside it, None where nothing
+    was."""
+
+    kind: str
+    seq: int
+    whole: bool
+    noted: bool | None
 
 
 def create_roots(database: Database) -> None:
@@ -65,10 +82,13 @@ def insert_root(connection: sqlite3.Connection, root: Root) -> None:
     sealed = "SELECT 1 FROM roots WHERE seq = ? AND sealed_at IS NOT NULL"
     if connection.execute(sealed, (root.seq,)).fetchone():
         return
-    connection.execute(
+    checksum = _checksum(root)
+    key = connection.execute(
         "INSERT INTO roots (seq, decisions, at, checksum, state) VALUES (?, ?, ?, ?, ?)",
-        (root.seq, root.decisions, root.at, _checksum(root), root.state),
-    )
+        (root.seq, root.decisions, root.at, checksum, root.state),
+    ).lastrowid
+    chain.note_state(connection, "root", key or 0, root.seq, checksum)
+    chain.mark(connection, root.seq)
 
 
 def sealed_root(connection: sqlite3.Connection) -> Root | None:
@@ -109,6 +129,26 @@ def seal(connection: sqlite3.Connection, seq: int, sealed_at: float, digest: str
     )
 
 
+def kept_states(connection: sqlite3.Connection) -> list[KeptState]:
+    """Every checkpoint, then every root."""
+    found = []
+    notes = chain.state_notes(connection, "checkpoint")
+    for key, seq, at, state, checksum in connection.execute(
+        "SELECT id, seq, at, state, checksum FROM checkpoints ORDER BY id"
+    ):
+        whole = checkpoint_checksum(seq, at, state) == checksum
+        noted = chain.is_noted(notes, "checkpoint", key, seq, checksum) if key in notes else None
+        found.append(KeptState("checkpoint", seq, whole, noted))
+    notes = chain.state_notes(connection, "root")
+    for key, seq, decisions, at, state, checksum in connection.execute(
+        "SELECT id, seq, decisions, at, state, checksum FROM roots ORDER BY id"
+    ):
+        whole = _checksum(Root(seq, decisions, at, state)) == checksum
+        noted = chain.is_noted(notes, "root", key, seq, checksum) if key in notes else None
+        found.append(KeptState("root", seq, whole, noted))
+    return found
+
+
 def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Root | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM roots WHERE {condition} LIMIT 1", values
@@ -122,7 +162,25 @@ def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Ro
     return root
 
 
+def checkpoint_checksum(seq: int, at: float, state: Buffer) -> str:
+    """What is kept beside a checkpoint, so that a damaged one is noticed."""
+    covered = sha256(_OF_CHECKPOINT.pack(seq, at))
+    for piece in pieces(state):
+        covered.update(piece)
+    return covered.hexdigest()
+
+
+def pieces(state: Buffer) -> Iterator[bytes]:
+    """The bytes of a state a megabyte at a time; pages of a file are let go again."""
+    for start in range(0, len(state), PIECE):
+        piece = state[start : start + PIECE]
+        yield piece
+        if isinstance(state, mmap.mmap):
+            state.madvise(mmap.MADV_DONTNEED, start, len(piece))
+
+
 def _checksum(root: Root) -> str:
     covered = sha256(_COVERED.pack(root.seq, root.decisions, root.at))
-    covered.update(root.state)
+    for piece in pieces(root.state):
+        covered.update(piece)
     return covered.hexdigest()

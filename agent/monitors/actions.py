@@ -39,6 +39,8 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "floors": Action.REPORT,
         "guardrail": Action.PAUSE,
         "plan": Action.REPORT,
+        "watermark": Action.REPORT,
+        "estimators": Action.REPORT,
     }
 )
 

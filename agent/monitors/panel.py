@@ -44,7 +44,8 @@ class Decided:
     """Columns of n decisions of one era, in order.
 
     rate, propensity: (n,) e, and pi of the assigned model; probabilities: (n, K) pi;
-    model: (n,) assigned; randomized, capped: (n,); open_to_all: (n,) every model was eligible.
+    model: (n,) assigned; randomized: (n,); closed_by: (n,) a `Closure`; open_to_all: (n,) every
+    model was eligible.
     """
 
     rate: Floats
@@ -52,7 +53,7 @@ class Decided:
     probabilities: Floats
     model: Ints
     randomized: Flags
-    capped: Flags
+    closed_by: Ints
     open_to_all: Flags
 
 
@@ -63,8 +64,10 @@ class Entered:
     probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
     a reward came in time; counts: (n,) whether one came or the declared value stands for it;
     reward: (n,) scaled to [0, 1], anything where none counts; predicted: (n,) the reward predicted
-    for the row by what was frozen before its outcome, on [0, 1], NaN where nothing was; metrics:
-    (n, G) in their own units, NaN where none came.
+    for the row by what was frozen before its outcome, on [0, 1], NaN where nothing was; tested:
+    (n,) whether its model may be looked at for drift; as_routed: (n,) whether it counts as traffic
+    as routed; metrics: (n, G) in their own units, NaN where none came. as_drawn: (n,) delivered,
+    and answered by the assigned model.
     """
 
     probabilities: Floats
@@ -76,7 +79,10 @@ class Entered:
     counts: Flags
     reward: Floats
     predicted: Floats
+    tested: Flags
+    as_routed: Flags
     metrics: Floats
+    as_drawn: Flags
 
 
 class Panel:
@@ -121,7 +127,7 @@ class Panel:
             self._begin_decisions()
         self.assignment.update(rows.rate, rows.probabilities, rows.model, rows.randomized)
         self.floors.update(
-            rows.rate, rows.propensity, rows.randomized, rows.capped, rows.open_to_all
+            rows.rate, rows.propensity, rows.randomized, rows.closed_by, rows.open_to_all
         )
 
     def entered(self, era: int, rows: Entered) -> None:
@@ -129,13 +135,15 @@ class Panel:
         if self._is_new("entered", era):
             self._begin_outcomes()
         reward = np.where(rows.counts & rows.delivered, rows.reward, np.nan)
-        as_routed = np.where(rows.model == rows.routed, reward, np.nan)
-        self.drift.update(rows.model, reward - rows.predicted, as_routed)
+        as_routed = np.where(rows.as_routed, reward, np.nan)
+        residual = np.where(rows.tested, reward - rows.predicted, np.nan)
+        self.drift.update(rows.model, residual, as_routed, limited=not rows.tested.all())
         drawn = np.flatnonzero(rows.randomized)
         pi, model = rows.probabilities[drawn], rows.model[drawn]
         delivered = rows.delivered[drawn]
         self.missingness.update(pi, model, delivered & ~rows.known[drawn])
-        self.delivery.update(pi, model, ~delivered)
+        as_drawn = rows.as_drawn[drawn]
+        self.delivery.update(pi, model, ~as_drawn, delivered & ~as_drawn)
         sent = drawn[delivered]
         for position, guardrail in enumerate(self.guardrails):
             guardrail.update(rows.model[sent], rows.metrics[sent, position])

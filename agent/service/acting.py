@@ -61,7 +61,7 @@ class Acting:
             document = problem(503, "the analyst is being started again", retry_after=2.0)
             raise Refusal(document) from error
         if daemon.agent.rule.era != era:
-            daemon.analysis.adopt(daemon.store.rules()[-1])
+            daemon.analysis.adopt(daemon.agent.rule.record(daemon.clock()))
         self._daemon.log.warning("resumed", randomizing=answer.randomizing)
         return answer
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
+import mmap
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -17,6 +23,7 @@ from equipoise.agent.service.analyst import (
     HEADER,
     Answer,
     Ask,
+    Doing,
     Failure,
     Foresee,
     Foreseen,
@@ -31,14 +38,30 @@ from equipoise.agent.service.analyst import (
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
+from equipoise.agent.service.restarts import ALARM, Restarts
+from equipoise.store.batches import Buffer
+from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
-from equipoise.store.records import RuleRecord
+from equipoise.store.records import Alert, RuleRecord
 
 Asked: TypeAlias = Ask | Save | Plan | Foresee
 
 SETTLE_SECONDS = 5.0
 """How long a report may wait for SQLite to hold the newest rows; then it goes without them."""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+STATE = ".state-"
+"""Between the store's name and that of a state on its way."""
+MAPPED_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A state after the rows before `seq`."""
+
+    seq: int
+    state: Buffer
 
 
 class AnalysisError(RuntimeError):
@@ -48,11 +71,22 @@ class AnalysisError(RuntimeError):
 class Analysis:
     """Reports on the log of `agent`, which decides meanwhile.
 
-    newest: the last report that was made; forecast: the last one of those.
+    newest: the last report that was made; forecast: the last one of those. open_bytes: of memory
+    that the analyst may keep open decisions in.
     """
 
-    def __init__(self, agent: Agent, store: JournaledStore, figures: Figures, log: Log) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        store: JournaledStore,
+        figures: Figures,
+        log: Log,
+        open_bytes: int | None = None,
+    ) -> None:
         self._agent = agent
+        self._open_bytes = open_bytes
+        for left in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
+            left.unlink(missing_ok=True)  # of a daemon that was killed
         self._store = store
         self._figures = figures
         self._log = log
@@ -61,6 +95,8 @@ class Analysis:
         self._adopted: list[RuleRecord] = []
         self._decode = msgspec.msgpack.Decoder(Reply).decode
         self._families: dict[str, None] = {}
+        self._restarts = Restarts()
+        self._doing = ""
         self.newest: Report | None = None
         self.forecast: Forecast | None = None
 
@@ -103,6 +139,7 @@ class Analysis:
     def forget(self) -> None:
         """Let the analyst go that knows an older configuration; the next report starts another."""
         process, self._process = self._process, None
+        self._restarts = Restarts()
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -117,12 +154,21 @@ class Analysis:
         await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
         return reply.seq
 
-    async def state(self) -> State:
+    async def state(self) -> Saved:
         """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
-        async with self._turn:
-            reply = await self._ask(self._question(Save))
-        assert isinstance(reply, State)
-        return reply
+        # By a file, and mapped where it is large: it may be larger than memory should be.
+        folder, name = self._store.path.parent, self._store.path.name
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}{STATE}") as file:
+                async with self._turn:
+                    reply = await self._ask(self._question(Save, file.name))
+                assert isinstance(reply, State)
+                if reply.size < MAPPED_BYTES:
+                    return Saved(reply.seq, Path(file.name).read_bytes())
+                mapped = mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ)
+                return Saved(reply.seq, mapped)
+        except OSError as error:
+            raise AnalysisError(f"no file for a state beside the store: {error}") from error
 
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.
@@ -168,18 +214,62 @@ class Analysis:
 
     async def _ask(self, question: Callable[[], Asked]) -> Reply:
         """Send a question once everything logged can be read, and wait for the reply."""
+        asked = question()
+        kind = str(type(asked).__struct_config__.tag)
+        seconds = self._restarts.wait(kind)
+        if seconds:
+            raise AnalysisError(
+                f"the analyst failed {self._restarts.failures(kind)} times in a row; it is asked "
+                f"again in {seconds:.0f} s"
+            )
         rows = self._agent.fold.next_seq
         await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
-        process = await self._started()
-        asked = question()
-        reply = await self._exchange(process, asked)
+        self._doing = ""
+        try:
+            process = await self._started()
+            asked = question()
+            reply = await self._exchange(process, asked)
+        except AnalysisError as error:
+            await self._failed(kind, str(error), self._doing)
+            raise
         if isinstance(reply, Failure):
             self._figures.refresh_failures += 1
-            self._log.warning("analyst-failed", sentence=reply.sentence)
             await self._end(process)  # the next one begins with what is in the store
+            await self._failed(kind, reply.sentence)
             raise AnalysisError(reply.sentence)
+        if self._restarts.worked(kind):
+            await self._tell("ok", "The analyst answers again.")
         del self._adopted[: len(asked.rules)]
         return reply
+
+    async def _failed(self, kind: str, sentence: str, family: str = "") -> None:
+        """Count a failure, say so, and raise an alarm where it is not the first."""
+        off = set(self._restarts.off)
+        count = self._restarts.failed(kind, family)
+        wait = round(self._restarts.wait(kind), 1)
+        self._log.warning(
+            "analyst-failed",
+            sentence=sentence,
+            asked=kind,
+            in_a_row=count,
+            again_in_seconds=wait,
+            families_off=sorted(self._restarts.off),
+        )
+        if count == ALARM or off != set(self._restarts.off):
+            left = ", ".join(self._restarts.off)
+            without = f" It goes on without {left}." if left else ""
+            await self._tell(
+                "alarm",
+                f"The analyst failed {count} times in a row: {sentence}.{without} Decisions go on "
+                f"under the last rule.",
+            )
+
+    async def _tell(self, status: str, sentence: str) -> None:
+        """Keep an alert about the analyst itself, and log it."""
+        self._log.warning("check", check="analyst", status=status)
+        alert = Alert(at=time.time(), check="analyst", status=status, sentence=sentence)
+        with contextlib.suppress(StoreError):
+            await asyncio.to_thread(self._store.put, alert)
 
     async def _started(self) -> asyncio.subprocess.Process:
         process = self._process
@@ -199,7 +289,12 @@ class Analysis:
         # It reads every rule that is in the store by now.
         self._adopted.clear()
         self._process = process
-        question = Open(str(self._store.path), self._agent.config.to_json())
+        question = Open(
+            str(self._store.path),
+            self._agent.config.to_json(),
+            dict(self._restarts.off),
+            self._open_bytes,
+        )
         reply = await self._exchange(process, question)
         if isinstance(reply, Failure):
             await self.close()
@@ -213,12 +308,16 @@ class Analysis:
         try:
             process.stdin.write(HEADER.pack(len(body)) + body)
             await process.stdin.drain()
-            header = await process.stdout.readexactly(HEADER.size)
-            reply: Reply = self._decode(await process.stdout.readexactly(HEADER.unpack(header)[0]))
-            return reply
+            while True:
+                header = await process.stdout.readexactly(HEADER.size)
+                body = await process.stdout.readexactly(HEADER.unpack(header)[0])
+                reply: Reply = self._decode(body)
+                if not isinstance(reply, Doing):
+                    return reply
+                self._doing = reply.family
         except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError) as error:
             self._figures.refresh_failures += 1
-            self._log.warning("analyst-died")
+            self._log.warning("analyst-died", over=self._doing)
             await self._end(process)
             raise AnalysisError("the analyst's process died; it is started again") from error
         except BaseException:

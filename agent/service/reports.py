@@ -33,6 +33,7 @@ from equipoise.agent.service.schema import (
     ModelEstimate,
     RecommendationAnswer,
     SegmentAnswer,
+    WatermarkAnswer,
 )
 from equipoise.agent.snapshots import sample_moments
 from equipoise.store.records import RuleRecord
@@ -76,24 +77,45 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
     known = agent.estimates(names)
-    checks = agent.checks()
+    checks = _checked(agent, at)
     due = agent.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
     agent.paused = None
     # The proposal is frozen under the alarms that stand now.
     agent.alarms = alarms_of(due)
+    try:
+        rule = agent.proposal(at)
+    except Exception as error:  # whatever a policy makes of the sums: the rule in force stays
+        rule = agent.rule.record(at)
+        checks.append(_alarm(f"No new rule can be frozen ({_named(error)}); the last one stays."))
     return Report(
         log_rows=agent.fold.next_seq,
         at=at,
         estimates=_estimates(agent, known, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
         checks=_checks(agent, checks, at),
-        rule=agent.proposal(at),
+        rule=rule,
         due=[
             Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in due
         ],
     )
+
+
+def _checked(agent: Agent, at: float) -> list[Check]:
+    """What every check says; an alarm in their place where that cannot be computed."""
+    try:
+        return agent.checks(at)
+    except Exception as error:
+        return [_alarm(f"The checks cannot be computed ({_named(error)}).")]
+
+
+def _alarm(sentence: str) -> Check:
+    return Check("estimators", "alarm", sentence)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> EstimatesAnswer:
@@ -103,6 +125,7 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
     configured, routing = agent.within_certified(known[config.policy.estimator])
+    behind = agent.behind()
 
     def ends(index: int) -> dict[str, Any]:
         value = configured.values[index] if index < size else routing[0]
@@ -121,7 +144,13 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         log_rows=agent.fold.next_seq,
         decisions=agent.fold.pending.next,
         randomized=agent.fold.randomized,
-        waiting=agent.fold.pending.next - view.watermark,
+        waiting=behind.waiting,
+        watermark=WatermarkAnswer(
+            held_back=behind.held,
+            decision_id=f"d{behind.number}" if behind.number >= 0 else None,
+            at=number(behind.at),
+            sentence=behind.sentence,
+        ),
         estimator=config.policy.estimator,
         delta=certified.delta,
         sequence=certified.sequence.value,
@@ -156,6 +185,11 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         segments=[_segment(agent, part) for part in range(1, agent.certifier.parts)],
         families={
             name: _family(config.reward, names, estimate) for name, estimate in known.items()
+        },
+        fallbacks={
+            name: str(estimate.diagnostics["failed"])
+            for name, estimate in known.items()
+            if "failed" in estimate.diagnostics
         },
     )
 

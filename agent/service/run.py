@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
@@ -12,15 +14,15 @@ from typing import Any
 
 import msgspec
 
-from equipoise.agent.config import ConfigError
+from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.reload import NEED_RESTART, reload_plan
 from equipoise.agent.declared import changes
 from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
-from equipoise.agent.service.capacity import growth
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.capacity import Needs, growth, needs
+from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
 from equipoise.agent.service.server import Signals, listen
@@ -31,6 +33,8 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
+_SURELY_SECONDS = 5.0
+
 
 def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     """What a configuration that is fine amounts to, with the growth of its store.
@@ -40,6 +44,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     file = load_file(path, overrides)
     Tokens(file.service.tokens)  # those of the environment may be missing
     later = _changes_of_store(file)
+    needed = _possible(file)
     expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
     return {
         "config": str(path),
@@ -48,17 +53,48 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "mode": file.service.mode,
         "store": file.service.store,
         "growth": asdict(expected),
+        "needs": asdict(needed),
         "new_era": later,
+        "longest_wait_seconds": longest_wait(file.experiment),
         "sentence": "\n".join(
             [
                 f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
                 f" mode {file.service.mode}, store {file.service.store}",
                 *([f"the next start begins a new era: {'; '.join(later)}"] if later else []),
                 str(expected),
+                waiting_sentence(file.experiment),
+                str(needed),
                 *_kept(file),
             ]
         ),
     }
+
+
+def longest_wait(config: ExperimentConfig) -> float | None:
+    """Seconds after which a decision is certified at the latest, None where it may be never."""
+    if config.reward.window is None:
+        return None
+    return config.reward.window + (0.0 if config.units is None else config.units.ttl)
+
+
+def waiting_sentence(config: ExperimentConfig) -> str:
+    """What the declared window means for certified answers."""
+    longest = longest_wait(config)
+    if longest is None:
+        return (
+            "no reward.window: a reward that never comes is waited for without end, and nothing"
+            " decided after its request is ever certified; declare reward.window"
+        )
+    return f"requests are certified {longest:g} s after they were decided at the latest"
+
+
+def _possible(file: ConfigFile) -> Needs:
+    """What it needs. Raises ConfigError where that cannot work."""
+    needed = needs(file.experiment, file.service, file.capacity.requests_per_second)
+    problem = needed.problem(file.experiment)
+    if problem is not None:
+        raise ConfigError([str(problem)])
+    return needed
 
 
 def _changes_of_store(file: ConfigFile) -> list[str]:
@@ -84,9 +120,13 @@ def _kept(file: ConfigFile) -> list[str]:
     return [f"rows older than {kept.days:g} days {where}: the store stops growing by then"]
 
 
-def run(path: Path, overrides: Mapping[str, object]) -> None:
-    """Serve until a signal. Raises ConfigError, StoreError, AgentError or ListenError."""
+def run(path: Path, overrides: Mapping[str, object]) -> int:
+    """Serve until a signal; the exit code.
+
+    Raises ConfigError, StoreError, AgentError or ListenError.
+    """
     file = load_file(path, overrides)
+    _possible(file)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
     tokens = Tokens(settings.tokens)
@@ -100,8 +140,19 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
             signal.SIGUSR1: partial(switch.signal, True),
             signal.SIGUSR2: partial(switch.signal, False),
         }
+        daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
         front = build(daemon, tokens, page(daemon))
         serve_front(front, settings, listener, daemon.refused, signals, log)
+        return daemon.exit_code
+
+
+def _end(seconds: float) -> None:
+    """End this process in order, and in any case after so many seconds: what broke it, such as
+    memory that is short, may break the orderly end too."""
+    timer = threading.Timer(seconds, os._exit, (BROKEN,))
+    timer.daemon = True
+    timer.start()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _opened(settings: ServiceSettings) -> JournaledStore:

@@ -57,7 +57,9 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
     last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
     connection. store_seconds: how long another program may lock the store. waiting_rows: logged
-    rows that may wait in memory for SQLite before requests are passed through.
+    rows that may wait in memory for SQLite before requests are passed through. open_bytes: of
+    memory for decisions that wait for their outcome, in the daemon and in the analyst each; more of
+    them lie in a file beside the store.
     """
 
     body_bytes: int = 1 << 20
@@ -70,9 +72,17 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     idle_seconds: float = 75.0
     store_seconds: float = 1.0
     waiting_rows: int = 200_000
+    open_bytes: int = 16 << 20
 
     def faults(self) -> Iterator[Problem]:
-        for key in ("body_bytes", "bulk_bytes", "rows", "connections", "waiting_rows"):
+        for key in (
+            "body_bytes",
+            "bulk_bytes",
+            "rows",
+            "connections",
+            "waiting_rows",
+            "open_bytes",
+        ):
             if not 1 <= getattr(self, key) < 2**40:
                 yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
         for key in (
@@ -95,6 +105,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     (`power`, an fsync before each answer).
     kill_switch: while this file exists every request is passed through, whatever the store does;
     null for `<store>.kill`.
+    anchor: a file to which every checkpoint adds where the store's hash chain stands, for audits.
     refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
     comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
     expiry_seconds: between two looks for outcomes that never came. forecast_seconds: between two
@@ -110,6 +121,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
     kill_switch: str | None = None
+    anchor: str | None = None
     refresh_seconds: float = 1.0
     refresh_outcomes: int = 1000
     checkpoint_seconds: float = 60.0
@@ -140,6 +152,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def faults(self) -> Iterator[Problem]:
         if not self.store:
             yield Problem("store", shown(self.store), "the path of the store")
+        if self.anchor is not None and self.anchor in ("", self.store):
+            fix = "leave it out to keep none"
+            yield Problem("anchor", shown(self.anchor), "the path of a file of its own", fix)
         if not 0 <= self.port <= 65_535:
             yield Problem("port", shown(self.port), "0 to 65535", "0 takes a free one")
         for key in (*(f"{job}_seconds" for job in JOBS), "shutdown_seconds"):

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.fold import CHUNK
+from equipoise.agent.rules import RuleBook
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -139,3 +141,35 @@ def test_from_a_checkpoint_it_is_the_same_state(share):
     for segment in store.read(since=fresh.fold.next_seq):
         fresh.fold.apply(segment.seq, segment.batch)
     assert fresh.fold.to_bytes() == whole.fold.to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "missing", "undelivered", "void"),
+    [
+        (2.0, 6.0, 3.0, False, True),
+        (0.0, 1.0, 0.5, False, False),
+        (0.0, 1.0, 0.5, True, True),
+        (2.0, 6.0, "worst-case", True, False),
+    ],
+)
+def test_answers_of_a_version_that_counted_wrongly_are_void(
+    monkeypatch, low, high, missing, undelivered, void
+):
+    """Rules of that version do not say what a missing reward is worth."""
+    add = RuleBook.add
+    monkeypatch.setattr(RuleBook, "add", lambda s, r, at: add(s, replace(r, missing=UNSET), at))
+    declared = config(reward=RewardConfig(low=low, high=high, window=100.0, missing=missing))
+    store = MemoryStore()
+    agent, traffic = Agent(declared, store, KEY), Traffic(np.random.default_rng(1))
+    for _ in range(12):
+        outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+        delivered = traffic.rng.random(100) < (0.9 if undelivered else 2.0)
+        reward = low + outcomes.reward * (high - low)
+        agent.observe(replace(outcomes, reward=reward, delivered=delivered))
+    monkeypatch.undo()
+    again = Agent(declared, store, KEY, at=5.0)
+    assert again.rule.era == (1 if void else 0)
+    if void:
+        assert "what it certified of the era before is void" in again.status().sentence
+    once_more = Agent(declared, store, KEY, at=6.0)
+    assert once_more.rule.era == again.rule.era

@@ -91,7 +91,7 @@ def test_routing_that_looks_better_is_kept():
 
 
 def test_what_is_certified_is_served_and_said_first():
-    held = Backing(("large",), 0.05, -0.02, 0.0, 0.05)
+    held = Backing(("large",), 0.05, 0.05, -0.02, 0.0, 0.05)
     answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], backing=held)
     assert answer.action == "large"
     assert answer.sentence.startswith(
@@ -108,14 +108,14 @@ def test_what_is_certified_is_served_and_said_first():
 
 
 def test_the_best_model_may_still_be_worse_than_what_is_deployed():
-    held = Backing(("large",), 0.05, -0.3, 0.0, 0.05)
+    held = Backing(("large",), 0.05, 0.05, -0.3, 0.0, 0.05)
     answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.8, 0.01), backing=held)
     assert answer.action == KEEP
     assert answer.sentence.startswith("Keep today's routing: large is certified best of the models")
 
 
 def test_models_that_are_alike_are_no_action():
-    held = Backing(("large", "tiny"), 0.0, -np.inf, 0.1, 0.05)
+    held = Backing(("large", "tiny"), 0.0, 0.0, -np.inf, 0.1, 0.05)
     answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], backing=held)
     assert answer.action == KEEP
     assert answer.sentence.startswith("large, tiny are certified within 0.1 of each other")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
@@ -225,6 +226,7 @@ def test_a_simulator_that_is_wrong_leaves_the_recommendation():
     assert Agent(agent.config, agent.store, KEY).recommendation().family == "ipw"
 
 
+@pytest.mark.forges
 def test_wrong_assignments_pause_until_a_person_resumes_in_a_new_era():
     """A gateway that moves a fifth of what was drawn for one model: found from a tampered log."""
     store = MemoryStore()
@@ -276,3 +278,27 @@ def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing()
     assert (told.family, told.model) == ("ipw", answer.model), "the daemon's report says the same"
     agent.simulate(traffic.simulations())
     assert agent.recommendation().family == "hierarchical"
+
+
+def test_a_refresh_carries_out_alarms_and_again_changes_nothing():
+    agent, traffic = drifting()
+    agent.refresh(7.0)
+    assert agent.rule.era == 1
+    assert agent.eras.reason(1).startswith("drift: ")
+    assert alerts(agent, "drift") == ["alarm"]
+    rules = [rule.era for rule in agent.store.rules()]
+    assert rules == [0, 0, 1], "the rule under the alarm, as the daemon keeps it, and the era's"
+    agent.refresh(8.0)
+    agent.refresh(9.0)
+    assert agent.rule.era == 1
+    assert alerts(agent, "drift") == ["alarm", "unknown"]
+    run(agent, traffic, 3)
+    assert Agent(agent.config, agent.store, KEY).rule.era == 1
+
+
+def test_a_refresh_that_asks_no_check_acts_on_none():
+    """What replays do: their worlds drift by design, and eras would cut streams by policy."""
+    agent, _ = drifting()
+    agent.refresh(7.0, review=False)
+    assert agent.rule.era == 0
+    assert agent.store.alerts() == []
