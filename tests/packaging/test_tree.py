@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("agent", "policies", "store", "replay")
-MOST_LINES = 400
+MOST_LINES = 600
 MOST_BYTES = 1_000_000
 
 MACHINE_PATH = re.compile(
