@@ -21,6 +21,7 @@ import uvicorn
 from equipoise.agent.service.direct import DirectProtocol
 from equipoise.agent.service.front import Front
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.protocol import Turns
 from equipoise.agent.service.settings import ServiceSettings
 
 Signals: TypeAlias = Mapping[signal.Signals, Callable[[], None]]
@@ -103,7 +104,7 @@ def serve(
 ) -> None:
     """Serve until a signal. Raises StartError where the daemon did not start."""
     protocol: Any = functools.partial(
-        DirectProtocol, front, limits=settings.limits, refused=refused
+        DirectProtocol, front, limits=settings.limits, refused=refused, turns=Turns()
     )
     config = uvicorn.Config(
         front,
