@@ -112,9 +112,16 @@ class Gateway:
             at=batch.at.item(),
         )
 
-    def observe(self, outcomes: Sequence[Outcome]) -> Accepted:
-        """Take in parts of outcomes, by decision_id or request_id."""
+    def observe(
+        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+    ) -> Accepted:
+        """Take in parts of outcomes, by decision_id or request_id.
+
+        check: called with the number of each decision before anything is taken; raises to refuse.
+        """
         numbers = self._numbers(outcomes)
+        if check is not None:
+            check(numbers)
         q = self.agent.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]

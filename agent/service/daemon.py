@@ -27,6 +27,7 @@ from equipoise.agent.service.hot import Hot
 from equipoise.agent.service.jobs import Jobs
 from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.outcome_tokens import OutcomeTokens
 from equipoise.agent.service.reports import Report
 from equipoise.agent.service.retention import Retention
 from equipoise.agent.service.schema import Readiness
@@ -66,7 +67,12 @@ class Daemon:
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
         self.gateway = Gateway(self.agent, self.clock)
         self.hot = Hot(
-            self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
+            self.gateway,
+            self.switches,
+            self.breaker,
+            self.figures,
+            settings.limits.rows,
+            OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
         )
         self.analysis = Analysis(self.agent, store, self.figures, log)
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None

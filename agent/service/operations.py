@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from equipoise.agent.service.settings import Scope
+from equipoise.agent.service.tokens import ANYBODY, Caller
 
 Content: TypeAlias = Literal["application/json", "application/x-ndjson"]
 
@@ -14,12 +15,13 @@ Content: TypeAlias = Literal["application/json", "application/x-ndjson"]
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request to an operation. path, query: parameters by name. body: b"" where the operation
-    streams it by `chunks` or has none. at: when it came, seconds since the epoch."""
+    streams it by `chunks` or has none. caller: who asks."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
     chunks: Callable[[], AsyncGenerator[bytes, None]]
+    caller: Caller = ANYBODY
 
 
 @dataclass(frozen=True, slots=True)

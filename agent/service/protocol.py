@@ -160,8 +160,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_body or self._answering or self._ended:
             self._stop_waiting()
         elif self._deadline is None and not (self._queued or self._asked):
-            # Something came that is no whole header, if only an empty line.
-            if self._held or self.timeout_keep_alive_task is None:
+            idle = self.timeout_keep_alive_task is not None
+            if self._held or not idle:  # what came is no whole header, if only an empty line
                 self._wait_for_header()
         self._parsed()
 
@@ -258,9 +258,10 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._refused[status] = self._refused.get(status, 0) + 1
         title, detail = _REFUSALS[status]
-        body = (
-            b'{"title":"%s","status":%d,"detail":"%s","type":"urn:equipoise:problem:limit"}'
-            % (title.encode(), status, detail.encode())
+        body = b'{"title":"%s","status":%d,"detail":"%s","type":"urn:equipoise:problem:limit"}' % (
+            title.encode(),
+            status,
+            detail.encode(),
         )
         self.transport.write(
             b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\n"

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.schema import OutcomesAnswer, Rejected
 from equipoise.store.records import Outcome
 
+T = TypeVar("T", bound=Outcome)
+
 ROWS_AT_ONCE = 34
 """Rows that are taken without a pause: some 300 microseconds, for which a decision may wait."""
 
 
-class Taking:
+class Taking(Generic[T]):
     """One list. take: takes outcomes all or none, and says what became of them."""
 
     def __init__(
         self,
-        outcomes: Sequence[Outcome],
-        take: Callable[[Sequence[Outcome]], dict[str, int]],
+        outcomes: Sequence[T],
+        take: Callable[[Sequence[T]], dict[str, int]],
         figures: Figures,
     ) -> None:
         self._outcomes = outcomes
