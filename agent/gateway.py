@@ -14,6 +14,7 @@ import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
+from equipoise.agent.features.problems import shown_sent
 from equipoise.agent.keys import text_key
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
@@ -304,7 +305,8 @@ class Gateway:
             for name, value in metrics.items():
                 if name not in position:
                     known = ", ".join(position) or "none"
-                    raise AgentError(f"metrics: {name!r} is no guardrail; declared are {known}")
+                    sent = shown_sent(name, "name")
+                    raise AgentError(f"metrics: {sent} is no guardrail; declared are {known}")
                 if not math.isfinite(value):
                     raise AgentError(f"metric {name} row {row}: {value} is not a finite number")
                 table[row, position[name]] = value

@@ -70,8 +70,10 @@ def _plain(daemon: Daemon, document: bytes) -> tuple[Plain, ...]:
         readiness = daemon.readiness()
         return 200 if readiness.ready else 503, msgspec.json.encode(readiness)
 
+    exposition = metrics.Exposition(daemon)
+
     async def scrape() -> tuple[int, bytes]:
-        return 200, metrics.exposition(daemon)
+        return 200, await exposition.read()
 
     async def describe() -> tuple[int, bytes]:
         return 200, document
@@ -80,7 +82,7 @@ def _plain(daemon: Daemon, document: bytes) -> tuple[Plain, ...]:
     return (
         Plain("/healthz", json, healthz, scope=None),
         Plain("/readyz", json, readyz, scope=None),
-        Plain("/metrics", metrics.CONTENT_TYPE, scrape),
+        Plain("/metrics", metrics.CONTENT_TYPE, scrape, weight=1),
         Plain("/openapi.json", json, describe),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +39,9 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
+SAID_SECONDS = 60.0
+STOP_SHARE = 0.8
+"""Of the seconds a stop may take, for the last work of the analyst; it may be hung."""
 RESTS = 4.0
 """Between two refreshes, in times of what the last one took, but no longer than between two by
 the clock."""
@@ -74,7 +78,9 @@ class Daemon:
             settings.limits.rows,
             OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
         )
-        self.analysis = Analysis(self.agent, store, self.figures, log)
+        self.analysis = Analysis(
+            self.agent, store, self.figures, log, settings.limits.analyst_seconds
+        )
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)
@@ -85,6 +91,7 @@ class Daemon:
         self.stopping = False
         self.refused: dict[int, int] = {}
         """Answers by status that the connection guard gave before any handler saw a request."""
+        self._turned_away, self._said_at = 0, -math.inf
         self._looking: asyncio.TimerHandle | None = None
         self._works: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
@@ -158,17 +165,24 @@ class Daemon:
         self._works.add(task)
         task.add_done_callback(self._works.discard)
 
+    def begin_stop(self) -> None:
+        """A signal came: nobody waits for an answer of the analyst any longer."""
+        self.analysis.abandon()
+
     async def stop(self) -> None:
         """End the jobs, save a last checkpoint, move everything into SQLite, let go."""
         self.stopping = self.hot.stopping = True
         if self._looking is not None:
             self._looking.cancel()
-        await self.jobs.stop(self.settings.shutdown_seconds / 2)
+        self.begin_stop()
+        seconds = self.settings.shutdown_seconds
+        end = time.monotonic() + STOP_SHARE * seconds
+        await self.jobs.stop(seconds * STOP_SHARE / 2)
         if self.shadow is not None:
             await self.shadow.close()
         try:
             if self.agent.fold.next_seq > self._checkpointed:
-                async with asyncio.timeout(self.settings.shutdown_seconds / 2):
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
         except (StoreError, AnalysisError, TimeoutError) as error:
             # A checkpoint only saves time; the log itself is whole without it.
@@ -206,6 +220,8 @@ class Daemon:
             problems.append(f"The store refused a write: {self.breaker.reason}.")
         elif self.store.trouble is not None:
             problems.append("SQLite does not take what waits in the tail.")
+        if (silent := self.analysis.hung) is not None:
+            problems.append(silent)
         return Readiness(
             ready=not problems,
             problems=problems,
@@ -235,10 +251,19 @@ class Daemon:
         if self.switches.kill_switch.look():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
         self.look_at_store()
+        self._look_at_connections()
         taken = self.figures.outcomes["accepted"]
         if taken - self._outcomes >= self.settings.refresh_outcomes:
             self._outcomes = taken
             self.jobs.soon("refresh")
+
+    def _look_at_connections(self) -> None:
+        """Say, once a minute at the most, that connections were turned away."""
+        count, now = self.refused.get(503, 0), time.monotonic()
+        if count > self._turned_away and now - self._said_at >= SAID_SECONDS:
+            limit = self.settings.limits.connections
+            self.log.warning("connections-refused", limit=limit, count=count - self._turned_away)
+            self._turned_away, self._said_at = count, now
 
     async def _refresh(self) -> None:
         rows = self.agent.fold.next_seq

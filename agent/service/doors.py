@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from equipoise.agent.service.problems import Refusal, problem, refuse
@@ -32,6 +34,8 @@ class Doors:
     def __init__(self, tokens: Tokens, settings: ServiceSettings) -> None:
         self.tokens = tokens
         self._names = frozenset(name.lower() for name in (*settings.names, settings.host))
+        self._most_reads = settings.limits.reads
+        self._reads: Counter[str] = Counter()
         rate = settings.limits.decide_per_second
         self.rates = None if rate is None else Rates(rate)
 
@@ -75,6 +79,19 @@ class Doors:
         """Let a caller have so many requests decided, or raise Refusal 429."""
         if self.rates is not None:
             self.rates.take(caller.name, requests)
+
+    @contextmanager
+    def reading(self, caller: Caller, weight: int) -> Iterator[None]:
+        """While a caller waits for something dear: so much of it at once, else Refusal 429."""
+        name = caller.name
+        if self._reads[name] + weight > self._most_reads:
+            limit = f"{self._most_reads} at once"
+            raise Refusal(problem(429, f"more reports than {limit}", limit=limit, retry_after=1.0))
+        self._reads[name] += weight
+        try:
+            yield
+        finally:
+            self._reads[name] -= weight
 
     def _ours(self, name: str) -> bool:
         return name in self._names or _is_loopback(name)
@@ -122,10 +139,11 @@ class Rates:
 def _check_content(content: bytes, browser: bool) -> None:
     """Refuse what a page can send anywhere without asking: text, and forms.
 
-    curl sends `-d` as a form, and many programs name no type at all; no browser is behind those.
+    Many programs name no type at all, and curl sends `-d` as a form, which counts as JSON where no
+    browser is behind it.
     """
     kind = content.partition(b";")[0].strip().lower()
-    if kind in _JSON or (not browser and kind in (b"", _FORM)):
+    if kind in _JSON or not content or (kind == _FORM and not browser):
         return
     raise refuse(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)
 

@@ -36,7 +36,8 @@ _encode = msgspec.json.Encoder().encode
 class Plain:
     """Something served by GET that is no operation of the interface: a page, metrics, health.
 
-    read: (status, body). scope: what a token needs, None for what is open to all.
+    read: (status, body). scope: what a token needs, None for what is open to all. weight: as of an
+    operation.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Plain:
     read: Callable[[], Awaitable[tuple[int, bytes]]]
     scope: TokenScope | None = "route"
     headers: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 0
 
 
 class Endpoint:
@@ -70,7 +72,8 @@ class Endpoint:
                 raise Refusal(document, {"allow": allowed})
             caller = self._admit(scope, serve.scope)
             if isinstance(serve, Plain):
-                status, body = await serve.read()
+                with self._doors.reading(caller, serve.weight):
+                    status, body = await serve.read()
                 headers = [(b"content-type", serve.content_type.encode())]
                 headers += [(name.encode(), text.encode()) for name, text in serve.headers.items()]
                 await respond(send, status, body, headers)
@@ -98,7 +101,8 @@ class Endpoint:
             return chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
 
         call = Call(scope["path_params"], _query(operation, scope), body, stream, caller)
-        answer: Any = await operation.handler(call)
+        with self._doors.reading(caller, operation.weight):
+            answer: Any = await operation.handler(call)
         if operation.method != "GET" and self._daemon.barrier is not None:
             await self._daemon.barrier.wait()
         return answer if isinstance(answer, bytes) else _encode(answer)

@@ -49,6 +49,8 @@ class Lifespan(Protocol):
 
     async def start(self) -> None: ...
 
+    def begin_stop(self) -> None: ...
+
     async def stop(self) -> None: ...
 
 
@@ -124,6 +126,10 @@ class Front:
         except Exception as error:
             answer = error
         made(answer)
+
+    def begin_stop(self) -> None:
+        """Told that the end is near, while requests are still answered."""
+        self._lifespan.begin_stop()
 
     def settle(self) -> None:
         """Answer now whoever waits for the end of the loop's turn."""

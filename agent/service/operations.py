@@ -40,7 +40,8 @@ class Operation:
 
     scope: what a token needs, None for what is open to all. body, answer: types of the schema.
     statuses: the problems it may answer with, beyond those every operation has. example: a valid
-    body. ok: the statuses of an answer that is no problem.
+    body. ok: the statuses of an answer that is no problem. weight: of `limits.reads`, for what the
+    analyst has to answer.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -58,3 +59,4 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     example: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 0

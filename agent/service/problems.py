@@ -7,12 +7,13 @@ import re
 import msgspec
 
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
-from equipoise.agent.features.problems import FeatureError
+from equipoise.agent.features.problems import FeatureError, shown_sent
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import ProblemDocument
 from equipoise.store.errors import ContradictionError, ReadOnlyStoreError, StoreError
 
 _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`(?= - at `|$)", re.DOTALL)
 _LONGEST_DETAIL = 1000
 
 _TITLES = {
@@ -96,7 +97,7 @@ def problem_of(error: Exception) -> ProblemDocument:
     if isinstance(error, Refusal):
         return error.document
     if isinstance(error, msgspec.ValidationError):
-        text = str(error)
+        text = _UNKNOWN_FIELD.sub(_brief, str(error))
         found = _AT.search(text)
         return problem(422, text, field=found[1] if found else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
@@ -118,6 +119,12 @@ def problem_of(error: Exception) -> ProblemDocument:
         why = "it may not be written" if isinstance(error, ReadOnlyStoreError) else "it failed"
         return problem(503, f"the store cannot take this now: {why}", retry_after=1.0)
     raise error
+
+
+def _brief(found: re.Match[str]) -> str:
+    """The name of a field that nobody declared, unless it may be something a user wrote."""
+    name = shown_sent(found[1], "name")
+    return f"unknown field `{found[1]}`" if name == repr(found[1]) else f"an unknown field, {name}"
 
 
 def document_of(error: Exception, path: str, log: Log) -> ProblemDocument:

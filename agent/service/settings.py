@@ -77,8 +77,8 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rows that may wait in memory for SQLite before requests are passed through. rejects: refused
     lines of a bulk body after which the rest is not read. decide_per_second: requests that one
     token may have decided, a second's worth at once; null for any number. analyst_seconds: how long
-    one question to the analyst may take before that is started again. reads: reports, plans and
-    metrics of one token that are under way at once.
+    one question to the analyst may take before that is started again. reads: reports and metrics of
+    one token that are under way at once; a plan counts for eight.
     """
 
     body_bytes: int = 1 << 20
@@ -94,7 +94,7 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     rejects: int = 10_000
     decide_per_second: float | None = None
     analyst_seconds: float = 120.0
-    reads: int = 8
+    reads: int = 32
 
     def faults(self) -> Iterator[Problem]:
         for key in (

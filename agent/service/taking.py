@@ -37,8 +37,9 @@ class Taking(Generic[T]):
         for rows in _rounds(self._outcomes):
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 some = rows[start : start + ROWS_AT_ONCE]
-                self._total += take_apart(self._outcomes, some, self._take, self._rejected)
-                yield
+                for taken in take_apart(self._outcomes, some, self._take, self._rejected):
+                    self._total += taken
+                    yield
 
     def answer(self) -> OutcomesAnswer:
         """What became of the rows."""
