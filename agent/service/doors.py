@@ -33,7 +33,8 @@ class Doors:
 
     def __init__(self, tokens: Tokens, settings: ServiceSettings) -> None:
         self.tokens = tokens
-        self._names = frozenset(name.lower() for name in (*settings.names, settings.host))
+        self._names = frozenset(name.lower() for name in settings.names)
+        self._hosts = self._names | {settings.host.lower()}
         self._most_reads = settings.limits.reads
         self._reads: Counter[str] = Counter()
         rate = settings.limits.decide_per_second
@@ -94,7 +95,7 @@ class Doors:
             self._reads[name] -= weight
 
     def _ours(self, name: str) -> bool:
-        return name in self._names or _is_loopback(name)
+        return name in self._hosts or _is_loopback(name)
 
     def _same(self, origin: bytes, host: bytes) -> bool:
         """Whether a page of that origin came from here."""
@@ -122,7 +123,7 @@ class Rates:
         left, at = self._left.get(name, (self._most, now))
         left = min(self._most, left + (now - at) * self._rate)
         needed = min(float(requests), self._most)
-        if left < needed:
+        if left < needed - 1e-9:
             self._left[name] = left, now
             raise Refusal(
                 problem(
