@@ -11,6 +11,7 @@ milliseconds, the 99th percentile. Exits with 1 where a ratio of all rounds exce
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import resource
@@ -106,6 +107,9 @@ class Router:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
         self._number = 0
 
+    def close(self) -> None:
+        self._connection.close()
+
     def ask(self) -> float:
         """Seconds that one decision took."""
         self._number += 1
@@ -166,8 +170,11 @@ def main() -> None:
         return
     names = [given.only] if given.only else [*ATTACKS]
     ratios: dict[str, list[float]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as daemon:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        daemon = stack.enter_context(running(Path(folder)))
         router = Router(daemon.port)
+        stack.callback(router.close)
         phase(daemon, router, None, 2.0)
         quiet = p99(phase(daemon, router, None, given.seconds))
         for turn in range(given.rounds):

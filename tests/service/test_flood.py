@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from flood import ATTACKS, Router, phase
 from running import Running, running
@@ -14,8 +16,10 @@ def daemon(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def router(daemon: Running) -> Router:
-    return Router(daemon.port)
+def router(daemon: Running) -> Iterator[Router]:
+    made = Router(daemon.port)
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS])
