@@ -140,6 +140,18 @@ def test_pipelined_requests_wait_unread(daemon: Running):
     until(lambda: memory(daemon) - before < 40)
 
 
+def test_who_reads_no_answer_cannot_send_for_ever(daemon: Running):
+    """What the kernel holds for both ends is below 16 MB; the daemon adds nothing to that."""
+    most = 40_000_000
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=2) as greedy:
+        sent, many = 0, HEALTH.encode() * 5000
+        with contextlib.suppress(TimeoutError):
+            while sent < most:
+                sent += greedy.send(many[sent % len(HEALTH) :])
+        assert sent < most
+        assert daemon.decide("beside-it")["decision_id"]
+
+
 def test_every_pipelined_request_is_answered_in_order(daemon: Running):
     """Whatever their kind, however they come, with a body in chunks between them."""
     body = asked("chunked")
