@@ -91,6 +91,7 @@ class Analyst:
         self._process: asyncio.subprocess.Process | None = None
         self._adopted: list[RuleRecord] = []
         self._asked_at: float | None = None
+        self._patience = seconds
         self._decode = msgspec.msgpack.Decoder(Reply).decode
 
     @property
@@ -177,7 +178,7 @@ class Analyst:
         assert process.stdin is not None
         assert process.stdout is not None
         body = msgspec.msgpack.encode(question)
-        self._asked_at = time.monotonic()
+        self._asked_at, self._patience = time.monotonic(), seconds
         try:
             async with asyncio.timeout(seconds):
                 process.stdin.write(HEADER.pack(len(body)) + body)
@@ -248,7 +249,7 @@ class Analysis(Analyst):
         """What to say of an analyst that owes an answer for long; it is started again at the end of
         its time."""
         silent = self.silent_seconds
-        if silent < self._seconds / 2:
+        if silent < self._patience / 2:  # reading a long log from its beginning may take long
             return None
         return (
             f"The analyst has not answered for {silent:.0f} seconds: nothing is estimated or "
