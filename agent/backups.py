@@ -6,16 +6,19 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from hashlib import file_digest
 from pathlib import Path
 
 import msgspec
 
+from equipoise.agent.anchors import MANIFEST
 from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.newfiles import write_new
 from equipoise.agent.wholefolder import whole_folder
+from equipoise.store.chain import Anchor
 from equipoise.store.files import check_header, check_path
 from equipoise.store.inspection import inspect_store
 from equipoise.store.migrations import check_identity, newest
@@ -24,16 +27,18 @@ from equipoise.store.sqlite_errors import as_store_error
 from equipoise.store.tables import LOG_TABLES
 from equipoise.store.tail import tail_files
 
-STORE, MANIFEST = "store.db", "backup.json"
+STORE = "store.db"
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup folder holds. schema_version: of the store; sha256: of its file."""
+    """What a backup folder holds. schema_version: of the store; sha256: of its file. anchor: where
+    its chains ended, None where an older version made it, or its schema is older."""
 
     log_rows: int
     schema_version: int
     sha256: str
     key: bool
+    anchor: Anchor | None = None
 
 
 def back_up(store: Path, out: Path) -> dict[str, object]:
@@ -46,7 +51,7 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
     check_path(store, read_only=True)
     check_header(store, read_only=True)
     key = read_key(store)
-    with whole_folder(out) as folder:
+    with whole_folder(out, hint="choose another --out") as folder:
         folder.chmod(0o700)
         copy = folder / STORE
         # The tail first: what leaves it meanwhile is in the database by then.
@@ -55,14 +60,18 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
                 _copy(path, folder / path.name.replace(store.resolve().name, STORE, 1))
         os.close(os.open(copy, os.O_CREAT | os.O_EXCL, 0o600))
         version = _copy_database(store, copy)
-        rows = _settle(copy) if version == newest() else _rows(copy)
+        rows, anchor = _settle(copy) if version == newest() else (_rows(copy), None)
         if key is not None:
             write_key(copy, key)
         manifest = Manifest(
-            log_rows=rows, schema_version=version, sha256=_digest(copy), key=key is not None
+            log_rows=rows,
+            schema_version=version,
+            sha256=_digest(copy),
+            key=key is not None,
+            anchor=anchor,
         )
         write_new({folder / MANIFEST: (msgspec.json.encode(manifest).decode(), 0o600)})
-    return msgspec.structs.asdict(manifest)
+    return _facts(manifest)
 
 
 def put_back(folder: Path, store: Path) -> dict[str, object]:
@@ -96,7 +105,12 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
         raise
     finally:
         scratch.unlink(missing_ok=True)
-    return msgspec.structs.asdict(manifest)
+    return _facts(manifest)
+
+
+def _facts(manifest: Manifest) -> dict[str, object]:
+    facts: dict[str, object] = msgspec.to_builtins(manifest)
+    return facts
 
 
 def _parts(store: Path) -> Iterator[Path]:
@@ -121,10 +135,10 @@ def _copy_database(store: Path, copy: Path) -> int:
     return version
 
 
-def _settle(copy: Path) -> int:
-    """Take the copied tail into the copied database; the rows of its log."""
+def _settle(copy: Path) -> tuple[int, Anchor]:
+    """Take the copied tail into the copied database; the rows of its log, and its anchor."""
     with SqliteStore(copy) as opened:
-        return opened.next_seq
+        return opened.next_seq, opened.anchor(time.time())
 
 
 def _rows(copy: Path) -> int:

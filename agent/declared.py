@@ -18,13 +18,18 @@ _REMOVED = "but refused: its sums begin with rows that retention removed; start 
 
 def declared(store: Store) -> str | None:
     """The text of the configuration that was in force last, None in a store without one."""
-    versions = _versions(store)
+    versions = declared_versions(store)
     return versions[max(versions)] if versions else None
+
+
+def version(store: Store) -> int:
+    """The number of the configuration in force, 0 for the first."""
+    return max(declared_versions(store), default=0)
 
 
 def keep(store: Store, text: str) -> None:
     """Keep a configuration as the newest one; no change where it is that already."""
-    versions = _versions(store)
+    versions = declared_versions(store)
     if not versions:
         store.freeze(_FIRST, text)
     elif versions[max(versions)] != text:
@@ -54,7 +59,8 @@ def _begins(key: str) -> bool:
     return added or key.startswith(("certify.segments", "certify.policies"))
 
 
-def _versions(store: Store) -> dict[int, str]:
+def declared_versions(store: Store) -> dict[int, str]:
+    """The text of every configuration that was in force, by its number."""
     found: dict[int, str] = {}
     for name, value in store.settings().items():
         head, _, number = name.partition(":")

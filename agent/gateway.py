@@ -7,18 +7,24 @@ request id that was decided before gets the same decision again; with other cont
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.attempts import FIRST
+from equipoise.agent.clocks import APART_SECONDS, check_against
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features.problems import shown_sent
+from equipoise.agent.intake import other_content, stored_row
 from equipoise.agent.keys import text_key
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
     DecisionBatch,
+    Flags,
     Floats,
     Ints,
     ObservationBatch,
@@ -27,19 +33,33 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
+from equipoise.store.slicing import select
 
+UNRATED = (
+    "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
+    "without one has a known value, or leave such rows out"
+)
 _NO_CONTEXT = -1
+_DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
+"""Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
 
 class Gateway:
     """decide, observe, ingest and simulate on lists of records.
 
-    clock: seconds since the epoch, for records that carry no time of their own.
+    clock: seconds since the epoch, for records that carry no time of their own, and for what
+    waits: see `clocks.py`. off: seconds by which others' clocks are ahead of it, where it has not
+    come back to the machine's yet; times of decisions and outcomes are taken over without them.
     """
 
-    def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        clock: Callable[[], float] = time.time,
+        off: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.agent = agent
-        self._clock = clock
+        self._clock, self._off = clock, off
         self._position = {name: index for index, name in enumerate(agent.models)}
 
     def decide(self, requests: Sequence[Request]) -> list[Decision]:
@@ -59,7 +79,7 @@ class Gateway:
         made: dict[str, Decision] = {}
         for row, name in enumerate(ids):
             if name in known:
-                made[name] = self._again(known[name], name, x[row], int(routed[row]))
+                made[name] = self._again(known[name], requests[row], x[row], int(routed[row]))
         if fresh:
             batch = self.agent.decide(
                 self._batch([requests[row] for row in fresh], x, routed, fresh)
@@ -75,7 +95,7 @@ class Gateway:
         routed = self._model("routed", request.routed)
         known = self.agent.store.find_requests((name,))
         if known:
-            return self._again(known[name], name, x[0], routed)
+            return self._again(known[name], request, x[0], routed)
         eligible = None
         if request.eligible is not None:
             eligible = np.zeros((1, len(self._position)), dtype=bool)
@@ -85,7 +105,7 @@ class Gateway:
             RequestBatch(
                 unit=np.array((text_key("unit", unit),)),
                 context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
-                at=np.array((self._clock() if request.at is None else request.at,), np.float64),
+                at=self._times((request.at,), live=True, history=False),
                 x=x,
                 routed=np.array((routed,)),
                 eligible=eligible,
@@ -116,7 +136,8 @@ class Gateway:
     def observe(
         self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
     ) -> Accepted:
-        """Take in parts of outcomes, by decision_id or request_id.
+        """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
+        they carry: after their window they are late.
 
         check: called with the number of each decision before anything is taken; raises to refuse.
         """
@@ -129,7 +150,7 @@ class Gateway:
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
         served = [
-            self._last_served(number)
+            self._assigned(number)
             if outcome.served is None
             else self._model("served", outcome.served)
             for outcome, number in zip(outcomes, numbers.tolist(), strict=True)
@@ -138,54 +159,88 @@ class Gateway:
             OutcomeBatch(
                 number=numbers,
                 served=np.array(served, dtype=np.int64),
-                attempt=np.array([outcome.attempt for outcome in outcomes], dtype=np.int64),
-                delivered=np.array([outcome.delivered for outcome in outcomes], dtype=bool),
+                attempt=np.array([_attempt(outcome) for outcome in outcomes], dtype=np.int64),
+                delivered=np.array([item.delivered is not False for item in outcomes], dtype=bool),
                 outputs=outputs,
                 reward=np.array(
                     [np.nan if item.reward is None else item.reward for item in outcomes],
                     dtype=np.float64,
                 ),
-                at=self._times([outcome.at for outcome in outcomes]),
+                at=self._times([outcome.at for outcome in outcomes], live=True),
                 metrics=self._metrics([outcome.metrics for outcome in outcomes]),
-            )
+            ),
+            came=self._clock(),
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
-        """Take in rows of a usage log (OBS). A request_id counts once: further rows are dropped."""
-        known = self._observed(observations)
-        if known:
-            accepted = self.ingest(
-                [item for row, item in enumerate(observations) if row not in known]
-            )
-            return Accepted(accepted.rows, len(known))
-        units = [item.unit_id or item.request_id for item in observations]
+        """Take in rows of a usage log (OBS).
+
+        A request_id counts once: the same content again is a repeat. Raises ConflictError where
+        it comes with other content, naming both rows, and AgentError where a row has no reward
+        and none is declared for those that are missing.
+        """
+        batch = ObservationBatch(
+            unit=np.zeros(len(observations), dtype=np.int64),
+            at=self._times([item.at for item in observations]),
+            x=self._context([item.features for item in observations]),
+            routed=self._models("routed", [item.routed for item in observations]),
+            outputs=self._outputs([item.outputs for item in observations]),
+            reward=self._rewards(observations),
+            request_id=[item.request_id or "" for item in observations],
+            unit_id=[item.unit_id or item.request_id or "" for item in observations],
+        )
+        dated = np.array([item.at is not None for item in observations], dtype=bool)
+        fresh = self._new_observations(batch, dated)
+        kept = batch if fresh.all() else select(batch, fresh)
         first = self.agent.fold.next_seq
-        names = [unit or f"row {first + row}" for row, unit in enumerate(units)]
-        ids = [item.request_id or "" for item in observations]
-        return self.agent.ingest(
-            ObservationBatch(
-                unit=np.array([text_key("unit", name) for name in names], dtype=np.int64),
-                at=self._times([item.at for item in observations]),
-                x=self._context([item.features for item in observations]),
-                routed=self._models("routed", [item.routed for item in observations]),
-                outputs=self._outputs([item.outputs for item in observations]),
-                reward=np.array([item.reward for item in observations], dtype=np.float64),
-                request_id=ids if any(ids) else None,
-                unit_id=names,
+        # A row that names nobody is somebody of its own, whatever others call theirs.
+        units = [
+            text_key("unit", unit) if unit else text_key("row", str(first + row))
+            for row, unit in enumerate(kept.unit_id or ())
+        ]
+        accepted = self.agent.ingest(
+            replace(
+                kept,
+                unit=np.array(units, dtype=np.int64),
+                request_id=kept.request_id if any(kept.request_id or ()) else None,
             )
         )
+        return Accepted(accepted.rows, len(batch) - len(kept))
 
-    def _observed(self, observations: Sequence[Observation]) -> set[int]:
-        """Positions of the rows whose request_id is in the log already, or stands further up."""
-        ids = [item.request_id for item in observations]
-        seen = self.agent.store.find_observations([name for name in ids if name])
-        repeated = set()
+    def _rewards(self, observations: Sequence[Observation]) -> Floats:
+        missing = self.agent.config.reward.missing_value
+        rewards = [missing if item.reward is None else item.reward for item in observations]
+        if None in rewards:
+            raise AgentError(f"reward row {rewards.index(None)}: {UNRATED}")
+        return np.array(rewards, dtype=np.float64)
+
+    def _new_observations(self, batch: ObservationBatch, dated: Flags) -> Flags:
+        """(n,) the rows that are no repeats. dated: whose times were given and not taken from the
+        clock, which is no part of their content."""
+        ids = batch.request_id or ()
+        known = self.agent.store.find_observations([name for name in ids if name])
+        held = self.agent.store.observations(sorted(known)) if known else {}
+        fresh = np.ones(len(batch), dtype=bool)
+        first: dict[str, int] = {}
         for row, name in enumerate(ids):
-            if name and name in seen:
-                repeated.add(row)
-            elif name:
-                seen.add(name)
-        return repeated
+            if name in held:
+                stored = held[name]
+                assert isinstance(stored.batch, ObservationBatch)
+                other, at, timed = stored.batch, 0, bool(dated[row])
+                place = stored_row(stored.seq, float(other.at[0]))
+            elif name and first.setdefault(name, row) != row:
+                other, at = batch, first[name]
+                timed = bool(dated[row] and dated[at])
+                place = f"row {at} of this batch"
+            else:
+                continue
+            names = _differences(batch, row, other, at, timed)
+            if names:
+                raise ConflictError(
+                    f"observation row {row}: request_id {name!r} {other_content(names, place)}"
+                )
+            fresh[row] = False
+        return fresh
 
     def simulate(self, simulations: Sequence[Simulation]) -> Accepted:
         """Take in SIM rows: what a model would output on a cached context."""
@@ -223,7 +278,7 @@ class Gateway:
         return RequestBatch(
             unit=np.array([text_key("unit", name) for name in units], dtype=np.int64),
             context=np.array(contexts, dtype=np.int64),
-            at=self._times([request.at for request in requests]),
+            at=self._times([request.at for request in requests], live=True, history=False),
             x=x[rows],
             routed=routed[rows],
             eligible=eligible,
@@ -232,15 +287,23 @@ class Gateway:
             context_id=[request.context_id or "" for request in requests],
         )
 
-    def _again(self, number: int, request_id: str, x: Floats, routed: int) -> Decision:
+    def _again(self, number: int, request: Request, x: Floats, routed: int) -> Decision:
+        name = request.request_id
         stored = self.agent.store.decision(number)
         if stored is None:
-            raise AgentError(
-                f"request_id {request_id!r} was decided, but decision d{number} is gone"
-            )
-        if int(stored.routed[0]) != routed or not np.array_equal(stored.x[0], x):
+            raise AgentError(f"request_id {name!r} was decided, but decision d{number} is gone")
+        unit = (stored.unit_id or ("",))[0] or name
+        context = (stored.context_id or ("",))[0]
+        same = {
+            "routed": int(stored.routed[0]) == routed,
+            "features": np.array_equal(stored.x[0], x),
+            "unit_id": unit == (request.unit_id or name),
+            "context_id": context == (request.context_id or ""),
+        }
+        if not all(same.values()):
+            other = " and ".join(field for field, equal in same.items() if not equal)
             raise ConflictError(
-                f"request_id {request_id!r} was decided as d{number} with other content"
+                f"request_id {name!r} was decided as d{number} with other content: {other}"
             )
         return self.records(stored)[0]
 
@@ -267,31 +330,32 @@ class Gateway:
         ]
 
     def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
-        by_request = [o.request_id for o in outcomes if o.decision_id is None and o.request_id]
+        by_request = [outcome.request_id for outcome in outcomes if outcome.request_id]
         known = self.agent.store.find_requests(by_request) if by_request else {}
         numbers = []
         for outcome in outcomes:
-            name = outcome.decision_id
-            if name is not None:
-                if not (name[:1] == "d" and name[1:].isdecimal() and len(name) < 20):
-                    raise UnknownDecisionError(f"decision_id {name!r} does not exist")
-                numbers.append(int(name[1:]))
-            elif outcome.request_id is None:
+            name, request = outcome.decision_id, outcome.request_id
+            if name is None and request is None:
                 raise AgentError("an outcome needs a decision_id or a request_id")
-            elif outcome.request_id not in known:
-                raise UnknownDecisionError(f"request_id {outcome.request_id!r} was never decided")
-            else:
-                numbers.append(known[outcome.request_id])
+            found = None if name is None else _DECISION.fullmatch(name)
+            if name is not None and found is None:
+                raise UnknownDecisionError(f"decision_id {name!r} does not exist")
+            if request is not None and request not in known:
+                raise UnknownDecisionError(f"request_id {request!r} was never decided")
+            number = known[request or ""] if found is None else int(found[1])
+            if request is not None and known[request] != number:
+                raise ConflictError(
+                    f"decision_id {name!r} is not the decision of request_id {request!r}, "
+                    f"which is d{known[request]}"
+                )
+            numbers.append(number)
         return np.array(numbers, dtype=np.int64)
 
-    def _last_served(self, number: int) -> int:
-        """The model that answered a decision, as far as is known; 0 where there is none such."""
+    def _assigned(self, number: int) -> int:
+        """The model that a decision assigned; 0 where there is none such."""
         table = self.agent.fold.pending
         if table.base <= number < table.next:
-            return int(table.served[number - table.base])
-        parts = self.agent.store.outcome_parts(number)
-        if parts:
-            return int(parts[-1].served[0])
+            return int(table.model[number - table.base])
         decided = self.agent.store.decision(number)
         return 0 if decided is None else int(decided.model[0])
 
@@ -321,12 +385,55 @@ class Gateway:
     def _model(self, field: str, name: str) -> int:
         position = self._position.get(name)
         if position is None:
-            raise AgentError(f"{field}: model {name!r} is not one of {', '.join(self._position)}")
+            sent = shown_sent(name, "name")
+            raise AgentError(f"{field}: model {sent} is not one of {', '.join(self._position)}")
         return position
 
     def _models(self, field: str, names: Sequence[str]) -> Ints:
         return np.array([self._model(field, name) for name in names], dtype=np.int64)
 
-    def _times(self, times: Sequence[float | None]) -> Floats:
+    def _times(
+        self, times: Sequence[float | None], *, live: bool = False, history: bool = True
+    ) -> Floats:
+        """(n,) the times given, and the clock's where none is. Raises TimeError; history: as
+        `check_against` takes it; live: whether windows are measured by them."""
         now = self._clock()
-        return np.array([now if at is None else at for at in times], dtype=np.float64)
+        at = np.array([now if each is None else each for each in times], dtype=np.float64)
+        told = np.array([each is not None for each in times])
+        if told.any():
+            off = self._off()
+            off = off if abs(off) >= APART_SECONDS else 0.0
+            check_against(np.where(told, at, now + off), now + off, history=history)
+            if live:
+                at[told] -= off
+        return at
+
+
+def _attempt(outcome: Outcome) -> int:
+    """The attempt that a part speaks of, as `OutcomeBatch` takes it."""
+    if outcome.served is not None:
+        return outcome.attempt or FIRST
+    if outcome.attempt is None and outcome.delivered is None:
+        return 0
+    return -(outcome.attempt or FIRST)
+
+
+def _differences(
+    batch: ObservationBatch, row: int, other: ObservationBatch, at: int, timed: bool
+) -> list[str]:
+    """Names of what two rows say differently. timed: whether their times are compared."""
+    found = [] if batch.routed[row] == other.routed[at] else ["routed"]
+    for name, given, held in (
+        ("features", batch.x[row], other.x[at]),
+        ("outputs", batch.outputs[row], other.outputs[at]),
+    ):
+        # Nearly always the very same bytes; a closer look knows that 0 is -0.
+        if given.tobytes() != held.tobytes() and not np.array_equal(given, held):
+            found.append(name)
+    if batch.reward[row] != other.reward[at]:
+        found.append("reward")
+    if (batch.unit_id or ())[row] != (other.unit_id or ())[at]:
+        found.append("unit_id")
+    if timed and batch.at[row] != other.at[at]:
+        found.append("at")
+    return found

@@ -10,22 +10,32 @@ from pathlib import Path
 
 from equipoise.agent.errors import AgentError
 
+_FORCE = "choose another --out, or replace it with --force"
+
+
+def check_target(path: Path, replace: str | None = None, hint: str = _FORCE) -> None:
+    """Raise AgentError where a folder exists and is not to be replaced. replace: name of a file by
+    which a folder of ours is known; hint: what to do where none is given."""
+    path = path.absolute()
+    if path.exists():
+        if replace is None:
+            raise AgentError(f"{path} exists: {hint}")
+        if not (path / replace).is_file():
+            raise AgentError(f"{path} exists and has no {replace}: not replacing what is not ours")
+
 
 @contextmanager
-def whole_folder(path: Path, *, replace: str | None = None) -> Iterator[Path]:
+def whole_folder(path: Path, *, replace: str | None = None, hint: str = _FORCE) -> Iterator[Path]:
     """Yield a scratch folder beside `path` that becomes `path` when the block ends well.
 
     On an error or an interruption nothing is left under `path`; an existing `path` stays as it
     was. A kill leaves at most a hidden scratch folder, which the next run for the same path
     removes. replace: name of a file by which a folder of ours is known; an existing folder that
-    holds it is replaced. Raises AgentError where `path` exists and is not to be replaced.
+    holds it is replaced. hint: what the error says to do where `path` exists. Raises AgentError
+    where it does and is not to be replaced.
     """
     path = path.absolute()
-    if path.exists():
-        if replace is None:
-            raise AgentError(f"{path} exists: choose another --out, or replace it with --force")
-        if not (path / replace).is_file():
-            raise AgentError(f"{path} exists and has no {replace}: not replacing what is not ours")
+    check_target(path, replace, hint)
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f".{path.name}.partial-*"):
         if not _alive(int(stale.name.rpartition("-")[2])):

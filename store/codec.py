@@ -31,8 +31,9 @@ _masks = msgspec.json.Decoder(list[list[bool] | None])
 def to_rows(batch: Batch, seq: int | Ints) -> list[Row]:
     """The SQL rows of a batch whose first row gets `seq`, in the column order of its table.
 
-    seq: or (n,) the seq of every row. Raises ValueError where the columns of the batch have
-    different lengths.
+    seq: or (n,) the seq of every row. The values are those that SQLite will hand back, so that a
+    digest of rows that are written is one of rows that are read. Raises ValueError where the
+    columns of the batch have different lengths.
     """
     table, n = TABLE_OF[type(batch)], len(batch)
     columns: list[Iterable[Any]] = [range(seq, seq + n) if isinstance(seq, int) else seq.tolist()]
@@ -49,10 +50,15 @@ def to_rows(batch: Batch, seq: int | Ints) -> list[Row]:
             columns.append([None] * n if values is None else values.tolist())
         elif kind is Kind.MASK or kind is Kind.OPTIONAL_VECTOR:
             columns.append([None] * n if values is None else _to_json(values))
+        elif kind is Kind.REAL:
+            if _has_negative_zero(values):
+                signed.append(name)
+                values = values + 0.0
+            columns.append([None if value != value else value for value in values.tolist()])
+        elif kind is Kind.FLAG:
+            columns.append(map(int, values.tolist()))
         else:
             columns.append(values.tolist())
-            if kind is Kind.REAL and _has_negative_zero(values):
-                signed.append(name)
     columns.append(_negative_zeros(batch, signed) if signed else [None] * n)
     return list(zip(*columns, strict=True))
 
@@ -69,6 +75,13 @@ def to_segments(table: Table, rows: Sequence[Row]) -> Iterator[Segment]:
         for stop in (*cuts.tolist(), len(batch)):
             yield Segment(int(seqs[start]), slice_rows(batch, start, stop))
             start = stop
+
+
+def to_blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[Ints, Batch]]:
+    """The rows of one table as (n,) seqs and batches, which may have gaps between their seqs."""
+    for first, batch in _blocks(table, rows):
+        seqs = [row[0] for row in rows[first : first + len(batch)]]
+        yield np.array(seqs, dtype=np.int64), batch
 
 
 def _blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[int, Batch]]:

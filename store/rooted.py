@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from equipoise.store import roots
+from equipoise.store import chain, roots
 from equipoise.store.admission import check_checkpoint
+from equipoise.store.chain import Anchor, Link
 from equipoise.store.codec import Row
-from equipoise.store.roots import BEGINS, FIRST_NUMBER, Root
+from equipoise.store.roots import BEGINS, FIRST_NUMBER, KeptState, Root
 from equipoise.store.tables import LOG_TABLES, Table
 
 T = TypeVar("T")
@@ -47,6 +48,26 @@ class RootedLog:
     def root(self) -> Root | None:
         return self._ask(roots.sealed_root)
 
+    def anchor(self, at: float) -> Anchor:
+        """Where the chains of this store end now. at: seconds since the epoch."""
+        return self._ask(chain.anchor, at)
+
+    def chain_links(self) -> tuple[list[Link], Link | None]:
+        """Every stored digest of the log, and the one where its chain ends."""
+        return self._ask(chain.links)
+
+    def chained_records(self, name: str) -> tuple[Link | None, dict[int, str]]:
+        """Where the chain of one kind of records ends, and the digest after each that is there."""
+        return self._ask(chain.record_digests, name)
+
+    def rows_in_order(self, since: int, until: int) -> list[tuple[str, Row]]:
+        """(table, row) of the rows with since <= seq < until in order, as SQL holds them."""
+        return self._ask(chain.rows_between, since, until)
+
+    def kept_states(self) -> list[KeptState]:
+        """Every checkpoint and root, whole or not."""
+        return self._ask(roots.kept_states)
+
     def keep_root(self, seq: int, state: bytes, at: float) -> None:
         """Keep the state after the rows before `seq` for the log to begin at some day."""
         check_checkpoint(self._name, seq, self.next_seq)
@@ -69,6 +90,8 @@ class RootedLog:
         """Let the log begin at the root of this seq from now on."""
         with self._transaction() as connection:
             roots.seal(connection, seq, at, digest)
+            chain.mark(connection, seq)
+            chain.forget(connection, seq)
 
     def delete_some(self, rows: int) -> int:
         """Delete some rows before the beginning of the log; how many."""

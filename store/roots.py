@@ -13,12 +13,13 @@ from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from equipoise.store import chain
 from equipoise.store.errors import CorruptStoreError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-_COVERED = Struct("<qqd")
+_COVERED, _OF_CHECKPOINT = Struct("<qqd"), Struct("<qd")
 _COLUMNS = "id, seq, decisions, at, state, checksum, sealed_at, digest"
 BEGINS = "coalesce((SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL), 0)"
 """SQL: the first row of the log."""
@@ -38,6 +39,18 @@ class Root:
     state: bytes
     sealed_at: float | None = None
     digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A checkpoint or a root that is kept: the state after the rows before `seq`. whole: whether
+    its checksum holds; noted: whether that is the one which was kept beside it, None where nothing
+    was."""
+
+    kind: str
+    seq: int
+    whole: bool
+    noted: bool | None
 
 
 def create_roots(database: Database) -> None:
@@ -65,10 +78,13 @@ def insert_root(connection: sqlite3.Connection, root: Root) -> None:
     sealed = "SELECT 1 FROM roots WHERE seq = ? AND sealed_at IS NOT NULL"
     if connection.execute(sealed, (root.seq,)).fetchone():
         return
-    connection.execute(
+    checksum = _checksum(root)
+    key = connection.execute(
         "INSERT INTO roots (seq, decisions, at, checksum, state) VALUES (?, ?, ?, ?, ?)",
-        (root.seq, root.decisions, root.at, _checksum(root), root.state),
-    )
+        (root.seq, root.decisions, root.at, checksum, root.state),
+    ).lastrowid
+    chain.note_state(connection, "root", key or 0, root.seq, checksum)
+    chain.mark(connection, root.seq)
 
 
 def sealed_root(connection: sqlite3.Connection) -> Root | None:
@@ -109,6 +125,26 @@ def seal(connection: sqlite3.Connection, seq: int, sealed_at: float, digest: str
     )
 
 
+def kept_states(connection: sqlite3.Connection) -> list[KeptState]:
+    """Every checkpoint, then every root."""
+    found = []
+    notes = chain.state_notes(connection, "checkpoint")
+    for key, seq, at, state, checksum in connection.execute(
+        "SELECT id, seq, at, state, checksum FROM checkpoints ORDER BY id"
+    ):
+        whole = checkpoint_checksum(seq, at, state) == checksum
+        noted = chain.is_noted(notes, "checkpoint", key, seq, checksum) if key in notes else None
+        found.append(KeptState("checkpoint", seq, whole, noted))
+    notes = chain.state_notes(connection, "root")
+    for key, seq, decisions, at, state, checksum in connection.execute(
+        "SELECT id, seq, decisions, at, state, checksum FROM roots ORDER BY id"
+    ):
+        whole = _checksum(Root(seq, decisions, at, state)) == checksum
+        noted = chain.is_noted(notes, "root", key, seq, checksum) if key in notes else None
+        found.append(KeptState("root", seq, whole, noted))
+    return found
+
+
 def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Root | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM roots WHERE {condition} LIMIT 1", values
@@ -120,6 +156,13 @@ def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Ro
     if _checksum(root) != checksum:
         raise CorruptStoreError(f"the state that the log goes on from at row {seq} is damaged")
     return root
+
+
+def checkpoint_checksum(seq: int, at: float, state: bytes) -> str:
+    """What is kept beside a checkpoint, so that a damaged one is noticed."""
+    covered = sha256(_OF_CHECKPOINT.pack(seq, at))
+    covered.update(state)
+    return covered.hexdigest()
 
 
 def _checksum(root: Root) -> str:

@@ -19,10 +19,10 @@ from typing import Self, TypeVar
 import msgspec
 import numpy as np
 
-from equipoise.store import sqlite_records
+from equipoise.store import chain, sqlite_records
 from equipoise.store.admission import check_checkpoint, check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, Ints, OutcomeBatch, Segment
-from equipoise.store.codec import Row, to_rows, to_segments
+from equipoise.store.codec import Row, to_blocks, to_rows, to_segments
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import (
     CorruptStoreError,
@@ -38,7 +38,7 @@ from equipoise.store.merging import merge
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.rooted import RootedLog
 from equipoise.store.roots import BEGINS, FIRST_NUMBER
-from equipoise.store.slicing import slice_rows
+from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 from equipoise.store.sqlite_connection import (
     SYNCHRONOUS,
     Durability,
@@ -46,7 +46,15 @@ from equipoise.store.sqlite_connection import (
     open_for_writing,
 )
 from equipoise.store.sqlite_errors import as_store_error
-from equipoise.store.tables import DECISIONS, LOG_TABLES, OUTCOMES, Table
+from equipoise.store.tables import (
+    DECISIONS,
+    LOG_TABLES,
+    OBSERVATIONS,
+    OUTCOMES,
+    SIMULATIONS,
+    TABLE_OF,
+    Table,
+)
 from equipoise.store.tail import read_tail, tail_files
 
 T = TypeVar("T")
@@ -62,7 +70,6 @@ _FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
 _NAMES = (
     "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
 )
-_INSERT = {table.batch: table.insert for table in LOG_TABLES}
 
 
 class SqliteStore(RootedLog, Store):
@@ -90,6 +97,7 @@ class SqliteStore(RootedLog, Store):
         self._name = f"store {self.path}"
         self._turn = threading.RLock()
         self._counters: tuple[int, int] | None = None
+        self._chained: tuple[int, bytes] | None = None
         self._lock: WriterLock | None = None
         if durability not in SYNCHRONOUS:
             raise StoreError(f"durability is {durability!r}, expected 'process' or 'power'")
@@ -153,10 +161,10 @@ class SqliteStore(RootedLog, Store):
                 decisions += rows
             try:
                 with self._transaction() as connection:
-                    _insert(connection, batch, np.arange(first, first + rows))
+                    chained = _write(connection, [Segment(first, batch)], self._chained)
             except WriteError as error:
                 raise self._explained(error, batch) from error
-            self._counters = first + rows, decisions
+            self._counters, self._chained = (first + rows, decisions), chained
             return first
 
     def append_together(self, segments: Sequence[Segment]) -> None:
@@ -176,10 +184,11 @@ class SqliteStore(RootedLog, Store):
                 if isinstance(segment.batch, DecisionBatch):
                     check_numbers(self._name, segment.batch, decisions)
                     decisions += len(segment.batch)
+            if not segments:
+                return
             with self._transaction() as connection:
-                for seqs, batch in merge(segments):
-                    _insert(connection, batch, seqs)
-            self._counters = next_seq, decisions
+                chained = _write(connection, segments, self._chained)
+            self._counters, self._chained = (next_seq, decisions), chained
 
     def _explained(self, error: WriteError, batch: Batch) -> StoreError:
         """A clearer error where the refusal was a request id that has a decision already."""
@@ -206,6 +215,17 @@ class SqliteStore(RootedLog, Store):
             if self.begins > start:
                 raise TrimmedError(f"{self._name}: old rows were removed meanwhile: run it again")
             yield from sorted(segments, key=lambda segment: segment.seq)
+
+    def blocks(self, table: Table, until: int) -> Iterator[tuple[Ints, Batch]]:
+        """The rows of one table before row `until`, as (n,) seqs and batches: the quick way to
+        read a whole log whose kinds of rows need not come in their common order."""
+        start = self.begins
+        while start < until:
+            rows = self._query(
+                f"{table.select('seq >= ? AND seq < ?')} LIMIT ?", (start, until, _ROWS_AT_ONCE)
+            )
+            yield from self._decoded(table, rows, to_blocks)
+            start = until if len(rows) < _ROWS_AT_ONCE else rows[-1][0] + 1
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         if len(request_ids) == 1:  # what every live request asks
@@ -240,6 +260,28 @@ class SqliteStore(RootedLog, Store):
                     f"SELECT request_id FROM observations WHERE request_id IN ({marks})", names
                 )
             )
+        return found
+
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        found: dict[str, Segment] = {}
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            segments = self._select(OBSERVATIONS, f"request_id IN ({marks})", *names)
+            for name, segment in named_observations(segments, names):
+                found.setdefault(name, segment)
+        return found
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        wanted, found = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
+        contexts = np.unique(context).tolist()
+        for start in range(0, len(contexts), _NAMES_AT_ONCE):
+            keys = contexts[start : start + _NAMES_AT_ONCE]
+            # By context alone: SQLite searches no index for a list of pairs.
+            marks = ", ".join("?" * len(keys))
+            segments = self._select(SIMULATIONS, f"context IN ({marks})", *keys)
+            for pair, segment in replays_of(segments, wanted):
+                found.setdefault(pair, segment)
         return found
 
     def decision(self, number: int) -> DecisionBatch | None:
@@ -277,6 +319,7 @@ class SqliteStore(RootedLog, Store):
             if not self._ask(sqlite_records.is_frozen, self._name, name, value):
                 with self._transaction() as connection:
                     sqlite_records.insert_setting(connection, name, value)
+                    chain.extend_records(connection, "settings")
 
     def settings(self) -> dict[str, str]:
         return self._ask(sqlite_records.read_settings)
@@ -285,7 +328,9 @@ class SqliteStore(RootedLog, Store):
         with self._turn:
             if not self._ask(sqlite_records.is_kept, self._name, record):
                 with self._transaction() as connection:
-                    sqlite_records.insert_record(connection, record)
+                    chain.extend_records(
+                        connection, sqlite_records.insert_record(connection, record)
+                    )
 
     def eras(self) -> list[Era]:
         return self._ask(sqlite_records.read_eras)
@@ -332,7 +377,8 @@ class SqliteStore(RootedLog, Store):
                 yield connection
                 connection.execute("COMMIT")
             except BaseException as error:
-                self._counters = None  # an interrupt may have come just after the commit
+                # An interrupt may have come just after the commit.
+                self._counters = self._chained = None
                 with contextlib.suppress(sqlite3.Error):
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
@@ -340,10 +386,17 @@ class SqliteStore(RootedLog, Store):
                     raise as_store_error(self._name, error) from error
                 raise
 
-    def _select(self, table: Table, condition: str, *values: int) -> list[Segment]:
-        rows = self._query(table.select(condition), values)
+    def _select(self, table: Table, condition: str, *values: int | str) -> list[Segment]:
+        return self._decoded(table, self._query(table.select(condition), values), to_segments)
+
+    def _decoded(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        decode: Callable[[Table, Sequence[Row]], Iterator[T]],
+    ) -> list[T]:
         try:
-            return list(to_segments(table, rows))
+            return list(decode(table, rows))
         except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
             raise CorruptStoreError(
                 f"{self._name}: table {table.name}, seq {rows[0][0]} to {rows[-1][0]}, "
@@ -366,8 +419,38 @@ class SqliteStore(RootedLog, Store):
                 ) from error
 
 
-def _insert(connection: sqlite3.Connection, batch: Batch, seqs: Ints) -> None:
-    statement = _INSERT[type(batch)]
-    for start in range(0, len(batch), _ROWS_AT_ONCE):  # bounds the memory of a huge batch
-        stop = min(start + _ROWS_AT_ONCE, len(batch))
-        connection.executemany(statement, to_rows(slice_rows(batch, start, stop), seqs[start:stop]))
+def _write(
+    connection: sqlite3.Connection, segments: Sequence[Segment], chained: tuple[int, bytes] | None
+) -> tuple[int, bytes] | None:
+    """Insert and chain the rows of segments; where their chain ends. chained: where it did."""
+    for part in _bounded(segments):
+        merged = merge(part) if len(part) > 1 else [(_seqs(part[0]), part[0].batch)]
+        written = []
+        for seqs, batch in merged:
+            rows, table = to_rows(batch, seqs), TABLE_OF[type(batch)]
+            connection.executemany(table.insert, rows)
+            written.append((table.name, rows))
+        chained = chain.extend(connection, chained, part[0].seq, written)
+    return chained
+
+
+def _bounded(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """The same rows in lists of some thousand at the most, which bounds the memory they take."""
+    held: list[Segment] = []
+    count = 0
+    for segment in segments:
+        for start in range(0, len(segment.batch), _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, len(segment.batch))
+            if count + stop - start > _ROWS_AT_ONCE:
+                yield held
+                held, count = [], 0
+            whole = stop - start == len(segment.batch)
+            batch = segment.batch if whole else slice_rows(segment.batch, start, stop)
+            held.append(Segment(segment.seq + start, batch))
+            count += stop - start
+    if held:
+        yield held
+
+
+def _seqs(segment: Segment) -> Ints:
+    return np.arange(segment.seq, segment.seq + len(segment.batch))

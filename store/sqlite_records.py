@@ -6,16 +6,14 @@ Functions of an open connection; those that write run inside the caller's transa
 from __future__ import annotations
 
 import sqlite3
-import struct
-from hashlib import sha256
 
 import msgspec
 
+from equipoise.store import chain
 from equipoise.store.admission import check_same_era, check_same_rule, check_setting
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
 from equipoise.store.records import Alert, Control, Era, RuleRecord
-
-_COVERED = struct.Struct("<qd")
+from equipoise.store.roots import checkpoint_checksum
 
 
 def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
@@ -55,7 +53,8 @@ def is_kept(connection: sqlite3.Connection, store: str, record: Kept) -> bool:
     return found.fetchone() is not None
 
 
-def insert_record(connection: sqlite3.Connection, record: Kept) -> None:
+def insert_record(connection: sqlite3.Connection, record: Kept) -> str:
+    """Insert a record; the name of its table."""
     if isinstance(record, Era):
         connection.execute(
             "INSERT INTO eras (era, opened_at, reason, models, key_hash, schema_hash)"
@@ -69,21 +68,24 @@ def insert_record(connection: sqlite3.Connection, record: Kept) -> None:
                 record.schema_hash,
             ),
         )
-    elif isinstance(record, RuleRecord):
+        return "eras"
+    if isinstance(record, RuleRecord):
         connection.execute(
             "INSERT INTO rules (rule_id, era, at, body) VALUES (?, ?, ?, ?)",
             (record.rule_id, record.era, record.at, record.body),
         )
-    elif isinstance(record, Control):
+        return "rules"
+    if isinstance(record, Control):
         connection.execute(
             "INSERT INTO controls (at, name, value) VALUES (?, ?, ?)",
             (record.at, record.name, record.value),
         )
-    else:
-        connection.execute(
-            "INSERT INTO alerts (at, check_name, status, sentence) VALUES (?, ?, ?, ?)",
-            (record.at, record.check, record.status, record.sentence),
-        )
+        return "controls"
+    connection.execute(
+        "INSERT INTO alerts (at, check_name, status, sentence) VALUES (?, ?, ?, ?)",
+        (record.at, record.check, record.status, record.sentence),
+    )
+    return "alerts"
 
 
 def read_eras(connection: sqlite3.Connection, where: str = "", *values: int) -> list[Era]:
@@ -129,15 +131,19 @@ def read_controls(connection: sqlite3.Connection) -> list[Control]:
 
 def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop those beyond the newest three."""
-    connection.execute(
+    seq, at, state = checkpoint.seq, checkpoint.at, checkpoint.state
+    checksum = checkpoint_checksum(seq, at, state)
+    key = connection.execute(
         "INSERT INTO checkpoints (seq, at, checksum, state) VALUES (?, ?, ?, ?)",
-        (checkpoint.seq, checkpoint.at, _checksum(checkpoint), checkpoint.state),
-    )
+        (seq, at, checksum, state),
+    ).lastrowid
     connection.execute(
         "DELETE FROM checkpoints WHERE id NOT IN"
         " (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
         (KEPT_CHECKPOINTS,),
     )
+    chain.note_state(connection, "checkpoint", key or 0, seq, checksum)
+    chain.mark(connection)
 
 
 def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:
@@ -145,12 +151,9 @@ def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoi
     rows = connection.execute("SELECT seq, state, at, checksum FROM checkpoints ORDER BY id DESC")
     for seq, state, at, checksum in rows.fetchall():
         checkpoint = Checkpoint(seq, state, at)
-        if seq <= next_seq and _checksum(checkpoint) == checksum:
+        if (
+            seq <= next_seq
+            and checkpoint_checksum(checkpoint.seq, checkpoint.at, checkpoint.state) == checksum
+        ):
             return checkpoint
     return None
-
-
-def _checksum(checkpoint: Checkpoint) -> str:
-    covered = sha256(_COVERED.pack(checkpoint.seq, checkpoint.at))
-    covered.update(checkpoint.state)
-    return covered.hexdigest()

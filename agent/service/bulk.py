@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from equipoise.agent.ingest.places import Places
 from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.problems import problem_of, refuse
 from equipoise.agent.service.schema import BulkAnswer, Rejected
@@ -45,6 +46,7 @@ class Bulk(Generic[R]):
         self._totals: Counter[str] = Counter()
         self._rejected = 0
         self._rejects: list[Rejected] = []
+        self._places: Places[int] = Places()
 
     async def read(self, chunks: AsyncGenerator[bytes, None]) -> BulkAnswer:
         """Take in every line of the body. What was taken stays taken if the body breaks off.
@@ -96,9 +98,18 @@ class Bulk(Generic[R]):
             for taken in take_apart(self._records, rows, self._take, rejected):
                 self._totals += taken
                 await self._breathe()
-        lines, self._records, self._lines = self._lines, [], []
-        for row in sorted(rejected, key=lambda row: row.index):
-            self._reject(lines[row.index], row.status, row.detail)
+        refused = {row.index: row for row in rejected}
+        records, lines = self._records, self._lines
+        self._records, self._lines = [], []
+        for at, record in enumerate(records):
+            if at not in refused:
+                self._places.keep(record, lines[at])
+                continue
+            row, detail = refused[at], refused[at].detail
+            if row.status == 409:
+                same = [str(line) for line in self._places.of(record)]
+                detail += f" (index {same[0]} of this body)" if same else ""
+            self._reject(lines[at], row.status, detail)
 
     def _reject(self, line: int, status: int, detail: str) -> None:
         self._rejected += 1

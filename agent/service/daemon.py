@@ -12,8 +12,10 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.anchors import append_anchor
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.monitors.actions import Consequence
@@ -22,7 +24,7 @@ from equipoise.agent.service.alerts import Alerts
 from equipoise.agent.service.analysis import Analysis, AnalysisError
 from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.breaker import Breaker
-from equipoise.agent.service.clock import Clock
+from equipoise.agent.service.clock import APART_SECONDS, Clock
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.hot import Hot
 from equipoise.agent.service.jobs import Jobs
@@ -69,7 +71,7 @@ class Daemon:
         self.figures = Figures()
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
-        self.gateway = Gateway(self.agent, self.clock)
+        self.gateway = Gateway(self.agent, self.clock, lambda: self.clock.off)
         self.hot = Hot(
             self.gateway,
             self.switches,
@@ -95,6 +97,7 @@ class Daemon:
         self._looking: asyncio.TimerHandle | None = None
         self._works: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
+        self._away = 0.0
         self._checkpointed = self.agent.fold.next_seq
 
     async def start(self) -> None:
@@ -109,6 +112,7 @@ class Daemon:
         if self.retention is not None and settings.retention is not None:
             self.jobs.add("retention", settings.retention.every_seconds, self._retain)
         self._lighten()
+        self._compare_clocks()
         self.jobs.start()
         self.jobs.soon("refresh")
         self._look()
@@ -184,6 +188,7 @@ class Daemon:
             if self.agent.fold.next_seq > self._checkpointed:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
+                    await self._anchor()
         except (StoreError, AnalysisError, TimeoutError) as error:
             # A checkpoint only saves time; the log itself is whole without it.
             self.log.failed("checkpoint", error)
@@ -245,9 +250,13 @@ class Daemon:
                 self.log.info("store-works-again")
 
     def _look(self) -> None:
-        """Several times a second: kill switch, store, and whether enough outcomes came in."""
+        """Several times a second: kill switch, clock, store, and the number of outcomes."""
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(LOOK_SECONDS, self._look)
+        moved = self.clock.look()
+        if moved:
+            self.figures.clock_steps += 1
+            self.log.warning("clock-set", seconds=round(moved, 1), ahead=round(self.clock.off, 1))
         if self.switches.kill_switch.look():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
         self.look_at_store()
@@ -309,6 +318,16 @@ class Daemon:
         if self.agent.fold.next_seq > self._checkpointed:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
+            await self._anchor()
+
+    async def _anchor(self) -> None:
+        """Say where the hash chain stands, to a file that nobody can take it back from."""
+        if self.settings.anchor is not None:
+            try:
+                anchor = await asyncio.to_thread(self.store.anchor, self.clock())
+                await asyncio.to_thread(append_anchor, Path(self.settings.anchor), anchor)
+            except OSError as error:
+                self.log.failed("anchor", error)
 
     async def _foresee(self) -> None:
         before = self.analysis.forecast
@@ -328,9 +347,21 @@ class Daemon:
                 self.figures.bulk["shadow"] += rows
                 self.log.info("shadow", rows=rows, spent_usd=round(self.shadow.spent, 4))
 
+    def _compare_clocks(self) -> None:
+        """Say it where the log and the machine's clock cannot both be right."""
+        newest = self.agent.fold.ledger.arrivals.latest
+        self._away = self.clock() - newest  # not a number before any decision
+        if self._away < -APART_SECONDS:
+            self.log.warning("clock-behind-log", seconds=round(-self._away, 1))
+
     async def _expire(self) -> None:
         with contextlib.suppress(StoreError):  # they expire when the store works again
             count = self.agent.expire(self.clock())
             if count:
                 self.figures.outcomes["expired"] += count
+                window = self.agent.config.reward.window
+                if window is not None and self._away > window:
+                    # Everything that waited, at once: the daemon was down, or the clock was set.
+                    self.log.warning("expired-at-start", decisions=count, away=round(self._away, 1))
                 self.log.debug("expired", decisions=count)
+            self._away = 0.0

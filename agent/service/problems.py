@@ -6,11 +6,13 @@ import re
 
 import msgspec
 
+from equipoise.agent.clocks import TimeError
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features.problems import FeatureError, shown_sent
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import ProblemDocument
 from equipoise.store.errors import ContradictionError, ReadOnlyStoreError, StoreError
+from equipoise.store.records import readable
 
 _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`(?= - at `|$)", re.DOTALL)
@@ -97,7 +99,7 @@ def problem_of(error: Exception) -> ProblemDocument:
     if isinstance(error, Refusal):
         return error.document
     if isinstance(error, msgspec.ValidationError):
-        text = _UNKNOWN_FIELD.sub(_brief, str(error))
+        text = _UNKNOWN_FIELD.sub(_brief, readable(error))
         found = _AT.search(text)
         return problem(422, text, field=found[1] if found else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
@@ -112,6 +114,8 @@ def problem_of(error: Exception) -> ProblemDocument:
         return problem(404, str(error))
     if isinstance(error, ConflictError | ContradictionError):
         return problem(409, str(error))
+    if isinstance(error, TimeError):
+        return problem(422, str(error), field=error.field, limit=error.limit)
     if isinstance(error, AgentError):
         return problem(422, str(error))
     if isinstance(error, StoreError):

@@ -134,6 +134,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     (`power`, an fsync before each answer).
     kill_switch: while this file exists every request is passed through, whatever the store does;
     null for `<store>.kill`.
+    anchor: a file to which every checkpoint adds where the store's hash chain stands, for audits.
     refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
     comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
     expiry_seconds: between two looks for outcomes that never came. forecast_seconds: between two
@@ -152,6 +153,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
     kill_switch: str | None = None
+    anchor: str | None = None
     refresh_seconds: float = 1.0
     refresh_outcomes: int = 1000
     checkpoint_seconds: float = 60.0
@@ -184,6 +186,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def faults(self) -> Iterator[Problem]:
         if not self.store:
             yield Problem("store", shown(self.store), "the path of the store")
+        if self.anchor is not None and self.anchor in ("", self.store):
+            fix = "leave it out to keep none"
+            yield Problem("anchor", shown(self.anchor), "the path of a file of its own", fix)
         if not 0 <= self.port <= 65_535:
             yield Problem("port", shown(self.port), "0 to 65535", "0 takes a free one")
         for key in (*(f"{job}_seconds" for job in JOBS), "shutdown_seconds"):

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
+
+from equipoise.agent.ingest.places import Places
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.schema import OutcomesAnswer, Rejected
@@ -48,8 +51,26 @@ class Taking(Generic[T]):
             accepted=self._total["accepted"],
             duplicates=self._total["duplicates"],
             late=self._total["late"],
-            rejected=sorted(self._rejected, key=lambda row: row.index),
+            rejected=self._placed(sorted(self._rejected, key=lambda row: row.index)),
         )
+
+    def _placed(self, rejected: list[Rejected]) -> list[Rejected]:
+        """The refusals; one that contradicts an earlier row of the list says which."""
+        conflicts = {row.index for row in rejected if row.status == 409}
+        if not conflicts:
+            return rejected
+        refused = {row.index for row in rejected}
+        places, found = Places[int](), dict[int, str]()
+        for index, outcome in enumerate(self._outcomes):
+            if index not in refused:
+                places.keep(outcome, index)
+            elif index in conflicts:
+                same = places.of(outcome)
+                found[index] = f" (index {same[0]} of this body)" if same else ""
+        return [
+            msgspec.structs.replace(row, detail=row.detail + found.get(row.index, ""))
+            for row in rejected
+        ]
 
 
 def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:

@@ -50,6 +50,7 @@ def test_an_honest_log_is_clean(log, settings):
     assert result.capped > 0
 
 
+@pytest.mark.forges
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -69,6 +70,7 @@ def test_a_changed_decision_is_found(log, settings, change, says):
     assert any("d77" in fault and says in fault for fault in result.faults)
 
 
+@pytest.mark.forges
 def test_a_capped_decision_that_claims_a_rate_is_found(log, settings):
     with sqlite3.connect(log) as connection:
         (number,) = connection.execute(

@@ -93,6 +93,7 @@ def test_who_follows_a_removed_decision_is_counted_and_not_accused(tmp_path):
         assert (found.decisions, found.unchecked) == (45, 40)
 
 
+@pytest.mark.forges
 def test_an_audit_still_finds_what_was_changed(tmp_path):
     settings = config(**SETTINGS["top-two"])
     played(tmp_path / "cut.db", settings, True)

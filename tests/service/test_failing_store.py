@@ -17,6 +17,7 @@ from killing import state_is_the_fold
 from running import running, start, until, write_config
 
 from equipoise.agent.config.file import load_file
+from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import write_key
 from equipoise.agent.service import breaker as breaker_module
 from equipoise.agent.service.clock import Clock
@@ -199,11 +200,18 @@ def test_setting_the_clock_back_does_not_turn_time_back(monkeypatch: pytest.Monk
     assert clock() < before + 60
 
 
-def test_requests_whose_clocks_disagree_are_logged_as_they_come(daemon: Daemon):
-    for index, at in enumerate([2e9, 1e9, 0, 1.5e9]):
+def test_requests_whose_clocks_disagree_a_little_are_logged_as_they_come(daemon: Daemon):
+    """More than 300 s from the agent's clock is refused: it would wait for ever, or not at all."""
+    now = daemon.clock()
+    for index, at in enumerate([now + 250.0, now - 250.0, now]):
         body = {"request_id": f"t{index}", "routed": "small", "features": [0.1], "at": at}
         made = json.loads(daemon.hot.decide(json.dumps(body).encode()))
         assert made["decision_id"] == f"d{index}"
         stored = daemon.store.decision(index)
         assert stored is not None
         assert stored.at[0] == at
+    for at in (2e9, 1e9, 0.0):
+        body = {"request_id": "far", "routed": "small", "features": [0.1], "at": at}
+        with pytest.raises(AgentError, match="the agent's clock, at most 300 s"):
+            daemon.hot.decide(json.dumps(body).encode())
+    assert daemon.store.decisions == 3

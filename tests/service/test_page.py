@@ -14,7 +14,7 @@ from browser import Tab, browsing
 from running import CONFIG, Running, running
 
 from equipoise.agent.service.page.history import History
-from equipoise.agent.service.schema import EstimatesAnswer, ModelEstimate
+from equipoise.agent.service.schema import EstimatesAnswer, ModelEstimate, WatermarkAnswer
 
 NASTY = "<img src=x onerror=document.title='taken'> & \"'</script>"
 ROUTE, ADMIN = "route-token-of-length", "admin-token-of-length"
@@ -197,6 +197,9 @@ def estimates(rows: int) -> EstimatesAnswer:
         decisions=rows,
         randomized=rows,
         waiting=0,
+        watermark=WatermarkAnswer(
+            held_back=0, decision_id=None, at=None, sentence="0 wait for their outcome."
+        ),
         estimator="ipw",
         delta=0.05,
         sequence="bounded",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.store.batches import DecisionBatch, ExpiryBatch
+from equipoise.store.batches import DecisionBatch, ExpiryBatch, ObservationBatch
 from equipoise.store.contract import Store
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError
 from equipoise.store.records import Alert, Era, RuleRecord
@@ -269,3 +269,33 @@ def test_observations_are_found_by_their_request_ids(store: Store, author: Any) 
     store.append(author.decisions(1, request_id=["d"]))
     names = ["c", "", "a", "d", "e", *(f"n{number}" for number in range(2000))]
     assert store.find_observations(names) == {"a", "c", *(f"n{number}" for number in range(1200))}
+
+
+def test_rows_are_found_whole_by_what_names_them(store: Store, author: Any) -> None:
+    """The first of each name, wherever it lies, with its seq; each alone."""
+    store.append(author.decisions(2))
+    rows = author.observations(4)
+    store.append(dataclasses.replace(rows, request_id=["a", "", "c", "a"]))
+    store.append(dataclasses.replace(author.observations(2), request_id=["c", "e"]))
+    found = store.observations(["e", "a", "c", "", "nobody"])
+    assert {name: segment.seq for name, segment in found.items()} == {"a": 2, "c": 4, "e": 7}
+    for name, row in (("a", 0), ("c", 2)):
+        batch = found[name].batch
+        assert isinstance(batch, ObservationBatch)
+        assert len(batch) == 1
+        np.testing.assert_array_equal(batch.x[0], rows.x[row])
+        np.testing.assert_array_equal(batch.outputs[0], rows.outputs[row])
+        assert batch.reward[0] == rows.reward[row]
+    context, model = np.array([7, 7, 8, 7]), np.array([0, 1, 0, 0])
+    first = store.append(
+        dataclasses.replace(author.simulations(4), context=context, model=model, context_id=None)
+    )
+    asked = np.array([7, 8, 9, 7, 8]), np.array([0, 0, 0, 1, 1])
+    replays = store.simulations(*asked)
+    assert {pair: segment.seq - first for pair, segment in replays.items()} == {
+        (7, 0): 0,
+        (8, 0): 2,
+        (7, 1): 1,
+    }
+    many = np.arange(2000)
+    assert store.simulations(many, np.zeros(2000, dtype=np.int64)).keys() == {(7, 0), (8, 0)}

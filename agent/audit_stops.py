@@ -1,0 +1,173 @@
+"""Whether every decision that was served as routed had to be: `capped` from the draws before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from equipoise.agent.budget.closed import model_caps
+from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.budget.quotas import Quotas, bands_of
+from equipoise.agent.columns import widened
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.declared import declared_versions
+from equipoise.agent.keys import text_keys
+from equipoise.agent.stops import Stops, read_stops
+from equipoise.policies.draw import draw
+from equipoise.store.batches import DecisionBatch, Flags, Floats
+from equipoise.store.contract import Store
+from equipoise.store.slicing import slice_rows
+
+_ROUNDING = 1e-9
+
+
+@dataclass(slots=True)
+class Looked:
+    """(n,) flags of one batch. shut: served as routed where nothing stopped it; loose: randomized,
+    or claimed to be, where something did; full: open to a model that had had all it may get."""
+
+    shut: Flags
+    loose: Flags
+    full: Flags
+
+
+class StopAudit:
+    """Follows a log and recomputes `capped`. unproven: by reason, how many rows could not be."""
+
+    def __init__(self, store: Store, config: ExperimentConfig, first: int) -> None:
+        texts = declared_versions(store)
+        self._configs = {number: ExperimentConfig.from_json(text) for number, text in texts.items()}
+        self._configs = self._configs or {0: config}
+        self._models = len(config.models)
+        self._ledger = Ledger(self._models, bands_of(config), config.budget.per_user is not None)
+        self._counted = first == 0
+        notes = read_stops(store)
+        # What an older version decided it did not note.
+        self._known_from = notes[0].since if notes else None
+        self._notes = notes
+        self.unproven: dict[str, int] = {}
+
+    def look(
+        self,
+        batch: DecisionBatch,
+        number: int,
+        rate: Floats,
+        shares: Floats,
+        active: Flags,
+        opened_rate: Floats | None,
+    ) -> Looked:
+        """number: of the first decision. rate, shares: (n,), (n, K) as the rule gives them. active:
+        (K,) models its era compares. opened_rate: (n,) the logged rate of the decision that opened
+        the unit, NaN where the row opened it; None without units."""
+        parts = []
+        for start, stop, note in self._spans(number, len(batch)):
+            rows = slice(start, stop)
+            parts.append(
+                self._look(
+                    slice_rows(batch, start, stop),
+                    rate[rows],
+                    shares[rows],
+                    active,
+                    None if opened_rate is None else opened_rate[rows],
+                    note,
+                )
+            )
+        return Looked(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in Looked.__slots__)
+        )
+
+    def _spans(self, number: int, count: int) -> list[tuple[int, int, Stops | None]]:
+        """(start, stop, note) of runs of rows under one note; None where it is not known."""
+        edges = {0, count}
+        known = self._known_from
+        cuts = [note.since for note in self._notes] + ([] if known is None else [known])
+        edges |= {cut - number for cut in cuts if 0 < cut - number < count}
+        ordered = sorted(edges)
+        spans: list[tuple[int, int, Stops | None]] = []
+        for start, stop in pairwise(ordered):
+            note = None
+            if known is not None and number + start >= known:
+                note = [each for each in self._notes if each.since <= number + start][-1]
+            spans.append((start, stop, note))
+        return spans
+
+    def _look(
+        self,
+        batch: DecisionBatch,
+        rate: Floats,
+        shares: Floats,
+        active: Flags,
+        opened_rate: Floats | None,
+        note: Stops | None,
+    ) -> Looked:
+        count = len(batch)
+        config = self._configs.get(0 if note is None else note.config)
+        before = self._ledger.by_model, float(self._ledger.by_model.sum())
+        no_model: Flags = np.zeros(count, dtype=bool)
+        if batch.eligible is not None:
+            no_model = np.logical_not(batch.eligible.any(axis=1))
+        if note is None or config is None:
+            self._take(batch, active)
+            self._cannot("of times before what stops them was noted", batch.capped & ~no_model)
+            none = np.zeros(count, dtype=bool)
+            return Looked(none, no_model & ~batch.capped, none)
+        closed = no_model
+        if config.policy.exclude:
+            closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
+        quotas, unsure = Quotas.of(config), np.zeros(count, dtype=bool)
+        if quotas:
+            if self._counted:
+                would = draw(batch.uniform, np.where(closed, 0.0, rate), shares, batch.routed)[1]
+                run = quotas.begin(self._ledger)
+                closed = closed | (run.closed(batch.x, batch.unit, would) > 0)
+            else:
+                unsure[:] = True
+        if opened_rate is not None:
+            follows = ~np.isnan(opened_rate)
+            closed = np.where(follows, self._of_followers(batch, opened_rate, shares), closed)
+        onto = (batch.model[:, None] == np.arange(self._models)) & batch.randomized[:, None]
+        stopped = np.full(count, note.off is not None)
+        if note.requests is not None:
+            if self._counted:
+                spent = before[1] + np.cumsum(batch.randomized) - batch.randomized
+                stopped |= spent + 1.0 > note.requests * (1.0 + _ROUNDING)
+            else:
+                unsure[:] = True
+        if config.budget.money is not None or config.budget.harm is not None:
+            unsure[:] = True
+        full = np.zeros(count, dtype=bool)
+        caps = model_caps(config)
+        if np.isfinite(caps).any() and self._counted:
+            had = before[0] + np.cumsum(onto, axis=0) - onto
+            models = batch.probabilities.shape[1]
+            shut = (had[:, : len(caps)] >= caps)[:, :models]
+            given = np.ones((count, models), dtype=bool)
+            if batch.eligible is not None:
+                given = batch.eligible
+            full = (shut & given[:, : shut.shape[1]]).any(axis=1)
+        self._take(batch, active)
+        expected = closed | stopped
+        alone = batch.capped & ~expected
+        self._cannot("by a budget of money or harm, or counts of removed rows", alone & unsure)
+        return Looked(alone & ~unsure, expected & ~batch.capped, full)
+
+    @staticmethod
+    def _of_followers(batch: DecisionBatch, opened_rate: Floats, shares: Floats) -> Flags:
+        rate = np.where(np.isnan(opened_rate), 0.0, opened_rate)
+        model, randomized = draw(batch.uniform, rate, shares, batch.routed)
+        closed: Flags = rate == 0.0
+        if batch.eligible is not None:
+            closed |= randomized & ~batch.eligible[np.arange(len(batch)), model]
+        return closed
+
+    def _take(self, batch: DecisionBatch, active: Flags) -> None:
+        if batch.probabilities.shape[1] < self._models:
+            batch, _ = widened(batch, active, self._models)
+        self._ledger.take(batch)
+
+    def _cannot(self, why: str, rows: Flags) -> None:
+        count = int(np.count_nonzero(rows))
+        if count:
+            self.unproven[why] = self.unproven.get(why, 0) + count

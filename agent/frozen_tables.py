@@ -1,0 +1,351 @@
+"""What rules froze, as tables: with the rows of the log all that a certified interval rests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.declared import declared_versions
+from equipoise.agent.errors import AgentError
+from equipoise.agent.features import Transform
+from equipoise.agent.inference import levels
+from equipoise.agent.inference.mixture import LAMBDAS
+from equipoise.agent.rules import Rule
+from equipoise.store.contract import Store
+
+_Table = tuple[str, pa.Schema, Iterator[pa.RecordBatch]]
+_AT_ONCE = 100
+_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+
+def reader(store: Store, config: ExperimentConfig) -> Agent | None:
+    """An agent that reads the store, None where no rule was ever frozen in it."""
+    if not store.rules():
+        return None
+    try:
+        return Agent(config, store, None)
+    except AgentError:  # the state that the log begins with is of another version
+        return None
+
+
+def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
+    """(name, columns, rows) of what surrounds the log, and of what each rule froze."""
+    models = config.model_names
+    transform = Transform(config.features)
+    parts = ["", *(segment.name for segment in config.certify.segments)]
+    columns = {
+        "rules": {
+            "rule_id": _TEXT,
+            "era": _WHOLE,
+            "since": _WHOLE,
+            "at": _REAL,
+            "gate": _TEXT,
+            "assignment": _TEXT,
+            "floor": _REAL,
+            "alarms": _TEXT,
+            "widened": _FLAG,
+            **{f"active_{name}": _FLAG for name in models},
+            "body": _TEXT,
+        },
+        "predictions": {
+            "rule_id": _TEXT,
+            "kind": _TEXT,
+            "model": _TEXT,
+            "column": _TEXT,
+            "coefficient": _REAL,
+        },
+        "tuning": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "candidate": _TEXT,
+            "offset": _REAL,
+            "factor": _REAL,
+            "usual": _REAL,
+        },
+        "centres": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "cap": _WHOLE,
+            "candidate": _TEXT,
+            "low": _REAL,
+            "high": _REAL,
+        },
+        "reward_centres": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "model": _TEXT,
+            "low": _REAL,
+            "high": _REAL,
+            "seen": _REAL,
+        },
+        "openings": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "end": _TEXT,
+            "candidate": _TEXT,
+            "other": _TEXT,
+            "rho": _REAL,
+        },
+    }
+    rows = {
+        "rules": partial(_rule_row, models=models, records=_records(store)),
+        "predictions": partial(_predictions, models=models, transform=transform),
+        "tuning": partial(_tuning, config=config, parts=parts),
+        "centres": partial(_centres, config=config, parts=parts),
+        "reward_centres": partial(_reward_centres, models=models, parts=parts),
+        "openings": partial(_openings, config=config, parts=parts),
+    }
+    for name, types in columns.items():
+        schema = pa.schema(list(types.items()))
+        yield name, schema, _stream(store, schema, rows[name])
+    yield from _around(store)
+
+
+def _records(store: Store) -> dict[str, Any]:
+    return {record.rule_id: record for record in store.rules()}
+
+
+def _stream(store: Store, schema: pa.Schema, row_of: Any) -> Iterator[pa.RecordBatch]:
+    records = store.rules()
+    for start in range(0, len(records), _AT_ONCE):
+        rules = map(Rule.decode, records[start : start + _AT_ONCE])
+        yield _batch(schema, [row for rule in rules for row in row_of(rule)])
+
+
+def _batch(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [
+        pa.array(column, field.type, from_pandas=True)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _rule_row(
+    rule: Rule, models: tuple[str, ...], records: dict[str, Any]
+) -> Iterator[tuple[Any, ...]]:
+    allocation, record = rule.allocation, records[rule.rule_id]
+    active = [*rule.active.tolist(), *([False] * (len(models) - len(rule.active)))]
+    yield (
+        rule.rule_id,
+        rule.era,
+        rule.since,
+        record.at,
+        allocation.gate_name,
+        allocation.assignment_name,
+        allocation.floor,
+        ", ".join(rule.alarms),
+        rule.widened,
+        *active,
+        record.body,
+    )
+
+
+def _predictions(
+    rule: Rule, models: tuple[str, ...], transform: Transform
+) -> Iterator[tuple[Any, ...]]:
+    prediction = rule.prediction
+    if prediction is None:
+        return
+    names = ["intercept", *transform.phi_names]
+    for name, value in zip(names, prediction.theta.tolist(), strict=True):
+        yield rule.rule_id, "replayed", None, name, value
+    for model, effect, direct in zip(
+        models, prediction.effects.tolist(), prediction.direct.tolist(), strict=False
+    ):
+        yield rule.rule_id, "replayed", model, "intercept", effect
+        for name, value in zip(["intercept", *transform.context_names], direct, strict=True):
+            yield rule.rule_id, "context", model, name, value
+
+
+def _tuning(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        tuning = frozen.tuning
+        usual = np.full(len(tuning.offset), 0.5) if tuning.usual is None else tuning.usual
+        names = _of_rule(config, rule)[: len(tuning.offset)]
+        for name, *values in zip(names, tuning.offset, tuning.factor, usual, strict=True):
+            yield rule.rule_id, part, name, *values
+
+
+def _centres(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        low, high = frozen.centres.low, frozen.centres.high
+        for cap, (lows, highs) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+            for name, *values in zip(_of_rule(config, rule), lows, highs, strict=False):
+                yield rule.rule_id, part, cap, name, *values
+
+
+def _reward_centres(
+    rule: Rule, models: tuple[str, ...], parts: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        rewards = frozen.rewards
+        seen = np.full(len(rewards.low), np.nan) if frozen.seen is None else frozen.seen
+        for name, *values in zip(models, rewards.low, rewards.high, seen, strict=False):
+            yield rule.rule_id, part, name, *values
+
+
+def _openings(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
+    names = _of_rule(config, rule)
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        opening = frozen.opening
+        if opening is None:
+            continue
+        for end, values in (("low", opening.low), ("high", opening.high)):
+            for name, value in zip(names, values.tolist(), strict=False):
+                yield rule.rule_id, part, end, name, None, value
+        for name, row in zip(names, opening.contrast.tolist(), strict=False):
+            for other, value in zip(names, row, strict=False):
+                if name != other:
+                    yield rule.rule_id, part, "contrast", name, other, value
+
+
+def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
+    """Names of the candidates a rule knew: models that came later are not among them."""
+    known, models = len(rule.active), len(config.models)
+    return [*config.candidates[:known], *config.candidates[models:]]
+
+
+def _around(store: Store) -> Iterator[_Table]:
+    """Eras, settings, configurations, controls and alerts."""
+    settings = store.settings()
+    eras = [
+        (
+            era.era,
+            era.opened_at,
+            era.reason,
+            msgspec.json.encode(era.models).decode(),
+            settings.get(f"active:{era.era}"),
+            era.key_hash,
+            era.schema_hash,
+        )
+        for era in store.eras()
+    ]
+    plain: dict[str, tuple[dict[str, pa.DataType], list[tuple[Any, ...]]]] = {
+        "eras": (
+            {
+                "era": _WHOLE,
+                "opened_at": _REAL,
+                "reason": _TEXT,
+                "models": _TEXT,
+                "active": _TEXT,
+                "key_hash": _TEXT,
+                "schema_hash": _TEXT,
+            },
+            eras,
+        ),
+        "configurations": (
+            {"version": _WHOLE, "config": _TEXT},
+            sorted(declared_versions(store).items()),
+        ),
+        "controls": (
+            {"at": _REAL, "name": _TEXT, "value": _TEXT},
+            [(each.at, each.name, each.value) for each in store.controls()],
+        ),
+        "alerts": (
+            {"at": _REAL, "check": _TEXT, "status": _TEXT, "sentence": _TEXT},
+            [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
+        ),
+    }
+    for name, (types, rows) in plain.items():
+        schema = pa.schema(list(types.items()))
+        yield name, schema, iter([_batch(schema, rows)] if rows else [])
+
+
+def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None) -> bytes:
+    """What is certified at the moment, and every number that it takes to get there from the
+    tables: candidates, caps, the grid of the mixture, levels; infinity is null."""
+    root = store.root()
+    facts: dict[str, Any] = {
+        "log": {
+            "begins": 0 if root is None else root.seq,
+            "rows": store.next_seq if agent is None else agent.fold.next_seq,
+            "decisions": store.decisions if agent is None else agent.fold.pending.next,
+        },
+        "config": msgspec.to_builtins(config),
+    }
+    if agent is not None:
+        facts |= _certified(agent, config)
+    return msgspec.json.format(msgspec.json.encode(facts), indent=1)
+
+
+def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
+    spec, era = agent.certifier.spec, agent.rule.era
+    candidates = len(spec.names)
+    parts = []
+    for part in range(agent.certifier.parts):
+        found, delta = agent.certified(part), agent.certifier.delta(era, part)
+        band = spec.segments[part - 1] if part else None
+        parts.append(
+            {
+                "segment": found.segment,
+                "column": None if band is None else _column(config, band.column),
+                "low": None if band is None else _finite(band.low),
+                "high": None if band is None else _finite(band.high),
+                "delta": delta,
+                "value_level": levels.value_level(delta, candidates),
+                "pair_level": levels.pair_level(delta, candidates),
+                "decision_level": levels.decision_level(delta, int(found.active.sum())),
+                "sequence": found.sequence.value,
+                "reason": found.reason,
+                "assumptions": list(found.assumptions),
+                "rows": found.rows,
+                "randomized": found.randomized,
+                "missing": found.missing,
+                "value_low": found.lower.tolist(),
+                "value_high": found.upper.tolist(),
+                "contrast_low": found.contrasts.tolist(),
+            }
+        )
+    return {
+        "rule_id": agent.rule.rule_id,
+        "era": era,
+        "watermark": agent.view().watermark,
+        "models": spec.models,
+        "candidates": list(spec.names),
+        "policies": [
+            {
+                "name": spec.names[spec.models + 1 + index],
+                "column": _column(config, band.column),
+                "at_least": band.low,
+                "model": spec.names[inside],
+                "otherwise": spec.names[outside],
+            }
+            for index, (band, inside, outside) in enumerate(spec.policies)
+        ],
+        "caps": [_finite(cap) for cap in spec.caps],
+        "lambdas": LAMBDAS.tolist(),
+        "fallback_share": levels.FALLBACK_SHARE,
+        "rate_min": config.limits.rate_min,
+        "missing": spec.missing,
+        "parts": parts,
+    }
+
+
+def _column(config: ExperimentConfig, column: int) -> str:
+    return f"x_{config.features.context_columns()[column]}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def column_meanings() -> _Table:
+    """The table of columns: which table, which column, what it holds."""
+    from equipoise.agent.table_columns import MEANINGS
+
+    schema = pa.schema([("table", _TEXT), ("column", _TEXT), ("meaning", _TEXT)])
+    rows = [
+        (table, column, meaning)
+        for table, columns in MEANINGS.items()
+        for column, meaning in columns.items()
+    ]
+    return "columns", schema, iter([_batch(schema, rows)])

@@ -1,0 +1,60 @@
+"""Every store that a test of the agent's life made is audited when the test is over.
+
+Adding, retiring and replacing models, eras, units, retention, exclusions, caps, pauses, changed
+configurations and restarts are each tested somewhere; what they leave behind must be a log that
+an audit finds clean. A test that forges its log says so with `@pytest.mark.forges`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.audit import audit
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.declared import declared
+from equipoise.store.contract import Store
+from equipoise.store.memory import MemoryStore
+from equipoise.store.sqlite import SqliteStore
+
+
+@pytest.fixture(autouse=True)
+def audited(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Audit, at the end of a test, every store that an agent with a key was opened on."""
+    opened: list[tuple[Store, bytes]] = []
+    begin = Agent.__init__
+
+    def noting(self: Agent, config: Any, store: Store, key: Any, **more: Any) -> None:
+        begin(self, config, store, key, **more)
+        if key is not None:
+            opened.append((store, key))
+
+    monkeypatch.setattr(Agent, "__init__", noting)
+    yield
+    if request.node.get_closest_marker("forges") is not None:
+        return
+    seen: set[object] = set()
+    for store, key in opened:
+        path = getattr(store, "path", None)
+        name = id(store) if path is None else path
+        if name in seen or not (path is None or Path(path).exists()):
+            continue
+        seen.add(name)
+        if isinstance(store, MemoryStore):
+            assert_clean(store, key)
+        elif path is not None:
+            with SqliteStore(path, read_only=True) as reader:
+                assert_clean(reader, key)
+
+
+def assert_clean(store: Store, key: bytes) -> None:
+    text = declared(store)
+    assert text is not None
+    found = audit(store, ExperimentConfig.from_json(text), key)
+    assert found.faults == []
+    if isinstance(store, SqliteStore) and found.rows:
+        assert (found.chained_from, found.chained_rows) == (found.begins, found.rows)
