@@ -8,7 +8,10 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -25,7 +28,7 @@ from equipoise.agent.config.reload import Change
 from equipoise.agent.declared import changes, keep, version
 from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.eras import Eras
-from equipoise.agent.errors import AgentError
+from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold
@@ -34,7 +37,7 @@ from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.actions import Action
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.restoring import restore
-from equipoise.agent.rules import Rule, RuleBook
+from equipoise.agent.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.steering import Steering, standing_pause
 from equipoise.agent.stops import OBSERVING, StopNotes
@@ -54,6 +57,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
+from equipoise.store.errors import TornAppendError
 from equipoise.store.records import Era, RuleRecord
 
 MISCOUNTED = (
@@ -79,11 +83,19 @@ class Agent(Steering):
     key: 32 secret bytes; with the experiment's name and a decision's number it fixes the draw.
     None opens an existing store for reading: everything but `decide` works.
     at: seconds since the epoch, only used to date the first era and rule.
+    open_bytes: of memory for decisions that wait for something; more of them lie in a file beside
+    the store, if the store is one. None for no limit.
     Raises AgentError or StoreError where config or key are not those the store was opened with.
     """
 
     def __init__(
-        self, config: ExperimentConfig, store: Store, key: bytes | None, *, at: float = 0.0
+        self,
+        config: ExperimentConfig,
+        store: Store,
+        key: bytes | None,
+        *,
+        at: float = 0.0,
+        open_bytes: int | None = None,
     ) -> None:
         self.config = config
         self.store = store
@@ -97,6 +109,10 @@ class Agent(Steering):
         self.duplicates = 0
         self._ahead: tuple[float, int] | None = None
         """Since when decisions of this number and before are known to be dated in the future."""
+        self.broken: BrokenError | None = None
+        """Why nothing is logged any more; None while the state is that of the log."""
+        self.when_broken: Callable[[BaseException], None] | None = None
+        """Told of the exception that broke it."""
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
@@ -104,6 +120,8 @@ class Agent(Steering):
         self._freeze(key, at, changed)
         self.paused = standing_pause(store)
         self.rules = RuleBook(store)
+        path: Path | None = getattr(store, "path", None)
+        folder = None if path is None else path.absolute().parent
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
             self.transform.q,
@@ -121,6 +139,8 @@ class Agent(Steering):
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
             Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
+            None if folder is None else open_bytes,
+            folder,
         )
         self._intake = Intake(config, self.transform, self.fold, store)
         restore(self.fold, store)
@@ -201,8 +221,8 @@ class Agent(Steering):
             leader = self.fold.units.leaders(requests, self.fold.pending)
             batch = follow(replace(batch, leader=leader), self.fold.pending)
         batch = self._within_budget(batch)
-        self._log(batch)
-        self.purse.charge(batch.routed, batch.model, batch.randomized)
+        charge = partial(self.purse.charge, batch.routed, batch.model, batch.randomized)
+        self._log(batch, charge)
         return batch
 
     def observe(self, outcomes: OutcomeBatch, came: float | None = None) -> Accepted:
@@ -303,7 +323,9 @@ class Agent(Steering):
     def proposal(self, at: float) -> RuleRecord:
         """The next rule as a record, for whoever writes to the store."""
         looked = self._looked()
-        return self.proposed(self.rule.era, self.snapshot(looked), looked).record(at)
+        made = self.proposed(self.rule.era, self.snapshot(looked), looked)
+        # What is the same but for its beginning goes on: no rule is kept twice.
+        return (self.rule if same_but_since(made, self.rule) else made).record(at)
 
     def learn(self, record: RuleRecord) -> None:
         """Act by a rule that is in the store already."""
@@ -349,14 +371,35 @@ class Agent(Steering):
             closed, first = np.unique(outcomes.number[held[over]], return_index=True)
             self._log(ExpiryBatch(closed, counts[over][first]))
 
-    def _log(self, batch: Batch) -> None:
-        self.fold.apply(self.store.append(batch), batch)
+    def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
+        """Append and fold, and do what belongs to it. Raises BrokenError where it ends between."""
+        if self.broken is not None:
+            raise self.broken
+        appended = False
+        try:
+            seq = self.store.append(batch)
+            appended = True
+            self.fold.apply(seq, batch)
+            if then is not None:
+                then()
+        except BaseException as error:
+            if not appended and not isinstance(error, TornAppendError):
+                raise
+            self.broken = BrokenError(
+                f"{type(error).__name__} after rows were logged: the state is behind the log until "
+                f"the store is opened again"
+            )
+            if self.when_broken is not None:
+                self.when_broken(error)
+            raise self.broken from error
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
         self._revalue()
         looked = self._looked()
         snapshot = self.snapshot(looked)
-        self.rule = self.rules.add(self.proposed(era, snapshot, looked), at)
+        made = self.proposed(era, snapshot, looked)
+        if not same_but_since(made, self.rule):
+            self.rule = self.rules.add(made, at)
         return snapshot
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
@@ -411,6 +454,8 @@ class Agent(Steering):
         if later:
             raise AgentError("at the next start, in a new era: " + "; ".join(later))
         self.config = config
+        self.transform = Transform(config.features)
+        self._intake = Intake(config, self.transform, self.fold, self.store)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
         self.purse = Purse(config.budget, self.fold.ledger)
@@ -478,9 +523,8 @@ class Agent(Steering):
                 self.eras.keep_active(0, ~self._retired)
 
     def _last_rule(self, at: float) -> Rule:
-        stored = self.store.rules()
-        if stored:
-            return self.rules.rule(stored[-1].rule_id)
+        if len(self.rules):
+            return self.rules.by_ordinal(len(self.rules) - 1)
         if self.fold.next_seq:
             raise AgentError("the store has log rows but no rule: it is not an agent's store")
         snapshot = build_snapshot(

@@ -35,6 +35,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.chain import Anchor
 from equipoise.store.contract import Store
+from equipoise.store.errors import TrimmedError
 from equipoise.store.records import RuleRecord
 from equipoise.store.sqlite import SqliteStore
 
@@ -104,7 +105,8 @@ def audit(
     """Audit a whole store. progress is called with the number of rows read so far.
 
     anchors: where its chains ended at earlier moments, from a file or a backup.
-    Raises AgentError where the key is not the one the store was opened with.
+    Raises AgentError where the key is not the one the store was opened with, TrimmedError where
+    retention removed rows meanwhile.
     """
     draws = None
     if key is not None:
@@ -123,6 +125,9 @@ def audit(
         for sentence in chained.faults:
             result.fault(sentence)
     _LogAudit(result, store, config, draws).run(progress)
+    after = store.root()
+    if after is not None and after.seq != result.begins:
+        raise TrimmedError("old rows were removed meanwhile: run it again")
     result.unproven += _unproven(result, isinstance(store, SqliteStore))
     return result
 
@@ -155,6 +160,8 @@ class _LogAudit:
     def __init__(
         self, result: Audit, store: Store, config: ExperimentConfig, draws: Draws | None
     ) -> None:
+        # The rows that are there now, and then the rules: beside a writer none is missing.
+        self._until = store.next_seq
         root = store.root()
         self._result, self._store, self._config, self._draws = result, store, config, draws
         self._first = self._number = 0 if root is None else root.decisions
@@ -171,7 +178,7 @@ class _LogAudit:
 
     def run(self, progress: Callable[[int], None]) -> None:
         result = self._result
-        for segment in self._store.read():
+        for segment in self._store.read(0, self._until):
             batch = segment.batch
             if segment.seq != self._seq:
                 missing = segment.seq - self._seq

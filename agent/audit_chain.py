@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from equipoise.store.chain import BEGINS, BROKEN, EVERY, LOG, RECORDS, Anchor, Link, next_digest
+from equipoise.store.roots import KeptState
 from equipoise.store.sqlite import SqliteStore
 
 _WINDOW = 4096
@@ -29,11 +30,11 @@ def check_chain(
 ) -> Chained:
     """Recompute every chain of a store and compare it with what is stored, and with anchors."""
     result = Chained()
-    links, head = store.chain_links()
+    (links, head), states = store.chain_links(), store.kept_states()
     # Only now the length: what was chained when the links were read is in the log by now.
     length = store.next_seq
     begins = min((link.position for link in links if link.kind != BROKEN), default=0)
-    _check_states(result, store, length, begins)
+    _check_states(result, states, length, begins)
     digests = _check_log(result, store, links, head, length, anchors, progress)
     records = {name: _check_records(result, store, name) for name in RECORDS}
     for anchor in anchors:
@@ -42,8 +43,8 @@ def check_chain(
     return result
 
 
-def _check_states(result: Chained, store: SqliteStore, length: int, begins: int) -> None:
-    for state in store.kept_states():
+def _check_states(result: Chained, states: Sequence[KeptState], length: int, begins: int) -> None:
+    for state in states:
         if not state.whole:
             result.faults.append(f"the {state.kind} of row {state.seq} is damaged")
         # What an older version kept has no digest beside it.

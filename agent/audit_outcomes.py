@@ -62,11 +62,11 @@ class PartAudit:
         if isinstance(batch, ExpiryBatch):
             yield from self._expired(batch, known)
             return
-        off: Flags = (batch.served < 0) | (batch.served >= self._models)
-        yield off, "was answered by a model that does not exist"
+        unknown = (batch.served < 0) | (batch.served >= self._models)
+        yield unknown, "was answered by a model that does not exist"
         reward = batch.reward
         inside = (reward >= self._reward.low) & (reward <= self._reward.high)
-        off = np.logical_not(np.isnan(reward) | inside)
+        off: Flags = np.logical_not(np.isnan(reward) | inside)
         yield off, "has a reward outside the declared range"
         if batch.metrics is not None:
             low = np.array([item.low for item in self._guardrails])
@@ -112,16 +112,11 @@ class PartAudit:
         rows = np.where(known, batch.number - self._first, 0)
         if not known.any():
             return
-        reward, at = self._columns["reward"][rows], self._columns["at"][rows]
-        whole = ~np.isnan(reward)
-        if self._outputs is not None and self._outputs.shape[1]:
-            whole &= ~np.isnan(self._outputs[rows]).any(axis=1)
-        elif self._outputs is None:
-            whole[:] = False
+        at = self._columns["at"][rows]
         # Closed before it was made: by a clock that was set back since (docs/runbook.md).
         early = ~(batch.at > at + self._window) & (batch.at >= at)
         again = (self._columns["expired"][rows] > 0) | (occurrence(batch.number) > 0)
         self._columns["expired"][rows[known]] = 1.0
-        yield known & whole, "expired although its outcome had come"
+        # A part that comes after its window closes its decision, complete or not: it is late.
         yield known & early, "expired before its window ended"
         yield known & again, "expired twice"

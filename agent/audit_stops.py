@@ -107,7 +107,7 @@ class StopAudit:
         before = self._ledger.by_model, float(self._ledger.by_model.sum())
         no_model: Flags = np.zeros(count, dtype=bool)
         if batch.eligible is not None:
-            no_model = np.logical_not(batch.eligible.any(axis=1))
+            np.logical_not(batch.eligible.any(axis=1), out=no_model)
         if note is None or config is None:
             self._take(batch, active)
             self._cannot("of times before what stops them was noted", batch.capped & ~no_model)

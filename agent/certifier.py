@@ -20,6 +20,7 @@ from equipoise.agent.inference.asymptotic import Opening
 from equipoise.agent.inference.certificate import CertificateMoments, Reading
 from equipoise.agent.inference.choice import Chosen, Sequence, choose
 from equipoise.agent.inference.frozen import Frozen
+from equipoise.agent.inference.projection import within_range
 from equipoise.agent.rules import Rule
 from equipoise.agent.status import Standing
 from equipoise.store.batches import Flags, Floats
@@ -143,6 +144,7 @@ class Certifier:
         pair = levels.pair_level(delta, candidates)
         low, high = reading.values(levels.value_level(delta, candidates))
         scale, moments = self._range, reading.moments
+        ends = self.spec.low, self.spec.high
         with np.errstate(invalid="ignore", divide="ignore"):
             fixed = reading.fixed_half_widths(pair) * scale
         segments = self._config.certify.segments
@@ -158,8 +160,9 @@ class Certifier:
             limited=int(moments.limited),
             closed=int(moments.closed),
             delta=delta,
-            lower=self.spec.low + scale * low,
-            upper=self.spec.low + scale * high,
+            # 0.1 + 0.2 is more than 0.3: what was scaled back may lie outside by its rounding.
+            lower=within_range(self.spec.low + scale * low, *ends),
+            upper=within_range(self.spec.low + scale * high, *ends),
             contrasts=scale * reading.contrasts(pair),
             decision=scale * self._decision(reading, delta)[:models, :models],
             fixed=fixed,

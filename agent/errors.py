@@ -15,5 +15,10 @@ class ConflictError(AgentError):
     """The same id again with other content, or a part of an outcome that contradicts itself."""
 
 
+class BrokenError(RuntimeError):
+    """The state is behind the log, after an exception between the two: only opening the store
+    again helps. Nothing is logged any more."""
+
+
 class LateOutcomeError(AgentError):
     """An outcome after its window expired; counted, never used."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.certificates import Certificates, Rules, Spec
 from equipoise.agent.columns import joined, occurrence, open_arrays, widened
 from equipoise.agent.keys import context_groups, unit_groups
-from equipoise.agent.moments.codec import StateFormatError, decode_like, encode
+from equipoise.agent.moments.codec import StateFormatError, decode_like, encode, encode_to
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.monitors.panel import Panel
 from equipoise.agent.pending import Pending
@@ -29,6 +30,7 @@ from equipoise.agent.units import OpenUnits
 from equipoise.agent.watch import Watch
 from equipoise.store.batches import (
     Batch,
+    Buffer,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -93,6 +95,8 @@ class Fold:
         metrics: int = 0,
         ttl: float | None = None,
         ledger: Ledger | None = None,
+        open_bytes: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.dimensions = dimensions
         self._features = features
@@ -107,7 +111,15 @@ class Fold:
         self.masked = 0
         self.late = 0
         self.ledger = ledger or Ledger(dimensions.models)
-        self.pending = Pending(dimensions.context, outputs, dimensions.models, metrics, ttl)
+        self.pending = Pending(
+            dimensions.context,
+            outputs,
+            dimensions.models,
+            metrics,
+            ttl,
+            most_bytes=open_bytes,
+            folder=folder,
+        )
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
@@ -164,6 +176,14 @@ class Fold:
 
     def kept_bytes(self) -> bytes:
         """As `to_bytes`, of a light fold too, whose sums then are of long ago."""
+        return encode(*self._kept())
+
+    def write(self, file: BinaryIO) -> int:
+        """Write `to_bytes` to a file that can seek, a piece at a time; how many bytes."""
+        self._need_sums()
+        return encode_to(file, *self._kept(), self.pending.release)
+
+    def _kept(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         arrays: dict[str, NDArray[Any]] = {}
         front = self.pending.front(self.certified.watermark)
         parts: dict[str, Mapping[str, NDArray[Any]]] = {
@@ -193,11 +213,11 @@ class Fold:
             "late": self.late,
             "base": front,
         }
-        return encode(arrays, fields)
+        return arrays, fields
 
-    def load_bytes(self, state: bytes) -> None:
+    def load_bytes(self, state: Buffer) -> None:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
-        arrays, fields = decode_like(state, self.kept_bytes())
+        arrays, fields = decode_like(state, *self._kept())
         part: dict[str, dict[str, NDArray[Any]]] = {}
         for name, array in arrays.items():
             if "." in name:
@@ -342,6 +362,7 @@ class Fold:
         for numbers in (*self._completed, *self._rewarded):
             self.pending.waits[self.pending.rows(numbers)] = False
         self._rewarded, self._completed, self._observed, self._replayed = [], [], [], []
+        self.pending.release()
 
     def _settle_sums(self) -> None:
         # Before the sums: what the check of the simulator goes by must not know this chunk.

@@ -8,6 +8,7 @@ the length of history.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 
 from equipoise.agent.attempts import Attempts, counting, said
 from equipoise.agent.monitors.watermark import Behind
+from equipoise.agent.openfile import OpenFile
 from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
+
+BLOCK = 1 << 14
+"""Rows that are moved at once."""
+NEWEST = 4096
+"""Rows that stay in memory where the table lies in a file: their outcomes are yet to come."""
 
 
 class Pending:
@@ -29,8 +36,10 @@ class Pending:
     of a chunk that is not finished).
     served, delivered: of the attempt that counts (`attempts.py`); confirmed: some part says that
     the first attempt was delivered by the assigned model. reward_at: when the reward came.
-    closed_by: a `Closure`. leader: the decision that opened the unit, itself where units are not
-    sticky; until: the time up to which the unit may grow, -inf where this row opened none.
+    most_bytes: of memory that the table may take; beyond it lies in a file in `folder`, as long as
+    there is room for one. closed_by: a `Closure`. leader: the decision that opened the unit, itself
+    where units are not sticky; until: the time up to which the unit may grow, -inf where this row
+    opened none.
     """
 
     COLUMNS = (
@@ -73,12 +82,16 @@ class Pending:
         metrics: int = 0,
         ttl: float | None = None,
         capacity: int = 4096,
+        most_bytes: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.base = 0
         self.size = 0
         self.ttl = ttl
         self.clock = 0.0
         self.attempts = Attempts()
+        self._most_bytes, self._folder = most_bytes, folder
+        self._file: OpenFile | None = None
         self._columns: dict[str, NDArray[Any]] = {
             "x": np.zeros((capacity, context)),
             "y": np.zeros((capacity, outputs)),
@@ -315,8 +328,10 @@ class Pending:
         while len(self.rate) < self.size:
             self._grow()
         for name, column in self._columns.items():
-            column[: self.size] = arrays[name]
+            for start in range(0, self.size, BLOCK):
+                column[start : min(start + BLOCK, self.size)] = arrays[name][start : start + BLOCK]
         self.attempts.load(arrays["attempts"])
+        self.release()
 
     def _make_room(self, count: int, watermark: int) -> None:
         drop = self.front(watermark) - self.base
@@ -326,13 +341,55 @@ class Pending:
             self._grow()
         if drop:
             for column in self._columns.values():
-                column[:kept] = column[drop : self.size].copy()
+                # Block by block: the table may be larger than the memory it is allowed.
+                for start in range(0, kept, BLOCK):
+                    stop = min(start + BLOCK, kept)
+                    column[start:stop] = column[drop + start : drop + stop].copy()
             self.base, self.size = self.base + drop, kept
             self.attempts.forget(self.base)
+            self.release()
+
+    def release(self) -> None:
+        """Where the table lies in a file, give back the memory of all but its newest rows."""
+        if self._file is not None:
+            self._file.release(max(self.size - NEWEST, 0))
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the table has outgrown its memory."""
+        return self._file is not None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return sum(column[:1].nbytes for column in self._columns.values())
 
     def _grow(self) -> None:
+        capacity = 2 * len(self.rate)
+        if self._most_bytes is not None and capacity * self.row_bytes > self._most_bytes:
+            try:
+                self._move_to_file(capacity)
+                return
+            except OSError:
+                # No room for a file: memory, as long as there is any.
+                self._most_bytes = None
         self._columns = {
             name: np.concatenate([column, np.zeros_like(column)])
             for name, column in self._columns.items()
         }
+        self._file = None
+        self._bind()
+
+    def _move_to_file(self, capacity: int) -> None:
+        assert self._folder is not None
+        file = self._file or OpenFile(self._folder)
+        columns: dict[str, NDArray[Any]] = {}
+        for name, column in self._columns.items():
+            columns[name] = file.column(name, (capacity, *column.shape[1:]), column.dtype)
+            if self._file is None:
+                for start in range(0, len(column), BLOCK):
+                    columns[name][start : start + BLOCK][: len(column) - start] = column[
+                        start : start + BLOCK
+                    ]
+        self._file, self._columns = file, columns
         self._bind()

@@ -5,8 +5,9 @@ Everything here only reads: the answers are functions of the folded log and of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,19 +16,22 @@ from equipoise.agent.budget import Purse, Spending
 from equipoise.agent.certifier import Certified, Certifier, Conditions
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.eras import Eras
-from equipoise.agent.estimators import estimate
+from equipoise.agent.estimators import LeftOut, Off, estimate, without_far_groups
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.routing import routing_value
+from equipoise.agent.features import Transform
 from equipoise.agent.fold import Fold, View
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.inference.projection import nearest
+from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.actions import Action, Consequence, action_table
 from equipoise.agent.monitors.check import Check
+from equipoise.agent.monitors.computed import computed
 from equipoise.agent.monitors.outputs import outputs
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.plan import plan
 from equipoise.agent.monitors.watermark import Behind, watermark
-from equipoise.agent.recommendation import Recommendation, recommend
+from equipoise.agent.recommendation import Backing, Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
 from equipoise.agent.status import Status, decide
@@ -49,12 +53,14 @@ class Reader:
     """The answers of one experiment. `Agent`, which owns these parts and writes, is one.
 
     observing_only: nothing is randomized (mode `observe`); paused: why nothing is, None if it is.
-    forecast: the newest one somebody made, for the check `plan`; None without.
+    forecast: the newest one somebody made, for the check `plan`; None without. off: families that
+    are not to be computed, and why; before: told of each family before it is computed.
     """
 
     config: ExperimentConfig
     store: Store
     models: tuple[str, ...]
+    transform: Transform
     policy: Policy
     certifier: Certifier
     eras: Eras
@@ -67,6 +73,9 @@ class Reader:
     alarms: tuple[str, ...]
     forecast: Forecast | None = None
     outputs: OutputMaps
+    off: Off = MappingProxyType({})
+    before: Callable[[str], None] | None = None
+    _sound: tuple[View, tuple[Moments, tuple[LeftOut, ...]]] | None = None
     _view: View | None
     _view_seq: int
 
@@ -83,7 +92,23 @@ class Reader:
 
     def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
         """Values of the models by each of these families."""
-        return estimate(self.view().moments, list(families))
+        reward = self.config.reward
+        return estimate(
+            self.view().moments,
+            list(families),
+            sound=self.sound(),
+            off=self.off,
+            before=self.before,
+            reward_range=(reward.low, reward.high),
+        )
+
+    def sound(self) -> tuple[Moments, tuple[LeftOut, ...]]:
+        """The sums without groups in which a value far off drowns all others, and what they were;
+        copies that the caller must not write to."""
+        view = self.view()
+        if self._sound is None or self._sound[0] is not view:
+            self._sound = view, without_far_groups(view.moments)
+        return self._sound[1]
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
@@ -104,20 +129,45 @@ class Reader:
         looked = self.estimates([name])[name]
         if np.isfinite(looked.values).any():
             return self._recommend(looked)
+        failed = looked.diagnostics.get("failed")
         if fallen:
             looked = self.estimates([PLAIN])[PLAIN]
         answer = self._recommend(looked)
         why = f"({name} waits for {self._missing(name)}.)"
+        if failed is not None:
+            why = f"({name} cannot be computed: {failed}.)"
         return replace(answer, sentence=f"{answer.sentence} {why}")
 
     def _recommend(self, looked: Estimate) -> Recommendation:
         """What an estimate recommends, once it contradicts nothing that is certified."""
         placed, routing = self.within_certified(looked)
-        answer = recommend(self.models, placed, routing, self.sign)
+        reward = self.config.reward
+        ends = {"low": reward.low, "high": reward.high}
+        backing = self._backing()
+        answer = recommend(self.models, placed, routing, self.sign, **ends, backing=backing)
         about = self.certified().about
         if not about or answer.model is None:
             return answer
         return replace(answer, sentence=f"{answer.sentence} This is what holds{about}.")
+
+    def _backing(self) -> Backing | None:
+        """What is certified of the whole traffic, as a recommendation rests on it."""
+        certified = self.certified()
+        if certified.limited:
+            # It is about requests that were still open: another model may be best on the rest.
+            return None
+        standing, routing = certified.standing, len(self.models)
+        winner, alike = standing.winner(), standing.equivalent()
+        limits = standing.epsilon, certified.delta
+        # As the status says it: alike comes before the best within epsilon.
+        if alike and not (winner is not None and winner[1] > 0.0):
+            return Backing(tuple(self.models[each] for each in alike), 0.0, 0.0, -np.inf, *limits)
+        if winner is None:
+            return None
+        best, lead = winner
+        pair = (best, routing) if self.sign > 0 else (routing, best)
+        by, over = standing.lead(best), float(certified.contrasts[pair])
+        return Backing((self.models[best],), lead, by, over, *limits)
 
     def within_certified(self, looked: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -184,7 +234,11 @@ class Reader:
         """
         panel = self.fold.watched()
         panel.begin(self.rule.era)
-        said = panel.checks(self.estimates(REPRESENTATION_FAMILIES))
+        configured = self.config.policy.estimator
+        families = self.estimates(dict.fromkeys((*REPRESENTATION_FAMILIES, configured, *self.off)))
+        said = panel.checks(families)
+        features = self.transform.phi_names
+        said.append(computed(families, configured, self.sound()[1], features, PLAIN))
         if self.fold.pending.y.shape[1]:
             moments = self.view().moments
             rewarded, complete = moments.arms.count.sum(), moments.exp.count.sum()
@@ -230,11 +284,13 @@ class Reader:
         """What a policy would see now. looked: of the configured family, estimated if None and
         the policy needs it."""
         looked = self._looked() if looked is None else looked
+        known = self.view().moments
         certified = self.config.policy.gate != "fixed-rate" and self.certified_winner() is not None
         return build_snapshot(
             self.config,
-            self.view().moments,
+            known,
             looked,
+            sound=self.sound()[0],
             requests=self.fold.pending.next,
             certified=certified,
             seed=self.fold.pending.next,
@@ -269,7 +325,7 @@ class Reader:
             scorer.theta,
             len(self.models),
             scorer.model_effects,
-            self.outputs.of(moments)[0],
+            self.outputs.of(self.sound()[0])[0],
             reward.low,
             reward.high,
             rows,

@@ -10,6 +10,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.fold import Fold
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
 from equipoise.agent.moments.state import Moments
+from equipoise.store.batches import Buffer
 from equipoise.store.contract import Store
 
 
@@ -37,7 +38,7 @@ def restore(fold: Fold, store: Store) -> None:
             ) from error
 
 
-def grown(state: bytes, own: bytes) -> bytes:
+def grown(state: Buffer, own: Buffer) -> Buffer:
     """A state that an older version wrote, as one of this version.
 
     own: bytes of the same experiment before any row. Columns of open decisions that the older one
@@ -77,7 +78,7 @@ def grown(state: bytes, own: bytes) -> bytes:
     return encode({name: arrays[name] for name in fresh}, {**own_fields, **fields})
 
 
-def _with_attempts(state: bytes) -> bytes:
+def _with_attempts(state: Buffer) -> Buffer:
     """A state of a version that kept no attempts, with what it said of them; others as they are.
 
     For the state before the first row alone, which no log can bring back: sums in it count as

@@ -8,6 +8,7 @@ stored text.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Self
@@ -17,6 +18,7 @@ import numpy as np
 
 from equipoise.agent.inference.frozen import Frozen
 from equipoise.agent.inference.prediction import Prediction
+from equipoise.agent.moments.codec import decode
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.batches import Flags
@@ -96,53 +98,156 @@ def rule_id(body: str) -> str:
 
 
 class RuleBook:
-    """The rules of one store, by id and by ordinal (order of first use)."""
+    """The rules of one store, by id and by ordinal (order of first use).
+
+    Ids are held, and of the rules themselves those used last: a store may have a hundred thousand,
+    of which few are asked for. Ordinals are the store's own and stay when old rules are removed.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._rules: list[Rule] = []
         self._ordinal: dict[str, int] = {}
-        self._context_free = True
-        for record in store.rules():
-            self._keep(Rule.decode(record))
+        self._ids: dict[int, str] = {}
+        self._next = 0
+        self._held: OrderedDict[int, tuple[Rule, int]] = OrderedDict()
+        self._held_bytes = 0
+        self._context_free: bool | None = None
+        for ordinal, name in store.rule_ids():
+            self._ordinal[name], self._ids[ordinal] = ordinal, name
+            self._next = ordinal + 1
 
     def __len__(self) -> int:
-        return len(self._rules)
+        """The ordinal that the next rule will have."""
+        return self._next
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._ids)
 
     def learn(self, record: RuleRecord) -> None:
-        """Take in a rule that another agent of the same store froze; a known one is no change."""
+        """Take in a rule of the store that another agent froze; a known one is no change."""
         if record.rule_id not in self._ordinal:
-            self._keep(Rule.decode(record))
+            self._keep(Rule.decode(record), len(record.body))
 
     def add(self, rule: Rule, at: float) -> Rule:
         """Store the rule and return it with its id; the stored one where it exists already."""
         record = rule.record(at)
         known = self._ordinal.get(record.rule_id)
         if known is not None:
-            return self._rules[known]
+            return self.by_ordinal(known)
         self._store.put(record)
         kept = replace(rule, rule_id=record.rule_id)
-        self._keep(kept)
+        self._keep(kept, len(record.body))
         return kept
 
     @property
     def context_free(self) -> bool:
         """Whether no rule so far looked at a request: e and pi were the same for all of them."""
+        if self._context_free is None:
+            # The newest one tells most often; else all of them are looked at, once.
+            newest = self._ids.get(self._next - 1)
+            self._context_free = newest is None or (
+                _context_free(self.rule(newest)) and all(map(_looks_at_none, self._store.bodies()))
+            )
         return self._context_free
 
     def ordinal(self, rule_id: str) -> int:
         return self._ordinal[rule_id]
 
     def by_ordinal(self, ordinal: int) -> Rule:
-        return self._rules[ordinal]
+        held = self._held.get(ordinal)
+        if held is not None:
+            self._held.move_to_end(ordinal)
+            return held[0]
+        record = self._store.rule(self._ids[ordinal])
+        if record is None:
+            raise KeyError(self._ids[ordinal])
+        rule = Rule.decode(record)
+        self._hold(ordinal, rule, len(record.body))
+        return rule
 
     def rule(self, rule_id: str) -> Rule:
-        return self._rules[self._ordinal[rule_id]]
+        return self.by_ordinal(self._ordinal[rule_id])
 
-    def _keep(self, rule: Rule) -> None:
-        self._ordinal[rule.rule_id] = len(self._rules)
-        self._rules.append(rule)
-        allocation = rule.allocation
-        self._context_free &= isinstance(allocation.gate, ConstantRate) and isinstance(
-            allocation.assignment, ConstantShares
-        )
+    def _keep(self, rule: Rule, size: int) -> None:
+        ordinal, self._next = self._next, self._next + 1
+        self._ordinal[rule.rule_id], self._ids[ordinal] = ordinal, rule.rule_id
+        self._hold(ordinal, rule, size)
+        if self._context_free:
+            self._context_free = _context_free(rule)
+
+    def _hold(self, ordinal: int, rule: Rule, size: int) -> None:
+        self._held[ordinal] = rule, size
+        self._held_bytes += size
+        while self._held_bytes > HELD_BYTES and len(self._held) > FEWEST_HELD:
+            _, (_, old) = self._held.popitem(last=False)
+            self._held_bytes -= old
+
+
+HELD_BYTES = 4 << 20
+"""Of text that the rules in memory were read from."""
+FEWEST_HELD = 8
+
+
+def _context_free(rule: Rule) -> bool:
+    allocation = rule.allocation
+    return isinstance(allocation.gate, ConstantRate) and isinstance(
+        allocation.assignment, ConstantShares
+    )
+
+
+class _Kernel(msgspec.Struct):
+    kind: str
+
+
+class _Allocation(msgspec.Struct):
+    gate: _Kernel
+    assignment: _Kernel
+
+
+class _Looks(msgspec.Struct):
+    allocation: _Allocation
+
+
+_looks = msgspec.json.Decoder(_Looks)
+
+
+def _looks_at_none(body: str) -> bool:
+    """As `_context_free`, of a rule's text, of which little is read."""
+    allocation = _looks.decode(body).allocation
+    return (allocation.gate.kind, allocation.assignment.kind) == _CONSTANT
+
+
+_CONSTANT = (ConstantRate.kind, ConstantShares.kind)
+
+
+def same_but_since(rule: Rule, other: Rule) -> bool:
+    """Whether two rules do and freeze the same, whenever each began."""
+    return replace(rule, since=other.since).encode() == other.encode()
+
+
+def unused_rules(store: Store) -> list[int]:
+    """Ordinals of rules that nothing can ask for again: those from before the rule of the first
+    decision that the log still holds, but for what the state before it refers to.
+
+    One that looked at requests is left: whether any did is asked for the whole experiment.
+    """
+    root = store.root()
+    if root is None:
+        return []
+    first = store.decision(root.decisions)
+    if first is None:
+        return []
+    arrays, _ = decode(root.state)
+    needed = {*arrays["pending.rule"].tolist(), *arrays["certified.reference"].tolist()}
+    ids = dict(store.rule_ids())
+    end = next((ordinal for ordinal, name in ids.items() if name == first.rule_id), 0)
+    found = [ordinal for ordinal in ids if ordinal < end and ordinal not in needed]
+    # From the last one on: most likely it is still of the kind that is in force.
+    for ordinal in reversed(found):
+        record = store.rule(ids[ordinal])
+        if record is not None and not _looks_at_none(record.body):
+            found.remove(ordinal)
+            break
+    return found

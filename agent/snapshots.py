@@ -152,11 +152,13 @@ def build_snapshot(
     contexts: Floats | None = None,
     rate: float | None = None,
     outputs: OutputMaps | None = None,
+    sound: Moments | None = None,
 ) -> Snapshot:
     """The snapshot of these sums. estimate: of the family in force, None where the policy
     does not look at one (its values are then unknown to the policy, not zero).
     contexts: (n, d) of recent traffic. rate: what the budget asks for, moved into the limits;
-    None for the declared one. outputs: what was made of the same SIM rows before."""
+    None for the declared one. outputs: what was made of the same SIM rows before. sound: the sums
+    that the estimate rests on, where groups were left out of them."""
     names = tuple(model.name for model in config.models)
     size = len(names)
     count, mean, variance = sample_moments(moments.arms)
@@ -169,10 +171,11 @@ def build_snapshot(
     if estimate is not None and estimate.scorer is not None:
         fitted = estimate.scorer
         known = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
+        of = moments if sound is None else sound
         usable = all(np.isfinite(part).all() for part in known) and bool(
-            (moments.simulation.count.sum(axis=0) > 0).all()
+            (of.simulation.count.sum(axis=0) > 0).all()
         )
-        scorer = context_scorer(moments, fitted, names, outputs) if usable else None
+        scorer = context_scorer(of, fitted, names, outputs) if usable else None
     return Snapshot(
         models=names,
         values=estimate.values if estimate else np.full(size, np.nan),

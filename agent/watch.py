@@ -215,5 +215,8 @@ def _guide(moments: Moments) -> tuple[Floats, Floats] | None:
     spread = np.sqrt(np.diag(scatter)[:-1] / weight)
     unit = np.divide(1.0, spread, out=np.zeros(len(spread)), where=spread > 0)
     gram = scatter[:-1, :-1] * unit * unit[:, None] + _PSEUDO_ROWS * np.eye(len(spread))
-    theta: Floats = unit * np.linalg.solve(gram, unit * scatter[:-1, -1])
-    return spread, theta
+    try:
+        theta: Floats = unit * np.linalg.solve(gram, unit * scatter[:-1, -1])
+    except np.linalg.LinAlgError:  # pragma: no cover - the fold goes on whatever is in the log
+        theta = np.zeros(len(spread))
+    return spread, theta if np.isfinite(theta).all() else np.zeros(len(spread))

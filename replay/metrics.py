@@ -92,13 +92,13 @@ def result_rows(
         regret = simple_regret(truth, model)
         best = float(truth.values.max())
         regret_action = regret
-        if answer.action == KEEP_ROUTING:
+        if answer.favoured == KEEP_ROUTING:
             regret_action = best - truth.routing
         row = {
             "estimator": name,
             "values": estimate.values.tolist(),
             "recommended": answer.model,
-            "action": answer.action,
+            "action": answer.favoured,
             "regret": regret,
             "regret_action": regret_action + max(truth.routing - best, 0.0),
             **value_errors(estimate.values, world.answered_values(checkpoint.drifted)),

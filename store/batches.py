@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from mmap import mmap
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Buffer: TypeAlias = bytes | mmap
+"""The bytes of a state: in memory, or a file where it is large."""
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
-from equipoise.store.batches import Batch, DecisionBatch, Ints, OutcomeBatch, Segment
+from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.roots import Root
 
@@ -29,7 +29,7 @@ class Checkpoint:
     """The state after folding every row before `seq`. at: seconds since the epoch."""
 
     seq: int
-    state: bytes
+    state: Buffer
     at: float
 
 
@@ -87,7 +87,7 @@ class Store(Protocol):
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
         """The outcome rows of a decision in seq order, each as a batch of one row."""
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         """Keep the state after the rows before `seq`. Only the newest three are kept.
 
         at: seconds since the epoch. Raises SequenceError where `seq` lies beyond the log.
@@ -124,6 +124,15 @@ class Store(Protocol):
 
     def rules(self) -> list[RuleRecord]:
         """Every rule, in the order they were kept."""
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        """Ordinal (from 0, in the order they were kept) and id of every rule, in that order; those
+        of removed rules are left out."""
+        return [(ordinal, rule.rule_id) for ordinal, rule in enumerate(self.rules())]
+
+    def bodies(self) -> Iterator[str]:
+        """The texts of all rules, one at a time."""
+        return (rule.body for rule in self.rules())
 
     def rule(self, rule_id: str) -> RuleRecord | None:
         """The rule of that id, None where there is none."""

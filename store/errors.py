@@ -51,5 +51,10 @@ class SlowStoreError(WriteError):
     """The store did not get to the write in time: locked by another program, or behind."""
 
 
+class TornAppendError(RuntimeError):
+    """Rows are in the log, and the memory of the process that appended them does not know it (no
+    room, an interrupt): only a new process can go on. No StoreError, for the store is whole."""
+
+
 class TrimmedError(StoreError):
     """Old rows went while they were read; what begins anew finds the log whole."""

@@ -26,6 +26,7 @@ import numpy as np
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import (
     Batch,
+    Buffer,
     DecisionBatch,
     Ints,
     ObservationBatch,
@@ -34,7 +35,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.chain import Anchor
 from equipoise.store.contract import Checkpoint, Kept, Store
-from equipoise.store.errors import SlowStoreError, StoreError, WriteError
+from equipoise.store.errors import SlowStoreError, StoreError, TornAppendError, WriteError
 from equipoise.store.recent import Recent
 from equipoise.store.records import Alert, Control, Era, RuleRecord
 from equipoise.store.retention import Trimmed, trim
@@ -50,6 +51,7 @@ WAITING_ROWS = 200_000
 _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
+_RULES_AT_ONCE = 256
 
 
 class JournaledStore(Store):
@@ -105,7 +107,7 @@ class JournaledStore(Store):
         self._all_known = False
         self._change = threading.Condition()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = self._torn = False
         self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
         self._thread.start()
         self._learner = threading.Thread(target=self._learn_names, name="names", daemon=True)
@@ -129,6 +131,8 @@ class JournaledStore(Store):
 
     def append(self, batch: Batch) -> int:
         first, rows = self._next_seq, len(batch)
+        if self._torn:
+            raise TornAppendError(f"{self._name}: an append was cut short: start anew")
         if not rows:
             return first
         self._check_room(rows)
@@ -138,14 +142,20 @@ class JournaledStore(Store):
             self._admit_requests(batch)
         self._tail.append(first, rows, to_frame(first, batch))
         # From here on the rows are in the log.
-        if isinstance(batch, DecisionBatch):
-            self._index(batch)
-        elif isinstance(batch, ObservationBatch):
-            self._observed.update(name for name in batch.request_id or () if name)
-        elif isinstance(batch, OutcomeBatch):
-            self._recent.add(batch, self._decisions)
-        self._next_seq = first + rows
-        self._waiting.append(Segment(first, batch))
+        try:
+            if isinstance(batch, DecisionBatch):
+                self._index(batch)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.update(name for name in batch.request_id or () if name)
+            elif isinstance(batch, OutcomeBatch):
+                self._recent.add(batch, self._decisions)
+            self._next_seq = first + rows
+            self._waiting.append(Segment(first, batch))
+        except BaseException as error:
+            self._torn = True
+            raise TornAppendError(
+                f"{self._name}: {type(error).__name__} after rows were appended: start anew"
+            ) from error
         if not self._wake.is_set():
             self._wake.set()
         return first
@@ -267,7 +277,7 @@ class JournaledStore(Store):
                 self._change.wait(left)
         return True
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         self.settle(min(seq, self._next_seq))
         self._log.checkpoint(seq, state, at)
 
@@ -281,7 +291,7 @@ class JournaledStore(Store):
     def root(self) -> Root | None:
         return self._reader.root()
 
-    def keep_root(self, seq: int, state: bytes, at: float) -> None:
+    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
         """As of `SqliteStore`; waits until the rows before `seq` are in SQLite."""
         self.settle(min(seq, self._next_seq))
         self._log.keep_root(seq, state, at)
@@ -309,6 +319,20 @@ class JournaledStore(Store):
 
     def rules(self) -> list[RuleRecord]:
         return self._reader.rules()
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._reader.rule_ids()
+
+    def bodies(self) -> Iterator[str]:
+        return self._reader.bodies()
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """As of `SqliteStore`, a few at a time; for any thread."""
+        for start in range(0, len(ordinals), _RULES_AT_ONCE):
+            if self._closing:
+                return
+            self._log.remove_rules(ordinals[start : start + _RULES_AT_ONCE])
+            time.sleep(_BREATH_SECONDS)
 
     def rule(self, rule_id: str) -> RuleRecord | None:
         return self._reader.rule(rule_id)

@@ -23,6 +23,7 @@ from equipoise.store.admission import (
 )
 from equipoise.store.batches import (
     Batch,
+    Buffer,
     DecisionBatch,
     Ints,
     ObservationBatch,
@@ -151,7 +152,7 @@ class MemoryStore(Store):
                     self._parts.setdefault(number, []).append((batch, row))
         self._batches_with_parts = len(self._batches)
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         check_checkpoint(_STORE, seq, self._next_seq)
         self._checkpoints.append(Checkpoint(seq, bytes(state), at))
 

@@ -7,8 +7,8 @@ from collections import deque
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.slicing import slice_rows
 
-ROWS = 100_000
-"""Parts that are kept; some tens of megabytes."""
+ROWS = 20_000
+"""Parts that are kept: up to 30 MB, where each came alone."""
 
 
 class Recent:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from equipoise.store import chain, roots
 from equipoise.store.admission import check_checkpoint
+from equipoise.store.batches import Buffer
 from equipoise.store.chain import Anchor, Link
 from equipoise.store.codec import Row
 from equipoise.store.roots import BEGINS, FIRST_NUMBER, KeptState, Root
@@ -68,7 +69,7 @@ class RootedLog:
         """Every checkpoint and root, whole or not."""
         return self._ask(roots.kept_states)
 
-    def keep_root(self, seq: int, state: bytes, at: float) -> None:
+    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
         """Keep the state after the rows before `seq` for the log to begin at some day."""
         check_checkpoint(self._name, seq, self.next_seq)
         with self._turn:
@@ -90,8 +91,7 @@ class RootedLog:
         """Let the log begin at the root of this seq from now on."""
         with self._transaction() as connection:
             roots.seal(connection, seq, at, digest)
-            chain.mark(connection, seq)
-            chain.forget(connection, seq)
+            chain.forget(connection, seq)  # its digest at this row was kept with the root
 
     def delete_some(self, rows: int) -> int:
         """Delete some rows before the beginning of the log; how many."""

@@ -7,13 +7,16 @@ Functions of an open connection; those that write run inside the caller's transa
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from equipoise.store import chain
+from equipoise.store.batches import Buffer
 from equipoise.store.errors import CorruptStoreError
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _COVERED, _OF_CHECKPOINT = Struct("<qqd"), Struct("<qd")
 _COLUMNS = "id, seq, decisions, at, state, checksum, sealed_at, digest"
+PIECE = 1 << 20
 BEGINS = "coalesce((SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL), 0)"
 """SQL: the first row of the log."""
 FIRST_NUMBER = "coalesce((SELECT max(decisions) FROM roots WHERE sealed_at IS NOT NULL), 0)"
@@ -36,7 +40,7 @@ class Root:
     seq: int
     decisions: int
     at: float
-    state: bytes
+    state: Buffer
     sealed_at: float | None = None
     digest: str = ""
 
@@ -158,14 +162,25 @@ def _first(connection: sqlite3.Connection, condition: str, *values: float) -> Ro
     return root
 
 
-def checkpoint_checksum(seq: int, at: float, state: bytes) -> str:
+def checkpoint_checksum(seq: int, at: float, state: Buffer) -> str:
     """What is kept beside a checkpoint, so that a damaged one is noticed."""
     covered = sha256(_OF_CHECKPOINT.pack(seq, at))
-    covered.update(state)
+    for piece in pieces(state):
+        covered.update(piece)
     return covered.hexdigest()
+
+
+def pieces(state: Buffer) -> Iterator[bytes]:
+    """The bytes of a state a megabyte at a time; pages of a file are let go again."""
+    for start in range(0, len(state), PIECE):
+        piece = state[start : start + PIECE]
+        yield piece
+        if isinstance(state, mmap.mmap):
+            state.madvise(mmap.MADV_DONTNEED, start, len(piece))
 
 
 def _checksum(root: Root) -> str:
     covered = sha256(_COVERED.pack(root.seq, root.decisions, root.at))
-    covered.update(root.state)
+    for piece in pieces(root.state):
+        covered.update(piece)
     return covered.hexdigest()

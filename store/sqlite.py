@@ -21,7 +21,7 @@ import numpy as np
 
 from equipoise.store import chain, sqlite_records
 from equipoise.store.admission import check_checkpoint, check_numbers, repeated_request
-from equipoise.store.batches import Batch, DecisionBatch, Ints, OutcomeBatch, Segment
+from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.codec import Row, to_blocks, to_rows, to_segments
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import (
@@ -302,7 +302,7 @@ class SqliteStore(RootedLog, Store):
             for row in range(len(segment.batch))
         }
 
-    def checkpoint(self, seq: int, state: bytes, at: float) -> None:
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         check_checkpoint(self._name, seq, self.next_seq)
         with self._transaction() as connection:
             sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))
@@ -337,6 +337,23 @@ class SqliteStore(RootedLog, Store):
 
     def rules(self) -> list[RuleRecord]:
         return self._ask(sqlite_records.read_rules)
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._ask(sqlite_records.read_rule_ids)
+
+    def bodies(self) -> Iterator[str]:
+        last = 0
+        while True:
+            found = self._ask(sqlite_records.read_bodies, last)
+            if not found:
+                return
+            last = found[-1][0]
+            yield from (body for _, body in found)
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """Delete rules that nothing refers to any more; their ordinals are not given again."""
+        with self._transaction() as connection:
+            sqlite_records.delete_rules(connection, ordinals)
 
     def rule(self, rule_id: str) -> RuleRecord | None:
         found = self._ask(sqlite_records.read_rules, "WHERE rule_id = ?", rule_id)

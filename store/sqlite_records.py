@@ -6,6 +6,7 @@ Functions of an open connection; those that write run inside the caller's transa
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 
@@ -13,7 +14,9 @@ from equipoise.store import chain
 from equipoise.store.admission import check_same_era, check_same_rule, check_setting
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept
 from equipoise.store.records import Alert, Control, Era, RuleRecord
-from equipoise.store.roots import checkpoint_checksum
+from equipoise.store.roots import checkpoint_checksum, pieces
+
+_WHOLE_BYTES = 1 << 20
 
 
 def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
@@ -116,6 +119,28 @@ def read_rules(connection: sqlite3.Connection, where: str = "", *values: str) ->
     ]
 
 
+def read_rule_ids(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+    """Ordinal and id of every rule: SQLite numbers them from 1."""
+    return connection.execute("SELECT id - 1, rule_id FROM rules ORDER BY id").fetchall()
+
+
+def read_bodies(connection: sqlite3.Connection, after: int) -> list[tuple[int, str]]:
+    """Key and text of some rules after that key."""
+    return connection.execute(
+        "SELECT id, body FROM rules WHERE id > ? ORDER BY id LIMIT 256", (after,)
+    ).fetchall()
+
+
+def delete_rules(connection: sqlite3.Connection, ordinals: Sequence[int]) -> None:
+    """The newest is never among them, so SQLite numbers later ones as if all were there."""
+    connection.executemany(
+        "DELETE FROM rules WHERE id = ? AND id < (SELECT max(id) FROM rules)",
+        [(ordinal + 1,) for ordinal in ordinals],
+    )
+    if ordinals:
+        chain.restart_records(connection, "rules")
+
+
 def read_alerts(connection: sqlite3.Connection) -> list[Alert]:
     rows = connection.execute("SELECT at, check_name, status, sentence FROM alerts ORDER BY id")
     return [
@@ -131,29 +156,44 @@ def read_controls(connection: sqlite3.Connection) -> list[Control]:
 
 def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop those beyond the newest three."""
-    seq, at, state = checkpoint.seq, checkpoint.at, checkpoint.state
-    checksum = checkpoint_checksum(seq, at, state)
-    key = connection.execute(
-        "INSERT INTO checkpoints (seq, at, checksum, state) VALUES (?, ?, ?, ?)",
-        (seq, at, checksum, state),
-    ).lastrowid
+    size = len(checkpoint.state)
+    checksum = checkpoint_checksum(checkpoint.seq, checkpoint.at, checkpoint.state)
+    whole = size <= _WHOLE_BYTES
+    kept = connection.execute(
+        "INSERT INTO checkpoints (seq, at, checksum, state)"
+        f" VALUES (?, ?, ?, {'?' if whole else 'zeroblob(?)'})",
+        (
+            checkpoint.seq,
+            checkpoint.at,
+            checksum,
+            checkpoint.state if whole else size,
+        ),
+    )
+    key = int(kept.lastrowid or 0)
+    if not whole:
+        # SQLite copies what it is given: a large state goes in piece by piece.
+        with connection.blobopen("checkpoints", "state", key) as blob:
+            for piece in pieces(checkpoint.state):
+                blob.write(piece)
     connection.execute(
         "DELETE FROM checkpoints WHERE id NOT IN"
         " (SELECT id FROM checkpoints ORDER BY id DESC LIMIT ?)",
         (KEPT_CHECKPOINTS,),
     )
-    chain.note_state(connection, "checkpoint", key or 0, seq, checksum)
+    chain.note_state(connection, "checkpoint", key, checkpoint.seq, checksum)
     chain.mark(connection)
 
 
 def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:
     """The newest checkpoint whose checksum holds and which is not ahead of the log."""
-    rows = connection.execute("SELECT seq, state, at, checksum FROM checkpoints ORDER BY id DESC")
-    for seq, state, at, checksum in rows.fetchall():
-        checkpoint = Checkpoint(seq, state, at)
-        if (
-            seq <= next_seq
-            and checkpoint_checksum(checkpoint.seq, checkpoint.at, checkpoint.state) == checksum
-        ):
-            return checkpoint
+    # One at a time: three of them are three times the memory.
+    found = connection.execute("SELECT id, seq, at, checksum FROM checkpoints ORDER BY id DESC")
+    for key, seq, at, checksum in found.fetchall():
+        if seq > next_seq:
+            continue
+        row = connection.execute("SELECT state FROM checkpoints WHERE id = ?", (key,)).fetchone()
+        if row is not None:
+            checkpoint = Checkpoint(seq, row[0], at)
+            if checkpoint_checksum(seq, at, checkpoint.state) == checksum:
+                return checkpoint
     return None

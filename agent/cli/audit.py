@@ -15,7 +15,9 @@ def audit(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     anchor: Annotated[
         list[Path] | None,
-        typer.Option(help="A file of anchors, or a backup: compare with it. May be repeated."),
+        typer.Option(
+            metavar="FILE|BACKUP", help="Compare with these anchors. May be given more than once."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:

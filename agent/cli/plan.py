@@ -108,6 +108,17 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         segments: Annotated[
             int | None, typer.Option(help="Parts of the traffic with answers of their own.")
         ] = None,
+        rated: Annotated[
+            float | None,
+            typer.Option(help="Share of randomized requests whose reward comes.", show_default="1"),
+        ] = None,
+        missing: Annotated[
+            str | None,
+            typer.Option(
+                help="What a reward that never comes counts as: a number or worst-case.",
+                show_default="worst-case",
+            ),
+        ] = None,
         seed: Annotated[int | None, typer.Option(help="Of the simulation.")] = None,
         store: Annotated[
             Path | None, typer.Option(help="Go on from what this store knows.")
@@ -173,12 +184,21 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             window=window,
             horizon=horizon,
             segments=segments,
+            rated=rated,
+            missing=_missing(missing),
             seed=seed,
         )
         answer = _answer(given, store, benchmark, world or [], of_benchmark)
         _deliver(answer, csv, html, as_json)
 
     return plan
+
+
+def _missing(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def serve(
 
     Without a token it listens on loopback only. It stops on SIGTERM and SIGINT and loses nothing,
     and reads its configuration again on SIGHUP. While the file STORE.kill exists, requests are
-    passed through undecided.
+    passed through undecided. Exit code 70 asks for a new start: its state is behind its log.
 
     Example: equipoise serve --config equipoise.toml --port 8080 --store experiment.db
     """
@@ -51,4 +51,4 @@ def serve(
         sentence = facts.pop("sentence")
         typer.echo(msgspec.json.encode(facts).decode() if as_json else sentence)
     else:
-        run(config, overrides)
+        raise typer.Exit(run(config, overrides))

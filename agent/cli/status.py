@@ -22,9 +22,16 @@ def status(
     """
     from equipoise.agent.agent import Agent
     from equipoise.agent.cli.stores import reading
+    from equipoise.agent.errors import AgentError
 
     with reading(store) as (opened, config):
-        facts = describe(Agent(config, opened, None))
+        try:
+            facts = describe(Agent(config, opened, None))
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # whatever is in the log, it is said in one line
+            text = f"{store} cannot be summed up: {type(error).__name__}: {error}"
+            raise AgentError(text) from error
     if as_json:
         import msgspec
 
@@ -86,6 +93,7 @@ def describe(agent: Agent) -> dict[str, Any]:
         ],
         "late_outcomes": agent.late,
         "recommendation": answer.action,
+        "leaning": answer.leaning,
         "sentence": answer.sentence,
         "estimator": family,
         "todays_routing": number(answer.routing_value),

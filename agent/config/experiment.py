@@ -27,7 +27,7 @@ from equipoise.agent.config.parts import (
 )
 from equipoise.agent.features.declarations import WRONG, read
 from equipoise.agent.features.problems import Problem, shown
-from equipoise.agent.features.schema import FeatureSchema
+from equipoise.agent.features.schema import FeatureSchema, without_defaults
 
 if TYPE_CHECKING:
     from equipoise.policies.snapshot import Limits
@@ -111,6 +111,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             for name, value in data.items()
             if name not in _LATER_PARTS or value != _LATER_PARTS[name]
         }
+        said["features"] = without_defaults(said["features"])
         return msgspec.json.encode(said, order="sorted").decode()
 
     @property

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from equipoise.agent.features.problems import shown
+from equipoise.agent.features.schema import without_limits
 
 if TYPE_CHECKING:
     from equipoise.agent.config import ExperimentConfig
@@ -60,6 +61,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "reward.missing": ("era", "missing rewards count otherwise"),
         "reward.window": ("era", "other rewards come in time"),
         "features": ("refused", "rows in the log are made of the old ones: start a new store"),
+        "features.limits": ("applied", "from the next row on"),
         "policy.gate": ("applied", "from the next rule on"),
         "policy.assignment": ("applied", "from the next rule on"),
         "policy.estimator": ("applied", "from the next rule on"),
@@ -169,6 +171,13 @@ def _changes(old: Any, new: Any, key: str) -> Iterator[Change]:
         for name in dict.fromkeys((*old, *new)):
             yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
         return
+    if key in ("features.context", "features.outputs") and _same_but_limits(old, new):
+        for before, after in zip(old, new, strict=True):
+            for name in ("limit", "winsorize"):
+                if before.get(name) != after.get(name):
+                    values = f"from {shown(before.get(name))} to {shown(after.get(name))}"
+                    yield _change(f"features.limits.{before['name']}.{name}", values)
+        return
     if key == "budget.segments" and [each["name"] for each in old] == [e["name"] for e in new]:
         for at, pair in enumerate(zip(old, new, strict=True)):
             yield from _changes(*pair, f"{key}[{at}]")
@@ -185,6 +194,12 @@ def _changes(old: Any, new: Any, key: str) -> Iterator[Change]:
         return
     # Of a list only the length is shown, so that no token gets into a log.
     yield _change(key, f"from {shown(old)} to {shown(new)}")
+
+
+def _same_but_limits(old: Any, new: Any) -> bool:
+    """Whether two lists of features make the same numbers of the rows that both take."""
+    sides = [without_limits({"context": side})["context"] for side in (old, new)]
+    return isinstance(old, list) and bool(sides[0] == sides[1])
 
 
 def _change(key: str, values: str) -> Change:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
 
 # Importing a family registers it; this is the order in which families are shown.
 # isort: off
@@ -17,12 +22,15 @@ from equipoise.agent.estimators import hierarchical
 # isort: on
 from equipoise.agent.estimators import balanced, naive_log, routing
 from equipoise.agent.estimators.base import FAMILIES, Estimate, Family, Scorer, family
+from equipoise.agent.estimators.jackknife import unknown_covariance
+from equipoise.agent.estimators.outliers import LeftOut, without_far_groups
 from equipoise.agent.moments.state import Moments
 
 __all__ = [
     "FAMILIES",
     "Estimate",
     "Family",
+    "LeftOut",
     "Scorer",
     "balanced",
     "cvci",
@@ -36,18 +44,104 @@ __all__ = [
     "obs_only",
     "representation_exp",
     "routing",
+    "without_far_groups",
 ]
 
 
-def estimate(moments: Moments, names: Iterable[str] | None = None) -> dict[str, Estimate]:
+Off: TypeAlias = Mapping[str, str]
+"""Families that are not to be computed, and why."""
+
+
+def estimate(
+    moments: Moments,
+    names: Iterable[str] | None = None,
+    *,
+    sound: tuple[Moments, Sequence[LeftOut]] | None = None,
+    off: Off = MappingProxyType({}),
+    before: Callable[[str], None] | None = None,
+    reward_range: tuple[float, float] | None = None,
+) -> dict[str, Estimate]:
     """Estimates of the named families (all of them for None), in the order asked for.
 
     Every family goes by the logged probabilities: EXP rows stand for all of the traffic, however
-    e and pi moved (`balanced`). Raises ValueError for a family nobody registered.
+    e and pi moved (`balanced`).
+    sound: what `without_far_groups` makes of the moments, where it is known already; every family
+    but `ipw` is given that. before: told of each family before it is computed, and of "" at the
+    end.
+    reward_range: a value many ranges away is no estimate.
+
+    A family that cannot be computed, whatever the reason, does not keep others from it: its values
+    are unknown, and its diagnostics say why under `failed`. What was left out of the moments is
+    under `left_out`. Raises ValueError for a family nobody registered.
     """
     wanted = list(FAMILIES if names is None else names)
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
-    even = balanced.balanced(moments)
-    return {name: FAMILIES[name](even) for name in wanted}
+    kept, left = without_far_groups(moments) if sound is None else sound
+    even = balanced.balanced(kept)
+    found = {}
+    for name in wanted:
+        plain = name == "ipw"
+        of = moments if plain else even
+        if name in off:
+            found[name] = _failed(name, of, off[name])
+        elif not plain and any(each.too_many for each in left):
+            found[name] = replace(_failed(name, of, TOO_FAR), diagnostics=_noted(TOO_FAR, left))
+        else:
+            if before is not None:
+                before(name)
+            found[name] = _attempt(name, FAMILIES[name], of, reward_range)
+            if left and not plain:
+                noted = {**found[name].diagnostics, "left_out": tuple(left)}
+                found[name] = replace(found[name], diagnostics=noted)
+    if before is not None:
+        before("")
+    return found
+
+
+TOO_FAR = "values far off are in too many groups to be left out"
+_FAR_OUTSIDE = 100.0
+"""Ranges of the reward beyond which a value is no estimate but lost digits."""
+
+
+def _attempt(
+    name: str, function: Family, moments: Moments, reward_range: tuple[float, float] | None
+) -> Estimate:
+    try:
+        made = function(moments)
+    except Exception as error:  # any: the other families, and the experiment itself, go on
+        return _failed(name, moments, f"{type(error).__name__}: {error}")
+    fault = _fault(made, reward_range)
+    return made if fault is None else _failed(name, moments, fault)
+
+
+def _fault(made: Estimate, reward_range: tuple[float, float] | None) -> str | None:
+    """Why an estimate cannot be used, None if it can: unknown values are no fault."""
+    variance = np.diagonal(made.covariance)
+    if np.isinf(made.values).any() or np.isnan(made.covariance).any() or (variance < 0).any():
+        return "its sums have overflowed or lost their digits"
+    if reward_range is not None:
+        low, high = reward_range
+        off = np.maximum(low - made.values, made.values - high)
+        if (off > _FAR_OUTSIDE * (high - low)).any():
+            return "its sums have lost their digits: a value is far outside the range of rewards"
+    scorer = made.scorer
+    if scorer is not None and not np.isfinite(scorer.theta).all():
+        return "its coefficients have overflowed"
+    return None
+
+
+def _noted(reason: str, left: Sequence[LeftOut]) -> dict[str, object]:
+    return {"failed": reason, "left_out": tuple(left)}
+
+
+def _failed(name: str, moments: Moments, reason: str) -> Estimate:
+    """What stands for a family that could not be computed."""
+    models = moments.dimensions.models
+    return Estimate(
+        family=name,
+        values=np.full(models, np.nan),
+        covariance=unknown_covariance(models),
+        diagnostics={"failed": reason},
+    )

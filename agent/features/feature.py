@@ -10,7 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from equipoise.agent.features.problems import Problem, shown
-from equipoise.agent.features.values import LARGEST
+from equipoise.agent.features.values import LARGEST, LIMIT
 
 Encoder: TypeAlias = Callable[[object, list[float]], None]
 """Appends the columns of one value to a list. Raises Refused, and nothing else."""
@@ -47,9 +47,20 @@ class Feature(
         """Names of the columns it becomes."""
         raise NotImplementedError
 
+    def limits(self) -> list[float]:
+        """Largest magnitude of each column."""
+        return [max(LIMIT, abs(self.missing or 0.0))] * len(self.columns())
+
     def encoder(self) -> Encoder:
         """The compiled transform of one value."""
         raise NotImplementedError
+
+
+def limit_fault(limit: float | None) -> Iterator[Problem]:
+    """A problem if a declared limit is none."""
+    if limit is not None and not 0 < limit <= LARGEST:
+        fix = f"leave it out for {LIMIT:g}"
+        yield Problem("limit", shown(limit), f"a number above 0, at most {LARGEST:g}", fix)
 
 
 def finite_fault(key: str, value: float | None) -> Iterator[Problem]:

@@ -40,6 +40,8 @@ class RowEncoder:
         self.names = tuple(name for feature in features for name in feature.columns())
         self.width = len(self.names)
         self._features = tuple(feature.name for feature in features)
+        self._limits = np.array([limit for feature in features for limit in feature.limits()])
+        self._lowest = float(self._limits.min(initial=LARGEST))
         # A missing value is encoded as this list; None where the feature has no missing rule.
         self._plan = tuple(
             (
@@ -81,12 +83,12 @@ class RowEncoder:
             limit = f"an array (n, {self.width}): {listed(self.names)}"
             raise self._error(None, Problem("", f"an array {array.shape}", limit))
         numbers: Floats = array.astype(np.float64, copy=False, subok=False)
-        if not sound(numbers):
+        if not sound(numbers, self._lowest):
             self._look_closer(numbers, absent)
         return numbers
 
     def _look_closer(self, numbers: Floats, absent: bool) -> None:
-        wrong = (~(np.abs(numbers) <= LARGEST)).any(axis=1)
+        wrong = (~(np.abs(numbers) <= self._limits)).any(axis=1)
         if absent:
             wrong &= ~np.isnan(numbers).all(axis=1)
         if wrong.any():
@@ -117,7 +119,7 @@ class RowEncoder:
             limit = f"named values, or {self._vector}"
             raise self._error(at, Problem("", shown_sent(row), limit))
         try:
-            append_list(numbers, columns, self.width, self._vector)
+            append_list(numbers, columns, self._vector, self._limits.tolist())
         except Refused as refused:
             if refused.at is None:
                 problem = Problem("", f"{len(numbers)} numbers", refused.expected)
@@ -125,7 +127,7 @@ class RowEncoder:
             raise self._error(at, *self._number_problems(numbers)) from None
 
     def _number_problems(self, numbers: Sequence[Any]) -> list[Problem]:
-        found = map(_number_problem, self.names, numbers)
+        found = map(_number_problem, self.names, numbers, self._limits.tolist())
         return [problem for problem in found if problem is not None]
 
     def _named_error(self, at: int, row: Mapping[Any, Any]) -> FeatureError:
@@ -162,10 +164,10 @@ def _refusal(name: str, value: Any, refused: Refused) -> Problem:
     return Problem(f"{name}[{refused.at}]", shown_sent(numbers[refused.at]), refused.expected)
 
 
-def _number_problem(name: str, value: object) -> Problem | None:
+def _number_problem(name: str, value: object, limit: float) -> Problem | None:
     """What is wrong with a number that is taken as it is, None if nothing."""
     try:
-        append_list([value], [], 1, FINITE)
+        append_list([value], [], FINITE, [limit])
     except Refused as refused:
         return Problem(name, shown_sent(value), refused.expected)
     return None

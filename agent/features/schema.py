@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
@@ -23,6 +23,35 @@ TRANSFORM = b"features 1"
 """Version of the transforms themselves; a feature computed in another way is another schema."""
 MOST_COLUMNS = 1024
 """Largest p: the moments take memory, and every event time, in its square."""
+
+
+_AT_THE_DOOR = {"limit": None, "winsorize": False}
+"""Keys of a feature that say which rows are taken, and what they are if nothing is declared."""
+
+
+def without_limits(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema as tables and lists, less what only says which rows are taken."""
+    return _less(schema, lambda name, _: name not in _AT_THE_DOOR)
+
+
+def without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same, less those of these keys that say nothing: texts of older versions lack them."""
+    return _less(
+        schema, lambda name, value: name not in _AT_THE_DOOR or value != _AT_THE_DOOR[name]
+    )
+
+
+def _less(schema: dict[str, Any], keep: Callable[[str, Any], bool]) -> dict[str, Any]:
+    sides = {
+        side: [{name: value for name, value in each.items() if keep(name, value)} for each in found]
+        for side, found in schema.items()
+        if side in ("context", "outputs")
+    }
+    return {**schema, **sides}
+
+
+def _text(data: dict[str, Any]) -> str:
+    return msgspec.json.encode(data, order="sorted").decode()
 
 
 class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,12 +99,17 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def to_json(self) -> str:
         """Canonical text: equal schemas have equal texts. Raises SchemaError as `checked` does."""
-        return msgspec.json.encode(self.checked(), order="sorted").decode()
+        return _text(without_defaults(msgspec.to_builtins(self.checked())))
 
     @property
     def schema_hash(self) -> str:
-        """16 hexadecimal digits that differ wherever rows would become other numbers."""
-        return blake2b(self.to_json().encode(), digest_size=8, person=TRANSFORM).hexdigest()
+        """16 hexadecimal digits that differ wherever rows would become other numbers.
+
+        What rows are taken at all (`limit`, `winsorize`) is no part of it: that may change while
+        an experiment runs.
+        """
+        text = _text(without_limits(msgspec.to_builtins(self.checked())))
+        return blake2b(text.encode(), digest_size=8, person=TRANSFORM).hexdigest()
 
     def context_columns(self) -> list[str]:
         """Names of the columns of x."""

@@ -65,8 +65,8 @@ class Transform:
     def check_context(self, x: object) -> Floats:
         """An array (n, d) of transformed features as float64; FeatureError if it is none.
 
-        Every number must be finite and within ±1e50. The array itself is returned, not a copy,
-        where it is float64 already.
+        Every number must be finite and within the limit of its column. The array itself is
+        returned, not a copy, where it is float64 already.
         """
         return self._context.check(x)
 

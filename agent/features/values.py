@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy as np
 from equipoise.store.batches import Floats
 
 LARGEST = 1e50
-"""Largest magnitude of a transformed feature. The moments keep sums of squares of products of two
-features; one finite but absurd value must not turn such a sum into infinity for good."""
+"""Largest number that a declaration may name. The moments keep sums of squares of products of two
+features, which stay finite up to here; what a row may hold is bounded by LIMIT."""
+LIMIT = 1e9
+"""Largest magnitude of a feature, in units of its scale, that is taken where nothing else is
+declared. Sums of squares hold 16 digits: next to one value of 1e9 those of ordinary values are
+still there to eight digits or so, next to an epoch in nanoseconds (1.7e18) nothing is left."""
 FINITE = "a finite number"
-_SAFE_SQUARES = LARGEST**2
 
 
 class Refused(Exception):  # noqa: N818 - stays inside the package, where it becomes a FeatureError
@@ -41,22 +45,37 @@ def as_number(value: object, expected: str = FINITE) -> float:
 
 
 def append_list(
-    values: list[Any] | tuple[Any, ...], columns: list[float], length: int, expected: str
+    values: list[Any] | tuple[Any, ...],
+    columns: list[float],
+    expected: str,
+    limits: Sequence[float],
+    winsorize: bool = False,
 ) -> None:
-    """Append `length` numbers as they are. Raises Refused unless all are within ±LARGEST."""
-    if len(values) != length:
+    """Append numbers as they are, one for each limit. Raises Refused unless all are finite and
+    within ±limit; winsorize: move finite ones that are beyond it to it instead."""
+    if len(values) != len(limits):
         raise Refused(expected)
-    if set(map(type, values)) == {float} and sound(np.array(values, dtype=np.float64)):
+    if set(map(type, values)) == {float} and sound(
+        np.array(values, dtype=np.float64), min(limits, default=0.0)
+    ):
         columns.extend(values)
         return
-    for at, value in enumerate(values):
+    for at, (value, limit) in enumerate(zip(values, limits, strict=True)):
         try:
             number = as_number(value)
         except Refused:
             raise Refused(FINITE, at) from None
-        if not abs(number) <= LARGEST:
-            raise Refused(FINITE if not math.isfinite(number) else f"at most {LARGEST:g}", at)
+        if not abs(number) <= limit:
+            if not (winsorize and math.isfinite(number)):
+                raise Refused(within(limit) if math.isfinite(number) else FINITE, at)
+            number = math.copysign(limit, number)
         columns.append(number)
+
+
+def within(limit: float, expected: str = "a number", after: str = "") -> str:
+    """What a message says is expected of a number beyond its limit."""
+    fix = "declare `scale` or `limit` where such values are real"
+    return f"{expected} within ±{limit:g}{after}; {fix}"
 
 
 def plain(value: object) -> object:
@@ -64,10 +83,10 @@ def plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def sound(array: Floats) -> bool:
-    """Whether every entry is within ±LARGEST; False may also mean that a closer look is due.
+def sound(array: Floats, limit: float) -> bool:
+    """Whether every entry is within ±limit; False may also mean that a closer look is due.
 
-    One sum of squares instead of three passes: where it is at most LARGEST² no term is larger,
-    and NaN and infinities make the comparison false.
+    One sum of squares instead of three passes: where it is at most limit² no term is larger, and
+    NaN and infinities make the comparison false.
     """
-    return bool(np.vdot(array, array) <= _SAFE_SQUARES)
+    return bool(np.vdot(array, array) <= limit * limit)

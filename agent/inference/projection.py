@@ -9,6 +9,7 @@ family that rests on a scorer, an average over other eras), it may not be shown 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from equipoise.store.batches import Floats
 
@@ -35,6 +36,17 @@ def nearest(
     ahead = contrasts[np.ix_(known, known)].copy()
     np.fill_diagonal(ahead, -np.inf)
     result[known] = np.clip(_inside(values[known], variances[known], low, high, ahead), low, high)
+    return result
+
+
+def within_range(numbers: ArrayLike, low: float, high: float) -> Floats:
+    """Values, and ends of their intervals, as they are shown: the nearest in the known range.
+
+    The truth lies in the range, so a value is never farther from it for that, and an interval holds
+    it as before. For showing only: differences, averages over runs and errors are of the numbers
+    themselves, which a projection would bias. NaN stays NaN.
+    """
+    result: Floats = np.clip(np.asarray(numbers, dtype=np.float64), low, high)
     return result
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.store.batches import Buffer
+
 MAGIC = b"EQST"
 VERSION = 1
 _PREFIX = struct.Struct("<4sHII")
+_PIECE = 1 << 20
 _DTYPES = {"<f8", "<i8", "|b1", "|u1"}
 
 
@@ -40,20 +43,56 @@ class StateFormatError(ValueError):
 
 def encode(arrays: Mapping[str, NDArray[Any]], fields: Mapping[str, Any] | None = None) -> bytes:
     """Bytes of named arrays (float64, int64, uint8 or bool) and JSON-able fields."""
-    parts: list[bytes] = []
+    header, *parts = _pieces(arrays, fields or {})
+    body = b"".join([header, *parts])
+    return _PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(body)) + body
+
+
+def encode_to(
+    file: BinaryIO,
+    arrays: Mapping[str, NDArray[Any]],
+    fields: Mapping[str, Any],
+    between: Callable[[], None] = lambda: None,
+) -> int:
+    """Write the bytes of `encode` to a file that can seek, a piece at a time; how many.
+
+    between: called after each piece.
+    """
+    checksum, length, size = 0, -1, _PREFIX.size
+    file.seek(size)
+    for piece in _pieces(arrays, fields):
+        length = len(piece) if length < 0 else length
+        checksum, size = zlib.crc32(piece, checksum), size + len(piece)
+        file.write(piece)
+        between()
+    file.seek(0)
+    file.write(_PREFIX.pack(MAGIC, VERSION, length, checksum))
+    file.flush()
+    return size
+
+
+def _pieces(arrays: Mapping[str, NDArray[Any]], fields: Mapping[str, Any]) -> Iterator[bytes]:
+    """The header, then the arrays' bytes in pieces of about a megabyte."""
     listed: list[dict[str, Any]] = []
+    dtypes: list[np.dtype[Any]] = []
     for name, array in arrays.items():
         dtype = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else array.dtype
         if dtype.str not in _DTYPES:
             raise StateFormatError(f"array {name}: dtype {array.dtype} is not kept in states")
         listed.append({"name": name, "dtype": dtype.str, "shape": array.shape})
-        parts.append(np.ascontiguousarray(array, dtype=dtype).tobytes())
-    header = msgspec.json.encode({"arrays": listed, "fields": dict(fields or {})})
-    body = b"".join([header, *parts])
-    return _PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(body)) + body
+        dtypes.append(dtype)
+    yield msgspec.json.encode({"arrays": listed, "fields": dict(fields)})
+    for array, dtype in zip(arrays.values(), dtypes, strict=True):
+        row = array[:1].nbytes if array.ndim else 0
+        step = max(_PIECE // row, 1) if row else 0
+        if not step or len(array) <= step:
+            yield np.ascontiguousarray(array, dtype=dtype).tobytes()
+            continue
+        for start in range(0, len(array), step):
+            yield np.ascontiguousarray(array[start : start + step], dtype=dtype).tobytes()
 
 
-def decode(state: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def decode(state: Buffer) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The arrays (writable copies) and fields of `encode`.
 
     Raises StateFormatError where the bytes are cut, damaged, foreign or of a newer version.
@@ -91,14 +130,15 @@ def decode(state: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     return arrays, header.fields
 
 
-def decode_like(state: bytes, own: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def decode_like(
+    state: Buffer, own_arrays: Mapping[str, NDArray[Any]], own_fields: Mapping[str, Any]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """`decode` of a state that must have the parts of another one.
 
     Raises StateFormatError where its arrays or fields have other names: then another version of
     the code wrote it.
     """
     arrays, fields = decode(state)
-    own_arrays, own_fields = decode(own)
     other = (arrays.keys() ^ own_arrays.keys()) | (fields.keys() ^ own_fields.keys())
     if other:
         raise StateFormatError(

@@ -69,6 +69,10 @@ class Moments:
         groups = self.dimensions.groups
         return self.scorers.part(slice(index * groups, (index + 1) * groups))
 
+    def parts(self) -> list[Additive]:
+        """The kinds of sums."""
+        return list(self._parts().values())
+
     def _parts(self) -> dict[str, Additive]:
         return {
             "scorers": self.scorers,

@@ -40,6 +40,7 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "guardrail": Action.PAUSE,
         "plan": Action.REPORT,
         "watermark": Action.REPORT,
+        "estimators": Action.REPORT,
     }
 )
 

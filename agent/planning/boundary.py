@@ -120,14 +120,13 @@ class PerModel:
         """It knows nothing of single paths."""
 
     def centre(self, state: PathState) -> Floats:
-        return state.means()
+        return state.mean_ends()[0]
 
     def hopeful(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
         count = np.maximum(state.count, 1.0)
-        spread = state.own / count**2
-        means = state.means()
-        gap = means[paths, a] - means[paths, b] - above
-        noise = spread[paths, a] + spread[paths, b]
+        low, high = state.mean_ends()
+        gap = low[paths, a] - high[paths, b] - above
+        noise = (state.own[0] / count**2)[paths, a] + (state.own[1] / count**2)[paths, b]
         seen = (state.count[paths, a] > 0) & (state.count[paths, b] > 0)
         result: Flags = seen & (gap > 0) & (gap**2 >= 2.0 * np.log(1.0 / self._alpha) * noise)
         return result
@@ -137,10 +136,10 @@ class PerModel:
         return result
 
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
-        means, count = state.means(), np.maximum(state.count, 1.0)
-        left, right = means[paths, a], means[paths, b]
-        below = self._reach(state.own[paths, a]) / count[paths, a][..., None]
-        over = self._reach(state.own[paths, b]) / count[paths, b][..., None]
+        (low, high), count = state.mean_ends(), np.maximum(state.count, 1.0)
+        left, right = low[paths, a], high[paths, b]
+        below = self._reach(state.own[0][paths, a]) / count[paths, a][..., None]
+        over = self._reach(state.own[1][paths, b]) / count[paths, b][..., None]
         below = np.minimum(below, left[..., None])
         over = np.minimum(over, 1.0 - right[..., None])
         slack = (below + over[..., ::-1]).max(axis=-1)

@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Band, band
-from equipoise.agent.planning.sentences import count, duration
+from equipoise.agent.planning.sentences import count, duration, never
 from equipoise.agent.planning.stored import (
     FEWEST_REWARDS,
     TOO_FEW,
@@ -46,16 +47,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
 
 def forecast(agent: Reader, at: float) -> Forecast:
     """The forecast of everything the agent has folded. at: seconds since the epoch, now."""
-    certified = agent.certified()
-    known = Forecast(
-        state="unknown",
-        sentence="",
-        at=at,
-        log_rows=agent.fold.next_seq,
-        era=agent.rule.era,
-        randomized=certified.randomized,
-        planned=agent.config.budget.planned,
-    )
+    certified, known = agent.certified(), no_forecast(agent, at, "")
     winner, alike = agent.certified_winner(), certified.standing.equivalent()
     if winner is not None or alike:
         told = f"{winner} is certified" if winner is not None else "The best models are alike"
@@ -63,13 +55,14 @@ def forecast(agent: Reader, at: float) -> Forecast:
     try:
         problem, rewards = running_problem(agent, {})
     except PlanError as error:
-        said = f"{error}."
+        known = no_forecast(agent, at, str(error))
         if error.field == TOO_FEW:
             said = (
-                f"the least tried model has {error.value:g} rewards of randomized requests, and"
-                f" {FEWEST_REWARDS:g} are needed."
+                f"Too little is known for a forecast: the least tried model has {error.value:g}"
+                f" rewards of randomized requests, and {FEWEST_REWARDS:g} are needed."
             )
-        return _with(known, sentence=f"Too little is known for a forecast: {said}")
+            return _with(known, sentence=said)
+        return known
     ends = until_decided(problem, rewards)
     power, traffic = problem.request.power, problem.request.traffic
     spent = np.where(np.isfinite(ends.requests), ends.counts.sum(axis=1), np.inf)
@@ -78,17 +71,33 @@ def forecast(agent: Reader, at: float) -> Forecast:
     if traffic is not None:
         hours = band(ends.requests / traffic + problem.request.window, power)
     made = _with(known, state="pending", total=total, hours=hours)
-    return _with(made, sentence=_sentence(made))
+    return _with(made, sentence=_sentence(made, problem))
+
+
+def no_forecast(agent: Reader, at: float, why: str) -> Forecast:
+    """That nothing can be foretold, and why."""
+    return Forecast(
+        state="unknown",
+        sentence=f"There is no forecast: {why}.",
+        at=at,
+        log_rows=agent.fold.next_seq,
+        era=agent.rule.era,
+        randomized=agent.certified().randomized,
+        planned=agent.config.budget.planned,
+    )
 
 
 def _with(known: Forecast, **changes: object) -> Forecast:
     return msgspec.structs.replace(known, **changes)
 
 
-def _sentence(made: Forecast) -> str:
+def _sentence(made: Forecast, problem: Problem) -> str:
     total, hours = made.total, made.hours
     assert total is not None
     if total.median is None:
+        impossible = never(problem, problem.gap)
+        if impossible:
+            return f"Nothing will be decided: {impossible}."
         return (
             "It cannot be said when this will be decided: as the rewards look now, the difference"
             " may be too small to be found."

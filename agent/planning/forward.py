@@ -26,6 +26,9 @@ EARLY_LOOKS, LATE_LOOKS = 8, 22
 FIRST_SHARE, DENSE_SHARE, LAST_SHARE = 0.01, 0.12, 6.0
 """Looks run from the first to the last share of the expected end, dense from the middle one on."""
 
+MOST_REQUESTS = 1e15
+"""What the counters of a simulated step still hold exactly."""
+
 Test: TypeAlias = Callable[[PathState, Ints, Ints, Ints, Floats], Flags]
 
 _WORTH_DROPPING = 0.7
@@ -36,10 +39,12 @@ _WORTH_DROPPING = 0.7
 class Design:
     """N experiments of one policy read by one sequence, all on the [0, 1] scale, larger better.
 
-    values: (N, K) true ones; variances: (N, K) of a reward; explained: (N,) share of them that the
-    frozen prediction explains; rate, floor: (N,). binary: whether rewards are 0 or 1. costs: (K,)
-    USD per request. candidates: A, models and today's routing and declared policies. era_caps: of
-    the era that is gone on with, None for those that a new one takes.
+    values: (N, K) true ones, rewards that never come and count as the worst case as 0; variances:
+    (N, K) of a reward that comes; explained: (N,) share of them that the frozen prediction
+    explains; rate, floor: (N,). binary: whether rewards are 0 or 1. costs: (K,) USD per request.
+    lost: (K,) share of requests whose reward never comes and counts as the worst case. candidates:
+    A, models and today's routing and declared policies. era_caps: of the era that is gone on with,
+    None for those that a new one takes.
     """
 
     assignment: str
@@ -51,6 +56,7 @@ class Design:
     floor: Floats
     binary: bool
     costs: Floats
+    lost: Floats
     candidates: int
     delta: float = 0.05
     epsilon: float = 0.0
@@ -102,10 +108,12 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
     for row, last in zip(starts, [*starts[1:], len(result)], strict=True):
         values = design.values[row]
         order = np.argsort(-values)
-        effect = values[order[0]] - values[order[1]] + design.epsilon if width is None else width
+        a, b = int(order[0]), int(order[1])
+        effect = values[a] - values[b] + design.epsilon if width is None else width
+        # The upper end of the runner-up, or either end, counts what is lost as the best.
+        effect -= design.lost[b]
         chance = np.full(design.models, design.rate[row] / design.models)
         left = 1.0 - float(design.explained[row])
-        a, b = int(order[0]), int(order[1])
         noise = contrast_variance(design.variances[row], chance, a, b, left)
         bound = 2.0 + design.models / float(design.rate[row])
         result[row:last] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
@@ -120,11 +128,11 @@ def _case_starts(design: Design) -> list[int]:
 
 
 def looks(end: Floats) -> Floats:
-    """(L, N) requests at which paths are looked at."""
+    """(L, N) requests at which paths are looked at. Beyond MOST_REQUESTS nobody looks."""
     early = np.geomspace(FIRST_SHARE, DENSE_SHARE, EARLY_LOOKS, endpoint=False)
     late = np.geomspace(DENSE_SHARE, LAST_SHARE, LATE_LOOKS)
     result: Floats = np.round(np.concatenate([early, late])[:, None] * end[None, :])
-    return np.maximum.accumulate(np.maximum(result, 1.0), axis=0)
+    return np.maximum.accumulate(np.clip(result, 1.0, MOST_REQUESTS), axis=0)
 
 
 def simulate(
@@ -253,7 +261,7 @@ def _advance(
     design: Design, state: PathState, rows: Floats, caps: Floats, rng: np.random.Generator
 ) -> None:
     shares = ASSIGNMENTS[design.assignment](
-        state.count,
+        state.seen,
         state.means(),
         state.variances(),
         design.costs,
@@ -263,7 +271,7 @@ def _advance(
     floor = design.floor[:, None]
     pi = shares * (1.0 - design.models * floor) + floor
     chance = design.rate[:, None] * pi
-    state.step(draw(design, rows, chance, rng), chance, design.values, caps)
+    state.step(draw(design, rows, chance, rng), chance, caps)
 
 
 def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator) -> Draws:
@@ -271,6 +279,8 @@ def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator)
     full = np.concatenate([chance, np.maximum(1.0 - chance.sum(axis=1, keepdims=True), 0.0)], 1)
     full /= full.sum(axis=1, keepdims=True)
     count = rng.multinomial(rows.astype(np.int64), full)[:, :-1].astype(float)
+    if design.lost.any():
+        return _draw_with_lost(design, rows, count, rng)
     values, noise = design.values, np.sqrt(count * design.variances)
     if design.binary:
         total = rng.binomial(count.astype(np.int64), values).astype(float)
@@ -279,13 +289,55 @@ def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator)
     else:
         off = noise * rng.standard_normal(count.shape)
         total, scatter = count * values + off, count * design.variances
-    residual = None
-    if design.explained.any():
-        share = design.explained[:, None]
-        fresh = noise * rng.standard_normal(count.shape)
-        # Variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
-        residual = (1.0 - share) * off + np.sqrt(share * (1.0 - share)) * fresh
-    return Draws(rows, count, total, scatter, 1.0 - design.explained, residual)
+    unexplained = 1.0 - design.explained
+    residual = _unpredicted(design, off, noise, rng)
+    return Draws(rows, values, count, total, scatter, unexplained, residual)
+
+
+def _draw_with_lost(design: Design, rows: Floats, count: Floats, rng: np.random.Generator) -> Draws:
+    """As `draw`, of rows `count` (N, K), some of whose rewards are lost."""
+    share = np.broadcast_to(design.lost, count.shape)
+    lost = rng.binomial(count.astype(np.int64), share).astype(float)
+    came, value = count - lost, design.values / (1.0 - share)
+    noise = np.sqrt(came * design.variances)
+    if design.binary:
+        total = rng.binomial(came.astype(np.int64), np.clip(value, 0.0, 1.0)).astype(float)
+        scatter = total * (1.0 - value) ** 2 + (came - total) * value**2
+        off = total - came * value
+    else:
+        off = noise * rng.standard_normal(count.shape)
+        total, scatter = came * value + off, came * design.variances
+    unexplained = 1.0 - design.explained
+    fresh = _unpredicted(design, off, noise, rng)
+
+    def ends(as_one: float) -> Draws:
+        """The sums where a lost reward counts as 0, or as 1."""
+        mean = design.values + as_one * share
+        gap = value - mean
+        around = scatter + 2.0 * gap * off + came * gap**2 + lost * (as_one - mean) ** 2
+        # What is lost is no noise that a prediction could take away.
+        steady = came * gap + lost * (as_one - mean)
+        residual = None if fresh is None else fresh + steady
+        sums = total + as_one * lost
+        return Draws(rows, mean, count, sums, around, unexplained, residual, lost)
+
+    return replace(ends(0.0), high=ends(1.0))
+
+
+def _unpredicted(
+    design: Design, off: Floats, noise: Floats, rng: np.random.Generator
+) -> Floats | None:
+    """(N, K) sums of rewards less their values, `off`, without what the prediction explains.
+
+    noise: (N, K) their standard deviations. None where it explains nothing.
+    """
+    if not design.explained.any():
+        return None
+    share = design.explained[:, None]
+    fresh = noise * rng.standard_normal(off.shape)
+    # Variance of what the prediction leaves: (1 - share)^2 + share (1 - share) = 1 - share.
+    result: Floats = (1.0 - share) * off + np.sqrt(share * (1.0 - share)) * fresh
+    return result
 
 
 class _Goal:

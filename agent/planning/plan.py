@@ -14,6 +14,7 @@ from equipoise.agent.inference.choice import Sequence
 from equipoise.agent.planning.closed import anytime_rows, contrast_variance
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.problem import Case, Problem
+from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
 from equipoise.agent.planning.requirement import Requirement, cheapest
 from equipoise.agent.planning.sentences import assumptions, budget_sentence, recommendation
 from equipoise.agent.planning.split import Split, missing, splits
@@ -27,6 +28,10 @@ EFFECT_PATHS, MAIN_SHARE = 110, 3
 """Simulated experiments per effect, and how many times as many there are of the effect itself."""
 SIDE_PATHS = 80
 """Simulated experiments per row of a table that only shows a direction."""
+_WORST_CASE = (
+    "while every missing reward counts as the worst case; declare what one is worth (--missing"
+    " VALUE; reward.missing in the configuration)"
+)
 NOT_OFFERED = ("policies whose probabilities depend on the request: a plan knows no contexts",)
 
 
@@ -62,18 +67,24 @@ class Plan(msgspec.Struct, frozen=True):
     stored: dict[str, Any]
 
 
-def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
-    """The plan of a problem. Raises PlanError where the question is contradictory."""
+def make_plan(
+    problem: Problem, stored: dict[str, Any] | None = None, *, most: int | None = None
+) -> Plan:
+    """The plan of a problem. Raises PlanError where the question is contradictory.
+
+    most: simulated experiments per case, at most; None for as many as the numbers need.
+    """
     request, scale = problem.request, problem.scale
-    sequence, tables = Sequence(request.sequence), Tables(problem)
+    sequence, tables = Sequence(request.sequence), Tables(problem, most=most)
     _traffic(problem)
     effect = _effect(problem)
+    _reachable(problem, effect)
     goals: list[Requirement] = []
     effects: list[Requirement] = []
     curves: list[Curve] = []
     if request.effect is not None or not _others(problem):
         effects, curves, others = _effects(tables, problem, sequence, effect)
-        goals += [row for row in effects if np.isclose(row.effect, effect * scale)]
+        goals += [row for row in effects if row.effect == effect * scale]
         goals += others
     if request.half_width is not None:
         width = request.half_width / scale
@@ -112,7 +123,7 @@ def make_plan(problem: Problem, stored: dict[str, Any] | None = None) -> Plan:
         floors=floors,
         explained=explained,
         splits=paid,
-        segments=_segments(problem, sequence, side) if effects else [],
+        segments=_segments(problem, sequence, side, most) if effects else [],
         bought=bought,
         curves=curves,
         not_offered=_not_offered(unknown),
@@ -136,6 +147,31 @@ def _traffic(problem: Problem) -> None:
         raise PlanError("traffic", "missing", "requests an hour, more than 0")
 
 
+def _reachable(problem: Problem, effect: float) -> None:
+    """Refuse what no number of requests reaches, because missing rewards count as the worst case.
+
+    A store is told so in the plan instead: what it has seen is no question of the user's.
+    """
+    request, lost = problem.request, float(problem.lost.mean())
+    if lost == 0.0 or problem.source == "store":
+        return
+    scale, rated = problem.scale, 1.0 - lost
+    goals = [(problem.epsilon, f"a difference of {effect * scale:.3g} is never certified")]
+    if request.regret is not None and request.effect is None:
+        regret = max(request.regret, request.epsilon) / scale
+        goals = [(regret, f"nothing is certified within {regret * scale:.3g} of the best")]
+    elif request.half_width is not None and request.effect is None:
+        goals = []
+    for within, told in goals:
+        if problem.lead(effect) + within <= 0.0:
+            least = (1.0 - within) / (1.0 + effect)
+            raise PlanError("rated", rated, f"more than {least:.4g}: {told} {_WORST_CASE}")
+    width = request.half_width
+    if width is not None and width / scale <= lost:
+        told = f"the leader's lead is never known to ± {width:.3g}"
+        raise PlanError("rated", rated, f"more than {1 - width / scale:.4g}: {told} {_WORST_CASE}")
+
+
 def _others(problem: Problem) -> bool:
     """Whether anything but an effect is asked for."""
     request = problem.request
@@ -154,11 +190,8 @@ def _effect(problem: Problem) -> float:
     for given in (request.effect, request.regret, request.half_width):
         if given is not None:
             return min(given / problem.scale, problem.most)
-    if problem.source != "numbers":
-        order = np.sort(problem.values)[::-1]
-        gap = float(order[0] - order[1])
-        if gap > 0:
-            return gap
+    if problem.source != "numbers" and problem.gap > 0:
+        return problem.gap
     budget = request.budget_requests or _affordable(problem)
     if budget is None:
         raise PlanError("effect", "missing", "the smallest difference in reward worth finding")
@@ -179,7 +212,8 @@ def _rows(problem: Problem, effect: float) -> float:
     left = 1.0 - problem.explained
     noise = contrast_variance(design.variances[0], chance, 0, 1, left)
     alpha = levels.decision_level(design.delta, models)
-    return rate * anytime_rows(noise, effect + problem.epsilon, alpha, 2.0 + models / rate)
+    lead = max(problem.lead(effect) + problem.epsilon, FEWEST_DIGITS)
+    return rate * anytime_rows(noise, lead, alpha, 2.0 + models / rate)
 
 
 def _affordable(problem: Problem) -> float | None:
@@ -189,10 +223,18 @@ def _affordable(problem: Problem) -> float | None:
         price = float(problem.prices.mean())
         if not price > 0:
             raise PlanError("price", "unknown or 0", "USD a request, to plan with budget_money")
-        return request.budget_money / price
+        return _guess("money", request.budget_money, price)
     if request.budget_harm is not None and request.effect is None:
         raise PlanError("effect", "missing", "how much a worse model loses, to plan with harm")
     return None
+
+
+def _guess(field: str, budget: float, each: float) -> float:
+    """Randomized requests that a budget pays for, at so much each."""
+    if budget > LARGEST * each:
+        told = f"at most {LARGEST * each:.3g}, of which {LARGEST:g} randomized requests are paid"
+        raise PlanError(f"budget_{field}", budget, told)
+    return budget / each
 
 
 def _effects(
@@ -200,14 +242,13 @@ def _effects(
 ) -> tuple[list[Requirement], list[Curve], list[Requirement]]:
     """A row per policy and effect, a curve per policy, and what the other sequences would take."""
     tried = [effect * each for each in EFFECTS if each <= 1.0 or effect * each <= problem.most]
-    cases = []
-    for each in tried:
-        cases += [tables.base(each)] * (MAIN_SHARE if each == effect else 1)
+    cases = [tables.base(each) for each in tried]
+    times = [MAIN_SHARE if each == effect else 1 for each in tried]
     rows: list[Requirement] = []
     others: list[Requirement] = []
     curves = []
     for policy in problem.request.policies:
-        found, curve, told = tables.decided(policy, sequence, cases, EFFECT_PATHS)
+        found, curve, told = tables.decided(policy, sequence, cases, times, EFFECT_PATHS)
         rows += found
         others += told
         curves.append(curve)
@@ -263,14 +304,16 @@ def _side(
     return found[: len(rates)], priced, found[len(rates) :]
 
 
-def _segments(problem: Problem, sequence: Sequence, row: Requirement | None) -> list[Requirement]:
+def _segments(
+    problem: Problem, sequence: Sequence, row: Requirement | None, most: int | None
+) -> list[Requirement]:
     """One row: any of the declared segments by itself, at its share of delta and of traffic."""
     count = problem.request.segments
     if count == 0 or row is None:
         return []
     # What a store holds of the whole traffic says nothing about a segment's own sums.
     afresh = replace(problem, start=None, era_caps=None)
-    tables = Tables(afresh, delta=problem.levels[1], share=1.0 / count)
+    tables = Tables(afresh, delta=problem.levels[1], share=1.0 / count, most=most)
     return tables.required(row.policy, sequence, [tables.base(row.effect / problem.scale)])[0]
 
 
@@ -285,7 +328,7 @@ def _bought(tables: Tables, problem: Problem, sequence: Sequence, effect: float)
             assert guess is not None
             found.append(_spending(tables, policy, sequence, guess, effect, "money"))
         elif request.budget_harm is not None:
-            guess = request.budget_harm / (effect * problem.scale)
+            guess = _guess("harm", request.budget_harm, effect * problem.scale)
             found.append(_spending(tables, policy, sequence, guess, effect, "harm"))
     return found
 
@@ -301,7 +344,7 @@ def _spending(
         if spent is None or spent <= 0:
             told = "a loss: these experiments are expected to win reward, so harm sets no limit"
             raise PlanError(f"budget_{field}", limit, told)
-        guess *= limit / spent
+        guess = min(guess * (limit / spent), LARGEST)
         found = tables.bought(policy, sequence, guess, effect)
     # What is left is the error of the simulation.
     return msgspec.structs.replace(found, **{field: limit})

@@ -26,7 +26,9 @@ class Problem:
 
     source: "numbers", "benchmark" or "store". names: (K,). values: (K,) what the models are
     thought to be worth; with `numbers` all but the first are alike. variances: (K,) of a reward;
-    None where rewards are 0 or 1 and their values say it. prices: (K,) USD, NaN where unknown.
+    None where rewards are 0 or 1 and their values say it. rated: (K,) share of requests whose
+    reward comes; values, variances and effects are theirs. missing: what the others count as, None
+    for the worst case. prices: (K,) USD, NaN where unknown.
     routing: value of today's routing, None where unknown. scale: reward units of 1.
     candidates: A. start: sums so far, None from the beginning. explained: share of the variance
     that the prediction is taken to explain; attainable: what it could explain at best, None where
@@ -39,6 +41,8 @@ class Problem:
     names: tuple[str, ...]
     values: Floats
     variances: Floats | None
+    rated: Floats
+    missing: float | None
     prices: Floats
     routing: float | None
     scale: float
@@ -71,6 +75,7 @@ class Problem:
             tuple(f"model {index + 1}" for index in range(models)),
             np.full(models, rate),
             variances,
+            *cls.of_missing(request, models),
             prices,
             None,
             scale,
@@ -78,9 +83,49 @@ class Problem:
             request.explained,
         )
 
+    @staticmethod
+    def of_missing(request: PlanRequest, models: int) -> tuple[Floats, float | None]:
+        """(K,) the share rated that is asked for, and what the other rewards count as."""
+        missing = request.missing_value
+        if missing is not None:
+            missing = (missing - request.reward_low) / (request.reward_high - request.reward_low)
+            missing = missing if request.maximise else 1.0 - missing
+        return np.full(models, 1.0 if request.rated is None else request.rated), missing
+
     @property
     def models(self) -> int:
         return len(self.names)
+
+    @property
+    def lost(self) -> Floats:
+        """(K,) share of requests whose reward never comes and counts as the worst case."""
+        return 1.0 - self.rated if self.missing is None else np.zeros(self.models)
+
+    @property
+    def gap(self) -> float:
+        """What the best model leads the runner-up by among the requests whose reward comes."""
+        order = np.sort(self.values)
+        return float(order[-1] - order[-2])
+
+    @property
+    def _stays_binary(self) -> bool:
+        """Whether rewards of 0 and 1 are so too once missing ones count."""
+        return self.missing in (None, 0.0, 1.0) or bool((self.rated == 1.0).all())
+
+    @property
+    def reference(self) -> float | None:
+        """What today's routing is worth over all requests, as the values of a design are."""
+        if self.routing is None:
+            return None
+        rated = float(self.rated.mean())
+        return self.routing * rated + (self.missing or 0.0) * (1.0 - rated)
+
+    def lead(self, effect: float) -> float:
+        """The most that can be certified of the lead of a model that is better by `effect` among
+        the requests whose reward comes: under the worst case all of the others may favour the
+        runner-up."""
+        rated = float(self.rated.mean())
+        return effect * rated - float(self.lost.mean())
 
     @property
     def explainable(self) -> float | None:
@@ -145,10 +190,7 @@ class Problem:
             return np.repeat(np.array(values), paths)
 
         values = np.repeat(np.array([self.values_at(case.effect) for case in cases]), paths, axis=0)
-        values = np.clip(values, 0.0, 1.0)
-        variances = values * (1.0 - values)
-        if self.variances is not None:
-            variances = np.broadcast_to(self.variances, values.shape)
+        values, variances = self.over_all(np.clip(values, 0.0, 1.0))
         return Design(
             assignment=assignment,
             sequence=sequence,
@@ -157,14 +199,28 @@ class Problem:
             explained=each([case.explained for case in cases]),
             rate=each([case.rate for case in cases]),
             floor=each([case.floor for case in cases]),
-            binary=self.variances is None,
+            binary=self.variances is None and self._stays_binary,
             costs=self.prices,
+            lost=self.lost,
             candidates=self.candidates,
             delta=self.levels[0] if delta is None else delta,
             epsilon=self.epsilon,
             tuned_rows=self.tuned_rows,
             era_caps=self.era_caps,
         )
+
+    def over_all(self, values: Floats) -> tuple[Floats, Floats]:
+        """(N, K) values of all requests, and variances, as a design takes them, out of values of
+        those whose reward comes."""
+        own = values * (1.0 - values)
+        if self.variances is not None:
+            own = np.broadcast_to(self.variances, values.shape)
+        rated = self.rated
+        if self.missing is None:
+            return values * rated, own
+        # Of reward-or-value: the variance within, and that between the two kinds of request.
+        between = rated * (1.0 - rated) * (values - self.missing) ** 2
+        return values * rated + (1.0 - rated) * self.missing, rated * own + between
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,6 +15,10 @@ from equipoise.agent.planning.shares import ASSIGNMENTS
 FEWEST_MODELS, MOST_MODELS = 2, 64
 LARGEST, LEAST = 1e12, 1e-6
 """Of amounts and rewards, and of rates: beyond them numbers lose their digits."""
+LEAST_DELTA, LEAST_WEIGHT = 1e-12, 1e-9
+"""Of delta, and of the probability rate * floor that a request is given to a model."""
+FEWEST_DIGITS = 1e-9
+"""Of differences, as a share of the range of rewards; of the range, as a share of its ends."""
 FLOOR_SHARE = 0.1
 """The default floor is this share of the uniform probability 1 / K, as in a configuration."""
 
@@ -33,6 +38,10 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     declared one. explained: share of the reward's variance that replays (SIM) predict; 0 while
     nothing is known. window, horizon: hours until a reward is final, and until you must know.
     segments: parts of equal traffic that get answers of their own.
+    rated: share of randomized requests whose reward comes, all of them if None; reward_rate,
+    reward_sd and effect are then those of requests whose reward comes, and half_width, regret and
+    epsilon of all. missing: what a reward that never comes counts as, a declared value or the worst
+    case.
     """
 
     models: int | None = None
@@ -67,7 +76,14 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     window: float = 0.0
     horizon: float | None = None
     segments: int = 0
+    rated: float | None = None
+    missing: Literal["worst-case"] | float = "worst-case"
     seed: int = 0
+
+    @property
+    def missing_value(self) -> float | None:
+        """The declared value of a missing reward, None for the worst case."""
+        return None if isinstance(self.missing, str) else self.missing
 
 
 def read_request(data: object) -> PlanRequest:
@@ -75,9 +91,23 @@ def read_request(data: object) -> PlanRequest:
     try:
         request = msgspec.convert(data, PlanRequest)
     except msgspec.ValidationError as error:
-        raise PlanError("request", "not a plan", str(error)) from None
+        raise _refusal(data, str(error)) from None
     check(request)
     return request
+
+
+def _refusal(data: object, text: str) -> PlanError:
+    """A fault of msgspec's ("Expected `int`, got `str` - at `$.models`") by field and value."""
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown:
+        known = ", ".join(PlanRequest.__struct_fields__)
+        return PlanError(unknown[1], "no field of a plan", f"one of {known}")
+    told, _, where = text.partition(" - at `$.")
+    field = re.split(r"[`.\[]", where)[0] or "request"
+    value = data.get(field, "no plan") if isinstance(data, dict) else "no plan"
+    if field == "missing":
+        told = "'worst-case' or a number"
+    return PlanError(field, f"{value!r}"[:80], told.removeprefix("Expected "))
 
 
 def check(request: PlanRequest) -> None:
@@ -89,32 +119,33 @@ def check(request: PlanRequest) -> None:
     for name in ("reward_low", "reward_high"):
         value = getattr(request, name)
         _hold(name, value, abs(value) <= LARGEST, f"a number within ±{LARGEST:g}")
-    span = request.reward_high - request.reward_low
-    _hold("reward_high", request.reward_high, span > 0, f"more than {request.reward_low:g}")
+    low, high = request.reward_low, request.reward_high
+    span, digits = high - low, FEWEST_DIGITS * max(abs(low), abs(high))
+    told = f"more than {low:.12g}, by more than {digits:.3g}"
+    _hold("reward_high", high, span > digits, told)
     models = FEWEST_MODELS if request.models is None else request.models
     within = FEWEST_MODELS <= models <= MOST_MODELS
     _hold("models", models, within, f"{FEWEST_MODELS} to {MOST_MODELS}")
+    rate = request.rate
+    _hold("rate", rate, LEAST <= rate <= 1, f"at least {LEAST:g} and at most 1")
     _floor(request, models)
-    if request.traffic is not None:
-        _hold("traffic", request.traffic, request.traffic > 0, "requests an hour, more than 0")
-    for name, limit in (
-        ("effect", span),
-        ("half_width", span),
-        ("regret", span),
-    ):
+    _amount("traffic", request.traffic, LARGEST, "requests an hour, ")
+    least = FEWEST_DIGITS * span
+    for name in ("effect", "half_width", "regret"):
         value = getattr(request, name)
         if value is not None:
-            told = f"more than 0 and at most {limit:g}, the range of rewards"
-            _hold(name, value, 0 < value <= limit, told)
+            told = f"more than 0 and at most {span:g}, the range of rewards"
+            _hold(name, value, 0 < value <= span * (1.0 + 1e-12), told)
+            told = f"at least {least:.3g}, a billionth of the range of rewards"
+            _hold(name, value, value >= least, told)
     for name in ("budget_requests", "budget_money", "budget_harm"):
-        value = getattr(request, name)
-        if value is not None:
-            _hold(name, value, 0 < value <= LARGEST, f"more than 0 and at most {LARGEST:g}")
-    _hold("power", request.power, 0 < request.power < 1, "between 0 and 1")
-    _hold("rate", request.rate, LEAST <= request.rate <= 1, f"at least {LEAST:g} and at most 1")
+        _amount(name, getattr(request, name), LARGEST)
+    _share("power", request.power, 0 < request.power < 1, "between 0 and 1")
+    _hold("power", request.power, request.power >= LEAST, f"at least {LEAST:g}")
     _hold("delta", request.delta, 0 < request.delta <= 0.5, "more than 0 and at most 0.5")
+    _hold("delta", request.delta, request.delta >= LEAST_DELTA, f"at least {LEAST_DELTA:g}")
     _hold("epsilon", request.epsilon, 0 <= request.epsilon < span, f"0 or more, below {span:g}")
-    _hold("explained", request.explained, 0 <= request.explained < 1, "0 or more, below 1")
+    _share("explained", request.explained, 0 <= request.explained < 1, "0 or more, below 1")
     if request.explainable is not None:
         share = request.explainable
         within = share == 0 or 1e-3 <= share <= 0.999
@@ -125,13 +156,22 @@ def check(request: PlanRequest) -> None:
         _hold("columns", request.columns, 1 <= request.columns <= 10_000, "1 to 10,000")
     for name in ("replay_price", "hour_price"):
         value = getattr(request, name)
-        _hold(name, value, value is None or 0 <= value <= LARGEST, "USD, 0 or more")
-    _hold("window", request.window, request.window >= 0, "hours, 0 or more")
+        told = f"USD, 0 or more, at most {LARGEST:g}"
+        _hold(name, value, value is None or 0 <= value <= LARGEST, told)
+    told = f"hours, 0 or more, at most {LARGEST:g}"
+    _hold("window", request.window, 0 <= request.window <= LARGEST, told)
     _hold("segments", request.segments, 0 <= request.segments <= 64, "0 to 64")
     _hold("seed", request.seed, request.seed >= 0, "0 or more")
     if request.horizon is not None:
-        told = f"more than the outcome window of {request.window:g} hours"
-        _hold("horizon", request.horizon, request.horizon > request.window, told)
+        told = f"more than the outcome window of {request.window:g} hours, at most {LARGEST:g}"
+        _hold("horizon", request.horizon, request.window < request.horizon <= LARGEST, told)
+    if request.rated is not None:
+        told = f"a share, at least {LEAST:g} and at most 1"
+        _hold("rated", request.rated, LEAST <= request.rated <= 1, told)
+    missing = request.missing_value
+    if missing is not None:
+        told = f"'worst-case', or {low:g} to {high:g}, the range of rewards"
+        _hold("missing", missing, low <= missing <= high, told)
     _names(request)
     _prices(request, models)
     _reward(request)
@@ -142,11 +182,24 @@ def _hold(field: str, value: object, holds: bool, limit: str) -> None:
         raise PlanError(field, value, limit)
 
 
+def _share(field: str, value: float, holds: bool, limit: str) -> None:
+    _hold(field, value, holds, limit)
+    _hold(field, f"{value!r}", value <= 1 - LEAST, f"at most {1 - LEAST}")
+
+
+def _amount(field: str, value: float | None, most: float, what: str = "") -> None:
+    if value is not None:
+        _hold(field, value, 0 < value <= most, f"{what}more than 0 and at most {most:g}")
+        _hold(field, value, value >= LEAST, f"{what}at least {LEAST:g}")
+
+
 def _floor(request: PlanRequest, models: int) -> None:
     floor = request.floor
     if floor is not None:
+        least = LEAST_WEIGHT / request.rate
         limit = f"more than 0 and at most 1 / {models}, with {models} models"
         _hold("floor", floor, 0 < floor <= 1 / models, limit)
+        _hold("floor", floor, floor >= least, f"at least {least:.3g}, for the weight it allows")
 
 
 def _names(request: PlanRequest) -> None:

@@ -76,14 +76,15 @@ def requirement(
     requests, counts = ends.requests[part], ends.counts[part]
     done = np.isfinite(requests)
     values = design.values[part]
-    reference = (
-        values.max(axis=1) if problem.routing is None else np.full(len(values), problem.routing)
-    )
+    routing = problem.reference
+    reference = values.max(axis=1) if routing is None else np.full(len(values), routing)
     lost = (counts * (reference[:, None] - values)).sum(axis=1) * scale
     paid = (counts * problem.prices).sum(axis=1)
     hours = _hours(problem, requests)
     known, note = _known(problem, hours, power, done)
-    fewest = fewest_rewards(values[0], design.variances[part][0], design.epsilon, design.delta)
+    fewest = np.inf
+    if goal == "effect" and not design.lost.any():
+        fewest = fewest_rewards(values[0], design.variances[part][0], design.epsilon, design.delta)
     return Requirement(
         policy=policy,
         reading=reading,
@@ -97,7 +98,7 @@ def requirement(
         hours=None if hours is None else band(hours, power),
         money=None if np.isnan(paid).any() else band(np.where(done, paid, np.inf), power),
         harm=band(np.where(done, lost, np.inf), power),
-        fewest=fewest if np.isfinite(fewest) and goal == "effect" else None,
+        fewest=fewest if np.isfinite(fewest) else None,
         known=known,
         note=note,
     )

@@ -50,8 +50,33 @@ def recommendation(
     )
 
 
+def never(problem: Problem, effect: float) -> str:
+    """Why no number of requests finds an effect on the [0, 1] scale: missing rewards that count as
+    the worst case. "" where they do not stand in the way."""
+    lost = float(problem.lost.mean())
+    if lost == 0.0 or problem.lead(effect) + problem.epsilon > 0.0:
+        return ""
+    least = (lost - problem.epsilon) / (1.0 - lost)
+    below = "no difference" if least >= 1.0 else f"no difference below {least * problem.scale:.3g}"
+    cure = "declare what a missing reward is worth (reward.missing)"
+    if problem.request.missing_value is not None:
+        cure = "deliver what is drawn (the check delivery says which model is affected)"
+    return (
+        f"{percent(lost)} of the randomized requests have no reward, and as each counts as the"
+        f" worst case {below} can ever be certified: {cure}"
+    )
+
+
+def percent(share: float) -> str:
+    """A share in words, never rounded to none or all."""
+    return f"{share:.0%}" if 0.005 <= share < 0.995 else f"{100.0 * share:.3g}%"
+
+
 def _none(problem: Problem, rows: Rows[Requirement], effect: float) -> str:
     request = problem.request
+    impossible = never(problem, effect)
+    if impossible:
+        return f"A difference of {effect * problem.scale:.3g} is never found: {impossible}."
     reasons = [f"{row.policy}: {row.note}" for row in rows if row.note]
     if len(reasons) == len(rows):
         return (
@@ -95,7 +120,7 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
     told = [
         RESTS_ON[sequence],
         "traffic and the models stay as they are for the whole time",
-        "every randomized request is served as drawn and its reward comes within the window",
+        _about_missing(problem),
     ]
     if problem.source == "numbers":
         told.append(
@@ -130,6 +155,21 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
     if request.window >= _MINUTE:
         told.append(f"a reward is final after {duration(request.window)}, added to the time")
     return told
+
+
+def _about_missing(problem: Problem) -> str:
+    rated, missing = float(problem.rated.mean()), problem.missing
+    if rated == 1.0:
+        return "every randomized request is served as drawn and its reward comes within the window"
+    told = (
+        f"the reward of {percent(rated)} of the randomized requests comes, and differences are"
+        " those of these requests; the others count as "
+    )
+    if missing is None:
+        return f"{told}the worst case, 0 for one end of the interval and 1 for the other"
+    low, high = problem.request.reward_low, problem.request.reward_high
+    value = missing if problem.request.maximise else 1.0 - missing
+    return f"{told}{low + value * (high - low):.3g}, and what is certified is the mean of all"
 
 
 def split_sentence(splits: Rows[Split]) -> str:
@@ -214,7 +254,9 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
             return "longer than was simulated"
         return duration(number) if stored["unit"] == "hours" else f"{count(number)} requests"
 
-    if remaining["median"] is None:
+    if remaining["median"] is None and stored["never"]:
+        when = f"nothing will be decided: {stored['never']}"
+    elif remaining["median"] is None:
         when = "the planner cannot know when: the true difference may be too small to be found"
     else:
         when = (

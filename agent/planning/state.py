@@ -5,6 +5,9 @@ of `inference.score_moments` is an exact function of three numbers per model: re
 sum and their sum of squares (test_state.py adds up single rows and finds the same). Only those
 three are drawn: binomial for rewards of 0 and 1, normal otherwise. Everything is on the [0, 1]
 scale, larger being better.
+
+A lost reward, which never comes and counts as the worst case, is 0 for the lower ends and 1 for the
+upper ones; the upper ends then have a sum and squares of their own.
 """
 
 from __future__ import annotations
@@ -21,30 +24,37 @@ from equipoise.store.batches import Floats, Ints
 class Draws:
     """What a step of `rows` (N,) requests drew, each (N, K).
 
-    count: rewards; total: their sum; scatter: sum of (R - V)^2 around the true value;
-    unexplained: (N,) share of the variance of R that the prediction leaves; residual: sum of R - V
-    less what the prediction explains of it, None where it explains nothing.
+    values: true means; count: rewards; total: their sum; scatter: sum of (R - V)^2 around the true
+    value; unexplained: (N,) share of the variance of R that the prediction leaves; residual: sum of
+    R - V less what the prediction explains of it, None where it explains nothing. lost: how many
+    of the rewards never came, which are 0 here; high: the same draws with those as 1. None where
+    none is lost.
     """
 
     rows: Floats
+    values: Floats
     count: Floats
     total: Floats
     scatter: Floats
     unexplained: Floats
     residual: Floats | None
+    lost: Floats | None = None
+    high: Draws | None = None
 
 
 @dataclass(slots=True)
 class PathState:
     """Sums of N paths: K models, C caps.
 
-    rows: (N,). count, total, squares, own: (N, K) rewards, sums of R and of R^2, and of squares
-    around the running mean that was in force (`per_model`). ends, end_squares: (2, C, N, K) sums
-    of low and of high scores and of their squares; cross: (C, N, K, K).
+    rows: (N,). count, lost, total, squares: (N, K) rows that drew a model, those of them without a
+    reward, sums of R and of R^2. own: (2, N, K) sums of squares around the running mean that was in
+    force (`per_model`), lost rewards as 0 and as 1. ends, end_squares: (2, C, N, K) sums of low and
+    of high scores and of their squares; cross: (C, N, K, K).
     """
 
     rows: Floats
     count: Floats
+    lost: Floats
     total: Floats
     squares: Floats
     own: Floats
@@ -58,9 +68,10 @@ class PathState:
         return cls(
             rows=np.zeros(paths),
             count=np.zeros(two),
+            lost=np.zeros(two),
             total=np.zeros(two),
             squares=np.zeros(two),
-            own=np.zeros(two),
+            own=np.zeros((2, *two)),
             ends=np.zeros((2, *three)),
             end_squares=np.zeros((2, *three)),
             cross=np.zeros((*three, models)),
@@ -71,27 +82,39 @@ class PathState:
         return type(self)(
             rows=self.rows[paths],
             count=self.count[paths],
+            lost=self.lost[paths],
             total=self.total[paths],
             squares=self.squares[paths],
-            own=self.own[paths],
+            own=self.own[:, paths],
             ends=self.ends[:, :, paths],
             end_squares=self.end_squares[:, :, paths],
             cross=self.cross[:, paths],
         )
 
+    @property
+    def seen(self) -> Floats:
+        """(N, K) rewards that came."""
+        return self.count - self.lost
+
     def means(self) -> Floats:
-        """(N, K) plain means, 1/2 where there is no reward."""
-        return np.where(self.count > 0, self.total / np.maximum(self.count, 1.0), 0.5)
+        """(N, K) plain means of the rewards that came, 1/2 where there is none."""
+        return np.where(self.seen > 0, self.total / np.maximum(self.seen, 1.0), 0.5)
 
     def variances(self) -> Floats:
-        """(N, K) sample variances with divisor n - 1; 0 where there are fewer than two."""
-        enough = np.maximum(self.count - 1.0, 1.0)
-        scatter = self.squares - self.count * self.means() ** 2
-        return np.where(self.count > 1, np.maximum(scatter, 0.0) / enough, 0.0)
+        """(N, K) their sample variances with divisor n - 1; 0 where there are fewer than two."""
+        enough = np.maximum(self.seen - 1.0, 1.0)
+        scatter = self.squares - self.seen * self.means() ** 2
+        return np.where(self.seen > 1, np.maximum(scatter, 0.0) / enough, 0.0)
+
+    def mean_ends(self) -> tuple[Floats, Floats]:
+        """(N, K) twice: means over all rows with lost rewards as 0 and as 1; 0 and 1 without."""
+        some, count = self.count > 0, np.maximum(self.count, 1.0)
+        low, high = self.total / count, (self.total + self.lost) / count
+        return np.where(some, low, 0.0), np.where(some, high, 1.0)
 
     def rarer(self) -> Floats:
         """(N,) the least amount of the rarer outcome over the models."""
-        result: Floats = np.minimum(self.total, self.count - self.total).min(axis=1)
+        result: Floats = np.minimum(self.total, self.seen - self.total).min(axis=1)
         return result
 
     def low_means(self, cap: int) -> Floats:
@@ -99,21 +122,24 @@ class PathState:
         rows = self.rows[:, None]
         return np.where(rows > 0, self.ends[0, cap] / np.maximum(rows, 1.0), 0.5)
 
-    def step(self, draws: Draws, chance: Floats, values: Floats, caps: Floats) -> None:
-        """Add a step, in place. chance: (N, K) e pi; values: (N, K) true ones; caps: (C, N)."""
-        running = (self.total + 0.5) / (self.count + 1.0)
-        self.own += _around(draws, values, running)
+    def step(self, draws: Draws, chance: Floats, caps: Floats) -> None:
+        """Add a step, in place. chance: (N, K) e pi; caps: (C, N)."""
+        weight, high = self.count + 1.0, draws.high or draws
+        self.own[0] += _around(draws, (self.total + 0.5) / weight)
+        self.own[1] += _around(high, (self.total + self.lost + 0.5) / weight)
         if len(caps):
-            self._score(caps[:, :, None], draws, chance, values, running)
+            running = (self.total + 0.5) / (self.seen + 1.0)
+            self._score(caps[:, :, None], draws, chance, running)
         self.rows = self.rows + draws.rows
         self.count += draws.count
         self.total += draws.total
+        if draws.lost is not None:
+            self.lost += draws.lost
+        values = draws.values
         off = draws.total - draws.count * values
         self.squares += draws.scatter + 2.0 * values * off + draws.count * values**2
 
-    def _score(
-        self, caps: Floats, draws: Draws, chance: Floats, values: Floats, mu: Floats
-    ) -> None:
+    def _score(self, caps: Floats, draws: Draws, chance: Floats, mu: Floats) -> None:
         """Both ends under all caps (C, N, 1) at once: arrays are (2, C, N, K)."""
         weight, rows = 1.0 / chance, draws.rows[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -121,7 +147,11 @@ class PathState:
         guess = np.stack([np.minimum(mu, room), np.maximum(mu, 1.0 - room)])
         known, divisor = self.rows[:, None] > 0, np.maximum(self.rows, 1.0)[:, None]
         centre = np.where(known, np.clip(self.ends / divisor, 0.0, 1.0), 0.5)
-        first, second = _residuals(draws, values, guess, mu)
+        if draws.high is None:
+            first, second = _residuals(draws, guess, mu)
+        else:
+            ends = [_residuals(draws, guess[:1], mu), _residuals(draws.high, guess[1:], mu)]
+            first, second = (np.concatenate(part) for part in zip(*ends, strict=True))
         first *= weight
         base = guess - centre
         self.ends += rows * guess + first
@@ -143,22 +173,22 @@ class PathState:
         return total, np.maximum(squares - 2.0 * self.cross[cap, paths, a, b], 0.0)
 
 
-def _around(draws: Draws, values: Floats, guess: Floats) -> Floats:
+def _around(draws: Draws, guess: Floats) -> Floats:
     """(N, K) sum of (R - guess)^2."""
-    gap = values - guess
-    off = draws.total - draws.count * values
+    gap = draws.values - guess
+    off = draws.total - draws.count * draws.values
     result: Floats = draws.scatter + 2.0 * gap * off + draws.count * gap**2
     return result
 
 
-def _residuals(draws: Draws, values: Floats, guess: Floats, mu: Floats) -> tuple[Floats, Floats]:
-    """(2, C, N, K) sums of R - guess and of its square over the rows drawn.
+def _residuals(draws: Draws, guess: Floats, mu: Floats) -> tuple[Floats, Floats]:
+    """(E, C, N, K) sums of R - guess and of its square over the rows drawn, of E ends.
 
     guess: the mean of what is predicted; where it is mu, it follows the request and so takes the
     explained share out of the noise. Where a cap holds it down it is a constant.
     """
-    gap = values - guess
-    noise, kept = draws.total - draws.count * values, draws.scatter
+    gap = draws.values - guess
+    noise, kept = draws.total - draws.count * draws.values, draws.scatter
     if draws.residual is not None:
         predicted = guess == mu
         noise = np.where(predicted, draws.residual, noise)

@@ -13,8 +13,9 @@ from equipoise.agent.inference.score_moments import ScoreMoments
 from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.forward import Ends, expected_end, looks, simulate
 from equipoise.agent.planning.problem import Case, Problem, Start
-from equipoise.agent.planning.request import PlanRequest, read_request
+from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
 from equipoise.agent.planning.requirement import band
+from equipoise.agent.planning.sentences import never
 from equipoise.agent.planning.shares import ASSIGNMENTS
 from equipoise.agent.planning.state import PathState
 from equipoise.agent.prices import model_costs
@@ -30,6 +31,7 @@ TOO_FEW = "rewards of the least tried model"
 """What a plan from a store names where they are too few."""
 EXP_FAMILIES = ("ipw", "representation-exp", "doubly-robust", "hierarchical")
 """Families whose answer rests on EXP, whatever the log says."""
+_SHRUNK_BY = 10.0
 _PATHS = 200
 _DRAWS = 2000
 
@@ -45,13 +47,15 @@ def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, An
 
 
 def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Floats]:
-    """The problem of a running experiment, and the rewards (K,) that its values rest on.
+    """The problem of a running experiment, and the rewards (K,) that its values rest on, those of
+    equal weights that would say as much.
 
     As `of_agent`, without what no forecast needs. Raises PlanError where too little is known.
     """
     config, view = agent.config, agent.view()
     kept = np.flatnonzero(agent.rule.active)
-    count, mean, variance = (part[kept] for part in logged_moments(view.moments.arms))
+    arms = view.moments.arms
+    count, mean, variance = (part[kept] for part in logged_moments(arms))
     if not (count >= FEWEST_REWARDS).all():
         least = float(count.min(initial=0.0))
         raise PlanError(
@@ -60,6 +64,7 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
             f"at least {FEWEST_REWARDS:g} to plan from a store; until then plan with numbers",
         )
     request = _request(agent, data, len(kept))
+    rated, missing = _rated(agent, data, request, kept)
     low, scale = config.reward.low, config.reward.high - config.reward.low
     values = (mean - low) / scale
     values = values if agent.sign > 0 else 1.0 - values
@@ -67,14 +72,18 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
     routing = (agent.routing()[0] - low) / scale
     routing = routing if agent.sign > 0 else 1.0 - routing
     sums = view.certified
-    same = sums.era == agent.rule.era
+    # Another meaning of a missing reward starts another era.
+    same = sums.era == agent.rule.era and "missing" not in data
     start = _starter(sums.overall, kept, agent.sign) if same else None
     problem = Problem(
         source="store",
         request=request,
         names=tuple(agent.models[index] for index in kept),
         values=values,
-        variances=np.maximum(variance / scale**2, 1e-6),
+        # Weights that move may leave next to nothing to tell a variance by.
+        variances=np.clip(np.nan_to_num(variance / scale**2, nan=0.25), 1e-6, 0.25),
+        rated=rated,
+        missing=missing,
         prices=model_costs(view.moments.simulation, declared)[kept],
         routing=float(routing) if np.isfinite(routing) else None,
         scale=scale,
@@ -85,7 +94,34 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
         era_caps=agent.certifier.spec.caps,
         read=view.moments.dimensions.features - 1,
     )
-    return problem, count
+    weight = arms.weight.sum(axis=0)[kept]
+    return problem, weight**2 / arms.weight_sq.sum(axis=0)[kept]
+
+
+def _rated(
+    agent: Reader, data: dict[str, Any], request: PlanRequest, kept: Ints
+) -> tuple[Floats, float | None]:
+    """(K,) share of randomized requests whose reward enters as it came or as declared, and what the
+    others count as: None for the worst case.
+
+    A store that declares a value has it among its rewards already; what is left are draws that were
+    not delivered. A model's share is drawn to that of all by ten requests.
+    """
+    if agent.config.reward.missing_value is not None:
+        for name in ("rated", "missing"):
+            if name in data:
+                told = "nothing beside a store whose configuration declares reward.missing"
+                raise PlanError(name, data[name], f"{told}: its rewards count it already")
+    asked, missing = Problem.of_missing(request, len(kept))
+    if "missing" not in data:
+        missing = None
+    if request.rated is not None:
+        return asked, missing
+    rewards = agent.view().certified.overall.rewards
+    lost, count = (rewards.high - rewards.low)[kept], rewards.count[kept]
+    overall = float(lost.sum() / max(count.sum(), 1.0))
+    share = (lost + _SHRUNK_BY * overall) / (count + _SHRUNK_BY)
+    return np.clip(1.0 - share, LEAST, 1.0), missing
 
 
 def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
@@ -104,6 +140,7 @@ def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
         "reward_low": config.reward.low,
         "reward_high": config.reward.high,
         "maximise": config.reward.maximise,
+        "missing": config.reward.missing,
         "window": (config.reward.window or 0.0) / 3600.0,
     }
     if own in ASSIGNMENTS:
@@ -144,11 +181,11 @@ def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
     """The certified sums so far, for any number of paths. Caps are in the order of an era's."""
     score = _mirrored(sums.score) if sign < 0 else sums.score
     rewards = sums.rewards
-    total = (rewards.low + rewards.high)[kept] / 2.0
-    total = total if sign > 0 else rewards.count[kept] - total
-    own = (rewards.low_squares if sign > 0 else rewards.high_squares)[kept]
     count = rewards.count[kept]
-
+    lost = (rewards.high - rewards.low)[kept]
+    total = rewards.low[kept] if sign > 0 else count - rewards.high[kept]
+    own = np.stack([rewards.low_squares, rewards.high_squares])[:, kept]
+    own = own if sign > 0 else own[::-1]
     mean = total / np.maximum(count, 1.0)
 
     def start(paths: int, caps: int) -> PathState:
@@ -158,9 +195,10 @@ def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
         return PathState(
             rows=np.full(paths, float(score.rows[0])),
             count=repeated(count, 0),
+            lost=repeated(lost, 0),
             total=repeated(total, 0),
-            squares=repeated(own + count * mean**2, 0),
-            own=repeated(own, 0),
+            squares=repeated(own[0] + count * mean**2, 0),
+            own=repeated(own, 1),
             ends=repeated(np.stack([score.low, score.high])[:, :caps, kept], 2),
             end_squares=repeated(
                 np.stack([score.low_squares, score.high_squares])[:, :caps, kept], 2
@@ -204,12 +242,14 @@ def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
         "decided": winner,
         "leader": problem.names[first],
         "runner_up": problem.names[second],
-        "gap": float((problem.values[first] - problem.values[second]) * problem.scale),
+        "gap": problem.gap * problem.scale,
         "gap_error": float(np.sqrt(noise[first] + noise[second]) * problem.scale),
         "remaining": None
         if by is None
         else {"median": by.median, "low": by.low, "high": by.high, "needed": by.needed},
         "unit": "requests" if problem.request.traffic is None else "hours",
+        "lost": float(problem.lost.mean()),
+        "never": never(problem, problem.gap),
         "families": _families(agent, problem.request.regret or problem.request.epsilon),
         "cannot_know": said,
     }
@@ -221,13 +261,13 @@ def until_decided(problem: Problem, count: Floats) -> Ends:
     assert problem.variances is not None
     noise = problem.variances / count
     rng = np.random.default_rng(problem.request.seed)
-    effect = float(np.sort(problem.values)[-1] - np.sort(problem.values)[-2])
-    case = Case(max(effect, 1e-3), problem.request.rate, problem.floor, problem.explained)
+    case = Case(max(problem.gap, 1e-3), problem.request.rate, problem.floor, problem.explained)
     sequence = Sequence(problem.request.sequence)
     policy = problem.request.policies[0]
     design = problem.design(policy, sequence, [case], _PATHS)
     drawn = problem.values + np.sqrt(noise) * rng.standard_normal(design.values.shape)
-    design = replace(design, values=np.clip(drawn, 0.0, 1.0))
+    values, variances = problem.over_all(np.clip(drawn, 0.0, 1.0))
+    design = replace(design, values=values, variances=variances)
     start = None if problem.start is None else problem.start(_PATHS, len(design.caps()))
     typical = np.full(_PATHS, np.median(expected_end(design)))
     return simulate(design, rng, start=start, trail=looks(typical))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Rows
 from dataclasses import replace
-from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -66,14 +66,23 @@ class Bought(msgspec.Struct, frozen=True):
 
 
 class Tables:
-    """Simulations of one problem. delta: of the statement; share: of the traffic it is about."""
+    """Simulations of one problem. delta: of the statement; share: of the traffic it is about;
+    most: simulated experiments per case, at most."""
 
-    def __init__(self, problem: Problem, *, delta: float | None = None, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        delta: float | None = None,
+        share: float = 1.0,
+        most: int | None = None,
+    ) -> None:
         if share != 1.0 and problem.request.traffic is not None:
             part = msgspec.structs.replace(problem.request, traffic=problem.request.traffic * share)
             problem = replace(problem, request=part)
         self._problem = problem
         self._delta = delta
+        self._most = most
         self._rng_seed = problem.request.seed
 
     @property
@@ -96,30 +105,37 @@ class Tables:
         goal: str = "effect",
         most: int = 200,
     ) -> tuple[list[Requirement], Curve]:
-        """A row for each case, and the curve of the case that was simulated most.
-
-        A case that is listed several times in a row gets one row of so many times the experiments.
-        """
-        paths = paths_for(self._problem.models, most)
+        """A row for each case, also where two are alike, and the curve of the first case."""
+        paths = self._paths(most)
         design = self._design(policy, sequence, cases, paths)
         if epsilon is not None:
             design = replace(design, epsilon=epsilon)
         ends = simulate(design, self._rng(), width=width, start=self._start(design))
-        parts = _parts(cases, paths)
         told = policy, sequence.value, goal
-        rows = [requirement(self._problem, design, ends, part, case, *told) for case, part in parts]
-        case, part = _most(parts)
-        return rows, self._curve(policy, ends, part, case.rate)
+        rows = [
+            requirement(self._problem, design, ends, _part(index, paths), case, *told)
+            for index, case in enumerate(cases)
+        ]
+        return rows, self._curve(policy, ends, _part(0, paths), cases[0].rate)
 
     def decided(
-        self, policy: str, sequence: Sequence, cases: list[Case], most: int
+        self, policy: str, sequence: Sequence, cases: list[Case], times: Rows[int], most: int
     ) -> tuple[list[Requirement], Curve, list[Requirement]]:
-        """As `required` for a decision; and on the same experiments, for the case that was
-        simulated most, a row for each of the other sequences."""
-        paths = paths_for(self._problem.models, most)
-        design = self._design(policy, sequence, cases, paths)
-        parts = _parts(cases, paths)
-        main, part = _most(parts)
+        """As `required` for a decision; and on the same experiments, for the case that is simulated
+        most, a row for each of the other sequences.
+
+        times: for each case, how many times the experiments of a single one.
+        """
+        paths = self._paths(most)
+        listed = [case for case, count in zip(cases, times, strict=True) for _ in range(count)]
+        design = self._design(policy, sequence, listed, paths)
+        ends_at = np.cumsum(times) * paths
+        parts = [
+            slice(int(last) - count * paths, int(last))
+            for last, count in zip(ends_at, times, strict=True)
+        ]
+        most_often = int(np.argmax(times))
+        main, part = cases[most_often], parts[most_often]
         sequences = [sequence, *(each for each in Sequence if each is not sequence)]
         asked = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
         asked[0], asked[:, part] = True, True
@@ -127,7 +143,7 @@ class Tables:
         own, *others = simulate_readings(design, sequences, asked, self._rng(), start)
         rows = [
             requirement(self._problem, design, own, each, case, policy, sequence.value, "effect")
-            for case, each in parts
+            for case, each in zip(cases, parts, strict=True)
         ]
         told = [
             requirement(self._problem, design, ends, part, main, policy, each.value, "effect")
@@ -140,7 +156,7 @@ class Tables:
     ) -> Requirement:
         """Requests until the model that `ipw` puts first is within `regret` with probability
         1 - delta, and stays so."""
-        paths = paths_for(self._problem.models) * 2
+        paths = self._paths() * 2
         design = self._design(policy, sequence, [case], paths)
         ends = simulate(design, self._rng(), regret=regret, start=self._start(design), stop=False)
         share = ends.right.mean(axis=1)
@@ -161,7 +177,7 @@ class Tables:
         tried = [effect * each for each in BUDGET_EFFECTS if effect * each <= problem.most]
         tried = tried or [problem.most / 2.0]
         cases = [self.base(each) for each in tried]
-        paths = paths_for(problem.models, 120)
+        paths = self._paths(120)
         design = self._design(policy, sequence, cases, paths)
         requests = max(randomized / problem.request.rate, 1.0)
         trail = np.maximum(np.round(np.geomspace(requests / 100.0, requests, _BUDGET_LOOKS)), 1.0)
@@ -192,7 +208,7 @@ class Tables:
 
     def _harm(self, design: Design, spent: Floats, part: slice) -> float:
         values = design.values[part]
-        routing = self._problem.routing
+        routing = self._problem.reference
         reference = values.max(axis=1, keepdims=True) if routing is None else routing
         lost: Floats = (spent * (reference - values)).sum(axis=1)
         return float(lost.mean() * self._problem.scale)
@@ -238,6 +254,11 @@ class Tables:
             money.tolist() if np.isfinite(money).all() else None,
         )
 
+    def _paths(self, most: int = 200) -> int:
+        """Simulated experiments per case."""
+        paths = paths_for(self._problem.models, most)
+        return paths if self._most is None else min(paths, self._most)
+
     def _design(self, policy: str, sequence: Sequence, cases: list[Case], paths: int) -> Design:
         return self._problem.design(policy, sequence, cases, paths, self._delta)
 
@@ -252,21 +273,6 @@ class Tables:
 
 def _part(index: int, paths: int) -> slice:
     return slice(index * paths, (index + 1) * paths)
-
-
-def _parts(cases: list[Case], paths: int) -> list[tuple[Case, slice]]:
-    """Cases and their paths, neighbours that are alike together."""
-    found, first = [], 0
-    for case, alike in groupby(cases):
-        last = first + paths * len(list(alike))
-        found.append((case, slice(first, last)))
-        first = last
-    return found
-
-
-def _most(parts: list[tuple[Case, slice]]) -> tuple[Case, slice]:
-    """The case that was simulated most, and its paths."""
-    return max(parts, key=lambda each: each[1].stop - each[1].start)
 
 
 def _from_then_on(holds: Flags) -> int | None:

@@ -13,7 +13,7 @@ from equipoise.agent.service.analysis import AnalysisError
 from equipoise.agent.service.bulk import Bulk
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call
-from equipoise.agent.service.problems import refuse
+from equipoise.agent.service.problems import Refusal, problem, refuse
 from equipoise.agent.service.reading import unanswered
 from equipoise.agent.service.schema import (
     BudgetAnswer,
@@ -66,7 +66,7 @@ class Acting:
         except AnalysisError as error:
             raise unanswered(error) from error
         if daemon.agent.rule.era != era:
-            daemon.analysis.adopt(daemon.store.rules()[-1])
+            daemon.analysis.adopt(daemon.agent.rule.record(daemon.clock()))
         self._daemon.log.warning("resumed", randomizing=answer.randomizing)
         return answer
 
@@ -78,6 +78,9 @@ class Acting:
             made = await self._daemon.analysis.plan(call.body, live)
         except AnalysisError as error:
             raise unanswered(error) from error
+        if made.fault:
+            self._daemon.log.warning("plan-failed", sentence=made.fault)
+            raise Refusal(problem(500, f"the planner failed on this question ({made.fault})"))
         if made.refused:
             raise refuse(422, made.refused, field=made.field, limit=made.limit)
         return msgspec.Raw(made.body)

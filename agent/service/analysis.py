@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
+import mmap
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -23,6 +28,7 @@ from equipoise.agent.service.analyst import (
     HEADER,
     Answer,
     Ask,
+    Doing,
     Failure,
     Foresee,
     Foreseen,
@@ -37,8 +43,11 @@ from equipoise.agent.service.analyst import (
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
+from equipoise.agent.service.restarts import ALARM, Restarts
+from equipoise.store.batches import Buffer
+from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
-from equipoise.store.records import RuleRecord
+from equipoise.store.records import Alert, RuleRecord
 
 Asked: TypeAlias = Ask | Save | Plan | Foresee
 T = TypeVar("T")
@@ -60,6 +69,19 @@ MOST_REST_SECONDS = 2.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+STATE = ".state-"
+"""Between the store's name and that of a state on its way."""
+MAPPED_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A state after the rows before `seq`."""
+
+    seq: int
+    state: Buffer
+
+
 class AnalysisError(RuntimeError):
     """The analyst did not answer; what was known before stays in force."""
 
@@ -71,7 +93,8 @@ class CrowdedError(AnalysisError):
 class Analyst:
     """One process: who asks waits for `turn`, then for the answer.
 
-    seconds: how long a question may take. figures: where failures are counted, None for nowhere.
+    seconds: how long a question may take. open_bytes: of memory that it may keep open decisions in.
+    figures: where failures are counted, and alerts kept; None for nowhere.
     """
 
     def __init__(
@@ -80,13 +103,17 @@ class Analyst:
         store: JournaledStore,
         log: Log,
         seconds: float,
+        open_bytes: int | None = None,
         figures: Figures | None = None,
     ) -> None:
         self._agent = agent
         self._store = store
         self._log = log
         self._seconds = seconds
+        self._open_bytes = open_bytes
         self._counted = figures
+        self._restarts = Restarts()
+        self._doing = ""
         self.turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._adopted: list[RuleRecord] = []
@@ -103,6 +130,7 @@ class Analyst:
         """Let the process go, as one that knows an older configuration; the next question starts
         another."""
         process, self._process = self._process, None
+        self._restarts = Restarts()
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -129,23 +157,69 @@ class Analyst:
             process.kill()
             await process.wait()
 
-    async def ask(self, kind: Callable[..., Asked], *more: object) -> Reply:
+    async def ask(self, kind: type[Asked], *more: Any) -> Reply:
         """Send a question once everything logged can be read, and wait for the reply.
 
         To be called in one's turn. Raises AnalysisError.
         """
+        tag = str(kind.__struct_config__.tag)
+        seconds = self._restarts.wait(tag)
+        if seconds:
+            raise AnalysisError(
+                f"the analyst failed {self._restarts.failures(tag)} times in a row; it is asked "
+                f"again in {seconds:.0f} s"
+            )
         rows = self._agent.fold.next_seq
         await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
-        process = await self._started()
-        # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
-        asked = kind(list(self._adopted), len(self._agent.rules), *more)
-        reply = await self._exchange(process, asked, self._seconds)
+        self._doing = ""
+        try:
+            process = await self._started()
+            # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
+            asked = kind(list(self._adopted), len(self._agent.rules), *more)
+            reply = await self._exchange(process, asked, self._seconds)
+        except AnalysisError as error:
+            await self._failed(tag, str(error), self._doing)
+            raise
         if isinstance(reply, Failure):
-            self._fails("analyst-failed", sentence=reply.sentence)
+            self._count()
             await self._end(process)  # the next one begins with what is in the store
+            await self._failed(tag, reply.sentence)
             raise AnalysisError(reply.sentence)
+        if self._restarts.worked(tag):
+            await self._tell("ok", "The analyst answers again.")
         del self._adopted[: len(asked.rules)]
         return reply
+
+    async def _failed(self, kind: str, sentence: str, family: str = "") -> None:
+        """Count a failure, say so, and raise an alarm where it is not the first."""
+        off = set(self._restarts.off)
+        count = self._restarts.failed(kind, family)
+        wait = round(self._restarts.wait(kind), 1)
+        self._log.warning(
+            "analyst-failed",
+            sentence=sentence,
+            asked=kind,
+            in_a_row=count,
+            again_in_seconds=wait,
+            families_off=sorted(self._restarts.off),
+        )
+        if count == ALARM or off != set(self._restarts.off):
+            left = ", ".join(self._restarts.off)
+            without = f" It goes on without {left}." if left else ""
+            await self._tell(
+                "alarm",
+                f"The analyst failed {count} times in a row: {sentence}.{without} Decisions go on "
+                f"under the last rule.",
+            )
+
+    async def _tell(self, status: str, sentence: str) -> None:
+        """Keep an alert about the analyst itself, and log it; that of clients alarms nobody."""
+        if self._counted is None:
+            return
+        self._log.warning("check", check="analyst", status=status)
+        alert = Alert(at=time.time(), check="analyst", status=status, sentence=sentence)
+        with contextlib.suppress(StoreError):
+            await asyncio.to_thread(self._store.put, alert)
 
     async def _started(self) -> asyncio.subprocess.Process:
         process = self._process
@@ -165,7 +239,12 @@ class Analyst:
         # It reads every rule that is in the store by now.
         self._adopted.clear()
         self._process = process
-        question = Open(str(self._store.path), self._agent.config.to_json())
+        question = Open(
+            str(self._store.path),
+            self._agent.config.to_json(),
+            dict(self._restarts.off),
+            self._open_bytes,
+        )
         reply = await self._exchange(process, question, max(self._seconds, OPEN_SECONDS))
         if isinstance(reply, Failure):
             await self.close()
@@ -183,18 +262,23 @@ class Analyst:
             async with asyncio.timeout(seconds):
                 process.stdin.write(HEADER.pack(len(body)) + body)
                 await process.stdin.drain()
-                header = await process.stdout.readexactly(HEADER.size)
-                length = HEADER.unpack(header)[0]
-                reply: Reply = self._decode(await process.stdout.readexactly(length))
-            return reply
+                while True:
+                    header = await process.stdout.readexactly(HEADER.size)
+                    body = await process.stdout.readexactly(HEADER.unpack(header)[0])
+                    reply: Reply = self._decode(body)
+                    if not isinstance(reply, Doing):
+                        return reply
+                    self._doing = reply.family
         except TimeoutError:  # before OSError, of which it is one
-            self._fails("analyst-hung", seconds=seconds)
+            self._count()
+            self._log.warning("analyst-hung", seconds=seconds, over=self._doing)
             await self._end(process)
             raise AnalysisError(
                 f"the analyst took longer than {seconds:g} seconds; it is started again"
             ) from None
         except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError) as error:
-            self._fails("analyst-died")
+            self._count()
+            self._log.warning("analyst-died", over=self._doing)
             await self._end(process)
             raise AnalysisError("the analyst's process died; it is started again") from error
         except BaseException:
@@ -211,17 +295,16 @@ class Analyst:
             process.kill()
         await process.wait()
 
-    def _fails(self, event: str, **words: object) -> None:
+    def _count(self) -> None:
         if self._counted is not None:
             self._counted.refresh_failures += 1
-        self._log.warning(event, **words)
 
 
 class Analysis(Analyst):
     """Reports on the log of `agent`, which decides meanwhile.
 
-    newest: the last report that was made; forecast: the last one of those. seconds: how long a
-    question may take.
+    newest: the last report that was made; forecast: the last one of those. open_bytes, seconds: as
+    of `Analyst`, each.
     """
 
     def __init__(
@@ -230,13 +313,16 @@ class Analysis(Analyst):
         store: JournaledStore,
         figures: Figures,
         log: Log,
+        open_bytes: int | None = None,
         seconds: float = 120.0,
     ) -> None:
-        super().__init__(agent, store, log, seconds, figures)
+        super().__init__(agent, store, log, seconds, open_bytes, figures)
+        for left in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
+            left.unlink(missing_ok=True)  # of a daemon that was killed
         self._figures = figures
         self.newest: Report | None = None
         self.forecast: Forecast | None = None
-        self._clients = Analyst(agent, store, log, seconds)
+        self._clients = Analyst(agent, store, log, seconds, open_bytes)
         self._wide: Report | None = None
         self._waiting = 0
         self._idle: asyncio.TimerHandle | None = None
@@ -329,12 +415,21 @@ class Analysis(Analyst):
         await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
         return reply.seq
 
-    async def state(self) -> State:
+    async def state(self) -> Saved:
         """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
-        async with self.turn:
-            reply = await self.ask(Save)
-        assert isinstance(reply, State)
-        return reply
+        # By a file, and mapped where it is large: it may be larger than memory should be.
+        folder, name = self._store.path.parent, self._store.path.name
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}{STATE}") as file:
+                async with self.turn:
+                    reply = await self.ask(Save, file.name)
+                assert isinstance(reply, State)
+                if reply.size < MAPPED_BYTES:
+                    return Saved(reply.seq, Path(file.name).read_bytes())
+                mapped = mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ)
+                return Saved(reply.seq, mapped)
+        except OSError as error:
+            raise AnalysisError(f"no file for a state beside the store: {error}") from error
 
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.
@@ -396,7 +491,7 @@ class Analysis(Analyst):
             self._rest_later()
             return reply.report
 
-    async def _of_clients(self, kind: Callable[..., Asked], *more: object) -> Reply:
+    async def _of_clients(self, kind: type[Asked], *more: Any) -> Reply:
         if self._waiting >= MOST_WAITING:
             raise CrowdedError("too many questions wait for the analyst")
         self._waiting += 1

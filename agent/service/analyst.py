@@ -1,8 +1,9 @@
 """The analyst: a process beside the daemon that follows its log and does the heavy reading.
 
 It opens the store for reading, folds what the daemon logs, and on request estimates, certifies and
-proposes the next rule. It holds no key and can write nothing. Its state is the same fold of the
-same log, so what it computes is what the daemon would, and its bytes are the daemon's checkpoint.
+proposes the next rule. It holds no key and writes nothing but a state where the daemon asks for
+one. That is the same fold of the same log, so what it computes is what the daemon would, and its
+bytes are the daemon's checkpoint.
 
 Messages are msgpack with a length in front, over standard input and output. When the daemon dies,
 however it dies, its end of the pipe closes and the analyst leaves.
@@ -14,11 +15,12 @@ import os
 import struct
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import msgspec
 
-from equipoise.agent.planning.forecast import Forecast, forecast
+from equipoise.agent.planning.forecast import Forecast, forecast, no_forecast
 from equipoise.agent.service.reports import Report, report
 from equipoise.store.records import RuleRecord
 
@@ -29,10 +31,13 @@ HEADER = struct.Struct("<I")
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """The first message: what to follow."""
+    """The first message: what to follow. off: families not to be computed, and why. open_bytes:
+    of memory for open decisions."""
 
     store: str
     config: str
+    off: dict[str, str] = {}
+    open_bytes: int | None = None
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -45,10 +50,12 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
-    """Follow the log and hand back the whole state. rules, known: as in `Ask`."""
+    """Follow the log and write the whole state to a file that is there. rules, known: as in
+    `Ask`."""
 
     rules: list[RuleRecord]
     known: int
+    path: str
 
 
 class Plan(msgspec.Struct, frozen=True, tag="plan"):
@@ -76,25 +83,34 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 class State(msgspec.Struct, frozen=True, tag="state"):
-    """To `Save`: the state after the rows before `seq`."""
+    """To `Save`: the state after the rows before `seq`, so many bytes, is in the file."""
 
     seq: int
-    state: bytes
+    size: int
 
 
 class Planned(msgspec.Struct, frozen=True, tag="planned"):
-    """To `Plan`: the plan as JSON, or why there is none."""
+    """To `Plan`: the plan as JSON, or why there is none. fault: a failure that the asker did not
+    cause; the analyst goes on."""
 
     body: bytes = b""
     field: str = ""
     limit: str = ""
     refused: str = ""
+    fault: str = ""
 
 
 class Foreseen(msgspec.Struct, frozen=True, tag="foreseen"):
     """To `Foresee`."""
 
     forecast: Forecast
+
+
+class Doing(msgspec.Struct, frozen=True, tag="doing"):
+    """Ahead of an answer: the family that is computed next, "" once all are. If the process dies
+    now, it died over that."""
+
+    family: str
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
@@ -104,7 +120,7 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
 
 
 Question: TypeAlias = Open | Ask | Save | Plan | Foresee
-Reply: TypeAlias = Answer | State | Planned | Foreseen | Failure
+Reply: TypeAlias = Answer | State | Planned | Foreseen | Doing | Failure
 
 
 def main() -> None:
@@ -126,6 +142,12 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
 
     decode = msgspec.msgpack.Decoder(Question).decode
     agent: Agent | None = None
+
+    def send(reply: Reply) -> None:
+        body = msgspec.msgpack.encode(reply)
+        answers.write(HEADER.pack(len(body)) + body)
+        answers.flush()
+
     while True:
         header = questions.read(HEADER.size)
         if len(header) < HEADER.size:
@@ -136,7 +158,13 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
         try:
             if isinstance(question, Open):
                 store = open_store(question.store, read_only=True)
-                agent = Agent(ExperimentConfig.from_json(question.config), store, None)
+                agent = Agent(
+                    ExperimentConfig.from_json(question.config),
+                    store,
+                    None,
+                    open_bytes=question.open_bytes,
+                )
+                agent.off, agent.before = question.off, lambda family: send(Doing(family))
                 reply = Answer(time.perf_counter() - start)
             else:
                 assert agent is not None
@@ -149,18 +177,17 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     reply = _planned(question, agent)
                 elif isinstance(question, Foresee):
                     # Its reports say from now on whether the plan slips by it.
-                    agent.forecast = forecast(agent, time.time())
+                    agent.forecast = _forecast(agent)
                     reply = Foreseen(agent.forecast)
                 elif isinstance(question, Save):
-                    reply = State(seq, agent.fold.to_bytes())
+                    with Path(question.path).open("r+b") as file:
+                        reply = State(seq, agent.fold.write(file))
                 else:
                     made = report(agent, question.families, time.time())
                     reply = Answer(time.perf_counter() - start, made)
         except Exception as error:  # the daemon goes on without this answer, and says why
             reply = Failure(f"{type(error).__name__}: {error}")
-        body = msgspec.msgpack.encode(reply)
-        answers.write(HEADER.pack(len(body)) + body)
-        answers.flush()
+        send(reply)
 
 
 def _planned(question: Plan, agent: Agent) -> Planned:
@@ -169,9 +196,21 @@ def _planned(question: Plan, agent: Agent) -> Planned:
 
     try:
         made = plan_request(msgspec.json.decode(question.data), agent if question.live else None)
+        return Planned(msgspec.json.encode(made))
     except PlanError as error:
         return Planned(field=error.field, limit=error.limit, refused=str(error))
-    return Planned(msgspec.json.encode(made))
+    except Exception as error:  # one question must not cost all others their answers
+        return Planned(fault=f"{type(error).__name__}: {error}")
+
+
+def _forecast(agent: Agent) -> Forecast:
+    """The forecast, or that there is none: the sums are read and not changed, so a failure leaves
+    the analyst as it was."""
+    now = time.time()
+    try:
+        return forecast(agent, now)
+    except Exception as error:  # as for a plan
+        return no_forecast(agent, now, f"the planner failed ({type(error).__name__}: {error})")
 
 
 if __name__ == "__main__":

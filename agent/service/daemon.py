@@ -44,6 +44,8 @@ SHORTEST_REFRESH_SECONDS = 0.25
 SAID_SECONDS = 60.0
 STOP_SHARE = 0.8
 """Of the seconds a stop may take, for the last work of the analyst; it may be hung."""
+BROKEN = 70
+"""Exit code where the state is behind the log (EX_SOFTWARE): start it again."""
 RESTS = 4.0
 """Between two refreshes, in times of what the last one took, but no longer than between two by
 the clock."""
@@ -67,7 +69,13 @@ class Daemon:
         self.store = store
         self.log = log
         self.clock = Clock()
-        self.agent = Agent(config, store, key, at=self.clock())
+        open_bytes = settings.limits.open_bytes
+        self.agent = Agent(config, store, key, at=self.clock(), open_bytes=open_bytes)
+        self.agent.when_broken = self._broke
+        self.exit_code = 0
+        """What the process ends with: BROKEN where it has to be started again."""
+        self.end: Callable[[], None] = lambda: None
+        """Ends the process that serves, soon; set by who runs it."""
         self.figures = Figures()
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
@@ -81,7 +89,7 @@ class Daemon:
             OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
         )
         self.analysis = Analysis(
-            self.agent, store, self.figures, log, settings.limits.analyst_seconds
+            self.agent, store, self.figures, log, open_bytes, settings.limits.analyst_seconds
         )
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
@@ -185,7 +193,7 @@ class Daemon:
         if self.shadow is not None:
             await self.shadow.close()
         try:
-            if self.agent.fold.next_seq > self._checkpointed:
+            if self.agent.broken is None and self.agent.fold.next_seq > self._checkpointed:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
                     await self._anchor()
@@ -195,6 +203,15 @@ class Daemon:
         await self.analysis.close()
         self.store.close()
         self.log.info("stopped", log_rows=self.agent.fold.next_seq)
+
+    def _broke(self, error: BaseException) -> None:
+        """Have the process end: the state is behind the log, and only a start brings it back.
+
+        Requests are passed through until then.
+        """
+        self.exit_code = BROKEN
+        self.log.failed("state-behind-log", error, exit_code=BROKEN)
+        self.end()
 
     def apply(self, settings: ServiceSettings) -> None:
         """Take other settings while running: intervals, mode, log level."""
@@ -219,6 +236,8 @@ class Daemon:
         problems = []
         if self.stopping:
             problems.append("The daemon is stopping.")
+        if self.agent.broken is not None:
+            problems.append("The state is behind the log: the daemon is starting again.")
         if self.switches.kill_switch.on:
             problems.append("The kill switch is on: its file exists.")
         if self.breaker.reason is not None:
@@ -309,7 +328,7 @@ class Daemon:
         before = agent.rule.era, agent.paused
         carry_out(agent, due, self.clock())
         if agent.rule.era != before[0]:
-            self.analysis.adopt(self.store.rules()[-1])
+            self.analysis.adopt(agent.rule.record(self.clock()))
             self.log.warning("era", era=agent.rule.era, reason=agent.eras.reason(agent.rule.era))
         if agent.paused != before[1]:
             self.log.warning("paused", reason=agent.paused)

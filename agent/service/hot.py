@@ -12,6 +12,7 @@ from functools import partial
 
 import msgspec
 
+from equipoise.agent.errors import BrokenError
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.doors import Rates
@@ -177,6 +178,8 @@ class Hot:
                 raise
             except StoreError as error:
                 reason = self._breaker.trip(error)
+            except BrokenError:
+                reason = "restarting"
             else:
                 if self._breaker.reason is not None:
                     self._breaker.close()
@@ -197,6 +200,8 @@ class Hot:
         """Why nothing is decided now, before anything was tried."""
         if self._switches.kill_switch.on:
             return "kill-switch"
+        if self._gateway.agent.broken is not None:
+            return "restarting"
         if self.stopping:
             return "stopping"
         return self._breaker.reason if self._breaker.open else None

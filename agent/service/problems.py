@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from equipoise.agent.clocks import TimeError
-from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
+from equipoise.agent.errors import AgentError, BrokenError, ConflictError, UnknownDecisionError
 from equipoise.agent.features.problems import FeatureError, shown_sent
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import ProblemDocument
@@ -118,6 +118,8 @@ def problem_of(error: Exception) -> ProblemDocument:
         return problem(422, str(error), field=error.field, limit=error.limit)
     if isinstance(error, AgentError):
         return problem(422, str(error))
+    if isinstance(error, BrokenError):
+        return problem(503, "the daemon is starting again: send this anew", retry_after=2.0)
     if isinstance(error, StoreError):
         # The path of the store is no business of a client.
         why = "it may not be written" if isinstance(error, ReadOnlyStoreError) else "it failed"

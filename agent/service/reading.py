@@ -133,7 +133,7 @@ def unanswered(error: AnalysisError) -> Refusal:
     """What a client gets that the analyst gave no answer."""
     if isinstance(error, CrowdedError):
         return Refusal(problem(429, str(error), retry_after=5.0))
-    return Refusal(problem(503, "the analyst has no answer now", retry_after=2.0))
+    return Refusal(problem(503, f"no answer from the analyst: {error}", retry_after=2.0))
 
 
 def _families(call: Call) -> list[str]:

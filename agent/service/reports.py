@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.config import RewardConfig
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.naive_log import naive_log
+from equipoise.agent.inference.projection import within_range
 from equipoise.agent.monitors.actions import Action, Consequence
 from equipoise.agent.monitors.check import Check
 from equipoise.agent.recommendation import KEEP_ROUTING
@@ -36,6 +38,7 @@ from equipoise.agent.service.schema import (
 from equipoise.agent.snapshots import sample_moments
 from equipoise.store.records import RuleRecord
 
+NORMAL_95 = 1.959963984540054
 _GRAVITY: tuple[CheckStatus, ...] = ("unknown", "ok", "watch", "alarm")
 
 
@@ -74,24 +77,45 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
     known = agent.estimates(names)
-    checks = agent.checks(at)
+    checks = _checked(agent, at)
     due = agent.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
     agent.paused = None
     # The proposal is frozen under the alarms that stand now.
     agent.alarms = alarms_of(due)
+    try:
+        rule = agent.proposal(at)
+    except Exception as error:  # whatever a policy makes of the sums: the rule in force stays
+        rule = agent.rule.record(at)
+        checks.append(_alarm(f"No new rule can be frozen ({_named(error)}); the last one stays."))
     return Report(
         log_rows=agent.fold.next_seq,
         at=at,
         estimates=_estimates(agent, known, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
         checks=_checks(agent, checks, at),
-        rule=agent.proposal(at),
+        rule=rule,
         due=[
             Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in due
         ],
     )
+
+
+def _checked(agent: Agent, at: float) -> list[Check]:
+    """What every check says; an alarm in their place where that cannot be computed."""
+    try:
+        return agent.checks(at)
+    except Exception as error:
+        return [_alarm(f"The checks cannot be computed ({_named(error)}).")]
+
+
+def _alarm(sentence: str) -> Check:
+    return Check("estimators", "alarm", sentence)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> EstimatesAnswer:
@@ -103,8 +127,13 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     configured, routing = agent.within_certified(known[config.policy.estimator])
     behind = agent.behind()
 
-    def ends(index: int) -> dict[str, float | None]:
+    def ends(index: int) -> dict[str, Any]:
+        value = configured.values[index] if index < size else routing[0]
+        variance = configured.covariance[index, index] if index < size else routing[1]
         return {
+            "value": number(value),
+            "standard_error": _root(variance),
+            "interval": _interval(config.reward, value, variance),
             "lower": number(certified.lower[index]),
             "upper": number(certified.upper[index]),
         }
@@ -131,8 +160,6 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         models=[
             ModelEstimate(
                 model=name,
-                value=number(configured.values[index]),
-                standard_error=_root(configured.covariance[index, index]),
                 log_mean=number(logged.values[index]),
                 exp_rewards=int(counts[index]),
                 **ends(index),
@@ -141,8 +168,6 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         ],
         todays_routing=ModelEstimate(
             model=KEEP_ROUTING,
-            value=number(routing[0]),
-            standard_error=_root(routing[1]),
             log_mean=None,
             exp_rewards=0,
             **ends(size),
@@ -158,7 +183,14 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
             for b in range(a + 1, size)
         ],
         segments=[_segment(agent, part) for part in range(1, agent.certifier.parts)],
-        families={name: _family(names, estimate) for name, estimate in known.items()},
+        families={
+            name: _family(config.reward, names, estimate) for name, estimate in known.items()
+        },
+        fallbacks={
+            name: str(estimate.diagnostics["failed"])
+            for name, estimate in known.items()
+            if "failed" in estimate.diagnostics
+        },
     )
 
 
@@ -179,15 +211,27 @@ def _segment(agent: Agent, part: int) -> SegmentAnswer:
     )
 
 
-def _family(names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
+def _family(reward: RewardConfig, names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
+    shown = within_range(estimate.values, reward.low, reward.high)
+    variances = np.diagonal(estimate.covariance)
     return [
         FamilyValue(
             model=name,
-            value=number(estimate.values[index]),
-            standard_error=_root(estimate.covariance[index, index]),
+            value=number(shown[index]),
+            standard_error=_root(variances[index]),
+            interval=_interval(reward, estimate.values[index], variances[index]),
         )
         for index, name in enumerate(names)
     ]
+
+
+def _interval(reward: RewardConfig, value: float, variance: float) -> tuple[float, float] | None:
+    """The normal 95% interval, as far as rewards can lie in it; None where a part is unknown."""
+    if not (math.isfinite(value) and variance >= 0.0 and math.isfinite(variance)):
+        return None
+    half = NORMAL_95 * math.sqrt(variance)
+    low, high = within_range((value - half, value + half), reward.low, reward.high).tolist()
+    return low, high
 
 
 def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
@@ -203,6 +247,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         family=answer.family,
         model=answer.model,
         action=answer.action,
+        leaning=answer.leaning,
         value=number(answer.value),
         standard_error=number(answer.error),
         routing_value=number(answer.routing_value),

@@ -59,6 +59,8 @@ class Retention:
 
     async def run(self, now: float) -> None:
         """One look. now: seconds since the epoch."""
+        from equipoise.agent.rules import unused_rules  # late: the settings above need none of it
+
         age = self._settings.days * SECONDS_A_DAY
         last = await asyncio.to_thread(self._store.last_root_kept, now)
         if last is None or now - last >= age / STEPS:
@@ -69,9 +71,12 @@ class Retention:
         trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
         if trimmed is not None:
             self.rows += trimmed.rows
+            unused = await asyncio.to_thread(unused_rules, self._store)
+            await asyncio.to_thread(self._store.remove_rules, unused)
             self._log.info(
                 "retention",
                 rows=trimmed.rows,
+                rules=len(unused),
                 log_begins=trimmed.seq,
                 digest=trimmed.digest,
                 files=[path.name for path in trimmed.files],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
@@ -19,8 +21,8 @@ from equipoise.agent.declared import changes
 from equipoise.agent.errors import AgentError
 from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
-from equipoise.agent.service.capacity import growth
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.capacity import Needs, growth, needs
+from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.descriptors import descriptors, raise_limit
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
@@ -32,6 +34,8 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
+_SURELY_SECONDS = 5.0
+
 
 def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     """What a configuration that is fine amounts to, with the growth of its store.
@@ -42,6 +46,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     Tokens(file.service.tokens)  # those of the environment may be missing
     later = _changes_of_store(file)
     files = descriptors(file.service.limits.connections)
+    needed = _possible(file)
     expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
     return {
         "config": str(path),
@@ -50,6 +55,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "mode": file.service.mode,
         "store": file.service.store,
         "growth": asdict(expected),
+        "needs": asdict(needed),
         "new_era": later,
         "descriptors": asdict(files),
         "longest_wait_seconds": longest_wait(file.experiment),
@@ -61,6 +67,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 str(expected),
                 *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
+                str(needed),
                 *_kept(file),
             ]
         ),
@@ -83,6 +90,15 @@ def waiting_sentence(config: ExperimentConfig) -> str:
             " decided after its request is ever certified; declare reward.window"
         )
     return f"requests are certified {longest:g} s after they were decided at the latest"
+
+
+def _possible(file: ConfigFile) -> Needs:
+    """What it needs. Raises ConfigError where that cannot work."""
+    needed = needs(file.experiment, file.service, file.capacity.requests_per_second)
+    problem = needed.problem(file.experiment)
+    if problem is not None:
+        raise ConfigError([str(problem)])
+    return needed
 
 
 def _changes_of_store(file: ConfigFile) -> list[str]:
@@ -108,9 +124,13 @@ def _kept(file: ConfigFile) -> list[str]:
     return [f"rows older than {kept.days:g} days {where}: the store stops growing by then"]
 
 
-def run(path: Path, overrides: Mapping[str, object]) -> None:
-    """Serve until a signal. Raises ConfigError, StoreError, AgentError or ListenError."""
+def run(path: Path, overrides: Mapping[str, object]) -> int:
+    """Serve until a signal; the exit code.
+
+    Raises ConfigError, StoreError, AgentError or ListenError.
+    """
     file = load_file(path, overrides)
+    _possible(file)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
     files = raise_limit(settings.limits.connections)
@@ -129,8 +149,19 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
             signal.SIGUSR1: partial(switch.signal, True),
             signal.SIGUSR2: partial(switch.signal, False),
         }
+        daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
         front = build(daemon, tokens, page(daemon))
         serve_front(front, settings, listener, daemon.refused, signals, log)
+        return daemon.exit_code
+
+
+def _end(seconds: float) -> None:
+    """End this process in order, and in any case after so many seconds: what broke it, such as
+    memory that is short, may break the orderly end too."""
+    timer = threading.Timer(seconds, os._exit, (BROKEN,))
+    timer.daemon = True
+    timer.start()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _opened(settings: ServiceSettings) -> JournaledStore:

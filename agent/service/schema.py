@@ -42,6 +42,7 @@ PassThrough: TypeAlias = Literal[
     "store-read-only",
     "store-failed",
     "stopping",
+    "restarting",
 ]
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
@@ -157,14 +158,16 @@ class Value(Wire, frozen=True, kw_only=True):
 
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):
-    """What is known of a model. value, standard_error: by the configured family. lower, upper:
-    certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
+    """What is known of a model. value, standard_error: by the configured family; interval: its 95%
+    interval by that error, as far as rewards can lie in it. lower, upper: certified
+    at any moment, whatever the simulator and the log say. log_mean: plain mean where
     users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
     this kind too, under the name `(today's routing)`."""
 
     model: str
     value: float | None
     standard_error: float | None
+    interval: tuple[float, float] | None
     lower: float | None
     upper: float | None
     log_mean: float | None
@@ -172,11 +175,12 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
 
 
 class FamilyValue(Wire, frozen=True, kw_only=True):
-    """A model's value by one family."""
+    """A model's value by one family. interval: as in `ModelEstimate`."""
 
     model: Id
     value: float | None
     standard_error: float | None
+    interval: tuple[float, float] | None
 
 
 class Contrast(Wire, frozen=True, kw_only=True):
@@ -223,7 +227,7 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
     error level of the certified ends; sequence, assumptions: what they are made by and rest on;
     certified_rows: requests (or units) of the era that they hold. families: other families that
-    were asked for, by name."""
+    were asked for, by name; fallbacks: why families have no values that cannot be computed."""
 
     experiment: str
     at: float
@@ -243,11 +247,15 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     contrasts: list[Contrast]
     segments: list[SegmentAnswer]
     families: dict[str, list[FamilyValue]]
+    fallbacks: dict[str, str] = {}
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
-    """What to do with production traffic. model: the best single model. action: that model or
-    `(today's routing)`. certified: the model certified best, null while none is. status,
+    """What to do with production traffic. action: `keep`, which is today's routing, until a model
+    is certified; then that model, unless today's routing looks better still. leaning: what
+    estimates favour meanwhile, a model or `keep`, not certified; null where too little is known,
+    and in a tie. model: the best single model of the family, with value and standard error, null
+    where the error is unknown. certified: the model certified best, null while none is. status,
     status_models, status_sentence: the decision and what it concerns, with its guarantee."""
 
     status: Status
@@ -256,7 +264,8 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     sentence: str
     family: str
     model: str | None
-    action: str | None
+    action: str
+    leaning: str | None
     value: float | None
     standard_error: float | None
     routing_value: float | None

@@ -79,6 +79,8 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     token may have decided, a second's worth at once; null for any number. analyst_seconds: how long
     one question to the analyst may take before that is started again. reads: reports and metrics of
     one token that are under way at once; a plan counts for eight.
+    open_bytes: of memory for decisions that wait for their outcome, in the daemon and in each
+    analyst; more of them lie in a file beside the store.
     """
 
     body_bytes: int = 1 << 20
@@ -95,6 +97,7 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     decide_per_second: float | None = None
     analyst_seconds: float = 120.0
     reads: int = 32
+    open_bytes: int = 16 << 20
 
     def faults(self) -> Iterator[Problem]:
         for key in (
@@ -105,6 +108,7 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "waiting_rows",
             "rejects",
             "reads",
+            "open_bytes",
         ):
             if not 1 <= getattr(self, key) < 2**40:
                 yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")

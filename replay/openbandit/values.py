@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.agent.inference.projection import within_range
 from equipoise.replay.experiments.findings import Measured
 from equipoise.store.batches import Floats
 
@@ -24,7 +25,8 @@ FEW_CLICKS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """A value without its influences: estimate, standard error, 95% interval; NaN where unknown."""
+    """A value without its influences, as it is shown: estimate and 95% interval, which lie in
+    [0, 1] as clicks do, and standard error; NaN where unknown."""
 
     value: float
     se: float
@@ -42,7 +44,9 @@ class Brief:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
-    """An estimate in clicks per row, NaN where unknown.
+    """An estimate in clicks per row, NaN where unknown. It may lie outside [0, 1], as importance
+    weighted and doubly robust ones do: sums and differences are of such values, `brief` and
+    `measured` of those nearest in the range.
 
     influence: (n,) how far each row of the log moved the estimate; their squares sum to its
     variance. weight: (n,) the share of each row in it, summing to 1, or all 0 where unknown.
@@ -73,37 +77,51 @@ class Value:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95%: Wilson's (1927) for a rate seen over as many rows as give this standard error.
+        """95%, within [0, 1]: Wilson's (1927) for a rate seen over as many rows as give this
+        standard error.
 
         Clicks are rare: a normal interval around three of them would reach below 0, and around
         none it would have no width. Under FEW_CLICKS a standard error is not believed to be
         smaller than that of a rate over `effective_rows`. Where the value is outside (0, 1), as
-        doubly robust values can be, and clicks are many, it is the normal one.
+        doubly robust values can be, Wilson's over `effective_rows` for a rate at that end, or the
+        normal one where it reaches farther in.
         """
         value, se, few = self.value, self.se, self.effective_clicks < FEW_CLICKS
         if math.isnan(value):
             return math.nan, math.nan
-        rate = min(max(value, 0.0), 1.0)
-        rows = rate * (1.0 - rate) / se**2 if se > 0.0 and 0.0 < rate < 1.0 else math.inf
-        if few:
-            rows = min(rows, self.effective_rows)
-        if math.isinf(rows):
-            return value - Z95 * se, value + Z95 * se
-        low, high = wilson(rate, rows)
-        return min(low, value), max(high, value)
+        rate, seen = _shown(value), self.effective_rows
+        inside = 0.0 < rate < 1.0
+        rows = rate * (1.0 - rate) / se**2 if se > 0.0 and inside else math.inf
+        if few or not inside:
+            rows = min(rows, seen)
+        if math.isinf(rows) or not rows > 0.0:
+            low, high = value - Z95 * se, value + Z95 * se
+        else:
+            low, high = wilson(rate, rows)
+            if not inside:
+                low, high = min(low, value - Z95 * se), max(high, value + Z95 * se)
+        return min(_shown(low), rate), max(_shown(high), rate)
 
     @property
     def brief(self) -> Brief:
         """What tables need."""
         unknown = math.isnan(self.value)
         return Brief(
-            self.value, math.nan if unknown else self.se, *self.interval, self.effective_rows
+            _shown(self.value),
+            math.nan if unknown else self.se,
+            *self.interval,
+            self.effective_rows,
         )
 
     @property
     def measured(self) -> Measured:
         """For tables: null where unknown."""
         return self.brief.measured
+
+
+def _shown(value: float) -> float:
+    """The nearest that a click rate can be."""
+    return float(within_range(value, 0.0, 1.0))
 
 
 def wilson(rate: float, rows: float) -> tuple[float, float]:

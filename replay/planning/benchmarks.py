@@ -79,12 +79,16 @@ def of_benchmark(name: str, world_options: list[str], given: Mapping[str, Any]) 
     taken = sorted(set(given) & {*fixed, "reward_rate", "reward_sd", "price", "prices", "maximise"})
     if taken:
         raise PlanError(taken[0], given[taken[0]], f"none: {benchmark.name} has its own")
+    request = read_request({**fixed, **given})
+    rated, missing = Problem.of_missing(request, len(benchmark.models))
     return Problem(
         source="benchmark",
-        request=read_request({**fixed, **given}),
+        request=request,
         names=benchmark.models,
         values=world.values,
         variances=None if world.options.reward == "bernoulli" else reward_variances(world),
+        rated=rated,
+        missing=missing,
         prices=prices(benchmark),
         routing=world.routing_value,
         scale=1.0,

@@ -136,6 +136,7 @@ def design_of(
         floor=np.full(paths, 0.1 / models),
         binary=world.options.reward == "bernoulli",
         costs=np.full(models, np.nan),
+        lost=np.zeros(models),
         candidates=models + 1,
     )
 

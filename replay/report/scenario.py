@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from equipoise.agent.inference.projection import within_range
 from equipoise.replay.averages import (
     NAIVE,
     Floats,
@@ -110,7 +111,10 @@ def _values(
     for name, style in styles.items():
         mine = runs.get((policy, name))
         if mine is not None and mine.values is not None:
-            estimates.append((style, mean_with_interval(mine.values[:, picked])))
+            # A world's rewards lie in [0, 1]; an estimator's answer need not.
+            means = mean_with_interval(mine.values[:, picked])
+            ends = (within_range(part, 0.0, 1.0) for part in (means.mean, means.low, means.high))
+            estimates.append((style, Mean(*ends)))
     known = bool(estimates)
     if not known and NAIVE in styles:
         limits = {each["model"]: each["naive_limit"] for each in scenario["models"]}

@@ -230,6 +230,6 @@ def test_no_single_model_beats_skilled_routing(agent, traffic):
         reward = (rng.random(200) < np.where(right, 0.9, 0.3)).astype(float)
         agent.observe(replace(traffic.outcomes(decided), reward=reward))
     answer = agent.recommendation("ipw")
-    assert answer.action == "(today's routing)"
-    assert "No single model beats what you deploy" in answer.sentence
+    assert (answer.action, answer.leaning, answer.favoured) == ("keep", "keep", "(today's routing)")
+    assert "no single model looks better than what you deploy" in answer.sentence
     assert answer.routing_value == pytest.approx(0.9, abs=0.03)

@@ -175,7 +175,10 @@ CHANGES: dict[str, Change] = {
     " (SELECT min(seq) FROM observations)",
     "outputs of a simulation": "UPDATE simulations SET outputs = '[0.0,0.0]' WHERE seq ="
     " (SELECT min(seq) FROM simulations)",
-    "a forged expiry": added("expiries", "number = 2"),
+    "a forged expiry of a complete decision, which changes nothing": added(
+        "expiries", "number = 2"
+    ),
+    "time of an expiry": "UPDATE expiries SET at = at - 100.0",
     "newest rows deleted": newest_gone(40),
     "the newest row deleted": newest_gone(1),
     "text of a rule": other_text(with_id=False),

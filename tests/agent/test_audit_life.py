@@ -40,15 +40,15 @@ CHANGES = msgspec.structs.replace
 def beginning(rng: np.random.Generator) -> ExperimentConfig:
     units = UnitsConfig(ttl=6.0) if rng.random() < 0.4 else None
     budget = BudgetConfig(
-        requests=int(rng.integers(60, 400)) if rng.random() < 0.5 else None,
-        segments=[SegmentBudget(name="left", column="a", high=0.1, max_requests=50)]
+        requests=int(rng.integers(20, 150)) if rng.random() < 0.7 else None,
+        segments=[SegmentBudget(name="left", column="a", high=0.1, max_requests=20)]
         if units is None and rng.random() < 0.6
         else [],
         per_user=PerUser(share=0.2) if units is None and rng.random() < 0.6 else None,
         money=5.0 if rng.random() < 0.2 else None,
     )
     models = [
-        ModelConfig(name=name, price=0.01, max_requests=90 if rng.random() < 0.3 else None)
+        ModelConfig(name=name, price=0.01, max_requests=30 if rng.random() < 0.3 else None)
         for name in MODELS
     ]
     policy = PolicyConfig(
@@ -76,10 +76,10 @@ def other(rng: np.random.Generator, settings: ExperimentConfig) -> ExperimentCon
         users = rng.choice(USERS, 3, replace=False).tolist()
         return CHANGES(settings, policy=CHANGES(settings.policy, exclude=users))
     elif kind == 4:
-        budget = CHANGES(settings.budget, requests=int(rng.integers(100, 500)))
+        budget = CHANGES(settings.budget, requests=int(rng.integers(20, 250)))
         return CHANGES(settings, budget=budget)
     else:
-        models[-1] = CHANGES(models[-1], max_requests=int(rng.integers(20, 200)))
+        models[-1] = CHANGES(models[-1], max_requests=int(rng.integers(10, 100)))
     return CHANGES(settings, models=models)
 
 
@@ -119,7 +119,7 @@ class Life:
         elif kind == 3:
             agent.open_era("by hand", now)
         elif kind == 4:
-            agent.set_budget(int(self.rng.integers(50, 500)) if self.rng.random() < 0.7 else None)
+            agent.set_budget(int(self.rng.integers(10, 200)) if self.rng.random() < 0.7 else None)
         elif kind == 5:
             self.traffic.at += 150.0
             agent.expire(self.traffic.at)

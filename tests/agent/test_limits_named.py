@@ -183,3 +183,14 @@ def test_excluded_users_are_named_as_closed():
     )
     assert agent.certified().closed == 25
     assert "open to every model compared (25 were not)" in agent.status().sentence
+
+
+def test_what_is_certified_of_the_rest_changes_nothing_that_is_served():
+    """The model that is best on what a limit leaves open is worse on the traffic: it is named so,
+    and today's routing is kept."""
+    agent = run(settings(BudgetConfig(segments=[GOOD]), rate=0.9), 9000, size=300)
+    assert agent.status().models == ("m1",)
+    assert NAMED in agent.status().sentence
+    answer = agent.recommendation()
+    assert answer.action == "keep"
+    assert "Not certified" in answer.sentence

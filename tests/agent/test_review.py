@@ -271,7 +271,7 @@ def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing()
     answer = agent.recommendation()
     assert answer.family == "ipw"
     assert answer.model is not None
-    assert answer.sentence.startswith(("Serve ", "No single model"))
+    assert answer.sentence.startswith("Not certified: ")
     assert "(hierarchical waits for replays (SIM)" in answer.sentence
     assert agent.recommendation("hierarchical").model is None, "asked by name it says so"
     told = report(agent, [], 0.0).recommendations["hierarchical"]

@@ -38,6 +38,17 @@ def test_a_model_above_all_others_is_decided():
     assert "at least 0.02" in status.sentence
 
 
+def test_a_lead_is_said_at_the_level_of_all_pairs():
+    """Delta pays for "better than all others"; "by at least" is one comparison more."""
+    pairs = [[0, 0.005, 0.08], [-0.21, 0, -0.12], [-0.32, -0.22, 0]]
+    assert "by at least 0.005 (" in said(standing(A_BEST, pairs)).sentence
+    pairs = [[0, -0.01, 0.08], [-0.21, 0, -0.12], [-0.32, -0.22, 0]]
+    status = said(standing(A_BEST, pairs))
+    assert status.state is State.DECIDED
+    assert "at least" not in status.sentence.replace("at most", "")
+    assert status.sentence.startswith("a is best (")
+
+
 def test_a_tie_at_zero_is_not_decided():
     assert said(standing([[0, 0.0, 0.1], [-0.2, 0, 0], [-1, -1, 0]])).state is State.EXPLORING
 

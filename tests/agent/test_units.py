@@ -11,7 +11,13 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
-from equipoise.agent.config import BudgetConfig, ConfigError, PolicyConfig, UnitsConfig
+from equipoise.agent.config import (
+    BudgetConfig,
+    ConfigError,
+    ModelConfig,
+    PolicyConfig,
+    UnitsConfig,
+)
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
@@ -199,6 +205,28 @@ def test_the_audit_redraws_followers_from_their_leader():
     store = MemoryStore()
     drive(sticky(), store=store)
     assert audit(store, sticky(), KEY).clean
+
+
+@pytest.mark.parametrize("change", ["added", "retired", "replaced"])
+def test_the_audit_redraws_followers_whose_unit_is_older_than_the_model_list(change):
+    """What their leader was given counts; a model that came later had no part in it."""
+    store = MemoryStore()
+    agent, traffic = Agent(sticky(), store, KEY), Traffic(np.random.default_rng(0))
+    first = agent.decide(requests(traffic, np.arange(50)))
+    models = list(config().models)
+    if change != "added":
+        models[1] = ModelConfig(name=models[1].name, price=0.01, retired=True)
+    if change != "retired":
+        models.append(ModelConfig(name="new", price=0.01))
+    settings = sticky(models=models)
+    agent = Agent(settings, store, KEY, at=2.0)
+    second = agent.decide(requests(traffic, np.arange(50)))
+    assert (second.leader == first.number).all()
+    np.testing.assert_array_equal(second.probabilities[:, :3], first.probabilities)
+    assert not second.probabilities[:, 3:].any()
+    found = audit(store, settings, KEY)
+    assert found.faults == []
+    assert found.decisions == 100
 
 
 def test_the_audit_finds_a_follower_that_did_not_follow():

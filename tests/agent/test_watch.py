@@ -173,9 +173,10 @@ def test_every_check_speaks_and_honest_traffic_raises_no_alarm():
     agent = live(MemoryStore())
     checks = agent.checks()
     names = ["assignment", "fidelity", "drift", "representation", "missingness", "delivery"]
-    names += ["floors", "guardrail", "guardrail", "outputs", "watermark"]
+    guards = ["guardrail", "guardrail"]
+    names += ["floors", *guards, "estimators", "outputs", "watermark"]
     assert [check.name for check in checks] == names
-    assert [check.figures["metric"] for check in checks[-4:-2]] == ["error.rate", "score"]
+    assert [check.figures["metric"] for check in checks[-5:-3]] == ["error.rate", "score"]
     assert all(check.status != "alarm" for check in checks), checks
     assert agent.consequences(checks) == []
 

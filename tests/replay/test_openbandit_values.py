@@ -296,6 +296,23 @@ class TestIntervals:
         assert value.interval[1] > 0.2  # ten heavy rows without a click exclude no more
         assert value.value + 2 * value.se < 0.001
 
+    @pytest.mark.parametrize("few", [True, False])
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_what_is_shown_lies_in_the_range_of_clicks(self, few: bool, turned: bool) -> None:
+        """A doubly robust value of -.2 (1.2 turned) over 400 rows: the nearest rate is 0 (1), and
+        its interval is no point: Wilson's over 400 rows, or up to -.2 + 1.96 se."""
+        clicks = np.repeat([1.0, 0.0], [4, 396] if few else [40, 360])
+        spread = np.tile([1.0, -1.0], 200) * (0.15 / 20.0)
+        at = 1.2 if turned else -0.2
+        value = Value(at, spread, np.full(400, 1 / 400), clicks / clicks.sum())
+        assert value.se == pytest.approx(0.15)
+        shown, reach = value.brief, max(wilson(0.0, 400)[1], 1.96 * 0.15 - 0.2)
+        ends = (1 - shown.high, 1 - shown.low) if turned else (shown.low, shown.high)
+        assert shown.value == (1.0 if turned else 0.0)
+        assert ends == (0.0, pytest.approx(reach, abs=1e-4))
+        assert shown.measured.mean == shown.value
+        assert value.value == at, "differences and sums are of the estimate itself"
+
     def test_rare_clicks_are_covered(self) -> None:
         """1,000 logs of 400 rows, clicks at 0.01, weights 1 and 5: at least 93% covered; at 95%
         coverage less than that has probability 3e-3, and the seed is fixed."""

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from running import CONFIG, write_config
+from running import CONFIG, running, write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
@@ -445,3 +445,31 @@ def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path
         assert alerts == [(each.check, each.status, each.sentence) for each in other.alerts()]
         assert {"drift", "guardrail", "pause"} <= {name for name, _, _ in alerts}
     store.close()
+
+
+def test_a_question_that_cannot_be_computed_costs_no_other_its_answer(tmp_path: Path):
+    """A planner that fails, in the real process: `sitecustomize` takes a function away from it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import equipoise.agent.planning.stored as stored\n"
+        "import equipoise.agent.planning.plan as plan\n"
+        "def fail(*arguments, **names): raise ZeroDivisionError('of the planner')\n"
+        "stored.running_problem = plan._main = fail\n"
+        "import equipoise.agent.planning.forecast as forecast\n"
+        "forecast.running_problem = fail\n"
+    )
+    with running(tmp_path, environment={"PYTHONPATH": str(tmp_path)}) as daemon:
+        numbers = {"models": 2, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.1}
+        for asked in (numbers, {}):
+            told = daemon.ask("POST", "/v1/plan", asked)
+            assert told.status == 500
+            assert "ZeroDivisionError: of the planner" in told.json["detail"]
+        made = daemon.ask("GET", "/v1/forecast")
+        assert made.status == 200
+        assert (
+            "There is no forecast: the planner failed (ZeroDivisionError" in made.json["sentence"]
+        )
+        assert daemon.ask("GET", "/v1/estimates").status == 200
+    log = "".join(daemon.log)
+    assert log.count("plan-failed") == 2
+    assert "analyst-failed" not in log
+    assert "analyst-died" not in log

@@ -192,7 +192,22 @@ def test_families_can_be_asked_for(daemon: Running):
 
 def test_checks_and_recommendation(daemon: Running):
     assert daemon.ask("GET", "/v1/checks").json["status"] in ("ok", "watch", "alarm", "unknown")
-    assert daemon.ask("GET", "/v1/recommendation").json["sentence"]
+    answer = daemon.ask("GET", "/v1/recommendation").json
+    assert answer["certified"] is None
+    assert answer["action"] == "keep", "nothing is certified, so nothing is served"
+    assert "leaning" in answer
+    assert answer["sentence"].startswith("Not certified: ")
+
+
+def test_every_rate_has_a_plan(daemon: Running):
+    numbers = {"models": 2, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.1}
+    for rate in (0.500001, 1.0):
+        answer = daemon.ask("POST", "/v1/plan", numbers | {"rate": rate, "policies": ["uniform"]})
+        assert answer.status == 200
+        assert answer.json["rates"][-1]["rate"] == rate
+    seldom = problem(daemon.ask("POST", "/v1/plan", numbers | {"rated": 0.08}), 422)
+    assert "declare what one is worth" in seldom["detail"]
+    assert seldom["field"] == "rated"
 
 
 def test_a_plan_from_numbers_and_one_that_cannot_be(daemon: Running):

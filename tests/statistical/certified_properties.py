@@ -227,7 +227,7 @@ def look(case: Case, agent: Agent, means: np.ndarray, routed: np.ndarray) -> Non
     certified, sign = agent.certified(), agent.sign
     slack = ROUNDING * scale
     answer = agent.recommendation()
-    if answer.model is not None:
+    if np.isfinite(answer.value):
         m = agent.models.index(answer.model)
         inside = certified.lower[m] - slack <= answer.value <= certified.upper[m] + slack
 

@@ -55,9 +55,7 @@ function range(values, pad) {
 }
 
 function ends(row) {
-  if (row.value === null || row.standard_error === null) return [row.value, row.value];
-  const half = NORMAL_95 * row.standard_error;
-  return [row.value - half, row.value + half];
+  return row.interval === null ? [row.value, row.value] : row.interval;
 }
 
 function showValues(estimates) {

@@ -92,7 +92,52 @@ def test_a_refusal_names_feature_value_and_limit(
 def test_no_number_can_spoil_a_sum_of_squares(value: float) -> None:
     assert "finite number" in refusal(Number(name="a"), value)
     assert "received" in refusal(Vector(name="a", length=1), [value])
-    assert encoded(Number(name="a"), math.copysign(1e50, value)) == [math.copysign(1e50, value)]
+    assert encoded(Number(name="a"), math.copysign(1e9, value)) == [math.copysign(1e9, value)]
+    assert encoded(Number(name="a", high=1e50), 1e50) == [1e50]
+    assert encoded(Number(name="a", limit=2e18), math.copysign(1.7e18, value)) == [
+        math.copysign(1.7e18, value)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "message"),
+    [
+        (Number(name="a", low=0), 1.7e12, "a: received 1700000000000, expected a finite number of"),
+        (Number(name="a"), 1.1e9, "a: received 1100000000, expected a finite number within ±1e+09"),
+        (Number(name="a", scale=10), 1.1e10, "a: received 11000000000, expected a finite number"),
+        (Number(name="a", limit=5), -6, "a: received -6, expected a finite number within ±5;"),
+        (Vector(name="a", length=2), [1, 1.7e18], "a[1]: received 1.7e+18, expected a number wi"),
+        (Vector(name="a", length=2, limit=3), [4, 0], "a[0]: received 4, expected a number within"),
+    ],
+)
+def test_a_number_beyond_its_limit_is_refused_with_field_value_and_limit(
+    feature: AnyFeature, value: object, message: str
+) -> None:
+    assert refusal(feature, value).startswith(message)
+
+
+def test_a_scale_moves_the_limit() -> None:
+    assert encoded(Number(name="a", scale=10), 9e9) == [9e8]
+    assert encoded(Number(name="a", offset=1.7e18, scale=1e9), 1.7e18 + 5e9) == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("feature", "value", "columns"),
+    [
+        (Number(name="a", low=0, high=10, winsorize=True), 11, [10]),
+        (Number(name="a", low=0, high=10, winsorize=True), -1e300, [0]),
+        (Number(name="a", limit=5, scale=2, winsorize=True), -1e3, [-5]),
+        (Number(name="a", log=True, winsorize=True), -1, [0]),
+        (Number(name="a", winsorize=True), 1.7e18, [1e9]),
+        (Vector(name="a", length=2, winsorize=True), [1e30, 1], [1e9, 1]),
+    ],
+)
+def test_a_declared_feature_is_winsorized(
+    feature: AnyFeature, value: object, columns: list[float]
+) -> None:
+    assert encoded(feature, value) == columns
+    bad = [math.inf, 1.0] if isinstance(value, list) else math.inf
+    assert ": received" in refusal(feature, bad)
 
 
 def test_a_number_may_not_overflow_in_its_transform() -> None:

@@ -125,6 +125,18 @@ def test_any_change_changes_the_hash() -> None:
     assert all(re.fullmatch("[0-9a-f]{16}", value) for value in hashes)
 
 
+def test_what_rows_are_taken_is_no_part_of_the_hash() -> None:
+    """It may change while an experiment runs, and stores of versions without it stay the same."""
+    plain = FeatureSchema(context=[Number(name="a"), Vector(name="v", length=2)])
+    limited = FeatureSchema(
+        context=[Number(name="a", limit=5.0, winsorize=True), Vector(name="v", length=2, limit=3.0)]
+    )
+    assert plain.schema_hash == limited.schema_hash
+    assert "limit" not in plain.to_json()
+    assert "winsorize" not in plain.to_json()
+    assert FeatureSchema.from_json(limited.to_json()) == limited
+
+
 def test_the_hash_is_pinned() -> None:
     """Stores hold it: a change here makes every stored schema a foreign one."""
     schema = FeatureSchema.vectors(["a"], ["y"])

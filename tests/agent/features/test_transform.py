@@ -21,6 +21,7 @@ from equipoise.agent.features import (
     Transform,
     Vector,
 )
+from equipoise.agent.features.problems import shown
 
 SCHEMA = FeatureSchema(
     context=[
@@ -190,7 +191,7 @@ def test_a_sound_array_is_not_copied(transform: Transform) -> None:
     assert transform.check_context(np.asfortranarray(x)[::2]).tolist() == x[::2].tolist()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.1e50, -1e200, 1e300])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.5e9, -1e200, 1e300])
 def test_a_wrong_array_is_refused_with_row_name_and_value(
     transform: Transform, value: float
 ) -> None:
@@ -198,11 +199,11 @@ def test_a_wrong_array_is_refused_with_row_name_and_value(
     x[3, 4] = value
     with pytest.raises(FeatureError) as caught:
         transform.check_context(x)
-    assert str(caught.value).startswith(f"context row 3: v[0]: received {value!r}, expected ")
+    assert str(caught.value).startswith(f"context row 3: v[0]: received {shown(value)}, expected ")
 
 
 def test_the_largest_numbers_pass(transform: Transform) -> None:
-    x = np.full((5, 6), -1e50)
+    x = np.full((5, 6), -1e9)
     assert transform.check_context(x) is x
 
 

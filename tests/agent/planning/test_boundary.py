@@ -16,18 +16,20 @@ from equipoise.agent.planning.state import PathState
 PATHS, MODELS, RATE = 40, 3, 0.5
 
 
-def advanced(sequence=Sequence.ASYMPTOTIC, rows=(200, 400, 600), seed=3):
+def advanced(sequence=Sequence.ASYMPTOTIC, rows=(200, 400, 600), seed=3, lost=(0.0, 0.0, 0.0)):
+    lost = np.array(lost)
     values = np.tile([0.75, 0.5, 0.45], (PATHS, 1))
     design = Design(
         assignment="top-two",
         sequence=sequence,
-        values=values,
+        values=values * (1.0 - lost),
         variances=values * (1 - values),
         explained=np.zeros(PATHS),
         rate=np.full(PATHS, RATE),
         floor=np.full(PATHS, 0.05),
         binary=True,
         costs=np.full(MODELS, np.nan),
+        lost=lost,
         candidates=MODELS + 1,
     )
     caps = needed_caps(sequence, MODELS, design.rate)
@@ -53,8 +55,13 @@ def pairs():
     return paths[other], a[other], b[other]
 
 
-def test_bounded_is_the_certified_bound():
-    state, caps = advanced()
+LOST = [(0.0, 0.0, 0.0), (0.02, 0.1, 0.3)]
+"""Shares of requests whose reward never comes and counts as the worst case."""
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_bounded_is_the_certified_bound(lost):
+    state, caps = advanced(lost=lost)
     paths, a, b = pairs()
     mine = boundary(Sequence.BOUNDED, 0.01, 0.01, 1.0, caps).lower(state, paths, a, b)
     for path in range(PATHS):
@@ -65,12 +72,13 @@ def test_bounded_is_the_certified_bound():
         np.testing.assert_allclose(mine[here], theirs[a[here], b[here]], atol=1e-9)
 
 
-def test_per_model_table_is_the_certified_bound_to_a_thousandth():
-    state, caps = advanced(Sequence.PER_MODEL)
+@pytest.mark.parametrize("lost", LOST)
+def test_per_model_table_is_the_certified_bound_to_a_thousandth(lost):
+    state, caps = advanced(Sequence.PER_MODEL, lost=lost)
     paths, a, b = pairs()
     mine = boundary(Sequence.PER_MODEL, 0.01, 0.01, 1.0, caps).lower(state, paths, a, b)
     alpha = levels.split_level(0.01)[0]
-    moments = RewardMoments(state.count, state.total, state.total, state.own, state.own)
+    moments = RewardMoments(state.count, state.total, state.total + state.lost, *state.own)
     theirs = per_model.contrast_bounds(moments, alpha)[paths, a, b]
     np.testing.assert_allclose(mine, theirs, atol=1e-3)
 
@@ -100,10 +108,11 @@ def test_asymptotic_is_the_certified_bound_once_open_and_the_bounded_one_before(
 
 @pytest.mark.parametrize("sequence", list(Sequence))
 @pytest.mark.parametrize(("above", "alpha"), [(0.0, 0.05), (-0.1, 0.05), (0.0, 1e-12)])
-def test_whoever_may_be_decided_is_hopeful(sequence, above, alpha):
+@pytest.mark.parametrize("lost", [(0.0, 0.0, 0.0), (0.005, 0.01, 0.005)])
+def test_whoever_may_be_decided_is_hopeful(sequence, above, alpha, lost):
     seen = 0
-    for rows in ((60, 60), (200, 400), (1000, 1000), (2000, 1000)):
-        state, caps = advanced(sequence, rows)
+    for rows in ((60, 60), (200, 400), (1000, 1000), (2000, 1000), (2500, 1500)):
+        state, caps = advanced(sequence, rows, lost=lost)
         found = boundary(sequence, alpha, 0.01, 2000.0, caps)
         found.look(state)
         paths, a, b = pairs()

@@ -33,6 +33,7 @@ def design(values, paths=300, assignment="uniform", sequence="bounded", **change
         floor=np.full(paths, 0.1 / models),
         binary=True,
         costs=np.full(models, np.nan),
+        lost=np.zeros(models),
         candidates=models + 1,
     )
     return replace(plain, **changes)

@@ -192,7 +192,13 @@ IMPOSSIBLE = [
     ({"explained": 1.0}, "explained is 1, expected 0 or more, below 1"),
     ({"effect": float("nan")}, "effect is nan, expected a finite number"),
     ({"prices": [0.1]}, "prices is of length 1, expected 3 prices"),
-    ({"speed": 3}, "request is not a plan"),
+    ({"speed": 3}, "speed is no field of a plan, expected one of models, "),
+    ({"models": "two"}, "models is 'two', expected `int | null`"),
+    ({"effect": 1e-12}, "effect is 1e-12, expected at least 1e-09"),
+    ({"delta": 1e-300}, "delta is 1e-300, expected at least 1e-12"),
+    ({"rated": 0.0}, "rated is 0, expected a share"),
+    ({"missing": "never"}, "missing is 'never', expected 'worst-case' or a number"),
+    ({"missing": 2.0}, "missing is 2, expected 'worst-case', or 0 to 1"),
 ]
 
 

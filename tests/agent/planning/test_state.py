@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,8 @@ STEPS = ((300, [0.4, 0.1, 0.5]), (200, [0.02, 0.9, 0.08]), (500, [0.6, 0.3, 0.1]
 RATE = 0.4
 
 
-def both(rewards, seed=1):
-    """The same rows added up one by one and as steps."""
+def both(rewards, seed=1, lost=0.0):
+    """The same rows added up one by one and as steps. lost: share of rewards that never come."""
     rng = np.random.default_rng(seed)
     score, own = ScoreMoments.empty(len(CAPS), 4), RewardMoments.empty(3)
     state = PathState.empty(1, 3, len(CAPS))
@@ -26,7 +28,9 @@ def both(rewards, seed=1):
         randomized = rng.random(count) < RATE
         model = rng.choice(3, size=count, p=pi)
         reward = rewards(rng, model)
-        mu = (own.low + 0.5) / (own.count + 1.0)
+        known = np.random.default_rng(count).random(count) >= lost
+        # The agent's running means are those of the rewards that came.
+        mu = (own.low + 0.5) / (own.count - (own.high - own.low) + 1.0)
         rows = Rows.of(
             np.full(count, RATE),
             np.repeat(np.array([pi]), count, axis=0),
@@ -35,27 +39,35 @@ def both(rewards, seed=1):
             np.zeros(count, dtype=int),
             np.full((count, 3), np.nan),
             reward,
-            np.ones(count, dtype=bool),
+            known,
         )
         tuning = Tuning(np.array([*mu, 0.5]), np.zeros(4))
         score.update(rows, tuning, score.centres(), CAPS)
-        own.update(own.centres(), model[randomized], reward[randomized], reward[randomized])
-        drawn = [reward[randomized & (model == m)] for m in range(3)]
-        off = np.array([[(each - v).sum() for each, v in zip(drawn, VALUES, strict=True)]])
-        state.step(
-            Draws(
+        own.update(own.centres(), model[randomized], rows.low[randomized], rows.high[randomized])
+
+        def drawn(ends, values, model=model, randomized=randomized, count=count, known=known):
+            each = [ends[randomized & (model == m)] for m in range(3)]
+            off = [[(part - v).sum() for part, v in zip(each, values, strict=True)]]
+            squares = [[((part - v) ** 2).sum() for part, v in zip(each, values, strict=True)]]
+            return Draws(
                 rows=np.array([float(count)]),
-                count=np.array([[float(len(each)) for each in drawn]]),
-                total=np.array([[each.sum() for each in drawn]]),
-                scatter=np.array(
-                    [[((each - v) ** 2).sum() for each, v in zip(drawn, VALUES, strict=True)]]
-                ),
-                residual=off,
+                values=values[None, :],
+                count=np.array([[float(len(part)) for part in each]]),
+                total=np.array([[part.sum() for part in each]]),
+                scatter=np.array(squares),
+                residual=np.array(off),
                 unexplained=np.ones(1),
-            ),
-            chance[None, :],
-            VALUES[None, :],
-            np.array(CAPS)[:, None],
+                lost=np.array(
+                    [[float((~known)[randomized & (model == m)].sum()) for m in range(3)]]
+                ),
+            )
+
+        low, high = (
+            drawn(rows.low, VALUES * (1 - lost)),
+            drawn(rows.high, VALUES * (1 - lost) + lost),
+        )
+        state.step(
+            replace(low, high=high) if lost else low, chance[None, :], np.array(CAPS)[:, None]
         )
     return score, own, state
 
@@ -68,9 +80,10 @@ def graded(rng, model):
     return rng.beta(5 * VALUES[model], 5 * (1 - VALUES[model]))
 
 
+@pytest.mark.parametrize("lost", [0.0, 0.3])
 @pytest.mark.parametrize("rewards", [binary, graded])
-def test_steps_add_up_to_the_sums_of_single_rows(rewards):
-    score, own, state = both(rewards)
+def test_steps_add_up_to_the_sums_of_single_rows(rewards, lost):
+    score, own, state = both(rewards, lost=lost)
     for sums, ends in ((state.ends, "{}"), (state.end_squares, "{}_squares")):
         for mine, side in zip(sums[:, :, 0], ("low", "high"), strict=True):
             name = ends.format(side)
@@ -81,7 +94,10 @@ def test_steps_add_up_to_the_sums_of_single_rows(rewards):
     np.testing.assert_allclose(state.cross[:, 0][:, off], cross[:, off], rtol=1e-9)
     np.testing.assert_allclose(state.count[0], own.count)
     np.testing.assert_allclose(state.total[0], own.low)
-    np.testing.assert_allclose(state.own[0], own.low_squares, rtol=1e-9)
+    np.testing.assert_allclose(state.lost[0], own.high - own.low, atol=1e-9)
+    np.testing.assert_allclose(state.mean_ends()[1][0], own.high / own.count)
+    np.testing.assert_allclose(state.rarer()[0], own.rarer().min())
+    np.testing.assert_allclose(state.own[:, 0], [own.low_squares, own.high_squares], rtol=1e-9)
 
 
 def test_plain_moments_are_those_of_the_rewards():
@@ -105,7 +121,7 @@ def test_taking_paths_keeps_their_sums():
     doubled = state.take(np.array([0, 0]))
     assert doubled.cross.shape == (3, 2, 3, 3)
     np.testing.assert_array_equal(doubled.ends[:, :, 1], state.ends[:, :, 0])
-    np.testing.assert_array_equal(doubled.own[1], state.own[0])
+    np.testing.assert_array_equal(doubled.own[:, 1], state.own[:, 0])
 
 
 def test_a_prediction_takes_its_share_out_of_the_squares():
@@ -118,8 +134,8 @@ def test_a_prediction_takes_its_share_out_of_the_squares():
         state.count += 1e6
         state.total += 1e6 * VALUES
         zero = np.zeros((1, 3))
-        draws = Draws(rows, count, count * VALUES, scatter, left, zero)
-        state.step(draws, np.full((1, 3), 0.1), VALUES[None, :], np.array(CAPS)[:, None])
+        draws = Draws(rows, VALUES[None, :], count, count * VALUES, scatter, left, zero)
+        state.step(draws, np.full((1, 3), 0.1), np.array(CAPS)[:, None])
         paths, a, b = np.array([0]), np.array([0]), np.array([1])
         return [state.contrast(cap, paths, a, b)[1][0] for cap in range(3)]
 

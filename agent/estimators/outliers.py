@@ -1,0 +1,188 @@
+"""Moments without the groups in which a value far off drowns all others.
+
+Sums of squares hold 16 digits and a least-squares fit follows its largest value: one row of 1e6
+among features of 1 to 100 takes the slope of that feature, and with it what the models differ by,
+to nothing, and one of 1e12 takes the digits too; answers stay finite and their errors small.
+Moments are kept per group of units (of contexts in SIM), so such a row spoils one group of twenty.
+The others are left, and whoever reads the estimate is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from equipoise.agent.moments.additive import Additive
+from equipoise.agent.moments.scorer import ScorerMoments
+from equipoise.agent.moments.state import Moments
+from equipoise.store.batches import Flags, Floats
+
+M = TypeVar("M", bound=Additive)
+
+FAR = 100.0
+"""Typical spreads by which a value must be off, as far as the spread of its group tells."""
+DOMINANT = 20.0
+"""Times the scatter of all other groups together that its group must hold."""
+REPLAY = 25.0
+"""Both are so many times more in SIM, whose mean is what is asked for: leaving out large values
+moves it, and as long as they are kept the jackknife over contexts shows what they do."""
+MOST = 0.25
+"""Share of the groups that may be left out; where more are far off, nothing can be told."""
+FEWEST = 5
+"""Groups with rows from which one of them can be told to be far off."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """groups: how many of `present` are left out of `source`; feature: position in phi without
+    its intercept of the one that is farthest off."""
+
+    source: str
+    groups: int
+    present: int
+    feature: int
+
+    @property
+    def too_many(self) -> bool:
+        """Whether so many are far off that what is left says nothing."""
+        return self.groups > MOST * self.present
+
+    def sentence(self, features: Sequence[str]) -> str:
+        """For people. features: (p - 1,) names."""
+        name = features[self.feature] if self.feature < len(features) else "a feature"
+        verb = "holds" if self.groups == 1 else "hold"
+        return (
+            f"{self.groups} of {self.present} groups of {self.source} {verb} a value of {name} so "
+            f"far off that nothing else counts beside it"
+        )
+
+
+def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
+    """The moments with groups far off emptied, and what was left out.
+
+    The moments themselves, not a copy, where nothing is. EXP rows of a group leave the sums of
+    rewards per model too (`arms`), whose corrections rest on the same features; `ipw`, which looks
+    at none, is for the caller to give the whole.
+    """
+    found: list[LeftOut] = []
+    groups = moments.dimensions.groups
+    # Infinite sums are far off like any others.
+    with np.errstate(all="ignore"):
+        obs = _far_rows(moments.obs, "logged requests", found)
+        exp = _far_rows(moments.exp, "randomized requests", found)
+        exp |= _far_arms(moments, exp, found)
+        contexts = _far_contexts(moments, found)
+    if not found:
+        return moments, ()
+    sources = np.concatenate([obs, exp, exp])
+    assert len(sources) == 3 * groups
+    sound = replace(
+        moments,
+        scorers=_emptied(moments.scorers, sources),
+        arms=_emptied(moments.arms, exp),
+        simulation=_emptied(moments.simulation, contexts),
+    )
+    return sound, tuple(found)
+
+
+def _far_rows(source: ScorerMoments, name: str, found: list[LeftOut]) -> Flags:
+    weight = source.weight.sum(axis=1)
+    count = source.count.sum(axis=1)
+    # Rewards have a declared range: only features can be far off.
+    own = np.diagonal(source.scatter, axis1=-2, axis2=-1)[:, :-1]
+    variance = own / np.maximum(weight, 1e-300)[:, None]
+    square, typical = _squares(count, source.centre[:, :-1], variance)
+    return _far(name, count, square, typical, 1.0, found)
+
+
+def _far_arms(moments: Moments, known: Flags, found: list[LeftOut]) -> Flags:
+    """Groups in which the features behind rewards without outputs are far off: by their means,
+    in units of the spread of EXP rows that have outputs."""
+    arms, d = moments.arms, moments.dimensions.context
+    exp = moments.exp
+    weight = arms.live_weight.sum(axis=1)
+    count = np.where(weight > 0, arms.count.sum(axis=1), 0.0)
+    mean = arms.live_sum.sum(axis=1) / np.maximum(weight, 1e-300)[:, None]
+    rows = exp.count.sum(axis=1)
+    own = np.diagonal(exp.scatter, axis1=-2, axis2=-1)[:, :d]
+    variance = own / np.maximum(exp.weight.sum(axis=1), 1e-300)[:, None]
+    _, typical = _squares(rows, exp.centre[:, :d], variance)
+    centre = _median(mean, count > 0)
+    square = count[:, None] * (mean - centre) ** 2
+    more: list[LeftOut] = []
+    far = _far("randomized requests", count, square, typical, 1.0, more) & ~known
+    if far.any() and not any(each.source == "randomized requests" for each in found):
+        found += more
+    return far
+
+
+def _far_contexts(moments: Moments, found: list[LeftOut]) -> Flags:
+    simulation = moments.simulation
+    far: Flags = np.zeros(moments.dimensions.groups, dtype=bool)
+    worst: LeftOut | None = None
+    for model in range(moments.dimensions.models):
+        count = simulation.count[:, model]
+        own = np.diagonal(simulation.scatter[:, model], axis1=-2, axis2=-1)
+        variance = own / np.maximum(count, 1.0)[:, None]
+        square, typical = _squares(count, simulation.mean[:, model], variance)
+        more: list[LeftOut] = []
+        far |= _far("replayed contexts", count, square, typical, REPLAY, more)
+        worst = more[0] if more else worst
+    if worst is not None:
+        present = int((simulation.count.sum(axis=1) > 0).sum())
+        found.append(replace(worst, groups=int(far.sum()), present=present))
+    return far
+
+
+def _squares(count: Floats, mean: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """(G, F) mean square of each feature around the median of the groups, and (F,) its typical
+    size among groups where it varies; NaN where it never does."""
+    present = count > 0
+    square = variance + (mean - _median(mean, present)) ** 2
+    varies = present[:, None] & (square > 0)
+    known = np.where(varies & np.isfinite(square), square, np.nan)
+    typical = np.full(square.shape[1], np.nan)
+    some = varies.any(axis=0) & np.isfinite(known).any(axis=0)
+    typical[some] = np.nanmedian(known[:, some], axis=0)
+    return square, typical
+
+
+def _far(
+    name: str,
+    count: Floats,
+    square: Floats,
+    typical: Floats,
+    times: float,
+    found: list[LeftOut],
+) -> Flags:
+    present = int((count > 0).sum())
+    if present < FEWEST:
+        return np.zeros(len(count), dtype=bool)
+    ratio = square / typical
+    beyond = (ratio > times * DOMINANT * present) & (ratio * count[:, None] > (times * FAR) ** 2)
+    beyond = (beyond | ~np.isfinite(square)) & (count > 0)[:, None]
+    far: Flags = np.asarray(beyond.any(axis=1))
+    if far.any():
+        feature = int(np.argmax(np.where(beyond, ratio, -1.0).max(axis=0)))
+        found.append(LeftOut(name, int(far.sum()), present, feature))
+    return far
+
+
+def _median(mean: Floats, present: Flags) -> Floats:
+    """(F,) median of the groups that have rows; 0 where none has."""
+    if not present.any():
+        return np.zeros(mean.shape[1])
+    return np.asarray(np.median(mean[present], axis=0))
+
+
+def _emptied(part: M, far: Flags) -> M:
+    """A copy without the rows of some groups."""
+    if not far.any():
+        return part
+    sound = part.copy()
+    for array in sound.arrays().values():
+        array[far] = 0.0
+    return sound

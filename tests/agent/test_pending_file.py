@@ -1,0 +1,137 @@
+"""Open decisions in a file: the same rows, the same bytes, and memory that is given back."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.moments.codec import decode
+from equipoise.agent.pending import Pending
+from equipoise.store.batches import DecisionBatch
+from equipoise.store.memory import MemoryStore
+from equipoise.store.sqlite import SqliteStore
+from tests.agent.traffic import KEY, Traffic, config
+
+
+def batch(first: int, count: int, rng: np.random.Generator) -> DecisionBatch:
+    return DecisionBatch(
+        number=np.arange(first, first + count),
+        unit=rng.integers(0, 99, count),
+        context=np.full(count, -1),
+        at=rng.random(count),
+        x=rng.random((count, 3)),
+        routed=rng.integers(0, 2, count),
+        rate=rng.random(count),
+        probabilities=np.full((count, 2), 0.5),
+        uniform=rng.random(count),
+        model=rng.integers(0, 2, count),
+        randomized=np.ones(count, dtype=bool),
+        capped=np.zeros(count, dtype=bool),
+        rule_id="r",
+        era=0,
+    )
+
+
+def filled(table: Pending, rounds: int) -> Pending:
+    """Decisions, of which the older half is closed and leaves now and then."""
+    rng = np.random.default_rng(5)
+    every = np.ones(2, dtype=bool)
+    for _ in range(rounds):
+        table.insert(batch(table.next, 700, rng), 0, 0.01, table.next - 2000, every)
+        done = max(table.size - 9000, 0)
+        table.folded[:done] = table.has_reward[:done] = True
+        table.reward[: table.size] += 1.0
+        table.release()
+    return table
+
+
+def test_a_table_in_a_file_holds_what_one_in_memory_holds(tmp_path: Path) -> None:
+    plain = filled(Pending(3, 2, 2), 40)
+    filed = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 40)
+    assert filed.in_file
+    assert not plain.in_file
+    assert (filed.base, filed.size) == (plain.base, plain.size)
+    assert plain.base > 0
+    for name, column in plain.arrays(plain.base).items():
+        np.testing.assert_array_equal(filed.arrays(filed.base)[name], column, err_msg=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_finds_no_room_leaves_the_table_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    plain = filled(Pending(3, 2, 2), 20)
+    other = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 20)
+    assert not other.in_file
+    for name, column in plain.arrays(plain.base).items():
+        np.testing.assert_array_equal(other.arrays(other.base)[name], column, err_msg=name)
+
+
+def resident() -> int:
+    """Bytes."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def test_memory_follows_the_budget_and_not_the_decisions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    table = Pending(50, 50, 2, most_bytes=1 << 20, folder=tmp_path)
+    every = np.ones(2, dtype=bool)
+    before = resident()
+    for _ in range(100):
+        table.insert(batch_of(table.next, 2000, rng), 0, 0.01, 0, every)
+        table.release()
+    assert table.size * table.row_bytes > 150e6
+    assert resident() - before < 60e6
+
+
+def batch_of(first: int, count: int, rng: np.random.Generator) -> DecisionBatch:
+    made = batch(first, count, rng)
+    return DecisionBatch(
+        **{
+            **{name: getattr(made, name) for name in made.__dataclass_fields__},
+            "x": rng.random((count, 50)),
+        }
+    )
+
+
+def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
+    tmp_path: Path,
+) -> None:
+    """Rewards of every third row only, so that most rows stay open; through a restart too."""
+    states = []
+    for name, most in (("plain", None), ("file", 1 << 16)):
+        with SqliteStore(tmp_path / f"{name}.db") as store:
+            agent = Agent(config(), store, KEY, open_bytes=most)
+            traffic = Traffic(np.random.default_rng(3))
+            for number in range(40):
+                made = agent.decide(traffic.requests(200))
+                if number % 3 == 0:
+                    agent.observe(traffic.outcomes(made))
+            assert agent.fold.pending.in_file is (most is not None)
+            state = agent.fold.to_bytes()
+            file = io.BytesIO()
+            assert agent.fold.write(file) == len(state)
+            assert file.getvalue() == state
+            agent.checkpoint()
+            again = Agent(config(), store, None, open_bytes=most)
+            assert again.fold.to_bytes() == state
+            states.append(state)
+    assert states[0] == states[1]
+    assert decode(states[0])[0]["pending.rate"].shape[0] > 4096
+
+
+def test_a_store_without_a_path_keeps_the_table_in_memory() -> None:
+    agent = Agent(config(), MemoryStore(), KEY, open_bytes=1)
+    agent.decide(Traffic(np.random.default_rng(3)).requests(9000))
+    assert not agent.fold.pending.in_file
