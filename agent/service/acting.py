@@ -9,7 +9,7 @@ import msgspec
 
 from equipoise.agent.agent import Accepted
 from equipoise.agent.planning.request import PlanRequest
-from equipoise.agent.service.analysis import AnalysisError
+from equipoise.agent.service.asking import AnalysisError
 from equipoise.agent.service.bulk import Bulk
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call

@@ -1,64 +1,47 @@
-"""The daemon's end of the analyst: asks, waits without blocking, starts it again when it dies.
+"""What the daemon asks its analysts, of which there are two.
 
-There are two of them. One answers what the daemon itself needs: the next rule, checks, checkpoints.
-The other, which is there only while somebody asks, answers what clients ask beyond that: plans, and
-families that nobody decides by. So no question of a client holds up a refresh.
+One answers what the daemon itself needs: the next rule, checks, checkpoints. The other, which is
+there only while somebody asks, answers what clients ask beyond that: plans, and families that
+nobody decides by. So no question of a client holds up a refresh.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import glob
 import mmap
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
-
-import msgspec
+from typing import Any, TypeVar
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst import (
-    HEADER,
     Answer,
     Ask,
-    Doing,
-    Failure,
     Foresee,
     Foreseen,
-    Open,
     Plan,
     Planned,
-    Question,
     Reply,
     Save,
     State,
 )
+from equipoise.agent.service.asking import AnalysisError, Analyst, Asked, CrowdedError, WorkError
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Report
-from equipoise.agent.service.restarts import ALARM, Restarts
 from equipoise.store.batches import Buffer
-from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
-from equipoise.store.records import Alert, RuleRecord
+from equipoise.store.records import RuleRecord
 
-Asked: TypeAlias = Ask | Save | Plan | Foresee
 T = TypeVar("T")
 
-SETTLE_SECONDS = 5.0
-"""How long a report may wait for SQLite to hold the newest rows; then it goes without them."""
-OPEN_SECONDS = 3600.0
-"""How long an analyst may take to read a log from its beginning."""
 READ_SECONDS = 30.0
 """How long a client waits for a report that is not there yet."""
-CLOSE_SECONDS = 2.0
 IDLE_SECONDS = 300.0
 """After so long without a question the analyst of clients ends."""
 MOST_WAITING = 8
@@ -66,9 +49,6 @@ MOST_WAITING = 8
 RESTS = 4.0
 MOST_REST_SECONDS = 2.0
 """Reports that clients ask for follow each other after so many times what the last one took."""
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
 STATE = ".state-"
 """Between the store's name and that of a state on its way."""
 MAPPED_BYTES = 8 << 20
@@ -80,224 +60,6 @@ class Saved:
 
     seq: int
     state: Buffer
-
-
-class AnalysisError(RuntimeError):
-    """The analyst did not answer; what was known before stays in force."""
-
-
-class CrowdedError(AnalysisError):
-    """Too many ask at once."""
-
-
-class Analyst:
-    """One process: who asks waits for `turn`, then for the answer.
-
-    seconds: how long a question may take. open_bytes: of memory that it may keep open decisions in.
-    figures: where failures are counted, and alerts kept; None for nowhere.
-    """
-
-    def __init__(
-        self,
-        agent: Agent,
-        store: JournaledStore,
-        log: Log,
-        seconds: float,
-        open_bytes: int | None = None,
-        figures: Figures | None = None,
-    ) -> None:
-        self._agent = agent
-        self._store = store
-        self._log = log
-        self._seconds = seconds
-        self._open_bytes = open_bytes
-        self._counted = figures
-        self._restarts = Restarts()
-        self._doing = ""
-        self.turn = asyncio.Lock()
-        self._process: asyncio.subprocess.Process | None = None
-        self._adopted: list[RuleRecord] = []
-        self._asked_at: float | None = None
-        self._patience = seconds
-        self._decode = msgspec.msgpack.Decoder(Reply).decode
-
-    @property
-    def silent_seconds(self) -> float:
-        """For how long it has owed an answer."""
-        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
-
-    def forget(self) -> None:
-        """Let the process go, as one that knows an older configuration; the next question starts
-        another."""
-        process, self._process = self._process, None
-        self._restarts = Restarts()
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-
-    def adopt(self, record: RuleRecord) -> None:
-        """Tell the analyst, when it is asked next, of a rule that it does not know."""
-        if self._process is not None:
-            self._adopted.append(record)
-
-    async def start(self) -> None:
-        """Start the process; the first question would do it too."""
-        async with self.turn:
-            await self._started()
-
-    async def close(self) -> None:
-        """Let the process end."""
-        process, self._process = self._process, None
-        if process is not None:
-            assert process.stdin is not None
-            process.stdin.close()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), CLOSE_SECONDS)
-                return
-            process.kill()
-            await process.wait()
-
-    async def ask(self, kind: type[Asked], *more: Any) -> Reply:
-        """Send a question once everything logged can be read, and wait for the reply.
-
-        To be called in one's turn. Raises AnalysisError.
-        """
-        tag = str(kind.__struct_config__.tag)
-        seconds = self._restarts.wait(tag)
-        if seconds:
-            raise AnalysisError(
-                f"the analyst failed {self._restarts.failures(tag)} times in a row; it is asked "
-                f"again in {seconds:.0f} s"
-            )
-        rows = self._agent.fold.next_seq
-        await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
-        self._doing = ""
-        try:
-            process = await self._started()
-            # A copy: while the analyst works, the list may grow by a rule that it does not hear of.
-            asked = kind(list(self._adopted), len(self._agent.rules), *more)
-            reply = await self._exchange(process, asked, self._seconds)
-        except AnalysisError as error:
-            await self._failed(tag, str(error), self._doing)
-            raise
-        if isinstance(reply, Failure):
-            self._count()
-            await self._end(process)  # the next one begins with what is in the store
-            await self._failed(tag, reply.sentence)
-            raise AnalysisError(reply.sentence)
-        if self._restarts.worked(tag):
-            await self._tell("ok", "The analyst answers again.")
-        del self._adopted[: len(asked.rules)]
-        return reply
-
-    async def _failed(self, kind: str, sentence: str, family: str = "") -> None:
-        """Count a failure, say so, and raise an alarm where it is not the first."""
-        off = set(self._restarts.off)
-        count = self._restarts.failed(kind, family)
-        wait = round(self._restarts.wait(kind), 1)
-        self._log.warning(
-            "analyst-failed",
-            sentence=sentence,
-            asked=kind,
-            in_a_row=count,
-            again_in_seconds=wait,
-            families_off=sorted(self._restarts.off),
-        )
-        if count == ALARM or off != set(self._restarts.off):
-            left = ", ".join(self._restarts.off)
-            without = f" It goes on without {left}." if left else ""
-            await self._tell(
-                "alarm",
-                f"The analyst failed {count} times in a row: {sentence}.{without} Decisions go on "
-                f"under the last rule.",
-            )
-
-    async def _tell(self, status: str, sentence: str) -> None:
-        """Keep an alert about the analyst itself, and log it; that of clients alarms nobody."""
-        if self._counted is None:
-            return
-        self._log.warning("check", check="analyst", status=status)
-        alert = Alert(at=time.time(), check="analyst", status=status, sentence=sentence)
-        with contextlib.suppress(StoreError):
-            await asyncio.to_thread(self._store.put, alert)
-
-    async def _started(self) -> asyncio.subprocess.Process:
-        process = self._process
-        if process is not None and process.returncode is None:
-            return process
-        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "equipoise.agent.service.analyst",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=environment,
-            # Signals of the terminal are for the daemon, which ends the analyst itself.
-            start_new_session=True,
-        )
-        # It reads every rule that is in the store by now.
-        self._adopted.clear()
-        self._process = process
-        question = Open(
-            str(self._store.path),
-            self._agent.config.to_json(),
-            dict(self._restarts.off),
-            self._open_bytes,
-        )
-        reply = await self._exchange(process, question, max(self._seconds, OPEN_SECONDS))
-        if isinstance(reply, Failure):
-            await self.close()
-            raise AnalysisError(reply.sentence)
-        return process
-
-    async def _exchange(
-        self, process: asyncio.subprocess.Process, question: Question, seconds: float
-    ) -> Reply:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        body = msgspec.msgpack.encode(question)
-        self._asked_at, self._patience = time.monotonic(), seconds
-        try:
-            async with asyncio.timeout(seconds):
-                process.stdin.write(HEADER.pack(len(body)) + body)
-                await process.stdin.drain()
-                while True:
-                    header = await process.stdout.readexactly(HEADER.size)
-                    body = await process.stdout.readexactly(HEADER.unpack(header)[0])
-                    reply: Reply = self._decode(body)
-                    if not isinstance(reply, Doing):
-                        return reply
-                    self._doing = reply.family
-        except TimeoutError:  # before OSError, of which it is one
-            self._count()
-            self._log.warning("analyst-hung", seconds=seconds, over=self._doing)
-            await self._end(process)
-            raise AnalysisError(
-                f"the analyst took longer than {seconds:g} seconds; it is started again"
-            ) from None
-        except (OSError, asyncio.IncompleteReadError, msgspec.MsgspecError) as error:
-            self._count()
-            self._log.warning("analyst-died", over=self._doing)
-            await self._end(process)
-            raise AnalysisError("the analyst's process died; it is started again") from error
-        except BaseException:
-            # Cancelled between question and answer: the next question would get this answer.
-            await self._end(process)
-            raise
-        finally:
-            self._asked_at = None
-
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        if self._process is process:
-            self._process = None
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-    def _count(self) -> None:
-        if self._counted is not None:
-            self._counted.refresh_failures += 1
 
 
 class Analysis(Analyst):
@@ -316,13 +78,15 @@ class Analysis(Analyst):
         open_bytes: int | None = None,
         seconds: float = 120.0,
     ) -> None:
-        super().__init__(agent, store, log, seconds, open_bytes, figures)
+        # What one process died or hung over, the other leaves out too.
+        off: dict[str, str] = {}
+        super().__init__(agent, store, log, seconds, open_bytes, off, figures)
         for left in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
             left.unlink(missing_ok=True)  # of a daemon that was killed
         self._figures = figures
         self.newest: Report | None = None
         self.forecast: Forecast | None = None
-        self._clients = Analyst(agent, store, log, seconds, open_bytes)
+        self._clients = Analyst(agent, store, log, seconds, open_bytes, off)
         self._wide: Report | None = None
         self._waiting = 0
         self._idle: asyncio.TimerHandle | None = None
@@ -401,6 +165,7 @@ class Analysis(Analyst):
         return True
 
     def forget(self) -> None:
+        self._off.clear()
         super().forget()
         self._clients.forget()
 
@@ -429,7 +194,7 @@ class Analysis(Analyst):
                 mapped = mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ)
                 return Saved(reply.seq, mapped)
         except OSError as error:
-            raise AnalysisError(f"no file for a state beside the store: {error}") from error
+            raise WorkError(f"no file for a state beside the store: {error}") from error
 
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.
@@ -461,7 +226,7 @@ class Analysis(Analyst):
         self.abandon()
         if self._idle is not None:
             self._idle.cancel()
-        self._clients.forget()
+        self._clients.release()
         for task in self._reads:
             task.cancel()
         await asyncio.gather(*self._reads, return_exceptions=True)
@@ -475,6 +240,8 @@ class Analysis(Analyst):
             and known.log_rows >= rows
             # An era that was opened since has no row yet, and still is another answer.
             and known.estimates.era == self._agent.rule.era
+            # So is one without a family that cost an analyst its life since.
+            and known.off == list(self._off)
             and known.recommendations.keys() >= set(families)
         )
 
@@ -491,7 +258,7 @@ class Analysis(Analyst):
             self._rest_later()
             return reply.report
 
-    async def _of_clients(self, kind: type[Asked], *more: Any) -> Reply:
+    async def _of_clients(self, kind: Asked, *more: Any) -> Reply:
         if self._waiting >= MOST_WAITING:
             raise CrowdedError("too many questions wait for the analyst")
         self._waiting += 1
@@ -510,7 +277,7 @@ class Analysis(Analyst):
 
     def _rest(self) -> None:
         if not self._clients.turn.locked():
-            self._clients.forget()
+            self._clients.release()
 
     async def _awaited(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
         """What the work returns, unless it takes too long or the daemon stops; then it goes on by

@@ -31,48 +31,45 @@ HEADER = struct.Struct("<I")
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """The first message: what to follow. off: families not to be computed, and why. open_bytes:
-    of memory for open decisions."""
+    """The first message: what to follow. open_bytes: of memory for open decisions."""
 
     store: str
     config: str
-    off: dict[str, str] = {}
     open_bytes: int | None = None
 
 
-class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Follow the log and report. rules: those adopted since the last message, in order; known:
-    how many the daemon knows in all, for a state that numbers them otherwise is of no use."""
+class _Following(msgspec.Struct, frozen=True):
+    """rules: those adopted since the last message, in order; known: how many the daemon knows in
+    all, for a state that numbers them otherwise is of no use. off: families that are not to be
+    computed, and why."""
 
     rules: list[RuleRecord]
     known: int
+    off: dict[str, str]
+
+
+class Ask(_Following, frozen=True, tag="ask"):
+    """Follow the log and report."""
+
     families: list[str]
 
 
-class Save(msgspec.Struct, frozen=True, tag="save"):
-    """Follow the log and write the whole state to a file that is there. rules, known: as in
-    `Ask`."""
+class Save(_Following, frozen=True, tag="save"):
+    """Follow the log and write the whole state to a file that is there."""
 
-    rules: list[RuleRecord]
-    known: int
     path: str
 
 
-class Plan(msgspec.Struct, frozen=True, tag="plan"):
+class Plan(_Following, frozen=True, tag="plan"):
     """Follow the log and plan: from what the experiment knows, or from numbers alone. data: the
-    fields of a request to the planner, as JSON. rules, known: as in `Ask`."""
+    fields of a request to the planner, as JSON."""
 
-    rules: list[RuleRecord]
-    known: int
     data: bytes
     live: bool
 
 
-class Foresee(msgspec.Struct, frozen=True, tag="foresee"):
-    """Follow the log and say when it will be decided. rules, known: as in `Ask`."""
-
-    rules: list[RuleRecord]
-    known: int
+class Foresee(_Following, frozen=True, tag="foresee"):
+    """Follow the log and say when it will be decided."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -108,7 +105,7 @@ class Foreseen(msgspec.Struct, frozen=True, tag="foreseen"):
 
 class Doing(msgspec.Struct, frozen=True, tag="doing"):
     """Ahead of an answer: the family that is computed next, "" once all are. If the process dies
-    now, it died over that."""
+    or hangs now, it does so over that."""
 
     family: str
 
@@ -164,10 +161,11 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     None,
                     open_bytes=question.open_bytes,
                 )
-                agent.off, agent.before = question.off, lambda family: send(Doing(family))
+                agent.before = lambda family: send(Doing(family))
                 reply = Answer(time.perf_counter() - start)
             else:
                 assert agent is not None
+                agent.off = question.off
                 for record in question.rules:
                     agent.learn(record)
                 if len(agent.rules) != question.known:

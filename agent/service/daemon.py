@@ -21,7 +21,8 @@ from equipoise.agent.gateway import Gateway
 from equipoise.agent.monitors.actions import Consequence
 from equipoise.agent.review import begins_era, carry_out
 from equipoise.agent.service.alerts import Alerts
-from equipoise.agent.service.analysis import Analysis, AnalysisError
+from equipoise.agent.service.analysis import Analysis
+from equipoise.agent.service.asking import AnalysisError
 from equipoise.agent.service.barrier import Barrier
 from equipoise.agent.service.breaker import Breaker
 from equipoise.agent.service.clock import APART_SECONDS, Clock

@@ -12,7 +12,7 @@ import numpy as np
 from equipoise.agent.attempts import UNNAMED, said
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
-from equipoise.agent.service.analysis import AnalysisError, CrowdedError
+from equipoise.agent.service.asking import AnalysisError, CrowdedError, WorkError
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call
 from equipoise.agent.service.problems import Refusal, problem, refuse
@@ -130,10 +130,11 @@ class Reading:
 
 
 def unanswered(error: AnalysisError) -> Refusal:
-    """What a client gets that the analyst gave no answer."""
+    """What a client gets whom the analyst gave no answer."""
     if isinstance(error, CrowdedError):
         return Refusal(problem(429, str(error), retry_after=5.0))
-    return Refusal(problem(503, f"no answer from the analyst: {error}", retry_after=2.0))
+    why = "its work failed" if isinstance(error, WorkError) else str(error)
+    return Refusal(problem(503, f"no answer from the analyst: {why}", retry_after=2.0))
 
 
 def _families(call: Call) -> list[str]:

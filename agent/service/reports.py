@@ -60,7 +60,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
     recommendations: by family; those asked for, the configured one among them.
-    rule: what the policy would freeze next. due: what alarms ask for.
+    rule: what the policy would freeze next. due: what alarms ask for. off: families that were not
+    to be computed.
     """
 
     log_rows: int
@@ -70,6 +71,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: ChecksAnswer
     rule: RuleRecord
     due: list[Due] = []
+    off: list[str] = []
 
 
 def report(agent: Agent, families: Sequence[str], at: float) -> Report:
@@ -99,6 +101,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
             Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in due
         ],
+        off=list(agent.off),
     )
 
 

@@ -17,15 +17,18 @@ class Restarts:
     """Failures in a row, by kind of question: one that fails must not keep the others waiting.
 
     The first is tried again at once, each later one after twice as long. off: families the process
-    died over, with the reason; they stay off until the daemon or the configuration starts anew.
+    died or hung over, with the reason; they stay off until the daemon or the configuration starts
+    anew. One that is given is added to: two processes leave out the same.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, off: dict[str, str] | None = None
+    ) -> None:
         self._clock = clock
         self._failures: dict[str, int] = {}
         self._until: dict[str, float] = {}
-        self._deaths: dict[str, int] = {}
-        self.off: dict[str, str] = {}
+        self._deaths: dict[str, list[str]] = {}
+        self.off: dict[str, str] = {} if off is None else off
 
     def wait(self, kind: str) -> float:
         """Seconds until this kind of question may be asked again."""
@@ -35,17 +38,19 @@ class Restarts:
         """Failures in a row of this kind of question."""
         return self._failures.get(kind, 0)
 
-    def failed(self, kind: str, family: str = "") -> int:
+    def failed(self, kind: str, family: str = "", how: str = "died") -> int:
         """Count a failure; how many there are in a row. family: being computed when the process
-        died."""
+        died, or hung and was ended."""
         count = self._failures[kind] = self.failures(kind) + 1
         if count > 1:
             seconds = min(2.0 ** min(count - 2, 20), LONGEST_SECONDS)
             self._until[kind] = self._clock() + seconds
         if family:
-            self._deaths[family] = self._deaths.get(family, 0) + 1
-            if self._deaths[family] >= DEATHS and family not in self.off:
-                self.off[family] = f"the analyst died {DEATHS} times in a row over it"
+            deaths = self._deaths.setdefault(family, [])
+            deaths.append(how)
+            if len(deaths) >= DEATHS and family not in self.off:
+                ends = " or ".join(sorted(set(deaths)))
+                self.off[family] = f"the analyst {ends} {DEATHS} times in a row over it"
                 # Without it the next try may well succeed.
                 self._until.pop(kind, None)
         return count

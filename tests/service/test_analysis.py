@@ -21,8 +21,8 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.keyfile import write_key
-from equipoise.agent.service.analysis import MOST_WAITING, AnalysisError, CrowdedError
-from equipoise.agent.service.analyst import State
+from equipoise.agent.service.analysis import MOST_WAITING, Saved
+from equipoise.agent.service.asking import AnalysisError, CrowdedError
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.reports import Due, report
@@ -308,7 +308,7 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
         alarmed = msgspec.structs.replace(made, due=due)
         state = daemon.analysis.state
 
-        async def counted() -> State:
+        async def counted() -> Saved:
             states.append(agent.fold.next_seq)
             return await state()
 
