@@ -38,8 +38,11 @@ AT_ONCE = 100  # outcomes or observations in one request of the delivery
 DELIVERY_SECONDS = 2.0  # time-out of the delivery, for which nobody waits
 PATIENCE = 3  # failures in a row after which the daemon is asked only once per REST_SECONDS
 REST_SECONDS = 0.5
+REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by their request_id
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
-PARTS = frozenset({"served", "attempt", "delivered", "outputs", "reward", "metrics"})
+PARTS = frozenset(
+    {"served", "attempt", "delivered", "outputs", "reward", "metrics", "outcome_token"}
+)
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
 Body: TypeAlias = dict[str, Any]
@@ -48,7 +51,8 @@ Body: TypeAlias = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What to serve. reason: why the daemon did not decide, "" where it did; then decision_id and
-    propensity, the probability with which `model` was served, are known."""
+    propensity, the probability with which `model` was served, are known, and outcome_token: keep it
+    where another process will report the reward."""
 
     request_id: str
     model: str
@@ -57,6 +61,7 @@ class Choice:
     propensity: float | None = None
     decision_id: str | None = None
     reason: str = ""
+    outcome_token: str | None = None
 
 
 @dataclass(slots=True)
@@ -140,12 +145,18 @@ class Client:
         Parts: outputs, which come with the response ({} where none are configured); reward, which
         may come later; metrics; served, the model that answered where it is another than the chosen
         one; attempt; delivered, False where the chosen model was never tried. Each counts once.
+        outcome_token, as in the choice, only where neither the choice is given nor this client made
+        it, or 100,000 choices ago.
         Raises TypeError for another part, and nothing else.
         """
         if not parts.keys() <= PARTS:
             raise TypeError(f"{parts.keys() - PARTS} is no part of an outcome: {sorted(PARTS)}")
         name = request.request_id if isinstance(request, Choice) else request
         try:
+            given = request.outcome_token if isinstance(request, Choice) else None
+            token = parts.pop("outcome_token", None) or given or self._tokens.get(name)
+            if token is not None:
+                parts["outcome_token"] = token
             body = json.loads(_dumps({**parts, "request_id": name}))  # may change after we return
             self._start_after_fork()
             with self._changed:
@@ -156,7 +167,7 @@ class Client:
                 call.parts |= body
                 if call.parts.keys() >= {"outputs", "reward"}:
                     del self._fallbacks[name]
-                    late = _Item(call.undelivered(), call)
+                    late = _Item(call.undelivered(), call, asked=call.asked)
                     self._put(late if call.logged else call.observation())
         except Exception:
             self.counters.refused += 1
@@ -188,6 +199,7 @@ class Client:
         self._idle: deque[HTTPConnection] = deque()
         self._items: deque[_Item] = deque()
         self._fallbacks: OrderedDict[str, _Call] = OrderedDict()
+        self._tokens: OrderedDict[str, str] = OrderedDict()
         self._changed: threading.Condition = threading.Condition()
         self._threads: ThreadPoolExecutor = ThreadPoolExecutor(MOST_THREADS, "equipoise")
         threading.Thread(target=self._deliver_forever, name="equipoise", daemon=True).start()
@@ -216,9 +228,15 @@ class Client:
             if answer["decision_id"] is None:
                 raise _Failure(str(answer["reason"]), logged=False)
             drawn = bool(answer["randomized"]), float(answer["propensity"]), answer["decision_id"]
-            choice = Choice(name, str(answer["model"]), routed, *drawn)
-        except (KeyError, TypeError, ValueError):
+            token = answer.get("outcome_token")  # an older daemon has none
+            choice = Choice(name, str(answer["model"]), routed, *drawn, outcome_token=token)
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise _Failure("garbage") from None
+        if isinstance(token, str):
+            with self._changed:
+                self._tokens[name] = token
+                if len(self._tokens) > REMEMBERED:
+                    self._tokens.popitem(last=False)
         self._failures = 0
         self.counters.decided += 1
         return choice
@@ -238,7 +256,7 @@ class Client:
                 call.give_up(error.logged)
                 self._fallbacks[name] = call
                 if call.logged:
-                    self._put(_Item(call.undelivered()))
+                    self._put(_Item(call.undelivered(), asked=call.asked))
                 if len(self._fallbacks) > self._buffer:
                     self._fallbacks.popitem(last=False)
                     self.counters.incomplete += 1
@@ -275,6 +293,8 @@ class Client:
 
     def _deliver(self, batch: list[_Item]) -> bool:
         """Whether the daemon answered; what it did not take in is back in the buffer."""
+        if not self._find_tokens(batch):
+            return False
         rows, lines = batch[0].row, [_dumps(item.body) for item in batch]
         path, name = ("/v1/observations", "rejects") if rows else ("/v1/outcomes", "rejected")
         text = b"\n".join(lines) if rows else b"[" + b",".join(lines) + b"]"
@@ -286,10 +306,7 @@ class Client:
                 {each["index"]: each["status"] for each in answer[name]} if status == 200 else {}
             )
         except Exception:
-            with self._changed:
-                self.counters.retries += len(batch)
-                self._items.extendleft(reversed(batch))
-                self._put()
+            self._put_back(batch)
             return False
         if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
             answered = [self._deliver([item]) for item in batch]
@@ -299,9 +316,38 @@ class Client:
                 self._settle(item, refused.get(index, status))
         return True
 
+    def _find_tokens(self, batch: list[_Item]) -> bool:
+        """Ask for the outcome tokens of decisions whose answers never came; whether all were
+        answered. Nothing is decided by that, and where nothing was before the outcome gets a 404,
+        which makes it a row."""
+        for item in batch:
+            if not item.tried or item.asked is None:
+                continue
+            try:
+                body = _dumps({**item.asked, "again": True})
+                status, answer = self._post("/v1/decide", body, DELIVERY_SECONDS)
+                if status == 200:
+                    item.body["outcome_token"] = answer["outcome_token"]
+                elif status in (401, 403, 408, 429) or status >= 500:
+                    raise _Failure(f"status-{status}")
+            except Exception:
+                self._put_back(batch)
+                return False
+            item.asked = None
+        return True
+
+    def _put_back(self, batch: list[_Item]) -> None:
+        with self._changed:
+            self.counters.retries += len(batch)
+            self._items.extendleft(reversed(batch))
+            self._put()
+
     def _settle(self, item: _Item, status: int) -> None:
         if status == 404 and item.call is not None:
             self._put(item.call.observation())
+        elif status == 403 and item.asked is not None and not item.tried:
+            item.tried = True
+            self._put(item)
         elif status != 200:
             self.counters.refused += item.body.keys() != {"request_id", "served", "delivered"}
         elif item.row:
@@ -388,11 +434,14 @@ class _Call:
 
 @dataclass(slots=True)
 class _Item:
-    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404."""
+    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404. asked:
+    a request whose answer never came, with its outcome token; tried: whether that is missed."""
 
     body: Body
     call: _Call | None = None
     row: bool = False
+    asked: Body | None = None
+    tried: bool = False
 
 
 def _dumps(body: Body) -> bytes:

@@ -18,6 +18,7 @@ from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.attempts import FIRST
 from equipoise.agent.clocks import APART_SECONDS, check_against
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
+from equipoise.agent.features.problems import shown_sent
 from equipoise.agent.intake import other_content, stored_row
 from equipoise.agent.keys import text_key
 from equipoise.policies.draw import propensity
@@ -132,10 +133,17 @@ class Gateway:
             at=batch.at.item(),
         )
 
-    def observe(self, outcomes: Sequence[Outcome]) -> Accepted:
+    def observe(
+        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+    ) -> Accepted:
         """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
-        they carry: after their window they are late."""
+        they carry: after their window they are late.
+
+        check: called with the number of each decision before anything is taken; raises to refuse.
+        """
         numbers = self._numbers(outcomes)
+        if check is not None:
+            check(numbers)
         q = self.agent.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
@@ -361,7 +369,8 @@ class Gateway:
             for name, value in metrics.items():
                 if name not in position:
                     known = ", ".join(position) or "none"
-                    raise AgentError(f"metrics: {name!r} is no guardrail; declared are {known}")
+                    sent = shown_sent(name, "name")
+                    raise AgentError(f"metrics: {sent} is no guardrail; declared are {known}")
                 if not math.isfinite(value):
                     raise AgentError(f"metric {name} row {row}: {value} is not a finite number")
                 table[row, position[name]] = value
@@ -376,7 +385,8 @@ class Gateway:
     def _model(self, field: str, name: str) -> int:
         position = self._position.get(name)
         if position is None:
-            raise AgentError(f"{field}: model {name!r} is not one of {', '.join(self._position)}")
+            sent = shown_sent(name, "name")
+            raise AgentError(f"{field}: model {sent} is not one of {', '.join(self._position)}")
         return position
 
     def _models(self, field: str, names: Sequence[str]) -> Ints:

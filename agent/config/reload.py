@@ -40,6 +40,8 @@ NEED_RESTART = (
     "limits",
     "shadow",
     "retention",
+    "names",
+    "outcomes",
 )
 """Keys of `[service]` that keep their value until the next start."""
 

@@ -9,6 +9,9 @@ import numpy as np
 
 LONGEST_SHOWN = 60
 """Characters of a value that a message repeats, so that no message carries a whole prompt."""
+LONGEST_WORD = 16
+"""Characters of a text that came with a row and is repeated; a longer one may be what a user wrote,
+and so may one with a space."""
 MOST_SHOWN = 5
 """Problems of one row that its error lists."""
 
@@ -89,6 +92,14 @@ def shown(value: object) -> str:
     if isinstance(value, Mapping):
         return f"a table of {len(value)}"
     return f"an object of type {type(value).__name__}"
+
+
+def shown_sent(value: object, kind: str = "text") -> str:
+    """As `shown`, for what came with a row: a text is repeated only where it is one short word."""
+    if not isinstance(value, str):
+        return shown(value)
+    plain = len(value) <= LONGEST_WORD and not any(map(str.isspace, value.strip() or " "))
+    return repr(value) if plain or not value else f"a {kind} of {len(value)} characters"
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 
 from equipoise.agent.features.feature import Feature
 from equipoise.agent.features.problems import (
-    LONGEST_SHOWN,
     MOST_SHOWN,
     FeatureError,
     Problem,
     listed,
     shown,
+    shown_sent,
     suggestion,
 )
 from equipoise.agent.features.values import (
@@ -117,7 +117,7 @@ class RowEncoder:
         numbers = plain(row)
         if not isinstance(numbers, list | tuple):
             limit = f"named values, or {self._vector}"
-            raise self._error(at, Problem("", shown(row), limit))
+            raise self._error(at, Problem("", shown_sent(row), limit))
         try:
             append_list(numbers, columns, self._vector, self._limits.tolist())
         except Refused as refused:
@@ -147,8 +147,9 @@ class RowEncoder:
         unknown = [name for name in row if name not in self._features]
         for name in unknown[:MOST_SHOWN]:
             fix = suggestion(name, self._features)
-            key = name if isinstance(name, str) and len(name) <= LONGEST_SHOWN else shown(name)
-            problems.append(Problem(key, shown(row[name]), "no such feature", fix))
+            key = shown_sent(name, "name")
+            key = name if isinstance(name, str) and key == repr(name) else key
+            problems.append(Problem(key, shown_sent(row[name]), "no such feature", fix))
         total = len(problems) + max(0, len(unknown) - MOST_SHOWN)
         return FeatureError(self.side, at, problems, total)
 
@@ -159,8 +160,8 @@ class RowEncoder:
 def _refusal(name: str, value: Any, refused: Refused) -> Problem:
     numbers = plain(value)
     if refused.at is None or not isinstance(numbers, list | tuple):
-        return Problem(name, shown(value), refused.expected)
-    return Problem(f"{name}[{refused.at}]", shown(numbers[refused.at]), refused.expected)
+        return Problem(name, shown_sent(value), refused.expected)
+    return Problem(f"{name}[{refused.at}]", shown_sent(numbers[refused.at]), refused.expected)
 
 
 def _number_problem(name: str, value: object, limit: float) -> Problem | None:
@@ -168,5 +169,5 @@ def _number_problem(name: str, value: object, limit: float) -> Problem | None:
     try:
         append_list([value], [], FINITE, [limit])
     except Refused as refused:
-        return Problem(name, shown(value), refused.expected)
+        return Problem(name, shown_sent(value), refused.expected)
     return None

@@ -14,6 +14,7 @@ from equipoise.agent.service.bulk import Bulk
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call
 from equipoise.agent.service.problems import Refusal, problem, refuse
+from equipoise.agent.service.reading import unanswered
 from equipoise.agent.service.schema import (
     BudgetAnswer,
     BudgetRequest,
@@ -31,14 +32,19 @@ class Acting:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self._most_rejects = daemon.settings.limits.rejects
 
     async def observations(self, call: Call) -> BulkAnswer:
         take = self._taking(self._daemon.gateway.ingest, "observations")
-        return await Bulk(Observation, take).read(call.chunks())
+        return await Bulk(Observation, take, self._daemon.settings.limits.rejects).read(
+            call.chunks()
+        )
 
     async def simulations(self, call: Call) -> BulkAnswer:
         take = self._taking(self._daemon.gateway.simulate, "simulations")
-        return await Bulk(Simulation, take).read(call.chunks())
+        return await Bulk(Simulation, take, self._daemon.settings.limits.rejects).read(
+            call.chunks()
+        )
 
     async def set_budget(self, call: Call) -> BudgetAnswer:
         body = msgspec.json.decode(call.body, type=BudgetRequest)
@@ -58,8 +64,7 @@ class Acting:
             async with daemon.whole():
                 answer = daemon.switches.resume(_reason(call), daemon.clock())
         except AnalysisError as error:
-            document = problem(503, "the analyst is being started again", retry_after=2.0)
-            raise Refusal(document) from error
+            raise unanswered(error) from error
         if daemon.agent.rule.era != era:
             daemon.analysis.adopt(daemon.agent.rule.record(daemon.clock()))
         self._daemon.log.warning("resumed", randomizing=answer.randomizing)
@@ -72,8 +77,7 @@ class Acting:
         try:
             made = await self._daemon.analysis.plan(call.body, live)
         except AnalysisError as error:
-            document = problem(503, "the analyst is being started again", retry_after=2.0)
-            raise Refusal(document) from error
+            raise unanswered(error) from error
         if made.fault:
             self._daemon.log.warning("plan-failed", sentence=made.fault)
             raise Refusal(problem(500, f"the planner failed on this question ({made.fault})"))

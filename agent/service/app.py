@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from equipoise.agent.service import metrics, openapi
 from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.doors import Doors
 from equipoise.agent.service.endpoints import Endpoint, Plain
 from equipoise.agent.service.example import example_request
 from equipoise.agent.service.front import Front
@@ -33,8 +34,10 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
         by_path.setdefault(operation.path, {})[operation.method] = operation
     for plain in (*_plain(daemon, written), *more):
         by_path.setdefault(plain.path, {})["GET"] = plain
+    doors = Doors(tokens, daemon.settings)
+    daemon.hot.rates = doors.rates
     routes = [
-        Route(path, Endpoint(path, daemon, tokens, serves)) for path, serves in by_path.items()
+        Route(path, Endpoint(path, daemon, doors, serves)) for path, serves in by_path.items()
     ]
     hot = {
         "/v1/decide": daemon.hot.decide,
@@ -48,7 +51,7 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
         gentle,
         rest,
         daemon,
-        tokens,
+        doors,
         daemon.settings.limits,
         daemon.figures,
         daemon.log,
@@ -67,8 +70,10 @@ def _plain(daemon: Daemon, document: bytes) -> tuple[Plain, ...]:
         readiness = daemon.readiness()
         return 200 if readiness.ready else 503, msgspec.json.encode(readiness)
 
+    exposition = metrics.Exposition(daemon)
+
     async def scrape() -> tuple[int, bytes]:
-        return 200, metrics.exposition(daemon)
+        return 200, await exposition.read()
 
     async def describe() -> tuple[int, bytes]:
         return 200, document
@@ -77,7 +82,7 @@ def _plain(daemon: Daemon, document: bytes) -> tuple[Plain, ...]:
     return (
         Plain("/healthz", json, healthz, scope=None),
         Plain("/readyz", json, readyz, scope=None),
-        Plain("/metrics", metrics.CONTENT_TYPE, scrape),
+        Plain("/metrics", metrics.CONTENT_TYPE, scrape, weight=1),
         Plain("/openapi.json", json, describe),
     )
 

@@ -29,6 +29,7 @@ class ClientGone(Exception):  # noqa: N818
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
     """The whole body; raises as `chunks`."""
+    _check_length(scope, limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message["body"]
@@ -51,9 +52,7 @@ async def chunks(
     Raises Refusal 413 beyond `limit` bytes, 408 where the body takes longer than `seconds`,
     ClientGone where it breaks off.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise _too_large(limit)
+    _check_length(scope, limit)
     size = 0
     try:
         async with asyncio.timeout(seconds):
@@ -111,6 +110,13 @@ async def respond_problem(
                     message = await receive()
                     more = message["type"] == "http.request" and message.get("more_body", False)
         await send({"type": "http.response.body", "body": b""})
+
+
+def _check_length(scope: Scope, limit: int) -> None:
+    """Refuse what says itself that it is too large, before any of it has come."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_large(limit)
 
 
 def _too_large(limit: int) -> Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, TypeVar
@@ -19,15 +20,24 @@ from equipoise.store.records import Observation, Simulation
 R = TypeVar("R", Observation, Simulation)
 
 ROWS_AT_ONCE = 256
-"""Rows between two looks at other requests: about two milliseconds of work."""
+"""Rows that are taken together: about two milliseconds of work."""
+PIECE = 16_384
+"""Bytes that are cut into lines at once."""
+TURN_SECONDS = 0.0003
+"""Lines are read for so long between two looks at other requests, whatever they are."""
 SHOWN_REJECTS = 100
 LONGEST_LINE = 1 << 20
 
 
 class Bulk(Generic[R]):
-    """One bulk body. take: takes records all or none, and says what became of them."""
+    """One bulk body. take: takes records all or none, and says what became of them. most_rejects:
+    refused lines after which the rest is not read."""
 
-    def __init__(self, kind: type[R], take: Callable[[Sequence[R]], dict[str, int]]) -> None:
+    def __init__(
+        self, kind: type[R], take: Callable[[Sequence[R]], dict[str, int]], most_rejects: int
+    ) -> None:
+        self._most_rejects = most_rejects
+        self._turn = time.perf_counter()
         self._decode: Callable[[bytes], R] = msgspec.json.Decoder(kind).decode
         self._take: Callable[[Sequence[R]], dict[str, int]] = take
         self._line = 0
@@ -39,18 +49,22 @@ class Bulk(Generic[R]):
         self._places: Places[int] = Places()
 
     async def read(self, chunks: AsyncGenerator[bytes, None]) -> BulkAnswer:
-        """Take in every line of the body. What was taken stays taken if the body breaks off."""
+        """Take in every line of the body. What was taken stays taken if the body breaks off.
+
+        Raises Refusal 413 for a line that is too long, or beyond the most refused lines.
+        """
         rest = b""
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    await self._read_line(line)
+                for start in range(0, len(chunk), PIECE):
+                    *lines, rest = (rest + chunk[start : start + PIECE]).split(b"\n")
+                    for line in lines:
+                        await self._read_line(line)
                 if len(rest) > LONGEST_LINE:
                     limit = f"{LONGEST_LINE} bytes"
                     raise refuse(413, f"line {self._line} is longer than {limit}", limit=limit)
         await self._read_line(rest)
-        self._flush()
+        await self._flush()
         return BulkAnswer(
             rows=self._totals["rows"],
             duplicates=self._totals["duplicates"],
@@ -60,36 +74,52 @@ class Bulk(Generic[R]):
 
     async def _read_line(self, line: bytes) -> None:
         number, self._line = self._line, self._line + 1
-        if not line.strip():
-            return
-        try:
-            self._records.append(self._decode(line))
-            self._lines.append(number)
-        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-            document = problem_of(error)
-            self._reject(number, document.status, document.detail)
-        if len(self._records) >= ROWS_AT_ONCE:
-            self._flush()
-            await asyncio.sleep(0)
+        if line.strip():
+            try:
+                self._records.append(self._decode(line))
+                self._lines.append(number)
+            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+                document = problem_of(error)
+                self._reject(number, document.status, document.detail)
+            if len(self._records) >= ROWS_AT_ONCE:
+                await self._flush()
+        await self._breathe()
 
-    def _flush(self) -> None:
+    async def _breathe(self) -> None:
+        """Let other requests in, if they have waited long enough."""
+        if time.perf_counter() - self._turn > TURN_SECONDS:
+            await asyncio.sleep(0)
+            self._turn = time.perf_counter()
+
+    async def _flush(self) -> None:
         rejected: list[Rejected] = []
         if self._records:
             rows = range(len(self._records))
-            self._totals += take_apart(self._records, rows, self._take, rejected)
+            for taken in take_apart(self._records, rows, self._take, rejected):
+                self._totals += taken
+                await self._breathe()
         refused = {row.index: row for row in rejected}
-        for at, record in enumerate(self._records):
+        records, lines = self._records, self._lines
+        self._records, self._lines = [], []
+        for at, record in enumerate(records):
             if at not in refused:
-                self._places.keep(record, self._lines[at])
+                self._places.keep(record, lines[at])
                 continue
             row, detail = refused[at], refused[at].detail
             if row.status == 409:
                 same = [str(line) for line in self._places.of(record)]
                 detail += f" (index {same[0]} of this body)" if same else ""
-            self._reject(self._lines[at], row.status, detail)
-        self._records, self._lines = [], []
+            self._reject(lines[at], row.status, detail)
 
     def _reject(self, line: int, status: int, detail: str) -> None:
         self._rejected += 1
         if len(self._rejects) < SHOWN_REJECTS:
             self._rejects.append(Rejected(index=line, status=status, detail=detail))
+        if self._rejected > self._most_rejects:
+            limit, first = f"{self._most_rejects} refused lines", self._rejects[0]
+            raise refuse(
+                413,
+                f"more than {limit}: the body is not read beyond line {self._line - 1}, of which "
+                f"{self._totals['rows']} rows were taken; line {first.index}: {first.detail}",
+                limit=limit,
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from equipoise.agent.service.hot import Hot
 from equipoise.agent.service.jobs import Jobs
 from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.outcome_tokens import OutcomeTokens
 from equipoise.agent.service.reports import Report
 from equipoise.agent.service.retention import Retention
 from equipoise.agent.service.schema import Readiness
@@ -39,6 +41,9 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
+SAID_SECONDS = 60.0
+STOP_SHARE = 0.8
+"""Of the seconds a stop may take, for the last work of the analyst; it may be hung."""
 BROKEN = 70
 """Exit code where the state is behind the log (EX_SOFTWARE): start it again."""
 RESTS = 4.0
@@ -76,9 +81,16 @@ class Daemon:
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
         self.gateway = Gateway(self.agent, self.clock, lambda: self.clock.off)
         self.hot = Hot(
-            self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
+            self.gateway,
+            self.switches,
+            self.breaker,
+            self.figures,
+            settings.limits.rows,
+            OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
         )
-        self.analysis = Analysis(self.agent, store, self.figures, log, open_bytes)
+        self.analysis = Analysis(
+            self.agent, store, self.figures, log, open_bytes, settings.limits.analyst_seconds
+        )
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)
@@ -89,6 +101,7 @@ class Daemon:
         self.stopping = False
         self.refused: dict[int, int] = {}
         """Answers by status that the connection guard gave before any handler saw a request."""
+        self._turned_away, self._said_at = 0, -math.inf
         self._looking: asyncio.TimerHandle | None = None
         self._works: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
@@ -164,17 +177,24 @@ class Daemon:
         self._works.add(task)
         task.add_done_callback(self._works.discard)
 
+    def begin_stop(self) -> None:
+        """A signal came: nobody waits for an answer of the analyst any longer."""
+        self.analysis.abandon()
+
     async def stop(self) -> None:
         """End the jobs, save a last checkpoint, move everything into SQLite, let go."""
         self.stopping = self.hot.stopping = True
         if self._looking is not None:
             self._looking.cancel()
-        await self.jobs.stop(self.settings.shutdown_seconds / 2)
+        self.begin_stop()
+        seconds = self.settings.shutdown_seconds
+        end = time.monotonic() + STOP_SHARE * seconds
+        await self.jobs.stop(seconds * STOP_SHARE / 2)
         if self.shadow is not None:
             await self.shadow.close()
         try:
             if self.agent.broken is None and self.agent.fold.next_seq > self._checkpointed:
-                async with asyncio.timeout(self.settings.shutdown_seconds / 2):
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
                     await self._anchor()
         except (StoreError, AnalysisError, TimeoutError) as error:
@@ -224,6 +244,8 @@ class Daemon:
             problems.append(f"The store refused a write: {self.breaker.reason}.")
         elif self.store.trouble is not None:
             problems.append("SQLite does not take what waits in the tail.")
+        if (silent := self.analysis.hung) is not None:
+            problems.append(silent)
         return Readiness(
             ready=not problems,
             problems=problems,
@@ -257,10 +279,19 @@ class Daemon:
         if self.switches.kill_switch.look():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
         self.look_at_store()
+        self._look_at_connections()
         taken = self.figures.outcomes["accepted"]
         if taken - self._outcomes >= self.settings.refresh_outcomes:
             self._outcomes = taken
             self.jobs.soon("refresh")
+
+    def _look_at_connections(self) -> None:
+        """Say, once a minute at the most, that connections were turned away."""
+        count, now = self.refused.get(503, 0), time.monotonic()
+        if count > self._turned_away and now - self._said_at >= SAID_SECONDS:
+            limit = self.settings.limits.connections
+            self.log.warning("connections-refused", limit=limit, count=count - self._turned_away)
+            self._turned_away, self._said_at = count, now
 
     async def _refresh(self) -> None:
         rows = self.agent.fold.next_seq

@@ -32,7 +32,6 @@ class DirectProtocol(GuardedProtocol):
         self._path: str | None = None
         self._parts: list[bytes] = []
         self._late: asyncio.TimerHandle | None = None
-        self._asked = False
 
     def on_message_begin(self) -> None:
         if self._asked:
@@ -40,11 +39,11 @@ class DirectProtocol(GuardedProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
+        self._begin_body()
         path = self._direct_path()
         if path is None:
             super().on_headers_complete()
         else:
-            self._waiting = False
             self._path = path
 
     def on_body(self, body: bytes) -> None:
@@ -61,6 +60,7 @@ class DirectProtocol(GuardedProtocol):
         body = b"".join(self._parts)
         self._parts.clear()
         keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._in_body, self._ended = False, not keep
 
         def reply(status: int, text: bytes, headers: Mapping[str, str]) -> None:
             self._asked = False
@@ -69,8 +69,7 @@ class DirectProtocol(GuardedProtocol):
         self._asked = True
         self._front.answer(path, self.headers, body, reply)
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def _parsed(self) -> None:
         if self._path is not None:
             if self._late is None:
                 seconds = self._guard.body_seconds
@@ -90,23 +89,21 @@ class DirectProtocol(GuardedProtocol):
         path, most = self._front.direct.get(self.url, (None, 0))
         if path is None or self.parser.get_method() != b"POST":
             return None
-        free = self.cycle is None or self.cycle.response_complete
-        if not free or self.pipeline or self.expect_100_continue or self.flow.write_paused:
+        if self._answering or self.pipeline or self.expect_100_continue or self.flow.write_paused:
             return None
-        if self.transport.is_closing() or self.parser.should_upgrade():
+        if self.transport.is_closing() or self._body_left is None or self._body_left > most:
             return None
-        length = None
-        for name, value in self.headers:
-            if name == b"content-length":
-                length = int(value)  # the parser has checked that it is a number
-            elif name == b"transfer-encoding":
-                return None
-        return path if length is not None and length <= most else None
+        return path
 
     def shutdown(self) -> None:
         if self._asked:
             self._front.settle()
         super().shutdown()
+
+    def _refuse(self, status: int) -> None:
+        if self._asked:
+            self._front.settle()
+        super()._refuse(status)
 
     def _write(self, status: int, body: bytes, headers: Mapping[str, str], keep: bool) -> None:
         if self.transport.is_closing():

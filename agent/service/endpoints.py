@@ -22,11 +22,13 @@ from equipoise.agent.service.asgi import (
     respond_problem,
 )
 from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.doors import Doors
 from equipoise.agent.service.operations import Call, Operation
 from equipoise.agent.service.problems import Refusal, document_of, problem, refuse
 from equipoise.agent.service.settings import Scope as TokenScope
-from equipoise.agent.service.tokens import Tokens
+from equipoise.agent.service.tokens import ANYBODY, Caller
 
+HEALTH = "/healthz"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -34,7 +36,8 @@ _encode = msgspec.json.Encoder().encode
 class Plain:
     """Something served by GET that is no operation of the interface: a page, metrics, health.
 
-    read: (status, body). scope: what a token needs, None for what is open to all.
+    read: (status, body). scope: what a token needs, None for what is open to all. weight: as of an
+    operation.
     """
 
     path: str
@@ -42,17 +45,18 @@ class Plain:
     read: Callable[[], Awaitable[tuple[int, bytes]]]
     scope: TokenScope | None = "route"
     headers: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 0
 
 
 class Endpoint:
     """Everything at one path: operations by method, or something plain by GET."""
 
     def __init__(
-        self, path: str, daemon: Daemon, tokens: Tokens, serves: Mapping[str, Operation | Plain]
+        self, path: str, daemon: Daemon, doors: Doors, serves: Mapping[str, Operation | Plain]
     ) -> None:
         self._path = path
         self._daemon = daemon
-        self._tokens = tokens
+        self._doors = doors
         self._serves = dict(serves)
         if "GET" in self._serves:
             self._serves["HEAD"] = self._serves["GET"]
@@ -66,15 +70,15 @@ class Endpoint:
                 allowed = ", ".join(sorted(self._serves))
                 document = problem(405, f"this path takes {allowed}", limit=allowed)
                 raise Refusal(document, {"allow": allowed})
-            if serve.scope is not None:
-                self._admit(scope, serve.scope)
+            caller = self._admit(scope, serve.scope)
             if isinstance(serve, Plain):
-                status, body = await serve.read()
+                with self._doors.reading(caller, serve.weight):
+                    status, body = await serve.read()
                 headers = [(b"content-type", serve.content_type.encode())]
                 headers += [(name.encode(), text.encode()) for name, text in serve.headers.items()]
                 await respond(send, status, body, headers)
             else:
-                await respond(send, 200, await self._operate(serve, scope, receive), [JSON])
+                await respond(send, 200, await self._operate(serve, scope, receive, caller), [JSON])
         except ClientGone:
             return
         except Exception as error:
@@ -84,7 +88,9 @@ class Endpoint:
             await respond_problem(receive, send, document, extra)
         self._daemon.figures.answered(self._path, status, time.perf_counter() - start)
 
-    async def _operate(self, operation: Operation, scope: Scope, receive: Receive) -> bytes:
+    async def _operate(
+        self, operation: Operation, scope: Scope, receive: Receive, caller: Caller
+    ) -> bytes:
         limits = self._daemon.settings.limits
         bulk = operation.content == "application/x-ndjson"
         body = b""
@@ -94,20 +100,20 @@ class Endpoint:
         def stream() -> AsyncGenerator[bytes, None]:
             return chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
 
-        call = Call(scope["path_params"], _query(operation, scope), body, stream)
-        answer: Any = await operation.handler(call)
+        call = Call(scope["path_params"], _query(operation, scope), body, stream, caller)
+        with self._doors.reading(caller, operation.weight):
+            answer: Any = await operation.handler(call)
         if operation.method != "GET" and self._daemon.barrier is not None:
             await self._daemon.barrier.wait()
         return answer if isinstance(answer, bytes) else _encode(answer)
 
-    def _admit(self, scope: Scope, needed: TokenScope) -> None:
-        name = self._tokens.check(scope["headers"], needed)
+    def _admit(self, scope: Scope, needed: TokenScope | None) -> Caller:
+        if self._path == HEALTH:
+            return ANYBODY  # says nothing, and whoever probes it may call us by any name
+        caller = self._doors.admit(scope["method"], scope["headers"], needed)
         if needed == "admin":
-            # A page of another site must not press our buttons with the browser's help.
-            site = dict(scope["headers"]).get(b"sec-fetch-site", b"none")
-            if site in (b"cross-site", b"same-site"):
-                raise refuse(403, "this may not be asked for from another site")
-            self._daemon.log.info("admin", path=self._path, token=name)
+            self._daemon.log.info("admin", path=self._path, token=caller.name)
+        return caller
 
 
 def _query(operation: Operation, scope: Scope) -> dict[str, str]:

@@ -25,26 +25,31 @@ from equipoise.agent.service.asgi import (
     respond_problem,
 )
 from equipoise.agent.service.barrier import Barrier
+from equipoise.agent.service.doors import Doors
 from equipoise.agent.service.figures import Figures
 from equipoise.agent.service.gathering import Decide, Gathering
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.problems import Refusal, document_of
 from equipoise.agent.service.settings import LimitSettings
-from equipoise.agent.service.tokens import Tokens
+from equipoise.agent.service.tokens import Caller
 
 _JSON = {"content-type": "application/json"}
-Handler: TypeAlias = Callable[[bytes], bytes]
+Handler: TypeAlias = Callable[[bytes, Caller], bytes]
 Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
-GentleHandler: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+GentleHandler: TypeAlias = Callable[[bytes, Caller], Awaitable[bytes]]
 
 SMALL_BYTES = 2048
 """A body up to this size is a handful of rows at the most."""
+DIRECT_BYTES = 65_536
+"""A larger body is read only once its sender was admitted, and no faster than it is taken."""
 
 
 class Lifespan(Protocol):
     """What starts before the first request and stops after the last."""
 
     async def start(self) -> None: ...
+
+    def begin_stop(self) -> None: ...
 
     async def stop(self) -> None: ...
 
@@ -64,7 +69,7 @@ class Front:
         gentle: Mapping[str, GentleHandler],
         rest: Callable[[Scope, Receive, Send], object],
         lifespan: Lifespan,
-        tokens: Tokens,
+        doors: Doors,
         limits: LimitSettings,
         figures: Figures,
         log: Log,
@@ -75,7 +80,7 @@ class Front:
         self._gentle = dict(gentle)
         self._rest = rest
         self._lifespan = lifespan
-        self.tokens = tokens
+        self.doors = doors
         self._limits = limits
         self._figures = figures
         self._log = log
@@ -85,7 +90,7 @@ class Front:
         all hot ones, unless answers have to wait for the disk."""
         if barrier is None:
             for path in hot:
-                most = SMALL_BYTES if path in gentle else limits.body_bytes
+                most = SMALL_BYTES if path in gentle else min(limits.body_bytes, DIRECT_BYTES)
                 self.direct[path.encode()] = path, most
         self._gathered = {
             path: Gathering(each, partial(log.failed, "reply"))
@@ -110,17 +115,21 @@ class Front:
             reply(status, text, extra)
 
         try:
-            if self.tokens:
-                self.tokens.check(headers, "route")
+            caller = self.doors.admit("POST", headers, "route")
             gathering = self._gathered.get(path)
             if gathering is not None:
+                self.doors.count(caller)
                 gathering.ask(body, made)
                 return
             self.settle()
-            answer: bytes | Exception = self._hot[path](body)
+            answer: bytes | Exception = self._hot[path](body, caller)
         except Exception as error:
             answer = error
         made(answer)
+
+    def begin_stop(self) -> None:
+        """Told that the end is near, while requests are still answered."""
+        self._lifespan.begin_stop()
 
     def settle(self) -> None:
         """Answer now whoever waits for the end of the loop's turn."""
@@ -150,12 +159,13 @@ class Front:
         start = time.perf_counter()
         status, limits = 200, self._limits
         try:
-            if self.tokens:
-                self.tokens.check(scope["headers"], "route")
+            caller = self.doors.admit("POST", scope["headers"], "route")
+            if path in self._gathered:
+                self.doors.count(caller)
             body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
             start = time.perf_counter()
             gentle = self._gentle.get(path)
-            answer = handler(body) if gentle is None else await gentle(body)
+            answer = handler(body, caller) if gentle is None else await gentle(body, caller)
             if self._barrier is not None:
                 await self._barrier.wait()
         except ClientGone:

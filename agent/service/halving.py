@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from equipoise.agent.errors import AgentError
@@ -19,20 +19,26 @@ def take_apart(
     rows: Sequence[int],
     take: Callable[[Sequence[T]], dict[str, int]],
     rejected: list[Rejected],
-) -> Counter[str]:
-    """Take the items at these positions; what became of them, by name.
+) -> Iterator[Counter[str]]:
+    """Take the items at these positions; yields what became of them, by name, after every try, so
+    that others can have a turn.
 
     `take` takes all it is given or raises and takes none. Where it refuses, halves are tried until
     the rows it refuses are alone; they are appended to `rejected`. Good rows cost one call, a bad
     one among n costs 2 log2(n) more. Anything but a refusal (a store that fails) is raised.
     """
     try:
-        return Counter(take([items[row] for row in rows]))
+        taken = take([items[row] for row in rows])
     except (AgentError, FeatureError, Refusal) as error:
         if len(rows) == 1:
             document = problem_of(error)
             rejected.append(Rejected(index=rows[0], status=document.status, detail=document.detail))
-            return Counter()
+            yield Counter()
+            return
+    else:
+        yield Counter(taken)
+        return
+    yield Counter()
     middle = len(rows) // 2
-    first = take_apart(items, rows[:middle], take, rejected)
-    return first + take_apart(items, rows[middle:], take, rejected)
+    yield from take_apart(items, rows[:middle], take, rejected)
+    yield from take_apart(items, rows[middle:], take, rejected)

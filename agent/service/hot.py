@@ -8,27 +8,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from equipoise.agent.errors import BrokenError
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.service.breaker import Breaker
+from equipoise.agent.service.doors import Rates
 from equipoise.agent.service.figures import Figures
+from equipoise.agent.service.outcome_tokens import OutcomeTokens
 from equipoise.agent.service.problems import refuse
 from equipoise.agent.service.schema import (
     DecideBatchAnswer,
     DecideBatchRequest,
     DecideRequest,
     DecisionAnswer,
+    OutcomeReport,
     OutcomesAnswer,
     OutcomesRequest,
     PassThrough,
 )
 from equipoise.agent.service.switches import Switches
 from equipoise.agent.service.taking import Taking
+from equipoise.agent.service.tokens import ANYBODY, Caller
+from equipoise.store.batches import Ints
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError
-from equipoise.store.records import Decision, Outcome, Request
+from equipoise.store.records import Decision, Request
 
 FEWEST_TOGETHER = 3
 """Two decisions together cost what they cost alone."""
@@ -38,26 +44,39 @@ _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 class Hot:
     """Handlers of decide, decide/batch and outcomes over one gateway.
 
-    rows: the most rows of one body. Every handler raises what `problem_of` understands.
+    rows: the most rows of one body. tokens: names of decisions that cannot be guessed. rates: how
+    many requests a caller may have decided, None for any number. Every handler raises what
+    `problem_of` understands.
     """
 
     def __init__(
-        self, gateway: Gateway, switches: Switches, breaker: Breaker, figures: Figures, rows: int
+        self,
+        gateway: Gateway,
+        switches: Switches,
+        breaker: Breaker,
+        figures: Figures,
+        rows: int,
+        tokens: OutcomeTokens,
+        rates: Rates | None = None,
     ) -> None:
         self._gateway = gateway
         self._switches = switches
         self._breaker = breaker
         self._figures = figures
         self._rows = rows
+        self._tokens = tokens
+        self.rates = rates
         self.stopping = False
         self._request = msgspec.json.Decoder(DecideRequest)
         self._requests = msgspec.json.Decoder(DecideBatchRequest)
         self._outcomes = msgspec.json.Decoder(OutcomesRequest)
         self._encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
-    def decide(self, body: bytes) -> bytes:
+    def decide(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """One request, one decision."""
         request = self._request.decode(body)
+        if request.again:
+            return self._encode(self._known(request))
         return self._encode(self._decided([request], self._decide_one)[0])
 
     def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
@@ -73,7 +92,7 @@ class Hot:
             except ValueError as error:
                 found[place] = error
                 continue
-            if request.request_id in requests:
+            if request.request_id in requests or request.again:
                 late.append(place)  # who repeats a request gets what its first one got
             else:
                 requests[request.request_id] = place, request
@@ -98,36 +117,49 @@ class Hot:
         except Exception as error:
             return error
 
-    def decide_batch(self, body: bytes) -> bytes:
+    def decide_batch(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """Several requests, decided together or not at all."""
         requests = self._requests.decode(body).requests
         self._check_rows("requests", len(requests))
+        if self.rates is not None:
+            self.rates.take(caller.name, len(requests))
+        if any(request.again for request in requests):
+            known = [self._known(request) for request in requests if request.again]
+            if len(known) < len(requests):
+                raise refuse(422, "again: for all requests of a batch or for none", field="again")
+            return self._encode(DecideBatchAnswer(decisions=known))
         decisions = self._decided(requests, self._gateway.decide)
         return self._encode(DecideBatchAnswer(decisions=decisions))
 
-    def outcomes(self, body: bytes) -> bytes:
+    def outcomes(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """One outcome, which is taken or refused; or many, each judged alone."""
         outcomes = self._outcomes.decode(body)
         if not isinstance(outcomes, list):
-            return self._encode(OutcomesAnswer(**self._observe([outcomes]), rejected=[]))
-        taking = self._taking(outcomes)
+            return self._encode(OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[]))
+        taking = self._taking(outcomes, caller)
         for _ in taking.turns():
             pass
         return self._encode(taking.answer())
 
-    async def outcomes_in_turns(self, body: bytes) -> bytes:
+    async def outcomes_in_turns(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """As `outcomes`, letting other requests in after every few rows."""
         outcomes = self._outcomes.decode(body)
         if not isinstance(outcomes, list):
-            return self._encode(OutcomesAnswer(**self._observe([outcomes]), rejected=[]))
-        taking = self._taking(outcomes)
+            return self._encode(OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[]))
+        taking = self._taking(outcomes, caller)
         for _ in taking.turns():
             await asyncio.sleep(0)
         return self._encode(taking.answer())
 
-    def _taking(self, outcomes: Sequence[Outcome]) -> Taking:
+    def _taking(self, outcomes: Sequence[OutcomeReport], caller: Caller) -> Taking[OutcomeReport]:
         self._check_rows("the list", len(outcomes))
-        return Taking(outcomes, self._observe, self._figures)
+        return Taking(outcomes, partial(self._observe, caller), self._figures)
+
+    def _known(self, request: DecideRequest) -> DecisionAnswer:
+        """The decision that was made before; nothing is logged, so no switch stands in the way."""
+        if not self._gateway.agent.store.find_requests((request.request_id,)):
+            raise refuse(404, f"request_id {request.request_id!r} was never decided")
+        return self._answer(self._gateway.decide_one(request))
 
     def _decide_one(self, requests: Sequence[Request]) -> list[Decision]:
         return [self._gateway.decide_one(requests[0])]
@@ -152,7 +184,7 @@ class Hot:
                 if self._breaker.reason is not None:
                     self._breaker.close()
                 self._count(decisions, newest)
-                return [_answer(decision) for decision in decisions]
+                return [self._answer(decision) for decision in decisions]
         self._figures.passed_through[reason] += len(requests)
         return [_passed_through(request, reason) for request in requests]
 
@@ -174,9 +206,13 @@ class Hot:
             return "stopping"
         return self._breaker.reason if self._breaker.open else None
 
-    def _observe(self, outcomes: Sequence[Outcome]) -> dict[str, int]:
+    def _observe(self, caller: Caller, outcomes: Sequence[OutcomeReport]) -> dict[str, int]:
+        def check(numbers: Ints) -> None:
+            for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
+                self._tokens.check(number, outcome.outcome_token, caller)
+
         # Without the store nothing can be taken, and the client is told to come again.
-        accepted = self._gateway.observe(outcomes)
+        accepted = self._gateway.observe(outcomes, check)
         counts = {
             "accepted": accepted.rows,
             "duplicates": accepted.duplicates,
@@ -184,6 +220,19 @@ class Hot:
         }
         self._figures.outcomes.update(counts)
         return counts
+
+    def _answer(self, decision: Decision) -> DecisionAnswer:
+        return DecisionAnswer(
+            decision_id=decision.decision_id,
+            request_id=decision.request_id,
+            model=decision.model,
+            randomized=decision.randomized,
+            propensity=decision.propensity,
+            probabilities=decision.probabilities,
+            rule_id=decision.rule_id,
+            era=decision.era,
+            outcome_token=self._tokens.of(int(decision.decision_id[1:])),
+        )
 
     def _check_rows(self, what: str, count: int) -> None:
         if count > self._rows:
@@ -193,19 +242,6 @@ class Hot:
                 field=what,
                 limit=f"{self._rows} rows",
             )
-
-
-def _answer(decision: Decision) -> DecisionAnswer:
-    return DecisionAnswer(
-        decision_id=decision.decision_id,
-        request_id=decision.request_id,
-        model=decision.model,
-        randomized=decision.randomized,
-        propensity=decision.propensity,
-        probabilities=decision.probabilities,
-        rule_id=decision.rule_id,
-        era=decision.era,
-    )
 
 
 def _passed_through(request: Request, reason: PassThrough) -> DecisionAnswer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,14 +23,54 @@ from equipoise.agent.service.figures import Histogram
 from equipoise.agent.service.reports import Report
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+RESTS = 20.0
 _CHECK_STATUSES = ("ok", "watch", "alarm", "unknown")
 
 
-def exposition(daemon: Daemon) -> bytes:
-    """The text that a Prometheus server scrapes."""
+class Exposition:
+    """The text that a Prometheus server scrapes.
+
+    Figures are read in the loop and written down in a thread; who comes meanwhile gets the same
+    text, and the next is not begun before a few times as long have passed as this one took.
+    """
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._turn = asyncio.Lock()
+        self._made = b""
+        self._number = 0
+        self._next = 0.0
+
+    async def read(self) -> bytes:
+        """The figures as they are now, or soon."""
+        number = self._number
+        async with self._turn:
+            if self._number > number + 1:
+                return self._made  # it was begun after we came
+            await asyncio.sleep(self._next - time.monotonic())
+            start = time.monotonic()
+            self._number += 1
+            families = list(_Figures(self._daemon).collect())
+            self._made = await asyncio.to_thread(_text, families)
+            self._next = time.monotonic() + RESTS * (time.monotonic() - start)
+            self._number += 1
+            return self._made
+
+
+def _text(families: list[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(daemon))
+    registry.register(_Read(families))
     return generate_latest(registry)
+
+
+class _Read(Collector):
+    """Figures that were read."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 class _Figures(Collector):

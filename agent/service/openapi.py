@@ -11,16 +11,19 @@ from equipoise.agent.service.operations import Operation
 from equipoise.agent.service.schema import ProblemDocument
 
 _TEMPLATE = "#/components/schemas/{name}"
-_ALWAYS = (401, 403, 431, 500)
+_ALWAYS = (401, 403, 421, 431, 500)
 _REFUSALS = {
     400: "The body is not JSON.",
     401: "A token is needed.",
-    403: "The token lacks the scope.",
+    403: "The token lacks the scope, or a page of another site asks.",
     404: "There is no such thing.",
     408: "The body came too slowly.",
     409: "The same id came with other content before.",
     413: "The body is too large, or has too many rows.",
+    415: "The body says that it is no JSON.",
+    421: "The host name is not one of this daemon's.",
     422: "A field is not acceptable; the document names it and its limit.",
+    429: "Too many at once, or in this second; try again after the time given.",
     431: "The headers are too large.",
     500: "A fault of the daemon.",
     501: "This daemon cannot do that.",

@@ -32,7 +32,7 @@ from equipoise.agent.service.schema import (
 from equipoise.store.records import Observation, Simulation
 
 _FAMILY = Parameter("family", "query", "Estimator families, separated by commas.")
-_MANY_BODIES = (400, 409, 413, 422)
+_MANY_BODIES = (400, 404, 409, 413, 415, 422, 429)
 
 
 def operations(daemon: Daemon, example: dict[str, object]) -> Sequence[Operation]:
@@ -44,13 +44,13 @@ def _hot(daemon: Daemon, example: dict[str, object]) -> Sequence[Operation]:
     hot = daemon.hot
 
     async def decide(call: Call) -> bytes:
-        return hot.decide(call.body)
+        return hot.decide(call.body, call.caller)
 
     async def decide_batch(call: Call) -> bytes:
-        return hot.decide_batch(call.body)
+        return hot.decide_batch(call.body, call.caller)
 
     async def outcomes(call: Call) -> bytes:
-        return await hot.outcomes_in_turns(call.body)
+        return await hot.outcomes_in_turns(call.body, call.caller)
 
     return (
         Operation(
@@ -83,7 +83,7 @@ def _hot(daemon: Daemon, example: dict[str, object]) -> Sequence[Operation]:
             outcomes,
             body=OutcomesRequest,
             answer=OutcomesAnswer,
-            statuses=(400, 404, 409, 413, 422, 503),
+            statuses=(400, 404, 409, 413, 415, 422, 503),
             example={"request_id": "request-1", "reward": 1.0},
         ),
     )
@@ -97,8 +97,9 @@ def _reading(reading: Reading) -> Sequence[Operation]:
             "estimates",
             "What every model is worth, estimated and certified.",
             reading.estimates,
+            weight=1,
             answer=EstimatesAnswer,
-            statuses=(422, 503),
+            statuses=(422, 429, 503),
             parameters=(_FAMILY,),
         ),
         Operation(
@@ -107,8 +108,9 @@ def _reading(reading: Reading) -> Sequence[Operation]:
             "recommendation",
             "What to do with production traffic.",
             reading.recommendation,
+            weight=1,
             answer=RecommendationAnswer,
-            statuses=(422, 503),
+            statuses=(422, 429, 503),
             parameters=(_FAMILY,),
         ),
         Operation(
@@ -117,8 +119,9 @@ def _reading(reading: Reading) -> Sequence[Operation]:
             "checks",
             "The verdicts of all checks.",
             reading.checks,
+            weight=1,
             answer=ChecksAnswer,
-            statuses=(503,),
+            statuses=(429, 503),
         ),
         Operation(
             "GET",
@@ -134,8 +137,9 @@ def _reading(reading: Reading) -> Sequence[Operation]:
             "forecast",
             "When the experiment will be decided, at today's pace.",
             reading.forecast,
+            weight=1,
             answer=Forecast,
-            statuses=(503,),
+            statuses=(429, 503),
         ),
         Operation(
             "GET",
@@ -181,7 +185,7 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             body=Observation,
             answer=BulkAnswer,
             content="application/x-ndjson",
-            statuses=(408, 413, 503),
+            statuses=(408, 413, 415, 503),
         ),
         Operation(
             "POST",
@@ -192,7 +196,7 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             body=Simulation,
             answer=BulkAnswer,
             content="application/x-ndjson",
-            statuses=(408, 413, 503),
+            statuses=(408, 413, 415, 503),
         ),
         Operation(
             "PUT",
@@ -203,7 +207,7 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             scope="admin",
             body=BudgetRequest,
             answer=BudgetAnswer,
-            statuses=(400, 413, 422, 503),
+            statuses=(400, 413, 415, 422, 429, 503),
             example={"requests": 1000},
         ),
         Operation(
@@ -212,9 +216,10 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             "plan",
             "Ask the planner.",
             acting.plan,
+            weight=8,
             body=PlanRequest,
             answer=Plan,
-            statuses=(400, 413, 422, 503),
+            statuses=(400, 413, 415, 422, 429, 503),
             example={"models": 3, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.05},
         ),
         Operation(
@@ -227,7 +232,7 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             body=PauseRequest,
             optional_body=True,
             answer=ModeAnswer,
-            statuses=(400, 413, 422, 503),
+            statuses=(400, 413, 415, 422, 429, 503),
             example={"reason": "a release"},
         ),
         Operation(
@@ -240,7 +245,7 @@ def _acting(acting: Acting) -> Sequence[Operation]:
             body=PauseRequest,
             optional_body=True,
             answer=ModeAnswer,
-            statuses=(400, 413, 422, 503),
+            statuses=(400, 413, 415, 422, 429, 503),
             example={"reason": "the release is out"},
         ),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from equipoise.agent.service.settings import Scope
+from equipoise.agent.service.tokens import ANYBODY, Caller
 
 Content: TypeAlias = Literal["application/json", "application/x-ndjson"]
 
@@ -14,12 +15,13 @@ Content: TypeAlias = Literal["application/json", "application/x-ndjson"]
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request to an operation. path, query: parameters by name. body: b"" where the operation
-    streams it by `chunks` or has none. at: when it came, seconds since the epoch."""
+    streams it by `chunks` or has none. caller: who asks."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
     chunks: Callable[[], AsyncGenerator[bytes, None]]
+    caller: Caller = ANYBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Operation:
 
     scope: what a token needs, None for what is open to all. body, answer: types of the schema.
     statuses: the problems it may answer with, beyond those every operation has. example: a valid
-    body. ok: the statuses of an answer that is no problem.
+    body. ok: the statuses of an answer that is no problem. weight: of `limits.reads`, for what the
+    analyst has to answer.
     """
 
     method: Literal["GET", "POST", "PUT"]
@@ -56,3 +59,4 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     example: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    weight: int = 0

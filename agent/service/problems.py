@@ -8,13 +8,14 @@ import msgspec
 
 from equipoise.agent.clocks import TimeError
 from equipoise.agent.errors import AgentError, BrokenError, ConflictError, UnknownDecisionError
-from equipoise.agent.features.problems import FeatureError
+from equipoise.agent.features.problems import FeatureError, shown_sent
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import ProblemDocument
 from equipoise.store.errors import ContradictionError, ReadOnlyStoreError, StoreError
 from equipoise.store.records import readable
 
 _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`(?= - at `|$)", re.DOTALL)
 _LONGEST_DETAIL = 1000
 
 _TITLES = {
@@ -27,7 +28,9 @@ _TITLES = {
     409: "Conflict",
     413: "Too large",
     415: "Unsupported media type",
+    421: "Wrong host",
     422: "Refused",
+    429: "Too many requests",
     500: "Internal error",
     501: "Not available",
     503: "Not available now",
@@ -42,7 +45,9 @@ _KINDS = {
     409: "conflict",
     413: "too-large",
     415: "media-type",
+    421: "misdirected",
     422: "refused",
+    429: "too-many",
     500: "internal",
     501: "not-available",
     503: "unavailable",
@@ -94,7 +99,7 @@ def problem_of(error: Exception) -> ProblemDocument:
     if isinstance(error, Refusal):
         return error.document
     if isinstance(error, msgspec.ValidationError):
-        text = readable(error)
+        text = _UNKNOWN_FIELD.sub(_brief, readable(error))
         found = _AT.search(text)
         return problem(422, text, field=found[1] if found else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
@@ -120,6 +125,12 @@ def problem_of(error: Exception) -> ProblemDocument:
         why = "it may not be written" if isinstance(error, ReadOnlyStoreError) else "it failed"
         return problem(503, f"the store cannot take this now: {why}", retry_after=1.0)
     raise error
+
+
+def _brief(found: re.Match[str]) -> str:
+    """The name of a field that nobody declared, unless it may be something a user wrote."""
+    name = shown_sent(found[1], "name")
+    return f"unknown field `{found[1]}`" if name == repr(found[1]) else f"an unknown field, {name}"
 
 
 def document_of(error: Exception, path: str, log: Log) -> ProblemDocument:

@@ -1,71 +1,224 @@
-"""Limits that only the connection can keep: how many, how slow, how much header.
+"""Limits that only the connection can keep: how many, how slow, how much header, who is next.
 
 uvicorn bounds none of these by itself: a client may connect and say nothing, send a header a byte
-a minute, or send headers without end.
+a minute, send headers without end, or send thousands of requests at once and read no answer. And
+its parser takes a request that offers `Upgrade: h2c`, as many HTTP/2 clients do, for one without a
+body. Here bytes reach the parser a request at a time: its whole header without the offer to
+upgrade, then its body. What comes behind a request waits, unparsed and unread, until that one is
+answered, and then for its turn among all connections that do so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+from collections import deque
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from equipoise.agent.service.settings import LimitSettings
 
 HEADER_BYTES = 32_768
 """Request line and headers together."""
+REQUESTS_A_TURN = 8
+"""Requests of one connection that are taken before other connections have a turn."""
+PIECES_A_TURN = 256
+"""Pieces of a body in chunks that are parsed before others have a turn: half a millisecond."""
+TURNS_AT_ONCE = 2
+"""Connections with requests in waiting that have their turn in one turn of the loop."""
+BODY_PIECE = 65_536
 
-_REASONS = {
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
+WEBSOCKET = b"x-equipoise-websocket"
+"""The header that stands for an offer to go on as a WebSocket."""
+_END = re.compile(rb"\n\r?\n")
+"""The end of a header, and of a body in chunks."""
+_UPGRADE = re.compile(rb"\nupgrade[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*(?=\n)", re.IGNORECASE)
+_WEBSOCKET = re.compile(rb"\nupgrade[ \t]*:[^\n]*websocket", re.IGNORECASE)
+
+_REFUSALS = {
+    400: ("Bad Request", "this is no HTTP request"),
+    408: ("Request Timeout", "see the limits of this server"),
+    431: ("Request Header Fields Too Large", "see the limits of this server"),
+    503: ("Service Unavailable", "see the limits of this server"),
 }
 
 
-class GuardedProtocol(HttpToolsProtocol):
-    """uvicorn's protocol within `limits`. refused: answers given before any request was whole."""
+class Turns:
+    """Connections that wait for their next turn; a few are served in each turn of the loop."""
 
-    def __init__(self, limits: LimitSettings, refused: dict[int, int], **others: Any) -> None:
+    def __init__(self) -> None:
+        self._waiting: deque[GuardedProtocol] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def wait(self, connection: GuardedProtocol) -> None:
+        """Call `connection.take_turn` when those before it had theirs."""
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            connection.loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        for _ in range(min(TURNS_AT_ONCE, len(self._waiting))):
+            try:
+                # It stays in the queue meanwhile, so that nobody starts a second round.
+                self._waiting[0].take_turn()
+            finally:
+                self._waiting.popleft()
+        if self._waiting:
+            self._waiting[0].loop.call_soon(self._serve)
+
+
+class _Flow(FlowControl):
+    """uvicorn's, which reads on whenever an answer is made; here not while bytes are held."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol within `limits`.
+
+    refused: answers given before any request was whole, by status. turns: shared by all
+    connections of a server.
+    """
+
+    def __init__(
+        self, limits: LimitSettings, refused: dict[int, int], turns: Turns, **others: Any
+    ) -> None:
         super().__init__(**others)
         self._guard = limits
         self._refused = refused
-        self._header_bytes = 0
-        self._waiting = True
+        self._turns = turns
+        self._queued = False
+        self._held = b""
+        self._body_left: int | None = 0
+        """Bytes of the present body that are to come, None for a body in chunks."""
+        self._in_body = False
+        self._ended = False
+        """Whether the last request was taken: what comes after it is none."""
+        self._asked = False
+        """Whether an answer comes with the end of the loop's turn."""
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         if len(self.connections) > self._guard.connections:
             self._refuse(503)
             return
         self._wait_for_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._held = b""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if not self._waiting:
+        if self._ended:
+            return
+        self._unset_keepalive_if_required()
+        self._held = self._held + data if self._held else data
+        if not self._queued:
+            self._parse()
+
+    def take_turn(self) -> None:
+        """Parse what waits; called by `Turns`."""
+        self._queued = False
+        if not self.transport.is_closing():
+            self._parse()
+
+    def _parse(self) -> None:
+        """Give the parser what it may have now; the rest is held, and no more is read."""
+        held, at, requests, pieces = self._held, 0, 0, 0
+        while at < len(held) and not self.transport.is_closing() and not self._ended:
+            if self._in_body:
+                piece = self._body_piece(held, at)
+                pieces += 1
+                if pieces > PIECES_A_TURN:
+                    self._queue()
+                    break
+            elif self._answering:
+                break
+            elif requests == REQUESTS_A_TURN:
+                self._queue()
+                break
+            else:
+                piece = self._header(held, at)
+                requests += 1
+            if not piece:
+                break
+            at += len(piece)
+            super().data_received(piece if self._in_body else _without_upgrade(piece))
+        self._held = b"" if self._ended or self.transport.is_closing() else held[at:]
+        self._pause_or_resume()
+        if self._in_body or self._answering or self._ended:
             self._stop_waiting()
-        elif self._deadline is None:
-            self._wait_for_header()
+        elif self._deadline is None and not (self._queued or self._asked):
+            idle = self.timeout_keep_alive_task is not None
+            if self._held or not idle:  # what came is no whole header, if only an empty line
+                self._wait_for_header()
+        self._parsed()
 
-    def on_message_begin(self) -> None:
-        self._waiting, self._header_bytes = True, 0
-        super().on_message_begin()
+    def _parsed(self) -> None:
+        """Called after every turn."""
 
-    def on_url(self, url: bytes) -> None:
-        self._count(url)
-        super().on_url(url)
+    @property
+    def _answering(self) -> bool:
+        """Whether an answer is under way that the next request must not overtake."""
+        return self.cycle is not None and not self.cycle.response_complete
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(name, value)
-        super().on_header(name, value)
+    def _queue(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._turns.wait(self)
+
+    def _header(self, held: bytes, at: int) -> bytes:
+        """The next header with its empty line, b"" while it is not whole."""
+        found = _END.search(held, at)
+        end = len(held) if found is None else found.end()
+        if end - at > HEADER_BYTES:
+            self._refuse(431)
+            return b""
+        return b"" if found is None else held[at:end]
+
+    def _body_piece(self, held: bytes, at: int) -> bytes:
+        """The next piece of a body, nothing of what follows it."""
+        if self._body_left is not None:
+            piece = held[at : at + self._body_left]
+            self._body_left -= len(piece)
+            return piece
+        found = _END.search(held, at, at + BODY_PIECE)
+        if found is not None:
+            return held[at : found.end()]
+        # The first half of an end waits for the second.
+        return held[at : at + BODY_PIECE].removesuffix(b"\r").removesuffix(b"\n")
+
+    def _pause_or_resume(self) -> None:
+        assert isinstance(self.flow, _Flow)
+        self.flow.held = self._queued or bool(self._held and self._answering)
+        if self.flow.held:
+            self.flow.pause_reading()
+        elif self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
+
+    def _begin_body(self) -> None:
+        """A header is whole: how much of its body is to come."""
+        self._in_body, self._body_left = True, 0
+        self._stop_waiting()
+        for name, value in self.headers:
+            if name == b"content-length":
+                self._body_left = int(value)  # the parser has checked that it is a number
+            elif name == b"transfer-encoding":
+                self._body_left = None
 
     def on_headers_complete(self) -> None:
-        self._waiting = False
+        self._begin_body()
         if not self.transport.is_closing():
             super().on_headers_complete()
 
@@ -74,6 +227,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
+        self._ended = not self.parser.should_keep_alive()
         if self.cycle is not None:
             super().on_message_complete()
 
@@ -82,11 +237,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.more_body and not self.transport.is_closing():
             self.transport.close()
         super().on_response_complete()
+        if self._held and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._queue()
+            self._pause_or_resume()
 
-    def _count(self, *parts: bytes) -> None:
-        self._header_bytes += sum(map(len, parts))
-        if self._header_bytes > HEADER_BYTES and not self.transport.is_closing():
-            self._refuse(431)
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400)
 
     def _wait_for_header(self) -> None:
         self._deadline = self.loop.call_later(self._guard.header_seconds, self._refuse, 408)
@@ -97,14 +254,27 @@ class GuardedProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, status: int) -> None:
+        if self.transport.is_closing():
+            return
         self._refused[status] = self._refused.get(status, 0) + 1
-        body = (
-            b'{"title":"%s","status":%d,"detail":"see the limits of this server",'
-            b'"type":"urn:equipoise:problem:limit"}' % (_REASONS[status].encode(), status)
+        title, detail = _REFUSALS[status]
+        body = b'{"title":"%s","status":%d,"detail":"%s","type":"urn:equipoise:problem:limit"}' % (
+            title.encode(),
+            status,
+            detail.encode(),
         )
         self.transport.write(
             b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n%s"
-            % (status, _REASONS[status].encode(), len(body), body)
+            % (status, title.encode(), len(body), body)
         )
         self.transport.close()
+
+
+def _without_upgrade(header: bytes) -> bytes:
+    """A header without any offer to go on in another protocol, which a server may ignore (RFC 9110,
+    7.8). One to go on as a WebSocket leaves a trace, for that is refused."""
+    if b"\nupgrade" not in header.lower():
+        return header
+    trace = b"\n%s: 1\r" % WEBSOCKET if _WEBSOCKET.search(header) else b""
+    return _UPGRADE.sub(trace, header)

@@ -12,7 +12,7 @@ import numpy as np
 from equipoise.agent.attempts import UNNAMED, said
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
-from equipoise.agent.service.analysis import AnalysisError
+from equipoise.agent.service.analysis import AnalysisError, CrowdedError
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.operations import Call
 from equipoise.agent.service.problems import Refusal, problem, refuse
@@ -74,7 +74,7 @@ class Reading:
         if analysis.forecast is not None and analysis.forecast.era == era:
             return analysis.forecast
         with self._answering():
-            return await analysis.foresee()
+            return await analysis.read_forecast()
 
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision by its id, from memory or from SQLite."""
@@ -117,7 +117,7 @@ class Reading:
 
     async def _report(self, families: list[str]) -> Report:
         with self._answering():
-            return await self._daemon.analysis.report(families)
+            return await self._daemon.analysis.read(families)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -126,8 +126,14 @@ class Reading:
             yield
         except AnalysisError as error:
             self._daemon.log.warning("analysis", problem=type(error).__name__)
-            document = problem(503, f"no answer from the analyst: {error}", retry_after=2.0)
-            raise Refusal(document) from error
+            raise unanswered(error) from error
+
+
+def unanswered(error: AnalysisError) -> Refusal:
+    """What a client gets that the analyst gave no answer."""
+    if isinstance(error, CrowdedError):
+        return Refusal(problem(429, str(error), retry_after=5.0))
+    return Refusal(problem(503, f"no answer from the analyst: {error}", retry_after=2.0))
 
 
 def _families(call: Call) -> list[str]:

@@ -23,6 +23,7 @@ from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
 from equipoise.agent.service.capacity import Needs, growth, needs
 from equipoise.agent.service.daemon import BROKEN, Daemon
+from equipoise.agent.service.descriptors import descriptors, raise_limit
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.page import page
 from equipoise.agent.service.server import Signals, listen
@@ -44,6 +45,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
     file = load_file(path, overrides)
     Tokens(file.service.tokens)  # those of the environment may be missing
     later = _changes_of_store(file)
+    files = descriptors(file.service.limits.connections)
     needed = _possible(file)
     expected = growth(file.experiment, Path(file.service.store), file.capacity.requests_per_second)
     return {
@@ -55,6 +57,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "growth": asdict(expected),
         "needs": asdict(needed),
         "new_era": later,
+        "descriptors": asdict(files),
         "longest_wait_seconds": longest_wait(file.experiment),
         "sentence": "\n".join(
             [
@@ -62,6 +65,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 f" mode {file.service.mode}, store {file.service.store}",
                 *([f"the next start begins a new era: {'; '.join(later)}"] if later else []),
                 str(expected),
+                *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
                 str(needed),
                 *_kept(file),
@@ -129,6 +133,11 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
     _possible(file)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
+    files = raise_limit(settings.limits.connections)
+    if files.sentence:
+        log.warning("descriptors", sentence=files.sentence)
+        fewer = msgspec.structs.replace(settings.limits, connections=files.connections)
+        settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
     with closing(listen(settings)) as listener, _opened(settings) as store:
         daemon = Daemon(config, settings, store, _key(store), log)

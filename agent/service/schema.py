@@ -59,23 +59,27 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Base of request bodies: a key that is not known is refused, for it may be a typing error."""
 
 
-DecideRequest: TypeAlias = Request
-"""A request to decide. The same `request_id` again gets the same decision; with other content it
-is refused (409). `features` are named values, or the vector of context columns. `at` must be within
-300 seconds of the agent's clock."""
+class DecideRequest(Request, frozen=True, kw_only=True):
+    """A request to decide. The same `request_id` again gets the same decision; with other content
+    it is refused (409). `features` are named values, or the vector of context columns. `at` must be
+    within 300 seconds of the agent's clock. again: only what was decided before is asked for; where
+    nothing was, nothing is decided now (404)."""
+
+    again: bool = False
 
 
 class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Several requests, decided together or not at all, each request_id once."""
 
-    requests: list[Request]
+    requests: list[DecideRequest]
 
 
 class DecisionAnswer(Wire, frozen=True, kw_only=True):
     """What to serve.
 
-    decision_id: name of the decision in the log, to be given with its outcome; null where the
-    request was passed through (see `reason`). model: the model to serve. randomized: whether it
+    decision_id: name of the decision in the log, to be given with its outcome, and outcome_token:
+    what shows that whoever gives it was told of this decision; null where the request was passed
+    through (see `reason`). model: the model to serve. randomized: whether it
     came from a draw. propensity: the probability with which `model` was served. probabilities: the
     assignment's probability of each model for a request that is randomized. reason: why the request
     was passed through, null otherwise; then `model` is the routed model, `propensity` 1 and nothing
@@ -91,6 +95,7 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
     rule_id: str | None
     era: int | None
     reason: PassThrough | None = None
+    outcome_token: str | None = None
 
 
 class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
@@ -99,7 +104,15 @@ class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
     decisions: list[DecisionAnswer]
 
 
-OutcomesRequest: TypeAlias = Outcome | list[Outcome]
+class OutcomeReport(Outcome, frozen=True, kw_only=True):
+    """What came of a decision. outcome_token: as it came with the decision; a token of scope admin,
+    a daemon without tokens, or one with `outcomes = "open"` needs none, and a wrong one is always
+    refused (403)."""
+
+    outcome_token: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+
+
+OutcomesRequest: TypeAlias = OutcomeReport | list[OutcomeReport]
 """One outcome or many. Outputs come with the response, the reward later; each part counts once.
 `served`, `attempt` and `delivered` speak of one attempt: the delivered one with the highest number
 counts, in whatever order parts come. `at` may not lie in the future."""
@@ -117,8 +130,8 @@ class Rejected(Wire, frozen=True, kw_only=True):
 class OutcomesAnswer(Wire, frozen=True, kw_only=True):
     """What became of outcomes. accepted: rows logged. duplicates: exact repeats, dropped. late:
     after their window, logged, counted and never used. rejected: refused rows of a list; one
-    outcome that is refused is a problem document instead, with status 404 (unknown), 409
-    (contradicts) or 422.
+    outcome that is refused is a problem document instead, with status 403 (its token), 404
+    (unknown), 409 (contradicts) or 422.
     """
 
     accepted: int

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -18,14 +19,15 @@ from typing import Any, TypeAlias
 
 import uvicorn
 
+from equipoise.agent.service.descriptors import BACKLOG
 from equipoise.agent.service.direct import DirectProtocol
 from equipoise.agent.service.front import Front
 from equipoise.agent.service.logs import Log
+from equipoise.agent.service.protocol import Turns
 from equipoise.agent.service.settings import ServiceSettings
 
 Signals: TypeAlias = Mapping[signal.Signals, Callable[[], None]]
 
-BACKLOG = 2048
 SWITCH_SECONDS = 0.0002
 """How long the thread that writes to SQLite may hold up the loop; Python's default is 5 ms."""
 
@@ -55,10 +57,13 @@ class StartError(ValueError):
 
 class Server(uvicorn.Server):
     """uvicorn's server with our signals. signals: what to call at which, beside the two that end
-    it."""
+    it; ending: called when one of those came."""
 
-    def __init__(self, config: uvicorn.Config, signals: Signals, log: Log) -> None:
+    def __init__(
+        self, config: uvicorn.Config, signals: Signals, log: Log, ending: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self._ending = ending
         self._signals = signals
         self._log = log
 
@@ -91,6 +96,7 @@ class Server(uvicorn.Server):
         if self.should_exit and number == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+        self._ending()
 
 
 def serve(
@@ -103,7 +109,7 @@ def serve(
 ) -> None:
     """Serve until a signal. Raises StartError where the daemon did not start."""
     protocol: Any = functools.partial(
-        DirectProtocol, front, limits=settings.limits, refused=refused
+        DirectProtocol, front, limits=settings.limits, refused=refused, turns=Turns()
     )
     config = uvicorn.Config(
         front,
@@ -120,7 +126,9 @@ def serve(
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
         backlog=BACKLOG,
     )
-    server = Server(config, signals, log)
+    server = Server(config, signals, log, front.begin_stop)
+    # The log is one JSON object a line; what clients send that is no HTTP is counted.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server.run(sockets=[listener])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from hashlib import sha256
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -17,13 +18,14 @@ from equipoise.agent.config.parts import Part
 from equipoise.agent.features.problems import Problem, shown
 from equipoise.agent.service.retention import RetentionSettings
 from equipoise.agent.service.shadow.settings import ShadowSettings
+from equipoise.agent.service.weak_tokens import SHORTEST_TOKEN, few_characters, weak_text
 
 Scope: TypeAlias = Literal["route", "admin"]
 """route: decide, outcomes, bulk rows and everything that is read. admin: budget, pause too."""
 
 JOBS = ("refresh", "checkpoint", "expiry", "forecast")
 """Jobs whose intervals are set by NAME_seconds, and can be while the daemon runs."""
-SHORTEST_TOKEN = 16
+HostName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._\-:\[\]]{1,253}$(?!\n)")]
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,9 +47,24 @@ class TokenSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.sha256 is not None and not _HASH.fullmatch(self.sha256):
             fix = "printf %s TOKEN | sha256sum"
             yield Problem("sha256", "something else", "64 hexadecimal digits, lower case", fix)
-        if self.token is not None and len(self.token) < SHORTEST_TOKEN:
-            limit = f"at least {SHORTEST_TOKEN} characters"
-            yield Problem("token", f"{len(self.token)} characters", limit, "make a longer one")
+        elif self.sha256 is not None and (text := weak_text(self.sha256)):
+            limit = f"that of a secret of at least {SHORTEST_TOKEN} characters"
+            yield Problem("sha256", f"the digest of {text}", limit, "make a token and hash that")
+        if self.token is not None and (fault := weakness(self.token)):
+            yield Problem("token", *fault, "make a longer one")
+
+
+def weakness(token: str) -> tuple[str, str] | None:
+    """What a token is and what it should be, None for one that may be used."""
+    if len(token) < SHORTEST_TOKEN:
+        return f"{len(token)} characters", f"at least {SHORTEST_TOKEN} characters"
+    if few_characters(token):
+        return "the same few characters again and again", "something that nobody can guess"
+    if token != token.strip() or not (token.isascii() and token.isprintable()):
+        return "characters that no header can carry", "printable ASCII without spaces at its ends"
+    if weak_text(sha256(token.encode()).hexdigest()):
+        return "a well-known text", "something that nobody can guess"
+    return None
 
 
 class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,9 +74,13 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
     last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
     connection. store_seconds: how long another program may lock the store. waiting_rows: logged
-    rows that may wait in memory for SQLite before requests are passed through. open_bytes: of
-    memory for decisions that wait for their outcome, in the daemon and in the analyst each; more of
-    them lie in a file beside the store.
+    rows that may wait in memory for SQLite before requests are passed through. rejects: refused
+    lines of a bulk body after which the rest is not read. decide_per_second: requests that one
+    token may have decided, a second's worth at once; null for any number. analyst_seconds: how long
+    one question to the analyst may take before that is started again. reads: reports and metrics of
+    one token that are under way at once; a plan counts for eight.
+    open_bytes: of memory for decisions that wait for their outcome, in the daemon and in each
+    analyst; more of them lie in a file beside the store.
     """
 
     body_bytes: int = 1 << 20
@@ -72,6 +93,10 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     idle_seconds: float = 75.0
     store_seconds: float = 1.0
     waiting_rows: int = 200_000
+    rejects: int = 10_000
+    decide_per_second: float | None = None
+    analyst_seconds: float = 120.0
+    reads: int = 32
     open_bytes: int = 16 << 20
 
     def faults(self) -> Iterator[Problem]:
@@ -81,6 +106,8 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "rows",
             "connections",
             "waiting_rows",
+            "rejects",
+            "reads",
             "open_bytes",
         ):
             if not 1 <= getattr(self, key) < 2**40:
@@ -91,9 +118,15 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
             "bulk_seconds",
             "idle_seconds",
             "store_seconds",
+            "analyst_seconds",
         ):
             if not 0 < getattr(self, key) <= 86_400:
                 yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
+        rate = self.decide_per_second
+        if rate is not None and not 0 < rate <= 1e6:
+            yield Problem(
+                "decide_per_second", shown(rate), "above 0, at most 1,000,000, or nothing"
+            )
 
 
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -113,6 +146,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shadow: replays of cached contexts on candidate models; retention: moving old rows out of the
     store; neither unless declared.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
+    names: host names, beside those of loopback, under which browsers reach the page.
+    outcomes: `signed` takes an outcome from a token of scope route only with the `outcome_token`
+    that came with its decision; `open` takes it without, from clients that do not know of it.
     """
 
     store: str = "equipoise.db"
@@ -131,6 +167,8 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shadow: ShadowSettings | None = None
     retention: RetentionSettings | None = None
+    names: list[HostName] = msgspec.field(default_factory=list)
+    outcomes: Literal["signed", "open"] = "signed"
     tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
 

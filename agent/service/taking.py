@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -13,17 +14,19 @@ from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.schema import OutcomesAnswer, Rejected
 from equipoise.store.records import Outcome
 
+T = TypeVar("T", bound=Outcome)
+
 ROWS_AT_ONCE = 34
 """Rows that are taken without a pause: some 300 microseconds, for which a decision may wait."""
 
 
-class Taking:
+class Taking(Generic[T]):
     """One list. take: takes outcomes all or none, and says what became of them."""
 
     def __init__(
         self,
-        outcomes: Sequence[Outcome],
-        take: Callable[[Sequence[Outcome]], dict[str, int]],
+        outcomes: Sequence[T],
+        take: Callable[[Sequence[T]], dict[str, int]],
         figures: Figures,
     ) -> None:
         self._outcomes = outcomes
@@ -37,8 +40,9 @@ class Taking:
         for rows in _rounds(self._outcomes):
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 some = rows[start : start + ROWS_AT_ONCE]
-                self._total += take_apart(self._outcomes, some, self._take, self._rejected)
-                yield
+                for taken in take_apart(self._outcomes, some, self._take, self._rejected):
+                    self._total += taken
+                    yield
 
     def answer(self) -> OutcomesAnswer:
         """What became of the rows."""

@@ -12,16 +12,28 @@ import hmac
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 from equipoise.agent.service.problems import Refusal, problem
-from equipoise.agent.service.settings import Scope, TokenSettings
+from equipoise.agent.service.settings import Scope, TokenSettings, weakness
 
 # Basic first: of several challenges in one header, Chromium looks at the first only.
 _CHALLENGE = {"www-authenticate": 'Basic realm="equipoise", Bearer realm="equipoise"'}
 
 
+class Caller(NamedTuple):
+    """Who asks. name: of the token, "" where none is needed; admin: whether it may do all."""
+
+    name: str
+    admin: bool
+
+
+ANYBODY = Caller("", True)
+"""Who asks where no token is needed."""
+
+
 class MissingTokenError(ValueError):
-    """A token whose environment variable is not set."""
+    """A token whose environment variable is not set, or holds something that is no secret."""
 
 
 class Tokens:
@@ -45,24 +57,27 @@ class Tokens:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def check(self, headers: Sequence[tuple[bytes, bytes]], scope: Scope) -> str:
-        """The name of the token that a request carries. An admin token may do all.
+    def check(self, headers: Sequence[tuple[bytes, bytes]], scope: Scope) -> Caller:
+        """Whose token a request carries. An admin token may do all.
 
-        A browser sends the token as the password of Basic authentication.
+        A browser sends the token as the password of Basic authentication. Where nothing is
+        presented nothing is compared.
         Raises Refusal 401 where there is no known token, 403 where it lacks the scope.
         """
         if not self._digests:
-            return ""
-        presented = sha256(_presented(headers)).digest()
+            return ANYBODY
         known: tuple[Scope, str] | None = None
-        for digest, has, name in self._digests:
-            if hmac.compare_digest(digest, presented):
-                known = (has, name)
+        text = _presented(headers)
+        if text:
+            presented = sha256(text).digest()
+            for digest, has, name in self._digests:
+                if hmac.compare_digest(digest, presented):
+                    known = (has, name)
         if known is None:
             raise Refusal(problem(401, "a bearer token is needed here"), _CHALLENGE)
         if known[0] not in (scope, "admin"):
             raise Refusal(problem(403, f"this needs a token of scope {scope}", limit=scope))
-        return known[1]
+        return Caller(known[1], known[0] == "admin")
 
 
 def _digest(token: TokenSettings, environment: Mapping[str, str]) -> bytes:
@@ -75,6 +90,11 @@ def _digest(token: TokenSettings, environment: Mapping[str, str]) -> bytes:
             raise MissingTokenError(
                 f"service.tokens: {token.name} is to come from the environment variable "
                 f"{token.env}, which is not set"
+            )
+        if fault := weakness(secret):
+            raise MissingTokenError(
+                f"service.tokens: {token.name}: the environment variable {token.env} holds "
+                f"{fault[0]}, expected {fault[1]}"
             )
     return sha256(secret.encode()).digest()
 

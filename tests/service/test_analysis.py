@@ -21,7 +21,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.keyfile import write_key
-from equipoise.agent.service.analysis import AnalysisError
+from equipoise.agent.service.analysis import MOST_WAITING, AnalysisError, CrowdedError
 from equipoise.agent.service.analyst import State
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.logs import Log
@@ -164,6 +164,78 @@ def test_a_rule_adopted_during_a_question_reaches_the_analyst(
         assert saved is not None
         assert saved.state == daemon.agent.fold.to_bytes()
         assert daemon.analysis._process is process, "it was not started again"
+
+    run(daemon, work)
+
+
+def test_what_one_client_wants_to_see_is_not_computed_for_ever(daemon: Daemon):
+    async def work() -> None:
+        traffic(daemon, 0, 60)
+        plain = await daemon.analysis.report()
+        wide = await daemon.analysis.read(["ipw", "obs-only", "doubly-robust"])
+        assert wide.recommendations.keys() > plain.recommendations.keys()
+        traffic(daemon, 60, 90)
+        assert await daemon.analysis.refresh() is True
+        newest = daemon.analysis.newest
+        assert newest is not None
+        assert newest.recommendations.keys() == plain.recommendations.keys()
+        again = await daemon.analysis.read(["ipw", "obs-only"])
+        assert again.log_rows == newest.log_rows
+        assert again.estimates.models == newest.estimates.models
+
+    run(daemon, work)
+
+
+PLAN = b'{"models": 3, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.1}'
+
+
+def test_a_plan_holds_up_no_refresh_and_only_so_many_wait(daemon: Daemon):
+    async def work() -> None:
+        analysis = daemon.analysis
+        traffic(daemon, 0, 60)
+        await analysis.refresh()
+        assert (await analysis.plan(PLAN, False)).body
+        process = analysis._clients._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        plans = [asyncio.create_task(analysis.plan(PLAN, False)) for _ in range(MOST_WAITING)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(CrowdedError):
+            await analysis.plan(PLAN, False)
+        for turn in range(1, 4):
+            traffic(daemon, 60 * turn, 60 * turn + 60)
+            assert await asyncio.wait_for(analysis.refresh(), 60) is True
+        assert not any(plan.done() for plan in plans)
+        analysis.abandon()
+        assert all(
+            isinstance(each, AnalysisError)
+            for each in await asyncio.gather(*plans, return_exceptions=True)
+        )
+
+    run(daemon, work)
+
+
+def test_an_analyst_that_hangs_is_known_and_started_again(daemon: Daemon):
+    async def work() -> None:
+        analysis = daemon.analysis
+        traffic(daemon, 0, 40)
+        await analysis.refresh()
+        assert daemon.readiness().ready
+        process = analysis._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        traffic(daemon, 40, 60)
+        analysis._seconds = 2.0
+        waiting = asyncio.create_task(analysis.report())
+        while not waiting.done() and daemon.readiness().ready:
+            await asyncio.sleep(0.02)
+        assert any("analyst" in problem for problem in daemon.readiness().problems)
+        with pytest.raises(AnalysisError, match="longer than 2 seconds"):
+            await waiting
+        analysis._seconds = 120.0
+        assert daemon.readiness().ready
+        assert (await analysis.report()).log_rows == daemon.agent.fold.next_seq
+        assert analysis._process is not process
 
     run(daemon, work)
 
