@@ -20,7 +20,7 @@ from equipoise.agent.estimators import doubly_robust
 from equipoise.agent.estimators import hierarchical
 
 # isort: on
-from equipoise.agent.estimators import naive_log, reweighted, routing
+from equipoise.agent.estimators import balanced, naive_log, routing
 from equipoise.agent.estimators.base import FAMILIES, Estimate, Family, Scorer, family
 from equipoise.agent.estimators.jackknife import unknown_covariance
 from equipoise.agent.estimators.outliers import LeftOut, without_far_groups
@@ -32,6 +32,7 @@ __all__ = [
     "Family",
     "LeftOut",
     "Scorer",
+    "balanced",
     "cvci",
     "doubly_robust",
     "estimate",
@@ -42,7 +43,6 @@ __all__ = [
     "naive_log",
     "obs_only",
     "representation_exp",
-    "reweighted",
     "routing",
     "without_far_groups",
 ]
@@ -56,8 +56,6 @@ def estimate(
     moments: Moments,
     names: Iterable[str] | None = None,
     *,
-    rate_follows_context: bool = True,
-    context_free: bool = False,
     sound: tuple[Moments, Sequence[LeftOut]] | None = None,
     off: Off = MappingProxyType({}),
     before: Callable[[str], None] | None = None,
@@ -65,8 +63,8 @@ def estimate(
 ) -> dict[str, Estimate]:
     """Estimates of the named families (all of them for None), in the order asked for.
 
-    rate_follows_context: e depended on x alone; where False the scorers use w = 1 / e.
-    context_free: neither e nor pi ever depended on x; `ipw` is then the plain mean.
+    Every family goes by the logged probabilities: EXP rows stand for all of the traffic, however
+    e and pi moved (`balanced`).
     sound: what `without_far_groups` makes of the moments, where it is known already; every family
     but `ipw` is given that. before: told of each family before it is computed, and of "" at the
     end.
@@ -82,9 +80,10 @@ def estimate(
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
     kept, left = without_far_groups(moments) if sound is None else sound
     found = {}
+    # Neither may keep the other from being computed.
+    even: dict[int, Moments] = {}
     for name in wanted:
         plain = name == "ipw"
-        function = ipw.plain_means if plain and context_free else FAMILIES[name]
         of = moments if plain else kept
         if name in off:
             found[name] = _failed(name, of, off[name])
@@ -93,9 +92,7 @@ def estimate(
         else:
             if before is not None:
                 before(name)
-            if not rate_follows_context:
-                of = reweighted.reweighted(of)
-            found[name] = _attempt(name, function, of, reward_range)
+            found[name] = _attempt(name, of, even, reward_range)
             if left and not plain:
                 noted = {**found[name].diagnostics, "left_out": tuple(left)}
                 found[name] = replace(found[name], diagnostics=noted)
@@ -110,10 +107,16 @@ _FAR_OUTSIDE = 100.0
 
 
 def _attempt(
-    name: str, function: Family, moments: Moments, reward_range: tuple[float, float] | None
+    name: str,
+    moments: Moments,
+    even: dict[int, Moments],
+    reward_range: tuple[float, float] | None,
 ) -> Estimate:
+    """even: what `balanced` made of moments before, by their id."""
     try:
-        made = function(moments)
+        if id(moments) not in even:
+            even[id(moments)] = balanced.balanced(moments)
+        made = FAMILIES[name](even[id(moments)])
     except Exception as error:  # any: the other families, and the experiment itself, go on
         return _failed(name, moments, f"{type(error).__name__}: {error}")
     fault = _fault(made, reward_range)
