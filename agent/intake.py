@@ -320,7 +320,7 @@ class Intake:
 
 
 def _check_within(name: str, column: Floats, low: float, high: float, what: str) -> None:
-    """Raise AgentError naming the first row outside [low, high]; NaN, the unknown, is let through."""
+    """Raise AgentError naming the first row outside [low, high]; NaN is let through."""
     inside = (column >= low) & (column <= high)
     if not inside.all():
         wrong = ~inside & ~np.isnan(column)

@@ -78,6 +78,7 @@ def _possible(file: ConfigFile) -> Needs:
         raise ConfigError([str(problem)])
     return needed
 
+
 def longest_wait(config: ExperimentConfig) -> float | None:
     """Seconds after which a decision is certified at the latest, None where it may be never."""
     if config.reward.window is None:
