@@ -54,7 +54,6 @@ class Intake:
         self._check_lengths(count, unit=batch.unit, context=batch.context, at=batch.at, x=batch.x)
         self._check_models("routed", batch.routed)
         check_times(batch.at)
-        self._check_times(batch.at, unknown=False)
         if batch.eligible is not None and batch.eligible.shape != (count, self._models):
             raise AgentError(
                 f"eligible has shape {batch.eligible.shape}, expected {(count, self._models)}"
@@ -69,7 +68,6 @@ class Intake:
         )
         check_times(batch.at, unknown=True)
         self._check_models("routed", batch.routed)
-        self._check_times(batch.at)
         self._check_rewards(batch.reward, np.zeros(len(batch), dtype=bool))
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
@@ -87,7 +85,6 @@ class Intake:
                 f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
             )
         check_times(batch.at, unknown=True)
-        self._check_times(batch.at)
         with_reward = ~np.isnan(batch.reward)
         self._check_rewards(batch.reward, ~with_reward)
         with_outputs = ~np.isnan(batch.outputs).any(axis=1) if q else np.zeros(count, dtype=bool)
@@ -135,7 +132,6 @@ class Intake:
         self._check_lengths(count, context=batch.context, outputs=batch.outputs, cost=batch.cost)
         check_times(batch.at, unknown=True)
         self._check_models("model", batch.model)
-        self._check_times(batch.at)
         _check_within("cost", batch.cost, 0.0, MOST_COST, "USD")
         pair = batch.context * np.int64(self._models) + batch.model
         _, first, group = np.unique(pair, return_index=True, return_inverse=True)
@@ -300,11 +296,6 @@ class Intake:
                     f"[{item.low}, {item.high}]"
                 )
 
-    @staticmethod
-    def _check_times(at: Floats, *, unknown: bool = True) -> None:
-        """Seconds since the epoch: milliseconds would hold every window open, or close it."""
-        _check_within("at", at, -LATEST, LATEST, "seconds since the epoch", unknown=unknown)
-
     def _check_models(self, name: str, models: Ints) -> None:
         # Seen as unsigned numbers the negative ones are large: one pass finds both ends.
         if len(models) and int(models.view(np.uint64).max()) >= self._models:
@@ -330,13 +321,11 @@ class Intake:
                 raise AgentError(f"{name} has {len(column)} rows, expected {count}")
 
 
-def _check_within(
-    name: str, column: Floats, low: float, high: float, what: str, *, unknown: bool = True
-) -> None:
-    """Raise AgentError naming the first row outside [low, high]. unknown: NaN is let through."""
+def _check_within(name: str, column: Floats, low: float, high: float, what: str) -> None:
+    """Raise AgentError naming the first row outside [low, high]; NaN is let through."""
     inside = (column >= low) & (column <= high)
     if not inside.all():
-        wrong = ~inside & ~np.isnan(column) if unknown else ~inside
+        wrong = ~inside & ~np.isnan(column)
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise AgentError(

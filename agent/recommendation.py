@@ -31,10 +31,10 @@ _DIGITS = 1e-12
 @dataclass(frozen=True, slots=True)
 class Backing:
     """What is certified. models: one, better than every other where `lead` is above 0, else within
-    `epsilon` of the best; or several, within epsilon of each other. by: lower end of the lead at the
-    level of all pairs, which "by at least" needs.
-    over_routing: lower end of what one is better than today's routing by. Reward units, larger
-    being better. delta: probability that this is ever wrong."""
+    `epsilon` of the best; or several, within epsilon of each other. by: lower end of the lead at
+    the level of all pairs, which "by at least" needs. over_routing: lower end of what one is better
+    than today's routing by. Reward units, larger being better. delta: probability that this is ever
+    wrong."""
 
     models: tuple[str, ...]
     lead: float

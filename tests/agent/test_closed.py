@@ -100,7 +100,7 @@ def test_what_cannot_be_declared() -> None:
             {"models": [ModelConfig(name="a", max_requests=0), ModelConfig(name="b")]},
             "max_requests",
         ),
-        ({"policy": PolicyConfig(exclude=["no spaces"])}, "policy.exclude"),
+        ({"policy": PolicyConfig(exclude=["no line\nends"])}, "policy.exclude"),
     ):
         with pytest.raises(ConfigError, match=says):
             config(**changes).checked()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ def batch(first: int, count: int, rng: np.random.Generator) -> DecisionBatch:
     )
 
 
-def filled(table: Pending, rounds: int) -> Pending:
-    """Decisions, of which the older half is closed and leaves now and then."""
+def filled(table: Pending, rounds: int) -> Iterator[Pending]:
+    """Decisions, of which the older half is closed and leaves now and then; after each round."""
     rng = np.random.default_rng(5)
     every = np.ones(2, dtype=bool)
     for _ in range(rounds):
@@ -47,18 +48,27 @@ def filled(table: Pending, rounds: int) -> Pending:
         table.folded[:done] = table.has_reward[:done] = True
         table.reward[: table.size] += 1.0
         table.release()
-    return table
+        yield table
+
+
+def same(table: Pending, other: Pending) -> None:
+    assert (table.base, table.size) == (other.base, other.size)
+    columns = other.arrays(other.base)
+    for name, column in table.arrays(table.base).items():
+        np.testing.assert_array_equal(columns[name], column, err_msg=name)
 
 
 def test_a_table_in_a_file_holds_what_one_in_memory_holds(tmp_path: Path) -> None:
-    plain = filled(Pending(3, 2, 2), 40)
-    filed = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 40)
+    pairs = zip(
+        filled(Pending(3, 2, 2), 40),
+        filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 40),
+        strict=True,
+    )
+    for plain, filed in pairs:
+        same(plain, filed)
     assert filed.in_file
     assert not plain.in_file
-    assert (filed.base, filed.size) == (plain.base, plain.size)
     assert plain.base > 0
-    for name, column in plain.arrays(plain.base).items():
-        np.testing.assert_array_equal(filed.arrays(filed.base)[name], column, err_msg=name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,11 +79,10 @@ def test_a_file_that_finds_no_room_leaves_the_table_in_memory(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    plain = filled(Pending(3, 2, 2), 20)
-    other = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 20)
+    *_, plain = filled(Pending(3, 2, 2), 20)
+    *_, other = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 20)
     assert not other.in_file
-    for name, column in plain.arrays(plain.base).items():
-        np.testing.assert_array_equal(other.arrays(other.base)[name], column, err_msg=name)
+    same(plain, other)
 
 
 def resident() -> int:
