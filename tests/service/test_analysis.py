@@ -240,6 +240,79 @@ def test_an_analyst_that_hangs_is_known_and_started_again(daemon: Daemon):
     run(daemon, work)
 
 
+HANGING = """
+import sys
+if "equipoise.agent.service.analyst" in sys.orig_argv:
+    import signal
+    from equipoise.agent.estimators import FAMILIES
+    FAMILIES["cvci"] = lambda moments: signal.pause()
+"""
+
+
+def test_a_family_that_an_analyst_hangs_over_is_left_out_by_both(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "sitecustomize.py").write_text(HANGING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def work() -> None:
+        analysis, clients = daemon.analysis, daemon.analysis._clients
+        traffic(daemon, 0, 60)
+        before = await analysis.report()
+        await clients.start()
+        clients._seconds = 0.5
+        while "cvci" not in analysis._off:
+            with pytest.raises(AnalysisError):
+                await analysis.report(["cvci"])
+            # As long as this machine needs to come so far, and without the waits in between.
+            clients._seconds *= 2
+            clients._restarts._until.clear()
+        assert analysis._off == {"cvci": "the analyst hung 2 times in a row over it"}
+        clients._seconds = 120.0
+        made = await analysis.report(["cvci"])
+        assert "hung 2 times" in made.estimates.fallbacks["cvci"]
+        process = analysis._process
+        own = await analysis.read()
+        assert own.log_rows == before.log_rows
+        sentences = {each.name: each.sentence for each in own.checks.checks}
+        assert "cvci cannot be computed: the analyst hung" in sentences["estimators"]
+        assert analysis._process is process, "that of the daemon hears of it and goes on"
+        assert [each.status for each in daemon.store.alerts() if each.check == "analyst"] == [
+            "alarm"
+        ]
+        # What it hung over is forgotten with the configuration, and not when it only rests.
+        analysis._rest()
+        assert clients._process is None
+        assert analysis._off
+        analysis.forget()
+        assert not analysis._off
+
+    run(daemon, work)
+
+
+def test_a_configuration_that_ends_a_question_is_no_failure_of_the_analyst(daemon: Daemon):
+    async def work() -> None:
+        analysis = daemon.analysis
+        traffic(daemon, 0, 40)
+        await analysis.report()
+        process = analysis._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        traffic(daemon, 40, 60)
+        for _ in range(2):
+            waiting = asyncio.create_task(analysis.report())
+            while analysis._asked_at is None and not waiting.done():
+                await asyncio.sleep(0.01)
+            analysis.forget()
+            with pytest.raises(AnalysisError):
+                await waiting
+        assert daemon.figures.refresh_failures == 0
+        assert analysis._restarts.failures("ask") == 0
+        assert (await analysis.report()).log_rows == daemon.agent.fold.next_seq
+
+    run(daemon, work)
+
+
 def test_an_analyst_that_fails_is_started_again(daemon: Daemon):
     async def work() -> None:
         traffic(daemon, 0, 40)

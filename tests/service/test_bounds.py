@@ -66,6 +66,12 @@ def test_a_family_is_left_out_after_two_deaths_in_a_row_over_it():
     restarts.failed("ask", "cvci")
     assert list(restarts.off) == ["cvci"]
     assert restarts.wait("ask") == 0, "without it the next try is made at once"
+    assert restarts.off["cvci"] == "the analyst died 2 times in a row over it"
+    # A process that hung over it is no better than one that died, and another leaves out the same.
+    other = Restarts(Clock(), off=restarts.off)
+    other.failed("ask", "grounded", "hung")
+    other.failed("ask", "grounded", "died")
+    assert restarts.off["grounded"] == "the analyst died or hung 2 times in a row over it"
 
 
 @pytest.fixture
@@ -183,6 +189,12 @@ def test_a_question_is_not_asked_while_it_has_to_wait(daemon: Daemon):
         daemon.analysis._restarts.failed("ask")
         with pytest.raises(RuntimeError, match="failed 2 times in a row; it is asked again in 1 s"):
             await daemon.analysis.report()
+        assert daemon.analysis._process is None
+        # A start is such a question: one that always fails is not made with every look.
+        daemon.analysis._restarts.failed("open")
+        daemon.analysis._restarts.failed("open")
+        with pytest.raises(RuntimeError, match="failed 2 times in a row"):
+            await daemon.analysis.start()
         assert daemon.analysis._process is None
 
     asyncio.run(work())

@@ -19,11 +19,9 @@ from equipoise.agent.keyfile import read_key
 from equipoise.store.sqlite import SqliteStore
 
 
-def test_it_is_ready_in_time_and_says_where(tmp_path):
-    begun = time.monotonic()
+def test_it_is_ready_when_it_says_where_it_listens(tmp_path):
     with running(tmp_path) as daemon:
         assert daemon.ask("GET", "/readyz").json["ready"] is True
-        assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
