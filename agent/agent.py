@@ -149,7 +149,7 @@ class Agent(Steering):
         if self.config.units is not None and self._closed.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
         rule = self.rule
-        first = self.fold.pending.next
+        first = self.store.decisions  # numbers that were lost are not given again
         if not rule.active.all():
             every = np.ones((len(requests), len(self.models)), dtype=bool)
             eligible = every if requests.eligible is None else requests.eligible
@@ -179,7 +179,7 @@ class Agent(Steering):
             context_id=requests.context_id,
         )
         if self.config.units is not None:
-            leader = self.fold.units.leaders(requests, self.fold.pending)
+            leader = self.fold.units.leaders(requests, self.fold.pending, first)
             batch = follow(replace(batch, leader=leader), self.fold.pending)
         batch = self._within_budget(batch)
         self._log(batch)

@@ -19,6 +19,12 @@ class CorruptStoreError(StoreError):
     """The file is cut short or damaged."""
 
 
+class LostRowsError(CorruptStoreError):
+    """Rows that were acknowledged are missing, or the files beside a store are not its own.
+
+    Nothing was written. `equipoise repair` opens the store all the same and notes what is lost."""
+
+
 class SchemaVersionError(StoreError):
     """The store was written by a newer equipoise, or needs an upgrade that cannot be made here."""
 
@@ -49,6 +55,10 @@ class FullStoreError(WriteError):
 
 class SlowStoreError(WriteError):
     """The store did not get to the write in time: locked by another program, or behind."""
+
+
+class DisplacedStoreError(WriteError):
+    """The files of an open store are not where, or what, they were: removed, moved, replaced."""
 
 
 class TrimmedError(StoreError):

@@ -29,7 +29,7 @@ from equipoise.store.batches import (
     Segment,
 )
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
-from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.roots import Root
 from equipoise.store.slicing import slice_rows
 
@@ -177,6 +177,9 @@ class MemoryStore(Store):
 
     def controls(self) -> list[Control]:
         return list(self._controls)
+
+    def gaps(self) -> list[Gap]:
+        return []
 
     def close(self) -> None:
         """Nothing to release; the log stays readable."""

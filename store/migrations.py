@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
+from equipoise.store.gaps import create_gaps
 from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
 from equipoise.store.observation_index import index_observations
@@ -33,6 +34,7 @@ MIGRATIONS: Sequence[Migration] = (
     (4, create_controls),
     (5, index_observations),
     (6, create_roots),
+    (7, create_gaps),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 
