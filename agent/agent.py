@@ -86,6 +86,8 @@ class Agent(Steering):
         self.would_randomize = 0
         """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
+        self.gaps = store.gaps()
+        """What the log is known to lack; no more is found out while it is open."""
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
@@ -110,7 +112,7 @@ class Agent(Steering):
             None if config.units is None else config.units.ttl,
             Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
         )
-        self._intake = Intake(config, self.transform, self.fold, store)
+        self._intake = Intake(config, self.transform, self.fold, store, self.gaps)
         restore(self.fold, store)
         self.follow()
         self.purse = Purse(config.budget, self.fold.ledger)
@@ -131,6 +133,12 @@ class Agent(Steering):
     def late(self) -> int:
         """Parts of outcomes that came too late to be used, restarts included."""
         return self.fold.late
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in the log; numbers that were lost are none."""
+        end = self.fold.pending.next
+        return end - sum(min(gap.end, end) - min(gap.first, end) for gap in self.gaps)
 
     @property
     def full_models(self) -> Flags:

@@ -6,7 +6,7 @@ trusted: the audit reads the store alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,16 @@ from equipoise.agent.draws import Draws, key_hash
 from equipoise.agent.errors import AgentError
 from equipoise.agent.rules import RuleBook
 from equipoise.policies.draw import draw
-from equipoise.store.batches import DecisionBatch, ExpiryBatch, Flags, Floats, OutcomeBatch
+from equipoise.store.batches import (
+    DecisionBatch,
+    ExpiryBatch,
+    Flags,
+    Floats,
+    OutcomeBatch,
+    Segment,
+)
 from equipoise.store.contract import Store
+from equipoise.store.slicing import slice_rows
 
 TOLERANCE = 1e-9
 _SHOWN = 20
@@ -28,7 +36,8 @@ class Audit:
     """What an audit found. `faults` holds sentences, at most 20; `fault_count` counts all.
 
     begins: the first row of the log; digest: of the removed rows before it, "" where there are
-    none. unchecked: decisions that follow one among those rows.
+    none. unchecked: decisions that follow one among those rows. losses: what the log is known to
+    lack, which is no fault of what it holds.
     """
 
     begins: int = 0
@@ -41,6 +50,7 @@ class Audit:
     outcomes: int = 0
     rules: int = 0
     uniforms_redrawn: bool = False
+    losses: list[str] = field(default_factory=list)
     fault_count: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -77,13 +87,18 @@ def audit(
     if root is not None:
         seq, number, first = root.seq, root.decisions, root.decisions
         result.begins, result.digest = root.seq, root.digest
-    for segment in store.read():
+    gaps = store.gaps()
+    result.losses = [gap.sentence for gap in gaps]
+    lost = {gap.first: gap.end for gap in gaps if gap.numbers}
+    for segment in _consecutive(store.read()):
         batch = segment.batch
         if segment.seq != seq:
             result.fault(f"log rows {seq} to {segment.seq - 1} are missing", segment.seq - seq)
         seq = segment.seq + len(batch)
         result.rows += len(batch)
         if isinstance(batch, DecisionBatch):
+            while number in lost:
+                number = lost[number]
             _check_decisions(result, batch, rules, draws, number, store, first)
             number += len(batch)
         elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
@@ -92,6 +107,17 @@ def audit(
             _report(result, batch.number, orphan, "is answered for before it was made")
         progress(result.rows)
     return result
+
+
+def _consecutive(segments: Iterator[Segment]) -> Iterator[Segment]:
+    """The segments, cut where decision numbers leave some out."""
+    for segment in segments:
+        batch, start = segment.batch, 0
+        if isinstance(batch, DecisionBatch):
+            for cut in (np.flatnonzero(np.diff(batch.number) != 1) + 1).tolist():
+                yield Segment(segment.seq + start, slice_rows(batch, start, cut))
+                start = cut
+        yield Segment(segment.seq + start, slice_rows(batch, start, len(batch)))
 
 
 def _check_decisions(

@@ -18,11 +18,14 @@ from equipoise.agent.newfiles import write_new
 from equipoise.agent.wholefolder import whole_folder
 from equipoise.store.files import check_header, check_path
 from equipoise.store.inspection import inspect_store
+from equipoise.store.intake import store_id_of
+from equipoise.store.lock import WriterLock
+from equipoise.store.mark import mark_path
 from equipoise.store.migrations import check_identity, newest
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
 from equipoise.store.tables import LOG_TABLES
-from equipoise.store.tail import tail_files
+from equipoise.store.tail import end_at_damage, tail_files
 
 STORE, MANIFEST = "store.db", "backup.json"
 
@@ -50,12 +53,19 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
         folder.chmod(0o700)
         copy = folder / STORE
         # The tail first: what leaves it meanwhile is in the database by then.
+        tails: list[Path] = []
         for path in tail_files(store.resolve()):
             with contextlib.suppress(FileNotFoundError):
-                _copy(path, folder / path.name.replace(store.resolve().name, STORE, 1))
+                copied = folder / path.name.replace(store.resolve().name, STORE, 1)
+                _copy(path, copied)
+                tails.append(copied)
         os.close(os.open(copy, os.O_CREAT | os.O_EXCL, 0o600))
         version = _copy_database(store, copy)
+        for path in tails:
+            # A frame that was written while it was copied may have come in two halves.
+            end_at_damage(path, store_id_of(copy))
         rows = _settle(copy) if version == newest() else _rows(copy)
+        mark_path(copy).unlink(missing_ok=True)
         if key is not None:
             write_key(copy, key)
         manifest = Manifest(
@@ -83,6 +93,8 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
     for path in _parts(store):
         if path.exists():
             raise AgentError(f"{path} exists: move it away first, nothing is replaced")
+    # What a killed writer left of its lock is in nobody's way; a writer is.
+    WriterLock(store.absolute()).release()
     scratch = store.with_name(f".{store.name}.restore-{os.getpid()}")
     try:
         _copy(source, scratch)
@@ -102,7 +114,7 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
 def _parts(store: Path) -> Iterator[Path]:
     yield store
     yield key_path(store)
-    for suffix in ("-wal", "-shm", ".lock"):
+    for suffix in ("-wal", "-shm"):
         yield store.with_name(store.name + suffix)
     if store.absolute().parent.is_dir():
         yield from tail_files(store.absolute())

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
 
-
 VOID = -1.0
 """The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
 
@@ -229,7 +228,9 @@ class Pending:
         known: Flags = self.has_reward[at] & delivered
         reward = scaled(self.reward[at])
         low, high = (
-            np.where(known, reward, np.where(delivered & (missing is not None), missing or 0.0, end))
+            np.where(
+                known, reward, np.where(delivered & (missing is not None), missing or 0.0, end)
+            )
             for end in (0.0, 1.0)
         )
         return low, high, known

@@ -45,7 +45,7 @@ class Rule:
     active: Flags
     alarms: tuple[str, ...] = ()
     widened: bool = False
-    missing: float | None | msgspec.UnsetType = msgspec.UNSET
+    missing: float | msgspec.UnsetType | None = msgspec.UNSET
     rule_id: str = ""
 
     def encode(self) -> str:

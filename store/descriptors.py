@@ -1,4 +1,4 @@
-"""One descriptor a process for every database file, kept while any store of the process has it open.
+"""One descriptor a process for every database file, kept while a store of the process is open.
 
 SQLite's locks are POSIX locks, and those of a process on a file end when the process closes any
 descriptor of it. A header that was read and closed again would so take the locks from under every

@@ -92,8 +92,8 @@ def check_beside(path: Path) -> None:
     names = ", ".join(each.name for each in left if each.exists())
     if names:
         raise LostRowsError(
-            f"store {path} does not exist, but {names} of it does: put it back, or restore a backup;"
-            " to begin anew move them away, and the key too"
+            f"store {path} does not exist, but {names} of it does: put it back, or restore a"
+            " backup; to begin anew move them away, and the key too"
         )
 
 

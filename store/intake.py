@@ -34,9 +34,10 @@ _SINCE_GAPS, _SINCE_ROOTS = 7, 6
 class Found:
     """What stands beside a database.
 
-    segments: rows of the tail that the log does not hold, numbered on from its end; gaps: what is
-    missing. taken: rows in `segments`. files: the tail files; damaged: those of them with anything
-    that is no frame, or not of this store, in front of whole frames. strange: why the files do not
+    segments: rows of the tail that the log does not hold, numbered on from its end; taken: how many
+    rows; gaps: what is missing. files: the tail files; damaged: those of them with anything that is
+    no frame, or not of this store, in front of whole frames; kept: names under which such were put
+    aside; finished: those whose rows an interrupted start took in. strange: why the files do not
     belong together. stopped: where each tail file ends that ends in bytes that are no frame.
     standing: what the mark says; allowed: what is missing is no more than the durability allows.
     """
@@ -55,6 +56,7 @@ class Found:
     journal_is_strange: bool = False
     allowed: bool = True
     taken: int = 0
+    kept: list[str] = field(default_factory=list)
 
     def refuse(self, store: Path) -> None:
         """Raise LostRowsError, in one line, where anything is missing or strange."""
@@ -74,10 +76,13 @@ def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
     Raises StoreError or sqlite3.Error where the database itself cannot be read.
     """
     standing = read_mark(store)
-    with contextlib.closing(connect(store, "ro", busy_seconds)) as connection:
+    # Without a journal nobody else is writing, and SQLite need not make files to look.
+    journal = store.with_name(store.name + "-wal").exists()
+    mode = "ro" if journal else "ro&immutable=1"
+    with contextlib.closing(connect(store, mode, busy_seconds)) as connection:
         version = migrations.check_identity(connection, store)
         if version == 0:
-            found, rules, taken = Found(), set[str](), ""
+            found, rules, taken = Found(), None, ""
         else:
             found, rules, taken = _database(connection, version)
     found.standing = standing
@@ -98,6 +103,14 @@ def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
     return found
 
 
+def store_id_of(store: Path) -> bytes:
+    """The id of a store that nobody writes, b"" for one of an older schema."""
+    with contextlib.closing(connect(store, "ro&immutable=1", 0.0)) as connection:
+        if migrations.schema_version(connection) < _SINCE_GAPS:
+            return b""
+        return bytes.fromhex(read_fact(connection, STORE_ID) or "")
+
+
 def _name(path: Path) -> str:
     """A file by name and inode: another one of its name is another file."""
     return f"{path.name}:{path.stat().st_ino}"
@@ -108,7 +121,7 @@ def names_of(files: list[Path]) -> str:
     return " ".join(map(_name, files))
 
 
-def _database(connection: sqlite3.Connection, version: int) -> tuple[Found, set[str], str]:
+def _database(connection: sqlite3.Connection, version: int) -> tuple[Found, set[str] | None, str]:
     """What the log holds, by SQL that every schema version understands."""
 
     def one(sql: str) -> int:
@@ -130,14 +143,16 @@ def _database(connection: sqlite3.Connection, version: int) -> tuple[Found, set[
             store_id = b""
         if len(store_id) != 16:
             raise CorruptStoreError("its id is damaged")
-    rules = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
+    rules: set[str] | None = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
+    if not rules and not one("SELECT count(*) FROM settings"):
+        rules = None  # no agent's store: its decisions follow no rules
     return Found(store_id=store_id, next_seq=seq, decisions=number), rules, taken
 
 
 class _Walk:
     """Through the frames of the tail, in order, from the log's end."""
 
-    def __init__(self, found: Found, rules: set[str], store: Path) -> None:
+    def __init__(self, found: Found, rules: set[str] | None, store: Path) -> None:
         self._found, self._rules, self._store = found, rules, store
         self._expected = found.next_seq  # as the tail numbers rows
         self._next_seq, self._number = found.next_seq, found.decisions
@@ -174,18 +189,18 @@ class _Walk:
             batch = slice_rows(batch, self._expected - segment.seq, rows)
         elif segment.seq > self._expected:
             before = sorted({*self._found.damaged, *self._damage}, key=str)
-            where = f"{before[-1].name} is damaged" if before else f"nothing before {path.name}"
+            where = f"{before[-1].name} is damaged" if before else f"{path.name} begins later"
             self._lose(segment.seq - self._expected, where, before)
         self._expected = segment.seq + rows
         if isinstance(batch, DecisionBatch):
             self._seen = max(self._seen, int(batch.number[-1]) + 1)
-            if batch.rule_id not in self._rules:
+            if self._rules is not None and batch.rule_id not in self._rules:
                 self._lose(len(batch), f"rule {batch.rule_id} of {path.name} is not in the store")
                 self._keep(path)
                 return
             first = int(batch.number[0])
             if first < self._number:
-                self._lose(len(batch), f"{path.name} numbers decisions anew from d{first}")
+                self._lose(len(batch), f"{path.name} repeats decision numbers")
                 self._keep(path)
                 return
             self._close_gap(first)
@@ -193,7 +208,9 @@ class _Walk:
         elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
             known = self._known(batch)
             if not known.all():
-                self._lose(int(np.count_nonzero(~known)), f"{path.name} is about lost decisions")
+                self._lose(
+                    int(np.count_nonzero(~known)), "rows about lost decisions are lost with them"
+                )
                 self._keep(path)
                 batch = select(batch, known)
         if len(batch):
@@ -203,6 +220,8 @@ class _Walk:
             self._next_seq += len(batch)
 
     def _known(self, batch: OutcomeBatch | ExpiryBatch) -> np.ndarray:
+        if not (self._lost_rows or self._found.gaps):
+            return np.ones(len(batch), dtype=np.bool_)
         known = batch.number < self._number
         for gap in self._found.gaps:
             known &= (batch.number < gap.first) | (batch.number >= gap.end)

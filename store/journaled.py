@@ -26,7 +26,13 @@ import numpy as np
 from equipoise.store.admission import check_numbers, repeated_request
 from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
 from equipoise.store.contract import Checkpoint, Kept, Store
-from equipoise.store.errors import DisplacedStoreError, FullStoreError, SlowStoreError, StoreError, WriteError
+from equipoise.store.errors import (
+    DisplacedStoreError,
+    FullStoreError,
+    SlowStoreError,
+    StoreError,
+    WriteError,
+)
 from equipoise.store.intake import Found
 from equipoise.store.mark import BLOCK
 from equipoise.store.recent import Recent

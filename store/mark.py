@@ -10,6 +10,7 @@ It also says to which store it belongs, and which journal SQLite was writing.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -134,9 +135,7 @@ class Mark:
         self.identity = identity(os.fstat(self._file))
         self._rows, self._decisions = standing.rows, standing.decisions
         # Above what either slot holds, so that the newest is the one that counts.
-        self._turn = max(
-            _RECORD.unpack_from(self._map, start)[3] % 2**62 for start in (0, _SLOT)
-        )
+        self._turn = max(_RECORD.unpack_from(self._map, start)[3] % 2**62 for start in (0, _SLOT))
         for _ in range(2):
             self._write()
         self.sync()
@@ -159,6 +158,8 @@ class Mark:
     def reserve(self, decisions: int) -> None:
         """Have so many decision numbers, and a block more, reserved on the disk."""
         with self._lock:
+            if self._file < 0:
+                return  # of a closed store, which says so itself
             self.standing = replace(self.standing, reserved=decisions + BLOCK)
             self._write()
         self.sync()
@@ -187,10 +188,9 @@ class Mark:
                     self.standing, clean=True, salts=salts, reserved=self._decisions
                 )
                 self._write()
-                try:
+                # Where it fails, a stop of the machine costs a block of numbers.
+                with contextlib.suppress(OSError):
                     self.sync()
-                except OSError:
-                    pass  # then a stop of the machine costs a block of numbers
             self._map.close()
             os.close(self._file)
             self._file = -1

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
+from equipoise.store.gaps import create_gaps
 from equipoise.store.lock import WriterLock
+from equipoise.store.mark import mark_path
 from equipoise.store.migrations import MIGRATIONS, check_identity
 from equipoise.store.observation_index import index_observations
 from equipoise.store.roots import create_roots
@@ -33,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """The statement that undoes a migration, and what is lost by it ("" for nothing).
+    """The statements that undo a migration, and what is lost by it ("" for nothing).
 
     unless: a query; where it finds a row the migration cannot be undone, for the reason `why`.
     """
@@ -53,6 +55,11 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
             unless="SELECT 1 FROM roots WHERE sealed_at IS NOT NULL",
             why="old rows were removed, and an older equipoise reads from row 0",
         ),
+        create_gaps: Reversal(
+            "DROP TABLE gaps; DROP TABLE facts",
+            unless="SELECT 1 FROM gaps",
+            why="decision numbers were lost, and an older equipoise would give them again",
+        ),
     }
 )
 """By the migration that each undoes."""
@@ -71,6 +78,7 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
     with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as opened:
         present = _asked(store, lambda: check_identity(opened, store))
     steps: list[Reversal] = []
+    taken_back = []
     for number, migration in MIGRATIONS:
         if version < number <= present:
             if migration not in REVERSALS:
@@ -78,6 +86,7 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
                     f"store {store}: schema version {number} cannot be undone: restore a backup"
                 )
             steps.append(REVERSALS[migration])
+            taken_back.append(migration)
     if not steps or version < 1:
         raise SchemaVersionError(
             f"store {store} has schema version {present}, which cannot become {version}"
@@ -86,6 +95,8 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
     lock = WriterLock(store)
     try:
         _undo(store, steps, version)
+        if create_gaps in taken_back:
+            mark_path(store).unlink(missing_ok=True)  # an older equipoise does not keep it
     finally:
         lock.release()
     return [step.loses for step in steps if step.loses]
@@ -101,7 +112,8 @@ def _undo(store: Path, steps: list[Reversal], version: int) -> None:
             for step in reversed(steps):
                 if step.unless and opened.execute(step.unless).fetchone():
                     raise SchemaVersionError(f"store {store} cannot become older: {step.why}")
-                opened.execute(step.statement)
+                for statement in step.statement.split(";"):
+                    opened.execute(statement)
             opened.execute(f"PRAGMA user_version = {version:d}")
             opened.execute("COMMIT")
 

@@ -34,8 +34,15 @@ from equipoise.store.errors import (
     WriteError,
 )
 from equipoise.store.files import check_beside, check_header, check_path, set_aside
-from equipoise.store.gaps import LOST_UNTIL, STORE_ID, TAKEN, insert_gap, read_fact, read_gaps
-from equipoise.store.gaps import write_fact
+from equipoise.store.gaps import (
+    LOST_UNTIL,
+    STORE_ID,
+    TAKEN,
+    insert_gap,
+    read_fact,
+    read_gaps,
+    write_fact,
+)
 from equipoise.store.intake import Found, look, names_of
 from equipoise.store.lock import WriterLock
 from equipoise.store.mark import BLOCK, Mark, Standing, boot_id, mark_path, wal_salts
@@ -159,8 +166,9 @@ class SqliteStore(RootedLog, Store):
         standing = Standing(
             store_id, boot_id(), next_seq, decisions, decisions + BLOCK, wal_salts(path)
         )
-        if not is_new and self.found.standing is None and mark_path(path).exists():
-            set_aside(mark_path(path))
+        held = self.found.standing
+        if mark_path(path).exists() and (held is None or held.store_id != store_id):
+            self.found.kept.append(set_aside(mark_path(path)))
         self._mark = Mark(path, standing)
         self.presence = Presence(path, self._file, self._mark, lock)
 
@@ -170,11 +178,13 @@ class SqliteStore(RootedLog, Store):
             if not accept_loss:
                 found.refuse(self.path)
             elif found.journal_is_strange:
+                kept: list[str] = []
                 for suffix in ("-wal", "-shm"):
                     beside = self.path.with_name(self.path.name + suffix)
                     if beside.exists():
-                        set_aside(beside)
+                        kept.append(set_aside(beside))
                 found = look(self.path, durability, busy_seconds)
+                found.kept += kept
         except sqlite3.Error as error:
             raise as_store_error(self._name, error) from error
         except msgspec.MsgspecError as error:
@@ -197,7 +207,7 @@ class SqliteStore(RootedLog, Store):
             self.sync_journal()
             for path in found.files:
                 if path in found.damaged:
-                    set_aside(path)
+                    found.kept.append(set_aside(path))
                 else:
                     path.unlink()
             sync_folder(self.path.parent)
@@ -249,8 +259,8 @@ class SqliteStore(RootedLog, Store):
             if isinstance(batch, DecisionBatch):
                 check_numbers(self._name, batch, decisions)
                 decisions += rows
-                if decisions > self.mark.reserved:
-                    self._reserve(decisions)
+                if self._mark is not None and decisions > self._mark.reserved:
+                    self._reserve(self._mark, decisions)
             try:
                 with self._transaction() as connection:
                     _insert(connection, batch, np.arange(first, first + rows))
@@ -260,9 +270,9 @@ class SqliteStore(RootedLog, Store):
             self.mark.advance(first + rows, decisions)
             return first
 
-    def _reserve(self, decisions: int) -> None:
+    def _reserve(self, mark: Mark, decisions: int) -> None:
         try:
-            self.mark.reserve(decisions)
+            mark.reserve(decisions)
         except OSError as error:
             raise as_file_error(self.path, error) from error
 

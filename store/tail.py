@@ -20,7 +20,7 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -48,9 +48,9 @@ _HEADER = struct.Struct("<IIQ")
 _SEQ = struct.Struct("<Q")
 _CRC_AT = 8
 _MAGIC = b"EQPSTAIL"
-_OWNER = struct.Struct("<8s16sI")
 FILE_HEADER = 64
-"""Bytes before the first frame."""
+"""Bytes before the first frame: a frame of its own, of no row."""
+_NO_ROW = 2**64 - 1
 _DTYPES: dict[Kind, str] = {
     Kind.INTEGER: "<i8",
     Kind.OPTIONAL_INTEGER: "<i8",
@@ -128,15 +128,16 @@ def scan(data: bytes, store_id: bytes) -> Scanned:
 
 def _owner_of(data: bytes) -> tuple[bytes | None, int]:
     """The store's id at the head of a file, None without one; where its first frame begins."""
-    if len(data) >= FILE_HEADER and data.startswith(_MAGIC):
-        magic, store_id, crc = _OWNER.unpack_from(data)
-        if zlib.crc32(magic + store_id) == crc:
-            return store_id, FILE_HEADER
+    payload = data[_HEADER.size : FILE_HEADER]
+    if payload.startswith(_MAGIC) and data[:FILE_HEADER] == _file_header(payload[8:24]):
+        return data[_HEADER.size + len(_MAGIC) :][:16], FILE_HEADER
     return None, 0
 
 
 def _file_header(store_id: bytes) -> bytes:
-    return _OWNER.pack(_MAGIC, store_id, zlib.crc32(_MAGIC + store_id)).ljust(FILE_HEADER, b"\0")
+    payload = (_MAGIC + store_id).ljust(FILE_HEADER - _HEADER.size, b"\0")
+    crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(_NO_ROW)))
+    return _HEADER.pack(len(payload), crc, _NO_ROW) + payload
 
 
 def _frame_end(data: bytes, start: int, seeds: Sequence[int]) -> int:

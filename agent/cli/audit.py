@@ -44,6 +44,8 @@ def audit(
                 f"the log begins at row {result.begins:,}; SHA-256 of what came before:"
                 f" {result.digest}"
             )
+        for sentence in result.losses:
+            typer.echo(f"lost: {sentence}")
         if result.unchecked:
             typer.echo(f"{result.unchecked:,} decisions follow one that was removed: not checked")
         typer.echo(

@@ -55,7 +55,8 @@ def describe(agent: Agent) -> dict[str, Any]:
         "rule_id": agent.rule.rule_id,
         "era": agent.rule.era,
         "log_rows": agent.fold.next_seq,
-        "decisions": pending.next,
+        "decisions": agent.decisions,
+        "losses": [gap.sentence for gap in agent.gaps],
         "randomized": agent.fold.randomized,
         "budget_left": None if budget is None else budget - agent.fold.randomized,
         "spending": [
@@ -163,6 +164,8 @@ def _print(facts: dict[str, Any]) -> None:
     for check in facts["checks"]:
         if check["status"] in ("watch", "alarm"):
             console.print(f"[bold]{check['status']}[/], {check['check']}: {check['sentence']}")
+    for sentence in facts["losses"]:
+        console.print(f"[bold]lost[/]: {sentence}")
     for each in facts["spending"]:
         if each["resource"] != "requests":
             console.print(

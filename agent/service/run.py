@@ -21,7 +21,7 @@ from equipoise.agent.keyfile import key_path, read_key, write_key
 from equipoise.agent.service.app import build
 from equipoise.agent.service.capacity import growth
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.logs import Log
+from equipoise.agent.service.logs import Log, gather_library_lines
 from equipoise.agent.service.page import page
 from equipoise.agent.service.server import Signals, listen
 from equipoise.agent.service.server import serve as serve_front
@@ -89,6 +89,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
     file = load_file(path, overrides)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
+    gather_library_lines(log)
     tokens = Tokens(settings.tokens)
     with closing(listen(settings)) as listener, _opened(settings) as store:
         daemon = Daemon(config, settings, store, _key(store), log)

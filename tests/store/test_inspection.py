@@ -23,8 +23,9 @@ def test_a_whole_store_beside_its_writer(tmp_path: Path, author: Any) -> None:
     assert {name: count for name, count in found.rows.items() if count} == {
         "decisions": 4,
         "expiries": 2,
+        "facts": 1,
     }
-    assert len(found.rows) == 12
+    assert len(found.rows) == 14
     assert found.size > 4096
 
 
