@@ -95,6 +95,11 @@ class Agent(Steering):
         self._freeze(key, at, changed)
         self.paused = standing_pause(store)
         self.rules = RuleBook(store)
+        if self.rules.altered:
+            raise AgentError(
+                f"rule {self.rules.altered[0]} of the store was altered: its text is not the one"
+                " that its id is the hash of; restore a backup"
+            )
         self.fold = Fold(
             Dimensions(len(self.models), self.transform.d, self.transform.p),
             self.transform.q,

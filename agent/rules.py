@@ -15,6 +15,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
+from equipoise.agent.errors import AgentError
 from equipoise.agent.inference.frozen import Frozen
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.policies.allocation import Allocation
@@ -22,6 +23,8 @@ from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.records import RuleRecord
+
+_BACK = "restore a backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,15 @@ def rule_id(body: str) -> str:
     return f"r{digest}"
 
 
+def _decoded(record: RuleRecord) -> Rule:
+    try:
+        return Rule.decode(record)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise AgentError(
+            f"rule {record.rule_id} of the store cannot be read ({type(error).__name__}): {_BACK}"
+        ) from error
+
+
 class RuleBook:
     """The rules of one store, by id and by ordinal (order of first use)."""
 
@@ -103,8 +115,12 @@ class RuleBook:
         self._rules: list[Rule] = []
         self._ordinal: dict[str, int] = {}
         self._context_free = True
+        self.altered: list[str] = []
+        """Ids of rules whose text is not the one that their id is the hash of."""
         for record in store.rules():
-            self._keep(Rule.decode(record))
+            self._keep(_decoded(record))
+            if record.rule_id != rule_id(record.body):
+                self.altered.append(record.rule_id)
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -131,6 +147,10 @@ class RuleBook:
         return self._context_free
 
     def ordinal(self, rule_id: str) -> int:
+        if rule_id not in self._ordinal:
+            raise AgentError(
+                f"rule {rule_id}, which decisions follow, is not in the store: {_BACK}"
+            )
         return self._ordinal[rule_id]
 
     def by_ordinal(self, ordinal: int) -> Rule:

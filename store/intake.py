@@ -82,9 +82,14 @@ def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
     with contextlib.closing(connect(store, mode, busy_seconds)) as connection:
         version = migrations.check_identity(connection, store)
         if version == 0:
+            if standing is not None or tail_files(store):
+                raise CorruptStoreError(
+                    f"store {store} is empty, but a log was kept beside it: put the database and"
+                    " its journal back, or restore a backup"
+                )
             found, rules, taken = Found(), None, ""
         else:
-            found, rules, taken = _database(connection, version)
+            found, rules, taken = _database(store, connection, version)
     found.standing = standing
     salts = wal_salts(store)
     if standing is not None:
@@ -121,7 +126,9 @@ def names_of(files: list[Path]) -> str:
     return " ".join(map(_name, files))
 
 
-def _database(connection: sqlite3.Connection, version: int) -> tuple[Found, set[str] | None, str]:
+def _database(
+    store: Path, connection: sqlite3.Connection, version: int
+) -> tuple[Found, set[str] | None, str]:
     """What the log holds, by SQL that every schema version understands."""
 
     def one(sql: str) -> int:
@@ -142,7 +149,7 @@ def _database(connection: sqlite3.Connection, version: int) -> tuple[Found, set[
         except ValueError:
             store_id = b""
         if len(store_id) != 16:
-            raise CorruptStoreError("its id is damaged")
+            raise CorruptStoreError(f"store {store}: its id is damaged: restore a backup")
     rules: set[str] | None = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
     if not rules and not one("SELECT count(*) FROM settings"):
         rules = None  # no agent's store: its decisions follow no rules

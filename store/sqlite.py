@@ -160,6 +160,9 @@ class SqliteStore(RootedLog, Store):
         self._ends.callback(self._connection.close)
         if not is_new:
             self._take_in(found)
+        if is_new:
+            # Who the store is must not hang on its journal.
+            self._ask(lambda opened: opened.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
         undo.pop_all()
         next_seq, decisions = self._count()
         store_id = bytes.fromhex(self._ask(read_fact, STORE_ID) or "")

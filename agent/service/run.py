@@ -92,7 +92,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> None:
     gather_library_lines(log)
     tokens = Tokens(settings.tokens)
     with closing(listen(settings)) as listener, _opened(settings) as store:
-        daemon = Daemon(config, settings, store, _key(store), log)
+        daemon = Daemon(config, settings, store, store_key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
             signal.SIGHUP: partial(
@@ -115,7 +115,7 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
     )
 
 
-def _key(store: JournaledStore) -> bytes:
+def store_key(store: JournaledStore) -> bytes:
     """The store's key, a fresh one for a new store; AgentError where it is missing."""
     key = read_key(store.path)
     if key is None:
