@@ -20,7 +20,7 @@ from equipoise.store.files import check_header, check_path
 from equipoise.store.inspection import inspect_store
 from equipoise.store.intake import store_id_of
 from equipoise.store.lock import WriterLock
-from equipoise.store.mark import mark_path
+from equipoise.store.mark import mark_path, read_mark
 from equipoise.store.migrations import check_identity, newest
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
@@ -76,7 +76,8 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
 
 
 def put_back(folder: Path, store: Path) -> dict[str, object]:
-    """Copy a backup to where a store is to be; what its manifest says.
+    """Copy a backup to where a store is to be; what its manifest says, and what the store that was
+    there had logged since.
 
     Raises AgentError where the folder is no whole backup, or anything of a store is at `store`.
     """
@@ -93,6 +94,9 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
     for path in _parts(store):
         if path.exists():
             raise AgentError(f"{path} exists: move it away first, nothing is replaced")
+    mark = read_mark(store.absolute())
+    if mark is not None and mark.store_id != store_id_of(source):
+        raise AgentError(f"{mark_path(store)} is of another store: move it away first")
     # What a killed writer left of its lock is in nobody's way; a writer is.
     WriterLock(store.absolute()).release()
     scratch = store.with_name(f".{store.name}.restore-{os.getpid()}")
@@ -108,7 +112,12 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
         raise
     finally:
         scratch.unlink(missing_ok=True)
-    return msgspec.structs.asdict(manifest)
+    losses = []
+    if mark is not None:
+        # The log had come further than the backup: numbers since are noted, and not given again.
+        with SqliteStore(store, accept_loss=True) as opened:
+            losses = [gap.sentence for gap in opened.found.gaps]
+    return {**msgspec.structs.asdict(manifest), "losses": losses}
 
 
 def _parts(store: Path) -> Iterator[Path]:

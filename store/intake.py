@@ -100,7 +100,7 @@ def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
             found.strange.append(f"{store.name}-wal is not the journal that it was left with")
     found.files = tail_files(store)
     found.finished = [file for file in found.files if _name(file) in taken.split()]
-    walk = _Walk(found, rules, store)
+    walk = _Walk(found, rules, store, bool(taken))
     for path in found.files:
         if path not in found.finished:
             walk.file(path)
@@ -159,7 +159,10 @@ def _database(
 class _Walk:
     """Through the frames of the tail, in order, from the log's end."""
 
-    def __init__(self, found: Found, rules: set[str] | None, store: Path) -> None:
+    def __init__(
+        self, found: Found, rules: set[str] | None, store: Path, interrupted: bool
+    ) -> None:
+        self._interrupted = interrupted
         self._found, self._rules, self._store = found, rules, store
         self._expected = found.next_seq  # as the tail numbers rows
         self._next_seq, self._number = found.next_seq, found.decisions
@@ -263,7 +266,8 @@ class _Walk:
         found, standing = self._found, self._found.standing
         first = max(self._number, self._seen if self._lost_rows else 0)
         if standing is not None and standing.store_id == found.store_id:
-            missing = standing.rows - self._expected
+            # What an interrupted start took in it has numbered anew, and noted what was missing.
+            missing = 0 if self._interrupted else standing.rows - self._expected
             if missing > 0:
                 end = found.stopped or [file.name for file in found.files] or ["the log"]
                 self._lose(missing, f"{mark_path(self._store).name} counts beyond {end[-1]}")

@@ -173,6 +173,11 @@ class SqliteStore(RootedLog, Store):
         if mark_path(path).exists() and (held is None or held.store_id != store_id):
             self.found.kept.append(set_aside(mark_path(path)))
         self._mark = Mark(path, standing)
+        if self._ask(read_fact, TAKEN) is not None:
+            # Only now, with a mark that counts as the log does; and before there are new tail
+            # files, one of which may get the inode of one that is gone.
+            with self._transaction() as connection:
+                write_fact(connection, TAKEN, None)
         self.presence = Presence(path, self._file, self._mark, lock)
 
     def _look(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> Found:
@@ -215,10 +220,6 @@ class SqliteStore(RootedLog, Store):
                     path.unlink()
             sync_folder(self.path.parent)
             found.segments = []
-        if self._ask(read_fact, TAKEN) is not None:
-            # A new file may get the inode of one that is gone.
-            with self._transaction() as connection:
-                write_fact(connection, TAKEN, None)
 
     def sync_journal(self) -> None:
         """Put everything that is committed on the disk. Raises OSError."""
