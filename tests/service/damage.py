@@ -17,21 +17,19 @@ import os
 import random
 import shutil
 import sqlite3
-import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from running import CONFIG, write_config
+from running import write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
-from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.file import load_file
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.keyfile import write_key
@@ -298,12 +296,11 @@ def study(folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
     templates = [make(folder / f"k{killed}", seed, bool(killed)) for killed in (0, 1)]
     others = [make(folder / f"o{killed}", seed + 1, bool(killed)) for killed in (0, 1)]
     for template in templates:  # without any fault: all is there
-        healthy = folder / "healthy"
+        healthy = folder / f"healthy-{template.folder.parent.name}"
         shutil.copytree(template.folder, healthy)
-        found = _in_child(lambda: begin(healthy, False))
+        found = _in_child(partial(begin, healthy, False))
         if found["ended"] != "opened" or judge(template, found) != ("nothing lost", []):
             wrong.append(f"without a fault: {found}")
-        shutil.rmtree(healthy)
     while sum(ends.values()) < count:
         which = rng.choice((0, 1, 1))
         what, damaged = faults(rng, templates[which], others[which])

@@ -277,7 +277,7 @@ def test_one_writer_a_file_whatever_it_is_called(path: Path, author: Any) -> Non
         code = f"from equipoise.store.sqlite import SqliteStore; SqliteStore({str(path)!r})"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "StoreInUseError" in result.stderr
-        with pytest.raises(DisplacedStoreError, match="log.db.lock is gone"):
+        with pytest.raises(DisplacedStoreError, match=r"log\.db\.lock is gone"):
             store.probe()
     with SqliteStore(path):
         pass

@@ -158,7 +158,9 @@ def test_a_tail_that_lacks_rows_in_between_is_not_taken(
     monkeypatch.setattr(tail_module, "FILE_BYTES", 100)
     abandoned(path, [author.outcomes(3) for _ in range(6)], monkeypatch)
     tail_files(path)[2].unlink()
-    with pytest.raises(CorruptStoreError, match="missing before row 6: log.db.tail.4 begins later"):
+    with pytest.raises(
+        CorruptStoreError, match=r"missing before row 6: log\.db\.tail\.4 begins later"
+    ):
         SqliteStore(path)
     with pytest.raises(CorruptStoreError):
         SqliteStore(path)
