@@ -1,4 +1,4 @@
-"""Single faults in the files of a store: nothing is lost in silence, and no number is given twice."""
+"""Single faults in the files of a store: nothing lost in silence, no number given twice."""
 
 from __future__ import annotations
 
