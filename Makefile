@@ -10,7 +10,7 @@ TEST_FLAGS ?= -n auto
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bench-service findings studies wheel-check constraints clean
+.PHONY: help demo test lint format bench bench-service findings studies torture wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -61,13 +61,18 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/regression_study.py --out docs/regression.md \
 	  swebench:"$(DATA)/swebench" alpacaeval:"$(DATA)/alpacaeval" frank:"$(DATA)/frank"
 
+# Root (disks of its own) and a C compiler (a clock of its own) make it whole; without them it says so.
+torture: .venv/.stamp-torture ## Fuzz and break a daemon for an hour: make torture TORTURE_FLAGS="--minutes 5"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/service/torture.py \
+	  --out docs/reliability.md $(TORTURE_FLAGS)
+
 wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environment
 	$(BIN)/python tests/packaging/wheel_check.py
 
 constraints: .venv/.stamp-venv ## Resolve the newest versions anew (use PYTHON=python3.11, the oldest supported)
 	rm -rf build/constraints
 	$(BIN)/python -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet '.[dev,bench]'
+	build/constraints/bin/python -m pip install --quiet '.[dev,bench,torture]'
 	build/constraints/bin/python -m pip freeze | grep == > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build
@@ -104,6 +109,11 @@ INPUTS := pyproject.toml setup.py constraints.txt
 	@echo "Installing Equipoise and the peers it is measured against into .venv."
 	$(PIP_INSTALL) -e '.[bench]'
 	touch .venv/.stamp-run $@
+
+.venv/.stamp-torture: .venv/.stamp-venv $(INPUTS)
+	@echo "Installing Equipoise, its development tools and schemathesis into .venv."
+	$(PIP_INSTALL) -e '.[dev,torture]'
+	touch .venv/.stamp-run .venv/.stamp-dev $@
 
 # Type checkers cannot follow an editable install; through this link they see equipoise/agent etc.
 .typing/equipoise:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.budget import Purse
@@ -18,6 +19,7 @@ from equipoise.agent.budget.closed import Closed, model_caps
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.budget.quotas import Quotas, bands_of
 from equipoise.agent.certifier import Certifier
+from equipoise.agent.clocks import SKEW, check_times
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
 from equipoise.agent.declared import changes, keep
@@ -41,6 +43,7 @@ from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import (
     Batch,
+    Closure,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -51,6 +54,11 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.records import Era, RuleRecord
+
+MISCOUNTED = (
+    "an older version counted missing rewards wrongly: what it certified of the era before is void"
+)
+"""Why an era opens where a store holds answers of such a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,8 @@ class Agent(Steering):
         self.duplicates = 0
         self.gaps = store.gaps()
         """What the log is known to lack; no more is found out while it is open."""
+        self._ahead: tuple[float, int] | None = None
+        """Since when decisions of this number and before are known to be dated in the future."""
         self._draws = None if key is None else Draws(key, config.name)
         self.certifier = Certifier(config)
         self.eras = Eras(store, self.models)
@@ -112,6 +122,7 @@ class Agent(Steering):
                 self.transform.phi_names[self.transform.d :],
                 config.limits,
                 config.guardrails,
+                missing=config.reward.missing_value,
             ),
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
@@ -133,6 +144,8 @@ class Agent(Steering):
             self._freeze_rule(newest.era, at)
         if changed:
             self._reconfigured(changed, at)
+        if key is not None and self._miscounted:
+            self.open_era(MISCOUNTED, at)
 
     @property
     def late(self) -> int:
@@ -183,13 +196,14 @@ class Agent(Steering):
             uniform=uniform,
             model=drawn.model,
             randomized=drawn.randomized,
-            capped=drawn.closed,
+            capped=drawn.closed_by > 0,
             rule_id=rule.rule_id,
             era=rule.era,
             eligible=drawn.eligible,
             request_id=requests.request_id,
             unit_id=requests.unit_id,
             context_id=requests.context_id,
+            closed_by=drawn.closed_by,
         )
         if self.config.units is not None:
             leader = self.fold.units.leaders(requests, self.fold.pending, first)
@@ -199,15 +213,19 @@ class Agent(Steering):
         self.purse.charge(batch.routed, batch.model, batch.randomized)
         return batch
 
-    def observe(self, outcomes: OutcomeBatch) -> Accepted:
+    def observe(self, outcomes: OutcomeBatch, came: float | None = None) -> Accepted:
         """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.
 
+        came: when they came, seconds by the agent's clock; a part counts from then or from its own
+        time, whichever is later, and is late if that is after its decision's window, whether or not
+        `expire` has run. None takes the parts' own times.
         Raises UnknownDecisionError, ConflictError or AgentError; nothing is logged then.
         """
         kept, duplicates = self._intake.outcomes(outcomes)
         self.duplicates += duplicates
         before = self.fold.late
         if len(kept):
+            self._close_overdue(kept, came)
             self._log(kept)
         late = self.fold.late - before
         return Accepted(len(kept) - late, duplicates, late)
@@ -229,22 +247,47 @@ class Agent(Steering):
         return Accepted(len(kept), duplicates)
 
     def expire(self, now: float) -> int:
-        """Close decisions whose outcome window ended before `now` (seconds); how many."""
+        """Close decisions whose outcome window ended before `now` (seconds); how many.
+
+        Those that are dated in the future, by a clock that was set back since, get one window from
+        the first call that finds them so.
+        """
+        check_times(np.array([now]))
         window = self.config.reward.window
         if window is None:
             return 0
         table = self.fold.pending
         rows = slice(0, table.size)
         complete = table.has_reward[rows] & table.has_outputs[rows]
-        closing = ~complete & ~table.expired[rows] & (table.at[rows] < now - window)
+        waits = ~complete & ~table.expired[rows]
+        closing = waits & (table.at[rows] + window < now)
+        grows = ~table.expired[rows] & np.isfinite(table.until[rows])
+        ahead = (waits | grows) & (table.at[rows] > now + SKEW)
+        if not ahead.any():
+            self._ahead = None
+        elif self._ahead is None:
+            self._ahead = now, table.next
+        elif self._ahead[0] + window < now:
+            closing |= ahead & (np.arange(table.base, table.next) < self._ahead[1])
+            self._ahead = None
         numbers = table.base + np.flatnonzero(closing)
         if len(numbers):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
         return len(numbers)
 
-    def refresh(self, at: float = 0.0) -> Snapshot:
-        """Estimate, certify, and freeze the next rule from everything logged so far."""
-        return self._freeze_rule(self.rule.era, at)
+    def refresh(self, at: float = 0.0, *, review: bool = True) -> Snapshot:
+        """Estimate, certify, and freeze the next rule from everything logged so far.
+
+        review: ask the checks as well, keep an alert where one turned, and carry out what alarms
+        ask for (a pause, an era, a model left out), as the daemon does at each of its refreshes.
+        at: seconds since the epoch, now; dates rules and alerts, and 0 is the time of the newest
+        decision to the checks. Returns what the policy saw.
+        """
+        if not review:
+            return self._freeze_rule(self.rule.era, at)
+        _, seen = self._reviewed(at, always=True)
+        assert seen is not None
+        return seen
 
     def proposed(self, era: int, snapshot: Snapshot, looked: Estimate | None) -> Rule:
         """The next rule of an era, frozen from what is known; nothing is stored.
@@ -290,6 +333,30 @@ class Agent(Steering):
         """Save the state, so that opening the store again need not fold from the start."""
         self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
 
+    def _close_overdue(self, outcomes: OutcomeBatch, came: float | None) -> None:
+        """Close the decisions of parts that come after their window, so that they are late.
+
+        In the log, not in memory: folding it again must find the same parts late, under whatever
+        window is declared by then.
+        """
+        window, table = self.config.reward.window, self.fold.pending
+        if window is None:
+            return
+        if len(outcomes) == 1:
+            # Nearly all are in time; arrays of one would cost as much as the rest of `observe`.
+            own, row = outcomes.at.item(), outcomes.number.item() - table.base
+            latest = own if came is None or own > came else came
+            if row >= 0 and latest <= table.at[row] + window:
+                return
+        # Those that are too late anyway need no closing.
+        held = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
+        at = table.rows(outcomes.number[held])
+        counts = outcomes.at[held] if came is None else np.fmax(outcomes.at[held], came)
+        over = counts > table.at[at] + window
+        if over.any():
+            closed, first = np.unique(outcomes.number[held[over]], return_index=True)
+            self._log(ExpiryBatch(closed, counts[over][first]))
+
     def _log(self, batch: Batch) -> None:
         self.fold.apply(self.store.append(batch), batch)
 
@@ -302,7 +369,9 @@ class Agent(Steering):
 
     def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
         """The batch with every request that may not be randomized served as routed."""
+        reason = Closure.BUDGET
         if self.observing_only or self.paused is not None:
+            reason = Closure.OBSERVING if self.observing_only else Closure.PAUSED
             stopped: Flags | None = np.ones(len(batch), dtype=bool)
         else:
             stopped = self.purse.stopped(batch.routed, batch.model, batch.randomized)
@@ -310,8 +379,15 @@ class Agent(Steering):
             return batch
         rate = np.where(stopped, 0.0, batch.rate)
         model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
+        before = np.zeros(len(batch), dtype=np.int64)
+        before = before if batch.closed_by is None else batch.closed_by
         return replace(
-            batch, rate=rate, model=model, randomized=randomized, capped=batch.capped | stopped
+            batch,
+            rate=rate,
+            model=model,
+            randomized=randomized,
+            capped=batch.capped | stopped,
+            closed_by=np.where(stopped & (before == 0), int(reason), before),
         )
 
     def _revalue(self) -> None:
@@ -356,9 +432,22 @@ class Agent(Steering):
             reason = f"configured anew: {', '.join(meaning)}"
             self.open_era(reason, at, before & ~self._retired)
         else:
-            self.refresh(at)
+            self._freeze_rule(self.rule.era, at)
         # Last: if the process ends before, the change is found again.
         keep(self.store, self.config.to_json())
+
+    @property
+    def _miscounted(self) -> bool:
+        """Whether certified answers of the era in force were given by a version that counted
+        missing rewards wrongly: twice through the range, or draws that were not delivered as
+        missing. What it said may not be taken back in silence, so a new era begins."""
+        reward = self.config.reward
+        if self.rule.missing is not msgspec.UNSET or reward.missing_value is None:
+            return False
+        if not self.fold.next_seq:
+            return False
+        undelivered = self.fold.watched().delivery.sums["lost"].any()
+        return (reward.low, reward.high) != (0.0, 1.0) or bool(undelivered)
 
     @property
     def _retired(self) -> Flags:

@@ -8,7 +8,7 @@ holds all earlier rows with their eventual outcomes, whichever came first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -25,7 +25,7 @@ from equipoise.agent.inference.score import Rows
 from equipoise.agent.pending import Pending
 from equipoise.agent.rules import Rule
 from equipoise.agent.simulated import SimulationIndex
-from equipoise.store.batches import Flags, Floats, Ints
+from equipoise.store.batches import Closure, Flags, Floats, Ints
 
 
 class Rules(Protocol):
@@ -42,7 +42,8 @@ class Spec:
     caps: of the bounded sequence, the last infinite. segments: declared parts of the traffic.
     policies: each a band of requests and the positions of the models inside and outside of it.
     low, high: declared range of the reward; missing: declared value of a missing reward on the
-    [0, 1] scale, None for the worst case. sticky: whether rows are units.
+    [0, 1] scale, None for the worst case. sticky: whether rows are units. freezes: whether no row
+    enters once a limit on a part of the traffic was reached, rather than those still open.
     """
 
     models: int
@@ -54,6 +55,7 @@ class Spec:
     high: float
     missing: float | None
     sticky: bool
+    freezes: bool = False
 
     @classmethod
     def of(cls, config: ExperimentConfig) -> Self:
@@ -82,6 +84,7 @@ class Spec:
             high=reward.high,
             missing=missing,
             sticky=config.units is not None,
+            freezes=certify.limits == "freeze",
         )
 
     def scaled(self, reward: Floats) -> Floats:
@@ -136,6 +139,8 @@ class Certificates:
     reference: (K,) ordinal of the rule whose prediction a model's residuals are taken against, -1
     where there is none yet: the first of the era that had seen enough of the model's rewards. It
     stays for the era, since a prediction that is still being learnt would look like drift.
+    left_out: (parts, 2) rows of the era that passed the watermark and are in no sum: closed by a
+    limit on a part of the traffic, and closed to some model from the start.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -144,6 +149,7 @@ class Certificates:
         self.watermark = 0
         self.sums = spec.empty()
         self.reference = np.full(spec.models, -1, dtype=np.int64)
+        self.left_out = np.zeros((1 + len(spec.segments), 2))
 
     @property
     def overall(self) -> CertificateMoments:
@@ -154,11 +160,12 @@ class Certificates:
         twin.era, twin.watermark = self.era, self.watermark
         twin.sums = [sums.copy() for sums in self.sums]
         twin.reference = self.reference.copy()
+        twin.left_out = self.left_out.copy()
         return twin
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The state by name, for a checkpoint; views, not copies."""
-        named: dict[str, NDArray[Any]] = {"reference": self.reference}
+        named: dict[str, NDArray[Any]] = {"reference": self.reference, "left_out": self.left_out}
         for index, sums in enumerate(self.sums):
             named |= {f"{index}_{name}": array for name, array in sums.arrays().items()}
         return named
@@ -173,6 +180,7 @@ class Certificates:
     def load(self, arrays: Mapping[str, NDArray[Any]], era: int, watermark: int) -> None:
         self.era, self.watermark = era, watermark
         self.reference = np.array(arrays["reference"], dtype=np.int64)
+        self.left_out = np.array(arrays["left_out"])
         for index, sums in enumerate(self.sums):
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
@@ -197,10 +205,13 @@ class Certificates:
                 # Nothing is carried over: a new era has its own estimand and its own delta.
                 self.era, self.sums = frozen.era, self.spec.empty()
                 self.reference[:] = -1
+                self.left_out[:] = 0.0
             rows = np.flatnonzero(table.certifiable[start + first : start + last])
-            if len(rows) and self.spec.fits(frozen):
+            fits = self.spec.fits(frozen)
+            parts = self._parts(table, slice(start + first, start + last), rows, fits)
+            if len(rows) and fits:
                 at = rows + start + first
-                self._enter(frozen, table, at, simulated)
+                self._enter(frozen, table, at, simulated, parts)
                 self._refer(int(rule[first]), frozen)
                 predicted[first + rows] = self._referred(rules, table, at, simulated)
         self.watermark += count
@@ -210,6 +221,37 @@ class Certificates:
         """Move the watermark as `advance` does, and enter nothing: for who keeps no sums."""
         closed = table.closed(self.watermark - table.base)
         self.watermark += len(closed) if closed.all() else int(np.argmin(closed))
+
+    def _parts(self, table: Pending, run: slice, rows: Ints, counts: bool) -> list[Ints]:
+        """Which of `rows` (n,), certifiable ones of a run, enter each part, by their positions.
+
+        Counts the rows that are left out, and those among them that came before a row that enters:
+        from then on the sums speak of another traffic than the whole.
+        """
+        x = table.x[run]
+        inside = [np.ones(len(x), dtype=bool), *(band.holds(x) for band in self.spec.segments)]
+        enters = [np.flatnonzero(band[rows]) for band in inside]
+        own = table.leader[run] == np.arange(run.start, run.stop) + table.base
+        closed_by = table.closed_by[run]
+        limited = own & ((closed_by == Closure.SEGMENT) | (closed_by == Closure.USER))
+        closed = (
+            own
+            & ~limited
+            & ((closed_by >= Closure.EXCLUDED) | ((closed_by == 0) & ~table.open_to_all[run]))
+        )
+        if not (limited.any() or closed.any() or self.left_out.any()):
+            return enters
+        for part, band in enumerate(inside):
+            out = np.cumsum(np.vstack([limited & band, closed & band]), axis=1)
+            out = out + self.left_out[part, :, None]
+            if self.spec.freezes:
+                # Known before the draw of every later row: limits rest on earlier draws alone.
+                enters[part] = enters[part][out[0, rows[enters[part]]] == 0.0]
+            if counts and len(enters[part]):
+                self.sums[part].counts[2:] = out[:, rows[enters[part][-1]]]
+            if len(x):
+                self.left_out[part] = out[:, -1]
+        return enters
 
     def _refer(self, ordinal: int, rule: Rule) -> None:
         """Make a rule the reference of every model that has none, if it knew enough of it."""
@@ -235,8 +277,15 @@ class Certificates:
             result[picked] = tuning.apply(every)[np.arange(len(picked)), of]
         return result
 
-    def _enter(self, rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> None:
-        """Add rows `at` (n,), decided under one rule."""
+    def _enter(
+        self,
+        rule: Rule,
+        table: Pending,
+        at: Ints,
+        simulated: SimulationIndex,
+        parts: Sequence[Ints],
+    ) -> None:
+        """Add rows `at` (n,), decided under one rule, to the parts that they enter."""
         spec = self.spec
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
         missing = None if rule.widened else spec.missing_under(rule)
@@ -258,11 +307,9 @@ class Certificates:
         rows = _of_units(rows, randomized) if spec.sticky else rows
         # A model that this era does not compare is never drawn: its column says nothing.
         rows = replace(rows, high=high, chance=np.where(rows.chance > 0.0, rows.chance, 1.0))
-        self.sums[0].update(rows, rule.frozen[0], spec.caps, model, randomized, known)
-        for index, band in enumerate(spec.segments, start=1):
-            picked = np.flatnonzero(band.holds(x))
+        for index, picked in enumerate(parts):
             self.sums[index].update(
-                _picked(rows, picked),
+                rows if len(picked) == len(rows) else _picked(rows, picked),
                 rule.frozen[index],
                 spec.caps,
                 model[picked],

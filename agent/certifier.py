@@ -55,7 +55,9 @@ class Certified:
 
     names: (A,) candidates: K models, today's routing, declared policies. segment: None for the
     whole traffic. sequence, reason, assumptions: which one, why, and what it rests on.
-    rows, randomized, missing: certified rows. delta: of each kind of statement below.
+    rows, randomized, missing: certified rows; limited, closed: rows before the last of them that
+    are not among them, because a limit on a segment or a user was reached, and because they were
+    closed to some model from the start. delta: of each kind of statement below.
     lower, upper: (A,) ends of values. contrasts: (A, A) lower ends of V(a) - V(b), all pairs at
     once; the upper end is -contrasts[b, a]. decision: (K, K) the same, larger being better
     whatever the sign of the reward, at the level of "m beats all others".
@@ -70,6 +72,8 @@ class Certified:
     rows: int
     randomized: int
     missing: int
+    limited: int
+    closed: int
     delta: float
     lower: Floats
     upper: Floats
@@ -79,6 +83,18 @@ class Certified:
     active: Flags
     sign: int
     epsilon: float
+
+    @property
+    def about(self) -> str:
+        """Which requests the answers are about, to follow what is said of a model; "" for all."""
+        if self.limited:
+            return (
+                " on requests that were still open to the experiment"
+                f" ({self.limited:,} were closed by limits on segments or users)"
+            )
+        if self.closed:
+            return f" on requests open to every model compared ({self.closed:,} were not)"
+        return ""
 
     @property
     def standing(self) -> Standing:
@@ -139,6 +155,8 @@ class Certifier:
             rows=int(moments.rows),
             randomized=int(moments.randomized),
             missing=int(moments.missing),
+            limited=int(moments.limited),
+            closed=int(moments.closed),
             delta=delta,
             lower=self.spec.low + scale * low,
             upper=self.spec.low + scale * high,
@@ -214,6 +232,10 @@ class Certifier:
         active: Flags,
         frozen: Frozen | None = None,
     ) -> Chosen:
+        if self._declared is Sequence.PER_MODEL and moments.limited:
+            share = levels.split_level(1.0)[1]
+            reason = "per-model was declared, but a limit closed a part of the traffic"
+            return Chosen(Sequence.BOUNDED, share, reason)
         if conditions.widened and self._declared is not Sequence.BOUNDED:
             share = levels.split_level(1.0)[1]
             return Chosen(Sequence.BOUNDED, share, "an alarm asks for the fewest assumptions")

@@ -154,7 +154,7 @@ class Fold:
         self._compare(watch)
         start = certified.watermark
         predicted = certified.advance(self.pending, self._rules, self.simulated)
-        watch.take(self.pending, start, certified.watermark, predicted)
+        watch.take(self.pending, start, certified.watermark, predicted, self._rules)
         return watch.panel
 
     def to_bytes(self) -> bytes:
@@ -255,8 +255,7 @@ class Fold:
             self.simulated.add(batch.context, batch.model, phi, self.pending.next)
             self._replayed.append((batch.context, batch.model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
-            self._expire(batch.number)
-            self.pending.clock = max(self.pending.clock, float(batch.at.max()))
+            self._expire(batch)
 
     def _without_gaps(self, batch: DecisionBatch, rule: int) -> Iterator[DecisionBatch]:
         """The batch in parts of consecutive numbers; numbers that no decision has are filled in
@@ -271,11 +270,18 @@ class Fold:
             self.pending.skip(gap, rule, batch.era, self.certified.watermark)
             yield slice_rows(batch, start, stop)
 
-    def _expire(self, number: Ints) -> None:
+    def _expire(self, batch: ExpiryBatch) -> None:
         """Close decisions: a reward that did not come counts as what was declared, if anything."""
-        table = self.pending
+        table, number, now = self.pending, batch.number, float(batch.at.max())
         rows = table.rows(number)
         table.expired[rows] = True
+        ahead = rows[table.at[rows] > batch.at]
+        if len(ahead):
+            # Closed before they were made: their clock was set back since, and so is ours.
+            table.until[ahead] = -np.inf
+            table.clock = now
+        else:
+            table.clock = max(table.clock, now)
         lost = np.flatnonzero(~table.has_reward[rows])
         rules = table.rule[rows[lost]]
         for ordinal in np.unique(rules).tolist():
@@ -326,6 +332,7 @@ class Fold:
         before = had_reward & table.has_outputs[rows]
         with_reward = ~np.isnan(batch.reward)
         table.reward[rows[with_reward]] = batch.reward[with_reward]
+        table.reward_at[rows[with_reward]] = batch.at[with_reward]
         table.has_reward[rows[with_reward]] = True
         if self._outputs:
             with_outputs = ~np.isnan(batch.outputs[:, 0])
@@ -335,8 +342,7 @@ class Fold:
             table.metrics[rows] = np.where(
                 np.isnan(batch.metrics), table.metrics[rows], batch.metrics
             )
-        table.served[rows] = batch.served
-        table.delivered[rows] &= batch.delivered
+        table.take_attempts(batch)
         return with_reward & ~had_reward, table.has_reward[rows] & table.has_outputs[rows] & ~before
 
     def _settle(self) -> None:
@@ -357,7 +363,7 @@ class Fold:
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
-        self.watch.take(self.pending, start, self.certified.watermark, predicted)
+        self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
 
     def _need_sums(self) -> None:
         if not self.keeps_sums:
@@ -384,7 +390,7 @@ class Fold:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self.pending, self.dimensions.groups
         model, group = table.model[at], unit_groups(table.unit[at], groups)
-        picked = np.flatnonzero(table.randomized[at] & table.delivered[at])
+        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at))
         if len(picked):
             rows = at[picked]
             if len(self.simulated):
@@ -409,14 +415,15 @@ class Fold:
     def _sum_scorers(self, moments: Moments, at: Ints) -> None:
         """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
         table, groups = self.pending, self.dimensions.groups
-        experiment = table.randomized[at] & table.delivered[at]
+        experiment = table.randomized[at] & table.as_drawn(at)
         group = unit_groups(table.unit[at], groups)
         rows = self._rows(table.x[at], table.y[at], table.reward[at])
         picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)
         source = np.concatenate([observed, picked, picked])
         offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
         weight = np.ones(len(source))
-        weight[len(observed) + len(picked) :] = 1.0 / table.rate[at[picked]]
+        drawn = at[picked]
+        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
         # OBS rows count for the model that really answered, EXP rows for the assigned one.
         arm = np.where(experiment, table.model[at], table.served[at])
         moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])

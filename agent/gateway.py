@@ -9,15 +9,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.attempts import FIRST
+from equipoise.agent.clocks import check_against
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
+from equipoise.agent.intake import other_content, stored_row
 from equipoise.agent.keys import text_key
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
     DecisionBatch,
+    Flags,
     Floats,
     Ints,
     ObservationBatch,
@@ -26,14 +31,20 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
+from equipoise.store.slicing import select
 
+UNRATED = (
+    "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
+    "without one has a known value, or leave such rows out"
+)
 _NO_CONTEXT = -1
 
 
 class Gateway:
     """decide, observe, ingest and simulate on lists of records.
 
-    clock: seconds since the epoch, for records that carry no time of their own.
+    clock: seconds since the epoch, for records that carry no time of their own, and for what
+    waits: see `clocks.py`.
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
@@ -58,7 +69,7 @@ class Gateway:
         made: dict[str, Decision] = {}
         for row, name in enumerate(ids):
             if name in known:
-                made[name] = self._again(known[name], name, x[row], int(routed[row]))
+                made[name] = self._again(known[name], requests[row], x[row], int(routed[row]))
         if fresh:
             batch = self.agent.decide(
                 self._batch([requests[row] for row in fresh], x, routed, fresh)
@@ -74,7 +85,7 @@ class Gateway:
         routed = self._model("routed", request.routed)
         known = self.agent.store.find_requests((name,))
         if known:
-            return self._again(known[name], name, x[0], routed)
+            return self._again(known[name], request, x[0], routed)
         eligible = None
         if request.eligible is not None:
             eligible = np.zeros((1, len(self._position)), dtype=bool)
@@ -84,7 +95,7 @@ class Gateway:
             RequestBatch(
                 unit=np.array((text_key("unit", unit),)),
                 context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
-                at=np.array((self._clock() if request.at is None else request.at,), np.float64),
+                at=self._times((request.at,), history=False),
                 x=x,
                 routed=np.array((routed,)),
                 eligible=eligible,
@@ -113,7 +124,8 @@ class Gateway:
         )
 
     def observe(self, outcomes: Sequence[Outcome]) -> Accepted:
-        """Take in parts of outcomes, by decision_id or request_id."""
+        """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
+        they carry: after their window they are late."""
         numbers = self._numbers(outcomes)
         q = self.agent.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
@@ -121,7 +133,7 @@ class Gateway:
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
         served = [
-            self._last_served(number)
+            self._assigned(number)
             if outcome.served is None
             else self._model("served", outcome.served)
             for outcome, number in zip(outcomes, numbers.tolist(), strict=True)
@@ -130,8 +142,8 @@ class Gateway:
             OutcomeBatch(
                 number=numbers,
                 served=np.array(served, dtype=np.int64),
-                attempt=np.array([outcome.attempt for outcome in outcomes], dtype=np.int64),
-                delivered=np.array([outcome.delivered for outcome in outcomes], dtype=bool),
+                attempt=np.array([_attempt(outcome) for outcome in outcomes], dtype=np.int64),
+                delivered=np.array([item.delivered is not False for item in outcomes], dtype=bool),
                 outputs=outputs,
                 reward=np.array(
                     [np.nan if item.reward is None else item.reward for item in outcomes],
@@ -139,45 +151,79 @@ class Gateway:
                 ),
                 at=self._times([outcome.at for outcome in outcomes]),
                 metrics=self._metrics([outcome.metrics for outcome in outcomes]),
-            )
+            ),
+            came=self._clock(),
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
-        """Take in rows of a usage log (OBS). A request_id counts once: further rows are dropped."""
-        known = self._observed(observations)
-        if known:
-            accepted = self.ingest(
-                [item for row, item in enumerate(observations) if row not in known]
-            )
-            return Accepted(accepted.rows, len(known))
-        units = [item.unit_id or item.request_id for item in observations]
+        """Take in rows of a usage log (OBS).
+
+        A request_id counts once: the same content again is a repeat. Raises ConflictError where
+        it comes with other content, naming both rows, and AgentError where a row has no reward
+        and none is declared for those that are missing.
+        """
+        batch = ObservationBatch(
+            unit=np.zeros(len(observations), dtype=np.int64),
+            at=self._times([item.at for item in observations]),
+            x=self._context([item.features for item in observations]),
+            routed=self._models("routed", [item.routed for item in observations]),
+            outputs=self._outputs([item.outputs for item in observations]),
+            reward=self._rewards(observations),
+            request_id=[item.request_id or "" for item in observations],
+            unit_id=[item.unit_id or item.request_id or "" for item in observations],
+        )
+        dated = np.array([item.at is not None for item in observations], dtype=bool)
+        fresh = self._new_observations(batch, dated)
+        kept = batch if fresh.all() else select(batch, fresh)
         first = self.agent.fold.next_seq
-        names = [unit or f"row {first + row}" for row, unit in enumerate(units)]
-        ids = [item.request_id or "" for item in observations]
-        return self.agent.ingest(
-            ObservationBatch(
-                unit=np.array([text_key("unit", name) for name in names], dtype=np.int64),
-                at=self._times([item.at for item in observations]),
-                x=self._context([item.features for item in observations]),
-                routed=self._models("routed", [item.routed for item in observations]),
-                outputs=self._outputs([item.outputs for item in observations]),
-                reward=np.array([item.reward for item in observations], dtype=np.float64),
-                request_id=ids if any(ids) else None,
-                unit_id=names,
+        # A row that names nobody is somebody of its own, whatever others call theirs.
+        units = [
+            text_key("unit", unit) if unit else text_key("row", str(first + row))
+            for row, unit in enumerate(kept.unit_id or ())
+        ]
+        accepted = self.agent.ingest(
+            replace(
+                kept,
+                unit=np.array(units, dtype=np.int64),
+                request_id=kept.request_id if any(kept.request_id or ()) else None,
             )
         )
+        return Accepted(accepted.rows, len(batch) - len(kept))
 
-    def _observed(self, observations: Sequence[Observation]) -> set[int]:
-        """Positions of the rows whose request_id is in the log already, or stands further up."""
-        ids = [item.request_id for item in observations]
-        seen = self.agent.store.find_observations([name for name in ids if name])
-        repeated = set()
+    def _rewards(self, observations: Sequence[Observation]) -> Floats:
+        missing = self.agent.config.reward.missing_value
+        rewards = [missing if item.reward is None else item.reward for item in observations]
+        if None in rewards:
+            raise AgentError(f"reward row {rewards.index(None)}: {UNRATED}")
+        return np.array(rewards, dtype=np.float64)
+
+    def _new_observations(self, batch: ObservationBatch, dated: Flags) -> Flags:
+        """(n,) the rows that are no repeats. dated: whose times were given and not taken from the
+        clock, which is no part of their content."""
+        ids = batch.request_id or ()
+        known = self.agent.store.find_observations([name for name in ids if name])
+        held = self.agent.store.observations(sorted(known)) if known else {}
+        fresh = np.ones(len(batch), dtype=bool)
+        first: dict[str, int] = {}
         for row, name in enumerate(ids):
-            if name and name in seen:
-                repeated.add(row)
-            elif name:
-                seen.add(name)
-        return repeated
+            if name in held:
+                stored = held[name]
+                assert isinstance(stored.batch, ObservationBatch)
+                other, at, timed = stored.batch, 0, bool(dated[row])
+                place = stored_row(stored.seq, float(other.at[0]))
+            elif name and first.setdefault(name, row) != row:
+                other, at = batch, first[name]
+                timed = bool(dated[row] and dated[at])
+                place = f"row {at} of this batch"
+            else:
+                continue
+            names = _differences(batch, row, other, at, timed)
+            if names:
+                raise ConflictError(
+                    f"observation row {row}: request_id {name!r} {other_content(names, place)}"
+                )
+            fresh[row] = False
+        return fresh
 
     def simulate(self, simulations: Sequence[Simulation]) -> Accepted:
         """Take in SIM rows: what a model would output on a cached context."""
@@ -215,7 +261,7 @@ class Gateway:
         return RequestBatch(
             unit=np.array([text_key("unit", name) for name in units], dtype=np.int64),
             context=np.array(contexts, dtype=np.int64),
-            at=self._times([request.at for request in requests]),
+            at=self._times([request.at for request in requests], history=False),
             x=x[rows],
             routed=routed[rows],
             eligible=eligible,
@@ -224,15 +270,23 @@ class Gateway:
             context_id=[request.context_id or "" for request in requests],
         )
 
-    def _again(self, number: int, request_id: str, x: Floats, routed: int) -> Decision:
+    def _again(self, number: int, request: Request, x: Floats, routed: int) -> Decision:
+        name = request.request_id
         stored = self.agent.store.decision(number)
         if stored is None:
-            raise AgentError(
-                f"request_id {request_id!r} was decided, but decision d{number} is gone"
-            )
-        if int(stored.routed[0]) != routed or not np.array_equal(stored.x[0], x):
+            raise AgentError(f"request_id {name!r} was decided, but decision d{number} is gone")
+        unit = (stored.unit_id or ("",))[0] or name
+        context = (stored.context_id or ("",))[0]
+        same = {
+            "routed": int(stored.routed[0]) == routed,
+            "features": np.array_equal(stored.x[0], x),
+            "unit_id": unit == (request.unit_id or name),
+            "context_id": context == (request.context_id or ""),
+        }
+        if not all(same.values()):
+            other = " and ".join(field for field, equal in same.items() if not equal)
             raise ConflictError(
-                f"request_id {request_id!r} was decided as d{number} with other content"
+                f"request_id {name!r} was decided as d{number} with other content: {other}"
             )
         return self.records(stored)[0]
 
@@ -276,14 +330,11 @@ class Gateway:
                 numbers.append(known[outcome.request_id])
         return np.array(numbers, dtype=np.int64)
 
-    def _last_served(self, number: int) -> int:
-        """The model that answered a decision, as far as is known; 0 where there is none such."""
+    def _assigned(self, number: int) -> int:
+        """The model that a decision assigned; 0 where there is none such."""
         table = self.agent.fold.pending
         if table.base <= number < table.next:
-            return int(table.served[number - table.base])
-        parts = self.agent.store.outcome_parts(number)
-        if parts:
-            return int(parts[-1].served[0])
+            return int(table.model[number - table.base])
         decided = self.agent.store.decision(number)
         return 0 if decided is None else int(decided.model[0])
 
@@ -318,6 +369,41 @@ class Gateway:
     def _models(self, field: str, names: Sequence[str]) -> Ints:
         return np.array([self._model(field, name) for name in names], dtype=np.int64)
 
-    def _times(self, times: Sequence[float | None]) -> Floats:
+    def _times(self, times: Sequence[float | None], *, history: bool = True) -> Floats:
+        """(n,) the times given, and the clock's where none is. Raises TimeError; history: as
+        `check_against` takes it."""
         now = self._clock()
-        return np.array([now if at is None else at for at in times], dtype=np.float64)
+        at = np.array([now if at is None else at for at in times], dtype=np.float64)
+        if any(each is not None for each in times):
+            check_against(at, now, history=history)
+        return at
+
+
+def _attempt(outcome: Outcome) -> int:
+    """The attempt that a part speaks of, as `OutcomeBatch` takes it."""
+    if outcome.served is not None:
+        return outcome.attempt or FIRST
+    if outcome.attempt is None and outcome.delivered is None:
+        return 0
+    return -(outcome.attempt or FIRST)
+
+
+def _differences(
+    batch: ObservationBatch, row: int, other: ObservationBatch, at: int, timed: bool
+) -> list[str]:
+    """Names of what two rows say differently. timed: whether their times are compared."""
+    found = [] if batch.routed[row] == other.routed[at] else ["routed"]
+    for name, given, held in (
+        ("features", batch.x[row], other.x[at]),
+        ("outputs", batch.outputs[row], other.outputs[at]),
+    ):
+        # Nearly always the very same bytes; a closer look knows that 0 is -0.
+        if given.tobytes() != held.tobytes() and not np.array_equal(given, held):
+            found.append(name)
+    if batch.reward[row] != other.reward[at]:
+        found.append("reward")
+    if (batch.unit_id or ())[row] != (other.unit_id or ())[at]:
+        found.append("unit_id")
+    if timed and batch.at[row] != other.at[at]:
+        found.append("at")
+    return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.attempts import MOST_ATTEMPTS, UNNAMED, Attempt, merged_attempts, said
+from equipoise.agent.clocks import check_times
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features import Transform
@@ -40,6 +43,7 @@ class Intake:
         self._gaps = [gap for gap in gaps if gap.numbers]
         self._reward = config.reward
         self._guardrails = config.guardrails
+        self._names = config.model_names
         self._models = len(config.models)
         self._transform = transform
         self._fold = fold
@@ -51,6 +55,7 @@ class Intake:
         self._transform.check_context(batch.x)
         self._check_lengths(count, unit=batch.unit, context=batch.context, at=batch.at, x=batch.x)
         self._check_models("routed", batch.routed)
+        check_times(batch.at)
         if batch.eligible is not None and batch.eligible.shape != (count, self._models):
             raise AgentError(
                 f"eligible has shape {batch.eligible.shape}, expected {(count, self._models)}"
@@ -63,6 +68,7 @@ class Intake:
         self._check_lengths(
             len(batch), unit=batch.unit, at=batch.at, outputs=batch.outputs, reward=batch.reward
         )
+        check_times(batch.at, unknown=True)
         self._check_models("routed", batch.routed)
         self._check_rewards(batch.reward, np.zeros(len(batch), dtype=bool))
 
@@ -74,6 +80,13 @@ class Intake:
             raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
         self._check_lengths(count, reward=batch.reward, served=batch.served, at=batch.at)
         self._check_models("served", batch.served)
+        speaks = bool(batch.attempt.any())
+        if speaks and np.abs(batch.attempt).max() > MOST_ATTEMPTS:
+            row = int(np.abs(batch.attempt).argmax())
+            raise AgentError(
+                f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
+            )
+        check_times(batch.at, unknown=True)
         with_reward = ~np.isnan(batch.reward)
         self._check_rewards(batch.reward, ~with_reward)
         with_outputs = ~np.isnan(batch.outputs).any(axis=1) if q else np.zeros(count, dtype=bool)
@@ -105,6 +118,8 @@ class Intake:
             doubtful |= with_outputs & table.has_outputs[at]
         if batch.metrics is not None:
             doubtful |= (~np.isnan(batch.metrics + table.metrics[at])).any(axis=1)
+        if speaks:
+            doubtful |= (batch.attempt != 0) & (table.confirmed[at] | self._retold(number))
         if not doubtful.any():
             return batch, 0
         fresh = ~doubtful
@@ -113,30 +128,89 @@ class Intake:
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
 
     def simulations(self, batch: SimulationBatch) -> tuple[SimulationBatch, int]:
-        """The rows that are new, and the number of exact repeats."""
+        """The rows that are new, and the number of exact repeats: (context, model) counts once.
+
+        Raises ConflictError where a pair comes again with other content, naming both rows.
+        """
         self._transform.check_context(batch.x)
         self._transform.check_outputs(batch.outputs)
         count = len(batch)
         self._check_lengths(count, context=batch.context, outputs=batch.outputs, cost=batch.cost)
+        check_times(batch.at, unknown=True)
         self._check_models("model", batch.model)
         pair = batch.context * np.int64(self._models) + batch.model
-        _, first = np.unique(pair, return_index=True)
-        fresh = np.zeros(count, dtype=bool)
-        fresh[first] = True
-        phi = self._transform.phi(batch.x, batch.outputs)
-        if len(self._fold.simulated):
-            known_phi, known = self._fold.simulated.lookup(batch.context, batch.model)
-            other = known & (known_phi != phi).any(axis=1)
-            if other.any():
-                row = int(np.flatnonzero(other)[0])
-                raise ConflictError(
-                    f"simulation row {row}: context {batch.context[row]} on model "
-                    f"{batch.model[row]} is known with other outputs"
-                )
+        _, first, group = np.unique(pair, return_index=True, return_inverse=True)
+        original = first[group]
+        fresh = original == np.arange(count)
+        for row in np.flatnonzero(~fresh).tolist():
+            self._check_same_replay(batch, row, batch, int(original[row]), None)
+        known = self._known_replays(batch)
+        if known.any():
+            self._check_known_replays(batch, known)
             fresh &= ~known
         if fresh.all():
             return batch, 0
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
+
+    def _known_replays(self, batch: SimulationBatch) -> Flags:
+        """(n,) which pairs are in the log. The state knows most contexts, the store all."""
+        index = self._fold.simulated
+        known = np.zeros(len(batch), dtype=bool)
+        if len(index):
+            known = index.has(index.rows(batch.context), batch.model)
+        if index.full and not known.all():
+            held = self._store.simulations(batch.context[~known], batch.model[~known])
+            pairs = zip(batch.context.tolist(), batch.model.tolist(), strict=True)
+            known |= np.array([pair in held for pair in pairs])
+        return known
+
+    def _check_known_replays(self, batch: SimulationBatch, known: Flags) -> None:
+        held = self._store.simulations(batch.context[known], batch.model[known])
+        phi = self._transform.phi(batch.x, batch.outputs)
+        for row in np.flatnonzero(known).tolist():
+            pair = int(batch.context[row]), int(batch.model[row])
+            if pair in held:
+                stored = held[pair]
+                assert isinstance(stored.batch, SimulationBatch)
+                self._check_same_replay(batch, row, stored.batch, 0, stored.seq)
+                continue
+            # Its row was removed by age: the state remembers outputs and context features.
+            one = slice(row, row + 1)
+            remembered, _ = self._fold.simulated.lookup(batch.context[one], batch.model[one])
+            if (remembered[0] != phi[row]).any():
+                raise ConflictError(
+                    f"{self._replay(batch, row)} has other content than a row before the "
+                    "beginning of the log"
+                )
+
+    def _check_same_replay(
+        self,
+        batch: SimulationBatch,
+        row: int,
+        other: SimulationBatch,
+        at: int,
+        seq: int | None,
+    ) -> None:
+        """Raise ConflictError unless the rows say the same. seq: of the other, None where it
+        stands in the same batch."""
+        found = [
+            name
+            for name, given, held in (
+                ("features", batch.x[row], other.x[at]),
+                ("outputs", batch.outputs[row], other.outputs[at]),
+                # A cost that is left out contradicts nothing.
+                ("cost", batch.cost[row], np.nan if np.isnan(batch.cost[row]) else other.cost[at]),
+            )
+            if not np.array_equal(given, held, equal_nan=True)
+        ]
+        if found:
+            place = f"row {at} of this batch" if seq is None else stored_row(seq, other.at[at])
+            raise ConflictError(f"{self._replay(batch, row)} {other_content(found, place)}")
+
+    def _replay(self, batch: SimulationBatch, row: int) -> str:
+        context = batch.context[row] if batch.context_id is None else repr(batch.context_id[row])
+        name = self._names[int(batch.model[row])]
+        return f"simulation row {row}: context {context} on model {name}"
 
     def _says_more(self, batch: OutcomeBatch, row: int) -> bool:
         """Whether a part holds what was not known of its decision.
@@ -157,7 +231,38 @@ class Intake:
                     "a part is accepted once"
                 )
             more = more or bool((told & np.isnan(known)).any())
-        return more
+        return more or self._tells_more(batch, row)
+
+    def _retold(self, number: Ints) -> Flags:
+        """(n,) decisions of whose attempts more is known than what most parts say."""
+        attempts = self._fold.pending.attempts
+        return attempts.among(number) if len(attempts) else np.zeros(len(number), dtype=bool)
+
+    def _tells_more(self, batch: OutcomeBatch, row: int) -> bool:
+        """As `_says_more`, of the attempt that a part speaks of."""
+        told = said(batch, row)
+        if told is None:
+            return False
+        (attempt, new), number = told, int(batch.number[row])
+        before = self._attempts(number).get(attempt)
+        if before is None:
+            return True
+        if UNNAMED not in (before.served, new.served) and before.served != new.served:
+            held, given = (self._names[each.served] for each in (before, new))
+            raise ConflictError(
+                f"served of attempt {attempt} of decision d{number} was {held}, now {given}: "
+                "a part is accepted once"
+            )
+        return not before.holds(new)
+
+    def _attempts(self, number: int) -> dict[int, Attempt]:
+        """What is known of a decision's attempts."""
+        table, at = self._fold.pending, number - self._fold.pending.base
+        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+            return table.attempts.of(number, bool(table.confirmed[at]), int(table.model[at]))
+        decided = self._store.decision(number)
+        assigned = 0 if decided is None else int(decided.model[0])
+        return merged_attempts(self._store.outcome_parts(number), assigned)
 
     def _known(self, number: int) -> list[tuple[str, Floats]]:
         """Every value known of a decision by its name, NaN where it is not."""
@@ -229,3 +334,13 @@ def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
 
 def _shown(values: Floats) -> str:
     return str(values[0] if len(values) == 1 else values.tolist())
+
+
+def stored_row(seq: int, at: float) -> str:
+    """A row of the log as a message names it. at: its own time, seconds since the epoch."""
+    return f"row {seq} of the store, of {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def other_content(names: Sequence[str], place: str) -> str:
+    """What is wrong with a row that repeats an id and says something else."""
+    return f"has other {' and '.join(names)} than {place}"

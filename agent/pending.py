@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
+from equipoise.agent.attempts import Attempts, counting, said
+from equipoise.agent.monitors.watermark import Behind
+from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
 
 VOID = -1.0
 """The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
@@ -28,8 +30,10 @@ class Pending:
     era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded, filled
     (expired, and the reward is the declared value of a missing one), waits (gathered for the sums
     of a chunk that is not finished).
-    leader: the decision that opened the unit, itself where units are not sticky; until: the time
-    up to which the unit may grow, -inf where this row opened none.
+    served, delivered: of the attempt that counts (`attempts.py`); confirmed: some part says that
+    the first attempt was delivered by the assigned model. reward_at: when the reward came.
+    closed_by: a `Closure`. leader: the decision that opened the unit, itself where units are not
+    sticky; until: the time up to which the unit may grow, -inf where this row opened none.
     """
 
     COLUMNS = (
@@ -48,6 +52,8 @@ class Pending:
         ("leader", np.int64),
         ("uniform", np.float64),
         ("until", np.float64),
+        ("closed_by", np.int64),
+        ("reward_at", np.float64),
         ("randomized", np.bool_),
         ("certifiable", np.bool_),
         ("capped", np.bool_),
@@ -55,6 +61,7 @@ class Pending:
         ("has_outputs", np.bool_),
         ("has_reward", np.bool_),
         ("delivered", np.bool_),
+        ("confirmed", np.bool_),
         ("expired", np.bool_),
         ("folded", np.bool_),
         ("filled", np.bool_),
@@ -74,6 +81,7 @@ class Pending:
         self.size = 0
         self.ttl = ttl
         self.clock = 0.0
+        self.attempts = Attempts()
         self._columns: dict[str, NDArray[Any]] = {
             "x": np.zeros((capacity, context)),
             "y": np.zeros((capacity, outputs)),
@@ -88,7 +96,7 @@ class Pending:
         self.x, self.y = column["x"], column["y"]
         self.probabilities, self.metrics = column["probabilities"], column["metrics"]
         self.leader, self.until = column["leader"], column["until"]
-        self.uniform = column["uniform"]
+        self.uniform, self.closed_by = column["uniform"], column["closed_by"]
         self.reward, self.at = column["reward"], column["at"]
         self.unit, self.context = column["unit"], column["context"]
         self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
@@ -99,6 +107,7 @@ class Pending:
         self.capped, self.open_to_all = column["capped"], column["open_to_all"]
         self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
         self.delivered, self.expired = column["delivered"], column["expired"]
+        self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
         self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
 
     @property
@@ -139,12 +148,17 @@ class Pending:
         self.certifiable[rows] = batch.rate >= rate_min
         self.probabilities[rows], self.metrics[rows] = shares, np.nan
         self.capped[rows], self.open_to_all[rows] = batch.capped, True
+        # Logs that do not say what closed a row: it may have been a limit on a part of the traffic.
+        unsaid = np.where(batch.capped, int(Closure.SEGMENT), 0)
+        self.closed_by[rows] = unsaid if batch.closed_by is None else batch.closed_by
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
             self.open_to_all[rows] = batch.eligible[:, active].all(axis=1)
             self.certifiable[rows] &= self.open_to_all[rows]
         self.uniform[rows] = batch.uniform
+        # Of rows that left: state is a function of the log, not of when the table was moved.
+        self.reward[rows], self.y[rows] = 0.0, 0.0
         self.leader[rows] = batch.number if batch.leader is None else batch.leader
         self.until[rows] = -np.inf
         if self.ttl is not None:
@@ -155,6 +169,8 @@ class Pending:
         self.has_outputs[rows] = self.y.shape[1] == 0
         self.has_reward[rows] = False
         self.delivered[rows] = True
+        self.confirmed[rows] = False
+        self.reward_at[rows] = np.nan
         self.expired[rows] = False
         self.folded[rows] = self.filled[rows] = self.waits[rows] = False
 
@@ -185,6 +201,28 @@ class Pending:
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""
         return numbers - self.base
+
+    def as_drawn(self, at: Ints | slice) -> Flags:
+        """(n,) whether rows `at` were delivered, and by the model that they were assigned."""
+        drawn: Flags = self.delivered[at] & (self.served[at] == self.model[at])
+        return drawn
+
+    def take_attempts(self, batch: OutcomeBatch) -> None:
+        """Merge what parts of distinct decisions say of who answered at which attempt."""
+        if not batch.attempt.any():
+            return
+        rows = self.rows(batch.number)
+        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[rows])
+        self.confirmed[rows] |= plain
+        more = ~plain & (batch.attempt != 0)
+        again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
+        for index in np.flatnonzero(again).tolist():
+            number, row = int(batch.number[index]), int(rows[index])
+            assigned, told = int(self.model[row]), said(batch, index)
+            if more[index] and told is not None:
+                self.attempts.take(number, *told, assigned)
+            known = self.attempts.of(number, bool(self.confirmed[row]), assigned)
+            self.delivered[row], self.served[row] = counting(known, assigned, int(self.routed[row]))
 
     def too_late(self, numbers: Ints, watermark: int) -> Flags:
         """(n,) decisions of which nothing more can be used.
@@ -235,6 +273,35 @@ class Pending:
         )
         return low, high, known
 
+    def behind(self, start: int) -> Behind:
+        """What lies from decision `start` on, where a watermark stands that can go no further."""
+        first = start - self.base
+        rows = slice(first, self.size)
+        done = (self.has_reward | self.expired)[rows]
+        if not len(done):
+            return Behind()
+        holder = 0
+        if self.ttl is not None and done[0]:
+            # Its own reward is there: one of its unit waits, or the unit may still grow.
+            open_ = np.flatnonzero((self.leader[rows] == start) & ~done)
+            holder = int(open_[0]) if len(open_) else 0
+        took = (self.reward_at - self.at)[rows][self.has_reward[rows]]
+        took = took[~np.isnan(took)]
+        waiting = int(np.count_nonzero(~done))
+        return Behind(
+            waiting,
+            len(done) - waiting - int(done[holder]),
+            start + holder,
+            float(self.at[first + holder]),
+            float(self.until[first]),
+            float(took.mean()) if len(took) else np.nan,
+        )
+
+    @property
+    def newest_at(self) -> float:
+        """The time of the newest decision that is held, 0 where none is."""
+        return float(self.at[self.size - 1]) if self.size else 0.0
+
     def unit_rewards(
         self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
     ) -> tuple[Floats, Floats, Flags]:
@@ -267,7 +334,8 @@ class Pending:
     def arrays(self, first: int) -> dict[str, NDArray[Any]]:
         """The rows of decisions `first` and later, for a checkpoint."""
         rows = slice(first - self.base, self.size)
-        return {name: column[rows] for name, column in self._columns.items()}
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        return columns | {"attempts": self.attempts.array(first)}
 
     def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
         self.base, self.size = base, len(arrays["rate"])
@@ -275,6 +343,7 @@ class Pending:
             self._grow()
         for name, column in self._columns.items():
             column[: self.size] = arrays[name]
+        self.attempts.load(arrays["attempts"])
 
     def _make_room(self, count: int, watermark: int) -> None:
         drop = self.front(watermark) - self.base
@@ -286,6 +355,7 @@ class Pending:
             for column in self._columns.values():
                 column[:kept] = column[drop : self.size].copy()
             self.base, self.size = self.base + drop, kept
+            self.attempts.forget(self.base)
 
     def _grow(self) -> None:
         self._columns = {

@@ -20,10 +20,13 @@ from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.routing import routing_value
 from equipoise.agent.fold import Fold, View
 from equipoise.agent.inference.prediction import Prediction
+from equipoise.agent.inference.projection import nearest
 from equipoise.agent.monitors.actions import Action, Consequence, action_table
 from equipoise.agent.monitors.check import Check
+from equipoise.agent.monitors.outputs import outputs
 from equipoise.agent.monitors.panel import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.plan import plan
+from equipoise.agent.monitors.watermark import Behind, watermark
 from equipoise.agent.recommendation import Recommendation, recommend
 from equipoise.agent.rules import Rule, RuleBook
 from equipoise.agent.snapshots import OutputMaps, build_snapshot
@@ -80,7 +83,7 @@ class Reader:
 
     def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
         """Values of the models by each of these families."""
-        return estimate(self.view().moments, list(families), context_free=self._context_free)
+        return estimate(self.view().moments, list(families))
 
     def routing(self) -> tuple[float, float]:
         """Value of today's routing and its variance, reward units."""
@@ -95,19 +98,40 @@ class Reader:
         name = family or self.config.policy.estimator
         fallen = family is None and name != PLAIN
         if fallen and self.asks_for(Action.DROP_SIMULATION, self.rule.alarms):
-            answer = recommend(
-                self.models, self.estimates([PLAIN])[PLAIN], self.routing(), self.sign
-            )
+            answer = self._recommend(self.estimates([PLAIN])[PLAIN])
             why = f" ({name} is left out: replays are not what models answer live.)"
             return replace(answer, sentence=answer.sentence + why)
         looked = self.estimates([name])[name]
         if np.isfinite(looked.values).any():
-            return recommend(self.models, looked, self.routing(), self.sign)
+            return self._recommend(looked)
         if fallen:
             looked = self.estimates([PLAIN])[PLAIN]
-        answer = recommend(self.models, looked, self.routing(), self.sign)
+        answer = self._recommend(looked)
         why = f"({name} waits for {self._missing(name)}.)"
         return replace(answer, sentence=f"{answer.sentence} {why}")
+
+    def _recommend(self, looked: Estimate) -> Recommendation:
+        """What an estimate recommends, once it contradicts nothing that is certified."""
+        placed, routing = self.within_certified(looked)
+        answer = recommend(self.models, placed, routing, self.sign)
+        about = self.certified().about
+        if not about or answer.model is None:
+            return answer
+        return replace(answer, sentence=f"{answer.sentence} This is what holds{about}.")
+
+    def within_certified(self, looked: Estimate) -> tuple[Estimate, tuple[float, float]]:
+        """An estimate, and the value of today's routing with its variance, moved to the nearest
+        values that contradict no certified end and no certified contrast (`projection`)."""
+        certified, routing = self.certified(), self.routing()
+        both = len(self.models) + 1
+        values = nearest(
+            np.append(looked.values, routing[0]),
+            np.append(np.diagonal(looked.covariance), routing[1]),
+            certified.lower[:both],
+            certified.upper[:both],
+            certified.contrasts[:both, :both],
+        )
+        return replace(looked, values=values[:-1]), (float(values[-1]), routing[1])
 
     def _missing(self, family: str) -> str:
         """What a family that has no value waits for."""
@@ -118,6 +142,9 @@ class Reader:
                 f"replays (SIM) of {names}: send them to POST /v1/simulations or with"
                 f' `equipoise ingest`, or take estimator = "{PLAIN}"'
             )
+        moments = self.view().moments
+        if family != PLAIN and moments.arms.count.sum() > 0 and not moments.exp.count.any():
+            return f'outputs: send them with the response, or take estimator = "{PLAIN}"'
         return "rewards of randomized requests"
 
     def certified(self, part: int = 0) -> Certified:
@@ -139,23 +166,37 @@ class Reader:
             paused="observing only" if self.observing_only else self.paused,
             era_reason=self.eras.reason(era) if era else "",
             randomized=certified.randomized,
+            about=certified.about,
         )
 
     def spending(self) -> list[Spending]:
         """What the budget allows, what was planned, and what was spent, per limited resource."""
         return self.purse.spending()
 
-    def checks(self) -> list[Check]:
-        """What every check says of the era in force, as far as it is logged; nothing is done."""
+    def behind(self) -> Behind:
+        """What waits, what that holds back, and which decision does."""
+        return self.fold.pending.behind(self.view().watermark)
+
+    def checks(self, at: float | None = None) -> list[Check]:
+        """What every check says of the era in force, as far as it is logged; nothing is done.
+
+        at: seconds since the epoch, now; None takes the time of the newest decision.
+        """
         panel = self.fold.watched()
         panel.begin(self.rule.era)
         said = panel.checks(self.estimates(REPRESENTATION_FAMILIES))
+        if self.fold.pending.y.shape[1]:
+            moments = self.view().moments
+            rewarded, complete = moments.arms.count.sum(), moments.exp.count.sum()
+            said.append(outputs(float(rewarded), float(complete)))
         planned = self.config.budget.planned
         if planned is not None:
             certified = self.certified()
             answer = certified.standing
             decided = answer.winner() is not None or bool(answer.equivalent())
             said.append(plan(planned, certified.randomized, decided, self._foreseen()))
+        now = self.fold.pending.newest_at if at is None else at
+        said.append(watermark(self.behind(), now, self.config.reward.window))
         return said
 
     def _foreseen(self) -> tuple[float, float] | None:

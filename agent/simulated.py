@@ -24,6 +24,11 @@ class SimulationIndex:
     def __len__(self) -> int:
         return len(self._row)
 
+    @property
+    def full(self) -> bool:
+        """Whether a further context would not be kept."""
+        return len(self._row) >= self._capacity
+
     def add(self, context: Ints, model: Ints, phi: Floats, since: int = 0) -> None:
         """Keep n rows: context, model (n,), phi (n, p - 1). since: the next decision's number."""
         rows = np.array([self._place(key) for key in context.tolist()], dtype=np.int64)

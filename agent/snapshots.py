@@ -20,7 +20,8 @@ from equipoise.store.batches import Floats
 def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     """EXP counts, means and variances (divisor n - 1) per model, (K,) each, unweighted.
 
-    Means without a reward and variances without two are NaN.
+    Means without a reward and variances without two are NaN. For policies alone, which steer by
+    them as gateways do and lose no more than requests where shares moved: no answer rests on them.
     """
     count = np.zeros(arms.count.shape[1])
     mean, scatter = np.zeros_like(count), np.zeros_like(count)
@@ -33,6 +34,27 @@ def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     mean = np.where(count > 0, mean, np.nan)
     variance = np.where(count > 1, scatter / np.maximum(count - 1, 1), np.nan)
     return count, mean, variance
+
+
+def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
+    """EXP counts, means and variances per model by the logged probabilities, (K,) each.
+
+    Where every probability of a model was the same these are `sample_moments`; where they moved,
+    these stand for all of the traffic and those for when the model was drawn.
+    """
+    count = arms.count.sum(axis=0)
+    weight, mean, scatter = (np.zeros_like(count) for _ in range(3))
+    for group in range(len(arms.count)):
+        more, step = arms.weight[group], arms.mean[group]
+        scatter += arms.scatter[group] + between(weight, mean, more, step)
+        mean = merged_mean(weight, mean, more, step)
+        weight = weight + more
+    known = weight > 0
+    squares = arms.weight_sq.sum(axis=0)
+    effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=known)
+    spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=known)
+    variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
+    return count, np.where(known, mean, np.nan), variance
 
 
 def output_maps(moments: Moments) -> Floats:

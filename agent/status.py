@@ -69,6 +69,16 @@ class Standing:
         best = int(np.argmax(worst))
         return (best, float(worst[best])) if worst[best] > -self.epsilon else None
 
+    def lead(self, model: int) -> float:
+        """Lower end of a model's lead over the best of the others, at the level of all pairs.
+
+        At the level of a decision only "better than all others" is paid for: "by at least L" also
+        needs the model's own lead over the second best to be true, one comparison more.
+        """
+        others = self.active.copy()
+        others[model] = False
+        return float(np.min(self.pairs[model, others], initial=np.inf))
+
     def equivalent(self) -> tuple[int, ...]:
         """Models not certified worse than another, if all their pairs lie within epsilon."""
         both = self.active[:, None] & self.active[None, :]
@@ -81,19 +91,26 @@ class Standing:
 
 
 def decide(
-    standing: Standing, delta: float, *, paused: str | None, era_reason: str, randomized: float
+    standing: Standing,
+    delta: float,
+    *,
+    paused: str | None,
+    era_reason: str,
+    randomized: float,
+    about: str = "",
 ) -> Status:
     """The status of an experiment.
 
     paused: why randomizing is stopped, None where it is not. era_reason: why the running era was
-    opened if it is not the first, "" otherwise. randomized: randomized rows in its sums.
+    opened if it is not the first, "" otherwise. randomized: randomized rows in its sums. about:
+    which requests the sums are about, "" for all.
     """
 
     def said(state: State, models: tuple[str, ...], sentence: str) -> Status:
         return Status(state, models, standing.epsilon, delta, sentence)
 
     winner, alike = standing.winner(), standing.equivalent()
-    answer = _answer(standing, winner, alike, delta)
+    answer = _answer(standing, winner, alike, delta, about)
     if paused is not None:
         before = "" if answer is None else f" What was certified stands: {answer[2]}"
         return said(State.PAUSED, answer[1] if answer else (), f"Paused: {paused}.{before}")
@@ -105,23 +122,31 @@ def decide(
     return said(
         State.EXPLORING,
         (),
-        f"Nothing is certified yet after {randomized:,.0f} randomized requests.",
+        f"Nothing is certified yet{about} after {randomized:,.0f} randomized requests.",
     )
 
 
 def _answer(
-    standing: Standing, winner: tuple[int, float] | None, alike: tuple[int, ...], delta: float
+    standing: Standing,
+    winner: tuple[int, float] | None,
+    alike: tuple[int, ...],
+    delta: float,
+    about: str,
 ) -> tuple[State, tuple[str, ...], str] | None:
     names = standing.names
     promise = f"wrong in at most {delta:.3g} of such experiments, whenever one looks"
     if winner is not None and winner[1] > 0.0:
-        sentence = f"{names[winner[0]]} is best, by at least {winner[1]:.4g} ({promise})."
+        lead = standing.lead(winner[0])
+        by = f", by at least {lead:.4g}" if lead > 0.0 else ""
+        sentence = f"{names[winner[0]]} is best{about}{by} ({promise})."
         return State.DECIDED, (names[winner[0]],), sentence
     if alike:
         listed = ", ".join(names[index] for index in alike)
-        sentence = f"{listed} are within {standing.epsilon:.4g} of each other ({promise})."
+        sentence = f"{listed} are within {standing.epsilon:.4g} of each other{about} ({promise})."
         return State.EQUIVALENT, tuple(names[index] for index in alike), sentence
     if winner is not None:
-        sentence = f"{names[winner[0]]} is within {standing.epsilon:.4g} of the best ({promise})."
+        sentence = (
+            f"{names[winner[0]]} is within {standing.epsilon:.4g} of the best{about} ({promise})."
+        )
         return State.DECIDED, (names[winner[0]],), sentence
     return None

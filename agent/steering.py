@@ -10,7 +10,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.monitors.actions import Consequence
 from equipoise.agent.monitors.turns import last_kept, turns
 from equipoise.agent.reader import Reader
-from equipoise.agent.review import BY_CHECK, carry_out
+from equipoise.agent.review import BY_CHECK, alarms_of, carry_out
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
@@ -27,10 +27,6 @@ class Steering(Reader, ABC):
     @abstractmethod
     def full_models(self) -> Flags:
         """(K,) models that have had all the randomized requests they may get."""
-
-    @abstractmethod
-    def refresh(self, at: float = 0.0) -> Snapshot:
-        """Freeze the next rule of the era."""
 
     @abstractmethod
     def _freeze_rule(self, era: int, at: float) -> Snapshot:
@@ -77,17 +73,26 @@ class Steering(Reader, ABC):
     def review(self, at: float = 0.0) -> list[Consequence]:
         """Ask every check, keep what changed, and carry out what alarms ask for.
 
-        In force from the rule that is frozen before this returns.
+        In force from the rule that is frozen before this returns: none is where no alarm came or
+        went. `refresh` does the same and always freezes one.
         """
-        checks = self.checks()
+        return self._reviewed(at, always=False)[0]
+
+    def _reviewed(self, at: float, always: bool) -> tuple[list[Consequence], Snapshot | None]:
+        """What alarms ask for, and what the policy saw if a rule was frozen (`always`, or since
+        alarms changed). The order is the daemon's: a rule under the alarms that stand, then what
+        they ask for, which may begin an era with a rule of its own.
+        """
+        checks = self.checks(at or None)
+        due, before = self.consequences(checks), self.alarms
+        self.alarms = alarms_of(due)
+        seen = None
+        if always or self.alarms != before:
+            seen = self._freeze_rule(self.rule.era, at)
         for alert in turns(last_kept(self.store.alerts()), checks, at):
             self.store.put(alert)
-        due = self.consequences(checks)
-        before = self.alarms, self.rule.rule_id
         carry_out(self, due, at)
-        if self.alarms != before[0] and self.rule.rule_id == before[1]:
-            self.refresh(at)
-        return due
+        return due, seen
 
     @property
     def budget(self) -> int | None:

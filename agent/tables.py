@@ -72,7 +72,12 @@ def _frame(batch: Batch, config: ExperimentConfig) -> pd.DataFrame:
             columns.update(_wide("metric", [item.name for item in config.guardrails], value))
         elif name == "eligible":
             columns.update(_wide("eligible", models[: value.shape[1]], value))
-        elif name in ("routed", "model", "served"):
+        elif name == "attempt":
+            columns[name] = pd.Series(np.abs(value), dtype="Int64").mask(value == 0)
+        elif isinstance(batch, OutcomeBatch) and name == "served":
+            # Unknown where the part names nobody.
+            columns[name] = np.where(batch.attempt > 0, models[value], None)
+        elif name in ("routed", "model"):
             columns[name] = models[value]
         elif name == "number":
             columns["decision_id"] = [f"d{number}" for number in value.tolist()]

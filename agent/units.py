@@ -15,7 +15,7 @@ import numpy as np
 
 from equipoise.agent.pending import Pending
 from equipoise.policies.draw import draw
-from equipoise.store.batches import DecisionBatch, Ints, RequestBatch
+from equipoise.store.batches import Closure, DecisionBatch, Ints, RequestBatch
 from equipoise.store.merging import joined
 
 
@@ -94,6 +94,10 @@ def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
         closed = follows & randomized & ~batch.eligible[np.arange(len(batch)), model]
     rate = np.where(closed, 0.0, rate)
     model, randomized = draw(uniform, rate, shares, batch.routed)
+    mine = np.zeros(len(batch), dtype=np.int64) if batch.closed_by is None else batch.closed_by
+    # A follower is closed by what closed its leader, or because its unit's model may not serve it.
+    closed_by = np.where(within, mine[own], table.closed_by[held])
+    closed_by = np.where(closed, int(Closure.INELIGIBLE), closed_by)
     return replace(
         batch,
         rate=rate,
@@ -102,6 +106,7 @@ def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
         model=model,
         randomized=randomized,
         capped=np.where(follows, rate == 0.0, batch.capped),
+        closed_by=closed_by,
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.certificates import Rules
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.pairs import NO_CONTEXT, Pairs
 from equipoise.agent.monitors.panel import Decided, Entered, Panel
 from equipoise.agent.pending import Pending
 from equipoise.agent.simulated import SimulationIndex
-from equipoise.store.batches import Floats, Ints
+from equipoise.policies.draw import draw
+from equipoise.store.batches import Closure, Flags, Floats, Ints
 
 FEWEST_ROWS = 100.0
 """Rewards from which scales of features and a scorer are taken; before, no pairs are compared."""
@@ -37,7 +39,13 @@ class Scale(Protocol):
 
 
 class Watch:
-    """The panel, the pairs of live and replayed rows, and how far the decisions were taken."""
+    """The panel, the pairs of live and replayed rows, and how far the decisions were taken.
+
+    Of a part of the traffic that a limit closed no rewards of models come any more, so that what
+    still comes would look like drift: from the first such row of an era on (`_limited`) only the
+    rewards of traffic as routed are looked at, of requests that would have been served as routed
+    had nothing closed them.
+    """
 
     def __init__(
         self, panel: Panel, features: Features, reward: Scale, models: int, p: int
@@ -48,6 +56,7 @@ class Watch:
         self._compared = p - 1 - features.d
         self._pairs = Pairs(models, self._compared)
         self._decided = 0
+        self._limited = -1
 
     def compare(
         self,
@@ -80,7 +89,7 @@ class Watch:
             simulated = index.phi(row, model)[:, first:]
             self.panel.paired(model, phi, simulated, scale[first:], theta[first:])
 
-    def take(self, table: Pending, start: int, stop: int, predicted: Floats) -> None:
+    def take(self, table: Pending, start: int, stop: int, predicted: Floats, rules: Rules) -> None:
         """Take the decisions made since the last chunk, and the rows closed in this one.
 
         start, stop: the watermark before and after; predicted: (stop - start,) as in `Entered`.
@@ -96,7 +105,7 @@ class Watch:
                     table.probabilities[drawn],
                     table.model[drawn],
                     table.randomized[drawn],
-                    table.capped[drawn],
+                    table.closed_by[drawn],
                     table.open_to_all[drawn],
                 ),
             )
@@ -113,9 +122,13 @@ class Watch:
                     table.randomized[rows] & (table.leader[rows] == numbers),
                     table.delivered[rows],
                     table.has_reward[rows],
+                    table.has_reward[rows] | table.filled[rows],
                     self._reward.scaled(table.reward[rows]),
                     predicted[rows.start - first : rows.stop - first],
+                    self._tested(table, era, rows),
+                    _as_routed(table, rows, rules),
                     table.metrics[rows],
+                    table.as_drawn(rows),
                 ),
             )
 
@@ -129,6 +142,7 @@ class Watch:
         """The state by name, for a checkpoint."""
         return {
             "decided": np.array([self._decided]),
+            "limited": np.array([self._limited]),
             **{f"panel.{name}": array for name, array in self.panel.arrays().items()},
             **{f"pairs.{name}": array for name, array in self._pairs.arrays().items()},
         }
@@ -140,8 +154,33 @@ class Watch:
             if tail:
                 parts[head][tail] = array
         self._decided = int(arrays["decided"][0])
+        self._limited = int(arrays["limited"][0])
         self.panel.load(parts["panel"])
         self._pairs.load(parts["pairs"])
+
+    def _tested(self, table: Pending, era: int, rows: slice) -> Flags:
+        """(n,) rows before the first of the era that a limit on a part of the traffic closed."""
+        if self._limited == era:
+            return np.zeros(rows.stop - rows.start, dtype=bool)
+        closed_by = table.closed_by[rows]
+        limited = (closed_by == Closure.SEGMENT) | (closed_by == Closure.USER)
+        if limited.any():
+            self._limited = era
+        return np.logical_not(np.logical_or.accumulate(limited))
+
+
+def _as_routed(table: Pending, rows: slice, rules: Rules) -> Flags:
+    """(n,) rows served as routed, or that their rule would have left so where they were closed."""
+    routed = table.routed[rows]
+    result: Flags = table.model[rows] == routed
+    closed = np.flatnonzero(table.closed_by[rows] > 0)
+    rule = table.rule[rows][closed]
+    for ordinal in np.unique(rule).tolist():
+        at = closed[rule == ordinal] + rows.start
+        rate, shares = rules.by_ordinal(ordinal).allocation.allocate(table.x[at], None)
+        model, _ = draw(table.uniform[at], rate, shares, table.routed[at])
+        result[at - rows.start] = model == table.routed[at]
+    return result
 
 
 def _by_era(table: Pending, start: int, stop: int) -> Iterator[tuple[int, slice]]:

@@ -6,7 +6,9 @@ the shares of its answers become the assignment: that gives it the propensity it
 
 Rewards are put in standard units, larger being better (river's UCB asks for that, through a
 reward scaler): the answer then does not depend on the unit of the reward. Thompson sampling
-draws from N(mean, 1 / n), river's Gaussian; its Beta would need rewards in [0, 1]. Arms are
+draws from N(mean, 1 / n), the posterior of a mean. What river ships is another: its Gaussian draws
+with the deviation of one reward, so it never stops exploring, and its Beta counts any reward but 0
+as a success. Arms are
 offered in an order shuffled by the snapshot's seed from their names, because river breaks ties
 by position.
 """

@@ -1,6 +1,8 @@
 """Rows of results: what every estimator family says at a checkpoint, against the truth.
 
-The truth is the causal value of every model by intention to treat. In a world that drifts it is
+The truth is the causal value of every model by intention to treat; errors of a family's values
+are against what each model's own answers are worth, since families count only draws that were
+carried out (the same without fallbacks). In a world that drifts it is
 the running average of E[R | past, do(model)] up to the checkpoint: for errors and regret over the
 decisions made so far that may be certified, for coverage over those that the certified sums hold.
 """
@@ -99,7 +101,7 @@ def result_rows(
             "action": answer.action,
             "regret": regret,
             "regret_action": regret_action + max(truth.routing - best, 0.0),
-            **value_errors(estimate.values, truth.values),
+            **value_errors(estimate.values, world.answered_values(checkpoint.drifted)),
             **shared,
         }
         if world.drift.active:

@@ -127,7 +127,7 @@ def run_stream(
         log = world.observations(settings.obs, log_rng)
         # A row of a log without its reward says nothing; a log holds no such rows.
         agent.ingest(select(log, ~np.isnan(log.reward)))
-    agent.refresh()
+    agent.refresh(review=False)
     arrivals = Arrivals(world.delays, delay_rng) if world.delays.timed else None
     clock = DriftClock(world, config.limits.rate_min)
     targets = list(settings.checkpoints)
@@ -168,7 +168,7 @@ def run_stream(
         harm += float(world.harm(hidden, decisions.routed, decisions.model)[carried_out].sum())
         before, requests = requests, requests + count
         if before // settings.refresh != requests // settings.refresh:
-            agent.refresh()
+            agent.refresh(review=False)
 
 
 def stream_key(seed: int) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +21,23 @@ Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 Texts: TypeAlias = Sequence[str]
+
+
+class Closure(IntEnum):
+    """What closed a request to randomizing, before its draw.
+
+    Up to BUDGET everybody is closed at that time. From SEGMENT on it depends on the request, so
+    that what stays open is another traffic than the whole.
+    """
+
+    OPEN = 0
+    OBSERVING = 1
+    PAUSED = 2
+    BUDGET = 3
+    SEGMENT = 4
+    USER = 5
+    EXCLUDED = 6
+    INELIGIBLE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +75,8 @@ class DecisionBatch:
     u < e randomizes, u / e picks the model along the cumulated probabilities.
     model: (n,) the model to serve; randomized: (n,) whether it came from the draw.
     rule_id: the frozen rule that gave e and pi; era: the era it belongs to.
-    capped: (n,) true where the hard budget stop set e to 0 after the rule had spoken.
+    capped: (n,) true where something set e to 0 after the rule had spoken; closed_by: (n,) what, a
+    `Closure`; None in logs that do not say.
     leader: (n,) the decision whose draw this one took over, its own number where it drew itself;
     None where every row did (units are not sticky).
     The request's own columns are repeated so that a decision can be read alone.
@@ -82,6 +101,7 @@ class DecisionBatch:
     unit_id: Texts | None = None
     context_id: Texts | None = None
     leader: Ints | None = None
+    closed_by: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.number)
@@ -91,8 +111,10 @@ class DecisionBatch:
 class OutcomeBatch:
     """Parts of outcomes of decisions: outputs come with the response, the reward later.
 
-    number: (n,) the decision. served: (n,) the model that really answered; attempt: (n,) 1, 2, …
-    delivered: (n,) false where the client never delivered the assignment (the row is then OBS).
+    number: (n,) the decision. attempt: (n,) 1, 2, …, the attempt that the part speaks of; negative
+    where it does not say who answered that attempt, 0 where it speaks of none. served: (n,) the
+    model that answered it, the assigned one where the part does not say. delivered: (n,) false
+    where nobody got the answer of that attempt, true where the part does not say.
     outputs: (n, q) output features, a row of NaN where this part does not carry them.
     reward: (n,) in reward units, NaN where this part does not carry it. at: (n,) seconds.
     metrics: (n, G) guardrail metrics in their declared order, NaN where this part does not carry

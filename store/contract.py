@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
-from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, Segment
+from equipoise.store.batches import Batch, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.roots import Root
 
@@ -72,6 +72,15 @@ class Store(Protocol):
 
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
         """Those of the request ids under which an observation is in the log already."""
+
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        """The first observation of each of those request ids that have one, each alone."""
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        """The first simulation of each (context, model) (n,) that has one, each alone.
+
+        Rows that were removed by age are not found; the state may still know of them.
+        """
 
     def decision(self, number: int) -> DecisionBatch | None:
         """The decision as a batch of one row, None where there is none of that number."""

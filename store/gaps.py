@@ -1,4 +1,4 @@
-"""Schema version 7: who a store is, and what its log is known to lack.
+"""Schema version 10: who a store is, and what its log is known to lack.
 
 `create_gaps` is history, like the first schema. The other functions take an open connection; those
 that write run inside the caller's transaction.
@@ -22,7 +22,7 @@ STORE_ID, TAKEN = "store_id", "tail_taken"
 
 
 def create_gaps(database: Database) -> None:
-    """Migration 7: the table of gaps, and facts about the file itself."""
+    """Migration 10: the table of gaps, and facts about the file itself."""
     columns = {
         "id": int,
         "at": float,

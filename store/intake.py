@@ -19,15 +19,19 @@ import numpy as np
 from equipoise.store import migrations
 from equipoise.store.batches import Batch, DecisionBatch, ExpiryBatch, OutcomeBatch, Segment
 from equipoise.store.errors import CorruptStoreError, LostRowsError
-from equipoise.store.gaps import STORE_ID, TAKEN, read_fact
+from equipoise.store.gaps import STORE_ID, TAKEN, create_gaps, read_fact
 from equipoise.store.mark import Standing, boot_id, is_own_journal, mark_path, read_mark, wal_salts
 from equipoise.store.records import Gap
+from equipoise.store.roots import create_roots
 from equipoise.store.slicing import select, slice_rows
 from equipoise.store.sqlite_connection import Durability, connect
 from equipoise.store.tables import LOG_TABLES
 from equipoise.store.tail import Scanned, read_segment, scan, tail_files
 
-_SINCE_GAPS, _SINCE_ROOTS = 7, 6
+_SINCE_GAPS, _SINCE_ROOTS = (
+    next(number for number, migration in migrations.MIGRATIONS if migration is step)
+    for step in (create_gaps, create_roots)
+)
 
 
 @dataclass(slots=True)

@@ -24,7 +24,14 @@ from typing import Self
 import numpy as np
 
 from equipoise.store.admission import check_numbers, repeated_request
-from equipoise.store.batches import Batch, DecisionBatch, ObservationBatch, OutcomeBatch, Segment
+from equipoise.store.batches import (
+    Batch,
+    DecisionBatch,
+    Ints,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+)
 from equipoise.store.contract import Checkpoint, Kept, Store
 from equipoise.store.errors import (
     DisplacedStoreError,
@@ -40,7 +47,7 @@ from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.retention import Trimmed, trim
 from equipoise.store.roots import Root
 from equipoise.store.seen import Seen
-from equipoise.store.slicing import slice_rows
+from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_connection import Durability
 from equipoise.store.tail import Sync, TailWriter, as_store_error, seed_of, to_frame
@@ -233,6 +240,24 @@ class JournaledStore(Store):
         others = [name for name in request_ids if name not in found]
         return found | self._reader.find_observations(others) if others else found
 
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        found: dict[str, Segment] = {}
+        for name, segment in named_observations(self._unsettled(), set(request_ids)):
+            found.setdefault(name, segment)
+        # What both know is older in SQLite.
+        return found | self._reader.observations(request_ids)
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        found: dict[tuple[int, int], Segment] = {}
+        for pair, segment in replays_of(self._unsettled(), set(pairs_of(context, model))):
+            found.setdefault(pair, segment)
+        return found | self._reader.simulations(context, model)
+
+    def _unsettled(self) -> list[Segment]:
+        """What waits for SQLite. To be asked before SQLite is: what leaves memory meanwhile is
+        there then, and only known twice."""
+        return [*self._settling, *tuple(self._waiting)]
+
     def decision(self, number: int) -> DecisionBatch | None:
         held = self._rows.get(number)
         if held is None:
@@ -246,7 +271,7 @@ class JournaledStore(Store):
         # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
         # twice. A late repeat must not make the loop wait for a transaction.
         waiting: dict[int, OutcomeBatch] = {}
-        for segment in (*self._settling, *tuple(self._waiting)):
+        for segment in self._unsettled():
             if isinstance(segment.batch, OutcomeBatch):
                 for row in np.flatnonzero(segment.batch.number == number).tolist():
                     waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)

@@ -24,6 +24,7 @@ from equipoise.store.admission import (
 from equipoise.store.batches import (
     Batch,
     DecisionBatch,
+    Ints,
     ObservationBatch,
     OutcomeBatch,
     Segment,
@@ -31,7 +32,7 @@ from equipoise.store.batches import (
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.roots import Root
-from equipoise.store.slicing import slice_rows
+from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 
 _STORE = "store in memory"
 
@@ -117,6 +118,19 @@ class MemoryStore(Store):
                 self._observed.update(batch.request_id or ())
         self._batches_with_observations = len(self._batches)
         return {name for name in request_ids if name and name in self._observed}
+
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        wanted, found = set(request_ids), dict[str, Segment]()
+        for name, segment in named_observations(self.read(), wanted):
+            found.setdefault(name, segment)
+        return found
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        # Only repeats are looked up, so an index would cost more than it saves.
+        wanted, found = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
+        for pair, segment in replays_of(self.read(), wanted):
+            found.setdefault(pair, segment)
+        return found
 
     def decision(self, number: int) -> DecisionBatch | None:
         if not 0 <= number < self._decisions:

@@ -89,7 +89,7 @@ LEFT JOIN totals AS t ON t.era = e.era AND t.model = m.key
 ORDER BY e.era, m.key
 """
 
-_VIEWS = {
+VIEWS = {
     "outcomes_in_time": _OUTCOMES_IN_TIME,
     "decision_log": _DECISION_LOG,
     "exp_summary": _EXP_SUMMARY,
@@ -100,5 +100,5 @@ _VIEWS = {
 def add_metrics(database: Database) -> None:
     """Migration 2: the column `metrics`, NULL in every older row, and the views made anew."""
     database.table("outcomes").add_column("metrics", str)
-    for name, query in _VIEWS.items():
+    for name, query in VIEWS.items():
         database.create_view(name, query, replace=True)

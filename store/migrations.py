@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from equipoise.store.answers import merge_attempts
+from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.gaps import create_gaps
 from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
-from equipoise.store.observation_index import index_observations
+from equipoise.store.observation_index import index_observations, index_simulations
 from equipoise.store.roots import create_roots
 from equipoise.store.schema import create_first_schema
 
@@ -34,7 +36,10 @@ MIGRATIONS: Sequence[Migration] = (
     (4, create_controls),
     (5, index_observations),
     (6, create_roots),
-    (7, create_gaps),
+    (7, add_closed_by),
+    (8, merge_attempts),
+    (9, index_simulations),
+    (10, create_gaps),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

@@ -1,4 +1,4 @@
-"""Schema: observations are found by request_id, so that a row counts once.
+"""Schema: observations and simulations are found by what names them, so that a row counts once.
 
 History, like the first schema: a change is a new migration, never an edit here.
 """
@@ -17,3 +17,9 @@ def index_observations(database: Database) -> None:
         "CREATE INDEX idx_observations_request_id ON observations (request_id)"
         " WHERE request_id IS NOT NULL"
     )
+
+
+def index_simulations(database: Database) -> None:
+    """A migration. Not unique either: rows of the oldest stores, and of more contexts than the
+    state keeps, may hold a pair twice."""
+    database.execute("CREATE INDEX idx_simulations_context ON simulations (context, model)")

@@ -1,24 +1,41 @@
 """The records of the log as frozen typed structs: the shape of rows at files, HTTP and for people.
 
 Inside, rows travel as column batches (`equipoise.store.batches`); these structs are the edges.
-Ids are text with a pattern, so that no control character or quoting problem can enter the log;
-its look-ahead is there because `$` alone lets a final newline through.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 import msgspec
 
+LONGEST_ID = 200
+"""Characters, so at most 800 bytes: every look-up, index entry and log line carries ids whole."""
+UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
 Id: TypeAlias = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+\-]*$(?!\n)", max_length=200)
+    str, msgspec.Meta(pattern=rf"^[^{UNPRINTABLE}]+$(?!\n)", max_length=LONGEST_ID)
 ]
+"""A name that others gave: of a request, a unit, a context, or a model that they asked for.
+
+Any printable text, for it is theirs: `auth0|5f7c`, `-xYz_9`, `MMLU computer science`, `用户`.
+Control characters and line separators would break logs and tables; marks of writing direction and
+of byte order are invisible, so two ids that look the same would be two. The look-ahead is there
+because `$` alone lets a final newline through."""
+_OF_IDS = re.compile(r"`str` matching regex '\^\[\^.*\]\+\$\(\?!\\\\n\)'")
+ID_RULE = (
+    f"1 to {LONGEST_ID} printable characters: no control characters, line ends, or invisible marks"
+)
 Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1e11)]
 """Since the epoch; the limit is about the year 5138."""
 Attempt: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 FeatureValue: TypeAlias = float | bool | str | list[float]
 Features: TypeAlias = dict[str, FeatureValue] | list[float]
+
+
+def readable(error: msgspec.ValidationError) -> str:
+    """The sentence of a record that does not fit, with the rule of ids in words."""
+    return _OF_IDS.sub(ID_RULE, str(error))
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,13 +72,17 @@ class Decision(Record, frozen=True, kw_only=True):
 
 
 class Outcome(Record, frozen=True, kw_only=True):
-    """One part of what came of a decision: outputs with the response, the reward later."""
+    """One part of what came of a decision: outputs with the response, the reward later.
+
+    served, attempt, delivered: what became of one attempt to serve it; a part with none of them
+    speaks of no attempt. With one of them, attempt is 1 and delivered true unless said.
+    """
 
     decision_id: Id | None = None
     request_id: Id | None = None
     served: Id | None = None
-    attempt: Attempt = 1
-    delivered: bool = True
+    attempt: Attempt | None = None
+    delivered: bool | None = None
     outputs: Features | None = None
     reward: float | None = None
     metrics: dict[str, float] = {}
@@ -69,12 +90,15 @@ class Outcome(Record, frozen=True, kw_only=True):
 
 
 class Observation(Record, frozen=True, kw_only=True):
-    """A row of a usage log: served as routed, outside any decision of ours (OBS)."""
+    """A row of a usage log: served as routed, outside any decision of ours (OBS).
+
+    reward: None where nobody said; such a row needs a declared value of missing rewards.
+    """
 
     routed: Id
     features: Features
     outputs: Features
-    reward: float
+    reward: float | None = None
     request_id: Id | None = None
     unit_id: Id | None = None
     at: Seconds | None = None

@@ -15,14 +15,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
+from equipoise.store.answers import merge_attempts
+from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
 from equipoise.store.gaps import create_gaps
 from equipoise.store.lock import WriterLock
 from equipoise.store.mark import mark_path
+from equipoise.store.metrics import VIEWS
 from equipoise.store.migrations import MIGRATIONS, check_identity
-from equipoise.store.observation_index import index_observations
+from equipoise.store.observation_index import index_observations, index_simulations
 from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
@@ -35,12 +38,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """The statements that undo a migration, and what is lost by it ("" for nothing).
+    """What undoes a migration, and what is lost by it ("" for nothing).
 
     unless: a query; where it finds a row the migration cannot be undone, for the reason `why`.
     """
 
-    statement: str
+    statements: tuple[str, ...]
     loses: str = ""
     unless: str = ""
     why: str = ""
@@ -48,18 +51,33 @@ class Reversal:
 
 REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
     {
-        create_controls: Reversal("DROP TABLE controls", "budgets and pauses that operators set"),
-        index_observations: Reversal("DROP INDEX idx_observations_request_id"),
+        add_closed_by: Reversal(
+            ("ALTER TABLE decisions DROP COLUMN closed_by",), "what closed requests to randomizing"
+        ),
+        create_controls: Reversal(
+            ("DROP TABLE controls",), "budgets and pauses that operators set"
+        ),
+        index_observations: Reversal(("DROP INDEX idx_observations_request_id",)),
         create_roots: Reversal(
-            "DROP TABLE roots",
+            ("DROP TABLE roots",),
             unless="SELECT 1 FROM roots WHERE sealed_at IS NOT NULL",
             why="old rows were removed, and an older equipoise reads from row 0",
         ),
         create_gaps: Reversal(
-            "DROP TABLE gaps; DROP TABLE facts",
+            ("DROP TABLE gaps", "DROP TABLE facts"),
             unless="SELECT 1 FROM gaps",
             why="decision numbers were lost, and an older equipoise would give them again",
         ),
+        merge_attempts: Reversal(
+            (
+                *(f"DROP VIEW {name}" for name in ("exp_summary", "decision_log", "attempts")),
+                *(
+                    f'CREATE VIEW "{name}" AS {VIEWS[name]}'
+                    for name in ("decision_log", "exp_summary")
+                ),
+            )
+        ),
+        index_simulations: Reversal(("DROP INDEX idx_simulations_context",)),
     }
 )
 """By the migration that each undoes."""
@@ -112,7 +130,7 @@ def _undo(store: Path, steps: list[Reversal], version: int) -> None:
             for step in reversed(steps):
                 if step.unless and opened.execute(step.unless).fetchone():
                     raise SchemaVersionError(f"store {store} cannot become older: {step.why}")
-                for statement in step.statement.split(";"):
+                for statement in step.statements:
                     opened.execute(statement)
             opened.execute(f"PRAGMA user_version = {version:d}")
             opened.execute("COMMIT")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import fields
 from typing import TypeVar, get_args
 
 import numpy as np
 
-from equipoise.store.batches import Batch, Flags, Ints
+from equipoise.store.batches import (
+    Batch,
+    Flags,
+    Ints,
+    ObservationBatch,
+    Segment,
+    SimulationBatch,
+)
 
 B = TypeVar("B", bound=Batch)
 
@@ -45,3 +53,33 @@ def take(batch: B, rows: Ints) -> B:
             column = [column[row] for row in rows.tolist()]
         columns[name] = column
     return type(batch)(**columns)
+
+
+def named_observations(
+    segments: Iterable[Segment], names: Container[str]
+) -> Iterator[tuple[str, Segment]]:
+    """Each observation of one of these request ids, alone, in the order of the segments."""
+    for segment in segments:
+        batch = segment.batch
+        if isinstance(batch, ObservationBatch):
+            for row, name in enumerate(batch.request_id or ()):
+                if name and name in names:
+                    yield name, Segment(segment.seq + row, slice_rows(batch, row, row + 1))
+
+
+def replays_of(
+    segments: Iterable[Segment], pairs: Container[tuple[int, int]]
+) -> Iterator[tuple[tuple[int, int], Segment]]:
+    """Each simulation of one of these (context, model), alone, in the order of the segments."""
+    for segment in segments:
+        batch = segment.batch
+        if isinstance(batch, SimulationBatch):
+            keys = zip(batch.context.tolist(), batch.model.tolist(), strict=True)
+            for row, pair in enumerate(keys):
+                if pair in pairs:
+                    yield pair, Segment(segment.seq + row, slice_rows(batch, row, row + 1))
+
+
+def pairs_of(context: Ints, model: Ints) -> list[tuple[int, int]]:
+    """The (context, model) (n,) as plain numbers, each once, in order."""
+    return list(dict.fromkeys(zip(context.tolist(), model.tolist(), strict=True)))

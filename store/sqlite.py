@@ -51,7 +51,7 @@ from equipoise.store.presence import Presence
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.rooted import RootedLog
 from equipoise.store.roots import BEGINS, FIRST_NUMBER
-from equipoise.store.slicing import slice_rows
+from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 from equipoise.store.sqlite_connection import (
     SYNCHRONOUS,
     Durability,
@@ -60,7 +60,14 @@ from equipoise.store.sqlite_connection import (
     remove,
 )
 from equipoise.store.sqlite_errors import as_store_error
-from equipoise.store.tables import DECISIONS, LOG_TABLES, OUTCOMES, Table
+from equipoise.store.tables import (
+    DECISIONS,
+    LOG_TABLES,
+    OBSERVATIONS,
+    OUTCOMES,
+    SIMULATIONS,
+    Table,
+)
 from equipoise.store.tail import as_store_error as as_file_error
 from equipoise.store.tail import sync_folder
 
@@ -364,6 +371,28 @@ class SqliteStore(RootedLog, Store):
             )
         return found
 
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        found: dict[str, Segment] = {}
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            segments = self._select(OBSERVATIONS, f"request_id IN ({marks})", *names)
+            for name, segment in named_observations(segments, names):
+                found.setdefault(name, segment)
+        return found
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        wanted, found = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
+        contexts = np.unique(context).tolist()
+        for start in range(0, len(contexts), _NAMES_AT_ONCE):
+            keys = contexts[start : start + _NAMES_AT_ONCE]
+            # By context alone: SQLite searches no index for a list of pairs.
+            marks = ", ".join("?" * len(keys))
+            segments = self._select(SIMULATIONS, f"context IN ({marks})", *keys)
+            for pair, segment in replays_of(segments, wanted):
+                found.setdefault(pair, segment)
+        return found
+
     def decision(self, number: int) -> DecisionBatch | None:
         for segment in self._select(DECISIONS, "number = ?", number):
             assert isinstance(segment.batch, DecisionBatch)
@@ -473,7 +502,7 @@ class SqliteStore(RootedLog, Store):
                     raise as_store_error(self._name, error) from error
                 raise
 
-    def _select(self, table: Table, condition: str, *values: int) -> list[Segment]:
+    def _select(self, table: Table, condition: str, *values: int | str) -> list[Segment]:
         rows = self._query(table.select(condition), values)
         try:
             return list(to_segments(table, rows))

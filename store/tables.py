@@ -92,6 +92,7 @@ DECISIONS = Table(
         "rule_id": Kind.SHARED,
         "era": Kind.SHARED,
         "leader": Kind.OPTIONAL_INTEGER,
+        "closed_by": Kind.OPTIONAL_INTEGER,
     },
 )
 OUTCOMES = Table(

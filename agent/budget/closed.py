@@ -12,15 +12,15 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.keys import text_keys
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.draw import draw
-from equipoise.store.batches import Flags, Floats, Ints, RequestBatch
+from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """n requests under an allocation: rate (n,), shares (n, K), model (n,), randomized (n,).
 
-    closed: (n,) rate set to 0: an excluded user, a limit that is reached, or no model that is
-    eligible. eligible: (n, K),
+    closed_by: (n,) a `Closure`, with the rate set to 0 where it is not OPEN: an excluded user, a
+    limit that is reached, or no model that is eligible. eligible: (n, K),
     None where every model may serve every request.
     """
 
@@ -28,7 +28,7 @@ class Drawn:
     shares: Floats
     model: Ints
     randomized: Flags
-    closed: Flags
+    closed_by: Ints
     eligible: Flags | None
 
 
@@ -114,21 +114,22 @@ def _draw(
 ) -> Drawn:
     rate, shares = allocation.allocate(requests.x[rows], eligible)
     routed = requests.routed[rows]
-    closed = np.zeros(len(routed), dtype=bool)
+    closed_by = np.zeros(len(routed), dtype=np.int64)
     if eligible is not None:
         # No eligible model: nothing to randomize.
-        np.logical_not(eligible.any(axis=1), out=closed)
+        closed_by[~eligible.any(axis=1)] = Closure.INELIGIBLE
     if excluded is not None:
-        closed |= excluded[rows]
+        closed_by[excluded[rows]] = Closure.EXCLUDED
     if eligible is not None or excluded is not None:
-        rate = np.where(closed, 0.0, rate)
+        rate = np.where(closed_by > 0, 0.0, rate)
     model, randomized = draw(uniform[rows], rate, shares, routed)
-    return Drawn(rate, shares, model, randomized, closed, eligible)
+    return Drawn(rate, shares, model, randomized, closed_by, eligible)
 
 
 def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Drawn:
     """The draw with every row that a limit closes served as routed."""
-    shut = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
+    found = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
+    shut = found > 0
     if not shut.any():
         return drawn
     return replace(
@@ -136,7 +137,7 @@ def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Draw
         rate=np.where(shut, 0.0, drawn.rate),
         model=np.where(shut, requests.routed[rows], drawn.model),
         randomized=drawn.randomized & ~shut,
-        closed=drawn.closed | shut,
+        closed_by=np.where(drawn.closed_by > 0, drawn.closed_by, found),
     )
 
 
@@ -146,7 +147,7 @@ def _head(drawn: Drawn, rows: int) -> Drawn:
         shares=drawn.shares[:rows],
         model=drawn.model[:rows],
         randomized=drawn.randomized[:rows],
-        closed=drawn.closed[:rows],
+        closed_by=drawn.closed_by[:rows],
         eligible=None,
     )
 
@@ -157,6 +158,6 @@ def _joined(parts: list[Drawn], eligible: Flags | None) -> Drawn:
         shares=np.concatenate([part.shares for part in parts]),
         model=np.concatenate([part.model for part in parts]),
         randomized=np.concatenate([part.randomized for part in parts]),
-        closed=np.concatenate([part.closed for part in parts]),
+        closed_by=np.concatenate([part.closed_by for part in parts]),
         eligible=eligible,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from equipoise.agent.bands import Band
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
-from equipoise.store.batches import Flags, Floats, Ints
+from equipoise.store.batches import Closure, Flags, Floats, Ints
 
 
 class Quotas:
@@ -59,8 +59,8 @@ class Run:
         self._bands, self._left, self._share = bands, left, share
         self._users, self._since = users, dict[int, tuple[int, int]]()
 
-    def closed(self, x: Floats, unit: Ints, drawn: Flags) -> Flags:
-        """(n,) which rows are closed. drawn: (n,) those that are randomized unless they are."""
+    def closed(self, x: Floats, unit: Ints, drawn: Flags) -> Ints:
+        """(n,) `Closure` of every row. drawn: (n,) those that are randomized unless closed."""
         return self._scan(x, unit, drawn, list(self._left), dict(self._since))
 
     def take(self, x: Floats, unit: Ints, randomized: Flags) -> None:
@@ -74,18 +74,19 @@ class Run:
         drawn: Flags,
         left: list[int],
         since: dict[int, tuple[int, int]],
-    ) -> Flags:
+    ) -> Ints:
         inside = np.array([band.holds(x) for band in self._bands]).reshape(len(left), len(x))
         rows = [np.flatnonzero(column).tolist() for column in inside.T]
-        result = np.zeros(len(x), dtype=np.bool_)
+        result = np.zeros(len(x), dtype=np.int64)
         for row, (segments, user, hit) in enumerate(
             zip(rows, unit.tolist(), drawn.tolist(), strict=True)
         ):
             shut = any(left[segment] <= 0 for segment in segments)
+            reason = Closure.SEGMENT if shut else Closure.OPEN
             seen, got = since.get(user) or self._users.get(user) or (0, 0)
             if self._share is not None and got and got + 1 > self._share * (seen + 1):
-                shut = True
-            result[row] = shut
+                shut, reason = True, reason or Closure.USER
+            result[row] = reason
             if self._share is not None and (got or (hit and not shut)):
                 since[user] = seen + 1, got + (hit and not shut)
             if hit and not shut:

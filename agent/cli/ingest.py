@@ -55,8 +55,10 @@ def ingest(
 
     JSON lines have the names of our records; tables have columns x_NAME and y_NAME for features
     and outputs; other logs need a mapping. A row counts once by its request_id, or else by its
-    content. Refused rows do not stop the others. While a daemon holds the store, send the rows to
-    it with --url.
+    content: the same again is a repeat, other content under a known id is refused, and
+    both rows are named. Rows without a reward are counted and left out, unless reward.missing
+    declares their value. Refused rows do not stop the others. While a daemon holds the store, send
+    the rows to it with --url.
 
     Exit code 0: all rows are in; 1: some were refused; 2: a file or an option is wrong.
 
@@ -93,6 +95,9 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
 
     if as_json:
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
+        for name in ("unrated", "left_out"):
+            if not facts[name]:
+                del facts[name]
         typer.echo(msgspec.json.encode(facts).decode())
         return
     typer.echo(
@@ -100,6 +105,14 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         + (f", {result.late:,} came too late" if result.late else "")
         + (f", {result.rejected:,} were refused" if result.rejected else "")
     )
+    if result.unrated:
+        typer.echo(
+            f"{result.unrated:,} have no reward and were left out: a usage row teaches by its "
+            "reward; declare reward.missing if a row without one has a known value"
+        )
+    if result.left_out:
+        parts = ", ".join(f"{count:,} {kind}" for kind, count in result.left_out.items())
+        typer.echo(f"contents have parts that are no text and were left out: {parts}")
     for reject in refused.first:
         typer.echo(f"{reject.source}, row {reject.row}: {reject.reason}", err=True)
     if result.rejected > len(refused.first):

@@ -38,6 +38,10 @@ def init(
         typer.echo(msgspec.json.encode(written).decode())
         return
     typer.echo(f"{config}: describe your models, features and reward here")
+    typer.echo(
+        "reward.window: how long a reward is waited for (a day here); without one, a reward that"
+        " never comes stops certification for good"
+    )
     if made is not None:
         typer.echo(f"{secret}: tokens of the router (route) and of admins; keep it to yourself")
     typer.echo(f"Next: equipoise serve --config {config} --check")

@@ -42,12 +42,13 @@ def describe(agent: Agent) -> dict[str, Any]:
 
     view = agent.view()
     family = agent.config.policy.estimator
-    estimate = agent.estimates([family])[family]
+    estimate, _ = agent.within_certified(agent.estimates([family])[family])
     answer = agent.recommendation()
     logged = naive_log(view.moments)
     counts, _, _ = sample_moments(view.moments.arms)
     budget = agent.config.budget.requests
-    pending = agent.fold.pending
+    behind, checks = agent.behind(), agent.checks()
+    drawn = next(check.figures for check in checks if check.name == "delivery")
     said, winner = agent.status(), agent.certified_winner()
     return {
         "experiment": agent.config.name,
@@ -67,7 +68,10 @@ def describe(agent: Agent) -> dict[str, Any]:
             }
             for each in agent.spending()
         ],
-        "waiting_for_outcomes": pending.next - view.watermark,
+        "waiting_for_outcomes": behind.waiting,
+        "held_back": behind.held,
+        "held_back_by": f"d{behind.number}" if behind.held else None,
+        "waiting": behind.sentence,
         "status": said.state.value,
         "status_models": list(said.models),
         "status_sentence": said.sentence,
@@ -79,7 +83,7 @@ def describe(agent: Agent) -> dict[str, Any]:
         ],
         "checks": [
             {"check": check.name, "status": check.status, "sentence": check.sentence}
-            for check in agent.checks()
+            for check in checks
         ],
         "late_outcomes": agent.late,
         "recommendation": answer.action,
@@ -93,6 +97,7 @@ def describe(agent: Agent) -> dict[str, Any]:
                 "standard_error": number(float(np.sqrt(estimate.covariance[index, index]))),
                 "log_mean": number(logged.values[index]),
                 "exp_rewards": int(counts[index]),
+                **{what: int(drawn[what][index]) for what in ("decided", "delivered", "exposed")},
             }
             for index, name in enumerate(agent.models)
         ],
@@ -159,6 +164,13 @@ def _print(facts: dict[str, Any]) -> None:
         f"Certified on {held['requests']:,} requests by the {held['sequence']} sequence "
         f"({held['reason']}), at all times together with probability {1 - held['delta']:.3g}."
     )
+    if any(row["exposed"] < row["decided"] for row in facts["models"]):
+        told = (
+            f"{row['model']} {row['decided']:,} decided, {row['delivered']:,} delivered,"
+            f" {row['exposed']:,} exposed"
+            for row in facts["models"]
+        )
+        console.print(f"Draws that are closed: {'; '.join(told)}.")
     for segment in facts["segments"]:
         console.print(f"Segment {segment['segment']}: {segment['status']}")
     for check in facts["checks"]:
@@ -177,7 +189,7 @@ def _print(facts: dict[str, Any]) -> None:
     console.print(
         f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"
         + ("" if left is None else f", budget for {left:,} more")
-        + f"; {facts['waiting_for_outcomes']:,} wait for their outcome."
+        + f"; {facts['waiting']}"
     )
 
 

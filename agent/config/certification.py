@@ -60,14 +60,18 @@ class CertifyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """How certified intervals are made (docs/guarantees.md).
 
     sequence: `bounded` needs no assumption; `per-model` assumes stationary traffic and
-    probabilities that never depend on the request; `asymptotic` is used once every model has had
+    probabilities that never depended on the request; `asymptotic` is used once every model has had
     enough of its rarer outcome. tuned_rows: certified requests at which the asymptotic one is
-    tightest. lifetime: whether delta holds over all eras together rather than in each.
-    segments: declared parts of the traffic. policies: declared per-request policies.
+    tightest. limits: what a limit on a segment or a user that is reached does to certified answers:
+    `name`, they go on about the requests that are still open to the experiment, and every sentence
+    says so; `freeze`, no later row enters, and they stay about the whole traffic. lifetime: whether
+    delta holds over all eras together rather than in each. segments: declared parts of the traffic.
+    policies: declared per-request policies.
     """
 
     sequence: SequenceName = "bounded"
     tuned_rows: int = 10_000
+    limits: Literal["name", "freeze"] = "name"
     lifetime: bool = False
     segments: list[SegmentConfig] = msgspec.field(default_factory=list)
     policies: list[DeclaredPolicy] = msgspec.field(default_factory=list)

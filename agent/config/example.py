@@ -22,7 +22,8 @@ name = "small"
 price = 0.002
 
 # What comes back. A reward that has not come after `window` seconds is missing; certified
-# intervals then take the worst case for either end, or a value you declare.
+# intervals then take the worst case for either end, or a value you declare. Without `window` the
+# agent waits for ever: one reward that never comes, and nothing after it is certified.
 [reward]
 low = 0.0
 high = 1.0

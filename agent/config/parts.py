@@ -12,11 +12,12 @@ import msgspec
 from equipoise.agent.config.registries import registry_faults
 from equipoise.agent.features.problems import Problem, shown
 from equipoise.agent.features.values import LARGEST
-from equipoise.store.records import Id
+from equipoise.store.records import ID_RULE, LONGEST_ID, Id
 
 _ID = re.compile(str(get_args(Id)[1].pattern))
-_LONGEST = int(get_args(Id)[1].max_length)
-_ID_LIMIT = f"letters, digits and . _ : / @ + -, a letter or digit first, at most {_LONGEST}"
+_LONGEST = 200
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\-]*")
+_NAME_LIMIT = f"letters, digits and . _ : / @ + -, a letter or digit first, at most {_LONGEST}"
 SHARE = "a number above 0, at most 1"
 
 
@@ -136,13 +137,15 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             fix = "0.05 allows one wrong decision in twenty"
             yield Problem("delta", shown(self.delta), "a number above 0, at most 0.5", fix)
         for name in self.exclude:
-            yield from id_faults("exclude", name)
+            if not _ID.fullmatch(name) or len(name) > LONGEST_ID:
+                yield Problem("exclude", shown(name), ID_RULE)
         if not 0 <= self.epsilon <= LARGEST:
             fix = "set it to the smallest difference in reward that matters"
             yield Problem("epsilon", shown(self.epsilon), "a number of 0 or more", fix)
 
 
 def id_faults(key: str, name: str) -> Iterator[Problem]:
-    """A problem unless the name can be an id in the log."""
-    if not _ID.fullmatch(name) or len(name) > _LONGEST:
-        yield Problem(key, shown(name), _ID_LIMIT)
+    """A problem unless the name can be one that we declare: it becomes a key in tables, metrics
+    and options, so it is narrower than the ids that come from outside."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        yield Problem(key, shown(name), _NAME_LIMIT)

@@ -53,6 +53,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "reward.low": ("refused", _SCALE),
         "reward.high": ("refused", _SCALE),
         "reward.maximise": ("refused", _ANOTHER),
+        "certify.limits": ("era", "other rows are certified"),
         "reward.missing": ("era", "missing rewards count otherwise"),
         "reward.window": ("era", "other rewards come in time"),
         "features": ("refused", "rows in the log are made of the old ones: start a new store"),

@@ -15,7 +15,7 @@ from equipoise.agent.estimators import doubly_robust
 from equipoise.agent.estimators import hierarchical
 
 # isort: on
-from equipoise.agent.estimators import naive_log, reweighted, routing
+from equipoise.agent.estimators import balanced, naive_log, routing
 from equipoise.agent.estimators.base import FAMILIES, Estimate, Family, Scorer, family
 from equipoise.agent.moments.state import Moments
 
@@ -24,6 +24,7 @@ __all__ = [
     "Estimate",
     "Family",
     "Scorer",
+    "balanced",
     "cvci",
     "doubly_robust",
     "estimate",
@@ -34,29 +35,19 @@ __all__ = [
     "naive_log",
     "obs_only",
     "representation_exp",
-    "reweighted",
     "routing",
 ]
 
 
-def estimate(
-    moments: Moments,
-    names: Iterable[str] | None = None,
-    *,
-    rate_follows_context: bool = True,
-    context_free: bool = False,
-) -> dict[str, Estimate]:
+def estimate(moments: Moments, names: Iterable[str] | None = None) -> dict[str, Estimate]:
     """Estimates of the named families (all of them for None), in the order asked for.
 
-    rate_follows_context: e depended on x alone; where False the scorers use w = 1 / e.
-    context_free: neither e nor pi ever depended on x; `ipw` is then the plain mean.
-    Raises ValueError for a family nobody registered.
+    Every family goes by the logged probabilities: EXP rows stand for all of the traffic, however
+    e and pi moved (`balanced`). Raises ValueError for a family nobody registered.
     """
     wanted = list(FAMILIES if names is None else names)
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
-    families = {**FAMILIES, "ipw": ipw.plain_means} if context_free else FAMILIES
-    if not rate_follows_context:
-        moments = reweighted.reweighted(moments)
-    return {name: families[name](moments) for name in wanted}
+    even = balanced.balanced(moments)
+    return {name: FAMILIES[name](even) for name in wanted}

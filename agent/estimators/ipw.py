@@ -14,27 +14,20 @@ from equipoise.store.batches import Floats
 def ipw(moments: Moments) -> Estimate:
     """Hajek mean of the EXP rewards per model, w = 1 / (e pi): valid whatever e and pi looked at.
 
+    Where every e pi of a model was the same it is the plain mean. Where they moved, be it only from
+    rule to rule, the plain mean is not used: the rows of a model then come from some times more
+    than from others, and rewards that move with time would pass for the model's worth.
     Diagnostics: `effective_rows` (K,) = (sum w)^2 / sum w^2.
     """
     arms = moments.arms
     weight, squares = arms.weight.sum(axis=0), arms.weight_sq.sum(axis=0)
     effective = np.divide(weight * weight, squares, out=np.zeros_like(weight), where=squares > 0)
-    return _weighted_means(moments, arms.weight, arms.mean, effective)
-
-
-def plain_means(moments: Moments) -> Estimate:
-    """The same with w = 1: narrower, and right only where e and pi never depended on x."""
-    arms = moments.arms
-    return _weighted_means(moments, arms.count, arms.plain_mean, arms.count.sum(axis=0))
-
-
-def _weighted_means(moments: Moments, weight: Floats, mean: Floats, effective: Floats) -> Estimate:
-    values, replicates = ratio_means(weight, mean)
+    values, replicates = ratio_means(arms.weight, arms.mean)
     return Estimate(
         family="ipw",
         values=values,
         covariance=total_covariance(values, covariance(replicates)),
-        diagnostics={"rows": moments.arms.count.sum(axis=0), "effective_rows": effective},
+        diagnostics={"rows": arms.count.sum(axis=0), "effective_rows": effective},
     )
 
 

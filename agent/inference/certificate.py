@@ -28,7 +28,9 @@ class CertificateMoments:
     """Sums over certified rows of K models and A candidates (models, today's routing, policies).
 
     score: of the score psi, for every candidate and pair. rewards: of the unweighted rewards per
-    model. tuning: the regression inside psi. counts: (2,) randomized rows, rows without a reward.
+    model. tuning: the regression inside psi. counts: (4,) randomized rows, rows without a reward,
+    and rows before the last one in these sums that are not in them: because a limit on a part of
+    the traffic was reached, and because they were closed to some model from the start.
     """
 
     score: ScoreMoments
@@ -42,7 +44,7 @@ class CertificateMoments:
             ScoreMoments.empty(caps, candidates),
             RewardMoments.empty(models),
             TuningMoments.empty(models),
-            np.zeros(2),
+            np.zeros(4),
         )
 
     @property
@@ -56,6 +58,14 @@ class CertificateMoments:
     @property
     def missing(self) -> float:
         return float(self.counts[1])
+
+    @property
+    def limited(self) -> float:
+        return float(self.counts[2])
+
+    @property
+    def closed(self) -> float:
+        return float(self.counts[3])
 
     def update(
         self,

@@ -12,7 +12,8 @@ from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.parts import Part
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.problems import Problem, listed, shown, suggestion
-from equipoise.agent.ingest.paths import GRAMMAR, parse_path
+from equipoise.agent.ingest.paths import GRAMMAR, Path, parse_path
+from equipoise.agent.ingest.values import reward_faults
 
 Kind: TypeAlias = Literal["observations", "outcomes", "simulations"]
 
@@ -29,13 +30,11 @@ PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "lmsys-chat": {"request_id": "conversation_id", "routed": "model"},
         "wildchat": {
-            "request_id": "conversation_hash",
             "routed": "model",
             "at": "timestamp",
             "unit_id": "conversation[0].hashed_ip",
         },
         "openai": {
-            "request_id": "response.id",
             "routed": "request.model",
             "at": "response.created",
             "unit_id": "request.user",
@@ -49,6 +48,11 @@ lmsys-chat, wildchat: the Parquet files of LMSYS-Chat-1M and WildChat; the text 
 openai: a line for each call with the bodies of the chat completions API under `request` and
 `response`; the prompt is `request.messages[role=user][-1].content`, the answer
 `response.choices[0].message.content`, its length `response.usage.completion_tokens`.
+
+A preset names rows by an id only where no two rows can share it. WildChat's conversation_hash is
+one of the content, and the id of a response is served again with it from a cache; their rows are
+named by their whole content, like all rows without an id (`Namer`). Where your ids are unique,
+declare the path of `request_id`.
 """
 
 
@@ -58,7 +62,7 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     kind: of the records. preset: fields of a common log, which `fields` override. fields, features,
     outputs: name to path (`agent/ingest/paths.py`). models: the log's model names to ours, where
     they differ; rows of other models are rejected. rewards: values of the reward's column, as
-    text, to rewards, where it holds words.
+    text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds "1.0" too.
     """
 
     name: str
@@ -77,7 +81,17 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
         preset = PRESETS.get(self.preset or "", {})
         return {name: path for name, path in preset.items() if name in taken} | self.fields
 
+    @property
+    def declared(self) -> dict[str, Path]:
+        """The paths that the user wrote, by what they fill; a preset's may be absent."""
+        return {
+            f"{table}.{name}": parse_path(path)
+            for table in ("fields", "features", "outputs")
+            for name, path in getattr(self, table).items()
+        }
+
     def faults(self) -> Iterator[Problem]:
+        yield from reward_faults(self.rewards)
         if not self.name:
             yield Problem("name", shown(self.name), "a name", "`equipoise ingest --mapping NAME`")
         if self.preset is not None and self.preset not in PRESETS:

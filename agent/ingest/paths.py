@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
+import msgspec
+
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.problems import LONGEST_SHOWN, shown, suggestion
 
 _STEP = re.compile(
     r"(?:^|\.)(?P<name>[^.\[\]]+)"
@@ -15,6 +19,7 @@ _STEP = re.compile(
     r"|\[(?P<key>[^.\[\]=]+)=(?P<value>[^\[\]]*)\]"
 )
 GRAMMAR = "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries"
+_MOST_NAMES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,9 @@ class Chosen:
 
     key: str
     value: str
+
+    def __str__(self) -> str:
+        return f"[{self.key}={self.value}]"
 
 
 Step: TypeAlias = str | int | Chosen
@@ -36,29 +44,63 @@ class Path:
     steps: tuple[Step, ...]
 
     @property
-    def column(self) -> str:
-        """The column of the row where it starts."""
-        return str(self.steps[0])
+    def columns(self) -> list[str]:
+        """The columns of the row where it may start: `a` and `a.b` for `a.b[0]`."""
+        names: list[str] = []
+        for step in self.steps:
+            if not isinstance(step, str):
+                break
+            names.append(f"{names[-1]}.{step}" if names else step)
+        return names
 
     def find(self, row: Any) -> Any:
         """The value in a row of mappings and lists, None where there is none.
 
+        A column may hold its mapping or list as JSON text, and flattened tables have the dots in
+        the names of their columns.
+
         >>> turns = [{"role": "user", "content": "hi"}, {"role": "model", "content": "yes?"}]
         >>> parse_path("turns[role=user][-1].content").find({"turns": turns})
         'hi'
+        >>> parse_path("usage.tokens").find({"usage": '{"tokens": 5}'})
+        5
+        >>> parse_path("usage.tokens").find({"usage.tokens": 5})
+        5
         """
-        for step in self.steps:
+        taken, value = self.walk(row)
+        return value if taken == len(self.steps) else None
+
+    def walk(self, row: Any) -> tuple[int, Any]:
+        """How many steps lead somewhere in this row, and what stands there."""
+        taken = 0
+        while taken < len(self.steps):
+            step = self.steps[taken]
+            if isinstance(row, str):
+                row = _decoded(row)
             if isinstance(step, str):
-                row = row.get(step) if isinstance(row, Mapping) else None
-            elif not isinstance(row, Sequence) or isinstance(row, str):
-                return None
-            elif isinstance(step, int):
-                row = row[step] if -len(row) <= step < len(row) else None
+                name, end = step, taken + 1
+                if not isinstance(row, Mapping):
+                    return taken, row
+                while name not in row:
+                    following = self.steps[end] if end < len(self.steps) else None
+                    if not isinstance(following, str):
+                        return taken, row
+                    name, end = f"{name}.{following}", end + 1
+                row, taken = row[name], end
+                continue
+            if not isinstance(row, Sequence) or isinstance(row, str | bytes):
+                return taken, row
+            if isinstance(step, int):
+                if not -len(row) <= step < len(row):
+                    return taken, row
+                row = row[step]
             else:
-                row = [each for each in row if _has(each, step)]
-            if row is None:
-                return None
-        return row
+                kept = [each for each in row if _has(each, step)]
+                if not kept and taken + 1 < len(self.steps):
+                    return taken, row
+                row = kept
+            taken += 1
+        return taken, row
 
 
 def parse_path(text: str) -> Path:
@@ -78,6 +120,87 @@ def parse_path(text: str) -> Path:
     if end != len(text) or not steps or not isinstance(steps[0], str):
         raise AgentError(f"path {text[:60]!r} is none: expected {GRAMMAR}")
     return Path(text, tuple(steps))
+
+
+class Sightings:
+    """Which paths lead somewhere in at least one row; what stood there where they do not.
+
+    A path that matches no row is a typing error, or a column that is not in this file: its feature
+    would be the same in every row, and nothing would say so. paths: by what they fill.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._missing = dict(paths)
+        self._farthest = dict.fromkeys(paths, -1)
+        self._seen: dict[str, dict[str, None]] = {}
+        self.rows = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every path was seen."""
+        return not self._missing
+
+    def look(self, row: Any) -> None:
+        """Take a row into account."""
+        self.rows += 1
+        for label, path in list(self._missing.items()):
+            taken, there = path.walk(row)
+            if taken == len(path.steps):
+                del self._missing[label]
+                continue
+            if taken > self._farthest[label]:
+                self._farthest[label], self._seen[label] = taken, {}
+            if taken == self._farthest[label]:
+                names = self._seen[label]
+                for name in _names(there, path.steps[taken]):
+                    if len(names) < _MOST_NAMES:
+                        names[name] = None
+
+    def check(self, source: str) -> None:
+        """Raise AgentError where rows were seen and a path led nowhere in any of them."""
+        if self._missing and self.rows:
+            sentences = [self._sentence(label) for label in self._missing]
+            raise AgentError(f"{source}: {'; '.join(sentences)}")
+
+    def _sentence(self, label: str) -> str:
+        path, taken = self._missing[label], max(self._farthest[label], 0)
+        step, names = path.steps[taken], self._seen.get(label, {})
+        text = f"{label}: no row has {path.text}"
+        if not names:
+            before = "".join(
+                f".{each}"
+                if isinstance(each, str)
+                else f"[{each}]"
+                if isinstance(each, int)
+                else str(each)
+                for each in path.steps[:taken]
+            ).lstrip(".")
+            return f"{text}: nothing stands at {before}" if before else text
+        wanted = step.value if isinstance(step, Chosen) else step
+        return f"{text}: {shown(wanted)} is not there; {suggestion(wanted, names)}"
+
+
+def _names(there: Any, step: Step) -> list[str]:
+    if isinstance(there, Mapping):
+        return [str(name)[:LONGEST_SHOWN] for name in there]
+    if isinstance(step, Chosen) and isinstance(there, Sequence):
+        found = [each.get(step.key) for each in there if isinstance(each, Mapping)]
+        return [str(name)[:LONGEST_SHOWN] for name in found if name is not None]
+    return []
+
+
+@lru_cache(maxsize=32)
+def _decoded(text: str) -> Any:
+    """The mapping or list that a text holds as JSON; the text itself where it holds none.
+
+    A few are kept, since several paths of one row go through the same column.
+    """
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return text
 
 
 def _has(entry: Any, step: Chosen) -> bool:

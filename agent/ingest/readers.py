@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -9,13 +10,17 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from equipoise.agent.errors import AgentError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
-Numbered: TypeAlias = "tuple[int, Mapping[str, Any] | bytes]"
-"""Number of a row from 1 (of a line, in JSON lines), and the row: bytes where it is JSON still."""
+Numbered: TypeAlias = "tuple[int, Mapping[str, Any] | bytes | AgentError]"
+"""Number of a row from 1 (of a line, in JSON lines), and the row: bytes where it is JSON still, an
+error where there is no telling which cell belongs to which column."""
 
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {
@@ -54,6 +59,8 @@ def rows(source: str, kind: Format, columns: set[str] | None = None) -> Iterator
     with _opened(source) as file:
         try:
             yield from readers[kind](file)
+        except AgentError as error:
+            raise AgentError(f"{source}: {error}") from None
         except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
             raise AgentError(f"{source} is no {kind} file: {error}") from None
 
@@ -72,15 +79,29 @@ def _opened(source: str) -> Iterator[IO[bytes]]:
 
 def _lines(file: IO[bytes]) -> Iterator[Numbered]:
     for number, line in enumerate(file, 1):
-        if line.strip():
-            yield number, line
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if text.strip():
+            yield number, text
 
 
 def _csv(file: IO[bytes]) -> Iterator[Numbered]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        reader = csv.DictReader(text, restkey="(beyond the header)", strict=True)
-        yield from enumerate(reader, 1)
+        reader = csv.reader(text, strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        for name in header:
+            if header.count(name) > 1:
+                raise AgentError(f"its header has two columns {name!r}: rename one")
+        number = 0
+        for cells in reader:
+            if not cells:
+                continue
+            number += 1
+            if len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                # Whichever cell is missing or too many, those after it have moved.
+                yield number, AgentError(f"{len(cells)} cells, the header has {len(header)}")
     finally:
         text.detach()
 
@@ -96,8 +117,37 @@ def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
         kept = names if columns is None else [name for name in names if name in columns]
         number = 0
         for batch in table.iter_batches(_BATCH_ROWS, columns=kept):
-            for row in batch.to_pylist():
+            for row in _readable(batch).to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield number, row
     except pa.ArrowException as error:
         raise AgentError(f"this is no Parquet file: {error}") from None
+
+
+def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Times of nanoseconds as microseconds, which is what Python's have."""
+    import pyarrow as pa
+
+    fields = [field.with_type(_microseconds(field.type)) for field in batch.schema]
+    schema = pa.schema(fields)
+    if schema.equals(batch.schema):
+        return batch
+    columns = [
+        column if column.type == field.type else column.cast(field.type, safe=False)
+        for column, field in zip(batch.columns, fields, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = kind.value_field.with_type(_microseconds(kind.value_type))
+        return pa.list_(inner) if types.is_list(kind) else pa.large_list(inner)
+    return kind

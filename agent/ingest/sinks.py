@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,22 +13,24 @@ from urllib.parse import urlsplit
 import msgspec
 
 from equipoise.agent.agent import Accepted
-from equipoise.agent.errors import AgentError
+from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.features.problems import FeatureError
 from equipoise.agent.gateway import Gateway
 from equipoise.agent.ingest.mapping import Kind
 from equipoise.agent.ingest.records import Record
 
 SECONDS = 60.0
+_IN_BODY = re.compile(r" \(index \d+ of this body\)$")
+"""Bodies are ours, and what counts is the row of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What became of a batch. counts: of accepted, duplicates and late. refused: positions in the
-    batch, each with the reason."""
+    batch, each with the reason and whether it contradicts a row that was there."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    refused: list[tuple[int, str]] = field(default_factory=list)
+    refused: list[tuple[int, str, bool]] = field(default_factory=list)
 
 
 class Sink(Protocol):
@@ -64,7 +67,7 @@ class StoreSink:
         except (AgentError, FeatureError) as error:
             if len(records) == 1:
                 reason = str(error).replace(" row 0: ", ": ", 1)  # its place in a batch of one
-                taken.refused.append((first, reason))
+                taken.refused.append((first, reason, isinstance(error, ConflictError)))
                 return
             middle = len(records) // 2
             self._take_apart(records[:middle], first, taken)
@@ -116,4 +119,10 @@ class DaemonSink:
         counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late")})
         counts["accepted"] = answer["rows" if self._bulk else "accepted"]
         refused = answer["rejects" if self._bulk else "rejected"]
-        return Taken(counts, [(each["index"], each["detail"]) for each in refused])
+        return Taken(
+            counts,
+            [
+                (each["index"], _IN_BODY.sub("", each["detail"]), each["status"] == 409)
+                for each in refused
+            ],
+        )

@@ -57,12 +57,12 @@ class Moments:
 
     @property
     def exp(self) -> ScorerMoments:
-        """EXP rows, w = 1: valid where e depends on x alone."""
+        """EXP rows, w = 1: a model's rows stand for the requests and times it was drawn at."""
         return self._source(1)
 
     @property
     def exp_weighted(self) -> ScorerMoments:
-        """EXP rows, w = 1 / e: valid whatever e depends on."""
+        """EXP rows, w = 1 / (e pi): a model's rows stand for all of the traffic."""
         return self._source(2)
 
     def _source(self, index: int) -> ScorerMoments:

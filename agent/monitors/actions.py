@@ -35,9 +35,11 @@ DEFAULT_ACTIONS: Mapping[str, Action] = MappingProxyType(
         "representation": Action.REPORT,
         "missingness": Action.WIDEN,
         "delivery": Action.WIDEN,
+        "outputs": Action.REPORT,
         "floors": Action.REPORT,
         "guardrail": Action.PAUSE,
         "plan": Action.REPORT,
+        "watermark": Action.REPORT,
     }
 )
 

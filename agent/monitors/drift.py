@@ -1,8 +1,9 @@
 """Drift: did a model's residuals, or the rewards of today's traffic, change while the stream ran?
 
 The detector is river's Page-Hinkley test, without forgetting and over whole columns
-(`page_hinkley`). ADWIN, river's other candidate, keeps a window that can neither be pickled nor
-read, so it could not survive a restart; Page-Hinkley is a handful of numbers. It knows no level:
+(`page_hinkley`). ADWIN, river's other candidate, can be pickled, but the store takes no pickle and
+its buckets cannot be read as numbers; it takes one Python call a row; and with its first detection
+river forgets the window that it kept. Page-Hinkley is a handful of numbers. It knows no level:
 its parameters were chosen by measuring how often it speaks up on streams that do not drift
 (tests/statistical/monitors_study.py prints the table).
 """
@@ -50,13 +51,19 @@ class Drift(Monitor):
         names = ("rows", "origin", "squares", "alarms", "alarmed_at", "rose")
         # Without forgetting: with it the test alarms on most stationary streams of 20,000 rows.
         self.sums = {name: np.zeros(streams) for name in names} | page_hinkley.fresh(streams)
+        self.sums["limited"] = np.zeros(1)
 
-    def update(self, model: Ints, residual: Floats, routed_reward: Floats) -> None:
+    def update(
+        self, model: Ints, residual: Floats, routed_reward: Floats, *, limited: bool = False
+    ) -> None:
         """n rows in decision order, scaled to [0, 1].
 
         model: (n,) whose output it is; residual: (n,) reward less a prediction frozen before,
-        NaN where there is none; routed_reward: (n,) reward, NaN unless served as routed.
+        NaN where there is none; routed_reward: (n,) reward, NaN unless served as routed. limited:
+        whether a limit has closed a part of the traffic, so that models are looked at no more.
         """
+        if limited:
+            self.sums["limited"][0] = 1.0
         routed = routed_reward[~np.isnan(routed_reward)]
         if len(routed):
             self._take([len(self.models)], [routed])
@@ -100,6 +107,11 @@ class Drift(Monitor):
             )
             return Check(self.name, "watch", sentence, figures, self.level)
         sentence = f"Rewards and residuals are steady over {rows.sum():,.0f} values."
+        if self.sums["limited"][0]:
+            sentence += (
+                " Since limits closed a part of the traffic, only rewards of traffic as routed are"
+                " compared."
+            )
         return Check(self.name, "ok", sentence, figures, self.level)
 
     def __add__(self, other: Self) -> Self:

@@ -8,10 +8,19 @@ import numpy as np
 
 from equipoise.agent.monitors.check import Check, percent
 from equipoise.agent.monitors.monitor import Monitor
-from equipoise.store.batches import Flags, Floats
+from equipoise.store.batches import Closure, Flags, Floats, Ints
 
 LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
+_WORDS = {
+    Closure.OBSERVING: "only observed",
+    Closure.PAUSED: "while paused",
+    Closure.BUDGET: "beyond the budget",
+    Closure.SEGMENT: "beyond the limit of a segment",
+    Closure.USER: "beyond the share of a user",
+    Closure.EXCLUDED: "of excluded users",
+    Closure.INELIGIBLE: "open to no model",
+}
 
 
 class Floors(Monitor):
@@ -30,13 +39,20 @@ class Floors(Monitor):
         self.rate_min = rate_min
         self.largest_weight = largest_weight
         names = ("rows", "capped", "below", "closed", "largest", "weight", "weight_squares")
-        self.sums = {name: np.zeros(1) for name in names}
+        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(len(Closure))}
 
     def update(
-        self, rate: Floats, propensity: Floats, randomized: Flags, capped: Flags, open_to_all: Flags
+        self,
+        rate: Floats,
+        propensity: Floats,
+        randomized: Flags,
+        closed_by: Ints,
+        open_to_all: Flags,
     ) -> None:
-        """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; capped: (n,);
-        open_to_all: (n,) whether every model was eligible."""
+        """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; closed_by: (n,) a
+        `Closure`; open_to_all: (n,) whether every model was eligible."""
+        capped = closed_by > 0
+        self.sums["by"] += np.bincount(closed_by, minlength=len(Closure))
         below = ~capped & (rate < self.rate_min)
         closed = ~capped & ~below & ~open_to_all
         certified = ~capped & ~below & open_to_all
@@ -51,7 +67,8 @@ class Floors(Monitor):
         sums["weight_squares"] += (weight * weight).sum()
 
     def result(self) -> Check:
-        figures = {name: float(array[0]) for name, array in self.sums.items()}
+        by = dict(zip(Closure, self.sums["by"].tolist(), strict=True))
+        figures = {name: float(array[0]) for name, array in self.sums.items() if name != "by"}
         rows, squares = figures["rows"], figures.pop("weight_squares")
         weight, largest = figures.pop("weight"), figures["largest"]
         out = figures["capped"] + figures["below"] + figures["closed"]
@@ -62,13 +79,13 @@ class Floors(Monitor):
         if not rows:
             return Check(self.name, "unknown", "No decision has been made yet.", figures)
         reasons = [
-            f"{percent(figures[name] / rows)} {words}"
-            for name, words in (
-                ("capped", "capped by the budget"),
-                ("below", "randomized too rarely"),
-                ("closed", "closed to some model"),
+            f"{percent(count / rows)} {words}"
+            for count, words in (
+                *((by[closure], words) for closure, words in _WORDS.items()),
+                (figures["below"], "randomized too rarely"),
+                (figures["closed"], "closed to some model"),
             )
-            if figures[name]
+            if count
         ]
         sentence = f"{percent(share)} of {rows:,.0f} requests count towards certified intervals"
         sentence += f" ({', '.join(reasons)})" if reasons else ""

@@ -44,7 +44,8 @@ class Decided:
     """Columns of n decisions of one era, in order.
 
     rate, propensity: (n,) e, and pi of the assigned model; probabilities: (n, K) pi;
-    model: (n,) assigned; randomized, capped: (n,); open_to_all: (n,) every model was eligible.
+    model: (n,) assigned; randomized: (n,); closed_by: (n,) a `Closure`; open_to_all: (n,) every
+    model was eligible.
     """
 
     rate: Floats
@@ -52,7 +53,7 @@ class Decided:
     probabilities: Floats
     model: Ints
     randomized: Flags
-    capped: Flags
+    closed_by: Ints
     open_to_all: Flags
 
 
@@ -61,9 +62,12 @@ class Entered:
     """Columns of n closed rows of one era, in decision order.
 
     probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
-    a reward came in time; reward: (n,) scaled to [0, 1], anything where not known; predicted: (n,)
-    the reward predicted for the row by what was frozen before its outcome, on [0, 1], NaN where
-    nothing was; metrics: (n, G) in their own units, NaN where none came.
+    a reward came in time; counts: (n,) whether one came or the declared value stands for it;
+    reward: (n,) scaled to [0, 1], anything where none counts; predicted: (n,) the reward predicted
+    for the row by what was frozen before its outcome, on [0, 1], NaN where nothing was; tested:
+    (n,) whether its model may be looked at for drift; as_routed: (n,) whether it counts as traffic
+    as routed; metrics: (n, G) in their own units, NaN where none came. as_drawn: (n,) delivered,
+    and answered by the assigned model.
     """
 
     probabilities: Floats
@@ -72,9 +76,13 @@ class Entered:
     randomized: Flags
     delivered: Flags
     known: Flags
+    counts: Flags
     reward: Floats
     predicted: Floats
+    tested: Flags
+    as_routed: Flags
     metrics: Floats
+    as_drawn: Flags
 
 
 class Panel:
@@ -82,6 +90,7 @@ class Panel:
 
     models: (K,) names; features: (F,) names of the features of phi that depend on the model;
     limits: what every rule obeys; guardrails: their declarations, in the order of the metrics.
+    missing: declared value of a reward that never comes, in reward units, None for none.
     level: the share of honest experiments in which a check may ever raise an alarm, for each;
     the guardrails share one.
     """
@@ -93,8 +102,10 @@ class Panel:
         limits: Limits,
         guardrails: Sequence[GuardrailConfig] = (),
         level: float = 0.01,
+        missing: float | None = None,
     ) -> None:
         self.models = tuple(models)
+        self._missing = missing
         self._features = tuple(features)
         self._limits = limits
         self._declared = tuple(guardrails)
@@ -116,21 +127,23 @@ class Panel:
             self._begin_decisions()
         self.assignment.update(rows.rate, rows.probabilities, rows.model, rows.randomized)
         self.floors.update(
-            rows.rate, rows.propensity, rows.randomized, rows.capped, rows.open_to_all
+            rows.rate, rows.propensity, rows.randomized, rows.closed_by, rows.open_to_all
         )
 
     def entered(self, era: int, rows: Entered) -> None:
         """Take closed rows in decision order."""
         if self._is_new("entered", era):
             self._begin_outcomes()
-        reward = np.where(rows.known & rows.delivered, rows.reward, np.nan)
-        as_routed = np.where(rows.model == rows.routed, reward, np.nan)
-        self.drift.update(rows.model, reward - rows.predicted, as_routed)
+        reward = np.where(rows.counts & rows.delivered, rows.reward, np.nan)
+        as_routed = np.where(rows.as_routed, reward, np.nan)
+        residual = np.where(rows.tested, reward - rows.predicted, np.nan)
+        self.drift.update(rows.model, residual, as_routed, limited=not rows.tested.all())
         drawn = np.flatnonzero(rows.randomized)
         pi, model = rows.probabilities[drawn], rows.model[drawn]
         delivered = rows.delivered[drawn]
         self.missingness.update(pi, model, delivered & ~rows.known[drawn])
-        self.delivery.update(pi, model, ~delivered)
+        as_drawn = rows.as_drawn[drawn]
+        self.delivery.update(pi, model, ~as_drawn, delivered & ~as_drawn)
         sent = drawn[delivered]
         for position, guardrail in enumerate(self.guardrails):
             guardrail.update(rows.model[sent], rows.metrics[sent, position])
@@ -212,7 +225,7 @@ class Panel:
         models, level = self.models, self._level
         self.fidelity = Fidelity(models, self._features, level)
         self.drift = Drift(models)
-        self.missingness = Missingness(models, level)
+        self.missingness = Missingness(models, level, declared=self._missing)
         self.delivery = Delivery(models, level)
         self.guardrails = [
             Guardrail(

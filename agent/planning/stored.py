@@ -18,7 +18,7 @@ from equipoise.agent.planning.requirement import band
 from equipoise.agent.planning.shares import ASSIGNMENTS
 from equipoise.agent.planning.state import PathState
 from equipoise.agent.prices import model_costs
-from equipoise.agent.snapshots import sample_moments
+from equipoise.agent.snapshots import logged_moments
 from equipoise.store.batches import Floats, Ints
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
     """
     config, view = agent.config, agent.view()
     kept = np.flatnonzero(agent.rule.active)
-    count, mean, variance = (part[kept] for part in sample_moments(view.moments.arms))
+    count, mean, variance = (part[kept] for part in logged_moments(view.moments.arms))
     if not (count >= FEWEST_REWARDS).all():
         least = float(count.min(initial=0.0))
         raise PlanError(

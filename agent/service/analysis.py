@@ -48,14 +48,23 @@ class AnalysisError(RuntimeError):
 class Analysis:
     """Reports on the log of `agent`, which decides meanwhile.
 
+    clock: seconds since the epoch, which reports, rules and forecasts are dated by.
     newest: the last report that was made; forecast: the last one of those.
     """
 
-    def __init__(self, agent: Agent, store: JournaledStore, figures: Figures, log: Log) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        store: JournaledStore,
+        figures: Figures,
+        log: Log,
+        clock: Callable[[], float],
+    ) -> None:
         self._agent = agent
         self._store = store
         self._figures = figures
         self._log = log
+        self._clock = clock
         self._turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._adopted: list[RuleRecord] = []
@@ -81,7 +90,7 @@ class Analysis:
                 and newest.recommendations.keys() >= set(families)
             ):
                 return newest
-            reply = await self._ask(self._question(Ask, list(self._families)))
+            reply = await self._ask(self._question(Ask, list(self._families), self._clock()))
             assert isinstance(reply, Answer)
             assert reply.report is not None
             self.newest = reply.report
@@ -137,7 +146,7 @@ class Analysis:
     async def foresee(self) -> Forecast:
         """When it will be decided, by what is logged so far. Raises AnalysisError."""
         async with self._turn:
-            reply = await self._ask(self._question(Foresee))
+            reply = await self._ask(self._question(Foresee, self._clock()))
         assert isinstance(reply, Foreseen)
         self.forecast = reply.forecast
         return reply.forecast

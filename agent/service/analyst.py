@@ -37,11 +37,13 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Follow the log and report. rules: those adopted since the last message, in order; known:
-    how many the daemon knows in all, for a state that numbers them otherwise is of no use."""
+    how many the daemon knows in all, for a state that numbers them otherwise is of no use; at: now,
+    by the daemon's clock."""
 
     rules: list[RuleRecord]
     known: int
     families: list[str]
+    at: float
 
 
 class Save(msgspec.Struct, frozen=True, tag="save"):
@@ -62,10 +64,11 @@ class Plan(msgspec.Struct, frozen=True, tag="plan"):
 
 
 class Foresee(msgspec.Struct, frozen=True, tag="foresee"):
-    """Follow the log and say when it will be decided. rules, known: as in `Ask`."""
+    """Follow the log and say when it will be decided. rules, known, at: as in `Ask`."""
 
     rules: list[RuleRecord]
     known: int
+    at: float
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -153,12 +156,12 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     reply = _planned(question, agent)
                 elif isinstance(question, Foresee):
                     # Its reports say from now on whether the plan slips by it.
-                    agent.forecast = forecast(agent, time.time())
+                    agent.forecast = forecast(agent, question.at)
                     reply = Foreseen(agent.forecast)
                 elif isinstance(question, Save):
                     reply = State(seq, agent.fold.to_bytes())
                 else:
-                    made = report(agent, question.families, time.time())
+                    made = report(agent, question.families, question.at)
                     reply = Answer(time.perf_counter() - start, made)
         except Exception as error:  # the daemon goes on without this answer, and says why
             reply = Failure(f"{type(error).__name__}: {error}")

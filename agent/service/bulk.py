@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from equipoise.agent.ingest.places import Places
 from equipoise.agent.service.halving import take_apart
 from equipoise.agent.service.problems import problem_of, refuse
 from equipoise.agent.service.schema import BulkAnswer, Rejected
@@ -35,6 +36,7 @@ class Bulk(Generic[R]):
         self._totals: Counter[str] = Counter()
         self._rejected = 0
         self._rejects: list[Rejected] = []
+        self._places: Places[int] = Places()
 
     async def read(self, chunks: AsyncGenerator[bytes, None]) -> BulkAnswer:
         """Take in every line of the body. What was taken stays taken if the body breaks off."""
@@ -75,8 +77,16 @@ class Bulk(Generic[R]):
         if self._records:
             rows = range(len(self._records))
             self._totals += take_apart(self._records, rows, self._take, rejected)
-        for row in sorted(rejected, key=lambda row: row.index):
-            self._reject(self._lines[row.index], row.status, row.detail)
+        refused = {row.index: row for row in rejected}
+        for at, record in enumerate(self._records):
+            if at not in refused:
+                self._places.keep(record, self._lines[at])
+                continue
+            row, detail = refused[at], refused[at].detail
+            if row.status == 409:
+                same = [str(line) for line in self._places.of(record)]
+                detail += f" (index {same[0]} of this body)" if same else ""
+            self._reject(self._lines[at], row.status, detail)
         self._records, self._lines = [], []
 
     def _reject(self, line: int, status: int, detail: str) -> None:

@@ -37,13 +37,15 @@ from equipoise.store.errors import StoreError
 from equipoise.store.journaled import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
+CLOCKS_APART_SECONDS = 60.0
+"""Clients date requests by clocks of their own; by less than this they say nothing of ours."""
 RESTS = 4.0
 """Between two refreshes, in times of what the last one took, but no longer than between two by
 the clock."""
 
 
 class Daemon:
-    """Everything that runs. key: as of `Agent`.
+    """Everything that runs. key: as of `Agent`; clock: of the machine, unless another is given.
 
     Raises what `Agent` raises where the store was opened with another configuration or key.
     """
@@ -55,11 +57,12 @@ class Daemon:
         store: JournaledStore,
         key: bytes,
         log: Log,
+        clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
         self.log = log
-        self.clock = Clock()
+        self.clock = Clock() if clock is None else clock
         self.agent = Agent(config, store, key, at=self.clock())
         self.figures = Figures()
         self.breaker = Breaker()
@@ -68,7 +71,7 @@ class Daemon:
         self.hot = Hot(
             self.gateway, self.switches, self.breaker, self.figures, settings.limits.rows
         )
-        self.analysis = Analysis(self.agent, store, self.figures, log)
+        self.analysis = Analysis(self.agent, store, self.figures, log, self.clock)
         self.barrier = Barrier(store.begin_sync) if store.must_sync else None
         self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.figures, log)
@@ -82,6 +85,7 @@ class Daemon:
         self._looking: asyncio.TimerHandle | None = None
         self._works: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
+        self._away = 0.0
         self._checkpointed = self.agent.fold.next_seq
         self._displaced = ""
 
@@ -97,6 +101,7 @@ class Daemon:
         if self.retention is not None and settings.retention is not None:
             self.jobs.add("retention", settings.retention.every_seconds, self._retain)
         self._lighten()
+        self._compare_clocks()
         self.jobs.start()
         self.jobs.soon("refresh")
         self._look()
@@ -246,9 +251,13 @@ class Daemon:
                 self.log.info("store-works-again")
 
     def _look(self) -> None:
-        """Several times a second: kill switch, store, and whether enough outcomes came in."""
+        """Several times a second: kill switch, clock, store, and the number of outcomes."""
         loop = asyncio.get_running_loop()
         self._looking = loop.call_later(LOOK_SECONDS, self._look)
+        moved = self.clock.look()
+        if moved:
+            self.figures.clock_steps += 1
+            self.log.warning("clock-set", seconds=round(moved, 1), ahead=round(self.clock.off, 1))
         if self.switches.kill_switch.look():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
         self.look_at_store()
@@ -325,9 +334,21 @@ class Daemon:
                 self.figures.bulk["shadow"] += rows
                 self.log.info("shadow", rows=rows, spent_usd=round(self.shadow.spent, 4))
 
+    def _compare_clocks(self) -> None:
+        """Say it where the log and the machine's clock cannot both be right."""
+        newest = self.agent.fold.ledger.arrivals.latest
+        self._away = self.clock() - newest  # not a number before any decision
+        if self._away < -CLOCKS_APART_SECONDS:
+            self.log.warning("clock-behind-log", seconds=round(-self._away, 1))
+
     async def _expire(self) -> None:
         with contextlib.suppress(StoreError):  # they expire when the store works again
             count = self.agent.expire(self.clock())
             if count:
                 self.figures.outcomes["expired"] += count
+                window = self.agent.config.reward.window
+                if window is not None and self._away > window:
+                    # Everything that waited, at once: the daemon was down, or the clock was set.
+                    self.log.warning("expired-at-start", decisions=count, away=round(self._away, 1))
                 self.log.debug("expired", decisions=count)
+            self._away = 0.0

@@ -39,7 +39,7 @@ class _Figures(Collector):
         yield from self._traffic()
         yield from self._state()
         if self._daemon.analysis.newest is not None:
-            yield from _knowledge(self._daemon.analysis.newest)
+            yield from _knowledge(self._daemon.analysis.newest, self._daemon.clock.off)
         if self._daemon.analysis.forecast is not None:
             yield from _expectation(self._daemon.analysis.forecast)
 
@@ -108,6 +108,10 @@ class _Figures(Collector):
             ),
             "equipoise_queue_rows": ("Rows that wait for SQLite.", store.waiting),
             "equipoise_store_ok": ("1 while the store takes rows.", float(_works(daemon))),
+            "equipoise_clock_off_seconds": (
+                "Seconds by which the machine's clock is ahead of the daemon's own.",
+                daemon.clock.off,
+            ),
             "equipoise_paused": ("1 while an operator paused it.", float(daemon.switches.paused)),
             "equipoise_kill_switch": (
                 "1 while the kill switch is on.",
@@ -132,6 +136,11 @@ class _Figures(Collector):
             yield GaugeMetricFamily(
                 "equipoise_budget_left", "Of those, not spent yet.", budget.left or 0
             )
+        yield CounterMetricFamily(
+            "equipoise_clock_steps",
+            "Times that the machine's clock was set.",
+            value=daemon.figures.clock_steps,
+        )
         if daemon.retention is not None:
             yield CounterMetricFamily(
                 "equipoise_rows_moved_out",
@@ -146,8 +155,9 @@ class _Figures(Collector):
         )
 
 
-def _knowledge(report: Report) -> Iterator[Metric]:
-    """Values, interval widths, status and checks of the newest report."""
+def _knowledge(report: Report, off: float) -> Iterator[Metric]:
+    """Values, interval widths, status and checks of the newest report. off: seconds by which the
+    machine's clock, and Prometheus's, is ahead of the one that dated it."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
     width = GaugeMetricFamily(
@@ -173,10 +183,39 @@ def _knowledge(report: Report) -> Iterator[Metric]:
         for name in _CHECK_STATUSES:
             checks.add_metric([check.name, name], float(check.status == name))
     yield checks
-    yield GaugeMetricFamily("equipoise_report_time_seconds", "When it was made.", value=report.at)
+    yield GaugeMetricFamily(
+        "equipoise_report_time_seconds", "When it was made.", value=report.at + off
+    )
     yield GaugeMetricFamily("equipoise_report_log_rows", "Rows it holds.", value=report.log_rows)
-    waiting = report.estimates.waiting
+    waiting, behind = report.estimates.waiting, report.estimates.watermark
     yield GaugeMetricFamily("equipoise_waiting", "Decisions without an outcome.", value=waiting)
+    yield GaugeMetricFamily(
+        "equipoise_held_back",
+        "Decisions that are not certified only because an earlier one waits.",
+        value=behind.held_back,
+    )
+    yield GaugeMetricFamily(
+        "equipoise_oldest_waiting_seconds",
+        "Age of the oldest decision that waits; negative where it is dated in the future.",
+        value=0.0 if behind.at is None else report.at - behind.at,
+    )
+    yield from _assignments(report)
+
+
+def _assignments(report: Report) -> Iterator[Metric]:
+    """What became of the draws of this era that are closed, as the check `delivery` counts them."""
+    gauge = GaugeMetricFamily(
+        "equipoise_assignments",
+        "Draws of this era that are closed: decided, delivered, and answered by the model drawn.",
+        labels=["model", "what"],
+    )
+    for check in report.checks.checks:
+        if check.name == "delivery":
+            for what in ("decided", "delivered", "exposed"):
+                counts = check.figures[what]
+                for row, count in zip(report.estimates.models, counts, strict=True):
+                    gauge.add_metric([row.model, what], count)
+    yield gauge
 
 
 def _expectation(forecast: Forecast) -> Iterator[Metric]:

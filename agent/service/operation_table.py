@@ -149,6 +149,16 @@ def _reading(reading: Reading) -> Sequence[Operation]:
         ),
         Operation(
             "GET",
+            "/v1/decisions",
+            "decisionOf",
+            "The decision of a request, by the router's own id of it.",
+            reading.decision_of,
+            answer=LoggedDecision,
+            statuses=(404, 422, 503),
+            parameters=(Parameter("request_id", "query", "As it was asked with."),),
+        ),
+        Operation(
+            "GET",
             "/v1/rules/{rule_id}",
             "rule",
             "A frozen rule.",

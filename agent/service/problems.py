@@ -6,11 +6,13 @@ import re
 
 import msgspec
 
+from equipoise.agent.clocks import TimeError
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.features.problems import FeatureError
 from equipoise.agent.service.logs import Log
 from equipoise.agent.service.schema import ProblemDocument
 from equipoise.store.errors import ContradictionError, ReadOnlyStoreError, StoreError
+from equipoise.store.records import readable
 
 _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 _LONGEST_DETAIL = 1000
@@ -92,7 +94,7 @@ def problem_of(error: Exception) -> ProblemDocument:
     if isinstance(error, Refusal):
         return error.document
     if isinstance(error, msgspec.ValidationError):
-        text = str(error)
+        text = readable(error)
         found = _AT.search(text)
         return problem(422, text, field=found[1] if found else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
@@ -107,6 +109,8 @@ def problem_of(error: Exception) -> ProblemDocument:
         return problem(404, str(error))
     if isinstance(error, ConflictError | ContradictionError):
         return problem(409, str(error))
+    if isinstance(error, TimeError):
+        return problem(422, str(error), field=error.field, limit=error.limit)
     if isinstance(error, AgentError):
         return problem(422, str(error))
     if isinstance(error, StoreError):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import msgspec
 import numpy as np
 
+from equipoise.agent.attempts import UNNAMED, said
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analysis import AnalysisError
@@ -77,12 +78,25 @@ class Reading:
 
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision by its id, from memory or from SQLite."""
-        name = call.path["decision_id"]
-        found = _DECISION.fullmatch(name)
+        found = _DECISION.fullmatch(call.path["decision_id"])
+        if found is None:
+            detail = "there is no decision of that id; by request id ask for ?request_id="
+            raise refuse(404, detail, field="decision_id")
+        return self._logged(int(found[1]), "decision_id")
+
+    async def decision_of(self, call: Call) -> LoggedDecision:
+        """The decision of a request, whose id is anybody's and may look like one of ours."""
+        name = call.query.get("request_id")
+        if not name:
+            limit = "the id of a request, percent-encoded"
+            raise refuse(422, "query: expected request_id", field="request_id", limit=limit)
+        return self._logged(self._daemon.store.find_requests([name]).get(name), "request_id")
+
+    def _logged(self, number: int | None, field: str) -> LoggedDecision:
         store, gateway = self._daemon.store, self._daemon.gateway
-        stored = store.decision(int(found[1])) if found else None
+        stored = None if number is None else store.decision(number)
         if stored is None:
-            raise refuse(404, "there is no decision of that id", field="decision_id")
+            raise refuse(404, "there is no decision of that id", field=field)
         outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
             decision=gateway.records(stored)[0],
@@ -126,11 +140,12 @@ def _families(call: Call) -> list[str]:
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
-    outputs = part.outputs[0]
+    outputs, told = part.outputs[0], said(part, 0)
+    served = UNNAMED if told is None else told[1].served
     return OutcomePart(
-        served=models[part.served[0]],
-        attempt=int(part.attempt[0]),
-        delivered=bool(part.delivered[0]),
+        served=None if served == UNNAMED else models[served],
+        attempt=None if told is None else told[0],
+        delivered=None if told is None else not told[1].failed,
         outputs=None if not len(outputs) or np.isnan(outputs).any() else outputs.tolist(),
         reward=number(float(part.reward[0])),
         at=number(float(part.at[0])),

@@ -31,6 +31,7 @@ from equipoise.agent.service.schema import (
     ModelEstimate,
     RecommendationAnswer,
     SegmentAnswer,
+    WatermarkAnswer,
 )
 from equipoise.agent.snapshots import sample_moments
 from equipoise.store.records import RuleRecord
@@ -73,7 +74,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
     known = agent.estimates(names)
-    checks = agent.checks()
+    checks = agent.checks(at)
     due = agent.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
     agent.paused = None
@@ -99,8 +100,8 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     certified = agent.certified()
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
-    configured = known[config.policy.estimator]
-    routing = agent.routing()
+    configured, routing = agent.within_certified(known[config.policy.estimator])
+    behind = agent.behind()
 
     def ends(index: int) -> dict[str, float | None]:
         return {
@@ -114,7 +115,13 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         log_rows=agent.fold.next_seq,
         decisions=agent.decisions,
         randomized=agent.fold.randomized,
-        waiting=agent.fold.pending.next - view.watermark,
+        waiting=behind.waiting,
+        watermark=WatermarkAnswer(
+            held_back=behind.held,
+            decision_id=f"d{behind.number}" if behind.number >= 0 else None,
+            at=number(behind.at),
+            sentence=behind.sentence,
+        ),
         estimator=config.policy.estimator,
         delta=certified.delta,
         sequence=certified.sequence.value,

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from equipoise.agent.config import ConfigError
+from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.reload import NEED_RESTART, reload_plan
 from equipoise.agent.declared import changes
@@ -49,16 +49,36 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "store": file.service.store,
         "growth": asdict(expected),
         "new_era": later,
+        "longest_wait_seconds": longest_wait(file.experiment),
         "sentence": "\n".join(
             [
                 f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
                 f" mode {file.service.mode}, store {file.service.store}",
                 *([f"the next start begins a new era: {'; '.join(later)}"] if later else []),
                 str(expected),
+                waiting_sentence(file.experiment),
                 *_kept(file),
             ]
         ),
     }
+
+
+def longest_wait(config: ExperimentConfig) -> float | None:
+    """Seconds after which a decision is certified at the latest, None where it may be never."""
+    if config.reward.window is None:
+        return None
+    return config.reward.window + (0.0 if config.units is None else config.units.ttl)
+
+
+def waiting_sentence(config: ExperimentConfig) -> str:
+    """What the declared window means for certified answers."""
+    longest = longest_wait(config)
+    if longest is None:
+        return (
+            "no reward.window: a reward that never comes is waited for without end, and nothing"
+            " decided after its request is ever certified; declare reward.window"
+        )
+    return f"requests are certified {longest:g} s after they were decided at the latest"
 
 
 def _changes_of_store(file: ConfigFile) -> list[str]:

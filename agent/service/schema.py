@@ -17,6 +17,7 @@ said otherwise, times are seconds since the epoch, and `null` is unknown.
 | GET /v1/budget, PUT /v1/budget | `BudgetRequest` | `BudgetAnswer` |
 | GET /v1/forecast | | `planning.forecast.Forecast` |
 | GET /v1/decisions/{decision_id} | | `LoggedDecision` |
+| GET /v1/decisions | `?request_id=a` | `LoggedDecision` |
 | GET /v1/rules/{rule_id} | | `RuleAnswer` |
 | POST /v1/plan | `planning.request.PlanRequest` | `planning.plan.Plan` |
 | POST /v1/pause, POST /v1/resume | `PauseRequest` | `ModeAnswer` |
@@ -59,7 +60,8 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 DecideRequest: TypeAlias = Request
 """A request to decide. The same `request_id` again gets the same decision; with other content it
-is refused (409). `features` are named values, or the vector of context columns."""
+is refused (409). `features` are named values, or the vector of context columns. `at` must be within
+300 seconds of the agent's clock."""
 
 
 class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +99,9 @@ class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
 
 
 OutcomesRequest: TypeAlias = Outcome | list[Outcome]
-"""One outcome or many. Outputs come with the response, the reward later; each part counts once."""
+"""One outcome or many. Outputs come with the response, the reward later; each part counts once.
+`served`, `attempt` and `delivered` speak of one attempt: the delivered one with the highest number
+counts, in whatever order parts come. `at` may not lie in the future."""
 
 
 class Rejected(Wire, frozen=True, kw_only=True):
@@ -111,8 +115,9 @@ class Rejected(Wire, frozen=True, kw_only=True):
 
 class OutcomesAnswer(Wire, frozen=True, kw_only=True):
     """What became of outcomes. accepted: rows logged. duplicates: exact repeats, dropped. late:
-    after their expiry, counted and never used. rejected: refused rows of a list; one outcome that
-    is refused is a problem document instead, with status 404 (unknown), 409 (contradicts) or 422.
+    after their window, logged, counted and never used. rejected: refused rows of a list; one
+    outcome that is refused is a problem document instead, with status 404 (unknown), 409
+    (contradicts) or 422.
     """
 
     accepted: int
@@ -189,11 +194,23 @@ class SegmentAnswer(Wire, frozen=True, kw_only=True):
     values: list[CertifiedValue]
 
 
+class WatermarkAnswer(Wire, frozen=True, kw_only=True):
+    """Rows are certified in decision order. held_back: decisions that have everything and only wait
+    for earlier ones; decision_id, at: the oldest that waits, null where none does. sentence: the
+    same for people."""
+
+    held_back: int
+    decision_id: Id | None
+    at: float | None
+    sentence: str
+
+
 class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     """Everything that is estimated. at: when it was computed; log_rows: rows of the log it holds;
-    waiting: decisions that wait for their outcome. delta: the error level of the certified ends;
-    sequence, assumptions: what they are made by and rest on; certified_rows: requests (or units) of
-    the era that they hold. families: other families that were asked for, by name."""
+    waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
+    error level of the certified ends; sequence, assumptions: what they are made by and rest on;
+    certified_rows: requests (or units) of the era that they hold. families: other families that
+    were asked for, by name."""
 
     experiment: str
     at: float
@@ -201,6 +218,7 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     decisions: int
     randomized: int
     waiting: int
+    watermark: WatermarkAnswer
     estimator: str
     delta: float
     sequence: str
@@ -271,11 +289,13 @@ class BudgetAnswer(Wire, frozen=True, kw_only=True):
 
 
 class OutcomePart(Wire, frozen=True, kw_only=True):
-    """One accepted part of an outcome. outputs: as transformed, null where not in this part."""
+    """One accepted part of an outcome. outputs: as transformed, null where not in this part.
+    attempt: which one it speaks of, null for none; served: null where it does not say who answered
+    it. A part after an expiry is late."""
 
-    served: Id
-    attempt: int
-    delivered: bool
+    served: Id | None
+    attempt: int | None
+    delivered: bool | None
     outputs: list[float] | None
     reward: float | None
     at: float | None

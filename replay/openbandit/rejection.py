@@ -58,7 +58,7 @@ def replay_policy(log: LoggedFeedback, name: str, seed: int) -> Replayed:
     x = agent_context(log)
     agent = Agent(configuration(log, name), MemoryStore(), stream_key(seed))
     agent.simulate(_contexts(x, len(log.items)))
-    agent.refresh()
+    agent.refresh(review=False)
     order = np.random.default_rng([seed, 0x0B]).permutation(len(log))
     kept, chosen = np.zeros(len(log), dtype=bool), np.empty(len(log))
     # On a uniform log 1/K of the rows is kept; elsewhere it depends on the policy, as it may.
@@ -77,7 +77,7 @@ def replay_policy(log: LoggedFeedback, name: str, seed: int) -> Replayed:
         kept[rows] = same
         chosen[rows] = decisions.probabilities[np.arange(len(rows)), log.item[rows]]
         agent.observe(_clicks(decisions.number[same], log, rows[same]))
-        agent.refresh()
+        agent.refresh(review=False)
     _, final = agent.rule.allocation.allocate(x)
     return Replayed(name, seed, kept, chosen, np.array(final))
 

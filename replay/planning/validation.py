@@ -171,7 +171,7 @@ def realise(benchmark: Benchmark, planned: Planned) -> Realised:
             )
         )
         requests += batch
-        agent.refresh()
+        agent.refresh(review=False)
         done, right = _reached(agent, world, planned.width)
         if done:
             return Realised(planned, float(agent.fold.randomized), right)

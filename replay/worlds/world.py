@@ -166,14 +166,26 @@ class World:
         routing = float((self.choice * self.means).sum(axis=2).mean())
         return Truth(*self.compliance.intended(self.served_values, routing))
 
+    def answered_values(self, drifted: float = 0.0) -> Floats:
+        """(K,) as `truth`, of the answers of each model alone: what families of estimators read
+        from the draws that were carried out. Without fallbacks both are the same."""
+        if not self.drift.active or drifted == 0:
+            return self.served_values
+        return (1.0 - drifted) * self.served_values + drifted * self._served_end.values
+
     @cached_property
     def _end(self) -> Truth:
         """When all of the drift has happened."""
+        served = self._served_end
+        return Truth(*self.compliance.intended(served.values, served.routing))
+
+    @cached_property
+    def _served_end(self) -> Truth:
+        """The same of the models that answered."""
         means = self.drift.moved(self.means, slice(None), 1.0)
         contexts = self.drift.contexts(len(means))
-        values = contexts @ means.mean(axis=1)
         routing = float(contexts @ (self.choice * means).sum(axis=2).mean(axis=1))
-        return Truth(*self.compliance.intended(values, routing))
+        return Truth(contexts @ means.mean(axis=1), routing)
 
     def simulations(self) -> SimulationBatch:
         """Every replay the simulator has, contexts in order, under the simulator's faults."""

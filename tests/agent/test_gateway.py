@@ -118,7 +118,8 @@ def test_an_outcome_names_its_decision(gateway):
         gateway.observe([Outcome(reward=0.5)])
 
 
-def test_a_served_fallback_counts_for_the_assigned_model_only_if_randomized(gateway):
+def test_a_draw_that_another_model_answered_is_no_experience_of_either(gateway):
+    """A fallback hides what was drawn: its reward is usage log, of the model that answered."""
     decided = gateway.decide([request(number) for number in range(200)])
     outputs = {"u": 1.0, "v": 2.0}
     gateway.observe(
@@ -128,10 +129,10 @@ def test_a_served_fallback_counts_for_the_assigned_model_only_if_randomized(gate
         ]
     )
     moments = gateway.agent.view().moments
-    drawn = [item.model for item in decided if item.randomized]
-    expected = [drawn.count(name) for name in MODELS]
-    assert moments.exp.count.sum(axis=0).tolist() == expected
-    assert moments.obs.count.sum(axis=0).tolist() == [0, 0, 200 - len(drawn)]
+    kept = sum(item.randomized and item.model == "cheap" for item in decided)
+    assert 0 < kept < sum(item.randomized for item in decided)
+    assert moments.exp.count.sum(axis=0).tolist() == [0, 0, kept]
+    assert moments.obs.count.sum(axis=0).tolist() == [0, 0, 200 - kept]
 
 
 def test_logs_and_replays_come_in_by_name(gateway):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.errors import ConflictError
+from equipoise.agent.config import GuardrailConfig, RewardConfig
+from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.fold import CHUNK
 from equipoise.agent.gateway import Gateway
 from equipoise.store.memory import MemoryStore
-from equipoise.store.records import Outcome
+from equipoise.store.records import Outcome, Request
 from equipoise.store.slicing import take
 from equipoise.store.sqlite import SqliteStore
 
@@ -184,3 +185,119 @@ def test_a_late_part_names_the_model_that_answered(tmp_path):
         gateway = Gateway(agent)
         assert gateway.observe([Outcome(decision_id=f"d{number}", reward=1.0)]).late == 1
         assert store.outcome_parts(number)[-1].served[0] == late.served[row]
+
+
+WINDOW = 100.0
+
+
+class Moving:
+    """A clock that is set by hand."""
+
+    now = 5000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asked(clock, store=None, **settings):
+    settings = {"reward": RewardConfig(low=0.0, high=1.0, window=WINDOW)} | settings
+    return Gateway(Agent(config(**settings), store or MemoryStore(), KEY), clock)
+
+
+def requests(count):
+    features = {"a": 0.1, "b": 0.2}
+    return [Request(request_id=f"q{i}", routed="slow", features=features) for i in range(count)]
+
+
+def test_the_window_counts_and_not_the_sweep():
+    """Dated 5,000 s after their decisions, for a window of 100 s, and no sweep ever ran: all late.
+    Exactly at the window's end they count."""
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(3))
+    outcomes = traffic.outcomes(agent.decide(traffic.requests(256)))
+    window = agent.config.reward.window
+    late = replace(outcomes, at=outcomes.at + 50 * window)
+    accepted = agent.observe(late)
+    assert (accepted.rows, accepted.late) == (0, 256)
+    moments = agent.view().moments
+    assert moments.exp.count.sum() + moments.obs.count.sum() == 0
+    assert agent.view().certified.overall.missing == 256
+    assert agent.expire(traffic.at + 1e6) == 0, "they are closed already"
+    just = traffic.outcomes(agent.decide(traffic.requests(20)))
+    assert agent.observe(replace(just, at=just.at + window)).rows == 20
+    agent.observe(late)
+    assert Agent(config(), agent.store, KEY).fold.to_bytes() == agent.fold.to_bytes()
+
+
+@pytest.mark.parametrize(("dated", "late"), [(None, 1), (5001.0, 1), (5101.0, 1), (5310.0, 1)])
+def test_no_time_that_a_part_carries_brings_it_back(dated, late):
+    """Backdated into its window, after it, or left out: what came after 101 s came too late."""
+    clock = Moving()
+    door = asked(clock)
+    door.decide(requests(1))
+    clock.now += WINDOW + 1.0
+    part = Outcome(request_id="q0", outputs={"u": 0.1, "v": 0.2}, reward=0.5, at=dated)
+    accepted = door.observe([part])
+    assert (accepted.rows, accepted.late) == (1 - late, late)
+    again = door.observe([part])
+    assert (again.rows, again.duplicates) == (0, 1)
+    assert door.agent.store.next_seq == 3, "a decision, its expiry, a part"
+
+
+def test_a_part_that_says_itself_that_it_is_after_the_window_is_late():
+    clock = Moving()
+    door = asked(clock)
+    door.decide(requests(2))
+    clock.now += 1.0
+    accepted = door.observe([Outcome(request_id="q0", reward=0.5, at=clock.now + WINDOW)])
+    assert accepted.late == 1
+    assert door.observe([Outcome(request_id="q1", reward=0.5, at=clock.now)]).rows == 1
+
+
+def test_what_is_reported_from_the_future_is_refused():
+    door = asked(Moving())
+    door.decide(requests(1))
+    message = "at row 0: 6000.000 .* is 1,000 s after the agent's clock, at most 300 s"
+    with pytest.raises(AgentError, match=message):
+        door.observe([Outcome(request_id="q0", reward=0.5, at=6000.0)])
+    assert door.agent.store.next_seq == 1
+
+
+def test_a_metric_after_the_window_is_late_even_of_a_complete_decision():
+    """The decision keeps what came in time, and is folded with it."""
+    clock = Moving()
+    door = asked(clock, guardrails=[GuardrailConfig(name="errors", limit=0.2)])
+    door.decide(requests(2))
+    outputs = {"u": 0.1, "v": 0.2}
+    door.observe([Outcome(request_id="q1", outputs=outputs, reward=0.5)])
+    clock.now += WINDOW + 1.0
+    assert door.observe([Outcome(request_id="q1", metrics={"errors": 1.0})]).late == 1
+    table = door.agent.fold.pending
+    assert np.isnan(table.metrics[1]).all()
+    moments = door.agent.view().moments
+    assert moments.exp.count.sum() + moments.obs.count.sum() == 1
+    door.agent.ingest(Traffic(np.random.default_rng(0)).observations(CHUNK))
+    moments = door.agent.fold.moments
+    assert moments.exp.count.sum() + moments.obs.count.sum() == CHUNK - 5 + 1
+    rebuilt = Agent(door.agent.config, door.agent.store, KEY)
+    assert rebuilt.fold.to_bytes() == door.agent.fold.to_bytes()
+
+
+def test_a_window_that_changes_later_changes_nothing_that_was():
+    """What was late under the old window is late when the log is folded under the new one."""
+    clock = Moving()
+    door = asked(clock)
+    door.decide(requests(1))
+    clock.now += WINDOW + 1.0
+    assert door.observe([Outcome(request_id="q0", reward=0.5)]).late == 1
+    longer = config(reward=RewardConfig(low=0.0, high=1.0, window=10 * WINDOW))
+    again = Agent(longer, door.agent.store, KEY, at=clock.now)
+    assert again.late == 1
+    assert not again.fold.pending.has_reward[0]
+
+
+def test_without_a_window_nothing_is_ever_late():
+    clock = Moving()
+    door = asked(clock, reward=RewardConfig(low=0.0, high=1.0))
+    door.decide(requests(1))
+    clock.now += 1e9
+    assert door.observe([Outcome(request_id="q0", reward=0.5)]).rows == 1

@@ -148,11 +148,10 @@ def test_a_model_that_had_all_it_may_get_is_left_out_and_the_others_stay_certifi
     assert audit(agent.store, settings, KEY).clean
 
 
-def test_lost_rewards_widen_to_the_worst_case():
-    """A declared value of 0.9 for a missing reward no longer counts once losing depends on the
-    model: rows decided after the alarm take the worst case, in the bounded sequence."""
+def lossy_agent(lose, missing=0.9):
+    """An agent whose second model loses a quarter of what `lose` takes away, and how to go on."""
     settings = config(
-        reward=RewardConfig(low=0.0, high=1.0, window=100.0, missing=0.9),
+        reward=RewardConfig(low=0.0, high=1.0, window=100.0, missing=missing),
         certify=CertifyConfig(sequence="per-model"),
     )
     agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(9))
@@ -161,20 +160,47 @@ def test_lost_rewards_widen_to_the_worst_case():
         for _ in range(batches):
             outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
             lost = (outcomes.served == 1) & (traffic.rng.random(100) < 0.25)
-            agent.observe(replace(outcomes, reward=np.where(lost, np.nan, outcomes.reward)))
+            agent.observe(lose(outcomes, lost))
         traffic.at += 1000.0
         agent.expire(traffic.at)
         agent.ingest(traffic.observations(CHUNK))
 
+    return agent, lossy
+
+
+def without_reward(outcomes, lost):
+    return replace(outcomes, reward=np.where(lost, np.nan, outcomes.reward))
+
+
+def undelivered(outcomes, lost):
+    return replace(outcomes, delivered=~lost)
+
+
+def test_undelivered_draws_widen_to_the_worst_case():
+    """They count as the worst case from the first one on, whatever is declared; once they depend
+    on the model, rows decided after the alarm take it for missing rewards too."""
+    agent, lossy = lossy_agent(undelivered)
+    lossy(40)
+    score = agent.view().certified.overall.score
+    assert score.low[-1][1] < score.high[-1][1]
+    agent.review(2.0)
+    assert agent.rule.widened
+    assert agent.certified().sequence is Sequence.BOUNDED
+
+
+def test_rewards_that_never_come_are_no_alarm_where_their_value_is_declared():
+    """What is certified is the mean of reward-or-value: a model that gets fewer is worth less."""
+    agent, lossy = lossy_agent(without_reward)
     lossy(40)
     score = agent.view().certified.overall.score
     assert score.low[-1][1] == score.high[-1][1]
     agent.review(2.0)
+    assert not agent.rule.widened
+    assert agent.certified().sequence is Sequence.PER_MODEL
+    agent, lossy = lossy_agent(without_reward, "worst-case")
+    lossy(40)
+    agent.review(2.0)
     assert agent.rule.widened
-    assert agent.certified().sequence is Sequence.BOUNDED
-    lossy(5)
-    score = agent.view().certified.overall.score
-    assert score.low[-1][1] < score.high[-1][1]
 
 
 def test_a_simulator_that_is_wrong_leaves_the_recommendation():
@@ -250,3 +276,27 @@ def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing()
     assert (told.family, told.model) == ("ipw", answer.model), "the daemon's report says the same"
     agent.simulate(traffic.simulations())
     assert agent.recommendation().family == "hierarchical"
+
+
+def test_a_refresh_carries_out_alarms_and_again_changes_nothing():
+    agent, traffic = drifting()
+    agent.refresh(7.0)
+    assert agent.rule.era == 1
+    assert agent.eras.reason(1).startswith("drift: ")
+    assert alerts(agent, "drift") == ["alarm"]
+    rules = [rule.era for rule in agent.store.rules()]
+    assert rules == [0, 0, 1], "the rule under the alarm, as the daemon keeps it, and the era's"
+    agent.refresh(8.0)
+    agent.refresh(9.0)
+    assert agent.rule.era == 1
+    assert alerts(agent, "drift") == ["alarm", "unknown"]
+    run(agent, traffic, 3)
+    assert Agent(agent.config, agent.store, KEY).rule.era == 1
+
+
+def test_a_refresh_that_asks_no_check_acts_on_none():
+    """What replays do: their worlds drift by design, and eras would cut streams by policy."""
+    agent, _ = drifting()
+    agent.refresh(7.0, review=False)
+    assert agent.rule.era == 0
+    assert agent.store.alerts() == []

@@ -111,4 +111,4 @@ def run(agent: Agent, traffic: Traffic, batches: int, size: int = 40) -> None:
     for index in range(batches):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(size))))
         if index % 3 == 2:
-            agent.refresh()
+            agent.refresh(review=False)

@@ -61,7 +61,7 @@ def agent_of(d: int, q: int, models: int, preset: str = "top-two", store=None) -
         )
     )
     warm(agent, rng, 20, 200)
-    agent.refresh()
+    agent.refresh(review=False)
     return agent
 
 
@@ -142,7 +142,7 @@ def section_refresh() -> None:
             for _ in range(20):
                 warm(agent, rng, 1, 50)
                 start = time.perf_counter()
-                snapshot = agent.refresh()
+                snapshot = agent.refresh(review=False)
                 times.append(1e3 * (time.perf_counter() - start))
                 start = time.perf_counter()
                 agent.policy.freeze(snapshot)
@@ -277,7 +277,7 @@ def replay_rate(preset: str, refresh: int, x: np.ndarray, reward: np.ndarray, si
                 OutcomeBatch(decided.number, decided.model, ones, sent, outputs, earned, zeros)
             )
             if start % refresh == 0:
-                agent.refresh()
+                agent.refresh(review=False)
         return rows
 
     return best(work, 3)

@@ -88,6 +88,24 @@ def test_thompson_draws_the_means(make_snapshot: MakeSnapshot) -> None:
     assert stats.binomtest(round(PULLS * shares[0]), PULLS, exact).pvalue > 1e-4
 
 
+def test_thompson_here_is_settled_where_rivers_own_never_is(make_snapshot: MakeSnapshot) -> None:
+    """A gap of 0.3 deviations after 1,000 rewards an arm is 6.7 standard errors. river draws with
+    the deviation of one reward: P = Phi(0.3 / sqrt(2)) = 0.584; false-alarm rate 1e-4."""
+    from river import bandit, proba
+
+    arms = {"counts": np.array([1000.0, 1000.0]), "sample_variances": np.array([0.04, 0.04])}
+    snapshot = make_snapshot(2, sample_means=np.array([0.56, 0.5]), **arms)
+    assert pi("river-thompson", snapshot)[0] == 1.0
+    own = bandit.ThompsonSampling(reward_obj=proba.Gaussian(seed=1), seed=1)
+    rewards = np.random.default_rng(1).standard_normal((1000, 2))
+    rewards = (rewards - rewards.mean(0)) / rewards.std(0, ddof=1) + [0.3, 0.0]
+    for row in rewards.tolist():
+        for arm, reward in enumerate(row):
+            own.update(arm, reward)
+    pulls = sum(own.pull([0, 1]) == 0 for _ in range(1000))
+    assert stats.binomtest(pulls, 1000, stats.norm.cdf(0.3 / math.sqrt(2))).pvalue > 1e-4
+
+
 @pytest.mark.parametrize("name", ["river-ucb", "river-epsilon-greedy", "river-thompson"])
 def test_they_start_uniform_and_depend_on_the_seed_alone(
     make_snapshot: MakeSnapshot, name: str

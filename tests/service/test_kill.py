@@ -13,10 +13,16 @@ from equipoise.store.tail import tail_files
 
 
 def test_killing_at_random_moments_loses_nothing(tmp_path: Path):
-    promises, found = study(tmp_path, moments=12, seed=20)
+    promises, found = study(tmp_path, moments=10, seed=20)
     assert found == []
     assert len(promises.decisions) > 200
     assert len(promises.outcomes) > 200
+
+
+def test_killing_the_analyst_too_stops_no_decision(tmp_path: Path):
+    promises, found = study(tmp_path, moments=2, seed=21, kind="analyst")
+    assert found == []
+    assert len(promises.decisions) > 50
 
 
 def test_commands_that_read_see_what_a_killed_daemon_had_acknowledged(tmp_path: Path):

@@ -6,11 +6,12 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 
 import pytest
-from running import CONFIG, refused, running, start, until, write_config
+from running import COMMAND, CONFIG, refused, running, start, until, write_config
 
 from equipoise.agent.audit import audit
 from equipoise.agent.config import ExperimentConfig
@@ -207,6 +208,62 @@ def test_an_outcome_that_never_comes_expires(tmp_path):
     database = sqlite3.connect(tmp_path / "log.db")
     assert database.execute("SELECT number FROM expiries").fetchall() == [(0,)]
     database.close()
+
+
+def test_the_window_counts_over_http_where_no_sweep_runs(tmp_path):
+    """One part alone, and one in a list beside one in time; backdated, which helps nothing."""
+    config = CONFIG + "[reward]\nwindow = 100\n"
+    with running(tmp_path, "expiry_seconds = 3600", config=config) as daemon:
+        at = time.time() - 200.0
+        for name in ("a", "b"):
+            body = {"request_id": name, "routed": "large", "features": {"words": 1.0}, "at": at}
+            assert daemon.ask("POST", "/v1/decide", body).status == 200
+        daemon.decide("c")
+        answer = daemon.ask("POST", "/v1/outcomes", {"request_id": "a", "reward": 1.0, "at": at})
+        assert answer.json == {"accepted": 0, "duplicates": 0, "late": 1, "rejected": []}
+        parts = [{"request_id": name, "reward": 1.0} for name in ("b", "c")]
+        answer = daemon.ask("POST", "/v1/outcomes", parts).json
+        assert (answer["accepted"], answer["late"]) == (1, 1)
+    with running(tmp_path, "expiry_seconds = 3600", config=config) as daemon:
+        told = daemon.ask("GET", "/v1/estimates").json
+        assert (told["certified_rows"], told["waiting"]) == (3, 0)
+
+
+def test_what_holds_back_the_certificate_is_refused_or_said_everywhere(tmp_path):
+    with running(tmp_path) as daemon:
+        body = {"request_id": "x", "routed": "large", "features": {"words": 1.0}, "at": 4e9}
+        for path, data in (("/v1/decide", body), ("/v1/decide/batch", {"requests": [body]})):
+            answer = daemon.ask("POST", path, data)
+            assert answer.status == 422
+            assert answer.json["field"] == "at"
+            assert answer.json["limit"] == "at most 300 s from the agent's clock"
+            assert "2096-10-02" in answer.json["detail"]
+        daemon.decide("lost")
+        for number in range(120):
+            daemon.decide(f"q{number}")
+        parts = [
+            {"request_id": f"q{number}", "outputs": {"seconds": 1.0}, "reward": 0.5}
+            for number in range(120)
+        ]
+        parts[0]["at"] = 4e9
+        answer = daemon.ask("POST", "/v1/outcomes", parts).json
+        assert (answer["accepted"], len(answer["rejected"])) == (119, 1)
+        assert "after the agent's clock" in answer["rejected"][0]["detail"]
+        daemon.ask("POST", "/v1/outcomes", {k: v for k, v in parts[0].items() if k != "at"})
+        told = daemon.ask("GET", "/v1/estimates").json
+        assert (told["waiting"], told["certified_rows"]) == (1, 0)
+        assert told["watermark"]["decision_id"] == "d0"
+        assert told["watermark"]["sentence"].endswith("holds back 120 requests.")
+        metrics = daemon.ask("GET", "/metrics").body
+        assert b"equipoise_held_back 120.0" in metrics
+        assert b"equipoise_waiting 1.0" in metrics
+        assert b'equipoise_assignments{model="small",what="exposed"} 0.0' in metrics
+        checks = {each["name"]: each for each in daemon.ask("GET", "/v1/checks").json["checks"]}
+        assert checks["watermark"]["figures"]["held_back"] == 120
+    shown = subprocess.run(
+        [*COMMAND, "status", tmp_path / "log.db"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "1 waits for its outcome; d0 of" in " ".join(shown.split())
 
 
 def test_guardrail_metrics_come_over_http_and_every_series_is_told_once(tmp_path):

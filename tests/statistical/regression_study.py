@@ -57,7 +57,7 @@ def stream(
         log = replace(log, reward=noise.random(len(log.reward)))
     agent.simulate(simulations)
     agent.ingest(log)
-    agent.refresh()
+    agent.refresh(review=False)
     who, what = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     batch, done = 250, 0
     for part in (1, 2, 3):
@@ -76,7 +76,7 @@ def stream(
                     at=decided.at,
                 )
             )
-            agent.refresh()
+            agent.refresh(review=False)
             done += batch
         yield agent
 

@@ -55,7 +55,7 @@ def test_failures_that_come_first_mislead_averages_and_no_certified_interval():
                     mine = part.reward[part.served == model]
                     came[model] += len(mine), mine.sum()
             if batch % 5 == 4:
-                agent.refresh()
+                agent.refresh(review=False)
             contrast = agent.certified().contrasts
             bad |= bool(contrast[0, 1] > 1e-12 or contrast[1, 0] > 1e-12)
             count = came[:, 0]

@@ -115,9 +115,9 @@ def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
             assert [column[1] for column in found if column[5]] == ["seq"]
         strict = store._connection.execute("SELECT name, strict FROM pragma_table_list").fetchall()
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
-        views = {"outcomes_in_time", "decision_log", "exp_summary", "daily_counts"}
+        views = {"outcomes_in_time", "attempts", "decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
-        assert len(ours) == 18
+        assert len(ours) == 19
         application = store._connection.execute("PRAGMA application_id").fetchone()
         assert application == (migrations.APPLICATION_ID,)
 

@@ -223,7 +223,7 @@ def test_a_damaged_root_is_not_taken_for_the_log_s_beginning(path: Path):
 
 
 def test_after_it_there_is_no_way_back_to_an_older_schema(path: Path):
-    assert roll_back(path, 5) == []
+    assert roll_back(path, 5) == ["what closed requests to randomizing"]
     with SqliteStore(path) as store:  # upgraded again, without the root that was kept
         store.keep_root(CUT, b"x", 100.0)
         trim(store, 100.0, 500.0, None)

@@ -40,7 +40,10 @@ def test_an_older_program_finds_the_schema_it_made(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = [each for each in migrations.MIGRATIONS if each[0] <= LOWEST]
-    assert roll_back(path, LOWEST) == ["budgets and pauses that operators set"]
+    assert roll_back(path, LOWEST) == [
+        "budgets and pauses that operators set",
+        "what closed requests to randomizing",
+    ]
     with monkeypatch.context() as past:
         past.setattr(migrations, "MIGRATIONS", tuple(older))
         made = sqlite3.connect(tmp_path / "made.db", isolation_level=None)
@@ -78,7 +81,7 @@ def test_what_cannot_be_undone_changes_nothing(path: Path, monkeypatch: pytest.M
         with pytest.raises(SchemaVersionError):
             roll_back(path, version)
     last = migrations.MIGRATIONS[-1][1]
-    monkeypatch.setattr(rollback, "REVERSALS", {last: Reversal("DROP TABLE nowhere")})
+    monkeypatch.setattr(rollback, "REVERSALS", {last: Reversal(("DROP TABLE nowhere",))})
     with pytest.raises(ValueError, match="nowhere"):
         roll_back(path, newest - 1)
     monkeypatch.setattr(rollback, "REVERSALS", {})

@@ -98,12 +98,13 @@ def test_decision_log(database: sqlite3.Connection) -> None:
     assert [row["randomized"] for row in rows] == [1, 1, 0, 1]
 
 
-def test_exp_summary_counts_delivered_randomized_decisions(database: sqlite3.Connection) -> None:
+def test_exp_summary_counts_draws_that_were_carried_out(database: sqlite3.Connection) -> None:
+    """d0 was drawn for c and answered by b at its second attempt."""
     rows = database.execute("SELECT * FROM exp_summary").fetchall()
     assert [tuple(row) for row in rows] == [
         (0, "a", 0, 0, None),
         (0, "b", 0, 0, None),
-        (0, "c", 1, 1, 0.75),
+        (0, "c", 0, 0, None),
         (1, "c", 0, 0, None),
         (1, "a", 0, 0, None),
         (1, 'it\'s "b"', 1, 1, 2.0),

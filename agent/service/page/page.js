@@ -154,7 +154,7 @@ function showSpent(estimates, budget) {
   at("spent").replaceChildren(
     ...estimates.models.map((row, index) => bar(row.model, row.exp_rewards, total, colour(index))),
     element("p", { class: "muted" }, `Rewards that came of ${count(estimates.randomized)} randomized requests`
-      + ` among ${count(estimates.decisions)}; ${count(estimates.waiting)} wait for their outcome.`),
+      + ` among ${count(estimates.decisions)}; ${estimates.watermark.sentence}`),
   );
   if (budget.requests === null) {
     at("budget").replaceChildren(element("p", {}, `No limit; ${count(budget.randomized)} spent.`));

@@ -63,3 +63,14 @@ def test_what_retention_means_for_the_disk_is_said(path: Path):
 def test_a_file_that_is_no_store_is_not_the_configuration_s_fault(path: Path):
     (path.parent / "log.db").write_bytes(b"something else")
     assert checked(path, "")["new_era"] == []
+
+
+def test_what_a_window_or_none_means_is_said(path: Path):
+    """The longest wait of a certified row: its window, and its unit's life before it."""
+    facts = checked(path, "")
+    assert facts["longest_wait_seconds"] is None
+    assert "no reward.window: a reward that never comes is waited for" in str(facts["sentence"])
+    path.write_text(CONFIG + "[reward]\nwindow = 3600\n[units]\nttl = 1800\n")
+    facts = check_only(path, {"store": str(path.parent / "new.db")})
+    assert facts["longest_wait_seconds"] == 5400.0
+    assert "certified 5400 s after they were decided at the latest" in str(facts["sentence"])

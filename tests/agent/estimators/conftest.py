@@ -61,7 +61,7 @@ class Rows:
         for source, weight, first in (
             (obs, np.ones(len(obs)), 0),
             (exp, np.ones(len(exp)), g),
-            (exp, 1.0 / exp.rate, 2 * g),
+            (exp, exp.weight, 2 * g),
         ):
             rows = np.column_stack([source.phi, source.reward])
             moments.scorers.update(first + source.group, source.model, weight, rows)

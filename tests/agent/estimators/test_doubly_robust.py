@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from equipoise.agent.estimators import estimate
+from equipoise.agent.estimators import FAMILIES, estimate
 
 
 class Reference:
@@ -52,7 +52,8 @@ class Reference:
 @pytest.mark.parametrize(("seed", "covered"), [(1, 0.5), (2, 0.0), (3, 1.0)])
 def test_against_raw_rows(simulate, seed, covered):
     rows = simulate(seed=seed, covered=covered, exp=250)
-    got = estimate(rows.moments(), ["doubly-robust", "representation-exp"])
+    moments = rows.moments()
+    got = {name: FAMILIES[name](moments) for name in ("doubly-robust", "representation-exp")}
     penalty = got["representation-exp"].diagnostics["penalty"]
     got = got["doubly-robust"]
     assert got.diagnostics["penalty"] == penalty
@@ -67,7 +68,7 @@ def test_against_raw_rows(simulate, seed, covered):
 
 def test_without_x_the_predictor_of_a_row_without_sim_is_the_sim_mean(simulate):
     rows = simulate(seed=4, context=0, outputs=4, covered=0.0)
-    got = estimate(rows.moments(), ["doubly-robust"])["doubly-robust"]
+    got = FAMILIES["doubly-robust"](rows.moments())
     exp = rows.exp
     scorer = Reference(rows, got.diagnostics["penalty"])
     residual = np.zeros(rows.models)
@@ -108,7 +109,7 @@ def test_a_wrong_simulator_moves_the_direct_method_and_not_the_value(simulate):
             sim_phi=rows.sim_phi + shift,
             exp=replace(rows.exp, predicted=rows.exp.predicted + shift),
         )
-        got = estimate(wrong.moments(), ["doubly-robust"])["doubly-robust"]
+        got = FAMILIES["doubly-robust"](wrong.moments())
         truth = rows.truth
         errors.append(got.values - truth)
         direct.append(got.diagnostics["direct"] - truth)

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_t
 
-from equipoise.agent.estimators import estimate
+from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.estimators.evidence import (
     ABSOLUTE,
     CHANGE_WEIGHTS,
@@ -214,7 +214,7 @@ def sample(source, scale, models):
 def test_against_dense_covariances_of_the_rows(simulate, seed, arguments):
     rows = world(simulate, seed, **arguments)
     value, covariance, weight, diagnostics = dense(rows)
-    got = estimate(rows.moments(), ["hierarchical"])["hierarchical"]
+    got = FAMILIES["hierarchical"](rows.moments())
     np.testing.assert_allclose(got.values, value, rtol=1e-8, atol=1e-9)
     for name, expected in diagnostics.items():
         assert got.diagnostics[name] == pytest.approx(expected, rel=1e-8), name
@@ -260,14 +260,14 @@ def test_readings_of_the_log(simulate, seed, arguments):
     of_slopes = (got.vectors * got.variances[:, None]) @ got.vectors.swapaxes(1, 2)
     np.testing.assert_allclose(of_slopes, covariance, rtol=1e-8, atol=1e-11)
     assert got.residual_variance == pytest.approx(left_of_the_log(rows, scale), rel=1e-8)
-    shown = estimate(rows.moments(), ["hierarchical"])["hierarchical"].diagnostics["log_effects"]
+    shown = FAMILIES["hierarchical"](rows.moments()).diagnostics["log_effects"]
     share = np.exp(np.array(log_weight[:-1])) / TRUST
     np.testing.assert_allclose(shown, share @ np.array(effects[:-1]), rtol=1e-8, atol=1e-10)
 
 
 def test_scorer_holds_the_posterior_of_values(simulate):
     rows = simulate(seed=6)
-    got = estimate(rows.moments(), ["hierarchical"])["hierarchical"]
+    got = FAMILIES["hierarchical"](rows.moments())
     scorer = got.scorer
     assert scorer.model_effects
     design = np.column_stack([np.ones(rows.models), rows.mean_phi(), np.eye(rows.models)])

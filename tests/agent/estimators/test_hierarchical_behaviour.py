@@ -97,7 +97,8 @@ def test_where_outputs_do_not_tell_it_becomes_an_experiment(simulate):
         assert got.diagnostics["tau_model"] > 0.3
         slopes = got.scorer.theta[1 : 1 + rows.features]
         left = exp.reward + (rows.mean_phi()[exp.model] - exp.phi) @ slopes
-        arms = np.array([left[exp.model == model].mean() for model in range(4)])
+        owns = exp.model == np.c_[:4]
+        arms = np.array([np.average(left[own], weights=exp.weight[own]) for own in owns])
         away[n] = np.abs(contrasts(got.values) - contrasts(arms)).max()
         assert error(got, truth) < 0.5 * error(fit(rows, "representation-exp"), truth)
         deviation = np.sqrt(np.diagonal(got.covariance))

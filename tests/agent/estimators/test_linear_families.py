@@ -85,7 +85,7 @@ def test_against_scikit_learn(simulate, name, seed):
     fit = getattr(reference, name.replace("-", "_"))
     grid, key = GRIDS[name]
     choice, errors = reference.choose(fit, grid)
-    got = estimate(rows.moments(), [name])[name]
+    got = FAMILIES[name](rows.moments())
     if key:
         assert got.diagnostics[key] == choice
         np.testing.assert_allclose(got.diagnostics["errors"], errors, rtol=1e-8)
@@ -102,7 +102,7 @@ def test_scorer_is_in_original_coordinates(simulate, name):
     fit = getattr(reference, name.replace("-", "_"))
     choice, _ = reference.choose(fit, GRIDS[name][0])
     theta = fit(rows, choice)
-    scorer = estimate(rows.moments(), [name])[name].scorer
+    scorer = FAMILIES[name](rows.moments()).scorer
     np.testing.assert_allclose(scorer.theta[1:], theta[1:] / reference.scale, rtol=1e-7)
     assert scorer.theta[0] == pytest.approx(theta[0], rel=1e-7)
     assert not scorer.model_effects
@@ -122,7 +122,7 @@ def original(spread, scale):
 def test_scorer_covariance_is_the_ridge_posterior(simulate, name, penalty):
     rows = simulate(seed=4)
     reference = Reference(rows)
-    got = estimate(rows.moments(), [name])[name]
+    got = FAMILIES[name](rows.moments())
     source = rows.obs if name == "obs-only" else rows.exp
     penalty = penalty or got.diagnostics["penalty"]
     z = design(reference.z(source))
@@ -141,7 +141,7 @@ def test_scorer_covariance_is_the_ridge_posterior(simulate, name, penalty):
 def test_cvci_scorer_covariance_is_the_sandwich(simulate):
     rows = simulate(seed=5, exp=300)
     reference = Reference(rows)
-    got = estimate(rows.moments(), ["cvci"])["cvci"]
+    got = FAMILIES["cvci"](rows.moments())
     share = got.diagnostics["lambda"]
     prior = np.diag([0.0] + [1.0] * rows.features)
     bread, meat = 0.0, 0.0
@@ -163,7 +163,7 @@ def test_grounded_scorer_covariance_carries_the_error_of_obs(simulate):
     """delta = P X'(r - X theta_OBS): var = var(P-posterior) + (I - P X'X) var_OBS (I - P X'X)'."""
     rows = simulate(seed=6)
     reference = Reference(rows)
-    got = estimate(rows.moments(), ["grounded"])["grounded"]
+    got = FAMILIES["grounded"](rows.moments())
     prior = np.diag([0.0] + [1.0] * rows.features)
     z_obs, z_exp = design(reference.z(rows.obs)), design(reference.z(rows.exp))
     of_obs = np.linalg.inv(z_obs.T @ z_obs + prior)
@@ -200,27 +200,10 @@ def test_too_little_exp_for_the_folds_takes_the_strongest_prior(simulate):
     assert FAMILIES["cvci"](few).diagnostics["lambda"] == 1.0
 
 
-def test_weights_by_rate_where_the_rate_follows_more_than_x(simulate):
-    """rate_follows_context=False fits on w = 1 / e, scaled to a mean weight of 1."""
-    rows = simulate(seed=9)
-    reference = Reference(rows)
-    got = estimate(rows.moments(), ["representation-exp"], rate_follows_context=False)
-    got = got["representation-exp"]
-    weight = 1.0 / rows.exp.rate
-    theta = ridge(
-        reference.z(rows.exp),
-        rows.exp.reward,
-        got.diagnostics["penalty"],
-        weight / weight.mean(),
-    )
-    expected = predict(rows.mean_phi() / reference.scale, theta)
-    np.testing.assert_allclose(got.values, expected, rtol=1e-8)
-
-
 def test_scale_of_exp_stands_in_where_there_is_no_simulation(simulate):
     rows = simulate(seed=10)
     bare = rows.part(rows.obs.group >= 0, rows.exp.group >= 0, rows.sim_group < 0)
-    got = estimate(bare.moments(), ["representation-exp"])["representation-exp"]
+    got = FAMILIES["representation-exp"](bare.moments())
     assert np.isnan(got.values).all()
     scale = rows.exp.phi.std(axis=0)
     theta = ridge(rows.exp.phi / scale, rows.exp.reward, got.diagnostics["penalty"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
-from river.drift import PageHinkley
+from river.drift import ADWIN, PageHinkley
 
 from equipoise.agent.monitors import Drift
 from equipoise.agent.monitors.drift import CLIP, THRESHOLD, TOLERATED, WARM_UP
@@ -99,3 +101,24 @@ def test_a_detection_on_the_last_row_before_a_restart_is_not_forgotten():
     alone(values[stop:], again)
     for name, array in whole.arrays().items():
         np.testing.assert_allclose(again.arrays()[name], array, rtol=1e-9, err_msg=name)
+
+
+def test_why_adwin_was_left_out_is_as_the_docstring_says():
+    """It survives pickling, and one row after a detection its window is gone."""
+    values = (np.random.default_rng(1).random(3000) < np.repeat([0.2, 0.8], 1500)).tolist()
+    detector, other = ADWIN(), ADWIN()
+    widths = []
+    for row, value in enumerate(values):
+        if row == 1200:
+            other = pickle.loads(pickle.dumps(detector))
+        detector.update(value)
+        if row >= 1200:
+            other.update(value)
+            assert (other.width, other.drift_detected) == (detector.width, detector.drift_detected)
+        if detector.drift_detected:
+            widths.append([detector.width])
+        elif widths and len(widths[-1]) == 1:
+            widths[-1].append(detector.width)
+    kept, after = widths[0]
+    assert kept > 1
+    assert after == 1

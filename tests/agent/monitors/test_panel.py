@@ -27,7 +27,7 @@ def decided(n: int, seed: int = 0) -> Decided:
     drawn = rng.random(n) < 0.3
     ones = np.ones(n, dtype=bool)
     chance = shares[np.arange(n), model]
-    return Decided(np.full(n, 0.3), chance, shares, model, drawn, ~ones, ones)
+    return Decided(np.full(n, 0.3), chance, shares, model, drawn, np.zeros(n, dtype=np.int64), ones)
 
 
 def entered(n: int, seed: int = 0, **given) -> Entered:
@@ -44,7 +44,15 @@ def entered(n: int, seed: int = 0, **given) -> Entered:
         "predicted": rng.random(n),
         "metrics": np.column_stack([rng.random(n) < 0.1, rng.random(n) < 0.5]).astype(float),
     }
-    return Entered(**{**columns, **given})
+    columns |= given
+    answered = np.random.default_rng(seed + 1).random(n) < 0.9
+    rest = {
+        "counts": columns["known"],
+        "tested": np.ones(n, dtype=bool),
+        "as_routed": columns["model"] == columns["routed"],
+        "as_drawn": columns["delivered"] & answered,
+    }
+    return Entered(**{**rest, **columns})
 
 
 def figures(one: Panel) -> dict:
@@ -62,7 +70,15 @@ def test_each_check_gets_its_rows_and_no_others():
     assert found["missingness"]["rows"] == found["delivery"]["rows"] == drawn.sum()
     lost = (reached & ~rows.known).sum()
     assert found["missingness"]["share"] == pytest.approx(lost / drawn.sum())
-    assert found["delivery"]["share"] == pytest.approx((drawn & ~reached).sum() / drawn.sum())
+    otherwise = drawn & ~rows.as_drawn
+    assert found["delivery"]["share"] == pytest.approx(otherwise.sum() / drawn.sum())
+    for name, part in (
+        ("decided", drawn),
+        ("delivered", reached),
+        ("exposed", drawn & rows.as_drawn),
+    ):
+        assert found["delivery"][name] == np.bincount(rows.model[part], minlength=3).tolist()
+    assert found["delivery"]["delivered"] != found["delivery"]["exposed"]
     assert found["guardrail"]["rows"] == np.bincount(rows.model[reached]).tolist()
     used = rows.known & rows.delivered
     per_model = np.bincount(rows.model[used], minlength=3).tolist()

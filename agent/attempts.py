@@ -1,0 +1,131 @@
+"""Who answered a decision: what parts of its outcome say of its attempts, merged.
+
+A gateway tries a model, tries it again, falls back to another one, and reports each attempt, or the
+application does, in any order. The rule depends on what was said and not on when:
+
+- of one attempt, it was delivered unless some part says that it was not, and it was answered by
+  the model that a part names; where nobody names one, by the assigned model if it was delivered,
+  by the routed one if it was not;
+- of several, the delivered one with the highest number counts, and where none was delivered the
+  last one that was tried.
+
+A decision is *delivered* if some attempt was, and *as drawn* if the attempt that counts was
+answered by the assigned model. A part that says nothing of attempts (`attempt` 0) changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from equipoise.store.batches import Flags, Ints, OutcomeBatch
+
+UNNAMED = -1
+FIRST = 1
+MOST_ATTEMPTS = 1_000_000
+
+
+class Attempt(NamedTuple):
+    """failed: some part says that it was not delivered; served: position of the model that a part
+    says has answered, UNNAMED where none says."""
+
+    failed: bool
+    served: int
+
+    def merged(self, other: Attempt, assigned: int) -> Attempt:
+        """What both say. Logs of older versions may name two models: then the assigned one has
+        not answered, and of others the last in the list has."""
+        if UNNAMED in (self.served, other.served) or self.served == other.served:
+            served = max(self.served, other.served)
+        else:
+            served = max({self.served, other.served} - {assigned})
+        return Attempt(self.failed or other.failed, served)
+
+    def holds(self, other: Attempt) -> bool:
+        """Whether the other one says nothing that is not known."""
+        return (self.failed or not other.failed) and other.served in (UNNAMED, self.served)
+
+
+def said(batch: OutcomeBatch, row: int) -> tuple[int, Attempt] | None:
+    """The attempt that a part speaks of, and what it says; None where it speaks of none."""
+    number = int(batch.attempt[row])
+    if number == 0:
+        return None
+    served = int(batch.served[row]) if number > 0 else UNNAMED
+    return abs(number), Attempt(not batch.delivered[row], served)
+
+
+def merged_attempts(parts: Iterable[OutcomeBatch], assigned: int) -> dict[int, Attempt]:
+    """What parts (batches of one row) of one decision say, by attempt."""
+    known: dict[int, Attempt] = {}
+    for part in parts:
+        told = said(part, 0)
+        if told is not None:
+            number, attempt = told
+            known[number] = known.get(number, attempt).merged(attempt, assigned)
+    return known
+
+
+def counting(attempts: Mapping[int, Attempt], assigned: int, routed: int) -> tuple[bool, int]:
+    """Whether a decision of these attempts was delivered, and the model that answered it.
+
+    >>> counting({1: Attempt(True, 0), 2: Attempt(False, UNNAMED)}, assigned=0, routed=1)
+    (True, 0)
+    >>> counting({1: Attempt(True, UNNAMED)}, assigned=0, routed=1)
+    (False, 1)
+    """
+    delivered = [number for number, attempt in attempts.items() if not attempt.failed]
+    last = attempts[max(delivered or attempts)]
+    if last.served != UNNAMED:
+        return bool(delivered), last.served
+    return bool(delivered), assigned if delivered else routed
+
+
+class Attempts:
+    """By decision, everything said of its attempts that is more than "the first was delivered by
+    the assigned model", which most decisions say and the caller keeps as a flag."""
+
+    def __init__(self) -> None:
+        self._by: dict[int, dict[int, Attempt]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by)
+
+    def of(self, number: int, plain: bool, assigned: int) -> dict[int, Attempt]:
+        """What is known of a decision, by attempt. plain: that flag of the decision."""
+        known = dict(self._by.get(number, {}))
+        if plain:
+            usual = Attempt(False, assigned)
+            known[FIRST] = known.get(FIRST, usual).merged(usual, assigned)
+        return known
+
+    def take(self, number: int, attempt: int, told: Attempt, assigned: int) -> None:
+        """Keep what was said of an attempt of a decision."""
+        known = self._by.setdefault(number, {})
+        known[attempt] = known.get(attempt, told).merged(told, assigned)
+
+    def among(self, numbers: Ints) -> Flags:
+        """(n,) which decisions something is kept of."""
+        return np.fromiter((n in self._by for n in numbers.tolist()), bool, len(numbers))
+
+    def forget(self, first: int) -> None:
+        """Drop decisions before `first`."""
+        self._by = {number: known for number, known in self._by.items() if number >= first}
+
+    def array(self, first: int) -> Ints:
+        """(m, 4) number, attempt, failed, served, in this order, of decisions from `first` on."""
+        rows = sorted(row for row in self._rows() if row[0] >= first)
+        return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+    def load(self, array: Ints) -> None:
+        """Become the state of `array`."""
+        self._by = {}
+        for number, attempt, failed, served in array.tolist():
+            self._by.setdefault(number, {})[attempt] = Attempt(bool(failed), served)
+
+    def _rows(self) -> Iterator[tuple[int, int, int, int]]:
+        for number, known in self._by.items():
+            for attempt, (failed, served) in known.items():
+                yield number, attempt, int(failed), served

@@ -1,0 +1,77 @@
+"""The state that a log begins with, where an older version wrote it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.moments.codec import StateFormatError, decode, encode
+from equipoise.agent.restoring import grown
+from equipoise.store.memory import MemoryStore
+
+sys.path.insert(0, str(Path(__file__).parent))
+from traffic import KEY, Traffic, config, run
+
+ADDED = (
+    "certified.left_out",
+    "open.rewarded",
+    "pending.closed_by",
+    "pending.filled",
+    "pending.waits",
+    "watch.limited",
+    "watch.panel.drift.limited",
+    "watch.panel.floors.by",
+)
+
+
+def live():
+    """An agent whose newest rewards came without outputs."""
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(3))
+    agent.simulate(traffic.simulations())
+    run(agent, traffic, 40)
+    outcomes = traffic.outcomes(agent.decide(traffic.requests(30)))
+    agent.observe(replace(outcomes, outputs=np.full((30, 2), np.nan)))
+    return agent
+
+
+def older(state):
+    """The same as the first version kept it."""
+    arrays, fields = decode(state)
+    for name in ADDED:
+        del arrays[name]
+    for name in arrays:
+        if name.startswith("certified.") and name.endswith("counts"):
+            arrays[name] = arrays[name][:2]
+    return encode(arrays, fields)
+
+
+def test_it_becomes_the_state_of_this_version():
+    agent = live()
+    state, empty = agent.fold.to_bytes(), Agent(config(), MemoryStore(), KEY).fold.kept_bytes()
+    got, _ = decode(grown(older(state), empty))
+    expected, _ = decode(state)
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        if name not in ("watch.panel.floors.by", "moments"):
+            np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def test_a_state_that_lacks_nothing_is_left_alone():
+    agent = live()
+    empty = Agent(config(), MemoryStore(), KEY).fold.kept_bytes()
+    assert grown(agent.fold.to_bytes(), empty) == agent.fold.to_bytes()
+
+
+def test_what_a_newer_version_kept_is_refused():
+    agent = live()
+    arrays, fields = decode(agent.fold.to_bytes())
+    with pytest.raises(StateFormatError, match=r"pending\.hue are not known here"):
+        grown(
+            encode({**arrays, "pending.hue": arrays["pending.rate"]}, fields),
+            agent.fold.kept_bytes(),
+        )
