@@ -238,7 +238,7 @@ class Daemon:
         displaced = self.store.look()
         if displaced is not None:
             if str(displaced) != self._displaced:
-                self.log.error("store-displaced", problem=str(displaced))
+                self.log.error("files-displaced", problem=str(displaced))
             self.breaker.trip(displaced)
         self._displaced = str(displaced or "")
         if self.breaker.reason is not None and not self.breaker.open:

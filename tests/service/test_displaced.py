@@ -112,7 +112,7 @@ def test_a_file_taken_away_is_noticed(
         assert not readiness.ready
         assert words in readiness.problems[0]
         assert str(tmp_path) not in readiness.problems[0]
-    (line,) = lines(said, "store-displaced")
+    (line,) = lines(said, "files-displaced")
     assert words in line["problem"]
     if taken is away:
         path.with_name("elsewhere").rename(path)
