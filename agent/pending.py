@@ -190,7 +190,8 @@ class Pending:
         self.leader[rows] = np.arange(self.next, self.next + count)
         self.rule[rows], self.era[rows] = rule, era
         self.metrics[rows] = np.nan
-        self.expired[rows] = True
+        # No limit closed them and no model was shut out: they are left out of no count either.
+        self.expired[rows] = self.open_to_all[rows] = True
         self.size += count
 
     def is_void(self, rows: slice | Ints) -> Flags:
