@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from equipoise.store import chain
 from equipoise.store.records import Gap
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def insert_gap(connection: sqlite3.Connection, gap: Gap) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (gap.at, gap.first, gap.numbers, gap.row, gap.rows, gap.reason, gap.kept),
     )
+    chain.extend_records(connection, "gaps")
 
 
 def read_gaps(connection: sqlite3.Connection) -> list[Gap]:

@@ -215,7 +215,6 @@ class SqliteStore(RootedLog, Store):
             with self._transaction() as connection:
                 for gap in found.gaps:
                     insert_gap(connection, msgspec.structs.replace(gap, kept=kept))
-                chain.extend_records(connection, "gaps")
                 _write(connection, found.segments, self._chained)
                 write_fact(connection, TAKEN, names_of(found.files))
             # Only when the disk has the rows may the files go; what is damaged stays for ever.
