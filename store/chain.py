@@ -214,9 +214,11 @@ def extend_records(connection: sqlite3.Connection, name: str) -> None:
     key, digest = (-1, _first_of(name)) if head is None else (head.position, head.digest)
     last = bytes.fromhex(digest)
     rows = connection.execute(f"{RECORDS[name]} WHERE {_KEYS[name]} > ? ORDER BY 1", (key,))
-    for row in rows.fetchall():
+    new = rows.fetchall()
+    for row in new:
         last, key = _of_record(last, name, row), row[0]
-    _put(connection, [(_HEADS[name], name, key, last.hex())])
+    if new:
+        _put(connection, [(_HEADS[name], name, key, last.hex())])
 
 
 def restart_records(connection: sqlite3.Connection, name: str) -> None:

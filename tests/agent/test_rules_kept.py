@@ -43,6 +43,7 @@ def test_rules_are_read_when_they_are_asked_for(tmp_path, monkeypatch):
         assert book.by_ordinal(0).encode() == kept[0].body
 
 
+@pytest.mark.forges
 @pytest.mark.parametrize("assignment", ["uniform", "top-two"])
 def test_whether_any_rule_looked_at_a_request_is_known_after_a_restart(tmp_path, assignment):
     with SqliteStore(tmp_path / "log.db") as store:
