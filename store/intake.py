@@ -8,6 +8,7 @@ together, if they do not.
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
                     f"store {store} is empty, but a log was kept beside it: put the database and"
                     " its journal back, or restore a backup"
                 )
-            found, rules, taken = Found(), None, ""
+            found, rules, taken = Found(), set[str](), ""
         else:
             found, rules, taken = _database(store, connection, version)
     found.standing = standing
@@ -132,7 +133,7 @@ def names_of(files: list[Path]) -> str:
 
 def _database(
     store: Path, connection: sqlite3.Connection, version: int
-) -> tuple[Found, set[str] | None, str]:
+) -> tuple[Found, set[str], str]:
     """What the log holds, by SQL that every schema version understands."""
 
     def one(sql: str) -> int:
@@ -154,18 +155,18 @@ def _database(
             store_id = b""
         if len(store_id) != 16:
             raise CorruptStoreError(f"store {store}: its id is damaged: restore a backup")
-    rules: set[str] | None = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
-    if not rules and not one("SELECT count(*) FROM settings"):
-        rules = None  # no agent's store: its decisions follow no rules
+    rules = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
     return Found(store_id=store_id, next_seq=seq, decisions=number), rules, taken
+
+
+# Rules of an agent, which keeps each before a decision follows it; a store alone knows of none.
+_HASHED = re.compile("r[0-9a-f]{20}")
 
 
 class _Walk:
     """Through the frames of the tail, in order, from the log's end."""
 
-    def __init__(
-        self, found: Found, rules: set[str] | None, store: Path, interrupted: bool
-    ) -> None:
+    def __init__(self, found: Found, rules: set[str], store: Path, interrupted: bool) -> None:
         self._interrupted = interrupted
         self._found, self._rules, self._store = found, rules, store
         self._expected = found.next_seq  # as the tail numbers rows
@@ -208,7 +209,7 @@ class _Walk:
         self._expected = segment.seq + rows
         if isinstance(batch, DecisionBatch):
             self._seen = max(self._seen, int(batch.number[-1]) + 1)
-            if self._rules is not None and batch.rule_id not in self._rules:
+            if batch.rule_id not in self._rules and _HASHED.fullmatch(batch.rule_id):
                 self._lose(len(batch), f"rule {batch.rule_id} of {path.name} is not in the store")
                 self._keep(path)
                 return

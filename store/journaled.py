@@ -195,6 +195,8 @@ class JournaledStore(Store):
         assert presence is not None
         fault = self._tail.fault()
         problem = presence.check() if fault is None else DisplacedStoreError(fault)
+        if problem is not None and self.displaced is None:
+            self._wake.set()  # the thread saves what it can
         self.displaced = problem
         return problem
 
@@ -446,6 +448,8 @@ class JournaledStore(Store):
             if not self._closing:
                 time.sleep(_GATHER_SECONDS)
             self._wake.clear()
+            if self.displaced is not None:
+                self._log.rescue_journal()
             # Cleared before the queue is emptied: what comes later wakes the thread again. A
             # segment is in one of the two lists at every moment, for look-ups.
             while self._waiting:
@@ -463,6 +467,7 @@ class JournaledStore(Store):
         segments = self._settling
         problem = self.look()
         if problem is not None:
+            self._log.rescue_journal()
             self._trouble(problem)
             return False
         start = time.perf_counter()

@@ -237,6 +237,13 @@ class SqliteStore(RootedLog, Store):
             finally:
                 os.close(descriptor)
 
+    def rescue_journal(self) -> None:
+        """Move what is committed into the database, where its journal has lost its name: the open
+        file still holds it, and nobody else could read it later."""
+        if not self.path.with_name(self.path.name + "-wal").exists():
+            with contextlib.suppress(StoreError):
+                self._query("PRAGMA wal_checkpoint(PASSIVE)")
+
     @property
     def mark(self) -> Mark:
         """How far the log has come, as it stands beside it. Of a writer."""

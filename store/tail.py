@@ -22,6 +22,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -187,7 +188,8 @@ def _to_batch(payload: memoryview) -> Batch:
     position, rows, *values = msgspec.msgpack.decode(payload)
     table = LOG_TABLES[position]
     columns: dict[str, Any] = {}
-    for (name, kind), value in zip(table.columns.items(), values, strict=True):
+    # Columns are only ever added at the end: what an older version wrote lacks the last ones.
+    for (name, kind), value in zip_longest(table.columns.items(), values):
         if kind in _DTYPES and value is not None:
             array: NDArray[Any] = np.frombuffer(value, dtype=_DTYPES[kind])
             columns[name] = array.reshape(rows, -1) if kind in _TWO_AXES else array

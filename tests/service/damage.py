@@ -87,7 +87,7 @@ def _write(folder: Path, stale: Path, seed: int, killed: bool) -> dict[str, Any]
             gateway.agent.refresh(2.0)
             stuck = killed
         if index == STALE_AT:
-            shutil.copytree(folder, stale)
+            shutil.copytree(folder, stale, copy_function=_copy)
         name = f"r{index}"
         gateway.decide_one(Request(request_id=name, routed="large", features={"words": index}))
         if index % 3:
@@ -99,10 +99,15 @@ def _write(folder: Path, stale: Path, seed: int, killed: bool) -> dict[str, Any]
     # What the log says is read from a copy that takes its tail in.
     with tempfile.TemporaryDirectory() as other:
         copy = Path(other) / "copy"
-        shutil.copytree(folder, copy)
+        shutil.copytree(folder, copy, copy_function=_copy)
         SqliteStore(copy / STORE).close()
         rows = _rows(copy / STORE)
     return {"ended": "written", "rows": rows}  # and the process dies here, its store open
+
+
+def _copy(source: str, target: str) -> None:
+    with contextlib.suppress(FileNotFoundError):  # the store removes a file whose rows SQLite has
+        shutil.copy2(source, target)
 
 
 def _rows(path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,30 @@ def test_a_store_put_elsewhere_keeps_its_tail(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(ValueError, match=r"does not exist, but log\.db"):
         JournaledStore(tmp_path / "log.db")
+
+
+def test_a_journal_that_lost_its_name_is_moved_into_the_database(tmp_path: Path) -> None:
+    """Killed afterwards, by a process that ends without a word, nothing is missing."""
+    child = os.fork()
+    if child == 0:
+        file = load_file(write_config(tmp_path), {"store": str(tmp_path / "log.db")})
+        store = JournaledStore(file.service.store)
+        key = write_key(store.path)
+        daemon = Daemon(file.experiment, file.service, store, key, Log("error", io.StringIO()))
+        decide(daemon, "first")
+        store.settle()
+        (tmp_path / "log.db-wal").unlink()
+        daemon.look_at_store()
+        for _ in range(200):
+            if not store._wake.is_set():
+                time.sleep(0.02)
+                break
+            time.sleep(0.01)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with JournaledStore(tmp_path / "log.db") as store:
+        assert store.find_requests(["first"]) == {"first": 0}
+        assert (len(store.rules()), store.gaps()) == (1, [])
 
 
 @pytest.mark.parametrize(
