@@ -123,6 +123,7 @@ class Fold:
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
         self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
+        self._declared: dict[int, bool] = {}
         self._rewarded: list[Ints] = []
         self._completed: list[Ints] = []
         self._observed: list[tuple[Floats, Ints, Ints]] = []
@@ -156,7 +157,9 @@ class Fold:
         self._need_sums()
         moments, certified = self.moments.copy(), self.certified.copy()
         self._sum_rows(moments)
+        start = certified.watermark
         certified.advance(self.pending, self._rules, self.simulated)
+        self._sum_passed(moments, start, certified.watermark)
         return View(moments, certified)
 
     def watched(self) -> Panel:
@@ -308,10 +311,8 @@ class Fold:
             value = self.certified.spec.missing_reward(self._rules.by_ordinal(ordinal))
             if value is None:
                 continue
-            at = lost[rules == ordinal]
-            table.reward[rows[at]], table.filled[rows[at]] = value, True
-            self._wait(self._rewarded, number[at])
-            self._wait(self._completed, number[at[table.has_outputs[rows[at]]]])
+            at = rows[lost[rules == ordinal]]
+            table.reward[at], table.filled[at] = value, True
 
     def _wait(self, gathered: list[Ints], number: Ints) -> None:
         """Gather decisions for the sums of this chunk; they stay in the table until then."""
@@ -375,6 +376,9 @@ class Fold:
             self.pending.folded[self.pending.rows(numbers)] = True
         for numbers in (*self._completed, *self._rewarded):
             self.pending.waits[self.pending.rows(numbers)] = False
+        for numbers in self._rewarded:
+            at = self.pending.rows(numbers)
+            self.pending.summed[at[~self._in_order(at)]] = True
         self._rewarded, self._completed, self._observed, self._replayed = [], [], [], []
         self.pending.release()
 
@@ -384,6 +388,7 @@ class Fold:
         self._sum_rows(self.moments)
         start = self.certified.watermark
         predicted = self.certified.advance(self.pending, self._rules, self.simulated)
+        self._sum_passed(self.moments, start, self.certified.watermark)
         self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
 
     def _need_sums(self) -> None:
@@ -402,10 +407,42 @@ class Fold:
             group = unit_groups(unit, groups)
             moments.scorers.update(group, model, np.ones(len(rows)), rows)
             moments.routing.update(group, np.ones(len(rows)), rows[:, -1].copy())
+        table, start = self.pending, self.certified.watermark
         for (numbers,) in joined([(numbers,) for numbers in self._rewarded]):
-            self._sum_rewards(moments, self.pending.rows(numbers))
+            at = table.rows(numbers)
+            self._sum_rewards(moments, at[~self._in_order(at)])
         for (numbers,) in joined([(numbers,) for numbers in self._completed]):
-            self._sum_scorers(moments, self.pending.rows(numbers))
+            at = table.rows(numbers)
+            self._sum_scorers(moments, at[~self._in_order(at) | (numbers < start)])
+
+    def _sum_passed(self, moments: Moments, start: int, stop: int) -> None:
+        """Add decisions start … stop - 1, which the watermark passed, where a reward that never
+        comes has a declared value.
+
+        Rewards that come are there at once, and those that do not only when their window ends:
+        counted as they come, every young request would have been rewarded. In decision order,
+        behind the watermark, all of them are closed.
+        """
+        table = self.pending
+        at = np.arange(start, stop) - table.base
+        known = (table.has_reward | table.filled)[start - table.base : stop - table.base]
+        at = at[known & ~table.summed[at]]
+        at = at[self._in_order(at)]
+        if len(at):
+            self._sum_rewards(moments, at)
+            self._sum_scorers(moments, at[table.has_outputs[at]])
+
+    def _in_order(self, at: Ints) -> Flags:
+        """(n,) rows whose rule gives a reward that never comes a value: they count in order."""
+        rules = self.pending.rule[at]
+        result = np.zeros(len(at), dtype=bool)
+        for ordinal in np.unique(rules).tolist():
+            if self._declared.get(ordinal) is None:
+                rule = self._rules.by_ordinal(ordinal)
+                self._declared[ordinal] = self.certified.spec.missing_reward(rule) is not None
+            if self._declared[ordinal]:
+                result |= rules == ordinal
+        return result
 
     def _sum_rewards(self, moments: Moments, at: Ints) -> None:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""

@@ -36,7 +36,8 @@ class Pending:
     the routed model), rule (ordinal), era, certifiable, capped, open_to_all (every model that the
     era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded, filled
     (expired, and the reward is the declared value of a missing one), waits (gathered for the sums
-    of a chunk that is not finished).
+    of a chunk that is not finished), summed (its reward is in the sums of the families, or gathered
+    for them as it came).
     served, delivered: of the attempt that counts (`attempts.py`); confirmed: some part says that
     the first attempt was delivered by the assigned model. reward_at: when the reward came.
     most_bytes: of memory that the table may take; beyond it lies in a file in `folder`, as long as
@@ -75,6 +76,7 @@ class Pending:
         ("folded", np.bool_),
         ("filled", np.bool_),
         ("waits", np.bool_),
+        ("summed", np.bool_),
     )
 
     def __init__(
@@ -122,6 +124,7 @@ class Pending:
         self.delivered, self.expired = column["delivered"], column["expired"]
         self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
         self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
+        self.summed = column["summed"]
 
     @property
     def next(self) -> int:
@@ -185,7 +188,7 @@ class Pending:
         self.confirmed[rows] = False
         self.reward_at[rows] = np.nan
         self.expired[rows] = False
-        self.folded[rows] = self.filled[rows] = self.waits[rows] = False
+        self.folded[rows] = self.filled[rows] = self.waits[rows] = self.summed[rows] = False
 
     def skip(self, count: int, rule: int, era: int, watermark: int) -> None:
         """Append `count` rows for numbers that no decision has: their rows of the log were lost.

@@ -61,6 +61,8 @@ def grown(state: Buffer, own: Buffer) -> Buffer:
         column = name.startswith("pending.")
         shape = (rows, *fresh[name].shape[1:]) if column else fresh[name].shape
         arrays[name] = np.zeros(shape, fresh[name].dtype) if column else fresh[name]
+    if "pending.summed" in lacking:
+        arrays["pending.summed"] = arrays["pending.folded"].copy()
     if "open.rewarded" in lacking:
         alone = arrays["pending.has_reward"] & ~arrays["pending.has_outputs"]
         numbers = np.flatnonzero(alone) + int(fields["base"])

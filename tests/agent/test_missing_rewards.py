@@ -173,3 +173,34 @@ def test_answers_of_a_version_that_counted_wrongly_are_void(
         assert "what it certified of the era before is void" in again.status().sentence
     once_more = Agent(declared, store, KEY, at=6.0)
     assert once_more.rule.era == again.rule.era
+
+
+def test_families_do_not_run_ahead_of_silence():
+    """Clicks come at once and silence is known only when the window ends. Half way through the
+    first window nothing is known of anybody; afterwards requests count in the order they were
+    made, each with what it got, so that a mean is never that of those who clicked."""
+    agent = Agent(settings(LOW, assignment="uniform", estimator="ipw"), MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(8))
+    clicked, decided = np.zeros(0), []
+    for turn in range(40):
+        traffic.at = 10.0 * turn
+        made = agent.decide(traffic.requests(50))
+        decided.append(made)
+        outcomes = traffic.outcomes(made)
+        click = traffic.rng.random(50) < 0.2 + 0.1 * made.model
+        clicked = np.append(clicked, click)
+        reward = np.where(click, HIGH, np.nan)
+        agent.observe(replace(outcomes, reward=reward))
+        agent.expire(traffic.at)
+        known = agent.view().watermark
+        values = agent.estimates(["ipw"])["ipw"].values
+        if turn < 5:
+            assert np.isnan(values).all() or known > 0
+        if known < 600:
+            continue
+        model = np.concatenate([each.model for each in decided])[:known]
+        drawn = np.concatenate([each.randomized for each in decided])[:known]
+        worth = np.where(clicked[:known] > 0, HIGH, LOW)
+        expected = [worth[drawn & (model == m)].mean() for m in range(3)]
+        np.testing.assert_allclose(values, expected, rtol=1e-9)
+    assert known > 1000

@@ -22,6 +22,7 @@ ADDED = (
     "open.rewarded",
     "pending.closed_by",
     "pending.filled",
+    "pending.summed",
     "pending.waits",
     "watch.limited",
     "watch.panel.drift.limited",
