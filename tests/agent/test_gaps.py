@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
 from equipoise.agent.errors import UnknownDecisionError
 from equipoise.store.batches import OutcomeBatch
+from equipoise.store.errors import LostRowsError
 from equipoise.store.gaps import insert_gap
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
@@ -139,3 +141,29 @@ def test_an_outcome_of_a_lost_decision_is_told_so(path: Path, number: int) -> No
         with pytest.raises(UnknownDecisionError, match="will be no decision"):
             agent.observe(outcome)
         assert store.next_seq == rows
+
+
+def test_a_loss_is_no_fault_but_an_anchor_from_before_it_is_contradicted(tmp_path: Path) -> None:
+    """Else whoever deletes the newest rows would only have to call it a loss."""
+    path, older = tmp_path / "log.db", tmp_path / "older.db"
+    traffic = Traffic(np.random.default_rng(6))
+    with SqliteStore(path) as store:
+        run(Agent(config(), store, KEY), traffic, 4)
+        before = store.anchor(1.0)
+    shutil.copy(path, older)
+    with SqliteStore(path) as store:
+        run(Agent(config(), store, KEY), traffic, 2)
+        after = store.anchor(2.0)
+    older.replace(path)
+    with pytest.raises(LostRowsError, match="d80 to d119 will be no decision"):
+        SqliteStore(path)
+    with SqliteStore(path, accept_loss=True) as store:
+        run(Agent(config(), store, KEY), traffic, 3)
+    with SqliteStore(path, read_only=True) as store:
+        found = audit(store, config(), KEY, anchors=[before])
+        assert found.faults == []
+        assert found.chained_rows == found.rows == store.next_seq
+        assert found.decisions == 4 * 20 + 3 * 20
+        assert len(found.losses) == 1
+        (fault,) = audit(store, config(), KEY, anchors=[before, after]).faults
+        assert fault.startswith(f"the first {after.log.position if after.log else 0} rows are not")
