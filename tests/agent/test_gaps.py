@@ -13,7 +13,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
-from equipoise.agent.errors import UnknownDecisionError
+from equipoise.agent.errors import AgentError, UnknownDecisionError
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.errors import LostRowsError
 from equipoise.store.gaps import insert_gap
@@ -167,3 +167,37 @@ def test_a_loss_is_no_fault_but_an_anchor_from_before_it_is_contradicted(tmp_pat
         assert len(found.losses) == 1
         (fault,) = audit(store, config(), KEY, anchors=[before, after]).faults
         assert fault.startswith(f"the first {after.log.position if after.log else 0} rows are not")
+
+
+@pytest.mark.forges
+def test_an_outcome_of_a_lost_decision_in_the_log_is_a_fault(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.append(
+            OutcomeBatch(
+                number=np.array([FIRST + 3]),
+                served=np.array([0]),
+                attempt=np.array([0]),
+                delivered=np.array([True]),
+                outputs=np.full((1, 2), np.nan),
+                reward=np.array([1.0]),
+                at=np.array([3.0]),
+            )
+        )
+        found = audit(store, config(), KEY)
+    assert found.faults == [f"decision d{FIRST + 3} is answered for and was lost"]
+
+
+@pytest.mark.forges
+@pytest.mark.parametrize("first", [True, False])
+def test_an_altered_rule_is_refused_before_anything_follows_it(path: Path, first: bool) -> None:
+    with SqliteStore(path) as store:
+        rules = store.rules()
+        assert len(rules) > 2
+        rule = rules[0 if first else -1].rule_id
+        store._connection.execute(
+            "UPDATE rules SET body = replace(body, '\"since\":', '\"since\":1') WHERE rule_id = ?",
+            (rule,),
+        )
+        for key in (KEY, None):
+            with pytest.raises(AgentError, match=f"rule {rule} of the store was altered"):
+                Agent(config(), store, key)
