@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.audit import audit
-from equipoise.agent.errors import UnknownDecisionError
+from equipoise.agent.errors import AgentError, UnknownDecisionError
 from equipoise.store.batches import OutcomeBatch
+from equipoise.store.errors import LostRowsError
 from equipoise.store.gaps import insert_gap
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
@@ -139,3 +141,63 @@ def test_an_outcome_of_a_lost_decision_is_told_so(path: Path, number: int) -> No
         with pytest.raises(UnknownDecisionError, match="will be no decision"):
             agent.observe(outcome)
         assert store.next_seq == rows
+
+
+def test_a_loss_is_no_fault_but_an_anchor_from_before_it_is_contradicted(tmp_path: Path) -> None:
+    """Else whoever deletes the newest rows would only have to call it a loss."""
+    path, older = tmp_path / "log.db", tmp_path / "older.db"
+    traffic = Traffic(np.random.default_rng(6))
+    with SqliteStore(path) as store:
+        run(Agent(config(), store, KEY), traffic, 4)
+        before = store.anchor(1.0)
+    shutil.copy(path, older)
+    with SqliteStore(path) as store:
+        run(Agent(config(), store, KEY), traffic, 2)
+        after = store.anchor(2.0)
+    older.replace(path)
+    with pytest.raises(LostRowsError, match="d80 to d119 will be no decision"):
+        SqliteStore(path)
+    with SqliteStore(path, accept_loss=True) as store:
+        run(Agent(config(), store, KEY), traffic, 3)
+    with SqliteStore(path, read_only=True) as store:
+        found = audit(store, config(), KEY, anchors=[before])
+        assert found.faults == []
+        assert found.chained_rows == found.rows == store.next_seq
+        assert found.decisions == 4 * 20 + 3 * 20
+        assert len(found.losses) == 1
+        (fault,) = audit(store, config(), KEY, anchors=[before, after]).faults
+        assert fault.startswith(f"the first {after.log.position if after.log else 0} rows are not")
+
+
+@pytest.mark.forges
+def test_an_outcome_of_a_lost_decision_in_the_log_is_a_fault(path: Path) -> None:
+    with SqliteStore(path) as store:
+        store.append(
+            OutcomeBatch(
+                number=np.array([FIRST + 3]),
+                served=np.array([0]),
+                attempt=np.array([0]),
+                delivered=np.array([True]),
+                outputs=np.full((1, 2), np.nan),
+                reward=np.array([1.0]),
+                at=np.array([3.0]),
+            )
+        )
+        found = audit(store, config(), KEY)
+    assert found.faults == [f"decision d{FIRST + 3} is answered for and was lost"]
+
+
+@pytest.mark.forges
+@pytest.mark.parametrize("first", [True, False])
+def test_an_altered_rule_is_refused_before_anything_follows_it(path: Path, first: bool) -> None:
+    with SqliteStore(path) as store:
+        rules = store.rules()
+        assert len(rules) > 2
+        rule = rules[0 if first else -1].rule_id
+        store._connection.execute(
+            "UPDATE rules SET body = replace(body, '\"since\":', '\"since\":1') WHERE rule_id = ?",
+            (rule,),
+        )
+        for key in (KEY, None):
+            with pytest.raises(AgentError, match=f"rule {rule} of the store was altered"):
+                Agent(config(), store, key)

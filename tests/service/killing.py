@@ -281,6 +281,8 @@ def study_read_only(folder: Path, moments: int, seed: int) -> tuple[Promises, li
     image, place = folder / "image", folder / "disk"
     for moment in range(moments):
         power = moment % 2 == 0
+        # Another file each time: the device of the last one may still be busy with it.
+        image.unlink(missing_ok=True)
         with image.open("wb") as file:
             file.truncate(DISK_BYTES)
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from equipoise.agent.service.restarts import LONGEST_SECONDS, Restarts
 from equipoise.agent.service.run import run
 from equipoise.store.errors import TornAppendError
 from equipoise.store.journaled import JournaledStore
+from equipoise.store.mark import mark_path
 from equipoise.store.memory import MemoryStore
 
 
@@ -83,8 +86,9 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     store.close()
 
 
+@pytest.mark.parametrize("step", ["the index", "the mark"])
 def test_a_broken_daemon_is_not_ready_from_that_moment_on(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, step: str
 ):
     """The append itself is cut short here: the rows are in the tail, and memory does not know."""
     body = b'{"request_id": "r%d", "routed": "large", "features": {"words": 1}}'
@@ -96,7 +100,10 @@ def test_a_broken_daemon_is_not_ready_from_that_moment_on(
     def short(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(daemon.store, "_index", short)
+    if step == "the index":
+        monkeypatch.setattr(daemon.store, "_index", short)
+    else:
+        monkeypatch.setattr(daemon.store._mark, "advance", short)
     assert b'"reason":"restarting"' in daemon.hot.decide(body % 2)
     assert ended == [True]
     assert daemon.exit_code == BROKEN == 70
@@ -112,6 +119,38 @@ def test_a_broken_daemon_is_not_ready_from_that_moment_on(
     with pytest.raises(TornAppendError):
         daemon.store.append(daemon.store.decision(0))  # type: ignore[arg-type]
     assert daemon.store.next_seq == rows
+
+
+@pytest.mark.parametrize("step", ["no number left", "a file that is gone"])
+def test_a_refused_append_breaks_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    """Nothing was appended: the request is passed through, and the next one may be decided."""
+    body = b'{"request_id": "r%d", "routed": "large", "features": {"words": 1}}'
+    assert b'"reason":null' in daemon.hot.decide(body % 1)
+    store = daemon.store
+    before = store.next_seq, store.decisions, store._mark.rows
+    moved = store.path.with_name("elsewhere.mark")
+    if step == "no number left":
+
+        def full(decisions: int) -> None:
+            raise OSError(errno.ENOSPC, "no room")
+
+        monkeypatch.setattr(store._mark, "standing", replace(store._mark.standing, reserved=1))
+        monkeypatch.setattr(store._mark, "reserve", full)
+    else:
+        mark_path(store.path).rename(moved)
+        assert store.look() is not None
+    assert b'"reason":null' not in daemon.hot.decide(body % 2)
+    assert (store.next_seq, store.decisions, store._mark.rows) == before
+    assert daemon.agent.broken is None
+    assert daemon.exit_code == 0
+    monkeypatch.undo()
+    if moved.exists():
+        moved.rename(mark_path(store.path))
+    daemon.breaker.close()
+    store.probe()
+    assert b'"reason":null' in daemon.hot.decide(body % 3)
 
 
 def test_rows_of_an_append_cut_short_are_there_after_a_start(tmp_path: Path):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from equipoise.agent.audit_chain import check_chain
 from equipoise.store import mark as mark_module
 from equipoise.store import tail as tail_module
 from equipoise.store.errors import (
@@ -145,6 +146,11 @@ def test_what_is_missing_is_refused_and_then_noted(
         author.written = DECISIONS
         journaled.append(author.decisions(1))
         assert journaled.decisions == DECISIONS + 1
+    with SqliteStore(path, read_only=True) as store:
+        # What was taken in, what came later and the gap itself are chained like everything else.
+        chained = check_chain(store)
+        assert (chained.begins, chained.rows, chained.faults) == (0, store.next_seq, [])
+        assert store.chained_records("gaps")[0] is not None
 
 
 def test_an_accepted_loss_is_taken_in_once(
