@@ -208,10 +208,10 @@ def test_a_row_without_a_daemon_becomes_an_observation(daemon: Protocol) -> None
         if i < 15:
             router.outcome(f"r{i}", reward=0.25)
     router.decide("r20", "small", FEATURES)
+    until(lambda: router.counters.retries >= 1)
     with serving(daemon, port):
         assert router.flush(PATIENT)
         assert router.counters.observations == 15
-        assert router.counters.retries >= 1
         router.outcome("r17", reward=1.0)
         assert router.flush(PATIENT)
         router.close()
