@@ -58,6 +58,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
+from equipoise.store.gaps import lost_before
 from equipoise.store.records import Era, RuleRecord
 
 MISCOUNTED = (
@@ -107,6 +108,8 @@ class Agent(Steering):
         self.would_randomize = 0
         """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
+        self.gaps = store.gaps()
+        """What the log is known to lack; no more is found out while it is open."""
         self._ahead: tuple[float, int] | None = None
         """Since when decisions of this number and before are known to be dated in the future."""
         self.broken: BrokenError | None = None
@@ -120,6 +123,12 @@ class Agent(Steering):
         self._freeze(key, at, changed)
         self.paused = standing_pause(store)
         self.rules = RuleBook(store)
+        altered = self.rules.altered()
+        if altered:
+            raise AgentError(
+                f"rule {altered[0]} of the store was altered: its text is not the one that its id"
+                " is the hash of; restore a backup"
+            )
         path: Path | None = getattr(store, "path", None)
         folder = None if path is None else path.absolute().parent
         self.fold = Fold(
@@ -142,7 +151,7 @@ class Agent(Steering):
             None if folder is None else open_bytes,
             folder,
         )
-        self._intake = Intake(config, self.transform, self.fold, store)
+        self._intake = Intake(config, self.transform, self.fold, store, self.gaps)
         restore(self.fold, store)
         self.follow()
         self.purse = Purse(config.budget, self.fold.ledger)
@@ -171,6 +180,12 @@ class Agent(Steering):
         return self.fold.late
 
     @property
+    def decisions(self) -> int:
+        """Decisions in the log; numbers that were lost are none."""
+        end = self.fold.pending.next
+        return end - lost_before(self.gaps, end)
+
+    @property
     def full_models(self) -> Flags:
         """(K,) models that have had all the randomized requests they may get."""
         return self._closed.full(self.fold.ledger)
@@ -187,7 +202,7 @@ class Agent(Steering):
         if self.config.units is not None and self._closed.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
         rule = self.rule
-        first = self.fold.pending.next
+        first = self.store.decisions  # numbers that were lost are not given again
         if not rule.active.all():
             every = np.ones((len(requests), len(self.models)), dtype=bool)
             eligible = every if requests.eligible is None else requests.eligible
@@ -218,7 +233,7 @@ class Agent(Steering):
             closed_by=drawn.closed_by,
         )
         if self.config.units is not None:
-            leader = self.fold.units.leaders(requests, self.fold.pending)
+            leader = self.fold.units.leaders(requests, self.fold.pending, first)
             batch = follow(replace(batch, leader=leader), self.fold.pending)
         batch = self._within_budget(batch)
         charge = partial(self.purse.charge, batch.routed, batch.model, batch.randomized)

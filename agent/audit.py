@@ -9,7 +9,7 @@ none of this proves, by name. Nothing the agent holds in memory is trusted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,12 +31,14 @@ from equipoise.store.batches import (
     Floats,
     ObservationBatch,
     OutcomeBatch,
+    Segment,
     SimulationBatch,
 )
 from equipoise.store.chain import Anchor
 from equipoise.store.contract import Store
 from equipoise.store.errors import TrimmedError
-from equipoise.store.records import RuleRecord
+from equipoise.store.records import Gap, RuleRecord
+from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite import SqliteStore
 
 TOLERANCE = 1e-9
@@ -57,7 +59,8 @@ class Audit:
     begins: the first row of the log; digest: of the removed rows before it, "" where there are
     none. unchecked: decisions that follow one among those rows. chained_from: the first row that
     the hash chain covers, None where there is no chain; chained_rows: how many it covers.
-    anchors: how many copies of the chain's end were compared. unproven: what was not proven.
+    anchors: how many copies of the chain's end were compared. losses: what the log is known to
+    lack, which is no fault of what it holds. unproven: what was not proven.
     """
 
     begins: int = 0
@@ -73,6 +76,7 @@ class Audit:
     chained_rows: int = 0
     anchors: int = 0
     uniforms_redrawn: bool = False
+    losses: list[str] = field(default_factory=list)
     fault_count: int = 0
     faults: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
@@ -118,13 +122,15 @@ def audit(
     root = store.root()
     if root is not None:
         result.begins, result.digest = root.seq, root.digest
+    gaps = store.gaps()
+    result.losses = [gap.sentence for gap in gaps]
     if isinstance(store, SqliteStore):
         chained = check_chain(store, anchors, progress)
         result.chained_from, result.chained_rows = chained.begins, chained.rows
         result.anchors = chained.anchors
         for sentence in chained.faults:
             result.fault(sentence)
-    _LogAudit(result, store, config, draws).run(progress)
+    _LogAudit(result, store, config, draws, gaps).run(progress)
     after = store.root()
     if after is not None and after.seq != result.begins:
         raise TrimmedError("old rows were removed meanwhile: run it again")
@@ -154,11 +160,27 @@ def _unproven(result: Audit, in_a_file: bool) -> list[str]:
     return [*found, *NEVER_PROVEN]
 
 
+def _consecutive(segments: Iterator[Segment]) -> Iterator[Segment]:
+    """The segments, cut where decision numbers leave some out."""
+    for segment in segments:
+        batch, start = segment.batch, 0
+        if isinstance(batch, DecisionBatch):
+            for cut in (np.flatnonzero(np.diff(batch.number) != 1) + 1).tolist():
+                yield Segment(segment.seq + start, slice_rows(batch, start, cut))
+                start = cut
+        yield Segment(segment.seq + start, slice_rows(batch, start, len(batch)))
+
+
 class _LogAudit:
     """One pass over the rows."""
 
     def __init__(
-        self, result: Audit, store: Store, config: ExperimentConfig, draws: Draws | None
+        self,
+        result: Audit,
+        store: Store,
+        config: ExperimentConfig,
+        draws: Draws | None,
+        gaps: Sequence[Gap],
     ) -> None:
         # The rows that are there now, and then the rules: beside a writer none is missing.
         self._until = store.next_seq
@@ -166,6 +188,7 @@ class _LogAudit:
         self._result, self._store, self._config, self._draws = result, store, config, draws
         self._first = self._number = 0 if root is None else root.decisions
         self._seq = 0 if root is None else root.seq
+        self._lost = {gap.first: gap.end for gap in gaps if gap.numbers}
         self._eras = self._check_eras()
         self._order: dict[str, int] = {}
         self._rules = self._check_rules()
@@ -178,7 +201,7 @@ class _LogAudit:
 
     def run(self, progress: Callable[[int], None]) -> None:
         result = self._result
-        for segment in self._store.read(0, self._until):
+        for segment in _consecutive(self._store.read(0, self._until)):
             batch = segment.batch
             if segment.seq != self._seq:
                 missing = segment.seq - self._seq
@@ -186,6 +209,8 @@ class _LogAudit:
             self._seq = segment.seq + len(batch)
             result.rows += len(batch)
             if isinstance(batch, DecisionBatch):
+                while self._number in self._lost:
+                    self._number = self._lost[self._number]
                 self._decisions(batch)
                 self._parts.decided(batch, self._number)
                 self._number += len(batch)

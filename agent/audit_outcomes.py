@@ -36,7 +36,7 @@ class PartAudit:
         self._metrics: Floats = np.empty((1024, len(self._guardrails)))
 
     def decided(self, batch: DecisionBatch, number: int) -> None:
-        """Take in decisions, whose first has this number."""
+        """Take in decisions, whose first has this number; those left out before it are lost."""
         end = number - self._first + len(batch)
         while end > len(self._metrics):
             grown = {name: np.resize(each, 2 * len(each)) for name, each in self._columns.items()}
@@ -48,7 +48,8 @@ class PartAudit:
                 shape = 2 * len(self._outputs), self._outputs.shape[1]
                 self._outputs = np.resize(self._outputs, shape)
         rows = slice(self._size, end)
-        self._columns["at"][rows] = batch.at
+        self._columns["at"][rows] = np.nan
+        self._columns["at"][end - len(batch) : end] = batch.at
         self._columns["reward"][rows] = np.nan
         self._columns["expired"][rows] = 0.0
         self._metrics[rows] = np.nan
@@ -59,6 +60,9 @@ class PartAudit:
     def answered(self, batch: OutcomeBatch | ExpiryBatch) -> Iterator[tuple[Flags, str]]:
         """Faults of outcomes or expiries of decisions that exist: (n,) which rows, and what."""
         known = batch.number >= self._first
+        lost = np.zeros(len(batch), dtype=bool)
+        lost[known] = np.isnan(self._columns["at"][batch.number[known] - self._first])
+        yield lost, "is answered for and was lost"
         if isinstance(batch, ExpiryBatch):
             yield from self._expired(batch, known)
             return

@@ -21,11 +21,14 @@ from equipoise.agent.wholefolder import whole_folder
 from equipoise.store.chain import Anchor
 from equipoise.store.files import check_header, check_path
 from equipoise.store.inspection import inspect_store
+from equipoise.store.intake import store_id_of
+from equipoise.store.lock import WriterLock
+from equipoise.store.mark import mark_path, read_mark
 from equipoise.store.migrations import check_identity, newest
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_errors import as_store_error
 from equipoise.store.tables import LOG_TABLES
-from equipoise.store.tail import tail_files
+from equipoise.store.tail import end_at_damage, tail_files
 
 STORE = "store.db"
 
@@ -55,12 +58,19 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
         folder.chmod(0o700)
         copy = folder / STORE
         # The tail first: what leaves it meanwhile is in the database by then.
+        tails: list[Path] = []
         for path in tail_files(store.resolve()):
             with contextlib.suppress(FileNotFoundError):
-                _copy(path, folder / path.name.replace(store.resolve().name, STORE, 1))
+                copied = folder / path.name.replace(store.resolve().name, STORE, 1)
+                _copy(path, copied)
+                tails.append(copied)
         os.close(os.open(copy, os.O_CREAT | os.O_EXCL, 0o600))
         version = _copy_database(store, copy)
+        for path in tails:
+            # A frame that was written while it was copied may have come in two halves.
+            end_at_damage(path, store_id_of(copy))
         rows, anchor = _settle(copy) if version == newest() else (_rows(copy), None)
+        mark_path(copy).unlink(missing_ok=True)
         if key is not None:
             write_key(copy, key)
         manifest = Manifest(
@@ -75,7 +85,8 @@ def back_up(store: Path, out: Path) -> dict[str, object]:
 
 
 def put_back(folder: Path, store: Path) -> dict[str, object]:
-    """Copy a backup to where a store is to be; what its manifest says.
+    """Copy a backup to where a store is to be; what its manifest says, and what the store that was
+    there had logged since.
 
     Raises AgentError where the folder is no whole backup, or anything of a store is at `store`.
     """
@@ -92,6 +103,11 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
     for path in _parts(store):
         if path.exists():
             raise AgentError(f"{path} exists: move it away first, nothing is replaced")
+    mark = read_mark(store.absolute())
+    if mark is not None and mark.store_id != store_id_of(source):
+        raise AgentError(f"{mark_path(store)} is of another store: move it away first")
+    # What a killed writer left of its lock is in nobody's way; a writer is.
+    WriterLock(store.absolute()).release()
     scratch = store.with_name(f".{store.name}.restore-{os.getpid()}")
     try:
         _copy(source, scratch)
@@ -105,7 +121,12 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
         raise
     finally:
         scratch.unlink(missing_ok=True)
-    return _facts(manifest)
+    losses = []
+    if mark is not None:
+        # The log had come further than the backup: numbers since are noted, and not given again.
+        with SqliteStore(store, accept_loss=True) as opened:
+            losses = [gap.sentence for gap in opened.found.gaps]
+    return {**_facts(manifest), "losses": losses}
 
 
 def _facts(manifest: Manifest) -> dict[str, object]:
@@ -116,7 +137,7 @@ def _facts(manifest: Manifest) -> dict[str, object]:
 def _parts(store: Path) -> Iterator[Path]:
     yield store
     yield key_path(store)
-    for suffix in ("-wal", "-shm", ".lock"):
+    for suffix in ("-wal", "-shm"):
         yield store.with_name(store.name + suffix)
     if store.absolute().parent.is_dir():
         yield from tail_files(store.absolute())

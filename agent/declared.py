@@ -7,6 +7,8 @@ rests on is refused (`equipoise.agent.config.reload` has the rules).
 
 from __future__ import annotations
 
+import msgspec
+
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change, experiment_changes
 from equipoise.agent.errors import AgentError
@@ -44,7 +46,13 @@ def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
     held = declared(store)
     if held is None or held == config.to_json():
         return ()
-    found = experiment_changes(ExperimentConfig.from_json(held), config)
+    try:
+        before = ExperimentConfig.from_json(held)
+    except (msgspec.MsgspecError, LookupError, TypeError) as error:
+        raise AgentError(
+            f"the configuration that the store keeps cannot be read ({error}): restore a backup"
+        ) from error
+    found = experiment_changes(before, config)
     refused = [change.sentence for change in found if change.effect == "refused"]
     if store.root() is not None:
         refused += [f"{change.sentence}, {_REMOVED}" for change in found if _begins(change.key)]

@@ -9,7 +9,7 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -257,7 +257,8 @@ class Fold:
             active = self._rules.by_ordinal(rule).active
             if len(active) < self.dimensions.models:
                 batch, active = widened(batch, active, self.dimensions.models)
-            self.pending.insert(batch, rule, self._rate_min, self.certified.watermark, active)
+            for part in self._without_gaps(batch, rule):
+                self.pending.insert(part, rule, self._rate_min, self.certified.watermark, active)
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
             self.randomized += int(np.count_nonzero(batch.randomized))
@@ -275,6 +276,19 @@ class Fold:
             self._replayed.append((batch.context, batch.model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
             self._expire(batch)
+
+    def _without_gaps(self, batch: DecisionBatch, rule: int) -> Iterator[DecisionBatch]:
+        """The batch in parts of consecutive numbers; numbers that no decision has are filled in
+        before each, as rows that were closed before they were open."""
+        number = batch.number
+        if number[0] == self.pending.next and number[-1] - number[0] == len(number) - 1:
+            yield batch
+            return
+        cuts = (np.flatnonzero(np.diff(number) != 1) + 1).tolist()
+        for start, stop in zip([0, *cuts], [*cuts, len(number)], strict=True):
+            gap = int(number[start]) - self.pending.next
+            self.pending.skip(gap, rule, batch.era, self.certified.watermark)
+            yield slice_rows(batch, start, stop)
 
     def _expire(self, batch: ExpiryBatch) -> None:
         """Close decisions: a reward that did not come counts as what was declared, if anything."""

@@ -20,6 +20,7 @@ from equipoise.agent.inference import levels
 from equipoise.agent.inference.mixture import LAMBDAS
 from equipoise.agent.rules import Rule
 from equipoise.store.contract import Store
+from equipoise.store.gaps import lost_before
 
 _Table = tuple[str, pa.Schema, Iterator[pa.RecordBatch]]
 _AT_ONCE = 100
@@ -268,7 +269,11 @@ def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None)
         "log": {
             "begins": 0 if root is None else root.seq,
             "rows": store.next_seq if agent is None else agent.fold.next_seq,
-            "decisions": store.decisions if agent is None else agent.fold.pending.next,
+            "decisions": (
+                store.decisions - lost_before(store.gaps(), store.decisions)
+                if agent is None
+                else agent.decisions
+            ),
         },
         "config": msgspec.to_builtins(config),
     }

@@ -25,6 +25,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
+from equipoise.store.records import Gap
 from equipoise.store.slicing import select
 
 LATEST = 1e11
@@ -37,8 +38,14 @@ class Intake:
     """Validation against one experiment's configuration and state."""
 
     def __init__(
-        self, config: ExperimentConfig, transform: Transform, fold: Fold, store: Store
+        self,
+        config: ExperimentConfig,
+        transform: Transform,
+        fold: Fold,
+        store: Store,
+        gaps: Sequence[Gap] = (),
     ) -> None:
+        self._gaps = [gap for gap in gaps if gap.numbers]
         self._reward = config.reward
         self._guardrails = config.guardrails
         self._names = config.model_names
@@ -94,6 +101,10 @@ class Intake:
         if count == 0:
             return batch, 0
         number = batch.number
+        for gap in self._gaps:
+            lost = number[(number >= gap.first) & (number < gap.end)]
+            if len(lost):
+                raise UnknownDecisionError(f"decision d{lost[0]} does not exist: {gap.sentence}")
         lowest = int(number.min())
         if int(number.max()) >= table.next or lowest < 0:
             wrong = number[(number >= table.next) | (number < 0)][0]

@@ -24,6 +24,9 @@ BLOCK = 1 << 14
 NEWEST = 4096
 """Rows that stay in memory where the table lies in a file: their outcomes are yet to come."""
 
+VOID = -1.0
+"""The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
+
 
 class Pending:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
@@ -183,6 +186,31 @@ class Pending:
         self.reward_at[rows] = np.nan
         self.expired[rows] = False
         self.folded[rows] = self.filled[rows] = self.waits[rows] = False
+
+    def skip(self, count: int, rule: int, era: int, watermark: int) -> None:
+        """Append `count` rows for numbers that no decision has: their rows of the log were lost.
+
+        They are closed, enter no sum, and are known by a uniform of -1. rule, era: of the decision
+        that follows.
+        """
+        if self.size + count > len(self.rate):
+            self._make_room(count, watermark)
+        rows = slice(self.size, self.size + count)
+        for column in self._columns.values():
+            column[rows] = 0
+        self.uniform[rows] = VOID
+        self.until[rows] = -np.inf
+        self.leader[rows] = np.arange(self.next, self.next + count)
+        self.rule[rows], self.era[rows] = rule, era
+        self.metrics[rows] = self.reward_at[rows] = np.nan
+        # No limit closed them and no model was shut out: they are left out of no count either.
+        self.expired[rows] = self.open_to_all[rows] = True
+        self.size += count
+
+    def is_void(self, rows: slice | Ints) -> Flags:
+        """Which rows stand for numbers that no decision has."""
+        void: Flags = self.uniform[rows] == VOID
+        return void
 
     def rows(self, numbers: Ints) -> Ints:
         """Rows of decision numbers that the caller knows to be held."""

@@ -16,6 +16,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
+from equipoise.agent.errors import AgentError
 from equipoise.agent.inference.frozen import Frozen
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.moments.codec import decode
@@ -24,6 +25,8 @@ from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.records import RuleRecord
+
+_BACK = "restore a backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,15 @@ def rule_id(body: str) -> str:
     return f"r{digest}"
 
 
+def _decoded(record: RuleRecord) -> Rule:
+    try:
+        return Rule.decode(record)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise AgentError(
+            f"rule {record.rule_id} of the store cannot be read ({type(error).__name__}): {_BACK}"
+        ) from error
+
+
 class RuleBook:
     """The rules of one store, by id and by ordinal (order of first use).
 
@@ -125,10 +137,23 @@ class RuleBook:
         """How many there are."""
         return len(self._ids)
 
+    def altered(self) -> list[str]:
+        """Ids of rules whose text is not the one that their id is the hash of."""
+        unseen = dict.fromkeys(self._ordinal)
+        for body in self._store.bodies():
+            unseen.pop(rule_id(body), None)
+        # Those that were removed meanwhile are not among them.
+        found = [self._store.rule(name) for name in unseen]
+        return [
+            record.rule_id
+            for record in found
+            if record is not None and record.rule_id != rule_id(record.body)
+        ]
+
     def learn(self, record: RuleRecord) -> None:
         """Take in a rule of the store that another agent froze; a known one is no change."""
         if record.rule_id not in self._ordinal:
-            self._keep(Rule.decode(record), len(record.body))
+            self._keep(_decoded(record), len(record.body))
 
     def add(self, rule: Rule, at: float) -> Rule:
         """Store the rule and return it with its id; the stored one where it exists already."""
@@ -153,6 +178,10 @@ class RuleBook:
         return self._context_free
 
     def ordinal(self, rule_id: str) -> int:
+        if rule_id not in self._ordinal:
+            raise AgentError(
+                f"rule {rule_id}, which decisions follow, is not in the store: {_BACK}"
+            )
         return self._ordinal[rule_id]
 
     def by_ordinal(self, ordinal: int) -> Rule:
@@ -163,7 +192,7 @@ class RuleBook:
         record = self._store.rule(self._ids[ordinal])
         if record is None:
             raise KeyError(self._ids[ordinal])
-        rule = Rule.decode(record)
+        rule = _decoded(record)
         self._hold(ordinal, rule, len(record.body))
         return rule
 

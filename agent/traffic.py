@@ -23,8 +23,9 @@ def recent_contexts(fold: Fold, store: Store) -> Floats | None:
     if table.next < FEW:
         return fold.simulated.contexts(width, RECENT)
     wanted = min(RECENT, table.next)
-    if table.size >= wanted:
-        return table.x[table.size - wanted : table.size].copy()
+    rows = np.flatnonzero(~table.is_void(slice(0, table.size)))
+    if len(rows) >= wanted:
+        return table.x[rows[-wanted:]]
     return _from_log(store, fold.next_seq, wanted)
 
 

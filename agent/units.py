@@ -47,10 +47,10 @@ class OpenUnits:
         )
         self._cleaned = max(len(self._leader), 1024)
 
-    def leaders(self, requests: RequestBatch, table: Pending) -> Ints:
+    def leaders(self, requests: RequestBatch, table: Pending, first: int) -> Ints:
         """(n,) the decision that each request takes its assignment from, which is its own number
-        for one that opens its unit. Later requests of a unit in one batch follow the first."""
-        first = table.next
+        for one that opens its unit. first: the number of the first. Later requests of a unit in
+        one batch follow its first."""
         fresh: dict[int, int] = {}
         result = np.empty(len(requests), dtype=np.int64)
         clock = max(table.clock, float(requests.at.max(initial=0.0)))

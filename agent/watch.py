@@ -184,14 +184,18 @@ def _as_routed(table: Pending, rows: slice, rules: Rules) -> Flags:
 
 
 def _by_era(table: Pending, start: int, stop: int) -> Iterator[tuple[int, slice]]:
-    """Runs of decisions start … stop - 1 of one era, as rows of the table."""
+    """Runs of decisions start … stop - 1 of one era, as rows of the table; lost ones left out."""
     if start == stop:
         return
     first = start - table.base
     era = table.era[first : stop - table.base]
+    void = table.is_void(slice(first, stop - table.base))
+    if void.any():
+        era = np.where(void, -1, era)
     edges = (np.flatnonzero(np.diff(era)) + 1).tolist()
     for begin, end in zip([0, *edges], [*edges, len(era)], strict=True):
-        yield int(era[begin]), slice(first + begin, first + end)
+        if era[begin] >= 0:
+            yield int(era[begin]), slice(first + begin, first + end)
 
 
 def _drawn_here(table: Pending, rows: slice) -> slice | Ints:

@@ -19,6 +19,7 @@ from equipoise.agent.cli.export import export
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.init import init
 from equipoise.agent.cli.plan import plan_command
+from equipoise.agent.cli.repair import repair
 from equipoise.agent.cli.rollback import rollback
 from equipoise.agent.cli.serve import serve
 from equipoise.agent.cli.status import status
@@ -269,6 +270,7 @@ app.command()(export)
 app.command()(backup)
 app.command()(restore)
 app.command()(rollback)
+app.command()(repair)
 
 
 def main() -> None:

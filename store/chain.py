@@ -5,10 +5,10 @@ Every row of the log has a digest that covers it and every row before it:
     D(i + 1) = blake2b(D(i) + name of the table + msgpack of the row as SQL holds it),   32 bytes,
 
 with D at the first row of the chain = blake2b of "equipoise chain" and that row's number. How rows
-came in batches says nothing. Settings, eras, rules, alerts and controls have a chain each, in the
-order of their keys; checkpoints and roots a digest each. The table `chain` holds D every 256 rows,
-at every checkpoint and root, and where everything ends; it is written in the transaction of the
-rows themselves.
+came in batches says nothing. Settings, eras, rules, alerts, controls and gaps have a chain each, in
+the order of their keys; checkpoints and roots a digest each. The table `chain` holds D every 256
+rows, at every checkpoint and root, and where everything ends; it is written in the transaction of
+the rows themselves.
 
 Whoever can rewrite the whole file can rewrite its chain too. That shows only against a copy of
 where it ended (`Anchor`) that is kept elsewhere: in a backup, or in a file that only grows.
@@ -43,10 +43,18 @@ RECORDS: Mapping[str, str] = MappingProxyType(
         "rules": "SELECT id, rule_id, era, at, body FROM rules",
         "alerts": "SELECT id, at, check_name, status, sentence FROM alerts",
         "controls": "SELECT id, at, name, value FROM controls",
+        "gaps": 'SELECT id, at, first, numbers, "row", "rows", reason, kept FROM gaps',
     }
 )
 """What is chained beside the log: its key, then its content."""
-_KEYS = {"settings": "rowid", "eras": "era", "rules": "id", "alerts": "id", "controls": "id"}
+_KEYS = {
+    "settings": "rowid",
+    "eras": "era",
+    "rules": "id",
+    "alerts": "id",
+    "controls": "id",
+    "gaps": "id",
+}
 LOG, BEGINS, BROKEN = "log", "begins", "broken"
 _STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
@@ -86,7 +94,7 @@ class Link:
 
 
 def create_chain(database: Database) -> None:
-    """Migration 7: the table of the chain, which begins behind the rows that are there already.
+    """Migration 10: the table of the chain, which begins behind the rows that are there already.
     History, like the first schema: never edit it."""
     columns = {"id": int, "kind": str, "position": int, "digest": str}
     database.create_table("chain", columns, pk="id", not_null=columns.keys() - {"id"}, strict=True)
@@ -206,9 +214,11 @@ def extend_records(connection: sqlite3.Connection, name: str) -> None:
     key, digest = (-1, _first_of(name)) if head is None else (head.position, head.digest)
     last = bytes.fromhex(digest)
     rows = connection.execute(f"{RECORDS[name]} WHERE {_KEYS[name]} > ? ORDER BY 1", (key,))
-    for row in rows.fetchall():
+    new = rows.fetchall()
+    for row in new:
         last, key = _of_record(last, name, row), row[0]
-    _put(connection, [(_HEADS[name], name, key, last.hex())])
+    if new:
+        _put(connection, [(_HEADS[name], name, key, last.hex())])
 
 
 def restart_records(connection: sqlite3.Connection, name: str) -> None:

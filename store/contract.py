@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
 from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
-from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.roots import Root
 
 KEPT_CHECKPOINTS = 3
@@ -42,7 +42,8 @@ class Store(Protocol):
 
     @property
     def decisions(self) -> int:
-        """The number the next decision must carry; the number of decisions so far."""
+        """The number the next decision must carry: that of decisions so far, the numbers of
+        `gaps` included."""
 
     def append(self, batch: Batch) -> int:
         """Append the rows of a batch, all or none, and return the seq of the first.
@@ -142,6 +143,9 @@ class Store(Protocol):
 
     def controls(self) -> list[Control]:
         """Everything an operator set, in the order it was kept."""
+
+    def gaps(self) -> list[Gap]:
+        """What is known to be missing from the log, in the order it was noted."""
 
     def close(self) -> None:
         """Release what the store holds. Closing again is no error."""

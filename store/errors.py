@@ -19,6 +19,12 @@ class CorruptStoreError(StoreError):
     """The file is cut short or damaged."""
 
 
+class LostRowsError(CorruptStoreError):
+    """Rows that were acknowledged are missing, or the files beside a store are not its own.
+
+    Nothing was written. `equipoise repair` opens the store all the same and notes what is lost."""
+
+
 class SchemaVersionError(StoreError):
     """The store was written by a newer equipoise, or needs an upgrade that cannot be made here."""
 
@@ -54,6 +60,10 @@ class SlowStoreError(WriteError):
 class TornAppendError(RuntimeError):
     """Rows are in the log, and the memory of the process that appended them does not know it (no
     room, an interrupt): only a new process can go on. No StoreError, for the store is whole."""
+
+
+class DisplacedStoreError(WriteError):
+    """The files of an open store are not where, or what, they were: removed, moved, replaced."""
 
 
 class TrimmedError(StoreError):

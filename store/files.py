@@ -10,12 +10,16 @@ import os
 import time
 from pathlib import Path
 
+from equipoise.store.descriptors import DatabaseFile
 from equipoise.store.errors import (
     CorruptStoreError,
+    LostRowsError,
     MissingStoreError,
     NotAStoreError,
     ReadOnlyStoreError,
+    StoreError,
 )
+from equipoise.store.tail import tail_files
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
@@ -70,9 +74,47 @@ def check_header(path: Path, read_only: bool) -> None:
         )
 
 
+def check_beside(path: Path) -> None:
+    """Refuse to write a store that is gone from beside its own files, or has several names.
+
+    Raises LostRowsError or StoreError, and has written nothing.
+    """
+    if path.exists():
+        links = path.stat().st_nlink
+        if links > 1:
+            raise StoreError(
+                f"store {path} has {links} names (hard links), and a journal and a tail for each:"
+                " remove the others"
+            )
+        return
+    left = [path.with_name(path.name + suffix) for suffix in ("-wal", ".mark")]
+    left += tail_files(path)
+    names = ", ".join(each.name for each in left if each.exists())
+    if names:
+        raise LostRowsError(
+            f"store {path} does not exist, but {names} of it does: put it back, or restore a"
+            " backup; to begin anew move them away, and the key too"
+        )
+
+
+def set_aside(path: Path) -> str:
+    """Keep a damaged file under a name that nothing reads; the name."""
+    target = path.with_name(f"{path.name}.damaged")
+    count = 1
+    while target.exists():
+        count += 1
+        target = path.with_name(f"{path.name}.damaged.{count}")
+    path.rename(target)
+    return target.name
+
+
 def _header(path: Path) -> tuple[bytes, int]:
-    with path.open("rb") as file:
-        return file.read(_HEADER_BYTES), os.fstat(file.fileno()).st_size
+    file = DatabaseFile(path)  # never opened and closed beside open connections
+    try:
+        descriptor = file.descriptor
+        return os.pread(descriptor, _HEADER_BYTES, 0), os.fstat(descriptor).st_size
+    finally:
+        file.release()
 
 
 def _expected_size(header: bytes) -> int:

@@ -35,16 +35,25 @@ from equipoise.store.batches import (
 )
 from equipoise.store.chain import Anchor
 from equipoise.store.contract import Checkpoint, Kept, Store
-from equipoise.store.errors import SlowStoreError, StoreError, TornAppendError, WriteError
+from equipoise.store.errors import (
+    DisplacedStoreError,
+    FullStoreError,
+    SlowStoreError,
+    StoreError,
+    TornAppendError,
+    WriteError,
+)
+from equipoise.store.intake import Found
+from equipoise.store.mark import BLOCK
 from equipoise.store.recent import Recent
-from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.retention import Trimmed, trim
 from equipoise.store.roots import Root
 from equipoise.store.seen import Seen
 from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite_connection import Durability
-from equipoise.store.tail import Sync, TailWriter, to_frame
+from equipoise.store.tail import Sync, TailWriter, as_store_error, seed_of, to_frame
 
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
@@ -83,6 +92,8 @@ class JournaledStore(Store):
         self.read_only = False
         self.trouble: StoreError | None = None
         """Why SQLite does not take what waits, None while it does."""
+        self.displaced: StoreError | None = None
+        """Why what is logged now would be lost, None while the files are in their places."""
         self.commit_seconds = 0.0
         self.commits = 0
         self._name = f"store {self.path}"
@@ -93,7 +104,10 @@ class JournaledStore(Store):
         self.must_sync = grouped and durability == "power"
         """Whether appended rows may be acknowledged only after `begin_sync`."""
         unasked: Sync = "each" if durability == "power" else "never"
-        self._tail = TailWriter(self.path, "asked" if self.must_sync else unasked)
+        self._mark = self._log.mark
+        store_id = self._mark.standing.store_id
+        self._seed = seed_of(store_id)
+        self._tail = TailWriter(self.path, "asked" if self.must_sync else unasked, store_id)
         self._waiting: deque[Segment] = deque()
         self._settling: list[Segment] = []
         self._numbers: dict[str, int] = {}
@@ -136,13 +150,19 @@ class JournaledStore(Store):
         if not rows:
             return first
         self._check_room(rows)
+        decisions = self._decisions
         if isinstance(batch, DecisionBatch):
+            decisions += rows
+            if decisions > self._mark.reserved:
+                self._reserve(decisions)
             if rows > 1 or batch.number[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
             self._admit_requests(batch)
-        self._tail.append(first, rows, to_frame(first, batch))
+        self._tail.append(first, rows, to_frame(first, batch, self._seed))
         # From here on the rows are in the log.
         try:
+            # Only now: a mark ahead of the tail means a loss.
+            self._mark.advance(first + rows, decisions)
             if isinstance(batch, DecisionBatch):
                 self._index(batch)
             elif isinstance(batch, ObservationBatch):
@@ -160,7 +180,34 @@ class JournaledStore(Store):
             self._wake.set()
         return first
 
+    def _reserve(self, decisions: int) -> None:
+        try:
+            self._mark.reserve(decisions)
+        except OSError as error:
+            raise as_store_error(self.path, error) from error
+
+    def look(self) -> StoreError | None:
+        """Whether the files are in their places and can be written; for any thread.
+
+        While they are not, appends are refused: what they would promise nobody could keep.
+        """
+        presence = self._log.presence
+        assert presence is not None
+        fault = self._tail.fault()
+        problem = presence.check() if fault is None else DisplacedStoreError(fault)
+        if problem is not None and self.displaced is None:
+            self._wake.set()  # the thread saves what it can
+        self.displaced = problem
+        return problem
+
     def _check_room(self, rows: int) -> None:
+        if self.displaced is not None:
+            raise self.displaced
+        # Where SQLite is slow or full the tail keeps what is promised. Where it cannot write at
+        # all, neither may the tail be able to, whatever memory says.
+        trouble = self.trouble
+        if trouble is not None and not isinstance(trouble, (SlowStoreError, FullStoreError)):
+            raise trouble
         if self.waiting + rows > self._limit and self.waiting:
             raise self.trouble or SlowStoreError(
                 f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
@@ -253,6 +300,7 @@ class JournaledStore(Store):
 
     def probe(self) -> None:
         """Raise what `append` of a few rows would raise now; the log stays as it is."""
+        self.look()
         self._check_room(1)
         self._tail.probe()
 
@@ -343,6 +391,14 @@ class JournaledStore(Store):
     def controls(self) -> list[Control]:
         return self._reader.controls()
 
+    def gaps(self) -> list[Gap]:
+        return self._reader.gaps()
+
+    @property
+    def found(self) -> Found:
+        """What stood beside the database when it was opened."""
+        return self._log.found
+
     def close(self) -> None:
         """Move everything into SQLite and let go. What SQLite refuses stays in the tail."""
         if self._closing:
@@ -352,10 +408,14 @@ class JournaledStore(Store):
         self._thread.join()
         if self._learner.is_alive():
             self._learner.join()
-        self._tail.close()
-        self._tail.forget(self._settled)
-        self._reader.close()
-        self._log.close()
+        try:
+            self._tail.close()
+        finally:
+            self._reader.close()
+            settled = self.look() is None
+            self._log.close()
+        if settled:  # else the tail may be all that can be found
+            self._tail.forget(self._settled)
 
     def __enter__(self) -> Self:
         return self
@@ -388,6 +448,8 @@ class JournaledStore(Store):
             if not self._closing:
                 time.sleep(_GATHER_SECONDS)
             self._wake.clear()
+            if self.displaced is not None:
+                self._log.rescue_journal()
             # Cleared before the queue is emptied: what comes later wakes the thread again. A
             # segment is in one of the two lists at every moment, for look-ups.
             while self._waiting:
@@ -403,6 +465,11 @@ class JournaledStore(Store):
     def _write(self) -> bool:
         """Write what is settling in one transaction; whether it worked."""
         segments = self._settling
+        problem = self.look()
+        if problem is not None:
+            self._log.rescue_journal()
+            self._trouble(problem)
+            return False
         start = time.perf_counter()
         try:
             self._log.append_together(segments)
@@ -431,7 +498,12 @@ class JournaledStore(Store):
             self.trouble = None
             self._change.notify_all()
         with contextlib.suppress(OSError):
-            self._tail.forget(self._settled)
+            if self._tail.has_files_before(self._settled):
+                # The death of the machine must not take what both of them hold.
+                self._log.sync_journal()
+                self._tail.forget(self._settled)
+            if self._decisions + BLOCK // 2 > self._mark.reserved:
+                self._mark.reserve(self._decisions)
         return True
 
     def _trouble(self, error: StoreError) -> None:

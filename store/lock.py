@@ -1,4 +1,7 @@
-"""One writer per file: an advisory lock on `<path>.lock`, held for the life of the writer.
+"""One writer per name: an advisory lock on `<path>.lock`, held for the life of the writer.
+
+That there is one writer per file, whatever names it has, is seen to by `descriptors`; this lock
+comes first, and is there before the file is.
 
 The operating system drops the lock when the process dies, however it dies, so a killed writer
 never blocks the next one. The lock belongs to an open file, which a forked child would share and
@@ -13,6 +16,7 @@ import os
 import weakref
 from pathlib import Path
 
+from equipoise.store.descriptors import identity
 from equipoise.store.errors import ReadOnlyStoreError, StoreInUseError
 
 
@@ -25,6 +29,7 @@ class WriterLock:
     def __init__(self, store: Path) -> None:
         self._path = store.with_name(store.name + ".lock")
         self._file = _lock(self._path, store)
+        self.identity = identity(os.fstat(self._file))
         _held.add(self)
 
     def release(self) -> None:
@@ -44,7 +49,7 @@ class WriterLock:
 def _lock(path: Path, store: Path) -> int:
     while True:
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ReadOnlyStoreError(
                 f"store {store} cannot be written: lock file {path.name}: {error.strerror}"
@@ -58,6 +63,7 @@ def _lock(path: Path, store: Path) -> int:
                 f"store {store} is open for writing by another writer (process {holder})"
             ) from None
         if _is_current(file, path):
+            os.fchmod(file, 0o600)
             os.ftruncate(file, 0)
             os.pwrite(file, b"%d\n" % os.getpid(), 0)
             return file

@@ -31,7 +31,7 @@ from equipoise.store.batches import (
     Segment,
 )
 from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
-from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.roots import Root
 from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 
@@ -192,6 +192,9 @@ class MemoryStore(Store):
 
     def controls(self) -> list[Control]:
         return list(self._controls)
+
+    def gaps(self) -> list[Gap]:
+        return []
 
     def close(self) -> None:
         """Nothing to release; the log stays readable."""

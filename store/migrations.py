@@ -16,6 +16,7 @@ from equipoise.store.chain import create_chain
 from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
+from equipoise.store.gaps import create_gaps
 from equipoise.store.leaders import add_leader
 from equipoise.store.metrics import add_metrics
 from equipoise.store.observation_index import index_observations, index_simulations
@@ -40,6 +41,7 @@ MIGRATIONS: Sequence[Migration] = (
     (8, merge_attempts),
     (9, index_simulations),
     (10, create_chain),
+    (11, create_gaps),
 )
 """Every migration with its number: 1, 2, 3, …; append only."""
 

@@ -150,3 +150,33 @@ class RuleRecord(Record, frozen=True, kw_only=True):
     era: int
     at: float
     body: str
+
+
+class Gap(Record, frozen=True, kw_only=True):
+    """Log rows that were lost, and decision numbers that are given to no decision any more.
+
+    The numbers are `first` … `first + numbers - 1`; `rows` rows of all kinds are missing before row
+    `row`, as far as is known. kept: names of the files that were put aside, where there are any.
+    """
+
+    at: float
+    first: int
+    numbers: int
+    row: int
+    rows: int
+    reason: str
+    kept: str = ""
+
+    @property
+    def end(self) -> int:
+        """The next number that a decision may have."""
+        return self.first + self.numbers
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        lost = f"{self.rows:,} log rows are missing before row {self.row:,}" if self.rows else ""
+        last = "" if self.numbers == 1 else f" to d{self.end - 1}"
+        void = f"d{self.first}{last} will be no decision" if self.numbers else ""
+        kept = f"; put aside: {self.kept}" if self.kept else ""
+        return f"{', '.join(filter(None, (lost, void)))}: {self.reason}{kept}"

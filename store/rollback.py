@@ -21,7 +21,9 @@ from equipoise.store.closures import add_closed_by
 from equipoise.store.controls import create_controls
 from equipoise.store.errors import SchemaVersionError
 from equipoise.store.files import check_header, check_path
+from equipoise.store.gaps import create_gaps
 from equipoise.store.lock import WriterLock
+from equipoise.store.mark import mark_path
 from equipoise.store.metrics import VIEWS
 from equipoise.store.migrations import MIGRATIONS, check_identity
 from equipoise.store.observation_index import index_observations, index_simulations
@@ -62,6 +64,11 @@ REVERSALS: Mapping[Callable[[Database], None], Reversal] = MappingProxyType(
             unless="SELECT 1 FROM roots WHERE sealed_at IS NOT NULL",
             why="old rows were removed, and an older equipoise reads from row 0",
         ),
+        create_gaps: Reversal(
+            ("DROP TABLE gaps", "DROP TABLE facts"),
+            unless="SELECT 1 FROM gaps",
+            why="decision numbers were lost, and an older equipoise would give them again",
+        ),
         merge_attempts: Reversal(
             (
                 *(f"DROP VIEW {name}" for name in ("exp_summary", "decision_log", "attempts")),
@@ -91,6 +98,7 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
     with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as opened:
         present = _asked(store, lambda: check_identity(opened, store))
     steps: list[Reversal] = []
+    taken_back = []
     for number, migration in MIGRATIONS:
         if version < number <= present:
             if migration not in REVERSALS:
@@ -98,6 +106,7 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
                     f"store {store}: schema version {number} cannot be undone: restore a backup"
                 )
             steps.append(REVERSALS[migration])
+            taken_back.append(migration)
     if not steps or version < 1:
         raise SchemaVersionError(
             f"store {store} has schema version {present}, which cannot become {version}"
@@ -106,6 +115,8 @@ def roll_back(path: str | os.PathLike[str], version: int) -> list[str]:
     lock = WriterLock(store)
     try:
         _undo(store, steps, version)
+        if create_gaps in taken_back:
+            mark_path(store).unlink(missing_ok=True)  # an older equipoise does not keep it
     finally:
         lock.release()
     return [step.loses for step in steps if step.loses]

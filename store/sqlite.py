@@ -24,6 +24,7 @@ from equipoise.store.admission import check_checkpoint, check_numbers, repeated_
 from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.codec import Row, to_blocks, to_rows, to_segments
 from equipoise.store.contract import Checkpoint, Kept, Store
+from equipoise.store.descriptors import DatabaseFile
 from equipoise.store.errors import (
     CorruptStoreError,
     ReadOnlyStoreError,
@@ -32,10 +33,22 @@ from equipoise.store.errors import (
     TrimmedError,
     WriteError,
 )
-from equipoise.store.files import check_path
+from equipoise.store.files import check_beside, check_header, check_path, set_aside
+from equipoise.store.gaps import (
+    LOST_UNTIL,
+    STORE_ID,
+    TAKEN,
+    insert_gap,
+    read_fact,
+    read_gaps,
+    write_fact,
+)
+from equipoise.store.intake import Found, look, names_of
 from equipoise.store.lock import WriterLock
+from equipoise.store.mark import BLOCK, Mark, Standing, boot_id, mark_path, wal_salts
 from equipoise.store.merging import merge
-from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.presence import Presence
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.rooted import RootedLog
 from equipoise.store.roots import BEGINS, FIRST_NUMBER
 from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
@@ -44,6 +57,7 @@ from equipoise.store.sqlite_connection import (
     Durability,
     open_for_reading,
     open_for_writing,
+    remove,
 )
 from equipoise.store.sqlite_errors import as_store_error
 from equipoise.store.tables import (
@@ -55,7 +69,8 @@ from equipoise.store.tables import (
     TABLE_OF,
     Table,
 )
-from equipoise.store.tail import read_tail, tail_files
+from equipoise.store.tail import as_store_error as as_file_error
+from equipoise.store.tail import sync_folder
 
 T = TypeVar("T")
 
@@ -65,7 +80,9 @@ _NAMES_AT_ONCE = 500
 _NEXT_SEQ = "SELECT max({}, {} - 1) + 1".format(
     ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES), BEGINS
 )
-_NEXT_NUMBER = f"SELECT max(coalesce(max(number), -1) + 1, {FIRST_NUMBER}) FROM decisions"
+_NEXT_NUMBER = (
+    f"SELECT max(coalesce(max(number), -1) + 1, {FIRST_NUMBER}, {LOST_UNTIL}) FROM decisions"
+)
 _FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
 _NAMES = (
     "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
@@ -76,10 +93,14 @@ class SqliteStore(RootedLog, Store):
     """The Store contract over a file.
 
     path: the database; its folder must exist. A writer makes the file where there is none,
-    upgrades an older schema, and holds `<path>.lock` until it is closed; a second writer is
-    refused. read_only: read beside a writer, seeing what it has committed; every write is refused.
-    durability: what acknowledged rows survive, the death of the "process" or of the machine
-    ("power", one fsync an append). busy_seconds: how long to wait for other programs' locks.
+    upgrades an older schema, takes in what a killed writer left in its tail, and holds the file
+    and `<path>.lock` until it is closed; a second writer is refused, by whatever name it comes.
+    Where acknowledged rows are missing, or files of another store stand beside it, LostRowsError
+    says what, before anything is written; with accept_loss the store opens all the same, notes the
+    gap and puts damaged files aside. read_only: read beside a writer, seeing what it has committed;
+    every write is refused. durability: what acknowledged rows survive, the death of the "process"
+    or of the machine ("power", one fsync an append). busy_seconds: how long to wait for other
+    programs' locks.
 
     Calls from several threads take turns. Not to be used across a fork.
     """
@@ -91,47 +112,143 @@ class SqliteStore(RootedLog, Store):
         durability: Durability = "process",
         *,
         busy_seconds: float = 1.0,
+        accept_loss: bool = False,
     ) -> None:
         self.path = Path(path).resolve()
         self.read_only = read_only
+        self.found = Found()
+        """What a writer found beside the database when it was opened."""
         self._name = f"store {self.path}"
         self._turn = threading.RLock()
         self._counters: tuple[int, int] | None = None
         self._chained: tuple[int, bytes] | None = None
-        self._lock: WriterLock | None = None
+        self._ends = contextlib.ExitStack()
+        self._mark: Mark | None = None
+        self.presence: Presence | None = None
+        """Of a writer: whether its files are still in their places."""
         if durability not in SYNCHRONOUS:
             raise StoreError(f"durability is {durability!r}, expected 'process' or 'power'")
-        if read_only:
-            self._connection = open_for_reading(self.path, busy_seconds)
-            return
-        check_path(self.path, read_only)
-        self._lock = WriterLock(self.path)
         try:
-            self._connection = open_for_writing(self.path, durability, busy_seconds)
-        except BaseException:
-            self._lock.release()
-            raise
-        try:
-            self._take_in_tail()
-        except BaseException:
-            self.close()
+            if read_only:
+                check_path(self.path, read_only)
+                self._file = self._held(DatabaseFile(self.path))
+                self._connection = open_for_reading(self.path, busy_seconds)
+                self._ends.callback(self._connection.close)
+            else:
+                self._open(durability, busy_seconds, accept_loss)
+        except BaseException as error:
+            self._ends.close()
+            if isinstance(error, OSError):
+                raise as_file_error(self.path, error) from error
             raise
 
-    def _take_in_tail(self) -> None:
-        """Append what a writer with a tail was killed before it could."""
-        files = tail_files(self.path)
-        if not files:
-            return
-        together: list[Segment] = []
-        for segment in read_tail(self.path, self.next_seq):
-            together.append(segment)
-            if len(together) >= _ROWS_AT_ONCE:
-                self.append_together(together)
-                together = []
-        if together:
-            self.append_together(together)
-        for file in files:
-            file.unlink()
+    def _held(self, file: DatabaseFile) -> DatabaseFile:
+        self._ends.callback(file.release)
+        return file
+
+    def _open(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> None:
+        """Become the writer. Nothing is written before everything that is there fits together."""
+        path = self.path
+        check_path(path, read_only=False)
+        check_beside(path)
+        lock = WriterLock(path)
+        self._ends.callback(lock.release)
+        is_new = not path.exists()
+        if is_new:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        undo = self._ends.enter_context(contextlib.ExitStack())
+        if is_new:
+            undo.callback(remove, path)
+        self._file = self._held(DatabaseFile(path))
+        self._file.lock(path)
+        if not is_new:
+            check_header(path, read_only=False)
+            found = self.found = self._look(durability, busy_seconds, accept_loss)
+        self._connection = open_for_writing(path, durability, busy_seconds)
+        self._ends.callback(self._connection.close)
+        if not is_new:
+            self._take_in(found)
+        if is_new:
+            # Who the store is must not hang on its journal.
+            self._ask(lambda opened: opened.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+        undo.pop_all()
+        next_seq, decisions = self._count()
+        store_id = bytes.fromhex(self._ask(read_fact, STORE_ID) or "")
+        standing = Standing(
+            store_id, boot_id(), next_seq, decisions, decisions + BLOCK, wal_salts(path)
+        )
+        held = self.found.standing
+        if mark_path(path).exists() and (held is None or held.store_id != store_id):
+            self.found.kept.append(set_aside(mark_path(path)))
+        self._mark = Mark(path, standing)
+        if self._ask(read_fact, TAKEN) is not None:
+            # Only now, with a mark that counts as the log does; and before there are new tail
+            # files, one of which may get the inode of one that is gone.
+            with self._transaction() as connection:
+                write_fact(connection, TAKEN, None)
+        self.presence = Presence(path, self._file, self._mark, lock)
+
+    def _look(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> Found:
+        try:
+            found = look(self.path, durability, busy_seconds)
+            if not accept_loss:
+                found.refuse(self.path)
+            elif found.journal_is_strange:
+                kept: list[str] = []
+                for suffix in ("-wal", "-shm"):
+                    beside = self.path.with_name(self.path.name + suffix)
+                    if beside.exists():
+                        kept.append(set_aside(beside))
+                found = look(self.path, durability, busy_seconds)
+                found.kept += kept
+        except sqlite3.Error as error:
+            raise as_store_error(self._name, error) from error
+        except msgspec.MsgspecError as error:
+            raise CorruptStoreError(f"{self._name}: a record cannot be read: {error}") from error
+        return found
+
+    def _take_in(self, found: Found) -> None:
+        """Append what a writer with a tail was killed before it could; note what is missing."""
+        self._counters = None
+        if found.segments or found.gaps or found.files:
+            kept = ", ".join(f"{path.name}.damaged" for path in found.damaged)
+            with self._transaction() as connection:
+                for gap in found.gaps:
+                    insert_gap(connection, msgspec.structs.replace(gap, kept=kept))
+                _write(connection, found.segments, self._chained)
+                write_fact(connection, TAKEN, names_of(found.files))
+            # Only when the disk has the rows may the files go; what is damaged stays for ever.
+            self.sync_journal()
+            for path in found.files:
+                if path in found.damaged:
+                    found.kept.append(set_aside(path))
+                else:
+                    path.unlink()
+            sync_folder(self.path.parent)
+            found.segments = []
+
+    def sync_journal(self) -> None:
+        """Put everything that is committed on the disk. Raises OSError."""
+        journal = self.path.with_name(self.path.name + "-wal")
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def rescue_journal(self) -> None:
+        """Move what is committed into the database, where its journal has lost its name: the open
+        file still holds it, and nobody else could read it later."""
+        if not self.path.with_name(self.path.name + "-wal").exists():
+            with contextlib.suppress(StoreError):
+                self._query("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @property
+    def mark(self) -> Mark:
+        """How far the log has come, as it stands beside it. Of a writer."""
+        assert self._mark is not None
+        return self._mark
 
     @property
     def next_seq(self) -> int:
@@ -159,13 +276,22 @@ class SqliteStore(RootedLog, Store):
             if isinstance(batch, DecisionBatch):
                 check_numbers(self._name, batch, decisions)
                 decisions += rows
+                if self._mark is not None and decisions > self._mark.reserved:
+                    self._reserve(self._mark, decisions)
             try:
                 with self._transaction() as connection:
                     chained = _write(connection, [Segment(first, batch)], self._chained)
             except WriteError as error:
                 raise self._explained(error, batch) from error
             self._counters, self._chained = (first + rows, decisions), chained
+            self.mark.advance(first + rows, decisions)
             return first
+
+    def _reserve(self, mark: Mark, decisions: int) -> None:
+        try:
+            mark.reserve(decisions)
+        except OSError as error:
+            raise as_file_error(self.path, error) from error
 
     def append_together(self, segments: Sequence[Segment]) -> None:
         """Append batches that already know their seqs, in one transaction.
@@ -189,6 +315,7 @@ class SqliteStore(RootedLog, Store):
             with self._transaction() as connection:
                 chained = _write(connection, segments, self._chained)
             self._counters, self._chained = (next_seq, decisions), chained
+            self.mark.advance(next_seq, decisions)
 
     def _explained(self, error: WriteError, batch: Batch) -> StoreError:
         """A clearer error where the refusal was a request id that has a decision already."""
@@ -365,11 +492,20 @@ class SqliteStore(RootedLog, Store):
     def controls(self) -> list[Control]:
         return self._ask(sqlite_records.read_controls)
 
+    def gaps(self) -> list[Gap]:
+        return self._ask(read_gaps)
+
     def close(self) -> None:
         with self._turn:
+            mark = self._mark
+            rows = -1
+            with contextlib.suppress(StoreError):
+                rows = self.next_seq
             self._connection.close()
-            if self._lock is not None:
-                self._lock.release()
+            if mark is not None:
+                mark.close(rows >= mark.rows, wal_salts(self.path))
+            # The database's own descriptor last: closing it ends the locks of all connections.
+            self._ends.close()
 
     def __enter__(self) -> Self:
         return self
@@ -393,6 +529,8 @@ class SqliteStore(RootedLog, Store):
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
+                if self._mark is not None:
+                    self._mark.note_journal(wal_salts(self.path))
             except BaseException as error:
                 # An interrupt may have come just after the commit.
                 self._counters = self._chained = None

@@ -21,14 +21,11 @@ SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 def open_for_writing(path: Path, durability: Durability, busy_seconds: float) -> sqlite3.Connection:
     """A connection to a store that is made or upgraded first where it needs to be.
 
-    The caller has checked the path and holds the writer's lock. A file that was made here is
-    removed again on failure.
+    The caller has checked the path, made an empty file where there was none, and holds the
+    writer's locks.
     """
-    is_new = not path.exists()
-    if not is_new:
-        check_header(path, read_only=False)
     try:
-        connection = _connect(path, "rwc" if is_new else "rw", busy_seconds)
+        connection = connect(path, "rw", busy_seconds)
         try:
             # Before any pragma that writes: somebody else's database is left as it was.
             version = migrations.check_identity(connection, path)
@@ -38,12 +35,8 @@ def open_for_writing(path: Path, durability: Durability, busy_seconds: float) ->
         except BaseException:
             connection.close()
             raise
-    except BaseException as error:
-        if is_new:
-            _remove(path)
-        if isinstance(error, sqlite3.Error):
-            raise as_store_error(f"store {path}", error) from error
-        raise
+    except sqlite3.Error as error:
+        raise as_store_error(f"store {path}", error) from error
     return connection
 
 
@@ -69,7 +62,7 @@ def open_for_reading(path: Path, busy_seconds: float) -> sqlite3.Connection:
 
 
 def _connect_reader(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
-    connection = _connect(path, mode, busy_seconds)
+    connection = connect(path, mode, busy_seconds)
     try:
         version = migrations.check_identity(connection, path)
         if version == 0:
@@ -85,7 +78,7 @@ def _connect_reader(path: Path, mode: str, busy_seconds: float) -> sqlite3.Conne
     return connection
 
 
-def _connect(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
+def connect(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
     return sqlite3.connect(
         f"{path.as_uri()}?mode={mode}",
         uri=True,
@@ -102,7 +95,8 @@ def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability) 
     connection.execute(f"PRAGMA synchronous = {SYNCHRONOUS[durability]}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Take away a database that was made in vain."""
     for name in (path.name, path.name + "-wal", path.name + "-shm"):
         with contextlib.suppress(OSError):
             path.with_name(name).unlink()

@@ -4,9 +4,10 @@ A frame is copied into a mapped file, which the death of the process cannot undo
 large transactions, and files whose frames it holds are removed. What a killed writer left behind
 is replayed by the next one.
 
-Files are `<store>.tail.1`, `<store>.tail.2`, …. A frame is a header (payload bytes, CRC-32 of
-what follows it, seq of the first row) and the batch as msgpack: its table, its rows, its columns,
-arrays as little-endian bytes.
+Files are `<store>.tail.1`, `<store>.tail.2`, …. A file begins with the id of its store. A frame is
+a header (payload bytes, CRC-32 of the store's id and of what follows it, seq of the first row) and
+the batch as msgpack: its table, its rows, its columns, arrays as little-endian bytes. Files of
+older versions begin with their first frame, and its CRC knows no store.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import mmap
 import os
 import re
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -27,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.store.batches import Batch, Segment
+from equipoise.store.descriptors import identity
 from equipoise.store.errors import (
-    CorruptStoreError,
     FullStoreError,
     ReadOnlyStoreError,
     WriteError,
@@ -44,6 +48,10 @@ _PROBE_BYTES = 4096
 _HEADER = struct.Struct("<IIQ")
 _SEQ = struct.Struct("<Q")
 _CRC_AT = 8
+_MAGIC = b"EQPSTAIL"
+FILE_HEADER = 64
+"""Bytes before the first frame: a frame of its own, of no row."""
+_NO_ROW = 2**64 - 1
 _DTYPES: dict[Kind, str] = {
     Kind.INTEGER: "<i8",
     Kind.OPTIONAL_INTEGER: "<i8",
@@ -62,36 +70,126 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def to_frame(seq: int, batch: Batch) -> bytes:
-    """The frame of a batch whose first row has this seq."""
+def seed_of(store_id: bytes) -> int:
+    """What the checksums of a store's frames begin with; 0 for frames of older versions."""
+    return zlib.crc32(store_id)
+
+
+def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
+    """The frame of a batch whose first row has this seq. seed: of its store."""
     position, columns = _TABLES[type(batch)]
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
     payload = _encode(values)
-    crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq)))
+    crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq), seed))
     return _HEADER.pack(len(payload), crc, seq) + payload
 
 
-def read_frames(data: bytes) -> Iterator[Segment]:
-    """The segments of a file's bytes, up to the first frame that is not whole."""
-    start, view = 0, memoryview(data)
-    while start + _HEADER.size <= len(data):
-        size, crc, seq = _HEADER.unpack_from(data, start)
-        payload = view[start + _HEADER.size : start + _HEADER.size + size]
-        covered = zlib.crc32(payload, zlib.crc32(data[start + _CRC_AT : start + _HEADER.size]))
-        if len(payload) < size or covered != crc or not size:
-            return
-        yield Segment(seq, _to_batch(payload))
-        start += _HEADER.size + size
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a tail file holds. frames: (start, end, seq) of every whole one, in order.
+
+    owner: the id of the store whose file it is, None where it does not say. damaged: (start, end)
+    of stretches that are no frames although whole frames follow. torn: bytes that are not zero
+    stand behind the last frame.
+    """
+
+    frames: tuple[tuple[int, int, int], ...]
+    owner: bytes | None
+    damaged: tuple[tuple[int, int], ...]
+    torn: bool
+
+
+def scan(data: bytes, store_id: bytes) -> Scanned:
+    """Find every whole frame of a file, beyond damaged ones too. store_id: of the store beside it.
+
+    A frame that was being written when the process died is torn, and nothing whole follows it:
+    that, and only that, is the end of a file.
+    """
+    owner, start = _owner_of(data)
+    seeds = [seed_of(store_id), 0] if owner is None else [seed_of(owner)]
+    frames: list[tuple[int, int, int]] = []
+    damaged: list[tuple[int, int]] = []
+    seq = 0
+    while True:
+        end = _frame_end(data, start, seeds)
+        if not end:
+            further = _find_frame(data, start + 1, seeds, seq)
+            if further is None:
+                break
+            damaged.append((start, further))
+            start, end = further, _frame_end(data, further, seeds)
+        seq = _HEADER.unpack_from(data, start)[2]
+        frames.append((start, end, seq))
+        start = end
+    return Scanned(tuple(frames), owner, tuple(damaged), bool(data[start:].strip(b"\0")))
+
+
+def _owner_of(data: bytes) -> tuple[bytes | None, int]:
+    """The store's id at the head of a file, None without one; where its first frame begins."""
+    payload = data[_HEADER.size : FILE_HEADER]
+    if payload.startswith(_MAGIC) and data[:FILE_HEADER] == _file_header(payload[8:24]):
+        return data[_HEADER.size + len(_MAGIC) :][:16], FILE_HEADER
+    return None, 0
+
+
+def _file_header(store_id: bytes) -> bytes:
+    payload = (_MAGIC + store_id).ljust(FILE_HEADER - _HEADER.size, b"\0")
+    crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(_NO_ROW)))
+    return _HEADER.pack(len(payload), crc, _NO_ROW) + payload
+
+
+def _frame_end(data: bytes, start: int, seeds: Sequence[int]) -> int:
+    """Where the frame at `start` ends, 0 where none is whole there."""
+    if start + _HEADER.size > len(data):
+        return 0
+    size, crc, _ = _HEADER.unpack_from(data, start)
+    end: int = start + _HEADER.size + size
+    if not size or end > len(data):
+        return 0
+    covered = memoryview(data)[start + _CRC_AT : end]
+    return end if any(zlib.crc32(covered, seed) == crc for seed in seeds) else 0
+
+
+def _find_frame(data: bytes, start: int, seeds: Sequence[int], seq: int) -> int | None:
+    """Where the first whole frame from `start` on begins; its seq is no less than `seq`."""
+    for low in range(start, len(data) - _HEADER.size, 1 << 20):
+        part = np.frombuffer(data[low : low + (1 << 20) + _HEADER.size - 1], dtype=np.uint8)
+        count = len(part) - _HEADER.size + 1
+        if count <= 0 or not part.any():
+            continue
+        wide = np.lib.stride_tricks.sliding_window_view(part, _HEADER.size)
+        # Sizes below 2 GB and seqs below 2^40 leave few places to compute a checksum for.
+        likely = (wide[:, 3] < 128) & ~wide[:, 13:].any(axis=1) & wide[:, :4].any(axis=1)
+        for at in (np.flatnonzero(likely) + low).tolist():
+            if _HEADER.unpack_from(data, at)[2] >= seq and _frame_end(data, at, seeds):
+                return int(at)
+    return None
+
+
+def read_segment(data: bytes, start: int, end: int) -> Segment:
+    """The segment of a whole frame."""
+    return Segment(
+        _HEADER.unpack_from(data, start)[2], _to_batch(memoryview(data)[start + _HEADER.size : end])
+    )
+
+
+def end_at_damage(path: Path, store_id: bytes) -> None:
+    """Cut a copy of a tail file, made while it was written, behind its first stretch of frames."""
+    data = path.read_bytes()
+    scanned = scan(data, store_id)
+    if scanned.damaged:
+        os.truncate(path, scanned.damaged[0][0])
 
 
 def _to_batch(payload: memoryview) -> Batch:
     position, rows, *values = msgspec.msgpack.decode(payload)
     table = LOG_TABLES[position]
     columns: dict[str, Any] = {}
-    for (name, kind), value in zip(table.columns.items(), values, strict=True):
+    # Columns are only ever added at the end: what an older version wrote lacks the last ones.
+    for (name, kind), value in zip_longest(table.columns.items(), values):
         if kind in _DTYPES and value is not None:
             array: NDArray[Any] = np.frombuffer(value, dtype=_DTYPES[kind])
             columns[name] = array.reshape(rows, -1) if kind in _TWO_AXES else array
@@ -111,24 +209,6 @@ def tail_files(store: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def read_tail(store: Path, next_seq: int) -> Iterator[Segment]:
-    """What the tail files hold beyond the first `next_seq` rows of the log, in order.
-
-    Raises CorruptStoreError where rows are missing in between.
-    """
-    for path in tail_files(store):
-        for segment in read_frames(path.read_bytes()):
-            if segment.seq + len(segment.batch) <= next_seq:
-                continue
-            if segment.seq != next_seq:
-                raise CorruptStoreError(
-                    f"store {store}: {path.name} goes on at row {segment.seq}, "
-                    f"but the log ends at {next_seq}"
-                )
-            next_seq += len(segment.batch)
-            yield segment
-
-
 class TailWriter:
     """Appends frames to the newest tail file of a store that this process may write.
 
@@ -137,15 +217,18 @@ class TailWriter:
     in between. The death of the process loses none of it.
 
     sync: when frames reach the disk itself: "never" (when the system likes), "each" (before
-    `append` returns), or "asked" (when `begin_sync` is called).
+    `append` returns), or "asked" (when `begin_sync` is called). store_id: 16 bytes, at the head of
+    every file.
     Not for several threads, but `forget` may come from another one.
     """
 
-    def __init__(self, store: Path, sync: Sync) -> None:
+    def __init__(self, store: Path, sync: Sync, store_id: bytes = bytes(16)) -> None:
         self._store = store
         self._sync = sync
-        self._number = 0
-        self._file = -1
+        self._head = _file_header(store_id)
+        files = tail_files(store)
+        self._number = int(files[-1].suffix[1:]) if files else 0
+        self._file: _File | None = None
         self._map: mmap.mmap | None = None
         self._room = self._size = 0
         self._last = -1
@@ -161,12 +244,13 @@ class TailWriter:
         start, end = self._size, self._size + len(frame)
         self._map[start:end] = frame
         if self._sync == "each":
+            assert self._file is not None
             try:
-                os.fdatasync(self._file)
+                os.fdatasync(self._file.descriptor)
             except OSError as error:
                 # A header of zeros ends the file.
                 self._map[start : start + _HEADER.size] = bytes(_HEADER.size)
-                raise _as_store_error(self._store, error) from error
+                raise as_store_error(self._store, error) from error
         self._size = end
         self._last = seq + rows
 
@@ -179,20 +263,37 @@ class TailWriter:
 
         It raises as `append` does; what was appended then stays in the log all the same.
         """
-        if self._file < 0:
+        file = self._file
+        if file is None:
             return lambda: None
-        # A file of its own: ours may be closed and followed by another one meanwhile.
-        file = os.dup(self._file)
+        # Ours may be closed and followed by another one meanwhile; it stays open for this.
+        file.use()
 
         def sync() -> None:
             try:
-                os.fdatasync(file)
+                os.fdatasync(file.descriptor)
             except OSError as error:
-                raise _as_store_error(self._store, error) from error
+                raise as_store_error(self._store, error) from error
             finally:
-                os.close(file)
+                file.leave()
 
         return sync
+
+    def fault(self) -> str | None:
+        """What became of the file that is written to, in words; None where it is in its place."""
+        file = self._file
+        if file is None:
+            return None
+        path = self._path()
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return f"{path.name} is gone"
+        if identity(facts) != file.identity:
+            return f"{path.name} is another file than the one that was opened"
+        if facts.st_size < self._room:
+            return f"{path.name} was cut short"
+        return None
 
     def forget(self, next_seq: int) -> None:
         """Remove files whose rows all lie before `next_seq`."""
@@ -201,15 +302,22 @@ class TailWriter:
             with contextlib.suppress(OSError):
                 path.unlink()
 
+    def has_files_before(self, next_seq: int) -> bool:
+        """Whether `forget` would remove a file."""
+        return bool(self._closed) and self._closed[0][0] <= next_seq
+
     def close(self) -> None:
         """Stop writing. Files stay unless they were forgotten before."""
-        if self._map is not None:
-            if self._sync == "asked":
-                os.fdatasync(self._file)
-            self._map.close()
-            os.close(self._file)
-            self._closed.append((self._last, self._path()))
-            self._file, self._map, self._room, self._size = -1, None, 0, 0
+        file, self._file = self._file, None
+        if file is not None and self._map is not None:
+            try:
+                if self._sync == "asked":
+                    os.fdatasync(file.descriptor)
+            finally:
+                self._map.close()
+                file.leave()
+                self._closed.append((self._last, self._path()))
+                self._map, self._room, self._size = None, 0, 0
 
     def _make_room(self, size: int) -> None:
         """See to it that `size` bytes fit into the file, with a new one where they do not."""
@@ -217,43 +325,70 @@ class TailWriter:
             return
         try:
             try:
-                made = self._make_file(max(FILE_BYTES, size))
+                made = self._make_file(max(FILE_BYTES, size + FILE_HEADER))
             except OSError as error:
-                if error.errno not in _FULL or size > LEAST_BYTES:
+                if error.errno not in _FULL or size > LEAST_BYTES - FILE_HEADER:
                     raise
                 made = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
             self.close()
         except OSError as error:
-            raise _as_store_error(self._store, error) from error
+            raise as_store_error(self._store, error) from error
         self._number += 1
         self._file, self._map = made
-        self._room = len(self._map)
+        self._room, self._size = len(self._map), FILE_HEADER
 
-    def _make_file(self, room: int) -> tuple[int, mmap.mmap]:
+    def _make_file(self, room: int) -> tuple[_File, mmap.mmap]:
         path = self._path(self._number + 1)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        file = os.open(path, flags, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
         try:
-            os.posix_fallocate(file, 0, room)
-            mapped = mmap.mmap(file, room)
+            os.posix_fallocate(descriptor, 0, room)
+            mapped = mmap.mmap(descriptor, room)
+            mapped[:FILE_HEADER] = self._head
             if self._sync != "never":
-                folder = os.open(self._store.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+                sync_folder(self._store.parent)
         except BaseException:
-            os.close(file)
+            os.close(descriptor)
             path.unlink()
             raise
-        return file, mapped
+        return _File(descriptor), mapped
 
     def _path(self, number: int | None = None) -> Path:
         which = self._number if number is None else number
         return self._store.with_name(f"{self._store.name}.tail.{which}")
 
 
-def _as_store_error(store: Path, error: OSError) -> WriteError | ReadOnlyStoreError:
+class _File:
+    """An open descriptor that is closed when its last user leaves; the writer is the first."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.identity = identity(os.fstat(descriptor))
+        self._users = 1
+        self._lock = threading.Lock()
+
+    def use(self) -> None:
+        with self._lock:
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            os.close(self.descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def as_store_error(store: Path, error: OSError) -> WriteError | ReadOnlyStoreError:
     if error.errno in _FULL:
         return FullStoreError(f"store {store}: no room for its tail ({error.strerror})")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

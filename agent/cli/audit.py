@@ -65,6 +65,7 @@ def _sentences(result: Audit) -> list[str]:
         said.append(
             f"the log begins at row {result.begins:,}; SHA-256 of what came before: {result.digest}"
         )
+    said += [f"lost: {sentence}" for sentence in result.losses]
     if result.unchecked:
         said.append(f"{result.unchecked:,} decisions follow one that was removed: not checked")
     said.append(

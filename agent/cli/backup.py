@@ -46,3 +46,6 @@ def _print(facts: dict[str, object], where: Path, as_json: bool) -> None:
         return
     key = "with its key" if facts["key"] else "without a key (there is none beside the store)"
     typer.echo(f"{where}: {facts['log_rows']:,} log rows, {key}")
+    losses = facts.get("losses")
+    for sentence in losses if isinstance(losses, list) else ():
+        typer.echo(f"lost: {sentence}")

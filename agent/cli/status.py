@@ -54,7 +54,7 @@ def describe(agent: Agent) -> dict[str, Any]:
     logged = naive_log(view.moments)
     counts, _, _ = sample_moments(view.moments.arms)
     budget = agent.config.budget.requests
-    pending, behind, checks = agent.fold.pending, agent.behind(), agent.checks()
+    behind, checks = agent.behind(), agent.checks()
     drawn = next(check.figures for check in checks if check.name == "delivery")
     said, winner = agent.status(), agent.certified_winner()
     return {
@@ -63,7 +63,8 @@ def describe(agent: Agent) -> dict[str, Any]:
         "rule_id": agent.rule.rule_id,
         "era": agent.rule.era,
         "log_rows": agent.fold.next_seq,
-        "decisions": pending.next,
+        "decisions": agent.decisions,
+        "losses": [gap.sentence for gap in agent.gaps],
         "randomized": agent.fold.randomized,
         "budget_left": None if budget is None else budget - agent.fold.randomized,
         "spending": [
@@ -183,6 +184,8 @@ def _print(facts: dict[str, Any]) -> None:
     for check in facts["checks"]:
         if check["status"] in ("watch", "alarm"):
             console.print(f"[bold]{check['status']}[/], {check['check']}: {check['sentence']}")
+    for sentence in facts["losses"]:
+        console.print(f"[bold]lost[/]: {sentence}")
     for each in facts["spending"]:
         if each["resource"] != "requests":
             console.print(

@@ -35,10 +35,14 @@ def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
 
 def _take_in_tail(path: Path) -> None:
     from equipoise.store.errors import ReadOnlyStoreError, StoreInUseError
+    from equipoise.store.mark import read_mark
     from equipoise.store.sqlite import SqliteStore
     from equipoise.store.tail import tail_files
 
-    if path.is_file() and tail_files(path):
+    # A store that its writer left in order is only read; but a copy from an earlier day, put in its
+    # place, is not as it was left.
+    mark = read_mark(path)
+    if path.is_file() and (tail_files(path) or mark is not None):
         # A daemon that is running takes its own tail in, a few milliseconds from now.
         with suppress(StoreInUseError, ReadOnlyStoreError):
             SqliteStore(path).close()

@@ -142,14 +142,22 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
 
     def send(reply: Reply) -> None:
         body = msgspec.msgpack.encode(reply)
-        answers.write(HEADER.pack(len(body)) + body)
-        answers.flush()
+        try:
+            answers.write(HEADER.pack(len(body)) + body)
+            answers.flush()
+        except BrokenPipeError:
+            # Nobody is there to hear it, nor to be told so at the end of this process.
+            os._exit(0)
 
     while True:
         header = questions.read(HEADER.size)
         if len(header) < HEADER.size:
             return
-        question = decode(questions.read(HEADER.unpack(header)[0]))
+        size = HEADER.unpack(header)[0]
+        text = questions.read(size)
+        if len(text) < size:
+            return  # the daemon died in the middle of it
+        question = decode(text)
         start = time.perf_counter()
         reply: Reply
         try:

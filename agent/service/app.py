@@ -57,6 +57,7 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
         daemon.log,
         daemon.barrier,
         {"/v1/decide": daemon.hot.decide_each},
+        daemon.hot.instead,
     )
 
 

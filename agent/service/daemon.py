@@ -108,6 +108,7 @@ class Daemon:
         self._folded = self._outcomes = 0
         self._away = 0.0
         self._checkpointed = self.agent.fold.next_seq
+        self._displaced = ""
 
     async def start(self) -> None:
         """Begin the jobs; requests may come from now on."""
@@ -133,6 +134,17 @@ class Daemon:
             mode=settings.mode,
             durability=settings.durability,
         )
+        self._report_found()
+
+    def _report_found(self) -> None:
+        """Say what the start found beside the database."""
+        found = self.store.found
+        if found.files:
+            self.log.info(
+                "tail", rows=found.taken, files=len(found.files), stopped_at=found.stopped
+            )
+        for gap in found.gaps:
+            self.log.error("loss", rows=gap.rows, numbers=gap.numbers, sentence=gap.sentence)
 
     @asynccontextmanager
     async def whole(self) -> AsyncIterator[None]:
@@ -194,7 +206,8 @@ class Daemon:
         if self.shadow is not None:
             await self.shadow.close()
         try:
-            if self.agent.broken is None and self.agent.fold.next_seq > self._checkpointed:
+            whole = self.agent.broken is None and self.store.displaced is None
+            if self.agent.fold.next_seq > self._checkpointed and whole:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
                     await self._anchor()
@@ -241,7 +254,9 @@ class Daemon:
             problems.append("The state is behind the log: the daemon is starting again.")
         if self.switches.kill_switch.on:
             problems.append("The kill switch is on: its file exists.")
-        if self.breaker.reason is not None:
+        if self.store.displaced is not None:
+            problems.append(f"The store cannot keep what is logged: {self.store.displaced}.")
+        elif self.breaker.reason is not None:
             problems.append(f"The store refused a write: {self.breaker.reason}.")
         elif self.store.trouble is not None:
             problems.append("SQLite does not take what waits in the tail.")
@@ -253,13 +268,21 @@ class Daemon:
             mode=self.switches.answer(),
             log_rows=self.agent.fold.next_seq,
             rule_id=self.agent.rule.rule_id,
+            losses=[gap.sentence for gap in self.agent.gaps],
         )
 
     def look_at_store(self) -> None:
         """Whether a store that failed works again, without waiting for a request to find out.
 
-        A daemon that is not ready may get no requests.
+        A daemon that is not ready may get no requests. And whether its files are in their places,
+        which no request would find out.
         """
+        displaced = self.store.look()
+        if displaced is not None:
+            if str(displaced) != self._displaced:
+                self.log.error("files-displaced", problem=str(displaced))
+            self.breaker.trip(displaced)
+        self._displaced = str(displaced or "")
         if self.breaker.reason is not None and not self.breaker.open:
             try:
                 self.store.probe()
@@ -296,6 +319,8 @@ class Daemon:
 
     async def _refresh(self) -> None:
         rows = self.agent.fold.next_seq
+        if self.store.displaced is not None:
+            return  # who reads by name would read something else
         if rows == self._folded:
             # Started before there is anything to do, the analyst is there when there is.
             await self.analysis.start()
@@ -335,7 +360,7 @@ class Daemon:
             self.log.warning("paused", reason=agent.paused)
 
     async def _checkpoint(self) -> None:
-        if self.agent.fold.next_seq > self._checkpointed:
+        if self.agent.fold.next_seq > self._checkpointed and self.store.displaced is None:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
             await self._anchor()
@@ -351,12 +376,15 @@ class Daemon:
 
     async def _foresee(self) -> None:
         before = self.analysis.forecast
-        if before is None or before.log_rows < self.agent.fold.next_seq:
+        new = before is None or before.log_rows < self.agent.fold.next_seq
+        if new and self.store.displaced is None:
             made = await self.analysis.foresee()
             self.log.debug("forecast", sentence=made.sentence)
 
     async def _retain(self) -> None:
         assert self.retention is not None
+        if self.store.displaced is not None:
+            return
         await self.retention.run(self.clock())
 
     async def _shadow(self) -> None:

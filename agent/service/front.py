@@ -32,9 +32,11 @@ from equipoise.agent.service.logs import Log
 from equipoise.agent.service.problems import Refusal, document_of
 from equipoise.agent.service.settings import LimitSettings
 from equipoise.agent.service.tokens import Caller
+from equipoise.store.errors import StoreError, WriteError
 
 _JSON = {"content-type": "application/json"}
 Handler: TypeAlias = Callable[[bytes, Caller], bytes]
+Instead: TypeAlias = Callable[[str, bytes, Exception], bytes | None]
 Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
 GentleHandler: TypeAlias = Callable[[bytes, Caller], Awaitable[bytes]]
 
@@ -60,7 +62,8 @@ class Front:
     hot: handler by path, for POST. gentle: handlers of large bodies to the same paths, which let
     other requests in meanwhile. rest: the application for all other requests.
     barrier: what answers wait at, where they promise what only the disk keeps. gathered: handlers
-    of many bodies to those paths where what arrives together is answered together.
+    of many bodies to those paths where what arrives together is answered together. instead: what
+    is answered to a path and body where the barrier fails, None for that failure.
     """
 
     def __init__(
@@ -75,7 +78,9 @@ class Front:
         log: Log,
         barrier: Barrier | None = None,
         gathered: Mapping[str, Decide] | None = None,
+        instead: Instead = lambda path, body, error: None,
     ) -> None:
+        self._instead = instead
         self._hot = dict(hot)
         self._gentle = dict(gentle)
         self._rest = rest
@@ -167,7 +172,7 @@ class Front:
             gentle = self._gentle.get(path)
             answer = handler(body, caller) if gentle is None else await gentle(body, caller)
             if self._barrier is not None:
-                await self._barrier.wait()
+                answer = await self._kept(path, body, answer)
         except ClientGone:
             return
         except Exception as error:
@@ -178,6 +183,20 @@ class Front:
         else:
             await respond(send, 200, answer, [JSON])
         self._figures.answered(path, status, time.perf_counter() - start)
+
+    async def _kept(self, path: str, body: bytes, answer: bytes) -> bytes:
+        """The answer, once what it promises is on the disk. Raises WriteError."""
+        assert self._barrier is not None
+        try:
+            await self._barrier.wait()
+        except Exception as error:
+            passed = self._instead(path, body, error)
+            if passed is not None:
+                return passed
+            if isinstance(error, StoreError):
+                raise
+            raise WriteError(f"the store cannot be synced: {type(error).__name__}") from error
+        return answer
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -33,7 +33,7 @@ from equipoise.agent.service.switches import Switches
 from equipoise.agent.service.taking import Taking
 from equipoise.agent.service.tokens import ANYBODY, Caller
 from equipoise.store.batches import Ints
-from equipoise.store.errors import ContradictionError, SequenceError, StoreError
+from equipoise.store.errors import ContradictionError, SequenceError, StoreError, WriteError
 from equipoise.store.records import Decision, Request
 
 FEWEST_TOGETHER = 3
@@ -187,6 +187,24 @@ class Hot:
                 return [self._answer(decision) for decision in decisions]
         self._figures.passed_through[reason] += len(requests)
         return [_passed_through(request, reason) for request in requests]
+
+    def instead(self, path: str, body: bytes, error: Exception) -> bytes | None:
+        """The answer to a request that was decided and could not be put on the disk: it is passed
+        through. None for what is no request to decide."""
+        reason = self._breaker.trip(
+            error if isinstance(error, StoreError) else WriteError(type(error).__name__)
+        )
+        if path == "/v1/decide":
+            requests: Sequence[Request] = [self._request.decode(body)]
+        elif path == "/v1/decide/batch":
+            requests = self._requests.decode(body).requests
+        else:
+            return None
+        self._figures.passed_through[reason] += len(requests)
+        answers = [_passed_through(request, reason) for request in requests]
+        if path == "/v1/decide":
+            return self._encode(answers[0])
+        return self._encode(DecideBatchAnswer(decisions=answers))
 
     def _count(self, decisions: Sequence[Decision], newest: int) -> None:
         counted = self._figures.decisions

@@ -6,6 +6,7 @@ features, tokens and anything a user wrote never enter.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import traceback
@@ -14,6 +15,28 @@ from typing import TextIO
 import msgspec
 
 LEVELS = ("debug", "info", "warning", "error")
+
+
+class LibraryLines(logging.Handler):
+    """What libraries log, as events: kind and template alone, for what they fill in may quote."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        facts: dict[str, object] = {"logger": record.name, "message": str(record.msg)}
+        if record.exc_info and record.exc_info[1] is not None:
+            facts["fault"] = type(record.exc_info[1]).__name__
+        write = self._log.error if record.levelno >= logging.ERROR else self._log.warning
+        write("library", **facts)
+
+
+def gather_library_lines(log: Log) -> None:
+    """Have every line of a library of this process go through `log`."""
+    root = logging.getLogger()
+    root.handlers = [LibraryLines(log)]
+    logging.captureWarnings(True)
 
 
 class Log:

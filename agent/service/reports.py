@@ -145,7 +145,7 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         experiment=config.name,
         at=at,
         log_rows=agent.fold.next_seq,
-        decisions=agent.fold.pending.next,
+        decisions=agent.decisions,
         randomized=agent.fold.randomized,
         waiting=behind.waiting,
         watermark=WatermarkAnswer(

@@ -24,7 +24,7 @@ from equipoise.agent.service.app import build
 from equipoise.agent.service.capacity import Needs, growth, needs
 from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.descriptors import descriptors, raise_limit
-from equipoise.agent.service.logs import Log
+from equipoise.agent.service.logs import Log, gather_library_lines
 from equipoise.agent.service.page import page
 from equipoise.agent.service.server import Signals, listen
 from equipoise.agent.service.server import serve as serve_front
@@ -133,6 +133,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
     _possible(file)
     config, settings = file.experiment, file.service
     log = Log(settings.log_level)
+    gather_library_lines(log)
     files = raise_limit(settings.limits.connections)
     if files.sentence:
         log.warning("descriptors", sentence=files.sentence)
@@ -140,7 +141,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
     with closing(listen(settings)) as listener, _opened(settings) as store:
-        daemon = Daemon(config, settings, store, _key(store), log)
+        daemon = Daemon(config, settings, store, store_key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
             signal.SIGHUP: partial(
@@ -174,7 +175,7 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
     )
 
 
-def _key(store: JournaledStore) -> bytes:
+def store_key(store: JournaledStore) -> bytes:
     """The store's key, a fresh one for a new store; AgentError where it is missing."""
     key = read_key(store.path)
     if key is None:

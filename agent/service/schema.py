@@ -369,13 +369,14 @@ class Health(Wire, frozen=True, kw_only=True):
 
 class Readiness(Wire, frozen=True, kw_only=True):
     """200 where decisions are logged and answered; 503 where requests would be passed through or
-    the daemon stops. problems: why, one sentence each."""
+    the daemon stops. problems: why, one sentence each; losses: what the log is known to lack."""
 
     ready: bool
     problems: list[str]
     mode: ModeAnswer
     log_rows: int
     rule_id: str
+    losses: list[str] = []
 
 
 class ProblemDocument(Wire, frozen=True, kw_only=True, omit_defaults=True):

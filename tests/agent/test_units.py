@@ -157,8 +157,8 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     )
     batch = requests(traffic, np.arange(60), step=0.0)
     assert (
-        again.fold.units.leaders(batch, again.fold.pending).tolist()
-        == agent.fold.units.leaders(batch, table).tolist()
+        again.fold.units.leaders(batch, again.fold.pending, table.next).tolist()
+        == agent.fold.units.leaders(batch, table, table.next).tolist()
     )
 
 

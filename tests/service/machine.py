@@ -213,11 +213,11 @@ class Machine(RuleBasedStateMachine):
             if with_id:
                 row["request_id"] = name
             lines.append(json.dumps(row))
-            if with_id and name in self.model.observed:
-                # Dropped before it is looked at, whatever it says.
-                repeated += 1
-            elif broken:
+            if broken:
+                # Outside the range; and under a known id it contradicts what is there.
                 bad.append(place)
+            elif with_id and name in self.model.observed:
+                repeated += 1
             else:
                 fresh += 1
                 if with_id:

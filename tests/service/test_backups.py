@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import threading
 from pathlib import Path
@@ -70,6 +71,11 @@ def test_under_load_a_backup_holds_all_that_was_acknowledged(tmp_path: Path) -> 
     with running(tmp_path) as daemon:
         repeated = daemon.decide("r0")
         assert repeated["decision_id"] == "d0"
+        # Requests served after the backup are not in it; their numbers are not given again.
+        assert daemon.decide("new")["decision_id"] == f"d{len(acknowledged)}"
+        assert (
+            f"to d{len(acknowledged) - 1} will be" in daemon.ask("GET", "/readyz").json["losses"][0]
+        )
 
 
 def test_what_a_killed_daemon_left_in_its_tail_is_in_the_backup(tmp_path: Path) -> None:
@@ -162,7 +168,9 @@ def test_an_older_schema_is_copied_as_it_is(
     path = tmp_path / "old.db"
     with monkeypatch.context() as old:
         old.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
-        SqliteStore(path).close()
+        made = sqlite3.connect(path, isolation_level=None)
+        migrations.upgrade(made, path)
+        made.close()
     facts: dict[str, Any] = back_up(path, tmp_path / "copy")
     assert (facts["schema_version"], facts["log_rows"], facts["key"]) == (1, 0, False)
     SqliteStore(path).close()

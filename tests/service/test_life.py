@@ -45,7 +45,7 @@ def test_a_signal_under_load_loses_nothing(tmp_path, number):
     assert daemon.stop(number) == 0
     for thread in threads:
         thread.join()
-    assert sorted(os.listdir(tmp_path)) == ["chat.toml", "log.db", "log.db.key"]
+    assert sorted(os.listdir(tmp_path)) == ["chat.toml", "log.db", "log.db.key", "log.db.mark"]
     with SqliteStore(daemon.store, read_only=True) as store:
         assert len(store.find_requests(acknowledged)) == len(acknowledged) > 50
         checkpoint = store.restore()

@@ -17,10 +17,12 @@ import pytest
 from equipoise.store import chain, migrations
 from equipoise.store.batches import Batch
 from equipoise.store.chain import BROKEN, EVERY, RECORDS
-from equipoise.store.errors import StoreError
+from equipoise.store.errors import LostRowsError, StoreError
 from equipoise.store.journaled import JournaledStore
+from equipoise.store.mark import mark_path
 from equipoise.store.records import Alert, Control, RuleRecord
 from equipoise.store.retention import trim
+from equipoise.store.rollback import roll_back
 from equipoise.store.slicing import slice_rows
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.tables import LOG_TABLES
@@ -149,7 +151,7 @@ def test_records_are_chained_in_the_order_of_their_keys(tmp_path: Path) -> None:
             store.put(Control(at=1.0, name="budget", value=str(number)))
             store.freeze(f"name{number}", "value")
         anchor = store.anchor(5.0)
-        assert anchor.records.keys() == RECORDS.keys() - {"eras"}
+        assert anchor.records.keys() == RECORDS.keys() - {"eras", "gaps"}
     with closing(sqlite3.connect(path)) as connection:
         digest = blake2b(b"equipoise chainrules", digest_size=32).digest()
         for row in connection.execute("SELECT rule_id, era, at, body FROM rules ORDER BY id"):
@@ -164,9 +166,7 @@ def test_the_chain_of_an_older_store_begins_behind_its_rows(
     path = tmp_path / "log.db"
     with SqliteStore(path) as store:
         store.append(author.decisions(300))
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TABLE chain")
-        connection.execute(f"PRAGMA user_version = {CHAIN - 1}")
+    roll_back(path, CHAIN - 1)
     with SqliteStore(path) as store:
         links, head = store.chain_links()
         assert [(link.kind, link.position) for link in links] == [("begins", 300)]
@@ -205,7 +205,8 @@ def test_retention_goes_on_with_the_chain_and_the_archive_leads_to_it(
     assert (head.position, head.digest) == (length, by_hand(archived + rows_of(path))[-1])
 
 
-def test_a_log_that_lost_rows_goes_on_and_says_so(tmp_path: Path, author: Any) -> None:
+@pytest.mark.parametrize("mark", ["with its mark", "without"])
+def test_a_log_that_lost_rows_goes_on_and_says_so(mark: str, tmp_path: Path, author: Any) -> None:
     path = tmp_path / "log.db"
     with SqliteStore(path) as store:
         store.append(author.decisions(300))
@@ -213,8 +214,18 @@ def test_a_log_that_lost_rows_goes_on_and_says_so(tmp_path: Path, author: Any) -
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DELETE FROM decisions WHERE number >= 290")
         connection.commit()
-    author.written = 290
-    with SqliteStore(path) as store:
+    known = mark == "with its mark"
+    if known:
+        with pytest.raises(LostRowsError, match="10 log rows are missing before row 290"):
+            SqliteStore(path)
+    else:
+        mark_path(path).unlink()
+    # Numbers that may have been given out are not given again, where anything says that they were.
+    author.written = 300 if known else 290
+    with SqliteStore(path, accept_loss=known) as store:
+        assert [(gap.first, gap.numbers, gap.rows) for gap in store.gaps()] == (
+            [(290, 10, 10)] if known else []
+        )
         store.append(author.decisions(20))
         links, head = store.chain_links()
     assert head is not None

@@ -60,4 +60,6 @@ def test_a_checkpoint_ahead_of_its_log_is_passed_over(path: Path) -> None:
     connection.execute("DELETE FROM observations WHERE seq >= 7")
     connection.commit()
     connection.close()
+    # With its mark the store would say that rows are missing.
+    path.with_name("log.db.mark").unlink()
     assert restored(path) == (6, b"state 6", 6.0)

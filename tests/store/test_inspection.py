@@ -24,8 +24,9 @@ def test_a_whole_store_beside_its_writer(tmp_path: Path, author: Any) -> None:
         "decisions": 4,
         "expiries": 2,
         "chain": 2,
+        "facts": 1,
     }
-    assert len(found.rows) == 13
+    assert len(found.rows) == 15
     assert found.size > 4096
 
 

@@ -12,11 +12,11 @@ import pytest
 from equipoise.store import migrations
 from equipoise.store.errors import SchemaVersionError, StoreError
 from equipoise.store.inspection import inspect_store
-from equipoise.store.roots import create_roots
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.tables import LOG_TABLES
 
-FIRST = migrations.MIGRATIONS[0]
+TODAY = tuple(migrations.MIGRATIONS)
+FIRST, NEXT = TODAY[0], len(TODAY) + 1
 
 
 def add_note(database: Any) -> None:
@@ -40,7 +40,9 @@ def path(tmp_path: Path, author: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
         store.append(author.decisions(3, leader=None))
     with monkeypatch.context() as older:
         older.setattr(migrations, "MIGRATIONS", (FIRST,))
-        SqliteStore(path).close()
+        made = sqlite3.connect(path, isolation_level=None)
+        migrations.upgrade(made, path)
+        made.close()
     connection = sqlite3.connect(path)
     # Today's code writes columns that version 1 did not have.
     names = ", ".join(row[1] for row in connection.execute("PRAGMA table_info(decisions)"))
@@ -58,13 +60,13 @@ def test_numbers_count_up_from_one() -> None:
 
 
 def test_an_older_store_is_upgraded_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longer = (FIRST, (2, create_roots), (3, add_note), (4, copy_sentences))
+    longer = (*TODAY, (NEXT, add_note), (NEXT + 1, copy_sentences))
     monkeypatch.setattr(migrations, "MIGRATIONS", longer)
     for _ in range(2):
         with SqliteStore(path) as store:
             assert store.decisions == 3
     found = inspect_store(path)
-    assert (found.schema_version, found.rows["alerts"]) == (4, 1)
+    assert (found.schema_version, found.rows["alerts"]) == (NEXT + 1, 1)
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT note FROM alerts").fetchall() == [("Hello.",)]
     connection.close()
@@ -78,18 +80,20 @@ def test_a_store_of_the_first_version_opens_today(path: Path) -> None:
 
 
 def test_a_new_store_runs_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note)))
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*TODAY, (NEXT, add_note)))
     SqliteStore(tmp_path / "new.db").close()
-    assert inspect_store(tmp_path / "new.db").schema_version == 2
+    assert inspect_store(tmp_path / "new.db").schema_version == NEXT
 
 
 def test_a_failing_step_undoes_them_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, add_note), (3, break_down)))
+    monkeypatch.setattr(
+        migrations, "MIGRATIONS", (*TODAY, (NEXT, add_note), (NEXT + 1, break_down))
+    )
     with pytest.raises(StoreError, match="no such table: nowhere"):
         SqliteStore(path)
     monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST,))
     assert inspect_store(path).schema_version == 1
-    monkeypatch.setattr(migrations, "MIGRATIONS", (FIRST, (2, create_roots)))
+    monkeypatch.setattr(migrations, "MIGRATIONS", TODAY)
     with SqliteStore(path) as store:
         assert store.decisions == 3
         columns = [row[1] for row in store._connection.execute("PRAGMA table_info(alerts)")]
@@ -113,7 +117,7 @@ def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
         views = {"outcomes_in_time", "attempts", "decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
-        assert len(ours) == 18
+        assert len(ours) == 20
         application = store._connection.execute("PRAGMA application_id").fetchone()
         assert application == (migrations.APPLICATION_ID,)
 

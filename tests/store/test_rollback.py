@@ -47,7 +47,9 @@ def test_an_older_program_finds_the_schema_it_made(
     ]
     with monkeypatch.context() as past:
         past.setattr(migrations, "MIGRATIONS", tuple(older))
-        SqliteStore(tmp_path / "made.db").close()
+        made = sqlite3.connect(tmp_path / "made.db", isolation_level=None)
+        migrations.upgrade(made, tmp_path / "made.db")
+        made.close()
         assert schema(path) == schema(tmp_path / "made.db")
     with SqliteStore(path) as store:
         assert (store.decisions, store.next_seq) == (3, 7)
