@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from misbehaving import Protocol, behaving, serving
+from running import until
 
 from equipoise.agent.client import Client
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
