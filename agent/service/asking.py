@@ -228,6 +228,9 @@ class Analyst:
         process = self._process
         if process is not None and process.returncode is None:
             return process
+        if self._store.displaced is not None:
+            # A new process reads by name, which would be another file, or none.
+            raise AnalysisError("the files of the store are not in their places")
         environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
         process = await asyncio.create_subprocess_exec(
             sys.executable,

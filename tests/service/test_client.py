@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from misbehaving import Protocol, behaving, serving
+from running import until
 
 from equipoise.agent.client import Client
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
@@ -208,10 +209,10 @@ def test_a_row_without_a_daemon_becomes_an_observation(daemon: Protocol) -> None
         if i < 15:
             router.outcome(f"r{i}", reward=0.25)
     router.decide("r20", "small", FEATURES)
+    until(lambda: router.counters.retries >= 1)
     with serving(daemon, port):
         assert router.flush(PATIENT)
         assert router.counters.observations == 15
-        assert router.counters.retries >= 1
         router.outcome("r17", reward=1.0)
         assert router.flush(PATIENT)
         router.close()
