@@ -110,7 +110,8 @@ class PartAudit:
             news |= fresh.any(axis=1)
             told_any |= told.any(axis=1)
             held[rows] = np.where(fresh, given, before)
-        return contradicts, told_any & ~news & ~contradicts
+        # What a part says of attempts is merged from all of them and may be new (`attempts`).
+        return contradicts, told_any & ~news & ~contradicts & (batch.attempt == 0)
 
     def _expired(self, batch: ExpiryBatch, known: Flags) -> Iterator[tuple[Flags, str]]:
         rows = np.where(known, batch.number - self._first, 0)

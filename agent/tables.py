@@ -56,7 +56,7 @@ def tables(store: Store, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
     for name, schema, batches in _tables(store, config, reader(store, config)):
         table = pa.Table.from_batches(batches, schema)
         if table.num_rows:
-            found[name] = table.to_pandas()
+            found[name] = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
     return found
 
 
@@ -172,6 +172,9 @@ class _Shape:
                 yield pa.field("leader_id", pa.string())
             elif name == "closed_by" or name in _OF_MODELS or name == "rule_id":
                 yield pa.field(name, pa.string())
+            elif name == "attempt":
+                # Unknown in parts that speak of none.
+                yield pa.field(name, pa.int32())
             else:
                 yield pa.field(name, pa.int64() if name == "era" else _TYPES[kind])
         if table is DECISIONS:
@@ -196,7 +199,7 @@ class _Shape:
                 found["decision_id" if name == "number" else "leader_id"] = ids
             elif isinstance(batch, OutcomeBatch) and name == "attempt":
                 # A part that speaks of no attempt says 0, one that names nobody is negative.
-                found[name] = pa.array(np.abs(value), mask=value == 0)
+                found[name] = pa.array(np.abs(value), pa.int32(), mask=value == 0)
             elif isinstance(batch, OutcomeBatch) and name == "served":
                 found[name] = self._names.take(pa.array(value, mask=batch.attempt <= 0))
             elif name in _OF_MODELS:

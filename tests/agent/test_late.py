@@ -136,8 +136,7 @@ def test_the_count_survives_the_end_of_the_process(tmp_path, checkpoint):
     if checkpoint == "after":
         agent.checkpoint()
     state, said = agent.fold.to_bytes(), answers(agent)
-    store._connection.close()
-    store._lock.release()
+    store._ends.close()  # what the end of the process would let go; the mark says no farewell
     with SqliteStore(tmp_path / "log.db") as opened:
         again = Agent(config(), opened, KEY)
         assert again.late == 120

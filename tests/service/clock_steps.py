@@ -4,7 +4,7 @@ python tests/service/clock_steps.py --rounds 3
 
 The daemon's processes read the wall clock through a library made here with `cc`, which adds what a
 shared file says: all of them see a step at once, and no other clock moves. (libfaketime 0.9.10 with
-the monotonic clock left alone makes Python's timed waits sleep to their end, whoever wakes them.)
+the monotonic clock left alone makes time.sleep raise: findings/libfaketime-python-sleep.sh.)
 """
 
 from __future__ import annotations
