@@ -276,10 +276,11 @@ class Pending:
         whether each came.
 
         missing: declared value of a reward that never comes, None for the worst case. A draw that
-        was not delivered has no reward to be missing: what its model would have got is unknown,
-        whatever is declared, so it always enters as the worst case.
+        was not delivered, or that another model answered, has no reward of its model to be missing:
+        what that would have got is unknown, whatever is declared, so it always enters as the worst
+        case. What was got instead lies within those ends too.
         """
-        delivered = self.delivered[at]
+        delivered = self.as_drawn(at)
         known: Flags = self.has_reward[at] & delivered
         reward = scaled(self.reward[at])
         low, high = (

@@ -197,9 +197,9 @@ def test_repeats_are_repeats_and_what_is_new_is_kept_beside_them():
         door.observe([Outcome(decision_id=name, attempt=2, served="fast")])
 
 
-def test_certified_sums_are_by_intention_to_treat():
-    """A fallback's reward is part of what it means to be sent to a model; a draw that nobody got
-    is the worst case."""
+def test_what_another_model_answered_is_the_worst_case():
+    """What the assigned model would have got is unknown: its ends are those of nothing known, and
+    hold what its own answers are worth as well as what being sent to it is."""
     door = gateway()
     for item in decide(door, 300):
         by = "cheap" if item.model == "fast" else item.model
@@ -207,7 +207,12 @@ def test_certified_sums_are_by_intention_to_treat():
             [Outcome(decision_id=item.decision_id, served=by, outputs=OUTPUTS, reward=0.5)]
         )
     certified = door.agent.view().certified.overall
-    assert (certified.rows, certified.missing) == (300, 0)
+    fast = MODELS.index("fast")
+    assert certified.rows == 300
+    assert certified.missing == door.agent.fold.pending.model[:300].tolist().count(fast)
+    assert certified.rewards.low[fast] == 0.0
+    assert certified.rewards.high[fast] == certified.rewards.count[fast] > 0
+    assert np.isnan(door.agent.estimates(["ipw"])["ipw"].values[fast])
     check = {each.name: each for each in door.agent.checks()}["delivery"]
     assert check.status == "alarm"
     assert check.models == (MODELS.index("fast"),)

@@ -194,7 +194,7 @@ class TestCompliance:
         assert run.checkpoints[-1].harm == 0
         assert run.checkpoints[-1].spend == pytest.approx(cost)
 
-    def test_families_find_the_models_own_worth_and_certificates_the_intention(
+    def test_families_find_the_models_own_worth_and_certified_ends_hold_both(
         self, table: Benchmark
     ) -> None:
         """Hajek means of 12,000 draws carried out, and certified ends of all 20,000 delivered;
@@ -210,6 +210,8 @@ class TestCompliance:
         certified = run.agent.certified()
         assert (certified.lower[:3] <= run.world.values).all()
         assert (run.world.values <= certified.upper[:3]).all()
+        assert (certified.lower[:3] <= run.world.served_values).all()
+        assert (run.world.served_values <= certified.upper[:3]).all()
         row = run.ipw()[-1]
         assert row["rmse"] == pytest.approx(
             np.sqrt(((estimate.values - run.world.served_values) ** 2).mean()), abs=1e-12
