@@ -150,11 +150,13 @@ class Store(Protocol):
     def close(self) -> None:
         """Release what the store holds. Closing again is no error."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()

@@ -18,8 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
@@ -416,17 +414,6 @@ class JournaledStore(Store):
             self._log.close()
         if settled:  # else the tail may be all that can be found
             self._tail.forget(self._settled)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _learn_names(self) -> None:
         """The thread that reads the names of the decisions that were there at the start."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
 from equipoise.store.admission import (
     check_checkpoint,
@@ -198,14 +196,3 @@ class MemoryStore(Store):
 
     def close(self) -> None:
         """Nothing to release; the log stays readable."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

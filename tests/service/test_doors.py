@@ -80,7 +80,7 @@ def everything(daemon: Running) -> list[tuple[str, str]]:
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),
-        ({"Origin": "file://127.0.0.1"}, 403),
+        ({"Origin": "ftp://127.0.0.1"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "image"}, 403),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "iframe"}, 403),

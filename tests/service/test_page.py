@@ -43,8 +43,10 @@ def traffic(daemon: Running, requests: int = 120, token: str | None = None) -> N
         assert daemon.ask("POST", path, body, token).status == 200
     for i in range(requests):
         asked = {"request_id": f"r{i}", "routed": "large", "features": {"words": i}}
-        daemon.ask("POST", "/v1/decide", asked, token)
+        made = daemon.ask("POST", "/v1/decide", asked, token).json
         outcome = {"request_id": f"r{i}", "outputs": {"seconds": 1.0}, "reward": i % 3 / 2}
+        if "outcome_token" in made:
+            outcome["outcome_token"] = made["outcome_token"]
         assert daemon.ask("POST", "/v1/outcomes", outcome, token).status == 200
 
 
