@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def test_training_segments_are_no_contexts_and_are_counted(table: Benchmark) -> 
 
 
 def test_another_process_builds_the_same_table_and_world(table: Benchmark, tmp_path: Path) -> None:
-    """Built from nothing, under other string hashes, in little time."""
+    """Built from nothing, under other string hashes."""
     code = (
         "import importlib.util, sys;"
         f"spec = importlib.util.spec_from_file_location('here', {__file__!r});"
@@ -81,12 +80,9 @@ def test_another_process_builds_the_same_table_and_world(table: Benchmark, tmp_p
         "print(here.fingerprint(here.load('imagesegments')))"
     )
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONHASHSEED": "20"}
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    # Five seconds on an idle core; the suite shares its cores.
-    assert time.monotonic() - started < 30
     assert done.stdout.strip() == fingerprint(table)
 
 
