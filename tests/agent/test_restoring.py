@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.config import RewardConfig
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
 from equipoise.agent.restoring import grown
 from equipoise.store.memory import MemoryStore
@@ -76,3 +77,24 @@ def test_what_a_newer_version_kept_is_refused():
             encode({**arrays, "pending.hue": arrays["pending.rate"]}, fields),
             agent.fold.kept_bytes(),
         )
+
+
+def test_what_the_older_version_had_summed_is_not_summed_again():
+    """It added a request when its reward and outputs were there, whatever a missing one is worth;
+    this one adds it when the watermark passes, but for those."""
+    settings = config(reward=RewardConfig(low=0.0, high=1.0, window=100.0, missing=0.5))
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(3))
+    waiting = agent.decide(traffic.requests(1))
+    run(agent, traffic, 60)
+    empty = Agent(settings, MemoryStore(), KEY).fold.kept_bytes()
+    state = grown(older(agent.fold.to_bytes()), empty)
+    again = Agent(settings, agent.store, None)
+    again.fold.load_bytes(state)
+    before = again.view().moments.arms.count.sum()
+    settled = again.fold.pending.folded[: again.fold.pending.size]
+    assert np.count_nonzero(settled) > 1000
+    again.fold.pending.reward[0], again.fold.pending.has_reward[0] = 1.0, True
+    again._view = None
+    drawn = np.count_nonzero(again.fold.pending.randomized[: len(settled)] & ~settled)
+    assert again.view().watermark > 1000
+    assert again.view().moments.arms.count.sum() - before <= drawn + waiting.randomized.sum()
