@@ -194,3 +194,21 @@ def test_what_is_certified_of_the_rest_changes_nothing_that_is_served():
     answer = agent.recommendation()
     assert answer.action == "keep"
     assert "Not certified" in answer.sentence
+
+
+def test_after_a_limit_drift_looks_at_traffic_as_routed_alone():
+    """Counted by hand: residuals of models up to the first closed row; rewards as routed of rows
+    that their rule would have left as routed, by the uniform of each, had nothing closed them."""
+    agent = run(settings(BudgetConfig(segments=[GOOD])), 3000)
+    table = agent.fold.pending
+    rows = slice(0, 3000)
+    closed = table.closed_by[rows] > 0
+    first = int(np.argmax(closed))
+    drift = next(check for check in agent.checks() if check.name == "drift")
+    *of_models, as_routed = drift.figures["rows"]
+    assert 0 < sum(of_models) <= np.count_nonzero(table.randomized[:first])
+    assert np.count_nonzero(table.randomized[rows]) > 1.5 * sum(of_models)
+    uniform, routed = table.uniform[rows], table.routed[rows]
+    drawn = np.where(uniform < 0.8, (uniform / 0.8 >= 0.5).astype(int), routed)
+    assert as_routed == np.count_nonzero(drawn == routed)
+    assert as_routed < np.count_nonzero(table.model[rows] == routed)
