@@ -212,3 +212,16 @@ def test_after_a_limit_drift_looks_at_traffic_as_routed_alone():
     drawn = np.where(uniform < 0.8, (uniform / 0.8 >= 0.5).astype(int), routed)
     assert as_routed == np.count_nonzero(drawn == routed)
     assert as_routed < np.count_nonzero(table.model[rows] == routed)
+
+
+def test_no_model_is_looked_at_again_in_the_era():
+    """However the rows are cut: after the first closed one, open ones are not tested either."""
+    agent = run(settings(BudgetConfig(segments=[GOOD])), 2000)
+    table, watch = agent.fold.pending, run(settings(BudgetConfig()), 200).fold.watch
+    closed = table.closed_by[:2000] > 0
+    first = int(np.argmax(closed))
+    still_open = first + 1 + int(np.argmin(closed[first + 1 :]))
+    assert watch._tested(table, 0, slice(0, first)).all()
+    assert not watch._tested(table, 0, slice(first, first + 1)).any()
+    assert not watch._tested(table, 0, slice(still_open, still_open + 1)).any()
+    assert watch._tested(table, 1, slice(still_open, still_open + 1)).all()
