@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import sqlite3
+import sys
 import tempfile
 import traceback
 from collections import Counter
@@ -314,6 +315,8 @@ def study(folder: Path, count: int, seed: int) -> tuple[Counter[str], list[str]]
                 label = f"{what} ({'killed' if which else 'ended in order'})"
                 end, said = _one(templates[which], damaged)
                 ends[end] += 1
+                if (done := ends.total()) % 100 == 0:
+                    print(f"{done:,} of {count:,} faults", file=sys.stderr, flush=True)
                 wrong += [f"{label}: {sentence}" for sentence in said]
         finally:
             shutil.rmtree(damaged)
