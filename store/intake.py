@@ -94,13 +94,23 @@ def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
                 )
             found, rules, taken = Found(), set[str](), ""
         else:
-            found, rules, taken = _database(store, connection, version)
+            try:
+                found, rules, taken = _database(store, connection, version)
+            except UnicodeDecodeError as error:
+                # SQLite quotes what it cannot read, and sqlite3 cannot decode the quotation.
+                raise CorruptStoreError(
+                    f"store {store}: its schema is damaged: restore a backup"
+                ) from error
     found.standing = standing
     salts = wal_salts(store)
     if standing is not None:
         if standing.store_id != found.store_id:
-            found.strange.append(f"it is not the store of {mark_path(store).name}")
-        elif not is_own_journal(standing, salts):
+            # No loss of this store to be accepted: the rows of the other one are elsewhere.
+            raise LostRowsError(
+                f"store {store}: it is not the store of {mark_path(store).name}, another database"
+                " lies in its place. Put its own back with its journal, or restore a backup"
+            )
+        if not is_own_journal(standing, salts):
             found.journal_is_strange = True
             found.strange.append(f"{store.name}-wal is not the journal that it was left with")
     found.files = tail_files(store)

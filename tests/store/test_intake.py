@@ -357,3 +357,16 @@ def test_a_gap_says_what_is_lost() -> None:
         " put aside: x.damaged"
     )
     assert tail_module.FILE_HEADER == 64
+
+
+def test_another_database_in_its_place_is_no_loss_to_accept(tmp_path: Path) -> None:
+    """The store's rows are elsewhere: opened all the same, its numbers would be given again."""
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        SqliteStore(tmp_path / name / "log.db").close()
+    shutil.copy(tmp_path / "other" / "log.db", tmp_path / "own" / "log.db")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()}
+    for accept in (False, True):
+        with pytest.raises(LostRowsError, match="another database lies in its place"):
+            SqliteStore(tmp_path / "own" / "log.db", accept_loss=accept)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == before
