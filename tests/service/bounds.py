@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from equipoise.agent.rules import rule_id
 from tests.service.running import Running, running
 
 CONFIG = """
@@ -92,6 +93,12 @@ def decisions(counts: list[int], service: str = "") -> None:
             )
 
 
+def _other_rule(era: int, at: float, body: str, number: int) -> tuple[str, int, float, str]:
+    """A rule that begins somewhere else, under the id that its text has."""
+    body = re.sub(r'"since":\d+', f'"since":{10**6 + number}', body)
+    return rule_id(body), era, at, body
+
+
 def rules(counts: list[int]) -> None:
     """A store with so many rules more than it uses, and the time until the daemon listens."""
     print("| rules | start, s | daemon MB | analyst MB |\n|---|---|---|---|")
@@ -105,7 +112,7 @@ def rules(counts: list[int]) -> None:
             with store:
                 store.executemany(
                     "INSERT INTO rules (rule_id, era, at, body) VALUES (?, ?, ?, ?)",
-                    ((f"r{at:020x}", *known) for at in range(count)),
+                    (_other_rule(*known, at) for at in range(count)),
                 )
                 # The newest is the one in force.
                 row = store.execute(
