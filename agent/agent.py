@@ -406,6 +406,8 @@ class Agent(Steering):
             )
             if self.when_broken is not None:
                 self.when_broken(error)
+            if not isinstance(error, Exception):
+                raise  # an interrupt stays one, to whoever waits for it
             raise self.broken from error
 
     def _freeze_rule(self, era: int, at: float) -> Snapshot:

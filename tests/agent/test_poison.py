@@ -221,3 +221,15 @@ def test_after_an_exception_between_append_and_fold_nothing_is_logged_any_more(m
     again = Agent(config(), store, KEY)
     assert again.fold.next_seq == rows == 7
     again.observe(outcomes)
+
+
+def test_an_interrupt_between_append_and_fold_stays_one(monkeypatch):
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
+
+    def interrupted(seq, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(agent.fold, "apply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agent.decide(traffic.requests(3))
+    assert agent.broken is not None
