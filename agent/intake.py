@@ -28,8 +28,6 @@ from equipoise.store.contract import Store
 from equipoise.store.records import Gap
 from equipoise.store.slicing import select
 
-LATEST = 1e11
-"""Seconds since the epoch, about the year 5138, as of the records."""
 MOST_COST = 1e6
 """USD that one request on a model may cost: more is another unit, and would stop a budget."""
 
