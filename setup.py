@@ -1,4 +1,4 @@
-"""Map the four top-level folders to the import name ``equipoise`` (see docs/decisions.md)."""
+"""Map the four top-level folders to the import name ``equipoise`` (docs/decisions/001-four-folders.md)."""
 
 from setuptools import find_packages, setup
 
