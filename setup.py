@@ -1,4 +1,4 @@
-"""Map the four top-level folders to the import name ``equipoise`` (docs/decisions/001-four-folders.md)."""
+"""Map the four top-level folders to the import name ``equipoise`` (decision 001 in docs/)."""
 
 from setuptools import find_packages, setup
 
