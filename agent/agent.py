@@ -16,32 +16,29 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.certifier import Certifier
 from equipoise.agent.budget import Purse
-from equipoise.agent.budget.charges import charges_in_force
-from equipoise.agent.budget.closed import Closed, model_caps
+from equipoise.agent.budget.caps import Closed, Quotas, bands_of, model_caps
 from equipoise.agent.budget.ledger import Ledger
-from equipoise.agent.budget.quotas import Quotas, bands_of
-from equipoise.agent.certifier import Certifier
-from equipoise.agent.clocks import SKEW, check_times
+from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.declared import changes, keep, version
-from equipoise.agent.draws import Draws, key_hash
-from equipoise.agent.eras import Eras
-from equipoise.agent.errors import AgentError, BrokenError
+from equipoise.agent.controls import Steering, standing_pause
+from equipoise.agent.decisions.policy_snapshot import OutputMaps, build_snapshot
+from equipoise.agent.decisions.uniforms import Draws, key_hash
+from equipoise.agent.decisions.validation import Intake
+from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
-from equipoise.agent.fold import Fold
-from equipoise.agent.intake import Intake
+from equipoise.agent.lifecycle.eras import OBSERVING, Eras, StopNotes
+from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
+from equipoise.agent.lifecycle.stored_config import changes, keep, version
 from equipoise.agent.moments.state import Dimensions
-from equipoise.agent.monitors.actions import Action
-from equipoise.agent.monitors.panel import Panel
-from equipoise.agent.restoring import restore
-from equipoise.agent.rules import Rule, RuleBook, same_but_since
-from equipoise.agent.snapshots import OutputMaps, build_snapshot
-from equipoise.agent.steering import Steering, standing_pause
-from equipoise.agent.stops import OBSERVING, StopNotes
-from equipoise.agent.units import follow, one_by_one
+from equipoise.agent.monitors.check import Action
+from equipoise.agent.monitors.monitor_set import Panel
+from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.recovery import restore
+from equipoise.agent.state.sticky_units import follow, one_by_one
 from equipoise.policies.draw import draw
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
@@ -58,8 +55,8 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
-from equipoise.store.gaps import lost_before
 from equipoise.store.records import Era, RuleRecord
+from equipoise.store.sqlite.log_start import lost_before
 
 MISCOUNTED = (
     "an older version counted missing rewards wrongly: what it certified of the era before is void"

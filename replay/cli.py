@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.agent.cli.audit import audit
-from equipoise.agent.cli.backup import backup, restore
-from equipoise.agent.cli.export import export
 from equipoise.agent.cli.ingest import ingest
-from equipoise.agent.cli.init import init
+from equipoise.agent.cli.maintenance import audit, backup, export, repair, restore
 from equipoise.agent.cli.plan import plan_command
-from equipoise.agent.cli.repair import repair
 from equipoise.agent.cli.rollback import rollback
-from equipoise.agent.cli.serve import serve
+from equipoise.agent.cli.serve import init, serve
 from equipoise.agent.cli.status import status
 
 if TYPE_CHECKING:
@@ -243,7 +239,7 @@ def worlds(
 
     Example: equipoise replay --world reward=bounded --world missing=0.1 --out runs/missing
     """
-    from equipoise.replay.worldoptions import describe_options
+    from equipoise.replay.worlds.options import describe_options
 
     _print_listing(describe_options(), as_json)
 
@@ -255,7 +251,7 @@ def _plan_of_benchmark(name: str, world: list[str], given: Mapping[str, Any]) ->
 
 
 def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:
-    from equipoise.replay.planning.command import validate
+    from equipoise.replay.planning.validation import validate
 
     validate(benchmarks, count, out, as_json)
 

@@ -1,132 +1,172 @@
-"""What can be said about a store's file before SQLite touches it.
+"""The files of a store as the operating system has them: descriptors, identity, the writer's lock.
 
-SQLite notices a file that misses whole pages, but not one whose last page is cut, and it takes
-an empty file for a new database; so the header is compared with the file here first.
+SQLite's locks are POSIX locks, and those of a process on a file end when the process closes any
+descriptor of it. A header that was read and closed again would so take the locks from under every
+open connection, and the next program that closes the database last would delete its journal.
+
+The writer's lock on the file itself is held here too. It is a `flock`, which knows nothing of
+POSIX locks, and belongs to the file and not to a name.
+
+That there is one writer per file, whatever names it has, is seen to by `descriptors`; this lock
+comes first, and is there before the file is.
+
+The operating system drops the lock when the process dies, however it dies, so a killed writer
+never blocks the next one. The lock belongs to an open file, which a forked child would share and
+keep alive after its parent; children therefore close theirs at birth.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import time
+import weakref
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from equipoise.store.descriptors import DatabaseFile
-from equipoise.store.errors import (
-    CorruptStoreError,
-    LostRowsError,
-    MissingStoreError,
-    NotAStoreError,
-    ReadOnlyStoreError,
-    StoreError,
-)
-from equipoise.store.tail import tail_files
+from equipoise.store.errors import ReadOnlyStoreError, StoreInUseError
 
-_MAGIC = b"SQLite format 3\0"
-_HEADER_BYTES = 100
-_SETTLE_SECONDS = 0.05
+Identity: TypeAlias = tuple[int, int]
+"""Device and inode."""
 
 
-def check_path(path: Path, read_only: bool) -> None:
-    """Refuse a path that cannot be a store: one clear StoreError each.
-
-    A path without a file is fine for a writer (a new store), not for a reader.
-    """
-    if path.is_dir():
-        raise NotAStoreError(f"store {path} is a directory, expected a file")
-    if not path.exists():
-        if read_only:
-            raise MissingStoreError(f"store {path} does not exist")
-        if not path.parent.is_dir():
-            raise MissingStoreError(f"store {path}: folder {path.parent} does not exist")
-        return
-    if not os.access(path, os.R_OK):
-        raise ReadOnlyStoreError(f"store {path} may not be read by this user")
-    if not read_only and not os.access(path, os.W_OK):
-        raise ReadOnlyStoreError(f"store {path} is a read-only file: open it with read_only=True")
+@dataclass(slots=True)
+class _Held:
+    descriptor: int
+    users: int = 0
+    writer: bool = False
 
 
-def check_header(path: Path, read_only: bool) -> None:
-    """Refuse a file that is no SQLite database, or is shorter than it says.
+_held: dict[Identity, _Held] = {}
 
-    A writer calls this while it holds the lock, so that nobody else changes the file meanwhile.
-    """
-    header, size = _header(path)
-    if not header:
-        if _has_journal(path):
-            raise CorruptStoreError(f"store {path} is truncated: empty beside its journal")
-        if read_only:
-            raise NotAStoreError(f"{path} is empty, expected an equipoise store")
-        return
-    if not header.startswith(_MAGIC[: len(header)]):
-        raise NotAStoreError(f"{path} is not a SQLite database")
-    expected = _expected_size(header)
-    if size >= expected:
-        return
-    if read_only:
-        # A writer at work may have been between two writes; look again.
-        time.sleep(_SETTLE_SECONDS)
-        header, size = _header(path)
-        expected = _expected_size(header)
-    # While there is a journal it may hold the missing pages; then SQLite is the judge.
-    if size < expected and not _has_journal(path):
-        raise CorruptStoreError(
-            f"store {path} is truncated: {size} bytes, its header says {expected}"
+
+def identity(facts: os.stat_result) -> Identity:
+    return facts.st_dev, facts.st_ino
+
+
+class DatabaseFile:
+    """A share in the descriptor of a database file that exists, until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self.identity = identity(os.stat(path))
+        if self.identity not in _held:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.identity = identity(os.fstat(descriptor))
+            if self.identity in _held:  # replaced in between by one that is open already
+                self.identity = (-1, descriptor)
+            _held[self.identity] = _Held(descriptor)
+        self._held: _Held | None = _held[self.identity]
+        self._held.users += 1
+        self._writes = False
+
+    @property
+    def descriptor(self) -> int:
+        assert self._held is not None
+        return self._held.descriptor
+
+    def lock(self, store: Path) -> None:
+        """Become the file's one writer, by whatever name it is opened. Raises StoreInUseError."""
+        assert self._held is not None
+        refusal = StoreInUseError(
+            f"store {store} is open for writing by another writer, under this or another name"
         )
+        if self._held.writer:
+            raise refusal
+        try:
+            fcntl.flock(self._held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        self._held.writer = self._writes = True
+
+    def release(self) -> None:
+        """Let go; after every connection of whoever held this share. Again is no error."""
+        held, self._held = self._held, None
+        if held is None:
+            return
+        held.users -= 1
+        if self._writes:
+            fcntl.flock(held.descriptor, fcntl.LOCK_UN)
+            held.writer = False
+        if not held.users:
+            _held.pop(self.identity, None)
+            os.close(held.descriptor)
 
 
-def check_beside(path: Path) -> None:
-    """Refuse to write a store that is gone from beside its own files, or has several names.
+def _forget_in_child() -> None:
+    # A forked child would keep the lock alive after its parent.
+    for held in _held.values():
+        os.close(held.descriptor)
+        held.writer = False
+    _held.clear()
 
-    Raises LostRowsError or StoreError, and has written nothing.
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class WriterLock:
+    """The right to write a store, from construction to `release`.
+
+    Raises StoreInUseError where another writer, in this process or another, holds it.
     """
-    if path.exists():
-        links = path.stat().st_nlink
-        if links > 1:
-            raise StoreError(
-                f"store {path} has {links} names (hard links), and a journal and a tail for each:"
-                " remove the others"
-            )
-        return
-    left = [path.with_name(path.name + suffix) for suffix in ("-wal", ".mark")]
-    left += tail_files(path)
-    names = ", ".join(each.name for each in left if each.exists())
-    if names:
-        raise LostRowsError(
-            f"store {path} does not exist, but {names} of it does: put it back, or restore a"
-            " backup; to begin anew move them away, and the key too"
-        )
+
+    def __init__(self, store: Path) -> None:
+        self._path = store.with_name(store.name + ".lock")
+        self._file = _lock(self._path, store)
+        self.identity = identity(os.fstat(self._file))
+        _locks.add(self)
+
+    def release(self) -> None:
+        """Give the right up and remove the lock file. Releasing again is no error."""
+        if self._file >= 0:
+            with contextlib.suppress(OSError):  # the lock is what counts, not its file
+                self._path.unlink()
+            self._forget()
+
+    def _forget(self) -> None:
+        _locks.discard(self)
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
 
 
-def set_aside(path: Path) -> str:
-    """Keep a damaged file under a name that nothing reads; the name."""
-    target = path.with_name(f"{path.name}.damaged")
-    count = 1
-    while target.exists():
-        count += 1
-        target = path.with_name(f"{path.name}.damaged.{count}")
-    path.rename(target)
-    return target.name
+def _lock(path: Path, store: Path) -> int:
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ReadOnlyStoreError(
+                f"store {store} cannot be written: lock file {path.name}: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(file)
+            raise StoreInUseError(
+                f"store {store} is open for writing by another writer (process {holder})"
+            ) from None
+        if _is_current(file, path):
+            os.fchmod(file, 0o600)
+            os.ftruncate(file, 0)
+            os.pwrite(file, b"%d\n" % os.getpid(), 0)
+            return file
+        os.close(file)  # the holder before us removed this file after we had opened it
 
 
-def _header(path: Path) -> tuple[bytes, int]:
-    file = DatabaseFile(path)  # never opened and closed beside open connections
+def _is_current(file: int, path: Path) -> bool:
     try:
-        descriptor = file.descriptor
-        return os.pread(descriptor, _HEADER_BYTES, 0), os.fstat(descriptor).st_size
-    finally:
-        file.release()
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
-def _expected_size(header: bytes) -> int:
-    """Bytes by the database header: page size at 16, pages at 28, valid where 24 equals 92."""
-    if len(header) < _HEADER_BYTES:
-        return _HEADER_BYTES
-    page_size = int.from_bytes(header[16:18], "big")
-    page_size = 65536 if page_size == 1 else page_size
-    pages = int.from_bytes(header[28:32], "big") if header[24:28] == header[92:96] else 1
-    return page_size * max(pages, 1)
+_locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
-def _has_journal(path: Path) -> bool:
-    journal = path.with_name(path.name + "-wal")
-    return journal.exists() and journal.stat().st_size > 0
+def _forget_locks_in_child() -> None:
+    for lock in tuple(_locks):
+        lock._forget()
+
+
+os.register_at_fork(after_in_child=_forget_locks_in_child)

@@ -11,14 +11,6 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from equipoise.store.admission import (
-    check_checkpoint,
-    check_numbers,
-    check_same_era,
-    check_same_rule,
-    check_setting,
-    repeated_request,
-)
 from equipoise.store.batches import (
     Batch,
     Buffer,
@@ -27,11 +19,25 @@ from equipoise.store.batches import (
     ObservationBatch,
     OutcomeBatch,
     Segment,
+    named_observations,
+    pairs_of,
+    replays_of,
+    slice_rows,
 )
-from equipoise.store.contract import KEPT_CHECKPOINTS, Checkpoint, Kept, Store
+from equipoise.store.contract import (
+    KEPT_CHECKPOINTS,
+    Checkpoint,
+    Kept,
+    Root,
+    Store,
+    check_checkpoint,
+    check_numbers,
+    check_same_era,
+    check_same_rule,
+    check_setting,
+    repeated_request,
+)
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
-from equipoise.store.roots import Root
-from equipoise.store.slicing import named_observations, pairs_of, replays_of, slice_rows
 
 _STORE = "store in memory"
 

@@ -1,4 +1,4 @@
-"""What was randomized, as counts: a fold over decisions, valued by whatever charges hold today."""
+"""What came and what was randomized, as counts: a fold over decisions, valued by charges."""
 
 from __future__ import annotations
 
@@ -8,9 +8,111 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.bands import Band
-from equipoise.agent.budget.arrivals import Arrivals
+from equipoise.agent.features.column_range import Band
 from equipoise.store.batches import DecisionBatch, Floats, Ints
+
+PERIOD = 86_400.0
+"""seconds after which traffic is expected to repeat itself"""
+BINS = 144
+WIDTH = PERIOD / BINS
+"""seconds"""
+GROWTH, SLACK = 2.0, 10.0
+"""A bin is expected to hold at most GROWTH times what it held the day before, and SLACK more: a
+burst is not expected to come again, and traffic that grows is followed within days."""
+
+
+class Arrivals:
+    """Counts of requests per bin of 10 minutes over the last two days; a fold over decisions.
+
+    total: requests so far; first, latest: seconds since the epoch of the earliest and the newest,
+    NaN before any. A request dated further back than two days counts in `total` alone.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.first = self.latest = np.nan
+        self._counts: Floats = np.zeros(2 * BINS)
+        self._newest = -1
+
+    def take(self, at: Floats) -> None:
+        """Count n requests that arrived at these times (n,)."""
+        if len(at) == 1:
+            self._take_one(float(at[0]))
+            return
+        if not len(at):
+            return
+        low, high = float(at.min()), float(at.max())
+        if self.total == 0:
+            self.first, self.latest = low, high
+        self.first, self.latest = min(self.first, low), max(self.latest, high)
+        self.total += len(at)
+        number: Ints = np.floor(at / WIDTH).astype(np.int64)
+        self._open(int(number.max()))
+        kept = number[number > self._newest - 2 * BINS]
+        np.add.at(self._counts, kept % (2 * BINS), 1.0)
+
+    def _take_one(self, at: float) -> None:
+        """The same for a single request, at a fraction of the cost."""
+        if self.total == 0:
+            self.first = self.latest = at
+        elif at > self.latest:
+            self.latest = at
+        elif at < self.first:
+            self.first = at
+        self.total += 1
+        number = int(at // WIDTH)
+        if number > self._newest:
+            self._open(number)
+        if number > self._newest - 2 * BINS:
+            self._counts[number % (2 * BINS)] += 1.0
+
+    def _open(self, newest: int) -> None:
+        """Make room for bins up to `newest`."""
+        if newest > self._newest:
+            stale = np.arange(max(self._newest + 1, newest - 2 * BINS + 1), newest + 1)
+            self._counts[stale % (2 * BINS)] = 0.0
+            self._newest = newest
+
+    def expected(self, until: float) -> float:
+        """Requests to expect between the newest one and `until`; 0 before any, or after `until`.
+
+        Every bin to come is like the same one a day before; a bin that was not seen then (the
+        first day) is like the mean so far.
+        """
+        if self.total == 0 or not until > self.latest:
+            return 0.0
+        elapsed = max(self.latest - self.first, 1.0)
+        mean = self.total / elapsed * WIDTH
+        day = self._last_day(mean)
+        bins = np.arange(self._newest, int(until // WIDTH) + 1)
+        start = np.maximum(bins * WIDTH, self.latest)
+        share = (np.minimum((bins + 1) * WIDTH, until) - start) / WIDTH
+        return float((day[bins % BINS] * np.maximum(share, 0.0)).sum())
+
+    def _last_day(self, mean: float) -> Floats:
+        """(BINS,) requests per bin by time of day, from the newest complete day."""
+        # The current bin is not complete, and the one in which counting began may not be either.
+        numbers = np.arange(self._newest - BINS, self._newest)
+        seen = numbers > int(self.first // WIDTH)
+        counts = np.where(seen, self._counts[numbers % (2 * BINS)], mean)
+        earlier = numbers - BINS
+        twice = earlier > int(self.first // WIDTH)
+        most = GROWTH * self._counts[earlier % (2 * BINS)] + SLACK
+        counts = np.where(twice, np.minimum(counts, most), counts)
+        day = np.empty(BINS)
+        day[numbers % BINS] = counts
+        return day
+
+    def arrays(self) -> dict[str, Floats]:
+        """The state as arrays for a checkpoint."""
+        head = np.array([self.total, self.first, self.latest, self._newest], dtype=np.float64)
+        return {"arrivals": np.concatenate([head, self._counts])}
+
+    def load(self, arrivals: Floats) -> None:
+        """Become the state of `arrays`."""
+        self.total, self._newest = int(arrivals[0]), int(arrivals[3])
+        self.first, self.latest = float(arrivals[1]), float(arrivals[2])
+        self._counts = np.array(arrivals[4:])
 
 
 class Ledger:

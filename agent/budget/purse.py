@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.agent.budget.charges import RESOURCES
 from equipoise.agent.budget.ledger import Ledger
-from equipoise.agent.config.budget import BudgetConfig
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.parts import BudgetConfig
+from equipoise.agent.moments.simulation import SimulationMoments
 from equipoise.store.batches import Flags, Floats, Ints
+
+
+def declared_prices(config: ExperimentConfig) -> Floats:
+    """(K,) USD per request, NaN where none is declared."""
+    return np.array([np.nan if model.price is None else model.price for model in config.models])
+
+
+def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
+    """(K,) expected USD per request: the declared price, else the mean of priced SIM rows."""
+    rows = simulation.priced.sum(axis=0)
+    total = (simulation.priced * simulation.cost).sum(axis=0)
+    seen = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
+    return np.where(np.isnan(declared), seen, declared)
+
+
+RESOURCES = ("requests", "money", "harm")
+
+
+def request_charges(models: int) -> Floats:
+    """(K, K) one each."""
+    return np.ones((models, models))
+
+
+def money_charges(prices: Floats) -> Floats:
+    """(K, K) USD for the answer, from prices (K,); a model without one counts as the dearest.
+
+    inf where no price is known: nothing can be afforded then.
+    """
+    known = np.isfinite(prices)
+    dearest = float(prices[known].max()) if known.any() else np.inf
+    return np.tile(np.where(known, prices, dearest), (len(prices), 1))
+
+
+def harm_charges(values: Floats, sign: int, span: float) -> Floats:
+    """(K, K) expected reward lost against the routed model, in reward units; a gain is no refund.
+
+    values: (K,), the estimates in force; where one is unknown the loss may be the whole `span` of
+    the reward. sign: -1 where smaller rewards are better.
+    """
+    lost = sign * (values[:, None] - values[None, :])
+    lost = np.where(np.isfinite(lost), np.clip(lost, 0.0, span), span)
+    np.fill_diagonal(lost, 0.0)
+    return lost
+
+
+def charges_in_force(
+    resources: Iterable[str],
+    config: ExperimentConfig,
+    simulation: SimulationMoments,
+    values: Floats,
+) -> dict[str, Floats]:
+    """Charges by resource. values: (K,) estimates, read for harm alone."""
+    reward, models = config.reward, len(config.models)
+    found: dict[str, Floats] = {}
+    for name in resources:
+        if name == "requests":
+            found[name] = request_charges(models)
+        elif name == "money":
+            found[name] = money_charges(model_costs(simulation, declared_prices(config)))
+        else:
+            sign = 1 if reward.maximise else -1
+            found[name] = harm_charges(values, sign, reward.high - reward.low)
+    return found
+
 
 _ROUNDING = 1e-9
 """share of a limit by which a sum of charges may miss it through rounding alone"""

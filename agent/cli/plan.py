@@ -212,7 +212,7 @@ def _answer(
     world: list[str],
     of_benchmark: OfBenchmark,
 ) -> Plan:
-    from equipoise.agent.planning.errors import PlanError
+    from equipoise.agent.errors import PlanError
     from equipoise.agent.planning.plan import make_plan
     from equipoise.agent.planning.problem import Problem
     from equipoise.agent.planning.request import read_request
@@ -232,9 +232,8 @@ def _answer(
 
 
 def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -> None:
-    from equipoise.agent.planning.csvfile import as_csv
-    from equipoise.agent.planning.page import as_page
-    from equipoise.agent.planning.terminal import print_plan
+    from equipoise.agent.planning.output.page import as_page
+    from equipoise.agent.planning.output.terminal import as_csv, print_plan
 
     # Everything is made before anything is written.
     texts = [(csv, as_csv), (html, as_page)]

@@ -20,7 +20,7 @@ def rollback(
 
     Example: equipoise rollback equipoise.db --to 1
     """
-    from equipoise.store.rollback import roll_back
+    from equipoise.store.sqlite.rollback import roll_back
 
     lost = roll_back(store, to)
     if as_json:

@@ -9,7 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from equipoise.agent.agent import Agent
-    from equipoise.agent.certifier import Certified
+    from equipoise.agent.answers.certifier import Certified
 
 
 def status(
@@ -44,8 +44,8 @@ def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` says, JSON-able: numbers in reward units, null where unknown."""
     import numpy as np
 
-    from equipoise.agent.estimators.naive_log import naive_log
-    from equipoise.agent.snapshots import sample_moments
+    from equipoise.agent.decisions.policy_snapshot import sample_moments
+    from equipoise.agent.estimators.ipw import naive_log
 
     view = agent.view()
     family = agent.config.policy.estimator

@@ -21,8 +21,8 @@ def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
     Raises AgentError where the file is a store that no experiment was opened on.
     """
     from equipoise.agent.config import ExperimentConfig
-    from equipoise.agent.declared import declared
     from equipoise.agent.errors import AgentError
+    from equipoise.agent.lifecycle.stored_config import declared
     from equipoise.store.sqlite import SqliteStore
 
     _take_in_tail(path)
@@ -35,9 +35,9 @@ def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
 
 def _take_in_tail(path: Path) -> None:
     from equipoise.store.errors import ReadOnlyStoreError, StoreInUseError
-    from equipoise.store.mark import read_mark
+    from equipoise.store.format.frames import tail_files
+    from equipoise.store.format.mark import read_mark
     from equipoise.store.sqlite import SqliteStore
-    from equipoise.store.tail import tail_files
 
     # A store that its writer left in order is only read; but a copy from an earlier day, put in its
     # place, is not as it was left.

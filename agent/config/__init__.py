@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from equipoise.agent.config.budget import BudgetConfig, PerUser, SegmentBudget
-from equipoise.agent.config.certification import (
+from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
+from equipoise.agent.config.file import load_config
+from equipoise.agent.config.parts import (
+    BudgetConfig,
     CertifyConfig,
     DeclaredPolicy,
+    GuardrailConfig,
+    ModelConfig,
+    PerUser,
+    PolicyConfig,
+    RewardConfig,
+    SegmentBudget,
     SegmentConfig,
     SequenceName,
     UnitsConfig,
 )
-from equipoise.agent.config.error import ConfigError
-from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
-from equipoise.agent.config.guardrails import GuardrailConfig
-from equipoise.agent.config.load import load_config
-from equipoise.agent.config.parts import (
-    ModelConfig,
-    PolicyConfig,
-    RewardConfig,
-)
+from equipoise.agent.errors import ConfigError
 
 __all__ = [
     "BudgetConfig",

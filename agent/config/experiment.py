@@ -8,26 +8,25 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from equipoise.agent.config.budget import BudgetConfig, budget_faults
-from equipoise.agent.config.certification import (
-    ROUTING,
-    CertifyConfig,
-    UnitsConfig,
-    reference_faults,
-)
-from equipoise.agent.config.checks import check_faults
-from equipoise.agent.config.error import ConfigError
-from equipoise.agent.config.guardrails import GuardrailConfig, guardrail_faults
 from equipoise.agent.config.parts import (
+    ROUTING,
+    BudgetConfig,
+    CertifyConfig,
+    GuardrailConfig,
     ModelConfig,
     Part,
     PolicyConfig,
     RewardConfig,
+    UnitsConfig,
+    budget_faults,
+    check_faults,
+    guardrail_faults,
     id_faults,
+    reference_faults,
 )
-from equipoise.agent.features.declarations import WRONG, read
-from equipoise.agent.features.problems import Problem, shown
-from equipoise.agent.features.schema import FeatureSchema, without_defaults
+from equipoise.agent.errors import ConfigError
+from equipoise.agent.features.schema import WRONG, FeatureSchema, read, without_defaults
+from equipoise.agent.features.values import Problem, shown
 
 if TYPE_CHECKING:
     from equipoise.policies.snapshot import Limits

@@ -1,4 +1,4 @@
-"""A whole `equipoise.toml`: the experiment, the daemon, the mappings of logs, the capacity.
+"""The example `equipoise.toml`: what `equipoise init` writes, and what stands in the repository.
 
 The experiment stands at the top level; `[service]`, `[[ingest]]` and `[capacity]` beside it. The
 file is checked as a whole: one error lists every problem of every part.
@@ -9,19 +9,18 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from equipoise.agent.config.error import ConfigError
 from equipoise.agent.config.experiment import ExperimentConfig
-from equipoise.agent.config.load import unreadable
+from equipoise.agent.config.ingest import IngestMapping, mapping_faults
 from equipoise.agent.config.parts import Part
-from equipoise.agent.features.declarations import WRONG, read
-from equipoise.agent.features.problems import Problem, listed, shown
-from equipoise.agent.ingest.mapping import IngestMapping, mapping_faults
-from equipoise.agent.service.retention import retention_faults
-from equipoise.agent.service.settings import ServiceSettings
+from equipoise.agent.config.service import ServiceSettings, retention_faults
+from equipoise.agent.errors import ConfigError
+from equipoise.agent.features.schema import WRONG, read
+from equipoise.agent.features.values import Problem, listed, shown
 
 MOST_PER_SECOND = 1e6
 
@@ -100,3 +99,146 @@ def file_from_dict(
     if sentences or experiment is None:
         raise ConfigError(sentences, source)
     return ConfigFile(experiment, service, ingest, capacity)
+
+
+def load_config(path: str | PathLike[str]) -> ExperimentConfig:
+    """Read and check a TOML file. Raises ConfigError with every problem, the path in front."""
+    source = str(path)
+    try:
+        data = tomllib.loads(Path(path).read_bytes().decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([unreadable(error)], source) from None
+    return ExperimentConfig.from_builtins(data, source)
+
+
+def unreadable(error: Exception) -> str:
+    """A sentence about a file that cannot be opened, decoded or parsed."""
+    if isinstance(error, OSError):
+        return f"the file cannot be read: {error.strerror or error}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"the file is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+    return f"the file is not TOML: {error}"
+
+
+EXAMPLE = """\
+# Equipoise beside a router that serves chats. Everything but name and models has a default.
+# Check it with `equipoise serve --config equipoise.toml --check`.
+
+name = "chat"
+
+# What requests may be sent to. price: USD per request. A new version is a new treatment.
+[[models]]
+name = "large"
+price = 0.02
+version = "2026-10"
+
+[[models]]
+name = "small"
+price = 0.002
+
+# What comes back. A reward that has not come after `window` seconds is missing; certified
+# intervals then take the worst case for either end, or a value you declare. Without `window` the
+# agent waits for ever: one reward that never comes, and nothing after it is certified.
+[reward]
+low = 0.0
+high = 1.0
+window = 86400
+missing = "worst-case"
+
+# What is known of a request. Texts become numbers at once; no prompt is ever stored.
+[[features.context]]
+type = "text"
+name = "prompt"
+statistics = ["words", "code", "question"]
+
+[[features.context]]
+type = "category"
+name = "plan"
+values = ["free", "paid"]
+missing = 0.0
+
+# What is known of an answer.
+[[features.outputs]]
+type = "number"
+name = "seconds"
+low = 0.0
+log = true
+
+[[features.outputs]]
+type = "number"
+name = "tokens"
+low = 0.0
+log = true
+
+# Which requests are randomized (gate), onto which model (assignment), and how sure to be.
+[policy]
+gate = "fixed-rate"
+assignment = "top-two"
+rate = 0.1
+estimator = "hierarchical"
+delta = 0.05
+epsilon = 0.01
+
+# A hard stop, in randomized requests. Leave it out for none.
+[budget]
+requests = 20000
+
+# The daemon. In mode "observe" it logs everything and randomizes nothing: a good way to begin.
+[service]
+store = "equipoise.db"
+host = "127.0.0.1"
+port = 8080
+mode = "run"
+durability = "process"
+{tokens}
+# Expected traffic, for `serve --check`.
+[capacity]
+requests_per_second = 10
+
+# How `equipoise ingest --mapping NAME` reads logs that are not in our shape.
+[[ingest]]
+name = "requests"
+preset = "openai"
+
+[ingest.fields]
+reward = "feedback.thumb"
+
+[ingest.rewards]
+up = 1.0
+down = 0.0
+
+[ingest.models]
+"large-2026-10-01" = "large"
+
+[ingest.features]
+prompt = "request.messages[role=user][-1].content"
+plan = "user.plan"
+
+[ingest.outputs]
+seconds = "latency_seconds"
+tokens = "response.usage.completion_tokens"
+"""
+
+NO_TOKENS = """
+# On loopback no token is needed; anywhere else there must be one. `equipoise init` makes them:
+# [[service.tokens]]
+# name = "router"
+# scope = "route"
+# sha256 = "the SHA-256 of the token"
+"""
+
+
+def example_text(tokens: Mapping[str, str] | None = None) -> str:
+    """The example. tokens: scope to secret; the file holds their digests only.
+
+    >>> "sha256" in example_text({"admin": "a secret"}), "a secret" in example_text()
+    (True, False)
+    """
+    if tokens is None:
+        return EXAMPLE.replace("{tokens}", NO_TOKENS.rstrip("\n") + "\n")
+    tables = [
+        f'\n[[service.tokens]]\nname = "{scope}"\nscope = "{scope}"\n'
+        f'sha256 = "{sha256(secret.encode()).hexdigest()}"\n'
+        for scope, secret in tokens.items()
+    ]
+    return EXAMPLE.replace("{tokens}", "".join(tables))

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.features.problems import shown
 from equipoise.agent.features.schema import without_limits
+from equipoise.agent.features.values import shown
 
 if TYPE_CHECKING:
     from equipoise.agent.config import ExperimentConfig

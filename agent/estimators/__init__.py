@@ -12,17 +12,21 @@ import numpy as np
 # Importing a family registers it; this is the order in which families are shown.
 # isort: off
 from equipoise.agent.estimators import ipw
-from equipoise.agent.estimators import obs_only
-from equipoise.agent.estimators import representation_exp
+from equipoise.agent.estimators import one_source
 from equipoise.agent.estimators import cvci
 from equipoise.agent.estimators import grounded
 from equipoise.agent.estimators import doubly_robust
 from equipoise.agent.estimators import hierarchical
 
 # isort: on
-from equipoise.agent.estimators import balanced, naive_log, routing
-from equipoise.agent.estimators.base import FAMILIES, Estimate, Family, Scorer, family
-from equipoise.agent.estimators.jackknife import unknown_covariance
+from equipoise.agent.estimators.base import (
+    FAMILIES,
+    Estimate,
+    Family,
+    Scorer,
+    family,
+    unknown_covariance,
+)
 from equipoise.agent.estimators.outliers import LeftOut, without_far_groups
 from equipoise.agent.moments.state import Moments
 
@@ -32,7 +36,6 @@ __all__ = [
     "Family",
     "LeftOut",
     "Scorer",
-    "balanced",
     "cvci",
     "doubly_robust",
     "estimate",
@@ -40,10 +43,7 @@ __all__ = [
     "grounded",
     "hierarchical",
     "ipw",
-    "naive_log",
-    "obs_only",
-    "representation_exp",
-    "routing",
+    "one_source",
     "without_far_groups",
 ]
 
@@ -79,7 +79,7 @@ def estimate(
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
     kept, left = without_far_groups(moments) if sound is None else sound
-    even = balanced.balanced(kept)
+    even = ipw.balanced(kept)
     found = {}
     for name in wanted:
         plain = name == "ipw"

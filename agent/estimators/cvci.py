@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.estimators.base import Estimate, family
-from equipoise.agent.estimators.frame import common_frame
-from equipoise.agent.estimators.jackknife import deletions
+from equipoise.agent.estimators.base import Estimate, deletions, family
 from equipoise.agent.estimators.linear import (
-    averaged_over_simulation,
-    fitted_scorer,
-    unknown_estimate,
-)
-from equipoise.agent.estimators.ridge import (
     PSEUDO_ROW,
+    averaged_over_simulation,
+    common_frame,
+    fitted_scorer,
     held_out,
     penalized,
     residual_variance,
@@ -21,6 +17,7 @@ from equipoise.agent.estimators.ridge import (
     rows,
     squared_error,
     subsets,
+    unknown_estimate,
 )
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Floats

@@ -6,15 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.agent.estimators.base import Estimate, family
-from equipoise.agent.estimators.frame import Frame, common_frame
-from equipoise.agent.estimators.jackknife import covariance, deletions, total_covariance
-from equipoise.agent.estimators.linear import extrapolated, unknown_estimate
-from equipoise.agent.estimators.ridge import choose_penalty, held_out, ridge, rows, subsets
-from equipoise.agent.estimators.simulated import (
+from equipoise.agent.estimators.base import (
+    Estimate,
+    covariance,
+    deletions,
+    family,
+    total_covariance,
+)
+from equipoise.agent.estimators.linear import (
+    Frame,
+    choose_penalty,
+    common_frame,
+    extrapolated,
+    held_out,
     mean_features,
     mean_features_replicated,
     regressions,
+    ridge,
+    rows,
+    subsets,
+    unknown_estimate,
 )
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Floats

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.agent.estimators.integration import Integrated, Sample, integrate_slopes
-from equipoise.agent.estimators.log_prior import LogPrior
+from equipoise.agent.estimators.log_prior import Integrated, LogPrior, Sample, integrate_slopes
 from equipoise.store.batches import Floats
 
 TRUST = 0.97

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.estimators.base import Estimate, family
-from equipoise.agent.estimators.frame import common_frame
-from equipoise.agent.estimators.jackknife import deletions
+from equipoise.agent.estimators.base import Estimate, deletions, family
 from equipoise.agent.estimators.linear import (
-    averaged_over_simulation,
-    fitted_scorer,
-    unknown_estimate,
-)
-from equipoise.agent.estimators.ridge import (
     PSEUDO_ROW,
+    averaged_over_simulation,
     choose_penalty,
+    common_frame,
+    fitted_scorer,
     posterior_spread,
     residual_products,
     residual_variance,
     ridge,
     rows,
     subsets,
+    unknown_estimate,
 )
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Floats

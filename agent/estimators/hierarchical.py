@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.estimators.base import Estimate, Scorer, family
-from equipoise.agent.estimators.evidence import TRUST, posterior
-from equipoise.agent.estimators.frame import CONSTANT, Frame, common_frame
-from equipoise.agent.estimators.integration import Sample
-from equipoise.agent.estimators.jackknife import (
+from equipoise.agent.estimators.base import (
+    Estimate,
+    Scorer,
     covariance,
+    family,
     total_covariance,
     unknown_covariance,
 )
-from equipoise.agent.estimators.linear import extrapolated, unknown_estimate
-from equipoise.agent.estimators.log_prior import LogPrior
-from equipoise.agent.estimators.simulated import mean_features, mean_features_replicated
+from equipoise.agent.estimators.evidence import TRUST, posterior
+from equipoise.agent.estimators.linear import (
+    CONSTANT,
+    Frame,
+    common_frame,
+    extrapolated,
+    mean_features,
+    mean_features_replicated,
+    unknown_estimate,
+)
+from equipoise.agent.estimators.log_prior import LogPrior, Sample
 from equipoise.agent.moments.scorer import ScorerMoments
 from equipoise.agent.moments.state import Moments
 

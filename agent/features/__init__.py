@@ -6,14 +6,10 @@ data, so that sums taken under it stay meaningful, and a changed schema is anoth
 
 from __future__ import annotations
 
-from equipoise.agent.features.boolean import Boolean
-from equipoise.agent.features.category import Category
-from equipoise.agent.features.number import Number
-from equipoise.agent.features.problems import FeatureError, Problem, SchemaError
+from equipoise.agent.features.kinds import Boolean, Category, Number, Text, Vector
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.features.text import Text
 from equipoise.agent.features.transform import Row, Transform
-from equipoise.agent.features.vector import Vector
+from equipoise.agent.features.values import FeatureError, Problem, SchemaError
 
 __all__ = [
     "Boolean",

@@ -1,4 +1,4 @@
-"""The compiled feature schema: rows to arrays, arrays to phi."""
+"""The transform: rows of named values to arrays of fixed length."""
 
 from __future__ import annotations
 
@@ -7,9 +7,170 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.agent.features.rows import RowEncoder
+from equipoise.agent.features.kinds import Feature
 from equipoise.agent.features.schema import FeatureSchema
+from equipoise.agent.features.values import (
+    FINITE,
+    LARGEST,
+    MOST_SHOWN,
+    FeatureError,
+    Problem,
+    Refused,
+    append_list,
+    listed,
+    plain,
+    shown,
+    shown_sent,
+    sound,
+    suggestion,
+)
 from equipoise.store.batches import Floats
+
+_NUMBERS = frozenset(
+    map(np.dtype, ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"))
+)
+
+
+class RowEncoder:
+    """The compiled features of one side. names: of its columns; width: how many."""
+
+    def __init__(self, side: str, features: Sequence[Feature]) -> None:
+        self.side = side
+        self.names = tuple(name for feature in features for name in feature.columns())
+        self.width = len(self.names)
+        self._features = tuple(feature.name for feature in features)
+        self._limits = np.array([limit for feature in features for limit in feature.limits()])
+        self._lowest = float(self._limits.min(initial=LARGEST))
+        # A missing value is encoded as this list; None where the feature has no missing rule.
+        self._plan = tuple(
+            (
+                feature.name,
+                feature.encoder(),
+                None if feature.missing is None else [feature.missing] * len(feature.columns()),
+            )
+            for feature in features
+        )
+        self._vector = f"{self.width} finite numbers ({listed(self.names)})"
+
+    def rows(self, rows: object) -> Floats:
+        """(n, width) of n rows, each a mapping of feature names to values or a vector.
+
+        A vector of exactly `width` numbers is taken as transformed already; so is an array (n,
+        width). Raises FeatureError with the problems of the first row that is wrong.
+        """
+        if isinstance(rows, np.ndarray):
+            return self.check(rows)
+        if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
+            raise self._error(None, Problem("", shown(rows), "a list of rows"))
+        columns: list[float] = []
+        for at, row in enumerate(rows):
+            if isinstance(row, Mapping):
+                self._append_named(at, row, columns)
+            else:
+                self._append_vector(at, row, columns)
+        return np.array(columns, dtype=np.float64).reshape(len(rows), self.width)
+
+    def check(self, array: object, absent: bool = False) -> Floats:
+        """The array (n, width) as float64, itself where it is that already.
+
+        absent: let rows through that are NaN throughout (outcomes without outputs).
+        Raises FeatureError naming the first row, its columns and their values.
+        """
+        if not isinstance(array, np.ndarray) or array.dtype not in _NUMBERS:
+            raise self._error(None, Problem("", shown(array), f"an array (n, {self.width})"))
+        if array.ndim != 2 or array.shape[1] != self.width:
+            limit = f"an array (n, {self.width}): {listed(self.names)}"
+            raise self._error(None, Problem("", f"an array {array.shape}", limit))
+        numbers: Floats = array.astype(np.float64, copy=False, subok=False)
+        if not sound(numbers, self._lowest):
+            self._look_closer(numbers, absent)
+        return numbers
+
+    def _look_closer(self, numbers: Floats, absent: bool) -> None:
+        wrong = (~(np.abs(numbers) <= self._limits)).any(axis=1)
+        if absent:
+            wrong &= ~np.isnan(numbers).all(axis=1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise self._error(row, *self._number_problems(numbers[row].tolist()))
+
+    def _append_named(self, at: int, row: Mapping[Any, Any], columns: list[float]) -> None:
+        found = 0
+        try:
+            for name, encode, missing in self._plan:
+                value = row.get(name)
+                if value is not None:
+                    encode(value, columns)
+                    found += 1
+                elif missing is not None:
+                    columns += missing
+                    found += name in row
+                else:
+                    raise Refused("a value")
+        except Refused:
+            raise self._named_error(at, row) from None
+        if found != len(row):
+            raise self._named_error(at, row)
+
+    def _append_vector(self, at: int, row: object, columns: list[float]) -> None:
+        numbers = plain(row)
+        if not isinstance(numbers, list | tuple):
+            limit = f"named values, or {self._vector}"
+            raise self._error(at, Problem("", shown_sent(row), limit))
+        try:
+            append_list(numbers, columns, self._vector, self._limits.tolist())
+        except Refused as refused:
+            if refused.at is None:
+                problem = Problem("", f"{len(numbers)} numbers", refused.expected)
+                raise self._error(at, problem) from None
+            raise self._error(at, *self._number_problems(numbers)) from None
+
+    def _number_problems(self, numbers: Sequence[Any]) -> list[Problem]:
+        found = map(_number_problem, self.names, numbers, self._limits.tolist())
+        return [problem for problem in found if problem is not None]
+
+    def _named_error(self, at: int, row: Mapping[Any, Any]) -> FeatureError:
+        """Every problem of a row that was refused; slow, and on no other path."""
+        problems = []
+        for name, encode, missing in self._plan:
+            value = row.get(name)
+            if value is None:
+                if missing is None:
+                    fix = "declare `missing` if that is allowed"
+                    problems.append(Problem(name, "nothing", "a value", fix))
+                continue
+            try:
+                encode(value, [])
+            except Refused as refused:
+                problems.append(_refusal(name, value, refused))
+        unknown = [name for name in row if name not in self._features]
+        for name in unknown[:MOST_SHOWN]:
+            fix = suggestion(name, self._features)
+            key = shown_sent(name, "name")
+            key = name if isinstance(name, str) and key == repr(name) else key
+            problems.append(Problem(key, shown_sent(row[name]), "no such feature", fix))
+        total = len(problems) + max(0, len(unknown) - MOST_SHOWN)
+        return FeatureError(self.side, at, problems, total)
+
+    def _error(self, row: int | None, *problems: Problem) -> FeatureError:
+        return FeatureError(self.side, row, problems)
+
+
+def _refusal(name: str, value: Any, refused: Refused) -> Problem:
+    numbers = plain(value)
+    if refused.at is None or not isinstance(numbers, list | tuple):
+        return Problem(name, shown_sent(value), refused.expected)
+    return Problem(f"{name}[{refused.at}]", shown_sent(numbers[refused.at]), refused.expected)
+
+
+def _number_problem(name: str, value: object, limit: float) -> Problem | None:
+    """What is wrong with a number that is taken as it is, None if nothing."""
+    try:
+        append_list([value], [], FINITE, [limit])
+    except Refused as refused:
+        return Problem(name, shown_sent(value), refused.expected)
+    return None
+
 
 Row: TypeAlias = Mapping[str, Any] | Sequence[float] | Floats
 

@@ -1,14 +1,130 @@
-"""What counts as a number in a row: finite, of bounded size, and not a boolean."""
+"""Values of features: what they may be, and how a refusal names them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from equipoise.store.batches import Floats
+
+LONGEST_SHOWN = 60
+"""Characters of a value that a message repeats, so that no message carries a whole prompt."""
+LONGEST_WORD = 16
+"""Characters of a text that came with a row and is repeated; a longer one may be what a user wrote,
+and so may one with a space."""
+MOST_SHOWN = 5
+"""Problems of one row that its error lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    key: where, such as `policy.rate` or the name of a feature. received: the value as text, cut
+    to LONGEST_SHOWN characters. also: other keys the verdict rests on; where one of those is
+    itself wrong, the verdict means nothing and is withheld.
+    """
+
+    key: str
+    received: str
+    expected: str
+    fix: str = ""
+    also: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"received {self.received}, expected {self.expected}"
+        if self.key:
+            text = f"{self.key}: {text}"
+        return f"{text}; {self.fix}" if self.fix else text
+
+
+class FeatureError(ValueError):
+    """A row that the feature schema refuses.
+
+    side: "context" or "outputs". row: position of the row in what was given, None where the rows
+    as a whole are wrong. problems: the first five; total: how many there are.
+    """
+
+    def __init__(
+        self, side: str, row: int | None, problems: Sequence[Problem], total: int | None = None
+    ) -> None:
+        super().__init__(side, row, problems, total)
+        self.side = side
+        self.row = row
+        self.problems = tuple(problems[:MOST_SHOWN])
+        self.total = len(problems) if total is None else total
+
+    def __str__(self) -> str:
+        where = self.side if self.row is None else f"{self.side} row {self.row}"
+        more = self.total - len(self.problems)
+        listed = "; ".join(str(problem) for problem in self.problems)
+        return f"{where}: {listed}" + (f"; and {more} more" if more > 0 else "")
+
+
+class SchemaError(ValueError):
+    """A feature schema that cannot be used. problems: every one of them, as sentences."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(problems)
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return "feature schema: " + "; ".join(self.problems)
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: short, and for any object whatever."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return repr(value) if len(value) <= LONGEST_SHOWN else repr(value[:LONGEST_SHOWN]) + "…"
+    if isinstance(value, int | np.integer):
+        whole = int(value)
+        return str(whole) if whole.bit_length() <= 128 else f"a number of {whole.bit_length()} bits"
+    if isinstance(value, float | np.floating):
+        return repr(float(value)).removesuffix(".0")
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and type {value.dtype}"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, Mapping):
+        return f"a table of {len(value)}"
+    return f"an object of type {type(value).__name__}"
+
+
+def shown_sent(value: object, kind: str = "text") -> str:
+    """As `shown`, for what came with a row: a text is repeated only where it is one short word."""
+    if not isinstance(value, str):
+        return shown(value)
+    plain = len(value) <= LONGEST_WORD and not any(map(str.isspace, value.strip() or " "))
+    return repr(value) if plain or not value else f"a {kind} of {len(value)} characters"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Names as a message lists them, cut after `most`."""
+    known = list(names)
+    text = ", ".join(known[:most]) or "none"
+    return text if len(known) <= most else f"{text}, and {len(known) - most} more"
+
+
+def suggestion(name: object, known: Iterable[str]) -> str:
+    """The fix for an unknown name: the nearest known one, or the list of all."""
+    from difflib import get_close_matches
+
+    choices = list(known)
+    # Matching is quadratic in length, and the name is whatever a caller sent.
+    if isinstance(name, str) and len(name) <= LONGEST_SHOWN:
+        near = get_close_matches(name, choices, n=1)
+        if near:
+            return f"did you mean {near[0]!r}?"
+    return f"known are: {listed(choices)}"
+
 
 LARGEST = 1e50
 """Largest number that a declaration may name. The moments keep sums of squares of products of two

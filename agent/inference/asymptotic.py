@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 from scipy import special
 
-from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.inference.score import ScoreMoments
 from equipoise.store.batches import Flags, Floats
 
 _NEWTON_STEPS = 6

@@ -1,18 +1,31 @@
-"""The raw prediction of a reward that the score's regression starts from, frozen with a rule.
+"""What a rule freezes for the certified sums of the rows it decides: predictions and their weights.
 
 A request whose context was replayed is predicted from its own SIM row of each model, any other by
 the regression of SIM outputs on the context. Garbage here costs nothing but width: `tuning` fits
 the raw prediction to rewards and switches it off where it does not pay.
+
+The variance of psi(m) depends on mu only through E[(1/p - 1) (E[R | x, do(m)] - mu)^2], so the best
+mu = offset + factor * raw is the weighted least-squares fit of R on the raw prediction over the
+rows that drew m, with weights W (W - 1) (the coefficient of PPI++, Angelopoulos, Duchi & Zrnic
+2023, for a score with an intercept). A factor alone would not do: at 0 it leaves mu = 0, far worse
+than a running mean; with the offset a useless prediction falls back to the running mean.
+The fit at a refresh rests on rows that are closed by then and is used for later decisions only, so
+mu stays predictable and no sequence loses its validity, however bad the fit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
+from equipoise.agent.inference.asymptotic import Opening
+from equipoise.agent.inference.per_model import RewardCentres
+from equipoise.agent.inference.score import Rows, ScoreCentres, Tuning
+from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats
 
 
@@ -88,3 +101,188 @@ class Prediction:
 
 def _with_null(array: Floats) -> list[list[float | None]]:
     return [[None if np.isnan(value) else value for value in row] for row in array.tolist()]
+
+
+@dataclass(slots=True)
+class TuningMoments(Additive):
+    """Sums over rows that drew each of K + 1 candidates, all (K + 1,), with v = W (W - 1).
+
+    weight, weight_sq: sum v, sum v^2. With q the raw prediction and r the reward, both less 1/2:
+    q, qq, r, qr, rr: sums of v q, v q^2, v r, v q r, v r^2 over rows with a raw prediction.
+    bare, bare_sq, bare_r: sums of v, v^2 and v r over rows without one. Rows without a reward are
+    left out: they would only blur the fit, which needs no validity.
+    """
+
+    weight: Floats
+    weight_sq: Floats
+    q: Floats
+    qq: Floats
+    r: Floats
+    qr: Floats
+    rr: Floats
+    bare: Floats
+    bare_sq: Floats
+    bare_r: Floats
+
+    @classmethod
+    def empty(cls, models: int) -> Self:
+        return cls(*(np.zeros(models + 1) for _ in range(10)))
+
+    def update(self, rows: Rows) -> None:
+        """Add n rows in place."""
+        known = rows.drawn & (rows.low == rows.high)[:, None]
+        weight = np.where(known, (1.0 / rows.chance - 1.0) / rows.chance, 0.0)
+        predicted = np.isfinite(rows.predicted)
+        q = np.where(predicted, rows.predicted - 0.5, 0.0)
+        r = rows.low[:, None] - 0.5
+        bare = np.where(predicted, 0.0, weight)
+        self.bare += bare.sum(axis=0)
+        self.bare_sq += (bare * bare).sum(axis=0)
+        self.bare_r += (bare * r).sum(axis=0)
+        weight = np.where(predicted, weight, 0.0)
+        self.weight += weight.sum(axis=0)
+        self.weight_sq += (weight * weight).sum(axis=0)
+        self.q += (weight * q).sum(axis=0)
+        self.qq += (weight * q * q).sum(axis=0)
+        self.r += (weight * r).sum(axis=0)
+        self.qr += (weight * q * r).sum(axis=0)
+        self.rr += (weight * r * r).sum(axis=0)
+
+    def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
+        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
+        return type(self)(*(mine + theirs for mine, theirs in pairs))
+
+    def tuning(self) -> Tuning:
+        """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
+
+        A scorer that is good for one model is mostly good for the others, and a model's own slope
+        needs hundreds of rewards; so slopes are drawn to the one slope of all models together by
+        empirical Bayes (moments of their spread beyond noise). That slope is in turn shrunk by its
+        own noise, max(0, 1 - 1 / t^2) with t its t-statistic, so that garbage is switched off and
+        not merely made small. The mean is shrunk to 1/2 by one row.
+        """
+        seen = self.weight > 0
+        weight = np.where(seen, self.weight, 1.0)
+        mean_q, mean_r = self.q / weight, self.r / weight
+        effective = np.where(seen, weight**2 / np.where(seen, self.weight_sq, 1.0), 0.0)
+        spread = np.maximum(self.qq / weight - mean_q**2, 0.0)
+        shared = self.qr / weight - mean_q * mean_r
+        noise = np.maximum(self.rr / weight - mean_r**2, 0.0)
+        usable = seen & (spread > 1e-12) & (effective > 3.0)
+        slope = _shrunk(
+            np.where(usable, shared / np.where(usable, spread, 1.0), 0.0),
+            np.where(usable, spread, 0.0),
+            noise,
+            np.where(usable, effective, 0.0),
+        )
+        factor = np.where(seen, np.clip(slope, 0.0, 1.0), 0.0)
+        # The mean is that of all rows: a row without a prediction says as much about it.
+        every, squares = self.weight + self.bare, self.weight_sq + self.bare_sq
+        some = every > 0
+        mean = (self.r + self.bare_r) / np.where(some, every, 1.0)
+        rows = np.where(some, every**2 / np.where(some, squares, 1.0), 0.0)
+        mean = mean * rows / (rows + 1.0) + 0.5
+        usual = mean_q + 0.5
+        return Tuning(mean - factor * usual, factor, usual)
+
+
+def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Floats:
+    """(..., K + 1) slopes drawn to that of all K models together; each of the K + 1 candidates has
+    its slope (0 where it has none), the variances of prediction and reward, and effective rows."""
+
+    def over_models(values: Floats) -> Floats:
+        total: Floats = values[..., :-1].sum(axis=-1, keepdims=True)
+        return total
+
+    information = rows * spread
+    known = information > 0
+    total = over_models(information)
+    usable = np.where(total > 0, total, 1.0)
+    # Reward variance that a slope leaves; at least a sliver, as a perfect fit is luck.
+    left = np.maximum(noise - slope**2 * spread, 1e-6)
+    variance = left * rows / np.maximum(rows - 2.0, 1.0)
+    variance = np.where(known, variance / np.where(known, information, 1.0), np.inf)
+    together = over_models(information * slope) / usable
+    around = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)
+    error = over_models(information * around) / usable**2
+    t_squared = together**2 / np.maximum(error, 1e-300)
+    together = together * np.maximum(1.0 - 1.0 / np.maximum(t_squared, 1.0), 0.0)
+    count = over_models(known.astype(np.float64))
+    beyond = np.where(known, (slope - together) ** 2 - np.where(known, variance, 0.0), 0.0)
+    between = np.maximum(over_models(beyond) / np.maximum(count, 1.0), 0.0)
+    between = np.where(count > 1, between, 0.0)
+    trust = np.where(known, between / (between + variance), 0.0)
+    result: Floats = np.where(total > 0, together + trust * (slope - together), 0.0)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Predictable quantities of one set of certified sums (the whole traffic, or a segment).
+
+    tuning: how much of the raw prediction the score uses. centres, rewards: what scores and
+    rewards are expected to be. opening: of the asymptotic sequence, None until it opens.
+    seen: (K,) rewards of each model that this was frozen from, None for none.
+    """
+
+    tuning: Tuning
+    centres: ScoreCentres
+    rewards: RewardCentres
+    opening: Opening | None = None
+    seen: Floats | None = None
+
+    @classmethod
+    def neutral(cls, models: int, candidates: int, caps: int) -> Self:
+        """Before anything is known."""
+        return cls(
+            Tuning.off(models),
+            ScoreCentres.neutral(caps, candidates),
+            RewardCentres.neutral(models),
+        )
+
+    def encode(self) -> dict[str, Any]:
+        opening = self.opening
+        return {
+            "offset": self.tuning.offset.tolist(),
+            "factor": self.tuning.factor.tolist(),
+            "usual": None if self.tuning.usual is None else self.tuning.usual.tolist(),
+            "score_low": self.centres.low.tolist(),
+            "score_high": self.centres.high.tolist(),
+            "reward_low": self.rewards.low.tolist(),
+            "reward_high": self.rewards.high.tolist(),
+            "seen": None if self.seen is None else self.seen.tolist(),
+            "opening": None
+            if opening is None
+            else [_to_text(part) for part in (opening.low, opening.high, opening.contrast)],
+        }
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Self:
+        def array(name: str) -> Floats:
+            return np.array(fields[name], dtype=np.float64)
+
+        opening = fields["opening"]
+        return cls(
+            Tuning(
+                array("offset"),
+                array("factor"),
+                None if fields["usual"] is None else array("usual"),
+            ),
+            ScoreCentres(array("score_low"), array("score_high")),
+            RewardCentres(array("reward_low"), array("reward_high")),
+            None if opening is None else Opening(*(_from_text(part) for part in opening)),
+            None if fields["seen"] is None else array("seen"),
+        )
+
+
+def _to_text(array: Floats) -> Any:
+    """Nested lists with null for infinity: rho is infinite where nothing has varied yet."""
+    if array.ndim > 1:
+        return [_to_text(row) for row in array]
+    return [value if math.isfinite(value) else None for value in array.tolist()]
+
+
+def _from_text(values: Any) -> Floats:
+    array = np.array(values, dtype=np.float64)
+    return np.where(np.isnan(array), np.inf, array)

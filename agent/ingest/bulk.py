@@ -2,23 +2,112 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 
+from equipoise.agent.config.ingest import IngestMapping, Kind, Sightings, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.mapping import IngestMapping, Kind
-from equipoise.agent.ingest.paths import Sightings, parse_path
-from equipoise.agent.ingest.places import Places
 from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, Numbered, rows
 from equipoise.agent.ingest.records import Namer, Record, flat, mapped, nested
-from equipoise.agent.ingest.rejects import Rejects
 from equipoise.agent.ingest.sinks import Sink
 from equipoise.store.records import Observation, Outcome, Simulation
+from equipoise.store.text_keys import text_key
+
+P = TypeVar("P")
+
+
+class Places(Generic[P]):
+    """The place of the first row that said something of an id and was not refused.
+
+    A place is what the caller counts by: a line, a file and a row. Some 150 bytes a row.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[int, P] = {}
+
+    def keep(self, record: Observation | Outcome | Simulation, place: P) -> None:
+        """The row at this place was taken, or was a repeat."""
+        for key in _keys(record):
+            self._first.setdefault(key, place)
+
+    def of(self, record: Observation | Outcome | Simulation) -> list[P]:
+        """Where what this record says of its id was said before, each place once."""
+        found = [self._first[key] for key in _keys(record) if key in self._first]
+        return list(dict.fromkeys(found))
+
+
+def _keys(record: Observation | Outcome | Simulation) -> Iterator[int]:
+    if isinstance(record, Observation):
+        if record.request_id is not None:
+            yield text_key("observation", record.request_id)
+    elif isinstance(record, Simulation):
+        yield text_key("simulation", f"{record.context_id}\n{record.model}")
+    else:
+        by = "decision" if record.decision_id is not None else "request"
+        name = record.decision_id or record.request_id or ""
+        # Each part of an outcome counts once, whichever row brings it.
+        parts = [part for part in ("reward", "outputs") if getattr(record, part) is not None]
+        for part in (*parts, *(f"metric {metric}" for metric in record.metrics)):
+            yield text_key(by, f"{name}\n{part}")
+
+
+MOST_KEPT = 5
+
+
+class Reject(msgspec.Struct, frozen=True, kw_only=True):
+    """source: the file. row: its number, from 1. reason: the field, the value and the limit.
+
+    The row itself is not repeated: it may hold what nobody wants in another file.
+    """
+
+    source: str
+    row: int
+    reason: str
+
+
+class Rejects:
+    """path: JSON lines, written whole when the block ends well; None keeps a count only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.count = 0
+        self.first: list[Reject] = []
+        self._path = path
+        self._scratch = None if path is None else path.with_name(f".{path.name}.{os.getpid()}")
+        self._file = None if self._scratch is None else self._scratch.open("wb")
+
+    def add(self, source: str, row: int, reason: str) -> None:
+        reject = Reject(source=source, row=row, reason=reason)
+        self.count += 1
+        if len(self.first) < MOST_KEPT:
+            self.first.append(reject)
+        if self._file is not None:
+            self._file.write(msgspec.json.encode(reject) + b"\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is None or self._scratch is None or self._path is None:
+            return
+        self._file.close()
+        if kind is None:
+            self._scratch.replace(self._path)
+        else:
+            self._scratch.unlink()
+
 
 HELD_BACK = 4096
 """Rows of standard input, which cannot be read twice, that wait until every path was seen."""

@@ -9,12 +9,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from equipoise.agent.errors import AgentError
-from equipoise.agent.features.problems import shown, suggestion
-from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.mapping import IngestMapping, Kind
-from equipoise.agent.ingest.paths import parse_path
-from equipoise.agent.ingest.values import (
+from equipoise.agent.config.ingest import IngestMapping, Kind, parse_path
+from equipoise.agent.config.log_values import (
     Rewards,
     as_feature,
     as_flag,
@@ -23,6 +19,9 @@ from equipoise.agent.ingest.values import (
     as_text,
     as_whole,
 )
+from equipoise.agent.errors import AgentError
+from equipoise.agent.features.schema import FeatureSchema
+from equipoise.agent.features.values import shown, suggestion
 from equipoise.store.records import Observation, Outcome, Simulation, readable
 
 Record: TypeAlias = Observation | Outcome | Simulation
@@ -44,8 +43,8 @@ def mapped(
     """The function that turns a row of the log into a record; it raises AgentError.
 
     A field whose path leads nowhere is left out; the record then says what it lacks. Values are
-    read as what the field or the feature declares (`agent/ingest/values.py`). left_out: counts the
-    parts of contents that are no text.
+    read as what the field or the feature declares (`agent/config/log_values.py`).
+    left_out: counts the parts of contents that are no text.
     """
     kind = RECORDS[mapping.kind]
     rewards = Rewards(mapping.rewards) if mapping.rewards else None

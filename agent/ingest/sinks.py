@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from equipoise.agent.agent import Accepted
+from equipoise.agent.config.ingest import Kind
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.features.problems import FeatureError
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.ingest.mapping import Kind
+from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest.records import Record
+from equipoise.agent.record_adapter import Gateway
 
 SECONDS = 60.0
 _IN_BODY = re.compile(r" \(index \d+ of this body\)$")

@@ -7,9 +7,14 @@ from typing import Self
 
 import numpy as np
 
-from equipoise.agent.moments.additive import Additive
-from equipoise.agent.moments.cells import Cells
-from equipoise.agent.moments.centred import add_means, add_scatter, between, merged_mean
+from equipoise.agent.moments.additive import (
+    Additive,
+    Cells,
+    add_means,
+    add_scatter,
+    between,
+    merged_mean,
+)
 from equipoise.store.batches import Floats, Ints
 
 

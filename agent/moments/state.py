@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from equipoise.agent.moments.additive import Additive
-from equipoise.agent.moments.arms import ArmMoments
+from equipoise.agent.moments.arms import ArmMoments, RoutingMoments
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.moments.routing import RoutingMoments
 from equipoise.agent.moments.scorer import ScorerMoments
 from equipoise.agent.moments.simulation import SimulationMoments
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from equipoise.agent.monitors.actions import DEFAULT_ACTIONS, Action, Consequence, action_table, due
 from equipoise.agent.monitors.assignment import AssignmentAudit
-from equipoise.agent.monitors.check import Check, Status
-from equipoise.agent.monitors.delivery import Delivery
+from equipoise.agent.monitors.check import (
+    DEFAULT_ACTIONS,
+    Action,
+    Check,
+    Consequence,
+    Status,
+    action_table,
+    due,
+)
 from equipoise.agent.monitors.drift import Drift
 from equipoise.agent.monitors.fidelity import Fidelity
 from equipoise.agent.monitors.floors import Floors
 from equipoise.agent.monitors.guardrails import Guardrail
-from equipoise.agent.monitors.missingness import Missingness
+from equipoise.agent.monitors.lost_rows import Delivery, Missingness
 from equipoise.agent.monitors.representation import representation
 
 __all__ = [

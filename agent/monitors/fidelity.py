@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from equipoise.agent.monitors.check import Check, by_evidence
-from equipoise.agent.monitors.monitor import Monitor
+from equipoise.agent.monitors.check import Check, Monitor, by_evidence
 from equipoise.store.batches import Floats, Ints
 
 BETS: Floats = np.geomspace(0.125, 8.0, 7)

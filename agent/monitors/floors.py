@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from equipoise.agent.monitors.check import Check, percent
-from equipoise.agent.monitors.monitor import Monitor
+from equipoise.agent.monitors.check import Check, Monitor, percent
 from equipoise.store.batches import Closure, Flags, Floats, Ints
 
 LEAST_CERTIFIED = 0.5

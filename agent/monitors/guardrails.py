@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from equipoise.agent.inference.mixture import lower_mean
-from equipoise.agent.monitors.check import Check, Status, listed
-from equipoise.agent.monitors.monitor import Monitor
+from equipoise.agent.monitors.check import Check, Monitor, Status, listed
 from equipoise.store.batches import Floats, Ints
 
 FEWEST_ROWS = 30

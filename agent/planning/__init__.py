@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equipoise.agent.reader import Reader
+    from equipoise.agent.answers.answers import Reader
 
 
 def plan_request(data: dict[str, Any], agent: Reader | None = None) -> dict[str, Any]:

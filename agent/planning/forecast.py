@@ -7,19 +7,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Band, band
 from equipoise.agent.planning.sentences import count, duration, never
-from equipoise.agent.planning.stored import (
-    FEWEST_REWARDS,
-    TOO_FEW,
-    running_problem,
-    until_decided,
-)
+from equipoise.agent.planning.stored import FEWEST_REWARDS, TOO_FEW, running_problem, until_decided
 
 if TYPE_CHECKING:
-    from equipoise.agent.reader import Reader
+    from equipoise.agent.answers.answers import Reader
 
 State: TypeAlias = Literal["pending", "decided", "unknown"]
 

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.planning.closed import anytime_rows, contrast_variance
-from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
 from equipoise.agent.planning.requirement import Requirement, cheapest
 from equipoise.agent.planning.sentences import assumptions, budget_sentence, recommendation
+from equipoise.agent.planning.simulation.forward import anytime_rows, contrast_variance
 from equipoise.agent.planning.split import Split, missing, splits
 from equipoise.agent.planning.tables import EFFECTS, Bought, Curve, Tables
 

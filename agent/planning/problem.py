@@ -8,12 +8,12 @@ from typing import Self, TypeAlias
 
 import numpy as np
 
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.errors import PlanError
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.inference.levels import segment_levels
-from equipoise.agent.planning.errors import PlanError
-from equipoise.agent.planning.forward import Design
 from equipoise.agent.planning.request import FLOOR_SHARE, PlanRequest
-from equipoise.agent.planning.state import PathState
+from equipoise.agent.planning.simulation.forward import Design
+from equipoise.agent.planning.simulation.paths import PathState
 from equipoise.store.batches import Floats
 
 Start: TypeAlias = Callable[[int, int], PathState]

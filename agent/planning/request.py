@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.planning.errors import PlanError
-from equipoise.agent.planning.shares import ASSIGNMENTS
+from equipoise.agent.errors import PlanError
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.planning.simulation.paths import ASSIGNMENTS
 
 FEWEST_MODELS, MOST_MODELS = 2, 64
 LARGEST, LEAST = 1e12, 1e-6

@@ -7,9 +7,8 @@ from collections.abc import Sequence as Rows
 import msgspec
 import numpy as np
 
-from equipoise.agent.planning.closed import fewest_rewards
-from equipoise.agent.planning.forward import Design, Ends
 from equipoise.agent.planning.problem import Case, Problem
+from equipoise.agent.planning.simulation.forward import Design, Ends, fewest_rewards
 from equipoise.store.batches import Floats
 
 BAND = (0.1, 0.9)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from typing import Any
 
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Requirement
 from equipoise.agent.planning.split import Split

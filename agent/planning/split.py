@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.requirement import Requirement
 from equipoise.agent.planning.tables import Tables

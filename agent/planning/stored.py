@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equipoise.agent.inference.certificate import CertificateMoments
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.inference.score_moments import ScoreMoments
-from equipoise.agent.planning.errors import PlanError
-from equipoise.agent.planning.forward import Ends, expected_end, looks, simulate
+from equipoise.agent.budget.purse import model_costs
+from equipoise.agent.decisions.policy_snapshot import logged_moments
+from equipoise.agent.errors import PlanError
+from equipoise.agent.inference.certificate import CertificateMoments, Sequence
+from equipoise.agent.inference.score import ScoreMoments
 from equipoise.agent.planning.problem import Case, Problem, Start
 from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
 from equipoise.agent.planning.requirement import band
 from equipoise.agent.planning.sentences import never
-from equipoise.agent.planning.shares import ASSIGNMENTS
-from equipoise.agent.planning.state import PathState
-from equipoise.agent.prices import model_costs
-from equipoise.agent.snapshots import logged_moments
+from equipoise.agent.planning.simulation.forward import Ends, expected_end, looks, simulate
+from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
 from equipoise.store.batches import Floats, Ints
 
 if TYPE_CHECKING:
-    from equipoise.agent.reader import Reader
+    from equipoise.agent.answers.answers import Reader
 
 FEWEST_REWARDS = 20.0
 """Randomized rewards that every model needs before its mean and variance are planned with."""

@@ -9,13 +9,19 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.planning.boundary import boundary
-from equipoise.agent.planning.forward import Design, Ends, all_caps, simulate, simulate_readings
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.request import PlanRequest
 from equipoise.agent.planning.requirement import Requirement, requirement
-from equipoise.agent.planning.state import PathState
+from equipoise.agent.planning.simulation.boundary import boundary
+from equipoise.agent.planning.simulation.forward import (
+    Design,
+    Ends,
+    all_caps,
+    simulate,
+    simulate_readings,
+)
+from equipoise.agent.planning.simulation.paths import PathState
 from equipoise.store.batches import Flags, Floats
 
 EFFECTS = (0.5, 0.7, 1.0, 1.4, 2.0)

@@ -12,17 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from equipoise.agent.service import metrics, openapi
+from equipoise.agent.service.api import openapi
+from equipoise.agent.service.api.openapi import example_request
+from equipoise.agent.service.api.operation_table import operations
+from equipoise.agent.service.api.operations import Operation
+from equipoise.agent.service.api.problems import problem
+from equipoise.agent.service.api.schema import Health
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.doors import Doors
-from equipoise.agent.service.endpoints import Endpoint, Plain
-from equipoise.agent.service.example import example_request
-from equipoise.agent.service.front import Front
-from equipoise.agent.service.operation_table import operations
-from equipoise.agent.service.operations import Operation
-from equipoise.agent.service.problems import problem
-from equipoise.agent.service.schema import Health
-from equipoise.agent.service.tokens import Tokens
+from equipoise.agent.service.handlers import prometheus as metrics
+from equipoise.agent.service.hot_path.application import Front
+from equipoise.agent.service.http.access import Doors, Tokens
+from equipoise.agent.service.http.endpoints import Endpoint, Plain
 
 
 def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:

@@ -15,31 +15,33 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.anchors import append_anchor
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.monitors.actions import Consequence
-from equipoise.agent.review import begins_era, carry_out
-from equipoise.agent.service.alerts import Alerts
-from equipoise.agent.service.analysis import Analysis
-from equipoise.agent.service.asking import AnalysisError
-from equipoise.agent.service.barrier import Barrier
-from equipoise.agent.service.breaker import Breaker
-from equipoise.agent.service.clock import APART_SECONDS, Clock
-from equipoise.agent.service.figures import Figures
-from equipoise.agent.service.hot import Hot
-from equipoise.agent.service.jobs import Jobs
-from equipoise.agent.service.killswitch import LOOK_SECONDS, KillSwitch
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.outcome_tokens import OutcomeTokens
-from equipoise.agent.service.reports import Report
-from equipoise.agent.service.retention import Retention
-from equipoise.agent.service.schema import Readiness
-from equipoise.agent.service.settings import JOBS, ServiceSettings
-from equipoise.agent.service.shadow.replay import Shadow
-from equipoise.agent.service.switches import Switches
+from equipoise.agent.config.service import JOBS, ServiceSettings
+from equipoise.agent.controls import begins_era, carry_out
+from equipoise.agent.maintenance.audit_chain import append_anchor
+from equipoise.agent.monitors.check import Consequence
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.analyst.client import Analysis
+from equipoise.agent.service.analyst.connection import AnalysisError
+from equipoise.agent.service.analyst.reports import Report
+from equipoise.agent.service.api.schema import Readiness
+from equipoise.agent.service.control import (
+    APART_SECONDS,
+    LOOK_SECONDS,
+    Breaker,
+    Clock,
+    KillSwitch,
+    Switches,
+)
+from equipoise.agent.service.hot_path.batching import Barrier
+from equipoise.agent.service.hot_path.handlers import Hot
+from equipoise.agent.service.http.access import OutcomeTokens
+from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.upkeep.jobs import Alerts, Jobs
+from equipoise.agent.service.upkeep.retention import Retention
+from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
 SAID_SECONDS = 60.0

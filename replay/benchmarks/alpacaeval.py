@@ -14,15 +14,29 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.agent.features.problems import shown
-from equipoise.replay.benchmarks import text_features
+from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.complete import ImportOptions, chosen, complete, put_once
-from equipoise.replay.benchmarks.jsonfile import names_listed, objects, read_json
-from equipoise.replay.benchmarks.names import feature_names, identifiers
 from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.reading.complete import (
+    ImportOptions,
+    ScaledFeatures,
+    chosen,
+    complete,
+    put_once,
+    scaled,
+)
+from equipoise.replay.benchmarks.reading.json_file import names_listed, objects, read_json
+from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
+from equipoise.replay.benchmarks.reading.text_features import (
+    ANSWER_FEATURES,
+    ANSWER_INDICATORS,
+    PROMPT_FEATURES,
+    PROMPT_INDICATORS,
+    answer_features,
+    prompt_features,
+    words,
+)
 from equipoise.replay.benchmarks.registry import benchmark
-from equipoise.replay.benchmarks.scaling import ScaledFeatures, scaled
 
 _TITLE = "Language models on AlpacaEval's instructions, judged against a baseline"
 _OUTPUTS = "model_outputs.json"
@@ -63,7 +77,7 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
     """Instructions × models. PATH: the folder `results`, or one that holds it.
 
     outcome: preference - 1, from 0 (the baseline's answer is better) to 1 (the model's is).
-    outputs: `text_features.answer_features`, x: `text_features.prompt_features` and indicators
+    outputs: `answer_features`, x: `prompt_features` and indicators
     of the dataset an instruction is from; both robustly standardized (see `scaling`), indicators
     as they are. cost: unknown (the file's price is the judge's, not the model's).
 
@@ -97,12 +111,9 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
     x = _contexts(texts, datasets)
     answers = np.array([_answers(text, kept_results) for text in texts])
     outputs = scaled(
-        {
-            f"answer-{name}": answers[:, :, column]
-            for column, name in enumerate(text_features.ANSWER_FEATURES)
-        },
+        {f"answer-{name}": answers[:, :, column] for column, name in enumerate(ANSWER_FEATURES)},
         answers.shape[:2],
-        [f"answer-{name}" for name in text_features.ANSWER_INDICATORS],
+        [f"answer-{name}" for name in ANSWER_INDICATORS],
     )
     outputs.require_one(root)
     outcome = np.array([[one.verdicts[text] - 1.0 for one in kept_results] for text in texts])
@@ -202,12 +213,9 @@ def _context_id(dataset: str, text: str) -> str:
 
 def _contexts(texts: Sequence[str], datasets: Sequence[str]) -> ScaledFeatures:
     """Scaled features of the instructions, and an indicator of each dataset but the last."""
-    prompts = np.array([text_features.prompt_features(text) for text in texts])
-    columns = {
-        f"prompt-{name}": prompts[:, column]
-        for column, name in enumerate(text_features.PROMPT_FEATURES)
-    }
-    indicators = [f"prompt-{name}" for name in text_features.PROMPT_INDICATORS]
+    prompts = np.array([prompt_features(text) for text in texts])
+    columns = {f"prompt-{name}": prompts[:, column] for column, name in enumerate(PROMPT_FEATURES)}
+    indicators = [f"prompt-{name}" for name in PROMPT_INDICATORS]
     kinds = sorted(set(datasets))[:-1][:_MOST_DATASETS]
     for name, kind in zip(feature_names(f"dataset-{kind}" for kind in kinds), kinds, strict=True):
         columns[name] = np.array([dataset == kind for dataset in datasets], dtype=np.float64)
@@ -217,8 +225,5 @@ def _contexts(texts: Sequence[str], datasets: Sequence[str]) -> ScaledFeatures:
 
 def _answers(text: str, results: Sequence[_Results]) -> list[list[float]]:
     """Unscaled features of every model's answer to one instruction."""
-    prompt_words = frozenset(text_features.words(text))
-    return [
-        text_features.answer_features(prompt_words, result.answers[text] or "")
-        for result in results
-    ]
+    prompt_words = frozenset(words(text))
+    return [answer_features(prompt_words, result.answers[text] or "") for result in results]

@@ -15,10 +15,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from equipoise.agent.features.problems import shown
+from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.complete import ImportOptions, chosen, complete, put_once
-from equipoise.replay.benchmarks.jsonfile import (
+from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.reading.complete import (
+    ImportOptions,
+    ScaledFeatures,
+    chosen,
+    complete,
+    put_once,
+    scaled,
+)
+from equipoise.replay.benchmarks.reading.json_file import (
     JsonObject,
     find_file,
     names_listed,
@@ -26,10 +34,8 @@ from equipoise.replay.benchmarks.jsonfile import (
     one_line,
     read_json,
 )
-from equipoise.replay.benchmarks.names import feature_names, identifiers
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
 from equipoise.replay.benchmarks.registry import benchmark
-from equipoise.replay.benchmarks.scaling import ScaledFeatures, scaled
 from equipoise.store.batches import Floats
 
 _TITLE = "Summarization systems on news articles, rated for factuality (FRANK)"

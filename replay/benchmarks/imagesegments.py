@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from equipoise.replay.benchmarks.base import Benchmark
-from equipoise.replay.benchmarks.cache import Arrays, cached
+from equipoise.replay.benchmarks.reading.text_features import Arrays, cached
 from equipoise.replay.benchmarks.registry import NoOptions, benchmark
 from equipoise.store.batches import Floats
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import equipoise.replay.benchmarks as package
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
 from equipoise.replay.benchmarks.options import limits, parsed
 
@@ -58,8 +57,8 @@ def benchmark(
 
 def entries() -> dict[str, Entry]:
     """All registered benchmarks by name, in alphabetical order."""
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
     return dict(sorted(_ENTRIES.items()))
 
 

@@ -15,8 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.complete import ImportOptions, chosen, complete, put_once
-from equipoise.replay.benchmarks.jsonfile import (
+from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.reading.complete import (
+    ImportOptions,
+    chosen,
+    complete,
+    put_once,
+    scaled,
+)
+from equipoise.replay.benchmarks.reading.json_file import (
     JsonObject,
     find_file,
     json_object,
@@ -24,10 +31,8 @@ from equipoise.replay.benchmarks.jsonfile import (
     one_line,
     read_json,
 )
-from equipoise.replay.benchmarks.names import feature_names, identifiers
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
 from equipoise.replay.benchmarks.registry import benchmark
-from equipoise.replay.benchmarks.scaling import scaled
 from equipoise.store.batches import Floats
 
 _TITLE = "Coding systems on SWE-bench issues"

@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from equipoise.agent.features.problems import shown
+from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.complete import ImportOptions, chosen, complete
-from equipoise.replay.benchmarks.jsonfile import names_listed
-from equipoise.replay.benchmarks.names import feature_names, identifiers
 from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.reading.complete import ImportOptions, chosen, complete, scaled
+from equipoise.replay.benchmarks.reading.json_file import names_listed
+from equipoise.replay.benchmarks.reading.table_file import (
+    TableFile,
+    feature_names,
+    identifiers,
+    read_table,
+)
 from equipoise.replay.benchmarks.registry import benchmark
-from equipoise.replay.benchmarks.scaling import scaled
-from equipoise.replay.benchmarks.tablefile import TableFile, read_table
 from equipoise.store.batches import Flags, Floats, Ints
 
 _TITLE = "Your own contexts, models and rewards"

@@ -11,20 +11,18 @@ from rich.console import Console
 
 from equipoise.agent.config.experiment import MOST_MODELS
 from equipoise.agent.errors import AgentError
-from equipoise.agent.wholefolder import whole_folder
+from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks.base import BenchmarkError
-from equipoise.replay.experiments.page import write_page
-from equipoise.replay.experiments.terminal import print_findings
+from equipoise.replay.findings.page import write_page
+from equipoise.replay.findings.text import print_findings
 from equipoise.replay.openbandit.findings import findings
-from equipoise.replay.openbandit.log import LoggedFeedback
-from equipoise.replay.openbandit.reader import campaign_folders, read_log
+from equipoise.replay.openbandit.log import LoggedFeedback, campaign_folders, read_log
 from equipoise.replay.openbandit.rejection import KEPT_PER_REFRESH, STEERING
-from equipoise.replay.openbandit.results import Replay, compute
-from equipoise.replay.openbandit.tidy import tidy
+from equipoise.replay.openbandit.results import Replay, compute, tidy
 
 if TYPE_CHECKING:
-    from equipoise.replay.command import ReplayOrder
+    from equipoise.replay.order import ReplayOrder
 
 _SENSELESS: dict[str, tuple[str, object]] = {
     "estimators": ("--estimators", None),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from equipoise.replay.experiments.findings import (
+from equipoise.replay.findings.findings import (
     CurvePanel,
     Curves,
     Entry,
@@ -15,11 +15,10 @@ from equipoise.replay.experiments.findings import (
     Measured,
     Table,
 )
-from equipoise.replay.headline import minus
-from equipoise.replay.openbandit.evaluate import ESTIMATORS
 from equipoise.replay.openbandit.rejection import path_rate
 from equipoise.replay.openbandit.results import LogResults
-from equipoise.replay.openbandit.values import Brief, Value, difference
+from equipoise.replay.openbandit.values import ESTIMATORS, Brief, Value, difference
+from equipoise.replay.results.headline import minus
 
 PER = 1000.0
 UNIT = "Clicks per 1,000 rows, with 95% intervals."

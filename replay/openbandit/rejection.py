@@ -22,9 +22,9 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig, ModelConfig, PolicyConfig, RewardConfig
 from equipoise.agent.features import FeatureSchema
 from equipoise.policies.registry import policy
+from equipoise.replay.harness.stream import stream_key
 from equipoise.replay.openbandit.log import LoggedFeedback
 from equipoise.replay.openbandit.values import Value, weighted_rate
-from equipoise.replay.stream import stream_key
 from equipoise.store.batches import Flags, Floats, Ints, OutcomeBatch, RequestBatch, SimulationBatch
 from equipoise.store.memory import MemoryStore
 

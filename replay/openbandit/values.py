@@ -1,7 +1,20 @@
-"""A value with the part each logged row has in its error.
+"""What a policy is worth on a log of another one: IPS, self-normalised IPS, doubly robust.
 
 Influences make every comparison a subtraction: two values from the same log share rows, so the
 standard error of their difference is that of the difference of their influences.
+
+Features of (row, item): the user's, the item's, the affinity of the two, the position, and an
+indicator per item, which the penalty makes a random effect. Linear, so predictions for all items
+are sums of a part per row and a part per item. It may be as wrong as it likes: doubly robust
+values stay unbiased (the propensities are known), only wider.
+
+Positions are strata. Propensities belong to (position, item), click rates differ by position,
+and a policy may show different items at each: so every estimate is made per position, and the
+value of a policy is their mix over the log's position shares.
+
+    IPS    mean of w r                           (Horvitz & Thompson 1952), w = pi(a|x) / p(a)
+    SNIPS  sum of w r / sum of w                 (Hajek)
+    DR     mean of sum_a pi(a|x) q(x, a) + w (r - q(x, a))      (Dudik, Langford, Li 2011)
 """
 
 from __future__ import annotations
@@ -12,9 +25,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from equipoise.agent.features.values import listed
 from equipoise.agent.inference.projection import within_range
-from equipoise.replay.experiments.findings import Measured
-from equipoise.store.batches import Floats
+from equipoise.replay.benchmarks.base import BenchmarkError
+from equipoise.replay.findings.findings import Measured
+from equipoise.replay.openbandit.log import LoggedFeedback
+from equipoise.store.batches import Flags, Floats, Ints
 
 Z95 = 1.959963984540054
 
@@ -174,3 +190,208 @@ def weighted_rate(weight: Floats, reward: Floats) -> Value:
     share = weight / total
     value = float(share @ reward)
     return Value(value, share * (reward - value), share, share * reward)
+
+
+FOLDS = 5
+_PENALTIES = np.geomspace(1.0, 1e6, 25)
+
+
+def time_blocks(log: LoggedFeedback, folds: int = FOLDS) -> Ints:
+    """(n,) fold of every row: blocks in time, so that what was shown on one page stays together."""
+    rank = np.empty(len(log), dtype=np.int64)
+    rank[np.argsort(log.at, kind="stable")] = np.arange(len(log))
+    return rank * folds // len(log)
+
+
+def cross_fitted_clicks(log: LoggedFeedback, folds: int = FOLDS) -> Floats:
+    """(n, K) predicted click rates, each row by a model that saw only the other folds.
+
+    Fewer rows than folds make each row its own fold. Clipped to [0, 1].
+    """
+    fold = time_blocks(log, min(folds, len(log)))
+    predicted = np.empty((len(log), len(log.items)))
+    design = _Design.of(log)
+    for held in np.unique(fold):
+        out = fold == held
+        predicted[out] = design.predict(design.fit(~out, log.reward), out)
+    return np.clip(predicted, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Design:
+    """per_row: (n, u) features that no item changes. per_item: (K, v). affinity: (n, K) or none."""
+
+    per_row: Floats
+    per_item: Floats
+    affinity: Floats
+    item: Ints
+
+    @classmethod
+    def of(cls, log: LoggedFeedback) -> _Design:
+        at = np.eye(len(log.positions))[log.position]
+        # Identities side by side with the features: what they explain is not penalized twice.
+        items = np.hstack([log.item_features, np.eye(len(log.items))])
+        affinity = log.affinity if log.affinity.shape[1] else np.zeros((len(log), len(log.items)))
+        return cls(np.hstack([log.x, at]), items, affinity, log.item)
+
+    def fit(self, rows: Flags, reward: Floats) -> Floats:
+        """Intercept and coefficients (1 + u + v + 1,), the penalty by generalized
+        cross-validation (Golub, Heath, Wahba 1979)."""
+        item = self.item[rows]
+        own = self.affinity[rows, item][:, None]
+        design = np.hstack([self.per_row[rows], self.per_item[item], own])
+        centre, origin = design.mean(axis=0), float(reward[rows].mean())
+        spread = design.std(axis=0)
+        unit = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-9)
+        centred, target = (design - centre) * unit, reward[rows] - origin
+        values, vectors = np.linalg.eigh(centred.T @ centred)
+        values = np.maximum(values, 0.0)
+        along = vectors.T @ (centred.T @ target)
+        count = len(target)
+        keep = values[:, None] / (values[:, None] + _PENALTIES)  # (p, penalties)
+        explained = np.divide(along**2, values, out=np.zeros_like(values), where=values > 1e-9)
+        left = target @ target - (explained[:, None] * (2.0 * keep - keep**2)).sum(axis=0)
+        degrees = 1.0 + keep.sum(axis=0)
+        score = np.where(degrees < count, left / np.maximum(count - degrees, 1e-9) ** 2, np.inf)
+        slopes = vectors @ (along / (values + _PENALTIES[int(np.argmin(score))])) * unit
+        return np.concatenate([[origin - slopes @ centre], slopes])
+
+    def predict(self, coefficients: Floats, rows: Flags) -> Floats:
+        """(m, K) predictions of the selected rows."""
+        u = 1 + self.per_row.shape[1]
+        by_row = coefficients[0] + self.per_row[rows] @ coefficients[1:u]
+        by_item = self.per_item @ coefficients[u:-1]
+        predicted: Floats = by_row[:, None] + by_item + coefficients[-1] * self.affinity[rows]
+        return predicted
+
+
+ESTIMATORS = ("ips", "snips", "dr")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """One estimator's answer. mix: over positions. positions: P values, one a position.
+
+    The influences of all of them are over all n rows.
+    """
+
+    mix: Value
+    positions: tuple[Value, ...]
+
+
+def policy_values(
+    log: LoggedFeedback,
+    target: Floats,
+    predicted: Floats | None = None,
+    shares: Floats | None = None,
+) -> dict[str, Estimated]:
+    """Estimates by name, those of ESTIMATORS; `dr` only with predictions.
+
+    target: (n, K) probabilities of the policy to value, at each row's user and position.
+    predicted: (n, K) click rates, each row's from a model that did not see the row.
+    shares: (P,) weights of the positions, the log's own where absent. A position where the log
+    never shows what the policy shows is unknown, NaN, and with it the mix.
+    """
+    rows = np.arange(len(log))
+    weight = target[rows, log.item] / log.propensity
+    terms = {"ips": weight * log.reward}
+    if predicted is not None:
+        terms["dr"] = (target * predicted).sum(axis=1) + weight * (
+            log.reward - predicted[rows, log.item]
+        )
+    shares = log.position_shares if shares is None else shares
+    result = {}
+    for name in ESTIMATORS:
+        if name == "snips" or name in terms:
+            parts = tuple(
+                _at_position(log, place, weight, terms.get(name))
+                for place in range(len(log.positions))
+            )
+            result[name] = Estimated(combined(parts, shares.tolist()), parts)
+    return result
+
+
+def on_policy(log: LoggedFeedback, shares: Floats | None = None) -> Estimated:
+    """The click rate of the logging policy itself: plain means per position."""
+    shares = log.position_shares if shares is None else shares
+    parts = tuple(
+        _at_position(log, place, np.ones(len(log)), None) for place in range(len(log.positions))
+    )
+    return Estimated(combined(parts, shares.tolist()), parts)
+
+
+def _at_position(log: LoggedFeedback, place: int, weight: Floats, terms: Floats | None) -> Value:
+    """The mean of the terms at one position, or the weighted mean of rewards without terms."""
+    here = np.flatnonzero(log.position == place)
+    count = len(here)
+    if count < 2 or not weight[here].sum() > 0.0:
+        return unknown(len(log))
+    found = weighted_rate(weight[here], log.reward[here])
+    value, influence = found.value, found.influence
+    if terms is not None:
+        value = float(terms[here].mean())
+        influence = (terms[here] - value) / count
+    spread = np.zeros((3, len(log)))
+    # Standard errors with the divisor n - 1.
+    spread[0, here] = influence * math.sqrt(count / (count - 1.0))
+    spread[1, here], spread[2, here] = found.weight, found.clicked
+    return Value(value, *spread)
+
+
+def uniform(log: LoggedFeedback) -> Floats:
+    """Every item alike."""
+    return np.full((len(log), len(log.items)), 1.0 / len(log.items))
+
+
+def always(log: LoggedFeedback, item: int) -> Floats:
+    """One item at every position."""
+    target = np.zeros((len(log), len(log.items)))
+    target[:, item] = 1.0
+    return target
+
+
+def shown_shares(log: LoggedFeedback) -> Floats:
+    """(P, K) how often a log showed each item at each position: its policy, averaged over time.
+
+    Given what was shown, the log's click rate is an unbiased estimate of exactly this policy's
+    value, as long as which item is shown does not depend on the user.
+    """
+    counts = np.zeros((len(log.positions), len(log.items)))
+    np.add.at(counts, (log.position, log.item), 1.0)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+def as_in(log: LoggedFeedback, other: LoggedFeedback) -> Floats:
+    """The policy of another log of the same items and positions. Raises BenchmarkError."""
+    for name in ("items", "positions"):
+        mine, theirs = getattr(log, name), getattr(other, name)
+        if mine != theirs:
+            raise BenchmarkError(
+                f"{name} of the {log.behaviour} log are {listed(mine)} and of the"
+                f" {other.behaviour} log are {listed(theirs)}, must be the same"
+            )
+    return shown_shares(other)[log.position]
+
+
+def best_item(log: LoggedFeedback) -> Floats:
+    """Always the item with the best click rate, found on the other blocks of time.
+
+    A best item that was found on the rows it is valued on would look too good. Items that tie
+    share.
+    """
+    fold = time_blocks(log, FOLDS)
+    target = np.zeros((len(log), len(log.items)))
+    for held in np.unique(fold):
+        rates = item_rates(log, fold != held)
+        best = rates >= np.nanmax(rates) - 1e-12
+        target[fold == held] = best / np.count_nonzero(best)
+    return target
+
+
+def item_rates(log: LoggedFeedback, rows: Flags) -> Floats:
+    """(K,) self-normalised click rates of always showing one item; NaN where unknown."""
+    part = log.select(rows)
+    values = [
+        policy_values(part, always(part, item))["snips"].mix.value for item in range(len(log.items))
+    ]
+    return np.array(values)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
 from equipoise.replay.benchmarks import Benchmark, load_as_told
-from equipoise.replay.worldoptions import parse_options
 from equipoise.replay.worlds import World
+from equipoise.replay.worlds.options import parse_options
 from equipoise.store.batches import Floats, Ints
 
 

@@ -8,23 +8,109 @@ lies in the planned 80% band are what `findings` averages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import SequenceName
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.planning.forward import Design, simulate
+from equipoise.agent.errors import AgentError
+from equipoise.agent.inference.certificate import Sequence as CertifiedSequence
+from equipoise.agent.planning.simulation.forward import Design, simulate
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.benchmarks import Benchmark, load_as_told
+from equipoise.replay.harness.stream import StreamSettings, experiment, stream_key
+from equipoise.replay.harness.sweep import shown_progress
 from equipoise.replay.planning.benchmarks import attainable_share, restricted, reward_variances
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.stream import experiment, stream_key
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.memory import MemoryStore
+
+RATIO, BAND = (0.8, 1.25), (0.7, 0.9)
+"""What is promised: of the median ratio, and of the share inside the stated 80% band."""
+OPENING, CLOSING = "<!-- validation: written by a command -->", "<!-- end of validation -->"
+
+_CUTS: tuple[tuple[str, Callable[[Realised], str]], ...] = (
+    ("benchmark", lambda each: each.planned.benchmark),
+    ("policy", lambda each: each.planned.policy),
+    ("sequence", lambda each: each.planned.sequence),
+    ("replays", lambda each: "with" if each.planned.replays else "without"),
+    ("goal", lambda each: "decision" if each.planned.width is None else "half-width"),
+)
+
+
+def rows(found: Sequence[Realised]) -> list[dict[str, Any]]:
+    """One row for all, then one per value of each cut."""
+    result = [_row("all", "", found)]
+    for name, key in _CUTS:
+        result.extend(
+            _row(name, value, [each for each in found if key(each) == value])
+            for value in dict.fromkeys(map(key, found))
+        )
+    return result
+
+
+def _row(cut: str, value: str, found: Sequence[Realised]) -> dict[str, Any]:
+    ratios = np.array([each.ratio for each in found])
+    low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9], method="nearest")
+    decided = [each.right for each in found if each.right is not None]
+    return {
+        "cut": cut,
+        "value": value,
+        "experiments": len(found),
+        "ratio": float(median),
+        "ratio_low": _number(float(low)),
+        "ratio_high": _number(float(high)),
+        "inside": float(np.mean([each.inside for each in found])),
+        "unfinished": int(np.isinf(ratios).sum()),
+        "wrong": int(len(decided) - sum(decided)),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def markdown(table: Sequence[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| | experiments | realised / planned: median (10% to 90%) | inside the 80% band |"
+        " gave up | wrong |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table:
+        name = row["cut"] if not row["value"] else f"{row['cut']}: {row['value']}"
+        high = "not reached" if row["ratio_high"] is None else f"{row['ratio_high']:.2f}"
+        lines.append(
+            f"| {name} | {row['experiments']} | {row['ratio']:.2f} ({row['ratio_low']:.2f} to"
+            f" {high}) | {row['inside']:.0%} | {row['unfinished']} | {row['wrong']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_into(path: Path, table: str) -> None:
+    """Put a table between the markers of a page, or make a page of it.
+
+    Raises AgentError where the file exists and has no markers: it is not ours to overwrite.
+    """
+    block = f"{OPENING}\n\n{table}\n{CLOSING}"
+    if not path.exists():
+        path.write_text(block + "\n", encoding="utf-8")
+        return
+    text = path.read_text(encoding="utf-8")
+    before, opened, rest = text.partition(OPENING)
+    _, closed, after = rest.partition(CLOSING)
+    if not (opened and closed):
+        raise AgentError(f"{path} has no line {OPENING!r} to put the table after")
+    path.write_text(before + block + after, encoding="utf-8")
+
 
 POLICIES = ("uniform", "top-two", "track-and-stop", "neyman")
 SEQUENCES: tuple[SequenceName, ...] = ("bounded", "per-model", "asymptotic", "bounded")
@@ -128,7 +214,7 @@ def design_of(
     models, paths = len(world.models), PATHS
     return Design(
         assignment=assignment,
-        sequence=Sequence(sequence),
+        sequence=CertifiedSequence(sequence),
         values=np.repeat(world.values[None, :], paths, axis=0),
         variances=np.repeat(reward_variances(world)[None, :], paths, axis=0),
         explained=np.full(paths, explained),
@@ -189,3 +275,44 @@ def _reached(agent: Agent, world: World, width: float | None) -> tuple[bool, boo
     order = np.argsort(-np.where(np.isfinite(means), means, -np.inf))
     a, b = int(order[0]), int(order[1])
     return -(lower[a, b] + lower[b, a]) / 2.0 <= width, None
+
+
+SEED = 7
+HELPED = 3
+
+
+def validate(benchmarks: Sequence[str], count: int, out: Path | None, as_json: bool) -> None:
+    """Plan `count` experiments on each benchmark (NAME or NAME:PATH), run them, print a table.
+
+    A third as many again are planned with replays.
+
+    out: a page to put the Markdown table into. Raises BenchmarkError or AgentError.
+    """
+    loaded = [load_as_told(name, []) for name in benchmarks]
+    found: list[Realised] = []
+    with shown_progress((count + max(count // HELPED, 1)) * len(loaded)) as advance:
+        advance(0)
+        for benchmark in loaded:
+            plans = planned_experiments(benchmark, count, SEED)
+            helped = planned_experiments(benchmark, max(count // HELPED, 1), SEED + 1, True)
+            for planned in chain(plans, helped):
+                found.append(realise(benchmark, planned))
+                advance(len(found))
+    table = rows(found)
+    if out is not None:
+        write_into(out, markdown(table))
+    if as_json:
+        runs = [{**asdict(each.planned), "needed": each.needed} for each in found]
+        print(msgspec.json.encode({"rows": table, "runs": runs}).decode())
+        return
+    shown = Table("", "experiments", "realised / planned", "inside 80% band", "gave up", "wrong")
+    for row in table:
+        shown.add_row(
+            f"{row['cut']} {row['value']}",
+            str(row["experiments"]),
+            f"{row['ratio']:.2f}",
+            f"{row['inside']:.0%}",
+            str(row["unfinished"]),
+            str(row["wrong"]),
+        )
+    Console().print(shown)

@@ -1,10 +1,12 @@
-"""Everything a world can be told, with defaults, limits and a sentence each."""
+"""Options of a world by name and text, for the command line."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.agent.errors import AgentError
+from equipoise.replay.benchmarks.options import check, limits, option, parsed
 
 ROUTED = "routed"
 """The fallback that is the model production chose."""
@@ -194,3 +196,31 @@ class WorldOptions:
                 f"missing + |missing_by_reward| is {share}, must be below 1:"
                 " no reward would arrive at one end of the range"
             )
+
+
+_OWN_FLAGS = ("alpha", "confounding")
+
+
+def describe_options() -> list[dict[str, str]]:
+    """Name, default, unit, limits and explanation of every option, those with own flags too."""
+    return [
+        {
+            "option": declared.name,
+            "default": str(declared.default),
+            "unit": declared.metadata["unit"],
+            "limits": limits(declared),
+            "what it does": declared.metadata["explanation"],
+        }
+        for declared in fields(WorldOptions)
+    ]
+
+
+def parse_options(texts: Sequence[str]) -> WorldOptions:
+    """The world of `NAME=VALUE` texts. Raises AgentError naming option, value and limit."""
+    for text in texts:
+        if (name := text.partition("=")[0]) in _OWN_FLAGS:
+            raise AgentError(f"--world: {name} has a flag of its own, --{name}")
+    try:
+        return WorldOptions(**parsed(WorldOptions, texts))
+    except ValueError as error:
+        raise AgentError(f"--world: {error}") from None

@@ -24,21 +24,17 @@ from functools import cached_property
 import numpy as np
 
 from equipoise.replay.benchmarks.base import Benchmark
-from equipoise.replay.worlds.choice import GENEROSITY, choice
-from equipoise.replay.worlds.compliance import Compliance
-from equipoise.replay.worlds.delay import Delays
-from equipoise.replay.worlds.drift import Drift
-from equipoise.replay.worlds.features import View, taste
+from equipoise.replay.worlds.choice import GENEROSITY, View, choice, taste
 from equipoise.replay.worlds.options import WorldError, WorldOptions
-from equipoise.replay.worlds.rewards import Rewards
-from equipoise.replay.worlds.simulator import present_rows, replayed_outputs
-from equipoise.store.batches import (
-    Floats,
-    Ints,
-    ObservationBatch,
-    RequestBatch,
-    SimulationBatch,
+from equipoise.replay.worlds.outcomes import (
+    Compliance,
+    Delays,
+    Drift,
+    Rewards,
+    present_rows,
+    replayed_outputs,
 )
+from equipoise.store.batches import Floats, Ints, ObservationBatch, RequestBatch, SimulationBatch
 
 START = 1_700_000_000.0
 """Seconds since the epoch of the first live request; one request arrives per second."""

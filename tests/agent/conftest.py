@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.declared import declared
+from equipoise.agent.lifecycle.stored_config import declared
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore

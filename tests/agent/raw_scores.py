@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.rules import RuleBook
+from equipoise.agent.lifecycle.rules import RuleBook
 from equipoise.store.batches import DecisionBatch, ExpiryBatch, OutcomeBatch, SimulationBatch
 
 

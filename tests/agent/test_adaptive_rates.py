@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import PolicyConfig
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import DecisionBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 

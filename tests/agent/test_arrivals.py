@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.budget.arrivals import BINS, PERIOD, WIDTH, Arrivals
+from equipoise.agent.budget.ledger import BINS, PERIOD, WIDTH, Arrivals
 
 START = 1_000 * PERIOD
 

@@ -13,11 +13,11 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.errors import ConflictError
-from equipoise.agent.fold import CHUNK
-from equipoise.agent.gateway import Gateway
+from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.restoring import _with_attempts
-from equipoise.agent.tables import tables
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.state.fold import CHUNK
+from equipoise.agent.state.recovery import _with_attempts
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore

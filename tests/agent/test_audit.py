@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import BudgetConfig, PolicyConfig
 from equipoise.agent.errors import AgentError
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

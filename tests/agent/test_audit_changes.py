@@ -20,15 +20,14 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import Audit, audit
 from equipoise.agent.config import BudgetConfig, ExperimentConfig, PolicyConfig
-from equipoise.agent.declared import declared
-from equipoise.agent.rules import rule_id
-from equipoise.store import chain
-from equipoise.store.chain import Anchor
+from equipoise.agent.lifecycle.rules import rule_id
+from equipoise.agent.lifecycle.stored_config import declared
+from equipoise.agent.maintenance.audit import Audit, audit
+from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.records import Control
-from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tables import LOG_TABLES
+from equipoise.store.sqlite import SqliteStore, chain
+from equipoise.store.sqlite.chain import Anchor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, Traffic, config, run
@@ -112,7 +111,7 @@ def added(table: str, values: str) -> Callable[..., None]:
 
 def forged_state(connection: sqlite3.Connection) -> None:
     """Another state in the newest checkpoint, with the checksum that belongs to it."""
-    from equipoise.store.roots import checkpoint_checksum
+    from equipoise.store.sqlite.log_start import checkpoint_checksum
 
     key, seq, at, state = connection.execute(
         "SELECT id, seq, at, state FROM checkpoints ORDER BY id DESC LIMIT 1"

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import (
     BudgetConfig,
     ExperimentConfig,
@@ -26,9 +25,10 @@ from equipoise.agent.config import (
     SegmentBudget,
     UnitsConfig,
 )
-from equipoise.agent.keys import text_keys
-from equipoise.store.retention import trim
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.retention import trim
+from equipoise.store.text_keys import text_keys
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, MODELS, Traffic, config

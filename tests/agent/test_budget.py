@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.budget.charges import harm_charges, money_charges
+from equipoise.agent.budget.purse import harm_charges, money_charges
 from equipoise.agent.config import (
     BudgetConfig,
     ConfigError,

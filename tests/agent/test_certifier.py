@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.certifier import Conditions
+from equipoise.agent.answers.certifier import Conditions
 from equipoise.agent.config import CertifyConfig, PolicyConfig, SegmentConfig
-from equipoise.agent.inference import asymptotic, capped, per_model
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference import asymptotic, per_model
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.inference.mixture import contrast_bounds, value_bounds
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -33,12 +34,12 @@ def test_bounded_is_read_at_the_level_of_all_pairs():
     agent = settled()
     certified, sums = agent.certified(), agent.view().certified.overall
     caps = agent.certifier.spec.caps
-    expected = capped.contrast_bounds(sums.score, caps, 3, 0.05 / PAIRS)
+    expected = contrast_bounds(sums.score, caps, 3, 0.05 / PAIRS)
     np.testing.assert_array_equal(certified.contrasts, expected)
-    low, high = capped.value_bounds(sums.score, caps, 0.05 / 8)
+    low, high = value_bounds(sums.score, caps, 0.05 / 8)
     np.testing.assert_array_equal(certified.lower, low)
     np.testing.assert_array_equal(certified.upper, high)
-    decision = capped.contrast_bounds(sums.score, caps, 3, 0.05 / 2)
+    decision = contrast_bounds(sums.score, caps, 3, 0.05 / 2)
     np.testing.assert_array_equal(certified.decision, decision[:3, :3])
     assert certified.sequence is Sequence.BOUNDED
 
@@ -51,13 +52,13 @@ def test_per_model_speaks_of_models_and_bounded_of_the_rest():
     alpha = 0.05 / PAIRS
     expected = per_model.contrast_bounds(sums.rewards, 0.9 * alpha)
     np.testing.assert_array_equal(certified.contrasts[:3, :3], expected)
-    bounded = capped.contrast_bounds(sums.score, agent.certifier.spec.caps, 3, alpha - 0.9 * alpha)
+    bounded = contrast_bounds(sums.score, agent.certifier.spec.caps, 3, alpha - 0.9 * alpha)
     np.testing.assert_allclose(certified.contrasts[3], bounded[3], rtol=1e-12)
     low, high = per_model.value_bounds(sums.rewards, 0.9 * 0.05 / 8)
     np.testing.assert_array_equal(certified.lower[:3], low)
     np.testing.assert_array_equal(certified.upper[:3], high)
     level = 0.05 / 8 - 0.9 * 0.05 / 8
-    low, high = capped.value_bounds(sums.score, agent.certifier.spec.caps, level)
+    low, high = value_bounds(sums.score, agent.certifier.spec.caps, level)
     np.testing.assert_allclose((certified.lower[3], certified.upper[3]), (low[3], high[3]))
 
 
@@ -79,7 +80,7 @@ def test_alarms_fall_back_to_the_bounded_sequence_at_what_it_kept(declared):
     ):
         certified = agent.certifier.certified(sums, rule, conditions)
         assert certified.sequence is Sequence.BOUNDED
-        expected = capped.contrast_bounds(
+        expected = contrast_bounds(
             sums.overall.score, agent.certifier.spec.caps, 3, 0.1 * 0.05 / PAIRS
         )
         np.testing.assert_allclose(certified.contrasts, expected, rtol=1e-12)

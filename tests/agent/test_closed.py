@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import ConfigError, ModelConfig, PolicyConfig
-from equipoise.agent.keys import text_key
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.memory import MemoryStore
+from equipoise.store.text_keys import text_key
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, MODELS, Traffic, config

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from equipoise.agent.draws import Draws, key_hash, new_key
+from equipoise.agent.decisions.uniforms import Draws, key_hash, new_key
 
 KEY = bytes(range(32))
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
-from equipoise.agent.certificates import Spec
+from equipoise.agent.answers.status import State
 from equipoise.agent.config import CertifyConfig
 from equipoise.agent.errors import AgentError
-from equipoise.agent.status import State
+from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.state.certified_sums import Spec
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 

@@ -22,8 +22,8 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.errors import AgentError
-from equipoise.agent.table_columns import MEANINGS
-from equipoise.agent.tables import tables, write_tables
+from equipoise.agent.maintenance.export import tables, write_tables
+from equipoise.agent.maintenance.export_sums import MEANINGS
 from equipoise.replay.cli import app
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.fold import CHUNK
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
+from equipoise.agent.state.fold import CHUNK
+from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
 from equipoise.store.memory import MemoryStore
-from equipoise.store.slicing import take
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

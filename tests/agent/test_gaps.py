@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.errors import AgentError, UnknownDecisionError
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.errors import LostRowsError
-from equipoise.store.gaps import insert_gap
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.log_start import insert_gap
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, Traffic, config

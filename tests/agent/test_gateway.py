@@ -10,7 +10,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
-from equipoise.agent.gateway import Gateway
+from equipoise.agent.record_adapter import Gateway
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
 from equipoise.store.sqlite import SqliteStore

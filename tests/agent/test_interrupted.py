@@ -11,7 +11,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import CertifyConfig, PolicyConfig, SegmentConfig, UnitsConfig
-from equipoise.store.slicing import take
+from equipoise.store.batches import take
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

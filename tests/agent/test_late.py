@@ -12,11 +12,11 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import GuardrailConfig, RewardConfig
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.fold import CHUNK
-from equipoise.agent.gateway import Gateway
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.state.fold import CHUNK
+from equipoise.store.batches import take
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
-from equipoise.store.slicing import take
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
+from equipoise.agent.answers.status import State
 from equipoise.agent.config import (
     BudgetConfig,
     CertifyConfig,
@@ -26,11 +26,11 @@ from equipoise.agent.config import (
     SegmentBudget,
 )
 from equipoise.agent.features import FeatureSchema
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.keys import text_keys
-from equipoise.agent.status import State
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import Closure, OutcomeBatch, RequestBatch
 from equipoise.store.memory import MemoryStore
+from equipoise.store.text_keys import text_keys
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY

@@ -12,8 +12,8 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import GuardrailConfig
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.tables import tables
+from equipoise.agent.maintenance.export import tables
+from equipoise.agent.record_adapter import Gateway
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore

@@ -13,8 +13,8 @@ from msgspec import UNSET
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators import FAMILIES
-from equipoise.agent.fold import CHUNK
-from equipoise.agent.rules import RuleBook
+from equipoise.agent.lifecycle.rules import RuleBook
+from equipoise.agent.state.fold import CHUNK
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))

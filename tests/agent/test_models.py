@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import ConfigError, ModelConfig, PolicyConfig
 from equipoise.agent.errors import AgentError
-from equipoise.agent.tables import tables
+from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.export import tables
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -12,7 +12,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import decode
-from equipoise.agent.pending import Pending
+from equipoise.agent.state.open_decisions import Pending
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore

@@ -15,8 +15,8 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.features import FeatureError
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.service.reports import report
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.analyst.reports import report
 from equipoise.replay.cli import app
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation

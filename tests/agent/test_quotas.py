@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import (
     BudgetConfig,
     ConfigError,
@@ -21,6 +20,7 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.errors import AgentError
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.recommendation import KEEP, KEEP_ROUTING, Backing, recommend
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators.base import Estimate
-from equipoise.agent.recommendation import KEEP, KEEP_ROUTING, Backing, recommend
-from equipoise.agent.service.reports import report
+from equipoise.agent.service.analyst.reports import report
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))

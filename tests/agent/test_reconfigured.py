@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import (
     BudgetConfig,
     CertifyConfig,
@@ -21,8 +20,9 @@ from equipoise.agent.config import (
     SegmentConfig,
     UnitsConfig,
 )
-from equipoise.agent.declared import declared
 from equipoise.agent.errors import AgentError
+from equipoise.agent.lifecycle.stored_config import declared
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 

@@ -12,7 +12,7 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.restoring import grown
+from equipoise.agent.state.recovery import grown
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))

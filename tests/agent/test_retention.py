@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import (
     CertifyConfig,
     ModelConfig,
@@ -20,9 +19,10 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.errors import AgentError
-from equipoise.store import roots
-from equipoise.store.retention import trim
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.log_start import sealed_root
+from equipoise.store.sqlite.retention import trim
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_interrupted import SETTINGS, steps
@@ -147,7 +147,7 @@ def test_contexts_of_recent_traffic_are_those_that_are_left(tmp_path):
             agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
         store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
         trim(store, 1.0, 2.0, None)
-        assert roots.sealed_root(store._connection).decisions == 800
+        assert sealed_root(store._connection).decisions == 800
         again = Agent(settings, store, KEY)
         again.refresh()
         assert len(again.decide(traffic.requests(10))) == 10

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
+from equipoise.agent.answers.status import State
 from equipoise.agent.config import (
     CertifyConfig,
     GuardrailConfig,
@@ -18,11 +18,11 @@ from equipoise.agent.config import (
     PolicyConfig,
     RewardConfig,
 )
-from equipoise.agent.fold import CHUNK
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.monitors import Action
-from equipoise.agent.service.reports import report
-from equipoise.agent.status import State
+from equipoise.agent.service.analyst.reports import report
+from equipoise.agent.state.fold import CHUNK
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))

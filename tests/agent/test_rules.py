@@ -12,7 +12,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import CertifyConfig, PolicyConfig, SegmentConfig
 from equipoise.agent.inference.asymptotic import Opening
 from equipoise.agent.inference.prediction import Prediction
-from equipoise.agent.rules import Rule, RuleBook, rule_id
+from equipoise.agent.lifecycle.rules import Rule, RuleBook, rule_id
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import RuleRecord
 

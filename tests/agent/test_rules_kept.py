@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equipoise.agent import rules as rules_module
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config import PolicyConfig
+from equipoise.agent.lifecycle import rules as rules_module
+from equipoise.agent.lifecycle.rules import RuleBook, unused_rules
+from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.moments.codec import decode
-from equipoise.agent.rules import RuleBook, unused_rules
-from equipoise.store.retention import trim
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.retention import trim
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, Traffic, config, run

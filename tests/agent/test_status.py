@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.status import RESTARTING_ROWS, Standing, State, decide
+from equipoise.agent.answers.status import RESTARTING_ROWS, Standing, State, decide
 
 NAMES = ("a", "b", "c")
 

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
-from equipoise.agent.config import (
-    BudgetConfig,
-    ConfigError,
-    ModelConfig,
-    PolicyConfig,
-    UnitsConfig,
-)
+from equipoise.agent.config import BudgetConfig, ConfigError, ModelConfig, PolicyConfig, UnitsConfig
+from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore

@@ -13,11 +13,10 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, GuardrailConfig
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.features import FeatureSchema
-from equipoise.agent.fold import CHUNK
 from equipoise.agent.monitors import Action
-from equipoise.store.batches import DecisionBatch, OutcomeBatch
+from equipoise.agent.state.fold import CHUNK
+from equipoise.store.batches import DecisionBatch, OutcomeBatch, select, take
 from equipoise.store.memory import MemoryStore
-from equipoise.store.slicing import select, take
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))

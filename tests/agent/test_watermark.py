@@ -10,12 +10,11 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.cli.status import describe
-from equipoise.agent.clocks import SKEW, TimeError
 from equipoise.agent.config import RewardConfig, UnitsConfig
-from equipoise.agent.errors import AgentError
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.monitors.watermark import FEWEST_HELD, PATIENCE, Behind, watermark
-from equipoise.agent.service.reports import report
+from equipoise.agent.errors import SKEW, AgentError, TimeError
+from equipoise.agent.monitors.progress import FEWEST_HELD, PATIENCE, Behind, watermark
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.analyst.reports import report
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from equipoise.agent.monitors import DEFAULT_ACTIONS
-from equipoise.agent.service.jobs import Jobs
-from equipoise.agent.service.schema import PassThrough
+from equipoise.agent.service.api.schema import PassThrough
+from equipoise.agent.service.upkeep.jobs import Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = ROOT / "docs" / "operations"

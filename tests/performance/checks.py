@@ -13,9 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from run import agent_of, line, outcomes, requests
 
-from equipoise.agent.fold import CHUNK
-from equipoise.store.batches import ObservationBatch
-from equipoise.store.slicing import slice_rows
+from equipoise.agent.state.fold import CHUNK
+from equipoise.store.batches import ObservationBatch, slice_rows
 
 
 def cost_of_checks(preset: str, rng: np.random.Generator) -> None:

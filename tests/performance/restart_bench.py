@@ -20,7 +20,7 @@ from service_bench import CONFIG, memory
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
-from equipoise.agent.keyfile import write_key
+from equipoise.agent.maintenance.key_file import write_key
 from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.sqlite import SqliteStore
 

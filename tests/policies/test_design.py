@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from equipoise.policies.design import average_cuts, context_cuts
-from equipoise.policies.gates.active import active
-from equipoise.policies.gates.contrast import contrast as contrast_gate
+from equipoise.policies.gates import active
+from equipoise.policies.gates import contrast as contrast_gate
 from equipoise.policies.kernels import ConstantRate, ScoredRate, calibrated
-from equipoise.policies.kernels.residual_scale import ResidualScale
+from equipoise.policies.kernels.context_forms import ResidualScale
 from equipoise.policies.posterior import smoothed_best_probabilities
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import ContextScorer, Floats, Limits, Snapshot

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.policies.kernels.floor import check_floor, mix_floor
+from equipoise.policies.kernels.shares import check_floor, mix_floor
 
 
 def test_a_worked_example() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.replay.benchmarks import Benchmark, BenchmarkError, cache, describe, load, registry
+from equipoise.replay.benchmarks import Benchmark, BenchmarkError, describe, load, registry
 from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.reading import text_features as cache
 
 
 def small(**changes: Any) -> Benchmark:

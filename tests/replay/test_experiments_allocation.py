@@ -14,13 +14,18 @@ import pytest
 from equipoise.agent.errors import AgentError
 from equipoise.replay.benchmarks import load_as_told
 from equipoise.replay.command import complete_order, run_replay
-from equipoise.replay.experiments.allocation import AB_TEST, OURS, PRICED
-from equipoise.replay.experiments.allocation_bound import lower_bound, reward_variances
-from equipoise.replay.experiments.allocation_money import spend_at
-from equipoise.replay.experiments.arms import CHALLENGERS, settled
-from equipoise.replay.experiments.command import prepare
-from equipoise.replay.experiments.gates import PAIRS
-from equipoise.replay.experiments.registry import find_experiment
+from equipoise.replay.studies.allocation import (
+    AB_TEST,
+    OURS,
+    PRICED,
+    lower_bound,
+    reward_variances,
+    spend_at,
+)
+from equipoise.replay.studies.command import prepare
+from equipoise.replay.studies.gates import PAIRS
+from equipoise.replay.studies.registry import find_experiment
+from equipoise.replay.studies.streams import CHALLENGERS, settled
 from equipoise.replay.worlds import World, WorldOptions
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.replay.experiments.families import BUDGETS, OURS, SIX, families
-from equipoise.replay.experiments.registry import find_experiment
+from equipoise.replay.studies.families import BUDGETS, OURS, SIX, families
+from equipoise.replay.studies.registry import find_experiment
 
 ALPHAS, OMEGAS, SEEDS, CHECKPOINTS = (0.0, 1.0), (0.0, 0.5, 1.0), 12, (0, 50, *BUDGETS)
 META = {"benchmark": "made-up"}

@@ -13,12 +13,12 @@ import pytest
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import Estimate
 from equipoise.replay.command import complete_order
-from equipoise.replay.experiments.command import prepare
-from equipoise.replay.experiments.measures import beaten, bias_and_deviation, lowest
-from equipoise.replay.experiments.misspecified import flagged
-from equipoise.replay.experiments.registry import find_experiment
-from equipoise.replay.experiments.simulator import largest_change
-from equipoise.replay.metrics import direct_method
+from equipoise.replay.findings.findings import beaten, bias_and_deviation, lowest
+from equipoise.replay.harness.metrics import direct_method
+from equipoise.replay.studies.command import prepare
+from equipoise.replay.studies.misspecified import flagged
+from equipoise.replay.studies.registry import find_experiment
+from equipoise.replay.studies.simulator import largest_change
 
 COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()", "replay"]
 NOTHING: dict[str, Any] = {

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.replay.averages import mean_with_interval
 from equipoise.replay.command import complete_order, run_replay
-from equipoise.replay.experiments.registry import experiments
+from equipoise.replay.results.averages import mean_with_interval
+from equipoise.replay.studies.registry import experiments
 
 SIZES: dict[str, dict[str, Any]] = {
     "alignment": {"alphas": [0.0, 1.0]},

@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from equipoise.replay.experiments.findings import (
+from equipoise.replay.findings.findings import (
     CurvePanel,
     Curves,
     Figure,
@@ -26,8 +26,8 @@ from equipoise.replay.experiments.findings import (
     Measured,
     Table,
 )
-from equipoise.replay.experiments.page import findings_page, write_page
-from equipoise.replay.summary import FAMILIES
+from equipoise.replay.findings.page import findings_page, write_page
+from equipoise.replay.results.summary import FAMILIES
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 EXP = (0.0, 100.0, 300.0, 1000.0, 3000.0)

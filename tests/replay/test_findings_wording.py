@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from equipoise.replay.experiments.findings import (
+from equipoise.replay.findings.findings import (
     CurvePanel,
     Curves,
     Findings,
@@ -18,10 +18,15 @@ from equipoise.replay.experiments.findings import (
     Measured,
     Table,
 )
-from equipoise.replay.experiments.markdown import as_markdown
-from equipoise.replay.experiments.terminal import print_findings
-from equipoise.replay.experiments.wording import as_tables, best_entries, excludes_zero, in_words
-from equipoise.replay.summary import FAMILIES
+from equipoise.replay.findings.text import (
+    as_markdown,
+    as_tables,
+    best_entries,
+    excludes_zero,
+    in_words,
+    print_findings,
+)
+from equipoise.replay.results.summary import FAMILIES
 
 LONG = "a-model-whose-name-nobody-would-call-short-20250219-with-tools|pipe"
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, load
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.sweep import cells, run_sweep
+from equipoise.replay.harness.stream import StreamSettings
+from equipoise.replay.harness.sweep import cells, run_sweep
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "frank"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is absent")

@@ -12,12 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.agent.features.feature import NAME
-from equipoise.replay.benchmarks import BenchmarkError, text_features
-from equipoise.replay.benchmarks.complete import ImportOptions, chosen, complete, put_once
-from equipoise.replay.benchmarks.jsonfile import JsonObject, find_file, objects, read_json
-from equipoise.replay.benchmarks.names import feature_names, identifiers
-from equipoise.replay.benchmarks.scaling import CLIP, scaled
+from equipoise.agent.features.kinds import NAME
+from equipoise.replay.benchmarks import BenchmarkError
+from equipoise.replay.benchmarks.reading.complete import (
+    CLIP,
+    ImportOptions,
+    chosen,
+    complete,
+    put_once,
+    scaled,
+)
+from equipoise.replay.benchmarks.reading.json_file import JsonObject, find_file, objects, read_json
+from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
+from equipoise.replay.benchmarks.reading.text_features import (
+    ANSWER_FEATURES,
+    PROMPT_FEATURES,
+    answer_features,
+    prompt_features,
+    words,
+)
 from equipoise.store.records import Id
 
 
@@ -223,9 +236,9 @@ class TestComplete:
 class TestTextFeatures:
     @staticmethod
     def answer(text: str, prompt: str = "name three red fruits") -> dict[str, float]:
-        prompt_words = frozenset(text_features.words(prompt))
-        values = text_features.answer_features(prompt_words, text)
-        return dict(zip(text_features.ANSWER_FEATURES, values, strict=True))
+        prompt_words = frozenset(words(prompt))
+        values = answer_features(prompt_words, text)
+        return dict(zip(ANSWER_FEATURES, values, strict=True))
 
     def test_structure(self) -> None:
         text = "# Fruits\n\n**Red** ones:\n\n- cherry\n- apple\n\n```\nx = 1\n```"
@@ -265,7 +278,7 @@ class TestTextFeatures:
     def test_any_text_has_finite_features(self, text: str) -> None:
         assert np.isfinite(list(self.answer(text).values())).all()
         assert np.isfinite(list(self.answer("red", prompt=text).values())).all()
-        assert np.isfinite(text_features.prompt_features(text)).all()
+        assert np.isfinite(prompt_features(text)).all()
 
     @pytest.mark.parametrize(
         ("prompt", "hint"),
@@ -278,5 +291,5 @@ class TestTextFeatures:
     )
     def test_hints(self, prompt: str, hint: str) -> None:
         for text, expected in ((prompt, 1.0), ("Tell me a story about the sea.", 0.0)):
-            values = text_features.prompt_features(text)
-            assert dict(zip(text_features.PROMPT_FEATURES, values, strict=True))[hint] == expected
+            values = prompt_features(text)
+            assert dict(zip(PROMPT_FEATURES, values, strict=True))[hint] == expected

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from equipoise.replay.benchmarks import BenchmarkError, describe, load
-from equipoise.replay.openbandit.log import LoggedFeedback
-from equipoise.replay.openbandit.reader import read_log
+from equipoise.replay.openbandit.log import LoggedFeedback, read_log
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "obd"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is absent")

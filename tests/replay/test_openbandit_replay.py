@@ -15,11 +15,8 @@ from typer.testing import CliRunner
 from equipoise.agent.errors import AgentError
 from equipoise.replay.benchmarks import BenchmarkError
 from equipoise.replay.cli import app
-from equipoise.replay.openbandit import targets
 from equipoise.replay.openbandit.command import run_open_bandit
-from equipoise.replay.openbandit.evaluate import on_policy, policy_values
-from equipoise.replay.openbandit.log import LoggedFeedback
-from equipoise.replay.openbandit.reader import read_log
+from equipoise.replay.openbandit.log import LoggedFeedback, read_log
 from equipoise.replay.openbandit.rejection import (
     Replayed,
     agent_context,
@@ -29,6 +26,7 @@ from equipoise.replay.openbandit.rejection import (
     replay_policy,
 )
 from equipoise.replay.openbandit.results import replay_once
+from equipoise.replay.openbandit.values import as_in, on_policy, policy_values
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "obd"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is absent")
@@ -218,7 +216,7 @@ class TestRealLogs:
         of their difference: what was found when written, and deterministic."""
         logs = {name: read_log(DATA, name) for name in ("random", "bts")}
         for name, other in (("random", "bts"), ("bts", "random")):
-            target = targets.as_in(logs[name], logs[other])
+            target = as_in(logs[name], logs[other])
             own = on_policy(logs[other], logs[name].position_shares).mix
             for estimated in policy_values(
                 logs[name], target, np.full((10000, 34), 0.005)

@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 
 from equipoise.replay.benchmarks import BenchmarkError
-from equipoise.replay.openbandit import targets
-from equipoise.replay.openbandit.evaluate import on_policy, policy_values
 from equipoise.replay.openbandit.log import LoggedFeedback
-from equipoise.replay.openbandit.reward_model import cross_fitted_clicks, time_blocks
 from equipoise.replay.openbandit.values import (
     Value,
+    always,
+    as_in,
+    best_item,
     combined,
+    cross_fitted_clicks,
     difference,
+    item_rates,
+    on_policy,
+    policy_values,
+    shown_shares,
+    time_blocks,
+    uniform,
     unknown,
     weighted_rate,
     wilson,
@@ -182,7 +189,7 @@ class TestPositions:
         log = self.log()
         naive = []
         for item in (0, 2):
-            value = policy_values(log, targets.always(log, item))["snips"].mix
+            value = policy_values(log, always(log, item))["snips"].mix
             assert abs(value.value - 0.22) < 4 * value.se
             # Propensities of the item alone, over both positions: 0.45 for a and for c.
             marginal = np.full(len(log), 0.45)
@@ -193,21 +200,21 @@ class TestPositions:
 
     def test_values_per_position_and_another_mix(self) -> None:
         log = self.log()
-        first, second = policy_values(log, targets.uniform(log))["ips"].positions
+        first, second = policy_values(log, uniform(log))["ips"].positions
         assert abs(first.value - 0.4) < 4 * first.se
         assert abs(second.value - 0.04) < 4 * second.se
-        skewed = policy_values(log, targets.uniform(log), shares=np.array([0.9, 0.1]))["ips"].mix
+        skewed = policy_values(log, uniform(log), shares=np.array([0.9, 0.1]))["ips"].mix
         assert skewed.value == pytest.approx(0.9 * first.value + 0.1 * second.value)
 
     def test_a_position_where_the_item_never_stood_is_unknown(self) -> None:
         log = self.log(200)
         log = log.select((log.position == 0) | (log.item != 1))
-        values = policy_values(log, targets.always(log, 1))["ips"]
+        values = policy_values(log, always(log, 1))["ips"]
         assert math.isnan(values.mix.value)
         assert values.mix.measured.mean is None
         assert np.isnan(values.mix.interval).all()
         assert not math.isnan(values.positions[0].value)
-        only_first = policy_values(log, targets.always(log, 1), shares=np.array([1.0, 0.0]))
+        only_first = policy_values(log, always(log, 1), shares=np.array([1.0, 0.0]))
         assert only_first["ips"].mix.value == values.positions[0].value
 
 
@@ -227,9 +234,9 @@ def test_relabelling_items_changes_nothing() -> None:
     np.testing.assert_allclose(two, one[:, order], atol=1e-12)
     pairs = [
         (personal(log), personal(other)[:, order]),
-        (targets.uniform(log), targets.uniform(other)),
-        (targets.best_item(log), targets.best_item(other)),
-        (targets.as_in(log, log), targets.as_in(other, other)),
+        (uniform(log), uniform(other)),
+        (best_item(log), best_item(other)),
+        (as_in(log, log), as_in(other, other)),
     ]
     for mine, theirs in pairs:
         a, b = policy_values(log, mine, one), policy_values(other, theirs, two)
@@ -245,10 +252,10 @@ class TestTargets:
     def test_a_logs_click_rate_is_the_value_of_its_shares(self) -> None:
         """Exact: clicks / rows = sum over items of share times click rate of the item."""
         log = synthetic(np.random.default_rng(10), 500)
-        shares = targets.shown_shares(log)
+        shares = shown_shares(log)
         np.testing.assert_allclose(shares.sum(axis=1), 1)
         same = log.select(np.arange(500), shares[log.position, log.item])
-        assert policy_values(same, targets.as_in(log, log))["ips"].mix.value == pytest.approx(
+        assert policy_values(same, as_in(log, log))["ips"].mix.value == pytest.approx(
             on_policy(log).mix.value
         )
         assert on_policy(log).mix.value == pytest.approx(log.reward.mean())
@@ -260,7 +267,7 @@ class TestTargets:
         with pytest.raises(
             BenchmarkError, match="log are a, b, c and of the random log are a, b, z"
         ):
-            targets.as_in(log, other)
+            as_in(log, other)
 
     def test_the_best_item_is_not_valued_on_the_rows_that_chose_it(self) -> None:
         """100 logs in which all items are clicked on at 0.3: the mean value is within 4 standard
@@ -271,8 +278,8 @@ class TestTargets:
             log = synthetic(rng, 200)
             columns = {name: getattr(log, name) for name in LoggedFeedback.__slots__}
             log = LoggedFeedback(**{**columns, "reward": (rng.random(200) < 0.3).astype(float)})
-            crossed.append(policy_values(log, targets.best_item(log))["ips"].mix.value)
-            optimistic.append(np.nanmax(targets.item_rates(log, np.ones(200, dtype=bool))))
+            crossed.append(policy_values(log, best_item(log))["ips"].mix.value)
+            optimistic.append(np.nanmax(item_rates(log, np.ones(200, dtype=bool))))
         error = np.std(crossed, ddof=1) / 10
         assert abs(np.mean(crossed) - 0.3) < 4 * error
         assert np.mean(optimistic) > 0.3 + 6 * np.std(optimistic, ddof=1) / 10

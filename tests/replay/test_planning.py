@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equipoise.agent.errors import AgentError
-from equipoise.agent.planning.errors import PlanError
+from equipoise.agent.errors import AgentError, PlanError
 from equipoise.agent.planning.plan import make_plan
 from equipoise.replay.benchmarks import load
 from equipoise.replay.planning.benchmarks import (
@@ -22,8 +21,15 @@ from equipoise.replay.planning.benchmarks import (
     restricted,
     reward_variances,
 )
-from equipoise.replay.planning.findings import markdown, rows, write_into
-from equipoise.replay.planning.validation import Planned, Realised, planned_experiments, realise
+from equipoise.replay.planning.validation import (
+    Planned,
+    Realised,
+    markdown,
+    planned_experiments,
+    realise,
+    rows,
+    write_into,
+)
 from equipoise.replay.worlds import World, WorldOptions
 
 COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]

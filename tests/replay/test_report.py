@@ -19,10 +19,9 @@ import plotly.graph_objects as go
 import pytest
 
 from equipoise.replay.report import write_report
-from equipoise.replay.report.scales import log_axis, root_axis
-from equipoise.replay.report.scenario import Panel
-from equipoise.replay.report.sheet import Sheet
-from equipoise.replay.summary import FAMILIES, summarize
+from equipoise.replay.report.scenario import Panel, Sheet
+from equipoise.replay.report.style import log_axis, root_axis
+from equipoise.replay.results.summary import FAMILIES, summarize
 
 Results = tuple[pd.DataFrame, dict[str, Any]]
 COLOUR = re.compile(r"@([\w-]+)(/[\d.]+)?")

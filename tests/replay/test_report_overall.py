@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from equipoise.replay.averages import runs_by_scenario
 from equipoise.replay.report import write_report
-from equipoise.replay.report.facts import facts
-from equipoise.replay.report.overall import together, worst
-from equipoise.replay.summary import summarize
+from equipoise.replay.report.page import together, worst
+from equipoise.replay.report.tables import facts
+from equipoise.replay.results.averages import runs_by_scenario
+from equipoise.replay.results.summary import summarize
 
 Results = tuple[pd.DataFrame, dict[str, Any]]
 

@@ -15,7 +15,7 @@ import pytest
 
 EAGER = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "import equipoise.replay.finished as finished; finished._PAUSE = 0.0;"
+    "import equipoise.replay.harness.cell_cache as finished; finished._PAUSE = 0.0;"
     "from equipoise.replay.cli import main; main()"
 )
 """A replay that writes every cell at once, whatever its shell says about Ctrl-C."""

@@ -11,9 +11,8 @@ import pytest
 from scipy.stats import norm
 
 from equipoise.replay.benchmarks import Benchmark, load
-from equipoise.replay.metrics import Certificate, result_rows
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.stream import Checkpoint, experiment, run_stream
+from equipoise.replay.harness.metrics import Certificate, result_rows
+from equipoise.replay.harness.stream import Checkpoint, StreamSettings, experiment, run_stream
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import DecisionBatch, ExpiryBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore

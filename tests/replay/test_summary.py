@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
-from equipoise.replay.averages import (
+from equipoise.replay.results.averages import (
     RESAMPLES,
     ResultsError,
     area_under,
@@ -22,8 +22,8 @@ from equipoise.replay.averages import (
     settles_at,
     share_with_interval,
 )
-from equipoise.replay.summary import summarize
-from equipoise.replay.table import print_table
+from equipoise.replay.results.summary import summarize
+from equipoise.replay.results.terminal import print_table
 
 Results = tuple[pd.DataFrame, dict[str, Any]]
 

@@ -10,12 +10,11 @@ import pandas as pd
 import pytest
 
 from equipoise.agent.errors import AgentError
-from equipoise.replay import sweep as sweeping
 from equipoise.replay.benchmarks import load
-from equipoise.replay.finished import FinishedCells, benchmark_digest, cells_beside
-from equipoise.replay.progress import Lines
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.sweep import cells, run_sweep
+from equipoise.replay.harness import sweep as sweeping
+from equipoise.replay.harness.cell_cache import FinishedCells, benchmark_digest, cells_beside
+from equipoise.replay.harness.stream import StreamSettings
+from equipoise.replay.harness.sweep import Lines, cells, run_sweep
 from equipoise.replay.worlds import WorldOptions
 
 SETTINGS = StreamSettings(requests=60, exp_rate=1.0, budget=50, obs=100, batch=25)

@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import norm
 
 from equipoise.replay.benchmarks import Benchmark, load
-from equipoise.replay.worldoptions import describe_options, parse_options
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.replay.worlds.choice import GENEROSITY, STRENGTH, attraction
+from equipoise.replay.worlds.options import describe_options, parse_options
 from equipoise.replay.worlds.world import START
 from equipoise.store.batches import Floats
 

@@ -9,8 +9,7 @@ import pytest
 
 from equipoise.agent.estimators import FAMILIES
 from equipoise.replay.benchmarks import load
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.stream import experiment, run_stream
+from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream
 from equipoise.replay.worlds import World, WorldOptions
 
 WORLDS: dict[str, dict[str, Any]] = {

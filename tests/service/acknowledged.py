@@ -15,7 +15,7 @@ from typing import Any
 
 from running import COMMAND, CONFIG, Answer, Running, running, until, write_config
 
-from equipoise.agent.monitors.actions import DEFAULT_ACTIONS
+from equipoise.agent.monitors.check import DEFAULT_ACTIONS
 
 RAIL = '\n[[guardrails]]\nname = "errors"\nlimit = 0.9\n'
 # No check may pause or open an era here: what the model expects is what was asked for.

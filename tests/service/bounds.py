@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from equipoise.agent.rules import rule_id
+from equipoise.agent.lifecycle.rules import rule_id
 from tests.service.running import Running, running
 
 CONFIG = """

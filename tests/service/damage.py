@@ -30,14 +30,14 @@ from typing import Any
 from running import write_config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.audit import audit
 from equipoise.agent.config.file import load_file
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.keyfile import write_key
+from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.record_adapter import Gateway
 from equipoise.agent.service.run import store_key
-from equipoise.store import tail as tail_module
 from equipoise.store.errors import SlowStoreError
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.format import frames as tail_module
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 

@@ -13,7 +13,7 @@ import msgspec
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
-from equipoise.agent.gateway import Gateway
+from equipoise.agent.record_adapter import Gateway
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request
 

@@ -9,9 +9,9 @@ import json
 import msgspec
 import pytest
 
-from equipoise.agent.service.alerts import Alerts
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.schema import CheckAnswer, ChecksAnswer
+from equipoise.agent.service.api.schema import CheckAnswer, ChecksAnswer
+from equipoise.agent.service.telemetry import Log
+from equipoise.agent.service.upkeep.jobs import Alerts
 from equipoise.store.memory import MemoryStore
 
 

@@ -19,16 +19,16 @@ from running import CONFIG, running, write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.keyfile import write_key
-from equipoise.agent.service.analysis import MOST_WAITING, Saved
-from equipoise.agent.service.asking import AnalysisError, CrowdedError
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.analyst.client import MOST_WAITING, Saved
+from equipoise.agent.service.analyst.connection import AnalysisError, CrowdedError
+from equipoise.agent.service.analyst.reports import Due, report
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.reports import Due, report
+from equipoise.agent.service.telemetry import Log
 from equipoise.store.contract import Kept
 from equipoise.store.errors import FullStoreError
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 
@@ -242,7 +242,7 @@ def test_an_analyst_that_hangs_is_known_and_started_again(daemon: Daemon):
 
 HANGING = """
 import sys
-if "equipoise.agent.service.analyst" in sys.orig_argv:
+if "equipoise.agent.service.analyst.process" in sys.orig_argv:
     import signal
     from equipoise.agent.estimators import FAMILIES
     FAMILIES["cvci"] = lambda moments: signal.pause()

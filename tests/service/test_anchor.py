@@ -11,7 +11,7 @@ from pathlib import Path
 
 from running import COMMAND, running, until
 
-from equipoise.store import chain
+from equipoise.store.sqlite import chain
 
 SERVICE = 'checkpoint_seconds = 0.3\nmode = "observe"\nanchor = "{}"\n'
 

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 from running import COMMAND, running, start, until
 
-from equipoise.agent.backups import back_up, put_back
 from equipoise.agent.errors import AgentError
-from equipoise.store import migrations
+from equipoise.agent.maintenance.backups import back_up, put_back
 from equipoise.store.errors import StoreError
-from equipoise.store.inspection import inspect_store
-from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tail import tail_files
+from equipoise.store.format.frames import tail_files
+from equipoise.store.sqlite import SqliteStore, migrations
+from equipoise.store.sqlite.connection import inspect_store
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from running import running
 
-from equipoise.agent.service.barrier import Barrier
-from equipoise.store.tail import TailWriter
+from equipoise.agent.service.hot_path.batching import Barrier
+from equipoise.store.format.frames import TailWriter
 
 
 class Disk:

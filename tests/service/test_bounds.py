@@ -16,15 +16,15 @@ from running import write_config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import file_from_dict, load_file
-from equipoise.agent.keyfile import write_key
-from equipoise.agent.service.capacity import needs
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.service.analyst.connection import LONGEST_SECONDS, Restarts
 from equipoise.agent.service.daemon import BROKEN, Daemon
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.restarts import LONGEST_SECONDS, Restarts
 from equipoise.agent.service.run import run
+from equipoise.agent.service.telemetry import Log
+from equipoise.agent.service.upkeep.capacity import needs
 from equipoise.store.errors import TornAppendError
-from equipoise.store.journaled import JournaledStore
-from equipoise.store.mark import mark_path
+from equipoise.store.format.mark import mark_path
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.memory import MemoryStore
 
 
@@ -159,7 +159,7 @@ def test_rows_of_an_append_cut_short_are_there_after_a_start(tmp_path: Path):
         key = write_key(store.path)
         agent = Agent(file.experiment, store, key)
         store._index = None  # type: ignore[method-assign, assignment]
-        from equipoise.agent.gateway import Gateway
+        from equipoise.agent.record_adapter import Gateway
         from equipoise.store.records import Request
 
         with pytest.raises(RuntimeError, match="state is behind the log"):

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from running import CONFIG, running, start, until
 
-from equipoise.agent.audit import audit
 from equipoise.agent.client import Choice, Client
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.keyfile import read_key
+from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.sqlite import SqliteStore
 

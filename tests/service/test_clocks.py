@@ -19,14 +19,13 @@ from running import CONFIG, write_config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.config.file import load_file
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.keyfile import write_key
-from equipoise.agent.service.clock import SLEW, Clock
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.control import SLEW, Clock
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.figures import Figures
-from equipoise.agent.service.jobs import Jobs
-from equipoise.agent.service.logs import Log
-from equipoise.store.journaled import JournaledStore
+from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.upkeep.jobs import Jobs
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Request
 

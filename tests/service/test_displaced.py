@@ -18,15 +18,15 @@ import pytest
 from running import write_config
 
 from equipoise.agent.config.file import load_file
-from equipoise.agent.keyfile import write_key
-from equipoise.agent.service import breaker as breaker_module
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.service import control as breaker_module
 from equipoise.agent.service.app import build
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.logs import Log, gather_library_lines
-from equipoise.agent.service.tokens import Tokens
-from equipoise.store import presence as presence_module
+from equipoise.agent.service.http.access import Tokens
+from equipoise.agent.service.telemetry import Log, gather_library_lines
 from equipoise.store.errors import CorruptStoreError, ReadOnlyStoreError, SlowStoreError
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.format import mark as presence_module
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
 
@@ -207,7 +207,7 @@ def test_a_file_system_gone_read_only_is_noticed(
             def refuse(self: object) -> None:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-            patch.setattr("equipoise.store.mark.Mark.prod", refuse)
+            patch.setattr("equipoise.store.format.mark.Mark.prod", refuse)
             daemon.store._log.presence._rows = -1  # type: ignore[union-attr]
         daemon.look_at_store()
         passed = decide(daemon, "during")

@@ -15,10 +15,9 @@ import pytest
 from running import Running, refused, running, until
 
 from equipoise.agent.client import Client
-from equipoise.agent.service.doors import Rates
-from equipoise.agent.service.problems import Refusal
-from equipoise.agent.service.settings import TokenSettings
-from equipoise.agent.service.tokens import Tokens
+from equipoise.agent.config.service import TokenSettings
+from equipoise.agent.service.api.problems import Refusal
+from equipoise.agent.service.http.access import Rates, Tokens
 
 ROUTE, OTHER, ADMIN = (f"{name}-token-0123456789" for name in ("route", "other", "admin"))
 TOKENS = "".join(

@@ -18,14 +18,14 @@ from running import running, start, until, write_config
 
 from equipoise.agent.config.file import load_file
 from equipoise.agent.errors import AgentError
-from equipoise.agent.keyfile import write_key
-from equipoise.agent.service import breaker as breaker_module
-from equipoise.agent.service.clock import Clock
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.service import control as breaker_module
+from equipoise.agent.service.api.problems import problem_of
+from equipoise.agent.service.control import Clock
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.problems import problem_of
+from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import SlowStoreError
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
 
@@ -100,7 +100,7 @@ def no_room(
 ) -> None:
     """The tail's file is used up, and making another one fails."""
     patch.setattr(daemon.store._tail, "_room", 0)
-    patch.setattr("equipoise.store.tail.os.posix_fallocate", allocate)
+    patch.setattr("equipoise.store.format.frames.os.posix_fallocate", allocate)
 
 
 @pytest.mark.parametrize(

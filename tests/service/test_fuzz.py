@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from running import write_config
 
 from equipoise.agent.config.file import load_file
-from equipoise.agent.keyfile import write_key
+from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.service.api.problems import problem_of
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.hot import Hot
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.problems import problem_of
-from equipoise.store.journaled import JournaledStore
+from equipoise.agent.service.hot_path.handlers import Hot
+from equipoise.agent.service.telemetry import Log
+from equipoise.store.journal.store import JournaledStore
 
 SOME = settings(deadline=None, max_examples=200)
 

@@ -14,12 +14,12 @@ import pytest
 from running import Running, running, write_config
 
 from equipoise.agent.config.file import load_file
-from equipoise.agent.keyfile import write_key
+from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.gathering import MOST, Gathering
-from equipoise.agent.service.logs import Log
+from equipoise.agent.service.hot_path.batching import MOST, Gathering
+from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import FullStoreError
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 
 
 def started(folder: Path) -> Daemon:

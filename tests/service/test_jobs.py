@@ -6,9 +6,8 @@ import asyncio
 import io
 import json
 
-from equipoise.agent.service.figures import Figures
-from equipoise.agent.service.jobs import Jobs
-from equipoise.agent.service.logs import Log
+from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.upkeep.jobs import Jobs
 
 
 def test_a_job_that_is_slower_than_its_interval_runs_one_at_a_time():

@@ -9,7 +9,7 @@ from pathlib import Path
 from killing import study
 from running import COMMAND, running
 
-from equipoise.store.tail import tail_files
+from equipoise.store.format.frames import tail_files
 
 
 def test_killing_at_random_moments_loses_nothing(tmp_path: Path):

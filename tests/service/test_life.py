@@ -13,9 +13,9 @@ import time
 import pytest
 from running import COMMAND, CONFIG, refused, running, start, until, write_config
 
-from equipoise.agent.audit import audit
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.keyfile import read_key
+from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.sqlite import SqliteStore
 
 

@@ -13,8 +13,8 @@ import pytest
 from browser import Tab, browsing
 from running import CONFIG, Running, running
 
-from equipoise.agent.service.page.history import History
-from equipoise.agent.service.schema import EstimatesAnswer, ModelEstimate, WatermarkAnswer
+from equipoise.agent.service.api.schema import EstimatesAnswer, ModelEstimate, WatermarkAnswer
+from equipoise.agent.service.page import History
 
 NASTY = "<img src=x onerror=document.title='taken'> & \"'</script>"
 ROUTE, ADMIN = "route-token-of-length", "admin-token-of-length"

@@ -35,7 +35,7 @@ def injected(folder: Path, code: str) -> dict[str, str]:
 
 IN_ANALYST = """
 import sys
-if "equipoise.agent.service.analyst" in sys.orig_argv:
+if "equipoise.agent.service.analyst.process" in sys.orig_argv:
     import os
     from equipoise.agent.estimators import FAMILIES
     def fatal(moments):
@@ -86,7 +86,7 @@ def test_a_family_that_kills_the_analyst_is_left_out_with_an_alarm(tmp_path: Pat
 
 ON_GROWTH = """
 import sys
-if "equipoise.agent.service.analyst" not in sys.orig_argv:
+if "equipoise.agent.service.analyst.process" not in sys.orig_argv:
     from equipoise.agent.pending import Pending
     def fatal(self):
         raise MemoryError

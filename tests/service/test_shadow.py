@@ -17,12 +17,12 @@ from running import CONFIG, running, until
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
+from equipoise.agent.config.service import ShadowModel, ShadowSettings
 from equipoise.agent.errors import AgentError
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.service.logs import Log
-from equipoise.agent.service.shadow import endpoint
-from equipoise.agent.service.shadow.replay import Shadow
-from equipoise.agent.service.shadow.settings import ShadowModel, ShadowSettings
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.telemetry import Log
+from equipoise.agent.service.upkeep import shadow as endpoint
+from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.memory import MemoryStore
 
 EXPERIMENT = {

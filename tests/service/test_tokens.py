@@ -9,9 +9,9 @@ from hashlib import sha256
 import pytest
 from running import Running, refused, running
 
-from equipoise.agent.service.problems import Refusal
-from equipoise.agent.service.settings import TokenSettings
-from equipoise.agent.service.tokens import MissingTokenError, Tokens
+from equipoise.agent.config.service import TokenSettings
+from equipoise.agent.service.api.problems import Refusal
+from equipoise.agent.service.http.access import MissingTokenError, Tokens
 
 ROUTE, ADMIN = "route-token-0123456789", "admin-token-0123456789"
 SERVICE = f"""

@@ -17,8 +17,8 @@ import yaml
 from running import COMMAND, Running, running, until, write_config
 from test_direct import Raw, asked
 
-from equipoise.agent.service.bulk import Bulk
-from equipoise.agent.service.protocol import Turns, _without_upgrade
+from equipoise.agent.service.handlers.admin import Bulk
+from equipoise.agent.service.http.connection_limits import Turns, _without_upgrade
 from equipoise.store.records import Observation
 
 SERVICE = "[service.limits]\nbody_seconds = 30\nheader_seconds = 5"

@@ -22,8 +22,7 @@ import numpy as np
 
 from equipoise.policies.design import context_cuts
 from equipoise.replay.benchmarks import load_as_told
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.stream import experiment, run_stream
+from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream
 from equipoise.replay.worlds import World, WorldOptions
 
 SEEDS, RATE, MARKS = 5, 0.2, (50, 300)

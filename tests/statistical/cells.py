@@ -16,7 +16,7 @@ from streams import Stream
 from watchers import EverMissed, contrasts_of, values_of
 
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 
 DELTA = 0.05
 ROWS = 3000

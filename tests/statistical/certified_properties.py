@@ -30,6 +30,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.status import State
 from equipoise.agent.config import (
     BudgetConfig,
     CertifyConfig,
@@ -43,7 +44,6 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.features import FeatureSchema
-from equipoise.agent.status import State
 from equipoise.store.batches import Closure, OutcomeBatch, RequestBatch, SimulationBatch
 from equipoise.store.memory import MemoryStore
 

@@ -14,11 +14,10 @@ import numpy as np
 from allocations import rule
 from streams import Stream, requests
 
-from equipoise.agent.inference.capped import usual_caps
+from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.per_model import RewardMoments
-from equipoise.agent.inference.score import Rows, Tuning, scores
-from equipoise.agent.inference.score_moments import ScoreMoments
-from equipoise.agent.inference.tuning import TuningMoments
+from equipoise.agent.inference.prediction import TuningMoments
+from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning, scores
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from streams import Stream
 from watchers import FirstDecision
 
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 
 SETTINGS = (((0.93, 0.99), 0.03), ((0.02, 0.06), 0.03), ((0.01, 0.05), 0.02))
 FIRST_LOOK = 10

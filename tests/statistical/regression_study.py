@@ -20,8 +20,7 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.replay.benchmarks.registry import load
-from equipoise.replay.settings import StreamSettings
-from equipoise.replay.stream import experiment, stream_key
+from equipoise.replay.harness.stream import StreamSettings, experiment, stream_key
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.memory import MemoryStore

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.inference import asymptotic, capped, choice, per_model
-from equipoise.agent.inference.mixture import LAMBDAS
+from equipoise.agent.inference import asymptotic, per_model
+from equipoise.agent.inference.certificate import RARER, Sequence, choose, split_level
+from equipoise.agent.inference.mixture import LAMBDAS, contrast_bound, contrast_bounds, value_bounds
 
 _TINY = 1e-300
 _PSI = -np.log1p(-LAMBDAS) - LAMBDAS
@@ -57,7 +58,7 @@ class Bounded:
         self.finite = np.flatnonzero(np.isfinite(self.caps))
         size = self.models + 1
         caps = np.asarray(self.caps)[self.finite]
-        self.bounds = capped.contrast_bound(caps, size, self.models)
+        self.bounds = contrast_bound(caps, size, self.models)
 
     def evidence(self, sums, theta):
         parts = []
@@ -69,10 +70,7 @@ class Bounded:
 
     def lower(self, sums, runs):
         return np.stack(
-            [
-                capped.contrast_bounds(sums.of_run(run), self.caps, self.models, self.alpha)
-                for run in runs
-            ]
+            [contrast_bounds(sums.of_run(run), self.caps, self.models, self.alpha) for run in runs]
         )
 
 
@@ -99,7 +97,7 @@ class BoundedValues:
         return mixed(parts, self.alpha)
 
     def lower(self, sums, runs):
-        ends = [capped.value_bounds(sums.of_run(run), self.caps, self.alpha) for run in runs]
+        ends = [value_bounds(sums.of_run(run), self.caps, self.alpha) for run in runs]
         return np.stack([-high[None] if self.upper else low[None] for low, high in ends])
 
 
@@ -159,7 +157,7 @@ class Asymptotic:
 
     models_only = False
 
-    def __init__(self, alpha, setup, needed=choice.RARER, tuned=None):
+    def __init__(self, alpha, setup, needed=RARER, tuned=None):
         self.alpha, self.needed = alpha, needed
         self.tuned = setup.stream.rows if tuned is None else tuned
         self.openings = {}
@@ -199,25 +197,25 @@ class Asymptotic:
 
 class Declared:
     """What ships where 'asymptotic' or 'per-model' is declared: it, or the bounded sequence where
-    its condition does not hold, by `choice.choose`. share: another split of the level."""
+    its condition does not hold, by `choose`. share: another split of the level."""
 
     def __init__(
         self,
         declared,
         alpha,
         setup,
-        needed=choice.RARER,
+        needed=RARER,
         context_free=True,
         tuned=None,
         share=None,
     ):
         self.declared, self.needed, self.context_free = declared, needed, context_free
-        self.models_only = declared is choice.Sequence.PER_MODEL
-        preferred, fallback = choice.split_level(alpha)
+        self.models_only = declared is Sequence.PER_MODEL
+        preferred, fallback = split_level(alpha)
         if share is not None:
             preferred, fallback = alpha * share, alpha * (1.0 - share)
         self.fallback = Bounded(fallback, setup)
-        if declared is choice.Sequence.ASYMPTOTIC:
+        if declared is Sequence.ASYMPTOTIC:
             self.preferred = Asymptotic(preferred, setup, needed, tuned)
         else:
             self.preferred = PerModel(preferred)
@@ -228,7 +226,7 @@ class Declared:
         enough, result = rarer >= self.needed, np.zeros(len(rarer), dtype=bool)
         for group in (enough, ~enough):
             if group.any():
-                chosen = choice.choose(
+                chosen = choose(
                     self.declared,
                     context_free=self.context_free,
                     drift_alarm=False,

@@ -10,7 +10,7 @@ from streams import Stream
 from watchers import FirstDecision
 
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.policies.optimal_weights import optimal_weights
 
 GAPS = (0.2, 0.1, 0.05)

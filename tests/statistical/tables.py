@@ -11,7 +11,7 @@ from peers_trap import SETTINGS
 from row_traps import TRAPS
 from speed import GAPS, SHARES, SPLIT_SETTINGS
 
-from equipoise.agent.inference.choice import RARER
+from equipoise.agent.inference.certificate import RARER
 from equipoise.agent.inference.levels import FALLBACK_SHARE
 
 

@@ -20,11 +20,10 @@ from sequences import Asymptotic, Bounded, BoundedValues, Declared, PerModel
 from streams import Stream, requests
 from watchers import EverMissed, contrasts_of, values_of
 
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.inference.per_model import RewardMoments
-from equipoise.agent.inference.score import Rows
-from equipoise.agent.inference.score_moments import ScoreMoments
-from equipoise.agent.inference.tuning import TuningMoments
+from equipoise.agent.inference.prediction import TuningMoments
+from equipoise.agent.inference.score import Rows, ScoreMoments
 
 CONFOUNDED = "strong confounding, predictor trained on the log"
 SMALL = Stream((0.4, 0.6, 0.5), 400, taste=0.2, herding=0.7, sway=0.1, missing=0.1)

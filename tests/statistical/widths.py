@@ -8,7 +8,8 @@ from naive import NaiveT, NaiveZ
 from sequences import Bounded, PerModel
 from streams import Stream
 
-from equipoise.agent.inference import capped, fixed, levels
+from equipoise.agent.inference import fixed, levels
+from equipoise.agent.inference import mixture as capped
 from equipoise.agent.inference.asymptotic import (
     Opening,
     contrast_bounds,
@@ -16,8 +17,7 @@ from equipoise.agent.inference.asymptotic import (
     one_sided_half_width,
     tuned_rho,
 )
-from equipoise.agent.inference.score import Rows, Tuning
-from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning
 
 DELTA = 0.05
 MODELS = 4

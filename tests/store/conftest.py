@@ -19,7 +19,7 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 

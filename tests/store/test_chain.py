@@ -14,20 +14,19 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from equipoise.store import chain, migrations
-from equipoise.store.batches import Batch
-from equipoise.store.chain import BROKEN, EVERY, RECORDS
+from equipoise.store.batches import Batch, slice_rows
 from equipoise.store.errors import LostRowsError, StoreError
-from equipoise.store.journaled import JournaledStore
-from equipoise.store.mark import mark_path
+from equipoise.store.format.mark import mark_path
+from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Alert, Control, RuleRecord
-from equipoise.store.retention import trim
-from equipoise.store.rollback import roll_back
-from equipoise.store.slicing import slice_rows
-from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tables import LOG_TABLES
+from equipoise.store.sqlite import SqliteStore, chain
+from equipoise.store.sqlite.chain import BROKEN, EVERY, RECORDS
+from equipoise.store.sqlite.migrations import MIGRATIONS, newest
+from equipoise.store.sqlite.retention import trim
+from equipoise.store.sqlite.rollback import roll_back
 
-CHAIN = next(n for n, migration in migrations.MIGRATIONS if migration is chain.create_chain)
+CHAIN = next(n for n, migration in MIGRATIONS if migration is chain.create_chain)
 
 
 def batches(author: Any) -> list[Batch]:
@@ -175,7 +174,7 @@ def test_the_chain_of_an_older_store_begins_behind_its_rows(
     assert head is not None
     assert [link.position for link in links] == [300, 512]
     assert head.digest == by_hand(rows_of(path)[300:], 300)[-1]
-    assert migrations.newest() >= CHAIN
+    assert newest() >= CHAIN
 
 
 def test_retention_goes_on_with_the_chain_and_the_archive_leads_to_it(

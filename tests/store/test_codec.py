@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from equipoise.store.batches import OutcomeBatch
-from equipoise.store.codec import to_rows, to_segments
-from equipoise.store.tables import OUTCOMES
+from equipoise.store.format.sql_rows import OUTCOMES, to_rows, to_segments
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.store import sqlite as sqlite_module
 from equipoise.store.batches import DecisionBatch
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite import store as sqlite_module
 
 
 @pytest.mark.parametrize("kind", [SqliteStore, JournaledStore])

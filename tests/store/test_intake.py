@@ -14,20 +14,15 @@ from typing import Any
 
 import pytest
 
-from equipoise.agent.audit_chain import check_chain
-from equipoise.store import mark as mark_module
-from equipoise.store import tail as tail_module
-from equipoise.store.errors import (
-    DisplacedStoreError,
-    LostRowsError,
-    StoreError,
-    StoreInUseError,
-)
-from equipoise.store.journaled import JournaledStore
-from equipoise.store.mark import BLOCK, Mark, mark_path, read_mark
+from equipoise.agent.maintenance.audit_chain import check_chain
+from equipoise.store.errors import DisplacedStoreError, LostRowsError, StoreError, StoreInUseError
+from equipoise.store.format import frames as tail_module
+from equipoise.store.format import mark as mark_module
+from equipoise.store.format.frames import scan, tail_files
+from equipoise.store.format.mark import BLOCK, Mark, mark_path, read_mark
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tail import scan, tail_files
 
 DECISIONS, IN_SQLITE = 12, 4
 
@@ -280,7 +275,7 @@ def test_one_writer_a_file_whatever_it_is_called(path: Path, author: Any) -> Non
         with pytest.raises(StoreError, match="2 names"):
             SqliteStore(path.with_name("hard.db"))
         path.with_name("hard.db").unlink()
-        code = f"from equipoise.store.sqlite import SqliteStore; SqliteStore({str(path)!r})"
+        code = f"from equipoise.store.sqlite.store import SqliteStore; SqliteStore({str(path)!r})"
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "StoreInUseError" in result.stderr
         with pytest.raises(DisplacedStoreError, match=r"log\.db\.lock is gone"):
@@ -330,8 +325,8 @@ def test_numbers_are_reserved_before_they_are_given(
     path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mark_module, "BLOCK", 8)
-    monkeypatch.setattr("equipoise.store.journaled.BLOCK", 8)
-    monkeypatch.setattr("equipoise.store.sqlite.BLOCK", 8)
+    monkeypatch.setattr("equipoise.store.journal.store.BLOCK", 8)
+    monkeypatch.setattr("equipoise.store.sqlite.store.BLOCK", 8)
     synced: list[int] = []
     real = Mark.sync
 

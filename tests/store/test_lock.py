@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from equipoise.store import lock as lock_module
+from equipoise.store import files as lock_module
 from equipoise.store.errors import StoreInUseError
-from equipoise.store.lock import WriterLock
+from equipoise.store.files import WriterLock
 
 
 def test_a_released_lock_leaves_no_file_and_can_be_taken_again(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.store import migrations
 from equipoise.store.errors import SchemaVersionError, StoreError
-from equipoise.store.inspection import inspect_store
-from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tables import LOG_TABLES
+from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.sqlite import SqliteStore, migrations
+from equipoise.store.sqlite.connection import inspect_store
 
 TODAY = tuple(migrations.MIGRATIONS)
 FIRST, NEXT = TODAY[0], len(TODAY) + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.store.batches import OutcomeBatch
-from equipoise.store.recent import Recent
+from equipoise.store.journal.recent_outcomes import Recent
 
 
 def parts(*numbers: int, reward: float = 1.0) -> OutcomeBatch:

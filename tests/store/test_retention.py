@@ -12,7 +12,6 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from equipoise.store import retention
 from equipoise.store.errors import (
     CorruptStoreError,
     SchemaVersionError,
@@ -20,11 +19,11 @@ from equipoise.store.errors import (
     StoreError,
     TrimmedError,
 )
-from equipoise.store.journaled import JournaledStore
-from equipoise.store.retention import sweep, trim
-from equipoise.store.rollback import roll_back
-from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tables import LOG_TABLES
+from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.journal.store import JournaledStore
+from equipoise.store.sqlite import SqliteStore, retention
+from equipoise.store.sqlite.retention import sweep, trim
+from equipoise.store.sqlite.rollback import roll_back
 
 CUT = 29
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from equipoise.store import migrations, rollback
 from equipoise.store.errors import NotAStoreError, SchemaVersionError, StoreInUseError
-from equipoise.store.inspection import inspect_store
-from equipoise.store.journaled import JournaledStore
-from equipoise.store.rollback import Reversal, roll_back
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.journal.store import JournaledStore
+from equipoise.store.sqlite import SqliteStore, migrations, rollback
+from equipoise.store.sqlite.connection import inspect_store
+from equipoise.store.sqlite.rollback import Reversal, roll_back
 
 LOWEST = max(n for n, migration in migrations.MIGRATIONS if migration not in rollback.REVERSALS)
 """The oldest version that everything above can be undone to."""

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.store.errors import ContradictionError
-from equipoise.store.journaled import JournaledStore
-from equipoise.store.seen import Seen
+from equipoise.store.journal.recent_outcomes import Seen
+from equipoise.store.journal.store import JournaledStore
 
 SEEN = Seen()
 

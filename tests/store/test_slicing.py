@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.store.slicing import select, slice_rows, take
+from equipoise.store.batches import select, slice_rows, take
 
 KINDS = ("decisions", "outcomes", "observations", "simulations", "expiries")
 

@@ -140,7 +140,7 @@ def test_a_second_writer_is_refused(tmp_path: Path, author: Any) -> None:
         link.symlink_to(path)
         with pytest.raises(StoreInUseError):
             SqliteStore(link)
-        script = f"from equipoise.store.sqlite import SqliteStore; SqliteStore({str(path)!r})"
+        script = f"from equipoise.store.sqlite.store import SqliteStore; SqliteStore({str(path)!r})"
         other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         assert "StoreInUseError" in other.stderr
         store.append(author.decisions(1))
@@ -152,7 +152,7 @@ def test_a_child_of_a_killed_writer_does_not_hold_the_store(tmp_path: Path) -> N
     path = tmp_path / "log.db"
     script = (
         "import os, sys, time\n"
-        "from equipoise.store.sqlite import SqliteStore\n"
+        "from equipoise.store.sqlite.store import SqliteStore\n"
         "store = SqliteStore(sys.argv[1])\n"
         "child = os.fork()\n"
         "if child: print(child, flush=True)\n"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.store import sqlite as sqlite_module
 from equipoise.store.errors import StoreError, WriteError
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite import store as sqlite_module
 
 
 @pytest.fixture

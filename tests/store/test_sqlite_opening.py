@@ -20,8 +20,8 @@ from equipoise.store.errors import (
     SchemaVersionError,
     StoreError,
 )
-from equipoise.store.migrations import newest
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.migrations import newest
 
 BOTH_WAYS = pytest.mark.parametrize("read_only", [False, True], ids=["write", "read"])
 
@@ -220,7 +220,7 @@ def test_a_new_store_that_cannot_be_made_leaves_nothing(
         database.execute("CREATE TABLE half (a)")
         database.execute("SELECT * FROM nowhere")
 
-    monkeypatch.setattr("equipoise.store.migrations.MIGRATIONS", ((1, fail),))
+    monkeypatch.setattr("equipoise.store.sqlite.migrations.MIGRATIONS", ((1, fail),))
     with pytest.raises(StoreError, match="no such table: nowhere"):
         SqliteStore(tmp_path / "log.db")
     assert os.listdir(tmp_path) == []

@@ -17,8 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.store import journaled as journaled_module
-from equipoise.store import tail as tail_module
 from equipoise.store.batches import Segment
 from equipoise.store.errors import (
     ContradictionError,
@@ -29,11 +27,13 @@ from equipoise.store.errors import (
     StoreError,
     WriteError,
 )
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.format import frames as tail_module
+from equipoise.store.format.frames import read_segment, scan, tail_files, to_frame
+from equipoise.store.format.sql_rows import merge
+from equipoise.store.journal import store as journaled_module
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.memory import MemoryStore
-from equipoise.store.merging import merge
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.tail import read_segment, scan, tail_files, to_frame
 
 
 def read_frames(data: bytes) -> list[Segment]:

@@ -11,10 +11,15 @@ import msgspec
 import pytest
 
 from equipoise.agent.config import ConfigError, ExperimentConfig
-from equipoise.agent.config.example import example_text
-from equipoise.agent.config.file import CapacityConfig, ConfigFile, file_from_dict, load_file
+from equipoise.agent.config.file import (
+    CapacityConfig,
+    ConfigFile,
+    example_text,
+    file_from_dict,
+    load_file,
+)
 from equipoise.agent.config.reload import Effect, reload_plan, rule_of
-from equipoise.agent.service.settings import ServiceSettings
+from equipoise.agent.config.service import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 MINIMAL: dict[str, Any] = {"name": "chat", "models": [{"name": "a"}, {"name": "b"}]}

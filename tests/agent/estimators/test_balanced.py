@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.estimators import FAMILIES, estimate
-from equipoise.agent.estimators.balanced import balanced
+from equipoise.agent.estimators.ipw import balanced
 
 CONSTANT = np.array([3.0, 11.0, 40.0])
 

@@ -28,8 +28,7 @@ from equipoise.agent.estimators.evidence import (
     posterior,
 )
 from equipoise.agent.estimators.hierarchical import ENOUGH_ROWS
-from equipoise.agent.estimators.integration import Sample
-from equipoise.agent.estimators.log_prior import MOST_SPREADS, NEGLIGIBLE, SPREADS, LogPrior
+from equipoise.agent.estimators.log_prior import MOST_SPREADS, NEGLIGIBLE, SPREADS, LogPrior, Sample
 
 CASES = [
     (1, {"exp": 24}),

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.estimators import estimate
-from equipoise.agent.estimators.naive_log import naive_log
-from equipoise.agent.estimators.routing import routing_value
+from equipoise.agent.estimators.ipw import naive_log, routing_value
 
 
 def weighted_means(source, weight, models):

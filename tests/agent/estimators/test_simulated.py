@@ -5,11 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.linear_model import Ridge
 
-from equipoise.agent.estimators.simulated import (
-    mean_features,
-    mean_features_replicated,
-    regressions,
-)
+from equipoise.agent.estimators.linear import mean_features, mean_features_replicated, regressions
 from equipoise.agent.moments.simulation import SimulationMoments
 
 ALL = np.ones((1, 20))

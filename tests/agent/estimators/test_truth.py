@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.estimators import FAMILIES
-from equipoise.agent.estimators.naive_log import naive_log
+from equipoise.agent.estimators.ipw import naive_log
 
 DRAWS = 100
 UNBIASED = ("ipw", "representation-exp", "doubly-robust", "hierarchical")

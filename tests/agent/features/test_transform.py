@@ -21,7 +21,7 @@ from equipoise.agent.features import (
     Transform,
     Vector,
 )
-from equipoise.agent.features.problems import shown
+from equipoise.agent.features.values import shown
 
 SCHEMA = FeatureSchema(
     context=[

@@ -14,7 +14,7 @@ from equipoise.agent.inference.asymptotic import (
     tuned_rho,
     value_bounds,
 )
-from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.inference.score import ScoreMoments
 from tests.agent.inference.rows import MODELS, columns, tuning
 
 # (v, alpha, v_opt, two-sided, one-sided): `normal_mixture_bound(v, alpha, v_opt, alpha, ...)` of

@@ -7,14 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from equipoise.agent.inference.capped import (
+from equipoise.agent.inference.mixture import (
     contrast_bound,
     contrast_bounds,
     usual_caps,
     value_bounds,
 )
-from equipoise.agent.inference.score import Rows, Tuning, scores
-from equipoise.agent.inference.score_moments import ScoreMoments
+from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning, scores
 from tests.agent.inference.rows import MODELS, POLICIES, columns, tuning
 from tests.agent.inference.test_mixture import LAMBDAS, PSI, root_of_average
 

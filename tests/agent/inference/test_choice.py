@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from equipoise.agent.inference.choice import RARER, Sequence, choose
+from equipoise.agent.inference.certificate import RARER, Sequence, choose
 from equipoise.agent.inference.levels import split_level
 
 ENOUGH, TOO_FEW = np.array([RARER, RARER + 5]), np.array([RARER - 0.5, 1e6])

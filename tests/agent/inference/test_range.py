@@ -16,7 +16,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.inference.projection import within_range
-from equipoise.agent.service.reports import report
+from equipoise.agent.service.analyst.reports import report
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

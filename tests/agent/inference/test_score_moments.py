@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.inference.score_moments import ScoreCentres, ScoreMoments
+from equipoise.agent.inference.score import ScoreCentres, ScoreMoments
 from tests.agent.inference.rows import MODELS, POLICIES, columns, longhand, tuning
 
 CAPS = (0.0, 7.5, np.inf)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from equipoise.agent.inference.prediction import TuningMoments
 from equipoise.agent.inference.score import Tuning, scores
-from equipoise.agent.inference.tuning import TuningMoments
 from tests.agent.inference.rows import MODELS, columns
 
 

@@ -18,11 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from equipoise.agent.config.ingest import parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.bulk import Ingestion
-from equipoise.agent.ingest.paths import parse_path
-from equipoise.agent.ingest.rejects import Rejects
+from equipoise.agent.ingest.bulk import Ingestion, Rejects
 from equipoise.agent.ingest.sinks import Taken
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore

@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.cli.ingest import Order, run
 from equipoise.agent.config.file import load_file
 from equipoise.agent.errors import ConflictError, UnknownDecisionError
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.ingest.command import Order, run
-from equipoise.agent.keyfile import read_key
+from equipoise.agent.maintenance.key_file import read_key
+from equipoise.agent.record_adapter import Gateway
 from equipoise.store.batches import ObservationBatch, SimulationBatch
-from equipoise.store.journaled import JournaledStore
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
 from equipoise.store.sqlite import SqliteStore
 

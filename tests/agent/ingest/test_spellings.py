@@ -19,12 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from equipoise.agent.cli.ingest import Order, run
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
-from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.command import Order, run
-from equipoise.agent.ingest.readers import rows
-from equipoise.agent.ingest.values import (
+from equipoise.agent.config.log_values import (
     Rewards,
     as_flag,
     as_number,
@@ -33,6 +31,8 @@ from equipoise.agent.ingest.values import (
     as_whole,
     as_words,
 )
+from equipoise.agent.errors import AgentError
+from equipoise.agent.ingest.readers import rows
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
 

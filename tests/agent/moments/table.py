@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.agent.moments.arms import ArmMoments
-from equipoise.agent.moments.routing import RoutingMoments
+from equipoise.agent.moments.arms import ArmMoments, RoutingMoments
 from equipoise.agent.moments.scorer import ScorerMoments
 from equipoise.agent.moments.simulation import SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments

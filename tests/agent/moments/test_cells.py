@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.agent.moments.cells import Cells
+from equipoise.agent.moments.additive import Cells
 
 cell_lists = st.lists(st.one_of(st.integers(0, 4), st.integers(0, 10**12)), max_size=30)
 few = settings(deadline=None, max_examples=60, derandomize=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.moments.cells import Cells
-from equipoise.agent.moments.centred import (
+from equipoise.agent.moments.additive import (
+    Cells,
     add_means,
     add_scatter,
     add_variation,

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.moments.cells import Cells
-from equipoise.agent.moments.centred import add_variation
+from equipoise.agent.moments.additive import Cells, add_variation
 from tests.agent.moments.raw_rows import SHAPE, Rows
 from tests.agent.moments.table import CASES, Case, arrays_of, every_case, one_group
 

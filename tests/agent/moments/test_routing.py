@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from equipoise.agent.moments.routing import RoutingMoments
+from equipoise.agent.moments.arms import RoutingMoments
 from tests.agent.moments.table import arrays_of
 
 

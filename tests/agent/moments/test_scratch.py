@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.moments.scratch import Scratch
+from equipoise.agent.moments.additive import Scratch
 from tests.agent.moments.raw_rows import SHAPE
 from tests.agent.moments.table import Case, assert_same_bits, cut, every_case
 

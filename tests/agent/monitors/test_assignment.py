@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.monitors import AssignmentAudit, shares
+from equipoise.agent.monitors import AssignmentAudit
+from equipoise.agent.monitors import assignment as shares
 
 
 def stream(rng, rows, models, bias=0.0, rate=1.0, rate_bias=0.0):

@@ -19,7 +19,7 @@ from equipoise.agent.monitors import (
     Guardrail,
     Missingness,
 )
-from equipoise.agent.monitors.monitor import Monitor
+from equipoise.agent.monitors.check import Monitor
 
 MODELS = ("a", "b", "c")
 ROWS = 1300

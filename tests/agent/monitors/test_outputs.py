@@ -11,7 +11,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig
-from equipoise.agent.monitors.outputs import outputs
+from equipoise.agent.monitors.progress import outputs
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

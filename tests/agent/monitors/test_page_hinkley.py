@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from river.drift import PageHinkley
 
-from equipoise.agent.monitors import page_hinkley
+from equipoise.agent.monitors.drift import FEWEST, fresh, progress, run
 
 TOLERATED, THRESHOLD = 0.1, 12.0
 
 
 def rivers(values):
     """Positions where river's detector detects, whether it rose there, and the detector."""
-    detector = PageHinkley(page_hinkley.FEWEST, TOLERATED, THRESHOLD, 1.0)
+    detector = PageHinkley(FEWEST, TOLERATED, THRESHOLD, 1.0)
     found = []
     for at, value in enumerate(values.tolist()):
         detector.update(value)
@@ -25,7 +25,7 @@ def rivers(values):
 def ours(state, values, which=0):
     """(position, whether it rose) of the detections of one detector."""
     row, length = np.array([which]), np.array([len(values)])
-    found = page_hinkley.run(state, row, values[None], length, TOLERATED, THRESHOLD)
+    found = run(state, row, values[None], length, TOLERATED, THRESHOLD)
     return [(one.position, one.rose) for one in found]
 
 
@@ -36,7 +36,7 @@ def test_detections_and_statistics_are_rivers_however_rows_are_cut(seed):
     levels = np.repeat(rng.normal(0.0, 1.5, 12), rng.integers(20, 200, 12))
     values = np.clip(levels + rng.normal(size=len(levels)), -5, 5)
     expected, detector = rivers(values)
-    state, found, start = page_hinkley.fresh(3), [], 0
+    state, found, start = fresh(3), [], 0
     while start < len(values):
         stop = start + int(rng.integers(1, 300))
         part = ours(state, values[start:stop], which=1)
@@ -48,7 +48,7 @@ def test_detections_and_statistics_are_rivers_however_rows_are_cut(seed):
     names = ("_sum_increase", "_sum_decrease", "_min_increase", "_max_decrease")
     theirs = [getattr(detector, name) for name in names]
     assert kept == pytest.approx([*theirs, detector._x_mean.n], abs=1e-9)
-    untouched = page_hinkley.fresh(3)
+    untouched = fresh(3)
     for name, array in state.items():
         assert (array[[0, 2]] == untouched[name][[0, 2]]).all()
 
@@ -56,19 +56,19 @@ def test_detections_and_statistics_are_rivers_however_rows_are_cut(seed):
 def test_nothing_is_detected_before_thirty_rows_and_the_thirtieth_counts():
     values = np.concatenate([np.zeros(10), np.full(25, 5.0)])
     expected, _ = rivers(values)
-    state = page_hinkley.fresh(1)
+    state = fresh(1)
     assert ours(state, values) == expected
-    assert expected[0][0] == page_hinkley.FEWEST - 1
+    assert expected[0][0] == FEWEST - 1
 
 
 def test_a_detection_on_the_last_row_of_a_column_is_remembered():
     values = np.concatenate([np.zeros(40), np.full(60, 3.0)])
     stop = rivers(values)[0][0][0] + 1
-    state = page_hinkley.fresh(1)
+    state = fresh(1)
     assert ours(state, values[:stop])[-1][0] == stop - 1
     assert ours(state, values[stop : stop + 1]) == []
     assert state["seen"][0] == 1
-    assert page_hinkley.progress(state, 0, THRESHOLD) == 0.0
+    assert progress(state, 0, THRESHOLD) == 0.0
 
 
 def test_many_detectors_at_once_are_each_alone():
@@ -81,8 +81,8 @@ def test_many_detectors_at_once_are_each_alone():
         jump = 2.0 * (np.arange(count) // 90 % 2) if row % 2 == 0 else 0.0
         values[row, :count] = jump + rng.normal(size=count)
     which = np.array([4, 0, 2, 1, 5])
-    together, alone = page_hinkley.fresh(6), page_hinkley.fresh(6)
-    found = page_hinkley.run(together, which, values, length, TOLERATED, THRESHOLD)
+    together, alone = fresh(6), fresh(6)
+    found = run(together, which, values, length, TOLERATED, THRESHOLD)
     for row, one in enumerate(which):
         expected = ours(alone, values[row, : length[row]], one)
         assert [(item.position, item.rose) for item in found if item.row == row] == expected

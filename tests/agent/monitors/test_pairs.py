@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.moments.codec import decode, encode
-from equipoise.agent.monitors.pairs import MOST_AT_ONCE, WAITING, Pairs
-from equipoise.agent.simulated import SimulationIndex
+from equipoise.agent.state.replay_index import MOST_AT_ONCE, WAITING, Pairs, SimulationIndex
 
 MODELS, WIDTH = 3, 2
 

@@ -8,7 +8,7 @@ import pytest
 from equipoise.agent.config import GuardrailConfig
 from equipoise.agent.moments.codec import decode, encode
 from equipoise.agent.monitors import Action, action_table
-from equipoise.agent.monitors.panel import Decided, Entered, Panel
+from equipoise.agent.monitors.monitor_set import Decided, Entered, Panel
 from equipoise.policies.snapshot import Limits
 
 MODELS = ("a", "b", "c")

@@ -11,7 +11,7 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig
 from equipoise.agent.monitors import Action
-from equipoise.agent.monitors.plan import plan
+from equipoise.agent.monitors.progress import plan
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

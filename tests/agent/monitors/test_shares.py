@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.monitors import shares
+from equipoise.agent.monitors import assignment as shares
 
 
 def by_hand(probability, hit):

@@ -20,15 +20,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from equipoise.agent.planning.csvfile import as_csv
-from equipoise.agent.planning.errors import PlanError
-from equipoise.agent.planning.page import as_page
+from equipoise.agent.errors import PlanError
+from equipoise.agent.planning.output.page import as_page
+from equipoise.agent.planning.output.terminal import as_csv, print_plan
 from equipoise.agent.planning.plan import Plan, make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
 from equipoise.agent.planning.requirement import Band
-from equipoise.agent.planning.shares import ASSIGNMENTS
-from equipoise.agent.planning.terminal import print_plan
+from equipoise.agent.planning.simulation.paths import ASSIGNMENTS
 
 MOST = 2
 """Simulated experiments per case: what is asked is whether there is an answer, not how good."""

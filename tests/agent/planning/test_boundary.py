@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.inference import asymptotic, capped, levels, per_model
-from equipoise.agent.inference.choice import RARER, Sequence
+from equipoise.agent.inference import asymptotic, levels, per_model
+from equipoise.agent.inference.certificate import RARER, Sequence
+from equipoise.agent.inference.mixture import contrast_bounds
 from equipoise.agent.inference.per_model import RewardMoments
-from equipoise.agent.inference.score_moments import ScoreMoments
-from equipoise.agent.planning.boundary import boundary, needed_caps
-from equipoise.agent.planning.forward import Design, _advance
-from equipoise.agent.planning.state import PathState
+from equipoise.agent.inference.score import ScoreMoments
+from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
+from equipoise.agent.planning.simulation.forward import Design, _advance
+from equipoise.agent.planning.simulation.paths import PathState
 
 PATHS, MODELS, RATE = 40, 3, 0.5
 
@@ -65,9 +66,7 @@ def test_bounded_is_the_certified_bound(lost):
     paths, a, b = pairs()
     mine = boundary(Sequence.BOUNDED, 0.01, 0.01, 1.0, caps).lower(state, paths, a, b)
     for path in range(PATHS):
-        theirs = capped.contrast_bounds(
-            score_of(state, path), tuple(caps[:, path]), MODELS, alpha=0.01
-        )
+        theirs = contrast_bounds(score_of(state, path), tuple(caps[:, path]), MODELS, alpha=0.01)
         here = paths == path
         np.testing.assert_allclose(mine[here], theirs[a[here], b[here]], atol=1e-9)
 

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
-from equipoise.agent.planning.closed import (
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.planning.simulation.forward import (
+    Design,
     anytime_rows,
     contrast_variance,
+    draw,
+    expected_end,
     fewest_rewards,
     fixed_rows,
+    simulate,
+    simulate_readings,
 )
-from equipoise.agent.planning.forward import Design, draw, expected_end, simulate, simulate_readings
 
 RATE = 0.5
 

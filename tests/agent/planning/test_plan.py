@@ -10,10 +10,10 @@ import re
 import numpy as np
 import pytest
 
+from equipoise.agent.errors import PlanError
 from equipoise.agent.planning import plan_request
-from equipoise.agent.planning.csvfile import as_csv
-from equipoise.agent.planning.errors import PlanError
-from equipoise.agent.planning.page import as_page
+from equipoise.agent.planning.output.page import as_page
+from equipoise.agent.planning.output.terminal import as_csv
 from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request

@@ -11,9 +11,9 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.errors import PlanError
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning import plan_request
-from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.forecast import forecast
 from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.planning.shares import ASSIGNMENTS, best_chances, optimal_shares
+from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, best_chances, optimal_shares
 from equipoise.policies.optimal_weights import optimal_weights
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Limits, Snapshot

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from equipoise.agent.inference.per_model import RewardMoments
-from equipoise.agent.inference.score import Rows, Tuning
-from equipoise.agent.inference.score_moments import ScoreMoments
-from equipoise.agent.planning.state import Draws, PathState
+from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning
+from equipoise.agent.planning.simulation.paths import Draws, PathState
 
 VALUES = np.array([0.7, 0.4, 0.55])
 CAPS = (0.0, 3 / 0.4, np.inf)

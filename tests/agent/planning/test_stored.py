@@ -17,14 +17,14 @@ from equipoise.agent.config import (
     SegmentConfig,
     UnitsConfig,
 )
+from equipoise.agent.decisions.policy_snapshot import sample_moments
+from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.choice import Sequence
+from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning import plan_request
-from equipoise.agent.planning.boundary import boundary, needed_caps
-from equipoise.agent.planning.errors import PlanError
 from equipoise.agent.planning.sentences import family_lines
+from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
 from equipoise.agent.planning.stored import of_agent
-from equipoise.agent.snapshots import sample_moments
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

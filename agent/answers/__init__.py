@@ -1,0 +1,1 @@
+"""What is known: estimates, certified answers, status, recommendation. Nothing here writes."""

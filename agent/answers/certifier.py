@@ -1,0 +1,265 @@
+"""The one engine behind stopping, status, page and planner: what is certified, at which level.
+
+It reads the certified sums of the running era by the sequence that was declared, divides delta
+over eras, segments and statements, and says in the same breath what the answer assumes. What is
+predictable of the next rows (tuning, centres, the opening of the asymptotic sequence) is frozen
+here for the next rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from equipoise.agent.answers.status import Standing
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.inference import levels, per_model
+from equipoise.agent.inference.asymptotic import Opening
+from equipoise.agent.inference.certificate import (
+    CertificateMoments,
+    Chosen,
+    Reading,
+    Sequence,
+    choose,
+)
+from equipoise.agent.inference.prediction import Frozen
+from equipoise.agent.inference.projection import within_range
+from equipoise.agent.lifecycle.rules import Rule
+from equipoise.agent.state.certified_sums import Certificates, Spec
+from equipoise.store.batches import Flags, Floats
+
+ALWAYS = (
+    "logged probabilities are those the models were drawn with (checked: assignment)",
+    "rewards lie in the declared range",
+    "what happens to one request does not depend on what others were assigned",
+)
+ASSUMES: Mapping[Sequence, tuple[str, ...]] = {
+    Sequence.BOUNDED: (),
+    Sequence.PER_MODEL: (per_model.ASSUMPTION,),
+    Sequence.ASYMPTOTIC: ("large samples: exact only in the limit, measured in docs/coverage.md",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the choice of the sequence may look at, all of it known before the rows it certifies.
+
+    context_free: no rule looked at a request; drift_alarm: one stands; widened: an alarm asks for
+    the interval with the fewest assumptions.
+    """
+
+    context_free: bool
+    drift_alarm: bool = False
+    widened: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Certified answers in reward units, valid at all times, about one part of the traffic.
+
+    names: (A,) candidates: K models, today's routing, declared policies. segment: None for the
+    whole traffic. sequence, reason, assumptions: which one, why, and what it rests on.
+    rows, randomized, missing: certified rows; limited, closed: rows before the last of them that
+    are not among them, because a limit on a segment or a user was reached, and because they were
+    closed to some model from the start. delta: of each kind of statement below.
+    lower, upper: (A,) ends of values. contrasts: (A, A) lower ends of V(a) - V(b), all pairs at
+    once; the upper end is -contrasts[b, a]. decision: (K, K) the same, larger being better
+    whatever the sign of the reward, at the level of "m beats all others".
+    fixed: (A, A) half-widths of fixed-n intervals at the level of `contrasts`: a comparison only.
+    """
+
+    names: tuple[str, ...]
+    segment: str | None
+    sequence: Sequence
+    reason: str
+    assumptions: tuple[str, ...]
+    rows: int
+    randomized: int
+    missing: int
+    limited: int
+    closed: int
+    delta: float
+    lower: Floats
+    upper: Floats
+    contrasts: Floats
+    decision: Floats
+    fixed: Floats
+    active: Flags
+    sign: int
+    epsilon: float
+
+    @property
+    def about(self) -> str:
+        """Which requests the answers are about, to follow what is said of a model; "" for all."""
+        if self.limited:
+            return (
+                " on requests that were still open to the experiment"
+                f" ({self.limited:,} were closed by limits on segments or users)"
+            )
+        if self.closed:
+            return f" on requests open to every model compared ({self.closed:,} were not)"
+        return ""
+
+    @property
+    def standing(self) -> Standing:
+        """What the status is decided on."""
+        models = len(self.decision)
+        pairs = self.contrasts[:models, :models]
+        return Standing(
+            self.names[:models],
+            self.decision,
+            pairs if self.sign > 0 else pairs.T,
+            self.active,
+            self.epsilon,
+        )
+
+
+class Certifier:
+    """Readings of the certified sums of one experiment."""
+
+    def __init__(self, config: ExperimentConfig) -> None:
+        self.spec = Spec.of(config)
+        self._declared = Sequence(config.certify.sequence)
+        self._config = config
+        self._sign = 1 if config.reward.maximise else -1
+        self._range = config.reward.high - config.reward.low
+
+    @property
+    def parts(self) -> int:
+        """How many sets of sums there are: the whole traffic and every segment."""
+        return 1 + len(self.spec.segments)
+
+    def delta(self, era: int, part: int) -> float:
+        """The share of delta that one part of the traffic may spend in an era."""
+        config = self._config
+        delta = config.policy.delta
+        if config.certify.lifetime:
+            delta = levels.era_level(delta, era + 1)
+        return levels.segment_levels(delta, len(self.spec.segments))[min(part, 1)]
+
+    def certified(
+        self, sums: Certificates, rule: Rule, conditions: Conditions, part: int = 0
+    ) -> Certified:
+        """Everything that is certified of one part of the traffic: 0 for the whole."""
+        reading = self._reading(sums, rule, conditions, part)
+        delta, models = self.delta(rule.era, part), self.spec.models
+        candidates = len(self.spec.names)
+        pair = levels.pair_level(delta, candidates)
+        low, high = reading.values(levels.value_level(delta, candidates))
+        scale, moments = self._range, reading.moments
+        ends = self.spec.low, self.spec.high
+        with np.errstate(invalid="ignore", divide="ignore"):
+            fixed = reading.fixed_half_widths(pair) * scale
+        segments = self._config.certify.segments
+        return Certified(
+            names=self.spec.names,
+            segment=None if part == 0 else segments[part - 1].name,
+            sequence=reading.chosen.sequence,
+            reason=reading.chosen.reason,
+            assumptions=ALWAYS + ASSUMES[reading.chosen.sequence],
+            rows=int(moments.rows),
+            randomized=int(moments.randomized),
+            missing=int(moments.missing),
+            limited=int(moments.limited),
+            closed=int(moments.closed),
+            delta=delta,
+            # 0.1 + 0.2 is more than 0.3: what was scaled back may lie outside by its rounding.
+            lower=within_range(self.spec.low + scale * low, *ends),
+            upper=within_range(self.spec.low + scale * high, *ends),
+            contrasts=scale * reading.contrasts(pair),
+            decision=scale * self._decision(reading, delta)[:models, :models],
+            fixed=fixed,
+            active=rule.active,
+            sign=self._sign,
+            epsilon=self._config.policy.epsilon,
+        )
+
+    def winner(
+        self, sums: Certificates, rule: Rule, conditions: Conditions, part: int = 0
+    ) -> int | None:
+        """Position of the model certified within epsilon of the best; cheaper than `certified`."""
+        reading = self._reading(sums, rule, conditions, part)
+        decision = self._range * self._decision(reading, self.delta(rule.era, part))
+        models = self.spec.models
+        standing = Standing(
+            self.spec.names[:models],
+            decision[:models, :models],
+            decision[:models, :models],
+            rule.active,
+            self._config.policy.epsilon,
+        )
+        found = standing.winner()
+        return None if found is None else found[0]
+
+    def freeze(
+        self, sums: Certificates, last: Rule | None, era: int, conditions: Conditions, active: Flags
+    ) -> tuple[Frozen, ...]:
+        """What the next rule of an era freezes, for the whole traffic and every segment."""
+        if sums.era != era or last is None or last.era != era:
+            return self.spec.neutral()
+        return tuple(
+            moments.freeze(
+                last.frozen[part].opening
+                or self._opening(moments, self.delta(era, part), conditions, active)
+            )
+            for part, moments in enumerate(sums.sums)
+        )
+
+    def _opening(
+        self, moments: CertificateMoments, delta: float, conditions: Conditions, active: Flags
+    ) -> Opening | None:
+        if self._declared is not Sequence.ASYMPTOTIC:
+            return None
+        chosen = self._choose(moments, conditions, active)
+        if chosen.sequence is not Sequence.ASYMPTOTIC:
+            return None
+        alpha = chosen.level(levels.pair_level(delta, len(self.spec.names)))
+        return Opening.tuned(moments.score, float(self._config.certify.tuned_rows), alpha)
+
+    def _reading(
+        self, sums: Certificates, rule: Rule, conditions: Conditions, part: int
+    ) -> Reading:
+        models = self.spec.models
+        active = np.ones(len(self.spec.names), dtype=bool)
+        active[:models] = rule.active
+        for index, (_, inside, outside) in enumerate(self.spec.policies):
+            active[models + 1 + index] = rule.active[inside] and rule.active[outside]
+        if sums.era == rule.era:
+            moments, frozen = sums.sums[part], rule.frozen[part]
+        else:
+            moments, frozen = self.spec.empty()[part], self.spec.neutral()[part]
+        chosen = self._choose(moments, conditions, rule.active, frozen)
+        return Reading(moments, frozen, chosen, self.spec.caps, active)
+
+    def _choose(
+        self,
+        moments: CertificateMoments,
+        conditions: Conditions,
+        active: Flags,
+        frozen: Frozen | None = None,
+    ) -> Chosen:
+        if self._declared is Sequence.PER_MODEL and moments.limited:
+            share = levels.split_level(1.0)[1]
+            reason = "per-model was declared, but a limit closed a part of the traffic"
+            return Chosen(Sequence.BOUNDED, share, reason)
+        if conditions.widened and self._declared is not Sequence.BOUNDED:
+            share = levels.split_level(1.0)[1]
+            return Chosen(Sequence.BOUNDED, share, "an alarm asks for the fewest assumptions")
+        rarer = moments.rewards.rarer()[active]
+        if frozen is not None and frozen.opening is None:
+            # The condition may hold by now, but no rule has opened the sequence yet.
+            rarer = np.zeros_like(rarer)
+        return choose(
+            self._declared,
+            context_free=conditions.context_free,
+            drift_alarm=conditions.drift_alarm,
+            rarer=rarer,
+        )
+
+    def _decision(self, reading: Reading, delta: float) -> Floats:
+        """(A, A) lower ends at the level of a decision, turned so that larger is better."""
+        active = int(np.count_nonzero(reading.active[: self.spec.models]))
+        lower = reading.contrasts(levels.decision_level(delta, active))
+        return lower if self._sign > 0 else lower.T

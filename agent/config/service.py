@@ -1,0 +1,370 @@
+"""The `[service]` table of equipoise.toml: what `serve` needs beyond the experiment.
+
+A digest does not show the length of what was hashed, so the texts that mistakes and habits lead to
+are hashed and compared: nothing at all (a variable that was not set), up to three characters, up to
+four digits, and words; each also with the line feed that `echo` adds.
+
+Everything has a default, so the table may be left out. Paths are relative to the folder the
+command runs in. Limits are hard: what exceeds them is refused, not cut.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from itertools import product
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import msgspec
+
+from equipoise.agent.config.parts import Part
+from equipoise.agent.features.values import Problem, shown
+
+if TYPE_CHECKING:
+    pass
+
+
+SHORTEST_TOKEN = 16
+FEWEST_CHARACTERS = 6
+"""Different ones in a token: less is a row of the same."""
+
+_PRINTABLE = [chr(code) for code in range(32, 127)]
+_WORDS = """
+    token mytoken my-token my_token your-token your_token yourtoken TOKEN $TOKEN ${TOKEN} <token>
+    secret mysecret my-secret topsecret supersecret secret123 secrettoken secret-token
+    password passwd pass passw0rd password1 password123 p@ssw0rd P@ssw0rd letmein welcome qwerty
+    admin administrator root user guest operator router route service default public private
+    changeme change-me change_me changeit changethis change-this replaceme replace-me fixme todo
+    test testing test123 test-token testtoken demo example sample dev development local localhost
+    staging prod production foo bar baz foobar hello helloworld abc123 abcd abcdef asdf asdfgh
+    12345 123456 1234567 12345678 123456789 1234567890 0123456789 0123456789abcdef 111111 000000
+    null none nil undefined empty unset missing true false yes no on off key apikey api-key api_key
+    bearer Bearer authorization basic equipoise equipoise-token EQUIPOISE_TOKEN $EQUIPOISE_TOKEN
+    iloveyou monkey dragon master sunshine trustno1 superman batman football baseball login access
+    deadbeef cafebabe xxxxx xxxxxx xxxxxxxx aaaaaaaaaaaaaaaa xxxxxxxxxxxxxxxx 0000000000000000
+    changemechangeme passwordpassword secretsecret testtest admin123 admin1234 root123 admin-token
+    route-token router-token a-token the-token some-token
+"""
+
+
+@cache
+def weak_text(digest: str) -> str:
+    """What this SHA-256 digest (lower-case hexadecimal) is of, in words; "" for nothing known.
+
+    Takes half a second for a digest that is of nothing known, once for each.
+    """
+    wanted = bytes.fromhex(digest)
+    for text, words in _candidates():
+        if sha256(text.encode()).digest() == wanted:
+            return words
+    return ""
+
+
+def few_characters(token: str) -> bool:
+    """Whether a token repeats so few characters that its length says nothing."""
+    return len(set(token)) < FEWEST_CHARACTERS
+
+
+def _candidates() -> Iterator[tuple[str, str]]:
+    yield "", "the empty text"
+    for word in _WORDS.split():
+        for text in dict.fromkeys((word, word.capitalize(), word.upper())):
+            yield text, f"the well-known text {text!r}"
+            yield f"{text}\n", f"the well-known text {text!r} and a line feed"
+    for end in ("\n", "\r\n"):
+        yield end, "a line feed alone"
+    for number in range(10_000):
+        yield f"{number:04}", "four digits"
+    for length in (1, 2, 3):
+        words = f"a text of {length} character{'s'[: length > 1]}"
+        for characters in product(_PRINTABLE, repeat=length):
+            text = "".join(characters)
+            yield text, words
+            if length < 3:
+                yield f"{text}\n", f"{words} and a line feed"
+
+
+Source: TypeAlias = Literal["text", "prompt_tokens", "completion_tokens", "seconds", "usd"]
+
+
+class ShadowModel(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """name: in the experiment. calls: at the endpoint. Prices in USD per million tokens."""
+
+    name: str
+    calls: str
+    input_usd: float
+    output_usd: float
+
+    def faults(self) -> Iterator[Problem]:
+        for key in ("input_usd", "output_usd"):
+            if not 0 <= getattr(self, key) <= 1e6:
+                yield Problem(key, shown(getattr(self, key)), "USD per million tokens, 0 or more")
+
+
+class ShadowSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Replays of cached contexts on candidate models.
+
+    contexts: a file of JSON lines: context_id, features, messages. endpoint: base URL of an
+    OpenAI-compatible interface, such as http://127.0.0.1:8000/v1. key_env: the environment variable
+    that holds its key. outputs: for each output feature where its value comes from.
+    budget_usd: a hard stop on what all SIM rows of the log cost, in USD. max_tokens: of an answer;
+    what it could cost at most is set aside before a request is sent. requests_per_minute,
+    concurrency: pace. attempts: per request, where the endpoint is busy or fails.
+    timeout_seconds: of one attempt. every_seconds: between two looks for new contexts.
+    """
+
+    contexts: str
+    endpoint: str
+    models: list[ShadowModel]
+    outputs: dict[str, Source]
+    budget_usd: float
+    key_env: str | None = None
+    max_tokens: int = 1024
+    requests_per_minute: float = 60.0
+    concurrency: int = 2
+    attempts: int = 4
+    timeout_seconds: float = 60.0
+    every_seconds: float = 60.0
+
+    def faults(self) -> Iterator[Problem]:
+        if not self.endpoint.startswith(("http://", "https://")):
+            yield Problem("endpoint", shown(self.endpoint), "an address that begins with http")
+        if not 0 <= self.budget_usd <= 1e9:
+            yield Problem("budget_usd", shown(self.budget_usd), "USD, 0 or more")
+        for key in ("max_tokens", "concurrency", "attempts"):
+            if not 1 <= getattr(self, key) <= 1_000_000:
+                yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
+        for key in ("requests_per_minute", "timeout_seconds", "every_seconds"):
+            if not 0 < getattr(self, key) <= 1e6:
+                yield Problem(key, shown(getattr(self, key)), "a number above 0")
+
+
+SECONDS_A_DAY = 86_400.0
+
+
+class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long rows stay in the store. Without this table they stay for ever.
+
+    days: after which rows are moved out; until then a request_id that comes again gets its
+    decision, and outcomes of it are taken. archive: the folder for their Parquet files; or delete:
+    keep nothing of them. every_seconds: between two looks.
+    """
+
+    days: float
+    archive: str | None = None
+    delete: bool = False
+    every_seconds: float = 3600.0
+
+    def faults(self) -> Iterator[Problem]:
+        if not 0 < self.days <= 36_500:
+            yield Problem("days", shown(self.days), "days, above 0, at most 36,500")
+        if bool(self.archive) is self.delete:
+            given = "beside delete = true" if self.delete else "nothing"
+            yield Problem("archive", given, "a folder for old rows, or else delete = true")
+        if not 0 < self.every_seconds <= SECONDS_A_DAY:
+            yield Problem("every_seconds", shown(self.every_seconds), "seconds, at most a day")
+
+
+def retention_faults(
+    settings: RetentionSettings | None, window: float | None, ttl: float | None
+) -> Iterator[Problem]:
+    """What an experiment needs of retention. window, ttl: seconds, of outcomes and of units."""
+    if settings is None:
+        return
+    for name, needed in (("reward.window", window), ("units.ttl", ttl)):
+        if needed is not None and settings.days * SECONDS_A_DAY < needed:
+            limit = f"at least {needed / SECONDS_A_DAY:.3g}: {name} is {needed:g} seconds"
+            yield Problem("service.retention.days", shown(settings.days), limit)
+
+
+Scope: TypeAlias = Literal["route", "admin"]
+"""route: decide, outcomes, bulk rows and everything that is read. admin: budget, pause too."""
+
+JOBS = ("refresh", "checkpoint", "expiry", "forecast")
+"""Jobs whose intervals are set by NAME_seconds, and can be while the daemon runs."""
+HostName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._\-:\[\]]{1,253}$(?!\n)")]
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class TokenSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bearer token: `sha256` of it in hexadecimal, so that the file holds no secret; or `token`
+    itself, or `env`, the name of an environment variable that holds it. name: for logs."""
+
+    name: str
+    scope: Scope = "route"
+    sha256: str | None = None
+    token: str | None = None
+    env: str | None = None
+
+    def faults(self) -> Iterator[Problem]:
+        given = [key for key in ("sha256", "token", "env") if getattr(self, key) is not None]
+        if len(given) != 1:
+            received = "none of them" if not given else " and ".join(given)
+            yield Problem("sha256", received, "exactly one of sha256, token, env")
+        if self.sha256 is not None and not _HASH.fullmatch(self.sha256):
+            fix = "printf %s TOKEN | sha256sum"
+            yield Problem("sha256", "something else", "64 hexadecimal digits, lower case", fix)
+        elif self.sha256 is not None and (text := weak_text(self.sha256)):
+            limit = f"that of a secret of at least {SHORTEST_TOKEN} characters"
+            yield Problem("sha256", f"the digest of {text}", limit, "make a token and hash that")
+        if self.token is not None and (fault := weakness(self.token)):
+            yield Problem("token", *fault, "make a longer one")
+
+
+def weakness(token: str) -> tuple[str, str] | None:
+    """What a token is and what it should be, None for one that may be used."""
+    if len(token) < SHORTEST_TOKEN:
+        return f"{len(token)} characters", f"at least {SHORTEST_TOKEN} characters"
+    if few_characters(token):
+        return "the same few characters again and again", "something that nobody can guess"
+    if token != token.strip() or not (token.isascii() and token.isprintable()):
+        return "characters that no header can carry", "printable ASCII without spaces at its ends"
+    if weak_text(sha256(token.encode()).hexdigest()):
+        return "a well-known text", "something that nobody can guess"
+    return None
+
+
+class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hard limits on what clients may send.
+
+    body_bytes: of one request; bulk_bytes: of an NDJSON body. rows: of a batch of decisions or
+    outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
+    last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
+    connection. store_seconds: how long another program may lock the store. waiting_rows: logged
+    rows that may wait in memory for SQLite before requests are passed through. rejects: refused
+    lines of a bulk body after which the rest is not read. decide_per_second: requests that one
+    token may have decided, a second's worth at once; null for any number. analyst_seconds: how long
+    one question to the analyst may take before that is started again. reads: reports and metrics of
+    one token that are under way at once; a plan counts for eight.
+    open_bytes: of memory for decisions that wait for their outcome, in the daemon and in each
+    analyst; more of them lie in a file beside the store.
+    """
+
+    body_bytes: int = 1 << 20
+    bulk_bytes: int = 1 << 28
+    rows: int = 1000
+    connections: int = 2048
+    header_seconds: float = 10.0
+    body_seconds: float = 30.0
+    bulk_seconds: float = 3600.0
+    idle_seconds: float = 75.0
+    store_seconds: float = 1.0
+    waiting_rows: int = 200_000
+    rejects: int = 10_000
+    decide_per_second: float | None = None
+    analyst_seconds: float = 120.0
+    reads: int = 32
+    open_bytes: int = 16 << 20
+
+    def faults(self) -> Iterator[Problem]:
+        for key in (
+            "body_bytes",
+            "bulk_bytes",
+            "rows",
+            "connections",
+            "waiting_rows",
+            "rejects",
+            "reads",
+            "open_bytes",
+        ):
+            if not 1 <= getattr(self, key) < 2**40:
+                yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
+        for key in (
+            "header_seconds",
+            "body_seconds",
+            "bulk_seconds",
+            "idle_seconds",
+            "store_seconds",
+            "analyst_seconds",
+        ):
+            if not 0 < getattr(self, key) <= 86_400:
+                yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
+        rate = self.decide_per_second
+        if rate is not None and not 0 < rate <= 1e6:
+            yield Problem(
+                "decide_per_second", shown(rate), "above 0, at most 1,000,000, or nothing"
+            )
+
+
+class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The daemon.
+
+    store, host, port: `--store`, `--host`, `--port` override them; port 0 takes a free one.
+    mode: `observe` logs everything and randomizes nothing, `run` acts.
+    durability: what an answered decision survives, the death of the `process` or of the machine
+    (`power`, an fsync before each answer).
+    kill_switch: while this file exists every request is passed through, whatever the store does;
+    null for `<store>.kill`.
+    anchor: a file to which every checkpoint adds where the store's hash chain stands, for audits.
+    refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
+    comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
+    expiry_seconds: between two looks for outcomes that never came. forecast_seconds: between two
+    forecasts of when the experiment will be decided.
+    shadow: replays of cached contexts on candidate models; retention: moving old rows out of the
+    store; neither unless declared.
+    tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
+    names: host names, beside those of loopback, under which browsers reach the page.
+    outcomes: `signed` takes an outcome from a token of scope route only with the `outcome_token`
+    that came with its decision; `open` takes it without, from clients that do not know of it.
+    """
+
+    store: str = "equipoise.db"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    mode: Literal["observe", "run"] = "run"
+    durability: Literal["process", "power"] = "process"
+    kill_switch: str | None = None
+    anchor: str | None = None
+    refresh_seconds: float = 1.0
+    refresh_outcomes: int = 1000
+    checkpoint_seconds: float = 60.0
+    expiry_seconds: float = 5.0
+    forecast_seconds: float = 60.0
+    shutdown_seconds: float = 10.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shadow: ShadowSettings | None = None
+    retention: RetentionSettings | None = None
+    names: list[HostName] = msgspec.field(default_factory=list)
+    outcomes: Literal["signed", "open"] = "signed"
+    tokens: list[TokenSettings] = msgspec.field(default_factory=list)
+    limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach `host`."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def kill_switch_path(self) -> str:
+        """The file that stops all randomizing while it exists."""
+        return self.kill_switch or f"{self.store}.kill"
+
+    def faults(self) -> Iterator[Problem]:
+        if not self.store:
+            yield Problem("store", shown(self.store), "the path of the store")
+        if self.anchor is not None and self.anchor in ("", self.store):
+            fix = "leave it out to keep none"
+            yield Problem("anchor", shown(self.anchor), "the path of a file of its own", fix)
+        if not 0 <= self.port <= 65_535:
+            yield Problem("port", shown(self.port), "0 to 65535", "0 takes a free one")
+        for key in (*(f"{job}_seconds" for job in JOBS), "shutdown_seconds"):
+            if not 0 < getattr(self, key) <= 86_400:
+                yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
+        if not 1 <= self.refresh_outcomes < 2**40:
+            yield Problem(
+                "refresh_outcomes", shown(self.refresh_outcomes), "a whole number of 1 or more"
+            )
+        if not self.loopback and not self.tokens:
+            fix = "add [[service.tokens]], or bind to 127.0.0.1"
+            yield Problem("tokens", "none", f"a token, since host is {shown(self.host)}", fix)
+        names = [token.name for token in self.tokens]
+        for name in {name for name in names if names.count(name) > 1}:
+            yield Problem("tokens", f"{shown(name)} twice", "each name once", "rename one")

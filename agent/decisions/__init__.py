@@ -1,0 +1,1 @@
+"""From a frozen rule to a logged draw: validation, uniforms, the snapshot of a policy."""

@@ -1,0 +1,235 @@
+"""From sums to the snapshot a policy freezes its next rule from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.agent.budget.purse import declared_prices, model_costs
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.estimators.base import Estimate, Scorer
+from equipoise.agent.estimators.linear import mean_features, regressions
+from equipoise.agent.moments.additive import between, merged_mean
+from equipoise.agent.moments.arms import ArmMoments
+from equipoise.agent.moments.state import Moments
+from equipoise.agent.state.fold import Fold
+from equipoise.policies.snapshot import ContextScorer, Snapshot
+from equipoise.store.batches import DecisionBatch, Floats
+from equipoise.store.contract import Store
+
+RECENT = 512
+"""decisions whose contexts stand for the traffic to come"""
+FEW = 64
+"""decisions up to which replayed contexts stand for it instead"""
+
+
+def recent_contexts(fold: Fold, store: Store) -> Floats | None:
+    """(n, d) contexts of the last 512 decisions, of replays before there are 64; None for neither.
+
+    A function of the log alone: the same after a restart, whatever is still held in memory.
+    """
+    table, width = fold.pending, fold.dimensions.context
+    if table.next < FEW:
+        return fold.simulated.contexts(width, RECENT)
+    wanted = min(RECENT, table.next)
+    rows = np.flatnonzero(~table.is_void(slice(0, table.size)))
+    if len(rows) >= wanted:
+        return table.x[rows[-wanted:]]
+    return _from_log(store, fold.next_seq, wanted)
+
+
+def _from_log(store: Store, end: int, wanted: int) -> Floats | None:
+    """(wanted, d) contexts of the last decisions, read from ever further back."""
+    window = 4 * wanted
+    while True:
+        since = max(0, end - window)
+        parts = [
+            segment.batch.x
+            for segment in store.read(since, end)
+            if isinstance(segment.batch, DecisionBatch)
+        ]
+        if since == 0 or sum(map(len, parts)) >= wanted:
+            # A log that was cut short may hold fewer, or none at all.
+            return np.concatenate(parts)[-wanted:] if parts else None
+        window *= 4
+
+
+def sample_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
+    """EXP counts, means and variances (divisor n - 1) per model, (K,) each, unweighted.
+
+    Means without a reward and variances without two are NaN. For policies alone, which steer by
+    them as gateways do and lose no more than requests where shares moved: no answer rests on them.
+    """
+    count = np.zeros(arms.count.shape[1])
+    mean, scatter = np.zeros_like(count), np.zeros_like(count)
+    for group in range(len(arms.count)):
+        more = arms.count[group]
+        step = arms.plain_mean[group]
+        scatter += arms.plain_scatter[group] + between(count, mean, more, step)
+        mean = merged_mean(count, mean, more, step)
+        count = count + more
+    mean = np.where(count > 0, mean, np.nan)
+    variance = np.where(count > 1, scatter / np.maximum(count - 1, 1), np.nan)
+    return count, mean, variance
+
+
+def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
+    """EXP counts, means and variances per model by the logged probabilities, (K,) each.
+
+    Where every probability of a model was the same these are `sample_moments`; where they moved,
+    these stand for all of the traffic and those for when the model was drawn.
+    """
+    count = arms.count.sum(axis=0)
+    weight, mean, scatter = (np.zeros_like(count) for _ in range(3))
+    for group in range(len(arms.count)):
+        more, step = arms.weight[group], arms.mean[group]
+        scatter += arms.scatter[group] + between(weight, mean, more, step)
+        mean = merged_mean(weight, mean, more, step)
+        weight = weight + more
+    known = weight > 0
+    squares = arms.weight_sq.sum(axis=0)
+    effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=known)
+    spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=known)
+    variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
+    return count, np.where(known, mean, np.nan), variance
+
+
+def output_maps(moments: Moments) -> Floats:
+    """(K, p, 1 + d): phi predicted from z = [1, x] by the regression of SIM, per model.
+
+    Row 0 and the rows of x reproduce z exactly. Models without SIM rows get NaN.
+    """
+    d, p = moments.dimensions.context, moments.dimensions.features
+    groups = np.ones((1, moments.dimensions.groups))
+    slopes = regressions(groups, moments.simulation, d)[0]
+    means = moments.simulation.count[..., None] * moments.simulation.mean
+    rows = moments.simulation.count.sum(axis=0)[:, None]
+    mean = np.divide(means.sum(axis=0), rows, out=np.full(means.shape[1:], np.nan), where=rows > 0)
+    result = np.zeros((len(mean), p, 1 + d))
+    result[:, 0, 0] = 1.0
+    result[:, 1:, 1:] = slopes.transpose(0, 2, 1)
+    result[:, 1:, 0] = mean - np.einsum("kdp,kd->kp", slopes, mean[:, :d])
+    return result
+
+
+def output_spread(moments: Moments, maps: Floats) -> Floats:
+    """(K, p, p) covariance of phi around its regression `maps` (K, p, 1 + d), over the SIM rows."""
+    simulation, d = moments.simulation, moments.dimensions.context
+    mean = mean_features(simulation)
+    step = np.where(simulation.count[..., None] > 0, simulation.mean - mean, 0.0)
+    weighted = simulation.count[..., None] * step
+    scatter = simulation.scatter.sum(axis=0)
+    scatter += np.einsum("gkp,gkq->kpq", weighted, step)
+    slopes = maps[:, 1:, 1:]
+    explained = slopes @ scatter[:, :d]
+    left = scatter - explained - explained.transpose(0, 2, 1)
+    left += slopes @ scatter[:, :d, :d] @ slopes.transpose(0, 2, 1)
+    result = np.zeros((len(left), maps.shape[1], maps.shape[1]))
+    result[:, 1:, 1:] = left / np.maximum(simulation.count.sum(axis=0), 1.0)[:, None, None]
+    return result
+
+
+class OutputMaps:
+    """`output_maps` and `output_spread` of one experiment, made anew when SIM rows have come.
+
+    A (context, model) counts once and for ever, so the counts say whether any have.
+    """
+
+    def __init__(self) -> None:
+        self._count: Floats | None = None
+        self._made: tuple[Floats, Floats] | None = None
+
+    def of(self, moments: Moments) -> tuple[Floats, Floats]:
+        """Maps (K, p, 1 + d) and spread (K, p, p); not to be written to."""
+        count = moments.simulation.count
+        if self._made is None or self._count is None or not np.array_equal(self._count, count):
+            maps = output_maps(moments)
+            self._count, self._made = count.copy(), (maps, output_spread(moments, maps))
+        return self._made
+
+
+def context_scorer(
+    moments: Moments, scorer: Scorer, models: tuple[str, ...], outputs: OutputMaps | None = None
+) -> ContextScorer:
+    """A fitted scorer as a posterior for the value of every model at a context, and overall."""
+    maps, around = (outputs or OutputMaps()).of(moments)
+    size, p = len(models), maps.shape[1]
+    extra = size if scorer.model_effects else 0
+    design = np.zeros((size, maps.shape[2], p + extra))
+    design[:, :, :p] = maps.transpose(0, 2, 1)
+    values = np.zeros((size, p + extra))
+    values[:, 0] = 1.0
+    values[:, 1:p] = mean_features(moments.simulation)
+    spread = np.zeros((size, p + extra, p + extra))
+    spread[:, :p, :p] = around
+    keys = [f"phi:{index}" for index in range(p)]
+    if scorer.model_effects:
+        own = np.arange(size)
+        design[own, 0, p + own] = values[own, p + own] = 1.0
+        keys += [f"model:{name}" for name in models]
+    return ContextScorer(
+        theta=scorer.theta,
+        covariance=scorer.covariance,
+        design=design,
+        noise_keys=tuple(keys),
+        residual_variances=np.full(size, scorer.residual_variance),
+        value_design=values,
+        spread=spread,
+    )
+
+
+def build_snapshot(
+    config: ExperimentConfig,
+    moments: Moments,
+    estimate: Estimate | None,
+    *,
+    requests: int,
+    certified: bool,
+    seed: int,
+    contexts: Floats | None = None,
+    rate: float | None = None,
+    outputs: OutputMaps | None = None,
+    sound: Moments | None = None,
+) -> Snapshot:
+    """The snapshot of these sums. estimate: of the family in force, None where the policy
+    does not look at one (its values are then unknown to the policy, not zero).
+    contexts: (n, d) of recent traffic. rate: what the budget asks for, moved into the limits;
+    None for the declared one. outputs: what was made of the same SIM rows before. sound: the sums
+    that the estimate rests on, where groups were left out of them."""
+    names = tuple(model.name for model in config.models)
+    size = len(names)
+    count, mean, variance = sample_moments(moments.arms)
+    limits, costs = config.limits, np.full(size, np.nan)
+    if rate is not None:
+        limits = replace(limits, rate=min(max(rate, limits.rate_min), limits.rate_max))
+    if config.budget.money is not None:
+        costs = model_costs(moments.simulation, declared_prices(config))
+    scorer = None
+    if estimate is not None and estimate.scorer is not None:
+        fitted = estimate.scorer
+        known = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
+        of = moments if sound is None else sound
+        usable = all(np.isfinite(part).all() for part in known) and bool(
+            (of.simulation.count.sum(axis=0) > 0).all()
+        )
+        scorer = context_scorer(of, fitted, names, outputs) if usable else None
+    return Snapshot(
+        models=names,
+        values=estimate.values if estimate else np.full(size, np.nan),
+        covariance=estimate.covariance if estimate else np.diag(np.full(size, np.inf)),
+        counts=count,
+        sample_means=mean,
+        sample_variances=variance,
+        costs=costs,
+        limits=limits,
+        requests=requests,
+        certified=certified,
+        epsilon=config.policy.epsilon,
+        delta=config.policy.delta,
+        sign=1 if config.reward.maximise else -1,
+        seed=seed,
+        scorer=scorer,
+        contexts=contexts,
+        reward_range=(config.reward.low, config.reward.high),
+    )

@@ -1,0 +1,361 @@
+"""The checks at the agent's door: what enters the log is whole, finite, in range, and new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError, check_times
+from equipoise.agent.features import Transform
+from equipoise.agent.state.attempts import MOST_ATTEMPTS, UNNAMED, Attempt, merged_attempts, said
+from equipoise.agent.state.fold import Fold
+from equipoise.store.batches import (
+    Flags,
+    Floats,
+    Ints,
+    ObservationBatch,
+    OutcomeBatch,
+    RequestBatch,
+    SimulationBatch,
+    select,
+)
+from equipoise.store.contract import Store
+from equipoise.store.records import Gap
+
+MOST_COST = 1e6
+"""USD that one request on a model may cost: more is another unit, and would stop a budget."""
+
+
+class Intake:
+    """Validation against one experiment's configuration and state."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        transform: Transform,
+        fold: Fold,
+        store: Store,
+        gaps: Sequence[Gap] = (),
+    ) -> None:
+        self._gaps = [gap for gap in gaps if gap.numbers]
+        self._reward = config.reward
+        self._guardrails = config.guardrails
+        self._names = config.model_names
+        self._models = len(config.models)
+        self._transform = transform
+        self._fold = fold
+        self._store = store
+
+    def check_requests(self, batch: RequestBatch) -> None:
+        """Raise AgentError naming the column, the row, the value and what was expected."""
+        count = len(batch)
+        self._transform.check_context(batch.x)
+        self._check_lengths(count, unit=batch.unit, context=batch.context, at=batch.at, x=batch.x)
+        self._check_models("routed", batch.routed)
+        check_times(batch.at)
+        if batch.eligible is not None and batch.eligible.shape != (count, self._models):
+            raise AgentError(
+                f"eligible has shape {batch.eligible.shape}, expected {(count, self._models)}"
+            )
+
+    def check_observations(self, batch: ObservationBatch) -> None:
+        """As `check_requests`; outputs and rewards too."""
+        self._transform.check_context(batch.x)
+        self._transform.check_outputs(batch.outputs)
+        self._check_lengths(
+            len(batch), unit=batch.unit, at=batch.at, outputs=batch.outputs, reward=batch.reward
+        )
+        check_times(batch.at, unknown=True)
+        self._check_models("routed", batch.routed)
+        self._check_rewards(batch.reward, np.zeros(len(batch), dtype=bool))
+
+    def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
+        """The rows that say something new, in time or not, and the number of exact repeats."""
+        count, table = len(batch), self._fold.pending
+        q = self._transform.q
+        if batch.outputs.shape != (count, q):
+            raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
+        self._check_lengths(count, reward=batch.reward, served=batch.served, at=batch.at)
+        self._check_models("served", batch.served)
+        speaks = bool(batch.attempt.any())
+        if speaks and np.abs(batch.attempt).max() > MOST_ATTEMPTS:
+            row = int(np.abs(batch.attempt).argmax())
+            raise AgentError(
+                f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
+            )
+        check_times(batch.at, unknown=True)
+        with_reward = ~np.isnan(batch.reward)
+        self._check_rewards(batch.reward, ~with_reward)
+        with_outputs = ~np.isnan(batch.outputs).any(axis=1) if q else np.zeros(count, dtype=bool)
+        if with_outputs.any():
+            self._transform.check_outputs(batch.outputs[with_outputs])
+        self._check_metrics(batch)
+        if count == 0:
+            return batch, 0
+        number = batch.number
+        for gap in self._gaps:
+            lost = number[(number >= gap.first) & (number < gap.end)]
+            if len(lost):
+                raise UnknownDecisionError(f"decision d{lost[0]} does not exist: {gap.sentence}")
+        lowest = int(number.min())
+        if int(number.max()) >= table.next or lowest < 0:
+            wrong = number[(number >= table.next) | (number < 0)][0]
+            raise UnknownDecisionError(
+                f"decision d{wrong} does not exist: the newest is d{table.next - 1}"
+            )
+        repeated = count > 1 and not (np.diff(number) > 0).all()
+        if repeated and len(np.unique(number)) < count:
+            raise ConflictError("one batch holds two outcomes of one decision; send them apart")
+        doubtful = table.too_late(number, self._fold.certified.watermark)
+        at = number - table.base
+        if lowest < table.base:
+            at = np.maximum(at, 0)
+        doubtful |= with_reward & table.has_reward[at]
+        if q:
+            doubtful |= with_outputs & table.has_outputs[at]
+        if batch.metrics is not None:
+            doubtful |= (~np.isnan(batch.metrics + table.metrics[at])).any(axis=1)
+        if speaks:
+            doubtful |= (batch.attempt != 0) & (table.confirmed[at] | self._retold(number))
+        if not doubtful.any():
+            return batch, 0
+        fresh = ~doubtful
+        for row in np.flatnonzero(doubtful).tolist():
+            fresh[row] = self._says_more(batch, row)
+        return select(batch, fresh), int(count - np.count_nonzero(fresh))
+
+    def simulations(self, batch: SimulationBatch) -> tuple[SimulationBatch, int]:
+        """The rows that are new, and the number of exact repeats: (context, model) counts once.
+
+        Raises ConflictError where a pair comes again with other content, naming both rows.
+        """
+        self._transform.check_context(batch.x)
+        self._transform.check_outputs(batch.outputs)
+        count = len(batch)
+        self._check_lengths(count, context=batch.context, outputs=batch.outputs, cost=batch.cost)
+        check_times(batch.at, unknown=True)
+        self._check_models("model", batch.model)
+        _check_within("cost", batch.cost, 0.0, MOST_COST, "USD")
+        pair = batch.context * np.int64(self._models) + batch.model
+        _, first, group = np.unique(pair, return_index=True, return_inverse=True)
+        original = first[group]
+        fresh = original == np.arange(count)
+        for row in np.flatnonzero(~fresh).tolist():
+            self._check_same_replay(batch, row, batch, int(original[row]), None)
+        known = self._known_replays(batch)
+        if known.any():
+            self._check_known_replays(batch, known)
+            fresh &= ~known
+        if fresh.all():
+            return batch, 0
+        return select(batch, fresh), int(count - np.count_nonzero(fresh))
+
+    def _known_replays(self, batch: SimulationBatch) -> Flags:
+        """(n,) which pairs are in the log. The state knows most contexts, the store all."""
+        index = self._fold.simulated
+        known = np.zeros(len(batch), dtype=bool)
+        if len(index):
+            known = index.has(index.rows(batch.context), batch.model)
+        if index.full and not known.all():
+            held = self._store.simulations(batch.context[~known], batch.model[~known])
+            pairs = zip(batch.context.tolist(), batch.model.tolist(), strict=True)
+            known |= np.array([pair in held for pair in pairs])
+        return known
+
+    def _check_known_replays(self, batch: SimulationBatch, known: Flags) -> None:
+        held = self._store.simulations(batch.context[known], batch.model[known])
+        phi = self._transform.phi(batch.x, batch.outputs)
+        for row in np.flatnonzero(known).tolist():
+            pair = int(batch.context[row]), int(batch.model[row])
+            if pair in held:
+                stored = held[pair]
+                assert isinstance(stored.batch, SimulationBatch)
+                self._check_same_replay(batch, row, stored.batch, 0, stored.seq)
+                continue
+            # Its row was removed by age: the state remembers outputs and context features.
+            one = slice(row, row + 1)
+            remembered, _ = self._fold.simulated.lookup(batch.context[one], batch.model[one])
+            if (remembered[0] != phi[row]).any():
+                raise ConflictError(
+                    f"{self._replay(batch, row)} has other content than a row before the "
+                    "beginning of the log"
+                )
+
+    def _check_same_replay(
+        self,
+        batch: SimulationBatch,
+        row: int,
+        other: SimulationBatch,
+        at: int,
+        seq: int | None,
+    ) -> None:
+        """Raise ConflictError unless the rows say the same. seq: of the other, None where it
+        stands in the same batch."""
+        found = [
+            name
+            for name, given, held in (
+                ("features", batch.x[row], other.x[at]),
+                ("outputs", batch.outputs[row], other.outputs[at]),
+                # A cost that is left out contradicts nothing.
+                ("cost", batch.cost[row], np.nan if np.isnan(batch.cost[row]) else other.cost[at]),
+            )
+            if not np.array_equal(given, held, equal_nan=True)
+        ]
+        if found:
+            place = f"row {at} of this batch" if seq is None else stored_row(seq, other.at[at])
+            raise ConflictError(f"{self._replay(batch, row)} {other_content(found, place)}")
+
+    def _replay(self, batch: SimulationBatch, row: int) -> str:
+        context = batch.context[row] if batch.context_id is None else repr(batch.context_id[row])
+        name = self._names[int(batch.model[row])]
+        return f"simulation row {row}: context {context} on model {name}"
+
+    def _says_more(self, batch: OutcomeBatch, row: int) -> bool:
+        """Whether a part holds what was not known of its decision.
+
+        Raises ConflictError where it contradicts what is known: a part is accepted once.
+        """
+        number = int(batch.number[row])
+        more = False
+        for (name, known), new in zip(
+            self._known(number), _parts(batch, row, len(self._guardrails)), strict=True
+        ):
+            told = ~np.isnan(new)
+            other = told & ~np.isnan(known) & (known != new)
+            if other.any():
+                held, given = (values[other] for values in (known, new))
+                raise ConflictError(
+                    f"{name} of decision d{number} was {_shown(held)}, now {_shown(given)}: "
+                    "a part is accepted once"
+                )
+            more = more or bool((told & np.isnan(known)).any())
+        return more or self._tells_more(batch, row)
+
+    def _retold(self, number: Ints) -> Flags:
+        """(n,) decisions of whose attempts more is known than what most parts say."""
+        attempts = self._fold.pending.attempts
+        return attempts.among(number) if len(attempts) else np.zeros(len(number), dtype=bool)
+
+    def _tells_more(self, batch: OutcomeBatch, row: int) -> bool:
+        """As `_says_more`, of the attempt that a part speaks of."""
+        told = said(batch, row)
+        if told is None:
+            return False
+        (attempt, new), number = told, int(batch.number[row])
+        before = self._attempts(number).get(attempt)
+        if before is None:
+            return True
+        if UNNAMED not in (before.served, new.served) and before.served != new.served:
+            held, given = (self._names[each.served] for each in (before, new))
+            raise ConflictError(
+                f"served of attempt {attempt} of decision d{number} was {held}, now {given}: "
+                "a part is accepted once"
+            )
+        return not before.holds(new)
+
+    def _attempts(self, number: int) -> dict[int, Attempt]:
+        """What is known of a decision's attempts."""
+        table, at = self._fold.pending, number - self._fold.pending.base
+        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+            return table.attempts.of(number, bool(table.confirmed[at]), int(table.model[at]))
+        decided = self._store.decision(number)
+        assigned = 0 if decided is None else int(decided.model[0])
+        return merged_attempts(self._store.outcome_parts(number), assigned)
+
+    def _known(self, number: int) -> list[tuple[str, Floats]]:
+        """Every value known of a decision by its name, NaN where it is not."""
+        table = self._fold.pending
+        names = ["reward", "outputs", *(f"metric {item.name}" for item in self._guardrails)]
+        at = number - table.base
+        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+            reward = table.reward[at : at + 1] if table.has_reward[at] else np.array([np.nan])
+            outputs = table.y[at] if table.has_outputs[at] else np.full(self._transform.q, np.nan)
+            return list(zip(names, [reward, outputs, *table.metrics[at, :, None]], strict=True))
+        # Late parts are in the log alone, like all parts of decisions that have left the table.
+        count = len(self._guardrails)
+        known = [
+            np.array([np.nan]),
+            np.full(self._transform.q, np.nan),
+            *np.full((count, 1), np.nan),
+        ]
+        for part in self._store.outcome_parts(number):
+            for held, new in zip(known, _parts(part, 0, count), strict=True):
+                np.copyto(held, new, where=np.isnan(held))
+        return list(zip(names, known, strict=True))
+
+    def _check_metrics(self, batch: OutcomeBatch) -> None:
+        if batch.metrics is None:
+            return
+        expected = (len(batch), len(self._guardrails))
+        if batch.metrics.shape != expected:
+            raise AgentError(f"metrics have shape {batch.metrics.shape}, expected {expected}")
+        for position, item in enumerate(self._guardrails):
+            value = batch.metrics[:, position]
+            outside = ~((value >= item.low) & (value <= item.high)) & ~np.isnan(value)
+            if outside.any():
+                row = int(np.flatnonzero(outside)[0])
+                raise AgentError(
+                    f"metric {item.name} row {row}: {value[row]} is outside the declared range "
+                    f"[{item.low}, {item.high}]"
+                )
+
+    def _check_models(self, name: str, models: Ints) -> None:
+        # Seen as unsigned numbers the negative ones are large: one pass finds both ends.
+        if len(models) and int(models.view(np.uint64).max()) >= self._models:
+            row = int(np.flatnonzero((models < 0) | (models >= self._models))[0])
+            raise AgentError(
+                f"{name} row {row}: model {models[row]} does not exist, "
+                f"expected 0 … {self._models - 1}"
+            )
+
+    def _check_rewards(self, reward: Floats, unknown: Flags) -> None:
+        low, high = self._reward.low, self._reward.high
+        inside = (reward >= low) & (reward <= high)
+        if not (inside | unknown).all():
+            row = int(np.flatnonzero(~(inside | unknown))[0])
+            raise AgentError(
+                f"reward row {row}: {reward[row]} is outside the declared range [{low}, {high}]"
+            )
+
+    @staticmethod
+    def _check_lengths(count: int, **columns: NDArray[Any]) -> None:
+        for name, column in columns.items():
+            if len(column) != count:
+                raise AgentError(f"{name} has {len(column)} rows, expected {count}")
+
+
+def _check_within(name: str, column: Floats, low: float, high: float, what: str) -> None:
+    """Raise AgentError naming the first row outside [low, high]; NaN is let through."""
+    inside = (column >= low) & (column <= high)
+    if not inside.all():
+        wrong = ~inside & ~np.isnan(column)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise AgentError(
+                f"{name} row {row}: {column[row]} is not within {low:g} … {high:g}: {what}"
+            )
+
+
+def _parts(batch: OutcomeBatch, row: int, metrics: int) -> list[Floats]:
+    """Reward (1,), outputs (q,) and each metric (1,) of one part, NaN where it carries none."""
+    values = np.full(metrics, np.nan) if batch.metrics is None else batch.metrics[row]
+    return [batch.reward[row : row + 1], batch.outputs[row], *values[:, None]]
+
+
+def _shown(values: Floats) -> str:
+    return str(values[0] if len(values) == 1 else values.tolist())
+
+
+def stored_row(seq: int, at: float) -> str:
+    """A row of the log as a message names it. at: its own time, seconds since the epoch."""
+    return f"row {seq} of the store, of {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def other_content(names: Sequence[str], place: str) -> str:
+    """What is wrong with a row that repeats an id and says something else."""
+    return f"has other {' and '.join(names)} than {place}"

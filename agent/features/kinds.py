@@ -1,0 +1,350 @@
+"""The kinds of features: what each declares, and the columns it becomes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.features.text_statistics import STATISTICS
+from equipoise.agent.features.values import (
+    LARGEST,
+    LIMIT,
+    Problem,
+    Refused,
+    append_list,
+    as_number,
+    listed,
+    plain,
+    shown,
+    suggestion,
+    within,
+)
+
+Encoder: TypeAlias = Callable[[object, list[float]], None]
+"""Appends the columns of one value to a list. Raises Refused, and nothing else."""
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]*")
+LONGEST_NAME = 100
+
+
+class Feature(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"
+):
+    """Base of the kinds of features.
+
+    name: a letter, then letters, digits, `_`, `.` or `-`.
+    missing: the number that each column of the feature takes, after the transform, where its
+    value is absent or null. Without it a row that lacks the feature is refused.
+    """
+
+    name: str
+    missing: float | None = None
+
+    def faults(self) -> Iterator[Problem]:
+        """Everything wrong with the declaration whose types are right."""
+        if not NAME.fullmatch(self.name) or len(self.name) > LONGEST_NAME:
+            yield Problem(
+                "name",
+                shown(self.name),
+                f"a letter, then letters, digits, '_', '.' or '-', at most {LONGEST_NAME} in all",
+            )
+        if self.missing is not None and not abs(self.missing) <= LARGEST:
+            yield Problem("missing", shown(self.missing), f"a number within ±{LARGEST:g}")
+
+    def columns(self) -> list[str]:
+        """Names of the columns it becomes."""
+        raise NotImplementedError
+
+    def limits(self) -> list[float]:
+        """Largest magnitude of each column."""
+        return [max(LIMIT, abs(self.missing or 0.0))] * len(self.columns())
+
+    def encoder(self) -> Encoder:
+        """The compiled transform of one value."""
+        raise NotImplementedError
+
+
+def limit_fault(limit: float | None) -> Iterator[Problem]:
+    """A problem if a declared limit is none."""
+    if limit is not None and not 0 < limit <= LARGEST:
+        fix = f"leave it out for {LIMIT:g}"
+        yield Problem("limit", shown(limit), f"a number above 0, at most {LARGEST:g}", fix)
+
+
+def finite_fault(key: str, value: float | None) -> Iterator[Problem]:
+    """A problem if a declared number is NaN or infinite."""
+    if value is not None and not math.isfinite(value):
+        yield Problem(key, shown(value), "a finite number", "leave it out for no limit")
+
+
+class Boolean(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="boolean"):
+    """true becomes 1, false 0. The numbers 0 and 1 are refused: they are no booleans."""
+
+    def columns(self) -> list[str]:
+        return [self.name]
+
+    def encoder(self) -> Encoder:
+        def encode(value: object, columns: list[float]) -> None:
+            if not isinstance(value, bool | np.bool_):
+                raise Refused("true or false")
+            columns.append(1.0 if value else 0.0)
+
+        return encode
+
+
+OTHER = "other"
+MOST_VALUES = 256
+LONGEST_VALUE = 100
+
+
+class Category(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="category"):
+    """A value becomes indicators of all declared values but the first, the reference.
+
+    values: texts, in the order of the columns. other: whether an undeclared text counts as the
+    last value, "other"; where it does not, such a text is refused.
+
+    >>> plan = Category(name="plan", values=["free", "pro", "team"])
+    >>> plan.columns()
+    ['plan=pro', 'plan=team']
+    """
+
+    values: list[str]
+    other: bool = False
+
+    def faults(self) -> Iterator[Problem]:
+        yield from super().faults()
+        count = len(self.values) + self.other
+        if not 2 <= count <= MOST_VALUES:
+            limit = f"2 to {MOST_VALUES} values, {OTHER!r} included"
+            yield Problem("values", shown(self.values), limit, also=("other",))
+        seen: set[str] = set()
+        for value in self.values:
+            if not 1 <= len(value) <= LONGEST_VALUE or not value.isprintable():
+                limit = f"texts of 1 to {LONGEST_VALUE} printable characters"
+                yield Problem("values", shown(value), limit)
+            elif value in seen:
+                yield Problem("values", f"{shown(value)} twice", "each value once", "remove one")
+            seen.add(value)
+        if self.other and OTHER in seen:
+            limit = f"no declared value {OTHER!r}, since other is on"
+            yield Problem("values", shown(OTHER), limit, "rename the value or leave out other")
+
+    def columns(self) -> list[str]:
+        values = [*self.values, OTHER] if self.other else self.values
+        return [f"{self.name}={value}" for value in values[1:]]
+
+    def encoder(self) -> Encoder:
+        width = len(self.values) - 1 + self.other
+        rows = {
+            value: [1.0 if column == position else 0.0 for column in range(1, width + 1)]
+            for position, value in enumerate(self.values)
+        }
+        if self.other:
+            other = [0.0] * (width - 1) + [1.0]
+            expected = "text"
+        else:
+            expected = f"one of {listed(map(repr, self.values))}"
+
+        def encode(value: object, columns: list[float]) -> None:
+            if not isinstance(value, str):
+                raise Refused(expected)
+            row = rows.get(value)
+            if row is None:
+                if not self.other:
+                    raise Refused(expected)
+                row = other
+            columns.extend(row)
+
+        return encode
+
+
+class Number(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="number"):
+    """A number v becomes (v - offset) / scale, or (log(1 + v) - offset) / scale where `log`.
+
+    low, high: bounds of v, both included; a value outside is refused. With `log`, low is 0 unless
+    declared, and must be above -1. offset and scale are declared, never learned: a transform that
+    followed the data would make old sums meaningless.
+    limit: largest magnitude of what v becomes; 1e9 unless declared, or what low and high allow if
+    that is more. winsorize: whether a finite value beyond bounds or limit counts as the nearest
+    value that is allowed, instead of being refused.
+
+    >>> columns = []
+    >>> Number(name="length", low=0, offset=100, scale=50).encoder()(150, columns)
+    >>> columns
+    [1.0]
+    """
+
+    low: float | None = None
+    high: float | None = None
+    offset: float = 0.0
+    scale: float = 1.0
+    log: bool = False
+    limit: float | None = None
+    winsorize: bool = False
+
+    def faults(self) -> Iterator[Problem]:
+        yield from super().faults()
+        yield from finite_fault("low", self.low)
+        yield from finite_fault("high", self.high)
+        if not abs(self.offset) <= LARGEST:
+            yield Problem("offset", shown(self.offset), f"a number within ±{LARGEST:g}")
+        if not 0 < self.scale <= LARGEST:
+            yield Problem("scale", shown(self.scale), f"a number above 0, at most {LARGEST:g}")
+        yield from limit_fault(self.limit)
+        low, high = self._bounds()
+        if self.log and low <= -1:
+            fix = "raise it, or leave out log"
+            yield Problem("low", shown(self.low), "a number above -1, since log is on", fix)
+        if low >= high:
+            limit = f"a number above low, which is {shown(low)}"
+            yield Problem("high", shown(self.high), limit, also=("low", "log"))
+
+    def columns(self) -> list[str]:
+        return [self.name]
+
+    def limits(self) -> list[float]:
+        return [max(self._limit(), abs(self.missing or 0.0))]
+
+    def encoder(self) -> Encoder:
+        (low, high), offset, scale = self._bounds(), self.offset, self.scale
+        log1p = math.log1p if self.log else None
+        expected, limit, winsorize = _expected(low, high), self._limit(), self.winsorize
+        plain = not offset and scale == 1 and log1p is None
+        beyond = within(limit, expected, "" if plain else " after offset and scale")
+
+        def encode(value: object, columns: list[float]) -> None:
+            number = value if type(value) is float else as_number(value, expected)
+            # False for NaN too.
+            if not low <= number <= high:
+                if not (winsorize and math.isfinite(number)):
+                    raise Refused(expected)
+                number = min(max(number, low), high)
+            column = ((log1p(number) if log1p else number) - offset) / scale
+            if not -limit <= column <= limit:
+                if not (winsorize and math.isfinite(number)):
+                    raise Refused(beyond)
+                column = math.copysign(limit, column)
+            columns.append(column)
+
+        return encode
+
+    def _limit(self) -> float:
+        """Largest magnitude of a transformed value: as declared, else LIMIT, or what the declared
+        bounds allow."""
+        if self.limit is not None:
+            return self.limit
+        ends = [end for end in self._bounds() if math.isfinite(end)]
+        become = [
+            ((math.log1p(end) if self.log else end) - self.offset) / self.scale for end in ends
+        ]
+        return min(max([LIMIT, *map(abs, become)]), LARGEST)
+
+    def _bounds(self) -> tuple[float, float]:
+        lowest = 0.0 if self.log else -math.inf
+        return (
+            lowest if self.low is None else self.low,
+            math.inf if self.high is None else self.high,
+        )
+
+
+def _expected(low: float, high: float) -> str:
+    if math.isinf(low) and math.isinf(high):
+        return "a finite number"
+    if math.isinf(high):
+        return f"a finite number of at least {shown(low)}"
+    if math.isinf(low):
+        return f"a finite number of at most {shown(high)}"
+    return f"a number from {shown(low)} to {shown(high)}"
+
+
+MOST_CHARACTERS = 1_000_000
+
+
+class Text(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
+    """A text becomes one column from 0 to 1 per declared statistic; the text itself is dropped.
+
+    statistics: names of `text_statistics.STATISTICS`. max_chars: only so many characters are
+    looked at; the length statistics reach 1 there.
+    """
+
+    statistics: list[str]
+    max_chars: int = 20_000
+
+    def faults(self) -> Iterator[Problem]:
+        yield from super().faults()
+        if not 1 <= self.max_chars <= MOST_CHARACTERS:
+            limit = f"a whole number from 1 to {MOST_CHARACTERS}"
+            yield Problem("max_chars", shown(self.max_chars), limit)
+        if not self.statistics:
+            yield Problem(
+                "statistics", "none", "at least one", f"known are: {', '.join(STATISTICS)}"
+            )
+        for name in dict.fromkeys(self.statistics):
+            if name not in STATISTICS:
+                fix = suggestion(name, STATISTICS)
+                yield Problem("statistics", shown(name), "names of statistics", fix)
+            elif self.statistics.count(name) > 1:
+                yield Problem("statistics", f"{shown(name)} twice", "each name once", "remove one")
+
+    def columns(self) -> list[str]:
+        return [f"{self.name}.{statistic}" for statistic in self.statistics]
+
+    def encoder(self) -> Encoder:
+        chosen = [STATISTICS[name] for name in self.statistics]
+        max_chars = self.max_chars
+
+        def encode(value: object, columns: list[float]) -> None:
+            if not isinstance(value, str):
+                raise Refused("text")
+            head = value[:max_chars]
+            for statistic in chosen:
+                columns.append(statistic(head, max_chars))  # noqa: PERF401 - a closure in a hot path
+
+        return encode
+
+
+LONGEST = 1024
+
+
+class Vector(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vector"):
+    """length: how many finite numbers the value has; each becomes a column as it is.
+
+    limit: largest magnitude of one, 1e9 unless declared. winsorize: whether a number beyond it
+    counts as the limit instead of being refused.
+    """
+
+    length: int
+    limit: float | None = None
+    winsorize: bool = False
+
+    def faults(self) -> Iterator[Problem]:
+        yield from super().faults()
+        if not 1 <= self.length <= LONGEST:
+            yield Problem("length", shown(self.length), f"a whole number from 1 to {LONGEST}")
+        yield from limit_fault(self.limit)
+
+    def columns(self) -> list[str]:
+        return [f"{self.name}[{position}]" for position in range(self.length)]
+
+    def limits(self) -> list[float]:
+        return [max(self._limit(), abs(self.missing or 0.0))] * self.length
+
+    def encoder(self) -> Encoder:
+        length, limits, winsorize = self.length, [self._limit()] * self.length, self.winsorize
+        expected = f"a list of {length} finite numbers"
+
+        def encode(value: object, columns: list[float]) -> None:
+            numbers = plain(value)
+            if not isinstance(numbers, list | tuple):
+                raise Refused(expected)
+            append_list(numbers, columns, expected, limits, winsorize)
+
+        return encode
+
+    def _limit(self) -> float:
+        return LIMIT if self.limit is None else self.limit

@@ -1,0 +1,1 @@
+"""What the store keeps beside the log: configuration versions, eras, frozen rules."""

@@ -1,0 +1,144 @@
+"""Eras, within which certified sums belong together, and from where on randomizing was stopped.
+
+A change of what is compared (a model taken out, a new version) and an accepted drift alarm start a
+new one. Nothing is silently forgotten inside a sequence, and nothing is carried into the next.
+
+Pausing, observing and a changed budget are decided outside of the log. Every decision that such a
+stop serves as routed says `capped`; so that this can be checked too, each change is kept among the
+controls, with the number of the first decision it holds for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import numpy as np
+
+from equipoise.store.batches import Flags
+from equipoise.store.contract import Store
+from equipoise.store.errors import StoreError
+from equipoise.store.records import Control, Era
+
+DRIFT = "drift"
+"""How the reason of an era begins that a drift alarm opened."""
+
+
+class Eras:
+    """The eras of one store. models: (K,) names in the order of their positions."""
+
+    def __init__(self, store: Store, models: tuple[str, ...]) -> None:
+        self._store = store
+        self._models = models
+
+    @property
+    def newest(self) -> Era | None:
+        eras = self._store.eras()
+        return eras[-1] if eras else None
+
+    def reason(self, era: int) -> str:
+        """Why an era was opened, "" where the store does not say."""
+        return next((e.reason for e in self._store.eras() if e.era == era), "")
+
+    def active(self, era: int) -> Flags:
+        """(K,) the models that an era compares; none that came after it."""
+        text = self._store.settings().get(f"active:{era}")
+        if text is not None:
+            names = msgspec.json.decode(text, type=list[str])
+        else:
+            names = next((e.models for e in self._store.eras() if e.era == era), [])
+        return np.array([name in names for name in self._models])
+
+    def added(self) -> Flags:
+        """(K,) models that the newest era did not know."""
+        newest = self.newest
+        known = self._models if newest is None else newest.models
+        return np.array([name not in known for name in self._models])
+
+    def keep_active(self, era: int, active: Flags) -> None:
+        """Keep which models an era compares."""
+        names = [name for name, on in zip(self._models, active.tolist(), strict=True) if on]
+        self._store.freeze(f"active:{era}", msgspec.json.encode(names).decode())
+
+    def open(self, era: int, reason: str, at: float, active: Flags, like: Era) -> None:
+        """Open an era. like: the one before it, whose key and schema stay."""
+        record = Era(
+            era=era,
+            opened_at=at,
+            reason=reason,
+            models=list(self._models),
+            key_hash=like.key_hash,
+            schema_hash=like.schema_hash,
+        )
+        self._store.put(record)
+        # After the era: if the process ends in between, the era compares every model, and what
+        # asked for fewer (a guardrail) asks again.
+        self.keep_active(era, active)
+
+
+STOPS = "stops"
+"""The name under which changes are kept among the controls."""
+OBSERVING = "observing only"
+_RETRY = 1000
+"""Decisions until what could not be kept is tried again."""
+
+
+class Stops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What holds from decision number `since` on.
+
+    off: why nothing is randomized, None where it is. requests: the hard stop, None for none.
+    config: which version of the configuration. The first note of a store is made before its first
+    decision; where it is not, an older version made the decisions before it.
+    """
+
+    since: int
+    off: str | None = None
+    requests: float | None = None
+    config: int = 0
+
+
+def read_stops(store: Store) -> list[Stops]:
+    """Every change, in order."""
+    return [
+        msgspec.json.decode(control.value, type=Stops)
+        for control in store.controls()
+        if control.name == STOPS
+    ]
+
+
+class StopNotes:
+    """Keeps changes as decisions are made. decisions: how many there are already."""
+
+    def __init__(self, store: Store, decisions: int) -> None:
+        self._store = store
+        kept = read_stops(store)
+        self._last = kept[-1] if kept else None
+        self._waiting: list[tuple[Stops, float]] = []
+        self._again = decisions
+
+    def begin(self, requests: float | None, at: float) -> None:
+        """Note what holds before the first decision of a new store; no change later."""
+        if self._last is None and not self._again:
+            self._last = Stops(since=0, requests=requests)
+            self._keep(self._last, at)
+
+    def note(
+        self, since: int, off: str | None, requests: float | None, config: int, at: float
+    ) -> None:
+        """Say what holds for the next decision, `since`; written only where it is new."""
+        last = self._last
+        if last is None or (off, requests, config) != (last.off, last.requests, last.config):
+            self._last = Stops(since=since, off=off, requests=requests, config=config)
+            self._waiting.append((self._last, at))
+            self._again = since
+        if self._waiting and since >= self._again:
+            self._again = since + _RETRY
+            # A store that cannot be written must not stop a decision: it is tried again.
+            with contextlib.suppress(StoreError):
+                while self._waiting:
+                    self._keep(*self._waiting[0])
+                    del self._waiting[0]
+
+    def _keep(self, stops: Stops, at: float) -> None:
+        value = msgspec.json.encode(stops).decode()
+        self._store.put(Control(at=at, name=STOPS, value=value))

@@ -1,0 +1,1 @@
+"""What looks after a store: audit, export, backups, the key file."""

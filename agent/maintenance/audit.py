@@ -1,0 +1,387 @@
+"""Check a log: that it is what was written, and that every decision follows from what it names.
+
+Three things are looked at. That the store still holds what was written to it: its hash chain, the
+states it keeps, and copies of where the chain ended, if there are any. That each row says what it
+may say: a decision follows from its rule, its uniform (drawn again where the key is at hand) and
+the stops that stood; an outcome is of a decision that was there and says each part once. And what
+none of this proves, by name. Nothing the agent holds in memory is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.decisions.uniforms import Draws, key_hash
+from equipoise.agent.errors import AgentError
+from equipoise.agent.lifecycle.rules import Rule, rule_id
+from equipoise.agent.lifecycle.stored_config import declared_versions
+from equipoise.agent.maintenance.audit_chain import check_chain
+from equipoise.agent.maintenance.audit_rows import PartAudit, StopAudit
+from equipoise.policies.draw import draw
+from equipoise.store.batches import (
+    DecisionBatch,
+    ExpiryBatch,
+    Flags,
+    Floats,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+    SimulationBatch,
+    slice_rows,
+)
+from equipoise.store.contract import Store
+from equipoise.store.errors import TrimmedError
+from equipoise.store.records import Gap, RuleRecord
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.chain import Anchor
+
+TOLERANCE = 1e-9
+_SHOWN = 20
+NEVER_PROVEN = (
+    "that rewards, outputs and features are what really happened: they are as clients sent them",
+    "that each rule is the one its policy had to freeze: the estimates of that time are not made"
+    " again",
+    "that the states in checkpoints follow from the rows: they are whole and no longer than the"
+    " log; delete them, and the next start folds every row again",
+)
+
+
+@dataclass(slots=True)
+class Audit:
+    """What an audit found. `faults` holds sentences, at most 20; `fault_count` counts all.
+
+    begins: the first row of the log; digest: of the removed rows before it, "" where there are
+    none. unchecked: decisions that follow one among those rows. chained_from: the first row that
+    the hash chain covers, None where there is no chain; chained_rows: how many it covers.
+    anchors: how many copies of the chain's end were compared. losses: what the log is known to
+    lack, which is no fault of what it holds. unproven: what was not proven.
+    """
+
+    begins: int = 0
+    digest: str = ""
+    unchecked: int = 0
+    rows: int = 0
+    decisions: int = 0
+    randomized: int = 0
+    capped: int = 0
+    outcomes: int = 0
+    rules: int = 0
+    chained_from: int | None = None
+    chained_rows: int = 0
+    anchors: int = 0
+    uniforms_redrawn: bool = False
+    losses: list[str] = field(default_factory=list)
+    fault_count: int = 0
+    faults: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return self.fault_count == 0
+
+    def fault(self, sentence: str, count: int = 1) -> None:
+        self.fault_count += count
+        if len(self.faults) < _SHOWN:
+            self.faults.append(sentence)
+
+    def faulty(self, subject: str, numbers: np.ndarray, wrong: Flags, what: str) -> None:
+        """One sentence about every row where `wrong` (n,). subject: what their numbers count."""
+        count = int(np.count_nonzero(wrong))
+        if count:
+            first = int(numbers[np.flatnonzero(wrong)[0]])
+            more = f", and {count - 1} more" if count > 1 else ""
+            self.fault(f"{subject}{first} {what}{more}", count)
+
+
+def audit(
+    store: Store,
+    config: ExperimentConfig,
+    key: bytes | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+    anchors: Sequence[Anchor] = (),
+) -> Audit:
+    """Audit a whole store. progress is called with the number of rows read so far.
+
+    anchors: where its chains ended at earlier moments, from a file or a backup.
+    Raises AgentError where the key is not the one the store was opened with, TrimmedError where
+    retention removed rows meanwhile.
+    """
+    draws = None
+    if key is not None:
+        frozen = store.settings().get("key_hash")
+        if frozen != key_hash(key):
+            raise AgentError(f"key does not match the store: its hash should be {frozen}")
+        draws = Draws(key, config.name)
+    result = Audit(uniforms_redrawn=draws is not None)
+    root = store.root()
+    if root is not None:
+        result.begins, result.digest = root.seq, root.digest
+    gaps = store.gaps()
+    result.losses = [gap.sentence for gap in gaps]
+    if isinstance(store, SqliteStore):
+        chained = check_chain(store, anchors, progress)
+        result.chained_from, result.chained_rows = chained.begins, chained.rows
+        result.anchors = chained.anchors
+        for sentence in chained.faults:
+            result.fault(sentence)
+    _LogAudit(result, store, config, draws, gaps).run(progress)
+    after = store.root()
+    if after is not None and after.seq != result.begins:
+        raise TrimmedError("old rows were removed meanwhile: run it again")
+    result.unproven += _unproven(result, isinstance(store, SqliteStore))
+    return result
+
+
+def _unproven(result: Audit, in_a_file: bool) -> list[str]:
+    found = []
+    if not result.uniforms_redrawn:
+        found.append("that uniforms are those of the key: it is not beside the store")
+    if result.chained_from is None:
+        why = "there is no chain yet" if in_a_file else "there is no chain in memory"
+        found.append(f"that rows are as they were written: {why}")
+    elif result.chained_from > result.begins:
+        found.append(
+            f"that rows {result.begins} to {result.chained_from - 1} are as they were written: an"
+            " older version wrote them, without a chain"
+        )
+    if result.chained_from is not None and not result.anchors:
+        found.append(
+            "that nobody rewrote rows and their chain together: name an anchor file or a backup"
+            " with --anchor"
+        )
+    if result.begins:
+        found.append(f"anything of the {result.begins} removed rows but their digest")
+    return [*found, *NEVER_PROVEN]
+
+
+def _consecutive(segments: Iterator[Segment]) -> Iterator[Segment]:
+    """The segments, cut where decision numbers leave some out."""
+    for segment in segments:
+        batch, start = segment.batch, 0
+        if isinstance(batch, DecisionBatch):
+            for cut in (np.flatnonzero(np.diff(batch.number) != 1) + 1).tolist():
+                yield Segment(segment.seq + start, slice_rows(batch, start, cut))
+                start = cut
+        yield Segment(segment.seq + start, slice_rows(batch, start, len(batch)))
+
+
+class _LogAudit:
+    """One pass over the rows."""
+
+    def __init__(
+        self,
+        result: Audit,
+        store: Store,
+        config: ExperimentConfig,
+        draws: Draws | None,
+        gaps: Sequence[Gap],
+    ) -> None:
+        # The rows that are there now, and then the rules: beside a writer none is missing.
+        self._until = store.next_seq
+        root = store.root()
+        self._result, self._store, self._config, self._draws = result, store, config, draws
+        self._first = self._number = 0 if root is None else root.decisions
+        self._seq = 0 if root is None else root.seq
+        self._lost = {gap.first: gap.end for gap in gaps if gap.numbers}
+        self._eras = self._check_eras()
+        self._order: dict[str, int] = {}
+        self._rules = self._check_rules()
+        self._newest_rule = -1
+        texts = declared_versions(store).values()
+        configs = [ExperimentConfig.from_json(text) for text in texts] or [config]
+        self._parts = PartAudit(config, configs, self._first)
+        self._stops = StopAudit(store, config, self._first)
+        self._replayed: set[tuple[int, int]] = set()
+
+    def run(self, progress: Callable[[int], None]) -> None:
+        result = self._result
+        for segment in _consecutive(self._store.read(0, self._until)):
+            batch = segment.batch
+            if segment.seq != self._seq:
+                missing = segment.seq - self._seq
+                result.fault(f"log rows {self._seq} to {segment.seq - 1} are missing", missing)
+            self._seq = segment.seq + len(batch)
+            result.rows += len(batch)
+            if isinstance(batch, DecisionBatch):
+                while self._number in self._lost:
+                    self._number = self._lost[self._number]
+                self._decisions(batch)
+                self._parts.decided(batch, self._number)
+                self._number += len(batch)
+            elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
+                self._answers(batch)
+            else:
+                self._other(segment.seq, batch)
+            progress(result.rows)
+        for why, count in self._stops.unproven.items():
+            result.unproven.append(f"why {count} decisions were served as routed: {why}")
+
+    def _check_eras(self) -> set[int]:
+        result, settings = self._result, self._store.settings()
+        eras = self._store.eras()
+        if [era.era for era in eras] != list(range(len(eras))):
+            result.fault(f"eras are {[era.era for era in eras]}: one is missing")
+        names = [model.name for model in self._config.models]
+        for era in eras:
+            if era.models != names[: len(era.models)]:
+                result.fault(f"era {era.era} compares {era.models}, the configuration has {names}")
+            for name in ("key_hash", "schema_hash"):
+                if getattr(era, name) != settings.get(name):
+                    result.fault(f"era {era.era} has another {name} than the store")
+        schema = self._config.features.schema_hash
+        if settings.get("schema_hash", schema) != schema:
+            result.fault("the features of the configuration are not those of the store")
+        return {era.era for era in eras}
+
+    def _check_rules(self) -> dict[str, Rule]:
+        result, found = self._result, dict[str, Rule]()
+        for record in self._store.rules():
+            result.rules += 1
+            rule = _decoded(record)
+            if rule_id(record.body) != record.rule_id:
+                result.fault(f"rule {record.rule_id} has a text of another id")
+            if rule is None:
+                result.fault(f"rule {record.rule_id} cannot be read")
+                continue
+            if rule.era != record.era or (self._eras and rule.era not in self._eras):
+                result.fault(f"rule {record.rule_id} is of era {rule.era}, kept under {record.era}")
+            self._order[record.rule_id] = len(self._order)
+            found[record.rule_id] = rule
+        return found
+
+    def _decisions(self, batch: DecisionBatch) -> None:
+        result, number, count = self._result, self._number, len(batch)
+        result.decisions += count
+        result.randomized += int(np.count_nonzero(batch.randomized))
+        result.capped += int(np.count_nonzero(batch.capped))
+        expected = np.arange(number, number + count)
+        self._report(batch, batch.number != expected, "is out of sequence")
+        rule = self._rules.get(batch.rule_id)
+        if rule is None:
+            result.fault(f"rule {batch.rule_id} of {count} decisions is not in the store", count)
+            return
+        if batch.era != rule.era:
+            result.fault(f"decision d{number} is of era {batch.era}, its rule of {rule.era}", count)
+        self._report(
+            batch, batch.number < rule.since, "was made under a rule that was frozen later"
+        )
+        order = self._order[batch.rule_id]
+        if order < self._newest_rule:
+            result.fault(f"decision d{number} was made under a rule that was replaced", count)
+        self._newest_rule = max(order, self._newest_rule)
+        shape = batch.probabilities.shape[1], batch.x.shape[1]
+        if shape[0] != len(rule.active):
+            result.fault(f"decision d{number} has {shape[0]} probabilities, its rule", count)
+            return
+        self._recompute(batch, rule)
+
+    def _recompute(self, batch: DecisionBatch, rule: Rule) -> None:
+        number, count = self._number, len(batch)
+        rate, shares = rule.allocation.allocate(batch.x, batch.eligible)
+        own_rate, own_shares = rate, shares
+        uniform = None if self._draws is None else self._draws.uniforms(number, count)
+        opened: Floats | None = None
+        if batch.leader is not None:
+            opened = np.full(count, np.nan)
+            if (batch.leader != batch.number).any():
+                rate, shares, uniform = self._of_leaders(batch, rate, shares, uniform)
+                follows = batch.leader != batch.number
+                opened[follows] = rate[follows]
+        looked = self._stops.look(
+            batch,
+            number,
+            own_rate if opened is None else rate,
+            own_shares if opened is None else shares,
+            rule.active,
+            opened,
+        )
+        self._report(batch, looked.shut, "is capped, and nothing stopped it")
+        self._report(batch, looked.loose, "is not capped, and a stop stood")
+        self._report(batch, looked.full, "was open to a model that had had all it may get")
+        rate = np.where(batch.capped, 0.0, rate)
+        name = batch.rule_id
+        off = np.abs(rate - batch.rate) > TOLERANCE
+        self._report(batch, off, f"has a rate that rule {name} does not give")
+        off = np.abs(shares - batch.probabilities).max(axis=1) > TOLERANCE
+        self._report(batch, off, f"has probabilities that rule {name} does not give")
+        model, randomized = draw(batch.uniform, batch.rate, batch.probabilities, batch.routed)
+        off = (model != batch.model) | (randomized != batch.randomized)
+        self._report(batch, off, "does not follow from its own uniform and probabilities")
+        if uniform is not None:
+            off = uniform != batch.uniform
+            self._report(batch, off, "has a uniform the key does not give")
+
+    def _of_leaders(
+        self, batch: DecisionBatch, rate: Floats, shares: Floats, uniform: Floats | None
+    ) -> tuple[Floats, Floats, Floats | None]:
+        """What followers of a sticky unit should have: the rate, shares and uniform of the decision
+        that opened it, as logged and so audited itself."""
+        result = self._result
+        rate, shares = rate.copy(), shares.copy()
+        uniform = None if uniform is None else uniform.copy()
+        assert batch.leader is not None
+        for row in np.flatnonzero(batch.leader != batch.number).tolist():
+            leader = int(batch.leader[row])
+            if 0 <= leader < self._first:
+                # Its leader's row was removed: what it was given has nothing to be compared with.
+                result.unchecked += 1
+                rate[row], shares[row] = batch.rate[row], batch.probabilities[row]
+                if uniform is not None:
+                    uniform[row] = batch.uniform[row]
+                continue
+            opened = self._store.decision(leader) if 0 <= leader < int(batch.number[row]) else None
+            if opened is None or int(opened.unit[0]) != int(batch.unit[row]):
+                result.fault(f"decision d{batch.number[row]} follows d{leader}, not of its unit")
+                continue
+            # A model that was added since its unit was opened gets nothing of it.
+            known = opened.probabilities.shape[1]
+            rate[row] = opened.rate[0]
+            shares[row, :known], shares[row, known:] = opened.probabilities[0], 0.0
+            if uniform is not None:
+                uniform[row] = opened.uniform[0]
+        return rate, shares, uniform
+
+    def _answers(self, batch: OutcomeBatch | ExpiryBatch) -> None:
+        result = self._result
+        if isinstance(batch, OutcomeBatch):
+            result.outcomes += len(batch)
+        orphan = (batch.number < 0) | (batch.number >= self._number)
+        self._report(batch, orphan, "is answered for before it was made")
+        if orphan.any():
+            return
+        for wrong, what in self._parts.answered(batch):
+            self._report(batch, wrong, what)
+
+    def _other(self, seq: int, batch: ObservationBatch | SimulationBatch) -> None:
+        rows = np.arange(seq, seq + len(batch))
+        models = len(self._config.models)
+        if isinstance(batch, ObservationBatch):
+            reward = self._config.reward
+            off = ~((batch.reward >= reward.low) & (batch.reward <= reward.high))
+            self._result.faulty("row ", rows, off, "has a reward outside the declared range")
+            model = batch.routed
+        else:
+            model = batch.model
+            pairs = list(zip(batch.context.tolist(), model.tolist(), strict=True))
+            again = np.array([pair in self._replayed for pair in pairs])
+            self._result.faulty("row ", rows, again, "replays a context a second time")
+            self._replayed.update(pairs)
+        off = (model < 0) | (model >= models)
+        self._result.faulty("row ", rows, off, "names a model that does not exist")
+
+    def _report(
+        self, batch: DecisionBatch | OutcomeBatch | ExpiryBatch, wrong: Flags, what: str
+    ) -> None:
+        self._result.faulty("decision d", batch.number, wrong, what)
+
+
+def _decoded(record: RuleRecord) -> Rule | None:
+    try:
+        return Rule.decode(record)
+    except (msgspec.MsgspecError, ValueError, TypeError, LookupError):
+        return None

@@ -1,0 +1,296 @@
+"""Whether outcomes say each part once, and every decision served as routed had to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from equipoise.agent.budget.caps import Quotas, bands_of, model_caps
+from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.lifecycle.eras import Stops, read_stops
+from equipoise.agent.lifecycle.stored_config import declared_versions
+from equipoise.agent.state.chunk import occurrence, widened
+from equipoise.policies.draw import draw
+from equipoise.store.batches import (
+    DecisionBatch,
+    ExpiryBatch,
+    Flags,
+    Floats,
+    OutcomeBatch,
+    select,
+    slice_rows,
+)
+from equipoise.store.contract import Store
+from equipoise.store.text_keys import text_keys
+
+
+class PartAudit:
+    """What is known of each decision's outcome while the log is read.
+
+    configs: every configuration that was in force. first: the first decision of the log.
+    """
+
+    def __init__(
+        self, config: ExperimentConfig, configs: Sequence[ExperimentConfig], first: int
+    ) -> None:
+        self._reward, self._models = config.reward, len(config.models)
+        self._guardrails = config.guardrails
+        windows = [each.reward.window for each in configs]
+        self._window = min((window for window in windows if window is not None), default=np.inf)
+        self._first = first
+        self._size = 0
+        self._columns: dict[str, Floats] = {
+            "at": np.empty(1024),
+            "reward": np.empty(1024),
+            "expired": np.empty(1024),
+        }
+        self._outputs: Floats | None = None
+        self._metrics: Floats = np.empty((1024, len(self._guardrails)))
+
+    def decided(self, batch: DecisionBatch, number: int) -> None:
+        """Take in decisions, whose first has this number; those left out before it are lost."""
+        end = number - self._first + len(batch)
+        while end > len(self._metrics):
+            grown = {name: np.resize(each, 2 * len(each)) for name, each in self._columns.items()}
+            self._columns = grown
+            self._metrics = np.resize(
+                self._metrics, (2 * len(self._metrics), self._metrics.shape[1])
+            )
+            if self._outputs is not None:
+                shape = 2 * len(self._outputs), self._outputs.shape[1]
+                self._outputs = np.resize(self._outputs, shape)
+        rows = slice(self._size, end)
+        self._columns["at"][rows] = np.nan
+        self._columns["at"][end - len(batch) : end] = batch.at
+        self._columns["reward"][rows] = np.nan
+        self._columns["expired"][rows] = 0.0
+        self._metrics[rows] = np.nan
+        if self._outputs is not None:
+            self._outputs[rows] = np.nan
+        self._size = end
+
+    def answered(self, batch: OutcomeBatch | ExpiryBatch) -> Iterator[tuple[Flags, str]]:
+        """Faults of outcomes or expiries of decisions that exist: (n,) which rows, and what."""
+        known = batch.number >= self._first
+        lost = np.zeros(len(batch), dtype=bool)
+        lost[known] = np.isnan(self._columns["at"][batch.number[known] - self._first])
+        yield lost, "is answered for and was lost"
+        if isinstance(batch, ExpiryBatch):
+            yield from self._expired(batch, known)
+            return
+        unknown = (batch.served < 0) | (batch.served >= self._models)
+        yield unknown, "was answered by a model that does not exist"
+        reward = batch.reward
+        inside = (reward >= self._reward.low) & (reward <= self._reward.high)
+        off: Flags = np.logical_not(np.isnan(reward) | inside)
+        yield off, "has a reward outside the declared range"
+        if batch.metrics is not None:
+            low = np.array([item.low for item in self._guardrails])
+            high = np.array([item.high for item in self._guardrails])
+            outside = ~((batch.metrics >= low) & (batch.metrics <= high))
+            told = np.logical_not(np.isnan(batch.metrics))
+            bad: Flags = np.logical_or.reduce(outside & told, axis=1)
+            yield bad, "has a metric outside its declared range"
+        twice = np.zeros(len(batch), dtype=bool)
+        empty = np.zeros(len(batch), dtype=bool)
+        # Parts of one decision may meet in one batch: how the log is cut says nothing.
+        turn = np.where(known, occurrence(batch.number), -1)
+        for index in range(int(turn.max(initial=-1)) + 1):
+            rows = np.flatnonzero(turn == index)
+            twice[rows], empty[rows] = self._take(select(batch, turn == index))
+        yield twice, "has a part of its outcome twice, with different values"
+        yield empty, "has a part of its outcome twice"
+
+    def _take(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
+        """(n,) which rows contradict what is known, and which say nothing new."""
+        rows = batch.number - self._first
+        if self._outputs is None:
+            self._outputs = np.full((len(self._metrics), batch.outputs.shape[1]), np.nan)
+        parts: list[tuple[Floats, Floats]] = [
+            (self._columns["reward"][:, None], batch.reward[:, None]),
+            (self._outputs, batch.outputs),
+        ]
+        if batch.metrics is not None:
+            parts.append((self._metrics, batch.metrics))
+        contradicts = np.zeros(len(batch), dtype=bool)
+        news = np.zeros(len(batch), dtype=bool)
+        told_any = np.zeros(len(batch), dtype=bool)
+        for held, given in parts:
+            before, told = held[rows], ~np.isnan(given)
+            fresh = told & np.isnan(before)
+            contradicts |= (told & ~fresh & (before != given)).any(axis=1)
+            news |= fresh.any(axis=1)
+            told_any |= told.any(axis=1)
+            held[rows] = np.where(fresh, given, before)
+        # What a part says of attempts is merged from all of them and may be new (`attempts`).
+        return contradicts, told_any & ~news & ~contradicts & (batch.attempt == 0)
+
+    def _expired(self, batch: ExpiryBatch, known: Flags) -> Iterator[tuple[Flags, str]]:
+        rows = np.where(known, batch.number - self._first, 0)
+        if not known.any():
+            return
+        at = self._columns["at"][rows]
+        # Closed before it was made: by a clock that was set back since (docs/runbook.md).
+        early = ~(batch.at > at + self._window) & (batch.at >= at)
+        again = (self._columns["expired"][rows] > 0) | (occurrence(batch.number) > 0)
+        self._columns["expired"][rows[known]] = 1.0
+        # A part that comes after its window closes its decision, complete or not: it is late.
+        yield known & early, "expired before its window ended"
+        yield known & again, "expired twice"
+
+
+_ROUNDING = 1e-9
+
+
+@dataclass(slots=True)
+class Looked:
+    """(n,) flags of one batch. shut: served as routed where nothing stopped it; loose: randomized,
+    or claimed to be, where something did; full: open to a model that had had all it may get."""
+
+    shut: Flags
+    loose: Flags
+    full: Flags
+
+
+class StopAudit:
+    """Follows a log and recomputes `capped`. unproven: by reason, how many rows could not be."""
+
+    def __init__(self, store: Store, config: ExperimentConfig, first: int) -> None:
+        texts = declared_versions(store)
+        self._configs = {number: ExperimentConfig.from_json(text) for number, text in texts.items()}
+        self._configs = self._configs or {0: config}
+        self._models = len(config.models)
+        self._ledger = Ledger(self._models, bands_of(config), config.budget.per_user is not None)
+        self._counted = first == 0
+        notes = read_stops(store)
+        # What an older version decided it did not note.
+        self._known_from = notes[0].since if notes else None
+        self._notes = notes
+        self.unproven: dict[str, int] = {}
+
+    def look(
+        self,
+        batch: DecisionBatch,
+        number: int,
+        rate: Floats,
+        shares: Floats,
+        active: Flags,
+        opened_rate: Floats | None,
+    ) -> Looked:
+        """number: of the first decision. rate, shares: (n,), (n, K) as the rule gives them. active:
+        (K,) models its era compares. opened_rate: (n,) the logged rate of the decision that opened
+        the unit, NaN where the row opened it; None without units."""
+        parts = []
+        for start, stop, note in self._spans(number, len(batch)):
+            rows = slice(start, stop)
+            parts.append(
+                self._look(
+                    slice_rows(batch, start, stop),
+                    rate[rows],
+                    shares[rows],
+                    active,
+                    None if opened_rate is None else opened_rate[rows],
+                    note,
+                )
+            )
+        return Looked(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in Looked.__slots__)
+        )
+
+    def _spans(self, number: int, count: int) -> list[tuple[int, int, Stops | None]]:
+        """(start, stop, note) of runs of rows under one note; None where it is not known."""
+        edges = {0, count}
+        known = self._known_from
+        cuts = [note.since for note in self._notes] + ([] if known is None else [known])
+        edges |= {cut - number for cut in cuts if 0 < cut - number < count}
+        ordered = sorted(edges)
+        spans: list[tuple[int, int, Stops | None]] = []
+        for start, stop in pairwise(ordered):
+            note = None
+            if known is not None and number + start >= known:
+                note = [each for each in self._notes if each.since <= number + start][-1]
+            spans.append((start, stop, note))
+        return spans
+
+    def _look(
+        self,
+        batch: DecisionBatch,
+        rate: Floats,
+        shares: Floats,
+        active: Flags,
+        opened_rate: Floats | None,
+        note: Stops | None,
+    ) -> Looked:
+        count = len(batch)
+        config = self._configs.get(0 if note is None else note.config)
+        before = self._ledger.by_model, float(self._ledger.by_model.sum())
+        no_model: Flags = np.zeros(count, dtype=bool)
+        if batch.eligible is not None:
+            np.logical_not(batch.eligible.any(axis=1), out=no_model)
+        if note is None or config is None:
+            self._take(batch, active)
+            self._cannot("of times before what stops them was noted", batch.capped & ~no_model)
+            none = np.zeros(count, dtype=bool)
+            return Looked(none, no_model & ~batch.capped, none)
+        closed = no_model
+        if config.policy.exclude:
+            closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
+        quotas, unsure = Quotas.of(config), np.zeros(count, dtype=bool)
+        if quotas:
+            if self._counted:
+                would = draw(batch.uniform, np.where(closed, 0.0, rate), shares, batch.routed)[1]
+                run = quotas.begin(self._ledger)
+                closed = closed | (run.closed(batch.x, batch.unit, would) > 0)
+            else:
+                unsure[:] = True
+        if opened_rate is not None:
+            follows = ~np.isnan(opened_rate)
+            closed = np.where(follows, self._of_followers(batch, opened_rate, shares), closed)
+        onto = (batch.model[:, None] == np.arange(self._models)) & batch.randomized[:, None]
+        stopped = np.full(count, note.off is not None)
+        if note.requests is not None:
+            if self._counted:
+                spent = before[1] + np.cumsum(batch.randomized) - batch.randomized
+                stopped |= spent + 1.0 > note.requests * (1.0 + _ROUNDING)
+            else:
+                unsure[:] = True
+        if config.budget.money is not None or config.budget.harm is not None:
+            unsure[:] = True
+        full = np.zeros(count, dtype=bool)
+        caps = model_caps(config)
+        if np.isfinite(caps).any() and self._counted:
+            had = before[0] + np.cumsum(onto, axis=0) - onto
+            models = batch.probabilities.shape[1]
+            shut = (had[:, : len(caps)] >= caps)[:, :models]
+            given = np.ones((count, models), dtype=bool)
+            if batch.eligible is not None:
+                given = batch.eligible
+            full = (shut & given[:, : shut.shape[1]]).any(axis=1)
+        self._take(batch, active)
+        expected = closed | stopped
+        alone = batch.capped & ~expected
+        self._cannot("by a budget of money or harm, or counts of removed rows", alone & unsure)
+        return Looked(alone & ~unsure, expected & ~batch.capped, full)
+
+    @staticmethod
+    def _of_followers(batch: DecisionBatch, opened_rate: Floats, shares: Floats) -> Flags:
+        rate = np.where(np.isnan(opened_rate), 0.0, opened_rate)
+        model, randomized = draw(batch.uniform, rate, shares, batch.routed)
+        closed: Flags = rate == 0.0
+        if batch.eligible is not None:
+            closed |= randomized & ~batch.eligible[np.arange(len(batch)), model]
+        return closed
+
+    def _take(self, batch: DecisionBatch, active: Flags) -> None:
+        if batch.probabilities.shape[1] < self._models:
+            batch, _ = widened(batch, active, self._models)
+        self._ledger.take(batch)
+
+    def _cannot(self, why: str, rows: Flags) -> None:
+        count = int(np.count_nonzero(rows))
+        if count:
+            self.unproven[why] = self.unproven.get(why, 0) + count

@@ -1,0 +1,500 @@
+"""What an interval rests on, as tables; and what every column of an export holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.errors import AgentError
+from equipoise.agent.features import Transform
+from equipoise.agent.inference import levels
+from equipoise.agent.inference.mixture import LAMBDAS
+from equipoise.agent.lifecycle.rules import Rule
+from equipoise.agent.lifecycle.stored_config import declared_versions
+from equipoise.store.contract import Store
+from equipoise.store.sqlite.log_start import lost_before
+
+_REQUEST = {
+    "seq": "number of the row in the log; rows of all kinds share one order",
+    "request_id": "id of the request, empty where it had none",
+    "unit": "key of the user or session",
+    "unit_id": "id behind it, empty where it had none",
+    "at": "seconds since the epoch",
+    "x_*": "context features, a column each",
+    "routed": "model that the router had chosen",
+}
+_OUTPUTS = {"y_*": "output features, a column each; empty where this row carries none"}
+_RULE = {"rule_id": "the rule that froze it", "segment": "part of the traffic, empty for all of it"}
+
+MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "decisions": {
+            **_REQUEST,
+            "decision_id": "d and its number, counted from 0",
+            "context": "key of the cached context, -1 where there is none",
+            "context_id": "id behind it, empty where it had none",
+            "eligible_*": "whether a model might serve the request, empty where every one might",
+            "rate": "e, the probability of being randomized",
+            "p_*": "pi, the probability of each model given that it is randomized",
+            "uniform": "u, the one number drawn: u < e randomizes, u / e picks the model",
+            "model": "model to serve",
+            "randomized": "whether it came from the draw",
+            "capped": "whether a stop set e to 0 after the rule had spoken",
+            "closed_by": "what closed the request to randomizing: open, observing, paused, budget, "
+            "segment, user, excluded, ineligible; empty in older logs",
+            "rule_id": "the rule it was made under",
+            "era": "the era of that rule",
+            "leader_id": "decision whose draw this one took over, its own where it drew itself",
+            "raw_*": "reward of each model that its rule predicted, on [0, 1], before the tuning",
+            "certifiable": "whether certified sums may count it, known before the draw",
+            "entered": "whether those of the era in force have counted it",
+        },
+        "outcomes": {
+            "seq": _REQUEST["seq"],
+            "decision_id": "the decision it belongs to",
+            "served": "model that really answered",
+            "attempt": "1 for the first try",
+            "delivered": "whether the assignment was delivered",
+            **_OUTPUTS,
+            "reward": "in reward units, empty where this part carries none",
+            "at": _REQUEST["at"],
+            "metric_*": "guardrail metrics, empty where this part carries none",
+        },
+        "observations": {**_REQUEST, **_OUTPUTS, "reward": "in reward units"},
+        "simulations": {
+            "seq": _REQUEST["seq"],
+            "context": "key of the cached context",
+            "context_id": "id behind it",
+            "model": "model it was replayed on",
+            "x_*": _REQUEST["x_*"],
+            **_OUTPUTS,
+            "cost": "USD, empty where it is not known",
+            "at": _REQUEST["at"],
+        },
+        "expiries": {
+            "seq": _REQUEST["seq"],
+            "decision_id": "decision whose window closed: a reward that comes later is not used",
+            "at": _REQUEST["at"],
+        },
+        "rules": {
+            "rule_id": "hash of its text",
+            "era": "era it decides in",
+            "since": "number of the first decision it may make",
+            "at": "when it was stored, seconds since the epoch",
+            "gate": "policy that gives e",
+            "assignment": "policy that gives pi",
+            "floor": "least pi of an eligible model",
+            "alarms": "checks whose alarm stood",
+            "widened": "whether missing rewards count as the worst case, whatever is declared",
+            "active_*": "whether its era compares a model",
+            "body": "its whole text, JSON",
+        },
+        "predictions": {
+            "rule_id": _RULE["rule_id"],
+            "kind": "replayed: for a context with a replay that was known; context: for any other",
+            "model": "the model, empty for what all share",
+            "column": "intercept, or the feature it multiplies",
+            "coefficient": "on rewards scaled to [0, 1]",
+        },
+        "tuning": {
+            **_RULE,
+            "candidate": "model, or today's routing",
+            "offset": "mu = clip(offset + factor * raw, 0, 1)",
+            "factor": "see offset",
+            "usual": "raw prediction to assume where there is none",
+        },
+        "centres": {
+            **_RULE,
+            "cap": "position in caps of experiment.json",
+            "candidate": "model, today's routing, or declared policy",
+            "low": "what low scores were expected to be; squares are taken around it",
+            "high": "the same of high scores",
+        },
+        "reward_centres": {
+            **_RULE,
+            "model": "model",
+            "low": "what rewards were expected to be, for lower ends, on [0, 1]",
+            "high": "the same for upper ends",
+            "seen": "rewards of the model until then",
+        },
+        "openings": {
+            **_RULE,
+            "end": "low or high end of a value, or contrast",
+            "candidate": "whose value, or the one whose contrast",
+            "other": "with whom, empty for a value",
+            "rho": "of the asymptotic sequence, frozen when it opened",
+        },
+        "eras": {
+            "era": "number, from 0",
+            "opened_at": _REQUEST["at"],
+            "reason": "why it was opened",
+            "models": "model list, JSON",
+            "active": "models it compares, JSON, empty for all",
+            "key_hash": "hash of the key of its draws",
+            "schema_hash": "hash of the feature schema",
+        },
+        "configurations": {
+            "version": "0 for the first, the last is in force",
+            "config": "the experiment as declared, JSON",
+        },
+        "controls": {
+            "at": _REQUEST["at"],
+            "name": "what was set: budget, or stops (from which decision on what stopped)",
+            "value": "JSON",
+        },
+        "alerts": {
+            "at": _REQUEST["at"],
+            "check": "name of the check, or pause",
+            "status": "its verdict",
+            "sentence": "for people",
+        },
+        "columns": {
+            "table": "name of a table",
+            "column": "name of a column; * stands for a name of yours",
+            "meaning": "what it holds",
+        },
+    }
+)
+"""By table and column."""
+
+
+_Table = tuple[str, pa.Schema, Iterator[pa.RecordBatch]]
+_AT_ONCE = 100
+_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+
+def reader(store: Store, config: ExperimentConfig) -> Agent | None:
+    """An agent that reads the store, None where no rule was ever frozen in it."""
+    if not store.rules():
+        return None
+    try:
+        return Agent(config, store, None)
+    except AgentError:  # the state that the log begins with is of another version
+        return None
+
+
+def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
+    """(name, columns, rows) of what surrounds the log, and of what each rule froze."""
+    models = config.model_names
+    transform = Transform(config.features)
+    parts = ["", *(segment.name for segment in config.certify.segments)]
+    columns = {
+        "rules": {
+            "rule_id": _TEXT,
+            "era": _WHOLE,
+            "since": _WHOLE,
+            "at": _REAL,
+            "gate": _TEXT,
+            "assignment": _TEXT,
+            "floor": _REAL,
+            "alarms": _TEXT,
+            "widened": _FLAG,
+            **{f"active_{name}": _FLAG for name in models},
+            "body": _TEXT,
+        },
+        "predictions": {
+            "rule_id": _TEXT,
+            "kind": _TEXT,
+            "model": _TEXT,
+            "column": _TEXT,
+            "coefficient": _REAL,
+        },
+        "tuning": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "candidate": _TEXT,
+            "offset": _REAL,
+            "factor": _REAL,
+            "usual": _REAL,
+        },
+        "centres": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "cap": _WHOLE,
+            "candidate": _TEXT,
+            "low": _REAL,
+            "high": _REAL,
+        },
+        "reward_centres": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "model": _TEXT,
+            "low": _REAL,
+            "high": _REAL,
+            "seen": _REAL,
+        },
+        "openings": {
+            "rule_id": _TEXT,
+            "segment": _TEXT,
+            "end": _TEXT,
+            "candidate": _TEXT,
+            "other": _TEXT,
+            "rho": _REAL,
+        },
+    }
+    rows = {
+        "rules": partial(_rule_row, models=models, records=_records(store)),
+        "predictions": partial(_predictions, models=models, transform=transform),
+        "tuning": partial(_tuning, config=config, parts=parts),
+        "centres": partial(_centres, config=config, parts=parts),
+        "reward_centres": partial(_reward_centres, models=models, parts=parts),
+        "openings": partial(_openings, config=config, parts=parts),
+    }
+    for name, types in columns.items():
+        schema = pa.schema(list(types.items()))
+        yield name, schema, _stream(store, schema, rows[name])
+    yield from _around(store)
+
+
+def _records(store: Store) -> dict[str, Any]:
+    return {record.rule_id: record for record in store.rules()}
+
+
+def _stream(store: Store, schema: pa.Schema, row_of: Any) -> Iterator[pa.RecordBatch]:
+    records = store.rules()
+    for start in range(0, len(records), _AT_ONCE):
+        rules = map(Rule.decode, records[start : start + _AT_ONCE])
+        yield _batch(schema, [row for rule in rules for row in row_of(rule)])
+
+
+def _batch(schema: pa.Schema, rows: Iterable[tuple[Any, ...]]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [
+        pa.array(column, field.type, from_pandas=True)
+        for column, field in zip(columns, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _rule_row(
+    rule: Rule, models: tuple[str, ...], records: dict[str, Any]
+) -> Iterator[tuple[Any, ...]]:
+    allocation, record = rule.allocation, records[rule.rule_id]
+    active = [*rule.active.tolist(), *([False] * (len(models) - len(rule.active)))]
+    yield (
+        rule.rule_id,
+        rule.era,
+        rule.since,
+        record.at,
+        allocation.gate_name,
+        allocation.assignment_name,
+        allocation.floor,
+        ", ".join(rule.alarms),
+        rule.widened,
+        *active,
+        record.body,
+    )
+
+
+def _predictions(
+    rule: Rule, models: tuple[str, ...], transform: Transform
+) -> Iterator[tuple[Any, ...]]:
+    prediction = rule.prediction
+    if prediction is None:
+        return
+    names = ["intercept", *transform.phi_names]
+    for name, value in zip(names, prediction.theta.tolist(), strict=True):
+        yield rule.rule_id, "replayed", None, name, value
+    for model, effect, direct in zip(
+        models, prediction.effects.tolist(), prediction.direct.tolist(), strict=False
+    ):
+        yield rule.rule_id, "replayed", model, "intercept", effect
+        for name, value in zip(["intercept", *transform.context_names], direct, strict=True):
+            yield rule.rule_id, "context", model, name, value
+
+
+def _tuning(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        tuning = frozen.tuning
+        usual = np.full(len(tuning.offset), 0.5) if tuning.usual is None else tuning.usual
+        names = _of_rule(config, rule)[: len(tuning.offset)]
+        for name, *values in zip(names, tuning.offset, tuning.factor, usual, strict=True):
+            yield rule.rule_id, part, name, *values
+
+
+def _centres(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        low, high = frozen.centres.low, frozen.centres.high
+        for cap, (lows, highs) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+            for name, *values in zip(_of_rule(config, rule), lows, highs, strict=False):
+                yield rule.rule_id, part, cap, name, *values
+
+
+def _reward_centres(
+    rule: Rule, models: tuple[str, ...], parts: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        rewards = frozen.rewards
+        seen = np.full(len(rewards.low), np.nan) if frozen.seen is None else frozen.seen
+        for name, *values in zip(models, rewards.low, rewards.high, seen, strict=False):
+            yield rule.rule_id, part, name, *values
+
+
+def _openings(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
+    names = _of_rule(config, rule)
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        opening = frozen.opening
+        if opening is None:
+            continue
+        for end, values in (("low", opening.low), ("high", opening.high)):
+            for name, value in zip(names, values.tolist(), strict=False):
+                yield rule.rule_id, part, end, name, None, value
+        for name, row in zip(names, opening.contrast.tolist(), strict=False):
+            for other, value in zip(names, row, strict=False):
+                if name != other:
+                    yield rule.rule_id, part, "contrast", name, other, value
+
+
+def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
+    """Names of the candidates a rule knew: models that came later are not among them."""
+    known, models = len(rule.active), len(config.models)
+    return [*config.candidates[:known], *config.candidates[models:]]
+
+
+def _around(store: Store) -> Iterator[_Table]:
+    """Eras, settings, configurations, controls and alerts."""
+    settings = store.settings()
+    eras = [
+        (
+            era.era,
+            era.opened_at,
+            era.reason,
+            msgspec.json.encode(era.models).decode(),
+            settings.get(f"active:{era.era}"),
+            era.key_hash,
+            era.schema_hash,
+        )
+        for era in store.eras()
+    ]
+    plain: dict[str, tuple[dict[str, pa.DataType], list[tuple[Any, ...]]]] = {
+        "eras": (
+            {
+                "era": _WHOLE,
+                "opened_at": _REAL,
+                "reason": _TEXT,
+                "models": _TEXT,
+                "active": _TEXT,
+                "key_hash": _TEXT,
+                "schema_hash": _TEXT,
+            },
+            eras,
+        ),
+        "configurations": (
+            {"version": _WHOLE, "config": _TEXT},
+            sorted(declared_versions(store).items()),
+        ),
+        "controls": (
+            {"at": _REAL, "name": _TEXT, "value": _TEXT},
+            [(each.at, each.name, each.value) for each in store.controls()],
+        ),
+        "alerts": (
+            {"at": _REAL, "check": _TEXT, "status": _TEXT, "sentence": _TEXT},
+            [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
+        ),
+    }
+    for name, (types, rows) in plain.items():
+        schema = pa.schema(list(types.items()))
+        yield name, schema, iter([_batch(schema, rows)] if rows else [])
+
+
+def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None) -> bytes:
+    """What is certified at the moment, and every number that it takes to get there from the
+    tables: candidates, caps, the grid of the mixture, levels; infinity is null."""
+    root = store.root()
+    facts: dict[str, Any] = {
+        "log": {
+            "begins": 0 if root is None else root.seq,
+            "rows": store.next_seq if agent is None else agent.fold.next_seq,
+            "decisions": (
+                store.decisions - lost_before(store.gaps(), store.decisions)
+                if agent is None
+                else agent.decisions
+            ),
+        },
+        "config": msgspec.to_builtins(config),
+    }
+    if agent is not None:
+        facts |= _certified(agent, config)
+    return msgspec.json.format(msgspec.json.encode(facts), indent=1)
+
+
+def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
+    spec, era = agent.certifier.spec, agent.rule.era
+    candidates = len(spec.names)
+    parts = []
+    for part in range(agent.certifier.parts):
+        found, delta = agent.certified(part), agent.certifier.delta(era, part)
+        band = spec.segments[part - 1] if part else None
+        parts.append(
+            {
+                "segment": found.segment,
+                "column": None if band is None else _column(config, band.column),
+                "low": None if band is None else _finite(band.low),
+                "high": None if band is None else _finite(band.high),
+                "delta": delta,
+                "value_level": levels.value_level(delta, candidates),
+                "pair_level": levels.pair_level(delta, candidates),
+                "decision_level": levels.decision_level(delta, int(found.active.sum())),
+                "sequence": found.sequence.value,
+                "reason": found.reason,
+                "assumptions": list(found.assumptions),
+                "rows": found.rows,
+                "randomized": found.randomized,
+                "missing": found.missing,
+                "value_low": found.lower.tolist(),
+                "value_high": found.upper.tolist(),
+                "contrast_low": found.contrasts.tolist(),
+            }
+        )
+    return {
+        "rule_id": agent.rule.rule_id,
+        "era": era,
+        "watermark": agent.view().watermark,
+        "models": spec.models,
+        "candidates": list(spec.names),
+        "policies": [
+            {
+                "name": spec.names[spec.models + 1 + index],
+                "column": _column(config, band.column),
+                "at_least": band.low,
+                "model": spec.names[inside],
+                "otherwise": spec.names[outside],
+            }
+            for index, (band, inside, outside) in enumerate(spec.policies)
+        ],
+        "caps": [_finite(cap) for cap in spec.caps],
+        "lambdas": LAMBDAS.tolist(),
+        "fallback_share": levels.FALLBACK_SHARE,
+        "rate_min": config.limits.rate_min,
+        "missing": spec.missing,
+        "parts": parts,
+    }
+
+
+def _column(config: ExperimentConfig, column: int) -> str:
+    return f"x_{config.features.context_columns()[column]}"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def column_meanings() -> _Table:
+    """The table of columns: which table, which column, what it holds."""
+
+    schema = pa.schema([("table", _TEXT), ("column", _TEXT), ("meaning", _TEXT)])
+    rows = [
+        (table, column, meaning)
+        for table, columns in MEANINGS.items()
+        for column, meaning in columns.items()
+    ]
+    return "columns", schema, iter([_batch(schema, rows)])

@@ -1,0 +1,174 @@
+"""Rows lost after the draw: does delivery, or do rewards that never come, depend on the model?
+
+Among randomized rows that lost something (a reward, the assignment itself) the assigned model is
+distributed as pi_t whenever losing does not depend on the model, given the request and the past.
+That is the same martingale as the assignment audit's, on fewer rows. Nothing needs to be known of
+the rate at which rows are lost; it may move, and depend on the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+
+from equipoise.agent.monitors import assignment as shares
+from equipoise.agent.monitors.check import Check, Monitor, by_evidence, percent
+from equipoise.store.batches import Flags, Floats, Ints
+
+FEWEST_ROWS = 30
+
+
+class LostRows(Monitor):
+    """Counts lost rows per model and tests whether losing depends on the model.
+
+    most: the share of lost rows beyond which the check asks to be looked at, whatever the models.
+    """
+
+    what: ClassVar[str]
+    """What is lost, as the subject of a sentence in the plural."""
+    verb: ClassVar[str]
+    harm: ClassVar[str]
+    """What a loss that depends on the model does."""
+
+    def __init__(self, models: Sequence[str], level: float = 0.01, most: float = 0.2) -> None:
+        super().__init__(models, level)
+        self.most = most
+        count = len(self.models)
+        self.sums = shares.empty(count) | {"drawn": np.zeros(count), "lost": np.zeros(count)}
+
+    def update(self, probabilities: Floats, model: Ints, lost: Flags) -> None:
+        """n randomized rows that are closed, in decision order.
+
+        probabilities: (n, K) pi, read only where `lost`; model: (n,) assigned; lost: (n,).
+        """
+        count = len(self.models)
+        self.sums["drawn"] += np.bincount(model, minlength=count)
+        at = np.flatnonzero(lost)
+        self.sums["lost"] += np.bincount(model[at], minlength=count)
+        hit = model[at, None] == np.arange(count)
+        shares.add(self.sums, slice(0, count), probabilities[at], hit)
+
+    def result(self) -> Check:
+        drawn, lost = self.sums["drawn"], self.sums["lost"]
+        rows = float(drawn.sum())
+        by_model = np.full(len(drawn), np.nan)
+        np.divide(lost, drawn, out=by_model, where=drawn > 0)
+        evidence = shares.log_evidence(self.sums)
+        overall = float(lost.sum()) / rows if rows else float("nan")
+        log_evidence = shares.together(evidence)
+        figures = {
+            "rows": rows,
+            "share": overall,
+            "shares": by_model.tolist(),
+            "log_evidence": log_evidence,
+        }
+        status = by_evidence(log_evidence, self.level)
+        if status == "ok" and rows < FEWEST_ROWS:
+            sentence = f"Too few randomized requests are closed to say whether {self.what}."
+            return Check(self.name, "unknown", sentence, figures, self.level)
+        facts = f"{percent(overall)} of {rows:,.0f} randomized requests {self.verb}"
+        if status == "ok":
+            if overall > self.most:
+                sentence = f"{facts}, alike for all models, but more than {self.most:.0%}."
+                return Check(self.name, "watch", sentence, figures, self.level)
+            sentence = f"{facts}, alike for all models."
+            return Check(self.name, status, sentence, figures, self.level)
+        worst = int(np.argmax(evidence))
+        others = np.arange(len(drawn)) != worst
+        rest = float(lost[others].sum() / max(drawn[others].sum(), 1.0))
+        sentence = (
+            f"{facts}: {percent(by_model[worst])} of those for {self.models[worst]}, "
+            f"{percent(rest)} of the others. "
+            + (self.harm if status == "alarm" else "It may still be chance.")
+        )
+        return Check(self.name, status, sentence, figures, self.level, (worst,))
+
+
+class Delivery(LostRows):
+    """Assignments that were not served as drawn, per model. lost: never delivered, or answered by
+    another model than the assigned one.
+
+    Figures, each (K,) by assigned model: decided, the draws that are closed; delivered, those whose
+    user got an answer; exposed, those whose user got the answer of the assigned model.
+    """
+
+    name = "delivery"
+    what = "assignments are carried out less often for some models"
+    verb = "were not served as drawn"
+    harm = (
+        "Requests that still count for this model are no longer a random part of the traffic, "
+        "so its value is biased; certified intervals are about being sent to it."
+    )
+
+    def __init__(self, models: Sequence[str], level: float = 0.01, most: float = 0.2) -> None:
+        super().__init__(models, level, most)
+        self.sums |= {"other": np.zeros(len(self.models))}
+
+    def update(
+        self, probabilities: Floats, model: Ints, lost: Flags, other: Flags | None = None
+    ) -> None:
+        """As `LostRows.update`. other: (n,) which of the lost rows another model answered."""
+        super().update(probabilities, model, lost)
+        if other is not None:
+            self.sums["other"] += np.bincount(model[other], minlength=len(self.models))
+
+    def result(self) -> Check:
+        check = super().result()
+        exposed, other = self.sums["drawn"] - self.sums["lost"], self.sums["other"]
+        figures = {
+            "decided": self.sums["drawn"].tolist(),
+            "delivered": (exposed + other).tolist(),
+            "exposed": exposed.tolist(),
+        }
+        told = f" Another model answered {other.sum():,.0f} of them." if other.any() else ""
+        sentence = check.sentence + told if check.status != "unknown" else check.sentence
+        return replace(check, sentence=sentence, figures={**check.figures, **figures})
+
+
+class Missingness(LostRows):
+    """Rewards that never came, per model. lost: delivered, and expired without a reward.
+
+    declared: what such a reward counts as, in reward units, None for the worst case. Where a value
+    is declared nothing is lost: a model that gets fewer rewards is worth what they add up to, and
+    that its share differs is what the experiment is about.
+    """
+
+    name = "missingness"
+    what = "rewards go missing more often for some models"
+    verb = "never got a reward"
+    harm = (
+        "Averages over the rewards that came are biased; certified intervals hold if missing "
+        "rewards count as the worst case."
+    )
+
+    _cure = (
+        "As the worst case counts for each, no difference below that share can be certified:"
+        " declare what a missing reward is worth (reward.missing)."
+    )
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        level: float = 0.01,
+        most: float = 0.2,
+        *,
+        declared: float | None = None,
+    ) -> None:
+        super().__init__(models, level, most)
+        self._declared = declared
+
+    def result(self) -> Check:
+        check = super().result()
+        rows = float(self.sums["drawn"].sum())
+        if self._declared is None or rows < FEWEST_ROWS:
+            if check.status == "watch" and not check.models:
+                return replace(check, sentence=f"{check.sentence} {self._cure}")
+            return check
+        sentence = (
+            f"{percent(check.figures['share'])} of {rows:,.0f} randomized requests {self.verb} "
+            f"and count as {self._declared:g}, as declared."
+        )
+        return Check(self.name, "ok", sentence, check.figures, self.level)

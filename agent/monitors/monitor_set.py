@@ -1,0 +1,238 @@
+"""All checks of one experiment: what they are fed, what they say, what follows.
+
+Rows come in the order of the log, chunk by chunk, so that the state of every check is a function
+of the log alone. Decisions are taken when they were made, for what only the draw decides; rows
+are taken again in decision order once they are closed, for what their outcomes decide.
+An alarm stays until a new era: then the checks of what belongs to an era start afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.monitors.assignment import AssignmentAudit
+from equipoise.agent.monitors.check import Action, Check, Consequence, Monitor, due
+from equipoise.agent.monitors.drift import Drift
+from equipoise.agent.monitors.fidelity import Fidelity
+from equipoise.agent.monitors.floors import Floors
+from equipoise.agent.monitors.guardrails import Guardrail
+from equipoise.agent.monitors.lost_rows import Delivery, Missingness
+from equipoise.agent.monitors.representation import representation
+from equipoise.store.batches import Flags, Floats, Ints
+
+if TYPE_CHECKING:
+    from equipoise.agent.config import GuardrailConfig
+    from equipoise.policies.snapshot import Limits
+
+REPRESENTATION_FAMILIES = ("representation-exp", "doubly-robust", "ipw", "hierarchical")
+"""The families whose estimates `checks` compares; without them that check knows nothing."""
+_AFTER = 3
+"""The stateless check is listed after the first three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Columns of n decisions of one era, in order.
+
+    rate, propensity: (n,) e, and pi of the assigned model; probabilities: (n, K) pi;
+    model: (n,) assigned; randomized: (n,); closed_by: (n,) a `Closure`; open_to_all: (n,) every
+    model was eligible.
+    """
+
+    rate: Floats
+    propensity: Floats
+    probabilities: Floats
+    model: Ints
+    randomized: Flags
+    closed_by: Ints
+    open_to_all: Flags
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """Columns of n closed rows of one era, in decision order.
+
+    probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
+    a reward came in time; counts: (n,) whether one came or the declared value stands for it;
+    reward: (n,) scaled to [0, 1], anything where none counts; predicted: (n,) the reward predicted
+    for the row by what was frozen before its outcome, on [0, 1], NaN where nothing was; tested:
+    (n,) whether its model may be looked at for drift; as_routed: (n,) whether it counts as traffic
+    as routed; metrics: (n, G) in their own units, NaN where none came. as_drawn: (n,) delivered,
+    and answered by the assigned model.
+    """
+
+    probabilities: Floats
+    model: Ints
+    routed: Ints
+    randomized: Flags
+    delivered: Flags
+    known: Flags
+    counts: Flags
+    reward: Floats
+    predicted: Floats
+    tested: Flags
+    as_routed: Flags
+    metrics: Floats
+    as_drawn: Flags
+
+
+class Panel:
+    """Owner of the checks.
+
+    models: (K,) names; features: (F,) names of the features of phi that depend on the model;
+    limits: what every rule obeys; guardrails: their declarations, in the order of the metrics.
+    missing: declared value of a reward that never comes, in reward units, None for none.
+    level: the share of honest experiments in which a check may ever raise an alarm, for each;
+    the guardrails share one.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        features: Sequence[str],
+        limits: Limits,
+        guardrails: Sequence[GuardrailConfig] = (),
+        level: float = 0.01,
+        missing: float | None = None,
+    ) -> None:
+        self.models = tuple(models)
+        self._missing = missing
+        self._features = tuple(features)
+        self._limits = limits
+        self._declared = tuple(guardrails)
+        self._level = level
+        self._era = {"decided": 0, "entered": 0}
+        self._begin_decisions()
+        self._begin_outcomes()
+
+    def begin(self, era: int) -> None:
+        """Start afresh every check that has seen nothing of this era yet."""
+        if self._is_new("decided", era):
+            self._begin_decisions()
+        if self._is_new("entered", era):
+            self._begin_outcomes()
+
+    def decided(self, era: int, rows: Decided) -> None:
+        """Take decisions in the order they were made."""
+        if self._is_new("decided", era):
+            self._begin_decisions()
+        self.assignment.update(rows.rate, rows.probabilities, rows.model, rows.randomized)
+        self.floors.update(
+            rows.rate, rows.propensity, rows.randomized, rows.closed_by, rows.open_to_all
+        )
+
+    def entered(self, era: int, rows: Entered) -> None:
+        """Take closed rows in decision order."""
+        if self._is_new("entered", era):
+            self._begin_outcomes()
+        reward = np.where(rows.counts & rows.delivered, rows.reward, np.nan)
+        as_routed = np.where(rows.as_routed, reward, np.nan)
+        residual = np.where(rows.tested, reward - rows.predicted, np.nan)
+        self.drift.update(rows.model, residual, as_routed, limited=not rows.tested.all())
+        drawn = np.flatnonzero(rows.randomized)
+        pi, model = rows.probabilities[drawn], rows.model[drawn]
+        delivered = rows.delivered[drawn]
+        self.missingness.update(pi, model, delivered & ~rows.known[drawn])
+        as_drawn = rows.as_drawn[drawn]
+        self.delivery.update(pi, model, ~as_drawn, delivered & ~as_drawn)
+        sent = drawn[delivered]
+        for position, guardrail in enumerate(self.guardrails):
+            guardrail.update(rows.model[sent], rows.metrics[sent, position])
+
+    def paired(
+        self, model: Ints, live: Floats, simulated: Floats, scale: Floats, theta: Floats | None
+    ) -> None:
+        """Take pairs of live and replayed features: as `Fidelity.update`."""
+        self.fidelity.update(model, live, simulated, scale, theta)
+
+    def checks(self, estimates: Mapping[str, Estimate] | None = None) -> list[Check]:
+        """What every check says. estimates: by family, for the check of representation."""
+        said = [monitor.result() for monitor in self._monitors().values()]
+        said.insert(_AFTER, representation(estimates or {}, self.models, self._level))
+        return said
+
+    @staticmethod
+    def consequences(checks: Iterable[Check], table: Mapping[str, Action]) -> list[Consequence]:
+        """What the alarms ask for under a table of actions; nothing is done here."""
+        return due(checks, table)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The state by name, for a checkpoint."""
+        eras = {f"era.{what}": np.array([era]) for what, era in self._era.items()}
+        return eras | {
+            f"{name}.{part}": array
+            for name, monitor in self._monitors().items()
+            for part, array in monitor.arrays().items()
+        }
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Become the state of `arrays`. Raises ValueError where it is of other checks."""
+        parts: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, array in arrays.items():
+            head, _, tail = name.rpartition(".")
+            parts.setdefault(head, {})[tail] = array
+        eras = parts.pop("era", {})
+        if parts.keys() != self._monitors().keys() or eras.keys() != self._era.keys():
+            raise ValueError(
+                f"state is of the checks {', '.join(parts)}, must be {', '.join(self._monitors())}"
+            )
+        self._era = {what: int(era[0]) for what, era in eras.items()}
+        for name, monitor in self._monitors().items():
+            monitor.load(parts[name])
+
+    def copy(self) -> Self:
+        twin = self.__class__.__new__(self.__class__)
+        twin.__dict__.update(self.__dict__)
+        twin._era = dict(self._era)
+        for name, value in self.__dict__.items():
+            if isinstance(value, Monitor):
+                setattr(twin, name, value.copy())
+        twin.guardrails = [guardrail.copy() for guardrail in self.guardrails]
+        return twin
+
+    def _monitors(self) -> dict[str, Monitor]:
+        """Every check with a state by its name in a checkpoint."""
+        return {
+            "assignment": self.assignment,
+            "fidelity": self.fidelity,
+            "drift": self.drift,
+            "missingness": self.missingness,
+            "delivery": self.delivery,
+            "floors": self.floors,
+            **{f"guardrail.{guardrail.metric}": guardrail for guardrail in self.guardrails},
+        }
+
+    def _is_new(self, what: str, era: int) -> bool:
+        before, self._era[what] = self._era[what], era
+        return before != era
+
+    def _begin_decisions(self) -> None:
+        limits = self._limits
+        largest = 1.0 / (limits.rate_min * limits.floor)
+        self.assignment = AssignmentAudit(self.models, self._level)
+        self.floors = Floors(self.models, limits.rate_min, largest)
+
+    def _begin_outcomes(self) -> None:
+        models, level = self.models, self._level
+        self.fidelity = Fidelity(models, self._features, level)
+        self.drift = Drift(models)
+        self.missingness = Missingness(models, level, declared=self._missing)
+        self.delivery = Delivery(models, level)
+        self.guardrails = [
+            Guardrail(
+                models,
+                declared.name,
+                declared.limit,
+                low=declared.low,
+                high=declared.high,
+                at_most=declared.direction == "at-most",
+                level=level / len(self._declared),
+            )
+            for declared in self._declared
+        ]

@@ -1,0 +1,444 @@
+"""Records in, records out: the agent for callers who speak names and not arrays.
+
+Model names, text ids and named features are turned into the columns the agent works on. A
+request id that was decided before gets the same decision again; with other content it is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.decisions.validation import other_content, stored_row
+from equipoise.agent.errors import (
+    APART_SECONDS,
+    AgentError,
+    ConflictError,
+    UnknownDecisionError,
+    check_against,
+)
+from equipoise.agent.features.values import shown_sent
+from equipoise.agent.state.attempts import FIRST
+from equipoise.policies.draw import propensity
+from equipoise.store.batches import (
+    DecisionBatch,
+    Flags,
+    Floats,
+    Ints,
+    ObservationBatch,
+    OutcomeBatch,
+    RequestBatch,
+    SimulationBatch,
+    select,
+)
+from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
+from equipoise.store.text_keys import text_key
+
+UNRATED = (
+    "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
+    "without one has a known value, or leave such rows out"
+)
+_NO_CONTEXT = -1
+_DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
+"""Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
+
+
+class Gateway:
+    """decide, observe, ingest and simulate on lists of records.
+
+    clock: seconds since the epoch, for records that carry no time of their own, and for what
+    waits: see `clocks.py`. off: seconds by which others' clocks are ahead of it, where it has not
+    come back to the machine's yet; times of decisions and outcomes are taken over without them.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        clock: Callable[[], float] = time.time,
+        off: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.agent = agent
+        self._clock, self._off = clock, off
+        self._position = {name: index for index, name in enumerate(agent.models)}
+
+    def decide(self, requests: Sequence[Request]) -> list[Decision]:
+        """One decision per request, in order.
+
+        Raises ConflictError where a request id comes again with other content, AgentError or
+        FeatureError where a name, a feature or a value is not acceptable. Nothing is logged then.
+        """
+        ids = [request.request_id for request in requests]
+        if len(set(ids)) < len(ids):
+            twice = next(name for name in ids if ids.count(name) > 1)
+            raise ConflictError(f"request_id {twice!r} occurs twice in one batch")
+        x = self._context([request.features for request in requests])
+        routed = self._models("routed", [request.routed for request in requests])
+        known = self.agent.store.find_requests(ids)
+        fresh = [row for row, name in enumerate(ids) if name not in known]
+        made: dict[str, Decision] = {}
+        for row, name in enumerate(ids):
+            if name in known:
+                made[name] = self._again(known[name], requests[row], x[row], int(routed[row]))
+        if fresh:
+            batch = self.agent.decide(
+                self._batch([requests[row] for row in fresh], x, routed, fresh)
+            )
+            for row, decision in zip(fresh, self.records(batch), strict=True):
+                made[ids[row]] = decision
+        return [made[name] for name in ids]
+
+    def decide_one(self, request: Request) -> Decision:
+        """As `decide` of one request, bit for bit, at a third of the cost."""
+        name = request.request_id
+        x = self.agent.transform.context_rows((request.features,))
+        routed = self._model("routed", request.routed)
+        known = self.agent.store.find_requests((name,))
+        if known:
+            return self._again(known[name], request, x[0], routed)
+        eligible = None
+        if request.eligible is not None:
+            eligible = np.zeros((1, len(self._position)), dtype=bool)
+            eligible[0, self._models("eligible", request.eligible)] = True
+        unit, context = request.unit_id or name, request.context_id
+        batch = self.agent.decide(
+            RequestBatch(
+                unit=np.array((text_key("unit", unit),)),
+                context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
+                at=self._times((request.at,), live=True, history=False),
+                x=x,
+                routed=np.array((routed,)),
+                eligible=eligible,
+                request_id=(name,),
+                unit_id=(unit,),
+                context_id=(context or "",),
+            )
+        )
+        model, rate = batch.model.item(), batch.rate.item()
+        shares = batch.probabilities[0].tolist()
+        # The same arithmetic as `propensity`, on plain numbers.
+        effective = rate if any(shares) else 0.0
+        return Decision(
+            decision_id=f"d{batch.number.item()}",
+            request_id=name,
+            model=self.agent.models[model],
+            routed=request.routed,
+            randomized=batch.randomized.item(),
+            propensity=effective * shares[model] + (1.0 - effective) * (model == routed),
+            rate=rate,
+            probabilities=dict(zip(self.agent.models, shares, strict=True)),
+            uniform=batch.uniform.item(),
+            rule_id=batch.rule_id,
+            era=batch.era,
+            at=batch.at.item(),
+        )
+
+    def observe(
+        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+    ) -> Accepted:
+        """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
+        they carry: after their window they are late.
+
+        check: called with the number of each decision before anything is taken; raises to refuse.
+        """
+        numbers = self._numbers(outcomes)
+        if check is not None:
+            check(numbers)
+        q = self.agent.transform.q
+        outputs = np.full((len(outcomes), q), np.nan)
+        with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
+        if with_outputs:
+            outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
+        served = [
+            self._assigned(number)
+            if outcome.served is None
+            else self._model("served", outcome.served)
+            for outcome, number in zip(outcomes, numbers.tolist(), strict=True)
+        ]
+        return self.agent.observe(
+            OutcomeBatch(
+                number=numbers,
+                served=np.array(served, dtype=np.int64),
+                attempt=np.array([_attempt(outcome) for outcome in outcomes], dtype=np.int64),
+                delivered=np.array([item.delivered is not False for item in outcomes], dtype=bool),
+                outputs=outputs,
+                reward=np.array(
+                    [np.nan if item.reward is None else item.reward for item in outcomes],
+                    dtype=np.float64,
+                ),
+                at=self._times([outcome.at for outcome in outcomes], live=True),
+                metrics=self._metrics([outcome.metrics for outcome in outcomes]),
+            ),
+            came=self._clock(),
+        )
+
+    def ingest(self, observations: Sequence[Observation]) -> Accepted:
+        """Take in rows of a usage log (OBS).
+
+        A request_id counts once: the same content again is a repeat. Raises ConflictError where
+        it comes with other content, naming both rows, and AgentError where a row has no reward
+        and none is declared for those that are missing.
+        """
+        batch = ObservationBatch(
+            unit=np.zeros(len(observations), dtype=np.int64),
+            at=self._times([item.at for item in observations]),
+            x=self._context([item.features for item in observations]),
+            routed=self._models("routed", [item.routed for item in observations]),
+            outputs=self._outputs([item.outputs for item in observations]),
+            reward=self._rewards(observations),
+            request_id=[item.request_id or "" for item in observations],
+            unit_id=[item.unit_id or item.request_id or "" for item in observations],
+        )
+        dated = np.array([item.at is not None for item in observations], dtype=bool)
+        fresh = self._new_observations(batch, dated)
+        kept = batch if fresh.all() else select(batch, fresh)
+        first = self.agent.fold.next_seq
+        # A row that names nobody is somebody of its own, whatever others call theirs.
+        units = [
+            text_key("unit", unit) if unit else text_key("row", str(first + row))
+            for row, unit in enumerate(kept.unit_id or ())
+        ]
+        accepted = self.agent.ingest(
+            replace(
+                kept,
+                unit=np.array(units, dtype=np.int64),
+                request_id=kept.request_id if any(kept.request_id or ()) else None,
+            )
+        )
+        return Accepted(accepted.rows, len(batch) - len(kept))
+
+    def _rewards(self, observations: Sequence[Observation]) -> Floats:
+        missing = self.agent.config.reward.missing_value
+        rewards = [missing if item.reward is None else item.reward for item in observations]
+        if None in rewards:
+            raise AgentError(f"reward row {rewards.index(None)}: {UNRATED}")
+        return np.array(rewards, dtype=np.float64)
+
+    def _new_observations(self, batch: ObservationBatch, dated: Flags) -> Flags:
+        """(n,) the rows that are no repeats. dated: whose times were given and not taken from the
+        clock, which is no part of their content."""
+        ids = batch.request_id or ()
+        known = self.agent.store.find_observations([name for name in ids if name])
+        held = self.agent.store.observations(sorted(known)) if known else {}
+        fresh = np.ones(len(batch), dtype=bool)
+        first: dict[str, int] = {}
+        for row, name in enumerate(ids):
+            if name in held:
+                stored = held[name]
+                assert isinstance(stored.batch, ObservationBatch)
+                other, at, timed = stored.batch, 0, bool(dated[row])
+                place = stored_row(stored.seq, float(other.at[0]))
+            elif name and first.setdefault(name, row) != row:
+                other, at = batch, first[name]
+                timed = bool(dated[row] and dated[at])
+                place = f"row {at} of this batch"
+            else:
+                continue
+            names = _differences(batch, row, other, at, timed)
+            if names:
+                raise ConflictError(
+                    f"observation row {row}: request_id {name!r} {other_content(names, place)}"
+                )
+            fresh[row] = False
+        return fresh
+
+    def simulate(self, simulations: Sequence[Simulation]) -> Accepted:
+        """Take in SIM rows: what a model would output on a cached context."""
+        ids = [item.context_id for item in simulations]
+        return self.agent.simulate(
+            SimulationBatch(
+                context=np.array([text_key("context", name) for name in ids], dtype=np.int64),
+                model=self._models("model", [item.model for item in simulations]),
+                x=self._context([item.features for item in simulations]),
+                outputs=self._outputs([item.outputs for item in simulations]),
+                cost=np.array(
+                    [np.nan if item.cost is None else item.cost for item in simulations],
+                    dtype=np.float64,
+                ),
+                at=self._times([item.at for item in simulations]),
+                context_id=ids,
+            )
+        )
+
+    def _batch(
+        self, requests: Sequence[Request], x: Floats, routed: Ints, rows: list[int]
+    ) -> RequestBatch:
+        units = [request.unit_id or request.request_id for request in requests]
+        contexts = [
+            _NO_CONTEXT if request.context_id is None else text_key("context", request.context_id)
+            for request in requests
+        ]
+        eligible = None
+        if any(request.eligible is not None for request in requests):
+            eligible = np.ones((len(requests), len(self._position)), dtype=bool)
+            for row, request in enumerate(requests):
+                if request.eligible is not None:
+                    eligible[row] = False
+                    eligible[row, self._models("eligible", request.eligible)] = True
+        return RequestBatch(
+            unit=np.array([text_key("unit", name) for name in units], dtype=np.int64),
+            context=np.array(contexts, dtype=np.int64),
+            at=self._times([request.at for request in requests], live=True, history=False),
+            x=x[rows],
+            routed=routed[rows],
+            eligible=eligible,
+            request_id=[request.request_id for request in requests],
+            unit_id=units,
+            context_id=[request.context_id or "" for request in requests],
+        )
+
+    def _again(self, number: int, request: Request, x: Floats, routed: int) -> Decision:
+        name = request.request_id
+        stored = self.agent.store.decision(number)
+        if stored is None:
+            raise AgentError(f"request_id {name!r} was decided, but decision d{number} is gone")
+        unit = (stored.unit_id or ("",))[0] or name
+        context = (stored.context_id or ("",))[0]
+        same = {
+            "routed": int(stored.routed[0]) == routed,
+            "features": np.array_equal(stored.x[0], x),
+            "unit_id": unit == (request.unit_id or name),
+            "context_id": context == (request.context_id or ""),
+        }
+        if not all(same.values()):
+            other = " and ".join(field for field, equal in same.items() if not equal)
+            raise ConflictError(
+                f"request_id {name!r} was decided as d{number} with other content: {other}"
+            )
+        return self.records(stored)[0]
+
+    def records(self, batch: DecisionBatch) -> list[Decision]:
+        models = self.agent.models
+        chance = propensity(batch.rate, batch.probabilities, batch.model, batch.routed)
+        return [
+            Decision(
+                decision_id=f"d{batch.number[row]}",
+                request_id=None if batch.request_id is None else batch.request_id[row],
+                model=models[batch.model[row]],
+                routed=models[batch.routed[row]],
+                randomized=bool(batch.randomized[row]),
+                propensity=float(chance[row]),
+                rate=float(batch.rate[row]),
+                # A decision from before a model was added says nothing of it.
+                probabilities=dict(zip(models, batch.probabilities[row].tolist(), strict=False)),
+                uniform=float(batch.uniform[row]),
+                rule_id=batch.rule_id,
+                era=batch.era,
+                at=float(batch.at[row]),
+            )
+            for row in range(len(batch))
+        ]
+
+    def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
+        by_request = [outcome.request_id for outcome in outcomes if outcome.request_id]
+        known = self.agent.store.find_requests(by_request) if by_request else {}
+        numbers = []
+        for outcome in outcomes:
+            name, request = outcome.decision_id, outcome.request_id
+            if name is None and request is None:
+                raise AgentError("an outcome needs a decision_id or a request_id")
+            found = None if name is None else _DECISION.fullmatch(name)
+            if name is not None and found is None:
+                raise UnknownDecisionError(f"decision_id {name!r} does not exist")
+            if request is not None and request not in known:
+                raise UnknownDecisionError(f"request_id {request!r} was never decided")
+            number = known[request or ""] if found is None else int(found[1])
+            if request is not None and known[request] != number:
+                raise ConflictError(
+                    f"decision_id {name!r} is not the decision of request_id {request!r}, "
+                    f"which is d{known[request]}"
+                )
+            numbers.append(number)
+        return np.array(numbers, dtype=np.int64)
+
+    def _assigned(self, number: int) -> int:
+        """The model that a decision assigned; 0 where there is none such."""
+        table = self.agent.fold.pending
+        if table.base <= number < table.next:
+            return int(table.model[number - table.base])
+        decided = self.agent.store.decision(number)
+        return 0 if decided is None else int(decided.model[0])
+
+    def _metrics(self, rows: Sequence[dict[str, float]]) -> Floats | None:
+        """(n, G) in the order of the guardrails, NaN where a record has none; None without any."""
+        if not any(rows):
+            return None
+        position = {item.name: at for at, item in enumerate(self.agent.config.guardrails)}
+        table = np.full((len(rows), len(position)), np.nan)
+        for row, metrics in enumerate(rows):
+            for name, value in metrics.items():
+                if name not in position:
+                    known = ", ".join(position) or "none"
+                    sent = shown_sent(name, "name")
+                    raise AgentError(f"metrics: {sent} is no guardrail; declared are {known}")
+                if not math.isfinite(value):
+                    raise AgentError(f"metric {name} row {row}: {value} is not a finite number")
+                table[row, position[name]] = value
+        return table
+
+    def _context(self, rows: Sequence[Features]) -> Floats:
+        return self.agent.transform.context_rows(rows)
+
+    def _outputs(self, rows: Sequence[Features | None]) -> Floats:
+        return self.agent.transform.output_rows([{} if row is None else row for row in rows])
+
+    def _model(self, field: str, name: str) -> int:
+        position = self._position.get(name)
+        if position is None:
+            sent = shown_sent(name, "name")
+            raise AgentError(f"{field}: model {sent} is not one of {', '.join(self._position)}")
+        return position
+
+    def _models(self, field: str, names: Sequence[str]) -> Ints:
+        return np.array([self._model(field, name) for name in names], dtype=np.int64)
+
+    def _times(
+        self, times: Sequence[float | None], *, live: bool = False, history: bool = True
+    ) -> Floats:
+        """(n,) the times given, and the clock's where none is. Raises TimeError; history: as
+        `check_against` takes it; live: whether windows are measured by them."""
+        now = self._clock()
+        at = np.array([now if each is None else each for each in times], dtype=np.float64)
+        told = np.array([each is not None for each in times])
+        if told.any():
+            off = self._off()
+            off = off if abs(off) >= APART_SECONDS else 0.0
+            check_against(np.where(told, at, now + off), now + off, history=history)
+            if live:
+                at[told] -= off
+        return at
+
+
+def _attempt(outcome: Outcome) -> int:
+    """The attempt that a part speaks of, as `OutcomeBatch` takes it."""
+    if outcome.served is not None:
+        return outcome.attempt or FIRST
+    if outcome.attempt is None and outcome.delivered is None:
+        return 0
+    return -(outcome.attempt or FIRST)
+
+
+def _differences(
+    batch: ObservationBatch, row: int, other: ObservationBatch, at: int, timed: bool
+) -> list[str]:
+    """Names of what two rows say differently. timed: whether their times are compared."""
+    found = [] if batch.routed[row] == other.routed[at] else ["routed"]
+    for name, given, held in (
+        ("features", batch.x[row], other.x[at]),
+        ("outputs", batch.outputs[row], other.outputs[at]),
+    ):
+        # Nearly always the very same bytes; a closer look knows that 0 is -0.
+        if given.tobytes() != held.tobytes() and not np.array_equal(given, held):
+            found.append(name)
+    if batch.reward[row] != other.reward[at]:
+        found.append("reward")
+    if (batch.unit_id or ())[row] != (other.unit_id or ())[at]:
+        found.append("unit_id")
+    if timed and batch.at[row] != other.at[at]:
+        found.append("at")
+    return found

@@ -1,0 +1,316 @@
+"""What the daemon asks its analysts, of which there are two.
+
+One answers what the daemon itself needs: the next rule, checks, checkpoints. The other, which is
+there only while somebody asks, answers what clients ask beyond that: plans, and families that
+nobody decides by. So no question of a client holds up a refresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import mmap
+import tempfile
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.service.analyst.connection import (
+    AnalysisError,
+    Analyst,
+    Asked,
+    CrowdedError,
+    WorkError,
+)
+from equipoise.agent.service.analyst.messages import (
+    Answer,
+    Ask,
+    Foresee,
+    Foreseen,
+    Plan,
+    Planned,
+    Reply,
+    Save,
+    State,
+)
+from equipoise.agent.service.analyst.reports import Report
+from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.store.batches import Buffer
+from equipoise.store.journal.store import JournaledStore
+from equipoise.store.records import RuleRecord
+
+T = TypeVar("T")
+
+READ_SECONDS = 30.0
+"""How long a client waits for a report that is not there yet."""
+IDLE_SECONDS = 300.0
+"""After so long without a question the analyst of clients ends."""
+MOST_WAITING = 8
+"""Questions of clients that wait for that analyst; more are refused."""
+RESTS = 4.0
+MOST_REST_SECONDS = 2.0
+"""Reports that clients ask for follow each other after so many times what the last one took."""
+STATE = ".state-"
+"""Between the store's name and that of a state on its way."""
+MAPPED_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A state after the rows before `seq`."""
+
+    seq: int
+    state: Buffer
+
+
+class Analysis(Analyst):
+    """Reports on the log of `agent`, which decides meanwhile.
+
+    newest: the last report that was made; forecast: the last one of those. open_bytes, seconds: as
+    of `Analyst`, each.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        store: JournaledStore,
+        figures: Figures,
+        log: Log,
+        open_bytes: int | None = None,
+        seconds: float = 120.0,
+    ) -> None:
+        # What one process died or hung over, the other leaves out too.
+        off: dict[str, str] = {}
+        super().__init__(agent, store, log, seconds, open_bytes, off, figures)
+        for left in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
+            left.unlink(missing_ok=True)  # of a daemon that was killed
+        self._figures = figures
+        self.newest: Report | None = None
+        self.forecast: Forecast | None = None
+        self._clients = Analyst(agent, store, log, seconds, open_bytes, off)
+        self._wide: Report | None = None
+        self._waiting = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._paces = {wide: _Pace() for wide in (False, True)}
+        self._reads: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
+
+    @property
+    def hung(self) -> str | None:
+        """What to say of an analyst that owes an answer for long; it is started again at the end of
+        its time."""
+        silent = self.silent_seconds
+        if silent < self._patience / 2:  # reading a long log from its beginning may take long
+            return None
+        return (
+            f"The analyst has not answered for {silent:.0f} seconds: nothing is estimated or "
+            "checked, decisions go on under the last rule."
+        )
+
+    async def report(self, families: Sequence[str] = ()) -> Report:
+        """A report on everything logged so far, with these families beside the configured one.
+
+        Callers that come together share one. Raises AnalysisError.
+        """
+        rows = self._agent.fold.next_seq
+        if families and not self._holds(self.newest, 0, families):
+            return await self._wider(families, rows)
+        async with self.turn:
+            if self._holds(self.newest, rows, families):
+                assert self.newest is not None
+                return self.newest
+            reply = await self.ask(Ask, [])
+            assert isinstance(reply, Answer)
+            assert reply.report is not None
+            self.newest = reply.report
+            self._figures.refresh_seconds.add(reply.seconds)
+            return reply.report
+
+    async def read(self, families: Sequence[str] = ()) -> Report:
+        """As `report`, for a client: at a pace that leaves the analyst to the daemon, and waiting
+        for so long only. Raises AnalysisError."""
+        rows = self._agent.fold.next_seq
+        for known in (self.newest, self._wide):
+            if self._holds(known, rows, families):
+                assert known is not None
+                return known
+
+        pace = self._paces[bool(families) and not self._holds(self.newest, 0, families)]
+
+        async def paced() -> Report:
+            async with pace.turn:
+                for known in (self.newest, self._wide):
+                    if self._holds(known, rows, families):
+                        assert known is not None
+                        return known
+                await asyncio.sleep(pace.next - time.monotonic())
+                start = time.monotonic()
+                try:
+                    return await self.report(families)
+                finally:
+                    end = time.monotonic()
+                    pace.next = end + min(RESTS * (end - start), MOST_REST_SECONDS)
+
+        return await self._awaited(paced(), READ_SECONDS)
+
+    async def refresh(self) -> bool:
+        """Act by the newest proposal from now on; whether that is another rule than before."""
+        proposed = (await self.report()).rule
+        agent = self._agent
+        if proposed.rule_id == agent.rule.rule_id or proposed.era != agent.rule.era:
+            return False
+        # SQLite may be busy with a transaction; the loop does not wait for it.
+        await asyncio.to_thread(self._store.put, proposed)
+        agent.learn(proposed)
+        self.adopt(proposed)
+        return True
+
+    def forget(self) -> None:
+        self._off.clear()
+        super().forget()
+        self._clients.forget()
+
+    def adopt(self, record: RuleRecord) -> None:
+        """Tell the analysts, when they are asked next, of a rule that the agent froze itself."""
+        super().adopt(record)
+        self._clients.adopt(record)
+
+    async def checkpoint(self, at: float) -> int:
+        """Save the analyst's state, which is ours, as a checkpoint; the rows it covers."""
+        reply = await self.state()
+        await asyncio.to_thread(self._store.checkpoint, reply.seq, reply.state, at)
+        return reply.seq
+
+    async def state(self) -> Saved:
+        """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
+        # By a file, and mapped where it is large: it may be larger than memory should be.
+        folder, name = self._store.path.parent, self._store.path.name
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{name}{STATE}") as file:
+                async with self.turn:
+                    reply = await self.ask(Save, file.name)
+                assert isinstance(reply, State)
+                if reply.size < MAPPED_BYTES:
+                    return Saved(reply.seq, Path(file.name).read_bytes())
+                mapped = mmap.mmap(file.fileno(), reply.size, access=mmap.ACCESS_READ)
+                return Saved(reply.seq, mapped)
+        except OSError as error:
+            raise WorkError(f"no file for a state beside the store: {error}") from error
+
+    async def plan(self, data: bytes, live: bool) -> Planned:
+        """A plan from what the log says, or from numbers alone.
+
+        data: JSON, as the planner takes it. Raises AnalysisError, CrowdedError.
+        """
+        reply = await self._awaited(self._of_clients(Plan, data, live), None)
+        assert isinstance(reply, Planned)
+        return reply
+
+    async def foresee(self) -> Forecast:
+        """When it will be decided, by what is logged so far. Raises AnalysisError."""
+        async with self.turn:
+            reply = await self.ask(Foresee)
+        assert isinstance(reply, Foreseen)
+        self.forecast = reply.forecast
+        return reply.forecast
+
+    async def read_forecast(self) -> Forecast:
+        """As `foresee`, for a client that waits for so long only."""
+        return await self._awaited(self.foresee(), READ_SECONDS)
+
+    def abandon(self) -> None:
+        """Let nobody wait any longer: the daemon is about to stop."""
+        self._stopping.set()
+
+    async def close(self) -> None:
+        """Let both processes end."""
+        self.abandon()
+        if self._idle is not None:
+            self._idle.cancel()
+        self._clients.release()
+        for task in self._reads:
+            task.cancel()
+        await asyncio.gather(*self._reads, return_exceptions=True)
+        await self._clients.close()
+        await super().close()
+
+    def _holds(self, known: Report | None, rows: int, families: Sequence[str]) -> bool:
+        """Whether a report says all that is asked, of so many rows."""
+        return (
+            known is not None
+            and known.log_rows >= rows
+            # An era that was opened since has no row yet, and still is another answer.
+            and known.estimates.era == self._agent.rule.era
+            # So is one without a family that cost an analyst its life since.
+            and known.off == list(self._off)
+            and known.recommendations.keys() >= set(families)
+        )
+
+    async def _wider(self, families: Sequence[str], rows: int) -> Report:
+        async with self._clients.turn:
+            if self._holds(self._wide, rows, families):
+                assert self._wide is not None
+                return self._wide
+            # Refreshes never compute what only a client wants to see.
+            reply = await self._clients.ask(Ask, list(families))
+            assert isinstance(reply, Answer)
+            assert reply.report is not None
+            self._wide = reply.report
+            self._rest_later()
+            return reply.report
+
+    async def _of_clients(self, kind: Asked, *more: Any) -> Reply:
+        if self._waiting >= MOST_WAITING:
+            raise CrowdedError("too many questions wait for the analyst")
+        self._waiting += 1
+        try:
+            async with self._clients.turn:
+                reply = await self._clients.ask(kind, *more)
+                self._rest_later()
+                return reply
+        finally:
+            self._waiting -= 1
+
+    def _rest_later(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._rest)
+
+    def _rest(self) -> None:
+        if not self._clients.turn.locked():
+            self._clients.release()
+
+    async def _awaited(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+        """What the work returns, unless it takes too long or the daemon stops; then it goes on by
+        itself, for an exchange with the analyst that is cut off ends the analyst."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+        stop = asyncio.get_running_loop().create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((task, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        if task.done():
+            return task.result()
+        task.add_done_callback(_heard)
+        raise AnalysisError(
+            "the daemon is stopping" if self._stopping.is_set() else "the analyst is still at work"
+        )
+
+
+class _Pace:
+    """Who may have a report made now: one at a time, not before `next`."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.next = 0.0
+
+
+def _heard(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,1 @@
+"""The HTTP interface as data: requests and answers, operations, problem documents, OpenAPI."""

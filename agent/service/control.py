@@ -1,0 +1,225 @@
+"""What may stop the daemon from randomizing: mode, pause, kill switch, a failing store; its clock.
+
+It needs neither the store nor HTTP: `touch <store>.kill` is enough, and removing the file is the
+way back. The file is looked for a few times a second, not at every request. Where no file can be
+made, SIGUSR1 turns the switch on and SIGUSR2 off again.
+
+The pause, which checks may press too, and a changed budget are kept in the store, so a restart
+does not forget them.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.service.api.schema import BudgetAnswer, Mode, ModeAnswer, PassThrough
+from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, SlowStoreError, StoreError
+from equipoise.store.records import Control
+
+SLEW = 0.05
+"""Share of the time that passes by which the agent's clock may run fast or slow to come back to the
+machine's: a window is never more than a twentieth shorter or longer than declared."""
+STEP_SECONDS = 1.0
+"""What the machine's clock must move by, against the time that passed, to be called a step."""
+
+APART_SECONDS = 60.0
+"""Clients date requests by clocks of their own; by less than this they say nothing of ours."""
+
+
+def wall_time() -> float:
+    """The machine's clock, seconds since the epoch: it can be set at any moment."""
+    return time.time()
+
+
+class Clock:
+    """Seconds since the epoch: the machine's clock at the start plus time that has passed since.
+
+    Someone who sets the machine's clock then moves no outcome window: a jump back would keep
+    decisions waiting, a jump forward would expire all of them at once. What the two clocks differ
+    by is made up for slowly (`look`), so that dates come right again without a restart.
+
+    wall: the machine's clock; passed: one that nobody can set.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = wall_time,
+        passed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall, self._passed = wall, passed
+        self._looked = passed()
+        self._machine = self._agent = wall() - self._looked
+
+    def __call__(self) -> float:
+        return self._agent + self._passed()
+
+    @property
+    def off(self) -> float:
+        """Seconds by which the machine's clock is ahead of this one."""
+        return self._wall() - self()
+
+    def look(self) -> float:
+        """Come closer to the machine's clock; by how many seconds it was set since the last look,
+        0.0 where it was not. To be called several times a second."""
+        now = self._passed()
+        machine = self._wall() - now
+        most = SLEW * (now - self._looked)
+        self._looked = now
+        self._agent += min(max(machine - self._agent, -most), most)
+        moved = machine - self._machine
+        if abs(moved) < STEP_SECONDS:
+            return 0.0
+        self._machine = machine
+        return moved
+
+
+LOOK_SECONDS = 0.1
+
+
+class KillSwitch:
+    """on: whether the file was there at the last look, or the signal said so."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.on = False
+        self._signalled = False
+        self.look()
+
+    def signal(self, on: bool) -> None:
+        """What a signal says holds until another one, whatever file there is."""
+        self._signalled = on
+
+    def look(self) -> bool:
+        """Look for the file; whether the switch changed."""
+        # A path that cannot be looked at (no permission, a dead mount) stops nothing.
+        before, self.on = self.on, self._signalled or os.path.lexists(self.path)
+        return self.on is not before
+
+
+RETRY_SECONDS = 0.5
+
+
+class Breaker:
+    """After a failure nothing is tried for half a second: requests are passed through at once.
+
+    A store that is slow to refuse (a locked database, a hanging disk) would otherwise make every
+    request slow. reason: why requests are passed through now, None while the store works.
+    """
+
+    def __init__(self) -> None:
+        self.reason: PassThrough | None = None
+        self._until = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether to pass through without trying."""
+        return self.reason is not None and time.monotonic() < self._until
+
+    def trip(self, error: StoreError) -> PassThrough:
+        """Remember a failure; the reason it gives."""
+        self.reason = _reason(error)
+        self._until = time.monotonic() + RETRY_SECONDS
+        return self.reason
+
+    def close(self) -> None:
+        """The store worked again."""
+        self.reason = None
+
+
+def _reason(error: StoreError) -> PassThrough:
+    if isinstance(error, FullStoreError):
+        return "store-full"
+    if isinstance(error, SlowStoreError):
+        return "store-slow"
+    if isinstance(error, ReadOnlyStoreError):
+        return "store-read-only"
+    return "store-failed"
+
+
+UNSAID = "an operator paused it"
+"""The reason of a pause for which none was given."""
+BUDGET = "budget"
+
+
+class Switches:
+    """What an operator can turn. mode: as configured."""
+
+    def __init__(self, agent: Agent, mode: Mode, kill_switch: KillSwitch) -> None:
+        self._agent = agent
+        self._mode = mode
+        self.kill_switch = kill_switch
+        self.keep_budget()
+        self._act()
+
+    def pause(self, reason: str, at: float) -> ModeAnswer:
+        """Log decisions from now on with e = 0."""
+        self._agent.pause(reason or UNSAID, at)
+        return self.answer()
+
+    def resume(self, reason: str, at: float) -> ModeAnswer:
+        """Randomize again, if the mode is `run`; after a check had paused, in a new era."""
+        self._agent.resume(at, reason)
+        return self.answer()
+
+    @property
+    def paused(self) -> bool:
+        """Whether a person or a check paused the experiment."""
+        return self._agent.paused is not None
+
+    @property
+    def reason(self) -> str:
+        """Why it is paused, "" where it is not or nobody said."""
+        reason = self._agent.paused
+        return "" if reason is None or reason == UNSAID else reason
+
+    def set_budget(self, requests: int | None, at: float) -> BudgetAnswer:
+        """Change the hard stop; counted from the start of the experiment."""
+        self._set(Control(at=at, name=BUDGET, value=_text(requests)))
+        return self.budget()
+
+    def keep_budget(self) -> None:
+        """Put the budget that an operator set last in force again."""
+        for control in self._agent.store.controls():
+            self._apply(control)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Take another mode, from a configuration that was read again."""
+        self._mode = mode
+        self._act()
+
+    def budget(self) -> BudgetAnswer:
+        limit, spent = self._agent.budget, self._agent.fold.randomized
+        left = None if limit is None else max(limit - spent, 0)
+        return BudgetAnswer(requests=limit, randomized=spent, left=left)
+
+    def answer(self) -> ModeAnswer:
+        return ModeAnswer(
+            mode=self._mode,
+            paused=self.paused,
+            reason=self.reason,
+            kill_switch=self.kill_switch.on,
+            randomizing=self._mode == "run" and not self.paused and not self.kill_switch.on,
+        )
+
+    def _set(self, control: Control) -> ModeAnswer:
+        self._agent.store.put(control)
+        self._apply(control)
+        self._act()
+        return self.answer()
+
+    def _apply(self, control: Control) -> None:
+        value = msgspec.json.decode(control.value)
+        if control.name == BUDGET:
+            self._agent.set_budget(value)
+
+    def _act(self) -> None:
+        self._agent.observing_only = self._mode == "observe"
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,1 @@
+"""Handlers of all routes but the hot ones."""

@@ -1,0 +1,291 @@
+"""Prometheus metrics: the daemon's figures, read when they are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from equipoise.agent.monitors.check import gravest_by_name
+from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.service.analyst.reports import Report
+from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.telemetry import Histogram
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+RESTS = 20.0
+_CHECK_STATUSES = ("ok", "watch", "alarm", "unknown")
+
+
+class Exposition:
+    """The text that a Prometheus server scrapes.
+
+    Figures are read in the loop and written down in a thread; who comes meanwhile gets the same
+    text, and the next is not begun before a few times as long have passed as this one took.
+    """
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._turn = asyncio.Lock()
+        self._made = b""
+        self._number = 0
+        self._next = 0.0
+
+    async def read(self) -> bytes:
+        """The figures as they are now, or soon."""
+        number = self._number
+        async with self._turn:
+            if self._number > number + 1:
+                return self._made  # it was begun after we came
+            await asyncio.sleep(self._next - time.monotonic())
+            start = time.monotonic()
+            self._number += 1
+            families = list(_Figures(self._daemon).collect())
+            self._made = await asyncio.to_thread(_text, families)
+            self._next = time.monotonic() + RESTS * (time.monotonic() - start)
+            self._number += 1
+            return self._made
+
+
+def _text(families: list[Metric]) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Read(families))
+    return generate_latest(registry)
+
+
+class _Read(Collector):
+    """Figures that were read."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+class _Figures(Collector):
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._traffic()
+        yield from self._state()
+        if self._daemon.analysis.newest is not None:
+            yield from _knowledge(self._daemon.analysis.newest)
+        if self._daemon.analysis.forecast is not None:
+            yield from _expectation(self._daemon.analysis.forecast)
+
+    def _traffic(self) -> Iterator[Metric]:
+        figures = self._daemon.figures
+        decisions = CounterMetricFamily(
+            "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
+        )
+        for model in self._daemon.agent.models:
+            for randomized in (False, True):
+                count = figures.decisions[model, randomized]
+                decisions.add_metric([model, str(randomized).lower()], count)
+        yield decisions
+        yield CounterMetricFamily(
+            "equipoise_repeated_requests", "Requests decided before.", value=figures.repeated
+        )
+        yield _counter(
+            "equipoise_passed_through",
+            "Requests that were not decided, by reason.",
+            "reason",
+            figures.passed_through,
+        )
+        yield _counter(
+            "equipoise_outcomes", "Outcome parts by what became of them.", "what", figures.outcomes
+        )
+        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", figures.bulk)
+        yield _counter(
+            "equipoise_job_failures", "Runs of jobs that failed.", "job", figures.job_failures
+        )
+        refused = {str(status): count for status, count in self._daemon.refused.items()}
+        yield _counter(
+            "equipoise_connections_refused",
+            "Connections that were closed for a limit.",
+            "status",
+            refused,
+        )
+        responses = CounterMetricFamily(
+            "equipoise_responses", "Responses.", labels=["route", "status"]
+        )
+        for (route, status), count in sorted(figures.responses.items()):
+            responses.add_metric([route, str(status)], count)
+        yield responses
+        seconds = HistogramMetricFamily(
+            "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
+        )
+        for route, histogram in sorted(figures.seconds.items()):
+            seconds.add_metric([route], histogram.cumulative(), histogram.total)
+        yield seconds
+        yield _histogram(
+            "equipoise_refresh_seconds", "Work of one refresh.", figures.refresh_seconds
+        )
+        yield CounterMetricFamily(
+            "equipoise_refresh_failures", "Refreshes that failed.", value=figures.refresh_failures
+        )
+
+    def _state(self) -> Iterator[Metric]:
+        daemon = self._daemon
+        agent, store, budget = daemon.agent, daemon.store, daemon.switches.budget()
+        gauges: dict[str, tuple[str, float]] = {
+            "equipoise_log_rows": ("Rows of the log.", agent.fold.next_seq),
+            "equipoise_requests": ("Decisions in the log.", agent.decisions),
+            "equipoise_randomized": ("Randomized decisions in the log.", agent.fold.randomized),
+            "equipoise_open_decisions": (
+                "Decisions held in memory, most of them waiting for an outcome.",
+                agent.fold.pending.size,
+            ),
+            "equipoise_queue_rows": ("Rows that wait for SQLite.", store.waiting),
+            "equipoise_store_ok": ("1 while the store takes rows.", float(_works(daemon))),
+            "equipoise_clock_off_seconds": (
+                "Seconds by which the machine's clock is ahead of the daemon's own.",
+                daemon.clock.off,
+            ),
+            "equipoise_paused": ("1 while an operator paused it.", float(daemon.switches.paused)),
+            "equipoise_kill_switch": (
+                "1 while the kill switch is on.",
+                float(daemon.switches.kill_switch.on),
+            ),
+            "equipoise_randomizing": (
+                "1 while requests may be randomized.",
+                float(daemon.switches.answer().randomizing),
+            ),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)
+        yield CounterMetricFamily(
+            "equipoise_would_randomize",
+            "Requests that would have been randomized, had they not only been observed.",
+            value=agent.would_randomize,
+        )
+        if budget.requests is not None:
+            yield GaugeMetricFamily(
+                "equipoise_budget_requests", "Requests that may be randomized.", budget.requests
+            )
+            yield GaugeMetricFamily(
+                "equipoise_budget_left", "Of those, not spent yet.", budget.left or 0
+            )
+        yield CounterMetricFamily(
+            "equipoise_clock_steps",
+            "Times that the machine's clock was set.",
+            value=daemon.figures.clock_steps,
+        )
+        if daemon.retention is not None:
+            yield CounterMetricFamily(
+                "equipoise_rows_moved_out",
+                "Old rows that left the store.",
+                value=daemon.retention.rows,
+            )
+        yield CounterMetricFamily(
+            "equipoise_commits", "Transactions that moved rows into SQLite.", value=store.commits
+        )
+        yield CounterMetricFamily(
+            "equipoise_commit_seconds", "Seconds spent in them.", value=store.commit_seconds
+        )
+
+
+def _knowledge(report: Report) -> Iterator[Metric]:
+    """Values, interval widths, status and checks of the newest report."""
+    value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
+    error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
+    width = GaugeMetricFamily(
+        "equipoise_interval_width", "Width of the certified interval.", labels=["model"]
+    )
+    for row in (*report.estimates.models, report.estimates.todays_routing):
+        if row.value is not None:
+            value.add_metric([row.model], row.value)
+        if row.standard_error is not None:
+            error.add_metric([row.model], row.standard_error)
+        if row.lower is not None and row.upper is not None:
+            width.add_metric([row.model], row.upper - row.lower)
+    yield from (value, error, width)
+    status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
+    answer = report.recommendations[report.estimates.estimator]
+    for name in ("exploring", "decided", "equivalent", "paused", "restarted"):
+        status.add_metric([name], float(answer.status == name))
+    yield status
+    checks = GaugeMetricFamily(
+        "equipoise_check", "1 for the present status of a check.", labels=["check", "status"]
+    )
+    for check in gravest_by_name(report.checks.checks):
+        for name in _CHECK_STATUSES:
+            checks.add_metric([check.name, name], float(check.status == name))
+    yield checks
+    yield GaugeMetricFamily("equipoise_report_time_seconds", "When it was made.", value=report.at)
+    yield GaugeMetricFamily("equipoise_report_log_rows", "Rows it holds.", value=report.log_rows)
+    waiting, behind = report.estimates.waiting, report.estimates.watermark
+    yield GaugeMetricFamily("equipoise_waiting", "Decisions without an outcome.", value=waiting)
+    yield GaugeMetricFamily(
+        "equipoise_held_back",
+        "Decisions that are not certified only because an earlier one waits.",
+        value=behind.held_back,
+    )
+    yield GaugeMetricFamily(
+        "equipoise_oldest_waiting_seconds",
+        "Age of the oldest decision that waits; negative where it is dated in the future.",
+        value=0.0 if behind.at is None else report.at - behind.at,
+    )
+    yield from _assignments(report)
+
+
+def _assignments(report: Report) -> Iterator[Metric]:
+    """What became of the draws of this era that are closed, as the check `delivery` counts them."""
+    gauge = GaugeMetricFamily(
+        "equipoise_assignments",
+        "Draws of this era that are closed: decided, delivered, and answered by the model drawn.",
+        labels=["model", "what"],
+    )
+    for check in report.checks.checks:
+        if check.name == "delivery":
+            for what in ("decided", "delivered", "exposed"):
+                counts = check.figures[what]
+                for row, count in zip(report.estimates.models, counts, strict=True):
+                    gauge.add_metric([row.model, what], count)
+    yield gauge
+
+
+def _expectation(forecast: Forecast) -> Iterator[Metric]:
+    """Quantiles of what is to come until the decision; +Inf beyond what was simulated."""
+    for name, text, band in (
+        ("equipoise_decided_in_hours", "Hours until the decision, forecast.", forecast.hours),
+        (
+            "equipoise_decided_after_randomized",
+            "Randomized requests of this era in all until the decision, forecast.",
+            forecast.total,
+        ),
+    ):
+        gauge = GaugeMetricFamily(name, text, labels=["quantile"])
+        if band is not None:
+            for quantile, value in (("0.1", band.low), ("0.5", band.median), ("0.9", band.high)):
+                gauge.add_metric([quantile], math.inf if value is None else value)
+        yield gauge
+
+
+def _works(daemon: Daemon) -> bool:
+    return daemon.breaker.reason is None and daemon.store.trouble is None
+
+
+def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    return HistogramMetricFamily(
+        name, text, buckets=histogram.cumulative(), sum_value=histogram.total
+    )

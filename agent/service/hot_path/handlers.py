@@ -1,0 +1,383 @@
+"""The hot routes as functions of bytes: body in, answer out; no HTTP here.
+
+What cannot be logged is not decided: where the store refuses, is too slow, or the kill switch is
+on, the answer is the routed model with the reason, and nothing will be learnt from the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Generic, TypeVar
+
+import msgspec
+
+from equipoise.agent.errors import AgentError, BrokenError
+from equipoise.agent.features.values import FeatureError
+from equipoise.agent.ingest.bulk import Places
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.api.problems import Refusal, problem_of, refuse
+from equipoise.agent.service.api.schema import (
+    DecideBatchAnswer,
+    DecideBatchRequest,
+    DecideRequest,
+    DecisionAnswer,
+    OutcomeReport,
+    OutcomesAnswer,
+    OutcomesRequest,
+    PassThrough,
+    Rejected,
+)
+from equipoise.agent.service.control import Breaker, Switches
+from equipoise.agent.service.http.access import ANYBODY, Caller, OutcomeTokens, Rates
+from equipoise.agent.service.telemetry import Figures
+from equipoise.store.batches import Ints
+from equipoise.store.errors import ContradictionError, SequenceError, StoreError, WriteError
+from equipoise.store.records import Decision, Outcome, Request
+
+T = TypeVar("T")
+
+
+def take_apart(
+    items: Sequence[T],
+    rows: Sequence[int],
+    take: Callable[[Sequence[T]], dict[str, int]],
+    rejected: list[Rejected],
+) -> Iterator[Counter[str]]:
+    """Take the items at these positions; yields what became of them, by name, after every try, so
+    that others can have a turn.
+
+    `take` takes all it is given or raises and takes none. Where it refuses, halves are tried until
+    the rows it refuses are alone; they are appended to `rejected`. Good rows cost one call, a bad
+    one among n costs 2 log2(n) more. Anything but a refusal (a store that fails) is raised.
+    """
+    try:
+        taken = take([items[row] for row in rows])
+    except (AgentError, FeatureError, Refusal) as error:
+        if len(rows) == 1:
+            document = problem_of(error)
+            rejected.append(Rejected(index=rows[0], status=document.status, detail=document.detail))
+            yield Counter()
+            return
+    else:
+        yield Counter(taken)
+        return
+    yield Counter()
+    middle = len(rows) // 2
+    yield from take_apart(items, rows[:middle], take, rejected)
+    yield from take_apart(items, rows[middle:], take, rejected)
+
+
+Row = TypeVar("Row", bound=Outcome)
+
+ROWS_AT_ONCE = 34
+"""Rows that are taken without a pause: some 300 microseconds, for which a decision may wait."""
+
+
+class Taking(Generic[Row]):
+    """One list. take: takes outcomes all or none, and says what became of them."""
+
+    def __init__(
+        self,
+        outcomes: Sequence[Row],
+        take: Callable[[Sequence[Row]], dict[str, int]],
+        figures: Figures,
+    ) -> None:
+        self._outcomes = outcomes
+        self._take = take
+        self._figures = figures
+        self._total: Counter[str] = Counter()
+        self._rejected: list[Rejected] = []
+
+    def turns(self) -> Iterator[None]:
+        """Take everything; yields wherever others may have a turn."""
+        for rows in _rounds(self._outcomes):
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                some = rows[start : start + ROWS_AT_ONCE]
+                for taken in take_apart(self._outcomes, some, self._take, self._rejected):
+                    self._total += taken
+                    yield
+
+    def answer(self) -> OutcomesAnswer:
+        """What became of the rows."""
+        self._figures.outcomes["rejected"] += len(self._rejected)
+        return OutcomesAnswer(
+            accepted=self._total["accepted"],
+            duplicates=self._total["duplicates"],
+            late=self._total["late"],
+            rejected=self._placed(sorted(self._rejected, key=lambda row: row.index)),
+        )
+
+    def _placed(self, rejected: list[Rejected]) -> list[Rejected]:
+        """The refusals; one that contradicts an earlier row of the list says which."""
+        conflicts = {row.index for row in rejected if row.status == 409}
+        if not conflicts:
+            return rejected
+        refused = {row.index for row in rejected}
+        places, found = Places[int](), dict[int, str]()
+        for index, outcome in enumerate(self._outcomes):
+            if index not in refused:
+                places.keep(outcome, index)
+            elif index in conflicts:
+                same = places.of(outcome)
+                found[index] = f" (index {same[0]} of this body)" if same else ""
+        return [
+            msgspec.structs.replace(row, detail=row.detail + found.get(row.index, ""))
+            for row in rejected
+        ]
+
+
+def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
+    """Positions of rows such that no round holds two parts of one decision; order is kept."""
+    rounds: list[list[int]] = []
+    seen: dict[str | None, int] = {}
+    for row, outcome in enumerate(outcomes):
+        name = outcome.decision_id or outcome.request_id
+        turn = seen.get(name, 0)
+        seen[name] = turn + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(row)
+    return rounds
+
+
+FEWEST_TOGETHER = 3
+"""Two decisions together cost what they cost alone."""
+_NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
+
+
+class Hot:
+    """Handlers of decide, decide/batch and outcomes over one gateway.
+
+    rows: the most rows of one body. tokens: names of decisions that cannot be guessed. rates: how
+    many requests a caller may have decided, None for any number. Every handler raises what
+    `problem_of` understands.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        switches: Switches,
+        breaker: Breaker,
+        figures: Figures,
+        rows: int,
+        tokens: OutcomeTokens,
+        rates: Rates | None = None,
+    ) -> None:
+        self._gateway = gateway
+        self._switches = switches
+        self._breaker = breaker
+        self._figures = figures
+        self._rows = rows
+        self._tokens = tokens
+        self.rates = rates
+        self.stopping = False
+        self._request = msgspec.json.Decoder(DecideRequest)
+        self._requests = msgspec.json.Decoder(DecideBatchRequest)
+        self._outcomes = msgspec.json.Decoder(OutcomesRequest)
+        self._encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+    def decide(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
+        """One request, one decision."""
+        request = self._request.decode(body)
+        if request.again:
+            return self._encode(self._known(request))
+        return self._encode(self._decided([request], self._decide_one)[0])
+
+    def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
+        """As `decide` of every body in turn, at the cost of hardly more than one of them."""
+        if len(bodies) < FEWEST_TOGETHER:
+            return [self._alone(body) for body in bodies]
+        found: list[bytes | Exception] = [b""] * len(bodies)
+        requests: dict[str, tuple[int, Request]] = {}
+        late = []
+        for place, body in enumerate(bodies):
+            try:
+                request = self._request.decode(body)
+            except ValueError as error:
+                found[place] = error
+                continue
+            if request.request_id in requests or request.again:
+                late.append(place)  # who repeats a request gets what its first one got
+            else:
+                requests[request.request_id] = place, request
+        if requests:
+            try:
+                answers = self._decided(
+                    [request for _, request in requests.values()], self._gateway.decide
+                )
+            except Exception:
+                # All or none: whom it is about is found out one by one.
+                late = sorted([*late, *(place for place, _ in requests.values())])
+            else:
+                for (place, _), answer in zip(requests.values(), answers, strict=True):
+                    found[place] = self._encode(answer)
+        for place in late:
+            found[place] = self._alone(bodies[place])
+        return found
+
+    def _alone(self, body: bytes) -> bytes | Exception:
+        try:
+            return self.decide(body)
+        except Exception as error:
+            return error
+
+    def decide_batch(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
+        """Several requests, decided together or not at all."""
+        requests = self._requests.decode(body).requests
+        self._check_rows("requests", len(requests))
+        if self.rates is not None:
+            self.rates.take(caller.name, len(requests))
+        if any(request.again for request in requests):
+            known = [self._known(request) for request in requests if request.again]
+            if len(known) < len(requests):
+                raise refuse(422, "again: for all requests of a batch or for none", field="again")
+            return self._encode(DecideBatchAnswer(decisions=known))
+        decisions = self._decided(requests, self._gateway.decide)
+        return self._encode(DecideBatchAnswer(decisions=decisions))
+
+    def outcomes(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
+        """One outcome, which is taken or refused; or many, each judged alone."""
+        outcomes = self._outcomes.decode(body)
+        if not isinstance(outcomes, list):
+            return self._encode(OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[]))
+        taking = self._taking(outcomes, caller)
+        for _ in taking.turns():
+            pass
+        return self._encode(taking.answer())
+
+    async def outcomes_in_turns(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
+        """As `outcomes`, letting other requests in after every few rows."""
+        outcomes = self._outcomes.decode(body)
+        if not isinstance(outcomes, list):
+            return self._encode(OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[]))
+        taking = self._taking(outcomes, caller)
+        for _ in taking.turns():
+            await asyncio.sleep(0)
+        return self._encode(taking.answer())
+
+    def _taking(self, outcomes: Sequence[OutcomeReport], caller: Caller) -> Taking[OutcomeReport]:
+        self._check_rows("the list", len(outcomes))
+        return Taking(outcomes, partial(self._observe, caller), self._figures)
+
+    def _known(self, request: DecideRequest) -> DecisionAnswer:
+        """The decision that was made before; nothing is logged, so no switch stands in the way."""
+        if not self._gateway.agent.store.find_requests((request.request_id,)):
+            raise refuse(404, f"request_id {request.request_id!r} was never decided")
+        return self._answer(self._gateway.decide_one(request))
+
+    def _decide_one(self, requests: Sequence[Request]) -> list[Decision]:
+        return [self._gateway.decide_one(requests[0])]
+
+    def _decided(
+        self,
+        requests: Sequence[Request],
+        decide: Callable[[Sequence[Request]], list[Decision]],
+    ) -> list[DecisionAnswer]:
+        reason = self._reason()
+        if reason is None:
+            newest = self._gateway.agent.fold.pending.next
+            try:
+                decisions = decide(requests)
+            except _NOT_THE_STORES_FAULT:
+                raise
+            except StoreError as error:
+                reason = self._breaker.trip(error)
+            except BrokenError:
+                reason = "restarting"
+            else:
+                if self._breaker.reason is not None:
+                    self._breaker.close()
+                self._count(decisions, newest)
+                return [self._answer(decision) for decision in decisions]
+        self._figures.passed_through[reason] += len(requests)
+        return [_passed_through(request, reason) for request in requests]
+
+    def instead(self, path: str, body: bytes, error: Exception) -> bytes | None:
+        """The answer to a request that was decided and could not be put on the disk: it is passed
+        through. None for what is no request to decide."""
+        reason = self._breaker.trip(
+            error if isinstance(error, StoreError) else WriteError(type(error).__name__)
+        )
+        if path == "/v1/decide":
+            requests: Sequence[Request] = [self._request.decode(body)]
+        elif path == "/v1/decide/batch":
+            requests = self._requests.decode(body).requests
+        else:
+            return None
+        self._figures.passed_through[reason] += len(requests)
+        answers = [_passed_through(request, reason) for request in requests]
+        if path == "/v1/decide":
+            return self._encode(answers[0])
+        return self._encode(DecideBatchAnswer(decisions=answers))
+
+    def _count(self, decisions: Sequence[Decision], newest: int) -> None:
+        counted = self._figures.decisions
+        for decision in decisions:
+            if int(decision.decision_id[1:]) >= newest:
+                counted[decision.model, decision.randomized] += 1
+            else:
+                self._figures.repeated += 1
+
+    def _reason(self) -> PassThrough | None:
+        """Why nothing is decided now, before anything was tried."""
+        if self._switches.kill_switch.on:
+            return "kill-switch"
+        if self._gateway.agent.broken is not None:
+            return "restarting"
+        if self.stopping:
+            return "stopping"
+        return self._breaker.reason if self._breaker.open else None
+
+    def _observe(self, caller: Caller, outcomes: Sequence[OutcomeReport]) -> dict[str, int]:
+        def check(numbers: Ints) -> None:
+            for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
+                self._tokens.check(number, outcome.outcome_token, caller)
+
+        # Without the store nothing can be taken, and the client is told to come again.
+        accepted = self._gateway.observe(outcomes, check)
+        counts = {
+            "accepted": accepted.rows,
+            "duplicates": accepted.duplicates,
+            "late": accepted.late,
+        }
+        self._figures.outcomes.update(counts)
+        return counts
+
+    def _answer(self, decision: Decision) -> DecisionAnswer:
+        return DecisionAnswer(
+            decision_id=decision.decision_id,
+            request_id=decision.request_id,
+            model=decision.model,
+            randomized=decision.randomized,
+            propensity=decision.propensity,
+            probabilities=decision.probabilities,
+            rule_id=decision.rule_id,
+            era=decision.era,
+            outcome_token=self._tokens.of(int(decision.decision_id[1:])),
+        )
+
+    def _check_rows(self, what: str, count: int) -> None:
+        if count > self._rows:
+            raise refuse(
+                413,
+                f"{what} has {count} rows, at most {self._rows} are taken at once",
+                field=what,
+                limit=f"{self._rows} rows",
+            )
+
+
+def _passed_through(request: Request, reason: PassThrough) -> DecisionAnswer:
+    return DecisionAnswer(
+        decision_id=None,
+        request_id=request.request_id,
+        model=request.routed,
+        randomized=False,
+        propensity=1.0,
+        probabilities={request.routed: 1.0},
+        rule_id=None,
+        era=None,
+        reason=reason,
+    )

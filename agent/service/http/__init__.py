@@ -1,0 +1,1 @@
+"""HTTP without a subject: connection limits, ASGI pieces, endpoints, access."""

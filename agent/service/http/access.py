@@ -1,0 +1,311 @@
+"""Access: bearer tokens, host names, origins, content types, rates; proof of who decided.
+
+Decision ids are counted, so anybody who may report outcomes could report those of others. Each
+answer of decide carries a short HMAC-SHA256 (RFC 2104) of the decision's number, with a key of its
+own that is derived from the store's secret key and the experiment's name. It is computed anew each
+time, so nothing is kept, and a restart or a restored backup knows the same ones.
+
+Only digests are kept, and every one of them is compared in constant time, so that neither the
+answer's time nor the daemon's memory tells anything about a token.
+
+A program says what it wants and carries its token. A browser speaks for whatever page it shows: it
+sends requests that the page's author wrote, to any address, with credentials that the reader gave.
+So what a browser says of the page (`Origin`, `Sec-Fetch-Site`) must say that the page is ours, and
+where no token is needed the name in `Host` must be one of this machine, for any name in the world
+can be made to point here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import os
+import time
+from base64 import urlsafe_b64encode
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha256
+from typing import NamedTuple
+
+from equipoise.agent.config.service import Scope, ServiceSettings, TokenSettings, weakness
+from equipoise.agent.service.api.problems import Refusal, problem, refuse
+from equipoise.agent.service.http.connection_limits import WEBSOCKET
+
+_DOMAIN = b"equipoise outcome token, version 1\0"
+_BYTES = 15
+"""120 bits, 20 characters."""
+
+
+class OutcomeTokens:
+    """Of one experiment. key: the store's; required: whether callers of scope route need one."""
+
+    def __init__(self, key: bytes, experiment: str, required: bool) -> None:
+        self._key = hmac.digest(key, _DOMAIN + experiment.encode(), "sha256")
+        self._required = required
+
+    def of(self, number: int) -> str:
+        """The token of a decision."""
+        digest = hmac.digest(self._key, b"d%d" % number, "sha256")
+        return urlsafe_b64encode(digest[:_BYTES]).decode()
+
+    def check(self, number: int, token: str | None, caller: Caller) -> None:
+        """Refuse (403) an outcome that does not carry the token of its decision."""
+        if token is None:
+            if not self._required or caller.admin:
+                return
+            why = "the token that came with the decision is needed"
+        elif hmac.compare_digest(self.of(number).encode(), token.encode()):
+            return
+        else:
+            why = f"this is not the one that came with decision d{number}"
+        raise refuse(403, f"outcome_token: {why}", field="outcome_token")
+
+
+# Basic first: of several challenges in one header, Chromium looks at the first only.
+_CHALLENGE = {"www-authenticate": 'Basic realm="equipoise", Bearer realm="equipoise"'}
+
+
+class Caller(NamedTuple):
+    """Who asks. name: of the token, "" where none is needed; admin: whether it may do all."""
+
+    name: str
+    admin: bool
+
+
+ANYBODY = Caller("", True)
+"""Who asks where no token is needed."""
+
+
+class MissingTokenError(ValueError):
+    """A token whose environment variable is not set, or holds something that is no secret."""
+
+
+class Tokens:
+    """The tokens of a configuration. Without any, everything is open (on loopback only).
+
+    environment: where tokens that are given by `env` are looked up.
+    """
+
+    def __init__(
+        self, tokens: Iterable[TokenSettings], environment: Mapping[str, str] = os.environ
+    ) -> None:
+        self._digests: list[tuple[bytes, Scope, str]] = []
+        self.replace(tokens, environment)
+
+    def replace(
+        self, tokens: Iterable[TokenSettings], environment: Mapping[str, str] = os.environ
+    ) -> None:
+        """Take these from now on. Raises MissingTokenError and changes nothing."""
+        self._digests = [(_digest(token, environment), token.scope, token.name) for token in tokens]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def check(self, headers: Sequence[tuple[bytes, bytes]], scope: Scope) -> Caller:
+        """Whose token a request carries. An admin token may do all.
+
+        A browser sends the token as the password of Basic authentication. Where nothing is
+        presented nothing is compared.
+        Raises Refusal 401 where there is no known token, 403 where it lacks the scope.
+        """
+        if not self._digests:
+            return ANYBODY
+        known: tuple[Scope, str] | None = None
+        text = _presented(headers)
+        if text:
+            presented = sha256(text).digest()
+            for digest, has, name in self._digests:
+                if hmac.compare_digest(digest, presented):
+                    known = (has, name)
+        if known is None:
+            raise Refusal(problem(401, "a bearer token is needed here"), _CHALLENGE)
+        if known[0] not in (scope, "admin"):
+            raise Refusal(problem(403, f"this needs a token of scope {scope}", limit=scope))
+        return Caller(known[1], known[0] == "admin")
+
+
+def _digest(token: TokenSettings, environment: Mapping[str, str]) -> bytes:
+    if token.sha256 is not None:
+        return bytes.fromhex(token.sha256)
+    secret = token.token
+    if secret is None:
+        secret = environment.get(token.env or "", "")
+        if not secret:
+            raise MissingTokenError(
+                f"service.tokens: {token.name} is to come from the environment variable "
+                f"{token.env}, which is not set"
+            )
+        if fault := weakness(secret):
+            raise MissingTokenError(
+                f"service.tokens: {token.name}: the environment variable {token.env} holds "
+                f"{fault[0]}, expected {fault[1]}"
+            )
+    return sha256(secret.encode()).digest()
+
+
+def _presented(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        if name == b"authorization":
+            kind, _, rest = value.partition(b" ")
+            if kind.lower() == b"bearer":
+                return rest.strip()
+            if kind.lower() == b"basic":
+                try:
+                    return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+                except binascii.Error:
+                    return b""
+    return b""
+
+
+_JSON = (b"application/json", b"application/x-ndjson")
+_FORM = b"application/x-www-form-urlencoded"
+_CONTENT = "content-type application/json or application/x-ndjson"
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Doors:
+    """Admits requests. tokens: may be replaced while it stands; settings: names and rate."""
+
+    def __init__(self, tokens: Tokens, settings: ServiceSettings) -> None:
+        self.tokens = tokens
+        self._names = frozenset(name.lower() for name in settings.names)
+        self._hosts = self._names | {settings.host.lower()}
+        self._most_reads = settings.limits.reads
+        self._reads: Counter[str] = Counter()
+        rate = settings.limits.decide_per_second
+        self.rates = None if rate is None else Rates(rate)
+
+    def admit(self, method: str, headers: Headers, scope: Scope | None) -> Caller:
+        """Who asks. scope: what a token needs, None where everybody may ask.
+
+        Raises Refusal: 400 for a WebSocket, 401 and 403 as `Tokens.check`, 403 for another site's
+        page, 415 for a body that says it is no JSON, 421 for another host's name.
+        """
+        host = origin = site = content = b""
+        navigates = websocket = False
+        for name, value in headers:
+            if name == b"host":
+                host = value
+            elif name == b"content-type":
+                content = value
+            elif name == b"origin":
+                origin = value or b"null"
+            elif name == b"sec-fetch-site":
+                site = value.lower()
+            elif name == b"sec-fetch-dest":
+                navigates = value.lower() == b"document"
+            elif name == WEBSOCKET:
+                websocket = True
+        if websocket:
+            raise refuse(400, "there are no WebSockets here")
+        if not self.tokens and host and not self._ours(_host_name(host.lower())):
+            raise Refusal(
+                problem(421, "this daemon does not answer to that name: add it to service.names")
+            )
+        if origin and not self._same(origin.lower(), host.lower()):
+            raise refuse(403, "this may not be asked for from another site")
+        if site in (b"cross-site", b"same-site") and not (navigates and method in ("GET", "HEAD")):
+            # A link to the page may stand anywhere.
+            raise refuse(403, "this may not be asked for from another site")
+        if method in ("POST", "PUT"):
+            _check_content(content, browser=bool(origin or site))
+        return ANYBODY if scope is None else self.tokens.check(headers, scope)
+
+    def count(self, caller: Caller, requests: int = 1) -> None:
+        """Let a caller have so many requests decided, or raise Refusal 429."""
+        if self.rates is not None:
+            self.rates.take(caller.name, requests)
+
+    @contextmanager
+    def reading(self, caller: Caller, weight: int) -> Iterator[None]:
+        """While a caller waits for something dear: so much of it at once, else Refusal 429."""
+        name = caller.name
+        if self._reads[name] + weight > self._most_reads:
+            limit = f"{self._most_reads} at once"
+            raise Refusal(problem(429, f"more reports than {limit}", limit=limit, retry_after=1.0))
+        self._reads[name] += weight
+        try:
+            yield
+        finally:
+            self._reads[name] -= weight
+
+    def _ours(self, name: str) -> bool:
+        return name in self._hosts or _is_loopback(name)
+
+    def _same(self, origin: bytes, host: bytes) -> bool:
+        """Whether a page of that origin came from here."""
+        scheme, found, place = origin.partition(b"://")
+        if not found or scheme not in (b"http", b"https"):
+            return False
+        default = b":443" if scheme == b"https" else b":80"
+        return place.removesuffix(default) == host.removesuffix(default) or (
+            _host_name(place) in self._names
+        )
+
+
+class Rates:
+    """A bucket a token: `per_second` requests, and as many at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self._rate = per_second
+        self._most = max(per_second, 1.0)
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, name: str, requests: int) -> None:
+        """Take so many out of the bucket. Raises Refusal 429 where it does not hold as many; a
+        batch larger than the bucket is let through once it is full."""
+        now = time.monotonic()
+        left, at = self._left.get(name, (self._most, now))
+        left = min(self._most, left + (now - at) * self._rate)
+        needed = min(float(requests), self._most)
+        if left < needed - 1e-9:
+            self._left[name] = left, now
+            raise Refusal(
+                problem(
+                    429,
+                    f"{requests} more than {self._rate:g} requests a second",
+                    limit=f"{self._rate:g} requests a second",
+                    retry_after=(needed - left) / self._rate,
+                )
+            )
+        # What a large batch takes beyond the bucket is paid back before the next.
+        self._left[name] = left - requests, now
+
+
+def _check_content(content: bytes, browser: bool) -> None:
+    """Refuse what a page can send anywhere without asking: text, and forms.
+
+    Many programs name no type at all, and curl sends `-d` as a form, which counts as JSON where no
+    browser is behind it.
+    """
+    kind = content.partition(b";")[0].strip().lower()
+    if kind in _JSON or not content or (kind == _FORM and not browser):
+        return
+    raise refuse(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)
+
+
+def _host_name(place: bytes) -> str:
+    """The name in `Host`, without its port."""
+    text = place.decode("latin-1")
+    if text.startswith("["):
+        return text.partition("]")[0][1:]
+    return text.partition(":")[0].removesuffix(".")
+
+
+@lru_cache(maxsize=256)
+def _is_loopback(name: str) -> bool:
+    """Whether a name can only mean this machine or one beside it.
+
+    A name without a dot is nobody's in the world: no public zone has one, so no page of a stranger
+    can be at it.
+    """
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        plain = name.replace("-", "").isalnum() and name.isascii()
+        return plain or name.endswith(".localhost")

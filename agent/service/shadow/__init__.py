@@ -1,1 +1,0 @@
-"""Shadow replay: cached contexts sent to candidate models, their outputs kept as SIM rows."""

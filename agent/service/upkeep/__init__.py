@@ -1,0 +1,1 @@
+"""Work beside the requests: jobs, retention, capacity, shadow replay."""

@@ -1,0 +1,471 @@
+"""Open decisions: those that still wait for an outcome or for their place in decision order.
+
+The file is unlinked when it is made, beside the store where there is room, and holds nothing that
+the log does not. Its pages are mapped: reading and writing a row is what it was, the system keeps
+what is used and may take the rest. `release` gives back what has not been used lately.
+
+A table of columns over consecutive decision numbers, first in, first out. Finished rows leave
+from the front when the table is full, so its size follows the number of open decisions and not
+the length of history.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.agent.monitors.progress import Behind
+from equipoise.agent.state.attempts import Attempts, counting, said
+from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
+
+_STRIDE = 1 << 36
+"""Bytes of the file from one column to the next, nearly all of them a hole."""
+
+
+class OpenFile:
+    """One file of columns. Raises OSError where there is no room for it."""
+
+    def __init__(self, folder: Path) -> None:
+        with tempfile.TemporaryFile(dir=folder, prefix=".equipoise-") as made:
+            self._file = os.dup(made.fileno())
+        self._maps: dict[str, tuple[int, mmap.mmap, int]] = {}
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def column(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A column as an array that lies in the file, with what it held when it was shorter."""
+        row = prod(shape[1:]) * dtype.itemsize
+        size = max(shape[0] * row, 1)
+        place = self._maps[name][0] if name in self._maps else len(self._maps)
+        if size > _STRIDE:
+            raise OSError(f"a column of {size} bytes is longer than the {_STRIDE} it may have")
+        # Room is taken now: a page that finds none later would be the end of the process.
+        os.posix_fallocate(self._file, place * _STRIDE, size)
+        mapped = mmap.mmap(self._file, size, offset=place * _STRIDE)
+        self._maps[name] = place, mapped, row
+        array: NDArray[Any] = np.frombuffer(mapped, dtype=dtype, count=prod(shape)).reshape(shape)
+        return array
+
+    def release(self, rows: int) -> None:
+        """Give back the memory of the first `rows` rows of every column; the file keeps them."""
+        for _, mapped, row in self._maps.values():
+            length = rows * row // mmap.PAGESIZE * mmap.PAGESIZE
+            if length:
+                mapped.madvise(mmap.MADV_DONTNEED, 0, length)
+
+
+BLOCK = 1 << 14
+"""Rows that are moved at once."""
+NEWEST = 4096
+"""Rows that stay in memory where the table lies in a file: their outcomes are yet to come."""
+
+VOID = -1.0
+"""The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
+
+
+class Pending:
+    """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
+
+    x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,
+    served, randomized, rate, uniform, propensity (pi of the assigned model), routed_share (pi of
+    the routed model), rule (ordinal), era, certifiable, capped, open_to_all (every model that the
+    era compares was eligible); flags: has_outputs, has_reward, delivered, expired, folded, filled
+    (expired, and the reward is the declared value of a missing one), waits (gathered for the sums
+    of a chunk that is not finished), summed (its reward is in the sums of the families, or gathered
+    for them as it came).
+    served, delivered: of the attempt that counts (`attempts.py`); confirmed: some part says that
+    the first attempt was delivered by the assigned model. reward_at: when the reward came.
+    most_bytes: of memory that the table may take; beyond it lies in a file in `folder`, as long as
+    there is room for one. closed_by: a `Closure`. leader: the decision that opened the unit, itself
+    where units are not sticky; until: the time up to which the unit may grow, -inf where this row
+    opened none.
+    """
+
+    COLUMNS = (
+        ("reward", np.float64),
+        ("unit", np.int64),
+        ("context", np.int64),
+        ("routed", np.int64),
+        ("model", np.int64),
+        ("served", np.int64),
+        ("rate", np.float64),
+        ("propensity", np.float64),
+        ("routed_share", np.float64),
+        ("rule", np.int64),
+        ("era", np.int64),
+        ("at", np.float64),
+        ("leader", np.int64),
+        ("uniform", np.float64),
+        ("until", np.float64),
+        ("closed_by", np.int64),
+        ("reward_at", np.float64),
+        ("randomized", np.bool_),
+        ("certifiable", np.bool_),
+        ("capped", np.bool_),
+        ("open_to_all", np.bool_),
+        ("has_outputs", np.bool_),
+        ("has_reward", np.bool_),
+        ("delivered", np.bool_),
+        ("confirmed", np.bool_),
+        ("expired", np.bool_),
+        ("folded", np.bool_),
+        ("filled", np.bool_),
+        ("waits", np.bool_),
+        ("summed", np.bool_),
+    )
+
+    def __init__(
+        self,
+        context: int,
+        outputs: int,
+        models: int,
+        metrics: int = 0,
+        ttl: float | None = None,
+        capacity: int = 4096,
+        most_bytes: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.base = 0
+        self.size = 0
+        self.ttl = ttl
+        self.clock = 0.0
+        self.attempts = Attempts()
+        self._most_bytes, self._folder = most_bytes, folder
+        self._file: OpenFile | None = None
+        self._columns: dict[str, NDArray[Any]] = {
+            "x": np.zeros((capacity, context)),
+            "y": np.zeros((capacity, outputs)),
+            "probabilities": np.zeros((capacity, models)),
+            "metrics": np.zeros((capacity, metrics)),
+            **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
+        }
+        self._bind()
+
+    def _bind(self) -> None:
+        column = self._columns
+        self.x, self.y = column["x"], column["y"]
+        self.probabilities, self.metrics = column["probabilities"], column["metrics"]
+        self.leader, self.until = column["leader"], column["until"]
+        self.uniform, self.closed_by = column["uniform"], column["closed_by"]
+        self.reward, self.at = column["reward"], column["at"]
+        self.unit, self.context = column["unit"], column["context"]
+        self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
+        self.rate, self.propensity = column["rate"], column["propensity"]
+        self.routed_share = column["routed_share"]
+        self.rule, self.era = column["rule"], column["era"]
+        self.randomized, self.certifiable = column["randomized"], column["certifiable"]
+        self.capped, self.open_to_all = column["capped"], column["open_to_all"]
+        self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
+        self.delivered, self.expired = column["delivered"], column["expired"]
+        self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
+        self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
+        self.summed = column["summed"]
+
+    @property
+    def next(self) -> int:
+        """The number that the next decision will have."""
+        return self.base + self.size
+
+    def insert(
+        self, batch: DecisionBatch, rule: int, rate_min: float, watermark: int, active: Flags
+    ) -> None:
+        """Append decisions. watermark: the first decision that is not closed; active: (K,) models
+        that the batch's era compares."""
+        count = len(batch)
+        if self.size + count > len(self.rate):
+            self._make_room(count, watermark)
+        rows = slice(self.size, self.size + count)
+        self.size += count
+        shares = batch.probabilities
+        if count == 1:
+            # Plain indexing: looking two numbers up with arrays costs more than all the copies.
+            self.propensity[rows] = shares[0, batch.model[0]]
+            self.routed_share[rows] = shares[0, batch.routed[0]]
+        else:
+            index = np.arange(count)
+            self.propensity[rows] = shares[index, batch.model]
+            self.routed_share[rows] = shares[index, batch.routed]
+        self.x[rows] = batch.x
+        self.unit[rows] = batch.unit
+        self.context[rows] = batch.context
+        self.at[rows] = batch.at
+        self.routed[rows] = batch.routed
+        self.model[rows] = batch.model
+        self.served[rows] = batch.model
+        self.randomized[rows] = batch.randomized
+        self.rate[rows] = batch.rate
+        self.rule[rows] = rule
+        self.era[rows] = batch.era
+        self.certifiable[rows] = batch.rate >= rate_min
+        self.probabilities[rows], self.metrics[rows] = shares, np.nan
+        self.capped[rows], self.open_to_all[rows] = batch.capped, True
+        # Logs that do not say what closed a row: it may have been a limit on a part of the traffic.
+        unsaid = np.where(batch.capped, int(Closure.SEGMENT), 0)
+        self.closed_by[rows] = unsaid if batch.closed_by is None else batch.closed_by
+        if batch.eligible is not None:
+            # A model that cannot be drawn here has no weight here: such rows identify nothing
+            # for it and are left out, by a rule known before the draw.
+            self.open_to_all[rows] = batch.eligible[:, active].all(axis=1)
+            self.certifiable[rows] &= self.open_to_all[rows]
+        self.uniform[rows] = batch.uniform
+        # Of rows that left: state is a function of the log, not of when the table was moved.
+        self.reward[rows], self.y[rows] = 0.0, 0.0
+        self.leader[rows] = batch.number if batch.leader is None else batch.leader
+        self.until[rows] = -np.inf
+        if self.ttl is not None:
+            self.clock = max(self.clock, float(batch.at.max()))
+            opens = self.leader[rows] == batch.number
+            self.certifiable[rows] &= opens
+            self.until[rows] = np.where(opens, batch.at + self.ttl, -np.inf)
+        self.has_outputs[rows] = self.y.shape[1] == 0
+        self.has_reward[rows] = False
+        self.delivered[rows] = True
+        self.confirmed[rows] = False
+        self.reward_at[rows] = np.nan
+        self.expired[rows] = False
+        self.folded[rows] = self.filled[rows] = self.waits[rows] = self.summed[rows] = False
+
+    def skip(self, count: int, rule: int, era: int, watermark: int) -> None:
+        """Append `count` rows for numbers that no decision has: their rows of the log were lost.
+
+        They are closed, enter no sum, and are known by a uniform of -1. rule, era: of the decision
+        that follows.
+        """
+        if self.size + count > len(self.rate):
+            self._make_room(count, watermark)
+        rows = slice(self.size, self.size + count)
+        for column in self._columns.values():
+            column[rows] = 0
+        self.uniform[rows] = VOID
+        self.until[rows] = -np.inf
+        self.leader[rows] = np.arange(self.next, self.next + count)
+        self.rule[rows], self.era[rows] = rule, era
+        self.metrics[rows] = self.reward_at[rows] = np.nan
+        # No limit closed them and no model was shut out: they are left out of no count either.
+        self.expired[rows] = self.open_to_all[rows] = True
+        self.size += count
+
+    def is_void(self, rows: slice | Ints) -> Flags:
+        """Which rows stand for numbers that no decision has."""
+        void: Flags = self.uniform[rows] == VOID
+        return void
+
+    def rows(self, numbers: Ints) -> Ints:
+        """Rows of decision numbers that the caller knows to be held."""
+        return numbers - self.base
+
+    def as_drawn(self, at: Ints | slice) -> Flags:
+        """(n,) whether rows `at` were delivered, and by the model that they were assigned."""
+        drawn: Flags = self.delivered[at] & (self.served[at] == self.model[at])
+        return drawn
+
+    def take_attempts(self, batch: OutcomeBatch) -> None:
+        """Merge what parts of distinct decisions say of who answered at which attempt."""
+        if not batch.attempt.any():
+            return
+        rows = self.rows(batch.number)
+        plain = (batch.attempt == 1) & batch.delivered & (batch.served == self.model[rows])
+        self.confirmed[rows] |= plain
+        more = ~plain & (batch.attempt != 0)
+        again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
+        for index in np.flatnonzero(again).tolist():
+            number, row = int(batch.number[index]), int(rows[index])
+            assigned, told = int(self.model[row]), said(batch, index)
+            if more[index] and told is not None:
+                self.attempts.take(number, *told, assigned)
+            known = self.attempts.of(number, bool(self.confirmed[row]), assigned)
+            self.delivered[row], self.served[row] = counting(known, assigned, int(self.routed[row]))
+
+    def too_late(self, numbers: Ints, watermark: int) -> Flags:
+        """(n,) decisions of which nothing more can be used.
+
+        Those that expired, and those that are complete and were entered: even a metric would come
+        after the checks have passed. Decisions that left the table are one or the other.
+        """
+        if not len(numbers):
+            return np.zeros(0, dtype=bool)
+        lowest = int(numbers.min())
+        if lowest >= watermark:
+            return self.expired[numbers - self.base]
+        gone = numbers < self.base
+        at = np.where(gone, 0, numbers - self.base)
+        entered = (numbers < watermark) & self.has_reward[at] & self.has_outputs[at]
+        late: Flags = gone | self.expired[at] | entered
+        return late
+
+    def closed(self, start: int) -> Flags:
+        """Which rows from `start` on have everything they wait for; the caller's watermark is at
+        `start`, so the leader of every open row lies there or later."""
+        done: Flags = (self.has_reward | self.expired)[start : self.size]
+        if self.ttl is None:
+            return done
+        leader = self.leader[start : self.size] - self.base - start
+        waiting = np.bincount(leader[~done], minlength=len(done)) > 0
+        closed: Flags = done & ~waiting & (self.until[start : self.size] < self.clock)
+        return closed
+
+    def reward_ends(
+        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+    ) -> tuple[Floats, Floats, Flags]:
+        """Rewards of rows `at` (n,) on the [0, 1] scale, for lower and for upper ends (n,), and
+        whether each came.
+
+        missing: declared value of a reward that never comes, None for the worst case. A draw that
+        was not delivered, or that another model answered, has no reward of its model to be missing:
+        what that would have got is unknown, whatever is declared, so it always enters as the worst
+        case. What was got instead lies within those ends too.
+        """
+        delivered = self.as_drawn(at)
+        known: Flags = self.has_reward[at] & delivered
+        reward = scaled(self.reward[at])
+        low, high = (
+            np.where(
+                known, reward, np.where(delivered & (missing is not None), missing or 0.0, end)
+            )
+            for end in (0.0, 1.0)
+        )
+        return low, high, known
+
+    def behind(self, start: int) -> Behind:
+        """What lies from decision `start` on, where a watermark stands that can go no further."""
+        first = start - self.base
+        rows = slice(first, self.size)
+        done = (self.has_reward | self.expired)[rows]
+        if not len(done):
+            return Behind()
+        holder = 0
+        if self.ttl is not None and done[0]:
+            # Its own reward is there: one of its unit waits, or the unit may still grow.
+            open_ = np.flatnonzero((self.leader[rows] == start) & ~done)
+            holder = int(open_[0]) if len(open_) else 0
+        took = (self.reward_at - self.at)[rows][self.has_reward[rows]]
+        took = took[~np.isnan(took)]
+        waiting = int(np.count_nonzero(~done))
+        return Behind(
+            waiting,
+            len(done) - waiting - int(done[holder]),
+            start + holder,
+            float(self.at[first + holder]),
+            float(self.until[first]),
+            float(took.mean()) if len(took) else np.nan,
+        )
+
+    @property
+    def newest_at(self) -> float:
+        """The time of the newest decision that is held, 0 where none is."""
+        return float(self.at[self.size - 1]) if self.size else 0.0
+
+    def unit_rewards(
+        self, at: Ints, scaled: Callable[[Floats], Floats], missing: float | None
+    ) -> tuple[Floats, Floats, Flags]:
+        """Mean rewards of the units that rows `at` (n,), ascending, opened, on the [0, 1] scale.
+
+        missing: declared value of a missing one, None for the worst case. Returns (n,) the mean
+        for lower ends, for upper ends, and whether every reward came.
+        """
+        start = int(at[0])
+        position = np.full(self.size - start, -1, dtype=np.int64)
+        position[at - start] = np.arange(len(at))
+        leader = self.leader[start : self.size] - self.base - start
+        member = np.flatnonzero(leader >= 0)
+        unit = position[leader[member]]
+        member, unit = member[unit >= 0] + start, unit[unit >= 0]
+        low, high, known = self.reward_ends(member, scaled, missing)
+        count = np.bincount(unit, minlength=len(at))
+        ends = [np.bincount(unit, end, len(at)) / count for end in (low, high)]
+        return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
+
+    def front(self, watermark: int) -> int:
+        """The first decision that is still needed: not closed, or not folded yet.
+
+        When rows really leave depends on how requests were batched; this does not.
+        """
+        done = ((self.folded | self.expired) & ~self.waits)[: self.size]
+        unfolded = self.size if done.all() else int(np.argmin(done))
+        return min(self.base + unfolded, watermark)
+
+    def arrays(self, first: int) -> dict[str, NDArray[Any]]:
+        """The rows of decisions `first` and later, for a checkpoint."""
+        rows = slice(first - self.base, self.size)
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        return columns | {"attempts": self.attempts.array(first)}
+
+    def load(self, base: int, arrays: dict[str, NDArray[Any]]) -> None:
+        self.base, self.size = base, len(arrays["rate"])
+        while len(self.rate) < self.size:
+            self._grow()
+        for name, column in self._columns.items():
+            for start in range(0, self.size, BLOCK):
+                column[start : min(start + BLOCK, self.size)] = arrays[name][start : start + BLOCK]
+        self.attempts.load(arrays["attempts"])
+        self.release()
+
+    def _make_room(self, count: int, watermark: int) -> None:
+        drop = self.front(watermark) - self.base
+        kept = self.size - drop
+        # Moving is worth it while it frees at least half; else the table doubles.
+        while kept + count > len(self.rate) // 2:
+            self._grow()
+        if drop:
+            for column in self._columns.values():
+                # Block by block: the table may be larger than the memory it is allowed.
+                for start in range(0, kept, BLOCK):
+                    stop = min(start + BLOCK, kept)
+                    column[start:stop] = column[drop + start : drop + stop].copy()
+            self.base, self.size = self.base + drop, kept
+            self.attempts.forget(self.base)
+            self.release()
+
+    def release(self) -> None:
+        """Where the table lies in a file, give back the memory of all but its newest rows."""
+        if self._file is not None:
+            self._file.release(max(self.size - NEWEST, 0))
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the table has outgrown its memory."""
+        return self._file is not None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return sum(column[:1].nbytes for column in self._columns.values())
+
+    def _grow(self) -> None:
+        capacity = 2 * len(self.rate)
+        if self._most_bytes is not None and capacity * self.row_bytes > self._most_bytes:
+            try:
+                self._move_to_file(capacity)
+                return
+            except OSError:
+                # No room for a file: memory, as long as there is any.
+                self._most_bytes = None
+        self._columns = {
+            name: np.concatenate([column, np.zeros_like(column)])
+            for name, column in self._columns.items()
+        }
+        self._file = None
+        self._bind()
+
+    def _move_to_file(self, capacity: int) -> None:
+        assert self._folder is not None
+        file = self._file or OpenFile(self._folder)
+        columns: dict[str, NDArray[Any]] = {}
+        for name, column in self._columns.items():
+            columns[name] = file.column(name, (capacity, *column.shape[1:]), column.dtype)
+            if self._file is None:
+                for start in range(0, len(column), BLOCK):
+                    columns[name][start : start + BLOCK][: len(column) - start] = column[
+                        start : start + BLOCK
+                    ]
+        self._file, self._columns = file, columns
+        self._bind()

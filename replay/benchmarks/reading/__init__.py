@@ -1,0 +1,1 @@
+"""Files of benchmarks read strictly, and made into complete tables of numbers."""

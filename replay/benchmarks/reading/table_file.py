@@ -1,0 +1,230 @@
+"""Parquet and CSV files read strictly, as columns of texts and columns of numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from equipoise.agent.features.values import LARGEST, listed, shown
+from equipoise.replay.benchmarks.base import BenchmarkError
+from equipoise.replay.benchmarks.reading.json_file import one_line
+from equipoise.store.batches import Floats
+
+_LONGEST_ID = 160
+_LONGEST_FEATURE = 80
+_NOT_IN_ID = re.compile(r"[^A-Za-z0-9._:/@+\-]+")
+_NOT_IN_FEATURE = re.compile(r"[^A-Za-z0-9_.\-]+")
+
+
+def identifiers(names: Iterable[str], empty: str = "model") -> tuple[str, ...]:
+    """Ids of models or contexts (`store.records.Id`), unique and in the same order.
+
+    A name that is an id already stays as it is. Otherwise accents go, each run of characters that
+    an id cannot hold becomes one hyphen, and hyphens at the ends go. Names that become equal are
+    told apart by their order: "a", "a-2", "a-3". `empty` stands in where nothing is left.
+
+    >>> identifiers(["GPT-5 mini (2025-08-07) (medium reasoning)", "o4-mini"])
+    ('GPT-5-mini-2025-08-07-medium-reasoning', 'o4-mini')
+    """
+    return _unique(names, lambda name: _identifier(name) or empty)
+
+
+def feature_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of features (a letter, then letters, digits, `_`, `.`, `-`), unique, in order.
+
+    A name that is valid already stays as it is, whichever comes first.
+
+    >>> feature_names(["Rouge 1", "Rouge-1", "x_length"])
+    ('Rouge-1-2', 'Rouge-1', 'x_length')
+    """
+    return _unique(names, lambda name: _feature(name) or "feature")
+
+
+def _unique(names: Iterable[str], short: Callable[[str], str]) -> tuple[str, ...]:
+    names = list(names)
+    # Names that are valid as they stand keep themselves, whichever comes first.
+    taken = {name for name in names if short(name) == name}
+    seen: set[str] = set()
+    result: list[str] = []
+    for name in names:
+        base = candidate = short(name)
+        count = 1
+        while candidate in seen or (candidate in taken and candidate != name):
+            count += 1
+            candidate = f"{base}-{count}"
+        seen.add(candidate)
+        result.append(candidate)
+    return tuple(result)
+
+
+def _identifier(name: str) -> str:
+    text = _NOT_IN_ID.sub("-", _plain(name))
+    text = re.sub(r"^[^A-Za-z0-9]+", "", text)
+    return name if text == name and len(name) <= _LONGEST_ID else text.strip("-")[:_LONGEST_ID]
+
+
+def _feature(name: str) -> str:
+    text = _NOT_IN_FEATURE.sub("-", _plain(name))
+    text = re.sub(r"^[^A-Za-z]+", "", text)
+    return name if text == name and len(name) <= _LONGEST_FEATURE else text.strip("-")[:80]
+
+
+def _plain(name: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", name)
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+
+
+_SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
+_PARQUET = b"PAR1"
+_UNKNOWN = ("", "na", "n/a", "nan", "null", "none")
+_FLAGS = {"true": 1.0, "false": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A table and where it is from; every complaint names the file, column, row and value.
+
+    Rows count from 1, the header not among them.
+    """
+
+    path: Path
+    table: Any
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns, unique."""
+        return [str(name) for name in self.table.column_names]
+
+    def texts(self, name: str) -> list[str]:
+        """A column of texts or whole numbers, as texts. Raises BenchmarkError for a gap."""
+        column = self._plain(name)
+        kind = column.type
+        if not (pa.types.is_integer(kind) or _is_text(kind)):
+            raise BenchmarkError(
+                f"{self.path}: {name} has type {kind}, must be text or whole numbers"
+            )
+        values = [None if value is None else str(value) for value in column.to_pylist()]
+        for row, value in enumerate(values, start=1):
+            if value is None or not value.strip():
+                raise BenchmarkError(f"{self.path}, row {row}: {name} is empty, must be a name")
+        return [value for value in values if value is not None]
+
+    def numbers(self, name: str) -> Floats:
+        """A column of finite numbers, NaN where there is none. Raises BenchmarkError."""
+        column = self._plain(name)
+        kind = column.type
+        if _is_text(kind):
+            values = self._parsed(name, column.to_pandas())
+        elif pa.types.is_null(kind):
+            values = np.full(len(column), np.nan)
+        elif pa.types.is_boolean(kind) or _is_number(kind):
+            values = np.asarray(column.cast(pa.float64(), safe=False).to_pandas(), dtype=np.float64)
+        else:
+            raise BenchmarkError(f"{self.path}: {name} has type {kind}, must be numbers")
+        self.require(name, values, np.isnan(values) | (np.abs(values) <= LARGEST), "finite")
+        return values
+
+    def require(self, name: str, values: Floats, holds: np.ndarray, limit: str) -> None:
+        """Raise BenchmarkError for the first row where the condition does not hold."""
+        if not holds.all():
+            row = int(np.argmin(holds))
+            raise BenchmarkError(
+                f"{self.path}, row {row + 1}: {name} is {shown(values[row])}, must be {limit}"
+            )
+
+    def _plain(self, name: str) -> Any:
+        column = self.table.column(name).combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # of no chunk at all
+            column = pa.array([], type=column.type)
+        return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+    def _parsed(self, name: str, column: pd.Series[Any]) -> Floats:
+        lower = column.fillna("").astype(str).str.strip().str.lower()
+        values = np.array(pd.to_numeric(lower, errors="coerce"), dtype=np.float64)
+        for word, value in _FLAGS.items():
+            values[np.asarray(lower == word)] = value
+        unread = np.isnan(values) & ~np.asarray(lower.isin(_UNKNOWN))
+        if unread.any():
+            row = int(np.argmax(unread))
+            raise BenchmarkError(
+                f"{self.path}, row {row + 1}: {name} is {shown(column.iloc[row])},"
+                " must be a number or empty"
+            )
+        return values
+
+
+def read_table(path: Path) -> TableFile:
+    """The table of a file, or of the only table file in a folder.
+
+    Parquet is known by its first bytes; anything else is read as CSV in UTF-8 with a header,
+    separated by tabs where the name says .tsv, decompressed where it ends in .gz. Raises
+    BenchmarkError; OSError where the file cannot be read.
+    """
+    file = _only_file(path) if path.is_dir() else path
+    with file.open("rb") as opened:
+        is_parquet = opened.read(len(_PARQUET)) == _PARQUET
+    try:
+        table = _parquet(file) if is_parquet else _csv(file)
+    except pa.ArrowException as error:
+        kind = "Parquet" if is_parquet else "CSV"
+        reason = one_line(error)
+        raise BenchmarkError(f"{file} is not {kind}, or was cut short: {reason}") from None
+    names = [str(name) for name in table.column_names]
+    for name in names:
+        if names.count(name) > 1:
+            raise BenchmarkError(f"{file}: column {shown(name)} occurs twice, must be unique")
+    return TableFile(file, table)
+
+
+def _only_file(folder: Path) -> Path:
+    files = sorted(entry for entry in folder.iterdir() if entry.name.endswith(_SUFFIXES))
+    if len(files) != 1:
+        names = listed(file.name for file in files)
+        raise BenchmarkError(
+            f"{folder} holds {len(files)} table files ({names}), must be 1, or name the file"
+        )
+    return files[0]
+
+
+def _parquet(file: Path) -> Any:
+    # Not `read_table`, which makes columns of folders that are called name=value.
+    with pq.ParquetFile(file) as opened:
+        return opened.read()
+
+
+def _csv(file: Path) -> Any:
+    with pa.input_stream(str(file), compression="detect") as stream:
+        raw = stream.read()
+    delimiter = "\t" if file.name.endswith((".tsv", ".tsv.gz")) else ","
+    first = raw[: 1 << 20].decode("utf-8-sig", errors="replace")
+    header = next(csv.reader(io.StringIO(first), delimiter=delimiter), [])
+    return pacsv.read_csv(
+        io.BytesIO(raw),
+        # One thread, so that a malformed row is named by its number.
+        read_options=pacsv.ReadOptions(use_threads=False),
+        parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pacsv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+        ),
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))

@@ -1,0 +1,227 @@
+"""What a study found, as plain data: sentences, tables and figures, with means over seeds.
+
+Every measured number is a `Measured`: a mean over seeds with its 95% bootstrap interval. Nothing
+here knows of HTML, terminals or Markdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from equipoise.replay.results.averages import (
+    RIGHT,
+    TAILS,
+    Floats,
+    mean_with_interval,
+    resample_counts,
+    resampled_means,
+    share_with_interval,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A mean over seeds and its 95% interval; None where unknown."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+Entry: TypeAlias = str | int | float | Measured | None
+"""A cell of a table: text, an exact number, a measured one, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """columns: C headings. rows: each of C entries; the first one names the row.
+
+    title: what it shows, in a line. caption: how to read it and the unit of its numbers.
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One family (or policy) along the x of its panel. points: as many as x has."""
+
+    name: str
+    points: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePanel:
+    """x: positions in increasing order; lines: what is drawn over them."""
+
+    title: str
+    x: tuple[float, ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Panels side by side with common axes. log_x, log_y: logarithmic axes."""
+
+    name: str
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    panels: tuple[CurvePanel, ...]
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HeatPanel:
+    """cells[i][j]: measured at y[i] and x[j]."""
+
+    title: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    cells: tuple[tuple[Measured, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heatmaps:
+    """Panels side by side on one diverging colour scale around 0.
+
+    below, above: what a negative and a positive cell means, in a few words.
+    """
+
+    name: str
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    below: str
+    above: str
+    panels: tuple[HeatPanel, ...]
+
+
+Figure: TypeAlias = Curves | Heatmaps
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """experiment: its name. title: the question it asks. sentences: the answer, headline first."""
+
+    experiment: str
+    title: str
+    sentences: tuple[str, ...]
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
+
+
+def measured(values: Floats) -> Measured:
+    """The mean of (R,) seeds; differences of the same seeds give a paired interval."""
+    found = mean_with_interval(values[:, None])
+    return entry(found.mean[0], found.low[0], found.high[0])
+
+
+def share(yes: Floats) -> Measured:
+    """The share of yes (1) among (R,) seeds, with Wilson's interval."""
+    found = share_with_interval(yes[:, None])
+    return entry(found.mean[0], found.low[0], found.high[0])
+
+
+def root_mean_square(values: Floats) -> Measured:
+    """sqrt of the mean square of (R,) seeds."""
+    squares = values[:, None] ** 2
+    return _with_tails(np.sqrt(_mean(squares)[0]), np.sqrt(resampled_means(squares)[:, 0]))
+
+
+def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
+    """Root mean squares over K models of bias and of standard deviation, from (R, K) errors.
+
+    The square of the bias is estimated from pairs of different seeds, so that the noise of a
+    finite number of seeds is no part of it; bias² + deviation² is the mean square error. Unknown
+    with fewer than two seeds, or where a value is unknown.
+    """
+    runs = len(errors)
+    if runs < 2 or not np.isfinite(errors).all():
+        return Measured(None), Measured(None)
+    products = errors @ errors.T / errors.shape[1]
+    squares = np.diagonal(products)
+
+    def parts(counts: Floats) -> tuple[Floats, Floats]:
+        every = np.einsum("bi,ij,bj->b", counts, products, counts)
+        # A seed drawn twice makes no pair of different seeds.
+        same, pairs = counts**2 @ squares, runs**2 - (counts**2).sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            squared = (every - same) / pairs
+        variance = counts @ squares / runs - squared
+        return np.sqrt(np.maximum(squared, 0.0)), np.sqrt(np.maximum(variance, 0.0))
+
+    bias, deviation = parts(np.ones((1, runs)))
+    biases, deviations = parts(resample_counts(runs))
+    return _with_tails(bias[0], biases), _with_tails(deviation[0], deviations)
+
+
+def _mean(values: Floats) -> Floats:
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Floats = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+    return mean
+
+
+def _with_tails(mean: float, resampled: Floats) -> Measured:
+    known = resampled[np.isfinite(resampled)]
+    if len(known) < 2:
+        return entry(mean, np.nan, np.nan)
+    low, high = np.quantile(known, TAILS)
+    return entry(mean, low, high)
+
+
+def entry(mean: float, low: float, high: float) -> Measured:
+    """Numbers as a Measured; None where unknown."""
+    known = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
+    return Measured(*known)
+
+
+def above_zero(value: Measured) -> bool:
+    """Whether the whole interval lies above 0."""
+    return value.low is not None and value.low > 0
+
+
+def beaten(losses: dict[str, Floats]) -> dict[str, bool]:
+    """By name, whether the losses (R,) are above those of the best mean, beyond seeds' noise."""
+    best = lowest(losses)
+    return {name: above_zero(measured(each - losses[best])) for name, each in losses.items()}
+
+
+def lowest(losses: dict[str, Floats]) -> str:
+    """The name whose losses (R,) have the lowest mean; the first one of several."""
+    means = {name: _mean(each[:, None])[0] for name, each in losses.items()}
+    return min(means, key=lambda name: np.inf if np.isnan(means[name]) else means[name])
+
+
+def tied(losses: dict[str, Floats]) -> list[str]:
+    """All names whose losses (R,) have the lowest mean."""
+    least = _mean(losses[lowest(losses)][:, None])[0]
+    return [name for name, each in losses.items() if _mean(each[:, None])[0] <= least + RIGHT]
+
+
+def said(value: Measured, digits: int = 3) -> str:
+    """A measured number in a sentence."""
+    if value.mean is None:
+        return "unknown"
+    if value.low is None or value.high is None:
+        return f"{value.mean:.{digits}f}"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence: a, b and c."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,306 @@
+"""Policies x estimators x scenarios x seeds: cells of a sweep, run one process per core.
+
+A cell is one seed of one scenario under one policy. A policy that does not look at estimates
+serves all families from a single stream; one that does runs a stream per family.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO, TypeAlias
+
+import pandas as pd
+
+from equipoise.policies.registry import policy
+from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.harness.cell_cache import (
+    FinishedCells,
+    Rows,
+    benchmark_digest,
+    code_digest,
+    digest_of,
+)
+from equipoise.replay.harness.metrics import NAIVE, Certificate, result_rows
+from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream
+from equipoise.replay.worlds import World, WorldOptions
+
+Advance: TypeAlias = Callable[[int], None]
+"""Called with the number of finished cells; first with that of those finished by an earlier run."""
+
+_LINES = 10
+
+
+@contextmanager
+def shown_progress(total: int, stream: TextIO | None = None) -> Iterator[Advance]:
+    """Yield what to call with the number of finished cells of `total`. stream: standard error."""
+    stream = sys.stderr if stream is None else stream
+    if stream.isatty():
+        with _bar(total, stream) as advance:
+            yield advance
+    else:
+        yield Lines(total, stream)
+
+
+class Lines:
+    """Plain lines for logs: what was found at the start, then one for every tenth of the cells."""
+
+    def __init__(
+        self, total: int, stream: TextIO, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._total, self._stream, self._clock = total, stream, clock
+        self._resumed: int | None = None
+        self._tenth = 0
+
+    def __call__(self, done: int) -> None:
+        if self._resumed is None:
+            self._resumed, self._started = done, self._clock()
+            if done:
+                self._say(f"{done} of {self._total} cells were finished earlier")
+        elif done * _LINES // self._total > self._tenth:
+            pace = (self._clock() - self._started) / max(done - self._resumed, 1)
+            left = in_words(pace * (self._total - done))
+            self._say(f"{done} of {self._total} cells" + (f", {left} left" * (done < self._total)))
+        self._tenth = done * _LINES // self._total
+
+    def _say(self, text: str) -> None:
+        print(f"replaying: {text}", file=self._stream, flush=True)
+
+
+def in_words(seconds: float) -> str:
+    """A rough duration.
+
+    >>> in_words(0.4), in_words(50), in_words(400), in_words(9000)
+    ('1 second', '50 seconds', '7 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        whole = max(round(seconds), 1)
+        return f"{whole} second" + "s" * (whole > 1)
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+@contextmanager
+def _bar(total: int, stream: TextIO) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("replaying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=stream)) as shown:
+        task = shown.add_task("replaying", total=total)
+        resumed = False
+
+        def advance(done: int) -> None:
+            nonlocal resumed
+            if resumed:
+                shown.update(task, completed=done)
+            else:
+                # Cells of an earlier run say nothing about the pace of this one.
+                shown.reset(task, completed=done)
+                resumed = True
+
+        yield advance
+
+
+KEYS = ("world", "alpha", "confounding", "policy", "estimator", "seed", "checkpoint")
+"""What tells two rows of results apart, besides the benchmark."""
+
+Finished: TypeAlias = tuple[int, Rows]
+_WORLDS_KEPT = 2
+_WATCH = 0.5
+"""Seconds between two looks of a worker at whether its parent still lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One stream of a sweep.
+
+    steering: the family whose estimates the policy looks at. world: label of a variant of the
+    world, and options: its options; None for those of the settings. priced: whether the rule
+    weighs prices. name: what the results call the policy, where that is not its own name.
+    """
+
+    alpha: float
+    confounding: float
+    policy: str
+    steering: str
+    estimators: tuple[str, ...]
+    seed: int
+    world: str = ""
+    options: WorldOptions | None = None
+    priced: bool = False
+    name: str = ""
+
+    def world_options(self, settings: StreamSettings) -> WorldOptions:
+        """The world this cell is run in."""
+        base = settings.world if self.options is None else self.options
+        return replace(base, alpha=self.alpha, confounding=self.confounding)
+
+
+def cells(
+    alphas: Sequence[float],
+    confoundings: Sequence[float],
+    policies: Sequence[str],
+    estimators: Sequence[str],
+    seeds: int,
+    worlds: Sequence[tuple[str, WorldOptions | None]] = (("", None),),
+) -> list[Cell]:
+    """All cells, in a fixed order. worlds: labels and options of variants of the world."""
+    return [
+        Cell(alpha, confounding, name, steering, families, seed, label, options)
+        for label, options in worlds
+        for alpha in alphas
+        for confounding in confoundings
+        for name in policies
+        for steering, families in _streams(name, estimators)
+        for seed in range(seeds)
+    ]
+
+
+def _streams(name: str, estimators: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """(steering family, families) of each stream a policy needs for these families."""
+    if policy(name).uses_estimate:
+        return [(family, (family,)) for family in estimators]
+    return [(estimators[0], tuple(estimators))]
+
+
+def run_cell(
+    benchmark: Benchmark, settings: StreamSettings, cell: Cell, world: World | None = None
+) -> Rows:
+    """The rows of results of one cell. world: its world, where somebody has it already."""
+    if world is None:
+        world = World(benchmark, cell.world_options(settings))
+    rule = policy(cell.policy)
+    config = experiment(
+        world, settings, rule.gate.name, rule.assignment.name, cell.steering, priced=cell.priced
+    )
+    certificate = Certificate(world)
+    key = {
+        "benchmark": benchmark.name,
+        "world": cell.world,
+        "alpha": cell.alpha,
+        "confounding": cell.confounding,
+        "policy": cell.name or cell.policy,
+        "seed": cell.seed,
+    }
+    return [
+        {**key, **row}
+        for checkpoint in run_stream(world, config, settings, cell.seed)
+        for row in result_rows(world, checkpoint, cell.estimators, certificate)
+    ]
+
+
+def run_sweep(
+    benchmark: Benchmark,
+    settings: StreamSettings,
+    sweep: Sequence[Cell],
+    jobs: int = 1,
+    progress: Callable[[int], None] = lambda done: None,
+    kept: Path | None = None,
+) -> pd.DataFrame:
+    """Run cells and return tidy results in the order of the cells.
+
+    jobs: processes; 0 for one per core. kept: folder of finished cells; those found there are not
+    run again, the others are added while the sweep runs. progress is called with the number of
+    finished cells, first with that of those found.
+    """
+    contents = benchmark_digest(benchmark)
+    base = digest_of(code_digest(), contents, settings)
+    keys = [digest_of(base, cell) for cell in sweep]
+    finished = FinishedCells(kept)
+    left = [index for index, key in enumerate(keys) if key not in finished]
+    done = len(sweep) - len(left)
+    progress(done)
+    try:
+        for index, rows in _results(benchmark, contents, settings, sweep, left, jobs):
+            finished.add(keys[index], rows)
+            done += 1
+            progress(done)
+    finally:
+        finished.write()
+    frame: pd.DataFrame = finished.table(keys).to_pandas()
+    # Streams that were steered by different families repeat the naive comparison.
+    repeats = (frame["estimator"] == NAIVE) & frame.duplicated(list(KEYS))
+    frame = frame[~repeats].reset_index(drop=True)
+    frame["decided_right"] = frame["decided_right"].astype("boolean")
+    first = ["benchmark", *KEYS]
+    return frame[first + [name for name in frame.columns if name not in first]]
+
+
+def _results(
+    benchmark: Benchmark,
+    contents: str,
+    settings: StreamSettings,
+    sweep: Sequence[Cell],
+    left: Sequence[int],
+    jobs: int,
+) -> Iterator[Finished]:
+    """Positions and rows of the cells that are left, as they finish."""
+    work = ((benchmark, contents, settings, index, sweep[index]) for index in left)
+    if jobs == 1 or len(left) <= 1:
+        yield from (_finish(*each) for each in work)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    # Every worker watches from its first moment on, whether or not a cell ever reaches it.
+    with parallel_config("loky", initializer=_become_worker, initargs=(os.getpid(),)):
+        # Few cells are under way and none waits for its turn: memory does not grow with the sweep.
+        pool = Parallel(n_jobs=jobs or -1, return_as="generator_unordered", pre_dispatch="4*n_jobs")
+    yield from pool(delayed(_finish)(*each) for each in work)
+
+
+def _finish(
+    benchmark: Benchmark, contents: str, settings: StreamSettings, index: int, cell: Cell
+) -> Finished:
+    world = _world(benchmark, contents, cell.world_options(settings))
+    return index, run_cell(benchmark, settings, cell, world)
+
+
+def _become_worker(parent: int) -> None:
+    """Leave interruptions to the process that waits for this one, and end when that was killed.
+
+    parent: its process id. It may have ended before this line, so it is not asked for here.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_worlds: dict[tuple[str, WorldOptions], World] = {}
+
+
+def _world(benchmark: Benchmark, contents: str, options: WorldOptions) -> World:
+    """The last worlds of this process are kept: cells of one scenario come one after another."""
+    key = (contents, options)
+    if key not in _worlds:
+        while len(_worlds) >= _WORLDS_KEPT:
+            del _worlds[next(iter(_worlds))]
+        _worlds[key] = World(benchmark, options)
+    return _worlds[key]

@@ -1,0 +1,251 @@
+"""What a replay showed, as one JSON-able dict: a row per scenario, policy and estimator.
+
+Every number is {"mean": x, "interval": [low, high]}: the mean over runs and its 95% bootstrap
+interval over seeds (Wilson's for shares of runs), null where unknown. A dict of the same results
+is always the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from equipoise.agent.answers.recommendation import KEEP_ROUTING
+from equipoise.replay.results.averages import (
+    NAIVE,
+    TAILS,
+    Floats,
+    Mean,
+    Pair,
+    ResultsError,
+    Runs,
+    area_under,
+    mean_with_interval,
+    resampled_means,
+    runs_by_scenario,
+    settles_at,
+    share_with_interval,
+)
+from equipoise.replay.results.headline import (
+    NEAR,
+    headline,
+    naive_sentence,
+    pairs_sentence,
+    routing_sentence,
+    scenario_headline,
+)
+
+FAMILIES = (
+    NAIVE,
+    "ipw",
+    "obs-only",
+    "representation-exp",
+    "cvci",
+    "grounded",
+    "doubly-robust",
+    "hierarchical",
+)
+"""The order in which estimators are shown; others follow in the order of the results."""
+
+LIMITS = (0.005, 0.01, 0.02)
+"""Regrets (reward units) for which the randomized requests needed are reported."""
+
+MEANS = (
+    *("regret", "regret_action", "bias", "rmse", "rmse_contrast", "width"),
+    *("exp_used", "requests", "spend", "harm"),
+)
+SHARES = ("covered", "ever_miscovered")
+
+
+def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarize a replay.
+
+    results: one row per run, checkpoint and estimator (see `equipoise.replay.harness.metrics`).
+    meta: benchmark, title, source, models, version, options, and scenarios with alpha,
+    confounding, values, naive_limit (both model -> reward) and routing_value.
+    Raises ResultsError for results that cannot be averaged or a scenario without truth.
+    """
+    truths = {(each["alpha"], each["confounding"]): each for each in meta["scenarios"]}
+    epsilon = float(meta["options"].get("epsilon", 0.0))
+    scenarios, rows = [], []
+    for scenario, runs in runs_by_scenario(results, epsilon).items():
+        if scenario not in truths:
+            raise ResultsError(f"meta: no scenario has alpha, confounding = {scenario}")
+        found = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
+        scenarios.append(_scenario(truths[scenario], found, meta))
+        rows += found
+    return {
+        "benchmark": meta["benchmark"],
+        "title": meta["title"],
+        "version": meta["version"],
+        "options": dict(meta["options"]),
+        "headline": headline(scenarios),
+        "naive": {
+            "misleads": any(each["naive"]["misleads"] for each in scenarios),
+            "scenarios": len(scenarios),
+            "scenarios_misled": sum(each["naive"]["misleads"] for each in scenarios),
+            "sentence": naive_sentence(scenarios),
+        },
+        "scenarios": scenarios,
+        "rows": rows,
+    }
+
+
+def ordered(pairs: Mapping[Pair, Runs]) -> list[Pair]:
+    """Pairs by policy as in the results, then by estimator in the order of FAMILIES."""
+    policies = list(dict.fromkeys(policy for policy, _ in pairs))
+    estimators = [*FAMILIES, *(estimator for _, estimator in pairs)]
+    return sorted(pairs, key=lambda pair: (policies.index(pair[0]), estimators.index(pair[1])))
+
+
+def _row(
+    scenario: tuple[float, float], pair: Pair, runs: Runs, models: Sequence[str]
+) -> dict[str, Any]:
+    recommended, share = _most_often(runs.last["recommended"], models)
+    action, action_share = _most_often(runs.last["action"], [*models, KEEP_ROUTING])
+    decided = np.isfinite(runs.final("decided_at"))
+    right, regret = _share(runs.right), _mean(runs.final("regret"))
+    return {
+        "alpha": scenario[0],
+        "confounding": scenario[1],
+        "policy": pair[0],
+        "estimator": pair[1],
+        "runs": len(runs.seeds),
+        "recommended": recommended,
+        "recommended_share": share,
+        "action": action,
+        "action_share": action_share,
+        "verdict": _verdict(recommended, right["mean"], regret["mean"]),
+        "right": right,
+        "settled": {f"{limit:g}": _settled(runs, limit) for limit in LIMITS},
+        **_areas(runs),
+        **{name: _mean(runs.final(name)) for name in MEANS},
+        **{name: _share(runs.final(name)) for name in SHARES},
+        "decided": _share(decided.astype(float)),
+        "decided_at": _mean(runs.final("decided_at")),
+        "decided_wrong": _share(1.0 - runs.final("decided_right")),
+    }
+
+
+def _scenario(
+    truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]
+) -> dict[str, Any]:
+    values: dict[str, float] = dict(truth["values"])
+    limits: dict[str, float] = dict(truth["naive_limit"])
+    best = max(values.values())
+    winners = [name for name, value in values.items() if value >= best - 1e-9]
+    routing = float(truth["routing_value"])
+    pairs = [row for row in rows if row["estimator"] != NAIVE]
+    scenario: dict[str, Any] = {
+        "alpha": truth["alpha"],
+        "confounding": truth["confounding"],
+        "runs": max(row["runs"] for row in rows),
+        "models": [
+            {"model": name, "value": number(values[name]), "naive_limit": number(limits[name])}
+            for name in meta["models"]
+        ],
+        "best": {"models": winners, "value": number(best)},
+        "routing": {
+            "value": number(routing),
+            "beats_best": bool(routing >= best),
+            "advised_by": sum(row["action"] == KEEP_ROUTING for row in pairs),
+        },
+        "naive": _naive(rows, values, limits),
+        "exp_used": number(float(np.mean([row["exp_used"]["mean"] for row in pairs or rows]))),
+        "pairs": len(pairs),
+        "pairs_right": sum(row["verdict"] == "right" for row in pairs),
+        "pairs_near": sum(row["verdict"] == "near" for row in pairs),
+    }
+    scenario["naive"]["sentence"] = naive_sentence([scenario])
+    scenario["routing"]["sentence"] = routing_sentence(scenario)
+    scenario["pairs_sentence"] = pairs_sentence(scenario)
+    scenario["headline"] = scenario_headline(scenario)
+    return scenario
+
+
+def _naive(
+    rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], limits: Mapping[str, float]
+) -> dict[str, Any]:
+    """What the log alone recommends: in the runs, or with endless data where none looked."""
+    seen = [row for row in rows if row["estimator"] == NAIVE and row["recommended"] is not None]
+    best = max(values.values())
+    if seen:
+        model = str(seen[0]["recommended"])
+        right = float(np.mean([row["right"]["mean"] for row in seen]))
+        share = float(np.mean([row["recommended_share"] for row in seen]))
+    else:
+        model = max(limits, key=lambda name: limits[name])
+        right, share = float(values[model] >= best - 1e-9), 1.0
+    return {
+        "model": model,
+        "value": number(values[model]),
+        "limit": number(limits[model]),
+        "loss": number(best - values[model]),
+        "recommended_share": number(share),
+        "right_share": number(right),
+        "misleads": right <= 0.5,
+    }
+
+
+def _verdict(recommended: str | None, right: float, regret: float | None) -> str:
+    """Right in most runs, else near or wrong by the mean regret; silent without an answer."""
+    if recommended is None or regret is None:
+        return "silent"
+    if right > 0.5:
+        return "right"
+    return "near" if regret <= NEAR else "wrong"
+
+
+def _most_often(said: Sequence[str | None], order: Sequence[str]) -> tuple[str | None, float]:
+    """What most runs say and their share; ties go to what comes first in `order`."""
+    counts = Counter(said)
+    first: list[str | None] = [*order, *said, None]
+    winner = max(counts, key=lambda name: (counts[name], -first.index(name)))
+    return winner, number(counts[winner] / len(said)) or 0.0
+
+
+def _areas(runs: Runs) -> dict[str, Any]:
+    """Area under the regret curve (reward units x EXP), and the same per randomized request."""
+    area = area_under(runs.numbers["regret"], runs.checkpoints)
+    horizon = float(runs.checkpoints[-1] - runs.checkpoints[0])
+    average = area / horizon if horizon else runs.final("regret")
+    return {"regret_area": _mean(area), "regret_average": _mean(average)}
+
+
+def _settled(runs: Runs, limit: float) -> dict[str, Any]:
+    """EXP from which the mean regret stays <= limit. null: not within the replay."""
+    regret = runs.numbers["regret"]
+    at = settles_at(mean_with_interval(regret).mean[None], runs.checkpoints, limit)[0]
+    interval = None
+    if len(regret) > 1:
+        resampled = settles_at(resampled_means(regret), runs.checkpoints, limit)
+        # A quantile between two draws would average a number with "never".
+        ends = np.quantile(resampled, TAILS, method="inverted_cdf")
+        interval = [number(end) for end in ends]
+    return {"exp": number(at), "interval": interval}
+
+
+def _mean(values: Floats) -> dict[str, Any]:
+    return as_json(mean_with_interval(values[:, None]))
+
+
+def _share(values: Floats) -> dict[str, Any]:
+    return as_json(share_with_interval(values[:, None]))
+
+
+def as_json(means: Mean, position: int = 0) -> dict[str, Any]:
+    """One of C means as {"mean", "interval"}."""
+    low, high = number(means.low[position]), number(means.high[position])
+    interval = None if low is None or high is None else [low, high]
+    return {"mean": number(means.mean[position]), "interval": interval}
+
+
+def number(value: float) -> float | None:
+    """A float of 10 digits, so that the last bits of a sum never show; None where unknown."""
+    value = float(value)
+    return float(f"{value:.10g}") + 0.0 if math.isfinite(value) else None

@@ -1,0 +1,174 @@
+"""`equipoise replay --experiment NAME`: run its streams, write its folder whole, print findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+
+from equipoise.agent.errors import AgentError
+from equipoise.agent.estimators.base import FAMILIES
+from equipoise.policies.registry import policy
+from equipoise.replay.benchmarks import Benchmark, load_as_told
+from equipoise.replay.findings.findings import Findings
+from equipoise.replay.findings.page import write_page
+from equipoise.replay.findings.text import as_markdown, print_findings
+from equipoise.replay.harness.stream import StreamSettings
+from equipoise.replay.harness.sweep import Cell, cells, run_sweep, shown_progress
+from equipoise.replay.order import (
+    ReplayOrder,
+    checked_families,
+    checked_policies,
+    describe_run,
+    describe_world,
+    result_folder,
+    stream_settings,
+)
+from equipoise.replay.studies.allocation import reward_variances
+from equipoise.replay.studies.registry import Experiment, Plan, find_experiment
+from equipoise.replay.studies.streams import arm_cells
+from equipoise.replay.worlds import World, WorldOptions
+from equipoise.replay.worlds.options import parse_options
+
+BATCH = 25
+"""Requests decided together: every checkpoint is a multiple of it, so that at a rate of 1 none is
+overshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an order for an experiment comes to."""
+
+    settings: StreamSettings
+    benchmark: Benchmark
+    sweep: list[Cell]
+    meta: dict[str, Any]
+
+
+def run_experiment(order: ReplayOrder) -> Findings:
+    """Run, write and print. Raises AgentError, BenchmarkError or WorldError on bad input."""
+    found = find_experiment(order.experiment or "")
+    prepared = prepare(found, order)
+    with result_folder(order) as (folder, kept):
+        with shown_progress(len(prepared.sweep)) as advance:
+            results = run_sweep(
+                prepared.benchmark, prepared.settings, prepared.sweep, order.jobs, advance, kept
+            )
+        findings = found.analyse(results, prepared.meta)
+        results.to_parquet(folder / "results.parquet", index=False)
+        text = _summary(findings, prepared.meta)
+        (folder / "summary.json").write_bytes(text)
+        (folder / "findings.md").write_text(as_markdown(findings), encoding="utf-8")
+        write_page(folder / "report.html", findings, prepared.meta)
+    if order.as_json:
+        print(text.decode(), end="")
+        return findings
+    console = Console()
+    print_findings(console, findings)
+    console.print(f"Results: {order.out / 'results.parquet'}, report: {order.out / 'report.html'}")
+    return findings
+
+
+def planned(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What an experiment runs unless told otherwise, as options of an order.
+
+    given: the options of the command line, None where one was not given. Raises AgentError where
+    there is no such experiment.
+    """
+    plan = find_experiment(name).plan
+    return {
+        "policies": planned_policies(plan),
+        "alphas": list(plan.alphas),
+        "confoundings": list(plan.confoundings),
+        "seeds": plan.seeds,
+        "obs": plan.obs,
+        "exp_rate": plan.exp_rate,
+        # A number of requests says by itself how long a stream is.
+        "budget": plan.budget if given["requests"] is None else None,
+        "out": Path("runs") / name,
+    }
+
+
+def planned_policies(plan: Plan) -> list[str]:
+    """The one policy of an experiment, or those of its arms."""
+    return list(dict.fromkeys(arm.policy for arm in plan.arms)) or [plan.policy]
+
+
+def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
+    """Check everything that can be wrong with an order, before anything runs or is written."""
+    plan = found.plan
+    families = checked_families(order.estimators or plan.estimators or FAMILIES)
+    missing = [name for name in plan.needs if name not in families]
+    if missing:
+        raise AgentError(
+            f"--estimators: {', '.join(missing)} missing; the experiment {found.name} compares"
+            f" {', '.join(plan.needs)}"
+        )
+    policies = checked_policies(order.policies)
+    if plan.arms and (order.estimators or policies != tuple(planned_policies(plan))):
+        raise AgentError(
+            f"--policies, --estimators: the experiment {found.name} compares arms of its own; leave"
+            " them out"
+        )
+    if len(policies) > 1 and not plan.arms:
+        raise AgentError(f"--policies: an experiment has one policy, got {', '.join(policies)}")
+    if plan.extra and policy(policies[0]).uses_estimate:
+        raise AgentError(
+            f"--policies: {policies[0]} looks at estimates; the experiment {found.name} compares"
+            f" {', '.join(plan.extra)} on the stream of {', '.join(plan.needs)}"
+        )
+    if order.store is not None:
+        raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
+    variants = _worlds(found, order.world)
+    settings = replace(stream_settings(order), batch=BATCH)
+    if plan.refresh is not None:
+        settings = replace(settings, refresh=max(BATCH, round(plan.refresh / order.exp_rate)))
+    benchmark = load_as_told(order.benchmark, order.benchmark_options)
+    scenarios = order.alphas, order.confoundings
+    if plan.arms:
+        # Where no cost is known, a price in the rule changes nothing.
+        arms = [arm for arm in plan.arms if not arm.priced or np.isfinite(benchmark.cost).all()]
+        sweep = arm_cells(arms, *scenarios, order.seeds, variants)
+    else:
+        sweep = cells(*scenarios, policies, (*families, *plan.extra), order.seeds, variants)
+    meta = describe_run(benchmark, settings, order)
+    places = {
+        (cell.world, cell.alpha, cell.confounding): cell.world_options(settings) for cell in sweep
+    }
+    meta["scenarios"] = [
+        {"world": place[0], **_described(World(benchmark, options), plan)}
+        for place, options in places.items()
+    ]
+    meta["experiment"] = found.name
+    meta["worlds"] = {each.name: list(each.options) for each in plan.variants if each.name}
+    if plan.arms:
+        meta["options"]["arms"] = [arm.label for arm in arms]
+    else:
+        meta["options"]["policy"] = policies[0]
+        meta["options"]["estimators"] = [*families, *plan.extra]
+    return Prepared(settings, benchmark, sweep, meta)
+
+
+def _described(world: World, plan: Plan) -> dict[str, Any]:
+    """A scenario; with the noise of its rewards where allocations are compared."""
+    return {**describe_world(world), **(reward_variances(world) if plan.arms else {})}
+
+
+def _worlds(found: Experiment, given: Sequence[str]) -> list[tuple[str, WorldOptions]]:
+    """Labels and options of the experiment's variants on top of the options given."""
+    varied = {text.partition("=")[0] for each in found.plan.variants for text in each.options}
+    for text in given:
+        name = text.partition("=")[0]
+        if name in varied:
+            raise AgentError(f"--world: {name} is what the experiment {found.name} varies")
+    return [(each.name, parse_options([*given, *each.options])) for each in found.plan.variants]
+
+
+def _summary(findings: Findings, meta: Mapping[str, Any]) -> bytes:
+    content = {**meta, "findings": findings}
+    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"

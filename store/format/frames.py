@@ -1,0 +1,392 @@
+"""The tail of a log: batches on disk before SQLite has them, one checked frame each.
+
+A frame is copied into a mapped file, which the death of the process cannot undo; SQLite follows in
+large transactions, and files whose frames it holds are removed. What a killed writer left behind
+is replayed by the next one.
+
+Files are `<store>.tail.1`, `<store>.tail.2`, …. A file begins with the id of its store. A frame is
+a header (payload bytes, CRC-32 of the store's id and of what follows it, seq of the first row) and
+the batch as msgpack: its table, its rows, its columns, arrays as little-endian bytes. Files of
+older versions begin with their first frame, and its CRC knows no store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import re
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from equipoise.store.batches import Batch, Segment
+from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
+from equipoise.store.files import identity
+from equipoise.store.format.sql_rows import LOG_TABLES, Kind
+
+Sync: TypeAlias = Literal["never", "each", "asked"]
+
+FILE_BYTES, LEAST_BYTES = 8 << 20, 64 << 10
+"""The room a file is given, and that where a disk is nearly full."""
+
+_PROBE_BYTES = 4096
+_HEADER = struct.Struct("<IIQ")
+_SEQ = struct.Struct("<Q")
+_CRC_AT = 8
+_MAGIC = b"EQPSTAIL"
+FILE_HEADER = 64
+"""Bytes before the first frame: a frame of its own, of no row."""
+_NO_ROW = 2**64 - 1
+_DTYPES: dict[Kind, str] = {
+    Kind.INTEGER: "<i8",
+    Kind.OPTIONAL_INTEGER: "<i8",
+    Kind.REAL: "<f8",
+    Kind.FLAG: "|b1",
+    Kind.VECTOR: "<f8",
+    Kind.OPTIONAL_VECTOR: "<f8",
+    Kind.MASK: "|b1",
+}
+_TWO_AXES = (Kind.VECTOR, Kind.OPTIONAL_VECTOR, Kind.MASK)
+_TABLES = {
+    table.batch: (position, tuple((name, kind in _DTYPES) for name, kind in table.columns.items()))
+    for position, table in enumerate(LOG_TABLES)
+}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def seed_of(store_id: bytes) -> int:
+    """What the checksums of a store's frames begin with; 0 for frames of older versions."""
+    return zlib.crc32(store_id)
+
+
+def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
+    """The frame of a batch whose first row has this seq. seed: of its store."""
+    position, columns = _TABLES[type(batch)]
+    values: list[Any] = [position, len(batch)]
+    for name, is_array in columns:
+        value = getattr(batch, name)
+        values.append(value.tobytes() if is_array and value is not None else value)
+    payload = _encode(values)
+    crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq), seed))
+    return _HEADER.pack(len(payload), crc, seq) + payload
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a tail file holds. frames: (start, end, seq) of every whole one, in order.
+
+    owner: the id of the store whose file it is, None where it does not say. damaged: (start, end)
+    of stretches that are no frames although whole frames follow. torn: bytes that are not zero
+    stand behind the last frame.
+    """
+
+    frames: tuple[tuple[int, int, int], ...]
+    owner: bytes | None
+    damaged: tuple[tuple[int, int], ...]
+    torn: bool
+
+
+def scan(data: bytes, store_id: bytes) -> Scanned:
+    """Find every whole frame of a file, beyond damaged ones too. store_id: of the store beside it.
+
+    A frame that was being written when the process died is torn, and nothing whole follows it:
+    that, and only that, is the end of a file.
+    """
+    owner, start = _owner_of(data)
+    seeds = [seed_of(store_id), 0] if owner is None else [seed_of(owner)]
+    frames: list[tuple[int, int, int]] = []
+    damaged: list[tuple[int, int]] = []
+    seq = 0
+    while True:
+        end = _frame_end(data, start, seeds)
+        if not end:
+            further = _find_frame(data, start + 1, seeds, seq)
+            if further is None:
+                break
+            damaged.append((start, further))
+            start, end = further, _frame_end(data, further, seeds)
+        seq = _HEADER.unpack_from(data, start)[2]
+        frames.append((start, end, seq))
+        start = end
+    return Scanned(tuple(frames), owner, tuple(damaged), bool(data[start:].strip(b"\0")))
+
+
+def _owner_of(data: bytes) -> tuple[bytes | None, int]:
+    """The store's id at the head of a file, None without one; where its first frame begins."""
+    payload = data[_HEADER.size : FILE_HEADER]
+    if payload.startswith(_MAGIC) and data[:FILE_HEADER] == _file_header(payload[8:24]):
+        return data[_HEADER.size + len(_MAGIC) :][:16], FILE_HEADER
+    return None, 0
+
+
+def _file_header(store_id: bytes) -> bytes:
+    payload = (_MAGIC + store_id).ljust(FILE_HEADER - _HEADER.size, b"\0")
+    crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(_NO_ROW)))
+    return _HEADER.pack(len(payload), crc, _NO_ROW) + payload
+
+
+def _frame_end(data: bytes, start: int, seeds: Sequence[int]) -> int:
+    """Where the frame at `start` ends, 0 where none is whole there."""
+    if start + _HEADER.size > len(data):
+        return 0
+    size, crc, _ = _HEADER.unpack_from(data, start)
+    end: int = start + _HEADER.size + size
+    if not size or end > len(data):
+        return 0
+    covered = memoryview(data)[start + _CRC_AT : end]
+    return end if any(zlib.crc32(covered, seed) == crc for seed in seeds) else 0
+
+
+def _find_frame(data: bytes, start: int, seeds: Sequence[int], seq: int) -> int | None:
+    """Where the first whole frame from `start` on begins; its seq is no less than `seq`."""
+    for low in range(start, len(data) - _HEADER.size, 1 << 20):
+        part = np.frombuffer(data[low : low + (1 << 20) + _HEADER.size - 1], dtype=np.uint8)
+        count = len(part) - _HEADER.size + 1
+        if count <= 0 or not part.any():
+            continue
+        wide = np.lib.stride_tricks.sliding_window_view(part, _HEADER.size)
+        # Sizes below 2 GB and seqs below 2^40 leave few places to compute a checksum for.
+        likely = (wide[:, 3] < 128) & ~wide[:, 13:].any(axis=1) & wide[:, :4].any(axis=1)
+        for at in (np.flatnonzero(likely) + low).tolist():
+            if _HEADER.unpack_from(data, at)[2] >= seq and _frame_end(data, at, seeds):
+                return int(at)
+    return None
+
+
+def read_segment(data: bytes, start: int, end: int) -> Segment:
+    """The segment of a whole frame."""
+    return Segment(
+        _HEADER.unpack_from(data, start)[2], _to_batch(memoryview(data)[start + _HEADER.size : end])
+    )
+
+
+def end_at_damage(path: Path, store_id: bytes) -> None:
+    """Cut a copy of a tail file, made while it was written, behind its first stretch of frames."""
+    data = path.read_bytes()
+    scanned = scan(data, store_id)
+    if scanned.damaged:
+        os.truncate(path, scanned.damaged[0][0])
+
+
+def _to_batch(payload: memoryview) -> Batch:
+    position, rows, *values = msgspec.msgpack.decode(payload)
+    table = LOG_TABLES[position]
+    columns: dict[str, Any] = {}
+    # Columns are only ever added at the end: what an older version wrote lacks the last ones.
+    for (name, kind), value in zip_longest(table.columns.items(), values):
+        if kind in _DTYPES and value is not None:
+            array: NDArray[Any] = np.frombuffer(value, dtype=_DTYPES[kind])
+            columns[name] = array.reshape(rows, -1) if kind in _TWO_AXES else array
+        else:
+            columns[name] = value
+    return table.batch(**columns)
+
+
+def tail_files(store: Path) -> list[Path]:
+    """The tail files of a store, oldest first."""
+    pattern = re.compile(re.escape(store.name) + r"\.tail\.(\d+)")
+    found = [
+        (int(matched[1]), path)
+        for path in store.parent.iterdir()
+        if (matched := pattern.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+class TailWriter:
+    """Appends frames to the newest tail file of a store that this process may write.
+
+    Files are given their room when they are made and written through a mapping: an append is a
+    copy of bytes, which needs no system call, fails for no lack of room, and lets no other thread
+    in between. The death of the process loses none of it.
+
+    sync: when frames reach the disk itself: "never" (when the system likes), "each" (before
+    `append` returns), or "asked" (when `begin_sync` is called). store_id: 16 bytes, at the head of
+    every file.
+    Not for several threads, but `forget` may come from another one.
+    """
+
+    def __init__(self, store: Path, sync: Sync, store_id: bytes = bytes(16)) -> None:
+        self._store = store
+        self._sync = sync
+        self._head = _file_header(store_id)
+        files = tail_files(store)
+        self._number = int(files[-1].suffix[1:]) if files else 0
+        self._file: _File | None = None
+        self._map: mmap.mmap | None = None
+        self._room = self._size = 0
+        self._last = -1
+        self._closed: list[tuple[int, Path]] = []
+
+    def append(self, seq: int, rows: int, frame: bytes) -> None:
+        """Write the frame of rows seq … seq + rows - 1.
+
+        Raises FullStoreError, ReadOnlyStoreError or WriteError; the tail then ends as before.
+        """
+        self._make_room(len(frame))
+        assert self._map is not None
+        start, end = self._size, self._size + len(frame)
+        self._map[start:end] = frame
+        if self._sync == "each":
+            assert self._file is not None
+            try:
+                os.fdatasync(self._file.descriptor)
+            except OSError as error:
+                # A header of zeros ends the file.
+                self._map[start : start + _HEADER.size] = bytes(_HEADER.size)
+                raise as_store_error(self._store, error) from error
+        self._size = end
+        self._last = seq + rows
+
+    def probe(self) -> None:
+        """Raise what `append` of a page would raise."""
+        self._make_room(_PROBE_BYTES)
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A function, for any thread, that puts on the disk what was appended before this call.
+
+        It raises as `append` does; what was appended then stays in the log all the same.
+        """
+        file = self._file
+        if file is None:
+            return lambda: None
+        # Ours may be closed and followed by another one meanwhile; it stays open for this.
+        file.use()
+
+        def sync() -> None:
+            try:
+                os.fdatasync(file.descriptor)
+            except OSError as error:
+                raise as_store_error(self._store, error) from error
+            finally:
+                file.leave()
+
+        return sync
+
+    def fault(self) -> str | None:
+        """What became of the file that is written to, in words; None where it is in its place."""
+        file = self._file
+        if file is None:
+            return None
+        path = self._path()
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return f"{path.name} is gone"
+        if identity(facts) != file.identity:
+            return f"{path.name} is another file than the one that was opened"
+        if facts.st_size < self._room:
+            return f"{path.name} was cut short"
+        return None
+
+    def forget(self, next_seq: int) -> None:
+        """Remove files whose rows all lie before `next_seq`."""
+        while self._closed and self._closed[0][0] <= next_seq:
+            _, path = self._closed.pop(0)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def has_files_before(self, next_seq: int) -> bool:
+        """Whether `forget` would remove a file."""
+        return bool(self._closed) and self._closed[0][0] <= next_seq
+
+    def close(self) -> None:
+        """Stop writing. Files stay unless they were forgotten before."""
+        file, self._file = self._file, None
+        if file is not None and self._map is not None:
+            try:
+                if self._sync == "asked":
+                    os.fdatasync(file.descriptor)
+            finally:
+                self._map.close()
+                file.leave()
+                self._closed.append((self._last, self._path()))
+                self._map, self._room, self._size = None, 0, 0
+
+    def _make_room(self, size: int) -> None:
+        """See to it that `size` bytes fit into the file, with a new one where they do not."""
+        if self._size + size <= self._room:
+            return
+        try:
+            try:
+                made = self._make_file(max(FILE_BYTES, size + FILE_HEADER))
+            except OSError as error:
+                if error.errno not in _FULL or size > LEAST_BYTES - FILE_HEADER:
+                    raise
+                made = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
+            self.close()
+        except OSError as error:
+            raise as_store_error(self._store, error) from error
+        self._number += 1
+        self._file, self._map = made
+        self._room, self._size = len(self._map), FILE_HEADER
+
+    def _make_file(self, room: int) -> tuple[_File, mmap.mmap]:
+        path = self._path(self._number + 1)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, room)
+            mapped = mmap.mmap(descriptor, room)
+            mapped[:FILE_HEADER] = self._head
+            if self._sync != "never":
+                sync_folder(self._store.parent)
+        except BaseException:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        return _File(descriptor), mapped
+
+    def _path(self, number: int | None = None) -> Path:
+        which = self._number if number is None else number
+        return self._store.with_name(f"{self._store.name}.tail.{which}")
+
+
+class _File:
+    """An open descriptor that is closed when its last user leaves; the writer is the first."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.identity = identity(os.fstat(descriptor))
+        self._users = 1
+        self._lock = threading.Lock()
+
+    def use(self) -> None:
+        with self._lock:
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = not self._users
+        if last:
+            os.close(self.descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def as_store_error(store: Path, error: OSError) -> WriteError | ReadOnlyStoreError:
+    if error.errno in _FULL:
+        return FullStoreError(f"store {store}: no room for its tail ({error.strerror})")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return ReadOnlyStoreError(f"store {store}: its tail may not be written ({error.strerror})")
+    return WriteError(f"store {store}: its tail cannot be written ({error.strerror})")

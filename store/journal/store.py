@@ -1,0 +1,512 @@
+"""A store that answers at the speed of an append: SQLite behind a tail.
+
+`append` writes one frame to the tail (a few microseconds, nothing that waits for a disk) and keeps
+the batch in memory; a thread moves what has gathered into SQLite, hundreds of rows a transaction,
+and forgets it. Look-ups see both. The log, its order and its bytes are those of `SqliteStore`,
+which takes the tail in where a writer was killed.
+
+Back-pressure: rows that wait for SQLite are bounded. Beyond that, appends are refused with the
+reason SQLite is behind (slow, full, not writable), until it has caught up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.store.batches import (
+    Batch,
+    Buffer,
+    DecisionBatch,
+    Ints,
+    ObservationBatch,
+    OutcomeBatch,
+    Segment,
+    named_observations,
+    pairs_of,
+    replays_of,
+    slice_rows,
+)
+from equipoise.store.contract import Checkpoint, Kept, Root, Store, check_numbers, repeated_request
+from equipoise.store.errors import (
+    DisplacedStoreError,
+    FullStoreError,
+    SlowStoreError,
+    StoreError,
+    TornAppendError,
+    WriteError,
+)
+from equipoise.store.format.frames import Sync, TailWriter, as_store_error, seed_of, to_frame
+from equipoise.store.format.mark import BLOCK
+from equipoise.store.journal.recent_outcomes import Recent, Seen
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
+from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sqlite.chain import Anchor
+from equipoise.store.sqlite.connection import Durability
+from equipoise.store.sqlite.opening import Found
+from equipoise.store.sqlite.retention import Trimmed, trim
+
+WAITING_ROWS = 200_000
+"""Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
+_GATHER_SECONDS = 0.01
+_RETRY_SECONDS = 0.2
+_BREATH_SECONDS = 0.002
+_RULES_AT_ONCE = 256
+
+
+class JournaledStore(Store):
+    """The Store contract over a file and its tail. Parameters as of `SqliteStore`.
+
+    grouped: with durability "power", `append` does not wait for the disk; whoever acknowledges
+    rows calls `begin_sync` first, once for many.
+    waiting_rows: how many rows may wait for SQLite.
+
+    `append` and the look-ups belong to one thread; everything else may be called from any.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        durability: Durability = "process",
+        *,
+        busy_seconds: float = 1.0,
+        waiting_rows: int = WAITING_ROWS,
+        grouped: bool = False,
+    ) -> None:
+        self._log = SqliteStore(path, durability=durability, busy_seconds=busy_seconds)
+        try:
+            self._reader = SqliteStore(path, read_only=True, busy_seconds=busy_seconds)
+        except BaseException:
+            self._log.close()
+            raise
+        self.path = self._log.path
+        self.read_only = False
+        self.trouble: StoreError | None = None
+        """Why SQLite does not take what waits, None while it does."""
+        self.displaced: StoreError | None = None
+        """Why what is logged now would be lost, None while the files are in their places."""
+        self.commit_seconds = 0.0
+        self.commits = 0
+        self._name = f"store {self.path}"
+        self._limit = waiting_rows
+        self._next_seq, self._decisions = self._log.next_seq, self._log.decisions
+        self._decisions_at_start = self._decisions
+        self._settled = self._next_seq
+        self.must_sync = grouped and durability == "power"
+        """Whether appended rows may be acknowledged only after `begin_sync`."""
+        unasked: Sync = "each" if durability == "power" else "never"
+        self._mark = self._log.mark
+        store_id = self._mark.standing.store_id
+        self._seed = seed_of(store_id)
+        self._tail = TailWriter(self.path, "asked" if self.must_sync else unasked, store_id)
+        self._waiting: deque[Segment] = deque()
+        self._settling: list[Segment] = []
+        self._numbers: dict[str, int] = {}
+        self._rows: dict[int, tuple[DecisionBatch, int]] = {}
+        self._observed: set[str] = set()
+        self._recent = Recent(self._decisions)
+        self._absent: set[str] = set()
+        # Two filters, each written by one thread: names from before, which are read beside the
+        # first requests, and names since. Until the first is whole SQLite is asked.
+        self._before, self._since = Seen(), Seen()
+        self._all_known = False
+        self._change = threading.Condition()
+        self._wake = threading.Event()
+        self._closing = self._torn = False
+        self._thread = threading.Thread(target=self._settle_on, name="settle", daemon=True)
+        self._thread.start()
+        self._learner = threading.Thread(target=self._learn_names, name="names", daemon=True)
+        if self._decisions:
+            self._learner.start()
+        else:
+            self._all_known = True
+
+    @property
+    def next_seq(self) -> int:
+        return self._next_seq
+
+    @property
+    def decisions(self) -> int:
+        return self._decisions
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are in the tail and not in SQLite yet."""
+        return self._next_seq - self._settled
+
+    def append(self, batch: Batch) -> int:
+        first, rows = self._next_seq, len(batch)
+        if self._torn:
+            raise TornAppendError(f"{self._name}: an append was cut short: start anew")
+        if not rows:
+            return first
+        self._check_room(rows)
+        decisions = self._decisions
+        if isinstance(batch, DecisionBatch):
+            decisions += rows
+            if decisions > self._mark.reserved:
+                self._reserve(decisions)
+            if rows > 1 or batch.number[0] != self._decisions:
+                check_numbers(self._name, batch, self._decisions)
+            self._admit_requests(batch)
+        self._tail.append(first, rows, to_frame(first, batch, self._seed))
+        # From here on the rows are in the log.
+        try:
+            # Only now: a mark ahead of the tail means a loss.
+            self._mark.advance(first + rows, decisions)
+            if isinstance(batch, DecisionBatch):
+                self._index(batch)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.update(name for name in batch.request_id or () if name)
+            elif isinstance(batch, OutcomeBatch):
+                self._recent.add(batch, self._decisions)
+            self._next_seq = first + rows
+            self._waiting.append(Segment(first, batch))
+        except BaseException as error:
+            self._torn = True
+            raise TornAppendError(
+                f"{self._name}: {type(error).__name__} after rows were appended: start anew"
+            ) from error
+        if not self._wake.is_set():
+            self._wake.set()
+        return first
+
+    def _reserve(self, decisions: int) -> None:
+        try:
+            self._mark.reserve(decisions)
+        except OSError as error:
+            raise as_store_error(self.path, error) from error
+
+    def look(self) -> StoreError | None:
+        """Whether the files are in their places and can be written; for any thread.
+
+        While they are not, appends are refused: what they would promise nobody could keep.
+        """
+        presence = self._log.presence
+        assert presence is not None
+        fault = self._tail.fault()
+        problem = presence.check() if fault is None else DisplacedStoreError(fault)
+        if problem is not None and self.displaced is None:
+            self._wake.set()  # the thread saves what it can
+        self.displaced = problem
+        return problem
+
+    def _check_room(self, rows: int) -> None:
+        if self.displaced is not None:
+            raise self.displaced
+        # Where SQLite is slow or full the tail keeps what is promised. Where it cannot write at
+        # all, neither may the tail be able to, whatever memory says.
+        trouble = self.trouble
+        if trouble is not None and not isinstance(trouble, (SlowStoreError, FullStoreError)):
+            raise trouble
+        if self.waiting + rows > self._limit and self.waiting:
+            raise self.trouble or SlowStoreError(
+                f"{self._name}: {self.waiting} rows wait to be written, at most {self._limit} may"
+            )
+
+    def _admit_requests(self, batch: DecisionBatch) -> None:
+        names = [name for name in batch.request_id or () if name]
+        # A caller that has just looked these ids up need not have them looked up again.
+        if not self._absent.issuperset(names):
+            known = self.find_requests(names)
+            if known:
+                raise repeated_request(self._name, names, known)
+        if len(names) > 1 and len(set(names)) < len(names):
+            raise repeated_request(self._name, names, ())
+        self._absent.clear()
+
+    def _index(self, batch: DecisionBatch) -> None:
+        first = self._decisions
+        self._decisions = first + len(batch)
+        for row in range(len(batch)):
+            self._rows[first + row] = batch, row
+        for number, name in enumerate(batch.request_id or (), first):
+            if name:
+                self._numbers[name] = number
+        self._since.add(batch.request_id or ())
+
+    def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
+        waiting = self._numbers
+        # In this order: what leaves memory meanwhile is in SQLite already.
+        found = {name: waiting[name] for name in request_ids if name in waiting}
+        others = [name for name in request_ids if name not in found]
+        if others:
+            asked = others
+            if self._all_known:
+                before, since = self._before, self._since
+                asked = [name for name in others if name in since or name in before]
+            if asked:
+                found.update(self._reader.find_requests(asked))
+            self._absent = {name for name in others if name not in found}
+        return found
+
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        # In this order, as in `find_requests`.
+        found = {name for name in request_ids if name in self._observed}
+        others = [name for name in request_ids if name not in found]
+        return found | self._reader.find_observations(others) if others else found
+
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        found: dict[str, Segment] = {}
+        for name, segment in named_observations(self._unsettled(), set(request_ids)):
+            found.setdefault(name, segment)
+        # What both know is older in SQLite.
+        return found | self._reader.observations(request_ids)
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        found: dict[tuple[int, int], Segment] = {}
+        for pair, segment in replays_of(self._unsettled(), set(pairs_of(context, model))):
+            found.setdefault(pair, segment)
+        return found | self._reader.simulations(context, model)
+
+    def _unsettled(self) -> list[Segment]:
+        """What waits for SQLite. To be asked before SQLite is: what leaves memory meanwhile is
+        there then, and only known twice."""
+        return [*self._settling, *tuple(self._waiting)]
+
+    def decision(self, number: int) -> DecisionBatch | None:
+        held = self._rows.get(number)
+        if held is None:
+            return self._reader.decision(number)
+        return slice_rows(held[0], held[1], held[1] + 1)
+
+    def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        recent = self._recent.find(number)
+        if recent is not None:
+            return recent
+        # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
+        # twice. A late repeat must not make the loop wait for a transaction.
+        waiting: dict[int, OutcomeBatch] = {}
+        for segment in self._unsettled():
+            if isinstance(segment.batch, OutcomeBatch):
+                for row in np.flatnonzero(segment.batch.number == number).tolist():
+                    waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)
+        found = self._reader.outcome_rows(number)
+        return [part for _, part in sorted({**waiting, **found}.items())]
+
+    def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
+        end = self._next_seq if until is None else min(until, self._next_seq)
+        self.settle(end)
+        return self._reader.read(since, end)
+
+    def probe(self) -> None:
+        """Raise what `append` of a few rows would raise now; the log stays as it is."""
+        self.look()
+        self._check_room(1)
+        self._tail.probe()
+
+    def begin_sync(self) -> Callable[[], None]:
+        """A function, for any thread, that puts on the disk what was appended before this call."""
+        return self._tail.begin_sync()
+
+    def settle(self, until: int | None = None, seconds: float | None = None) -> bool:
+        """Wait until SQLite holds the first `until` rows (default: all); whether it does.
+
+        Raises StoreError where SQLite refuses them and `seconds` were not given.
+        """
+        end = self._next_seq if until is None else until
+        deadline = None if seconds is None else time.monotonic() + seconds
+        with self._change:
+            while self._settled < end:
+                if self.trouble is not None and deadline is None:
+                    raise self.trouble
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._change.wait(left)
+        return True
+
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
+        self.settle(min(seq, self._next_seq))
+        self._log.checkpoint(seq, state, at)
+
+    def restore(self) -> Checkpoint | None:
+        return self._reader.restore()
+
+    def anchor(self, at: float) -> Anchor:
+        """As of `SqliteStore`: rows that wait for SQLite are not in it yet."""
+        return self._reader.anchor(at)
+
+    def root(self) -> Root | None:
+        return self._reader.root()
+
+    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
+        """As of `SqliteStore`; waits until the rows before `seq` are in SQLite."""
+        self.settle(min(seq, self._next_seq))
+        self._log.keep_root(seq, state, at)
+
+    def last_root_kept(self, now: float) -> float | None:
+        return self._reader.last_root_kept(now)
+
+    def trim(
+        self, before: float, now: float, archive: Path | None, newer: int = 0
+    ) -> Trimmed | None:
+        """As `retention.trim`; for any thread, and given up when the store is closed."""
+        return trim(self._log, before, now, archive, lambda: self._closing, newer)
+
+    def freeze(self, name: str, value: str) -> None:
+        self._log.freeze(name, value)
+
+    def settings(self) -> dict[str, str]:
+        return self._reader.settings()
+
+    def put(self, record: Kept) -> None:
+        self._log.put(record)
+
+    def eras(self) -> list[Era]:
+        return self._reader.eras()
+
+    def rules(self) -> list[RuleRecord]:
+        return self._reader.rules()
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._reader.rule_ids()
+
+    def bodies(self) -> Iterator[str]:
+        return self._reader.bodies()
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """As of `SqliteStore`, a few at a time; for any thread."""
+        for start in range(0, len(ordinals), _RULES_AT_ONCE):
+            if self._closing:
+                return
+            self._log.remove_rules(ordinals[start : start + _RULES_AT_ONCE])
+            time.sleep(_BREATH_SECONDS)
+
+    def rule(self, rule_id: str) -> RuleRecord | None:
+        return self._reader.rule(rule_id)
+
+    def alerts(self) -> list[Alert]:
+        return self._reader.alerts()
+
+    def controls(self) -> list[Control]:
+        return self._reader.controls()
+
+    def gaps(self) -> list[Gap]:
+        return self._reader.gaps()
+
+    @property
+    def found(self) -> Found:
+        """What stood beside the database when it was opened."""
+        return self._log.found
+
+    def close(self) -> None:
+        """Move everything into SQLite and let go. What SQLite refuses stays in the tail."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        if self._learner.is_alive():
+            self._learner.join()
+        try:
+            self._tail.close()
+        finally:
+            self._reader.close()
+            settled = self.look() is None
+            self._log.close()
+        if settled:  # else the tail may be all that can be found
+            self._tail.forget(self._settled)
+
+    def _learn_names(self) -> None:
+        """The thread that reads the names of the decisions that were there at the start."""
+        try:
+            with SqliteStore(self.path, read_only=True) as reader:
+                for names in reader.request_names(self._decisions_at_start):
+                    self._before.add(names)
+                    if self._closing:
+                        return
+                    time.sleep(_BREATH_SECONDS)
+        except StoreError:
+            return  # SQLite is then asked for ever, which is right and only slower
+        self._all_known = True
+
+    def _settle_on(self) -> None:
+        """The thread: gather, write, forget, until the store is closed."""
+        while True:
+            self._wake.wait()
+            if not self._closing:
+                time.sleep(_GATHER_SECONDS)
+            self._wake.clear()
+            if self.displaced is not None:
+                self._log.rescue_journal()
+            # Cleared before the queue is emptied: what comes later wakes the thread again. A
+            # segment is in one of the two lists at every moment, for look-ups.
+            while self._waiting:
+                self._settling.append(self._waiting[0])
+                self._waiting.popleft()
+            while self._settling and not self._write():
+                if self._closing:
+                    return
+                time.sleep(_RETRY_SECONDS)
+            if self._closing and not self._waiting:
+                return
+
+    def _write(self) -> bool:
+        """Write what is settling in one transaction; whether it worked."""
+        segments = self._settling
+        problem = self.look()
+        if problem is not None:
+            self._log.rescue_journal()
+            self._trouble(problem)
+            return False
+        start = time.perf_counter()
+        try:
+            self._log.append_together(segments)
+        except StoreError as error:
+            self._trouble(error)
+            return False
+        except Exception as error:  # a thread that died would leave rows waiting without a word
+            kind = type(error).__name__
+            self._trouble(WriteError(f"{self._name}: rows cannot be written ({kind})"))
+            return False
+        self.commit_seconds += time.perf_counter() - start
+        self.commits += 1
+        for segment in segments:
+            batch = segment.batch
+            if isinstance(batch, DecisionBatch):
+                for number in batch.number.tolist():
+                    del self._rows[number]
+                for name in batch.request_id or ():
+                    if name:
+                        self._numbers.pop(name, None)
+            elif isinstance(batch, ObservationBatch):
+                self._observed.difference_update(batch.request_id or ())
+        self._settling = []
+        with self._change:
+            self._settled = segments[-1].seq + len(segments[-1].batch)
+            self.trouble = None
+            self._change.notify_all()
+        with contextlib.suppress(OSError):
+            if self._tail.has_files_before(self._settled):
+                # The death of the machine must not take what both of them hold.
+                self._log.sync_journal()
+                self._tail.forget(self._settled)
+            if self._decisions + BLOCK // 2 > self._mark.reserved:
+                self._mark.reserve(self._decisions)
+        return True
+
+    def _trouble(self, error: StoreError) -> None:
+        with self._change:
+            self.trouble = error
+            self._change.notify_all()
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    read_only: bool = False,
+    durability: Durability = "process",
+    *,
+    busy_seconds: float = 1.0,
+) -> Store:
+    """A store for the daemon (journaled), or for reading beside it."""
+    if read_only:
+        return SqliteStore(path, read_only=True, busy_seconds=busy_seconds)
+    return JournaledStore(path, durability, busy_seconds=busy_seconds)

@@ -1,0 +1,3 @@
+"""The store in a SQLite file: one writer, any number of readers, readable with any SQLite tool."""
+
+from equipoise.store.sqlite.store import SqliteStore as SqliteStore

@@ -1,0 +1,330 @@
+"""A hash chain over everything a store keeps, so that a change made behind its back shows.
+
+Every row of the log has a digest that covers it and every row before it:
+
+    D(i + 1) = blake2b(D(i) + name of the table + msgpack of the row as SQL holds it),   32 bytes,
+
+with D at the first row of the chain = blake2b of "equipoise chain" and that row's number. How rows
+came in batches says nothing. Settings, eras, rules, alerts, controls and gaps have a chain each, in
+the order of their keys; checkpoints and roots a digest each. The table `chain` holds D every 256
+rows, at every checkpoint and root, and where everything ends; it is written in the transaction of
+the rows themselves.
+
+Whoever can rewrite the whole file can rewrite its chain too. That shows only against a copy of
+where it ended (`Anchor`) that is kept elsewhere: in a backup, or in a file that only grows.
+Functions of an open connection; those that write run inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from equipoise.store.format.sql_rows import LOG_TABLES
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+Row: TypeAlias = tuple[Any, ...]
+
+EVERY = 256
+"""Rows between two stored digests of the log."""
+RECORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "settings": "SELECT rowid, name, value FROM settings",
+        "eras": "SELECT era, era, opened_at, reason, models, key_hash, schema_hash FROM eras",
+        "rules": "SELECT id, rule_id, era, at, body FROM rules",
+        "alerts": "SELECT id, at, check_name, status, sentence FROM alerts",
+        "controls": "SELECT id, at, name, value FROM controls",
+        "gaps": 'SELECT id, at, first, numbers, "row", "rows", reason, kept FROM gaps',
+    }
+)
+"""What is chained beside the log: its key, then its content."""
+_KEYS = {
+    "settings": "rowid",
+    "eras": "era",
+    "rules": "id",
+    "alerts": "id",
+    "controls": "id",
+    "gaps": "id",
+}
+LOG, BEGINS, BROKEN = "log", "begins", "broken"
+_STATES = {"checkpoint": -1001, "root": -1002}
+# Ids below 0, so that what changes with every transaction stays on one page.
+_HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
+_FIRST_TABLES = ("decisions", "outcomes", "observations", "simulations", "expiries")
+_encode = msgspec.msgpack.Encoder().encode
+_NAMES = {table.name: table.name.encode() for table in LOG_TABLES}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a chain stood: its digest, in hexadecimal, after the first `position` rows of the log,
+    or after the record with that key."""
+
+    position: int
+    digest: str
+
+
+class Anchor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where all chains of a store ended at one moment. at: seconds since the epoch.
+
+    log: None while nothing is chained; records: of each kind that there was any of.
+    """
+
+    at: float
+    log: Place | None = None
+    records: dict[str, Place] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A stored digest. kind: "log" (on the way), "begins" (where the chain starts), "broken"
+    (where a store was found to have other rows than its chain, which went on from there)."""
+
+    kind: str
+    position: int
+    digest: str
+
+
+def create_chain(database: Database) -> None:
+    """Migration 10: the table of the chain, which begins behind the rows that are there already.
+    History, like the first schema: never edit it."""
+    columns = {"id": int, "kind": str, "position": int, "digest": str}
+    database.create_table("chain", columns, pk="id", not_null=columns.keys() - {"id"}, strict=True)
+    ends = [f"SELECT max(seq) + 1 AS s FROM {name}" for name in _FIRST_TABLES]
+    ends.append("SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL")
+    query = f"SELECT coalesce(max(s), 0) FROM ({' UNION ALL '.join(ends)})"
+    begins = int(database.execute(query).fetchone()[0])
+    digest = first_digest(begins).hex()
+    for key, kind in ((begins, BEGINS), (_HEADS[LOG], LOG)):
+        row = (key, kind, begins, digest)
+        database.execute("INSERT INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?)", row)
+
+
+def first_digest(position: int) -> bytes:
+    """D of a chain that begins at this row."""
+    return blake2b(b"equipoise chain" + _encode(position), digest_size=32).digest()
+
+
+def next_digest(digest: bytes, table: str, row: Row) -> bytes:
+    """D after one more row of a table, as SQL holds it."""
+    return blake2b(digest + table.encode() + _encode(row), digest_size=32).digest()
+
+
+def extend(
+    connection: sqlite3.Connection,
+    held: tuple[int, bytes] | None,
+    first: int,
+    written: Sequence[tuple[str, Sequence[Row]]],
+) -> tuple[int, bytes]:
+    """Chain rows that were just inserted; where the chain ends now.
+
+    held: where it ended, None to look. first: the number of the first of the rows. written: rows
+    by table, those of each table in order; together they have consecutive numbers.
+    """
+    position, digest = held or _resume(connection)
+    if position != first:
+        position, digest = _break(connection, first, digest)
+    links: list[tuple[int, str, int, str]] = []
+    if len(written) == 1:
+        name, rows = written[0]
+        mixed: Iterable[tuple[bytes, Row]] = ((_NAMES[name], row) for row in rows)
+    else:
+        pairs = [(_NAMES[name], row) for name, rows in written for row in rows]
+        pairs.sort(key=_number)
+        mixed = pairs
+    for name_, row in mixed:
+        digest = blake2b(digest + name_ + _encode(row), digest_size=32).digest()
+        position += 1
+        if position % EVERY == 0:
+            links.append((position, LOG, position, digest.hex()))
+    links.append((_HEADS[LOG], LOG, position, digest.hex()))
+    _put(connection, links)
+    return position, digest
+
+
+def _number(pair: tuple[bytes, Row]) -> int:
+    return int(pair[1][0])
+
+
+def mark(connection: sqlite3.Connection, position: int | None = None) -> None:
+    """Store the digest after the first `position` rows (None: where the chain ends) for good."""
+    head = _head(connection, LOG)
+    if head is None:
+        return
+    if position is None or position == head.position:
+        _put(connection, [(head.position, LOG, head.position, head.digest)], keep=True)
+        return
+    row = connection.execute(
+        "SELECT position, digest FROM chain WHERE id >= 0 AND id <= ? ORDER BY id DESC LIMIT 1",
+        (position,),
+    ).fetchone()
+    if row is None or position > head.position:
+        return  # before the chain began
+    digest = _advance(connection, row[0], bytes.fromhex(row[1]), position)
+    _put(connection, [(position, LOG, position, digest.hex())], keep=True)
+
+
+def forget(connection: sqlite3.Connection, position: int) -> None:
+    """Let the chain begin at the row that the log begins at now."""
+    connection.execute(
+        "DELETE FROM chain WHERE id >= 0 AND id < ? AND kind != ?", (position, BROKEN)
+    )
+
+
+def note_state(connection: sqlite3.Connection, kind: str, key: int, seq: int, sum_: str) -> None:
+    """Keep a digest of a checkpoint or root beside it. key: its id; sum_: its checksum.
+
+    Those of states that are kept no longer go.
+    """
+    first, table = _STATES[kind], f"{kind}s"
+    connection.execute(
+        f"DELETE FROM chain WHERE kind = ? AND ({first} - id) / 2 NOT IN (SELECT id FROM {table})",
+        (kind,),
+    )
+    _put(connection, [(first - 2 * key, kind, seq, _of_state(kind, seq, sum_))])
+
+
+def state_notes(connection: sqlite3.Connection, kind: str) -> dict[int, str]:
+    """The digest of every state of a kind by its id."""
+    rows = connection.execute("SELECT id, digest FROM chain WHERE kind = ?", (kind,))
+    return {(_STATES[kind] - key) // 2: digest for key, digest in rows}
+
+
+def is_noted(notes: Mapping[int, str], kind: str, key: int, seq: int, sum_: str) -> bool:
+    """Whether a state has the digest that was kept beside it."""
+    return notes.get(key) == _of_state(kind, seq, sum_)
+
+
+def _of_state(kind: str, seq: int, sum_: str) -> str:
+    content = kind.encode() + _encode([seq, sum_])
+    return blake2b(b"equipoise chain" + content, digest_size=32).hexdigest()
+
+
+def extend_records(connection: sqlite3.Connection, name: str) -> None:
+    """Chain the records of one kind that were inserted since."""
+    head = _head(connection, name)
+    key, digest = (-1, _first_of(name)) if head is None else (head.position, head.digest)
+    last = bytes.fromhex(digest)
+    rows = connection.execute(f"{RECORDS[name]} WHERE {_KEYS[name]} > ? ORDER BY 1", (key,))
+    new = rows.fetchall()
+    for row in new:
+        last, key = _of_record(last, name, row), row[0]
+    if new:
+        _put(connection, [(_HEADS[name], name, key, last.hex())])
+
+
+def restart_records(connection: sqlite3.Connection, name: str) -> None:
+    """Chain one kind anew from what is there: for whoever removes records on purpose."""
+    connection.execute("DELETE FROM chain WHERE id = ?", (_HEADS[name],))
+    extend_records(connection, name)
+
+
+def anchor(connection: sqlite3.Connection, at: float) -> Anchor:
+    """Where every chain ends."""
+    with _one_moment(connection):
+        heads = {name: _head(connection, name) for name in _HEADS}
+    places = {
+        name: Place(head.position, head.digest) for name, head in heads.items() if head is not None
+    }
+    return Anchor(at=at, log=places.pop(LOG, None), records=places)
+
+
+def links(connection: sqlite3.Connection) -> tuple[list[Link], Link | None]:
+    """Every stored digest of the log by position, and the one where its chain ends."""
+    with _one_moment(connection):
+        rows = connection.execute(
+            "SELECT kind, position, digest FROM chain"
+            " WHERE id >= 0 OR kind = ? ORDER BY position, id",
+            (BROKEN,),
+        )
+        return [Link(*row) for row in rows], _head(connection, LOG)
+
+
+def record_digests(connection: sqlite3.Connection, name: str) -> tuple[Link | None, dict[int, str]]:
+    """Where the chain of one kind of records ends, None where it never began, and D after each
+    record that is there by its key."""
+    digest = bytes.fromhex(_first_of(name))
+    found: dict[int, str] = {}
+    with _one_moment(connection):
+        head = _head(connection, name)
+        for row in connection.execute(f"{RECORDS[name]} ORDER BY 1"):
+            digest = _of_record(digest, name, row)
+            found[row[0]] = digest.hex()
+    return head, found
+
+
+def _resume(connection: sqlite3.Connection) -> tuple[int, bytes]:
+    """Where the chain ended. Where its end is gone, nowhere, so that it is broken off."""
+    head = _head(connection, LOG)
+    return (-1, b"") if head is None else (head.position, bytes.fromhex(head.digest))
+
+
+def _break(connection: sqlite3.Connection, first: int, digest: bytes) -> tuple[int, bytes]:
+    """Go on at row `first`, where the log ends and the chain did not; kept for every audit."""
+    digest = blake2b(digest + first_digest(first), digest_size=32).digest()
+    connection.execute("DELETE FROM chain WHERE id >= ?", (first,))
+    connection.execute(
+        "INSERT INTO chain (id, kind, position, digest)"
+        " SELECT min(min(id), -100) - 1, ?, ?, ? FROM chain",
+        (BROKEN, first, digest.hex()),
+    )
+    return first, digest
+
+
+def _advance(connection: sqlite3.Connection, start: int, digest: bytes, stop: int) -> bytes:
+    for name, row in rows_between(connection, start, stop):
+        digest = next_digest(digest, name, row)
+    return digest
+
+
+def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> list[tuple[str, Row]]:
+    """(table, row) of every row with start <= number < stop, in order."""
+    found = [
+        (table.name, row)
+        for table in LOG_TABLES
+        for row in connection.execute(table.select("seq >= ? AND seq < ?"), (start, stop))
+    ]
+    return sorted(found, key=lambda pair: int(pair[1][0]))
+
+
+def _head(connection: sqlite3.Connection, name: str) -> Link | None:
+    row = connection.execute(
+        "SELECT kind, position, digest FROM chain WHERE id = ?", (_HEADS[name],)
+    ).fetchone()
+    return None if row is None else Link(*row)
+
+
+def _put(
+    connection: sqlite3.Connection, rows: list[tuple[int, str, int, str]], keep: bool = False
+) -> None:
+    verb = "INSERT OR IGNORE" if keep else "INSERT OR REPLACE"
+    connection.executemany(
+        f"{verb} INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?)", rows
+    )
+
+
+@contextlib.contextmanager
+def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read inside is of one moment, whatever a writer does meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _first_of(name: str) -> str:
+    return blake2b(b"equipoise chain" + name.encode(), digest_size=32).hexdigest()
+
+
+def _of_record(digest: bytes, name: str, row: Row) -> bytes:
+    # Its key is no content: compacting a database may number the rows of a table anew.
+    return blake2b(digest + name.encode() + _encode(row[1:]), digest_size=32).digest()

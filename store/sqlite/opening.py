@@ -1,0 +1,317 @@
+"""What a writer finds beside a database when it opens it, and whether that is all there was.
+
+Everything here only reads. `look` compares the database, the tail, the mark and SQLite's journal;
+`Found` says what of the tail belongs into the log, what is missing, and why the files do not belong
+together, if they do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from equipoise.store.batches import (
+    Batch,
+    DecisionBatch,
+    ExpiryBatch,
+    OutcomeBatch,
+    Segment,
+    select,
+    slice_rows,
+)
+from equipoise.store.errors import CorruptStoreError, LostRowsError
+from equipoise.store.format.frames import Scanned, read_segment, scan, tail_files
+from equipoise.store.format.mark import (
+    Standing,
+    boot_id,
+    is_own_journal,
+    mark_path,
+    read_mark,
+    wal_salts,
+)
+from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.records import Gap
+from equipoise.store.sqlite.connection import Durability, connect
+from equipoise.store.sqlite.log_start import STORE_ID, TAKEN, create_gaps, create_roots, read_fact
+from equipoise.store.sqlite.migrations import MIGRATIONS, check_identity, schema_version
+
+_SINCE_GAPS, _SINCE_ROOTS = (
+    next(number for number, migration in MIGRATIONS if migration is step)
+    for step in (create_gaps, create_roots)
+)
+
+
+@dataclass(slots=True)
+class Found:
+    """What stands beside a database.
+
+    segments: rows of the tail that the log does not hold, numbered on from its end; taken: how many
+    rows; gaps: what is missing. files: the tail files; damaged: those of them with anything that is
+    no frame, or not of this store, in front of whole frames; kept: names under which such were put
+    aside; finished: those whose rows an interrupted start took in. strange: why the files do not
+    belong together. stopped: where each tail file ends that ends in bytes that are no frame.
+    standing: what the mark says; allowed: what is missing is no more than the durability allows.
+    """
+
+    store_id: bytes = b""
+    next_seq: int = 0
+    decisions: int = 0
+    standing: Standing | None = None
+    segments: list[Segment] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    damaged: list[Path] = field(default_factory=list)
+    finished: list[Path] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    journal_is_strange: bool = False
+    allowed: bool = True
+    taken: int = 0
+    kept: list[str] = field(default_factory=list)
+
+    def refuse(self, store: Path) -> None:
+        """Raise LostRowsError, in one line, where anything is missing or strange."""
+        problems = [*self.strange]
+        if not self.allowed:
+            problems += [gap.sentence for gap in self.gaps]
+        if problems:
+            raise LostRowsError(
+                f"store {store}: {'; '.join(problems)}. Put the missing files back, or restore a"
+                f" backup, or accept the loss: equipoise repair {store}"
+            )
+
+
+def look(store: Path, durability: Durability, busy_seconds: float) -> Found:
+    """Read everything that a writer of `store`, a file that exists, has to know.
+
+    Raises StoreError or sqlite3.Error where the database itself cannot be read.
+    """
+    standing = read_mark(store)
+    # Without a journal nobody else is writing, and SQLite need not make files to look.
+    journal = store.with_name(store.name + "-wal").exists()
+    mode = "ro" if journal else "ro&immutable=1"
+    with contextlib.closing(connect(store, mode, busy_seconds)) as connection:
+        version = check_identity(connection, store)
+        if version == 0:
+            if standing is not None or tail_files(store):
+                raise CorruptStoreError(
+                    f"store {store} is empty, but a log was kept beside it: put the database and"
+                    " its journal back, or restore a backup"
+                )
+            found, rules, taken = Found(), set[str](), ""
+        else:
+            try:
+                found, rules, taken = _database(store, connection, version)
+            except UnicodeDecodeError as error:
+                # SQLite quotes what it cannot read, and sqlite3 cannot decode the quotation.
+                raise CorruptStoreError(
+                    f"store {store}: its schema is damaged: restore a backup"
+                ) from error
+    found.standing = standing
+    salts = wal_salts(store)
+    if standing is not None:
+        if standing.store_id != found.store_id:
+            # No loss of this store to be accepted: the rows of the other one are elsewhere.
+            raise LostRowsError(
+                f"store {store}: it is not the store of {mark_path(store).name}, another database"
+                " lies in its place. Put its own back with its journal, or restore a backup"
+            )
+        if not is_own_journal(standing, salts):
+            found.journal_is_strange = True
+            found.strange.append(f"{store.name}-wal is not the journal that it was left with")
+    found.files = tail_files(store)
+    found.finished = [file for file in found.files if _name(file) in taken.split()]
+    walk = _Walk(found, rules, store, bool(taken))
+    for path in found.files:
+        if path not in found.finished:
+            walk.file(path)
+    walk.end(durability)
+    return found
+
+
+def store_id_of(store: Path) -> bytes:
+    """The id of a store that nobody writes, b"" for one of an older schema."""
+    with contextlib.closing(connect(store, "ro&immutable=1", 0.0)) as connection:
+        if schema_version(connection) < _SINCE_GAPS:
+            return b""
+        return bytes.fromhex(read_fact(connection, STORE_ID) or "")
+
+
+def _name(path: Path) -> str:
+    """A file by name and inode: another one of its name is another file."""
+    return f"{path.name}:{path.stat().st_ino}"
+
+
+def names_of(files: list[Path]) -> str:
+    """How the files are noted down as taken in."""
+    return " ".join(map(_name, files))
+
+
+def _database(
+    store: Path, connection: sqlite3.Connection, version: int
+) -> tuple[Found, set[str], str]:
+    """What the log holds, by SQL that every schema version understands."""
+
+    def one(sql: str) -> int:
+        return int(connection.execute(sql).fetchone()[0])
+
+    seq = max(one(f"SELECT coalesce(max(seq) + 1, 0) FROM {table.name}") for table in LOG_TABLES)
+    number = one("SELECT coalesce(max(number) + 1, 0) FROM decisions")
+    taken, store_id = "", b""
+    if version >= _SINCE_ROOTS:
+        sealed = "FROM roots WHERE sealed_at IS NOT NULL"
+        seq = max(seq, one(f"SELECT coalesce(max(seq), 0) {sealed}"))
+        number = max(number, one(f"SELECT coalesce(max(decisions), 0) {sealed}"))
+    if version >= _SINCE_GAPS:
+        number = max(number, one("SELECT coalesce(max(first + numbers), 0) FROM gaps"))
+        taken = read_fact(connection, TAKEN) or ""
+        try:
+            store_id = bytes.fromhex(read_fact(connection, STORE_ID) or "")
+        except ValueError:
+            store_id = b""
+        if len(store_id) != 16:
+            raise CorruptStoreError(f"store {store}: its id is damaged: restore a backup")
+    rules = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
+    return Found(store_id=store_id, next_seq=seq, decisions=number), rules, taken
+
+
+# Rules of an agent, which keeps each before a decision follows it; a store alone knows of none.
+_HASHED = re.compile("r[0-9a-f]{20}")
+
+
+class _Walk:
+    """Through the frames of the tail, in order, from the log's end."""
+
+    def __init__(self, found: Found, rules: set[str], store: Path, interrupted: bool) -> None:
+        self._interrupted = interrupted
+        self._found, self._rules, self._store = found, rules, store
+        self._expected = found.next_seq  # as the tail numbers rows
+        self._next_seq, self._number = found.next_seq, found.decisions
+        self._lost_rows = 0
+        self._reasons: dict[str, None] = {}
+        self._kept: dict[Path, None] = {}
+        self._damage: dict[Path, None] = {}
+        self._seen = 0  # the number after the last decision of the tail, taken in or not
+
+    def file(self, path: Path) -> None:
+        found = self._found
+        data = path.read_bytes()
+        scanned = scan(data, found.store_id)
+        if scanned.owner is not None and scanned.owner != found.store_id:
+            found.strange.append(f"{path.name} belongs to another store")
+            found.damaged.append(path)
+            return
+        if scanned.torn:
+            end = scanned.frames[-1][1] if scanned.frames else 0
+            found.stopped.append(f"{path.name} at byte {end}")
+        if scanned.damaged or (scanned.torn and not scanned.frames):
+            # Kept, whatever becomes of the rows: it is the evidence.
+            found.damaged.append(path)
+        self._damage = {path: None} if scanned.damaged or scanned.torn else {}
+        for segment in _segments(data, scanned):
+            self._take(path, segment)
+
+    def _take(self, path: Path, segment: Segment) -> None:
+        rows = len(segment.batch)
+        if segment.seq + rows <= self._expected:
+            return  # in the log already
+        batch: Batch = segment.batch
+        if segment.seq < self._expected:
+            batch = slice_rows(batch, self._expected - segment.seq, rows)
+        elif segment.seq > self._expected:
+            before = sorted({*self._found.damaged, *self._damage}, key=str)
+            where = f"{before[-1].name} is damaged" if before else f"{path.name} begins later"
+            self._lose(segment.seq - self._expected, where, before)
+        self._expected = segment.seq + rows
+        if isinstance(batch, DecisionBatch):
+            self._seen = max(self._seen, int(batch.number[-1]) + 1)
+            if batch.rule_id not in self._rules and _HASHED.fullmatch(batch.rule_id):
+                self._lose(len(batch), f"rule {batch.rule_id} of {path.name} is not in the store")
+                self._keep(path)
+                return
+            first = int(batch.number[0])
+            if first < self._number:
+                self._lose(len(batch), f"{path.name} repeats decision numbers")
+                self._keep(path)
+                return
+            self._close_gap(first)
+            self._number = first + len(batch)
+        elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
+            known = self._known(batch)
+            if not known.all():
+                self._lose(
+                    int(np.count_nonzero(~known)), "rows about lost decisions are lost with them"
+                )
+                self._keep(path)
+                batch = select(batch, known)
+        if len(batch):
+            if self._lost_rows:
+                self._close_gap(self._number)
+            self._found.segments.append(Segment(self._next_seq, batch))
+            self._next_seq += len(batch)
+
+    def _known(self, batch: OutcomeBatch | ExpiryBatch) -> np.ndarray:
+        if not (self._lost_rows or self._found.gaps):
+            return np.ones(len(batch), dtype=np.bool_)
+        known = batch.number < self._number
+        for gap in self._found.gaps:
+            known &= (batch.number < gap.first) | (batch.number >= gap.end)
+        return known
+
+    def _keep(self, path: Path) -> None:
+        if path not in self._found.damaged:
+            self._found.damaged.append(path)
+
+    def _lose(self, rows: int, reason: str, kept: list[Path] | None = None) -> None:
+        self._lost_rows += rows
+        self._reasons[reason] = None
+        self._kept.update(dict.fromkeys(kept or ()))
+
+    def _close_gap(self, first: int) -> None:
+        """Note what was lost before this place; the next decision is number `first`."""
+        numbers = first - self._number
+        if not numbers and not self._lost_rows:
+            return
+        gap = Gap(
+            at=time.time(),
+            first=self._number,
+            numbers=numbers,
+            row=self._next_seq,
+            rows=self._lost_rows,
+            reason=", ".join(self._reasons) or "numbers are missing",
+        )
+        self._found.gaps.append(gap)
+        self._number, self._lost_rows, self._reasons = first, 0, {}
+
+    def end(self, durability: Durability) -> None:
+        found, standing = self._found, self._found.standing
+        first = max(self._number, self._seen if self._lost_rows else 0)
+        if standing is not None and standing.store_id == found.store_id:
+            # What an interrupted start took in it has numbered anew, and noted what was missing.
+            missing = 0 if self._interrupted else standing.rows - self._expected
+            if missing > 0:
+                end = found.stopped or [file.name for file in found.files] or ["the log"]
+                self._lose(missing, f"{mark_path(self._store).name} counts beyond {end[-1]}")
+            first = max(first, standing.decisions)
+            stopped = not standing.clean and (not standing.boot or standing.boot != boot_id())
+            lost = bool(found.gaps or self._lost_rows)
+            if stopped and standing.reserved > first:
+                self._reasons["the machine stopped, and they may have been given out"] = None
+                first = standing.reserved
+            found.allowed = not lost or (stopped and durability == "process")
+        else:
+            found.allowed = not (found.gaps or self._lost_rows)
+        self._close_gap(first)
+        found.taken = self._next_seq - found.next_seq
+
+
+def _segments(data: bytes, scanned: Scanned) -> Iterator[Segment]:
+    for start, end, _ in scanned.frames:
+        yield read_segment(data, start, end)

@@ -1,0 +1,629 @@
+"""The store in a SQLite file: one writer, any number of readers, readable with any SQLite tool.
+
+Over a write-ahead log a batch is one transaction: on disk as a whole or not at all. The hot path
+speaks to the sqlite3 module directly, in explicit transactions on a connection that never opens
+one by itself; sqlite-utils makes the schema, runs the migrations and serves inspection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from equipoise.store.batches import (
+    Batch,
+    Buffer,
+    DecisionBatch,
+    Ints,
+    OutcomeBatch,
+    Segment,
+    named_observations,
+    pairs_of,
+    replays_of,
+    slice_rows,
+)
+from equipoise.store.contract import (
+    Checkpoint,
+    Kept,
+    Store,
+    check_checkpoint,
+    check_numbers,
+    repeated_request,
+)
+from equipoise.store.errors import (
+    CorruptStoreError,
+    ReadOnlyStoreError,
+    SequenceError,
+    StoreError,
+    TrimmedError,
+    WriteError,
+)
+from equipoise.store.files import DatabaseFile, WriterLock
+from equipoise.store.format.frames import as_store_error as as_file_error
+from equipoise.store.format.frames import sync_folder
+from equipoise.store.format.mark import (
+    BLOCK,
+    Mark,
+    Presence,
+    Standing,
+    boot_id,
+    mark_path,
+    wal_salts,
+)
+from equipoise.store.format.sql_rows import (
+    DECISIONS,
+    LOG_TABLES,
+    OBSERVATIONS,
+    OUTCOMES,
+    SIMULATIONS,
+    TABLE_OF,
+    Row,
+    Table,
+    merge,
+    to_blocks,
+    to_rows,
+    to_segments,
+)
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
+from equipoise.store.sqlite import chain
+from equipoise.store.sqlite import records as sqlite_records
+from equipoise.store.sqlite.connection import (
+    SYNCHRONOUS,
+    Durability,
+    as_store_error,
+    check_beside,
+    check_header,
+    check_path,
+    open_for_reading,
+    open_for_writing,
+    remove,
+    set_aside,
+)
+from equipoise.store.sqlite.log_start import (
+    BEGINS,
+    FIRST_NUMBER,
+    LOST_UNTIL,
+    STORE_ID,
+    TAKEN,
+    RootedLog,
+    insert_gap,
+    read_fact,
+    read_gaps,
+    write_fact,
+)
+from equipoise.store.sqlite.opening import Found, look, names_of
+
+T = TypeVar("T")
+
+_ROWS_AT_ONCE = 4096
+_NAMES_AT_ONCE = 500
+
+_NEXT_SEQ = "SELECT max({}, {} - 1) + 1".format(
+    ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES), BEGINS
+)
+_NEXT_NUMBER = (
+    f"SELECT max(coalesce(max(number), -1) + 1, {FIRST_NUMBER}, {LOST_UNTIL}) FROM decisions"
+)
+_FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
+_NAMES = (
+    "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
+)
+
+
+class SqliteStore(RootedLog, Store):
+    """The Store contract over a file.
+
+    path: the database; its folder must exist. A writer makes the file where there is none,
+    upgrades an older schema, takes in what a killed writer left in its tail, and holds the file
+    and `<path>.lock` until it is closed; a second writer is refused, by whatever name it comes.
+    Where acknowledged rows are missing, or files of another store stand beside it, LostRowsError
+    says what, before anything is written; with accept_loss the store opens all the same, notes the
+    gap and puts damaged files aside. read_only: read beside a writer, seeing what it has committed;
+    every write is refused. durability: what acknowledged rows survive, the death of the "process"
+    or of the machine ("power", one fsync an append). busy_seconds: how long to wait for other
+    programs' locks.
+
+    Calls from several threads take turns. Not to be used across a fork.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        read_only: bool = False,
+        durability: Durability = "process",
+        *,
+        busy_seconds: float = 1.0,
+        accept_loss: bool = False,
+    ) -> None:
+        self.path = Path(path).resolve()
+        self.read_only = read_only
+        self.found = Found()
+        """What a writer found beside the database when it was opened."""
+        self._name = f"store {self.path}"
+        self._turn = threading.RLock()
+        self._counters: tuple[int, int] | None = None
+        self._chained: tuple[int, bytes] | None = None
+        self._ends = contextlib.ExitStack()
+        self._mark: Mark | None = None
+        self.presence: Presence | None = None
+        """Of a writer: whether its files are still in their places."""
+        if durability not in SYNCHRONOUS:
+            raise StoreError(f"durability is {durability!r}, expected 'process' or 'power'")
+        try:
+            if read_only:
+                check_path(self.path, read_only)
+                self._file = self._held(DatabaseFile(self.path))
+                self._connection = open_for_reading(self.path, busy_seconds)
+                self._ends.callback(self._connection.close)
+            else:
+                self._open(durability, busy_seconds, accept_loss)
+        except BaseException as error:
+            self._ends.close()
+            if isinstance(error, OSError):
+                raise as_file_error(self.path, error) from error
+            raise
+
+    def _held(self, file: DatabaseFile) -> DatabaseFile:
+        self._ends.callback(file.release)
+        return file
+
+    def _open(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> None:
+        """Become the writer. Nothing is written before everything that is there fits together."""
+        path = self.path
+        check_path(path, read_only=False)
+        check_beside(path)
+        lock = WriterLock(path)
+        self._ends.callback(lock.release)
+        is_new = not path.exists()
+        if is_new:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        undo = self._ends.enter_context(contextlib.ExitStack())
+        if is_new:
+            undo.callback(remove, path)
+        self._file = self._held(DatabaseFile(path))
+        self._file.lock(path)
+        if not is_new:
+            check_header(path, read_only=False)
+            found = self.found = self._look(durability, busy_seconds, accept_loss)
+        self._connection = open_for_writing(path, durability, busy_seconds)
+        self._ends.callback(self._connection.close)
+        if not is_new:
+            self._take_in(found)
+        if is_new:
+            # Who the store is must not hang on its journal.
+            self._ask(lambda opened: opened.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+        undo.pop_all()
+        next_seq, decisions = self._count()
+        store_id = bytes.fromhex(self._ask(read_fact, STORE_ID) or "")
+        standing = Standing(
+            store_id, boot_id(), next_seq, decisions, decisions + BLOCK, wal_salts(path)
+        )
+        held = self.found.standing
+        if mark_path(path).exists() and (held is None or held.store_id != store_id):
+            self.found.kept.append(set_aside(mark_path(path)))
+        self._mark = Mark(path, standing)
+        if self._ask(read_fact, TAKEN) is not None:
+            # Only now, with a mark that counts as the log does; and before there are new tail
+            # files, one of which may get the inode of one that is gone.
+            with self._transaction() as connection:
+                write_fact(connection, TAKEN, None)
+        self.presence = Presence(path, self._file, self._mark, lock)
+
+    def _look(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> Found:
+        try:
+            found = look(self.path, durability, busy_seconds)
+            if not accept_loss:
+                found.refuse(self.path)
+            elif found.journal_is_strange:
+                kept: list[str] = []
+                for suffix in ("-wal", "-shm"):
+                    beside = self.path.with_name(self.path.name + suffix)
+                    if beside.exists():
+                        kept.append(set_aside(beside))
+                found = look(self.path, durability, busy_seconds)
+                found.kept += kept
+        except sqlite3.Error as error:
+            raise as_store_error(self._name, error) from error
+        except msgspec.MsgspecError as error:
+            raise CorruptStoreError(f"{self._name}: a record cannot be read: {error}") from error
+        return found
+
+    def _take_in(self, found: Found) -> None:
+        """Append what a writer with a tail was killed before it could; note what is missing."""
+        self._counters = None
+        if found.segments or found.gaps or found.files:
+            kept = ", ".join(f"{path.name}.damaged" for path in found.damaged)
+            with self._transaction() as connection:
+                for gap in found.gaps:
+                    insert_gap(connection, msgspec.structs.replace(gap, kept=kept))
+                _write(connection, found.segments, self._chained)
+                write_fact(connection, TAKEN, names_of(found.files))
+            # Only when the disk has the rows may the files go; what is damaged stays for ever.
+            self.sync_journal()
+            for path in found.files:
+                if path in found.damaged:
+                    found.kept.append(set_aside(path))
+                else:
+                    path.unlink()
+            sync_folder(self.path.parent)
+            found.segments = []
+
+    def sync_journal(self) -> None:
+        """Put everything that is committed on the disk. Raises OSError."""
+        journal = self.path.with_name(self.path.name + "-wal")
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def rescue_journal(self) -> None:
+        """Move what is committed into the database, where its journal has lost its name: the open
+        file still holds it, and nobody else could read it later."""
+        if not self.path.with_name(self.path.name + "-wal").exists():
+            with contextlib.suppress(StoreError):
+                self._query("PRAGMA wal_checkpoint(PASSIVE)")
+
+    @property
+    def mark(self) -> Mark:
+        """How far the log has come, as it stands beside it. Of a writer."""
+        assert self._mark is not None
+        return self._mark
+
+    @property
+    def next_seq(self) -> int:
+        return self._count()[0]
+
+    @property
+    def decisions(self) -> int:
+        return self._count()[1]
+
+    def _count(self) -> tuple[int, int]:
+        """(next seq, next decision number). Only the writer may remember them."""
+        with self._turn:
+            counters = self._counters
+            if counters is None:
+                counters = self._query(_NEXT_SEQ)[0][0], self._query(_NEXT_NUMBER)[0][0]
+                self._counters = None if self.read_only else counters
+            return counters
+
+    def append(self, batch: Batch) -> int:
+        with self._turn:
+            first, decisions = self._count()
+            rows = len(batch)
+            if not rows:
+                return first
+            if isinstance(batch, DecisionBatch):
+                check_numbers(self._name, batch, decisions)
+                decisions += rows
+                if self._mark is not None and decisions > self._mark.reserved:
+                    self._reserve(self._mark, decisions)
+            try:
+                with self._transaction() as connection:
+                    chained = _write(connection, [Segment(first, batch)], self._chained)
+            except WriteError as error:
+                raise self._explained(error, batch) from error
+            self._counters, self._chained = (first + rows, decisions), chained
+            self.mark.advance(first + rows, decisions)
+            return first
+
+    def _reserve(self, mark: Mark, decisions: int) -> None:
+        try:
+            mark.reserve(decisions)
+        except OSError as error:
+            raise as_file_error(self.path, error) from error
+
+    def append_together(self, segments: Sequence[Segment]) -> None:
+        """Append batches that already know their seqs, in one transaction.
+
+        They must continue the log, in order. Far faster than one by one where they are small.
+        Raises as `append`.
+        """
+        with self._turn:
+            next_seq, decisions = self._count()
+            for segment in segments:
+                if segment.seq != next_seq:
+                    raise SequenceError(
+                        f"{self._name}: row {segment.seq} was to follow row {next_seq - 1}"
+                    )
+                next_seq += len(segment.batch)
+                if isinstance(segment.batch, DecisionBatch):
+                    check_numbers(self._name, segment.batch, decisions)
+                    decisions += len(segment.batch)
+            if not segments:
+                return
+            with self._transaction() as connection:
+                chained = _write(connection, segments, self._chained)
+            self._counters, self._chained = (next_seq, decisions), chained
+            self.mark.advance(next_seq, decisions)
+
+    def _explained(self, error: WriteError, batch: Batch) -> StoreError:
+        """A clearer error where the refusal was a request id that has a decision already."""
+        if not isinstance(batch, DecisionBatch) or batch.request_id is None:
+            return error
+        if "decisions.request_id" not in str(error):
+            return error
+        return repeated_request(self._name, batch.request_id, self.find_requests(batch.request_id))
+
+    def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
+        end = self.next_seq if until is None else min(until, self.next_seq)
+        return self._segments(max(since, self.begins), end)
+
+    def _segments(self, since: int, until: int) -> Iterator[Segment]:
+        # Window by window, so that no statement stays open between two segments: the writer may
+        # append meanwhile, and an abandoned iteration holds nothing.
+        for start in range(since, until, _ROWS_AT_ONCE):
+            window = (start, min(start + _ROWS_AT_ONCE, until))
+            segments = [
+                segment
+                for table in LOG_TABLES
+                for segment in self._select(table, "seq >= ? AND seq < ?", *window)
+            ]
+            if self.begins > start:
+                raise TrimmedError(f"{self._name}: old rows were removed meanwhile: run it again")
+            yield from sorted(segments, key=lambda segment: segment.seq)
+
+    def blocks(self, table: Table, until: int) -> Iterator[tuple[Ints, Batch]]:
+        """The rows of one table before row `until`, as (n,) seqs and batches: the quick way to
+        read a whole log whose kinds of rows need not come in their common order."""
+        start = self.begins
+        while start < until:
+            rows = self._query(
+                f"{table.select('seq >= ? AND seq < ?')} LIMIT ?", (start, until, _ROWS_AT_ONCE)
+            )
+            yield from self._decoded(table, rows, to_blocks)
+            start = until if len(rows) < _ROWS_AT_ONCE else rows[-1][0] + 1
+
+    def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
+        if len(request_ids) == 1:  # what every live request asks
+            return dict(self._query(_FIND_ONE, request_ids))
+        found: dict[str, int] = {}
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            found.update(
+                self._query(
+                    f"SELECT request_id, number FROM decisions WHERE request_id IN ({marks})", names
+                )
+            )
+        return found
+
+    def request_names(self, until: int) -> Iterator[list[str]]:
+        """The request ids of the decisions before number `until`, some hundreds at a time."""
+        # Rows before the log's beginning count while they are there: their names are taken.
+        first = self._query("SELECT coalesce(min(number), 0) FROM decisions")[0][0]
+        for start in range(first, until, _NAMES_AT_ONCE):
+            window = (start, min(start + _NAMES_AT_ONCE, until))
+            yield [name for (name,) in self._query(_NAMES, window)]
+
+    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            found.update(
+                name
+                for (name,) in self._query(
+                    f"SELECT request_id FROM observations WHERE request_id IN ({marks})", names
+                )
+            )
+        return found
+
+    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
+        found: dict[str, Segment] = {}
+        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
+            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
+            marks = ", ".join("?" * len(names))
+            segments = self._select(OBSERVATIONS, f"request_id IN ({marks})", *names)
+            for name, segment in named_observations(segments, names):
+                found.setdefault(name, segment)
+        return found
+
+    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
+        wanted, found = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
+        contexts = np.unique(context).tolist()
+        for start in range(0, len(contexts), _NAMES_AT_ONCE):
+            keys = contexts[start : start + _NAMES_AT_ONCE]
+            # By context alone: SQLite searches no index for a list of pairs.
+            marks = ", ".join("?" * len(keys))
+            segments = self._select(SIMULATIONS, f"context IN ({marks})", *keys)
+            for pair, segment in replays_of(segments, wanted):
+                found.setdefault(pair, segment)
+        return found
+
+    def decision(self, number: int) -> DecisionBatch | None:
+        for segment in self._select(DECISIONS, "number = ?", number):
+            assert isinstance(segment.batch, DecisionBatch)
+            return segment.batch
+        return None
+
+    def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        return list(self.outcome_rows(number).values())
+
+    def outcome_rows(self, number: int) -> dict[int, OutcomeBatch]:
+        """The outcome rows of a decision by seq, in seq order, each as a batch of one row."""
+        return {
+            segment.seq + row: slice_rows(segment.batch, row, row + 1)
+            for segment in self._select(OUTCOMES, "number = ?", number)
+            if isinstance(segment.batch, OutcomeBatch)
+            for row in range(len(segment.batch))
+        }
+
+    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
+        check_checkpoint(self._name, seq, self.next_seq)
+        with self._transaction() as connection:
+            sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))
+
+    def restore(self) -> Checkpoint | None:
+        newest = self._ask(sqlite_records.newest_checkpoint, self.next_seq)
+        root = self.root()
+        if root is None or (newest is not None and newest.seq >= root.seq):
+            return newest
+        return Checkpoint(root.seq, root.state, root.at)
+
+    def freeze(self, name: str, value: str) -> None:
+        with self._turn:
+            if not self._ask(sqlite_records.is_frozen, self._name, name, value):
+                with self._transaction() as connection:
+                    sqlite_records.insert_setting(connection, name, value)
+                    chain.extend_records(connection, "settings")
+
+    def settings(self) -> dict[str, str]:
+        return self._ask(sqlite_records.read_settings)
+
+    def put(self, record: Kept) -> None:
+        with self._turn:
+            if not self._ask(sqlite_records.is_kept, self._name, record):
+                with self._transaction() as connection:
+                    chain.extend_records(
+                        connection, sqlite_records.insert_record(connection, record)
+                    )
+
+    def eras(self) -> list[Era]:
+        return self._ask(sqlite_records.read_eras)
+
+    def rules(self) -> list[RuleRecord]:
+        return self._ask(sqlite_records.read_rules)
+
+    def rule_ids(self) -> list[tuple[int, str]]:
+        return self._ask(sqlite_records.read_rule_ids)
+
+    def bodies(self) -> Iterator[str]:
+        last = 0
+        while True:
+            found = self._ask(sqlite_records.read_bodies, last)
+            if not found:
+                return
+            last = found[-1][0]
+            yield from (body for _, body in found)
+
+    def remove_rules(self, ordinals: Sequence[int]) -> None:
+        """Delete rules that nothing refers to any more; their ordinals are not given again."""
+        with self._transaction() as connection:
+            sqlite_records.delete_rules(connection, ordinals)
+
+    def rule(self, rule_id: str) -> RuleRecord | None:
+        found = self._ask(sqlite_records.read_rules, "WHERE rule_id = ?", rule_id)
+        return found[0] if found else None
+
+    def alerts(self) -> list[Alert]:
+        return self._ask(sqlite_records.read_alerts)
+
+    def controls(self) -> list[Control]:
+        return self._ask(sqlite_records.read_controls)
+
+    def gaps(self) -> list[Gap]:
+        return self._ask(read_gaps)
+
+    def close(self) -> None:
+        with self._turn:
+            mark = self._mark
+            rows = -1
+            with contextlib.suppress(StoreError):
+                rows = self.next_seq
+            self._connection.close()
+            if mark is not None:
+                mark.close(rows >= mark.rows, wal_salts(self.path))
+            # The database's own descriptor last: closing it ends the locks of all connections.
+            self._ends.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside, or nothing; errors of SQLite become StoreErrors."""
+        if self.read_only:
+            raise ReadOnlyStoreError(f"{self._name} was opened read-only")
+        with self._turn:
+            connection = self._connection
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+                if self._mark is not None:
+                    self._mark.note_journal(wal_salts(self.path))
+            except BaseException as error:
+                # An interrupt may have come just after the commit.
+                self._counters = self._chained = None
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise as_store_error(self._name, error) from error
+                raise
+
+    def _select(self, table: Table, condition: str, *values: int | str) -> list[Segment]:
+        return self._decoded(table, self._query(table.select(condition), values), to_segments)
+
+    def _decoded(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        decode: Callable[[Table, Sequence[Row]], Iterator[T]],
+    ) -> list[T]:
+        try:
+            return list(decode(table, rows))
+        except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
+            raise CorruptStoreError(
+                f"{self._name}: table {table.name}, seq {rows[0][0]} to {rows[-1][0]}, "
+                f"cannot be read: {error}"
+            ) from error
+
+    def _query(self, sql: str, values: Sequence[int | str] = ()) -> list[Row]:
+        return self._ask(lambda connection: connection.execute(sql, values).fetchall())
+
+    def _ask(self, question: Callable[..., T], *values: object) -> T:
+        """question(connection, *values); errors of SQLite become StoreErrors."""
+        with self._turn:
+            try:
+                return question(self._connection, *values)
+            except sqlite3.Error as error:
+                raise as_store_error(self._name, error) from error
+            except msgspec.MsgspecError as error:
+                raise CorruptStoreError(
+                    f"{self._name}: a record cannot be read: {error}"
+                ) from error
+
+
+def _write(
+    connection: sqlite3.Connection, segments: Sequence[Segment], chained: tuple[int, bytes] | None
+) -> tuple[int, bytes] | None:
+    """Insert and chain the rows of segments; where their chain ends. chained: where it did."""
+    for part in _bounded(segments):
+        merged = merge(part) if len(part) > 1 else [(_seqs(part[0]), part[0].batch)]
+        written = []
+        for seqs, batch in merged:
+            rows, table = to_rows(batch, seqs), TABLE_OF[type(batch)]
+            connection.executemany(table.insert, rows)
+            written.append((table.name, rows))
+        chained = chain.extend(connection, chained, part[0].seq, written)
+    return chained
+
+
+def _bounded(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
+    """The same rows in lists of some thousand at the most, which bounds the memory they take."""
+    held: list[Segment] = []
+    count = 0
+    for segment in segments:
+        for start in range(0, len(segment.batch), _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, len(segment.batch))
+            if count + stop - start > _ROWS_AT_ONCE:
+                yield held
+                held, count = [], 0
+            whole = stop - start == len(segment.batch)
+            batch = segment.batch if whole else slice_rows(segment.batch, start, stop)
+            held.append(Segment(segment.seq + start, batch))
+            count += stop - start
+    if held:
+        yield held
+
+
+def _seqs(segment: Segment) -> Ints:
+    return np.arange(segment.seq, segment.seq + len(segment.batch))
