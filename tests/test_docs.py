@@ -22,7 +22,8 @@ def test_what_a_page_points_to_exists(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
     missing += [link for link in links if not (page.parent / link).exists()]
     named = re.findall(r"`(docs/[\w./-]+\.\w+)`", text)
-    missing += [page for page in named if not (ROOT / page).exists()]
+    sources = re.findall(r"`((?:agent|policies|store|replay)/[\w/]*(?:\.py)?)`", text)
+    missing += [name for name in (*named, *sources) if not (ROOT / name).exists()]
     assert not missing
 
 
