@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from equipoise.agent.estimators import FAMILIES
+from equipoise.agent.monitors import DEFAULT_ACTIONS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 
@@ -57,3 +60,12 @@ def test_decisions_are_numbered_dated_and_listed() -> None:
         assert path.name.startswith(f"{entry[1]}-")
     lines = (folder / "README.md").read_text().splitlines()
     assert [line for line in lines if line.startswith("- [")] == expected
+
+
+def test_every_family_and_every_check_has_its_line() -> None:
+    families = re.findall(
+        r"^\| `([\w-]+)` \| [A-Z]", (ROOT / "docs/estimators.md").read_text(), re.M
+    )
+    assert sorted(families) == sorted(FAMILIES)
+    page = (ROOT / "docs/monitors.md").read_text()
+    assert dict(re.findall(r"^\| `(\w+)` \| .+\? \| `([\w-]+)` \|$", page, re.M)) == DEFAULT_ACTIONS
