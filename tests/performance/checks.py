@@ -36,7 +36,9 @@ def cost_of_checks(preset: str, rng: np.random.Generator) -> None:
         twin = fold.watch.copy()
 
     def share(what: str, predicted: np.ndarray) -> None:
-        alone = median_seconds(lambda: twin.take(fold.pending, start, stop, predicted), afresh)
+        alone = median_seconds(
+            lambda: twin.take(fold.pending, start, stop, predicted, fold._rules), afresh
+        )
         note = f"{alone / whole:.0%} of folding the chunk ({whole * 1e6:,.0f} us)"
         line(f"{preset}, {what}", f"{alone * 1e6:,.0f} us", note)
 
