@@ -18,13 +18,13 @@ import numpy as np
 
 from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.answers.certifier import Certifier
+from equipoise.agent.answers.policy_snapshot import build_snapshot
 from equipoise.agent.budget.caps import bands_of
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
 from equipoise.agent.controls import Controls, standing_pause
 from equipoise.agent.decisions.decide import Decider
-from equipoise.agent.decisions.policy_snapshot import build_snapshot
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.decisions.validation import Intake
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times

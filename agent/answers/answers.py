@@ -12,12 +12,12 @@ from types import MappingProxyType
 import numpy as np
 
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
+from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
 from equipoise.agent.answers.recommendation import Backing, Recommendation, recommend
 from equipoise.agent.answers.status import Status, decide
 from equipoise.agent.budget import Purse, Spending
 from equipoise.agent.budget.caps import Closed, Quotas, model_caps
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.decisions.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
 from equipoise.agent.estimators.base import Estimate

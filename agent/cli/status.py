@@ -44,7 +44,7 @@ def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` says, JSON-able: numbers in reward units, null where unknown."""
     import numpy as np
 
-    from equipoise.agent.decisions.policy_snapshot import sample_moments
+    from equipoise.agent.answers.policy_snapshot import sample_moments
     from equipoise.agent.estimators.ipw import naive_log
 
     view = agent.answers.view()

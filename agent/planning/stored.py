@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers
+from equipoise.agent.answers.policy_snapshot import logged_moments
 from equipoise.agent.budget.purse import model_costs
-from equipoise.agent.decisions.policy_snapshot import logged_moments
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import CertificateMoments, Sequence
 from equipoise.agent.inference.score import ScoreMoments

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import FEW, RECENT, OutputMaps, recent_contexts
 from equipoise.agent.config import BudgetConfig, PolicyConfig
-from equipoise.agent.decisions.policy_snapshot import FEW, RECENT, OutputMaps, recent_contexts
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))

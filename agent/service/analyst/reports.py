@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
-from equipoise.agent.decisions.policy_snapshot import sample_moments
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.ipw import naive_log
 from equipoise.agent.inference.projection import within_range
