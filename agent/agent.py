@@ -279,12 +279,12 @@ class Agent:
             if row >= 0 and latest <= table.at[row] + window:
                 return
         # Those that are too late anyway need no closing.
-        held = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
-        at = table.rows(outcomes.number[held])
-        counts = outcomes.at[held] if came is None else np.fmax(outcomes.at[held], came)
+        rows = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
+        at = table.rows(outcomes.number[rows])
+        counts = outcomes.at[rows] if came is None else np.fmax(outcomes.at[rows], came)
         over = counts > table.at[at] + window
         if over.any():
-            closed, first = np.unique(outcomes.number[held[over]], return_index=True)
+            closed, first = np.unique(outcomes.number[rows[over]], return_index=True)
             self._log(ExpiryBatch(closed, counts[over][first]))
 
     def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:

@@ -125,8 +125,8 @@ class Estimates(dict[str, Estimate]):
         for family, estimate in self.items():
             errors = NORMAL_95 * np.sqrt(np.diagonal(estimate.covariance))
             for name, value, error in zip(self.models, estimate.values, errors, strict=True):
-                known = f"{value:.3f} ± {error:.3f}" if np.isfinite(value) else "unknown"
-                lines.append(f"{family}: {name} {known}")
+                text = f"{value:.3f} ± {error:.3f}" if np.isfinite(value) else "unknown"
+                lines.append(f"{family}: {name} {text}")
         return "\n".join(lines)
 
 
@@ -331,10 +331,10 @@ class Answers:
 
     def _foreseen(self) -> tuple[float, float] | None:
         """(low, median) of the newest forecast of this era."""
-        known = self.forecast
-        if known is None or known.era != self.state.rule.era:
+        forecast = self.forecast
+        if forecast is None or forecast.era != self.state.rule.era:
             return None
-        return known.low, known.median
+        return forecast.low, forecast.median
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
