@@ -26,7 +26,7 @@ from equipoise.agent.config.reload import Change
 from equipoise.agent.controls import Controls, standing_pause
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.decisions.uniforms import key_hash
-from equipoise.agent.decisions.validation import Intake
+from equipoise.agent.decisions.validation import Validator
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.lifecycle import stored_config
@@ -344,9 +344,9 @@ class Agent:
         if self._decider is not None:
             self._decider.reconfigured()
 
-    def _new_validation(self) -> Intake:
+    def _new_validation(self) -> Validator:
         state = self.state
-        return Intake(state.config, state.transform, state.fold, state.store, state.gaps)
+        return Validator(state.config, state.transform, state.fold, state.store, state.gaps)
 
     @property
     def _miscounted(self) -> bool:

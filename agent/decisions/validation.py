@@ -31,7 +31,7 @@ MOST_COST = 1e6
 """USD that one request on a model may cost: more is another unit, and would stop a budget."""
 
 
-class Intake:
+class Validator:
     """Validation against one experiment's configuration and state."""
 
     def __init__(
