@@ -20,7 +20,7 @@ from equipoise.store.sqlite import SqliteStore
 
 
 def test_it_is_ready_when_it_says_where_it_listens(tmp_path):
-    with running(tmp_path) as daemon:
+    with running(tmp_path, afresh=True) as daemon:
         assert daemon.ask("GET", "/readyz").json["ready"] is True
 
 
