@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -67,10 +68,15 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What is left of its streams, when it is over; for a process that says little."""
-        self.wait(timeout)
-        with self.stdout, self.stderr:
-            return self.stdout.read(), self.stderr.read()
+        """What is left of its streams, when it is over."""
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as readers:
+            written = [readers.submit(stream.read) for stream in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            return written[0].result(), written[1].result()
 
     def _take(self) -> None:
         self.returncode = _number(self._status)
@@ -129,6 +135,16 @@ def fork(arguments: list[Any], cwd: str | Path | None = None, **environment: str
     os.close(out[1])
     os.close(err[1])
     return Forked(_number(ours), ours, os.fdopen(out[0]), os.fdopen(err[0]))
+
+
+def run_forked(
+    *arguments: Any, cwd: str | Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`equipoise ARGUMENTS` to its end, where the test's own process is no place for it."""
+    process = fork(list(arguments), cwd, **environment)
+    out, err = process.communicate()
+    assert process.returncode is not None
+    return subprocess.CompletedProcess([*arguments], process.returncode, out, err)
 
 
 def _serve(listener: socket.socket) -> list[str]:

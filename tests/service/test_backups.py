@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import COMMAND, running, start, until
+from commands import run_command
+from running import running, start, until
 
 from equipoise.agent.backups import back_up, put_back
 from equipoise.agent.errors import AgentError
@@ -22,9 +23,7 @@ from equipoise.store.tail import tail_files
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return run_command(*arguments, cwd=folder)
 
 
 def modes(folder: Path) -> dict[str, int]:

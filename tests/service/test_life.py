@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 
 import pytest
-from running import COMMAND, CONFIG, refused, running, start, until, write_config
+from commands import run_command
+from running import CONFIG, refused, running, start, until, write_config
 
 from equipoise.agent.audit import audit
 from equipoise.agent.config import ExperimentConfig
@@ -258,9 +258,7 @@ def test_what_holds_back_the_certificate_is_refused_or_said_everywhere(tmp_path)
         assert b'equipoise_assignments{model="small",what="exposed"} 0.0' in metrics
         checks = {each["name"]: each for each in daemon.ask("GET", "/v1/checks").json["checks"]}
         assert checks["watermark"]["figures"]["held_back"] == 120
-    shown = subprocess.run(
-        [*COMMAND, "status", tmp_path / "log.db"], capture_output=True, text=True, check=True
-    ).stdout
+    shown = run_command("status", tmp_path / "log.db").stdout
     assert "1 waits for its outcome; d0 of" in " ".join(shown.split())
 
 

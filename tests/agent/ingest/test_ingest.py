@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import run_command
 
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
@@ -27,7 +28,6 @@ from equipoise.agent.ingest.sinks import Taken
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 
-ENTRY = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]
 CONFIG = """
 name = "chat"
 models = [{name = "large"}, {name = "small"}]
@@ -46,7 +46,7 @@ ROW = {
     "outputs": {"seconds": 1.5},
     "reward": 0.5,
 }
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -57,14 +57,7 @@ def run(tmp_path: Path) -> Run:
     def call(*arguments: str, expected: int = 0, more: str = "", given: str = "") -> Any:
         if more:
             (tmp_path / "equipoise.toml").write_text(CONFIG + more)
-        done = subprocess.run(
-            [*ENTRY, "ingest", *arguments, "--json"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            input=given,
-            check=False,
-        )
+        done = run_command("ingest", *arguments, "--json", cwd=tmp_path, given=given)
         assert done.returncode == expected, done.stderr
         return json.loads(done.stdout) if expected < 2 else done.stderr
 
