@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -111,12 +112,20 @@ def test_the_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    with running(tmp_path) as daemon:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup that is as it should be."""
+    folder = tmp_path_factory.mktemp("whole")
+    with running(folder) as daemon:
         daemon.decide("one")
-    back_up(tmp_path / "log.db", tmp_path / "copy")
-    return tmp_path / "copy"
+    back_up(folder / "log.db", folder / "copy")
+    return folder / "copy"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """One to damage, alone in its folder."""
+    return shutil.copytree(whole, tmp_path / "copy")
 
 
 def _cut(copy: Path) -> None:
