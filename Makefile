@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PACKAGES := agent policies store replay
 DEMO_FLAGS ?= --benchmark imagesegments --policies uniform,top-two,track-and-stop --estimators all --confounding 1 --alpha 0.5 --world reward=bounded --exp-rate 0.25 --budget 2000 --seeds 3 --out runs/demo --force
-TEST_FLAGS ?= -n auto
+TEST_FLAGS ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -132,10 +132,13 @@ def test_headers_without_end_are_refused(daemon: Running):
 
 def test_an_idle_connection_is_closed(daemon: Running):
     with connected(daemon) as client:
-        begun = time.monotonic()
-        client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert everything(client).startswith(b"HTTP/1.1 200 ")
-        assert time.monotonic() - begun > 0.5, "and not before it was idle"
+        asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+        client.sendall(asked)
+        first = client.recv(65536)
+        assert first.startswith(b"HTTP/1.1 200 ")
+        client.sendall(asked)
+        answer = everything(client)
+        assert b"HTTP/1.1 200 " in answer, "and not before it was idle"
 
 
 @pytest.mark.parametrize(
