@@ -1,6 +1,6 @@
 """The `equipoise` command inside the process of the test, which has made its imports already.
 
-Each command also runs in a process of its own somewhere, as users run it (`AS_USERS_DO`).
+Each command also runs in a process of its own somewhere, as users run it (`run_as_users_do`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from subprocess import CompletedProcess
+from subprocess import run as run_process
 from typing import Any
 from unittest.mock import patch
 
@@ -57,3 +58,21 @@ def run_command(
     assert isinstance(code, int)
     out, err = (each.getvalue().decode() for each in written)
     return CompletedProcess(order, code, out, err)
+
+
+def run_as_users_do(
+    *arguments: Any,
+    cwd: str | Path | None = None,
+    given: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> CompletedProcess[str]:
+    """As `run_command`, by a fresh interpreter."""
+    return run_process(
+        [*AS_USERS_DO, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        input=given,
+        check=False,
+    )

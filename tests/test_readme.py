@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from commands import AS_USERS_DO, run_command
+from commands import run_as_users_do, run_command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,18 +36,9 @@ def test_commands_run_in_the_order_of_the_readme(tmp_path):
     for line in [*COMMANDS, "equipoise benchmarks", "equipoise worlds"]:
         if line.startswith("equipoise "):
             arguments = line.split()[1:]
-            if arguments[0] in met:
-                result = run_command(*arguments, cwd=tmp_path, environment=ONE_CORE)
-            else:
-                met.add(arguments[0])
-                result = subprocess.run(
-                    [*AS_USERS_DO, *arguments],
-                    cwd=tmp_path,
-                    env={**os.environ, **ONE_CORE},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
+            command = run_command if arguments[0] in met else run_as_users_do
+            met.add(arguments[0])
+            result = command(*arguments, cwd=tmp_path, environment=ONE_CORE)
             assert result.returncode == 0, f"{line}\n{result.stderr}"
     assert met >= {"replay", "status", "audit", "export", "plan", "init", "serve"}
 

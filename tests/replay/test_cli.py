@@ -10,7 +10,7 @@ import time
 
 import pandas as pd
 import pytest
-from commands import AS_USERS_DO
+from commands import AS_USERS_DO, run_as_users_do
 from commands import run_command as run
 
 SMALL = ["--obs", "800", "--budget", "60", "--exp-rate", "0.2", "--seeds", "2", "--jobs", "1"]
@@ -54,8 +54,7 @@ def test_the_table_says_in_words_that_the_log_misleads(first):
 def test_the_same_seeds_give_the_same_bytes(first):
     """In another process, which hashes texts otherwise."""
     folder, _ = first
-    command = [*AS_USERS_DO, "replay", *SMALL, "--out", folder / "b"]
-    subprocess.run(command, capture_output=True, check=True)
+    assert run_as_users_do("replay", *SMALL, "--out", folder / "b").returncode == 0
     for name in ("results.parquet", "summary.json", "report.html"):
         assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes(), name
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run_command
+from commands import run_as_users_do, run_command
 from running import running, start, until
 
 from equipoise.agent.backups import back_up, put_back
@@ -95,7 +95,7 @@ def test_what_a_killed_daemon_left_in_its_tail_is_in_the_backup(tmp_path: Path) 
 def test_the_commands(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         daemon.decide("one")
-    made = command(tmp_path, "backup", "log.db", "--out", "copy", "--json")
+    made = run_as_users_do("backup", "log.db", "--out", "copy", "--json", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     facts = json.loads(made.stdout)
     assert facts["key"] is True
@@ -104,7 +104,7 @@ def test_the_commands(tmp_path: Path) -> None:
     taken = command(tmp_path, "restore", "copy", "--store", "log.db")
     assert taken.returncode == 2
     assert "nothing is replaced" in taken.stderr
-    put = command(tmp_path, "restore", "copy", "--store", "new.db")
+    put = run_as_users_do("restore", "copy", "--store", "new.db", cwd=tmp_path)
     assert put.returncode == 0, put.stderr
     assert "with its key" in put.stdout
     missing = command(tmp_path, "backup", "nowhere.db", "--out", "other")
