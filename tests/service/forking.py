@@ -21,17 +21,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-PRELOADED = (
-    "equipoise.replay.cli",
-    "equipoise.agent.service.run",
-    "equipoise.agent.planning",
-    "equipoise.agent.audit",
-    # Imported where they are first needed, by every daemon:
-    "sqlite_utils",
-    "apscheduler.executors.asyncio",
-    "uvicorn.lifespan.on",
-    "uvicorn.loops.uvloop",
-)
 # What the interpreter and the loader read while they start: a fork is too late for them.
 READ_AT_START = ("PYTHON", "LD_", "OMP_", "OPENBLAS_")
 _ENOUGH_BYTES = 1 << 20
@@ -189,10 +178,23 @@ def _serve(listener: socket.socket) -> list[str]:
             alive[read] = pid, status
 
 
+def _preload() -> None:
+    """What a daemon imports, some of it where it is first needed; and what commands about its
+    store do. A module that is missing here is imported by every process itself."""
+    import apscheduler.executors.asyncio  # noqa: F401
+    import sqlite_utils  # noqa: F401
+    import uvicorn.lifespan.on
+    import uvicorn.loops.uvloop  # noqa: F401
+
+    from equipoise.agent.audit import audit  # noqa: F401
+    from equipoise.agent.planning import plan_request  # noqa: F401
+    from equipoise.agent.service.run import run  # noqa: F401
+    from equipoise.replay.cli import main  # noqa: F401
+
+
 def _main() -> NoReturn:
     sys.path.pop(0)  # this folder, which a start of the command does not see
-    for name in PRELOADED:
-        __import__(name)
+    _preload()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     gc.collect()
     gc.freeze()  # a child does not copy what it never changes

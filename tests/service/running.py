@@ -168,8 +168,8 @@ def refused(folder: Path, service: str = "", *arguments: str) -> str:
     return words
 
 
-def until(question: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """The first true answer."""
+def until(question: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true answer; the time is for a machine that has much else to do."""
     end = time.monotonic() + seconds
     while True:
         answer = question()
