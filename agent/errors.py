@@ -33,10 +33,6 @@ class BrokenError(RuntimeError):
     again helps. Nothing is logged any more."""
 
 
-class LateOutcomeError(AgentError):
-    """An outcome after its window expired; counted, never used."""
-
-
 class ConfigError(ValueError):
     """A configuration with problems.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,7 @@ from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.log_values import reward_faults
 from equipoise.agent.config.parts import Part
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.declarations import bound, unknown
 from equipoise.agent.features.values import LONGEST_SHOWN, Problem, listed, shown, suggestion
 
 _STEP = re.compile(
@@ -261,7 +262,7 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds "1.0" too.
     """
 
-    name: str
+    name: Annotated[str, bound("a name", "`equipoise ingest --mapping NAME`", min_length=1)]
     kind: Kind = "observations"
     preset: str | None = None
     fields: dict[str, str] = msgspec.field(default_factory=dict)
@@ -288,16 +289,11 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def faults(self) -> Iterator[Problem]:
         yield from reward_faults(self.rewards)
-        if not self.name:
-            yield Problem("name", shown(self.name), "a name", "`equipoise ingest --mapping NAME`")
-        if self.preset is not None and self.preset not in PRESETS:
-            limit = f"one of {', '.join(PRESETS)}"
-            yield Problem("preset", shown(self.preset), limit, suggestion(self.preset, PRESETS))
+        if self.preset is not None:
+            yield from unknown("preset", self.preset, PRESETS)
         for name in self.fields:
-            if name not in FIELDS[self.kind]:
-                fix = suggestion(name, FIELDS[self.kind])
-                limit = f"a field of {self.kind}"
-                yield Problem("fields", shown(name), limit, fix, ("kind",))
+            limit = f"a field of {self.kind}"
+            yield from unknown("fields", name, FIELDS[self.kind], ("kind",), limit)
         for table in ("fields", "features", "outputs"):
             for name, path in getattr(self, table).items():
                 try:
@@ -311,21 +307,20 @@ def mapping_faults(
 ) -> Iterator[Problem]:
     """What only shows beside the experiment: models and features that it does not have."""
     declared = {"features": experiment.features.context, "outputs": experiment.features.outputs}
-    names = [mapping.name for mapping in mappings]
+    taken = [mapping.name for mapping in mappings]
     for at, mapping in enumerate(mappings):
         key = f"ingest[{at}]"
-        if names.index(mapping.name) != at:
+        if taken.index(mapping.name) != at:
             yield Problem(f"{key}.name", shown(mapping.name), "each name once", "rename one")
         for theirs, ours in mapping.models.items():
             if ours not in experiment.model_names:
                 limit = f"one of {listed(experiment.model_names)}"
                 yield Problem(f"{key}.models", f"{shown(ours)} for {shown(theirs)}", limit)
         for table, features in declared.items():
-            mapped, known = getattr(mapping, table), [feature.name for feature in features]
+            mapped, names = getattr(mapping, table), [feature.name for feature in features]
             for name in mapped:
-                if name not in known:
-                    limit = f"a name in features.{'context' if table == 'features' else 'outputs'}"
-                    yield Problem(f"{key}.{table}", shown(name), limit, suggestion(name, known))
+                limit = f"a name in features.{'context' if table == 'features' else 'outputs'}"
+                yield from unknown(f"{key}.{table}", name, names, limit=limit)
             for feature in features:
                 needed = feature.missing is None and mapping.kind != "outcomes"
                 if needed and feature.name not in mapped:

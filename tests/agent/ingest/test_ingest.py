@@ -268,8 +268,8 @@ def test_replays_and_outcomes_go_in_the_same_way(run: Run, tmp_path: Path) -> No
 from pathlib import Path
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.keyfile import read_key
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.records import Request
 from equipoise.store.sqlite import SqliteStore
 with SqliteStore("chat.db") as store:
