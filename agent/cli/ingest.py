@@ -20,9 +20,16 @@ from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.ingest import IngestMapping, Kind
 from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.bulk import Ingested, Ingestion, Rejects, check_paths
-from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, format_of
-from equipoise.agent.ingest.sinks import DaemonSink, Sink, StoreSink
+from equipoise.agent.ingest.bulk import (
+    DaemonSink,
+    Ingested,
+    Ingestion,
+    Rejects,
+    Sink,
+    StoreSink,
+    check_paths,
+)
+from equipoise.agent.ingest.records import STANDARD_INPUT, Format, format_of
 from equipoise.agent.maintenance.key_file import key_path, read_key, write_key
 from equipoise.agent.record_adapter import Gateway
 from equipoise.store.errors import StoreInUseError

@@ -221,7 +221,7 @@ def _answer(
         raise PlanError("benchmark", benchmark, "none beside a store")
     if store is not None:
         from equipoise.agent.agent import Agent
-        from equipoise.agent.cli.stores import reading
+        from equipoise.agent.cli.maintenance import reading
         from equipoise.agent.planning.stored import of_agent
 
         with reading(store) as (opened, config):

@@ -21,7 +21,7 @@ def status(
     Example: equipoise status experiment.db
     """
     from equipoise.agent.agent import Agent
-    from equipoise.agent.cli.stores import reading
+    from equipoise.agent.cli.maintenance import reading
     from equipoise.agent.errors import AgentError
 
     with reading(store) as (opened, config):

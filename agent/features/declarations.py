@@ -91,7 +91,7 @@ def _beyond(value: Any, kind: Any, key: str) -> Iterator[Problem]:
 
 
 def _accepts(meta: msgspec.Meta, value: Any) -> bool:
-    if not isinstance(value, str | list):
+    if not isinstance(value, str):
         ends = ((gt, meta.gt), (ge, meta.ge), (le, meta.le))
         return all(end is None or within(value, end) for within, end in ends)
     if len(value) < (meta.min_length or 0):

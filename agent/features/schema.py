@@ -122,8 +122,8 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Everything wrong with the schema whose single features are right."""
         columns: dict[str, None] = {}
         for side, features in (("context", self.context), ("outputs", self.outputs)):
-            names = (feature.name for feature in features)
-            yield from twice(side, names, limit="each feature name once")
+            declared = (feature.name for feature in features)
+            yield from twice(side, declared, limit="each feature name once")
             for feature in features:
                 names = sound_columns(feature)
                 clash = next((name for name in names if name in columns), None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from equipoise.agent.features.values import (
     sound,
     suggestion,
 )
-from equipoise.store.batches import Floats
+from equipoise.store.batches import Flags, Floats
 
 _NUMBERS = frozenset(
     map(np.dtype, ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"))
@@ -258,3 +259,24 @@ class Transform:
         left, right = columns.take(self._left, axis=-1), columns.take(self._right, axis=-1)
         np.multiply(left, right, out=phi[..., width:])
         return phi
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRange:
+    """A part of the traffic: requests with low <= x[column] < high."""
+
+    column: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, name: str, low: float | None, high: float | None, columns: Sequence[str]) -> Self:
+        """As declared; a missing end is open. columns: names of the context columns in order."""
+        return cls(
+            columns.index(name), -np.inf if low is None else low, np.inf if high is None else high
+        )
+
+    def holds(self, x: Floats) -> Flags:
+        """(n,) whether rows of x (n, d) lie in it."""
+        value = x[:, self.column]
+        return (value >= self.low) & (value < self.high)

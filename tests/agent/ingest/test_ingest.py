@@ -21,8 +21,7 @@ import pytest
 from equipoise.agent.config.ingest import parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.bulk import Ingestion, Rejects
-from equipoise.agent.ingest.sinks import Taken
+from equipoise.agent.ingest.bulk import Ingestion, Rejects, Taken
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 

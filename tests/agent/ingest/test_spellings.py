@@ -22,7 +22,7 @@ import pytest
 from equipoise.agent.cli.ingest import Order, run
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
-from equipoise.agent.config.log_values import (
+from equipoise.agent.config.ingest import (
     Rewards,
     as_flag,
     as_number,
@@ -32,7 +32,7 @@ from equipoise.agent.config.log_values import (
     as_words,
 )
 from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.readers import rows
+from equipoise.agent.ingest.records import rows
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
 
