@@ -17,7 +17,6 @@ until the daemon answers. Threads do the talking, so that no dripping answer can
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -135,6 +134,8 @@ class Client:
         asked = {"request_id": request_id, "routed": routed, "features": features, **options}
         call = _Call(asked, time.time())
         try:
+            import asyncio  # slow to import, and whoever awaits has it already
+
             return await asyncio.wait_for(asyncio.wrap_future(self._ask(call)), self.timeout)
         except Exception as error:
             return self._fallback(call, error)

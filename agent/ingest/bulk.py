@@ -6,22 +6,27 @@ halves are tried until the rows that it refuses are alone.
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import os
 import re
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
-from equipoise.agent.agent import Accepted
-from equipoise.agent.config.ingest import IngestMapping, Kind, parse_path
-from equipoise.agent.errors import AgentError, ConflictError
+from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.config.file import ConfigFile, load_file
+from equipoise.agent.config.ingest import IngestMapping, Kind
+from equipoise.agent.errors import AgentError, ConfigError, ConflictError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest.records import (
@@ -31,13 +36,19 @@ from equipoise.agent.ingest.records import (
     Numbered,
     Record,
     Sightings,
+    check_paths,
+    columns_of,
     flat,
+    format_of,
     mapped,
     nested,
     rows,
 )
+from equipoise.agent.maintenance.key_file import key_path, read_key, write_key
 from equipoise.agent.record_adapter import Gateway
+from equipoise.store.errors import StoreInUseError
 from equipoise.store.records import Observation, Outcome, Simulation
+from equipoise.store.sqlite import SqliteStore
 from equipoise.store.text_keys import text_key
 
 P = TypeVar("P")
@@ -363,14 +374,14 @@ class Ingestion:
     def _rows(self, source: str, kind: Format) -> Iterator[Numbered]:
         """The rows of a file. Of standard input none before every path of the mapping was seen,
         or so many rows that a path may be of few."""
-        found = rows(source, kind, _columns(self._mapping))
+        found = rows(source, kind, columns_of(self._mapping))
         if source != STANDARD_INPUT or self._mapping is None:
             yield from found
             return
         sightings, held = Sightings(self._mapping.declared), list[Numbered]()
         for number, row in found:
             if not sightings.complete:
-                _look(sightings, row)
+                sightings.look(row)
             held.append((number, row))
             if sightings.complete or len(held) >= HELD_BACK:
                 yield from held
@@ -422,49 +433,121 @@ class Ingestion:
         self._progress(self._read)
 
 
-def check_paths(mapping: IngestMapping | None, sources: Sequence[tuple[str, Format]]) -> None:
-    """Raise AgentError where a path of the mapping leads nowhere in a whole file, naming what
-    stands there instead. Reads no further than to the first row of each path; not standard input,
-    which is looked at as it is read.
-
-    Outcomes come in parts, so their paths may be spread over the files.
-    """
-    if mapping is None:
-        return
-    sightings = Sightings(mapping.declared)
-    for source, kind in sources:
-        if source == STANDARD_INPUT:
-            continue
-        if mapping.kind != "outcomes":
-            sightings = Sightings(mapping.declared)
-        for _, row in rows(source, kind):
-            _look(sightings, row)
-            if sightings.complete:
-                break
-        if mapping.kind != "outcomes":
-            sightings.check(source)
-    if mapping.kind == "outcomes":
-        sightings.check(", ".join(source for source, _ in sources))
-
-
-def _look(sightings: Sightings, row: object) -> None:
-    if isinstance(row, bytes):
-        try:
-            row = msgspec.json.decode(row)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return
-    if not isinstance(row, AgentError):
-        sightings.look(row)
-
-
-def _columns(mapping: IngestMapping | None) -> set[str] | None:
-    if mapping is None:
-        return None
-    paths = (mapping.all_fields, mapping.features, mapping.outputs)
-    return {name for table in paths for path in table.values() for name in parse_path(path).columns}
-
-
 def _also(places: Sequence[tuple[str, int]], source: str) -> str:
     """Where in the files of this intake the other row is; nothing where it came before them."""
     words = [f"row {row}" if file == source else f"{file} row {row}" for file, row in places]
     return f"; it came first in {' and '.join(words)}" if words else ""
+
+
+TOKEN_VARIABLE = "EQUIPOISE_TOKEN"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What to read and where to put it; as the options of the command."""
+
+    files: list[str]
+    config: Path
+    store: Path | None = None
+    kind: str | None = None
+    mapping: str | None = None
+    format: str | None = None
+    rejects: Path | None = None
+    url: str | None = None
+
+
+def run(order: Order) -> tuple[Ingested, Rejects]:
+    """Take the files in, in their order.
+
+    Everything that can be known beforehand is checked before the store is touched. Raises
+    ConfigError, AgentError, StoreError or OSError; batches that were taken in before stay, and
+    the same command goes on from there.
+    """
+    file = load_file(order.config)
+    mapping = None if order.mapping is None else file.mapping(order.mapping)
+    kind = _kind(order, mapping)
+    for name in order.files:
+        if name != STANDARD_INPUT:
+            open(name, "rb").close()
+    apart = _apart(order.files)
+    sources = [(name, _format(order, name)) for name, _ in apart]
+    check_paths(mapping, sources)
+    schema = file.experiment.features
+    with (
+        Rejects(order.rejects) as rejects,
+        _sink(order, file, kind) as sink,
+        _progress() as progress,
+    ):
+        missing = file.experiment.reward.missing_value
+        ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress, missing)
+        for (name, shape), (_, copy) in zip(sources, apart, strict=True):
+            ingestion.add(name, shape, copy)
+    return ingestion.result, rejects
+
+
+def _kind(order: Order, mapping: IngestMapping | None) -> Kind:
+    if mapping is None:
+        return cast(Kind, order.kind or "observations")
+    if order.kind is not None and order.kind != mapping.kind:
+        raise ConfigError(
+            [f"ingest: mapping {mapping.name} is of {mapping.kind}, not {order.kind}"]
+        )
+    return mapping.kind
+
+
+def _format(order: Order, name: str) -> Format:
+    return format_of(name) if order.format is None else cast(Format, order.format)
+
+
+@contextmanager
+def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
+    if order.url is not None:
+        if order.store is not None:
+            raise AgentError("--url and --store: the daemon has the store, leave one of them out")
+        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)
+        return
+    path = Path(file.service.store) if order.store is None else order.store
+    with _opened(path) as store:
+        key = read_key(path)
+        if key is None:
+            if store.settings():
+                raise AgentError(f"the key of {path} is missing: restore {key_path(path)}")
+            key = write_key(path)
+        agent = Agent(file.experiment, store, key, at=time.time())
+        yield StoreSink(Gateway(agent), kind)
+        agent.checkpoint(time.time())
+
+
+def _opened(path: Path) -> SqliteStore:
+    try:
+        return SqliteStore(path)
+    except StoreInUseError as error:
+        raise AgentError(
+            f"{error}: send them with --url http://HOST:PORT if that is a daemon"
+        ) from None
+
+
+def _apart(files: Sequence[str]) -> list[tuple[str, bool]]:
+    """The files, each with whether it is a copy of the one before; copies follow their first."""
+    groups: dict[object, list[str]] = {}
+    sizes = Counter(os.path.getsize(name) for name in files if os.path.isfile(name))
+    for at, name in enumerate(files):
+        alone = not os.path.isfile(name) or sizes[os.path.getsize(name)] == 1
+        groups.setdefault(at if alone else _digest(name), []).append(name)
+    return [(name, at > 0) for group in groups.values() for at, name in enumerate(group)]
+
+
+def _digest(name: str) -> bytes:
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A line on a terminal with the rows read so far; nothing where standard error is a file."""
+    if not sys.stderr.isatty():
+        yield lambda read: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading") as shown:
+        yield lambda read: shown.update(f"reading: {read:,} rows")

@@ -200,7 +200,14 @@ class Sightings:
         return not self._missing
 
     def look(self, row: Any) -> None:
-        """Take a row into account."""
+        """Take a row into account; one that cannot be read says nothing."""
+        if isinstance(row, bytes):
+            try:
+                row = msgspec.json.decode(row)
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                return
+        if isinstance(row, AgentError):
+            return
         self.rows += 1
         for label, path in list(self._missing.items()):
             taken, there = path.walk(row)
@@ -246,6 +253,39 @@ def _names(there: Any, step: Step) -> list[str]:
         found = [each.get(step.key) for each in there if isinstance(each, Mapping)]
         return [str(name)[:LONGEST_SHOWN] for name in found if name is not None]
     return []
+
+
+def check_paths(mapping: IngestMapping | None, sources: Sequence[tuple[str, Format]]) -> None:
+    """Raise AgentError where a path of the mapping leads nowhere in a whole file, naming what
+    stands there instead. Reads no further than to the first row of each path; not standard input,
+    which is looked at as it is read.
+
+    Outcomes come in parts, so their paths may be spread over the files.
+    """
+    if mapping is None:
+        return
+    sightings = Sightings(mapping.declared)
+    for source, kind in sources:
+        if source == STANDARD_INPUT:
+            continue
+        if mapping.kind != "outcomes":
+            sightings = Sightings(mapping.declared)
+        for _, row in rows(source, kind):
+            sightings.look(row)
+            if sightings.complete:
+                break
+        if mapping.kind != "outcomes":
+            sightings.check(source)
+    if mapping.kind == "outcomes":
+        sightings.check(", ".join(source for source, _ in sources))
+
+
+def columns_of(mapping: IngestMapping | None) -> set[str] | None:
+    """The columns of a table that a mapping reads, None where it reads all."""
+    if mapping is None:
+        return None
+    paths = (mapping.all_fields, mapping.features, mapping.outputs)
+    return {name for table in paths for path in table.values() for name in parse_path(path).columns}
 
 
 Record: TypeAlias = Observation | Outcome | Simulation

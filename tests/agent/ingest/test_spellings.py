@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from equipoise.agent.cli.ingest import Order, run
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
 from equipoise.agent.config.ingest import (
@@ -32,6 +31,7 @@ from equipoise.agent.config.ingest import (
     as_words,
 )
 from equipoise.agent.errors import AgentError
+from equipoise.agent.ingest.bulk import Order, run
 from equipoise.agent.ingest.records import rows
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
