@@ -44,7 +44,7 @@ from equipoise.agent.ingest.records import (
     nested,
     rows,
 )
-from equipoise.agent.maintenance.key_file import key_path, read_key, write_key
+from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.record_adapter import Gateway
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.records import Observation, Outcome, Simulation
@@ -68,7 +68,7 @@ class Taken:
     refused: list[tuple[int, str, bool]] = field(default_factory=list)
 
 
-def take_apart(
+def take_by_bisection(
     items: Sequence[T],
     rows: Sequence[int],
     take: Callable[[Sequence[T]], Mapping[str, int]],
@@ -90,8 +90,8 @@ def take_apart(
         return
     if len(rows) > 1:
         middle = len(rows) // 2
-        yield from take_apart(items, rows[:middle], take, refusals)
-        yield from take_apart(items, rows[middle:], take, refusals)
+        yield from take_by_bisection(items, rows[:middle], take, refusals)
+        yield from take_by_bisection(items, rows[middle:], take, refusals)
 
 
 class Sink(Protocol):
@@ -118,7 +118,7 @@ class StoreSink:
 
     def take(self, records: Sequence[Record]) -> Taken:
         taken = Taken()
-        for counts, refusal in take_apart(records, range(len(records)), self._counts):
+        for counts, refusal in take_by_bisection(records, range(len(records)), self._counts):
             taken.counts.update(counts)
             if refusal is not None:
                 row, error = refusal
@@ -507,12 +507,7 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
-        key = read_key(path)
-        if key is None:
-            if store.settings():
-                raise AgentError(f"the key of {path} is missing: restore {key_path(path)}")
-            key = write_key(path)
-        agent = Agent(file.experiment, store, key, at=time.time())
+        agent = Agent(file.experiment, store, open_key(store), at=time.time())
         yield StoreSink(Gateway(agent), kind)
         agent.checkpoint(time.time())
 

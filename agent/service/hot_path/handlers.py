@@ -47,9 +47,9 @@ def take_apart(
     take: Callable[[Sequence[T]], dict[str, int]],
     rejected: list[Rejected],
 ) -> Iterator[Counter[str]]:
-    """As `bulk.take_apart`; refusals are appended to `rejected`."""
+    """As `bulk.take_by_bisection`; refusals are appended to `rejected`."""
     refusals = (AgentError, FeatureError, Refusal)
-    for counts, refusal in bulk.take_apart(items, rows, take, refusals):
+    for counts, refusal in bulk.take_by_bisection(items, rows, take, refusals):
         if refusal is not None:
             row, error = refusal
             document = problem_of(error)
