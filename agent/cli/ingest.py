@@ -15,57 +15,58 @@ FORMATS = ("jsonl", "csv", "parquet")
 
 
 def ingest(
-    files: Annotated[list[str], typer.Argument(help="Files to read; - for standard input.")],
-    config: Annotated[Path, typer.Option(help="The configuration.")] = Path("equipoise.toml"),
+    files: Annotated[list[str], typer.Argument(help="Files to read; - is standard input.")],
+    config: Annotated[Path, typer.Option(help="The configuration file.")] = Path("equipoise.toml"),
     store: Annotated[
         Path | None,
-        typer.Option(help="The store, made where there is none.", show_default="service.store"),
+        typer.Option(help="The store; created if it does not exist.", show_default="service.store"),
     ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
-            help="observations (usage log), outcomes, or simulations (replays).",
+            help="What the rows are: a usage log, outcomes, or offline replays.",
             metavar="|".join(KINDS),
-            show_default="that of the mapping, or observations",
+            show_default="from the mapping, or observations",
         ),
     ] = None,
     mapping: Annotated[
-        str | None, typer.Option(help="Name of an [[ingest]] table, for logs in another shape.")
+        str | None, typer.Option(help="Name of an [[ingest]] table that describes the log.")
     ] = None,
     format_: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="jsonl, csv or parquet.",
+            help="Format of the files.",
             metavar="|".join(FORMATS),
-            show_default="by suffix",
+            show_default="by file suffix",
         ),
     ] = None,
     rejects: Annotated[
-        Path | None, typer.Option(help="File for refused rows: JSON lines with row and reason.")
+        Path | None,
+        typer.Option(help="Write refused rows here: row number and reason, as JSON lines."),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="Send the rows to this daemon; EQUIPOISE_TOKEN may hold its token."),
+        typer.Option(help="Send the rows to this daemon, with the token in EQUIPOISE_TOKEN."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Take rows of files into a store, each once however often the file is read.
+    """Read log files into a store, each row once.
 
-    JSON lines have the names of our records; tables have columns x_NAME and y_NAME for features
-    and outputs; other logs need a mapping. A row counts once by its request_id, or else by its
-    content: the same again is a repeat, other content under a known id is refused, and
-    both rows are named. Rows without a reward are counted and left out, unless reward.missing
-    declares their value. Refused rows do not stop the others. While a daemon holds the store, send
-    the rows to it with --url.
+    JSON lines use the field names of Equipoise; tables have columns x_NAME for features and y_NAME
+    for outputs; any other log needs a mapping. A row is identified by its request_id, or by its
+    content if it has none: reading it again changes nothing, and different content under the same
+    id is refused with both rows named. Rows without a reward are counted and skipped, unless
+    reward.missing declares their value. Refused rows do not stop the others. If a daemon has the
+    store open, send the rows to it with --url.
 
     Exit code 0: all rows are in; 1: some were refused; 2: a file or an option is wrong.
 
-    Example: equipoise ingest usage.jsonl --config equipoise.toml --store experiment.db
+    Example: equipoise ingest usage.jsonl --store experiment.db
 
-    Example: equipoise ingest replays.parquet --kind simulations --url http://127.0.0.1:8080
+    Example: equipoise ingest usage.csv --url http://127.0.0.1:8080
 
-    Example: zcat log.gz | equipoise ingest - --mapping requests --rejects rejects.jsonl
+    Example: zcat log.gz | equipoise ingest - --mapping requests
     """
     from equipoise.agent.ingest.bulk import Order, run
 

@@ -55,17 +55,17 @@ def audit(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     anchor: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE|BACKUP", help="Compare with these anchors. May be given more than once."
-        ),
+        typer.Option(metavar="FILE|BACKUP", help="Compare with these anchors; repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Check that a store holds what was written to it, and recompute every decision.
+    """Check a store and recompute every decision in it.
 
-    Every row against the hash chain; every probability from its rule and every draw from its
-    uniform (with the key file beside the store the uniforms too); why each decision was served as
-    routed; outcomes once a part. What is not proven is listed.
+    Every row is compared with the hash chain. Every probability is recomputed from its rule, every
+    draw from its uniform, and with the key file beside the store the uniforms too. It checks why
+    each decision was served as routed, and that each part of an outcome is logged once. What
+    cannot be proven is listed.
+
     Exit code 0: clean; 1: faults were found; 2: the store cannot be read.
 
     Example: equipoise audit experiment.db --anchor anchors.jsonl
@@ -133,9 +133,10 @@ def backup(
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Copy a store and its key while a daemon writes it; every file of mode 0600.
+    """Copy a store and its key, even while it is in use.
 
-    The copy is a whole store up to a moment: `audit` and `status` work on it.
+    The copy is a complete store as of one moment: `audit` and `status` work on it. Its files have
+    mode 0600.
 
     Example: equipoise backup equipoise.db --out backups/monday
     """
@@ -145,11 +146,13 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="A folder that `backup` made.")],
-    store: Annotated[Path, typer.Option(help="Where to put the store; nothing may be there.")],
+    folder: Annotated[Path, typer.Argument(help="A folder written by `backup`.")],
+    store: Annotated[Path, typer.Option(help="Where to put the store; it must not exist.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Put a store and its key back, after checking that they are whole. Nothing is replaced.
+    """Put a backup back in place.
+
+    The store and its key are checked first. Existing files are never replaced.
 
     Example: equipoise restore backups/monday --store equipoise.db
     """
@@ -175,18 +178,19 @@ def export(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     format_: Annotated[
-        str, typer.Option("--format", help="parquet or csv", metavar="parquet|csv")
+        str, typer.Option("--format", help="Format of the tables.", metavar="parquet|csv")
     ] = "parquet",
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a folder that an export made before.")
+        bool, typer.Option("--force", help="Replace the folder of an earlier export.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Write a store as tidy tables, one file each, with all that certified intervals rest on.
+    """Write a store as tidy tables, with all the certificate needs.
 
-    Decisions, outcomes, observations, simulations and expiries; rules with what they froze; eras,
-    configurations, controls, alerts; what each column holds. Models by name, features as columns
-    x_* and y_*, probabilities as columns p_*. experiment.json has what is certified now.
+    One file each for decisions, outcomes, observations, simulations, expiries, rules, eras,
+    configurations, controls and alerts, and one that describes every column. Models are named;
+    features are columns x_* and y_*, probabilities columns p_*. experiment.json holds what is
+    certified now.
 
     Example: equipoise export experiment.db --out tables --format csv
     """
@@ -211,17 +215,17 @@ def export(
 def repair(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file); no daemon may run.")],
     check: Annotated[
-        bool, typer.Option(help="Only say what is missing; exit code 1 where anything is.")
+        bool, typer.Option(help="Only report what is missing; exit code 1 if anything is.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Take in all that is left of a store whose start is refused, and accept the loss of the rest.
+    """Recover what is left of a damaged store, and accept the loss.
 
-    Every whole frame of the tail is taken in, beyond damaged ones too. What is lost is printed and
-    noted in the store, where status, audit and readyz show it; numbers of lost decisions are never
-    given again. Damaged and foreign files are kept under names that end in .damaged. A store that
-    lacks nothing is left as it is. Make a copy of the folder first, and look for a backup: this
-    cannot be undone.
+    For a store that refuses to open. Every intact frame of its tail is recovered, even beyond
+    damaged ones. What is lost is printed and recorded in the store, where status, audit and readyz
+    show it; the numbers of lost decisions are never used again. Damaged and foreign files are kept
+    under names that end in .damaged. A store that lacks nothing is left as it is. This cannot be
+    undone: copy the folder first, and look for a backup.
 
     Example: equipoise repair equipoise.db --check
     """
