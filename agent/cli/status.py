@@ -143,7 +143,7 @@ def _print(facts: dict[str, Any]) -> None:
     certified = facts["certificate"]
     columns = (certified["candidates"], certified["lower"], certified["upper"])
     ends = {name: (low, high) for name, low, high in zip(*columns, strict=True)}
-    names = ("model", "value", "± s.e.", "certified", "log mean", "EXP rewards")
+    names = ("model", "value", "± s.e.", "certified", "mean in the log", "EXP rewards")
     table = Table(*(Column(name, overflow="fold") for name in names))
     for row in facts["models"]:
         low, high = ends.pop(row["model"])
