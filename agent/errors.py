@@ -53,8 +53,8 @@ class PlanError(ValueError):
     """A plan that cannot be made. field, value, limit: what the sentence is made of."""
 
     def __init__(self, field: str, value: object, limit: str) -> None:
-        shown = f"{value:g}" if isinstance(value, float) else f"{value}"
-        super().__init__(f"{field} is {shown}, expected {limit}")
+        text = f"{value:g}" if isinstance(value, float) else f"{value}"
+        super().__init__(f"{field} is {text}, expected {limit}")
         self.field, self.value, self.limit = field, value, limit
 
 
@@ -94,9 +94,9 @@ def check_against(at: Floats, now: float, *, history: bool) -> None:
     """
     check_times(at)
     ahead = at - now
-    wrong = np.flatnonzero((ahead > SKEW) | ((ahead < -SKEW) & (not history)))
-    if len(wrong):
-        row = int(wrong[0])
+    refused = np.flatnonzero((ahead > SKEW) | ((ahead < -SKEW) & (not history)))
+    if len(refused):
+        row = int(refused[0])
         side = "after" if ahead[row] > 0 else "before"
         limit = f"at most {SKEW:g} s {'after' if history else 'from'} the agent's clock"
         raise TimeError(

@@ -70,9 +70,11 @@ def ingest(
     """
     from equipoise.agent.ingest.bulk import Order, run
 
-    for name, value, known in (("--kind", kind, KINDS), ("--format", format_, FORMATS)):
-        if value is not None and value not in known:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=name)
+    for name, value, choices in (("--kind", kind, KINDS), ("--format", format_, FORMATS)):
+        if value is not None and value not in choices:
+            raise typer.BadParameter(
+                f"{value!r} is not one of {', '.join(choices)}", param_hint=name
+            )
     result, refused = run(
         Order(
             files=files,

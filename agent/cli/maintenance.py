@@ -79,12 +79,12 @@ def audit(
     from equipoise.agent.maintenance.key_file import read_key
 
     anchors = [each for path in anchor or () for each in read_anchors(path)]
-    with reading(store) as (opened, config), Console(stderr=True).status("auditing") as shown:
+    with reading(store) as (opened, config), Console(stderr=True).status("auditing") as spinner:
         result = run(
             opened,
             config,
             read_key(store),
-            lambda rows: shown.update(f"auditing: {rows:,} of {opened.next_seq:,} rows"),
+            lambda rows: spinner.update(f"auditing: {rows:,} of {opened.next_seq:,} rows"),
             anchors,
         )
     if as_json:
@@ -99,15 +99,15 @@ def audit(
 
 
 def _sentences(result: Audit) -> list[str]:
-    said = []
+    sentences = []
     if result.begins:
-        said.append(
+        sentences.append(
             f"the log begins at row {result.begins:,}; SHA-256 of what came before: {result.digest}"
         )
-    said += [f"lost: {sentence}" for sentence in result.losses]
+    sentences += [f"lost: {sentence}" for sentence in result.losses]
     if result.unchecked:
-        said.append(f"{result.unchecked:,} decisions follow one that was removed: not checked")
-    said.append(
+        sentences.append(f"{result.unchecked:,} decisions follow one that was removed: not checked")
+    sentences.append(
         f"{result.rows:,} log rows, {result.decisions:,} decisions under {result.rules:,} "
         f"rules ({result.randomized:,} randomized, {result.capped:,} capped), "
         f"{result.outcomes:,} outcome parts"
@@ -115,17 +115,17 @@ def _sentences(result: Audit) -> list[str]:
     if result.chained_from is not None:
         compared = f", compared with {result.anchors:,} anchors" if result.anchors else ""
         rows, first = result.chained_rows, result.chained_from
-        said.append(f"hash chain: {rows:,} rows from row {first:,} on{compared}")
+        sentences.append(f"hash chain: {rows:,} rows from row {first:,} on{compared}")
     drawn = "" if result.uniforms_redrawn else " (no key beside the store: uniforms not redrawn)"
     if result.clean:
-        said.append(
+        sentences.append(
             "clean: rows are as they were written, as far as they are chained; every probability"
             f" and every draw recomputes{drawn}"
         )
-    said += [f"fault: {fault}" for fault in result.faults]
+    sentences += [f"fault: {fault}" for fault in result.faults]
     if not result.clean:
-        said.append(f"{result.fault_count:,} faults{drawn}")
-    return [*said, *(f"not proven: {sentence}" for sentence in result.unproven)]
+        sentences.append(f"{result.fault_count:,} faults{drawn}")
+    return [*sentences, *(f"not proven: {sentence}" for sentence in result.unproven)]
 
 
 def backup(
@@ -240,24 +240,29 @@ def repair(
             SqliteStore(store).close()
     except LostRowsError as error:
         refusal = str(error)
-    losses, taken, kept = [], 0, []
+    losses, recovered, put_aside = [], 0, []
     if not check:
         with SqliteStore(store, accept_loss=True) as opened:
-            found = opened.found
-            losses = [gap.sentence for gap in found.gaps]
-            taken, kept = found.taken, found.kept
+            report = opened.found
+            losses = [gap.sentence for gap in report.gaps]
+            recovered, put_aside = report.taken, report.kept
     if as_json:
         import msgspec
 
-        facts = {"losses": losses, "rows_taken_in": taken, "put_aside": kept, "refusal": refusal}
+        facts = {
+            "losses": losses,
+            "rows_taken_in": recovered,
+            "put_aside": put_aside,
+            "refusal": refusal,
+        }
         typer.echo(msgspec.json.encode(facts).decode())
     elif check:
         typer.echo(refusal or f"{store}: nothing is missing")
     else:
-        typer.echo(f"{store}: {taken:,} rows taken in from the tail")
+        typer.echo(f"{store}: {recovered:,} rows taken in from the tail")
         for sentence in losses or ["nothing"]:
             typer.echo(f"lost: {sentence}")
-        if kept:
-            typer.echo(f"put aside: {', '.join(kept)}")
+        if put_aside:
+            typer.echo(f"put aside: {', '.join(put_aside)}")
     if refusal:
         raise typer.Exit(1)

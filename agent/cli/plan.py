@@ -252,8 +252,8 @@ def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -
 
     # Everything is made before anything is written.
     texts = [(csv, as_csv), (html, as_page)]
-    made = [(path, make(answer)) for path, make in texts if path is not None]
-    for path, text in made:
+    files = [(path, make(answer)) for path, make in texts if path is not None]
+    for path, text in files:
         path.write_text(text, encoding="utf-8")
     if as_json:
         import msgspec
@@ -261,5 +261,5 @@ def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -
         typer.echo(msgspec.json.encode(answer).decode())
         return
     print_plan(answer)
-    for path, _ in made:
+    for path, _ in files:
         typer.echo(f"Written: {path}")

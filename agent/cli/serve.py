@@ -28,16 +28,21 @@ def init(
     from equipoise.agent.config.file import example_text
     from equipoise.agent.maintenance.atomic_files import write_new
 
-    made = {scope: secrets.token_urlsafe(24) for scope in ("route", "admin")} if tokens else None
+    token_texts = (
+        {scope: secrets.token_urlsafe(24) for scope in ("route", "admin")} if tokens else None
+    )
     config, secret = folder / "equipoise.toml", folder / "equipoise.tokens"
-    files = {config: (example_text(made), 0o644)}
-    if made is not None:
-        files[secret] = ("".join(f"{scope} {token}\n" for scope, token in made.items()), 0o600)
+    files = {config: (example_text(token_texts), 0o644)}
+    if token_texts is not None:
+        files[secret] = (
+            "".join(f"{scope} {token}\n" for scope, token in token_texts.items()),
+            0o600,
+        )
     write_new(files)
     if as_json:
         import msgspec
 
-        written = {"config": str(config), "tokens": str(secret) if made else None}
+        written = {"config": str(config), "tokens": str(secret) if token_texts else None}
         typer.echo(msgspec.json.encode(written).decode())
         return
     typer.echo(f"{config}: describe your models, features and reward here")
@@ -45,7 +50,7 @@ def init(
         "reward.window: how long a reward is waited for (a day here); without one, a reward that"
         " never comes stops certification for good"
     )
-    if made is not None:
+    if token_texts is not None:
         typer.echo(f"{secret}: tokens of the router (route) and of admins; keep it to yourself")
     typer.echo(f"Next: equipoise serve --config {config} --check")
 
@@ -83,12 +88,12 @@ def serve(
 
     from equipoise.agent.service.run import check_only, run
 
-    given = {
+    options = {
         "store": None if store is None else str(store),
         "host": host,
         "port": port,
     }
-    overrides = {name: value for name, value in given.items() if value is not None}
+    overrides = {name: value for name, value in options.items() if value is not None}
     if check:
         facts = check_only(config, overrides)
         sentence = facts.pop("sentence")

@@ -187,10 +187,10 @@ def _print(facts: dict[str, Any]) -> None:
                 f" {each['planned']:.4g} was planned by now, and the draws were to spend"
                 f" {each['expected']:.4g}."
             )
-    left = facts["budget_left"]
+    budget_left = facts["budget_left"]
     console.print(
         f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"
-        + ("" if left is None else f", budget for {left:,} more")
+        + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )
 

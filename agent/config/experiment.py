@@ -105,13 +105,13 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         text frozen in an older store is still the text of its configuration.
         """
         data = msgspec.to_builtins(self.checked())
-        said = {
+        parts = {
             name: value
             for name, value in data.items()
             if name not in _LATER_PARTS or value != _LATER_PARTS[name]
         }
-        said["features"] = without_defaults(said["features"])
-        return msgspec.json.encode(said, order="sorted").decode()
+        parts["features"] = without_defaults(parts["features"])
+        return msgspec.json.encode(parts, order="sorted").decode()
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -144,9 +144,9 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             fix = "add the models to compare" if count < FEWEST_MODELS else "compare fewer at once"
             yield Problem("models", str(count), limit, fix, ("models",))
         elif sum(not model.retired for model in self.models) < FEWEST_MODELS:
-            left = ", ".join(model.name for model in self.models if not model.retired) or "none"
+            names = ", ".join(model.name for model in self.models if not model.retired) or "none"
             fix = "compare another one, or end the experiment"
-            yield Problem("models", f"{left} not retired", f"{FEWEST_MODELS} or more", fix)
+            yield Problem("models", f"{names} not retired", f"{FEWEST_MODELS} or more", fix)
         yield from twice("models", self.model_names, "rename or remove one")
         yield from guardrail_faults(self.guardrails)
         yield from check_faults(self.checks)

@@ -80,17 +80,17 @@ def file_from_dict(
         experiment = ExperimentConfig.from_builtins(rest, source)
     except ConfigError as error:
         sentences += error.problems
-    found: list[Problem] = []
-    service = read(parts["service"], ServiceSettings, found, "service")
-    capacity = read(parts["capacity"], CapacityConfig, found, "capacity")
-    ingest = read(mappings, list[IngestMapping], found, "ingest")
+    problems: list[Problem] = []
+    service = read(parts["service"], ServiceSettings, problems, "service")
+    capacity = read(parts["capacity"], CapacityConfig, problems, "capacity")
+    ingest = read(mappings, list[IngestMapping], problems, "ingest")
     if experiment is not None and ingest is not WRONG:
-        found += mapping_faults(ingest, experiment)
+        problems += mapping_faults(ingest, experiment)
     if experiment is not None and service is not WRONG:
         units = experiment.units
         ttl = None if units is None else units.ttl
-        found += retention_faults(service.retention, experiment.reward.window, ttl)
-    sentences += map(str, found)
+        problems += retention_faults(service.retention, experiment.reward.window, ttl)
+    sentences += map(str, problems)
     if sentences or experiment is None:
         raise ConfigError(sentences, source)
     return ConfigFile(experiment, service, ingest, capacity)

@@ -81,56 +81,56 @@ class FieldPath:
         >>> parse_path("usage.tokens").find({"usage.tokens": 5})
         5
         """
-        taken, value = self.walk(row)
-        return value if taken == len(self.steps) else None
+        steps, value = self.walk(row)
+        return value if steps == len(self.steps) else None
 
     def walk(self, row: Any) -> tuple[int, Any]:
         """How many steps lead somewhere in this row, and what stands there."""
-        taken = 0
-        while taken < len(self.steps):
-            step = self.steps[taken]
+        place = 0
+        while place < len(self.steps):
+            step = self.steps[place]
             if isinstance(row, str):
                 row = _decoded(row)
             if isinstance(step, str):
-                name, end = step, taken + 1
+                name, end = step, place + 1
                 if not isinstance(row, Mapping):
-                    return taken, row
+                    return place, row
                 while name not in row:
                     following = self.steps[end] if end < len(self.steps) else None
                     if not isinstance(following, str):
-                        return taken, row
+                        return place, row
                     name, end = f"{name}.{following}", end + 1
-                row, taken = row[name], end
+                row, place = row[name], end
                 continue
             if not isinstance(row, Sequence) or isinstance(row, str | bytes):
-                return taken, row
+                return place, row
             if isinstance(step, int):
                 if not -len(row) <= step < len(row):
-                    return taken, row
+                    return place, row
                 row = row[step]
             else:
-                kept = [each for each in row if _has(each, step)]
-                if not kept and taken + 1 < len(self.steps):
-                    return taken, row
-                row = kept
-            taken += 1
-        return taken, row
+                entries = [each for each in row if _has(each, step)]
+                if not entries and place + 1 < len(self.steps):
+                    return place, row
+                row = entries
+            place += 1
+        return place, row
 
 
 def parse_path(text: str) -> FieldPath:
     """The path that `text` writes. Raises AgentError with the grammar."""
     steps: list[Step] = []
     end = 0
-    for found in _STEP.finditer(text):
-        if found.start() != end:
+    for match in _STEP.finditer(text):
+        if match.start() != end:
             break
-        end = found.end()
-        if found["name"] is not None:
-            steps.append(found["name"])
-        elif found["index"] is not None:
-            steps.append(int(found["index"]))
+        end = match.end()
+        if match["name"] is not None:
+            steps.append(match["name"])
+        elif match["index"] is not None:
+            steps.append(int(match["index"]))
         else:
-            steps.append(Chosen(found["key"], found["value"]))
+            steps.append(Chosen(match["key"], match["value"]))
     if end != len(text) or not steps or not isinstance(steps[0], str):
         raise AgentError(f"path {text[:60]!r} is none: expected {GRAMMAR}")
     return FieldPath(text, tuple(steps))
@@ -470,9 +470,9 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def all_fields(self) -> dict[str, str]:
         """Fields with those of the preset."""
-        taken = FIELDS[self.kind]
+        names = FIELDS[self.kind]
         preset = PRESETS.get(self.preset or "", {})
-        return {name: path for name, path in preset.items() if name in taken} | self.fields
+        return {name: path for name, path in preset.items() if name in names} | self.fields
 
     @property
     def declared(self) -> dict[str, FieldPath]:
@@ -503,10 +503,10 @@ def mapping_faults(
 ) -> Iterator[Problem]:
     """What only shows beside the experiment: models and features that it does not have."""
     declared = {"features": experiment.features.context, "outputs": experiment.features.outputs}
-    taken = [mapping.name for mapping in mappings]
+    mapping_names = [mapping.name for mapping in mappings]
     for at, mapping in enumerate(mappings):
         key = f"ingest[{at}]"
-        if taken.index(mapping.name) != at:
+        if mapping_names.index(mapping.name) != at:
             yield Problem(f"{key}.name", shown(mapping.name), "each name once", "rename one")
         for theirs, ours in mapping.models.items():
             if ours not in experiment.model_names:

@@ -287,7 +287,7 @@ def budget_faults(config: BudgetConfig, columns: Sequence[str], sticky: bool) ->
     for index, segment in enumerate(config.segments):
         yield from _no_column(f"budget.segments[{index}]", segment.column, columns, "budget")
     limited = [("per_user", config.per_user is not None), ("segments", bool(config.segments))]
-    for name in (name for name, given in limited if given and sticky):
+    for name in (name for name, is_set in limited if is_set and sticky):
         limit = "no [units] beside it: a unit keeps its model for all its requests"
         yield Problem(f"budget.{name}", "a limit", limit, "leave one of them out", ("units",))
 

@@ -146,8 +146,8 @@ class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def faults(self) -> Iterator[Problem]:
         if bool(self.archive) is self.delete:
-            given = "beside delete = true" if self.delete else "nothing"
-            yield Problem("archive", given, "a folder for old rows, or else delete = true")
+            received = "beside delete = true" if self.delete else "nothing"
+            yield Problem("archive", received, "a folder for old rows, or else delete = true")
 
 
 def retention_faults(
@@ -184,9 +184,9 @@ class TokenSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     env: str | None = None
 
     def faults(self) -> Iterator[Problem]:
-        given = [key for key in ("sha256", "token", "env") if getattr(self, key) is not None]
-        if len(given) != 1:
-            received = "none of them" if not given else " and ".join(given)
+        sources = [key for key in ("sha256", "token", "env") if getattr(self, key) is not None]
+        if len(sources) != 1:
+            received = "none of them" if not sources else " and ".join(sources)
             yield Problem("sha256", received, "exactly one of sha256, token, env")
         if self.sha256 is not None and not _HASH.fullmatch(self.sha256):
             fix = "printf %s TOKEN | sha256sum"

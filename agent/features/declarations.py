@@ -123,10 +123,10 @@ def twice(
 
 
 def unknown(
-    key: str, name: str, known: Iterable[str], also: tuple[str, ...] = (), limit: str = ""
+    key: str, name: str, choices: Iterable[str], also: tuple[str, ...] = (), limit: str = ""
 ) -> Iterator[Problem]:
     """A problem if a name is none of those that are known, which it lists unless limit is given."""
-    names = list(known)
+    names = list(choices)
     if name not in names:
         expected = limit or f"one of {', '.join(names)}"
         yield Problem(key, shown(name), expected, suggestion(name, names), also)
@@ -226,8 +226,8 @@ def _read_table(data: object, kind: Any, problems: list[Problem], key: str) -> A
     if not isinstance(data, Mapping):
         problems.append(Problem(key, shown(data), "a table"))
         return WRONG
-    wrong = [name for name in data if not isinstance(name, str)]
-    problems += [Problem(_join(key, name), shown(name), "text as a key") for name in wrong]
+    other_keys = [name for name in data if not isinstance(name, str)]
+    problems += [Problem(_join(key, name), shown(name), "text as a key") for name in other_keys]
     items = {
         name: read(value, kind, problems, _join(key, name))
         for name, value in data.items()
@@ -285,19 +285,19 @@ def _read_struct(
             values[field.name] = _HARMLESS[_plain(field.type)]
             complete = False
     built = struct(**values)
-    wrong = [problem.key for problem in problems[start:]]
-    problems += _verdicts(built, wrong, key)
+    faulty = [problem.key for problem in problems[start:]]
+    problems += _verdicts(built, faulty, key)
     return built if complete else WRONG
 
 
-def _verdicts(built: msgspec.Struct, wrong: list[str], key: str) -> list[Problem]:
+def _verdicts(built: msgspec.Struct, faulty: list[str], key: str) -> list[Problem]:
     """What a struct finds wrong in itself, less what rests on what is wrong already."""
     verdicts: list[Problem] = []
     for problem in _faults(built):
         where = _join(key, problem.key) if problem.key else key
         rests_on = [_join(key, other) for other in problem.also]
-        faulty = [*wrong, *(earlier.key for earlier in verdicts if earlier.key != where)]
-        if where in wrong or any(_within(other, faulty) for other in rests_on):
+        unreliable = [*faulty, *(earlier.key for earlier in verdicts if earlier.key != where)]
+        if where in faulty or any(_within(other, unreliable) for other in rests_on):
             continue
         verdicts.append(Problem(where, problem.received, problem.expected, problem.fix))
     return verdicts
@@ -307,8 +307,8 @@ def _faults(struct: msgspec.Struct) -> Iterable[Problem]:
     return getattr(struct, "faults", tuple)()
 
 
-def _within(key: str, wrong: list[str]) -> bool:
-    return any(one == key or one.startswith((f"{key}.", f"{key}[")) for one in wrong)
+def _within(key: str, faulty: list[str]) -> bool:
+    return any(one == key or one.startswith((f"{key}.", f"{key}[")) for one in faulty)
 
 
 def _join(key: str, name: object) -> str:

@@ -346,8 +346,8 @@ class Text(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
 
     def faults(self) -> Iterator[Problem]:
         if not self.statistics:
-            known = f"known are: {', '.join(STATISTICS)}"
-            yield Problem("statistics", "none", "at least one", known)
+            fix = f"known are: {', '.join(STATISTICS)}"
+            yield Problem("statistics", "none", "at least one", fix)
         for name in dict.fromkeys(self.statistics):
             yield from unknown("statistics", name, STATISTICS, limit="names of statistics")
         yield from twice("statistics", self.statistics, "remove one")

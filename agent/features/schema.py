@@ -42,8 +42,10 @@ def without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _less(schema: dict[str, Any], keep: Callable[[str, Any], bool]) -> dict[str, Any]:
     sides = {
-        side: [{name: value for name, value in each.items() if keep(name, value)} for each in found]
-        for side, found in schema.items()
+        side: [
+            {name: value for name, value in each.items() if keep(name, value)} for each in features
+        ]
+        for side, features in schema.items()
         if side in ("context", "outputs")
     }
     return {**schema, **sides}
@@ -138,7 +140,7 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         yield from self._interaction_faults(list(columns))
 
     def _interaction_faults(self, columns: list[str]) -> Iterator[Problem]:
-        known, pairs = set(columns), set()
+        names, pairs = set(columns), set()
         for pair in self.interactions:
             received = f"[{listed(map(shown, pair))}]"
             unordered = tuple(sorted(pair))
@@ -148,7 +150,7 @@ class FeatureSchema(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             elif unordered in pairs:
                 yield Problem("interactions", f"{received} twice", "each pair once", "remove one")
             for name in dict.fromkeys(pair):
-                if name not in known:
+                if name not in names:
                     fix, rests_on = suggestion(name, columns), ("context", "outputs")
                     where = f"{shown(name)} in {received}"
                     yield Problem("interactions", where, "names of columns", fix, rests_on)

@@ -60,7 +60,7 @@ _IN_BODY = re.compile(r" \(index \d+ of this body\)$")
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class BatchResult:
     """What became of a batch. counts: of accepted, duplicates and late. refused: positions in the
     batch, each with the reason and whether it contradicts a row that was there."""
 
@@ -99,7 +99,7 @@ class Sink(Protocol):
 
     rows_at_once: int
 
-    def take(self, records: Sequence[Record]) -> Taken:
+    def take(self, records: Sequence[Record]) -> BatchResult:
         """Take in what can be taken. Raises where it is not the rows' fault."""
 
 
@@ -116,15 +116,15 @@ class StoreSink:
         }
         self._take = takes[kind]
 
-    def take(self, records: Sequence[Record]) -> Taken:
-        taken = Taken()
+    def take(self, records: Sequence[Record]) -> BatchResult:
+        result = BatchResult()
         for counts, refusal in take_by_bisection(records, range(len(records)), self._counts):
-            taken.counts.update(counts)
+            result.counts.update(counts)
             if refusal is not None:
                 row, error = refusal
                 reason = str(error).replace(" row 0: ", ": ", 1)  # its place in a batch of one
-                taken.refused.append((row, reason, isinstance(error, ConflictError)))
-        return taken
+                result.refused.append((row, reason, isinstance(error, ConflictError)))
+        return result
 
     def _counts(self, records: Sequence[Record]) -> dict[str, int]:
         accepted = self._take(records)
@@ -156,7 +156,7 @@ class DaemonSink:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
-    def take(self, records: Sequence[Record]) -> Taken:
+    def take(self, records: Sequence[Record]) -> BatchResult:
         lines = [msgspec.json.encode(record) for record in records]
         body = b"\n".join(lines) if self._bulk else b"[" + b",".join(lines) + b"]"
         try:
@@ -173,7 +173,7 @@ class DaemonSink:
         counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late")})
         counts["accepted"] = answer["rows" if self._bulk else "accepted"]
         refused = answer["rejects" if self._bulk else "rejected"]
-        return Taken(
+        return BatchResult(
             counts,
             [
                 (each["index"], _IN_BODY.sub("", each["detail"]), each["status"] == 409)
@@ -198,8 +198,8 @@ class Places(Generic[P]):
 
     def of(self, record: Observation | Outcome | Simulation) -> list[P]:
         """Where what this record says of its id was said before, each place once."""
-        found = [self._first[key] for key in _keys(record) if key in self._first]
-        return list(dict.fromkeys(found))
+        places = [self._first[key] for key in _keys(record) if key in self._first]
+        return list(dict.fromkeys(places))
 
 
 def _keys(record: Observation | Outcome | Simulation) -> Iterator[int]:
@@ -374,20 +374,20 @@ class Ingestion:
     def _rows(self, source: str, kind: Format) -> Iterator[Numbered]:
         """The rows of a file. Of standard input none before every path of the mapping was seen,
         or so many rows that a path may be of few."""
-        found = rows(source, kind, columns_of(self._mapping))
+        numbered = rows(source, kind, columns_of(self._mapping))
         if source != STANDARD_INPUT or self._mapping is None:
-            yield from found
+            yield from numbered
             return
-        sightings, held = Sightings(self._mapping.declared), list[Numbered]()
-        for number, row in found:
+        sightings, waiting = Sightings(self._mapping.declared), list[Numbered]()
+        for number, row in numbered:
             if not sightings.complete:
-                sightings.look(row)
-            held.append((number, row))
-            if sightings.complete or len(held) >= HELD_BACK:
-                yield from held
-                held = []
+                sightings.add(row)
+            waiting.append((number, row))
+            if sightings.complete or len(waiting) >= HELD_BACK:
+                yield from waiting
+                waiting = []
         sightings.check("standard input")
-        yield from held
+        yield from waiting
 
     def _reader(self, kind: Format) -> Callable[[Any], Record]:
         mapping, left_out = self._mapping, self.result.left_out
@@ -412,8 +412,8 @@ class Ingestion:
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
-            taken = self._sink.take([record for _, record in batch])
-            refused = {at: (reason, conflict) for at, reason, conflict in taken.refused}
+            result = self._sink.take([record for _, record in batch])
+            refused = {at: (reason, conflict) for at, reason, conflict in result.refused}
             for at, (number, record) in enumerate(batch):
                 if at not in refused:
                     self._places.keep(record, (source, number))
@@ -422,9 +422,9 @@ class Ingestion:
                 if conflict:
                     reason += _also(self._places.of(record), source)
                 self._refused.append((number, reason))
-            self.result.accepted += taken.counts["accepted"]
-            self.result.duplicates += taken.counts["duplicates"]
-            self.result.late += taken.counts["late"]
+            self.result.accepted += result.counts["accepted"]
+            self.result.duplicates += result.counts["duplicates"]
+            self.result.late += result.counts["late"]
             batch.clear()
         for row, reason in sorted(self._refused):
             self._rejects.add(source, row, reason)
@@ -544,5 +544,5 @@ def _progress() -> Iterator[Any]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status("reading") as shown:
-        yield lambda read: shown.update(f"reading: {read:,} rows")
+    with Console(stderr=True).status("reading") as spinner:
+        yield lambda read: spinner.update(f"reading: {read:,} rows")

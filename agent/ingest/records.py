@@ -66,8 +66,8 @@ def format_of(source: str) -> Format:
         return "jsonl"
     suffixes = Path(source.removesuffix(".gz")).suffix.lower()
     if suffixes not in _SUFFIXES:
-        known = ", ".join(_SUFFIXES)
-        raise AgentError(f"{source}: the suffix is none of {known}; name it with --format")
+        accepted = ", ".join(_SUFFIXES)
+        raise AgentError(f"{source}: the suffix is none of {accepted}; name it with --format")
     return _SUFFIXES[suffixes]
 
 
@@ -199,7 +199,7 @@ class Sightings:
         """Whether every path was seen."""
         return not self._missing
 
-    def look(self, row: Any) -> None:
+    def add(self, row: Any) -> None:
         """Take a row into account; one that cannot be read says nothing."""
         if isinstance(row, bytes):
             try:
@@ -210,15 +210,15 @@ class Sightings:
             return
         self.rows += 1
         for label, path in list(self._missing.items()):
-            taken, there = path.walk(row)
-            if taken == len(path.steps):
+            depth, value = path.walk(row)
+            if depth == len(path.steps):
                 del self._missing[label]
                 continue
-            if taken > self._farthest[label]:
-                self._farthest[label], self._seen[label] = taken, {}
-            if taken == self._farthest[label]:
+            if depth > self._farthest[label]:
+                self._farthest[label], self._seen[label] = depth, {}
+            if depth == self._farthest[label]:
                 names = self._seen[label]
-                for name in _names(there, path.steps[taken]):
+                for name in _names(value, path.steps[depth]):
                     if len(names) < _MOST_NAMES:
                         names[name] = None
 
@@ -229,8 +229,8 @@ class Sightings:
             raise AgentError(f"{source}: {'; '.join(sentences)}")
 
     def _sentence(self, label: str) -> str:
-        path, taken = self._missing[label], max(self._farthest[label], 0)
-        step, names = path.steps[taken], self._seen.get(label, {})
+        path, depth = self._missing[label], max(self._farthest[label], 0)
+        step, names = path.steps[depth], self._seen.get(label, {})
         text = f"{label}: no row has {path.text}"
         if not names:
             before = "".join(
@@ -239,7 +239,7 @@ class Sightings:
                 else f"[{each}]"
                 if isinstance(each, int)
                 else str(each)
-                for each in path.steps[:taken]
+                for each in path.steps[:depth]
             ).lstrip(".")
             return f"{text}: nothing stands at {before}" if before else text
         wanted = step.value if isinstance(step, Chosen) else step
@@ -250,8 +250,8 @@ def _names(there: Any, step: Step) -> list[str]:
     if isinstance(there, Mapping):
         return [str(name)[:LONGEST_SHOWN] for name in there]
     if isinstance(step, Chosen) and isinstance(there, Sequence):
-        found = [each.get(step.key) for each in there if isinstance(each, Mapping)]
-        return [str(name)[:LONGEST_SHOWN] for name in found if name is not None]
+        values = [each.get(step.key) for each in there if isinstance(each, Mapping)]
+        return [str(name)[:LONGEST_SHOWN] for name in values if name is not None]
     return []
 
 
@@ -271,7 +271,7 @@ def check_paths(mapping: IngestMapping | None, sources: Sequence[tuple[str, Form
         if mapping.kind != "outcomes":
             sightings = Sightings(mapping.declared)
         for _, row in rows(source, kind):
-            sightings.look(row)
+            sightings.add(row)
             if sightings.complete:
                 break
         if mapping.kind != "outcomes":
@@ -337,12 +337,12 @@ def mapped(
             elif name in ("routed", "model") and mapping.kind != "outcomes":
                 raise AgentError(f"{name}: nothing at {path.text}")
         for side, kinds, paths in sides:
-            found = {
+            values = {
                 name: as_feature(kinds[name], name, path.find(row), counted) for name, path in paths
             }
-            found = {name: value for name, value in found.items() if value is not None}
-            if found or mapping.kind != "outcomes":
-                record[side] = found
+            values = {name: value for name, value in values.items() if value is not None}
+            if values or mapping.kind != "outcomes":
+                record[side] = values
         return _convert(record, kind)
 
     return read
@@ -364,9 +364,9 @@ def nested(
             return _convert(row, struct)
         record: dict[str, Any] = {}
         for name, value in row.items():
-            given = value
+            entry = value
             if name in plain:
-                given = _field(name, value)
+                entry = _field(name, value)
             elif name in sides and isinstance(value, Mapping):
                 kinds = sides[name]
                 # What we do not know is left as it is, to be refused by its name.
@@ -374,9 +374,9 @@ def nested(
                     key: as_feature(kinds[key], key, each, counted) if key in kinds else each
                     for key, each in value.items()
                 }
-                given = {key: each for key, each in values.items() if each is not None}
-            if given is not None:
-                record[name] = given
+                entry = {key: each for key, each in values.items() if each is not None}
+            if entry is not None:
+                record[name] = entry
         return _convert(record, struct)
 
     return read
@@ -390,7 +390,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
         for feature in features
     }
     struct, counted = RECORDS[kind], Counter[str]()
-    known = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
+    names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
@@ -399,15 +399,15 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
                 continue
             if name in kinds:
                 side = "features" if name.startswith("x_") else "outputs"
-                given = as_feature(kinds[name], name, value, counted)
-                if given is not None:
-                    record.setdefault(side, {})[name[2:]] = given
+                entry = as_feature(kinds[name], name, value, counted)
+                if entry is not None:
+                    record.setdefault(side, {})[name[2:]] = entry
                 continue
-            if name not in known:
-                raise AgentError(f"column {shown(name)} is none: {suggestion(name, sorted(known))}")
-            given = _field(name, value)
-            if given is not None:
-                record[name] = given
+            if name not in names:
+                raise AgentError(f"column {shown(name)} is none: {suggestion(name, sorted(names))}")
+            entry = _field(name, value)
+            if entry is not None:
+                record[name] = entry
         if kind != "outcomes":
             record.setdefault("features", {})
             record.setdefault("outputs", {})

@@ -21,7 +21,7 @@ import pytest
 from equipoise.agent.config.ingest import parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.bulk import Ingestion, Rejects, Taken
+from equipoise.agent.ingest.bulk import BatchResult, Ingestion, Rejects
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 
@@ -298,9 +298,9 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[list[str | None]] = []
 
-    def take(self, records: Sequence[Any]) -> Taken:
+    def take(self, records: Sequence[Any]) -> BatchResult:
         self.batches.append([record.request_id for record in records])
-        return Taken(Counter(accepted=len(records)))
+        return BatchResult(Counter(accepted=len(records)))
 
 
 def test_two_parts_of_an_outcome_never_come_in_one_batch(tmp_path: Path) -> None:
