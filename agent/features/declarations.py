@@ -11,13 +11,11 @@ a value that was wrong itself, or what rests on such a value, is withheld.
 
 from __future__ import annotations
 
-import re
 import sys
 import types
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from operator import ge, gt, le
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
@@ -62,45 +60,29 @@ def limit_of(kind: Any, meta: msgspec.Meta) -> str:
 
 
 @lru_cache(maxsize=1024)
-def bounds_of(kind: Any) -> tuple[Any, tuple[msgspec.Meta, ...]]:
-    """A type without its own bounds, and these. Bounds of entries of a list stay with them."""
+def bound_of(kind: Any) -> tuple[Any, msgspec.Meta | None]:
+    """A type without its own bound, and this, None where it has none."""
     parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    metas: list[msgspec.Meta] = []
-    for part in parts:
+    for at, part in enumerate(parts):
         if get_origin(part) is Annotated:
-            metas += [meta for meta in part.__metadata__ if isinstance(meta, msgspec.Meta)]
-    if not metas:
-        return kind, ()
-    bare = [part.__origin__ if get_origin(part) is Annotated else part for part in parts]
-    return Union[tuple(bare)], tuple(metas)  # noqa: UP007 - as many as there are
-
-
-def _plain(kind: Any) -> Any:
-    bare, _ = bounds_of(kind)
-    return get_origin(bare) or bare
+            bare = (*parts[:at], part.__origin__, *parts[at + 1 :])
+            return Union[bare], part.__metadata__[0]  # noqa: UP007 - as many as there are
+    return kind, None
 
 
 def _beyond(value: Any, kind: Any, key: str) -> Iterator[Problem]:
-    """A problem if the value, whose type is right, is beyond a bound of its type."""
-    _, metas = bounds_of(kind)
-    for meta in metas if value is not None else ():
-        if not _accepts(meta, value):
-            limit = limit_of(type(value), meta)
-            yield Problem(key, shown(value), limit, (meta.extra or {}).get("fix", ""))
-            return
-
-
-def _accepts(meta: msgspec.Meta, value: Any) -> bool:
-    if not isinstance(value, str):
-        ends = ((gt, meta.gt), (ge, meta.ge), (le, meta.le))
-        return all(end is None or within(value, end) for within, end in ends)
-    if len(value) < (meta.min_length or 0):
-        return False
-    if meta.max_length is not None and len(value) > meta.max_length:
-        return False
-    if (meta.extra or {}).get("printable") and not value.isprintable():
-        return False
-    return meta.pattern is None or re.search(meta.pattern, value) is not None
+    """A problem if the value, whose type is right, is beyond the bound of its type."""
+    _, meta = bound_of(kind)
+    if meta is None or value is None:
+        return
+    extra = meta.extra or {}
+    try:
+        msgspec.convert(value, kind)
+        accepted = not extra["printable"] or value.isprintable()
+    except msgspec.ValidationError:
+        accepted = False
+    if not accepted:
+        yield Problem(key, shown(value), limit_of(type(value), meta), extra["fix"])
 
 
 def sound(struct: msgspec.Struct) -> bool:
@@ -164,7 +146,7 @@ def read(data: object, kind: Any, problems: list[Problem], key: str = "") -> Any
     is, after a problem.
     key: where the data stands, the prefix of every problem's key.
     """
-    bare, _ = bounds_of(kind)
+    bare, _ = bound_of(kind)
     value = _read_bare(data, bare, problems, key)
     if value is not WRONG:
         problems += _beyond(value, kind, key)
@@ -275,14 +257,15 @@ def _read_struct(
         if field.name in data:
             value = read(data[field.name], field.type, problems, where)
         elif field.required:
-            problems.append(Problem(where, "nothing", expected(bounds_of(field.type)[0]), "add it"))
+            problems.append(Problem(where, "nothing", expected(bound_of(field.type)[0]), "add it"))
             value = WRONG
         else:
             continue
         if value is not WRONG:
             values[field.name] = value
         elif field.required:
-            values[field.name] = _HARMLESS[_plain(field.type)]
+            bare, _ = bound_of(field.type)
+            values[field.name] = _HARMLESS[get_origin(bare) or bare]
             complete = False
     built = struct(**values)
     faulty = [problem.key for problem in problems[start:]]
