@@ -84,7 +84,7 @@ def check_times(at: Floats, *, unknown: bool = False) -> None:
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
         limit = f"seconds since the epoch, 0 to {LATEST:g}"
-        raise TimeError(f"at row {row}: {at[row]} is no time, expected {limit}", limit)
+        raise TimeError(f"at row {row}: {at[row]} is not a time, expected {limit}", limit)
 
 
 def check_against(at: Floats, now: float, *, history: bool) -> None:

@@ -64,8 +64,8 @@ def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
     elif not rows:
         typer.echo("It has no options.")
     else:
-        from rich.console import Console
         from rich.box import SIMPLE_HEAD
+        from rich.console import Console
         from rich.table import Column, Table
 
         # Names stay whole, other words that are longer than their column go on below.

@@ -1,7 +1,7 @@
-"""The example `equipoise.toml`: what `equipoise init` writes, and what stands in the repository.
+"""equipoise.toml: read and checked as a whole, and the example that `equipoise init` writes.
 
-The experiment stands at the top level; `[service]`, `[[ingest]]` and `[capacity]` beside it. The
-file is checked as a whole: one error lists every problem of every part.
+The experiment stands at the top level; `[service]`, `[[ingest]]` and `[capacity]` beside it. One
+error lists every problem of every part.
 """
 
 from __future__ import annotations

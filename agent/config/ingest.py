@@ -132,7 +132,7 @@ def parse_path(text: str) -> FieldPath:
         else:
             steps.append(Chosen(match["key"], match["value"]))
     if end != len(text) or not steps or not isinstance(steps[0], str):
-        raise AgentError(f"path {text[:60]!r} is none: expected {GRAMMAR}")
+        raise AgentError(f"path {text[:60]!r} is not valid: expected {GRAMMAR}")
     return FieldPath(text, tuple(steps))
 
 
@@ -173,7 +173,7 @@ def as_text(name: str, value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float | Decimal):
         if not value.is_finite() if isinstance(value, Decimal) else not math.isfinite(value):
-            raise AgentError(f"{name}: {shown(value)} is no id")
+            raise AgentError(f"{name}: {shown(value)} is not an id")
         if isinstance(value, float) and abs(value) > _EXACT:
             raise AgentError(f"{name}: {shown(value)} has lost digits: write such ids as text")
         return str(int(value)) if value == int(value) else str(value)
@@ -186,7 +186,7 @@ def as_text(name: str, value: Any) -> str | None:
         return value.isoformat()
     if isinstance(value, int | UUID):
         return str(value)
-    raise AgentError(f"{name}: {shown(value)} is no text")
+    raise AgentError(f"{name}: {shown(value)} is not text")
 
 
 def as_number(name: str, value: Any) -> float | None:
@@ -204,11 +204,11 @@ def as_number(name: str, value: Any) -> float | None:
         except ValueError:
             number = math.nan
         if math.isnan(number):
-            raise AgentError(f"{name}: {shown(value)} is no number")
+            raise AgentError(f"{name}: {shown(value)} is not a number")
         return number
     if value is None or isinstance(value, bool | int | float | Decimal):
         return _float(name, value)
-    raise AgentError(f"{name}: {shown(value)} is no number")
+    raise AgentError(f"{name}: {shown(value)} is not a number")
 
 
 def as_whole(name: str, value: Any) -> int | None:
@@ -216,7 +216,7 @@ def as_whole(name: str, value: Any) -> int | None:
     number = as_number(name, value)
     if number is None or number.is_integer():
         return None if number is None else int(number)
-    raise AgentError(f"{name}: {shown(value)} is no whole number")
+    raise AgentError(f"{name}: {shown(value)} is not a whole number")
 
 
 def as_flag(name: str, value: Any) -> bool | None:
@@ -253,13 +253,13 @@ def as_seconds(name: str, value: Any) -> float | None:
         except ValueError:
             value = _iso(text)
         if value is None or (isinstance(value, float) and math.isnan(value)):
-            raise AgentError(f"{name}: {shown(text)} is no time: seconds or ISO 8601")
+            raise AgentError(f"{name}: {shown(text)} is not a time: expected seconds or ISO 8601")
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | None):
-        raise AgentError(f"{name}: {shown(value)} is no time: seconds or ISO 8601")
+        raise AgentError(f"{name}: {shown(value)} is not a time: expected seconds or ISO 8601")
     if value is None:
         return None
     for least, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)):
@@ -281,7 +281,7 @@ def as_words(name: str, value: Any, left_out: Counter[str]) -> str | None:
             texts.append(part)
             continue
         if not isinstance(part, Mapping):
-            raise AgentError(f"{name}: {shown(part)} is no part of a content")
+            raise AgentError(f"{name}: {shown(part)} is not a part of a content")
         text = part.get("text")
         if isinstance(text, Mapping):
             text = text.get("value")
@@ -338,7 +338,7 @@ class Rewards:
         as_word = {1.0: "true", 0.0: "false"}.get(number) if number is not None else None
         if as_word in self._words:
             return self._words[as_word]
-        raise AgentError(f"reward: {shown(value)} is none of {', '.join(self._exact)}")
+        raise AgentError(f"reward: {shown(value)} is not one of {', '.join(self._exact)}")
 
 
 def reward_faults(table: Mapping[str, float]) -> Iterator[Problem]:
@@ -402,10 +402,10 @@ def _vector(name: str, value: Any) -> list[float | None] | None:
         try:
             value = msgspec.json.decode(value)
         except msgspec.DecodeError:
-            raise AgentError(f"{name}: {shown(value)} is no JSON list") from None
+            raise AgentError(f"{name}: {shown(value)} is not a JSON list") from None
     if value is None or isinstance(value, list | tuple):
         return None if value is None else [as_number(name, each) for each in value]
-    raise AgentError(f"{name}: {shown(value)} is no list of numbers")
+    raise AgentError(f"{name}: {shown(value)} is not a list of numbers")
 
 
 Kind: TypeAlias = Literal["observations", "outcomes", "simulations"]

@@ -1,11 +1,11 @@
 """The `[service]` table of equipoise.toml: what `serve` needs beyond the experiment.
 
-A digest does not show the length of what was hashed, so the texts that mistakes and habits lead to
-are hashed and compared: nothing at all (a variable that was not set), up to three characters, up to
-four digits, and words; each also with the line feed that `echo` adds.
-
 Everything has a default, so the table may be left out. Paths are relative to the folder the
 command runs in. Limits are hard: what exceeds them is refused, not cut.
+
+A token is declared by its digest, which does not show how long it is. So the texts that mistakes
+and habits lead to are hashed and compared: nothing at all (a variable that was not set), up to
+three characters, up to four digits, and words; each also with the line feed that `echo` adds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The transform: rows of named values to arrays of fixed length."""
+"""The transform: rows of named values to arrays of fixed length, and ranges of their columns."""
 
 from __future__ import annotations
 

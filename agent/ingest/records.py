@@ -67,7 +67,7 @@ def format_of(source: str) -> Format:
     suffixes = Path(source.removesuffix(".gz")).suffix.lower()
     if suffixes not in _SUFFIXES:
         accepted = ", ".join(_SUFFIXES)
-        raise AgentError(f"{source}: the suffix is none of {accepted}; name it with --format")
+        raise AgentError(f"{source}: the suffix is not one of {accepted}; name it with --format")
     return _SUFFIXES[suffixes]
 
 
@@ -87,7 +87,7 @@ def rows(source: str, kind: Format, columns: set[str] | None = None) -> Iterator
         except AgentError as error:
             raise AgentError(f"{source}: {error}") from None
         except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
-            raise AgentError(f"{source} is no {kind} file: {error}") from None
+            raise AgentError(f"{source} is not a {kind} file: {error}") from None
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
                 number += 1
                 yield number, row
     except pa.ArrowException as error:
-        raise AgentError(f"this is no Parquet file: {error}") from None
+        raise AgentError(f"this is not a Parquet file: {error}") from None
 
 
 def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -404,7 +404,8 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
                     record.setdefault(side, {})[name[2:]] = entry
                 continue
             if name not in names:
-                raise AgentError(f"column {shown(name)} is none: {suggestion(name, sorted(names))}")
+                fix = suggestion(name, sorted(names))
+                raise AgentError(f"column {shown(name)} is unknown: {fix}")
             entry = _field(name, value)
             if entry is not None:
                 record[name] = entry

@@ -104,7 +104,7 @@ def test_refused_rows_stop_nobody_and_say_why(run: Run, tmp_path: Path) -> None:
         2: ("{", "truncated"),
         3: ({**ROW, "routed": "medium"}, "model 'medium' is not one of large, small"),
         5: ({**ROW, "reward": 7}, "outside the declared range"),
-        6: ({**ROW, "reward": "good"}, "reward: 'good' is no number"),
+        6: ({**ROW, "reward": "good"}, "reward: 'good' is not a number"),
         8: ({**ROW, "features": {"plan": "free"}}, "context: prompt: received nothing"),
         9: ({**ROW, "outputs": {"seconds": -1}}, "seconds: received -1"),
         11: ({**ROW, "request_id": "two\nlines"}, "no control characters"),
@@ -143,7 +143,7 @@ def test_a_table_has_a_column_for_each_feature(run: Run, tmp_path: Path) -> None
         writer.writerow(["r3", "small", "good", "hi", "", "0.5", "", ""])
     done = run("a.csv", expected=1)
     assert (done["accepted"], done["rejected"]) == (2, 1)
-    assert done["rejects"][0]["reason"] == "reward: 'good' is no number"
+    assert done["rejects"][0]["reason"] == "reward: 'good' is not a number"
     (batch,) = log(tmp_path, ObservationBatch)
     assert batch.reward.tolist() == [0.25, 1.0]
     assert batch.outputs.tolist() == [[2.0], [0.5]]
@@ -246,7 +246,7 @@ def test_the_shape_of_request_logs(run: Run, tmp_path: Path) -> None:
     done = run("calls.jsonl", "--mapping", "calls", more=OPENAI, expected=1)
     # One response, served twice from a cache: two requests, two thumbs.
     assert (done["accepted"], done["duplicates"], done["rejected"]) == (2, 0, 1)
-    assert done["rejects"][0]["reason"] == "reward: 'sideways' is none of up, down"
+    assert done["rejects"][0]["reason"] == "reward: 'sideways' is not one of up, down"
     (batch,) = log(tmp_path, ObservationBatch)
     assert (batch.reward.tolist(), batch.outputs.tolist()) == ([1.0, 0.0], [[9.0], [9.0]])
     assert batch.at.tolist() == [1_700_000_000.0] * 2
