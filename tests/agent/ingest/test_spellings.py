@@ -261,7 +261,7 @@ def test_contents_in_parts() -> None:
     for content, text in contents:
         assert as_words("prompt", content, left_out) == text
     assert left_out == {"image_url": 1, "input_audio": 1, "no type": 1, "tool_use": 1}
-    with pytest.raises(AgentError, match="no part of a content"):
+    with pytest.raises(AgentError, match="not a part of a content"):
         as_words("prompt", [5], left_out)
 
 
