@@ -135,7 +135,9 @@ def replay(
         int | None,
         typer.Option(min=0, help="Rows of usage log before the start.", show_default="5000"),
     ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Most live requests.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="At most this many live requests.")
+    ] = None,
     exp_rate: Annotated[
         float | None,
         typer.Option(help="Share of requests to randomize, in (0, 1].", show_default="0.1"),
@@ -163,11 +165,12 @@ def replay(
         bool, typer.Option("--json", help="Print the summary as JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Compare policies on a benchmark whose truth is known.
+    """Compare policies and estimators where the truth is known.
 
-    Runs policies x estimators x scenarios x seeds, and writes results.parquet, summary.json and a
-    self-contained report.html, all or nothing; an experiment also writes findings.md. After an
-    interruption the same command continues where it stopped.
+    Replays every combination of policy, estimator, setting and seed on a benchmark. Writes
+    results.parquet, summary.json and a self-contained report.html, all or nothing; a study also
+    writes findings.md. After an interruption, give the same command again: finished streams are
+    not run twice.
 
     Example: equipoise replay --policies uniform,top-two --budget 1000
 
@@ -224,7 +227,7 @@ def benchmarks(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the benchmarks, and what each needs.
+    """List the benchmarks of `replay`, or the options of one.
 
     Example: equipoise benchmarks swebench
     """
@@ -238,9 +241,7 @@ def benchmarks(
 def worlds(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the options of a simulated world.
-
-    They are set with `equipoise replay --world NAME=VALUE`.
+    """List what `replay --world NAME=VALUE` can change.
 
     Example: equipoise worlds
 
@@ -272,7 +273,7 @@ app.command()(audit)
 app.command()(export)
 app.command()(backup)
 app.command()(restore)
-app.command()(rollback)
+app.command(short_help="Undo upgrades of a store's schema.")(rollback)
 app.command()(repair)
 
 
