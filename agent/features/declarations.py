@@ -47,18 +47,6 @@ def finite(fix: str = "") -> msgspec.Meta:
     return bound("a finite number", fix, ge=-HUGE, le=HUGE)
 
 
-def limit_of(kind: Any, meta: msgspec.Meta) -> str:
-    """A bound of a type in words."""
-    if meta.description is not None:
-        return meta.description
-    noun = _EXPECTED[kind]
-    if meta.le is not None and meta.ge is not None:
-        both = f"within ±{meta.le:g}" if meta.ge == -meta.le else f"from {meta.ge} to {meta.le}"
-        return f"{noun} {both}"
-    least = f"of {meta.ge:g} or more" if meta.gt is None else f"above {meta.gt:g}"
-    return f"{noun} {least}" + ("" if meta.le is None else f", at most {meta.le:g}")
-
-
 @lru_cache(maxsize=1024)
 def bound_of(kind: Any) -> tuple[Any, msgspec.Meta | None]:
     """A type without its own bound, and this, None where it has none."""
@@ -68,6 +56,19 @@ def bound_of(kind: Any) -> tuple[Any, msgspec.Meta | None]:
             bare = (*parts[:at], part.__origin__, *parts[at + 1 :])
             return Union[bare], part.__metadata__[0]  # noqa: UP007 - as many as there are
     return kind, None
+
+
+def limit_of(kind: Any) -> str:
+    """The bound of a type in words, "" where it has none."""
+    bare, meta = bound_of(kind)
+    if meta is None or meta.description is not None:
+        return "" if meta is None else str(meta.description)
+    noun = expected(bare)
+    if meta.le is not None and meta.ge is not None:
+        both = f"within ±{meta.le:g}" if meta.ge == -meta.le else f"from {meta.ge} to {meta.le}"
+        return f"{noun} {both}"
+    least = f"of {meta.ge:g} or more" if meta.gt is None else f"above {meta.gt:g}"
+    return f"{noun} {least}" + ("" if meta.le is None else f", at most {meta.le:g}")
 
 
 def _beyond(value: Any, kind: Any, key: str) -> Iterator[Problem]:
@@ -82,7 +83,7 @@ def _beyond(value: Any, kind: Any, key: str) -> Iterator[Problem]:
     except msgspec.ValidationError:
         accepted = False
     if not accepted:
-        yield Problem(key, shown(value), limit_of(type(value), meta), extra["fix"])
+        yield Problem(key, shown(value), limit_of(kind), extra["fix"])
 
 
 def sound(struct: msgspec.Struct) -> bool:

@@ -343,7 +343,7 @@ def _expected(low: float, high: float) -> str:
 class Text(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="text"):
     """A text becomes one column from 0 to 1 per declared statistic; the text itself is dropped.
 
-    statistics: names of `text_statistics.STATISTICS`. max_chars: only so many characters are
+    statistics: names of `STATISTICS`. max_chars: only so many characters are
     looked at; the length statistics reach 1 there.
     """
 
