@@ -1,4 +1,8 @@
-"""The parts of a configuration: models, reward, policy, budget, limits, guardrails."""
+"""The parts of a configuration: models, reward, policy, budget, limits, guardrails.
+
+What one key accepts stands in its type. What keys ask of each other is a `faults` of their struct,
+or a function below it where the other key stands in another part.
+"""
 
 from __future__ import annotations
 
