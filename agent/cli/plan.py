@@ -169,7 +169,7 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         if validation is not None:
             validate(validation.split(","), count, out, as_json)
             return
-        given = _given(
+        fields = _without_none(
             models=models,
             traffic=traffic,
             reward_rate=reward_rate,
@@ -203,7 +203,7 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             missing=_missing(missing),
             seed=seed,
         )
-        answer = _answer(given, store, benchmark, world or [], of_benchmark)
+        answer = _answer(fields, store, benchmark, world or [], of_benchmark)
         _deliver(answer, csv, html, as_json)
 
     return plan
@@ -216,12 +216,12 @@ def _missing(text: str | None) -> float | str | None:
         return text
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def _without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _answer(
-    given: dict[str, Any],
+    fields: dict[str, Any],
     store: Path | None,
     benchmark: str | None,
     world: list[str],
@@ -240,10 +240,10 @@ def _answer(
         from equipoise.agent.planning.stored import of_experiment
 
         with reading(store) as (opened, config):
-            return make_plan(*of_experiment(Agent(config, opened, None).answers, given))
+            return make_plan(*of_experiment(Agent(config, opened, None).answers, fields))
     if benchmark is not None:
-        return make_plan(of_benchmark(benchmark, world, given))
-    return make_plan(Problem.of_numbers(read_request(given)))
+        return make_plan(of_benchmark(benchmark, world, fields))
+    return make_plan(Problem.of_numbers(read_request(fields)))
 
 
 def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -> None:
