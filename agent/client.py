@@ -17,7 +17,6 @@ until the daemon answers. Threads do the talking, so that no dripping answer can
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -121,8 +120,8 @@ class Client:
         Options: unit_id, whose request it is; context_id, of a replayed context; eligible, the
         models that may serve it, all by default.
         """
-        asked = {"request_id": request_id, "routed": routed, "features": features, **options}
-        call = _Call(asked, time.time())
+        body = {"request_id": request_id, "routed": routed, "features": features, **options}
+        call = _Call(body, time.time())
         try:
             return self._ask(call).result(self.timeout)
         except Exception as error:
@@ -132,9 +131,11 @@ class Client:
         self, request_id: str, routed: str, features: Features, **options: Any
     ) -> Choice:
         """As `decide`, without blocking the caller's event loop."""
-        asked = {"request_id": request_id, "routed": routed, "features": features, **options}
-        call = _Call(asked, time.time())
+        body = {"request_id": request_id, "routed": routed, "features": features, **options}
+        call = _Call(body, time.time())
         try:
+            import asyncio  # slow to import, and whoever awaits has it already
+
             return await asyncio.wait_for(asyncio.wrap_future(self._ask(call)), self.timeout)
         except Exception as error:
             return self._fallback(call, error)
@@ -153,8 +154,8 @@ class Client:
             raise TypeError(f"{parts.keys() - PARTS} is no part of an outcome: {sorted(PARTS)}")
         name = request.request_id if isinstance(request, Choice) else request
         try:
-            given = request.outcome_token if isinstance(request, Choice) else None
-            token = parts.pop("outcome_token", None) or given or self._tokens.get(name)
+            own = request.outcome_token if isinstance(request, Choice) else None
+            token = parts.pop("outcome_token", None) or own or self._tokens.get(name)
             if token is not None:
                 parts["outcome_token"] = token
             body = json.loads(_dumps({**parts, "request_id": name}))  # may change after we return
@@ -167,7 +168,7 @@ class Client:
                 call.parts |= body
                 if call.parts.keys() >= {"outputs", "reward"}:
                     del self._fallbacks[name]
-                    late = _Item(call.undelivered(), call, asked=call.asked)
+                    late = _Item(call.undelivered(), call, request=call.request)
                     self._put(late if call.logged else call.observation())
         except Exception:
             self.counters.refused += 1
@@ -209,7 +210,7 @@ class Client:
             self._start()
 
     def _ask(self, call: _Call) -> Future[Choice]:
-        call.body = _dumps(call.asked)
+        call.body = _dumps(call.request)
         now = time.monotonic()
         if self._failures >= PATIENCE and now < self._rest:
             raise _Failure("resting", logged=False)
@@ -221,7 +222,7 @@ class Client:
         status, answer = self._post("/v1/decide", call.body, self.timeout, call)
         if status != 200:
             raise _Failure(f"status-{status}", logged=status >= 500)
-        name, routed = call.asked["request_id"], call.asked["routed"]
+        name, routed = call.request["request_id"], call.request["routed"]
         try:
             if answer["request_id"] != name:
                 raise KeyError(name)
@@ -245,7 +246,7 @@ class Client:
         if not isinstance(error, _Failure):
             late, unsent = isinstance(error, TimeoutError), not call.body
             error = _Failure("time-out" if late else "bad-input" if unsent else repr(error))
-        name, reason = call.asked["request_id"], error.reason
+        name, reason = call.request["request_id"], error.reason
         with contextlib.suppress(Exception), self._changed:
             self._failures += reason not in (*REFUSED, "resting")
             reasons = self.counters.fallbacks
@@ -256,11 +257,11 @@ class Client:
                 call.give_up(error.logged)
                 self._fallbacks[name] = call
                 if call.logged:
-                    self._put(_Item(call.undelivered(), asked=call.asked))
+                    self._put(_Item(call.undelivered(), request=call.request))
                 if len(self._fallbacks) > self._buffer:
                     self._fallbacks.popitem(last=False)
                     self.counters.incomplete += 1
-        return Choice(name, call.asked["routed"], call.asked["routed"], reason=reason)
+        return Choice(name, call.request["routed"], call.request["routed"], reason=reason)
 
     def _put(self, *items: _Item) -> None:
         self._items.extend(items)
@@ -321,10 +322,10 @@ class Client:
         answered. Nothing is decided by that, and where nothing was before the outcome gets a 404,
         which makes it a row."""
         for item in batch:
-            if not item.tried or item.asked is None:
+            if not item.tried or item.request is None:
                 continue
             try:
-                body = _dumps({**item.asked, "again": True})
+                body = _dumps({**item.request, "again": True})
                 status, answer = self._post("/v1/decide", body, DELIVERY_SECONDS)
                 if status == 200:
                     item.body["outcome_token"] = answer["outcome_token"]
@@ -333,7 +334,7 @@ class Client:
             except Exception:
                 self._put_back(batch)
                 return False
-            item.asked = None
+            item.request = None
         return True
 
     def _put_back(self, batch: list[_Item]) -> None:
@@ -345,7 +346,7 @@ class Client:
     def _settle(self, item: _Item, status: int) -> None:
         if status == 404 and item.call is not None:
             self._put(item.call.observation())
-        elif status == 403 and item.asked is not None and not item.tried:
+        elif status == 403 and item.request is not None and not item.tried:
             item.tried = True
             self._put(item)
         elif status != 200:
@@ -398,9 +399,9 @@ class _Failure(Exception):  # noqa: N818 - stays inside this file
 
 @dataclass(slots=True)
 class _Call:
-    """A request, and what came of it if it was served as routed. body: `asked` as JSON."""
+    """A request, and what came of it if it was served as routed. body: `request` as JSON."""
 
-    asked: Body
+    request: Body
     at: float
     body: bytes = b""
     connection: HTTPConnection | None = None
@@ -416,31 +417,31 @@ class _Call:
     def give_up(self, logged: bool) -> None:
         """Nobody waits any more: end the exchange, keep what the row needs."""
         self.abandoned, self.logged = True, logged
-        self.asked = json.loads(self.body)  # the caller may change what it gave us
+        self.request = json.loads(self.body)  # the caller may change what it gave us
         if self.connection is not None and self.connection.sock is not None:
             with contextlib.suppress(OSError):
                 self.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def undelivered(self) -> Body:
-        name, routed = self.asked["request_id"], self.asked["routed"]
+        name, routed = self.request["request_id"], self.request["routed"]
         return {**self.parts, "request_id": name, "served": routed, "delivered": False}
 
     def observation(self) -> _Item:
-        kept = ("request_id", "routed", "features", "unit_id")
-        body = {name: self.asked[name] for name in kept if name in self.asked}
+        names = ("request_id", "routed", "features", "unit_id")
+        body = {name: self.request[name] for name in names if name in self.request}
         body |= {"outputs": self.parts["outputs"], "reward": self.parts["reward"], "at": self.at}
         return _Item(body, row=True)
 
 
 @dataclass(slots=True)
 class _Item:
-    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404. asked:
-    a request whose answer never came, with its outcome token; tried: whether that is missed."""
+    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404.
+    request: one whose answer never came, with its outcome token; tried: whether that is missed."""
 
     body: Body
     call: _Call | None = None
     row: bool = False
-    asked: Body | None = None
+    request: Body | None = None
     tried: bool = False
 
 

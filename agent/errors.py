@@ -33,10 +33,6 @@ class BrokenError(RuntimeError):
     again helps. Nothing is logged any more."""
 
 
-class LateOutcomeError(AgentError):
-    """An outcome after its window expired; counted, never used."""
-
-
 class ConfigError(ValueError):
     """A configuration with problems.
 
@@ -57,8 +53,8 @@ class PlanError(ValueError):
     """A plan that cannot be made. field, value, limit: what the sentence is made of."""
 
     def __init__(self, field: str, value: object, limit: str) -> None:
-        shown = f"{value:g}" if isinstance(value, float) else f"{value}"
-        super().__init__(f"{field} is {shown}, expected {limit}")
+        text = f"{value:g}" if isinstance(value, float) else f"{value}"
+        super().__init__(f"{field} is {text}, expected {limit}")
         self.field, self.value, self.limit = field, value, limit
 
 
@@ -88,7 +84,7 @@ def check_times(at: Floats, *, unknown: bool = False) -> None:
     if not fine.all():
         row = int(np.flatnonzero(~fine)[0])
         limit = f"seconds since the epoch, 0 to {LATEST:g}"
-        raise TimeError(f"at row {row}: {at[row]} is no time, expected {limit}", limit)
+        raise TimeError(f"at row {row}: {at[row]} is not a time, expected {limit}", limit)
 
 
 def check_against(at: Floats, now: float, *, history: bool) -> None:
@@ -98,9 +94,9 @@ def check_against(at: Floats, now: float, *, history: bool) -> None:
     """
     check_times(at)
     ahead = at - now
-    wrong = np.flatnonzero((ahead > SKEW) | ((ahead < -SKEW) & (not history)))
-    if len(wrong):
-        row = int(wrong[0])
+    refused = np.flatnonzero((ahead > SKEW) | ((ahead < -SKEW) & (not history)))
+    if len(refused):
+        row = int(refused[0])
         side = "after" if ahead[row] > 0 else "before"
         limit = f"at most {SKEW:g} s {'after' if history else 'from'} the agent's clock"
         raise TimeError(

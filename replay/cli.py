@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="equipoise",
-    help="Find out which model is better, from usage logs, a little randomization and a simulator.",
+    help="Find out which LLM is better, with a little randomization of live traffic.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -64,10 +64,14 @@ def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
     elif not rows:
         typer.echo("It has no options.")
     else:
+        from rich.box import SIMPLE_HEAD
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        table = Table(*rows[0])
+        # Names stay whole, other words that are longer than their column go on below.
+        columns = [Column(name, overflow="fold") for name in rows[0]]
+        columns[0].no_wrap = True
+        table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
         for row in rows:
             table.add_row(*row.values())
         Console().print(table)
@@ -87,13 +91,11 @@ def replay(
     ] = "imagesegments",
     features: Annotated[
         str | None,
-        typer.Option(help="with-outcome or without-outcome: may a replay show the outcome itself?"),
+        typer.Option(help="with-outcome or without-outcome: whether a replay shows the outcome."),
     ] = None,
     benchmark_option: Annotated[
         list[str] | None,
-        typer.Option(
-            help="NAME=VALUE, an option of the benchmark; see `equipoise benchmarks NAME`."
-        ),
+        typer.Option(help="NAME=VALUE, an option of the benchmark; see `benchmarks NAME`."),
     ] = None,
     experiment: Annotated[
         str | None,
@@ -133,7 +135,9 @@ def replay(
         int | None,
         typer.Option(min=0, help="Rows of usage log before the start.", show_default="5000"),
     ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Live requests at the most.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="At most this many live requests.")
+    ] = None,
     exp_rate: Annotated[
         float | None,
         typer.Option(help="Share of requests to randomize, in (0, 1].", show_default="0.1"),
@@ -158,15 +162,17 @@ def replay(
     ] = None,
     force: Annotated[bool, typer.Option(help="Replace an earlier result folder.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON, no table.")
+        bool, typer.Option("--json", help="Print the summary as JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Run policies x estimators x scenarios x seeds on a benchmark whose truth is known.
+    """Compare policies and estimators where the truth is known.
 
-    Writes results.parquet, summary.json and a self-contained report.html, all or nothing; an
-    experiment also writes findings.md. After an interruption the same command goes on where it was.
+    Replays every combination of policy, estimator, setting and seed on a benchmark. Writes
+    results.parquet, summary.json and a self-contained report.html, all or nothing; a study also
+    writes findings.md. After an interruption, give the same command again: finished streams are
+    not run twice.
 
-    Example: equipoise replay --policies uniform,top-two --budget 1000 --seeds 5 --out runs/first
+    Example: equipoise replay --policies uniform,top-two --budget 1000
 
     Example: equipoise replay --experiment grid --benchmark swebench:PATH
     """
@@ -221,7 +227,7 @@ def benchmarks(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the benchmarks that `replay` can run, and what each needs.
+    """List the benchmarks of `replay`, or the options of one.
 
     Example: equipoise benchmarks swebench
     """
@@ -235,9 +241,11 @@ def benchmarks(
 def worlds(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the options of a world, for `equipoise replay --world NAME=VALUE`.
+    """List what `replay --world NAME=VALUE` can change.
 
-    Example: equipoise replay --world reward=bounded --world missing=0.1 --out runs/missing
+    Example: equipoise worlds
+
+    Example: equipoise replay --world reward=bounded --world missing=0.1
     """
     from equipoise.replay.worlds.options import describe_options
 
@@ -265,7 +273,7 @@ app.command()(audit)
 app.command()(export)
 app.command()(backup)
 app.command()(restore)
-app.command()(rollback)
+app.command(short_help="Undo upgrades of a store's schema.")(rollback)
 app.command()(repair)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.features.column_range import Band
+from equipoise.agent.features.transform import ColumnRange
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
@@ -26,7 +26,9 @@ class Quotas:
     """bands, caps: parts of the traffic and the randomized requests that each may get, (S,); share:
     of a user's requests from the first that is randomized on, None for no limit."""
 
-    def __init__(self, bands: Sequence[Band], caps: Sequence[int], share: float | None) -> None:
+    def __init__(
+        self, bands: Sequence[ColumnRange], caps: Sequence[int], share: float | None
+    ) -> None:
         self._bands = tuple(bands)
         self._caps = tuple(caps)
         self._share = share
@@ -55,7 +57,7 @@ class Run:
 
     def __init__(
         self,
-        bands: tuple[Band, ...],
+        bands: tuple[ColumnRange, ...],
         left: list[int],
         share: float | None,
         users: dict[int, tuple[int, int]],
@@ -99,11 +101,11 @@ class Run:
         return result
 
 
-def bands_of(config: ExperimentConfig) -> tuple[Band, ...]:
+def bands_of(config: ExperimentConfig) -> tuple[ColumnRange, ...]:
     """(S,) the declared segments with caps."""
     columns = config.features.context_columns()
     return tuple(
-        Band.of(segment.column, segment.low, segment.high, columns)
+        ColumnRange.of(segment.column, segment.low, segment.high, columns)
         for segment in config.budget.segments
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.features.column_range import Band
+from equipoise.agent.features.transform import ColumnRange
 from equipoise.store.batches import DecisionBatch, Floats, Ints
 
 PERIOD = 86_400.0
@@ -124,7 +124,9 @@ class Ledger:
     first that was randomized, and how many of them were, by unit; empty unless `per_user`.
     """
 
-    def __init__(self, models: int, bands: Sequence[Band] = (), per_user: bool = False) -> None:
+    def __init__(
+        self, models: int, bands: Sequence[ColumnRange] = (), per_user: bool = False
+    ) -> None:
         self.spent: Floats = np.zeros((models, models))
         self.expected: Floats = np.zeros((models, models))
         self.by_segment: Floats = np.zeros(len(bands))

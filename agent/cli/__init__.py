@@ -1,4 +1,4 @@
-"""Commands about a store: status, audit, export. `equipoise.replay.cli` is the whole command.
+"""The commands of the agent, for `equipoise.replay.cli`, which is the whole command.
 
 Numerical libraries are imported inside the commands, so that `--help` stays fast.
 """

@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.maintenance.audit import Audit
+    from equipoise.store.sqlite import SqliteStore
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
+    """The store, read-only, and the configuration frozen in it.
+
+    What a killed daemon left in the tail is taken in first: nothing acknowledged is missing.
+
+    Raises AgentError where the file is a store that no experiment was opened on.
+    """
+    from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.errors import AgentError
+    from equipoise.agent.lifecycle import stored_config
+    from equipoise.store.sqlite import SqliteStore
+
+    _take_in_tail(path)
+    with SqliteStore(path, read_only=True) as store:
+        text = stored_config.load(store)
+        if text is None:
+            raise AgentError(f"{path} holds no experiment yet")
+        yield store, ExperimentConfig.from_json(text)
+
+
+def _take_in_tail(path: Path) -> None:
+    from equipoise.store.errors import ReadOnlyStoreError, StoreInUseError
+    from equipoise.store.format.frames import tail_files
+    from equipoise.store.format.mark import read_mark
+    from equipoise.store.sqlite import SqliteStore
+
+    # A store that its writer left in order is only read; but a copy from an earlier day, put in its
+    # place, is not as it was left.
+    mark = read_mark(path)
+    if path.is_file() and (tail_files(path) or mark is not None):
+        # A daemon that is running takes its own tail in, a few milliseconds from now.
+        with suppress(StoreInUseError, ReadOnlyStoreError):
+            SqliteStore(path).close()
 
 
 def audit(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     anchor: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE|BACKUP", help="Compare with these anchors. May be given more than once."
-        ),
+        typer.Option(metavar="FILE|BACKUP", help="Compare with these anchors; repeatable."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Check that a store holds what was written to it, and recompute every decision.
+    """Check a store and recompute every decision in it.
 
-    Every row against the hash chain; every probability from its rule and every draw from its
-    uniform (with the key file beside the store the uniforms too); why each decision was served as
-    routed; outcomes once a part. What is not proven is listed.
+    Every row is compared with the hash chain. Every probability is recomputed from its rule, every
+    draw from its uniform, and with the key file beside the store the uniforms too. It checks why
+    each decision was served as routed, and that each part of an outcome is logged once. What
+    cannot be proven is listed.
+
     Exit code 0: clean; 1: faults were found; 2: the store cannot be read.
 
     Example: equipoise audit experiment.db --anchor anchors.jsonl
@@ -34,18 +74,17 @@ def audit(
 
     from rich.console import Console
 
-    from equipoise.agent.cli.stores import reading
     from equipoise.agent.maintenance.audit import audit as run
     from equipoise.agent.maintenance.audit_chain import read_anchors
     from equipoise.agent.maintenance.key_file import read_key
 
     anchors = [each for path in anchor or () for each in read_anchors(path)]
-    with reading(store) as (opened, config), Console(stderr=True).status("auditing") as shown:
+    with reading(store) as (opened, config), Console(stderr=True).status("auditing") as spinner:
         result = run(
             opened,
             config,
             read_key(store),
-            lambda rows: shown.update(f"auditing: {rows:,} of {opened.next_seq:,} rows"),
+            lambda rows: spinner.update(f"auditing: {rows:,} of {opened.next_seq:,} rows"),
             anchors,
         )
     if as_json:
@@ -60,15 +99,15 @@ def audit(
 
 
 def _sentences(result: Audit) -> list[str]:
-    said = []
+    sentences = []
     if result.begins:
-        said.append(
+        sentences.append(
             f"the log begins at row {result.begins:,}; SHA-256 of what came before: {result.digest}"
         )
-    said += [f"lost: {sentence}" for sentence in result.losses]
+    sentences += [f"lost: {sentence}" for sentence in result.losses]
     if result.unchecked:
-        said.append(f"{result.unchecked:,} decisions follow one that was removed: not checked")
-    said.append(
+        sentences.append(f"{result.unchecked:,} decisions follow one that was removed: not checked")
+    sentences.append(
         f"{result.rows:,} log rows, {result.decisions:,} decisions under {result.rules:,} "
         f"rules ({result.randomized:,} randomized, {result.capped:,} capped), "
         f"{result.outcomes:,} outcome parts"
@@ -76,17 +115,17 @@ def _sentences(result: Audit) -> list[str]:
     if result.chained_from is not None:
         compared = f", compared with {result.anchors:,} anchors" if result.anchors else ""
         rows, first = result.chained_rows, result.chained_from
-        said.append(f"hash chain: {rows:,} rows from row {first:,} on{compared}")
+        sentences.append(f"hash chain: {rows:,} rows from row {first:,} on{compared}")
     drawn = "" if result.uniforms_redrawn else " (no key beside the store: uniforms not redrawn)"
     if result.clean:
-        said.append(
+        sentences.append(
             "clean: rows are as they were written, as far as they are chained; every probability"
             f" and every draw recomputes{drawn}"
         )
-    said += [f"fault: {fault}" for fault in result.faults]
+    sentences += [f"fault: {fault}" for fault in result.faults]
     if not result.clean:
-        said.append(f"{result.fault_count:,} faults{drawn}")
-    return [*said, *(f"not proven: {sentence}" for sentence in result.unproven)]
+        sentences.append(f"{result.fault_count:,} faults{drawn}")
+    return [*sentences, *(f"not proven: {sentence}" for sentence in result.unproven)]
 
 
 def backup(
@@ -94,9 +133,10 @@ def backup(
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Copy a store and its key while a daemon writes it; every file of mode 0600.
+    """Copy a store and its key, even while it is in use.
 
-    The copy is a whole store up to a moment: `audit` and `status` work on it.
+    The copy is a complete store as of one moment: `audit` and `status` work on it. Its files have
+    mode 0600.
 
     Example: equipoise backup equipoise.db --out backups/monday
     """
@@ -106,11 +146,13 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="A folder that `backup` made.")],
-    store: Annotated[Path, typer.Option(help="Where to put the store; nothing may be there.")],
+    folder: Annotated[Path, typer.Argument(help="A folder written by `backup`.")],
+    store: Annotated[Path, typer.Option(help="Where to put the store; it must not exist.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Put a store and its key back, after checking that they are whole. Nothing is replaced.
+    """Put a backup back in place.
+
+    The store and its key are checked first. Existing files are never replaced.
 
     Example: equipoise restore backups/monday --store equipoise.db
     """
@@ -136,22 +178,22 @@ def export(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     format_: Annotated[
-        str, typer.Option("--format", help="parquet or csv", metavar="parquet|csv")
+        str, typer.Option("--format", help="Format of the tables.", metavar="parquet|csv")
     ] = "parquet",
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a folder that an export made before.")
+        bool, typer.Option("--force", help="Replace the folder of an earlier export.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Write a store as tidy tables, one file each, with all that certified intervals rest on.
+    """Write a store as tidy tables, with all the certificate needs.
 
-    Decisions, outcomes, observations, simulations and expiries; rules with what they froze; eras,
-    configurations, controls, alerts; what each column holds. Models by name, features as columns
-    x_* and y_*, probabilities as columns p_*. experiment.json has what is certified now.
+    One file each for decisions, outcomes, observations, simulations, expiries, rules, eras,
+    configurations, controls and alerts, and one that describes every column. Models are named;
+    features are columns x_* and y_*, probabilities columns p_*. experiment.json holds what is
+    certified now.
 
     Example: equipoise export experiment.db --out tables --format csv
     """
-    from equipoise.agent.cli.stores import reading
     from equipoise.agent.maintenance.atomic_files import check_target
     from equipoise.agent.maintenance.export import write_tables
 
@@ -173,17 +215,17 @@ def export(
 def repair(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file); no daemon may run.")],
     check: Annotated[
-        bool, typer.Option(help="Only say what is missing; exit code 1 where anything is.")
+        bool, typer.Option(help="Only report what is missing; exit code 1 if anything is.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Take in all that is left of a store whose start is refused, and accept the loss of the rest.
+    """Recover what is left of a damaged store, and accept the loss.
 
-    Every whole frame of the tail is taken in, beyond damaged ones too. What is lost is printed and
-    noted in the store, where status, audit and readyz show it; numbers of lost decisions are never
-    given again. Damaged and foreign files are kept under names that end in .damaged. A store that
-    lacks nothing is left as it is. Make a copy of the folder first, and look for a backup: this
-    cannot be undone.
+    For a store that refuses to open. Every intact frame of its tail is recovered, even beyond
+    damaged ones. What is lost is printed and recorded in the store, where status, audit and readyz
+    show it; the numbers of lost decisions are never used again. Damaged and foreign files are kept
+    under names that end in .damaged. A store that lacks nothing is left as it is. This cannot be
+    undone: copy the folder first, and look for a backup.
 
     Example: equipoise repair equipoise.db --check
     """
@@ -198,24 +240,29 @@ def repair(
             SqliteStore(store).close()
     except LostRowsError as error:
         refusal = str(error)
-    losses, taken, kept = [], 0, []
+    losses, recovered, put_aside = [], 0, []
     if not check:
         with SqliteStore(store, accept_loss=True) as opened:
-            found = opened.found
-            losses = [gap.sentence for gap in found.gaps]
-            taken, kept = found.taken, found.kept
+            report = opened.found
+            losses = [gap.sentence for gap in report.gaps]
+            recovered, put_aside = report.taken, report.kept
     if as_json:
         import msgspec
 
-        facts = {"losses": losses, "rows_taken_in": taken, "put_aside": kept, "refusal": refusal}
+        facts = {
+            "losses": losses,
+            "rows_taken_in": recovered,
+            "put_aside": put_aside,
+            "refusal": refusal,
+        }
         typer.echo(msgspec.json.encode(facts).decode())
     elif check:
         typer.echo(refusal or f"{store}: nothing is missing")
     else:
-        typer.echo(f"{store}: {taken:,} rows taken in from the tail")
+        typer.echo(f"{store}: {recovered:,} rows taken in from the tail")
         for sentence in losses or ["nothing"]:
             typer.echo(f"lost: {sentence}")
-        if kept:
-            typer.echo(f"put aside: {', '.join(kept)}")
+        if put_aside:
+            typer.echo(f"put aside: {', '.join(put_aside)}")
     if refusal:
         raise typer.Exit(1)

@@ -27,40 +27,45 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         models: Annotated[
             int | None, typer.Option(help="How many models to compare.", show_default="2")
         ] = None,
-        traffic: Annotated[float | None, typer.Option(help="Requests an hour.")] = None,
+        traffic: Annotated[float | None, typer.Option(help="Requests per hour.")] = None,
         reward_rate: Annotated[
-            float | None, typer.Option(help="What models are worth today: mean reward.")
+            float | None, typer.Option(help="Mean reward of the models today.")
         ] = None,
         effect: Annotated[
-            float | None, typer.Option(help="Goal: difference in reward worth finding.")
+            float | None, typer.Option(help="Goal: the difference in reward to detect.")
         ] = None,
         power: Annotated[
-            float | None, typer.Option(help="Chance to find it.", show_default="0.8")
+            float | None, typer.Option(help="Probability of detecting it.", show_default="0.8")
         ] = None,
         half_width: Annotated[
-            float | None, typer.Option(help="Goal: know the leader's lead to plus or minus this.")
+            float | None,
+            typer.Option(help="Goal: the leader's lead, to within plus or minus this."),
         ] = None,
         regret: Annotated[
-            float | None, typer.Option(help="Goal: lose at most this with probability 1 - delta.")
+            float | None, typer.Option(help="Goal: lose at most this, with probability 1 - delta.")
         ] = None,
         budget: Annotated[
-            float | None, typer.Option(help="What do so many randomized requests buy?")
+            float | None, typer.Option(help="Budget: what do this many randomized requests buy?")
         ] = None,
-        budget_money: Annotated[float | None, typer.Option(help="The same, in USD.")] = None,
+        budget_money: Annotated[float | None, typer.Option(help="Budget in USD.")] = None,
         budget_harm: Annotated[
-            float | None, typer.Option(help="The same, in reward lost on randomized requests.")
+            float | None, typer.Option(help="Budget in reward lost on randomized requests.")
         ] = None,
-        price: Annotated[float | None, typer.Option(help="USD a request.")] = None,
+        price: Annotated[float | None, typer.Option(help="USD per request.")] = None,
         reward_sd: Annotated[
-            float | None, typer.Option(help="Of one reward; leave out where it is 0 or 1.")
+            float | None, typer.Option(help="Standard deviation of a reward; omit for 0/1 rewards.")
         ] = None,
-        reward_low: Annotated[float | None, typer.Option(show_default="0")] = None,
-        reward_high: Annotated[float | None, typer.Option(show_default="1")] = None,
+        reward_low: Annotated[
+            float | None, typer.Option(help="Lowest reward.", show_default="0")
+        ] = None,
+        reward_high: Annotated[
+            float | None, typer.Option(help="Highest reward.", show_default="1")
+        ] = None,
         minimise: Annotated[bool, typer.Option(help="Smaller rewards are better.")] = False,
         policies: Annotated[
             str | None,
             typer.Option(
-                help="Some of uniform,neyman,top-two,track-and-stop.",
+                help="Comma-separated: uniform, neyman, top-two, track-and-stop.",
                 show_default="uniform,top-two,track-and-stop",
             ),
         ] = None,
@@ -72,56 +77,62 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         ] = None,
         floor: Annotated[
             float | None,
-            typer.Option(help="Least probability of a model.", show_default="0.1 / models"),
+            typer.Option(help="Smallest probability of a model.", show_default="0.1 / models"),
         ] = None,
         delta: Annotated[
-            float | None, typer.Option(help="Chance of a wrong answer.", show_default="0.05")
+            float | None, typer.Option(help="Probability of a wrong answer.", show_default="0.05")
         ] = None,
         epsilon: Annotated[
             float | None, typer.Option(help="Smallest difference that matters.", show_default="0")
         ] = None,
         sequence: Annotated[
             str | None,
-            typer.Option(help="bounded, per-model or asymptotic.", show_default="bounded"),
+            typer.Option(
+                help="Certified sequence: bounded, per-model or asymptotic.", show_default="bounded"
+            ),
         ] = None,
         explained: Annotated[
             float | None,
-            typer.Option(help="Share of reward variance that replays predict.", show_default="0"),
+            typer.Option(
+                help="Share of the reward variance that replays explain.", show_default="0"
+            ),
         ] = None,
         explainable: Annotated[
-            float | None, typer.Option(help="The share that unlimited replays would predict.")
+            float | None, typer.Option(help="The share that unlimited replays would explain.")
         ] = None,
         columns: Annotated[
-            int | None, typer.Option(help="Of contexts and outputs that the scorer reads.")
+            int | None, typer.Option(help="Number of context and output columns of the scorer.")
         ] = None,
         replay_price: Annotated[
             float | None,
             typer.Option(help="USD to replay a request on one model.", show_default="price"),
         ] = None,
         hour_price: Annotated[
-            float | None, typer.Option(help="USD that an hour of waiting costs.", show_default="0")
+            float | None, typer.Option(help="Cost of an hour of waiting, in USD.", show_default="0")
         ] = None,
         window: Annotated[
             float | None, typer.Option(help="Hours until a reward is final.", show_default="0")
         ] = None,
-        horizon: Annotated[float | None, typer.Option(help="Hours until you must know.")] = None,
+        horizon: Annotated[
+            float | None, typer.Option(help="Hours until the decision is due.")
+        ] = None,
         segments: Annotated[
-            int | None, typer.Option(help="Parts of the traffic with answers of their own.")
+            int | None, typer.Option(help="Number of segments with answers of their own.")
         ] = None,
         rated: Annotated[
             float | None,
-            typer.Option(help="Share of randomized requests whose reward comes.", show_default="1"),
+            typer.Option(help="Share of randomized requests that get a reward.", show_default="1"),
         ] = None,
         missing: Annotated[
             str | None,
             typer.Option(
-                help="What a reward that never comes counts as: a number or worst-case.",
+                help="Value of a reward that never arrives: a number or worst-case.",
                 show_default="worst-case",
             ),
         ] = None,
-        seed: Annotated[int | None, typer.Option(help="Of the simulation.")] = None,
+        seed: Annotated[int | None, typer.Option(help="Seed of the simulation.")] = None,
         store: Annotated[
-            Path | None, typer.Option(help="Go on from what this store knows.")
+            Path | None, typer.Option(help="Start from what this store knows.")
         ] = None,
         benchmark: Annotated[
             str | None, typer.Option(help="Plan for this benchmark, NAME or NAME:PATH.")
@@ -132,29 +143,33 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         validation: Annotated[
             str | None,
             typer.Option(
-                "--validate", help="Replay planned experiments on these benchmarks, a,b:PATH,…"
+                "--validate", help="Check plans by replays on these benchmarks: a,b:PATH,…"
             ),
         ] = None,
-        count: Annotated[int, typer.Option(min=1, help="Of them on each benchmark.")] = 60,
+        count: Annotated[
+            int, typer.Option(min=1, help="With --validate: replays per benchmark.")
+        ] = 60,
         out: Annotated[
-            Path | None, typer.Option(help="With --validate: page to put the table into.")
+            Path | None, typer.Option(help="With --validate: the page to insert the table into.")
         ] = None,
         csv: Annotated[Path | None, typer.Option(help="Write every row to this CSV file.")] = None,
-        html: Annotated[Path | None, typer.Option(help="Write a page, in one file.")] = None,
+        html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     ) -> None:
-        """Plan a budget: requests, time, money and harm for a goal, or what a budget buys.
+        """Plan a budget: what a goal costs, or what a budget buys.
 
-        Example: equipoise plan --models 3 --traffic 1000 --reward-rate 0.5 --effect 0.05
+        The cost is in randomized requests, time, money and harm (reward lost to randomizing).
+
+        Example: equipoise plan --traffic 1000 --reward-rate 0.5 --effect 0.05
 
         Example: equipoise plan --models 3 --reward-rate 0.5 --budget 2000
 
-        Example: equipoise plan --store experiment.db --effect 0.03 --html plan.html
+        Example: equipoise plan --store experiment.db --effect 0.03
         """
         if validation is not None:
             validate(validation.split(","), count, out, as_json)
             return
-        given = _given(
+        fields = _without_none(
             models=models,
             traffic=traffic,
             reward_rate=reward_rate,
@@ -188,7 +203,7 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             missing=_missing(missing),
             seed=seed,
         )
-        answer = _answer(given, store, benchmark, world or [], of_benchmark)
+        answer = _answer(fields, store, benchmark, world or [], of_benchmark)
         _deliver(answer, csv, html, as_json)
 
     return plan
@@ -201,12 +216,12 @@ def _missing(text: str | None) -> float | str | None:
         return text
 
 
-def _given(**fields: Any) -> dict[str, Any]:
+def _without_none(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _answer(
-    given: dict[str, Any],
+    fields: dict[str, Any],
     store: Path | None,
     benchmark: str | None,
     world: list[str],
@@ -221,14 +236,14 @@ def _answer(
         raise PlanError("benchmark", benchmark, "none beside a store")
     if store is not None:
         from equipoise.agent.agent import Agent
-        from equipoise.agent.cli.stores import reading
+        from equipoise.agent.cli.maintenance import reading
         from equipoise.agent.planning.stored import of_experiment
 
         with reading(store) as (opened, config):
-            return make_plan(*of_experiment(Agent(config, opened, None).answers, given))
+            return make_plan(*of_experiment(Agent(config, opened, None).answers, fields))
     if benchmark is not None:
-        return make_plan(of_benchmark(benchmark, world, given))
-    return make_plan(Problem.of_numbers(read_request(given)))
+        return make_plan(of_benchmark(benchmark, world, fields))
+    return make_plan(Problem.of_numbers(read_request(fields)))
 
 
 def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -> None:
@@ -237,8 +252,8 @@ def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -
 
     # Everything is made before anything is written.
     texts = [(csv, as_csv), (html, as_page)]
-    made = [(path, make(answer)) for path, make in texts if path is not None]
-    for path, text in made:
+    files = [(path, make(answer)) for path, make in texts if path is not None]
+    for path, text in files:
         path.write_text(text, encoding="utf-8")
     if as_json:
         import msgspec
@@ -246,5 +261,5 @@ def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -
         typer.echo(msgspec.json.encode(answer).decode())
         return
     print_plan(answer)
-    for path, _ in made:
+    for path, _ in files:
         typer.echo(f"Written: {path}")

@@ -11,12 +11,15 @@ import typer
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder for the files; it must exist.")] = Path(),
     tokens: Annotated[
-        bool, typer.Option(help="Also make tokens of both scopes, in a file of mode 0600.")
+        bool, typer.Option(help="Also write the tokens, to a file with mode 0600.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Write an example equipoise.toml, and equipoise.tokens with a token for the router and one
-    for admins. The configuration holds their digests only. Nothing is ever replaced.
+    """Write an example configuration and its tokens.
+
+    equipoise.toml is the configuration; equipoise.tokens holds a token for the router and one for
+    administrators, of which the configuration has only the digests. Existing files are never
+    replaced.
 
     Example: equipoise init
     """
@@ -25,16 +28,21 @@ def init(
     from equipoise.agent.config.file import example_text
     from equipoise.agent.maintenance.atomic_files import write_new
 
-    made = {scope: secrets.token_urlsafe(24) for scope in ("route", "admin")} if tokens else None
+    token_texts = (
+        {scope: secrets.token_urlsafe(24) for scope in ("route", "admin")} if tokens else None
+    )
     config, secret = folder / "equipoise.toml", folder / "equipoise.tokens"
-    files = {config: (example_text(made), 0o644)}
-    if made is not None:
-        files[secret] = ("".join(f"{scope} {token}\n" for scope, token in made.items()), 0o600)
+    files = {config: (example_text(token_texts), 0o644)}
+    if token_texts is not None:
+        files[secret] = (
+            "".join(f"{scope} {token}\n" for scope, token in token_texts.items()),
+            0o600,
+        )
     write_new(files)
     if as_json:
         import msgspec
 
-        written = {"config": str(config), "tokens": str(secret) if made else None}
+        written = {"config": str(config), "tokens": str(secret) if token_texts else None}
         typer.echo(msgspec.json.encode(written).decode())
         return
     typer.echo(f"{config}: describe your models, features and reward here")
@@ -42,7 +50,7 @@ def init(
         "reward.window: how long a reward is waited for (a day here); without one, a reward that"
         " never comes stops certification for good"
     )
-    if made is not None:
+    if token_texts is not None:
         typer.echo(f"{secret}: tokens of the router (route) and of admins; keep it to yourself")
     typer.echo(f"Next: equipoise serve --config {config} --check")
 
@@ -51,7 +59,7 @@ def serve(
     config: Annotated[Path, typer.Option(help="The configuration (equipoise.toml).")],
     store: Annotated[
         Path | None,
-        typer.Option(help="The store, made where there is none.", show_default="service.store"),
+        typer.Option(help="The store; created if it does not exist.", show_default="service.store"),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="service.host")
@@ -59,32 +67,33 @@ def serve(
     port: Annotated[
         int | None,
         typer.Option(
-            min=0, max=65535, help="Port; 0 takes a free one.", show_default="service.port"
+            min=0, max=65535, help="Port; 0 picks a free one.", show_default="service.port"
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option(help="Only check the configuration, and say how the store will grow.")
+        bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
 ) -> None:
-    """Decide requests over HTTP, log them, learn from their outcomes.
+    """Run the daemon: decide requests over HTTP and learn.
 
-    Without a token it listens on loopback only. It stops on SIGTERM and SIGINT and loses nothing,
-    and reads its configuration again on SIGHUP. While the file STORE.kill exists, requests are
-    passed through undecided. Exit code 70 asks for a new start: its state is behind its log.
+    Without a token it listens on loopback only. It stops on SIGTERM and SIGINT without losing
+    anything, and rereads its configuration on SIGHUP. While the file STORE.kill exists, requests
+    are passed through without a decision. Exit code 70 means that its state fell behind its log:
+    start it again.
 
-    Example: equipoise serve --config equipoise.toml --port 8080 --store experiment.db
+    Example: equipoise serve --config equipoise.toml --port 8080
     """
     import msgspec
 
     from equipoise.agent.service.run import check_only, run
 
-    given = {
+    options = {
         "store": None if store is None else str(store),
         "host": host,
         "port": port,
     }
-    overrides = {name: value for name, value in given.items() if value is not None}
+    overrides = {name: value for name, value in options.items() if value is not None}
     if check:
         facts = check_only(config, overrides)
         sentence = facts.pop("sentence")

@@ -16,12 +16,15 @@ def status(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Say what a store knows: values of every model, what to serve, what is certified.
+    """Show what a store knows about every model.
+
+    The estimated value of each model, which one to serve, what is certified, and every check that
+    needs attention.
 
     Example: equipoise status experiment.db
     """
     from equipoise.agent.agent import Agent
-    from equipoise.agent.cli.stores import reading
+    from equipoise.agent.cli.maintenance import reading
     from equipoise.agent.errors import AgentError
 
     with reading(store) as (opened, config):
@@ -41,32 +44,22 @@ def status(
 
 
 def describe(agent: Agent) -> dict[str, Any]:
-    """Everything `status` says, JSON-able: numbers in reward units, null where unknown."""
-    import numpy as np
+    """Everything `status` prints, JSON-able: numbers in reward units, null where unknown."""
+    from equipoise.agent.service.analyst.reports import current, number
 
-    from equipoise.agent.answers.policy_snapshot import sample_moments
-    from equipoise.agent.estimators.ipw import naive_log
-
-    view = agent.answers.view()
-    family = agent.config.policy.estimator
-    estimate, _ = agent.answers.within_certified(agent.answers.estimates([family])[family])
-    answer = agent.answers.recommendation()
-    logged = naive_log(view.moments)
-    counts, _, _ = sample_moments(view.moments.arms)
-    budget = agent.config.budget.requests
-    behind, checks = agent.answers.behind(), agent.answers.checks()
-    drawn = next(check.figures for check in checks if check.name == "delivery")
-    said, winner = agent.answers.status(), agent.answers.certified_winner()
+    estimates, answer, checks = current(agent)
+    delivery = next(check.figures for check in checks.checks if check.name == "delivery")
+    budget, watermark = agent.config.budget.requests, estimates.watermark
     return {
-        "experiment": agent.config.name,
+        "experiment": estimates.experiment,
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
         "rule_id": agent.rule.rule_id,
-        "era": agent.rule.era,
-        "log_rows": agent.light.next_seq,
-        "decisions": agent.state.decisions,
+        "era": estimates.era,
+        "log_rows": estimates.log_rows,
+        "decisions": estimates.decisions,
         "losses": [gap.sentence for gap in agent.state.gaps],
-        "randomized": agent.light.randomized,
-        "budget_left": None if budget is None else budget - agent.light.randomized,
+        "randomized": estimates.randomized,
+        "budget_left": None if budget is None else budget - estimates.randomized,
         "spending": [
             {
                 "resource": each.resource,
@@ -75,40 +68,41 @@ def describe(agent: Agent) -> dict[str, Any]:
             }
             for each in agent.answers.spending()
         ],
-        "waiting_for_outcomes": behind.waiting,
-        "held_back": behind.held,
-        "held_back_by": f"d{behind.number}" if behind.held else None,
-        "waiting": behind.sentence,
-        "status": said.state.value,
-        "status_models": list(said.models),
-        "status_sentence": said.sentence,
-        "certified": winner,
+        "waiting_for_outcomes": estimates.waiting,
+        "held_back": watermark.held_back,
+        "held_back_by": watermark.decision_id if watermark.held_back else None,
+        "waiting": watermark.sentence,
+        "status": answer.status,
+        "status_models": answer.status_models,
+        "status_sentence": answer.status_sentence,
+        "certified": answer.certified,
         "certificate": certificate(agent.answers.certified()),
         "segments": [
-            certificate(agent.answers.certified(part))
-            | {"status": agent.answers.status(part).sentence}
-            for part in range(1, agent.state.certifier.parts)
+            certificate(agent.answers.certified(part)) | {"status": segment.sentence}
+            for part, segment in enumerate(estimates.segments, start=1)
         ],
         "checks": [
             {"check": check.name, "status": check.status, "sentence": check.sentence}
-            for check in checks
+            for check in checks.checks
         ],
         "late_outcomes": agent.late,
         "recommendation": answer.action,
         "leaning": answer.leaning,
         "sentence": answer.sentence,
-        "estimator": family,
-        "todays_routing": number(answer.routing_value),
+        "estimator": estimates.estimator,
+        "todays_routing": answer.routing_value,
         "models": [
             {
-                "model": name,
-                "value": number(estimate.values[index]),
-                "standard_error": number(float(np.sqrt(estimate.covariance[index, index]))),
-                "log_mean": number(logged.values[index]),
-                "exp_rewards": int(counts[index]),
-                **{what: int(drawn[what][index]) for what in ("decided", "delivered", "exposed")},
+                "model": model.model,
+                "value": model.value,
+                "standard_error": model.standard_error,
+                "log_mean": model.log_mean,
+                "exp_rewards": model.exp_rewards,
+                **{
+                    name: int(delivery[name][index]) for name in ("decided", "delivered", "exposed")
+                },
             }
-            for index, name in enumerate(agent.models)
+            for index, model in enumerate(estimates.models)
         ],
     }
 
@@ -116,6 +110,7 @@ def describe(agent: Agent) -> dict[str, Any]:
 def certificate(certified: Certified) -> dict[str, Any]:
     """Certified answers as JSON types: `contrasts[a][b]` is the lower end of V(a) - V(b)."""
     from equipoise.agent.inference.fixed import LABEL
+    from equipoise.agent.service.analyst.reports import number
 
     return {
         "segment": certified.segment,
@@ -137,22 +132,19 @@ def certificate(certified: Certified) -> dict[str, Any]:
     }
 
 
-def number(value: float) -> float | None:
-    """The number, None where it is unknown."""
-    return float(value) if abs(value) < float("inf") else None
-
-
 def _print(facts: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
+
+    from equipoise.agent.config.parts import ROUTING
 
     console = Console()
     console.print(f"[bold]{facts['experiment']}[/] under {facts['policy']}, era {facts['era']}")
-    held = facts["certificate"]
-    ends = dict(
-        zip(held["candidates"], zip(held["lower"], held["upper"], strict=True), strict=True)
-    )
-    table = Table("model", "value", "± s.e.", "certified", "mean in the log", "EXP rewards")
+    certified = facts["certificate"]
+    columns = (certified["candidates"], certified["lower"], certified["upper"])
+    ends = {name: (low, high) for name, low, high in zip(*columns, strict=True)}
+    names = ("model", "value", "± s.e.", "certified", "mean in the log", "EXP rewards")
+    table = Table(*(Column(name, overflow="fold") for name in names))
     for row in facts["models"]:
         low, high = ends.pop(row["model"])
         table.add_row(
@@ -164,22 +156,23 @@ def _print(facts: dict[str, Any]) -> None:
             f"{row['exp_rewards']:,}",
         )
     for name, (low, high) in ends.items():
-        value = facts["todays_routing"] if name == "(today's routing)" else None
+        value = facts["todays_routing"] if name == ROUTING else None
         table.add_row(name, _cell(value), "", f"{low:.3f} … {high:.3f}", "", "")
     console.print(table)
     console.print(f"{facts['estimator']}: {facts['sentence']}")
     console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
     console.print(
-        f"Certified on {held['requests']:,} requests by the {held['sequence']} sequence "
-        f"({held['reason']}), at all times together with probability {1 - held['delta']:.3g}."
+        f"Certified on {certified['requests']:,} requests by the {certified['sequence']} sequence "
+        f"({certified['reason']}), at all times together with probability"
+        f" {1 - certified['delta']:.3g}."
     )
     if any(row["exposed"] < row["decided"] for row in facts["models"]):
-        told = (
+        draws = (
             f"{row['model']} {row['decided']:,} decided, {row['delivered']:,} delivered,"
             f" {row['exposed']:,} exposed"
             for row in facts["models"]
         )
-        console.print(f"Draws that are closed: {'; '.join(told)}.")
+        console.print(f"Draws that are closed: {'; '.join(draws)}.")
     for segment in facts["segments"]:
         console.print(f"Segment {segment['segment']}: {segment['status']}")
     for check in facts["checks"]:
@@ -194,10 +187,10 @@ def _print(facts: dict[str, Any]) -> None:
                 f" {each['planned']:.4g} was planned by now, and the draws were to spend"
                 f" {each['expected']:.4g}."
             )
-    left = facts["budget_left"]
+    budget_left = facts["budget_left"]
     console.print(
         f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"
-        + ("" if left is None else f", budget for {left:,} more")
+        + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from equipoise.agent.config.experiment import ExperimentConfig, config_from_dict
-from equipoise.agent.config.file import load_config
 from equipoise.agent.config.parts import (
     BudgetConfig,
     CertifyConfig,
@@ -36,5 +35,4 @@ __all__ = [
     "SequenceName",
     "UnitsConfig",
     "config_from_dict",
-    "load_config",
 ]

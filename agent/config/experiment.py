@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +13,7 @@ from equipoise.agent.config.parts import (
     CertifyConfig,
     GuardrailConfig,
     ModelConfig,
+    Name,
     Part,
     PolicyConfig,
     RewardConfig,
@@ -21,11 +21,11 @@ from equipoise.agent.config.parts import (
     budget_faults,
     check_faults,
     guardrail_faults,
-    id_faults,
     reference_faults,
 )
 from equipoise.agent.errors import ConfigError
-from equipoise.agent.features.schema import WRONG, FeatureSchema, read, without_defaults
+from equipoise.agent.features.declarations import WRONG, read, twice
+from equipoise.agent.features.schema import FeatureSchema, sound_columns, without_defaults
 from equipoise.agent.features.values import Problem, shown
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Limits(rate=0.1, rate_min=0.01, rate_max=1.0, floor=0.05)
     """
 
-    name: str
+    name: Name
     models: list[ModelConfig]
     reward: RewardConfig = RewardConfig()
     features: FeatureSchema = msgspec.field(default_factory=FeatureSchema)
@@ -105,13 +105,13 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         text frozen in an older store is still the text of its configuration.
         """
         data = msgspec.to_builtins(self.checked())
-        said = {
+        parts = {
             name: value
             for name, value in data.items()
             if name not in _LATER_PARTS or value != _LATER_PARTS[name]
         }
-        said["features"] = without_defaults(said["features"])
-        return msgspec.json.encode(said, order="sorted").decode()
+        parts["features"] = without_defaults(parts["features"])
+        return msgspec.json.encode(parts, order="sorted").decode()
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -138,20 +138,16 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def faults(self) -> Iterator[Problem]:
         """What only the whole shows."""
-        yield from id_faults("name", self.name)
         count = len(self.models)
         if not FEWEST_MODELS <= count <= MOST_MODELS:
             limit = f"{FEWEST_MODELS} to {MOST_MODELS} models"
             fix = "add the models to compare" if count < FEWEST_MODELS else "compare fewer at once"
             yield Problem("models", str(count), limit, fix, ("models",))
         elif sum(not model.retired for model in self.models) < FEWEST_MODELS:
-            left = ", ".join(model.name for model in self.models if not model.retired) or "none"
+            names = ", ".join(model.name for model in self.models if not model.retired) or "none"
             fix = "compare another one, or end the experiment"
-            yield Problem("models", f"{left} not retired", f"{FEWEST_MODELS} or more", fix)
-        for name, times in Counter(self.model_names).items():
-            if times > 1:
-                received = f"{shown(name)} {times} times"
-                yield Problem("models", received, "each name once", "rename or remove the others")
+            yield Problem("models", f"{names} not retired", f"{FEWEST_MODELS} or more", fix)
+        yield from twice("models", self.model_names, "rename or remove one")
         yield from guardrail_faults(self.guardrails)
         yield from check_faults(self.checks)
         floor, epsilon = self.policy.floor, self.policy.epsilon
@@ -167,7 +163,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.units is not None and self.policy.rate > STICKY_RATE:
             limit = f"at most {STICKY_RATE} with sticky units"
             yield Problem("policy.rate", shown(self.policy.rate), limit, "lower it", ("units",))
-        columns = self.features.context_columns()
+        columns = [name for each in self.features.context for name in sound_columns(each)]
         yield from reference_faults(self.certify, columns, self.model_names)
         yield from budget_faults(self.budget, columns, self.units is not None)
 

@@ -1,25 +1,25 @@
-"""The example `equipoise.toml`: what `equipoise init` writes, and what stands in the repository.
+"""equipoise.toml: read and checked as a whole, and the example that `equipoise init` writes.
 
-The experiment stands at the top level; `[service]`, `[[ingest]]` and `[capacity]` beside it. The
-file is checked as a whole: one error lists every problem of every part.
+The experiment stands at the top level; `[service]`, `[[ingest]]` and `[capacity]` beside it. One
+error lists every problem of every part.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.ingest import IngestMapping, mapping_faults
 from equipoise.agent.config.parts import Part
 from equipoise.agent.config.service import ServiceSettings, retention_faults
 from equipoise.agent.errors import ConfigError
-from equipoise.agent.features.schema import WRONG, read
+from equipoise.agent.features.declarations import WRONG, bound, read
 from equipoise.agent.features.values import Problem, listed, shown
 
 MOST_PER_SECOND = 1e6
@@ -28,12 +28,7 @@ MOST_PER_SECOND = 1e6
 class CapacityConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `serve --check` reckons with. requests_per_second: expected traffic, on average."""
 
-    requests_per_second: float = 10.0
-
-    def faults(self) -> Iterator[Problem]:
-        if not 0 < self.requests_per_second <= MOST_PER_SECOND:
-            limit = f"a number above 0, at most {MOST_PER_SECOND:g}"
-            yield Problem("requests_per_second", shown(self.requests_per_second), limit)
+    requests_per_second: Annotated[float, bound(gt=0.0, le=MOST_PER_SECOND)] = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +80,20 @@ def file_from_dict(
         experiment = ExperimentConfig.from_builtins(rest, source)
     except ConfigError as error:
         sentences += error.problems
-    found: list[Problem] = []
-    service = read(parts["service"], ServiceSettings, found, "service")
-    capacity = read(parts["capacity"], CapacityConfig, found, "capacity")
-    ingest = read(mappings, list[IngestMapping], found, "ingest")
+    problems: list[Problem] = []
+    service = read(parts["service"], ServiceSettings, problems, "service")
+    capacity = read(parts["capacity"], CapacityConfig, problems, "capacity")
+    ingest = read(mappings, list[IngestMapping], problems, "ingest")
     if experiment is not None and ingest is not WRONG:
-        found += mapping_faults(ingest, experiment)
+        problems += mapping_faults(ingest, experiment)
     if experiment is not None and service is not WRONG:
         units = experiment.units
         ttl = None if units is None else units.ttl
-        found += retention_faults(service.retention, experiment.reward.window, ttl)
-    sentences += map(str, found)
+        problems += retention_faults(service.retention, experiment.reward.window, ttl)
+    sentences += map(str, problems)
     if sentences or experiment is None:
         raise ConfigError(sentences, source)
     return ConfigFile(experiment, service, ingest, capacity)
-
-
-def load_config(path: str | PathLike[str]) -> ExperimentConfig:
-    """Read and check a TOML file. Raises ConfigError with every problem, the path in front."""
-    source = str(path)
-    try:
-        data = tomllib.loads(Path(path).read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([unreadable(error)], source) from None
-    return ExperimentConfig.from_builtins(data, source)
 
 
 def unreadable(error: Exception) -> str:

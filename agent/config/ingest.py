@@ -1,21 +1,32 @@
-"""How a row of somebody's log becomes a record: the `[[ingest]]` tables and their paths."""
+"""How a row of somebody's log becomes a record: the `[[ingest]]` tables, their paths, and values.
+
+Every field of a real log has another spelling somewhere: numbers as text, `TRUE`, milliseconds,
+contents in parts. The functions `as_*` take whatever a reader of JSON, CSV or Parquet gives, return
+None where it says nothing (an empty cell, null, NaN), and raise AgentError where it says something
+else than was asked for.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
+from uuid import UUID
 
 import msgspec
 
 from equipoise.agent.config.experiment import ExperimentConfig
-from equipoise.agent.config.log_values import reward_faults
 from equipoise.agent.config.parts import Part
 from equipoise.agent.errors import AgentError
-from equipoise.agent.features.values import LONGEST_SHOWN, Problem, listed, shown, suggestion
+from equipoise.agent.features.declarations import bound, unknown
+from equipoise.agent.features.values import Problem, listed, shown
 
 _STEP = re.compile(
     r"(?:^|\.)(?P<name>[^.\[\]]+)"
@@ -23,7 +34,6 @@ _STEP = re.compile(
     r"|\[(?P<key>[^.\[\]=]+)=(?P<value>[^\[\]]*)\]"
 )
 GRAMMAR = "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries"
-_MOST_NAMES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ Step: TypeAlias = str | int | Chosen
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class FieldPath:
     """Steps from a row to a value; build it with `parse_path`."""
 
     text: str
@@ -71,126 +81,59 @@ class Path:
         >>> parse_path("usage.tokens").find({"usage.tokens": 5})
         5
         """
-        taken, value = self.walk(row)
-        return value if taken == len(self.steps) else None
+        steps, value = self.walk(row)
+        return value if steps == len(self.steps) else None
 
     def walk(self, row: Any) -> tuple[int, Any]:
         """How many steps lead somewhere in this row, and what stands there."""
-        taken = 0
-        while taken < len(self.steps):
-            step = self.steps[taken]
+        place = 0
+        while place < len(self.steps):
+            step = self.steps[place]
             if isinstance(row, str):
                 row = _decoded(row)
             if isinstance(step, str):
-                name, end = step, taken + 1
+                name, end = step, place + 1
                 if not isinstance(row, Mapping):
-                    return taken, row
+                    return place, row
                 while name not in row:
                     following = self.steps[end] if end < len(self.steps) else None
                     if not isinstance(following, str):
-                        return taken, row
+                        return place, row
                     name, end = f"{name}.{following}", end + 1
-                row, taken = row[name], end
+                row, place = row[name], end
                 continue
             if not isinstance(row, Sequence) or isinstance(row, str | bytes):
-                return taken, row
+                return place, row
             if isinstance(step, int):
                 if not -len(row) <= step < len(row):
-                    return taken, row
+                    return place, row
                 row = row[step]
             else:
-                kept = [each for each in row if _has(each, step)]
-                if not kept and taken + 1 < len(self.steps):
-                    return taken, row
-                row = kept
-            taken += 1
-        return taken, row
+                entries = [each for each in row if _has(each, step)]
+                if not entries and place + 1 < len(self.steps):
+                    return place, row
+                row = entries
+            place += 1
+        return place, row
 
 
-def parse_path(text: str) -> Path:
+def parse_path(text: str) -> FieldPath:
     """The path that `text` writes. Raises AgentError with the grammar."""
     steps: list[Step] = []
     end = 0
-    for found in _STEP.finditer(text):
-        if found.start() != end:
+    for match in _STEP.finditer(text):
+        if match.start() != end:
             break
-        end = found.end()
-        if found["name"] is not None:
-            steps.append(found["name"])
-        elif found["index"] is not None:
-            steps.append(int(found["index"]))
+        end = match.end()
+        if match["name"] is not None:
+            steps.append(match["name"])
+        elif match["index"] is not None:
+            steps.append(int(match["index"]))
         else:
-            steps.append(Chosen(found["key"], found["value"]))
+            steps.append(Chosen(match["key"], match["value"]))
     if end != len(text) or not steps or not isinstance(steps[0], str):
-        raise AgentError(f"path {text[:60]!r} is none: expected {GRAMMAR}")
-    return Path(text, tuple(steps))
-
-
-class Sightings:
-    """Which paths lead somewhere in at least one row; what stood there where they do not.
-
-    A path that matches no row is a typing error, or a column that is not in this file: its feature
-    would be the same in every row, and nothing would say so. paths: by what they fill.
-    """
-
-    def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._missing = dict(paths)
-        self._farthest = dict.fromkeys(paths, -1)
-        self._seen: dict[str, dict[str, None]] = {}
-        self.rows = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether every path was seen."""
-        return not self._missing
-
-    def look(self, row: Any) -> None:
-        """Take a row into account."""
-        self.rows += 1
-        for label, path in list(self._missing.items()):
-            taken, there = path.walk(row)
-            if taken == len(path.steps):
-                del self._missing[label]
-                continue
-            if taken > self._farthest[label]:
-                self._farthest[label], self._seen[label] = taken, {}
-            if taken == self._farthest[label]:
-                names = self._seen[label]
-                for name in _names(there, path.steps[taken]):
-                    if len(names) < _MOST_NAMES:
-                        names[name] = None
-
-    def check(self, source: str) -> None:
-        """Raise AgentError where rows were seen and a path led nowhere in any of them."""
-        if self._missing and self.rows:
-            sentences = [self._sentence(label) for label in self._missing]
-            raise AgentError(f"{source}: {'; '.join(sentences)}")
-
-    def _sentence(self, label: str) -> str:
-        path, taken = self._missing[label], max(self._farthest[label], 0)
-        step, names = path.steps[taken], self._seen.get(label, {})
-        text = f"{label}: no row has {path.text}"
-        if not names:
-            before = "".join(
-                f".{each}"
-                if isinstance(each, str)
-                else f"[{each}]"
-                if isinstance(each, int)
-                else str(each)
-                for each in path.steps[:taken]
-            ).lstrip(".")
-            return f"{text}: nothing stands at {before}" if before else text
-        wanted = step.value if isinstance(step, Chosen) else step
-        return f"{text}: {shown(wanted)} is not there; {suggestion(wanted, names)}"
-
-
-def _names(there: Any, step: Step) -> list[str]:
-    if isinstance(there, Mapping):
-        return [str(name)[:LONGEST_SHOWN] for name in there]
-    if isinstance(step, Chosen) and isinstance(there, Sequence):
-        found = [each.get(step.key) for each in there if isinstance(each, Mapping)]
-        return [str(name)[:LONGEST_SHOWN] for name in found if name is not None]
-    return []
+        raise AgentError(f"path {text[:60]!r} is not valid: expected {GRAMMAR}")
+    return FieldPath(text, tuple(steps))
 
 
 @lru_cache(maxsize=32)
@@ -209,6 +152,260 @@ def _decoded(text: str) -> Any:
 
 def _has(entry: Any, step: Chosen) -> bool:
     return isinstance(entry, Mapping) and str(entry.get(step.key)) == step.value
+
+
+NOTHING = frozenset({"", "nan", "na", "n/a", "null", "none"})
+"""Texts that are no number and no answer; an id may be called so."""
+_YES = frozenset({"true", "yes", "t", "y"})
+_NO = frozenset({"false", "no", "f", "n"})
+_EXACT = 2**53
+_TEXT_PARTS = frozenset({None, "text", "input_text", "output_text"})
+
+
+def as_text(name: str, value: Any) -> str | None:
+    """An id or a name. A column of numbers with a gap is a column of floats: 7.0 means "7"."""
+    value = _plain(value)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float | Decimal):
+        if not value.is_finite() if isinstance(value, Decimal) else not math.isfinite(value):
+            raise AgentError(f"{name}: {shown(value)} is not an id")
+        if isinstance(value, float) and abs(value) > _EXACT:
+            raise AgentError(f"{name}: {shown(value)} has lost digits: write such ids as text")
+        return str(int(value)) if value == int(value) else str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode().strip() or None
+        except UnicodeDecodeError:
+            return value.hex()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, int | UUID):
+        return str(value)
+    raise AgentError(f"{name}: {shown(value)} is not text")
+
+
+def as_number(name: str, value: Any) -> float | None:
+    """A number, as number or text; true and false are 1 and 0."""
+    value = _plain(value)
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        if word in NOTHING:
+            return None
+        if word in ("true", "false"):
+            return float(word == "true")
+        try:
+            # Python alone reads 1_000 as a number.
+            number = math.nan if "_" in word else float(word)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            raise AgentError(f"{name}: {shown(value)} is not a number")
+        return number
+    if value is None or isinstance(value, bool | int | float | Decimal):
+        return _float(name, value)
+    raise AgentError(f"{name}: {shown(value)} is not a number")
+
+
+def as_whole(name: str, value: Any) -> int | None:
+    """A whole number."""
+    number = as_number(name, value)
+    if number is None or number.is_integer():
+        return None if number is None else int(number)
+    raise AgentError(f"{name}: {shown(value)} is not a whole number")
+
+
+def as_flag(name: str, value: Any) -> bool | None:
+    """True or false, 1 or 0, yes or no, in any case of letters."""
+    value = _plain(value)
+    word = value.strip().casefold() if isinstance(value, str) else ""
+    if value is None or (isinstance(value, str) and word in NOTHING):
+        return None
+    if word in _YES or word in _NO:
+        return word in _YES
+    try:
+        number = as_number(name, value)
+    except AgentError:
+        number = None
+    if number in (0.0, 1.0):
+        return number == 1.0
+    raise AgentError(f"{name}: {shown(value)} is neither true nor false")
+
+
+def as_seconds(name: str, value: Any) -> float | None:
+    """Seconds since the epoch: of a number of seconds, milli-, micro- or nanoseconds, of ISO 8601
+    text, or of a timestamp; UTC where nothing says otherwise.
+
+    The units cannot be mixed up: 1e11 seconds are the year 5138, 1e11 milliseconds 1973. A text of
+    eight digits is a date.
+    """
+    value = _plain(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if text.casefold() in NOTHING:
+            return None
+        try:
+            value = _iso(text) if len(text) == 8 and text.isdecimal() else float(text)
+        except ValueError:
+            value = _iso(text)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise AgentError(f"{name}: {shown(text)} is not a time: expected seconds or ISO 8601")
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | None):
+        raise AgentError(f"{name}: {shown(value)} is not a time: expected seconds or ISO 8601")
+    if value is None:
+        return None
+    for least, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)):
+        if least < value <= 1e20:
+            return float(value) / unit
+    return float(value)
+
+
+def as_words(name: str, value: Any, left_out: Counter[str]) -> str | None:
+    """A text, or the texts of a content in parts, a line each. left_out: counts other parts."""
+    value = _plain(value)
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return value if isinstance(value, str) else as_text(name, value)
+    texts = []
+    for part in value:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if not isinstance(part, Mapping):
+            raise AgentError(f"{name}: {shown(part)} is not a part of a content")
+        text = part.get("text")
+        if isinstance(text, Mapping):
+            text = text.get("value")
+        if isinstance(text, str) and part.get("type") in _TEXT_PARTS:
+            texts.append(text)
+        else:
+            left_out[str(part.get("type") or "no type")[:40]] += 1
+    return "\n".join(texts)
+
+
+def as_feature(kind: str, name: str, value: Any, left_out: Counter[str]) -> Any:
+    """The value of a feature of this type, None where there is none."""
+    if kind == "Text":
+        return as_words(name, value, left_out)
+    if kind == "Category":
+        return as_text(name, value)
+    if kind == "Boolean":
+        return as_flag(name, value)
+    if kind == "Vector":
+        return _vector(name, value)
+    return as_number(name, value)
+
+
+class Rewards:
+    """A table of words to rewards: the words as text, whatever type the log gives them.
+
+    true, "TRUE" and 1 are found under `true` as under `1`; 1, "1" and "1.0" under each other.
+    """
+
+    def __init__(self, table: Mapping[str, float]) -> None:
+        self._exact = dict(table)
+        self._words = {_word(key): reward for key, reward in table.items()}
+        self._numbers = {
+            number: reward
+            for key, reward in table.items()
+            if (number := _number_or_none(key)) is not None
+        }
+
+    def find(self, value: Any) -> float | None:
+        """The reward, None where the value is nothing. Raises AgentError for any other word."""
+        value = _plain(value)
+        if value is None:
+            return None
+        if isinstance(value, str) and value in self._exact:
+            return self._exact[value]
+        word = _word(value) if isinstance(value, str | bool) else ""
+        if word in self._words and (word or isinstance(value, str)):
+            return self._words[word]
+        if isinstance(value, str) and word in NOTHING:
+            return None
+        number = _number_or_none(value)
+        if number is not None and number in self._numbers:
+            return self._numbers[number]
+        as_word = {1.0: "true", 0.0: "false"}.get(number) if number is not None else None
+        if as_word in self._words:
+            return self._words[as_word]
+        raise AgentError(f"reward: {shown(value)} is not one of {', '.join(self._exact)}")
+
+
+def reward_faults(table: Mapping[str, float]) -> Iterator[Problem]:
+    """Keys that are the same word and have two rewards."""
+    seen: dict[object, str] = {}
+    for key, reward in table.items():
+        number = _number_or_none(key)
+        same = _word(key) if number is None or _word(key) in ("true", "false") else number
+        first = seen.setdefault(same, key)
+        if table[first] != reward:
+            limit = f"one reward for it, since it is the same as {shown(first)}"
+            yield Problem("rewards", shown(key), limit, "remove one")
+
+
+def _word(value: str | bool) -> str:
+    return str(value).strip().casefold()
+
+
+def _number_or_none(value: Any) -> float | None:
+    try:
+        return as_number("reward", value)
+    except AgentError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and Arrow's scalars as Python's, NaN and NaT as nothing."""
+    if type(value) in (str, bool, int, dict, list) or value is None:
+        return value
+    if hasattr(value, "as_py"):
+        value = value.as_py()
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    try:
+        return None if value != value else value
+    except (ArithmeticError, ValueError):
+        return value
+
+
+def _float(name: str, value: bool | float | Decimal | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        raise AgentError(f"{name}: {shown(value)} is too large a number") from None
+
+
+def _iso(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _vector(name: str, value: Any) -> list[float | None] | None:
+    value = _plain(value)
+    if isinstance(value, str):
+        if value.strip().casefold() in NOTHING:
+            return None
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            raise AgentError(f"{name}: {shown(value)} is not a JSON list") from None
+    if value is None or isinstance(value, list | tuple):
+        return None if value is None else [as_number(name, each) for each in value]
+    raise AgentError(f"{name}: {shown(value)} is not a list of numbers")
 
 
 Kind: TypeAlias = Literal["observations", "outcomes", "simulations"]
@@ -261,7 +458,7 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds "1.0" too.
     """
 
-    name: str
+    name: Annotated[str, bound("a name", "`equipoise ingest --mapping NAME`", min_length=1)]
     kind: Kind = "observations"
     preset: str | None = None
     fields: dict[str, str] = msgspec.field(default_factory=dict)
@@ -273,12 +470,12 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def all_fields(self) -> dict[str, str]:
         """Fields with those of the preset."""
-        taken = FIELDS[self.kind]
+        names = FIELDS[self.kind]
         preset = PRESETS.get(self.preset or "", {})
-        return {name: path for name, path in preset.items() if name in taken} | self.fields
+        return {name: path for name, path in preset.items() if name in names} | self.fields
 
     @property
-    def declared(self) -> dict[str, Path]:
+    def declared(self) -> dict[str, FieldPath]:
         """The paths that the user wrote, by what they fill; a preset's may be absent."""
         return {
             f"{table}.{name}": parse_path(path)
@@ -288,16 +485,11 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def faults(self) -> Iterator[Problem]:
         yield from reward_faults(self.rewards)
-        if not self.name:
-            yield Problem("name", shown(self.name), "a name", "`equipoise ingest --mapping NAME`")
-        if self.preset is not None and self.preset not in PRESETS:
-            limit = f"one of {', '.join(PRESETS)}"
-            yield Problem("preset", shown(self.preset), limit, suggestion(self.preset, PRESETS))
+        if self.preset is not None:
+            yield from unknown("preset", self.preset, PRESETS)
         for name in self.fields:
-            if name not in FIELDS[self.kind]:
-                fix = suggestion(name, FIELDS[self.kind])
-                limit = f"a field of {self.kind}"
-                yield Problem("fields", shown(name), limit, fix, ("kind",))
+            limit = f"a field of {self.kind}"
+            yield from unknown("fields", name, FIELDS[self.kind], ("kind",), limit)
         for table in ("fields", "features", "outputs"):
             for name, path in getattr(self, table).items():
                 try:
@@ -311,21 +503,20 @@ def mapping_faults(
 ) -> Iterator[Problem]:
     """What only shows beside the experiment: models and features that it does not have."""
     declared = {"features": experiment.features.context, "outputs": experiment.features.outputs}
-    names = [mapping.name for mapping in mappings]
+    mapping_names = [mapping.name for mapping in mappings]
     for at, mapping in enumerate(mappings):
         key = f"ingest[{at}]"
-        if names.index(mapping.name) != at:
+        if mapping_names.index(mapping.name) != at:
             yield Problem(f"{key}.name", shown(mapping.name), "each name once", "rename one")
         for theirs, ours in mapping.models.items():
             if ours not in experiment.model_names:
                 limit = f"one of {listed(experiment.model_names)}"
                 yield Problem(f"{key}.models", f"{shown(ours)} for {shown(theirs)}", limit)
         for table, features in declared.items():
-            mapped, known = getattr(mapping, table), [feature.name for feature in features]
+            mapped, names = getattr(mapping, table), [feature.name for feature in features]
             for name in mapped:
-                if name not in known:
-                    limit = f"a name in features.{'context' if table == 'features' else 'outputs'}"
-                    yield Problem(f"{key}.{table}", shown(name), limit, suggestion(name, known))
+                limit = f"a name in features.{'context' if table == 'features' else 'outputs'}"
+                yield from unknown(f"{key}.{table}", name, names, limit=limit)
             for feature in features:
                 needed = feature.missing is None and mapping.kind != "outcomes"
                 if needed and feature.name not in mapped:

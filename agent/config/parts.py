@@ -1,32 +1,51 @@
-"""The parts of a configuration: models, reward, policy, budget, limits, guardrails."""
+"""The parts of a configuration: models, reward, policy, budget, limits, guardrails.
+
+What one key accepts stands in its type. What keys ask of each other is a `faults` of their struct,
+or a function below it where the other key stands in another part.
+"""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from typing import Literal, TypeAlias, get_args
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import msgspec
 
-from equipoise.agent.features.values import LARGEST, Problem, shown, suggestion
+from equipoise.agent.features.declarations import HUGE, bound, finite, twice, unknown, unordered
+from equipoise.agent.features.values import LARGEST, Problem, shown
 from equipoise.store.records import ID_RULE, LONGEST_ID, Id
 
-_ID = re.compile(str(get_args(Id)[1].pattern))
 _LONGEST = 200
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+\-]*")
-_NAME_LIMIT = f"letters, digits and . _ : / @ + -, a letter or digit first, at most {_LONGEST}"
-SHARE = "a number above 0, at most 1"
+
+Name: TypeAlias = Annotated[
+    str,
+    bound(
+        f"letters, digits and . _ : / @ + -, a letter or digit first, at most {_LONGEST}",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+\-]*$(?!\n)",
+        max_length=_LONGEST,
+    ),
+]
+"""A name that we declare: it becomes a key in tables, metrics and options, so it is narrower than
+the ids that come from outside."""
+UnitId: TypeAlias = Annotated[
+    str, bound(ID_RULE, pattern=get_args(Id)[1].pattern, max_length=LONGEST_ID)
+]
+
+probability = partial(bound, gt=0.0, le=1.0)
+count = partial(bound, "a whole number of 1 or more", ge=1, le=2**63 - 1)
+seconds = partial(bound, "seconds, more than 0", gt=0.0, le=HUGE)
+amount = partial(bound, fix="leave it out for no limit", gt=0.0, le=LARGEST)
+end_of_range = partial(bound, ge=-LARGEST, le=LARGEST)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the parts: immutable, keyword-only, unknown keys refused."""
 
-    def faults(self) -> Iterator[Problem]:
-        """Everything wrong with values whose types are right."""
-        yield from ()
+
+_PRICE = bound("USD per request, 0 or more", "leave it out where it is unknown", ge=0.0, le=LARGEST)
 
 
 class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,24 +57,14 @@ class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     randomized requests it may get in all; once it is full, an era without it begins.
     """
 
-    name: str
-    price: float | None = None
-    version: str = ""
+    name: Name
+    price: Annotated[float, _PRICE] | None = None
+    version: Annotated[
+        str,
+        bound(f"at most {_LONGEST} printable characters", printable=True, max_length=_LONGEST),
+    ] = ""
     retired: bool = False
-    max_requests: int | None = None
-
-    def faults(self) -> Iterator[Problem]:
-        yield from id_faults("name", self.name)
-        if self.price is not None and not 0 <= self.price <= LARGEST:
-            fix = "leave it out where it is unknown"
-            yield Problem("price", shown(self.price), "USD per request, 0 or more", fix)
-        if self.max_requests is not None and not 1 <= self.max_requests < 2**63:
-            fix = "leave it out for no cap"
-            limit = "a whole number of 1 or more"
-            yield Problem("max_requests", shown(self.max_requests), limit, fix)
-        if len(self.version) > _LONGEST or not self.version.isprintable():
-            limit = f"at most {_LONGEST} printable characters"
-            yield Problem("version", shown(self.version), limit)
+    max_requests: Annotated[int, count(fix="leave it out for no cap")] | None = None
 
 
 class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,11 +76,11 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     which a reward counts as missing; None waits for ever.
     """
 
-    low: float = 0.0
-    high: float = 1.0
+    low: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 0.0
+    high: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 1.0
     maximise: bool = True
     missing: Literal["worst-case"] | float = "worst-case"
-    window: float | None = None
+    window: Annotated[float, seconds(fix="leave it out to wait for ever")] | None = None
 
     @property
     def missing_value(self) -> float | None:
@@ -79,21 +88,20 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return None if isinstance(self.missing, str) else self.missing
 
     def faults(self) -> Iterator[Problem]:
-        for key, value in (("low", self.low), ("high", self.high)):
-            if not abs(value) <= LARGEST:
-                fix = "declare the range that rewards can have"
-                yield Problem(key, shown(value), f"a number within ±{LARGEST:g}", fix)
-        if self.high <= self.low:
-            limit = f"a number above low, which is {shown(self.low)}"
-            yield Problem("high", shown(self.high), limit, "swap or widen the range", ("low",))
+        yield from unordered(self.low, self.high, "swap or widen the range")
         missing = self.missing_value
         if missing is not None and not self.low <= missing <= self.high:
             limit = f"'worst-case' or a number from {shown(self.low)} to {shown(self.high)}"
             fix = "take a reward that could occur"
             yield Problem("missing", shown(missing), limit, fix, ("low", "high"))
-        if self.window is not None and not (self.window > 0 and math.isfinite(self.window)):
-            fix = "leave it out to wait for ever"
-            yield Problem("window", shown(self.window), "seconds, more than 0", fix)
+
+
+_EPSILON = bound(
+    "a number of 0 or more",
+    "set it to the smallest difference in reward that matters",
+    ge=0.0,
+    le=LARGEST,
+)
 
 
 class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,20 +117,21 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     gate: str = "fixed-rate"
     assignment: str = "top-two"
-    rate: float = 0.1
+    rate: Annotated[float, probability(fix="set it to the share of requests to randomize")] = 0.1
     rate_min: float | None = None
     rate_max: float = 1.0
-    floor: float | None = None
+    floor: Annotated[float, probability(fix="leave it out for 0.1 / number of models")] | None = (
+        None
+    )
     estimator: str = "hierarchical"
-    delta: float = 0.05
-    epsilon: float = 0.0
-    exclude: list[str] = []
+    delta: Annotated[
+        float, bound(fix="0.05 allows one wrong decision in twenty", gt=0.0, le=0.5)
+    ] = 0.05
+    epsilon: Annotated[float, _EPSILON] = 0.0
+    exclude: list[UnitId] = []
 
     def faults(self) -> Iterator[Problem]:
         yield from registry_faults(self.gate, self.assignment, self.estimator)
-        if not 0 < self.rate <= 1:
-            fix = "set it to the share of requests to randomize"
-            yield Problem("rate", shown(self.rate), SHARE, fix)
         if self.rate_min is not None and not 0 < self.rate_min <= self.rate:
             limit = f"a number above 0, at most rate, which is {shown(self.rate)}"
             yield Problem("rate_min", shown(self.rate_min), limit, "lower it", ("rate",))
@@ -130,25 +139,6 @@ class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             limit = f"a number from rate, which is {shown(self.rate)}, to 1"
             fix = "raise it or lower rate" if self.rate_max < self.rate else "lower it"
             yield Problem("rate_max", shown(self.rate_max), limit, fix, ("rate",))
-        if self.floor is not None and not 0 < self.floor <= 1:
-            fix = "leave it out for 0.1 / number of models"
-            yield Problem("floor", shown(self.floor), SHARE, fix)
-        if not 0 < self.delta <= 0.5:
-            fix = "0.05 allows one wrong decision in twenty"
-            yield Problem("delta", shown(self.delta), "a number above 0, at most 0.5", fix)
-        for name in self.exclude:
-            if not _ID.fullmatch(name) or len(name) > LONGEST_ID:
-                yield Problem("exclude", shown(name), ID_RULE)
-        if not 0 <= self.epsilon <= LARGEST:
-            fix = "set it to the smallest difference in reward that matters"
-            yield Problem("epsilon", shown(self.epsilon), "a number of 0 or more", fix)
-
-
-def id_faults(key: str, name: str) -> Iterator[Problem]:
-    """A problem unless the name can be one that we declare: it becomes a key in tables, metrics
-    and options, so it is narrower than the ids that come from outside."""
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
-        yield Problem(key, shown(name), _NAME_LIMIT)
 
 
 SequenceName: TypeAlias = Literal["bounded", "per-model", "asymptotic"]
@@ -164,19 +154,17 @@ class SegmentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     is open. Half of delta is spent on the whole traffic, half on all segments together.
     """
 
-    name: str
+    name: Name
     column: str
     low: float | None = None
     high: float | None = None
 
     def faults(self) -> Iterator[Problem]:
-        yield from id_faults("name", self.name)
-        ends = [end for end in (self.low, self.high) if end is not None]
-        if not ends:
+        if self.low is None and self.high is None:
             yield Problem("low", "no end", "low, high or both", "say where the segment lies")
-        if len(ends) == 2 and not ends[0] < ends[1]:
-            limit = f"a number above low, which is {shown(self.low)}"
-            yield Problem("high", shown(self.high), limit, "swap them", ("low",))
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        yield from unordered(low, high, "swap them")
 
 
 class DeclaredPolicy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,14 +173,11 @@ class DeclaredPolicy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True
     Requests with column >= at_least would get `model`, the others `otherwise`.
     """
 
-    name: str
+    name: Name
     column: str
-    at_least: float
+    at_least: Annotated[float, finite()]
     model: str
     otherwise: str
-
-    def faults(self) -> Iterator[Problem]:
-        yield from id_faults("name", self.name)
 
 
 class CertifyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,20 +194,18 @@ class CertifyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     sequence: SequenceName = "bounded"
-    tuned_rows: int = 10_000
+    tuned_rows: Annotated[
+        int,
+        bound("1 or more", "set it to the number of requests you expect to need", ge=1),
+    ] = 10_000
     limits: Literal["name", "freeze"] = "name"
     lifetime: bool = False
     segments: list[SegmentConfig] = msgspec.field(default_factory=list)
     policies: list[DeclaredPolicy] = msgspec.field(default_factory=list)
 
     def faults(self) -> Iterator[Problem]:
-        if self.tuned_rows < 1:
-            fix = "set it to the number of requests you expect to need"
-            yield Problem("tuned_rows", shown(self.tuned_rows), "1 or more", fix)
-        for key, parts in (("segments", self.segments), ("policies", self.policies)):
-            counts = Counter(part.name for part in parts)
-            for name in (name for name, count in counts.items() if count > 1):
-                yield Problem(key, f"{shown(name)} twice", "each name once", "rename one")
+        yield from twice("segments", (segment.name for segment in self.segments))
+        yield from twice("policies", (policy.name for policy in self.policies))
 
 
 class UnitsConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -232,12 +215,7 @@ class UnitsConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     over these requests. A later request opens the unit anew.
     """
 
-    ttl: float
-
-    def faults(self) -> Iterator[Problem]:
-        if not (self.ttl > 0 and math.isfinite(self.ttl)):
-            fix = "set it to how long a user should keep a model"
-            yield Problem("ttl", shown(self.ttl), "seconds, more than 0", fix)
+    ttl: Annotated[float, seconds(fix="set it to how long a user should keep a model")]
 
 
 def reference_faults(
@@ -247,22 +225,21 @@ def reference_faults(
     named = [(f"segments[{i}]", part.column) for i, part in enumerate(config.segments)]
     named += [(f"policies[{i}]", part.column) for i, part in enumerate(config.policies)]
     for where, column in named:
-        if column not in columns:
-            limit = f"a column of the context: {', '.join(columns) or 'there is none'}"
-            fix, rests_on = suggestion(column, list(columns)), ("features", "certify")
-            yield Problem(f"certify.{where}.column", shown(column), limit, fix, rests_on)
+        yield from _no_column(f"certify.{where}", column, columns, "certify")
     for index, policy in enumerate(config.policies):
-        for name in ("model", "otherwise"):
-            value = getattr(policy, name)
-            if value not in models:
-                limit = f"one of {', '.join(models)}"
-                where = f"certify.policies[{index}].{name}"
-                fix = suggestion(value, list(models))
-                yield Problem(where, shown(value), limit, fix, ("models", "certify"))
+        where, rests_on = f"certify.policies[{index}]", ("models", "certify")
+        yield from unknown(f"{where}.model", policy.model, models, rests_on)
+        yield from unknown(f"{where}.otherwise", policy.otherwise, models, rests_on)
         if policy.name in models:
-            fix = "rename the policy"
-            where = f"certify.policies[{index}].name"
-            yield Problem(where, shown(policy.name), "a name that no model has", fix, ("models",))
+            limit = "a name that no model has"
+            yield Problem(
+                f"{where}.name", shown(policy.name), limit, "rename the policy", ("models",)
+            )
+
+
+def _no_column(key: str, column: str, columns: Sequence[str], part: str) -> Iterator[Problem]:
+    limit = f"a column of the context: {', '.join(columns) or 'there is none'}"
+    yield from unknown(f"{key}.column", column, columns, ("features", part), limit)
 
 
 class SegmentBudget(SegmentConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -271,26 +248,14 @@ class SegmentBudget(SegmentConfig, frozen=True, kw_only=True, forbid_unknown_fie
     max_requests: randomized requests in it, in all.
     """
 
-    max_requests: int
-
-    def faults(self) -> Iterator[Problem]:
-        yield from super().faults()
-        if not 1 <= self.max_requests < 2**63:
-            fix = "leave the segment out for no cap"
-            yield Problem(
-                "max_requests", shown(self.max_requests), "a whole number, 1 or more", fix
-            )
+    max_requests: Annotated[int, count(fix="leave the segment out for no cap")]
 
 
 class PerUser(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """share: of a user's requests (unit_id) that are randomized, at most, counted from the first
     that is; the first may always be."""
 
-    share: float
-
-    def faults(self) -> Iterator[Problem]:
-        if not 0 < self.share <= 1:
-            yield Problem("share", shown(self.share), SHARE, "leave it out for no limit")
+    share: Annotated[float, probability(fix="leave it out for no limit")]
 
 
 class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -306,45 +271,27 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     segments: parts of the traffic with caps of their own. per_user: a limit for every user.
     """
 
-    requests: int | None = None
-    money: float | None = None
-    harm: float | None = None
-    horizon: float | None = None
-    planned: int | None = None
+    requests: Annotated[int, count(fix="leave it out for no limit")] | None = None
+    money: Annotated[float, amount("USD, more than 0")] | None = None
+    harm: Annotated[float, amount("reward units, more than 0")] | None = None
+    horizon: Annotated[float, amount("seconds, more than 0")] | None = None
+    planned: Annotated[int, count(fix="leave it out where nothing was planned")] | None = None
     segments: list[SegmentBudget] = msgspec.field(default_factory=list)
     per_user: PerUser | None = None
 
     def faults(self) -> Iterator[Problem]:
-        for key, unit in (("money", "USD"), ("harm", "reward units"), ("horizon", "seconds")):
-            value = getattr(self, key)
-            if value is not None and not 0 < value <= LARGEST:
-                yield Problem(
-                    key, shown(value), f"{unit}, more than 0", "leave it out for no limit"
-                )
         if self.horizon is not None and (self.requests, self.money, self.harm) == (None,) * 3:
             limit = "a horizon together with requests, money or harm to spend in it"
             yield Problem("horizon", shown(self.horizon), limit, "add an amount, or leave it out")
-        if self.requests is not None and not 1 <= self.requests < 2**63:
-            fix = "leave it out for no limit"
-            yield Problem("requests", shown(self.requests), "a whole number of 1 or more", fix)
-        if self.planned is not None and not 1 <= self.planned < 2**63:
-            fix = "leave it out where nothing was planned"
-            yield Problem("planned", shown(self.planned), "a whole number of 1 or more", fix)
-        counts = Counter(segment.name for segment in self.segments)
-        for name in (name for name, count in counts.items() if count > 1):
-            yield Problem("segments", f"{shown(name)} twice", "each name once", "rename one")
+        yield from twice("segments", (segment.name for segment in self.segments))
 
 
 def budget_faults(config: BudgetConfig, columns: Sequence[str], sticky: bool) -> Iterator[Problem]:
     """What a budget and the rest of an experiment ask of each other."""
     for index, segment in enumerate(config.segments):
-        if segment.column not in columns:
-            limit = f"a column of the context: {', '.join(columns) or 'there is none'}"
-            fix, rests_on = suggestion(segment.column, list(columns)), ("features", "budget")
-            where = f"budget.segments[{index}].column"
-            yield Problem(where, shown(segment.column), limit, fix, rests_on)
+        yield from _no_column(f"budget.segments[{index}]", segment.column, columns, "budget")
     limited = [("per_user", config.per_user is not None), ("segments", bool(config.segments))]
-    for name in (name for name, given in limited if given and sticky):
+    for name in (name for name, is_set in limited if is_set and sticky):
         limit = "no [units] beside it: a unit keeps its model for all its requests"
         yield Problem(f"budget.{name}", "a limit", limit, "leave one of them out", ("units",))
 
@@ -364,22 +311,15 @@ class GuardrailConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     with the part that closes it.
     """
 
-    name: str
+    name: Name
     limit: float
-    low: float = 0.0
-    high: float = 1.0
+    low: Annotated[float, end_of_range(fix="declare the range that the metric can have")] = 0.0
+    high: Annotated[float, end_of_range(fix="declare the range that the metric can have")] = 1.0
     direction: Literal["at-most", "at-least"] = "at-most"
 
     def faults(self) -> Iterator[Problem]:
-        yield from id_faults("name", self.name)
-        for key, value in (("low", self.low), ("high", self.high)):
-            if not abs(value) <= LARGEST:
-                fix = "declare the range that the metric can have"
-                yield Problem(key, shown(value), f"a number within ±{LARGEST:g}", fix)
-        if self.high <= self.low:
-            limit = f"a number above low, which is {shown(self.low)}"
-            yield Problem("high", shown(self.high), limit, "swap or widen the range", ("low",))
-        elif not self.low < self.limit < self.high:
+        yield from unordered(self.low, self.high, "swap or widen the range")
+        if self.low < self.high and not self.low < self.limit < self.high:
             inside = f"a number between low and high, {shown(self.low)} and {shown(self.high)}"
             fix = "a limit at an end could never be crossed, or never be kept"
             yield Problem("limit", shown(self.limit), inside, fix, ("low", "high"))
@@ -390,10 +330,7 @@ def guardrail_faults(guardrails: Sequence[GuardrailConfig]) -> Iterator[Problem]
     if len(guardrails) > MOST_GUARDRAILS:
         limit, fix = f"at most {MOST_GUARDRAILS} guardrails", "keep those that would stop you"
         yield Problem("guardrails", str(len(guardrails)), limit, fix)
-    for name, times in Counter(item.name for item in guardrails).items():
-        if times > 1:
-            received = f"{shown(name)} {times} times"
-            yield Problem("guardrails", received, "each name once", "rename or remove the others")
+    yield from twice("guardrails", (each.name for each in guardrails), "rename or remove one")
 
 
 def check_faults(checks: Mapping[str, str]) -> Iterator[Problem]:
@@ -406,12 +343,9 @@ def check_faults(checks: Mapping[str, str]) -> Iterator[Problem]:
     from equipoise.agent.monitors.check import DEFAULT_ACTIONS, Action
 
     for name, action in checks.items():
-        if name not in DEFAULT_ACTIONS:
-            limit = f"one of {', '.join(DEFAULT_ACTIONS)}"
-            yield Problem("checks", shown(name), limit, suggestion(name, DEFAULT_ACTIONS))
-        elif action not in list(Action):
-            limit = f"one of {', '.join(Action)}"
-            yield Problem(f"checks.{name}", shown(action), limit, suggestion(action, Action))
+        yield from unknown("checks", name, DEFAULT_ACTIONS)
+        if name in DEFAULT_ACTIONS:
+            yield from unknown(f"checks.{name}", action, Action)
 
 
 def registry_faults(gate: str, assignment: str, estimator: str) -> Iterator[Problem]:
@@ -423,13 +357,6 @@ def registry_faults(gate: str, assignment: str, estimator: str) -> Iterator[Prob
     import_module("equipoise.policies.gates")
     import_module("equipoise.policies.assignments")
 
-    yield from _unknown("gate", gate, GATES)
-    yield from _unknown("assignment", assignment, ASSIGNMENTS)
-    yield from _unknown("estimator", estimator, FAMILIES)
-
-
-def _unknown(key: str, name: str, known: Iterable[str]) -> Iterator[Problem]:
-    names = list(known)
-    if name not in names:
-        limit = f"one of {', '.join(names)}"
-        yield Problem(key, shown(name), limit, suggestion(name, names))
+    yield from unknown("gate", gate, GATES)
+    yield from unknown("assignment", assignment, ASSIGNMENTS)
+    yield from unknown("estimator", estimator, FAMILIES)

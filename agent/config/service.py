@@ -1,11 +1,11 @@
 """The `[service]` table of equipoise.toml: what `serve` needs beyond the experiment.
 
-A digest does not show the length of what was hashed, so the texts that mistakes and habits lead to
-are hashed and compared: nothing at all (a variable that was not set), up to three characters, up to
-four digits, and words; each also with the line feed that `echo` adds.
-
 Everything has a default, so the table may be left out. Paths are relative to the folder the
 command runs in. Limits are hard: what exceeds them is refused, not cut.
+
+A token is declared by its digest, which does not show how long it is. So the texts that mistakes
+and habits lead to are hashed and compared: nothing at all (a variable that was not set), up to
+three characters, up to four digits, and words; each also with the line feed that `echo` adds.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from equipoise.agent.config.parts import Part
+from equipoise.agent.features.declarations import bound, twice
 from equipoise.agent.features.values import Problem, shown
 
-if TYPE_CHECKING:
-    pass
-
+SECONDS_A_DAY = 86_400.0
+Count: TypeAlias = Annotated[int, bound("a whole number of 1 or more", ge=1, le=2**40 - 1)]
+Few: TypeAlias = Annotated[int, bound(ge=1, le=1_000_000)]
+Period: TypeAlias = Annotated[
+    float, bound("seconds, above 0, at most a day", gt=0.0, le=SECONDS_A_DAY)
+]
+Pace: TypeAlias = Annotated[float, bound(gt=0.0, le=1e6)]
+TokenPrice: TypeAlias = Annotated[float, bound("USD per million tokens, 0 or more", ge=0.0, le=1e6)]
 
 SHORTEST_TOKEN = 16
 FEWEST_CHARACTERS = 6
@@ -95,13 +101,8 @@ class ShadowModel(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: str
     calls: str
-    input_usd: float
-    output_usd: float
-
-    def faults(self) -> Iterator[Problem]:
-        for key in ("input_usd", "output_usd"):
-            if not 0 <= getattr(self, key) <= 1e6:
-                yield Problem(key, shown(getattr(self, key)), "USD per million tokens, 0 or more")
+    input_usd: TokenPrice
+    output_usd: TokenPrice
 
 
 class ShadowSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -117,32 +118,17 @@ class ShadowSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True
     """
 
     contexts: str
-    endpoint: str
+    endpoint: Annotated[str, bound("an address that begins with http", pattern="^https?://")]
     models: list[ShadowModel]
     outputs: dict[str, Source]
-    budget_usd: float
+    budget_usd: Annotated[float, bound("USD, 0 or more", ge=0.0, le=1e9)]
     key_env: str | None = None
-    max_tokens: int = 1024
-    requests_per_minute: float = 60.0
-    concurrency: int = 2
-    attempts: int = 4
-    timeout_seconds: float = 60.0
-    every_seconds: float = 60.0
-
-    def faults(self) -> Iterator[Problem]:
-        if not self.endpoint.startswith(("http://", "https://")):
-            yield Problem("endpoint", shown(self.endpoint), "an address that begins with http")
-        if not 0 <= self.budget_usd <= 1e9:
-            yield Problem("budget_usd", shown(self.budget_usd), "USD, 0 or more")
-        for key in ("max_tokens", "concurrency", "attempts"):
-            if not 1 <= getattr(self, key) <= 1_000_000:
-                yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
-        for key in ("requests_per_minute", "timeout_seconds", "every_seconds"):
-            if not 0 < getattr(self, key) <= 1e6:
-                yield Problem(key, shown(getattr(self, key)), "a number above 0")
-
-
-SECONDS_A_DAY = 86_400.0
+    max_tokens: Few = 1024
+    requests_per_minute: Pace = 60.0
+    concurrency: Few = 2
+    attempts: Few = 4
+    timeout_seconds: Pace = 60.0
+    every_seconds: Pace = 60.0
 
 
 class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,19 +139,15 @@ class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep nothing of them. every_seconds: between two looks.
     """
 
-    days: float
+    days: Annotated[float, bound("days, above 0, at most 36,500", gt=0.0, le=36_500.0)]
     archive: str | None = None
     delete: bool = False
-    every_seconds: float = 3600.0
+    every_seconds: Period = 3600.0
 
     def faults(self) -> Iterator[Problem]:
-        if not 0 < self.days <= 36_500:
-            yield Problem("days", shown(self.days), "days, above 0, at most 36,500")
         if bool(self.archive) is self.delete:
-            given = "beside delete = true" if self.delete else "nothing"
-            yield Problem("archive", given, "a folder for old rows, or else delete = true")
-        if not 0 < self.every_seconds <= SECONDS_A_DAY:
-            yield Problem("every_seconds", shown(self.every_seconds), "seconds, at most a day")
+            received = "beside delete = true" if self.delete else "nothing"
+            yield Problem("archive", received, "a folder for old rows, or else delete = true")
 
 
 def retention_faults(
@@ -185,7 +167,9 @@ Scope: TypeAlias = Literal["route", "admin"]
 
 JOBS = ("refresh", "checkpoint", "expiry", "forecast")
 """Jobs whose intervals are set by NAME_seconds, and can be while the daemon runs."""
-HostName: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._\-:\[\]]{1,253}$(?!\n)")]
+HostName: TypeAlias = Annotated[
+    str, bound("a host name", pattern=r"^[A-Za-z0-9._\-:\[\]]{1,253}$(?!\n)")
+]
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -200,9 +184,9 @@ class TokenSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     env: str | None = None
 
     def faults(self) -> Iterator[Problem]:
-        given = [key for key in ("sha256", "token", "env") if getattr(self, key) is not None]
-        if len(given) != 1:
-            received = "none of them" if not given else " and ".join(given)
+        sources = [key for key in ("sha256", "token", "env") if getattr(self, key) is not None]
+        if len(sources) != 1:
+            received = "none of them" if not sources else " and ".join(sources)
             yield Problem("sha256", received, "exactly one of sha256, token, env")
         if self.sha256 is not None and not _HASH.fullmatch(self.sha256):
             fix = "printf %s TOKEN | sha256sum"
@@ -227,6 +211,9 @@ def weakness(token: str) -> tuple[str, str] | None:
     return None
 
 
+_RATE = bound("above 0, at most 1,000,000, or nothing", gt=0.0, le=1e6)
+
+
 class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hard limits on what clients may send.
 
@@ -243,50 +230,21 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     analyst; more of them lie in a file beside the store.
     """
 
-    body_bytes: int = 1 << 20
-    bulk_bytes: int = 1 << 28
-    rows: int = 1000
-    connections: int = 2048
-    header_seconds: float = 10.0
-    body_seconds: float = 30.0
-    bulk_seconds: float = 3600.0
-    idle_seconds: float = 75.0
-    store_seconds: float = 1.0
-    waiting_rows: int = 200_000
-    rejects: int = 10_000
-    decide_per_second: float | None = None
-    analyst_seconds: float = 120.0
-    reads: int = 32
-    open_bytes: int = 16 << 20
-
-    def faults(self) -> Iterator[Problem]:
-        for key in (
-            "body_bytes",
-            "bulk_bytes",
-            "rows",
-            "connections",
-            "waiting_rows",
-            "rejects",
-            "reads",
-            "open_bytes",
-        ):
-            if not 1 <= getattr(self, key) < 2**40:
-                yield Problem(key, shown(getattr(self, key)), "a whole number of 1 or more")
-        for key in (
-            "header_seconds",
-            "body_seconds",
-            "bulk_seconds",
-            "idle_seconds",
-            "store_seconds",
-            "analyst_seconds",
-        ):
-            if not 0 < getattr(self, key) <= 86_400:
-                yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
-        rate = self.decide_per_second
-        if rate is not None and not 0 < rate <= 1e6:
-            yield Problem(
-                "decide_per_second", shown(rate), "above 0, at most 1,000,000, or nothing"
-            )
+    body_bytes: Count = 1 << 20
+    bulk_bytes: Count = 1 << 28
+    rows: Count = 1000
+    connections: Count = 2048
+    header_seconds: Period = 10.0
+    body_seconds: Period = 30.0
+    bulk_seconds: Period = 3600.0
+    idle_seconds: Period = 75.0
+    store_seconds: Period = 1.0
+    waiting_rows: Count = 200_000
+    rejects: Count = 10_000
+    decide_per_second: Annotated[float, _RATE] | None = None
+    analyst_seconds: Period = 120.0
+    reads: Count = 32
+    open_bytes: Count = 16 << 20
 
 
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -311,19 +269,19 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     that came with its decision; `open` takes it without, from clients that do not know of it.
     """
 
-    store: str = "equipoise.db"
+    store: Annotated[str, bound("the path of the store", min_length=1)] = "equipoise.db"
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Annotated[int, bound("0 to 65535", "0 takes a free one", ge=0, le=65_535)] = 8080
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
     kill_switch: str | None = None
     anchor: str | None = None
-    refresh_seconds: float = 1.0
-    refresh_outcomes: int = 1000
-    checkpoint_seconds: float = 60.0
-    expiry_seconds: float = 5.0
-    forecast_seconds: float = 60.0
-    shutdown_seconds: float = 10.0
+    refresh_seconds: Period = 1.0
+    refresh_outcomes: Count = 1000
+    checkpoint_seconds: Period = 60.0
+    expiry_seconds: Period = 5.0
+    forecast_seconds: Period = 60.0
+    shutdown_seconds: Period = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shadow: ShadowSettings | None = None
     retention: RetentionSettings | None = None
@@ -348,23 +306,10 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.kill_switch or f"{self.store}.kill"
 
     def faults(self) -> Iterator[Problem]:
-        if not self.store:
-            yield Problem("store", shown(self.store), "the path of the store")
         if self.anchor is not None and self.anchor in ("", self.store):
             fix = "leave it out to keep none"
             yield Problem("anchor", shown(self.anchor), "the path of a file of its own", fix)
-        if not 0 <= self.port <= 65_535:
-            yield Problem("port", shown(self.port), "0 to 65535", "0 takes a free one")
-        for key in (*(f"{job}_seconds" for job in JOBS), "shutdown_seconds"):
-            if not 0 < getattr(self, key) <= 86_400:
-                yield Problem(key, shown(getattr(self, key)), "seconds, above 0, at most a day")
-        if not 1 <= self.refresh_outcomes < 2**40:
-            yield Problem(
-                "refresh_outcomes", shown(self.refresh_outcomes), "a whole number of 1 or more"
-            )
         if not self.loopback and not self.tokens:
             fix = "add [[service.tokens]], or bind to 127.0.0.1"
             yield Problem("tokens", "none", f"a token, since host is {shown(self.host)}", fix)
-        names = [token.name for token in self.tokens]
-        for name in {name for name in names if names.count(name) > 1}:
-            yield Problem("tokens", f"{shown(name)} twice", "each name once", "rename one")
+        yield from twice("tokens", (token.name for token in self.tokens))

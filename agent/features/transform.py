@@ -1,9 +1,10 @@
-"""The transform: rows of named values to arrays of fixed length."""
+"""The transform: rows of named values to arrays of fixed length, and ranges of their columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from equipoise.agent.features.values import (
     sound,
     suggestion,
 )
-from equipoise.store.batches import Floats
+from equipoise.store.batches import Flags, Floats
 
 _NUMBERS = frozenset(
     map(np.dtype, ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1"))
@@ -83,33 +84,33 @@ class RowEncoder:
             raise self._error(None, Problem("", f"an array {array.shape}", limit))
         numbers: Floats = array.astype(np.float64, copy=False, subok=False)
         if not sound(numbers, self._lowest):
-            self._look_closer(numbers, absent)
+            self._check_rows(numbers, absent)
         return numbers
 
-    def _look_closer(self, numbers: Floats, absent: bool) -> None:
-        wrong = (~(np.abs(numbers) <= self._limits)).any(axis=1)
+    def _check_rows(self, numbers: Floats, absent: bool) -> None:
+        beyond = (~(np.abs(numbers) <= self._limits)).any(axis=1)
         if absent:
-            wrong &= ~np.isnan(numbers).all(axis=1)
-        if wrong.any():
-            row = int(np.argmax(wrong))
+            beyond &= ~np.isnan(numbers).all(axis=1)
+        if beyond.any():
+            row = int(np.argmax(beyond))
             raise self._error(row, *self._number_problems(numbers[row].tolist()))
 
     def _append_named(self, at: int, row: Mapping[Any, Any], columns: list[float]) -> None:
-        found = 0
+        values = 0
         try:
             for name, encode, missing in self._plan:
                 value = row.get(name)
                 if value is not None:
                     encode(value, columns)
-                    found += 1
+                    values += 1
                 elif missing is not None:
                     columns += missing
-                    found += name in row
+                    values += name in row
                 else:
                     raise Refused("a value")
         except Refused:
             raise self._named_error(at, row) from None
-        if found != len(row):
+        if values != len(row):
             raise self._named_error(at, row)
 
     def _append_vector(self, at: int, row: object, columns: list[float]) -> None:
@@ -126,8 +127,8 @@ class RowEncoder:
             raise self._error(at, *self._number_problems(numbers)) from None
 
     def _number_problems(self, numbers: Sequence[Any]) -> list[Problem]:
-        found = map(_number_problem, self.names, numbers, self._limits.tolist())
-        return [problem for problem in found if problem is not None]
+        problems = map(_number_problem, self.names, numbers, self._limits.tolist())
+        return [problem for problem in problems if problem is not None]
 
     def _named_error(self, at: int, row: Mapping[Any, Any]) -> FeatureError:
         """Every problem of a row that was refused; slow, and on no other path."""
@@ -258,3 +259,24 @@ class Transform:
         left, right = columns.take(self._left, axis=-1), columns.take(self._right, axis=-1)
         np.multiply(left, right, out=phi[..., width:])
         return phi
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnRange:
+    """A part of the traffic: requests with low <= x[column] < high."""
+
+    column: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, name: str, low: float | None, high: float | None, columns: Sequence[str]) -> Self:
+        """As declared; a missing end is open. columns: names of the context columns in order."""
+        return cls(
+            columns.index(name), -np.inf if low is None else low, np.inf if high is None else high
+        )
+
+    def holds(self, x: Floats) -> Flags:
+        """(n,) whether rows of x (n, d) lie in it."""
+        value = x[:, self.column]
+        return (value >= self.low) & (value < self.high)

@@ -108,16 +108,16 @@ def shown_sent(value: object, kind: str = "text") -> str:
 
 def listed(names: Iterable[str], most: int = 12) -> str:
     """Names as a message lists them, cut after `most`."""
-    known = list(names)
-    text = ", ".join(known[:most]) or "none"
-    return text if len(known) <= most else f"{text}, and {len(known) - most} more"
+    words = list(names)
+    text = ", ".join(words[:most]) or "none"
+    return text if len(words) <= most else f"{text}, and {len(words) - most} more"
 
 
-def suggestion(name: object, known: Iterable[str]) -> str:
+def suggestion(name: object, names: Iterable[str]) -> str:
     """The fix for an unknown name: the nearest known one, or the list of all."""
     from difflib import get_close_matches
 
-    choices = list(known)
+    choices = list(names)
     # Matching is quadratic in length, and the name is whatever a caller sent.
     if isinstance(name, str) and len(name) <= LONGEST_SHOWN:
         near = get_close_matches(name, choices, n=1)

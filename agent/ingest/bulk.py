@@ -1,27 +1,185 @@
-"""Files to a sink: rows to records, records in batches, refusals one by one."""
+"""Files into a store: records in batches to a sink, refusals one by one.
+
+A sink is the store that is open here, or the daemon that has it open. Where it refuses a batch,
+halves are tried until the rows that it refuses are alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
+import re
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
-from equipoise.agent.config.ingest import IngestMapping, Kind, Sightings, parse_path
-from equipoise.agent.errors import AgentError
+from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.config.file import ConfigFile, load_file
+from equipoise.agent.config.ingest import IngestMapping, Kind
+from equipoise.agent.errors import AgentError, ConfigError, ConflictError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, Numbered, rows
-from equipoise.agent.ingest.records import Namer, Record, flat, mapped, nested
-from equipoise.agent.ingest.sinks import Sink
+from equipoise.agent.features.values import FeatureError
+from equipoise.agent.ingest.records import (
+    STANDARD_INPUT,
+    Format,
+    Namer,
+    Numbered,
+    Record,
+    Sightings,
+    check_paths,
+    columns_of,
+    flat,
+    format_of,
+    mapped,
+    nested,
+    rows,
+)
+from equipoise.agent.maintenance.key_file import open_key
+from equipoise.agent.record_adapter import Gateway
+from equipoise.store.errors import StoreInUseError
 from equipoise.store.records import Observation, Outcome, Simulation
+from equipoise.store.sqlite import SqliteStore
 from equipoise.store.text_keys import text_key
 
 P = TypeVar("P")
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 60.0
+_IN_BODY = re.compile(r" \(index \d+ of this body\)$")
+"""Bodies are ours, and what counts is the row of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of a batch. counts: of accepted, duplicates and late. refused: positions in the
+    batch, each with the reason and whether it contradicts a row that was there."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: list[tuple[int, str, bool]] = field(default_factory=list)
+
+
+def take_by_bisection(
+    items: Sequence[T],
+    rows: Sequence[int],
+    take: Callable[[Sequence[T]], Mapping[str, int]],
+    refusals: tuple[type[Exception], ...] = (AgentError, FeatureError),
+) -> Iterator[tuple[Counter[str], tuple[int, Exception] | None]]:
+    """Take the items at these positions; yields after every try what became of them, by name, or
+    the row that was refused and why, so that others can have a turn.
+
+    `take` takes all it is given or raises and takes none. Where it raises one of `refusals`, halves
+    are tried until the rows it refuses are alone. Good rows cost one call, a bad one among n costs
+    2 log2(n) more. Any other exception (a store that fails) is raised.
+    """
+    try:
+        counts = Counter(take([items[row] for row in rows]))
+    except refusals as error:
+        yield Counter(), (rows[0], error) if len(rows) == 1 else None
+    else:
+        yield counts, None
+        return
+    if len(rows) > 1:
+        middle = len(rows) // 2
+        yield from take_by_bisection(items, rows[:middle], take, refusals)
+        yield from take_by_bisection(items, rows[middle:], take, refusals)
+
+
+class Sink(Protocol):
+    """Takes batches of records of one kind."""
+
+    rows_at_once: int
+
+    def take(self, records: Sequence[Record]) -> BatchResult:
+        """Take in what can be taken. Raises where it is not the rows' fault."""
+
+
+class StoreSink:
+    """Records into the store behind a gateway."""
+
+    rows_at_once = 4096
+
+    def __init__(self, gateway: Gateway, kind: Kind) -> None:
+        takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
+            "observations": gateway.ingest,
+            "outcomes": gateway.observe,
+            "simulations": gateway.simulate,
+        }
+        self._take = takes[kind]
+
+    def take(self, records: Sequence[Record]) -> BatchResult:
+        result = BatchResult()
+        for counts, refusal in take_by_bisection(records, range(len(records)), self._counts):
+            result.counts.update(counts)
+            if refusal is not None:
+                row, error = refusal
+                reason = str(error).replace(" row 0: ", ": ", 1)  # its place in a batch of one
+                result.refused.append((row, reason, isinstance(error, ConflictError)))
+        return result
+
+    def _counts(self, records: Sequence[Record]) -> dict[str, int]:
+        accepted = self._take(records)
+        duplicates, late = accepted.duplicates, accepted.late
+        return {"accepted": accepted.rows, "duplicates": duplicates, "late": late}
+
+
+class DaemonSink:
+    """Records to a daemon, over one connection.
+
+    url: http or https. token: of scope `route`, None where none is needed. Raises AgentError for
+    a url that is none, and from `take` where the daemon refuses a request as a whole.
+    """
+
+    rows_at_once = 100
+    """A bulk answer lists so many refused rows, and no more."""
+
+    def __init__(self, url: str, token: str | None, kind: Kind) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise AgentError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
+        secure = parts.scheme == "https"
+        scheme = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        self._connection = scheme(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
+        self._path = f"{parts.path.rstrip('/')}/v1/{kind}"
+        self._bulk = kind != "outcomes"
+        content = "application/x-ndjson" if self._bulk else "application/json"
+        self._headers = {"Content-Type": content}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def take(self, records: Sequence[Record]) -> BatchResult:
+        lines = [msgspec.json.encode(record) for record in records]
+        body = b"\n".join(lines) if self._bulk else b"[" + b",".join(lines) + b"]"
+        try:
+            self._connection.request("POST", self._path, body, self._headers)
+            response = self._connection.getresponse()
+            answer = msgspec.json.decode(response.read())
+        except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+            raise AgentError(
+                f"the daemon does not answer: {error or type(error).__name__}"
+            ) from None
+        if response.status != 200:
+            detail = answer.get("detail", "") if isinstance(answer, dict) else ""
+            raise AgentError(f"the daemon answers with status {response.status}: {detail}")
+        counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late")})
+        counts["accepted"] = answer["rows" if self._bulk else "accepted"]
+        refused = answer["rejects" if self._bulk else "rejected"]
+        return BatchResult(
+            counts,
+            [
+                (each["index"], _IN_BODY.sub("", each["detail"]), each["status"] == 409)
+                for each in refused
+            ],
+        )
 
 
 class Places(Generic[P]):
@@ -40,8 +198,8 @@ class Places(Generic[P]):
 
     def of(self, record: Observation | Outcome | Simulation) -> list[P]:
         """Where what this record says of its id was said before, each place once."""
-        found = [self._first[key] for key in _keys(record) if key in self._first]
-        return list(dict.fromkeys(found))
+        places = [self._first[key] for key in _keys(record) if key in self._first]
+        return list(dict.fromkeys(places))
 
 
 def _keys(record: Observation | Outcome | Simulation) -> Iterator[int]:
@@ -216,20 +374,20 @@ class Ingestion:
     def _rows(self, source: str, kind: Format) -> Iterator[Numbered]:
         """The rows of a file. Of standard input none before every path of the mapping was seen,
         or so many rows that a path may be of few."""
-        found = rows(source, kind, _columns(self._mapping))
+        numbered = rows(source, kind, columns_of(self._mapping))
         if source != STANDARD_INPUT or self._mapping is None:
-            yield from found
+            yield from numbered
             return
-        sightings, held = Sightings(self._mapping.declared), list[Numbered]()
-        for number, row in found:
+        sightings, waiting = Sightings(self._mapping.declared), list[Numbered]()
+        for number, row in numbered:
             if not sightings.complete:
-                _look(sightings, row)
-            held.append((number, row))
-            if sightings.complete or len(held) >= HELD_BACK:
-                yield from held
-                held = []
+                sightings.add(row)
+            waiting.append((number, row))
+            if sightings.complete or len(waiting) >= HELD_BACK:
+                yield from waiting
+                waiting = []
         sightings.check("standard input")
-        yield from held
+        yield from waiting
 
     def _reader(self, kind: Format) -> Callable[[Any], Record]:
         mapping, left_out = self._mapping, self.result.left_out
@@ -254,8 +412,8 @@ class Ingestion:
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
-            taken = self._sink.take([record for _, record in batch])
-            refused = {at: (reason, conflict) for at, reason, conflict in taken.refused}
+            result = self._sink.take([record for _, record in batch])
+            refused = {at: (reason, conflict) for at, reason, conflict in result.refused}
             for at, (number, record) in enumerate(batch):
                 if at not in refused:
                     self._places.keep(record, (source, number))
@@ -264,9 +422,9 @@ class Ingestion:
                 if conflict:
                     reason += _also(self._places.of(record), source)
                 self._refused.append((number, reason))
-            self.result.accepted += taken.counts["accepted"]
-            self.result.duplicates += taken.counts["duplicates"]
-            self.result.late += taken.counts["late"]
+            self.result.accepted += result.counts["accepted"]
+            self.result.duplicates += result.counts["duplicates"]
+            self.result.late += result.counts["late"]
             batch.clear()
         for row, reason in sorted(self._refused):
             self._rejects.add(source, row, reason)
@@ -275,49 +433,116 @@ class Ingestion:
         self._progress(self._read)
 
 
-def check_paths(mapping: IngestMapping | None, sources: Sequence[tuple[str, Format]]) -> None:
-    """Raise AgentError where a path of the mapping leads nowhere in a whole file, naming what
-    stands there instead. Reads no further than to the first row of each path; not standard input,
-    which is looked at as it is read.
-
-    Outcomes come in parts, so their paths may be spread over the files.
-    """
-    if mapping is None:
-        return
-    sightings = Sightings(mapping.declared)
-    for source, kind in sources:
-        if source == STANDARD_INPUT:
-            continue
-        if mapping.kind != "outcomes":
-            sightings = Sightings(mapping.declared)
-        for _, row in rows(source, kind):
-            _look(sightings, row)
-            if sightings.complete:
-                break
-        if mapping.kind != "outcomes":
-            sightings.check(source)
-    if mapping.kind == "outcomes":
-        sightings.check(", ".join(source for source, _ in sources))
-
-
-def _look(sightings: Sightings, row: object) -> None:
-    if isinstance(row, bytes):
-        try:
-            row = msgspec.json.decode(row)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            return
-    if not isinstance(row, AgentError):
-        sightings.look(row)
-
-
-def _columns(mapping: IngestMapping | None) -> set[str] | None:
-    if mapping is None:
-        return None
-    paths = (mapping.all_fields, mapping.features, mapping.outputs)
-    return {name for table in paths for path in table.values() for name in parse_path(path).columns}
-
-
 def _also(places: Sequence[tuple[str, int]], source: str) -> str:
     """Where in the files of this intake the other row is; nothing where it came before them."""
     words = [f"row {row}" if file == source else f"{file} row {row}" for file, row in places]
     return f"; it came first in {' and '.join(words)}" if words else ""
+
+
+TOKEN_VARIABLE = "EQUIPOISE_TOKEN"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What to read and where to put it; as the options of the command."""
+
+    files: list[str]
+    config: Path
+    store: Path | None = None
+    kind: str | None = None
+    mapping: str | None = None
+    format: str | None = None
+    rejects: Path | None = None
+    url: str | None = None
+
+
+def run(order: Order) -> tuple[Ingested, Rejects]:
+    """Take the files in, in their order.
+
+    Everything that can be known beforehand is checked before the store is touched. Raises
+    ConfigError, AgentError, StoreError or OSError; batches that were taken in before stay, and
+    the same command goes on from there.
+    """
+    file = load_file(order.config)
+    mapping = None if order.mapping is None else file.mapping(order.mapping)
+    kind = _kind(order, mapping)
+    for name in order.files:
+        if name != STANDARD_INPUT:
+            open(name, "rb").close()
+    apart = _apart(order.files)
+    sources = [(name, _format(order, name)) for name, _ in apart]
+    check_paths(mapping, sources)
+    schema = file.experiment.features
+    with (
+        Rejects(order.rejects) as rejects,
+        _sink(order, file, kind) as sink,
+        _progress() as progress,
+    ):
+        missing = file.experiment.reward.missing_value
+        ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress, missing)
+        for (name, shape), (_, copy) in zip(sources, apart, strict=True):
+            ingestion.add(name, shape, copy)
+    return ingestion.result, rejects
+
+
+def _kind(order: Order, mapping: IngestMapping | None) -> Kind:
+    if mapping is None:
+        return cast(Kind, order.kind or "observations")
+    if order.kind is not None and order.kind != mapping.kind:
+        raise ConfigError(
+            [f"ingest: mapping {mapping.name} is of {mapping.kind}, not {order.kind}"]
+        )
+    return mapping.kind
+
+
+def _format(order: Order, name: str) -> Format:
+    return format_of(name) if order.format is None else cast(Format, order.format)
+
+
+@contextmanager
+def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
+    if order.url is not None:
+        if order.store is not None:
+            raise AgentError("--url and --store: the daemon has the store, leave one of them out")
+        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)
+        return
+    path = Path(file.service.store) if order.store is None else order.store
+    with _opened(path) as store:
+        agent = Agent(file.experiment, store, open_key(store), at=time.time())
+        yield StoreSink(Gateway(agent), kind)
+        agent.checkpoint(time.time())
+
+
+def _opened(path: Path) -> SqliteStore:
+    try:
+        return SqliteStore(path)
+    except StoreInUseError as error:
+        raise AgentError(
+            f"{error}: send them with --url http://HOST:PORT if that is a daemon"
+        ) from None
+
+
+def _apart(files: Sequence[str]) -> list[tuple[str, bool]]:
+    """The files, each with whether it is a copy of the one before; copies follow their first."""
+    groups: dict[object, list[str]] = {}
+    sizes = Counter(os.path.getsize(name) for name in files if os.path.isfile(name))
+    for at, name in enumerate(files):
+        alone = not os.path.isfile(name) or sizes[os.path.getsize(name)] == 1
+        groups.setdefault(at if alone else _digest(name), []).append(name)
+    return [(name, at > 0) for group in groups.values() for at, name in enumerate(group)]
+
+
+def _digest(name: str) -> bytes:
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A line on a terminal with the rows read so far; nothing where standard error is a file."""
+    if not sys.stderr.isatty():
+        yield lambda read: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading") as spinner:
+        yield lambda read: spinner.update(f"reading: {read:,} rows")

@@ -1,28 +1,292 @@
-"""Rows to records, one at a time, each refusal with its reason."""
+"""Files of logs as rows, and rows as records, each refusal with its reason.
+
+JSON lines, CSV and Parquet are read block by block, whatever their size.
+"""
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
+import io
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.config.ingest import IngestMapping, Kind, parse_path
-from equipoise.agent.config.log_values import (
+from equipoise.agent.config.ingest import (
+    Chosen,
+    FieldPath,
+    IngestMapping,
+    Kind,
     Rewards,
+    Step,
     as_feature,
     as_flag,
     as_number,
     as_seconds,
     as_text,
     as_whole,
+    parse_path,
 )
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.features.values import shown, suggestion
+from equipoise.agent.features.values import LONGEST_SHOWN, shown, suggestion
 from equipoise.store.records import Observation, Outcome, Simulation, readable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
+Numbered: TypeAlias = "tuple[int, Mapping[str, Any] | bytes | AgentError]"
+"""Number of a row from 1 (of a line, in JSON lines), and the row: bytes where it is JSON still, an
+error where there is no telling which cell belongs to which column."""
+
+STANDARD_INPUT = "-"
+_SUFFIXES: Mapping[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_BATCH_ROWS = 4096
+csv.field_size_limit(1 << 24)
+
+
+def format_of(source: str) -> Format:
+    """By the suffix, `.gz` aside; standard input is JSON lines. Raises AgentError."""
+    if source == STANDARD_INPUT:
+        return "jsonl"
+    suffixes = Path(source.removesuffix(".gz")).suffix.lower()
+    if suffixes not in _SUFFIXES:
+        accepted = ", ".join(_SUFFIXES)
+        raise AgentError(f"{source}: the suffix is not one of {accepted}; name it with --format")
+    return _SUFFIXES[suffixes]
+
+
+def rows(source: str, kind: Format, columns: set[str] | None = None) -> Iterator[Numbered]:
+    """Every row of a file, or of standard input. columns: those of a Parquet file that are needed.
+
+    Raises AgentError where the file as a whole cannot be read, OSError where it cannot be opened.
+    """
+    readers: Mapping[Format, Callable[[IO[bytes]], Iterator[Numbered]]] = {
+        "jsonl": _lines,
+        "csv": _csv,
+        "parquet": lambda file: _parquet(file, columns),
+    }
+    with _opened(source) as file:
+        try:
+            yield from readers[kind](file)
+        except AgentError as error:
+            raise AgentError(f"{source}: {error}") from None
+        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+            raise AgentError(f"{source} is not a {kind} file: {error}") from None
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[IO[bytes]]:
+    if source == STANDARD_INPUT:
+        yield sys.stdin.buffer
+    elif source.endswith(".gz"):
+        with gzip.open(source) as file:
+            yield file  # type: ignore[misc]
+    else:
+        with open(source, "rb") as file:
+            yield file
+
+
+def _lines(file: IO[bytes]) -> Iterator[Numbered]:
+    for number, line in enumerate(file, 1):
+        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        if text.strip():
+            yield number, text
+
+
+def _csv(file: IO[bytes]) -> Iterator[Numbered]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        reader = csv.reader(text, strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        for name in header:
+            if header.count(name) > 1:
+                raise AgentError(f"its header has two columns {name!r}: rename one")
+        number = 0
+        for cells in reader:
+            if not cells:
+                continue
+            number += 1
+            if len(cells) == len(header):
+                yield number, dict(zip(header, cells, strict=True))
+            else:
+                # Whichever cell is missing or too many, those after it have moved.
+                yield number, AgentError(f"{len(cells)} cells, the header has {len(header)}")
+    finally:
+        text.detach()
+
+
+def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = file if file.seekable() else io.BytesIO(file.read())
+    try:
+        table = pq.ParquetFile(source)
+        names = table.schema_arrow.names
+        kept = names if columns is None else [name for name in names if name in columns]
+        number = 0
+        for batch in table.iter_batches(_BATCH_ROWS, columns=kept):
+            for row in _readable(batch).to_pylist(maps_as_pydicts="lossy"):
+                number += 1
+                yield number, row
+    except pa.ArrowException as error:
+        raise AgentError(f"this is not a Parquet file: {error}") from None
+
+
+def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Times of nanoseconds as microseconds, which is what Python's have."""
+    import pyarrow as pa
+
+    fields = [field.with_type(_microseconds(field.type)) for field in batch.schema]
+    schema = pa.schema(fields)
+    if schema.equals(batch.schema):
+        return batch
+    columns = [
+        column if column.type == field.type else column.cast(field.type, safe=False)
+        for column, field in zip(batch.columns, fields, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        inner = kind.value_field.with_type(_microseconds(kind.value_type))
+        return pa.list_(inner) if types.is_list(kind) else pa.large_list(inner)
+    return kind
+
+
+_MOST_NAMES = 200
+
+
+class Sightings:
+    """Which paths lead somewhere in at least one row; what stood there where they do not.
+
+    A path that matches no row is a typing error, or a column that is not in this file: its feature
+    would be the same in every row, and nothing would say so. paths: by what they fill.
+    """
+
+    def __init__(self, paths: Mapping[str, FieldPath]) -> None:
+        self._missing = dict(paths)
+        self._farthest = dict.fromkeys(paths, -1)
+        self._seen: dict[str, dict[str, None]] = {}
+        self.rows = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every path was seen."""
+        return not self._missing
+
+    def add(self, row: Any) -> None:
+        """Take a row into account; one that cannot be read says nothing."""
+        if isinstance(row, bytes):
+            try:
+                row = msgspec.json.decode(row)
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                return
+        if isinstance(row, AgentError):
+            return
+        self.rows += 1
+        for label, path in list(self._missing.items()):
+            depth, value = path.walk(row)
+            if depth == len(path.steps):
+                del self._missing[label]
+                continue
+            if depth > self._farthest[label]:
+                self._farthest[label], self._seen[label] = depth, {}
+            if depth == self._farthest[label]:
+                names = self._seen[label]
+                for name in _names(value, path.steps[depth]):
+                    if len(names) < _MOST_NAMES:
+                        names[name] = None
+
+    def check(self, source: str) -> None:
+        """Raise AgentError where rows were seen and a path led nowhere in any of them."""
+        if self._missing and self.rows:
+            sentences = [self._sentence(label) for label in self._missing]
+            raise AgentError(f"{source}: {'; '.join(sentences)}")
+
+    def _sentence(self, label: str) -> str:
+        path, depth = self._missing[label], max(self._farthest[label], 0)
+        step, names = path.steps[depth], self._seen.get(label, {})
+        text = f"{label}: no row has {path.text}"
+        if not names:
+            before = "".join(
+                f".{each}"
+                if isinstance(each, str)
+                else f"[{each}]"
+                if isinstance(each, int)
+                else str(each)
+                for each in path.steps[:depth]
+            ).lstrip(".")
+            return f"{text}: nothing stands at {before}" if before else text
+        wanted = step.value if isinstance(step, Chosen) else step
+        return f"{text}: {shown(wanted)} is not there; {suggestion(wanted, names)}"
+
+
+def _names(there: Any, step: Step) -> list[str]:
+    if isinstance(there, Mapping):
+        return [str(name)[:LONGEST_SHOWN] for name in there]
+    if isinstance(step, Chosen) and isinstance(there, Sequence):
+        values = [each.get(step.key) for each in there if isinstance(each, Mapping)]
+        return [str(name)[:LONGEST_SHOWN] for name in values if name is not None]
+    return []
+
+
+def check_paths(mapping: IngestMapping | None, sources: Sequence[tuple[str, Format]]) -> None:
+    """Raise AgentError where a path of the mapping leads nowhere in a whole file, naming what
+    stands there instead. Reads no further than to the first row of each path; not standard input,
+    which is looked at as it is read.
+
+    Outcomes come in parts, so their paths may be spread over the files.
+    """
+    if mapping is None:
+        return
+    sightings = Sightings(mapping.declared)
+    for source, kind in sources:
+        if source == STANDARD_INPUT:
+            continue
+        if mapping.kind != "outcomes":
+            sightings = Sightings(mapping.declared)
+        for _, row in rows(source, kind):
+            sightings.add(row)
+            if sightings.complete:
+                break
+        if mapping.kind != "outcomes":
+            sightings.check(source)
+    if mapping.kind == "outcomes":
+        sightings.check(", ".join(source for source, _ in sources))
+
+
+def columns_of(mapping: IngestMapping | None) -> set[str] | None:
+    """The columns of a table that a mapping reads, None where it reads all."""
+    if mapping is None:
+        return None
+    paths = (mapping.all_fields, mapping.features, mapping.outputs)
+    return {name for table in paths for path in table.values() for name in parse_path(path).columns}
+
 
 Record: TypeAlias = Observation | Outcome | Simulation
 Row: TypeAlias = Mapping[str, Any]
@@ -43,7 +307,7 @@ def mapped(
     """The function that turns a row of the log into a record; it raises AgentError.
 
     A field whose path leads nowhere is left out; the record then says what it lacks. Values are
-    read as what the field or the feature declares (`agent/config/log_values.py`).
+    read as what the field or the feature declares (`agent/config/ingest.py`).
     left_out: counts the parts of contents that are no text.
     """
     kind = RECORDS[mapping.kind]
@@ -73,12 +337,12 @@ def mapped(
             elif name in ("routed", "model") and mapping.kind != "outcomes":
                 raise AgentError(f"{name}: nothing at {path.text}")
         for side, kinds, paths in sides:
-            found = {
+            values = {
                 name: as_feature(kinds[name], name, path.find(row), counted) for name, path in paths
             }
-            found = {name: value for name, value in found.items() if value is not None}
-            if found or mapping.kind != "outcomes":
-                record[side] = found
+            values = {name: value for name, value in values.items() if value is not None}
+            if values or mapping.kind != "outcomes":
+                record[side] = values
         return _convert(record, kind)
 
     return read
@@ -100,9 +364,9 @@ def nested(
             return _convert(row, struct)
         record: dict[str, Any] = {}
         for name, value in row.items():
-            given = value
+            entry = value
             if name in plain:
-                given = _field(name, value)
+                entry = _field(name, value)
             elif name in sides and isinstance(value, Mapping):
                 kinds = sides[name]
                 # What we do not know is left as it is, to be refused by its name.
@@ -110,9 +374,9 @@ def nested(
                     key: as_feature(kinds[key], key, each, counted) if key in kinds else each
                     for key, each in value.items()
                 }
-                given = {key: each for key, each in values.items() if each is not None}
-            if given is not None:
-                record[name] = given
+                entry = {key: each for key, each in values.items() if each is not None}
+            if entry is not None:
+                record[name] = entry
         return _convert(record, struct)
 
     return read
@@ -126,7 +390,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
         for feature in features
     }
     struct, counted = RECORDS[kind], Counter[str]()
-    known = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
+    names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
@@ -135,15 +399,16 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
                 continue
             if name in kinds:
                 side = "features" if name.startswith("x_") else "outputs"
-                given = as_feature(kinds[name], name, value, counted)
-                if given is not None:
-                    record.setdefault(side, {})[name[2:]] = given
+                entry = as_feature(kinds[name], name, value, counted)
+                if entry is not None:
+                    record.setdefault(side, {})[name[2:]] = entry
                 continue
-            if name not in known:
-                raise AgentError(f"column {shown(name)} is none: {suggestion(name, sorted(known))}")
-            given = _field(name, value)
-            if given is not None:
-                record[name] = given
+            if name not in names:
+                fix = suggestion(name, sorted(names))
+                raise AgentError(f"column {shown(name)} is unknown: {fix}")
+            entry = _field(name, value)
+            if entry is not None:
+                record[name] = entry
         if kind != "outcomes":
             record.setdefault("features", {})
             record.setdefault("outputs", {})

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.features.column_range import Band
+from equipoise.agent.features.transform import ColumnRange
 from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.prediction import Frozen
@@ -49,8 +49,8 @@ class Spec:
     models: int
     names: tuple[str, ...]
     caps: tuple[float, ...]
-    segments: tuple[Band, ...]
-    policies: tuple[tuple[Band, int, int], ...]
+    segments: tuple[ColumnRange, ...]
+    policies: tuple[tuple[ColumnRange, int, int], ...]
     low: float
     high: float
     missing: float | None
@@ -69,12 +69,12 @@ class Spec:
             names=config.candidates,
             caps=usual_caps(len(models), config.policy.rate),
             segments=tuple(
-                Band.of(segment.column, segment.low, segment.high, columns)
+                ColumnRange.of(segment.column, segment.low, segment.high, columns)
                 for segment in certify.segments
             ),
             policies=tuple(
                 (
-                    Band(columns.index(policy.column), policy.at_least, np.inf),
+                    ColumnRange(columns.index(policy.column), policy.at_least, np.inf),
                     models.index(policy.model),
                     models.index(policy.otherwise),
                 )

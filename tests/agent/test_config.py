@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -19,9 +20,13 @@ from equipoise.agent.config import (
     PolicyConfig,
     RewardConfig,
     config_from_dict,
-    load_config,
 )
+from equipoise.agent.config.file import CapacityConfig, load_file
+from equipoise.agent.config.ingest import IngestMapping
+from equipoise.agent.config.service import ServiceSettings
 from equipoise.agent.features import FeatureSchema, Transform
+from equipoise.agent.features.declarations import bound_of, limit_of, read
+from equipoise.agent.features.values import Problem, shown
 from equipoise.policies.snapshot import Limits
 
 MODELS = [{"name": "small"}, {"name": "large"}]
@@ -85,14 +90,14 @@ def problems(data: object) -> list[str]:
 def test_a_file_becomes_a_configuration(tmp_path: Path) -> None:
     path = tmp_path / "equipoise.toml"
     path.write_text(TOML)
-    config = load_config(path)
+    config = load_file(path).experiment
     assert config.model_names == ("small", "org/large:2")
     assert config.models[1] == ModelConfig(name="org/large:2", price=1.0, version="2024-11")
     assert config.reward == RewardConfig(low=-1.0, high=1.0, missing=0.0, window=3600.0)
     assert config.policy == PolicyConfig(assignment="uniform", rate=0.2, epsilon=0.01)
     assert config.budget == BudgetConfig(requests=5000)
     assert Transform(config.features).p == 7
-    assert load_config(str(path)) == config
+    assert load_file(str(path)).experiment == config
 
 
 def test_defaults() -> None:
@@ -144,7 +149,7 @@ def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
         ({"models": [{"name": f"m{i}"} for i in range(65)]}, "models: received 65, expected 2 to"),
         (
             {"models": [*MODELS, MODELS[0]]},
-            "models: received 'small' 2 times, expected each name once",
+            "models: received 'small' twice, expected each name once",
         ),
         ({"models": "small"}, "models: received 'small', expected a list"),
         ({"models": [*MODELS, "x"]}, "models[2]: received 'x', expected a table"),
@@ -165,6 +170,10 @@ def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
         ({"reward": {"maximise": 1}}, "reward.maximise: received 1, expected true or false"),
         ({"reward": []}, "reward: received a list of 0, expected a table"),
         ({"policy": {"rate": 0}}, "policy.rate: received 0, expected a number above 0, at most 1"),
+        (
+            {"policy": {"exclude": ["u1", "a\n"]}},
+            "policy.exclude[1]: received 'a\\n', expected 1 to 200 printable characters",
+        ),
         ({"policy": {"rate": "\ud800"}}, "policy.rate: received '\\ud800', expected a number"),
         ({"policy": {"rate": True}}, "policy.rate: received true, expected a number"),
         ({"policy": {"rate": math.nan}}, "policy.rate: received nan, expected a number above"),
@@ -212,6 +221,88 @@ def test_a_problem_names_key_value_limit_and_fix(parts: dict[str, Any], message:
     assert message in problem
 
 
+def parts(kind: Any) -> Iterator[type[msgspec.Struct]]:
+    """Every struct that a type holds."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+        for field in msgspec.structs.fields(kind):
+            yield from parts(field.type)
+    for inner in get_args(kind):
+        yield from parts(inner)
+
+
+def declared_bounds() -> dict[str, tuple[Any, msgspec.Meta]]:
+    """Type and bound of every key that declares one, by the name of its struct and its own."""
+    kinds = dict.fromkeys(
+        part
+        for whole in (ExperimentConfig, ServiceSettings, CapacityConfig, IngestMapping)
+        for part in parts(whole)
+    )
+    return {
+        f"{part.__name__}.{field.name}": (field.type, meta)
+        for part in kinds
+        for field in msgspec.structs.fields(part)
+        if (meta := bound_of(field.type)[1]) is not None
+    }
+
+
+BOUNDS = declared_bounds()
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_a_declared_bound_holds_at_its_ends_and_not_beyond(key: str) -> None:
+    kind, meta = BOUNDS[key]
+    whole = int in (kind, *get_args(bound_of(kind)[0]), bound_of(kind)[0])
+    nan = [] if whole else [math.nan]
+
+    def step(end: float, to: float) -> float:
+        return end + (1 if to > end else -1) if whole else math.nextafter(end, to)
+
+    inside: list[Any] = [end for end in (meta.ge, meta.le) if end is not None]
+    outside: list[Any] = nan if inside or meta.gt is not None else []
+    outside += [] if meta.ge is None else [step(meta.ge, -math.inf)]
+    outside += [] if meta.le is None else [step(meta.le, math.inf)]
+    if meta.gt is not None:
+        inside, outside = [*inside, step(meta.gt, math.inf)], [*outside, meta.gt]
+    if meta.min_length is not None:
+        outside.append("")
+    if meta.max_length is not None:
+        inside, outside = [*inside, "x" * meta.max_length], [*outside, "x" * (meta.max_length + 1)]
+    if meta.pattern is not None:
+        outside.append("\n")
+    assert outside
+    for value in inside:
+        problems: list[Problem] = []
+        assert read(value, kind, problems, key) == value
+        assert problems == []
+    for value in outside:
+        problems = []
+        read(value, kind, problems, key)
+        (problem,) = problems
+        assert str(problem).startswith(f"{key}: received {shown(value)}, expected ")
+        assert problem.expected == limit_of(kind) != ""
+
+
+def test_bound_of_every_part_are_declared() -> None:
+    assert len(BOUNDS) > 60
+    assert {"ModelConfig.price", "LimitSettings.rows", "Vector.length"} <= BOUNDS.keys()
+
+
+def test_a_length_beyond_its_limit_does_not_fill_the_memory() -> None:
+    vector = {"type": "vector", "name": "v", "length": 10**15}
+    (problem,) = problems(declared(features={"context": [vector]}))
+    assert problem.startswith("features.context[0].length: received 1000000000000000, expected a")
+
+
+@pytest.mark.parametrize("ends", [{"low": math.nan}, {"high": math.nan}, {"low": 1.0, "high": 1}])
+def test_a_segment_has_something_in_it(ends: dict[str, float]) -> None:
+    segment = {"name": "s", "column": "a", **ends}
+    context = {"context": [{"type": "number", "name": "a"}]}
+    (problem,) = problems(declared(features=context, certify={"segments": [segment]}))
+    assert "certify.segments[0].high: received" in problem
+    assert "expected a number above low, which is" in problem
+
+
 def test_every_problem_at_once() -> None:
     data = {
         "naam": "chat",
@@ -239,10 +330,10 @@ def test_every_problem_at_once() -> None:
         "features.context[1].statistics",
         "features.outputs[0].length",
         "features.interactions",
-        "policy.delta",
-        "policy.gate",
         "policy.rate",
         "policy.floor",
+        "policy.delta",
+        "policy.gate",
         "budget.request",
         "models",
     ]
@@ -252,7 +343,7 @@ def test_the_error_is_one_line_with_its_source(tmp_path: Path) -> None:
     path = tmp_path / "equipoise.toml"
     path.write_text('name = "a"\nmodels = []\n[policy]\nrate = 7\n')
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        load_file(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: policy.rate: received 7, expected")
     assert len(caught.value.problems) == 2
@@ -273,7 +364,7 @@ def test_an_unreadable_file_is_one_clear_line(tmp_path: Path, content: bytes, me
     path = tmp_path / "equipoise.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        load_config(path)
+        load_file(path)
     assert message in caught.value.problems[0]
     assert caught.value.source == str(path)
 
@@ -281,7 +372,7 @@ def test_an_unreadable_file_is_one_clear_line(tmp_path: Path, content: bytes, me
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(ConfigError, match="the file cannot be read: "):
-            load_config(path)
+            load_file(path)
 
 
 def test_importing_the_configuration_is_light() -> None:

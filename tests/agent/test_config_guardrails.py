@@ -64,7 +64,7 @@ def test_every_problem_is_listed_with_its_place_value_and_limit():
 def test_names_and_actions_are_checked_together():
     found = problems(guardrails=[ERROR, ERROR], checks={"drfit": "pause", "drift": "stop"})
     assert len(found) == 3
-    assert found[0].startswith("guardrails: received 'error' 2 times, expected each name once")
+    assert found[0].startswith("guardrails: received 'error' twice, expected each name once")
     assert found[1].endswith("did you mean 'drift'?")
     assert "checks.drift: received 'stop', expected one of report, widen" in found[2]
 

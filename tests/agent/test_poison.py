@@ -154,7 +154,7 @@ def test_a_time_that_is_no_second_of_this_age_is_refused(at):
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     requests = traffic.requests(3)
     with pytest.raises(
-        AgentError, match=r"at row 1: .* is no time, expected seconds since the epoch"
+        AgentError, match=r"at row 1: .* is not a time, expected seconds since the epoch"
     ):
         agent.decide(replace(requests, at=np.array([1.0, at, 1.0])))
     made = agent.decide(requests)

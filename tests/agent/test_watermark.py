@@ -62,10 +62,10 @@ def check(agent, at=None):
         (NOW + SKEW + 1, "is 301 s after the agent's clock, at most 300 s from"),
         (NOW - SKEW - 1, "is 301 s before the agent's clock, at most 300 s from"),
         (0.0, "1970-01-01 00:00:00 UTC. is 1,790,000,000 s before"),
-        (float("nan"), "nan is no time, expected seconds since the epoch"),
-        (float("inf"), "inf is no time"),
-        (-1.0, "-1.0 is no time"),
-        (1e12, "1e.12|1000000000000.0 is no time"),
+        (float("nan"), "nan is not a time, expected seconds since the epoch"),
+        (float("inf"), "inf is not a time"),
+        (-1.0, "-1.0 is not a time"),
+        (1e12, "1e.12|1000000000000.0 is not a time"),
     ],
 )
 def test_a_decision_is_made_now(at, says):
@@ -103,9 +103,9 @@ def test_columns_carry_times_too(at):
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     requests = traffic.requests(3)
     requests.at[1] = at
-    with pytest.raises(AgentError, match=r"at row 1: .* is no time"):
+    with pytest.raises(AgentError, match=r"at row 1: .* is not a time"):
         agent.decide(requests)
-    with pytest.raises(AgentError, match="is no time"):
+    with pytest.raises(AgentError, match="is not a time"):
         agent.expire(at)
     assert agent.store.next_seq == 0
 

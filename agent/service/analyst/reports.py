@@ -298,3 +298,14 @@ def wire(value: Any) -> Any:
 
 def _root(variance: float) -> float | None:
     return number(math.sqrt(variance)) if variance >= 0 else None
+
+
+def current(agent: Agent) -> tuple[EstimatesAnswer, RecommendationAnswer, ChecksAnswer]:
+    """What is known by the configured family after the newest row; nothing is proposed."""
+    family, at = agent.config.policy.estimator, 0.0
+    estimates, checks = agent.answers.estimates([family]), agent.answers.checks()
+    return (
+        _estimates(agent, estimates, at),
+        _recommendation(agent, family, at),
+        _checks(agent, checks, at),
+    )

@@ -16,6 +16,7 @@ import msgspec
 
 from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.features.values import FeatureError
+from equipoise.agent.ingest import bulk
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.record_adapter import Gateway
 from equipoise.agent.service.api.problems import Refusal, problem_of, refuse
@@ -46,28 +47,14 @@ def take_apart(
     take: Callable[[Sequence[T]], dict[str, int]],
     rejected: list[Rejected],
 ) -> Iterator[Counter[str]]:
-    """Take the items at these positions; yields what became of them, by name, after every try, so
-    that others can have a turn.
-
-    `take` takes all it is given or raises and takes none. Where it refuses, halves are tried until
-    the rows it refuses are alone; they are appended to `rejected`. Good rows cost one call, a bad
-    one among n costs 2 log2(n) more. Anything but a refusal (a store that fails) is raised.
-    """
-    try:
-        taken = take([items[row] for row in rows])
-    except (AgentError, FeatureError, Refusal) as error:
-        if len(rows) == 1:
+    """As `bulk.take_by_bisection`; refusals are appended to `rejected`."""
+    refusals = (AgentError, FeatureError, Refusal)
+    for counts, refusal in bulk.take_by_bisection(items, rows, take, refusals):
+        if refusal is not None:
+            row, error = refusal
             document = problem_of(error)
-            rejected.append(Rejected(index=rows[0], status=document.status, detail=document.detail))
-            yield Counter()
-            return
-    else:
-        yield Counter(taken)
-        return
-    yield Counter()
-    middle = len(rows) // 2
-    yield from take_apart(items, rows[:middle], take, rejected)
-    yield from take_apart(items, rows[middle:], take, rejected)
+            rejected.append(Rejected(index=row, status=document.status, detail=document.detail))
+        yield counts
 
 
 Row = TypeVar("Row", bound=Outcome)

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.features.text_statistics import STATISTICS
+from equipoise.agent.features.kinds import STATISTICS
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -155,7 +155,7 @@ def words(text: str) -> list[str]:
 
 
 def prompt_features(prompt: str) -> list[float]:
-    """Length as in `agent.features.text_statistics`, then four hints by telling words.
+    """Length as in `agent.features.kinds`, then four hints by telling words.
 
     The hints are cheap guesses (whether it is about code or mathematics, asks for a list, is a
     question): they split prompts into kinds, and are wrong on some.

@@ -71,6 +71,14 @@ def test_every_part_says_all_its_problems_at_once() -> None:
     assert len(found) == len(expected)
 
 
+def test_keys_that_are_missing_and_names_that_are_none() -> None:
+    shadow = {"contexts": "c", "endpoint": "http://x", "models": [], "budget_usd": 1}
+    assert problems(service={"shadow": shadow, "names": ["a.example", "a b"]}) == [
+        "service.shadow.outputs: received nothing, expected a table; add it",
+        "service.names[1]: received 'a b', expected a host name",
+    ]
+
+
 def test_a_mapping_is_held_against_the_experiment() -> None:
     mapping = {"name": "log", "models": {"gpt": "c"}, "features": {"words": "w"}}
     found = problems(

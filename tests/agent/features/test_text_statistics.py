@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equipoise.agent.features import FeatureSchema, Text, Transform
-from equipoise.agent.features.text_statistics import STATISTICS
+from equipoise.agent.features.kinds import STATISTICS
 
 TEXTS = st.text(max_size=60) | st.text(alphabet="aB1 \n`-?.é", max_size=60)
 

@@ -22,8 +22,7 @@ from commands import run_as_users_do, run_command
 from equipoise.agent.config.ingest import parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.bulk import Ingestion, Rejects
-from equipoise.agent.ingest.sinks import Taken
+from equipoise.agent.ingest.bulk import BatchResult, Ingestion, Rejects
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 
@@ -104,7 +103,7 @@ def test_refused_rows_stop_nobody_and_say_why(run: Run, tmp_path: Path) -> None:
         2: ("{", "truncated"),
         3: ({**ROW, "routed": "medium"}, "model 'medium' is not one of large, small"),
         5: ({**ROW, "reward": 7}, "outside the declared range"),
-        6: ({**ROW, "reward": "good"}, "reward: 'good' is no number"),
+        6: ({**ROW, "reward": "good"}, "reward: 'good' is not a number"),
         8: ({**ROW, "features": {"plan": "free"}}, "context: prompt: received nothing"),
         9: ({**ROW, "outputs": {"seconds": -1}}, "seconds: received -1"),
         11: ({**ROW, "request_id": "two\nlines"}, "no control characters"),
@@ -143,7 +142,7 @@ def test_a_table_has_a_column_for_each_feature(run: Run, tmp_path: Path) -> None
         writer.writerow(["r3", "small", "good", "hi", "", "0.5", "", ""])
     done = run("a.csv", expected=1)
     assert (done["accepted"], done["rejected"]) == (2, 1)
-    assert done["rejects"][0]["reason"] == "reward: 'good' is no number"
+    assert done["rejects"][0]["reason"] == "reward: 'good' is not a number"
     (batch,) = log(tmp_path, ObservationBatch)
     assert batch.reward.tolist() == [0.25, 1.0]
     assert batch.outputs.tolist() == [[2.0], [0.5]]
@@ -246,7 +245,7 @@ def test_the_shape_of_request_logs(run: Run, tmp_path: Path) -> None:
     done = run("calls.jsonl", "--mapping", "calls", more=OPENAI, expected=1)
     # One response, served twice from a cache: two requests, two thumbs.
     assert (done["accepted"], done["duplicates"], done["rejected"]) == (2, 0, 1)
-    assert done["rejects"][0]["reason"] == "reward: 'sideways' is none of up, down"
+    assert done["rejects"][0]["reason"] == "reward: 'sideways' is not one of up, down"
     (batch,) = log(tmp_path, ObservationBatch)
     assert (batch.reward.tolist(), batch.outputs.tolist()) == ([1.0, 0.0], [[9.0], [9.0]])
     assert batch.at.tolist() == [1_700_000_000.0] * 2
@@ -267,8 +266,8 @@ def test_replays_and_outcomes_go_in_the_same_way(run: Run, tmp_path: Path) -> No
 from pathlib import Path
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
-from equipoise.agent.gateway import Gateway
-from equipoise.agent.keyfile import read_key
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.records import Request
 from equipoise.store.sqlite import SqliteStore
 with SqliteStore("chat.db") as store:
@@ -298,9 +297,9 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[list[str | None]] = []
 
-    def take(self, records: Sequence[Any]) -> Taken:
+    def take(self, records: Sequence[Any]) -> BatchResult:
         self.batches.append([record.request_id for record in records])
-        return Taken(Counter(accepted=len(records)))
+        return BatchResult(Counter(accepted=len(records)))
 
 
 def test_two_parts_of_an_outcome_never_come_in_one_batch(tmp_path: Path) -> None:

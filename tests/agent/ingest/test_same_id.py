@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.cli.ingest import Order, run
 from equipoise.agent.config.file import load_file
 from equipoise.agent.errors import ConflictError, UnknownDecisionError
+from equipoise.agent.ingest.bulk import Order, run
 from equipoise.agent.maintenance.key_file import read_key
 from equipoise.agent.record_adapter import Gateway
 from equipoise.store.batches import ObservationBatch, SimulationBatch

@@ -19,10 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from equipoise.agent.cli.ingest import Order, run
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
-from equipoise.agent.config.log_values import (
+from equipoise.agent.config.ingest import (
     Rewards,
     as_flag,
     as_number,
@@ -32,7 +31,8 @@ from equipoise.agent.config.log_values import (
     as_words,
 )
 from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.readers import rows
+from equipoise.agent.ingest.bulk import Order, run
+from equipoise.agent.ingest.records import rows
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
 
@@ -124,7 +124,7 @@ def test_nothing(given: Any) -> None:
 
 @pytest.mark.parametrize("given", ["one", "1,5", "1_000", "0x1", "--1", [1], {"a": 1}, b"1"])
 def test_what_is_no_number(given: Any) -> None:
-    with pytest.raises(AgentError, match=r"x: .* is no number"):
+    with pytest.raises(AgentError, match=r"x: .* is not a number"):
         as_number("x", given)
 
 
@@ -137,7 +137,7 @@ def test_flags_and_whole_numbers() -> None:
         with pytest.raises(AgentError, match="neither true nor false"):
             as_flag("x", neither)
     assert [as_whole("x", each) for each in (2, 2.0, "2", "2.0", None)] == [2, 2, 2, 2, None]
-    with pytest.raises(AgentError, match="no whole number"):
+    with pytest.raises(AgentError, match="not a whole number"):
         as_whole("x", 1.5)
 
 
@@ -206,7 +206,7 @@ def test_times_are_the_same_moment_however_they_are_written() -> None:
     assert as_seconds("at", date(1970, 1, 2)) == 86400.0
     assert as_seconds("at", "19700102") == as_seconds("at", "1970-01-02") == 86400.0
     for wrong in ("yesterday", True, [1], "12:00"):
-        with pytest.raises(AgentError, match="is no time"):
+        with pytest.raises(AgentError, match="is not a time"):
             as_seconds("at", wrong)
 
 
@@ -231,9 +231,9 @@ def test_words_of_rewards_are_found_in_every_spelling() -> None:
         for reward, spellings in expected.items():
             assert [rewards.find(each) for each in spellings] == [reward] * len(spellings)
         for other in (5, "5", "sideways", [1]):
-            with pytest.raises(AgentError, match=r"reward: .* is none of"):
+            with pytest.raises(AgentError, match=r"reward: .* is not one of"):
                 rewards.find(other)
-    with pytest.raises(AgentError, match="false is none of 1, -1"):
+    with pytest.raises(AgentError, match="false is not one of 1, -1"):
         Rewards({"1": 1.0, "-1": 0.0}).find(False)
 
 
@@ -261,7 +261,7 @@ def test_contents_in_parts() -> None:
     for content, text in contents:
         assert as_words("prompt", content, left_out) == text
     assert left_out == {"image_url": 1, "input_audio": 1, "no type": 1, "tool_use": 1}
-    with pytest.raises(AgentError, match="no part of a content"):
+    with pytest.raises(AgentError, match="not a part of a content"):
         as_words("prompt", [5], left_out)
 
 
@@ -490,7 +490,7 @@ def test_a_column_of_no_name_of_ours_is_named_with_the_nearest(folder: Path) -> 
     order = Order(files=["a.csv"], config=Path("chat.toml"))
     result, rejects = run(order)
     assert (result.accepted, result.rejected) == (1, 1)
-    assert rejects.first[0].reason == "column 'x_promt' is none: did you mean 'x_prompt'?"
+    assert rejects.first[0].reason == "column 'x_promt' is unknown: did you mean 'x_prompt'?"
 
 
 def test_lines_with_our_names_are_spelled_as_freely(folder: Path) -> None:
