@@ -35,10 +35,9 @@ from equipoise.agent.service.control import (
 )
 from equipoise.agent.service.hot_path.batching import Barrier
 from equipoise.agent.service.hot_path.handlers import Hot
-from equipoise.agent.service.http.access import OutcomeTokens
+from equipoise.agent.service.http.access import OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Figures, Log
-from equipoise.agent.service.upkeep.jobs import Alerts, Jobs
-from equipoise.agent.service.upkeep.retention import Retention
+from equipoise.agent.service.upkeep.jobs import Alerts, Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
 from equipoise.store.journal.store import JournaledStore
@@ -83,6 +82,8 @@ class Daemon:
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
         self.gateway = Gateway(self.agent, self.clock, lambda: self.clock.off)
+        rate = settings.limits.decide_per_second
+        self.rates = None if rate is None else Rates(rate)
         self.hot = Hot(
             self.gateway,
             self.switches,
@@ -90,6 +91,7 @@ class Daemon:
             self.figures,
             settings.limits.rows,
             OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
+            self.rates,
         )
         self.analysis = Analysis(
             self.agent, store, self.figures, log, open_bytes, settings.limits.analyst_seconds
@@ -100,10 +102,10 @@ class Daemon:
         shadow = settings.shadow
         self.shadow = None if shadow is None else Shadow(self.gateway, shadow, log)
         kept = settings.retention
-        self.retention = None if kept is None else Retention(kept, self.analysis, store, log)
+        self.retention = (
+            None if kept is None else Retention(kept, self.analysis, store, self.figures, log)
+        )
         self.stopping = False
-        self.refused: dict[int, int] = {}
-        """Answers by status that the connection guard gave before any handler saw a request."""
         self._turned_away, self._said_at = 0, -math.inf
         self._looking: asyncio.TimerHandle | None = None
         self._works: set[asyncio.Task[None]] = set()
@@ -313,7 +315,7 @@ class Daemon:
 
     def _look_at_connections(self) -> None:
         """Say, once a minute at the most, that connections were turned away."""
-        count, now = self.refused.get(503, 0), time.monotonic()
+        count, now = self.figures.refused[503], time.monotonic()
         if count > self._turned_away and now - self._said_at >= SAID_SECONDS:
             limit = self.settings.limits.connections
             self.log.warning("connections-refused", limit=limit, count=count - self._turned_away)

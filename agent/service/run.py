@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
@@ -122,7 +123,7 @@ def serve_front(
     front: Front,
     settings: ServiceSettings,
     listener: socket.socket,
-    refused: dict[int, int],
+    refused: Counter[int],
     signals: Signals,
     log: Log,
 ) -> None:
@@ -275,8 +276,8 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
             signal.SIGUSR2: partial(switch.signal, False),
         }
         daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
-        front = build(daemon, tokens, page(daemon))
-        serve_front(front, settings, listener, daemon.refused, signals, log)
+        front = build(daemon, tokens, page(daemon.analysis, daemon.jobs))
+        serve_front(front, settings, listener, daemon.figures.refused, signals, log)
         return daemon.exit_code
 
 

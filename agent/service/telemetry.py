@@ -61,7 +61,9 @@ class Histogram:
 class Figures:
     """decisions: by (model, randomized); repeated: requests decided before; passed_through: by
     reason; outcomes: by what became of them; bulk: rows by kind; responses: by (route, status);
-    seconds: inside a handler, by route; clock_steps: times the machine's clock was set."""
+    seconds: inside a handler, by route; refused: answers by status that a connection got before
+    any handler saw a request; clock_steps: times the machine's clock was set; moved_out: old rows
+    that left the store, None where they stay for ever."""
 
     def __init__(self) -> None:
         self.decisions: Counter[tuple[str, bool]] = Counter()
@@ -74,7 +76,9 @@ class Figures:
         self.refresh_seconds = Histogram((0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))
         self.refresh_failures = 0
         self.job_failures: Counter[str] = Counter()
+        self.refused: Counter[int] = Counter()
         self.clock_steps = 0
+        self.moved_out: int | None = None
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A response of `status` that took so long inside the handler."""

@@ -23,40 +23,23 @@ _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`(?= - at `|$)", re.DOTALL)
 _LONGEST_DETAIL = 1000
 
-_TITLES = {
-    400: "Malformed body",
-    401: "Token missing or unknown",
-    403: "Token without the scope",
-    404: "Not found",
-    405: "Method not allowed",
-    408: "Too slow",
-    409: "Conflict",
-    413: "Too large",
-    415: "Unsupported media type",
-    421: "Wrong host",
-    422: "Refused",
-    429: "Too many requests",
-    500: "Internal error",
-    501: "Not available",
-    503: "Not available now",
+_WORDS = {
+    400: ("Malformed body", "malformed"),
+    401: ("Token missing or unknown", "unauthorized"),
+    403: ("Token without the scope", "forbidden"),
+    404: ("Not found", "not-found"),
+    405: ("Method not allowed", "method-not-allowed"),
+    408: ("Too slow", "too-slow"),
+    409: ("Conflict", "conflict"),
+    413: ("Too large", "too-large"),
+    415: ("Unsupported media type", "media-type"),
+    421: ("Wrong host", "misdirected"),
+    422: ("Refused", "refused"),
+    429: ("Too many requests", "too-many"),
+    500: ("Internal error", "internal"),
+    503: ("Not available now", "unavailable"),
 }
-_KINDS = {
-    400: "malformed",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not-found",
-    405: "method-not-allowed",
-    408: "too-slow",
-    409: "conflict",
-    413: "too-large",
-    415: "media-type",
-    421: "misdirected",
-    422: "refused",
-    429: "too-many",
-    500: "internal",
-    501: "not-available",
-    503: "unavailable",
-}
+"""Title of a status, and its name in the type."""
 
 
 class Refusal(Exception):  # noqa: N818
@@ -77,11 +60,12 @@ def problem(
     retry_after: float | None = None,
 ) -> ProblemDocument:
     """The document of a status, with the words that belong to it."""
+    title, kind = _WORDS[status]
     return ProblemDocument(
-        title=_TITLES[status],
+        title=title,
         status=status,
         detail=detail[:_LONGEST_DETAIL],
-        type=f"urn:equipoise:problem:{_KINDS[status]}",
+        type=f"urn:equipoise:problem:{kind}",
         field=field,
         limit=limit,
         retry_after=retry_after,
@@ -91,7 +75,7 @@ def problem(
 def refuse(
     status: int, detail: str, *, field: str | None = None, limit: str | None = None
 ) -> Refusal:
-    """The exception to raise where a handler refuses; for `problem_of` see there."""
+    """The exception to raise where a handler refuses."""
     return Refusal(problem(status, detail, field=field, limit=limit))
 
 
@@ -105,8 +89,8 @@ def problem_of(error: Exception) -> ProblemDocument:
         return error.document
     if isinstance(error, msgspec.ValidationError):
         text = _UNKNOWN_FIELD.sub(_brief, readable(error))
-        found = _AT.search(text)
-        return problem(422, text, field=found[1] if found else None)
+        place = _AT.search(text)
+        return problem(422, text, field=place[1] if place else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
         detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         return problem(400, f"the body is not JSON: {detail}")
@@ -132,10 +116,10 @@ def problem_of(error: Exception) -> ProblemDocument:
     raise error
 
 
-def _brief(found: re.Match[str]) -> str:
+def _brief(match: re.Match[str]) -> str:
     """The name of a field that nobody declared, unless it may be something a user wrote."""
-    name = shown_sent(found[1], "name")
-    return f"unknown field `{found[1]}`" if name == repr(found[1]) else f"an unknown field, {name}"
+    name = shown_sent(match[1], "name")
+    return f"unknown field `{match[1]}`" if name == repr(match[1]) else f"an unknown field, {name}"
 
 
 def document_of(error: Exception, path: str, log: Log) -> ProblemDocument:

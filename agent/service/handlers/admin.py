@@ -1,4 +1,4 @@
-"""Handlers of what changes something beside the hot routes: bulk rows, budget, pause."""
+"""Handlers of what changes something beside the hot routes: bulk rows, budget, plan, pause."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Generic, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from equipoise.agent.agent import Accepted
 from equipoise.agent.ingest.bulk import Places
+from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.analyst.client import Analysis
 from equipoise.agent.service.analyst.connection import AnalysisError
-from equipoise.agent.service.api.operations import Call
+from equipoise.agent.service.api.operations import NDJSON, Operation
 from equipoise.agent.service.api.problems import Refusal, problem, problem_of, refuse
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
@@ -25,9 +29,11 @@ from equipoise.agent.service.api.schema import (
     PauseRequest,
     Rejected,
 )
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.control import Switches
 from equipoise.agent.service.handlers.queries import unanswered
 from equipoise.agent.service.hot_path.handlers import take_apart
+from equipoise.agent.service.http.endpoints import Call
+from equipoise.agent.service.telemetry import Figures, Log
 from equipoise.store.records import Observation, Simulation
 
 R = TypeVar("R", Observation, Simulation)
@@ -139,75 +145,146 @@ class Bulk(Generic[R]):
 
 
 T = TypeVar("T")
+_SWITCH: dict[str, Any] = {
+    "scope": "admin",
+    "body": PauseRequest,
+    "optional_body": True,
+    "answer": ModeAnswer,
+    "problems": (429, 503),
+}
 
 
-class Acting:
-    """Handlers that act on one daemon."""
+class Admin:
+    """whole: a context in which the sums are in this process, for whoever freezes a rule. rejects:
+    refused lines of a bulk body after which the rest is not read."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._most_rejects = daemon.settings.limits.rejects
+    def __init__(
+        self,
+        adapter: Gateway,
+        switches: Switches,
+        analysis: Analysis,
+        figures: Figures,
+        log: Log,
+        clock: Callable[[], float],
+        whole: Callable[[], AbstractAsyncContextManager[None]],
+        rejects: int,
+    ) -> None:
+        self._adapter = adapter
+        self._switches = switches
+        self._analysis = analysis
+        self._figures = figures
+        self._log = log
+        self._clock = clock
+        self._whole = whole
+        self._rejects = rejects
 
+    @Operation(
+        "POST",
+        "/v1/observations",
+        "Take in rows of a usage log, one JSON object a line.",
+        body=Observation,
+        answer=BulkAnswer,
+        content=NDJSON,
+        problems=(503,),
+    )
     async def observations(self, call: Call) -> BulkAnswer:
-        take = self._taking(self._daemon.gateway.ingest, "observations")
-        return await Bulk(Observation, take, self._daemon.settings.limits.rejects).read(
-            call.chunks()
-        )
+        take = self._counted(self._adapter.ingest, "observations")
+        return await Bulk(Observation, take, self._rejects).read(call.chunks())
 
+    @Operation(
+        "POST",
+        "/v1/simulations",
+        "Take in simulated outputs, one JSON object a line.",
+        body=Simulation,
+        answer=BulkAnswer,
+        content=NDJSON,
+        problems=(503,),
+    )
     async def simulations(self, call: Call) -> BulkAnswer:
-        take = self._taking(self._daemon.gateway.simulate, "simulations")
-        return await Bulk(Simulation, take, self._daemon.settings.limits.rejects).read(
-            call.chunks()
-        )
+        take = self._counted(self._adapter.simulate, "simulations")
+        return await Bulk(Simulation, take, self._rejects).read(call.chunks())
 
+    @Operation(
+        "PUT",
+        "/v1/budget",
+        "Change how many requests may be randomized.",
+        scope="admin",
+        body=BudgetRequest,
+        answer=BudgetAnswer,
+        problems=(429, 503),
+        example={"requests": 1000},
+    )
     async def set_budget(self, call: Call) -> BudgetAnswer:
         body = msgspec.json.decode(call.body, type=BudgetRequest)
-        daemon = self._daemon
-        answer = daemon.switches.set_budget(body.requests, daemon.clock())
-        daemon.log.info("budget", requests=answer.requests, randomized=answer.randomized)
+        answer = self._switches.set_budget(body.requests, self._clock())
+        self._log.info("budget", requests=answer.requests, randomized=answer.randomized)
         return answer
 
-    async def pause(self, call: Call) -> ModeAnswer:
-        answer = self._daemon.switches.pause(_reason(call), self._daemon.clock())
-        self._daemon.log.warning("paused")
-        return answer
-
-    async def resume(self, call: Call) -> ModeAnswer:
-        daemon, era = self._daemon, self._daemon.agent.rule.era
-        try:
-            async with daemon.whole():
-                answer = daemon.switches.resume(_reason(call), daemon.clock())
-        except AnalysisError as error:
-            raise unanswered(error) from error
-        if daemon.agent.rule.era != era:
-            daemon.analysis.adopt(daemon.agent.rule.record(daemon.clock()))
-        self._daemon.log.warning("resumed", randomizing=answer.randomizing)
-        return answer
-
+    @Operation(
+        "POST",
+        "/v1/plan",
+        "Ask the planner.",
+        body=PlanRequest,
+        answer=Plan,
+        weight=8,
+        example={"models": 3, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.05},
+    )
     async def plan(self, call: Call) -> msgspec.Raw:
         """A plan from the numbers given, or, where none say otherwise, from what is known."""
-        asked = msgspec.json.decode(call.body, type=PlanRequest)
-        live = asked.models is None and asked.reward_rate is None
+        request = msgspec.json.decode(call.body, type=PlanRequest)
+        live = request.models is None and request.reward_rate is None
         try:
-            made = await self._daemon.analysis.plan(call.body, live)
+            plan = await self._analysis.plan(call.body, live)
         except AnalysisError as error:
             raise unanswered(error) from error
-        if made.fault:
-            self._daemon.log.warning("plan-failed", sentence=made.fault)
-            raise Refusal(problem(500, f"the planner failed on this question ({made.fault})"))
-        if made.refused:
-            raise refuse(422, made.refused, field=made.field, limit=made.limit)
-        return msgspec.Raw(made.body)
+        if plan.fault:
+            self._log.warning("plan-failed", sentence=plan.fault)
+            raise Refusal(problem(500, f"the planner failed on this question ({plan.fault})"))
+        if plan.refused:
+            raise refuse(422, plan.refused, field=plan.field, limit=plan.limit)
+        return msgspec.Raw(plan.body)
 
-    def _taking(
+    @Operation(
+        "POST",
+        "/v1/pause",
+        "Stop randomizing; requests are still logged.",
+        example={"reason": "a release"},
+        **_SWITCH,
+    )
+    async def pause(self, call: Call) -> ModeAnswer:
+        answer = self._switches.pause(_reason(call), self._clock())
+        self._log.warning("paused")
+        return answer
+
+    @Operation(
+        "POST",
+        "/v1/resume",
+        "Randomize again.",
+        example={"reason": "the release is out"},
+        **_SWITCH,
+    )
+    async def resume(self, call: Call) -> ModeAnswer:
+        agent = self._adapter.agent
+        era = agent.rule.era
+        try:
+            async with self._whole():
+                answer = self._switches.resume(_reason(call), self._clock())
+        except AnalysisError as error:
+            raise unanswered(error) from error
+        if agent.rule.era != era:
+            self._analysis.adopt(agent.rule.record(self._clock()))
+        self._log.warning("resumed", randomizing=answer.randomizing)
+        return answer
+
+    def _counted(
         self, take: Callable[[Sequence[T]], Accepted], name: str
     ) -> Callable[[Sequence[T]], dict[str, int]]:
-        def taken(rows: Sequence[T]) -> dict[str, int]:
+        def counted(rows: Sequence[T]) -> dict[str, int]:
             accepted = take(rows)
-            self._daemon.figures.bulk[name] += accepted.rows
+            self._figures.bulk[name] += accepted.rows
             return {"rows": accepted.rows, "duplicates": accepted.duplicates}
 
-        return taken
+        return counted
 
 
 def _reason(call: Call) -> str:

@@ -11,9 +11,11 @@ import numpy as np
 
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.analyst.client import Analysis
 from equipoise.agent.service.analyst.connection import AnalysisError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, number
-from equipoise.agent.service.api.operations import Call
+from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal, problem, refuse
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
@@ -24,7 +26,9 @@ from equipoise.agent.service.api.schema import (
     RecommendationAnswer,
     RuleAnswer,
 )
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.control import Switches
+from equipoise.agent.service.http.endpoints import Call
+from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, said
 from equipoise.store.batches import OutcomeBatch
 
@@ -32,25 +36,49 @@ _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
 
 
-class Reading:
-    """Read-only handlers over one daemon."""
+_FAMILY = (Parameter("family", "query", "Estimator families, separated by commas."),)
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
 
+class Queries:
+    """Read-only handlers."""
+
+    def __init__(self, adapter: Gateway, switches: Switches, analysis: Analysis, log: Log) -> None:
+        self._adapter = adapter
+        self._switches = switches
+        self._analysis = analysis
+        self._log = log
+
+    @Operation(
+        "GET",
+        "/v1/estimates",
+        "What every model is worth, estimated and certified.",
+        answer=EstimatesAnswer,
+        problems=(422,),
+        parameters=_FAMILY,
+        weight=1,
+    )
     async def estimates(self, call: Call) -> EstimatesAnswer:
         families = _families(call)
-        made = (await self._report(families)).estimates
-        shown = {name: made.families[name] for name in [made.estimator, *families]}
-        return msgspec.structs.replace(made, families=shown)
+        answer = (await self._report(families)).estimates
+        values = {name: answer.families[name] for name in [answer.estimator, *families]}
+        return msgspec.structs.replace(answer, families=values)
 
+    @Operation(
+        "GET",
+        "/v1/recommendation",
+        "What to do with production traffic.",
+        answer=RecommendationAnswer,
+        problems=(422,),
+        parameters=_FAMILY,
+        weight=1,
+    )
     async def recommendation(self, call: Call) -> RecommendationAnswer:
         families = _families(call)
         if len(families) > 1:
             raise refuse(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
         answer = report.recommendations[families[0] if families else report.estimates.estimator]
-        switches = self._daemon.switches
+        switches = self._switches
         if switches.paused:
             why = f" ({switches.reason})" if switches.reason else ""
             before = "" if answer.status == "paused" else f" Before: {answer.status_sentence}"
@@ -62,54 +90,90 @@ class Reading:
             )
         return answer
 
+    @Operation("GET", "/v1/checks", "The verdicts of all checks.", answer=ChecksAnswer, weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:
         return (await self._report([])).checks
 
+    @Operation(
+        "GET", "/v1/budget", "The budget, what was spent and what is left.", answer=BudgetAnswer
+    )
     async def budget(self, call: Call) -> BudgetAnswer:
-        return self._daemon.switches.budget()
+        return self._switches.budget()
 
+    @Operation(
+        "GET",
+        "/v1/forecast",
+        "When the experiment will be decided, at today's pace.",
+        answer=Forecast,
+        weight=1,
+    )
     async def forecast(self, call: Call) -> Forecast:
         """The newest forecast, made now where there is none or an era has begun since."""
-        analysis, era = self._daemon.analysis, self._daemon.agent.rule.era
+        analysis, era = self._analysis, self._adapter.agent.rule.era
         if analysis.forecast is not None and analysis.forecast.era == era:
             return analysis.forecast
         with self._answering():
             return await analysis.read_forecast()
 
+    @Operation(
+        "GET",
+        "/v1/decisions/{decision_id}",
+        "A decision as it stands in the log, with its outcome.",
+        answer=LoggedDecision,
+        problems=(404, 503),
+        parameters=(Parameter("decision_id", "path", "Such as d12.", "^d[0-9]{1,18}$"),),
+    )
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision by its id, from memory or from SQLite."""
-        found = _DECISION.fullmatch(call.path["decision_id"])
-        if found is None:
+        match = _DECISION.fullmatch(call.path["decision_id"])
+        if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
             raise refuse(404, detail, field="decision_id")
-        return self._logged(int(found[1]), "decision_id")
+        return self._logged(int(match[1]), "decision_id")
 
+    @Operation(
+        "GET",
+        "/v1/decisions",
+        "The decision of a request, by the router's own id of it.",
+        answer=LoggedDecision,
+        problems=(404, 422, 503),
+        parameters=(Parameter("request_id", "query", "As it was asked with."),),
+    )
     async def decision_of(self, call: Call) -> LoggedDecision:
         """The decision of a request, whose id is anybody's and may look like one of ours."""
         name = call.query.get("request_id")
         if not name:
             limit = "the id of a request, percent-encoded"
             raise refuse(422, "query: expected request_id", field="request_id", limit=limit)
-        return self._logged(self._daemon.store.find_requests([name]).get(name), "request_id")
+        number = self._adapter.agent.store.find_requests([name]).get(name)
+        return self._logged(number, "request_id")
 
     def _logged(self, number: int | None, field: str) -> LoggedDecision:
-        store, gateway = self._daemon.store, self._daemon.gateway
+        agent, store = self._adapter.agent, self._adapter.agent.store
         stored = None if number is None else store.decision(number)
         if stored is None:
             raise refuse(404, "there is no decision of that id", field=field)
         outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
-            decision=gateway.records(stored)[0],
+            decision=self._adapter.records(stored)[0],
             unit_id=stored.unit_id[0] or None if stored.unit_id else None,
             context_id=stored.context_id[0] or None if stored.context_id else None,
             features=stored.x[0].tolist(),
             capped=bool(stored.capped[0]),
-            outcomes=[_part(part, self._daemon.agent.models) for part in outcomes],
+            outcomes=[_part(part, agent.models) for part in outcomes],
         )
 
+    @Operation(
+        "GET",
+        "/v1/rules/{rule_id}",
+        "A frozen rule.",
+        answer=RuleAnswer,
+        problems=(404, 503),
+        parameters=(Parameter("rule_id", "path", "As in a decision.", "^r[0-9a-f]{20}$"),),
+    )
     async def rule(self, call: Call) -> RuleAnswer:
         name = call.path["rule_id"]
-        record = self._daemon.store.rule(name) if _RULE.fullmatch(name) else None
+        record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
         if record is None:
             raise refuse(404, "there is no rule of that id", field="rule_id")
         body = msgspec.json.decode(record.body)
@@ -117,7 +181,7 @@ class Reading:
 
     async def _report(self, families: list[str]) -> Report:
         with self._answering():
-            return await self._daemon.analysis.read(families)
+            return await self._analysis.read(families)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -125,7 +189,7 @@ class Reading:
         try:
             yield
         except AnalysisError as error:
-            self._daemon.log.warning("analysis", problem=type(error).__name__)
+            self._log.warning("analysis", problem=type(error).__name__)
             raise unanswered(error) from error
 
 

@@ -19,24 +19,23 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
-import msgspec
-
 from equipoise.agent.config.service import LimitSettings
-from equipoise.agent.service.api.problems import Refusal, document_of
-from equipoise.agent.service.hot_path.batching import Barrier, Decide, Gathering
+from equipoise.agent.service.api.operations import declared
+from equipoise.agent.service.hot_path.batching import Barrier, Gathering
+from equipoise.agent.service.hot_path.handlers import Hot
 from equipoise.agent.service.http.access import Caller, Doors
-from equipoise.agent.service.http.asgi import (
-    JSON,
+from equipoise.agent.service.http.connection_limits import GuardedProtocol
+from equipoise.agent.service.http.endpoints import (
+    JSON_HEADER,
     ClientGone,
     Receive,
     Scope,
     Send,
-    problem_headers,
+    answer_of,
     read_body,
     respond,
-    respond_problem,
+    respond_error,
 )
-from equipoise.agent.service.http.connection_limits import GuardedProtocol
 from equipoise.agent.service.telemetry import Figures, Log
 from equipoise.store.errors import StoreError, WriteError
 
@@ -145,11 +144,10 @@ class DirectProtocol(GuardedProtocol):
 
 
 _JSON = {"content-type": "application/json"}
-Handler: TypeAlias = Callable[[bytes, Caller], bytes]
-Instead: TypeAlias = Callable[[str, bytes, Exception], bytes | None]
 Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
-GentleHandler: TypeAlias = Callable[[bytes, Caller], Awaitable[bytes]]
+Handler: TypeAlias = Callable[[bytes, Caller], bytes]
 
+DECIDE, OUTCOMES = "/v1/decide", "/v1/outcomes"
 SMALL_BYTES = 2048
 """A body up to this size is a handful of rows at the most."""
 DIRECT_BYTES = 65_536
@@ -169,30 +167,25 @@ class Lifespan(Protocol):
 class Front:
     """The ASGI application that the server runs.
 
-    hot: handler by path, for POST. gentle: handlers of large bodies to the same paths, which let
-    other requests in meanwhile. rest: the application for all other requests.
-    barrier: what answers wait at, where they promise what only the disk keeps. gathered: handlers
-    of many bodies to those paths where what arrives together is answered together. instead: what
-    is answered to a path and body where the barrier fails, None for that failure.
+    hot: handlers of whole bodies, for POST. rest: the application for all other requests. barrier:
+    what answers wait at, where they promise what only the disk keeps.
     """
 
     def __init__(
         self,
-        hot: Mapping[str, Handler],
-        gentle: Mapping[str, GentleHandler],
-        rest: Callable[[Scope, Receive, Send], object],
+        hot: Hot,
+        rest: Callable[[Scope, Receive, Send], Awaitable[None]],
         lifespan: Lifespan,
         doors: Doors,
         limits: LimitSettings,
         figures: Figures,
         log: Log,
         barrier: Barrier | None = None,
-        gathered: Mapping[str, Decide] | None = None,
-        instead: Instead = lambda path, body, error: None,
     ) -> None:
-        self._instead = instead
-        self._hot = dict(hot)
-        self._gentle = dict(gentle)
+        self._hot = hot
+        self._handlers: dict[str, Handler] = {
+            operation.path: handler for operation, handler in declared(hot)
+        }
         self._rest = rest
         self._lifespan = lifespan
         self.doors = doors
@@ -204,13 +197,10 @@ class Front:
         """Paths that `answer` answers, and the most bytes of a body, by the bytes of their URL:
         all hot ones, unless answers have to wait for the disk."""
         if barrier is None:
-            for path in hot:
-                most = SMALL_BYTES if path in gentle else min(limits.body_bytes, DIRECT_BYTES)
+            for path in self._handlers:
+                most = SMALL_BYTES if path == OUTCOMES else min(limits.body_bytes, DIRECT_BYTES)
                 self.direct[path.encode()] = path, most
-        self._gathered = {
-            path: Gathering(each, partial(log.failed, "reply"))
-            for path, each in (gathered or {}).items()
-        }
+        self._gathering = Gathering(hot.decide_each, partial(log.failed, "reply"))
 
     def answer(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, reply: Reply
@@ -221,26 +211,25 @@ class Front:
         """
         start = time.perf_counter()
 
-        def made(answer: bytes | Exception) -> None:
+        def send(answer: bytes | Exception) -> None:
             if isinstance(answer, bytes):
-                status, text, extra = 200, answer, _JSON
+                status, text, headers = 200, answer, _JSON
             else:
-                status, text, extra = self._problem(path, answer)
+                status, text, headers = answer_of(answer, path, self._log)
             self._figures.answered(path, status, time.perf_counter() - start)
-            reply(status, text, extra)
+            reply(status, text, headers)
 
         try:
             caller = self.doors.admit("POST", headers, "route")
-            gathering = self._gathered.get(path)
-            if gathering is not None:
+            if path == DECIDE:
                 self.doors.count(caller)
-                gathering.ask(body, made)
+                self._gathering.ask(body, send)
                 return
             self.settle()
-            answer: bytes | Exception = self._hot[path](body, caller)
+            answer: bytes | Exception = self._handlers[path](body, caller)
         except Exception as error:
             answer = error
-        made(answer)
+        send(answer)
 
     def begin_stop(self) -> None:
         """Told that the end is near, while requests are still answered."""
@@ -248,59 +237,50 @@ class Front:
 
     def settle(self) -> None:
         """Answer now whoever waits for the end of the loop's turn."""
-        for gathering in self._gathered.values():
-            gathering.answer()
-
-    def _problem(self, path: str, error: Exception) -> tuple[int, bytes, dict[str, str]]:
-        document = document_of(error, path, self._log)
-        extra = error.headers if isinstance(error, Refusal) else {}
-        return document.status, msgspec.json.encode(document), problem_headers(document, extra)
+        self._gathering.answer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            handler = self._hot.get(path)
-            if handler is not None and scope["method"] == "POST":
-                await self._answer(path, handler, scope, receive, send)
-                return
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self._live(receive, send)
-            return
-        await self._rest(scope, receive, send)  # type: ignore[misc]
+        elif (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and (scope["path"] in self._handlers)
+        ):
+            await self._answer(scope["path"], scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
 
-    async def _answer(
-        self, path: str, handler: Handler, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        status, limits = 200, self._limits
+        limits = self._limits
         try:
             caller = self.doors.admit("POST", scope["headers"], "route")
-            if path in self._gathered:
+            if path == DECIDE:
                 self.doors.count(caller)
             body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
             start = time.perf_counter()
-            gentle = self._gentle.get(path)
-            answer = handler(body, caller) if gentle is None else await gentle(body, caller)
+            if path == OUTCOMES:
+                answer = await self._hot.outcomes_in_turns(body, caller)
+            else:
+                answer = self._handlers[path](body, caller)
             if self._barrier is not None:
-                answer = await self._kept(path, body, answer)
+                answer = await self._committed(self._barrier, path, body, answer)
         except ClientGone:
             return
         except Exception as error:
-            document = document_of(error, path, self._log)
-            status = document.status
-            headers = error.headers if isinstance(error, Refusal) else {}
-            await respond_problem(receive, send, document, headers)
+            status = await respond_error(receive, send, error, path, self._log)
         else:
-            await respond(send, 200, answer, [JSON])
+            status = 200
+            await respond(send, status, answer, [JSON_HEADER])
         self._figures.answered(path, status, time.perf_counter() - start)
 
-    async def _kept(self, path: str, body: bytes, answer: bytes) -> bytes:
+    async def _committed(self, barrier: Barrier, path: str, body: bytes, answer: bytes) -> bytes:
         """The answer, once what it promises is on the disk. Raises WriteError."""
-        assert self._barrier is not None
         try:
-            await self._barrier.wait()
+            await barrier.wait()
         except Exception as error:
-            passed = self._instead(path, body, error)
+            passed = self._hot.instead(path, body, error)
             if passed is not None:
                 return passed
             if isinstance(error, StoreError):

@@ -18,6 +18,7 @@ from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.service.api.operations import Operation
 from equipoise.agent.service.api.problems import Refusal, problem_of, refuse
 from equipoise.agent.service.api.schema import (
     DecideBatchAnswer,
@@ -172,13 +173,22 @@ class Hot:
         self._figures = figures
         self._rows = rows
         self._tokens = tokens
-        self.rates = rates
+        self._rates = rates
         self.stopping = False
         self._request = msgspec.json.Decoder(DecideRequest)
         self._requests = msgspec.json.Decoder(DecideBatchRequest)
         self._outcomes = msgspec.json.Decoder(OutcomesRequest)
         self._encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
+    @Operation(
+        "POST",
+        "/v1/decide",
+        "Decide which model serves one request.",
+        body=DecideRequest,
+        answer=DecisionAnswer,
+        problems=(404, 409, 429),
+        example=dict,
+    )
     def decide(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """One request, one decision."""
         request = self._request.decode(body)
@@ -224,12 +234,21 @@ class Hot:
         except Exception as error:
             return error
 
+    @Operation(
+        "POST",
+        "/v1/decide/batch",
+        "Decide several requests, together or not at all.",
+        body=DecideBatchRequest,
+        answer=DecideBatchAnswer,
+        problems=(404, 409, 429),
+        example=lambda request: {"requests": [request]},
+    )
     def decide_batch(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """Several requests, decided together or not at all."""
         requests = self._requests.decode(body).requests
         self._check_rows("requests", len(requests))
-        if self.rates is not None:
-            self.rates.take(caller.name, len(requests))
+        if self._rates is not None:
+            self._rates.take(caller.name, len(requests))
         if any(request.again for request in requests):
             known = [self._known(request) for request in requests if request.again]
             if len(known) < len(requests):
@@ -238,6 +257,15 @@ class Hot:
         decisions = self._decided(requests, self._gateway.decide)
         return self._encode(DecideBatchAnswer(decisions=decisions))
 
+    @Operation(
+        "POST",
+        "/v1/outcomes",
+        "Take in what came of decisions: one outcome, or a list.",
+        body=OutcomesRequest,
+        answer=OutcomesAnswer,
+        problems=(404, 409, 503),
+        example={"request_id": "request-1", "reward": 1.0},
+    )
     def outcomes(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """One outcome, which is taken or refused; or many, each judged alone."""
         outcomes = self._outcomes.decode(body)

@@ -169,16 +169,18 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Doors:
-    """Admits requests. tokens: may be replaced while it stands; settings: names and rate."""
+    """Admits requests. tokens: may be replaced while it stands; settings: names and limits; rates:
+    of requests to decide, None for any number."""
 
-    def __init__(self, tokens: Tokens, settings: ServiceSettings) -> None:
+    def __init__(
+        self, tokens: Tokens, settings: ServiceSettings, rates: Rates | None = None
+    ) -> None:
         self.tokens = tokens
         self._names = frozenset(name.lower() for name in settings.names)
         self._hosts = self._names | {settings.host.lower()}
         self._most_reads = settings.limits.reads
         self._reads: Counter[str] = Counter()
-        rate = settings.limits.decide_per_second
-        self.rates = None if rate is None else Rates(rate)
+        self._rates = rates
 
     def admit(self, method: str, headers: Headers, scope: Scope | None) -> Caller:
         """Who asks. scope: what a token needs, None where everybody may ask.
@@ -216,10 +218,10 @@ class Doors:
             _check_content(content, browser=bool(origin or site))
         return ANYBODY if scope is None else self.tokens.check(headers, scope)
 
-    def count(self, caller: Caller, requests: int = 1) -> None:
-        """Let a caller have so many requests decided, or raise Refusal 429."""
-        if self.rates is not None:
-            self.rates.take(caller.name, requests)
+    def count(self, caller: Caller) -> None:
+        """Let a caller have a request decided, or raise Refusal 429."""
+        if self._rates is not None:
+            self._rates.take(caller.name, 1)
 
     @contextmanager
     def reading(self, caller: Caller, weight: int) -> Iterator[None]:

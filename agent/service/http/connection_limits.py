@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import re
 import resource
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, limits: LimitSettings, refused: dict[int, int], turns: Turns, **others: Any
+        self, limits: LimitSettings, refused: Counter[int], turns: Turns, **others: Any
     ) -> None:
         super().__init__(**others)
         self._guard = limits
@@ -319,7 +319,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         if self.transport.is_closing():
             return
-        self._refused[status] = self._refused.get(status, 0) + 1
+        self._refused[status] += 1
         title, detail = _REFUSALS[status]
         body = b'{"title":"%s","status":%d,"detail":"%s","type":"urn:equipoise:problem:limit"}' % (
             title.encode(),

@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests, on APScheduler: refresh, checkpoint, expiry.
+"""Work beside the requests: jobs on APScheduler, alerts of checks, retention of old rows.
 
 A job that fails is logged and counted and runs again at its next time; jobs never pile up.
 
@@ -13,15 +13,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
+from equipoise.agent.config.service import SECONDS_A_DAY, RetentionSettings
+from equipoise.agent.lifecycle.rules import unused_rules
 from equipoise.agent.monitors.check import last_kept, turns
+from equipoise.agent.service.analyst.client import Analysis
 from equipoise.agent.service.api.schema import ChecksAnswer
 from equipoise.agent.service.control import wall_time
 from equipoise.agent.service.telemetry import Figures, Log
 from equipoise.store.contract import Store
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Alert
 
 
@@ -155,3 +160,51 @@ class Jobs:
             self._log.failed("job-failed", error, job=name)
         finally:
             self._busy.discard(name)
+
+
+STEPS = 8
+"""States kept within `days`: rows stay at most a quarter longer than they have to. All but one of
+them must have been kept since, so that a clock that jumps once removes nothing."""
+
+
+class Retention:
+    """Keeps states for later and trims the log."""
+
+    def __init__(
+        self,
+        settings: RetentionSettings,
+        analysis: Analysis,
+        store: JournaledStore,
+        figures: Figures,
+        log: Log,
+    ) -> None:
+        self._settings = settings
+        self._analysis = analysis
+        self._store = store
+        self._figures = figures
+        self._log = log
+        self._rows = figures.moved_out = 0
+
+    async def run(self, now: float) -> None:
+        """One look. now: seconds since the epoch."""
+        age = self._settings.days * SECONDS_A_DAY
+        last = await asyncio.to_thread(self._store.last_root_kept, now)
+        if last is None or now - last >= age / STEPS:
+            state = await self._analysis.state()
+            await asyncio.to_thread(self._store.keep_root, state.seq, state.state, now)
+        archive = self._settings.archive
+        folder = None if archive is None else Path(archive)
+        trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
+        if trimmed is not None:
+            self._rows += trimmed.rows
+            self._figures.moved_out = self._rows
+            unused = await asyncio.to_thread(unused_rules, self._store)
+            await asyncio.to_thread(self._store.remove_rules, unused)
+            self._log.info(
+                "retention",
+                rows=trimmed.rows,
+                rules=len(unused),
+                log_begins=trimmed.seq,
+                digest=trimmed.digest,
+                files=[path.name for path in trimmed.files],
+            )
