@@ -24,7 +24,7 @@ from equipoise.agent.ingest.bulk import Ingested, Ingestion, Rejects, check_path
 from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, format_of
 from equipoise.agent.ingest.sinks import DaemonSink, Sink, StoreSink
 from equipoise.agent.maintenance.key_file import key_path, read_key, write_key
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.sqlite import SqliteStore
 
@@ -106,7 +106,7 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
                 raise AgentError(f"the key of {path} is missing: restore {key_path(path)}")
             key = write_key(path)
         agent = Agent(file.experiment, store, key, at=time.time())
-        yield StoreSink(Gateway(agent), kind)
+        yield StoreSink(RecordAdapter(agent), kind)
         agent.checkpoint(time.time())
 
 

@@ -17,7 +17,7 @@ from equipoise.agent.config.ingest import Kind
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest.records import Record
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 
 SECONDS = 60.0
 _IN_BODY = re.compile(r" \(index \d+ of this body\)$")
@@ -47,7 +47,7 @@ class StoreSink:
 
     rows_at_once = 4096
 
-    def __init__(self, gateway: Gateway, kind: Kind) -> None:
+    def __init__(self, gateway: RecordAdapter, kind: Kind) -> None:
         takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
             "observations": gateway.ingest,
             "outcomes": gateway.observe,

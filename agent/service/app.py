@@ -19,14 +19,14 @@ from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.handlers import prometheus
 from equipoise.agent.service.handlers.admin import Admin
 from equipoise.agent.service.handlers.queries import Queries
-from equipoise.agent.service.hot_path.application import Front
+from equipoise.agent.service.hot_path.application import Application
 from equipoise.agent.service.http.access import Doors, Tokens
 from equipoise.agent.service.http.endpoints import Endpoint, Plain, Served
 
 
-def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
+def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Application:
     """The application over one daemon. more: what else it serves, such as its page."""
-    limits, figures, log = daemon.settings.limits, daemon.figures, daemon.log
+    limits, counters, log = daemon.settings.limits, daemon.counters, daemon.log
     hot = list(declared(daemon.hot))
     operations = list(declared(*_handlers(daemon)))
     described = [operation for operation, _ in (*hot, *operations)]
@@ -42,23 +42,23 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
     doors = Doors(tokens, daemon.settings, daemon.rates)
     committed = None if daemon.barrier is None else daemon.barrier.wait
     routes = [
-        Route(path, Endpoint(path, served, doors, limits, figures, log, committed))
+        Route(path, Endpoint(path, served, doors, limits, counters, log, committed))
         for path, served in by_path.items()
     ]
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
-    return Front(daemon.hot, rest, daemon, doors, limits, figures, log, daemon.barrier)
+    return Application(daemon.hot, rest, daemon, doors, limits, counters, log, daemon.barrier)
 
 
 def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:
-    adapter, switches, analysis, log = daemon.gateway, daemon.switches, daemon.analysis, daemon.log
+    adapter, switches, analysis, log = daemon.adapter, daemon.switches, daemon.analysis, daemon.log
     return Queries(adapter, switches, analysis, log), Admin(
         adapter,
         switches,
         analysis,
-        daemon.figures,
+        daemon.counters,
         log,
         daemon.clock,
-        daemon.whole,
+        daemon.with_sums,
         daemon.settings.limits.rejects,
     )
 
@@ -76,7 +76,7 @@ def _plain(daemon: Daemon, openapi: bytes) -> tuple[Plain, ...]:
     exposition = prometheus.Exposition(
         daemon.agent,
         daemon.store,
-        daemon.figures,
+        daemon.counters,
         daemon.switches,
         daemon.breaker,
         daemon.analysis,

@@ -58,7 +58,7 @@ class Histogram:
         return rows
 
 
-class Figures:
+class Counters:
     """decisions: by (model, randomized); repeated: requests decided before; passed_through: by
     reason; outcomes: by what became of them; bulk: rows by kind; responses: by (route, status);
     seconds: inside a handler, by route; refused: answers by status that a connection got before

@@ -136,10 +136,10 @@ def test_a_store_that_works_again_is_noticed_without_a_request(
     with monkeypatch.context() as patch:
         no_room(patch, daemon, failing(errno.ENOSPC))
         assert decide(daemon, "during")["reason"] == "store-full"
-        daemon.look_at_store()
+        daemon.poll_store()
         assert not daemon.readiness().ready
     assert not daemon.readiness().ready
-    daemon.look_at_store()
+    daemon.poll_store()
     assert daemon.readiness().ready
     assert decide(daemon, "after")["decision_id"] == "d1"
 

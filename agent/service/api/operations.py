@@ -1,18 +1,18 @@
 """Operations of the HTTP interface, declared where their handlers are, and OpenAPI 3.1 from them.
 
-    @Operation("GET", "/v1/budget", "The budget, what was spent and what is left.",
-               answer=BudgetAnswer)
-    async def budget(self, call: Call) -> BudgetAnswer: ...
+    @Operation("GET", "/v1/budget")
+    async def budget(self, call: Call) -> BudgetAnswer:
+        '''The budget, what was spent and what is left.'''
 
-Routes, the document, token scopes, limits on reads, counters by route and problems documented all
-follow from that one declaration.
+Routes, the document, token scopes, limits on reads, counters by route and the problems of the
+document all follow from that one declaration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import msgspec
 
@@ -41,16 +41,16 @@ class Parameter:
 class Operation:
     """Declares a handler when it decorates one. path: in Starlette's syntax, which is OpenAPI's.
 
-    scope: what a token needs, None for what is open to all. body, answer: types of the schema.
-    problems: statuses it may refuse with, beyond those of every operation, of its kind of body and
-    of its weight. parameters: of path and query; any other is refused. example: a valid body, or a
-    function that makes it of a valid body of /v1/decide. weight: of `limits.reads`, for what the
-    analyst has to answer. name: of the operation, by default the handler's in camel case.
+    scope: what a token needs, None for what is open to all. body, answer: types of the schema; the
+    answer is what the handler returns, if nothing else is said. problems: statuses it may refuse
+    with, beyond those of every operation, of its kind of body and of its weight. parameters: of
+    path and query; any other is refused. example: a valid body, or a function that makes it of a
+    valid body of /v1/decide. weight: of `limits.reads`, for what the analyst has to answer. name,
+    summary: the handler's name in camel case, and the first line of its docstring.
     """
 
     method: Literal["GET", "POST", "PUT"]
     path: str
-    summary: str
     scope: Scope | None = "route"
     body: Any = None
     answer: Any = None
@@ -61,11 +61,16 @@ class Operation:
     example: Any = None
     weight: int = 0
     name: str = ""
+    summary: str = ""
 
     def __call__(self, handler: M) -> M:
         first, *others = handler.__name__.split("_")
-        name = self.name or first + "".join(map(str.title, others))
-        handler.__dict__["operation"] = replace(self, name=name)
+        handler.__dict__["operation"] = replace(
+            self,
+            name=first + "".join(map(str.title, others)),
+            summary=(handler.__doc__ or "").partition("\n")[0],
+            answer=self.answer or get_type_hints(handler)["return"],
+        )
         return handler
 
     @property

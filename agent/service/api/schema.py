@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.store.records import Decision, Id, Outcome, Request
 
 Mode: TypeAlias = Literal["observe", "run"]
@@ -28,7 +29,6 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-CheckStatus: TypeAlias = Literal["ok", "watch", "alarm", "unknown"]
 Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted"]
 
 

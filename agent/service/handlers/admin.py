@@ -16,9 +16,9 @@ from equipoise.agent.agent import Accepted
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
-from equipoise.agent.record_adapter import Gateway
-from equipoise.agent.service.analyst.client import Analysis
-from equipoise.agent.service.analyst.connection import AnalysisError
+from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.analyst.client import AnalystClient
+from equipoise.agent.service.analyst.connection import AnalystError
 from equipoise.agent.service.api.operations import NDJSON, Operation
 from equipoise.agent.service.api.problems import Refusal, problem, problem_of, refuse
 from equipoise.agent.service.api.schema import (
@@ -31,9 +31,9 @@ from equipoise.agent.service.api.schema import (
 )
 from equipoise.agent.service.control import Switches
 from equipoise.agent.service.handlers.queries import unanswered
-from equipoise.agent.service.hot_path.handlers import take_apart
+from equipoise.agent.service.hot_path.handlers import take_by_bisection
 from equipoise.agent.service.http.endpoints import Call
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.records import Observation, Simulation
 
 R = TypeVar("R", Observation, Simulation)
@@ -48,7 +48,7 @@ SHOWN_REJECTS = 100
 LONGEST_LINE = 1 << 20
 
 
-class Bulk(Generic[R]):
+class BulkBody(Generic[R]):
     """One bulk body. take: takes records all or none, and says what became of them. most_rejects:
     refused lines after which the rest is not read."""
 
@@ -114,8 +114,8 @@ class Bulk(Generic[R]):
         rejected: list[Rejected] = []
         if self._records:
             rows = range(len(self._records))
-            for taken in take_apart(self._records, rows, self._take, rejected):
-                self._totals += taken
+            for counts in take_by_bisection(self._records, rows, self._take, rejected):
+                self._totals += counts
                 await self._breathe()
         refused = {row.index: row for row in rejected}
         records, lines = self._records, self._lines
@@ -126,8 +126,8 @@ class Bulk(Generic[R]):
                 continue
             row, detail = refused[at], refused[at].detail
             if row.status == 409:
-                same = [str(line) for line in self._places.of(record)]
-                detail += f" (index {same[0]} of this body)" if same else ""
+                first = self._places.of(record)
+                detail += f" (index {first[0]} of this body)" if first else ""
             self._reject(lines[at], row.status, detail)
 
     def _reject(self, line: int, status: int, detail: str) -> None:
@@ -160,10 +160,10 @@ class Admin:
 
     def __init__(
         self,
-        adapter: Gateway,
+        adapter: RecordAdapter,
         switches: Switches,
-        analysis: Analysis,
-        figures: Figures,
+        analysis: AnalystClient,
+        counters: Counters,
         log: Log,
         clock: Callable[[], float],
         whole: Callable[[], AbstractAsyncContextManager[None]],
@@ -172,49 +172,34 @@ class Admin:
         self._adapter = adapter
         self._switches = switches
         self._analysis = analysis
-        self._figures = figures
+        self._counters = counters
         self._log = log
         self._clock = clock
         self._whole = whole
         self._rejects = rejects
 
-    @Operation(
-        "POST",
-        "/v1/observations",
-        "Take in rows of a usage log, one JSON object a line.",
-        body=Observation,
-        answer=BulkAnswer,
-        content=NDJSON,
-        problems=(503,),
-    )
+    @Operation("POST", "/v1/observations", body=Observation, content=NDJSON, problems=(503,))
     async def observations(self, call: Call) -> BulkAnswer:
+        """Take in rows of a usage log, one JSON object a line."""
         take = self._counted(self._adapter.ingest, "observations")
-        return await Bulk(Observation, take, self._rejects).read(call.chunks())
+        return await BulkBody(Observation, take, self._rejects).read(call.chunks())
 
-    @Operation(
-        "POST",
-        "/v1/simulations",
-        "Take in simulated outputs, one JSON object a line.",
-        body=Simulation,
-        answer=BulkAnswer,
-        content=NDJSON,
-        problems=(503,),
-    )
+    @Operation("POST", "/v1/simulations", body=Simulation, content=NDJSON, problems=(503,))
     async def simulations(self, call: Call) -> BulkAnswer:
+        """Take in simulated outputs, one JSON object a line."""
         take = self._counted(self._adapter.simulate, "simulations")
-        return await Bulk(Simulation, take, self._rejects).read(call.chunks())
+        return await BulkBody(Simulation, take, self._rejects).read(call.chunks())
 
     @Operation(
         "PUT",
         "/v1/budget",
-        "Change how many requests may be randomized.",
         scope="admin",
         body=BudgetRequest,
-        answer=BudgetAnswer,
         problems=(429, 503),
         example={"requests": 1000},
     )
     async def set_budget(self, call: Call) -> BudgetAnswer:
+        """Change how many requests may be randomized."""
         body = msgspec.json.decode(call.body, type=BudgetRequest)
         answer = self._switches.set_budget(body.requests, self._clock())
         self._log.info("budget", requests=answer.requests, randomized=answer.randomized)
@@ -223,19 +208,21 @@ class Admin:
     @Operation(
         "POST",
         "/v1/plan",
-        "Ask the planner.",
         body=PlanRequest,
         answer=Plan,
         weight=8,
         example={"models": 3, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.05},
     )
     async def plan(self, call: Call) -> msgspec.Raw:
-        """A plan from the numbers given, or, where none say otherwise, from what is known."""
+        """Ask the planner.
+
+        A plan from the numbers given, or, where none say otherwise, from what is known.
+        """
         request = msgspec.json.decode(call.body, type=PlanRequest)
         live = request.models is None and request.reward_rate is None
         try:
             plan = await self._analysis.plan(call.body, live)
-        except AnalysisError as error:
+        except AnalystError as error:
             raise unanswered(error) from error
         if plan.fault:
             self._log.warning("plan-failed", sentence=plan.fault)
@@ -244,32 +231,22 @@ class Admin:
             raise refuse(422, plan.refused, field=plan.field, limit=plan.limit)
         return msgspec.Raw(plan.body)
 
-    @Operation(
-        "POST",
-        "/v1/pause",
-        "Stop randomizing; requests are still logged.",
-        example={"reason": "a release"},
-        **_SWITCH,
-    )
+    @Operation("POST", "/v1/pause", example={"reason": "a release"}, **_SWITCH)
     async def pause(self, call: Call) -> ModeAnswer:
+        """Stop randomizing; requests are still logged."""
         answer = self._switches.pause(_reason(call), self._clock())
         self._log.warning("paused")
         return answer
 
-    @Operation(
-        "POST",
-        "/v1/resume",
-        "Randomize again.",
-        example={"reason": "the release is out"},
-        **_SWITCH,
-    )
+    @Operation("POST", "/v1/resume", example={"reason": "the release is out"}, **_SWITCH)
     async def resume(self, call: Call) -> ModeAnswer:
+        """Randomize again."""
         agent = self._adapter.agent
         era = agent.rule.era
         try:
             async with self._whole():
                 answer = self._switches.resume(_reason(call), self._clock())
-        except AnalysisError as error:
+        except AnalystError as error:
             raise unanswered(error) from error
         if agent.rule.era != era:
             self._analysis.adopt(agent.rule.record(self._clock()))
@@ -281,7 +258,7 @@ class Admin:
     ) -> Callable[[Sequence[T]], dict[str, int]]:
         def counted(rows: Sequence[T]) -> dict[str, int]:
             accepted = take(rows)
-            self._figures.bulk[name] += accepted.rows
+            self._counters.bulk[name] += accepted.rows
             return {"rows": accepted.rows, "duplicates": accepted.duplicates}
 
         return counted

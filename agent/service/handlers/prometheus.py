@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -17,17 +18,18 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name
 from equipoise.agent.planning.forecast import Forecast
-from equipoise.agent.service.analyst.client import Analysis
+from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.reports import Report
+from equipoise.agent.service.api.schema import Status
 from equipoise.agent.service.control import Breaker, Clock, Switches
-from equipoise.agent.service.telemetry import Figures, Histogram
+from equipoise.agent.service.telemetry import Counters
 from equipoise.store.journal.store import JournaledStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTS = 20.0
-_CHECK_STATUSES = ("ok", "watch", "alarm", "unknown")
 
 
 class Exposition:
@@ -41,15 +43,15 @@ class Exposition:
         self,
         agent: Agent,
         store: JournaledStore,
-        figures: Figures,
+        counters: Counters,
         switches: Switches,
         breaker: Breaker,
-        analysis: Analysis,
+        analysis: AnalystClient,
         clock: Clock,
     ) -> None:
         self._agent = agent
         self._store = store
-        self._figures = figures
+        self._counters = counters
         self._switches = switches
         self._breaker = breaker
         self._analysis = analysis
@@ -83,32 +85,32 @@ class Exposition:
             yield from _expectation(self._analysis.forecast)
 
     def _traffic(self) -> Iterator[Metric]:
-        figures = self._figures
+        counters = self._counters
         decisions = CounterMetricFamily(
             "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
         )
         for model in self._agent.models:
             for randomized in (False, True):
-                count = figures.decisions[model, randomized]
+                count = counters.decisions[model, randomized]
                 decisions.add_metric([model, str(randomized).lower()], count)
         yield decisions
         yield CounterMetricFamily(
-            "equipoise_repeated_requests", "Requests decided before.", value=figures.repeated
+            "equipoise_repeated_requests", "Requests decided before.", value=counters.repeated
         )
         yield _counter(
             "equipoise_passed_through",
             "Requests that were not decided, by reason.",
             "reason",
-            figures.passed_through,
+            counters.passed_through,
         )
         yield _counter(
-            "equipoise_outcomes", "Outcome parts by what became of them.", "what", figures.outcomes
+            "equipoise_outcomes", "Outcome parts by what became of them.", "what", counters.outcomes
         )
-        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", figures.bulk)
+        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
         yield _counter(
-            "equipoise_job_failures", "Runs of jobs that failed.", "job", figures.job_failures
+            "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
         )
-        refused = {str(status): count for status, count in figures.refused.items()}
+        refused = {str(status): count for status, count in counters.refused.items()}
         yield _counter(
             "equipoise_connections_refused",
             "Connections that were closed for a limit.",
@@ -118,20 +120,23 @@ class Exposition:
         responses = CounterMetricFamily(
             "equipoise_responses", "Responses.", labels=["route", "status"]
         )
-        for (route, status), count in sorted(figures.responses.items()):
+        for (route, status), count in sorted(counters.responses.items()):
             responses.add_metric([route, str(status)], count)
         yield responses
         seconds = HistogramMetricFamily(
             "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
         )
-        for route, histogram in sorted(figures.seconds.items()):
+        for route, histogram in sorted(counters.seconds.items()):
             seconds.add_metric([route], histogram.cumulative(), histogram.total)
         yield seconds
-        yield _histogram(
-            "equipoise_refresh_seconds", "Work of one refresh.", figures.refresh_seconds
+        yield HistogramMetricFamily(
+            "equipoise_refresh_seconds",
+            "Work of one refresh.",
+            buckets=counters.refresh_seconds.cumulative(),
+            sum_value=counters.refresh_seconds.total,
         )
         yield CounterMetricFamily(
-            "equipoise_refresh_failures", "Refreshes that failed.", value=figures.refresh_failures
+            "equipoise_refresh_failures", "Refreshes that failed.", value=counters.refresh_failures
         )
 
     def _state(self) -> Iterator[Metric]:
@@ -179,13 +184,13 @@ class Exposition:
         yield CounterMetricFamily(
             "equipoise_clock_steps",
             "Times that the machine's clock was set.",
-            value=self._figures.clock_steps,
+            value=self._counters.clock_steps,
         )
-        if self._figures.moved_out is not None:
+        if self._counters.moved_out is not None:
             yield CounterMetricFamily(
                 "equipoise_rows_moved_out",
                 "Old rows that left the store.",
-                value=self._figures.moved_out,
+                value=self._counters.moved_out,
             )
         yield CounterMetricFamily(
             "equipoise_commits", "Transactions that moved rows into SQLite.", value=store.commits
@@ -228,14 +233,14 @@ def _knowledge(report: Report) -> Iterator[Metric]:
     yield from (value, error, width)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
     answer = report.recommendations[report.estimates.estimator]
-    for name in ("exploring", "decided", "equivalent", "paused", "restarted"):
+    for name in get_args(Status):
         status.add_metric([name], float(answer.status == name))
     yield status
     checks = GaugeMetricFamily(
         "equipoise_check", "1 for the present status of a check.", labels=["check", "status"]
     )
     for check in gravest_by_name(report.checks.checks):
-        for name in _CHECK_STATUSES:
+        for name in get_args(CheckStatus):
             checks.add_metric([check.name, name], float(check.status == name))
     yield checks
     yield GaugeMetricFamily("equipoise_report_time_seconds", "When it was made.", value=report.at)
@@ -252,12 +257,8 @@ def _knowledge(report: Report) -> Iterator[Metric]:
         "Age of the oldest decision that waits; negative where it is dated in the future.",
         value=0.0 if behind.at is None else report.at - behind.at,
     )
-    yield from _assignments(report)
-
-
-def _assignments(report: Report) -> Iterator[Metric]:
-    """What became of the draws of this era that are closed, as the check `delivery` counts them."""
-    gauge = GaugeMetricFamily(
+    # What became of the draws of this era that are closed, as the check `delivery` counts them.
+    assignments = GaugeMetricFamily(
         "equipoise_assignments",
         "Draws of this era that are closed: decided, delivered, and answered by the model drawn.",
         labels=["model", "what"],
@@ -267,8 +268,8 @@ def _assignments(report: Report) -> Iterator[Metric]:
             for what in ("decided", "delivered", "exposed"):
                 counts = check.figures[what]
                 for row, count in zip(report.estimates.models, counts, strict=True):
-                    gauge.add_metric([row.model, what], count)
-    yield gauge
+                    assignments.add_metric([row.model, what], count)
+    yield assignments
 
 
 def _expectation(forecast: Forecast) -> Iterator[Metric]:
@@ -293,9 +294,3 @@ def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
     return family
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    return HistogramMetricFamily(
-        name, text, buckets=histogram.cumulative(), sum_value=histogram.total
-    )

@@ -11,9 +11,9 @@ import numpy as np
 
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
-from equipoise.agent.record_adapter import Gateway
-from equipoise.agent.service.analyst.client import Analysis
-from equipoise.agent.service.analyst.connection import AnalysisError, CrowdedError, WorkError
+from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.analyst.client import AnalystClient
+from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, number
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal, problem, refuse
@@ -42,37 +42,25 @@ _FAMILY = (Parameter("family", "query", "Estimator families, separated by commas
 class Queries:
     """Read-only handlers."""
 
-    def __init__(self, adapter: Gateway, switches: Switches, analysis: Analysis, log: Log) -> None:
+    def __init__(
+        self, adapter: RecordAdapter, switches: Switches, analysis: AnalystClient, log: Log
+    ) -> None:
         self._adapter = adapter
         self._switches = switches
         self._analysis = analysis
         self._log = log
 
-    @Operation(
-        "GET",
-        "/v1/estimates",
-        "What every model is worth, estimated and certified.",
-        answer=EstimatesAnswer,
-        problems=(422,),
-        parameters=_FAMILY,
-        weight=1,
-    )
+    @Operation("GET", "/v1/estimates", problems=(422,), parameters=_FAMILY, weight=1)
     async def estimates(self, call: Call) -> EstimatesAnswer:
+        """What every model is worth, estimated and certified."""
         families = _families(call)
         answer = (await self._report(families)).estimates
         values = {name: answer.families[name] for name in [answer.estimator, *families]}
         return msgspec.structs.replace(answer, families=values)
 
-    @Operation(
-        "GET",
-        "/v1/recommendation",
-        "What to do with production traffic.",
-        answer=RecommendationAnswer,
-        problems=(422,),
-        parameters=_FAMILY,
-        weight=1,
-    )
+    @Operation("GET", "/v1/recommendation", problems=(422,), parameters=_FAMILY, weight=1)
     async def recommendation(self, call: Call) -> RecommendationAnswer:
+        """What to do with production traffic."""
         families = _families(call)
         if len(families) > 1:
             raise refuse(422, "family: one at a time here", field="family", limit="one family")
@@ -90,25 +78,22 @@ class Queries:
             )
         return answer
 
-    @Operation("GET", "/v1/checks", "The verdicts of all checks.", answer=ChecksAnswer, weight=1)
+    @Operation("GET", "/v1/checks", weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:
+        """The verdicts of all checks."""
         return (await self._report([])).checks
 
-    @Operation(
-        "GET", "/v1/budget", "The budget, what was spent and what is left.", answer=BudgetAnswer
-    )
+    @Operation("GET", "/v1/budget")
     async def budget(self, call: Call) -> BudgetAnswer:
+        """The budget, what was spent and what is left."""
         return self._switches.budget()
 
-    @Operation(
-        "GET",
-        "/v1/forecast",
-        "When the experiment will be decided, at today's pace.",
-        answer=Forecast,
-        weight=1,
-    )
+    @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
-        """The newest forecast, made now where there is none or an era has begun since."""
+        """When the experiment will be decided, at today's pace.
+
+        The newest forecast, made now where there is none or an era has begun since.
+        """
         analysis, era = self._analysis, self._adapter.agent.rule.era
         if analysis.forecast is not None and analysis.forecast.era == era:
             return analysis.forecast
@@ -118,13 +103,11 @@ class Queries:
     @Operation(
         "GET",
         "/v1/decisions/{decision_id}",
-        "A decision as it stands in the log, with its outcome.",
-        answer=LoggedDecision,
         problems=(404, 503),
         parameters=(Parameter("decision_id", "path", "Such as d12.", "^d[0-9]{1,18}$"),),
     )
     async def decision(self, call: Call) -> LoggedDecision:
-        """A decision by its id, from memory or from SQLite."""
+        """A decision as it stands in the log, with its outcome."""
         match = _DECISION.fullmatch(call.path["decision_id"])
         if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
@@ -134,13 +117,14 @@ class Queries:
     @Operation(
         "GET",
         "/v1/decisions",
-        "The decision of a request, by the router's own id of it.",
-        answer=LoggedDecision,
         problems=(404, 422, 503),
         parameters=(Parameter("request_id", "query", "As it was asked with."),),
     )
     async def decision_of(self, call: Call) -> LoggedDecision:
-        """The decision of a request, whose id is anybody's and may look like one of ours."""
+        """The decision of a request, by the router's own id of it.
+
+        Such an id is anybody's, and may look like one of ours.
+        """
         name = call.query.get("request_id")
         if not name:
             limit = "the id of a request, percent-encoded"
@@ -166,12 +150,11 @@ class Queries:
     @Operation(
         "GET",
         "/v1/rules/{rule_id}",
-        "A frozen rule.",
-        answer=RuleAnswer,
         problems=(404, 503),
         parameters=(Parameter("rule_id", "path", "As in a decision.", "^r[0-9a-f]{20}$"),),
     )
     async def rule(self, call: Call) -> RuleAnswer:
+        """A frozen rule."""
         name = call.path["rule_id"]
         record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
         if record is None:
@@ -188,12 +171,12 @@ class Queries:
         """Turns an analyst that does not answer into the problem that says so."""
         try:
             yield
-        except AnalysisError as error:
+        except AnalystError as error:
             self._log.warning("analysis", problem=type(error).__name__)
             raise unanswered(error) from error
 
 
-def unanswered(error: AnalysisError) -> Refusal:
+def unanswered(error: AnalystError) -> Refusal:
     """What a client gets whom the analyst gave no answer."""
     if isinstance(error, CrowdedError):
         return Refusal(problem(429, str(error), retry_after=5.0))
@@ -211,12 +194,12 @@ def _families(call: Call) -> list[str]:
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
-    outputs, told = part.outputs[0], said(part, 0)
-    served = UNNAMED if told is None else told[1].served
+    outputs, attempt = part.outputs[0], said(part, 0)
+    served = UNNAMED if attempt is None else attempt[1].served
     return OutcomePart(
         served=None if served == UNNAMED else models[served],
-        attempt=None if told is None else told[0],
-        delivered=None if told is None else not told[1].failed,
+        attempt=None if attempt is None else attempt[0],
+        delivered=None if attempt is None else not attempt[1].failed,
         outputs=None if not len(outputs) or np.isnan(outputs).any() else outputs.tolist(),
         reward=number(float(part.reward[0])),
         at=number(float(part.at[0])),

@@ -114,18 +114,19 @@ class Tokens:
         """
         if not self._digests:
             return ANYBODY
-        known: tuple[Scope, str] | None = None
+        token: tuple[Scope, str] | None = None
         text = _presented(headers)
         if text:
             presented = sha256(text).digest()
-            for digest, has, name in self._digests:
+            for digest, granted, name in self._digests:
                 if hmac.compare_digest(digest, presented):
-                    known = (has, name)
-        if known is None:
+                    token = granted, name
+        if token is None:
             raise Refusal(problem(401, "a bearer token is needed here"), _CHALLENGE)
-        if known[0] not in (scope, "admin"):
-            raise Refusal(problem(403, f"this needs a token of scope {scope}", limit=scope))
-        return Caller(known[1], known[0] == "admin")
+        granted, name = token
+        if granted not in (scope, "admin"):
+            raise refuse(403, f"this needs a token of scope {scope}", limit=scope)
+        return Caller(name, granted == "admin")
 
 
 def _digest(token: TokenSettings, environment: Mapping[str, str]) -> bytes:
@@ -206,9 +207,7 @@ class Doors:
         if websocket:
             raise refuse(400, "there are no WebSockets here")
         if not self.tokens and host and not self._ours(_host_name(host.lower())):
-            raise Refusal(
-                problem(421, "this daemon does not answer to that name: add it to service.names")
-            )
+            raise refuse(421, "this daemon does not answer to that name: add it to service.names")
         if origin and not self._same(origin.lower(), host.lower()):
             raise refuse(403, "this may not be asked for from another site")
         if site in (b"cross-site", b"same-site") and not (navigates and method in ("GET", "HEAD")):
@@ -241,8 +240,8 @@ class Doors:
 
     def _same(self, origin: bytes, host: bytes) -> bool:
         """Whether a page of that origin came from here."""
-        scheme, found, place = origin.partition(b"://")
-        if not found or scheme not in (b"http", b"https"):
+        scheme, separator, place = origin.partition(b"://")
+        if not separator or scheme not in (b"http", b"https"):
             return False
         default = b":443" if scheme == b"https" else b":80"
         return place.removesuffix(default) == host.removesuffix(default) or (
@@ -256,27 +255,27 @@ class Rates:
     def __init__(self, per_second: float) -> None:
         self._rate = per_second
         self._most = max(per_second, 1.0)
-        self._left: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str, requests: int) -> None:
         """Take so many out of the bucket. Raises Refusal 429 where it does not hold as many; a
         batch larger than the bucket is let through once it is full."""
         now = time.monotonic()
-        left, at = self._left.get(name, (self._most, now))
-        left = min(self._most, left + (now - at) * self._rate)
+        level, at = self._buckets.get(name, (self._most, now))
+        level = min(self._most, level + (now - at) * self._rate)
         needed = min(float(requests), self._most)
-        if left < needed - 1e-9:
-            self._left[name] = left, now
+        if level < needed - 1e-9:
+            self._buckets[name] = level, now
             raise Refusal(
                 problem(
                     429,
                     f"{requests} more than {self._rate:g} requests a second",
                     limit=f"{self._rate:g} requests a second",
-                    retry_after=(needed - left) / self._rate,
+                    retry_after=(needed - level) / self._rate,
                 )
             )
         # What a large batch takes beyond the bucket is paid back before the next.
-        self._left[name] = left - requests, now
+        self._buckets[name] = level - requests, now
 
 
 def _check_content(content: bytes, browser: bool) -> None:

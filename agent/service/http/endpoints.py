@@ -20,7 +20,7 @@ from equipoise.agent.config.service import Scope as TokenScope
 from equipoise.agent.service.api.operations import NDJSON, Method, Operation
 from equipoise.agent.service.api.problems import Refusal, document_of, problem, refuse
 from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -189,7 +189,7 @@ class Endpoint:
         served: Mapping[str, Served],
         doors: Doors,
         limits: LimitSettings,
-        figures: Figures,
+        counters: Counters,
         log: Log,
         committed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -199,7 +199,7 @@ class Endpoint:
             self._served["HEAD"] = self._served["GET"]
         self._doors = doors
         self._limits = limits
-        self._figures = figures
+        self._counters = counters
         self._log = log
         self._committed = committed
 
@@ -226,7 +226,7 @@ class Endpoint:
             return
         except Exception as error:
             status = await respond_error(receive, send, error, self._path, self._log)
-        self._figures.answered(self._path, status, time.perf_counter() - start)
+        self._counters.answered(self._path, status, time.perf_counter() - start)
 
     async def _operate(
         self, operation: Operation, handler: Method, scope: Scope, receive: Receive, caller: Caller

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 import msgspec
 
-from equipoise.agent.service.analyst.client import Analysis
+from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.api.schema import EstimatesAnswer, ModelEstimate, Wire
 from equipoise.agent.service.http.endpoints import Plain
 from equipoise.agent.service.upkeep.jobs import Jobs
@@ -89,7 +89,7 @@ _FILES = (
 )
 
 
-def page(analysis: Analysis, jobs: Jobs) -> tuple[Plain, ...]:
+def page(analysis: AnalystClient, jobs: Jobs) -> tuple[Plain, ...]:
     """What to serve beside the interface. It begins to keep the history when the daemon starts."""
     history = History()
 

@@ -21,10 +21,10 @@ from apscheduler.triggers.base import BaseTrigger
 from equipoise.agent.config.service import SECONDS_A_DAY, RetentionSettings
 from equipoise.agent.lifecycle.rules import unused_rules
 from equipoise.agent.monitors.check import last_kept, turns
-from equipoise.agent.service.analyst.client import Analysis
+from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.api.schema import ChecksAnswer
 from equipoise.agent.service.control import wall_time
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.contract import Store
 from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Alert
@@ -63,8 +63,8 @@ class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         self.interval = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        due = (previous or now) + self.interval
-        return due if due > now else now + self.interval
+        next_time = (previous or now) + self.interval
+        return next_time if next_time > now else now + self.interval
 
 
 class Jobs:
@@ -73,8 +73,8 @@ class Jobs:
     wall: the clock that APScheduler goes by, seconds since the epoch.
     """
 
-    def __init__(self, figures: Figures, log: Log, wall: Callable[[], float] = wall_time) -> None:
-        self._figures = figures
+    def __init__(self, counters: Counters, log: Log, wall: Callable[[], float] = wall_time) -> None:
+        self._counters = counters
         self._log = log
         self._wall = wall
         self._ahead = 0.0
@@ -136,9 +136,10 @@ class Jobs:
         for job in self._scheduler.get_jobs():
             # Never further away than the interval: smaller steps, and a job that had its next time
             # from the new clock before the step was seen.
-            due = min(job.next_run_time + timedelta(seconds=moved), here + job.trigger.interval)
-            if due != job.next_run_time:
-                self._scheduler.modify_job(job.id, next_run_time=due)
+            latest = here + job.trigger.interval
+            next_time = min(job.next_run_time + timedelta(seconds=moved), latest)
+            if next_time != job.next_run_time:
+                self._scheduler.modify_job(job.id, next_run_time=next_time)
 
     async def _due(self, name: str) -> None:
         # A coroutine, for the scheduler would run a plain function in another thread.
@@ -156,7 +157,7 @@ class Jobs:
         try:
             await self._named[name]()
         except Exception as error:
-            self._figures.job_failures[name] += 1
+            self._counters.job_failures[name] += 1
             self._log.failed("job-failed", error, job=name)
         finally:
             self._busy.discard(name)
@@ -173,17 +174,17 @@ class Retention:
     def __init__(
         self,
         settings: RetentionSettings,
-        analysis: Analysis,
+        analysis: AnalystClient,
         store: JournaledStore,
-        figures: Figures,
+        counters: Counters,
         log: Log,
     ) -> None:
         self._settings = settings
         self._analysis = analysis
         self._store = store
-        self._figures = figures
+        self._counters = counters
         self._log = log
-        self._rows = figures.moved_out = 0
+        self._rows = counters.moved_out = 0
 
     async def run(self, now: float) -> None:
         """One look. now: seconds since the epoch."""
@@ -197,7 +198,7 @@ class Retention:
         trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
         if trimmed is not None:
             self._rows += trimmed.rows
-            self._figures.moved_out = self._rows
+            self._counters.moved_out = self._rows
             unused = await asyncio.to_thread(unused_rules, self._store)
             await asyncio.to_thread(self._store.remove_rules, unused)
             self._log.info(
