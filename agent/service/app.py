@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from equipoise.agent.service.api.operations import declared, document, example_request
-from equipoise.agent.service.api.problems import problem
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import Health
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.handlers import prometheus
@@ -66,9 +66,6 @@ def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:
 def _plain(daemon: Daemon, openapi: bytes) -> tuple[Plain, ...]:
     health = msgspec.json.encode(Health(version=version("equipoise")))
 
-    async def healthz() -> tuple[int, bytes]:
-        return 200, health
-
     async def readyz() -> tuple[int, bytes]:
         readiness = daemon.readiness()
         return 200 if readiness.ready else 503, msgspec.json.encode(readiness)
@@ -86,21 +83,18 @@ def _plain(daemon: Daemon, openapi: bytes) -> tuple[Plain, ...]:
     async def metrics() -> tuple[int, bytes]:
         return 200, await exposition.read()
 
-    async def describe() -> tuple[int, bytes]:
-        return 200, openapi
-
     json = "application/json"
     return (
-        Plain("/healthz", json, healthz, scope=None),
+        Plain.fixed("/healthz", json, health, scope=None),
         Plain("/readyz", json, readyz, scope=None),
         Plain("/metrics", prometheus.CONTENT_TYPE, metrics, weight=1),
-        Plain("/openapi.json", json, describe),
+        Plain.fixed("/openapi.json", json, openapi),
     )
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    document = problem(404, "there is nothing at this path")
+    document = Refusal(404, "there is nothing at this path").document
     return Response(
         msgspec.json.encode(document), document.status, media_type="application/problem+json"
     )

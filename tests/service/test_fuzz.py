@@ -13,7 +13,7 @@ from running import write_config
 
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
-from equipoise.agent.service.api.problems import problem_of
+from equipoise.agent.service.api.problems import refusal_of
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.telemetry import Log
@@ -86,7 +86,7 @@ def judged(hot: HotHandlers, name: str, body: bytes) -> int:
     try:
         json.loads(getattr(hot, name)(body))
     except Exception as error:
-        document = problem_of(error)
+        document = refusal_of(error).document
         assert document.status in (400, 404, 409, 413, 422)
         assert len(document.detail) <= 1000
         return document.status

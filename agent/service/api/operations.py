@@ -19,6 +19,7 @@ import msgspec
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import Scope
 from equipoise.agent.features.kinds import Boolean, Category, Feature, Number, Text, Vector
+from equipoise.agent.service.api.problems import STATUSES
 from equipoise.agent.service.api.schema import ProblemDocument
 
 Method: TypeAlias = Callable[..., Any]
@@ -120,22 +121,6 @@ def _value(feature: Feature) -> object:
 
 _TEMPLATE = "#/components/schemas/{name}"
 _ALWAYS = (401, 403, 421, 431, 500)
-_REFUSALS = {
-    400: "The body is not JSON.",
-    401: "A token is needed.",
-    403: "The token lacks the scope, or a page of another site asks.",
-    404: "There is no such thing.",
-    408: "The body came too slowly.",
-    409: "The same id came with other content before.",
-    413: "The body is too large, or has too many rows.",
-    415: "The body says that it is no JSON.",
-    421: "The host name is not one of this daemon's.",
-    422: "A field is not acceptable; the document names it and its limit.",
-    429: "Too many at once, or in this second; try again after the time given.",
-    431: "The headers are too large.",
-    500: "A fault of the daemon.",
-    503: "Not now; try again after the time given.",
-}
 
 
 def document(
@@ -214,7 +199,7 @@ def _responses(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
     }
     for status in operation.statuses:
         responses[str(status)] = {
-            "description": _REFUSALS[status],
+            "description": STATUSES[status][2],
             "content": {"application/problem+json": {"schema": by_type[str(ProblemDocument)]}},
         }
     return responses

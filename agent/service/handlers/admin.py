@@ -20,7 +20,7 @@ from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError
 from equipoise.agent.service.api.operations import NDJSON, Operation
-from equipoise.agent.service.api.problems import Refusal, problem, problem_of, refuse
+from equipoise.agent.service.api.problems import Refusal, refusal_of
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     BudgetRequest,
@@ -81,7 +81,7 @@ class BulkBody(Generic[R]):
                         await self._read_line(line)
                 if len(rest) > LONGEST_LINE:
                     limit = f"{LONGEST_LINE} bytes"
-                    raise refuse(413, f"line {self._line} is longer than {limit}", limit=limit)
+                    raise Refusal(413, f"line {self._line} is longer than {limit}", limit=limit)
         await self._read_line(rest)
         await self._flush()
         return BulkAnswer(
@@ -98,7 +98,7 @@ class BulkBody(Generic[R]):
                 self._records.append(self._decode(line))
                 self._lines.append(number)
             except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-                document = problem_of(error)
+                document = refusal_of(error).document
                 self._reject(number, document.status, document.detail)
             if len(self._records) >= ROWS_AT_ONCE:
                 await self._flush()
@@ -136,7 +136,7 @@ class BulkBody(Generic[R]):
             self._rejects.append(Rejected(index=line, status=status, detail=detail))
         if self._rejected > self._most_rejects:
             limit, first = f"{self._most_rejects} refused lines", self._rejects[0]
-            raise refuse(
+            raise Refusal(
                 413,
                 f"more than {limit}: the body is not read beyond line {self._line - 1}, of which "
                 f"{self._totals['rows']} rows were taken; line {first.index}: {first.detail}",
@@ -226,9 +226,9 @@ class Admin:
             raise unanswered(error) from error
         if plan.fault:
             self._log.warning("plan-failed", sentence=plan.fault)
-            raise Refusal(problem(500, f"the planner failed on this question ({plan.fault})"))
+            raise Refusal(500, f"the planner failed on this question ({plan.fault})")
         if plan.refused:
-            raise refuse(422, plan.refused, field=plan.field, limit=plan.limit)
+            raise Refusal(422, plan.refused, field=plan.field, limit=plan.limit)
         return msgspec.Raw(plan.body)
 
     @Operation("POST", "/v1/pause", example={"reason": "a release"}, **_SWITCH)

@@ -16,7 +16,7 @@ from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, number
 from equipoise.agent.service.api.operations import Operation, Parameter
-from equipoise.agent.service.api.problems import Refusal, problem, refuse
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
@@ -63,7 +63,7 @@ class Queries:
         """What to do with production traffic."""
         families = _families(call)
         if len(families) > 1:
-            raise refuse(422, "family: one at a time here", field="family", limit="one family")
+            raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
         answer = report.recommendations[families[0] if families else report.estimates.estimator]
         switches = self._switches
@@ -111,7 +111,7 @@ class Queries:
         match = _DECISION.fullmatch(call.path["decision_id"])
         if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
-            raise refuse(404, detail, field="decision_id")
+            raise Refusal(404, detail, field="decision_id")
         return self._logged(int(match[1]), "decision_id")
 
     @Operation(
@@ -128,7 +128,7 @@ class Queries:
         name = call.query.get("request_id")
         if not name:
             limit = "the id of a request, percent-encoded"
-            raise refuse(422, "query: expected request_id", field="request_id", limit=limit)
+            raise Refusal(422, "query: expected request_id", field="request_id", limit=limit)
         number = self._adapter.agent.store.find_requests([name]).get(name)
         return self._logged(number, "request_id")
 
@@ -136,7 +136,7 @@ class Queries:
         agent, store = self._adapter.agent, self._adapter.agent.store
         stored = None if number is None else store.decision(number)
         if stored is None:
-            raise refuse(404, "there is no decision of that id", field=field)
+            raise Refusal(404, "there is no decision of that id", field=field)
         outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
             decision=self._adapter.records(stored)[0],
@@ -158,7 +158,7 @@ class Queries:
         name = call.path["rule_id"]
         record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
         if record is None:
-            raise refuse(404, "there is no rule of that id", field="rule_id")
+            raise Refusal(404, "there is no rule of that id", field="rule_id")
         body = msgspec.json.decode(record.body)
         return RuleAnswer(rule_id=record.rule_id, era=record.era, at=record.at, body=body)
 
@@ -179,9 +179,9 @@ class Queries:
 def unanswered(error: AnalystError) -> Refusal:
     """What a client gets whom the analyst gave no answer."""
     if isinstance(error, CrowdedError):
-        return Refusal(problem(429, str(error), retry_after=5.0))
+        return Refusal(429, str(error), retry_after=5.0)
     why = "its work failed" if isinstance(error, WorkError) else str(error)
-    return Refusal(problem(503, f"no answer from the analyst: {why}", retry_after=2.0))
+    return Refusal(503, f"no answer from the analyst: {why}", retry_after=2.0)
 
 
 def _families(call: Call) -> list[str]:
@@ -189,7 +189,7 @@ def _families(call: Call) -> list[str]:
     for name in names:
         if name not in FAMILIES:
             limit = ", ".join(FAMILIES)
-            raise refuse(422, f"family: expected some of {limit}", field="family", limit=limit)
+            raise Refusal(422, f"family: expected some of {limit}", field="family", limit=limit)
     return list(dict.fromkeys(names))
 
 

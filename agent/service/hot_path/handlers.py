@@ -19,7 +19,7 @@ from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.api.operations import Operation
-from equipoise.agent.service.api.problems import Refusal, problem_of, refuse
+from equipoise.agent.service.api.problems import Refusal, refusal_of
 from equipoise.agent.service.api.schema import (
     DecideBatchAnswer,
     DecideBatchRequest,
@@ -58,7 +58,7 @@ def take_by_bisection(
         counts = take([items[row] for row in rows])
     except (AgentError, FeatureError, Refusal) as error:
         if len(rows) == 1:
-            document = problem_of(error)
+            document = refusal_of(error).document
             rejected.append(Rejected(index=rows[0], status=document.status, detail=document.detail))
             yield Counter()
             return
@@ -153,7 +153,7 @@ class HotHandlers:
 
     rows: the most rows of one body. tokens: names of decisions that cannot be guessed. rates: how
     many requests a caller may have decided, None for any number. Every handler raises what
-    `problem_of` understands.
+    `refusal_of` understands.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class HotHandlers:
         if any(request.again for request in requests):
             earlier = [self._earlier(request) for request in requests if request.again]
             if len(earlier) < len(requests):
-                raise refuse(422, "again: for all requests of a batch or for none", field="again")
+                raise Refusal(422, "again: for all requests of a batch or for none", field="again")
             return self._encode(DecideBatchAnswer(decisions=earlier))
         return self._encode(DecideBatchAnswer(decisions=self._decided(requests)))
 
@@ -297,7 +297,7 @@ class HotHandlers:
     def _earlier(self, request: DecideRequest) -> DecisionAnswer:
         """The decision that was made before; nothing is logged, so no switch stands in the way."""
         if not self._adapter.agent.store.find_requests((request.request_id,)):
-            raise refuse(404, f"request_id {request.request_id!r} was never decided")
+            raise Refusal(404, f"request_id {request.request_id!r} was never decided")
         return self._answer(self._adapter.decide_one(request))
 
     def _decided(self, requests: Sequence[Request]) -> list[DecisionAnswer]:
@@ -390,7 +390,7 @@ class HotHandlers:
 
     def _check_rows(self, what: str, count: int) -> None:
         if count > self._rows:
-            raise refuse(
+            raise Refusal(
                 413,
                 f"{what} has {count} rows, at most {self._rows} are taken at once",
                 field=what,

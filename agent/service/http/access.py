@@ -32,7 +32,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from equipoise.agent.config.service import Scope, ServiceSettings, TokenSettings, weakness
-from equipoise.agent.service.api.problems import Refusal, problem, refuse
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.http.connection_limits import WEBSOCKET
 
 _DOMAIN = b"equipoise outcome token, version 1\0"
@@ -62,7 +62,7 @@ class OutcomeTokens:
             return
         else:
             why = f"this is not the one that came with decision d{number}"
-        raise refuse(403, f"outcome_token: {why}", field="outcome_token")
+        raise Refusal(403, f"outcome_token: {why}", field="outcome_token")
 
 
 # Basic first: of several challenges in one header, Chromium looks at the first only.
@@ -122,10 +122,10 @@ class Tokens:
                 if hmac.compare_digest(digest, presented):
                     token = granted, name
         if token is None:
-            raise Refusal(problem(401, "a bearer token is needed here"), _CHALLENGE)
+            raise Refusal(401, "a bearer token is needed here", headers=_CHALLENGE)
         granted, name = token
         if granted not in (scope, "admin"):
-            raise refuse(403, f"this needs a token of scope {scope}", limit=scope)
+            raise Refusal(403, f"this needs a token of scope {scope}", limit=scope)
         return Caller(name, granted == "admin")
 
 
@@ -205,14 +205,14 @@ class Doors:
             elif name == WEBSOCKET:
                 websocket = True
         if websocket:
-            raise refuse(400, "there are no WebSockets here")
+            raise Refusal(400, "there are no WebSockets here")
         if not self.tokens and host and not self._ours(_host_name(host.lower())):
-            raise refuse(421, "this daemon does not answer to that name: add it to service.names")
+            raise Refusal(421, "this daemon does not answer to that name: add it to service.names")
         if origin and not self._same(origin.lower(), host.lower()):
-            raise refuse(403, "this may not be asked for from another site")
+            raise Refusal(403, "this may not be asked for from another site")
         if site in (b"cross-site", b"same-site") and not (navigates and method in ("GET", "HEAD")):
             # A link to the page may stand anywhere.
-            raise refuse(403, "this may not be asked for from another site")
+            raise Refusal(403, "this may not be asked for from another site")
         if method in ("POST", "PUT"):
             _check_content(content, browser=bool(origin or site))
         return ANYBODY if scope is None else self.tokens.check(headers, scope)
@@ -228,7 +228,7 @@ class Doors:
         name = caller.name
         if self._reads[name] + weight > self._most_reads:
             limit = f"{self._most_reads} at once"
-            raise Refusal(problem(429, f"more reports than {limit}", limit=limit, retry_after=1.0))
+            raise Refusal(429, f"more reports than {limit}", limit=limit, retry_after=1.0)
         self._reads[name] += weight
         try:
             yield
@@ -266,14 +266,8 @@ class Rates:
         needed = min(float(requests), self._most)
         if level < needed - 1e-9:
             self._buckets[name] = level, now
-            raise Refusal(
-                problem(
-                    429,
-                    f"{requests} more than {self._rate:g} requests a second",
-                    limit=f"{self._rate:g} requests a second",
-                    retry_after=(needed - level) / self._rate,
-                )
-            )
+            limit, seconds = f"{self._rate:g} requests a second", (needed - level) / self._rate
+            raise Refusal(429, f"{requests} more than {limit}", limit=limit, retry_after=seconds)
         # What a large batch takes beyond the bucket is paid back before the next.
         self._buckets[name] = level - requests, now
 
@@ -287,7 +281,7 @@ def _check_content(content: bytes, browser: bool) -> None:
     kind = content.partition(b";")[0].strip().lower()
     if kind in _JSON or not content or (kind == _FORM and not browser):
         return
-    raise refuse(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)
+    raise Refusal(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)
 
 
 def _host_name(place: bytes) -> str:

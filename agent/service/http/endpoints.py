@@ -18,7 +18,7 @@ import msgspec
 from equipoise.agent.config.service import LimitSettings
 from equipoise.agent.config.service import Scope as TokenScope
 from equipoise.agent.service.api.operations import NDJSON, Method, Operation
-from equipoise.agent.service.api.problems import Refusal, document_of, problem, refuse
+from equipoise.agent.service.api.problems import Refusal, logged_refusal_of
 from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
 from equipoise.agent.service.telemetry import Counters, Log
 
@@ -79,7 +79,7 @@ async def chunks(
                 if not message.get("more_body"):
                     return
     except TimeoutError:
-        raise refuse(
+        raise Refusal(
             408, f"the body took longer than {seconds:g} seconds", limit=f"{seconds:g} seconds"
         ) from None
 
@@ -93,10 +93,9 @@ async def respond(send: Send, status: int, body: bytes, headers: list[tuple[byte
 
 def answer_of(error: Exception, path: str, log: Log) -> tuple[int, bytes, dict[str, str]]:
     """The status, body and headers (but the length) for whatever a handler raised."""
-    document = document_of(error, path, log)
-    headers = {"content-type": "application/problem+json"}
-    if isinstance(error, Refusal):
-        headers |= error.headers
+    refusal = logged_refusal_of(error, path, log)
+    document = refusal.document
+    headers = {"content-type": "application/problem+json", **refusal.headers}
     if document.retry_after is not None:
         headers["retry-after"] = str(max(1, round(document.retry_after)))
     return document.status, _encode(document), headers
@@ -133,7 +132,7 @@ def _check_length(scope: Scope, limit: int) -> None:
 
 
 def _too_large(limit: int) -> Exception:
-    return refuse(413, f"the body is larger than {limit} bytes", limit=f"{limit} bytes")
+    return Refusal(413, f"the body is larger than {limit} bytes", limit=f"{limit} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +164,15 @@ class Plain:
     scope: TokenScope | None = "route"
     more_headers: Mapping[str, str] = field(default_factory=dict)
     weight: int = 0
+
+    @classmethod
+    def fixed(cls, path: str, content_type: str, body: bytes, **others: Any) -> Plain:
+        """The same body every time."""
+
+        async def read() -> tuple[int, bytes]:
+            return 200, body
+
+        return cls(path, content_type, read, **others)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As ASGI sends them."""
@@ -209,8 +217,8 @@ class Endpoint:
             served = self._served.get(scope["method"])
             if served is None:
                 allowed = ", ".join(sorted(self._served))
-                document = problem(405, f"this path takes {allowed}", limit=allowed)
-                raise Refusal(document, {"allow": allowed})
+                detail = f"this path takes {allowed}"
+                raise Refusal(405, detail, limit=allowed, headers={"allow": allowed})
             if isinstance(served, Plain):
                 caller = self._admit(scope, served.scope)
                 with self._doors.reading(caller, served.weight):
@@ -261,11 +269,11 @@ def _query(operation: Operation, scope: Scope) -> dict[str, str]:
     try:
         pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")
     except (UnicodeError, ValueError):
-        raise refuse(422, "the query is not readable", field="query") from None
+        raise Refusal(422, "the query is not readable", field="query") from None
     values: dict[str, str] = {}
     for name, value in pairs:
         if name not in names or name in values:
             limit = f"each of {', '.join(names)} once" if names else "no parameters"
-            raise refuse(422, f"query: expected {limit}", field="query", limit=limit)
+            raise Refusal(422, f"query: expected {limit}", field="query", limit=limit)
         values[name] = value
     return values

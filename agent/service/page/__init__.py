@@ -103,14 +103,12 @@ def page(analysis: AnalystClient, jobs: Jobs) -> tuple[Plain, ...]:
         await take()
         return 200, msgspec.json.encode(history.answer())
 
-    served = Plain("/page/history", "application/json", points, more_headers=SECURITY)
-    return (*(_static(*each) for each in _FILES), served)
-
-
-def _static(path: str, name: str, content_type: str) -> Plain:
-    body = files(__name__).joinpath(name).read_bytes()
-
-    async def read() -> tuple[int, bytes]:
-        return 200, body
-
-    return Plain(path, content_type, read, more_headers=SECURITY)
+    return (
+        *(
+            Plain.fixed(
+                path, kind, files(__name__).joinpath(name).read_bytes(), more_headers=SECURITY
+            )
+            for path, name, kind in _FILES
+        ),
+        Plain("/page/history", "application/json", points, more_headers=SECURITY),
+    )
