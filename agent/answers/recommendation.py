@@ -67,6 +67,9 @@ class Recommendation:
     routing_error: float
     sentence: str
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 def recommend(
     models: tuple[str, ...],

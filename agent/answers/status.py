@@ -43,6 +43,9 @@ class Status:
     delta: float
     sentence: str
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:

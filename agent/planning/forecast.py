@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from math import inf
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.answers import Answers, Foreseen
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Band, band
 from equipoise.agent.planning.sentences import count, duration, never
 from equipoise.agent.planning.stored import FEWEST_REWARDS, TOO_FEW, running_problem, until_decided
-
-if TYPE_CHECKING:
-    from equipoise.agent.answers.answers import Reader
 
 State: TypeAlias = Literal["pending", "decided", "unknown"]
 
@@ -39,18 +38,26 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     total: Band | None = None
     hours: Band | None = None
 
+    @property
+    def foreseen(self) -> Foreseen | None:
+        """As the check `plan` takes it; None where nothing is foretold."""
+        if self.total is None:
+            return None
+        low, median = self.total.low, self.total.median
+        return Foreseen(self.era, inf if low is None else low, inf if median is None else median)
 
-def forecast(agent: Reader, at: float) -> Forecast:
-    """The forecast of everything the agent has folded. at: seconds since the epoch, now."""
-    certified, known = agent.certified(), no_forecast(agent, at, "")
-    winner, alike = agent.certified_winner(), certified.standing.equivalent()
+
+def forecast(answers: Answers, at: float) -> Forecast:
+    """The forecast of an experiment, from everything folded. at: seconds since the epoch."""
+    certified, known = answers.certified(), no_forecast(answers, at, "")
+    winner, alike = answers.certified_winner(), certified.standing.equivalent()
     if winner is not None or alike:
         told = f"{winner} is certified" if winner is not None else "The best models are alike"
         return _with(known, state="decided", sentence=f"{told}: there is nothing to wait for.")
     try:
-        problem, rewards = running_problem(agent, {})
+        problem, rewards = running_problem(answers, {})
     except PlanError as error:
-        known = no_forecast(agent, at, str(error))
+        known = no_forecast(answers, at, str(error))
         if error.field == TOO_FEW:
             said = (
                 f"Too little is known for a forecast: the least tried model has {error.value:g}"
@@ -69,16 +76,16 @@ def forecast(agent: Reader, at: float) -> Forecast:
     return _with(made, sentence=_sentence(made, problem))
 
 
-def no_forecast(agent: Reader, at: float, why: str) -> Forecast:
+def no_forecast(answers: Answers, at: float, why: str) -> Forecast:
     """That nothing can be foretold, and why."""
     return Forecast(
         state="unknown",
         sentence=f"There is no forecast: {why}.",
         at=at,
-        log_rows=agent.fold.next_seq,
-        era=agent.rule.era,
-        randomized=agent.certified().randomized,
-        planned=agent.config.budget.planned,
+        log_rows=answers.state.fold.next_seq,
+        era=answers.state.rule.era,
+        randomized=answers.certified().randomized,
+        planned=answers.state.config.budget.planned,
     )
 
 

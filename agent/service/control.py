@@ -156,46 +156,46 @@ class Switches:
 
     def pause(self, reason: str, at: float) -> ModeAnswer:
         """Log decisions from now on with e = 0."""
-        self._agent.pause(reason or NO_REASON, at)
+        self._agent.controls.pause(reason or NO_REASON, at)
         return self.answer()
 
     def resume(self, reason: str, at: float) -> ModeAnswer:
         """Randomize again, if the mode is `run`; after a check had paused, in a new era."""
-        self._agent.resume(at, reason)
+        self._agent.controls.resume(at, reason)
         return self.answer()
 
     @property
     def paused(self) -> bool:
         """Whether a person or a check paused the experiment."""
-        return self._agent.paused is not None
+        return self._agent.state.paused is not None
 
     @property
     def reason(self) -> str:
         """Why it is paused, "" where it is not or nobody said."""
-        reason = self._agent.paused
+        reason = self._agent.state.paused
         return "" if reason is None or reason == NO_REASON else reason
 
     def set_budget(self, requests: int | None, at: float) -> BudgetAnswer:
         """Change the hard stop; counted from the start of the experiment."""
         value = msgspec.json.encode(requests).decode()
         self._agent.store.put(Control(at=at, name=BUDGET, value=value))
-        self._agent.set_budget(requests)
+        self._agent.controls.set_budget(requests)
         return self.budget()
 
     def keep_budget(self) -> None:
         """Put the budget that an operator set last in force again."""
         for control in self._agent.store.controls():
             if control.name == BUDGET:
-                self._agent.set_budget(msgspec.json.decode(control.value))
+                self._agent.controls.set_budget(msgspec.json.decode(control.value))
 
     def set_mode(self, mode: Mode) -> None:
         """Take another mode, from a configuration that was read again."""
         self._mode = mode
-        self._agent.observing_only = mode == "observe"
+        self._agent.state.observing_only = mode == "observe"
 
     def budget(self) -> BudgetAnswer:
         """The budget in force and what of it was spent."""
-        limit, spent = self._agent.budget, self._agent.fold.randomized
+        limit, spent = self._agent.controls.budget, self._agent.fold.randomized
         rest = None if limit is None else max(limit - spent, 0)
         return BudgetAnswer(requests=limit, randomized=spent, left=rest)
 

@@ -49,7 +49,7 @@ def test_money_is_never_overspent_and_nearly_all_spent(size: int) -> None:
         decisions = agent.decide(traffic.requests(size))
         spent, rows = spent + money(decisions), rows + size
         assert spent <= 1.0 + 1e-12
-        (found,) = agent.spending()
+        (found,) = agent.answers.spending()
         assert found.spent == pytest.approx(spent, abs=1e-12)
     assert spent > 1.0 - max(PRICES)
     assert decisions.capped.all()
@@ -84,7 +84,7 @@ def test_the_first_limit_reached_stops() -> None:
     agent = agent_of(BudgetConfig(money=100.0, requests=9))
     decisions = agent.decide(traffic.requests(400))
     assert decisions.randomized.sum() == 9
-    by_name = {each.resource: each for each in agent.spending()}
+    by_name = {each.resource: each for each in agent.answers.spending()}
     assert by_name["requests"].left == 0
     assert by_name["money"].spent == pytest.approx(money(decisions))
 
@@ -96,19 +96,19 @@ def test_harm_is_what_the_estimates_say_was_lost() -> None:
     agent.simulate(traffic.simulations())
     run(agent, traffic, 12)
     agent.refresh()
-    values = agent.estimates(["hierarchical"])["hierarchical"].values
+    values = agent.answers.estimates(["hierarchical"])["hierarchical"].values
     ledger = agent.fold.ledger
     expected = sum(
         ledger.spent[routed, model] * max(values[routed] - values[model], 0.0)
         for routed in range(3)
         for model in range(3)
     )
-    (found,) = agent.spending()
+    (found,) = agent.answers.spending()
     assert found.spent == pytest.approx(expected)
     assert 0 < found.spent < 20.0
     # Under one set of estimates the limit holds; later ones may value the past anew.
     decisions = agent.decide(traffic.requests(3000))
-    assert 19.0 < agent.spending()[0].spent <= 20.0
+    assert 19.0 < agent.answers.spending()[0].spent <= 20.0
     assert decisions.capped[-1]
 
 
@@ -127,12 +127,12 @@ def test_nothing_is_randomized_for_money_while_no_price_is_known() -> None:
     traffic = Traffic(np.random.default_rng(4))
     agent = agent_of(BudgetConfig(money=1.0), models=[ModelConfig(name=n) for n in MODELS])
     assert agent.decide(traffic.requests(50)).capped.all()
-    assert agent.spending()[0].spent == 0.0
+    assert agent.answers.spending()[0].spent == 0.0
     agent.simulate(traffic.simulations())  # they cost 0.02 each
     agent.refresh()
     decisions = agent.decide(traffic.requests(400))
     assert decisions.randomized.sum() == 50
-    assert agent.spending()[0].spent == pytest.approx(1.0)
+    assert agent.answers.spending()[0].spent == pytest.approx(1.0)
 
 
 def test_spending_survives_a_restart() -> None:
@@ -142,8 +142,8 @@ def test_spending_survives_a_restart() -> None:
     agent.checkpoint()
     run(agent, traffic, 3)
     again = Agent(agent.config, agent.store, KEY)
-    assert again.spending() == agent.spending()
-    assert again.purse.rate(0.5) == agent.purse.rate(0.5)
+    assert again.answers.spending() == agent.answers.spending()
+    assert again.state.purse.rate(0.5) == agent.state.purse.rate(0.5)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
 
 
@@ -184,7 +184,7 @@ def test_a_horizon_is_spent_within_two_percent(budget: BudgetConfig, policy: Pol
         decisions = agent.decide(replace(traffic.requests(len(at)), at=at))
         agent.observe(traffic.outcomes(decisions))
         agent.refresh()
-        (found,) = agent.spending()
+        (found,) = agent.answers.spending()
         assert found.spent <= found.limit * (1 + 1e-9)
         if at[0] > arrivals[0] + DAY:
             worst = max(worst, abs(found.spent - found.planned) / found.limit)

@@ -82,7 +82,7 @@ def stream(
 
 def widths(agent: Agent) -> float:
     """Root of the mean square of the score's contrasts, over pairs of models."""
-    score, models = agent.view().certified.overall.score, len(agent.models)
+    score, models = agent.answers.view().certified.overall.score, len(agent.models)
     squares = score.contrast_squares()[-1][:models, :models] / score.rows[0]
     return float(np.sqrt(squares[~np.eye(models, dtype=bool)]).mean())
 

@@ -21,6 +21,7 @@ from typing import BinaryIO, TypeAlias
 import msgspec
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.answers import Answers
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning import plan_request
@@ -167,14 +168,14 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     None,
                     open_bytes=question.open_bytes,
                 )
-                agent.before = lambda family: send(Doing(family))
+                agent.answers.before = lambda family: send(Doing(family))
                 reply = Answer(time.perf_counter() - start)
             else:
                 assert agent is not None
-                agent.off = question.off
+                agent.answers.off = question.off
                 for record in question.rules:
-                    agent.learn(record)
-                rules = len(agent.rules)
+                    agent.controls.adopt(record)
+                rules = len(agent.state.rules)
                 if rules != question.rules_in_all:
                     raise ValueError(f"{rules} rules, the daemon has {question.rules_in_all}")
                 seq = agent.follow()
@@ -182,14 +183,15 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     reply = _planned(question, agent)
                 elif isinstance(question, Foresee):
                     # Its reports say from now on whether the plan slips by it.
-                    agent.forecast = _forecast(agent)
-                    reply = Foreseen(agent.forecast)
+                    newest = _forecast(agent.answers)
+                    agent.answers.forecast = newest.foreseen
+                    reply = Foreseen(newest)
                 elif isinstance(question, Save):
                     with Path(question.path).open("r+b") as file:
                         reply = State(seq, agent.fold.write(file))
                 else:
-                    newest = report(agent, question.families, time.time())
-                    reply = Answer(time.perf_counter() - start, newest)
+                    result = report(agent, question.families, time.time())
+                    reply = Answer(time.perf_counter() - start, result)
         except Exception as error:  # the daemon goes on without this answer, and says why
             reply = Failure(f"{type(error).__name__}: {error}")
         send(reply)
@@ -197,7 +199,8 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
 
 def _planned(question: Plan, agent: Agent) -> Planned:
     try:
-        plan = plan_request(msgspec.json.decode(question.data), agent if question.live else None)
+        answers = agent.answers if question.live else None
+        plan = plan_request(msgspec.json.decode(question.data), answers)
         return Planned(msgspec.json.encode(plan))
     except PlanError as error:
         return Planned(field=error.field, limit=error.limit, refused=str(error))
@@ -205,14 +208,14 @@ def _planned(question: Plan, agent: Agent) -> Planned:
         return Planned(fault=f"{type(error).__name__}: {error}")
 
 
-def _forecast(agent: Agent) -> Forecast:
+def _forecast(answers: Answers) -> Forecast:
     """The forecast, or that there is none: the sums are read and not changed, so a failure leaves
     the analyst as it was."""
     now = time.time()
     try:
-        return forecast(agent, now)
+        return forecast(answers, now)
     except Exception as error:  # as for a plan
-        return no_forecast(agent, now, f"the planner failed ({type(error).__name__}: {error})")
+        return no_forecast(answers, now, f"the planner failed ({type(error).__name__}: {error})")
 
 
 if __name__ == "__main__":

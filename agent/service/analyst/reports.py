@@ -49,7 +49,7 @@ class Due(msgspec.Struct, frozen=True):
     models: list[int]
 
     def consequence(self) -> Consequence:
-        """As `carry_out` takes it."""
+        """As `Controls.apply_alarm_actions` takes it."""
         check = Check(self.check, "alarm", self.sentence, models=tuple(self.models))
         return Consequence(Action(self.action), check, tuple(self.models))
 
@@ -76,15 +76,15 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     """The report of everything the agent has folded. at: seconds since the epoch, now."""
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
-    estimates = agent.estimates(names)
+    estimates = agent.answers.estimates(names)
     checks = _checked(agent, at)
-    due = agent.consequences(checks)
+    due = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
-    agent.paused = None
+    agent.state.paused = None
     # The proposal is frozen under the alarms that stand now.
-    agent.alarms = alarms_of(due)
+    agent.state.alarms = alarms_of(due)
     try:
-        rule = agent.proposal(at)
+        rule = agent.answers.proposal(at)
     except Exception as error:  # whatever a policy makes of the sums: the rule in force stays
         rule = agent.rule.record(at)
         checks.append(_alarm(f"No new rule can be frozen ({_named(error)}); the last one stays."))
@@ -99,14 +99,14 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
             Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in due
         ],
-        off=list(agent.off),
+        off=list(agent.answers.off),
     )
 
 
 def _checked(agent: Agent, at: float) -> list[Check]:
     """What every check says; an alarm in their place where that cannot be computed."""
     try:
-        return agent.checks(at)
+        return agent.answers.checks(at)
     except Exception as error:
         return [_alarm(f"The checks cannot be computed ({_named(error)}).")]
 
@@ -120,13 +120,13 @@ def _named(error: Exception) -> str:
 
 
 def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> EstimatesAnswer:
-    view, config, names = agent.view(), agent.config, agent.models
+    view, config, names = agent.answers.view(), agent.config, agent.models
     size = len(names)
-    certified = agent.certified()
+    certified = agent.answers.certified()
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
-    configured, routing = agent.within_certified(estimates[config.policy.estimator])
-    behind = agent.behind()
+    configured, routing = agent.answers.within_certified(estimates[config.policy.estimator])
+    behind = agent.answers.behind()
 
     def ends(index: int) -> dict[str, Any]:
         value = configured.values[index] if index < size else routing[0]
@@ -143,7 +143,7 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
         experiment=config.name,
         at=at,
         log_rows=agent.fold.next_seq,
-        decisions=agent.decisions,
+        decisions=agent.state.decisions,
         randomized=agent.fold.randomized,
         waiting=behind.waiting,
         watermark=WatermarkAnswer(
@@ -183,7 +183,7 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
             for a in range(size)
             for b in range(a + 1, size)
         ],
-        segments=[_segment(agent, part) for part in range(1, agent.certifier.parts)],
+        segments=[_segment(agent, part) for part in range(1, agent.state.certifier.parts)],
         families={
             name: _family(config.reward, names, estimate) for name, estimate in estimates.items()
         },
@@ -196,7 +196,7 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
 
 
 def _segment(agent: Agent, part: int) -> SegmentAnswer:
-    certified, status = agent.certified(part), agent.status(part)
+    certified, status = agent.answers.certified(part), agent.answers.status(part)
     return SegmentAnswer(
         segment=certified.segment or "",
         status=status.state.value,
@@ -238,8 +238,8 @@ def _interval(reward: RewardConfig, value: float, variance: float) -> tuple[floa
 def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
     # The configured family may be left out for an alarm, or for want of replays.
     configured = family == agent.config.policy.estimator
-    answer = agent.recommendation(None if configured else family)
-    winner, status = agent.certified_winner(), agent.status()
+    answer = agent.answers.recommendation(None if configured else family)
+    winner, status = agent.answers.certified_winner(), agent.answers.status()
     return RecommendationAnswer(
         status=status.state.value,
         status_models=list(status.models),

@@ -145,7 +145,7 @@ class Exposition:
         works = self._breaker.reason is None and store.trouble is None
         gauges: dict[str, tuple[str, float]] = {
             "equipoise_log_rows": ("Rows of the log.", agent.fold.next_seq),
-            "equipoise_requests": ("Decisions in the log.", agent.decisions),
+            "equipoise_requests": ("Decisions in the log.", agent.state.decisions),
             "equipoise_randomized": ("Randomized decisions in the log.", agent.fold.randomized),
             "equipoise_open_decisions": (
                 "Decisions held in memory, most of them waiting for an outcome.",

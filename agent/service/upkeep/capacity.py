@@ -198,14 +198,14 @@ def bytes_per_request(config: ExperimentConfig) -> float:
                 unit=rng.integers(0, 2**62, _REQUESTS),
                 context=np.full(_REQUESTS, -1),
                 at=at,
-                x=rng.standard_normal((_REQUESTS, agent.transform.d)),
+                x=rng.standard_normal((_REQUESTS, agent.state.transform.d)),
                 routed=rng.integers(0, len(agent.models), _REQUESTS),
                 request_id=ids,
                 unit_id=ids,
             )
             decisions = agent.decide(requests)
             for with_outputs in (True, False):
-                outputs = rng.standard_normal((_REQUESTS, agent.transform.q))
+                outputs = rng.standard_normal((_REQUESTS, agent.state.transform.q))
                 agent.observe(
                     OutcomeBatch(
                         number=decisions.number,
