@@ -18,7 +18,6 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
 from equipoise.agent.maintenance.audit_chain import append_anchor
-from equipoise.agent.monitors.check import Consequence
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError
@@ -36,7 +35,7 @@ from equipoise.agent.service.hot_path.batching import GroupCommit
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.http.access import OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Counters, Log
-from equipoise.agent.service.upkeep.jobs import Alerts, Jobs, Retention
+from equipoise.agent.service.upkeep.jobs import Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
 from equipoise.store.journal.store import JournaledStore
@@ -96,7 +95,6 @@ class Daemon:
             self.agent, store, self.counters, log, open_bytes, settings.limits.analyst_seconds
         )
         self.barrier = GroupCommit(store.begin_sync) if store.must_sync else None
-        self.alerts = Alerts(store, log)
         self.jobs = Jobs(self.counters, log)
         shadow = settings.shadow
         self.shadow = None if shadow is None else Shadow(self.adapter, shadow, log)
@@ -155,8 +153,8 @@ class Daemon:
     @asynccontextmanager
     async def with_sums(self) -> AsyncIterator[None]:
         """A context with the sums in the daemon's own process, for whoever freezes a rule here;
-        nothing may be awaited inside. They come from the analyst. Raises AnalystError, StoreError.
-        """
+        nothing may be awaited inside. They come from the analyst, which hears of the rule of a new
+        era. Raises AnalystError, StoreError."""
         if not self.agent.fold.keeps_sums:
             # Rows that come meanwhile are read from the store; then everything is in step.
             state = (await self.analysis.state()).state
@@ -169,9 +167,12 @@ class Daemon:
                 fold.load_bytes(before)
                 fold.lighten()
                 raise
+        era = self.agent.rule.era
         try:
             yield
         finally:
+            if self.agent.rule.era != era:
+                self.analysis.adopt(self.agent.rule.record(self.clock()))
             self._lighten()
 
     def _lighten(self) -> None:
@@ -338,35 +339,32 @@ class Daemon:
             self.log.debug("rule", rule=self.agent.rule.rule_id, log_rows=rows)
         report = self.analysis.newest
         if report is not None:
-            await self.alerts.hear(report.checks)
-            await self._apply_alarm_actions(report)
+            await self._review(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
         # decisions most of the time.
         rest = max(SHORTEST_REFRESH_SECONDS, RESTS * (time.monotonic() - start))
         await asyncio.sleep(min(rest, self.settings.refresh_seconds))
 
-    async def _apply_alarm_actions(self, report: Report) -> None:
-        """Do what the alarms of a report ask for: an era, a pause, a model left out."""
-        due = [each.consequence() for each in report.due]
-        if report.estimates.era == self.agent.rule.era and self.agent.controls.begins_era(due):
-            async with self.with_sums():
-                self._act_on(report, due)
-        else:
-            self._act_on(report, due)
-
-    def _act_on(self, report: Report, due: list[Consequence]) -> None:
-        agent = self.agent
-        if report.estimates.era != agent.rule.era:
-            return  # what it says is of an era that has ended
-        before = agent.rule.era, agent.state.paused
-        agent.controls.apply_alarm_actions(due, self.clock())
-        if agent.rule.era != before[0]:
-            self.analysis.adopt(agent.rule.record(self.clock()))
-            self.log.warning(
-                "era", era=agent.rule.era, reason=agent.state.eras.reason(agent.rule.era)
-            )
-        if agent.state.paused != before[1]:
+    async def _review(self, report: Report) -> None:
+        """As `Controls.review`, with the checks that the analyst asked: keep what changed, and do
+        what alarms ask for: an era, a pause, a model left out."""
+        agent, controls = self.agent, self.agent.controls
+        checks = report.checks
+        for alert in await asyncio.to_thread(controls.keep_alerts, checks.checks, checks.at):
+            self.log.warning("check", check=alert.check, status=alert.status)
+        consequences = [action.consequence() for action in report.actions]
+        era = report.estimates.era
+        freezes = era == agent.rule.era and controls.begins_era(consequences)
+        async with self.with_sums() if freezes else contextlib.nullcontext():
+            if era != agent.rule.era:
+                return  # what it says is of an era that has ended
+            paused = agent.state.paused
+            controls.apply_alarm_actions(consequences, self.clock())
+        if agent.rule.era != era:
+            reason = agent.state.eras.reason(agent.rule.era)
+            self.log.warning("era", era=agent.rule.era, reason=reason)
+        if agent.state.paused != paused:
             self.log.warning("paused", reason=agent.state.paused)
 
     async def _checkpoint(self) -> None:

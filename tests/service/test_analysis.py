@@ -23,7 +23,7 @@ from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import MOST_WAITING, Saved
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError
-from equipoise.agent.service.analyst.reports import Due, report
+from equipoise.agent.service.analyst.reports import AlarmAction, report
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.contract import Kept
@@ -352,7 +352,6 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
             agent.controls.open_era("a test", 5.0)
-            daemon.analysis.adopt(daemon.store.rules()[-1])
         assert (agent.fold.certified.watermark, *before[1:]) == before
         assert not agent.fold.keeps_sums
         traffic(daemon, 900, 1500)
@@ -377,8 +376,8 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
         daemon._lighten()
         traffic(daemon, 0, 300)
         made = await daemon.analysis.report()
-        due = [Due(check="drift", action=action, sentence="It drifts.", models=[])]
-        alarmed = msgspec.structs.replace(made, due=due)
+        drifts = AlarmAction(check="drift", action=action, sentence="It drifts.", models=[])
+        alarmed = msgspec.structs.replace(made, actions=[drifts])
         state = daemon.analysis.state
 
         async def counted() -> Saved:
@@ -387,7 +386,7 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
 
         monkeypatch.setattr(daemon.analysis, "state", counted)
         for _ in range(3):
-            await daemon._apply_alarm_actions(alarmed)
+            await daemon._review(alarmed)
         assert agent.rule.era == asked
         assert (agent.state.paused is not None) == (action == "pause")
         assert not agent.fold.keeps_sums

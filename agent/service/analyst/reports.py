@@ -1,4 +1,4 @@
-"""Everything the read routes say, computed from an agent that is not deciding.
+"""Reports: all that is read, computed from an agent that is not deciding.
 
 A report is a pure function of the log up to one row. It is made in the analyst's process and
 travels to the daemon as bytes, so that no estimate is ever computed between two decisions.
@@ -40,7 +40,7 @@ from equipoise.store.records import RuleRecord
 NORMAL_95 = 1.959963984540054
 
 
-class Due(msgspec.Struct, frozen=True):
+class AlarmAction(msgspec.Struct, frozen=True):
     """What an alarm asks for, on its way to the daemon. models: positions, [] for all."""
 
     check: str
@@ -57,9 +57,8 @@ class Due(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
-    recommendations: by family; those asked for, the configured one among them.
-    rule: what the policy would freeze next. due: what alarms ask for. off: families that were not
-    to be computed.
+    recommendations: by family, the configured one among them. rule: what the policy would freeze
+    next. actions: what alarms ask for. off: families that were not to be computed.
     """
 
     log_rows: int
@@ -68,7 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     recommendations: dict[str, RecommendationAnswer]
     checks: ChecksAnswer
     rule: RuleRecord
-    due: list[Due] = []
+    actions: list[AlarmAction] = []
     off: list[str] = []
 
 
@@ -78,11 +77,11 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     names = list(dict.fromkeys([configured, *families]))
     estimates = agent.answers.estimates(names)
     checks = _checked(agent, at)
-    due = agent.answers.consequences(checks)
+    consequences = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
     agent.state.paused = None
     # The proposal is frozen under the alarms that stand now.
-    agent.state.alarms = alarms_of(due)
+    agent.state.alarms = alarms_of(consequences)
     try:
         rule = agent.answers.proposal(at)
     except Exception as error:  # whatever a policy makes of the sums: the rule in force stays
@@ -95,9 +94,9 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         recommendations={name: _recommendation(agent, name, at) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
-        due=[
-            Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
-            for one in due
+        actions=[
+            AlarmAction(one.check.name, one.action.value, one.check.sentence, list(one.models))
+            for one in consequences
         ],
         off=list(agent.answers.off),
     )

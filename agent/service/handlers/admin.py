@@ -155,8 +155,8 @@ _SWITCH: dict[str, Any] = {
 
 
 class Admin:
-    """whole: a context in which the sums are in this process, for whoever freezes a rule. rejects:
-    refused lines of a bulk body after which the rest is not read."""
+    """with_sums: a context in which the sums are in this process, for whoever freezes a rule.
+    rejects: refused lines of a bulk body after which the rest is not read."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Admin:
         counters: Counters,
         log: Log,
         clock: Callable[[], float],
-        whole: Callable[[], AbstractAsyncContextManager[None]],
+        with_sums: Callable[[], AbstractAsyncContextManager[None]],
         rejects: int,
     ) -> None:
         self._adapter = adapter
@@ -175,7 +175,7 @@ class Admin:
         self._counters = counters
         self._log = log
         self._clock = clock
-        self._whole = whole
+        self._with_sums = with_sums
         self._rejects = rejects
 
     @Operation("POST", "/v1/observations", body=Observation, content=NDJSON, problems=(503,))
@@ -241,15 +241,11 @@ class Admin:
     @Operation("POST", "/v1/resume", example={"reason": "the release is out"}, **_SWITCH)
     async def resume(self, call: Call) -> ModeAnswer:
         """Randomize again."""
-        agent = self._adapter.agent
-        era = agent.rule.era
         try:
-            async with self._whole():
+            async with self._with_sums():
                 answer = self._switches.resume(_reason(call), self._clock())
         except AnalystError as error:
             raise unanswered(error) from error
-        if agent.rule.era != era:
-            self._analysis.adopt(agent.rule.record(self._clock()))
         self._log.warning("resumed", randomizing=answer.randomizing)
         return answer
 

@@ -188,10 +188,7 @@ class HotHandlers:
         example=dict,
     )
     def decide(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
-        """Decide which model serves one request.
-
-        One request, one decision.
-        """
+        """Decide which model serves one request."""
         request = self._request.decode(body)
         if request.again:
             return self._encode(self._earlier(request))
@@ -242,10 +239,7 @@ class HotHandlers:
         example=lambda request: {"requests": [request]},
     )
     def decide_batch(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
-        """Decide several requests, together or not at all.
-
-        Several requests, decided together or not at all.
-        """
+        """Decide several requests, together or not at all."""
         requests = self._requests.decode(body).requests
         self._check_rows("requests", len(requests))
         if self._rates is not None:
@@ -268,7 +262,7 @@ class HotHandlers:
     def outcomes(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """Take in what came of decisions: one outcome, or a list.
 
-        One outcome, which is taken or refused; or many, each judged alone.
+        One is taken or refused; of a list each is judged alone.
         """
         answer = self._outcome_rows(body, caller)
         if isinstance(answer, OutcomeRows):

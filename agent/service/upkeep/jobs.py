@@ -1,4 +1,4 @@
-"""Work beside the requests: jobs on APScheduler, alerts of checks, retention of old rows.
+"""Work beside the requests: jobs on APScheduler, and retention of old rows.
 
 A job that fails is logged and counted and runs again at its next time; jobs never pile up.
 
@@ -20,32 +20,10 @@ from apscheduler.triggers.base import BaseTrigger
 
 from equipoise.agent.config.service import SECONDS_A_DAY, RetentionSettings
 from equipoise.agent.lifecycle.rules import unused_rules
-from equipoise.agent.monitors.check import last_kept, turns
 from equipoise.agent.service.analyst.client import AnalystClient
-from equipoise.agent.service.api.schema import ChecksAnswer
 from equipoise.agent.service.control import wall_time
 from equipoise.agent.service.telemetry import Counters, Log
-from equipoise.store.contract import Store
 from equipoise.store.journal.store import JournaledStore
-from equipoise.store.records import Alert
-
-
-class Alerts:
-    """Remembers what every check said last; the store's alerts tell it after a restart."""
-
-    def __init__(self, store: Store, log: Log) -> None:
-        self._store = store
-        self._log = log
-        self._last: dict[str, str] = last_kept(store.alerts())
-
-    async def hear(self, checks: ChecksAnswer) -> list[Alert]:
-        """Keep an alert for every check that turned to `watch` or `alarm`, or back from them."""
-        changed = turns(self._last, checks.checks, checks.at)
-        for alert in changed:
-            await asyncio.to_thread(self._store.put, alert)
-            self._log.warning("check", check=alert.check, status=alert.status)
-        return changed
-
 
 Job = Callable[[], Awaitable[object]]
 
@@ -169,7 +147,7 @@ them must have been kept since, so that a clock that jumps once removes nothing.
 
 
 class Retention:
-    """Keeps states for later and trims the log."""
+    """Keeps states in time, and lets the log begin at one of them once it is old."""
 
     def __init__(
         self,
@@ -184,10 +162,10 @@ class Retention:
         self._store = store
         self._counters = counters
         self._log = log
-        self._rows = counters.moved_out = 0
+        counters.moved_out = 0
 
     async def run(self, now: float) -> None:
-        """One look. now: seconds since the epoch."""
+        """Keep a state if one is due, and trim. now: seconds since the epoch."""
         age = self._settings.days * SECONDS_A_DAY
         last = await asyncio.to_thread(self._store.last_root_kept, now)
         if last is None or now - last >= age / STEPS:
@@ -197,8 +175,7 @@ class Retention:
         folder = None if archive is None else Path(archive)
         trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
         if trimmed is not None:
-            self._rows += trimmed.rows
-            self._counters.moved_out = self._rows
+            self._counters.moved_out = (self._counters.moved_out or 0) + trimmed.rows
             unused = await asyncio.to_thread(unused_rules, self._store)
             await asyncio.to_thread(self._store.remove_rules, unused)
             self._log.info(
