@@ -1,7 +1,7 @@
 """Records in, records out: the agent for callers who speak names and not arrays.
 
-Model names, text ids and named features are turned into the columns the agent works on. A
-request id that was decided before gets the same decision again; with other content it is refused.
+Model names, text ids and named features are turned into the columns the agent works on, and back.
+A request id that was decided before gets the same decision again; with other content it is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What may stop the daemon from randomizing: mode, pause, kill switch, a failing store; its clock.
 
-It needs neither the store nor HTTP: `touch <store>.kill` is enough, and removing the file is the
-way back. The file is looked for a few times a second, not at every request. Where no file can be
-made, SIGUSR1 turns the switch on and SIGUSR2 off again.
+The kill switch needs neither the store nor HTTP: `touch <store>.kill` is enough, and removing the
+file is the way back. The file is looked for a few times a second, not at every request. Where no
+file can be made, SIGUSR1 turns the switch on and SIGUSR2 off again.
 
 The pause, which checks may press too, and a changed budget are kept in the store, so a restart
 does not forget them.

@@ -1,10 +1,10 @@
 """Counters of the running daemon, and its log: one JSON object a line on standard error.
 
-Plain numbers and lists: an increment costs far less than a metrics library's, and the loop's
-thread is the only one that counts. `metrics.py` turns them into Prometheus text when asked.
+Counters are plain numbers and lists: an increment costs far less than a metrics library's, and the
+loop's thread is the only one that counts. `handlers/prometheus.py` writes them down when asked.
 
-What happened is named by `event`; ids, models, counts and durations stand beside it. Bodies,
-features, tokens and anything a user wrote never enter.
+A line of the log names what happened by `event`; ids, models, counts and durations stand beside it.
+Bodies, features, tokens and anything a user wrote never enter.
 """
 
 from __future__ import annotations

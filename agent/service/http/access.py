@@ -1,18 +1,16 @@
-"""Access: bearer tokens, host names, origins, content types, rates; proof of who decided.
-
-Decision ids are counted, so anybody who may report outcomes could report those of others. Each
-answer of decide carries a short HMAC-SHA256 (RFC 2104) of the decision's number, with a key of its
-own that is derived from the store's secret key and the experiment's name. It is computed anew each
-time, so nothing is kept, and a restart or a restored backup knows the same ones.
-
-Only digests are kept, and every one of them is compared in constant time, so that neither the
-answer's time nor the daemon's memory tells anything about a token.
+"""Access: who asks (bearer tokens), from where (host names, origins), how often, and who decided.
 
 A program says what it wants and carries its token. A browser speaks for whatever page it shows: it
 sends requests that the page's author wrote, to any address, with credentials that the reader gave.
 So what a browser says of the page (`Origin`, `Sec-Fetch-Site`) must say that the page is ours, and
 where no token is needed the name in `Host` must be one of this machine, for any name in the world
-can be made to point here.
+can be made to point here. Of tokens only digests are kept, and every one of them is compared in
+constant time, so that neither the answer's time nor the daemon's memory tells anything about them.
+
+Decision ids are counted, so anybody who may report outcomes could report those of others. Each
+answer of decide therefore carries an outcome token: a short HMAC-SHA256 (RFC 2104) of the number of
+the decision, with a key that is derived from the store's secret key and the experiment's name. It
+is computed anew each time, so nothing is kept, and a restart or a restored backup knows the same.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Limits that only the connection can keep: how many, how slow, how much header.
 
-Shells and containers often allow 1,024, fewer than the connections that are taken by default. The
-soft limit may be raised up to the hard one by anybody, so `serve` does; where that is not enough
-fewer connections are taken, and `serve --check` says so.
-
 uvicorn bounds none of these by itself: a client may connect and say nothing, send a header a byte
 a minute, send headers without end, or send thousands of requests at once and read no answer. And
 its parser takes a request that offers `Upgrade: h2c`, as many HTTP/2 clients do, for one without a
 body. Here bytes reach the parser a request at a time: its whole header without the offer to
 upgrade, then its body. What comes behind a request waits, unparsed and unread, until that one is
 answered, and then for its turn among all connections that do so.
+
+Connections need file descriptors, of which shells and containers often allow 1,024. The soft limit
+may be raised up to the hard one by anybody, so `serve` does; where that is not enough fewer
+connections are taken, and `serve --check` says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Work beside the requests: jobs on APScheduler, and retention of old rows.
+"""Work beside the requests: jobs at intervals on APScheduler, and retention of old rows.
 
 A job that fails is logged and counted and runs again at its next time; jobs never pile up.
 
