@@ -195,7 +195,7 @@ class Switches:
 
     def budget(self) -> BudgetAnswer:
         """The budget in force and what of it was spent."""
-        limit, spent = self._agent.controls.budget, self._agent.fold.randomized
+        limit, spent = self._agent.controls.budget, self._agent.light.randomized
         rest = None if limit is None else max(limit - spent, 0)
         return BudgetAnswer(requests=limit, randomized=spent, left=rest)
 

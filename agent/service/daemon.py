@@ -108,7 +108,7 @@ class Daemon:
         self._reloads: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
         self._away = 0.0
-        self._checkpointed = self.agent.fold.next_seq
+        self._checkpointed = self.agent.light.next_seq
         self._displaced = ""
 
     async def start(self) -> None:
@@ -130,7 +130,7 @@ class Daemon:
         self.log.info(
             "started",
             experiment=self.agent.config.name,
-            log_rows=self.agent.fold.next_seq,
+            log_rows=self.agent.light.next_seq,
             rule=self.agent.rule.rule_id,
             mode=settings.mode,
             durability=settings.durability,
@@ -155,17 +155,18 @@ class Daemon:
         """A context with the sums in the daemon's own process, for whoever freezes a rule here;
         nothing may be awaited inside. They come from the analyst, which hears of the rule of a new
         era. Raises AnalystError, StoreError."""
-        if not self.agent.fold.keeps_sums:
+        experiment = self.agent.state
+        if not experiment.keeps_sums:
             # Rows that come meanwhile are read from the store; then everything is in step.
             state = (await self.analysis.state()).state
-            fold, before = self.agent.fold, self.agent.fold.kept_bytes()
-            fold.load_bytes(state)
+            before = experiment.light.to_bytes()
+            experiment.load_sums(state)
             try:
                 self.agent.follow()
             except StoreError:
                 # Rows in the tail cannot be read back now: be what we were.
-                fold.load_bytes(before)
-                fold.lighten()
+                experiment.light.load_bytes(before)
+                experiment.lighten()
                 raise
         era = self.agent.rule.era
         try:
@@ -182,7 +183,7 @@ class Daemon:
         counts what it spent, so they keep theirs.
         """
         if self.agent.state.purse.limits.keys() <= {"requests"} and self.shadow is None:
-            self.agent.fold.lighten()
+            self.agent.state.lighten()
 
     def run_with_sums(self, work: Callable[[], None]) -> None:
         """Do the work of a reload with sums at hand, once they are."""
@@ -215,7 +216,7 @@ class Daemon:
             await self.shadow.close()
         try:
             whole = self.agent.broken is None and self.store.displaced is None
-            if self.agent.fold.next_seq > self._checkpointed and whole:
+            if self.agent.light.next_seq > self._checkpointed and whole:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
                     await self._anchor()
@@ -224,7 +225,7 @@ class Daemon:
             self.log.failed("checkpoint", error)
         await self.analysis.close()
         self.store.close()
-        self.log.info("stopped", log_rows=self.agent.fold.next_seq)
+        self.log.info("stopped", log_rows=self.agent.light.next_seq)
 
     def _broke(self, error: BaseException) -> None:
         """Have the process end: the state is behind the log, and only a start brings it back.
@@ -274,7 +275,7 @@ class Daemon:
             ready=not problems,
             problems=problems,
             mode=self.switches.answer(),
-            log_rows=self.agent.fold.next_seq,
+            log_rows=self.agent.light.next_seq,
             rule_id=self.agent.rule.rule_id,
             losses=[gap.sentence for gap in self.agent.state.gaps],
         )
@@ -327,7 +328,7 @@ class Daemon:
             self._refused_logged, self._refused_logged_at = count, now
 
     async def _refresh(self) -> None:
-        rows = self.agent.fold.next_seq
+        rows = self.agent.light.next_seq
         if self.store.displaced is not None:
             return  # who reads by name would read something else
         if rows == self._folded:
@@ -368,7 +369,7 @@ class Daemon:
             self.log.warning("paused", reason=agent.state.paused)
 
     async def _checkpoint(self) -> None:
-        if self.agent.fold.next_seq > self._checkpointed and self.store.displaced is None:
+        if self.agent.light.next_seq > self._checkpointed and self.store.displaced is None:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
             await self._anchor()
@@ -384,7 +385,7 @@ class Daemon:
 
     async def _foresee(self) -> None:
         before = self.analysis.forecast
-        new = before is None or before.log_rows < self.agent.fold.next_seq
+        new = before is None or before.log_rows < self.agent.light.next_seq
         if new and self.store.displaced is None:
             forecast = await self.analysis.foresee()
             self.log.debug("forecast", sentence=forecast.sentence)
@@ -405,7 +406,7 @@ class Daemon:
 
     def _compare_clocks(self) -> None:
         """Say it where the log and the machine's clock cannot both be right."""
-        newest = self.agent.fold.ledger.arrivals.latest
+        newest = self.agent.light.ledger.arrivals.latest
         self._away = self.clock() - newest  # not a number before any decision
         if self._away < -APART_SECONDS:
             self.log.warning("clock-behind-log", seconds=round(-self._away, 1))

@@ -26,6 +26,7 @@ from equipoise.store.memory import MemoryStore
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, MODELS, Traffic, config, run
 
+DOCS = Path(__file__).parents[2] / "docs"
 DAY = 86_400.0
 PRICES = (0.01, 0.02, 0.05)
 UNIFORM = PolicyConfig(gate="fixed-rate", assignment="uniform", rate=0.3)
@@ -97,7 +98,7 @@ def test_harm_is_what_the_estimates_say_was_lost() -> None:
     run(agent, traffic, 12)
     agent.refresh()
     values = agent.answers.estimates(["hierarchical"])["hierarchical"].values
-    ledger = agent.fold.ledger
+    ledger = agent.light.ledger
     expected = sum(
         ledger.spent[routed, model] * max(values[routed] - values[model], 0.0)
         for routed in range(3)
@@ -221,10 +222,13 @@ def test_a_horizon_needs_an_amount() -> None:
             config(budget=budget).checked()
 
 
-def test_the_examples_of_the_page_are_configurations() -> None:
-    page = Path(__file__).parents[2] / "docs" / "allocation.md"
-    first, second = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    found = ExperimentConfig.from_builtins(tomllib.loads(first))
+def test_the_examples_of_the_pages_are_configurations() -> None:
+    policy, budget, second = (
+        example
+        for page in ("policies.md", "budget.md")
+        for example in re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    )
+    found = ExperimentConfig.from_builtins(tomllib.loads(policy + budget))
     assert found.budget == BudgetConfig(money=500.0, requests=40_000, horizon=14 * DAY)
     assert found.models[1].max_requests == 20_000
     prompt = {"type": "text", "name": "prompt", "statistics": ["words", "code"]}

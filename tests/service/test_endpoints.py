@@ -83,7 +83,11 @@ def test_no_more_is_waited_for_at_once_than_the_limit_of_reads():
         served = endpoint(handlers, counters)
         first = asyncio.create_task(ask(served, "GET"))
         await asyncio.sleep(0)
-        status, refusal = await ask(served, "GET")
+        second = asyncio.create_task(ask(served, "GET"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert second.done(), "it waits for nothing"
+        status, refusal = second.result()
         assert (status, refusal["limit"], refusal["retry_after"]) == (429, "3 at once", 1.0)
         assert (await ask(served, "PUT", b"{}"))[0] == 200, "what weighs nothing is not counted"
         handlers.go_on.set()

@@ -115,7 +115,7 @@ class AnalystClient(AnalystConnection):
 
         Callers that come together share one. Raises AnalystError.
         """
-        rows = self._agent.fold.next_seq
+        rows = self._agent.light.next_seq
         if families and not self._covers(self.newest, 0, families):
             return await self._report_to_client(families, rows)
         async with self.turn:
@@ -129,7 +129,7 @@ class AnalystClient(AnalystConnection):
     async def read(self, families: Sequence[str] = ()) -> Report:
         """As `report`, for a client: at a pace that leaves the analyst to the daemon, and waiting
         for so long only. Raises AnalystError."""
-        rows = self._agent.fold.next_seq
+        rows = self._agent.light.next_seq
         report = self._covering(rows, families)
         if report is not None:
             return report

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
-from equipoise.agent.decisions.policy_snapshot import sample_moments
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.ipw import naive_log
 from equipoise.agent.inference.projection import within_range
@@ -88,7 +88,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         rule = agent.rule.record(at)
         checks.append(_alarm(f"No new rule can be frozen ({_named(error)}); the last one stays."))
     return Report(
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
         at=at,
         estimates=_estimates(agent, estimates, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
@@ -141,9 +141,9 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
     return EstimatesAnswer(
         experiment=config.name,
         at=at,
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
         decisions=agent.state.decisions,
-        randomized=agent.fold.randomized,
+        randomized=agent.light.randomized,
         waiting=behind.waiting,
         watermark=WatermarkAnswer(
             held_back=behind.held,
@@ -254,7 +254,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         routing_standard_error=number(answer.routing_error),
         certified=winner,
         at=at,
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
     )
 
 
@@ -273,7 +273,7 @@ def _checks(agent: Agent, checks: Sequence[Check], at: float) -> ChecksAnswer:
     gravest: CheckStatus = max(
         (check.status for check in checks), key=GRAVITY.__getitem__, default="unknown"
     )
-    return ChecksAnswer(status=gravest, checks=answers, at=at, log_rows=agent.fold.next_seq)
+    return ChecksAnswer(status=gravest, checks=answers, at=at, log_rows=agent.light.next_seq)
 
 
 def number(value: float) -> float | None:

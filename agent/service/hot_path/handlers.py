@@ -298,7 +298,7 @@ class HotHandlers:
         """The answers to requests, decided together; all passed through where the store fails."""
         adapter, reason = self._adapter, self._reason()
         if reason is None:
-            newest = adapter.agent.fold.pending.next
+            newest = adapter.agent.light.pending.next
             try:
                 if len(requests) == 1:
                     decisions = [adapter.decide_one(requests[0])]

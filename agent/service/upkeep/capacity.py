@@ -1,7 +1,7 @@
 """What a configuration will take: disk, measured by writing a store; memory, state and start-up.
 
 Features are drawn at random with all their digits, so stores of whole numbers grow more slowly.
-Memory and times are rules of thumb, measured on one machine (docs/reliability.md, "Bounds").
+Memory and times are rules of thumb, measured on one machine (docs/performance.md, "Memory").
 """
 
 from __future__ import annotations

@@ -291,7 +291,7 @@ class Shadow:
         pairs = [(context, model) for context in contexts for model in self._settings.models]
         keys = np.array([text_key("context", each.context_id) for each, _ in pairs])
         models = np.array([self._position[model.name] for _, model in pairs])
-        _, replayed = self._adapter.agent.fold.simulated.lookup(keys, models)
+        _, replayed = self._adapter.agent.light.simulated.lookup(keys, models)
         return [
             pair
             for pair, done in zip(pairs, replayed.tolist(), strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.config import (
     CertifyConfig,
     PolicyConfig,
@@ -17,7 +18,6 @@ from equipoise.agent.config import (
     SegmentConfig,
     UnitsConfig,
 )
-from equipoise.agent.decisions.policy_snapshot import sample_moments
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
