@@ -25,6 +25,7 @@ from equipoise.agent.errors import (
 )
 from equipoise.agent.features.values import shown_sent
 from equipoise.agent.state.attempts import FIRST
+from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
     DecisionBatch,
@@ -44,7 +45,6 @@ UNRATED = (
     "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
     "without one has a known value, or leave such rows out"
 )
-_NO_CONTEXT = -1
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 """Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
@@ -110,7 +110,7 @@ class RecordAdapter:
         batch = self.agent.decide(
             RequestBatch(
                 unit=np.array((text_key("unit", unit),)),
-                context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
+                context=np.array((NO_CONTEXT if not context else text_key("context", context),)),
                 at=self._times((request.at,), live=True, history=False),
                 x=x,
                 routed=np.array((routed,)),
@@ -271,7 +271,7 @@ class RecordAdapter:
     ) -> RequestBatch:
         units = [request.unit_id or request.request_id for request in requests]
         contexts = [
-            _NO_CONTEXT if request.context_id is None else text_key("context", request.context_id)
+            NO_CONTEXT if request.context_id is None else text_key("context", request.context_id)
             for request in requests
         ]
         eligible = None
