@@ -8,7 +8,7 @@ frozen after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle.eras import DRIFT
 from equipoise.agent.lifecycle.rules import same_but_since
-from equipoise.agent.monitors.check import Action, Consequence, last_kept, listed, turns
+from equipoise.agent.monitors.check import Action, Consequence, Verdict, last_kept, listed, turns
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
@@ -35,6 +35,8 @@ class Controls:
     def __init__(self, state: ExperimentState, answers: Answers) -> None:
         self._state = state
         self._answers = answers
+        self._kept: dict[str, str] | None = None
+        """Status by check of the newest alert of each, read when first needed."""
 
     def freeze_rule(self, era: int, at: float) -> Snapshot:
         """Freeze the next rule, the first one of a new era perhaps; what the policy saw.
@@ -143,10 +145,19 @@ class Controls:
         snapshot = None
         if always or state.alarms != before:
             snapshot = self.freeze_rule(state.rule.era, at)
-        for alert in turns(last_kept(state.store.alerts()), checks, at):
-            state.store.put(alert)
+        self.keep_alerts(checks, at)
         self.apply_alarm_actions(consequences, at)
         return consequences, snapshot
+
+    def keep_alerts(self, checks: Iterable[Verdict], at: float) -> list[Alert]:
+        """Keep an alert for every check that turned to `watch` or `alarm`, or back from them."""
+        store = self._state.store
+        if self._kept is None:
+            self._kept = last_kept(store.alerts())
+        alerts = turns(self._kept, checks, at)
+        for alert in alerts:
+            store.put(alert)
+        return alerts
 
     def apply_alarm_actions(self, consequences: Sequence[Consequence], at: float) -> None:
         """Do what alarms ask for. Doing it again while they stand changes nothing."""

@@ -57,11 +57,11 @@ class Experiment:
     """
 
     def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
-        from equipoise.agent.record_adapter import Gateway
+        from equipoise.agent.record_adapter import RecordAdapter
 
         self.agent = agent
         self._clock = clock
-        self._records = Gateway(agent, clock)
+        self._records = RecordAdapter(agent, clock)
         self._lock = threading.RLock()
         self._closed = False
 

@@ -1,7 +1,7 @@
 """Records in, records out: the agent for callers who speak names and not arrays.
 
-Model names, text ids and named features are turned into the columns the agent works on. A
-request id that was decided before gets the same decision again; with other content it is refused.
+Model names, text ids and named features are turned into the columns the agent works on, and back.
+A request id that was decided before gets the same decision again; with other content it is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from equipoise.agent.errors import (
 )
 from equipoise.agent.features.values import shown_sent
 from equipoise.agent.state.attempts import FIRST
+from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
     DecisionBatch,
@@ -44,16 +45,15 @@ UNRATED = (
     "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
     "without one has a known value, or leave such rows out"
 )
-_NO_CONTEXT = -1
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 """Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
 
-class Gateway:
+class RecordAdapter:
     """decide, observe, ingest and simulate on lists of records.
 
     clock: seconds since the epoch, for records that carry no time of their own, and for what
-    waits: see `clocks.py`. off: seconds by which others' clocks are ahead of it, where it has not
+    waits. off: seconds by which others' clocks are ahead of it, where it has not
     come back to the machine's yet; times of decisions and outcomes are taken over without them.
     """
 
@@ -79,28 +79,29 @@ class Gateway:
             raise ConflictError(f"request_id {twice!r} occurs twice in one batch")
         x = self._context([request.features for request in requests])
         routed = self._models("routed", [request.routed for request in requests])
-        known = self.agent.store.find_requests(ids)
-        fresh = [row for row, name in enumerate(ids) if name not in known]
-        made: dict[str, Decision] = {}
+        decided = self.agent.store.find_requests(ids)
+        fresh = [row for row, name in enumerate(ids) if name not in decided]
+        decisions: dict[str, Decision] = {}
         for row, name in enumerate(ids):
-            if name in known:
-                made[name] = self._again(known[name], requests[row], x[row], int(routed[row]))
+            if name in decided:
+                number = decided[name]
+                decisions[name] = self._again(number, requests[row], x[row], int(routed[row]))
         if fresh:
             batch = self.agent.decide(
                 self._batch([requests[row] for row in fresh], x, routed, fresh)
             )
             for row, decision in zip(fresh, self.records(batch), strict=True):
-                made[ids[row]] = decision
-        return [made[name] for name in ids]
+                decisions[ids[row]] = decision
+        return [decisions[name] for name in ids]
 
     def decide_one(self, request: Request) -> Decision:
         """As `decide` of one request, bit for bit, at a third of the cost."""
         name = request.request_id
         x = self.agent.state.transform.context_rows((request.features,))
         routed = self._model("routed", request.routed)
-        known = self.agent.store.find_requests((name,))
-        if known:
-            return self._again(known[name], request, x[0], routed)
+        decided = self.agent.store.find_requests((name,))
+        if decided:
+            return self._again(decided[name], request, x[0], routed)
         eligible = None
         if request.eligible is not None:
             eligible = np.zeros((1, len(self._position)), dtype=bool)
@@ -109,7 +110,7 @@ class Gateway:
         batch = self.agent.decide(
             RequestBatch(
                 unit=np.array((text_key("unit", unit),)),
-                context=np.array((_NO_CONTEXT if not context else text_key("context", context),)),
+                context=np.array((NO_CONTEXT if not context else text_key("context", context),)),
                 at=self._times((request.at,), live=True, history=False),
                 x=x,
                 routed=np.array((routed,)),
@@ -196,21 +197,21 @@ class Gateway:
         )
         dated = np.array([item.at is not None for item in observations], dtype=bool)
         fresh = self._new_observations(batch, dated)
-        kept = batch if fresh.all() else select(batch, fresh)
+        rows = batch if fresh.all() else select(batch, fresh)
         first = self.agent.light.next_seq
         # A row that names nobody is somebody of its own, whatever others call theirs.
         units = [
             text_key("unit", unit) if unit else text_key("row", str(first + row))
-            for row, unit in enumerate(kept.unit_id or ())
+            for row, unit in enumerate(rows.unit_id or ())
         ]
         accepted = self.agent.ingest(
             replace(
-                kept,
+                rows,
                 unit=np.array(units, dtype=np.int64),
-                request_id=kept.request_id if any(kept.request_id or ()) else None,
+                request_id=rows.request_id if any(rows.request_id or ()) else None,
             )
         )
-        return Accepted(accepted.rows, len(batch) - len(kept))
+        return Accepted(accepted.rows, len(batch) - len(rows))
 
     def _rewards(self, observations: Sequence[Observation]) -> Floats:
         missing = self.agent.config.reward.missing_value
@@ -223,13 +224,13 @@ class Gateway:
         """(n,) the rows that are no repeats. dated: whose times were given and not taken from the
         clock, which is no part of their content."""
         ids = batch.request_id or ()
-        known = self.agent.store.find_observations([name for name in ids if name])
-        held = self.agent.store.observations(sorted(known)) if known else {}
+        repeated = self.agent.store.find_observations([name for name in ids if name])
+        logged = self.agent.store.observations(sorted(repeated)) if repeated else {}
         fresh = np.ones(len(batch), dtype=bool)
         first: dict[str, int] = {}
         for row, name in enumerate(ids):
-            if name in held:
-                stored = held[name]
+            if name in logged:
+                stored = logged[name]
                 assert isinstance(stored.batch, ObservationBatch)
                 other, at, timed = stored.batch, 0, bool(dated[row])
                 place = stored_row(stored.seq, float(other.at[0]))
@@ -270,7 +271,7 @@ class Gateway:
     ) -> RequestBatch:
         units = [request.unit_id or request.request_id for request in requests]
         contexts = [
-            _NO_CONTEXT if request.context_id is None else text_key("context", request.context_id)
+            NO_CONTEXT if request.context_id is None else text_key("context", request.context_id)
             for request in requests
         ]
         eligible = None
@@ -336,22 +337,22 @@ class Gateway:
 
     def _numbers(self, outcomes: Sequence[Outcome]) -> Ints:
         by_request = [outcome.request_id for outcome in outcomes if outcome.request_id]
-        known = self.agent.store.find_requests(by_request) if by_request else {}
+        decided = self.agent.store.find_requests(by_request) if by_request else {}
         numbers = []
         for outcome in outcomes:
             name, request = outcome.decision_id, outcome.request_id
             if name is None and request is None:
                 raise AgentError("an outcome needs a decision_id or a request_id")
-            found = None if name is None else _DECISION.fullmatch(name)
-            if name is not None and found is None:
+            match = None if name is None else _DECISION.fullmatch(name)
+            if name is not None and match is None:
                 raise UnknownDecisionError(f"decision_id {name!r} does not exist")
-            if request is not None and request not in known:
+            if request is not None and request not in decided:
                 raise UnknownDecisionError(f"request_id {request!r} was never decided")
-            number = known[request or ""] if found is None else int(found[1])
-            if request is not None and known[request] != number:
+            number = decided[request or ""] if match is None else int(match[1])
+            if request is not None and decided[request] != number:
                 raise ConflictError(
                     f"decision_id {name!r} is not the decision of request_id {request!r}, "
-                    f"which is d{known[request]}"
+                    f"which is d{decided[request]}"
                 )
             numbers.append(number)
         return np.array(numbers, dtype=np.int64)
@@ -373,9 +374,9 @@ class Gateway:
         for row, metrics in enumerate(rows):
             for name, value in metrics.items():
                 if name not in position:
-                    known = ", ".join(position) or "none"
+                    declared = ", ".join(position) or "none"
                     sent = shown_sent(name, "name")
-                    raise AgentError(f"metrics: {sent} is no guardrail; declared are {known}")
+                    raise AgentError(f"metrics: {sent} is no guardrail; declared are {declared}")
                 if not math.isfinite(value):
                     raise AgentError(f"metric {name} row {row}: {value} is not a finite number")
                 table[row, position[name]] = value
@@ -404,13 +405,13 @@ class Gateway:
         `check_against` takes it; live: whether windows are measured by them."""
         now = self._clock()
         at = np.array([now if each is None else each for each in times], dtype=np.float64)
-        told = np.array([each is not None for each in times])
-        if told.any():
+        dated = np.array([each is not None for each in times])
+        if dated.any():
             off = self._off()
             off = off if abs(off) >= APART_SECONDS else 0.0
-            check_against(np.where(told, at, now + off), now + off, history=history)
+            check_against(np.where(dated, at, now + off), now + off, history=history)
             if live:
-                at[told] -= off
+                at[dated] -= off
         return at
 
 
@@ -427,18 +428,18 @@ def _differences(
     batch: ObservationBatch, row: int, other: ObservationBatch, at: int, timed: bool
 ) -> list[str]:
     """Names of what two rows say differently. timed: whether their times are compared."""
-    found = [] if batch.routed[row] == other.routed[at] else ["routed"]
-    for name, given, held in (
+    names = [] if batch.routed[row] == other.routed[at] else ["routed"]
+    for name, mine, theirs in (
         ("features", batch.x[row], other.x[at]),
         ("outputs", batch.outputs[row], other.outputs[at]),
     ):
         # Nearly always the very same bytes; a closer look knows that 0 is -0.
-        if given.tobytes() != held.tobytes() and not np.array_equal(given, held):
-            found.append(name)
+        if mine.tobytes() != theirs.tobytes() and not np.array_equal(mine, theirs):
+            names.append(name)
     if batch.reward[row] != other.reward[at]:
-        found.append("reward")
+        names.append("reward")
     if (batch.unit_id or ())[row] != (other.unit_id or ())[at]:
-        found.append("unit_id")
+        names.append("unit_id")
     if timed and batch.at[row] != other.at[at]:
-        found.append("at")
-    return found
+        names.append("at")
+    return names

@@ -45,7 +45,7 @@ from equipoise.agent.ingest.records import (
     rows,
 )
 from equipoise.agent.maintenance.key_file import open_key
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.records import Observation, Outcome, Simulation
 from equipoise.store.sqlite import SqliteStore
@@ -108,7 +108,7 @@ class StoreSink:
 
     rows_at_once = 4096
 
-    def __init__(self, gateway: Gateway, kind: Kind) -> None:
+    def __init__(self, gateway: RecordAdapter, kind: Kind) -> None:
         takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
             "observations": gateway.ingest,
             "outcomes": gateway.observe,
@@ -508,7 +508,7 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
         agent = Agent(file.experiment, store, open_key(store), at=time.time())
-        yield StoreSink(Gateway(agent), kind)
+        yield StoreSink(RecordAdapter(agent), kind)
         agent.checkpoint(time.time())
 
 

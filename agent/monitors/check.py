@@ -148,7 +148,7 @@ def due(checks: Iterable[Check], table: Mapping[str, Action]) -> list[Consequenc
     ]
 
 
-_GRAVITY = {"unknown": 0, "ok": 1, "watch": 2, "alarm": 3}
+GRAVITY: Mapping[str, int] = {"unknown": 0, "ok": 1, "watch": 2, "alarm": 3}
 _GRAVE = ("watch", "alarm")
 
 
@@ -173,7 +173,7 @@ def gravest_by_name(checks: Iterable[V]) -> list[V]:
     held: dict[str, V] = {}
     for check in checks:
         other = held.get(check.name)
-        if other is None or _GRAVITY[check.status] > _GRAVITY[other.status]:
+        if other is None or GRAVITY[check.status] > GRAVITY[other.status]:
             held[check.name] = check
     return list(held.values())
 

@@ -12,85 +12,89 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from equipoise.agent.service.api import openapi
-from equipoise.agent.service.api.openapi import example_request
-from equipoise.agent.service.api.operation_table import operations
-from equipoise.agent.service.api.operations import Operation
-from equipoise.agent.service.api.problems import problem
+from equipoise.agent.service.api.operations import declared, document, example_request
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import Health
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.handlers import prometheus as metrics
-from equipoise.agent.service.hot_path.application import Front
+from equipoise.agent.service.handlers import prometheus
+from equipoise.agent.service.handlers.admin import Admin
+from equipoise.agent.service.handlers.queries import Queries
+from equipoise.agent.service.hot_path.application import Application
 from equipoise.agent.service.http.access import Doors, Tokens
-from equipoise.agent.service.http.endpoints import Endpoint, Plain
+from equipoise.agent.service.http.endpoints import Endpoint, Plain, Served
 
 
-def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Front:
+def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Application:
     """The application over one daemon. more: what else it serves, such as its page."""
-    table = operations(daemon, example_request(daemon.agent.config))
-    written = msgspec.json.encode(openapi.document(table, version("equipoise")))
-    by_path: dict[str, dict[str, Operation | Plain]] = {}
-    for operation in table:
-        by_path.setdefault(operation.path, {})[operation.method] = operation
-    for plain in (*_plain(daemon, written), *more):
+    limits, counters, log = daemon.settings.limits, daemon.counters, daemon.log
+    hot = list(declared(daemon.hot))
+    operations = list(declared(*_handlers(daemon)))
+    described = [operation for operation, _ in (*hot, *operations)]
+    request = example_request(daemon.agent.config)
+    openapi = msgspec.json.encode(document(described, version("equipoise"), request))
+    by_path: dict[str, dict[str, Served]] = {}
+    for operation, _ in hot:
+        by_path.setdefault(operation.path, {})[operation.method] = None
+    for operation, handler in operations:
+        by_path.setdefault(operation.path, {})[operation.method] = operation, handler
+    for plain in (*_plain(daemon, openapi), *more):
         by_path.setdefault(plain.path, {})["GET"] = plain
-    doors = Doors(tokens, daemon.settings)
-    daemon.hot.rates = doors.rates
+    doors = Doors(tokens, daemon.settings, daemon.rates)
+    committed = None if daemon.barrier is None else daemon.barrier.wait
     routes = [
-        Route(path, Endpoint(path, daemon, doors, serves)) for path, serves in by_path.items()
+        Route(path, Endpoint(path, served, doors, limits, counters, log, committed))
+        for path, served in by_path.items()
     ]
-    hot = {
-        "/v1/decide": daemon.hot.decide,
-        "/v1/decide/batch": daemon.hot.decide_batch,
-        "/v1/outcomes": daemon.hot.outcomes,
-    }
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
-    gentle = {"/v1/outcomes": daemon.hot.outcomes_in_turns}
-    return Front(
-        hot,
-        gentle,
-        rest,
-        daemon,
-        doors,
-        daemon.settings.limits,
-        daemon.figures,
-        daemon.log,
-        daemon.barrier,
-        {"/v1/decide": daemon.hot.decide_each},
-        daemon.hot.instead,
+    return Application(daemon.hot, rest, daemon, doors, limits, counters, log, daemon.barrier)
+
+
+def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:
+    adapter, switches, analysis, log = daemon.adapter, daemon.switches, daemon.analysis, daemon.log
+    return Queries(adapter, switches, analysis, log), Admin(
+        adapter,
+        switches,
+        analysis,
+        daemon.counters,
+        log,
+        daemon.clock,
+        daemon.with_sums,
+        daemon.settings.limits.rejects,
     )
 
 
-def _plain(daemon: Daemon, document: bytes) -> tuple[Plain, ...]:
+def _plain(daemon: Daemon, openapi: bytes) -> tuple[Plain, ...]:
     health = msgspec.json.encode(Health(version=version("equipoise")))
-
-    async def healthz() -> tuple[int, bytes]:
-        return 200, health
 
     async def readyz() -> tuple[int, bytes]:
         readiness = daemon.readiness()
         return 200 if readiness.ready else 503, msgspec.json.encode(readiness)
 
-    exposition = metrics.Exposition(daemon)
+    exposition = prometheus.Exposition(
+        daemon.agent,
+        daemon.store,
+        daemon.counters,
+        daemon.switches,
+        daemon.breaker,
+        daemon.analysis,
+        daemon.clock,
+    )
 
-    async def scrape() -> tuple[int, bytes]:
+    async def metrics() -> tuple[int, bytes]:
         return 200, await exposition.read()
-
-    async def describe() -> tuple[int, bytes]:
-        return 200, document
 
     json = "application/json"
     return (
-        Plain("/healthz", json, healthz, scope=None),
+        Plain.fixed("/healthz", json, health, scope=None),
         Plain("/readyz", json, readyz, scope=None),
-        Plain("/metrics", metrics.CONTENT_TYPE, scrape, weight=1),
-        Plain("/openapi.json", json, describe),
+        Plain("/metrics", prometheus.CONTENT_TYPE, metrics, weight=1),
+        Plain.fixed("/openapi.json", json, openapi),
     )
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    document = problem(404, "there is nothing at this path")
+    document = Refusal(404, "there is nothing at this path").document
     return Response(
         msgspec.json.encode(document), document.status, media_type="application/problem+json"
     )

@@ -1,8 +1,8 @@
 """What may stop the daemon from randomizing: mode, pause, kill switch, a failing store; its clock.
 
-It needs neither the store nor HTTP: `touch <store>.kill` is enough, and removing the file is the
-way back. The file is looked for a few times a second, not at every request. Where no file can be
-made, SIGUSR1 turns the switch on and SIGUSR2 off again.
+The kill switch needs neither the store nor HTTP: `touch <store>.kill` is enough, and removing the
+file is the way back. The file is looked for a few times a second, not at every request. Where no
+file can be made, SIGUSR1 turns the switch on and SIGUSR2 off again.
 
 The pause, which checks may press too, and a changed budget are kept in the store, so a restart
 does not forget them.
@@ -41,7 +41,7 @@ class Clock:
 
     Someone who sets the machine's clock then moves no outcome window: a jump back would keep
     decisions waiting, a jump forward would expire all of them at once. What the two clocks differ
-    by is made up for slowly (`look`), so that dates come right again without a restart.
+    by is made up for slowly (`adjust`), so that dates come right again without a restart.
 
     wall: the machine's clock; passed: one that nobody can set.
     """
@@ -52,8 +52,8 @@ class Clock:
         passed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._wall, self._passed = wall, passed
-        self._looked = passed()
-        self._machine = self._agent = wall() - self._looked
+        self._adjusted = passed()
+        self._machine = self._agent = wall() - self._adjusted
 
     def __call__(self) -> float:
         return self._agent + self._passed()
@@ -63,13 +63,13 @@ class Clock:
         """Seconds by which the machine's clock is ahead of this one."""
         return self._wall() - self()
 
-    def look(self) -> float:
-        """Come closer to the machine's clock; by how many seconds it was set since the last look,
+    def adjust(self) -> float:
+        """Come closer to the machine's clock; by how many seconds it was set since the last call,
         0.0 where it was not. To be called several times a second."""
         now = self._passed()
         machine = self._wall() - now
-        most = SLEW * (now - self._looked)
-        self._looked = now
+        most = SLEW * (now - self._adjusted)
+        self._adjusted = now
         self._agent += min(max(machine - self._agent, -most), most)
         moved = machine - self._machine
         if abs(moved) < STEP_SECONDS:
@@ -78,23 +78,23 @@ class Clock:
         return moved
 
 
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 
 
 class KillSwitch:
-    """on: whether the file was there at the last look, or the signal said so."""
+    """on: whether the file was there at the last poll, or the signal said so."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.on = False
         self._signalled = False
-        self.look()
+        self.poll()
 
     def signal(self, on: bool) -> None:
         """What a signal says holds until another one, whatever file there is."""
         self._signalled = on
 
-    def look(self) -> bool:
+    def poll(self) -> bool:
         """Look for the file; whether the switch changed."""
         # A path that cannot be looked at (no permission, a dead mount) stops nothing.
         before, self.on = self.on, self._signalled or os.path.lexists(self.path)
@@ -132,33 +132,31 @@ class Breaker:
 
 
 def _reason(error: StoreError) -> PassThrough:
-    if isinstance(error, FullStoreError):
-        return "store-full"
-    if isinstance(error, SlowStoreError):
-        return "store-slow"
-    if isinstance(error, ReadOnlyStoreError):
-        return "store-read-only"
-    return "store-failed"
+    reasons: dict[type[StoreError], PassThrough] = {
+        FullStoreError: "store-full",
+        SlowStoreError: "store-slow",
+        ReadOnlyStoreError: "store-read-only",
+    }
+    return next((reasons[kind] for kind in reasons if isinstance(error, kind)), "store-failed")
 
 
-UNSAID = "an operator paused it"
+NO_REASON = "an operator paused it"
 """The reason of a pause for which none was given."""
 BUDGET = "budget"
 
 
 class Switches:
-    """What an operator can turn. mode: as configured."""
+    """What an operator turns: mode (as configured), pause, budget, kill switch."""
 
     def __init__(self, agent: Agent, mode: Mode, kill_switch: KillSwitch) -> None:
         self._agent = agent
-        self._mode = mode
         self.kill_switch = kill_switch
         self.keep_budget()
-        self._act()
+        self.set_mode(mode)
 
     def pause(self, reason: str, at: float) -> ModeAnswer:
         """Log decisions from now on with e = 0."""
-        self._agent.controls.pause(reason or UNSAID, at)
+        self._agent.controls.pause(reason or NO_REASON, at)
         return self.answer()
 
     def resume(self, reason: str, at: float) -> ModeAnswer:
@@ -175,29 +173,34 @@ class Switches:
     def reason(self) -> str:
         """Why it is paused, "" where it is not or nobody said."""
         reason = self._agent.state.paused
-        return "" if reason is None or reason == UNSAID else reason
+        return "" if reason is None or reason == NO_REASON else reason
 
     def set_budget(self, requests: int | None, at: float) -> BudgetAnswer:
         """Change the hard stop; counted from the start of the experiment."""
-        self._set(Control(at=at, name=BUDGET, value=_text(requests)))
+        value = msgspec.json.encode(requests).decode()
+        self._agent.store.put(Control(at=at, name=BUDGET, value=value))
+        self._agent.controls.set_budget(requests)
         return self.budget()
 
     def keep_budget(self) -> None:
         """Put the budget that an operator set last in force again."""
         for control in self._agent.store.controls():
-            self._apply(control)
+            if control.name == BUDGET:
+                self._agent.controls.set_budget(msgspec.json.decode(control.value))
 
     def set_mode(self, mode: Mode) -> None:
         """Take another mode, from a configuration that was read again."""
         self._mode = mode
-        self._act()
+        self._agent.state.observing_only = mode == "observe"
 
     def budget(self) -> BudgetAnswer:
+        """The budget in force and what of it was spent."""
         limit, spent = self._agent.controls.budget, self._agent.light.randomized
-        left = None if limit is None else max(limit - spent, 0)
-        return BudgetAnswer(requests=limit, randomized=spent, left=left)
+        rest = None if limit is None else max(limit - spent, 0)
+        return BudgetAnswer(requests=limit, randomized=spent, left=rest)
 
     def answer(self) -> ModeAnswer:
+        """What they say together."""
         return ModeAnswer(
             mode=self._mode,
             paused=self.paused,
@@ -205,21 +208,3 @@ class Switches:
             kill_switch=self.kill_switch.on,
             randomizing=self._mode == "run" and not self.paused and not self.kill_switch.on,
         )
-
-    def _set(self, control: Control) -> ModeAnswer:
-        self._agent.store.put(control)
-        self._apply(control)
-        self._act()
-        return self.answer()
-
-    def _apply(self, control: Control) -> None:
-        value = msgspec.json.decode(control.value)
-        if control.name == BUDGET:
-            self._agent.controls.set_budget(value)
-
-    def _act(self) -> None:
-        self._agent.state.observing_only = self._mode == "observe"
-
-
-def _text(value: object) -> str:
-    return msgspec.json.encode(value).decode()

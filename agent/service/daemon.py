@@ -18,32 +18,30 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
 from equipoise.agent.maintenance.audit_chain import append_anchor
-from equipoise.agent.monitors.check import Consequence
-from equipoise.agent.record_adapter import Gateway
-from equipoise.agent.service.analyst.client import Analysis
-from equipoise.agent.service.analyst.connection import AnalysisError
+from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.analyst.client import AnalystClient
+from equipoise.agent.service.analyst.connection import AnalystError
 from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.api.schema import Readiness
 from equipoise.agent.service.control import (
     APART_SECONDS,
-    LOOK_SECONDS,
+    POLL_SECONDS,
     Breaker,
     Clock,
     KillSwitch,
     Switches,
 )
-from equipoise.agent.service.hot_path.batching import Barrier
-from equipoise.agent.service.hot_path.handlers import Hot
-from equipoise.agent.service.http.access import OutcomeTokens
-from equipoise.agent.service.telemetry import Figures, Log
-from equipoise.agent.service.upkeep.jobs import Alerts, Jobs
-from equipoise.agent.service.upkeep.retention import Retention
+from equipoise.agent.service.hot_path.batching import GroupCommit
+from equipoise.agent.service.hot_path.handlers import HotHandlers
+from equipoise.agent.service.http.access import OutcomeTokens, Rates
+from equipoise.agent.service.telemetry import Counters, Log
+from equipoise.agent.service.upkeep.jobs import Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
 from equipoise.store.journal.store import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
-SAID_SECONDS = 60.0
+WARNING_SECONDS = 60.0
 STOP_SHARE = 0.8
 """Of the seconds a stop may take, for the last work of the analyst; it may be hung."""
 BROKEN = 70
@@ -78,34 +76,36 @@ class Daemon:
         """What the process ends with: BROKEN where it has to be started again."""
         self.end: Callable[[], None] = lambda: None
         """Ends the process that serves, soon; set by who runs it."""
-        self.figures = Figures()
+        self.counters = Counters()
         self.breaker = Breaker()
         self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
-        self.gateway = Gateway(self.agent, self.clock, lambda: self.clock.off)
-        self.hot = Hot(
-            self.gateway,
+        self.adapter = RecordAdapter(self.agent, self.clock, lambda: self.clock.off)
+        rate = settings.limits.decide_per_second
+        self.rates = None if rate is None else Rates(rate)
+        self.hot = HotHandlers(
+            self.adapter,
             self.switches,
             self.breaker,
-            self.figures,
+            self.counters,
             settings.limits.rows,
             OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
+            self.rates,
         )
-        self.analysis = Analysis(
-            self.agent, store, self.figures, log, open_bytes, settings.limits.analyst_seconds
+        self.analysis = AnalystClient(
+            self.agent, store, self.counters, log, open_bytes, settings.limits.analyst_seconds
         )
-        self.barrier = Barrier(store.begin_sync) if store.must_sync else None
-        self.alerts = Alerts(store, log)
-        self.jobs = Jobs(self.figures, log)
+        self.barrier = GroupCommit(store.begin_sync) if store.must_sync else None
+        self.jobs = Jobs(self.counters, log)
         shadow = settings.shadow
-        self.shadow = None if shadow is None else Shadow(self.gateway, shadow, log)
-        kept = settings.retention
-        self.retention = None if kept is None else Retention(kept, self.analysis, store, log)
+        self.shadow = None if shadow is None else Shadow(self.adapter, shadow, log)
+        days = settings.retention
+        self.retention = (
+            None if days is None else Retention(days, self.analysis, store, self.counters, log)
+        )
         self.stopping = False
-        self.refused: dict[int, int] = {}
-        """Answers by status that the connection guard gave before any handler saw a request."""
-        self._turned_away, self._said_at = 0, -math.inf
-        self._looking: asyncio.TimerHandle | None = None
-        self._works: set[asyncio.Task[None]] = set()
+        self._refused_logged, self._refused_logged_at = 0, -math.inf
+        self._polling: asyncio.TimerHandle | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
         self._away = 0.0
         self._checkpointed = self.agent.light.next_seq
@@ -126,7 +126,7 @@ class Daemon:
         self._compare_clocks()
         self.jobs.start()
         self.jobs.soon("refresh")
-        self._look()
+        self._poll()
         self.log.info(
             "started",
             experiment=self.agent.config.name,
@@ -135,22 +135,26 @@ class Daemon:
             mode=settings.mode,
             durability=settings.durability,
         )
-        self._report_found()
+        self._log_recovery()
 
-    def _report_found(self) -> None:
-        """Say what the start found beside the database."""
-        found = self.store.found
-        if found.files:
+    def _log_recovery(self) -> None:
+        """Log what the start found beside the database."""
+        recovery = self.store.found
+        if recovery.files:
             self.log.info(
-                "tail", rows=found.taken, files=len(found.files), stopped_at=found.stopped
+                "tail",
+                rows=recovery.taken,
+                files=len(recovery.files),
+                stopped_at=recovery.stopped,
             )
-        for gap in found.gaps:
+        for gap in recovery.gaps:
             self.log.error("loss", rows=gap.rows, numbers=gap.numbers, sentence=gap.sentence)
 
     @asynccontextmanager
-    async def whole(self) -> AsyncIterator[None]:
-        """With sums in the daemon's own process, as whoever freezes a rule here needs them; nothing
-        may be awaited inside. They come from the analyst. Raises AnalysisError, StoreError."""
+    async def with_sums(self) -> AsyncIterator[None]:
+        """A context with the sums in the daemon's own process, for whoever freezes a rule here;
+        nothing may be awaited inside. They come from the analyst, which hears of the rule of a new
+        era. Raises AnalystError, StoreError."""
         experiment = self.agent.state
         if not experiment.keeps_sums:
             # Rows that come meanwhile are read from the store; then everything is in step.
@@ -164,9 +168,12 @@ class Daemon:
                 experiment.light.load_bytes(before)
                 experiment.lighten()
                 raise
+        era = self.agent.rule.era
         try:
             yield
         finally:
+            if self.agent.rule.era != era:
+                self.analysis.adopt(self.agent.rule.record(self.clock()))
             self._lighten()
 
     def _lighten(self) -> None:
@@ -178,19 +185,19 @@ class Daemon:
         if self.agent.state.purse.limits.keys() <= {"requests"} and self.shadow is None:
             self.agent.state.lighten()
 
-    def soon_whole(self, work: Callable[[], None]) -> None:
+    def run_with_sums(self, work: Callable[[], None]) -> None:
         """Do the work of a reload with sums at hand, once they are."""
 
-        async def done() -> None:
+        async def run() -> None:
             try:
-                async with self.whole():
+                async with self.with_sums():
                     work()
-            except (AnalysisError, StoreError) as error:
+            except (AnalystError, StoreError) as error:
                 self.log.failed("reload", error)
 
-        task = asyncio.get_running_loop().create_task(done())
-        self._works.add(task)
-        task.add_done_callback(self._works.discard)
+        task = asyncio.get_running_loop().create_task(run())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def begin_stop(self) -> None:
         """A signal came: nobody waits for an answer of the analyst any longer."""
@@ -199,8 +206,8 @@ class Daemon:
     async def stop(self) -> None:
         """End the jobs, save a last checkpoint, move everything into SQLite, let go."""
         self.stopping = self.hot.stopping = True
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
         self.begin_stop()
         seconds = self.settings.shutdown_seconds
         end = time.monotonic() + STOP_SHARE * seconds
@@ -213,7 +220,7 @@ class Daemon:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
                     await self._anchor()
-        except (StoreError, AnalysisError, TimeoutError) as error:
+        except (StoreError, AnalystError, TimeoutError) as error:
             # A checkpoint only saves time; the log itself is whole without it.
             self.log.failed("checkpoint", error)
         await self.analysis.close()
@@ -239,8 +246,8 @@ class Daemon:
 
     def reconfigure(self, config: ExperimentConfig) -> None:
         """Take over what may change in a running experiment. Raises AgentError for the rest."""
-        found = self.agent.reconfigure(config, self.clock())
-        if any(change.key == "budget.requests" for change in found):
+        changes = self.agent.reconfigure(config, self.clock())
+        if any(change.key == "budget.requests" for change in changes):
             self.switches.set_budget(config.budget.requests, self.clock())
         else:
             self.switches.keep_budget()
@@ -273,7 +280,7 @@ class Daemon:
             losses=[gap.sentence for gap in self.agent.state.gaps],
         )
 
-    def look_at_store(self) -> None:
+    def poll_store(self) -> None:
         """Whether a store that failed works again, without waiting for a request to find out.
 
         A daemon that is not ready may get no requests. And whether its files are in their places,
@@ -294,30 +301,31 @@ class Daemon:
                 self.breaker.close()
                 self.log.info("store-works-again")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         """Several times a second: kill switch, clock, store, and the number of outcomes."""
         loop = asyncio.get_running_loop()
-        self._looking = loop.call_later(LOOK_SECONDS, self._look)
-        moved = self.clock.look()
+        self._polling = loop.call_later(POLL_SECONDS, self._poll)
+        moved = self.clock.adjust()
         if moved:
-            self.figures.clock_steps += 1
+            self.counters.clock_steps += 1
             self.log.warning("clock-set", seconds=round(moved, 1), ahead=round(self.clock.off, 1))
-        if self.switches.kill_switch.look():
+        if self.switches.kill_switch.poll():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
-        self.look_at_store()
-        self._look_at_connections()
-        taken = self.figures.outcomes["accepted"]
-        if taken - self._outcomes >= self.settings.refresh_outcomes:
-            self._outcomes = taken
+        self.poll_store()
+        self._log_refused()
+        outcomes = self.counters.outcomes["accepted"]
+        if outcomes - self._outcomes >= self.settings.refresh_outcomes:
+            self._outcomes = outcomes
             self.jobs.soon("refresh")
 
-    def _look_at_connections(self) -> None:
-        """Say, once a minute at the most, that connections were turned away."""
-        count, now = self.refused.get(503, 0), time.monotonic()
-        if count > self._turned_away and now - self._said_at >= SAID_SECONDS:
+    def _log_refused(self) -> None:
+        """Log, once a minute at the most, that connections were refused."""
+        count, now = self.counters.refused[503], time.monotonic()
+        more = count - self._refused_logged
+        if more and now - self._refused_logged_at >= WARNING_SECONDS:
             limit = self.settings.limits.connections
-            self.log.warning("connections-refused", limit=limit, count=count - self._turned_away)
-            self._turned_away, self._said_at = count, now
+            self.log.warning("connections-refused", limit=limit, count=more)
+            self._refused_logged, self._refused_logged_at = count, now
 
     async def _refresh(self) -> None:
         rows = self.agent.light.next_seq
@@ -327,40 +335,37 @@ class Daemon:
             # Started before there is anything to do, the analyst is there when there is.
             await self.analysis.start()
             return
-        self._outcomes, start = self.figures.outcomes["accepted"], time.monotonic()
+        self._outcomes, start = self.counters.outcomes["accepted"], time.monotonic()
         if await self.analysis.refresh():
             self.log.debug("rule", rule=self.agent.rule.rule_id, log_rows=rows)
         report = self.analysis.newest
         if report is not None:
-            await self.alerts.hear(report.checks)
-            await self._apply_alarm_actions(report)
+            await self._review(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
         # decisions most of the time.
         rest = max(SHORTEST_REFRESH_SECONDS, RESTS * (time.monotonic() - start))
         await asyncio.sleep(min(rest, self.settings.refresh_seconds))
 
-    async def _apply_alarm_actions(self, report: Report) -> None:
-        """Do what the alarms of a report ask for: an era, a pause, a model left out."""
-        due = [each.consequence() for each in report.due]
-        if report.estimates.era == self.agent.rule.era and self.agent.controls.begins_era(due):
-            async with self.whole():
-                self._act_on(report, due)
-        else:
-            self._act_on(report, due)
-
-    def _act_on(self, report: Report, due: list[Consequence]) -> None:
-        agent = self.agent
-        if report.estimates.era != agent.rule.era:
-            return  # what it says is of an era that has ended
-        before = agent.rule.era, agent.state.paused
-        agent.controls.apply_alarm_actions(due, self.clock())
-        if agent.rule.era != before[0]:
-            self.analysis.adopt(agent.rule.record(self.clock()))
-            self.log.warning(
-                "era", era=agent.rule.era, reason=agent.state.eras.reason(agent.rule.era)
-            )
-        if agent.state.paused != before[1]:
+    async def _review(self, report: Report) -> None:
+        """As `Controls.review`, with the checks that the analyst asked: keep what changed, and do
+        what alarms ask for: an era, a pause, a model left out."""
+        agent, controls = self.agent, self.agent.controls
+        checks = report.checks
+        for alert in await asyncio.to_thread(controls.keep_alerts, checks.checks, checks.at):
+            self.log.warning("check", check=alert.check, status=alert.status)
+        consequences = [action.consequence() for action in report.actions]
+        era = report.estimates.era
+        freezes = era == agent.rule.era and controls.begins_era(consequences)
+        async with self.with_sums() if freezes else contextlib.nullcontext():
+            if era != agent.rule.era:
+                return  # what it says is of an era that has ended
+            paused = agent.state.paused
+            controls.apply_alarm_actions(consequences, self.clock())
+        if agent.rule.era != era:
+            reason = agent.state.eras.reason(agent.rule.era)
+            self.log.warning("era", era=agent.rule.era, reason=reason)
+        if agent.state.paused != paused:
             self.log.warning("paused", reason=agent.state.paused)
 
     async def _checkpoint(self) -> None:
@@ -382,8 +387,8 @@ class Daemon:
         before = self.analysis.forecast
         new = before is None or before.log_rows < self.agent.light.next_seq
         if new and self.store.displaced is None:
-            made = await self.analysis.foresee()
-            self.log.debug("forecast", sentence=made.sentence)
+            forecast = await self.analysis.foresee()
+            self.log.debug("forecast", sentence=forecast.sentence)
 
     async def _retain(self) -> None:
         assert self.retention is not None
@@ -396,7 +401,7 @@ class Daemon:
         if not self.switches.kill_switch.on:
             rows = await self.shadow.run()
             if rows:
-                self.figures.bulk["shadow"] += rows
+                self.counters.bulk["shadow"] += rows
                 self.log.info("shadow", rows=rows, spent_usd=round(self.shadow.spent, 4))
 
     def _compare_clocks(self) -> None:
@@ -410,7 +415,7 @@ class Daemon:
         with contextlib.suppress(StoreError):  # they expire when the store works again
             count = self.agent.expire(self.clock())
             if count:
-                self.figures.outcomes["expired"] += count
+                self.counters.outcomes["expired"] += count
                 window = self.agent.config.reward.window
                 if window is not None and self._away > window:
                     # Everything that waited, at once: the daemon was down, or the clock was set.

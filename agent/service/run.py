@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
@@ -34,7 +35,7 @@ from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.service.app import build
 from equipoise.agent.service.daemon import BROKEN, Daemon
-from equipoise.agent.service.hot_path.application import DirectProtocol, Front
+from equipoise.agent.service.hot_path.application import Application, DirectProtocol
 from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.connection_limits import BACKLOG, Turns, descriptors, raise_limit
 from equipoise.agent.service.page import page
@@ -118,10 +119,10 @@ class Server(uvicorn.Server):
 
 
 def serve_front(
-    front: Front,
+    front: Application,
     settings: ServiceSettings,
     listener: socket.socket,
-    refused: dict[int, int],
+    refused: Counter[int],
     signals: Signals,
     log: Log,
 ) -> None:
@@ -191,7 +192,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
                 str(needed),
-                *_kept(file),
+                *_retention(file),
             ]
         ),
     }
@@ -233,18 +234,18 @@ def _changes_of_store(file: ConfigFile) -> list[str]:
     with suppress(StoreError):
         if path.is_file():
             with SqliteStore(path, read_only=True) as store:
-                found = changes(store, file.experiment)
-            return [change.sentence for change in found if change.effect == "era"]
+                differences = changes(store, file.experiment)
+            return [change.sentence for change in differences if change.effect == "era"]
     return []
 
 
-def _kept(file: ConfigFile) -> list[str]:
+def _retention(file: ConfigFile) -> list[str]:
     """What retention means for the room that is needed."""
-    kept = file.service.retention
-    if kept is None:
+    retention = file.service.retention
+    if retention is None:
         return []
-    where = "are deleted" if kept.archive is None else f"go to {kept.archive}"
-    return [f"rows older than {kept.days:g} days {where}: the store stops growing by then"]
+    where = "are deleted" if retention.archive is None else f"go to {retention.archive}"
+    return [f"rows older than {retention.days:g} days {where}: the store stops growing by then"]
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> int:
@@ -268,14 +269,14 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
         switch = daemon.switches.kill_switch
         signals: Signals = {
             signal.SIGHUP: partial(
-                daemon.soon_whole, partial(reread, path, overrides, daemon, tokens)
+                daemon.run_with_sums, partial(reread, path, overrides, daemon, tokens)
             ),
             signal.SIGUSR1: partial(switch.signal, True),
             signal.SIGUSR2: partial(switch.signal, False),
         }
         daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
-        front = build(daemon, tokens, page(daemon))
-        serve_front(front, settings, listener, daemon.refused, signals, log)
+        front = build(daemon, tokens, page(daemon.analysis, daemon.jobs))
+        serve_front(front, settings, listener, daemon.counters.refused, signals, log)
         return daemon.exit_code
 
 
@@ -313,6 +314,6 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
         problems = error.problems if isinstance(error, ConfigError) else [str(error)]
         log.error("reload-refused", problems=problems)
         return
-    kept = {name: getattr(old, name) for name in NEED_RESTART}
-    daemon.apply(msgspec.structs.replace(new, **kept))
+    unchanged = {name: getattr(old, name) for name in NEED_RESTART}
+    daemon.apply(msgspec.structs.replace(new, **unchanged))
     log.info("reloaded", changes=[change.sentence for change in changes])

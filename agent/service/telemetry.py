@@ -1,10 +1,10 @@
 """Counters of the running daemon, and its log: one JSON object a line on standard error.
 
-Plain numbers and lists: an increment costs far less than a metrics library's, and the loop's
-thread is the only one that counts. `metrics.py` turns them into Prometheus text when asked.
+Counters are plain numbers and lists: an increment costs far less than a metrics library's, and the
+loop's thread is the only one that counts. `handlers/prometheus.py` writes them down when asked.
 
-What happened is named by `event`; ids, models, counts and durations stand beside it. Bodies,
-features, tokens and anything a user wrote never enter.
+A line of the log names what happened by `event`; ids, models, counts and durations stand beside it.
+Bodies, features, tokens and anything a user wrote never enter.
 """
 
 from __future__ import annotations
@@ -19,22 +19,7 @@ from typing import TextIO
 
 import msgspec
 
-SECONDS = (
-    0.00005,
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    1.0,
-    2.5,
-)
+SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5)
 
 
 class Histogram:
@@ -58,10 +43,12 @@ class Histogram:
         return rows
 
 
-class Figures:
+class Counters:
     """decisions: by (model, randomized); repeated: requests decided before; passed_through: by
     reason; outcomes: by what became of them; bulk: rows by kind; responses: by (route, status);
-    seconds: inside a handler, by route; clock_steps: times the machine's clock was set."""
+    seconds: inside a handler, by route; refused: answers by status that a connection got before
+    any handler saw a request; clock_steps: times the machine's clock was set; moved_out: old rows
+    that left the store, None where they stay for ever."""
 
     def __init__(self) -> None:
         self.decisions: Counter[tuple[str, bool]] = Counter()
@@ -74,7 +61,9 @@ class Figures:
         self.refresh_seconds = Histogram((0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0))
         self.refresh_failures = 0
         self.job_failures: Counter[str] = Counter()
+        self.refused: Counter[int] = Counter()
         self.clock_steps = 0
+        self.moved_out: int | None = None
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """A response of `status` that took so long inside the handler."""

@@ -15,7 +15,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.state.fold import CHUNK
 from equipoise.agent.state.recovery import _with_attempts
 from equipoise.store.memory import MemoryStore
@@ -30,7 +30,7 @@ OUTPUTS = {"u": 1.0, "v": 2.0}
 
 
 def gateway(store=None):
-    return Gateway(Agent(config(), store or MemoryStore(), KEY), clock=lambda: 1000.0)
+    return RecordAdapter(Agent(config(), store or MemoryStore(), KEY), clock=lambda: 1000.0)
 
 
 def decide(door, count):

@@ -10,7 +10,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
 from equipoise.store.sqlite import SqliteStore
@@ -23,7 +23,7 @@ from traffic import KEY, MODELS, config
 def gateway(request, tmp_path):
     store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "log.db")
     with store:
-        yield Gateway(Agent(config(), store, KEY), clock=lambda: 1.0)
+        yield RecordAdapter(Agent(config(), store, KEY), clock=lambda: 1.0)
 
 
 def request(number: int, **changes: object) -> Request:
@@ -155,7 +155,9 @@ def test_logs_and_replays_come_in_by_name(gateway):
 
 def test_one_request_alone_is_decided_as_in_a_batch():
     """The short way of a live request and the long way of a batch: the same bits."""
-    long, short = (Gateway(Agent(config(), MemoryStore(), KEY), clock=lambda: 5.0) for _ in "ab")
+    long, short = (
+        RecordAdapter(Agent(config(), MemoryStore(), KEY), clock=lambda: 5.0) for _ in "ab"
+    )
     for number in range(300):
         changes: dict[str, object] = {}
         if number % 3 == 0:

@@ -12,7 +12,7 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import GuardrailConfig, RewardConfig
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import take
 from equipoise.store.memory import MemoryStore
@@ -183,7 +183,7 @@ def test_a_late_part_names_the_model_that_answered(tmp_path):
         row = int(np.flatnonzero(late.served > 0)[0])
         number = int(late.number[row])
         assert agent.light.pending.base > number
-        gateway = Gateway(agent)
+        gateway = RecordAdapter(agent)
         assert gateway.observe([Outcome(decision_id=f"d{number}", reward=1.0)]).late == 1
         assert store.outcome_parts(number)[-1].served[0] == late.served[row]
 
@@ -202,7 +202,7 @@ class Moving:
 
 def asked(clock, store=None, **settings):
     settings = {"reward": RewardConfig(low=0.0, high=1.0, window=WINDOW)} | settings
-    return Gateway(Agent(config(**settings), store or MemoryStore(), KEY), clock)
+    return RecordAdapter(Agent(config(**settings), store or MemoryStore(), KEY), clock)
 
 
 def requests(count):

@@ -13,7 +13,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import GuardrailConfig
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.maintenance.export import tables
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
@@ -34,7 +34,7 @@ OUTPUTS = {"u": 1.0, "v": 2.0}
 def gateway(request, tmp_path):
     store = MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / "log.db")
     with store:
-        gateway = Gateway(Agent(GUARDED, store, KEY), clock=lambda: 1.0)
+        gateway = RecordAdapter(Agent(GUARDED, store, KEY), clock=lambda: 1.0)
         gateway.decide(
             [
                 Request(request_id=f"r{number}", routed="fast", features={"a": 0.5, "b": -1.0})
@@ -103,7 +103,7 @@ def test_a_metric_is_accepted_once_and_repeats_are_no_change(gateway):
 
 
 def test_without_guardrails_no_metric_has_a_name():
-    gateway = Gateway(Agent(config(), MemoryStore(), KEY))
+    gateway = RecordAdapter(Agent(config(), MemoryStore(), KEY))
     gateway.decide([Request(request_id="r", routed="fast", features={"a": 0.5, "b": -1.0})])
     with pytest.raises(AgentError, match="'error' is no guardrail; declared are none"):
         gateway.observe([Outcome(decision_id="d0", metrics={"error": 0.0})])

@@ -15,7 +15,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.features import FeatureError
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.reports import report
 from equipoise.replay.cli import app
 from equipoise.store.memory import MemoryStore
@@ -54,7 +54,7 @@ def declared(limit: float | None = None):
 
 def play(agent: Agent, rows: int, seed: int, tag: str = "q") -> None:
     """Honest rows whose outputs tell the models apart, and a table of replays."""
-    rng, desk = np.random.default_rng(seed), Gateway(agent)
+    rng, desk = np.random.default_rng(seed), RecordAdapter(agent)
     requests = [
         Request(
             request_id=f"{tag}{at}", routed="a", features={"words": float(rng.integers(1, 100))}
@@ -84,7 +84,7 @@ def play(agent: Agent, rows: int, seed: int, tag: str = "q") -> None:
 
 
 def spoil(agent: Agent, way: str, value: float) -> None:
-    desk = Gateway(agent)
+    desk = RecordAdapter(agent)
     words, seconds = {"words": value}, {"seconds": value}
     if way in ("context", "both"):
         made = desk.decide([Request(request_id="bad", routed="a", features=words)])[0]
@@ -172,7 +172,7 @@ def test_a_cost_beyond_reason_is_refused(cost):
         context_id="c", model="a", features={"words": 1.0}, outputs={"seconds": 1.0}, cost=cost
     )
     with pytest.raises(AgentError, match=r"cost row 0: .* is not within 0 … 1e\+06: USD"):
-        Gateway(agent).simulate([row])
+        RecordAdapter(agent).simulate([row])
 
 
 def test_the_limit_of_a_feature_may_change_in_a_running_experiment():
@@ -180,14 +180,14 @@ def test_the_limit_of_a_feature_may_change_in_a_running_experiment():
     play(agent, 50, seed=1)
     big = Request(request_id="big", routed="a", features={"words": 1.7e9})
     with pytest.raises(FeatureError):
-        Gateway(agent).decide([big])
+        RecordAdapter(agent).decide([big])
     changes = agent.reconfigure(declared(limit=2e9))
     assert {change.key for change in changes} == {
         "features.limits.words.limit",
         "features.limits.seconds.limit",
     }
     assert {change.effect for change in changes} == {"applied"}
-    Gateway(agent).decide([big])
+    RecordAdapter(agent).decide([big])
 
 
 @pytest.mark.parametrize("step", ["apply", "charge"])

@@ -13,7 +13,7 @@ from equipoise.agent.cli.status import describe
 from equipoise.agent.config import RewardConfig, UnitsConfig
 from equipoise.agent.errors import SKEW, AgentError, TimeError
 from equipoise.agent.monitors.progress import FEWEST_HELD, PATIENCE, Behind, watermark
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.reports import report
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
@@ -35,7 +35,9 @@ class Moving:
 
 def asked(clock, store=None, window=WINDOW, **settings):
     reward = RewardConfig(low=0.0, high=1.0, window=window)
-    return Gateway(Agent(config(reward=reward, **settings), store or MemoryStore(), KEY), clock)
+    return RecordAdapter(
+        Agent(config(reward=reward, **settings), store or MemoryStore(), KEY), clock
+    )
 
 
 def request(name, **more):
@@ -234,7 +236,7 @@ def test_while_the_agents_clock_comes_back_told_times_are_moved_onto_it():
     tell right times, and neither are refused nor late, nor wait an hour longer."""
     clock = Moving()
     agent = asked(clock).agent
-    door = Gateway(agent, clock, off=lambda: 3600.0)
+    door = RecordAdapter(agent, clock, off=lambda: 3600.0)
     decided = door.decide_one(request("q0", at=NOW + 3600.0))
     assert decided.at == NOW
     assert door.decide([request("q1")])[0].at == NOW

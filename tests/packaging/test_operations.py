@@ -21,7 +21,10 @@ OPERATIONS = ROOT / "docs" / "operations"
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 UNIT = (OPERATIONS / "equipoise.service").read_text()
 IMAGE = (OPERATIONS / "Dockerfile").read_text()
-SERVICE = "\n".join(path.read_text() for path in (ROOT / "agent" / "service").rglob("*.py"))
+SERVICE = "\n".join(
+    path.read_text()
+    for path in (*(ROOT / "agent/service").rglob("*.py"), ROOT / "agent/config/service.py")
+)
 
 
 def rules() -> list[dict[str, Any]]:

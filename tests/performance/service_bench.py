@@ -46,7 +46,7 @@ import sys, msgspec, uvicorn
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
-from equipoise.agent.service.schema import DecideRequest, DecisionAnswer
+from equipoise.agent.service.api.schema import DecideRequest, DecisionAnswer
 read = msgspec.json.Decoder(DecideRequest).decode
 async def decide(request):
     asked = read(await request.body())

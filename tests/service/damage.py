@@ -33,7 +33,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.key_file import open_key, write_key
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.errors import SlowStoreError
 from equipoise.store.format import frames as tail_module
 from equipoise.store.journal.store import JournaledStore
@@ -71,7 +71,7 @@ def _write(folder: Path, stale: Path, seed: int, killed: bool) -> dict[str, Any]
     config = load_file(write_config(folder), {}).experiment
     store = JournaledStore(folder / STORE)
     key = write_key(store.path, rng.randbytes(32))
-    gateway = Gateway(Agent(config, store, key, at=1.0), lambda: 1.0)
+    gateway = RecordAdapter(Agent(config, store, key, at=1.0), lambda: 1.0)
     together, stuck = store._log.append_together, False
 
     def slow(segments: Any) -> None:
@@ -238,7 +238,7 @@ def begin(folder: Path, accept_loss: bool) -> dict[str, Any]:
         key = open_key(store)
         agent = Agent(config, store, key, at=3.0)
         request = Request(request_id="new", routed="small", features={"words": 1.0})
-        number = int(Gateway(agent, lambda: 3.0).decide_one(request).decision_id[1:])
+        number = int(RecordAdapter(agent, lambda: 3.0).decide_one(request).decision_id[1:])
         said = [gap.sentence for gap in store.gaps()]
         state = agent.fold.to_bytes()
     with SqliteStore(folder / STORE, read_only=True) as log:

@@ -13,7 +13,7 @@ import msgspec
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Observation, Outcome, Request
 
@@ -32,7 +32,7 @@ class Protocol:
     """The routes that the client uses, over a real agent in memory; kept as small as can be."""
 
     def __init__(self) -> None:
-        self.desk = Gateway(Agent(config_from_dict(CONFIG), MemoryStore(), bytes(32)))
+        self.desk = RecordAdapter(Agent(config_from_dict(CONFIG), MemoryStore(), bytes(32)))
         self.lock = threading.Lock()
         self.connections = 0
         self.requests: list[str] = []

@@ -20,10 +20,10 @@ from running import CONFIG, running, write_config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import MOST_WAITING, Saved
-from equipoise.agent.service.analyst.connection import AnalysisError, CrowdedError
-from equipoise.agent.service.analyst.reports import Due, report
+from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError
+from equipoise.agent.service.analyst.reports import AlarmAction, report
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.contract import Kept
@@ -118,7 +118,7 @@ def test_a_killed_analyst_costs_one_answer(daemon: Daemon):
         assert not waiting.done()
         traffic(daemon, 90, 100)
         os.kill(second.pid, signal.SIGKILL)
-        with pytest.raises(AnalysisError):
+        with pytest.raises(AnalystError):
             await waiting
         assert (await daemon.analysis.report()).log_rows == daemon.agent.light.next_seq
         assert await daemon.analysis.refresh() is True
@@ -208,7 +208,7 @@ def test_a_plan_holds_up_no_refresh_and_only_so_many_wait(daemon: Daemon):
         assert not any(plan.done() for plan in plans)
         analysis.abandon()
         assert all(
-            isinstance(each, AnalysisError)
+            isinstance(each, AnalystError)
             for each in await asyncio.gather(*plans, return_exceptions=True)
         )
 
@@ -230,7 +230,7 @@ def test_an_analyst_that_hangs_is_known_and_started_again(daemon: Daemon):
         while not waiting.done() and daemon.readiness().ready:
             await asyncio.sleep(0.02)
         assert any("analyst" in problem for problem in daemon.readiness().problems)
-        with pytest.raises(AnalysisError, match="longer than 2 seconds"):
+        with pytest.raises(AnalystError, match="longer than 2 seconds"):
             await waiting
         analysis._seconds = 120.0
         assert daemon.readiness().ready
@@ -262,7 +262,7 @@ def test_a_family_that_an_analyst_hangs_over_is_left_out_by_both(
         await clients.start()
         clients._seconds = 0.5
         while "cvci" not in analysis._off:
-            with pytest.raises(AnalysisError):
+            with pytest.raises(AnalystError):
                 await analysis.report(["cvci"])
             # As long as this machine needs to come so far, and without the waits in between.
             clients._seconds *= 2
@@ -301,12 +301,12 @@ def test_a_configuration_that_ends_a_question_is_no_failure_of_the_analyst(daemo
         traffic(daemon, 40, 60)
         for _ in range(2):
             waiting = asyncio.create_task(analysis.report())
-            while analysis._asked_at is None and not waiting.done():
+            while analysis._question_at is None and not waiting.done():
                 await asyncio.sleep(0.01)
             analysis.forget()
-            with pytest.raises(AnalysisError):
+            with pytest.raises(AnalystError):
                 await waiting
-        assert daemon.figures.refresh_failures == 0
+        assert daemon.counters.refresh_failures == 0
         assert analysis._restarts.failures("ask") == 0
         assert (await analysis.report()).log_rows == daemon.agent.light.next_seq
 
@@ -319,7 +319,7 @@ def test_an_analyst_that_fails_is_started_again(daemon: Daemon):
         await daemon.analysis.refresh()
         daemon.analysis._adopted.clear()
         traffic(daemon, 40, 50)
-        with pytest.raises(AnalysisError, match="rules"):
+        with pytest.raises(AnalystError, match="rules"):
             await daemon.analysis.report()
         assert (await daemon.analysis.report()).log_rows == daemon.agent.light.next_seq
 
@@ -348,16 +348,15 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
         with pytest.raises(RuntimeError, match="no sums"):
             agent.answers.view()
         before = agent.light.watermark, agent.light.late, agent.light.randomized
-        async with daemon.whole():
+        async with daemon.with_sums():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
             agent.controls.open_era("a test", 5.0)
-            daemon.analysis.adopt(daemon.store.rules()[-1])
         assert (agent.light.watermark, *before[1:]) == before
         assert not agent.state.keeps_sums
         traffic(daemon, 900, 1500)
         assert await daemon.analysis.refresh() is True, "the analyst heard of the era's rule"
-        async with daemon.whole():
+        async with daemon.with_sums():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
             assert agent.rule.era == 1
@@ -377,8 +376,8 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
         daemon._lighten()
         traffic(daemon, 0, 300)
         made = await daemon.analysis.report()
-        due = [Due(check="drift", action=action, sentence="It drifts.", models=[])]
-        alarmed = msgspec.structs.replace(made, due=due)
+        drifts = AlarmAction(check="drift", action=action, sentence="It drifts.", models=[])
+        alarmed = msgspec.structs.replace(made, actions=[drifts])
         state = daemon.analysis.state
 
         async def counted() -> Saved:
@@ -387,7 +386,7 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
 
         monkeypatch.setattr(daemon.analysis, "state", counted)
         for _ in range(3):
-            await daemon._apply_alarm_actions(alarmed)
+            await daemon._review(alarmed)
         assert agent.rule.era == asked
         assert (agent.state.paused is not None) == (action == "pause")
         assert not agent.state.keeps_sums
@@ -411,12 +410,12 @@ def test_a_store_that_fails_meanwhile_leaves_the_daemon_as_it_was(
         with monkeypatch.context() as failing:
             failing.setattr(daemon.store, "read", refuse)
             with pytest.raises(FullStoreError):
-                async with daemon.whole():
+                async with daemon.with_sums():
                     raise AssertionError("nothing may be done with half a state")
         assert (agent.light.next_seq, agent.light.pending.next, agent.light.randomized) == before
         assert not agent.state.keeps_sums
         traffic(daemon, 700, 900)
-        async with daemon.whole():
+        async with daemon.with_sums():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
 
@@ -433,7 +432,7 @@ def test_rows_are_closed_and_late_alike_with_sums_and_without(tmp_path: Path):
             write_key(store.path)
             log = Log("error", io.StringIO())
             daemon = Daemon(file.experiment, file.service, store, bytes(range(32)), log)
-            daemon.gateway._clock = lambda: 1.0
+            daemon.adapter._clock = lambda: 1.0
             if name == "light":
                 daemon._lighten()
             traffic(daemon, 0, 1200)
@@ -477,7 +476,7 @@ def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path
     made = Daemon(file.experiment, file.service, store, key, Log("error", io.StringIO()))
     with SqliteStore(folders[1] / "log.db") as other:
         embedded = Agent(file.experiment, other, key, at=made.clock())
-        door = Gateway(embedded, made.clock)
+        door = RecordAdapter(embedded, made.clock)
 
         async def work() -> None:
             rng = np.random.default_rng(2)
@@ -487,7 +486,7 @@ def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path
                     Request(request_id=name, routed="large", features={"words": row % 30})
                     for row, name in enumerate(names)
                 ]
-                decided = made.gateway.decide(requests)
+                decided = made.adapter.decide(requests)
                 again = door.decide(requests)
                 assert [item.model for item in decided] == [item.model for item in again]
                 outcomes = []
@@ -499,7 +498,7 @@ def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path
                         "metrics": {"errors": float(rng.random() < (0.7 if broken else 0.05))},
                     }
                     outcomes.append(Outcome(decision_id=item.decision_id, **part))
-                made.gateway.observe(outcomes)
+                made.adapter.observe(outcomes)
                 door.observe(outcomes)
                 await made._refresh()
                 report = made.analysis.newest

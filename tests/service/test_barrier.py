@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running import running
 
-from equipoise.agent.service.hot_path.batching import Barrier
+from equipoise.agent.service.hot_path.batching import GroupCommit
 from equipoise.store.format.frames import TailWriter
 
 
@@ -38,7 +38,7 @@ class Disk:
 
 
 def test_an_answer_waits_for_a_sync_that_began_after_its_write():
-    async def client(disk: Disk, barrier: Barrier, pause: float) -> None:
+    async def client(disk: Disk, barrier: GroupCommit, pause: float) -> None:
         for _ in range(30):
             await asyncio.sleep(pause)
             disk.written += 1
@@ -48,7 +48,7 @@ def test_an_answer_waits_for_a_sync_that_began_after_its_write():
 
     async def work() -> Disk:
         disk = Disk()
-        barrier = Barrier(disk.begin)
+        barrier = GroupCommit(disk.begin)
         await asyncio.gather(*(client(disk, barrier, number / 5000) for number in range(20)))
         return disk
 
@@ -60,7 +60,7 @@ def test_an_answer_waits_for_a_sync_that_began_after_its_write():
 def test_who_comes_during_a_sync_waits_for_the_next_one():
     async def work() -> None:
         disk = Disk()
-        barrier = Barrier(disk.begin)
+        barrier = GroupCommit(disk.begin)
         disk.open.clear()
         disk.written = 1
         first = asyncio.create_task(barrier.wait())
@@ -82,7 +82,7 @@ def test_who_comes_during_a_sync_waits_for_the_next_one():
 def test_a_failed_sync_is_told_to_those_who_waited_for_it():
     async def work() -> None:
         disk = Disk()
-        barrier = Barrier(disk.begin)
+        barrier = GroupCommit(disk.begin)
         disk.fault = OSError("no")
         with pytest.raises(OSError, match="no"):
             await barrier.wait()

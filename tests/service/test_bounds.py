@@ -159,11 +159,13 @@ def test_rows_of_an_append_cut_short_are_there_after_a_start(tmp_path: Path):
         key = write_key(store.path)
         agent = Agent(file.experiment, store, key)
         store._index = None  # type: ignore[method-assign, assignment]
-        from equipoise.agent.record_adapter import Gateway
+        from equipoise.agent.record_adapter import RecordAdapter
         from equipoise.store.records import Request
 
         with pytest.raises(RuntimeError, match="state is behind the log"):
-            Gateway(agent).decide([Request(request_id="r", routed="large", features={"words": 1})])
+            RecordAdapter(agent).decide(
+                [Request(request_id="r", routed="large", features={"words": 1})]
+            )
     with JournaledStore(file.service.store) as store:
         assert store.decisions == 1
         assert store.find_requests(["r"]) == {"r": 0}

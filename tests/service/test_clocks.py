@@ -20,10 +20,10 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.control import SLEW, Clock
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.jobs import Jobs
 from equipoise.store.journal.store import JournaledStore
 from equipoise.store.memory import MemoryStore
@@ -85,7 +85,7 @@ def runs_of(
     ran: dict[str, list[float]] = {name: [0.0] for name in intervals}
 
     async def work() -> None:
-        jobs = Jobs(Figures(), Log("error"), machine.wall)
+        jobs = Jobs(Counters(), Log("error"), machine.wall)
 
         async def job(name: str) -> None:
             ran[name].append(machine.time())
@@ -187,7 +187,7 @@ def test_the_agents_clock_goes_by_the_time_that_passes_whatever_is_set(seed: int
         pair.passed += seconds
         if rng.random() < 0.02:
             pair.set_by += rng.choice([-HOUR, DAY, 30 * DAY, -30 * DAY, 2.0, -2.0])
-        told += clock.look()
+        told += clock.adjust()
         now = clock()
         assert seconds * (1 - SLEW) - 1e-3 <= now - before <= seconds * (1 + SLEW) + 1e-3
         before = now
@@ -199,12 +199,12 @@ def test_the_agents_clock_comes_back_to_the_machines(step: float):
     pair = Pair()
     clock = pair.clock()
     pair.set_by += step
-    assert clock.look() == pytest.approx(step)
+    assert clock.adjust() == pytest.approx(step)
     assert clock.off == pytest.approx(step)
     looks = 0
     while abs(clock.off) > 1e-3 and looks < 30_000:
         pair.passed += 0.1
-        assert clock.look() == 0.0
+        assert clock.adjust() == 0.0
         looks += 1
     assert looks * 0.1 == pytest.approx(90.0 / SLEW, rel=0.01)
 
@@ -225,13 +225,13 @@ def test_outcome_windows_are_as_long_as_declared_whatever_is_set(step: float):
     pair = Pair()
     clock = pair.clock()
     agent = Agent(config, MemoryStore(), bytes(32), at=clock())
-    desk = Gateway(agent, clock)
+    desk = RecordAdapter(agent, clock)
     ended: dict[int, int] = {}
     for second in range(0, 3000, 5):
         pair.passed += 5.0
         if second == 1200:
             pair.set_by += step
-        clock.look()
+        clock.adjust()
         if second % 60 == 0 and second < 1800:
             desk.decide([Request(request_id=f"r{second}", routed="large", features={"words": 1.0})])
         agent.expire(clock())
@@ -261,7 +261,7 @@ def test_it_is_said_when_clocks_do_not_agree(tmp_path, monkeypatch):
         await daemon.start()
         for index in range(3):
             name = f"{pair.set_by}-{index}"
-            daemon.gateway.decide(
+            daemon.adapter.decide(
                 [Request(request_id=name, routed="large", features={"words": 1.0})]
             )
         pair.set_by += step

@@ -101,12 +101,12 @@ def test_a_file_taken_away_is_noticed(
 ) -> None:
     assert decide(daemon, "before")["decision_id"] == "d0"
     assert daemon.store.settle(seconds=10)
-    daemon.look_at_store()
+    daemon.poll_store()
     assert daemon.readiness().ready
     path = tmp_path / name
     taken(path)
     for _ in range(3):
-        daemon.look_at_store()
+        daemon.poll_store()
         passed = decide(daemon, "during")
         assert (passed["decision_id"], passed["model"]) == (None, "small")
         readiness = daemon.readiness()
@@ -121,7 +121,7 @@ def test_a_file_taken_away_is_noticed(
         path.with_name("hard").unlink()
     else:
         return
-    daemon.look_at_store()
+    daemon.poll_store()
     assert daemon.readiness().ready
     assert decide(daemon, "after")["decision_id"] == "d1"
     assert len(lines(said, "store-works-again")) == 1
@@ -147,7 +147,7 @@ def test_a_journal_that_lost_its_name_is_moved_into_the_database(tmp_path: Path)
         decide(daemon, "first")
         store.settle()
         (tmp_path / "log.db-wal").unlink()
-        daemon.look_at_store()
+        daemon.poll_store()
         for _ in range(200):
             if not store._wake.is_set():
                 time.sleep(0.02)
@@ -209,7 +209,7 @@ def test_a_file_system_gone_read_only_is_noticed(
 
             patch.setattr("equipoise.store.format.mark.Mark.prod", refuse)
             daemon.store._log.presence._rows = -1  # type: ignore[union-attr]
-        daemon.look_at_store()
+        daemon.poll_store()
         passed = decide(daemon, "during")
         assert (passed["decision_id"], passed["reason"]) == (None, "store-read-only")
         assert not daemon.readiness().ready
@@ -258,7 +258,7 @@ def test_what_cannot_be_synced_is_passed_through(
             assert (status, answer["decisions"][0]["decision_id"]) == (200, None)
             outcome = b'{"request_id": "r", "reward": 1}'
             assert (await post(front, "/v1/outcomes", outcome))[0] == 503
-        daemon.look_at_store()
+        daemon.poll_store()
         status, answer = await post(front, "/v1/decide", one)
         assert (status, answer["decision_id"]) == (200, "d0")
 

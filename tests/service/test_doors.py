@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import signal
 from base64 import urlsafe_b64encode
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from running import Running, refused, running, until
+from test_direct import Raw, in_chunks
 
 from equipoise.agent.client import Client
 from equipoise.agent.config.service import TokenSettings
@@ -313,6 +315,9 @@ def test_a_token_has_so_many_requests_decided_and_no_more(tmp_path: Path):
         assert 1 <= int(answer.headers["retry-after"]) <= 50
         batch = {"requests": [asked("r3")]}
         assert daemon.ask("POST", "/v1/decide/batch", batch, token=ROUTE).status == 429
+        with Raw(daemon) as one:  # by the other way through the server
+            one.say(in_chunks(json.dumps(asked("r6")), f"authorization: Bearer {ROUTE}\r\n"))
+            assert one.hear()[0] == 429
         assert daemon.ask("POST", "/v1/decide", asked("r4"), token=OTHER).status == 200
         with Client(f"http://127.0.0.1:{daemon.port}", ROUTE, timeout=5.0) as client:
             choice = client.decide("r5", "small", {"words": 1.0})

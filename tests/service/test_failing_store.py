@@ -20,7 +20,7 @@ from equipoise.agent.config.file import load_file
 from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service import control as breaker_module
-from equipoise.agent.service.api.problems import problem_of
+from equipoise.agent.service.api.problems import refusal_of
 from equipoise.agent.service.control import Clock
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
@@ -121,7 +121,7 @@ def test_the_reason_says_what_is_wrong(
         assert (passed["decision_id"], passed["model"], passed["reason"]) == (None, "small", reason)
         with pytest.raises(ValueError, match="tail") as raised:
             daemon.hot.outcomes(b'{"request_id":"before","reward":1}')
-        assert problem_of(raised.value).status == 503
+        assert refusal_of(raised.value).document.status == 503
         assert not daemon.readiness().ready
     assert decide(daemon, "during")["decision_id"] == "d1"
     assert daemon.readiness().ready
@@ -136,10 +136,10 @@ def test_a_store_that_works_again_is_noticed_without_a_request(
     with monkeypatch.context() as patch:
         no_room(patch, daemon, failing(errno.ENOSPC))
         assert decide(daemon, "during")["reason"] == "store-full"
-        daemon.look_at_store()
+        daemon.poll_store()
         assert not daemon.readiness().ready
     assert not daemon.readiness().ready
-    daemon.look_at_store()
+    daemon.poll_store()
     assert daemon.readiness().ready
     assert decide(daemon, "after")["decision_id"] == "d1"
 

@@ -13,9 +13,9 @@ from running import write_config
 
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
-from equipoise.agent.service.api.problems import problem_of
+from equipoise.agent.service.api.problems import refusal_of
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.hot_path.handlers import Hot
+from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.journal.store import JournaledStore
 
@@ -81,12 +81,12 @@ def hot(tmp_path_factory):
     store.close()
 
 
-def judged(hot: Hot, name: str, body: bytes) -> int:
+def judged(hot: HotHandlers, name: str, body: bytes) -> int:
     """The status; anything that is no refusal of ours is raised and fails the test."""
     try:
         json.loads(getattr(hot, name)(body))
     except Exception as error:
-        document = problem_of(error)
+        document = refusal_of(error).document
         assert document.status in (400, 404, 409, 413, 422)
         assert len(document.detail) <= 1000
         return document.status
@@ -96,7 +96,7 @@ def judged(hot: Hot, name: str, body: bytes) -> int:
 @pytest.mark.parametrize("name", list(bodies))
 @SOME
 @given(data=st.data())
-def test_bodies_that_are_nearly_right(hot: Hot, name: str, data: st.DataObject):
+def test_bodies_that_are_nearly_right(hot: HotHandlers, name: str, data: st.DataObject):
     body = data.draw(bodies[name])
     text = json.dumps(body).encode("utf-8", "surrogatepass")
     judged(hot, name, text)
@@ -105,7 +105,7 @@ def test_bodies_that_are_nearly_right(hot: Hot, name: str, data: st.DataObject):
 @pytest.mark.parametrize("name", list(bodies))
 @SOME
 @given(data=st.data())
-def test_bodies_with_bytes_changed(hot: Hot, name: str, data: st.DataObject):
+def test_bodies_with_bytes_changed(hot: HotHandlers, name: str, data: st.DataObject):
     text = bytearray(json.dumps(data.draw(bodies[name])).encode("utf-8", "surrogatepass"))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text) - 1))
@@ -118,7 +118,7 @@ def test_bodies_with_bytes_changed(hot: Hot, name: str, data: st.DataObject):
 @pytest.mark.parametrize("name", list(bodies))
 @SOME
 @given(body=st.binary(max_size=200))
-def test_any_bytes(hot: Hot, name: str, body: bytes):
+def test_any_bytes(hot: HotHandlers, name: str, body: bytes):
     judged(hot, name, body)
 
 
@@ -136,6 +136,6 @@ def test_any_bytes(hot: Hot, name: str, body: bytes):
         b'{"decision_id":"d\xd9\xa3","reward":1}',
     ],
 )
-def test_bodies_that_broke_others(hot: Hot, body: bytes):
+def test_bodies_that_broke_others(hot: HotHandlers, body: bytes):
     for name in bodies:
         judged(hot, name, body)

@@ -16,7 +16,7 @@ from running import Running, running, write_config
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.hot_path.batching import MOST, Gathering
+from equipoise.agent.service.hot_path.batching import MOST, MicroBatcher
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import FullStoreError
 from equipoise.store.journal.store import JournaledStore
@@ -30,7 +30,7 @@ def started(folder: Path) -> Daemon:
     made = Daemon(
         file.experiment, file.service, store, bytes(range(32)), Log("error", io.StringIO())
     )
-    made.gateway._clock = lambda: 1.0
+    made.adapter._clock = lambda: 1.0
     return made
 
 
@@ -68,7 +68,7 @@ def test_together_they_get_what_each_gets_alone_to_the_byte(pair: tuple[Daemon, 
     for some in (bodies[:1], bodies[1:3], bodies[3:6], bodies[6:]):
         assert told(together.hot.decide_each(some)) == answered(alone, some)
     assert together.agent.light.pending.next == alone.agent.light.pending.next == 40
-    assert together.figures.decisions == alone.figures.decisions
+    assert together.counters.decisions == alone.counters.decisions
 
 
 def test_who_repeats_a_request_gets_its_decision(pair: tuple[Daemon, Daemon]):
@@ -103,7 +103,7 @@ def test_a_store_that_refuses_passes_everybody_through(
     monkeypatch.setattr(together.store, "append", refuse)
     answers = together.hot.decide_each([asked(f"r{index}") for index in range(5)])
     assert [msgspec.json.decode(each)["reason"] for each in answers] == ["store-full"] * 5
-    assert together.figures.passed_through["store-full"] == 5
+    assert together.counters.passed_through["store-full"] == 5
 
 
 def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
@@ -114,13 +114,13 @@ def test_a_crowd_is_not_kept_waiting_for_the_turn_to_end():
         return list(bodies)
 
     async def crowd() -> list[bytes | Exception]:
-        gathering, heard = Gathering(decide, print), []
+        batcher, heard = MicroBatcher(decide, print), []
         for index in range(MOST + 3):
-            gathering.ask(b"%d" % index, heard.append)
+            batcher.add(b"%d" % index, heard.append)
         assert len(heard) == MOST
-        gathering.answer()
+        batcher.flush()
         assert len(heard) == MOST + 3
-        gathering.answer()
+        batcher.flush()
         return heard
 
     heard = asyncio.run(crowd())
@@ -133,11 +133,11 @@ def test_a_reply_that_fails_is_reported_and_keeps_nobody_waiting():
     reported: list[Exception] = []
 
     async def crowd() -> None:
-        gathering = Gathering(list, reported.append)
-        gathering.ask(b"a", heard.append)
-        gathering.ask(b"b", lambda answer: heard[10])
-        gathering.ask(b"c", heard.append)
-        gathering.answer()
+        batcher = MicroBatcher(list, reported.append)
+        batcher.add(b"a", heard.append)
+        batcher.add(b"b", lambda answer: heard[10])
+        batcher.add(b"c", heard.append)
+        batcher.flush()
 
     asyncio.run(crowd())
     assert heard == [b"a", b"c"]

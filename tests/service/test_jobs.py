@@ -6,13 +6,13 @@ import asyncio
 import io
 import json
 
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.jobs import Jobs
 
 
 def test_a_job_that_is_slower_than_its_interval_runs_one_at_a_time():
     async def work() -> None:
-        jobs, running, most, runs = Jobs(Figures(), Log()), 0, 0, 0
+        jobs, running, most, runs = Jobs(Counters(), Log()), 0, 0, 0
 
         async def slow() -> None:
             nonlocal running, most, runs
@@ -35,7 +35,7 @@ def test_a_job_that_is_slower_than_its_interval_runs_one_at_a_time():
 
 def test_a_job_that_fails_is_logged_counted_and_run_again():
     async def work() -> None:
-        figures, stream, runs = Figures(), io.StringIO(), 0
+        figures, stream, runs = Counters(), io.StringIO(), 0
         jobs = Jobs(figures, Log("info", stream))
 
         async def fails() -> None:
@@ -64,7 +64,7 @@ def test_stopping_waits_for_a_running_job_and_then_no_longer():
             await asyncio.sleep(seconds)
             ended.append(name)
 
-        jobs = Jobs(Figures(), Log())
+        jobs = Jobs(Counters(), Log())
         jobs.add("short", 60.0, lambda: job(0.2, "short"))
         jobs.add("long", 60.0, lambda: job(60.0, "long"))
         jobs.start()
@@ -87,7 +87,7 @@ def test_another_interval_holds_at_once():
             nonlocal runs
             runs += 1
 
-        jobs = Jobs(Figures(), Log())
+        jobs = Jobs(Counters(), Log())
         jobs.add("job", 3600.0, job)
         jobs.start()
         await asyncio.sleep(0.1)

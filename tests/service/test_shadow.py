@@ -20,7 +20,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.config.service import ShadowModel, ShadowSettings
 from equipoise.agent.errors import AgentError
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.service.upkeep import shadow as endpoint
 from equipoise.agent.service.upkeep.shadow import Shadow
@@ -164,7 +164,7 @@ def replay(
 
     async def twice() -> tuple[Shadow, list[int]]:
         chosen = ShadowSettings(**settings)
-        shadow = Shadow(Gateway(agent), chosen, Log("debug", stream), {"KEY": key or ""})
+        shadow = Shadow(RecordAdapter(agent), chosen, Log("debug", stream), {"KEY": key or ""})
         rows = [await shadow.run(), await shadow.run()]
         await shadow.close()
         return shadow, rows

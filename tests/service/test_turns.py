@@ -17,7 +17,7 @@ import yaml
 from running import COMMAND, Running, running, until, write_config
 from test_direct import Raw, asked
 
-from equipoise.agent.service.handlers.admin import Bulk
+from equipoise.agent.service.handlers.admin import BulkBody
 from equipoise.agent.service.http.connection_limits import Turns, _without_upgrade
 from equipoise.store.records import Observation
 
@@ -235,7 +235,7 @@ def test_lines_of_any_kind_let_others_in(line: bytes):
     async def work() -> None:
         beside = asyncio.create_task(others())
         count = min(4_000_000 // len(line), 300_000)
-        await Bulk(Observation, nothing, 10**9).read(chunks(line * count))
+        await BulkBody(Observation, nothing, 10**9).read(chunks(line * count))
         beside.cancel()
 
     asyncio.run(work())

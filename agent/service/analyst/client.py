@@ -1,4 +1,4 @@
-"""What the daemon asks its analysts, of which there are two.
+"""The daemon's side of its analysts, of which there are two.
 
 One answers what the daemon itself needs: the next rule, checks, checkpoints. The other, which is
 there only while somebody asks, answers what clients ask beyond that: plans, and families that
@@ -20,13 +20,13 @@ from typing import Any, TypeVar
 from equipoise.agent.agent import Agent
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst.connection import (
-    AnalysisError,
-    Analyst,
-    Asked,
+    AnalystConnection,
+    AnalystError,
     CrowdedError,
+    Kind,
     WorkError,
 )
-from equipoise.agent.service.analyst.messages import (
+from equipoise.agent.service.analyst.process import (
     Answer,
     Ask,
     Foresee,
@@ -38,7 +38,7 @@ from equipoise.agent.service.analyst.messages import (
     State,
 )
 from equipoise.agent.service.analyst.reports import Report
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.batches import Buffer
 from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import RuleRecord
@@ -67,36 +67,35 @@ class Saved:
     state: Buffer
 
 
-class Analysis(Analyst):
+class AnalystClient(AnalystConnection):
     """Reports on the log of `agent`, which decides meanwhile.
 
-    newest: the last report that was made; forecast: the last one of those. open_bytes, seconds: as
-    of `Analyst`, each.
+    newest: the last report; forecast: the last forecast. open_bytes, seconds: as of
+    `AnalystConnection`, each.
     """
 
     def __init__(
         self,
         agent: Agent,
         store: JournaledStore,
-        figures: Figures,
+        counters: Counters,
         log: Log,
         open_bytes: int | None = None,
         seconds: float = 120.0,
     ) -> None:
-        # What one process died or hung over, the other leaves out too.
-        off: dict[str, str] = {}
-        super().__init__(agent, store, log, seconds, open_bytes, off, figures)
-        for left in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
-            left.unlink(missing_ok=True)  # of a daemon that was killed
-        self._figures = figures
+        off: dict[str, str] = {}  # what one process died or hung over, the other leaves out too
+        super().__init__(agent, store, log, seconds, open_bytes, off, counters)
+        for leftover in store.path.parent.glob(f"{glob.escape(store.path.name)}{STATE}*"):
+            leftover.unlink(missing_ok=True)  # of a daemon that was killed
+        self._seconds_of_refresh = counters.refresh_seconds
         self.newest: Report | None = None
         self.forecast: Forecast | None = None
-        self._clients = Analyst(agent, store, log, seconds, open_bytes, off)
-        self._wide: Report | None = None
-        self._waiting = 0
+        self._clients = AnalystConnection(agent, store, log, seconds, open_bytes, off)
+        self._client_report: Report | None = None
+        self._waiting_questions = 0
         self._idle: asyncio.TimerHandle | None = None
         self._paces = {wide: _Pace() for wide in (False, True)}
-        self._reads: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
 
     @property
@@ -114,39 +113,33 @@ class Analysis(Analyst):
     async def report(self, families: Sequence[str] = ()) -> Report:
         """A report on everything logged so far, with these families beside the configured one.
 
-        Callers that come together share one. Raises AnalysisError.
+        Callers that come together share one. Raises AnalystError.
         """
         rows = self._agent.light.next_seq
-        if families and not self._holds(self.newest, 0, families):
-            return await self._wider(families, rows)
+        if families and not self._covers(self.newest, 0, families):
+            return await self._report_to_client(families, rows)
         async with self.turn:
-            if self._holds(self.newest, rows, families):
-                assert self.newest is not None
-                return self.newest
-            reply = await self.ask(Ask, [])
-            assert isinstance(reply, Answer)
-            assert reply.report is not None
-            self.newest = reply.report
-            self._figures.refresh_seconds.add(reply.seconds)
-            return reply.report
+            newest = self.newest
+            if newest is None or not self._covers(newest, rows, families):
+                newest, seconds = _reported(await self.ask(Ask, []))
+                self.newest = newest
+                self._seconds_of_refresh.add(seconds)
+            return newest
 
     async def read(self, families: Sequence[str] = ()) -> Report:
         """As `report`, for a client: at a pace that leaves the analyst to the daemon, and waiting
-        for so long only. Raises AnalysisError."""
+        for so long only. Raises AnalystError."""
         rows = self._agent.light.next_seq
-        for known in (self.newest, self._wide):
-            if self._holds(known, rows, families):
-                assert known is not None
-                return known
-
-        pace = self._paces[bool(families) and not self._holds(self.newest, 0, families)]
+        report = self._covering(rows, families)
+        if report is not None:
+            return report
+        pace = self._paces[bool(families) and not self._covers(self.newest, 0, families)]
 
         async def paced() -> Report:
             async with pace.turn:
-                for known in (self.newest, self._wide):
-                    if self._holds(known, rows, families):
-                        assert known is not None
-                        return known
+                report = self._covering(rows, families)
+                if report is not None:
+                    return report
                 await asyncio.sleep(pace.next - time.monotonic())
                 start = time.monotonic()
                 try:
@@ -155,7 +148,7 @@ class Analysis(Analyst):
                     end = time.monotonic()
                     pace.next = end + min(RESTS * (end - start), MOST_REST_SECONDS)
 
-        return await self._awaited(paced(), READ_SECONDS)
+        return await self._within(READ_SECONDS, paced())
 
     async def refresh(self) -> bool:
         """Act by the newest proposal from now on; whether that is another rule than before."""
@@ -186,7 +179,7 @@ class Analysis(Analyst):
         return reply.seq
 
     async def state(self) -> Saved:
-        """The analyst's state, which is the daemon's after as many rows. Raises AnalysisError."""
+        """The analyst's state, which is the daemon's after as many rows. Raises AnalystError."""
         # By a file, and mapped where it is large: it may be larger than memory should be.
         folder, name = self._store.path.parent, self._store.path.name
         try:
@@ -204,14 +197,14 @@ class Analysis(Analyst):
     async def plan(self, data: bytes, live: bool) -> Planned:
         """A plan from what the log says, or from numbers alone.
 
-        data: JSON, as the planner takes it. Raises AnalysisError, CrowdedError.
+        data: JSON, as the planner takes it. Raises AnalystError, CrowdedError.
         """
-        reply = await self._awaited(self._of_clients(Plan, data, live), None)
+        reply = await self._within(None, self._ask_for_client(Plan, data, live))
         assert isinstance(reply, Planned)
         return reply
 
     async def foresee(self) -> Forecast:
-        """When it will be decided, by what is logged so far. Raises AnalysisError."""
+        """When it will be decided, by what is logged so far. Raises AnalystError."""
         async with self.turn:
             reply = await self.ask(Foresee)
         assert isinstance(reply, Foreseen)
@@ -220,7 +213,7 @@ class Analysis(Analyst):
 
     async def read_forecast(self) -> Forecast:
         """As `foresee`, for a client that waits for so long only."""
-        return await self._awaited(self.foresee(), READ_SECONDS)
+        return await self._within(READ_SECONDS, self.foresee())
 
     def abandon(self) -> None:
         """Let nobody wait any longer: the daemon is about to stop."""
@@ -232,48 +225,49 @@ class Analysis(Analyst):
         if self._idle is not None:
             self._idle.cancel()
         self._clients.release()
-        for task in self._reads:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._reads, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._clients.close()
         await super().close()
 
-    def _holds(self, known: Report | None, rows: int, families: Sequence[str]) -> bool:
-        """Whether a report says all that is asked, of so many rows."""
+    def _covers(self, report: Report | None, rows: int, families: Sequence[str]) -> bool:
+        """Whether a report says everything about these families, of so many rows."""
         return (
-            known is not None
-            and known.log_rows >= rows
+            report is not None
+            and report.log_rows >= rows
             # An era that was opened since has no row yet, and still is another answer.
-            and known.estimates.era == self._agent.rule.era
+            and report.estimates.era == self._agent.rule.era
             # So is one without a family that cost an analyst its life since.
-            and known.off == list(self._off)
-            and known.recommendations.keys() >= set(families)
+            and report.off == list(self._off)
+            and report.recommendations.keys() >= set(families)
         )
 
-    async def _wider(self, families: Sequence[str], rows: int) -> Report:
-        async with self._clients.turn:
-            if self._holds(self._wide, rows, families):
-                assert self._wide is not None
-                return self._wide
-            # Refreshes never compute what only a client wants to see.
-            reply = await self._clients.ask(Ask, list(families))
-            assert isinstance(reply, Answer)
-            assert reply.report is not None
-            self._wide = reply.report
-            self._rest_later()
-            return reply.report
+    def _covering(self, rows: int, families: Sequence[str]) -> Report | None:
+        reports = (self.newest, self._client_report)
+        return next((each for each in reports if self._covers(each, rows, families)), None)
 
-    async def _of_clients(self, kind: Asked, *more: Any) -> Reply:
-        if self._waiting >= MOST_WAITING:
+    async def _report_to_client(self, families: Sequence[str], rows: int) -> Report:
+        async with self._clients.turn:
+            report = self._client_report
+            if report is None or not self._covers(report, rows, families):
+                # Refreshes never compute what only a client wants to see.
+                report, _ = _reported(await self._clients.ask(Ask, list(families)))
+                self._client_report = report
+                self._rest_later()
+            return report
+
+    async def _ask_for_client(self, kind: Kind, *more: Any) -> Reply:
+        if self._waiting_questions >= MOST_WAITING:
             raise CrowdedError("too many questions wait for the analyst")
-        self._waiting += 1
+        self._waiting_questions += 1
         try:
             async with self._clients.turn:
                 reply = await self._clients.ask(kind, *more)
                 self._rest_later()
                 return reply
         finally:
-            self._waiting -= 1
+            self._waiting_questions -= 1
 
     def _rest_later(self) -> None:
         if self._idle is not None:
@@ -284,12 +278,12 @@ class Analysis(Analyst):
         if not self._clients.turn.locked():
             self._clients.release()
 
-    async def _awaited(self, work: Coroutine[Any, Any, T], seconds: float | None) -> T:
+    async def _within(self, seconds: float | None, work: Coroutine[Any, Any, T]) -> T:
         """What the work returns, unless it takes too long or the daemon stops; then it goes on by
         itself, for an exchange with the analyst that is cut off ends the analyst."""
         task = asyncio.get_running_loop().create_task(work)
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         stop = asyncio.get_running_loop().create_task(self._stopping.wait())
         try:
             await asyncio.wait((task, stop), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -297,20 +291,27 @@ class Analysis(Analyst):
             stop.cancel()
         if task.done():
             return task.result()
-        task.add_done_callback(_heard)
-        raise AnalysisError(
+        task.add_done_callback(_discard_result)
+        raise AnalystError(
             "the daemon is stopping" if self._stopping.is_set() else "the analyst is still at work"
         )
 
 
+def _reported(reply: Reply) -> tuple[Report, float]:
+    """The report of an answer, and the seconds it took."""
+    assert isinstance(reply, Answer)
+    assert reply.report is not None
+    return reply.report, reply.seconds
+
+
 class _Pace:
-    """Who may have a report made now: one at a time, not before `next`."""
+    """Reports for clients: one at a time, not before `next`."""
 
     def __init__(self) -> None:
         self.turn = asyncio.Lock()
         self.next = 0.0
 
 
-def _heard(task: asyncio.Task[Any]) -> None:
+def _discard_result(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""One analyst's process from the daemon's side: started, asked in turn, given up, started again."""
+"""One analyst's process from the daemon's side: started, asked in turn, ended, started again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from equipoise.agent.service.analyst.messages import (
+from equipoise.agent.agent import Agent
+from equipoise.agent.service.analyst.process import (
     HEADER,
     Ask,
     Doing,
@@ -24,14 +25,10 @@ from equipoise.agent.service.analyst.messages import (
     Reply,
     Save,
 )
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.errors import StoreError
+from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Alert, RuleRecord
-
-if TYPE_CHECKING:
-    from equipoise.agent.agent import Agent
-    from equipoise.agent.service.telemetry import Figures, Log
-    from equipoise.store.journal.store import JournaledStore
-
 
 LONGEST_SECONDS = 300.0
 """Between two tries of something that always fails."""
@@ -92,7 +89,7 @@ class Restarts:
         return stood
 
 
-Asked: TypeAlias = type[Ask] | type[Save] | type[Plan] | type[Foresee]
+Kind: TypeAlias = type[Ask] | type[Save] | type[Plan] | type[Foresee]
 T = TypeVar("T")
 
 SETTLE_SECONDS = 5.0
@@ -103,20 +100,20 @@ CLOSE_SECONDS = 2.0
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class AnalysisError(RuntimeError):
+class AnalystError(RuntimeError):
     """The analyst did not answer; what was known before stays in force."""
 
 
-class CrowdedError(AnalysisError):
+class CrowdedError(AnalystError):
     """Too many ask at once."""
 
 
-class WorkError(AnalysisError):
+class WorkError(AnalystError):
     """The work itself failed. The sentence is for the log: it may hold what no client should see,
     such as paths."""
 
 
-class _LostError(AnalysisError):
+class _LostError(AnalystError):
     """The process gave no answer. how: died or hung."""
 
     def __init__(self, how: str, sentence: str) -> None:
@@ -124,12 +121,12 @@ class _LostError(AnalysisError):
         self.how = how
 
 
-class Analyst:
+class AnalystConnection:
     """One process: who asks waits for `turn`, then for the answer.
 
     seconds: how long a question may take. open_bytes: of memory that it may keep open decisions
     in. off: families that are not to be computed, and why; it grows by those the process died or
-    hung over, and every question says what is in it. figures: where failures are counted, None for
+    hung over, and every question says what is in it. counters: where failures are counted, None for
     an analyst of clients alone.
     """
 
@@ -141,7 +138,7 @@ class Analyst:
         seconds: float,
         open_bytes: int | None,
         off: dict[str, str],
-        figures: Figures | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self._agent = agent
         self._store = store
@@ -149,12 +146,12 @@ class Analyst:
         self._seconds = seconds
         self._open_bytes = open_bytes
         self._off = off
-        self._counted = figures
+        self._counters = counters
         self.turn = asyncio.Lock()
         self._process: asyncio.subprocess.Process | None = None
         self._ending: set[asyncio.Future[int]] = set()
         self._adopted: list[RuleRecord] = []
-        self._asked_at: float | None = None
+        self._question_at: float | None = None
         self._patience = seconds
         self._doing = ""
         self._restarts = Restarts(off=off)
@@ -163,7 +160,7 @@ class Analyst:
     @property
     def silent_seconds(self) -> float:
         """For how long it has owed an answer."""
-        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
+        return 0.0 if self._question_at is None else time.monotonic() - self._question_at
 
     def release(self) -> None:
         """Let the process go; the next question starts another."""
@@ -186,9 +183,9 @@ class Analyst:
             self._adopted.append(record)
 
     async def start(self) -> None:
-        """Start the process; the first question would do it too. Raises AnalysisError."""
+        """Start the process; the first question would do it too. Raises AnalystError."""
         async with self.turn:
-            await self._tried("open", self._started)
+            await self._attempt("open", self._started)
 
     async def close(self) -> None:
         """Let the process end, and wait for those that were let go."""
@@ -203,10 +200,10 @@ class Analyst:
                 await process.wait()
         await asyncio.gather(*self._ending)
 
-    async def ask(self, kind: Asked, *more: Any) -> Reply:
+    async def ask(self, kind: Kind, *more: Any) -> Reply:
         """Send a question once everything logged can be read, and wait for the reply.
 
-        To be called in one's turn. Raises AnalysisError, at once where the same kind of question
+        To be called in one's turn. Raises AnalystError, at once where the same kind of question
         has failed lately.
         """
 
@@ -215,41 +212,43 @@ class Analyst:
             await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
             process = await self._started()
             # Copies: while the analyst works, they may grow by what it does not hear of.
-            asked = kind(list(self._adopted), len(self._agent.state.rules), dict(self._off), *more)
-            reply = await self._exchange(process, asked, self._seconds)
+            question = kind(
+                list(self._adopted), len(self._agent.state.rules), dict(self._off), *more
+            )
+            reply = await self._exchange(process, question, self._seconds)
             if isinstance(reply, Failure):
                 await self._end(process)  # the next one begins with what is in the store
                 raise WorkError(reply.sentence)
-            del self._adopted[: len(asked.rules)]
+            del self._adopted[: len(question.rules)]
             return reply
 
-        return await self._tried(str(kind.__struct_config__.tag), answered)
+        return await self._attempt(str(kind.__struct_config__.tag), answered)
 
-    async def _tried(self, kind: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def _attempt(self, kind: str, work: Callable[[], Awaitable[T]]) -> T:
         """What the work makes, unless it failed lately; how it ends is counted."""
         restarts = self._restarts
         seconds = restarts.wait(kind)
         if seconds:
-            raise AnalysisError(
+            raise AnalystError(
                 f"the analyst failed {restarts.failures(kind)} times in a row; it is asked again "
                 f"in {seconds:.0f} s"
             )
         self._doing = ""
         try:
-            made = await work()
-        except AnalysisError as error:
+            result = await work()
+        except AnalystError as error:
             # One that was let go meanwhile, for another configuration, has not failed.
             if restarts is self._restarts:
                 await self._failed(kind, error)
             raise
-        if restarts.worked(kind) and self._counted is not None:
-            await self._tell("ok", "The analyst answers again.")
-        return made
+        if restarts.worked(kind) and self._counters is not None:
+            await self._alert("ok", "The analyst answers again.")
+        return result
 
-    async def _failed(self, kind: str, error: AnalysisError) -> None:
+    async def _failed(self, kind: str, error: AnalystError) -> None:
         """Count a failure, say so, and raise an alarm where it is not the first."""
-        if self._counted is not None:
-            self._counted.refresh_failures += 1
+        if self._counters is not None:
+            self._counters.refresh_failures += 1
         before = set(self._off)
         if isinstance(error, _LostError):
             count = self._restarts.failed(kind, self._doing, error.how)
@@ -259,23 +258,23 @@ class Analyst:
             "analyst-failed",
             sentence=str(error),
             asked=kind,
-            clients=self._counted is None,
+            clients=self._counters is None,
             in_a_row=count,
             again_in_seconds=round(self._restarts.wait(kind), 1),
             families_off=sorted(self._off),
         )
         # A question of a client that fails alarms nobody, unless it costs the daemon a family.
-        told = count == ALARM and self._counted is not None
-        if told or before != set(self._off):
-            left = ", ".join(self._off)
-            without = f" It goes on without {left}." if left else ""
-            await self._tell(
+        alarms = count == ALARM and self._counters is not None
+        if alarms or before != set(self._off):
+            families = ", ".join(self._off)
+            without = f" It goes on without {families}." if families else ""
+            await self._alert(
                 "alarm",
                 f"The analyst failed {count} times in a row: {error}.{without} Decisions go on "
                 f"under the last rule.",
             )
 
-    async def _tell(self, status: str, sentence: str) -> None:
+    async def _alert(self, status: str, sentence: str) -> None:
         """Keep an alert about the analyst itself, and log it."""
         self._log.warning("check", check="analyst", status=status)
         alert = Alert(at=time.time(), check="analyst", status=status, sentence=sentence)
@@ -288,7 +287,7 @@ class Analyst:
             return process
         if self._store.displaced is not None:
             # A new process reads by name, which would be another file, or none.
-            raise AnalysisError("the files of the store are not in their places")
+            raise AnalystError("the files of the store are not in their places")
         environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1")}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -317,7 +316,7 @@ class Analyst:
         assert process.stdin is not None
         assert process.stdout is not None
         body = msgspec.msgpack.encode(question)
-        self._asked_at, self._patience = time.monotonic(), seconds
+        self._question_at, self._patience = time.monotonic(), seconds
         try:
             async with asyncio.timeout(seconds):
                 process.stdin.write(HEADER.pack(len(body)) + body)
@@ -345,7 +344,7 @@ class Analyst:
             await self._end(process)
             raise
         finally:
-            self._asked_at = None
+            self._question_at = None
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         if self._process is process:

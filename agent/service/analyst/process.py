@@ -5,41 +5,122 @@ proposes the next rule. It holds no key and writes nothing but a state where the
 one. That is the same fold of the same log, so what it computes is what the daemon would, and its
 bytes are the daemon's checkpoint.
 
-Messages are msgpack with a length in front, over standard input and output. When the daemon dies,
-however it dies, its end of the pipe closes and the analyst leaves.
+Messages, which come first here, are msgpack with a length in front, over standard input and
+output. When the daemon dies, however it dies, its end of the pipe closes and the analyst leaves.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import msgspec
 
+from equipoise.agent.agent import Agent
 from equipoise.agent.answers.answers import Answers
+from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.errors import PlanError
+from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import Forecast, forecast, no_forecast
-from equipoise.agent.service.analyst.messages import (
-    HEADER,
-    Answer,
-    Doing,
-    Failure,
-    Foresee,
-    Foreseen,
-    Open,
-    Plan,
-    Planned,
-    Question,
-    Reply,
-    Save,
-    State,
-)
-from equipoise.agent.service.analyst.reports import report
+from equipoise.agent.service.analyst.reports import Report, report
+from equipoise.store.journal.store import open_store
+from equipoise.store.records import RuleRecord
 
-if TYPE_CHECKING:
-    from equipoise.agent.agent import Agent
+HEADER = struct.Struct("<I")
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """The first message: what to follow. open_bytes: of memory for open decisions."""
+
+    store: str
+    config: str
+    open_bytes: int | None = None
+
+
+class _Following(msgspec.Struct, frozen=True):
+    """rules: those adopted since the last message, in order; rules_in_all: how many the daemon
+    knows, for a state that numbers them otherwise is of no use. off: families that are not to be
+    computed, and why."""
+
+    rules: list[RuleRecord]
+    rules_in_all: int
+    off: dict[str, str]
+
+
+class Ask(_Following, frozen=True, tag="ask"):
+    """Follow the log and report."""
+
+    families: list[str]
+
+
+class Save(_Following, frozen=True, tag="save"):
+    """Follow the log and write the whole state to a file that is there."""
+
+    path: str
+
+
+class Plan(_Following, frozen=True, tag="plan"):
+    """Follow the log and plan: from what the experiment knows, or from numbers alone. data: the
+    fields of a request to the planner, as JSON."""
+
+    data: bytes
+    live: bool
+
+
+class Foresee(_Following, frozen=True, tag="foresee"):
+    """Follow the log and say when it will be decided."""
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """To `Open` (without a report) and `Ask`. seconds: what the work took."""
+
+    seconds: float
+    report: Report | None = None
+
+
+class State(msgspec.Struct, frozen=True, tag="state"):
+    """To `Save`: the state after the rows before `seq`, so many bytes, is in the file."""
+
+    seq: int
+    size: int
+
+
+class Planned(msgspec.Struct, frozen=True, tag="planned"):
+    """To `Plan`: the plan as JSON, or why there is none. fault: a failure that the asker did not
+    cause; the analyst goes on."""
+
+    body: bytes = b""
+    field: str = ""
+    limit: str = ""
+    refused: str = ""
+    fault: str = ""
+
+
+class Foreseen(msgspec.Struct, frozen=True, tag="foreseen"):
+    """To `Foresee`."""
+
+    forecast: Forecast
+
+
+class Doing(msgspec.Struct, frozen=True, tag="doing"):
+    """Ahead of an answer: the family that is computed next, "" once all are. If the process dies
+    or hangs now, it does so over that."""
+
+    family: str
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """The work failed; the sentence is for the daemon's log."""
+
+    sentence: str
+
+
+Question: TypeAlias = Open | Ask | Save | Plan | Foresee
+Reply: TypeAlias = Answer | State | Planned | Foreseen | Doing | Failure
 
 
 def main() -> None:
@@ -55,10 +136,6 @@ def main() -> None:
 
 
 def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    from equipoise.agent.agent import Agent
-    from equipoise.agent.config import ExperimentConfig
-    from equipoise.store.journal.store import open_store
-
     decode = msgspec.msgpack.Decoder(Question).decode
     agent: Agent | None = None
 
@@ -98,10 +175,9 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                 agent.answers.off = question.off
                 for record in question.rules:
                     agent.controls.adopt(record)
-                if len(agent.state.rules) != question.known:
-                    raise ValueError(
-                        f"{len(agent.state.rules)} rules, the daemon has {question.known}"
-                    )
+                rules = len(agent.state.rules)
+                if rules != question.rules_in_all:
+                    raise ValueError(f"{rules} rules, the daemon has {question.rules_in_all}")
                 seq = agent.follow()
                 if isinstance(question, Plan):
                     reply = _planned(question, agent)
@@ -114,22 +190,18 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     with Path(question.path).open("r+b") as file:
                         reply = State(seq, agent.fold.write(file))
                 else:
-                    made = report(agent, question.families, time.time())
-                    reply = Answer(time.perf_counter() - start, made)
+                    result = report(agent, question.families, time.time())
+                    reply = Answer(time.perf_counter() - start, result)
         except Exception as error:  # the daemon goes on without this answer, and says why
             reply = Failure(f"{type(error).__name__}: {error}")
         send(reply)
 
 
 def _planned(question: Plan, agent: Agent) -> Planned:
-    from equipoise.agent.errors import PlanError
-    from equipoise.agent.planning import plan_request
-
     try:
-        made = plan_request(
-            msgspec.json.decode(question.data), agent.answers if question.live else None
-        )
-        return Planned(msgspec.json.encode(made))
+        answers = agent.answers if question.live else None
+        plan = plan_request(msgspec.json.decode(question.data), answers)
+        return Planned(msgspec.json.encode(plan))
     except PlanError as error:
         return Planned(field=error.field, limit=error.limit, refused=str(error))
     except Exception as error:  # one question must not cost all others their answers

@@ -1,4 +1,4 @@
-"""Everything the read routes say, computed from an agent that is not deciding.
+"""Reports: all that is read, computed from an agent that is not deciding.
 
 A report is a pure function of the log up to one row. It is made in the analyst's process and
 travels to the daemon as bytes, so that no estimate is ever computed between two decisions.
@@ -21,12 +21,12 @@ from equipoise.agent.controls import alarms_of
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.ipw import naive_log
 from equipoise.agent.inference.projection import within_range
-from equipoise.agent.monitors.check import Action, Check, Consequence
+from equipoise.agent.monitors.check import GRAVITY, Action, Check, Consequence
+from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.service.api.schema import (
     CertifiedValue,
     CheckAnswer,
     ChecksAnswer,
-    CheckStatus,
     Contrast,
     EstimatesAnswer,
     FamilyValue,
@@ -38,10 +38,9 @@ from equipoise.agent.service.api.schema import (
 from equipoise.store.records import RuleRecord
 
 NORMAL_95 = 1.959963984540054
-_GRAVITY: tuple[CheckStatus, ...] = ("unknown", "ok", "watch", "alarm")
 
 
-class Due(msgspec.Struct, frozen=True):
+class AlarmAction(msgspec.Struct, frozen=True):
     """What an alarm asks for, on its way to the daemon. models: positions, [] for all."""
 
     check: str
@@ -58,9 +57,8 @@ class Due(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
-    recommendations: by family; those asked for, the configured one among them.
-    rule: what the policy would freeze next. due: what alarms ask for. off: families that were not
-    to be computed.
+    recommendations: by family, the configured one among them. rule: what the policy would freeze
+    next. actions: what alarms ask for. off: families that were not to be computed.
     """
 
     log_rows: int
@@ -69,7 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     recommendations: dict[str, RecommendationAnswer]
     checks: ChecksAnswer
     rule: RuleRecord
-    due: list[Due] = []
+    actions: list[AlarmAction] = []
     off: list[str] = []
 
 
@@ -77,13 +75,13 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     """The report of everything the agent has folded. at: seconds since the epoch, now."""
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
-    known = agent.answers.estimates(names)
+    estimates = agent.answers.estimates(names)
     checks = _checked(agent, at)
-    due = agent.answers.consequences(checks)
+    consequences = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
     agent.state.paused = None
     # The proposal is frozen under the alarms that stand now.
-    agent.state.alarms = alarms_of(due)
+    agent.state.alarms = alarms_of(consequences)
     try:
         rule = agent.answers.proposal(at)
     except Exception as error:  # whatever a policy makes of the sums: the rule in force stays
@@ -92,13 +90,13 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     return Report(
         log_rows=agent.light.next_seq,
         at=at,
-        estimates=_estimates(agent, known, at),
+        estimates=_estimates(agent, estimates, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
-        due=[
-            Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
-            for one in due
+        actions=[
+            AlarmAction(one.check.name, one.action.value, one.check.sentence, list(one.models))
+            for one in consequences
         ],
         off=list(agent.answers.off),
     )
@@ -120,13 +118,13 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> EstimatesAnswer:
+def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> EstimatesAnswer:
     view, config, names = agent.answers.view(), agent.config, agent.models
     size = len(names)
     certified = agent.answers.certified()
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
-    configured, routing = agent.answers.within_certified(known[config.policy.estimator])
+    configured, routing = agent.answers.within_certified(estimates[config.policy.estimator])
     behind = agent.answers.behind()
 
     def ends(index: int) -> dict[str, Any]:
@@ -186,22 +184,22 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
         ],
         segments=[_segment(agent, part) for part in range(1, agent.state.certifier.parts)],
         families={
-            name: _family(config.reward, names, estimate) for name, estimate in known.items()
+            name: _family(config.reward, names, estimate) for name, estimate in estimates.items()
         },
         fallbacks={
             name: str(estimate.diagnostics["failed"])
-            for name, estimate in known.items()
+            for name, estimate in estimates.items()
             if "failed" in estimate.diagnostics
         },
     )
 
 
 def _segment(agent: Agent, part: int) -> SegmentAnswer:
-    certified, said = agent.answers.certified(part), agent.answers.status(part)
+    certified, status = agent.answers.certified(part), agent.answers.status(part)
     return SegmentAnswer(
         segment=certified.segment or "",
-        status=said.state.value,
-        sentence=said.sentence,
+        status=status.state.value,
+        sentence=status.sentence,
         delta=certified.delta,
         certified_rows=certified.rows,
         values=[
@@ -214,12 +212,12 @@ def _segment(agent: Agent, part: int) -> SegmentAnswer:
 
 
 def _family(reward: RewardConfig, names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
-    shown = within_range(estimate.values, reward.low, reward.high)
+    values = within_range(estimate.values, reward.low, reward.high)
     variances = np.diagonal(estimate.covariance)
     return [
         FamilyValue(
             model=name,
-            value=number(shown[index]),
+            value=number(values[index]),
             standard_error=_root(variances[index]),
             interval=_interval(reward, estimate.values[index], variances[index]),
         )
@@ -240,11 +238,11 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
     # The configured family may be left out for an alarm, or for want of replays.
     configured = family == agent.config.policy.estimator
     answer = agent.answers.recommendation(None if configured else family)
-    winner, said = agent.answers.certified_winner(), agent.answers.status()
+    winner, status = agent.answers.certified_winner(), agent.answers.status()
     return RecommendationAnswer(
-        status=said.state.value,
-        status_models=list(said.models),
-        status_sentence=said.sentence,
+        status=status.state.value,
+        status_models=list(status.models),
+        status_sentence=status.sentence,
         sentence=answer.sentence,
         family=answer.family,
         model=answer.model,
@@ -260,8 +258,8 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
     )
 
 
-def _checks(agent: Agent, said: Sequence[Check], at: float) -> ChecksAnswer:
-    checks = [
+def _checks(agent: Agent, checks: Sequence[Check], at: float) -> ChecksAnswer:
+    answers = [
         CheckAnswer(
             name=check.name,
             status=check.status,
@@ -270,12 +268,12 @@ def _checks(agent: Agent, said: Sequence[Check], at: float) -> ChecksAnswer:
             level=number(check.level),
             models=[agent.models[position] for position in check.models],
         )
-        for check in said
+        for check in checks
     ]
     gravest: CheckStatus = max(
-        (check.status for check in checks), key=_GRAVITY.index, default="unknown"
+        (check.status for check in checks), key=GRAVITY.__getitem__, default="unknown"
     )
-    return ChecksAnswer(status=gravest, checks=checks, at=at, log_rows=agent.light.next_seq)
+    return ChecksAnswer(status=gravest, checks=answers, at=at, log_rows=agent.light.next_seq)
 
 
 def number(value: float) -> float | None:
@@ -284,7 +282,7 @@ def number(value: float) -> float | None:
 
 
 def wire(value: Any) -> Any:
-    """Figures of a check as JSON can say them."""
+    """Counters of a check as JSON can say them."""
     if isinstance(value, dict):
         return {str(name): wire(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):

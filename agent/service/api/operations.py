@@ -1,27 +1,31 @@
-"""Every operation of the interface in one table: Starlette's routes and the OpenAPI document."""
+"""Operations of the HTTP interface, declared where their handlers are, and OpenAPI 3.1 from them.
+
+    @Operation("GET", "/v1/budget")
+    async def budget(self, call: Call) -> BudgetAnswer:
+        '''The budget, what was spent and what is left.'''
+
+Routes, the document, token scopes, limits on reads, counters by route and the problems of the
+document all follow from that one declaration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
+import msgspec
+
+from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import Scope
-from equipoise.agent.service.http.access import ANYBODY, Caller
+from equipoise.agent.features.kinds import Boolean, Category, Feature, Number, Text, Vector
+from equipoise.agent.service.api.problems import STATUSES
+from equipoise.agent.service.api.schema import ProblemDocument
 
-Content: TypeAlias = Literal["application/json", "application/x-ndjson"]
+Method: TypeAlias = Callable[..., Any]
+M = TypeVar("M", bound=Method)
 
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request to an operation. path, query: parameters by name. body: b"" where the operation
-    streams it by `chunks` or has none. caller: who asks."""
-
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    body: bytes
-    chunks: Callable[[], AsyncGenerator[bytes, None]]
-    caller: Caller = ANYBODY
+JSON, NDJSON = "application/json", "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +40,166 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """method and path (Starlette's syntax, which is OpenAPI's); handler: Call to answer struct.
+    """Declares a handler when it decorates one. path: in Starlette's syntax, which is OpenAPI's.
 
-    scope: what a token needs, None for what is open to all. body, answer: types of the schema.
-    statuses: the problems it may answer with, beyond those every operation has. example: a valid
-    body. ok: the statuses of an answer that is no problem. weight: of `limits.reads`, for what the
-    analyst has to answer.
+    scope: what a token needs, None for what is open to all. body, answer: types of the schema; the
+    answer is what the handler returns, if nothing else is said. problems: statuses it may refuse
+    with, beyond those of every operation, of its kind of body and of its weight. parameters: of
+    path and query; any other is refused. example: a valid body, or a function that makes it of a
+    valid body of /v1/decide. weight: of `limits.reads`, for what the analyst has to answer. name,
+    summary: the handler's name in camel case, and the first line of its docstring.
     """
 
     method: Literal["GET", "POST", "PUT"]
     path: str
-    name: str
-    summary: str
-    handler: Callable[[Call], Awaitable[Any]]
     scope: Scope | None = "route"
     body: Any = None
     answer: Any = None
-    content: Content = "application/json"
+    content: str = JSON
     optional_body: bool = False
-    statuses: tuple[int, ...] = ()
-    ok: tuple[int, ...] = (200,)
+    problems: tuple[int, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     example: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
     weight: int = 0
+    name: str = ""
+    summary: str = ""
+
+    def __call__(self, handler: M) -> M:
+        first, *others = handler.__name__.split("_")
+        handler.__dict__["operation"] = replace(
+            self,
+            name=first + "".join(map(str.title, others)),
+            summary=(handler.__doc__ or "").partition("\n")[0],
+            answer=self.answer or get_type_hints(handler)["return"],
+        )
+        return handler
+
+    @property
+    def statuses(self) -> list[int]:
+        """Every status of a refusal."""
+        implied = (*_ALWAYS, *((429, 503) if self.weight else ()))
+        if self.body is not None:
+            implied += (400, 413, 415, 422) if self.content == JSON else (408, 413, 415)
+        return sorted({*self.problems, *implied})
+
+
+def declared(*holders: object) -> Iterator[tuple[Operation, Method]]:
+    """The operations of these objects with the methods that handle them, as they are written."""
+    for holder in holders:
+        for name, member in vars(type(holder)).items():
+            operation = getattr(member, "operation", None)
+            if isinstance(operation, Operation):
+                yield operation, getattr(holder, name)
+
+
+def example_request(config: ExperimentConfig) -> dict[str, object]:
+    """A valid body of /v1/decide with a value for every context feature."""
+    return {
+        "request_id": "request-1",
+        "routed": config.models[0].name,
+        "features": {feature.name: _value(feature) for feature in config.features.context},
+        "unit_id": "user-1",
+    }
+
+
+def _value(feature: Feature) -> object:
+    if isinstance(feature, Boolean):
+        return True
+    if isinstance(feature, Category):
+        return (feature.values or ["other"])[0]
+    if isinstance(feature, Text):
+        return "How do I sort a list?"
+    if isinstance(feature, Vector):
+        return [0.0] * feature.length
+    if isinstance(feature, Number):
+        low = feature.low if feature.low is not None else 0.0 if feature.log else None
+        if low is not None and low > 0:
+            return low
+        return feature.high if feature.high is not None and feature.high < 0 else low or 0.0
+    raise TypeError(f"no example for a feature of type {type(feature).__name__}")
+
+
+_TEMPLATE = "#/components/schemas/{name}"
+_ALWAYS = (401, 403, 421, 431, 500)
+
+
+def document(
+    operations: Sequence[Operation], version: str, request: Mapping[str, object]
+) -> dict[str, Any]:
+    """The OpenAPI document as JSON-able data. request: a body that /v1/decide accepts here."""
+    types = [ProblemDocument]
+    for operation in operations:
+        types += [kind for kind in (operation.body, operation.answer) if kind is not None]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
+    by_type = {str(kind): schema for kind, schema in zip(types, schemas, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = {
+            "operationId": operation.name,
+            "summary": operation.summary,
+            "responses": _responses(operation, by_type),
+            # Without tokens in the configuration all is open, hence the empty alternative.
+            "security": [{}] if operation.scope is None else [{"token": []}, {}],
+            **_parameters(operation),
+            **_body(operation, by_type, request),
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Equipoise",
+            "version": version,
+            "description": "Decides which requests to randomize, and onto which model.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _parameters(operation: Operation) -> dict[str, Any]:
+    described = [
+        {
+            "name": parameter.name,
+            "in": parameter.where,
+            "required": parameter.where == "path",
+            "description": parameter.description,
+            "schema": {"type": "string"}
+            if parameter.pattern is None
+            else {"type": "string", "pattern": parameter.pattern},
+        }
+        for parameter in operation.parameters
+    ]
+    return {"parameters": described} if described else {}
+
+
+def _body(
+    operation: Operation, by_type: dict[str, Any], request: Mapping[str, object]
+) -> dict[str, Any]:
+    if operation.body is None:
+        return {}
+    # A line of NDJSON has the schema of its record; the whole body is no JSON value.
+    schema = by_type[str(operation.body)]
+    whole = operation.content == JSON
+    content = {"schema": schema if whole else {"type": "string", "x-line-schema": schema}}
+    example = operation.example
+    if example is not None:
+        content["example"] = example(request) if callable(example) else example
+    required = not operation.optional_body
+    return {"requestBody": {"required": required, "content": {operation.content: content}}}
+
+
+def _responses(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        "200": {
+            "description": operation.summary,
+            "content": {JSON: {"schema": by_type[str(operation.answer)]}},
+        }
+    }
+    for status in operation.statuses:
+        responses[str(status)] = {
+            "description": STATUSES[status][2],
+            "content": {"application/problem+json": {"schema": by_type[str(ProblemDocument)]}},
+        }
+    return responses

@@ -23,125 +23,109 @@ _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`(?= - at `|$)", re.DOTALL)
 _LONGEST_DETAIL = 1000
 
-_TITLES = {
-    400: "Malformed body",
-    401: "Token missing or unknown",
-    403: "Token without the scope",
-    404: "Not found",
-    405: "Method not allowed",
-    408: "Too slow",
-    409: "Conflict",
-    413: "Too large",
-    415: "Unsupported media type",
-    421: "Wrong host",
-    422: "Refused",
-    429: "Too many requests",
-    500: "Internal error",
-    501: "Not available",
-    503: "Not available now",
+STATUSES = {
+    400: ("Malformed body", "malformed", "The body is not JSON."),
+    401: ("Token missing or unknown", "unauthorized", "A token is needed."),
+    403: (
+        "Token without the scope",
+        "forbidden",
+        "The token lacks the scope, or a page of another site asks.",
+    ),
+    404: ("Not found", "not-found", "There is no such thing."),
+    405: ("Method not allowed", "method-not-allowed", "The path takes other methods."),
+    408: ("Too slow", "too-slow", "The body came too slowly."),
+    409: ("Conflict", "conflict", "The same id came with other content before."),
+    413: ("Too large", "too-large", "The body is too large, or has too many rows."),
+    415: ("Unsupported media type", "media-type", "The body says that it is no JSON."),
+    421: ("Wrong host", "misdirected", "The host name is not one of this daemon's."),
+    422: ("Refused", "refused", "A field is not acceptable; the document names it and its limit."),
+    429: (
+        "Too many requests",
+        "too-many",
+        "Too many at once, or in this second; try again after the time given.",
+    ),
+    431: ("Request Header Fields Too Large", "limit", "The headers are too large."),
+    500: ("Internal error", "internal", "A fault of the daemon."),
+    503: ("Not available now", "unavailable", "Not now; try again after the time given."),
 }
-_KINDS = {
-    400: "malformed",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not-found",
-    405: "method-not-allowed",
-    408: "too-slow",
-    409: "conflict",
-    413: "too-large",
-    415: "media-type",
-    421: "misdirected",
-    422: "refused",
-    429: "too-many",
-    500: "internal",
-    501: "not-available",
-    503: "unavailable",
-}
+"""Title of a status, its name in the type of a problem, and when it is given."""
 
 
 class Refusal(Exception):  # noqa: N818
-    """An answer that is a problem document. headers: beyond the content type."""
+    """An answer that is a problem document. field: the key that is not acceptable; limit: what it
+    must keep; retry_after: seconds; headers: beyond those of every problem."""
 
-    def __init__(self, document: ProblemDocument, headers: dict[str, str] | None = None) -> None:
-        super().__init__(document.detail)
-        self.document = document
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        field: str | None = None,
+        limit: str | None = None,
+        retry_after: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        title, kind, _ = STATUSES[status]
         self.headers = headers or {}
+        self.document = ProblemDocument(
+            title=title,
+            status=status,
+            detail=detail[:_LONGEST_DETAIL],
+            type=f"urn:equipoise:problem:{kind}",
+            field=field,
+            limit=limit,
+            retry_after=retry_after,
+        )
 
 
-def problem(
-    status: int,
-    detail: str,
-    *,
-    field: str | None = None,
-    limit: str | None = None,
-    retry_after: float | None = None,
-) -> ProblemDocument:
-    """The document of a status, with the words that belong to it."""
-    return ProblemDocument(
-        title=_TITLES[status],
-        status=status,
-        detail=detail[:_LONGEST_DETAIL],
-        type=f"urn:equipoise:problem:{_KINDS[status]}",
-        field=field,
-        limit=limit,
-        retry_after=retry_after,
-    )
-
-
-def refuse(
-    status: int, detail: str, *, field: str | None = None, limit: str | None = None
-) -> Refusal:
-    """The exception to raise where a handler refuses; for `problem_of` see there."""
-    return Refusal(problem(status, detail, field=field, limit=limit))
-
-
-def problem_of(error: Exception) -> ProblemDocument:
-    """The document for what decoding, the agent or the store raised.
+def refusal_of(error: Exception) -> Refusal:
+    """The refusal for what decoding, the agent or the store raised.
 
     Anything else is a fault of ours: it is raised again, to be logged, and becomes a 500 that
     tells the client nothing of the inside.
     """
     if isinstance(error, Refusal):
-        return error.document
+        return error
     if isinstance(error, msgspec.ValidationError):
         text = _UNKNOWN_FIELD.sub(_brief, readable(error))
-        found = _AT.search(text)
-        return problem(422, text, field=found[1] if found else None)
+        place = _AT.search(text)
+        return Refusal(422, text, field=place[1] if place else None)
     if isinstance(error, msgspec.DecodeError | UnicodeError | RecursionError):
         detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        return problem(400, f"the body is not JSON: {detail}")
+        return Refusal(400, f"the body is not JSON: {detail}")
     if isinstance(error, FeatureError):
         key = error.problems[0].key if error.problems else ""
         side = "features" if error.side == "context" else "outputs"
         limit = error.problems[0].expected if error.problems else None
-        return problem(422, str(error), field=f"{side}.{key}" if key else side, limit=limit)
+        return Refusal(422, str(error), field=f"{side}.{key}" if key else side, limit=limit)
     if isinstance(error, UnknownDecisionError):
-        return problem(404, str(error))
+        return Refusal(404, str(error))
     if isinstance(error, ConflictError | ContradictionError):
-        return problem(409, str(error))
+        return Refusal(409, str(error))
     if isinstance(error, TimeError):
-        return problem(422, str(error), field=error.field, limit=error.limit)
+        return Refusal(422, str(error), field=error.field, limit=error.limit)
     if isinstance(error, AgentError):
-        return problem(422, str(error))
+        return Refusal(422, str(error))
     if isinstance(error, BrokenError):
-        return problem(503, "the daemon is starting again: send this anew", retry_after=2.0)
+        return Refusal(503, "the daemon is starting again: send this anew", retry_after=2.0)
     if isinstance(error, StoreError):
         # The path of the store is no business of a client.
         why = "it may not be written" if isinstance(error, ReadOnlyStoreError) else "it failed"
-        return problem(503, f"the store cannot take this now: {why}", retry_after=1.0)
+        return Refusal(503, f"the store cannot take this now: {why}", retry_after=1.0)
     raise error
 
 
-def _brief(found: re.Match[str]) -> str:
+def _brief(match: re.Match[str]) -> str:
     """The name of a field that nobody declared, unless it may be something a user wrote."""
-    name = shown_sent(found[1], "name")
-    return f"unknown field `{found[1]}`" if name == repr(found[1]) else f"an unknown field, {name}"
+    name = shown_sent(match[1], "name")
+    return f"unknown field `{match[1]}`" if name == repr(match[1]) else f"an unknown field, {name}"
 
 
-def document_of(error: Exception, path: str, log: Log) -> ProblemDocument:
-    """The document of whatever a handler raised; a fault of ours is logged and becomes a 500."""
+def logged_refusal_of(error: Exception, path: str, log: Log) -> Refusal:
+    """The refusal for whatever a handler raised; a fault of ours is logged and becomes a 500."""
     try:
-        return problem_of(error)
+        return refusal_of(error)
     except Exception as fault:
         log.failed("request", fault, path=path)
-        return problem(500, "the daemon could not answer this; its log says why")
+        return Refusal(500, "the daemon could not answer this; its log says why")

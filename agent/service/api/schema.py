@@ -4,25 +4,6 @@ These structs are the one schema: bodies are decoded into them, answers encoded 
 OpenAPI document is generated from them. Numbers are in the units of the experiment's reward unless
 said otherwise, times are seconds since the epoch, and `null` is unknown.
 
-| route | body | answer |
-|---|---|---|
-| POST /v1/decide | `DecideRequest` | `DecisionAnswer` |
-| POST /v1/decide/batch | `DecideBatchRequest` | `DecideBatchAnswer` |
-| POST /v1/outcomes | `Outcome` or a list of them | `OutcomesAnswer` |
-| POST /v1/observations | lines of `Observation` (NDJSON) | `BulkAnswer` |
-| POST /v1/simulations | lines of `Simulation` (NDJSON) | `BulkAnswer` |
-| GET /v1/estimates | `?family=a,b` | `EstimatesAnswer` |
-| GET /v1/recommendation | `?family=a` | `RecommendationAnswer` |
-| GET /v1/checks | | `ChecksAnswer` |
-| GET /v1/budget, PUT /v1/budget | `BudgetRequest` | `BudgetAnswer` |
-| GET /v1/forecast | | `planning.forecast.Forecast` |
-| GET /v1/decisions/{decision_id} | | `LoggedDecision` |
-| GET /v1/decisions | `?request_id=a` | `LoggedDecision` |
-| GET /v1/rules/{rule_id} | | `RuleAnswer` |
-| POST /v1/plan | `planning.request.PlanRequest` | `planning.plan.Plan` |
-| POST /v1/pause, POST /v1/resume | `PauseRequest` | `ModeAnswer` |
-| GET /healthz, GET /readyz | | `Health`, `Readiness` |
-
 Every error is a `ProblemDocument` (RFC 9457, `application/problem+json`).
 """
 
@@ -32,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.store.records import Decision, Id, Outcome, Request
 
 Mode: TypeAlias = Literal["observe", "run"]
@@ -47,7 +29,6 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-CheckStatus: TypeAlias = Literal["ok", "watch", "alarm", "unknown"]
 Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted"]
 
 
@@ -148,13 +129,6 @@ class BulkAnswer(Wire, frozen=True, kw_only=True):
     duplicates: int
     rejected: int
     rejects: list[Rejected] = []
-
-
-class Value(Wire, frozen=True, kw_only=True):
-    """An estimate and its standard error."""
-
-    value: float | None
-    standard_error: float | None
 
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):

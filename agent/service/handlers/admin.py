@@ -1,4 +1,4 @@
-"""Handlers of what changes something beside the hot routes: bulk rows, budget, pause."""
+"""Handlers of what changes something beside the hot routes: bulk rows, budget, plan, pause."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Generic, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from equipoise.agent.agent import Accepted
 from equipoise.agent.ingest.bulk import Places
+from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
-from equipoise.agent.service.analyst.connection import AnalysisError
-from equipoise.agent.service.api.operations import Call
-from equipoise.agent.service.api.problems import Refusal, problem, problem_of, refuse
+from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.analyst.client import AnalystClient
+from equipoise.agent.service.analyst.connection import AnalystError
+from equipoise.agent.service.api.operations import NDJSON, Operation
+from equipoise.agent.service.api.problems import Refusal, refusal_of
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     BudgetRequest,
@@ -25,9 +29,11 @@ from equipoise.agent.service.api.schema import (
     PauseRequest,
     Rejected,
 )
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.control import Switches
 from equipoise.agent.service.handlers.queries import unanswered
-from equipoise.agent.service.hot_path.handlers import take_apart
+from equipoise.agent.service.hot_path.handlers import take_by_bisection
+from equipoise.agent.service.http.endpoints import Call
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.records import Observation, Simulation
 
 R = TypeVar("R", Observation, Simulation)
@@ -42,7 +48,7 @@ SHOWN_REJECTS = 100
 LONGEST_LINE = 1 << 20
 
 
-class Bulk(Generic[R]):
+class BulkBody(Generic[R]):
     """One bulk body. take: takes records all or none, and says what became of them. most_rejects:
     refused lines after which the rest is not read."""
 
@@ -75,7 +81,7 @@ class Bulk(Generic[R]):
                         await self._read_line(line)
                 if len(rest) > LONGEST_LINE:
                     limit = f"{LONGEST_LINE} bytes"
-                    raise refuse(413, f"line {self._line} is longer than {limit}", limit=limit)
+                    raise Refusal(413, f"line {self._line} is longer than {limit}", limit=limit)
         await self._read_line(rest)
         await self._flush()
         return BulkAnswer(
@@ -92,7 +98,7 @@ class Bulk(Generic[R]):
                 self._records.append(self._decode(line))
                 self._lines.append(number)
             except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-                document = problem_of(error)
+                document = refusal_of(error).document
                 self._reject(number, document.status, document.detail)
             if len(self._records) >= ROWS_AT_ONCE:
                 await self._flush()
@@ -108,8 +114,8 @@ class Bulk(Generic[R]):
         rejected: list[Rejected] = []
         if self._records:
             rows = range(len(self._records))
-            for taken in take_apart(self._records, rows, self._take, rejected):
-                self._totals += taken
+            for counts in take_by_bisection(self._records, rows, self._take, rejected):
+                self._totals += counts
                 await self._breathe()
         refused = {row.index: row for row in rejected}
         records, lines = self._records, self._lines
@@ -120,8 +126,8 @@ class Bulk(Generic[R]):
                 continue
             row, detail = refused[at], refused[at].detail
             if row.status == 409:
-                same = [str(line) for line in self._places.of(record)]
-                detail += f" (index {same[0]} of this body)" if same else ""
+                first = self._places.of(record)
+                detail += f" (index {first[0]} of this body)" if first else ""
             self._reject(lines[at], row.status, detail)
 
     def _reject(self, line: int, status: int, detail: str) -> None:
@@ -130,7 +136,7 @@ class Bulk(Generic[R]):
             self._rejects.append(Rejected(index=line, status=status, detail=detail))
         if self._rejected > self._most_rejects:
             limit, first = f"{self._most_rejects} refused lines", self._rejects[0]
-            raise refuse(
+            raise Refusal(
                 413,
                 f"more than {limit}: the body is not read beyond line {self._line - 1}, of which "
                 f"{self._totals['rows']} rows were taken; line {first.index}: {first.detail}",
@@ -139,75 +145,119 @@ class Bulk(Generic[R]):
 
 
 T = TypeVar("T")
+_SWITCH: dict[str, Any] = {
+    "scope": "admin",
+    "body": PauseRequest,
+    "optional_body": True,
+    "answer": ModeAnswer,
+    "problems": (429, 503),
+}
 
 
-class Acting:
-    """Handlers that act on one daemon."""
+class Admin:
+    """with_sums: a context in which the sums are in this process, for whoever freezes a rule.
+    rejects: refused lines of a bulk body after which the rest is not read."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._most_rejects = daemon.settings.limits.rejects
+    def __init__(
+        self,
+        adapter: RecordAdapter,
+        switches: Switches,
+        analysis: AnalystClient,
+        counters: Counters,
+        log: Log,
+        clock: Callable[[], float],
+        with_sums: Callable[[], AbstractAsyncContextManager[None]],
+        rejects: int,
+    ) -> None:
+        self._adapter = adapter
+        self._switches = switches
+        self._analysis = analysis
+        self._counters = counters
+        self._log = log
+        self._clock = clock
+        self._with_sums = with_sums
+        self._rejects = rejects
 
+    @Operation("POST", "/v1/observations", body=Observation, content=NDJSON, problems=(503,))
     async def observations(self, call: Call) -> BulkAnswer:
-        take = self._taking(self._daemon.gateway.ingest, "observations")
-        return await Bulk(Observation, take, self._daemon.settings.limits.rejects).read(
-            call.chunks()
-        )
+        """Take in rows of a usage log, one JSON object a line."""
+        take = self._counted(self._adapter.ingest, "observations")
+        return await BulkBody(Observation, take, self._rejects).read(call.chunks())
 
+    @Operation("POST", "/v1/simulations", body=Simulation, content=NDJSON, problems=(503,))
     async def simulations(self, call: Call) -> BulkAnswer:
-        take = self._taking(self._daemon.gateway.simulate, "simulations")
-        return await Bulk(Simulation, take, self._daemon.settings.limits.rejects).read(
-            call.chunks()
-        )
+        """Take in simulated outputs, one JSON object a line."""
+        take = self._counted(self._adapter.simulate, "simulations")
+        return await BulkBody(Simulation, take, self._rejects).read(call.chunks())
 
+    @Operation(
+        "PUT",
+        "/v1/budget",
+        scope="admin",
+        body=BudgetRequest,
+        problems=(429, 503),
+        example={"requests": 1000},
+    )
     async def set_budget(self, call: Call) -> BudgetAnswer:
+        """Change how many requests may be randomized."""
         body = msgspec.json.decode(call.body, type=BudgetRequest)
-        daemon = self._daemon
-        answer = daemon.switches.set_budget(body.requests, daemon.clock())
-        daemon.log.info("budget", requests=answer.requests, randomized=answer.randomized)
+        answer = self._switches.set_budget(body.requests, self._clock())
+        self._log.info("budget", requests=answer.requests, randomized=answer.randomized)
         return answer
 
-    async def pause(self, call: Call) -> ModeAnswer:
-        answer = self._daemon.switches.pause(_reason(call), self._daemon.clock())
-        self._daemon.log.warning("paused")
-        return answer
-
-    async def resume(self, call: Call) -> ModeAnswer:
-        daemon, era = self._daemon, self._daemon.agent.rule.era
-        try:
-            async with daemon.whole():
-                answer = daemon.switches.resume(_reason(call), daemon.clock())
-        except AnalysisError as error:
-            raise unanswered(error) from error
-        if daemon.agent.rule.era != era:
-            daemon.analysis.adopt(daemon.agent.rule.record(daemon.clock()))
-        self._daemon.log.warning("resumed", randomizing=answer.randomizing)
-        return answer
-
+    @Operation(
+        "POST",
+        "/v1/plan",
+        body=PlanRequest,
+        answer=Plan,
+        weight=8,
+        example={"models": 3, "traffic": 500.0, "reward_rate": 0.4, "effect": 0.05},
+    )
     async def plan(self, call: Call) -> msgspec.Raw:
-        """A plan from the numbers given, or, where none say otherwise, from what is known."""
-        asked = msgspec.json.decode(call.body, type=PlanRequest)
-        live = asked.models is None and asked.reward_rate is None
-        try:
-            made = await self._daemon.analysis.plan(call.body, live)
-        except AnalysisError as error:
-            raise unanswered(error) from error
-        if made.fault:
-            self._daemon.log.warning("plan-failed", sentence=made.fault)
-            raise Refusal(problem(500, f"the planner failed on this question ({made.fault})"))
-        if made.refused:
-            raise refuse(422, made.refused, field=made.field, limit=made.limit)
-        return msgspec.Raw(made.body)
+        """Ask the planner.
 
-    def _taking(
+        A plan from the numbers given, or, where none say otherwise, from what is known.
+        """
+        request = msgspec.json.decode(call.body, type=PlanRequest)
+        live = request.models is None and request.reward_rate is None
+        try:
+            plan = await self._analysis.plan(call.body, live)
+        except AnalystError as error:
+            raise unanswered(error) from error
+        if plan.fault:
+            self._log.warning("plan-failed", sentence=plan.fault)
+            raise Refusal(500, f"the planner failed on this question ({plan.fault})")
+        if plan.refused:
+            raise Refusal(422, plan.refused, field=plan.field, limit=plan.limit)
+        return msgspec.Raw(plan.body)
+
+    @Operation("POST", "/v1/pause", example={"reason": "a release"}, **_SWITCH)
+    async def pause(self, call: Call) -> ModeAnswer:
+        """Stop randomizing; requests are still logged."""
+        answer = self._switches.pause(_reason(call), self._clock())
+        self._log.warning("paused")
+        return answer
+
+    @Operation("POST", "/v1/resume", example={"reason": "the release is out"}, **_SWITCH)
+    async def resume(self, call: Call) -> ModeAnswer:
+        """Randomize again."""
+        try:
+            async with self._with_sums():
+                answer = self._switches.resume(_reason(call), self._clock())
+        except AnalystError as error:
+            raise unanswered(error) from error
+        self._log.warning("resumed", randomizing=answer.randomizing)
+        return answer
+
+    def _counted(
         self, take: Callable[[Sequence[T]], Accepted], name: str
     ) -> Callable[[Sequence[T]], dict[str, int]]:
-        def taken(rows: Sequence[T]) -> dict[str, int]:
+        def counted(rows: Sequence[T]) -> dict[str, int]:
             accepted = take(rows)
-            self._daemon.figures.bulk[name] += accepted.rows
+            self._counters.bulk[name] += accepted.rows
             return {"rows": accepted.rows, "duplicates": accepted.duplicates}
 
-        return taken
+        return counted
 
 
 def _reason(call: Call) -> str:

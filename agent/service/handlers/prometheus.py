@@ -1,4 +1,4 @@
-"""Prometheus metrics: the daemon's figures, read when they are asked for."""
+"""Prometheus metrics: the daemon's counters and state, read when they are asked for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -16,102 +17,100 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from equipoise.agent.agent import Agent
+from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name
 from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.reports import Report
-from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.service.telemetry import Histogram
+from equipoise.agent.service.api.schema import Status
+from equipoise.agent.service.control import Breaker, Clock, Switches
+from equipoise.agent.service.telemetry import Counters
+from equipoise.store.journal.store import JournaledStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTS = 20.0
-_CHECK_STATUSES = ("ok", "watch", "alarm", "unknown")
 
 
 class Exposition:
     """The text that a Prometheus server scrapes.
 
-    Figures are read in the loop and written down in a thread; who comes meanwhile gets the same
+    Metrics are read in the loop and written down in a thread; who comes meanwhile gets the same
     text, and the next is not begun before a few times as long have passed as this one took.
     """
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
+    def __init__(
+        self,
+        agent: Agent,
+        store: JournaledStore,
+        counters: Counters,
+        switches: Switches,
+        breaker: Breaker,
+        analysis: AnalystClient,
+        clock: Clock,
+    ) -> None:
+        self._agent = agent
+        self._store = store
+        self._counters = counters
+        self._switches = switches
+        self._breaker = breaker
+        self._analysis = analysis
+        self._clock = clock
         self._turn = asyncio.Lock()
-        self._made = b""
+        self._text = b""
         self._number = 0
         self._next = 0.0
 
     async def read(self) -> bytes:
-        """The figures as they are now, or soon."""
+        """The metrics as they are now, or soon."""
         number = self._number
         async with self._turn:
             if self._number > number + 1:
-                return self._made  # it was begun after we came
+                return self._text  # it was begun after we came
             await asyncio.sleep(self._next - time.monotonic())
             start = time.monotonic()
             self._number += 1
-            families = list(_Figures(self._daemon).collect())
-            self._made = await asyncio.to_thread(_text, families)
+            families = list(self._families())
+            self._text = await asyncio.to_thread(_text, families)
             self._next = time.monotonic() + RESTS * (time.monotonic() - start)
             self._number += 1
-            return self._made
+            return self._text
 
-
-def _text(families: list[Metric]) -> bytes:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Read(families))
-    return generate_latest(registry)
-
-
-class _Read(Collector):
-    """Figures that were read."""
-
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        return self._families
-
-
-class _Figures(Collector):
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-
-    def collect(self) -> Iterator[Metric]:
+    def _families(self) -> Iterator[Metric]:
         yield from self._traffic()
         yield from self._state()
-        if self._daemon.analysis.newest is not None:
-            yield from _knowledge(self._daemon.analysis.newest)
-        if self._daemon.analysis.forecast is not None:
-            yield from _expectation(self._daemon.analysis.forecast)
+        if self._analysis.newest is not None:
+            yield from _knowledge(self._analysis.newest)
+        if self._analysis.forecast is not None:
+            yield from _expectation(self._analysis.forecast)
 
     def _traffic(self) -> Iterator[Metric]:
-        figures = self._daemon.figures
+        counters = self._counters
         decisions = CounterMetricFamily(
             "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
         )
-        for model in self._daemon.agent.models:
+        for model in self._agent.models:
             for randomized in (False, True):
-                count = figures.decisions[model, randomized]
+                count = counters.decisions[model, randomized]
                 decisions.add_metric([model, str(randomized).lower()], count)
         yield decisions
         yield CounterMetricFamily(
-            "equipoise_repeated_requests", "Requests decided before.", value=figures.repeated
+            "equipoise_repeated_requests", "Requests decided before.", value=counters.repeated
         )
         yield _counter(
             "equipoise_passed_through",
             "Requests that were not decided, by reason.",
             "reason",
-            figures.passed_through,
+            counters.passed_through,
         )
         yield _counter(
-            "equipoise_outcomes", "Outcome parts by what became of them.", "what", figures.outcomes
+            "equipoise_outcomes", "Outcome parts by what became of them.", "what", counters.outcomes
         )
-        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", figures.bulk)
+        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
         yield _counter(
-            "equipoise_job_failures", "Runs of jobs that failed.", "job", figures.job_failures
+            "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
         )
-        refused = {str(status): count for status, count in self._daemon.refused.items()}
+        refused = {str(status): count for status, count in counters.refused.items()}
         yield _counter(
             "equipoise_connections_refused",
             "Connections that were closed for a limit.",
@@ -121,25 +120,29 @@ class _Figures(Collector):
         responses = CounterMetricFamily(
             "equipoise_responses", "Responses.", labels=["route", "status"]
         )
-        for (route, status), count in sorted(figures.responses.items()):
+        for (route, status), count in sorted(counters.responses.items()):
             responses.add_metric([route, str(status)], count)
         yield responses
         seconds = HistogramMetricFamily(
             "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
         )
-        for route, histogram in sorted(figures.seconds.items()):
+        for route, histogram in sorted(counters.seconds.items()):
             seconds.add_metric([route], histogram.cumulative(), histogram.total)
         yield seconds
-        yield _histogram(
-            "equipoise_refresh_seconds", "Work of one refresh.", figures.refresh_seconds
+        yield HistogramMetricFamily(
+            "equipoise_refresh_seconds",
+            "Work of one refresh.",
+            buckets=counters.refresh_seconds.cumulative(),
+            sum_value=counters.refresh_seconds.total,
         )
         yield CounterMetricFamily(
-            "equipoise_refresh_failures", "Refreshes that failed.", value=figures.refresh_failures
+            "equipoise_refresh_failures", "Refreshes that failed.", value=counters.refresh_failures
         )
 
     def _state(self) -> Iterator[Metric]:
-        daemon = self._daemon
-        agent, store, budget = daemon.agent, daemon.store, daemon.switches.budget()
+        agent, store, switches = self._agent, self._store, self._switches
+        budget = switches.budget()
+        works = self._breaker.reason is None and store.trouble is None
         gauges: dict[str, tuple[str, float]] = {
             "equipoise_log_rows": ("Rows of the log.", agent.light.next_seq),
             "equipoise_requests": ("Decisions in the log.", agent.state.decisions),
@@ -149,19 +152,19 @@ class _Figures(Collector):
                 agent.light.pending.size,
             ),
             "equipoise_queue_rows": ("Rows that wait for SQLite.", store.waiting),
-            "equipoise_store_ok": ("1 while the store takes rows.", float(_works(daemon))),
+            "equipoise_store_ok": ("1 while the store takes rows.", float(works)),
             "equipoise_clock_off_seconds": (
                 "Seconds by which the machine's clock is ahead of the daemon's own.",
-                daemon.clock.off,
+                self._clock.off,
             ),
-            "equipoise_paused": ("1 while an operator paused it.", float(daemon.switches.paused)),
+            "equipoise_paused": ("1 while an operator paused it.", float(switches.paused)),
             "equipoise_kill_switch": (
                 "1 while the kill switch is on.",
-                float(daemon.switches.kill_switch.on),
+                float(switches.kill_switch.on),
             ),
             "equipoise_randomizing": (
                 "1 while requests may be randomized.",
-                float(daemon.switches.answer().randomizing),
+                float(switches.answer().randomizing),
             ),
         }
         for name, (text, value) in gauges.items():
@@ -181,13 +184,13 @@ class _Figures(Collector):
         yield CounterMetricFamily(
             "equipoise_clock_steps",
             "Times that the machine's clock was set.",
-            value=daemon.figures.clock_steps,
+            value=self._counters.clock_steps,
         )
-        if daemon.retention is not None:
+        if self._counters.moved_out is not None:
             yield CounterMetricFamily(
                 "equipoise_rows_moved_out",
                 "Old rows that left the store.",
-                value=daemon.retention.rows,
+                value=self._counters.moved_out,
             )
         yield CounterMetricFamily(
             "equipoise_commits", "Transactions that moved rows into SQLite.", value=store.commits
@@ -195,6 +198,22 @@ class _Figures(Collector):
         yield CounterMetricFamily(
             "equipoise_commit_seconds", "Seconds spent in them.", value=store.commit_seconds
         )
+
+
+def _text(families: list[Metric]) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Read(families))
+    return generate_latest(registry)
+
+
+class _Read(Collector):
+    """Metrics that were read."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 def _knowledge(report: Report) -> Iterator[Metric]:
@@ -214,14 +233,14 @@ def _knowledge(report: Report) -> Iterator[Metric]:
     yield from (value, error, width)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
     answer = report.recommendations[report.estimates.estimator]
-    for name in ("exploring", "decided", "equivalent", "paused", "restarted"):
+    for name in get_args(Status):
         status.add_metric([name], float(answer.status == name))
     yield status
     checks = GaugeMetricFamily(
         "equipoise_check", "1 for the present status of a check.", labels=["check", "status"]
     )
     for check in gravest_by_name(report.checks.checks):
-        for name in _CHECK_STATUSES:
+        for name in get_args(CheckStatus):
             checks.add_metric([check.name, name], float(check.status == name))
     yield checks
     yield GaugeMetricFamily("equipoise_report_time_seconds", "When it was made.", value=report.at)
@@ -238,12 +257,8 @@ def _knowledge(report: Report) -> Iterator[Metric]:
         "Age of the oldest decision that waits; negative where it is dated in the future.",
         value=0.0 if behind.at is None else report.at - behind.at,
     )
-    yield from _assignments(report)
-
-
-def _assignments(report: Report) -> Iterator[Metric]:
-    """What became of the draws of this era that are closed, as the check `delivery` counts them."""
-    gauge = GaugeMetricFamily(
+    # What became of the draws of this era that are closed, as the check `delivery` counts them.
+    assignments = GaugeMetricFamily(
         "equipoise_assignments",
         "Draws of this era that are closed: decided, delivered, and answered by the model drawn.",
         labels=["model", "what"],
@@ -253,8 +268,8 @@ def _assignments(report: Report) -> Iterator[Metric]:
             for what in ("decided", "delivered", "exposed"):
                 counts = check.figures[what]
                 for row, count in zip(report.estimates.models, counts, strict=True):
-                    gauge.add_metric([row.model, what], count)
-    yield gauge
+                    assignments.add_metric([row.model, what], count)
+    yield assignments
 
 
 def _expectation(forecast: Forecast) -> Iterator[Metric]:
@@ -274,18 +289,8 @@ def _expectation(forecast: Forecast) -> Iterator[Metric]:
         yield gauge
 
 
-def _works(daemon: Daemon) -> bool:
-    return daemon.breaker.reason is None and daemon.store.trouble is None
-
-
 def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric:
     family = CounterMetricFamily(name, text, labels=[label])
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
     return family
-
-
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
-    return HistogramMetricFamily(
-        name, text, buckets=histogram.cumulative(), sum_value=histogram.total
-    )

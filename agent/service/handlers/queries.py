@@ -11,10 +11,12 @@ import numpy as np
 
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast
-from equipoise.agent.service.analyst.connection import AnalysisError, CrowdedError, WorkError
+from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.analyst.client import AnalystClient
+from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, number
-from equipoise.agent.service.api.operations import Call
-from equipoise.agent.service.api.problems import Refusal, problem, refuse
+from equipoise.agent.service.api.operations import Operation, Parameter
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
@@ -24,7 +26,9 @@ from equipoise.agent.service.api.schema import (
     RecommendationAnswer,
     RuleAnswer,
 )
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.control import Switches
+from equipoise.agent.service.http.endpoints import Call
+from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, said
 from equipoise.store.batches import OutcomeBatch
 
@@ -32,25 +36,37 @@ _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
 
 
-class Reading:
-    """Read-only handlers over one daemon."""
+_FAMILY = (Parameter("family", "query", "Estimator families, separated by commas."),)
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
 
+class Queries:
+    """Read-only handlers."""
+
+    def __init__(
+        self, adapter: RecordAdapter, switches: Switches, analysis: AnalystClient, log: Log
+    ) -> None:
+        self._adapter = adapter
+        self._switches = switches
+        self._analysis = analysis
+        self._log = log
+
+    @Operation("GET", "/v1/estimates", problems=(422,), parameters=_FAMILY, weight=1)
     async def estimates(self, call: Call) -> EstimatesAnswer:
+        """What every model is worth, estimated and certified."""
         families = _families(call)
-        made = (await self._report(families)).estimates
-        shown = {name: made.families[name] for name in [made.estimator, *families]}
-        return msgspec.structs.replace(made, families=shown)
+        answer = (await self._report(families)).estimates
+        values = {name: answer.families[name] for name in [answer.estimator, *families]}
+        return msgspec.structs.replace(answer, families=values)
 
+    @Operation("GET", "/v1/recommendation", problems=(422,), parameters=_FAMILY, weight=1)
     async def recommendation(self, call: Call) -> RecommendationAnswer:
+        """What to do with production traffic."""
         families = _families(call)
         if len(families) > 1:
-            raise refuse(422, "family: one at a time here", field="family", limit="one family")
+            raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
         answer = report.recommendations[families[0] if families else report.estimates.estimator]
-        switches = self._daemon.switches
+        switches = self._switches
         if switches.paused:
             why = f" ({switches.reason})" if switches.reason else ""
             before = "" if answer.status == "paused" else f" Before: {answer.status_sentence}"
@@ -62,79 +78,110 @@ class Reading:
             )
         return answer
 
+    @Operation("GET", "/v1/checks", weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:
+        """The verdicts of all checks."""
         return (await self._report([])).checks
 
+    @Operation("GET", "/v1/budget")
     async def budget(self, call: Call) -> BudgetAnswer:
-        return self._daemon.switches.budget()
+        """The budget, what was spent and what is left."""
+        return self._switches.budget()
 
+    @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
-        """The newest forecast, made now where there is none or an era has begun since."""
-        analysis, era = self._daemon.analysis, self._daemon.agent.rule.era
+        """When the experiment will be decided, at today's pace.
+
+        The newest forecast, made now where there is none or an era has begun since.
+        """
+        analysis, era = self._analysis, self._adapter.agent.rule.era
         if analysis.forecast is not None and analysis.forecast.era == era:
             return analysis.forecast
         with self._answering():
             return await analysis.read_forecast()
 
+    @Operation(
+        "GET",
+        "/v1/decisions/{decision_id}",
+        problems=(404, 503),
+        parameters=(Parameter("decision_id", "path", "Such as d12.", "^d[0-9]{1,18}$"),),
+    )
     async def decision(self, call: Call) -> LoggedDecision:
-        """A decision by its id, from memory or from SQLite."""
-        found = _DECISION.fullmatch(call.path["decision_id"])
-        if found is None:
+        """A decision as it stands in the log, with its outcome."""
+        match = _DECISION.fullmatch(call.path["decision_id"])
+        if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
-            raise refuse(404, detail, field="decision_id")
-        return self._logged(int(found[1]), "decision_id")
+            raise Refusal(404, detail, field="decision_id")
+        return self._logged(int(match[1]), "decision_id")
 
+    @Operation(
+        "GET",
+        "/v1/decisions",
+        problems=(404, 422, 503),
+        parameters=(Parameter("request_id", "query", "As it was asked with."),),
+    )
     async def decision_of(self, call: Call) -> LoggedDecision:
-        """The decision of a request, whose id is anybody's and may look like one of ours."""
+        """The decision of a request, by the router's own id of it.
+
+        Such an id is anybody's, and may look like one of ours.
+        """
         name = call.query.get("request_id")
         if not name:
             limit = "the id of a request, percent-encoded"
-            raise refuse(422, "query: expected request_id", field="request_id", limit=limit)
-        return self._logged(self._daemon.store.find_requests([name]).get(name), "request_id")
+            raise Refusal(422, "query: expected request_id", field="request_id", limit=limit)
+        number = self._adapter.agent.store.find_requests([name]).get(name)
+        return self._logged(number, "request_id")
 
     def _logged(self, number: int | None, field: str) -> LoggedDecision:
-        store, gateway = self._daemon.store, self._daemon.gateway
+        agent, store = self._adapter.agent, self._adapter.agent.store
         stored = None if number is None else store.decision(number)
         if stored is None:
-            raise refuse(404, "there is no decision of that id", field=field)
+            raise Refusal(404, "there is no decision of that id", field=field)
         outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
-            decision=gateway.records(stored)[0],
+            decision=self._adapter.records(stored)[0],
             unit_id=stored.unit_id[0] or None if stored.unit_id else None,
             context_id=stored.context_id[0] or None if stored.context_id else None,
             features=stored.x[0].tolist(),
             capped=bool(stored.capped[0]),
-            outcomes=[_part(part, self._daemon.agent.models) for part in outcomes],
+            outcomes=[_part(part, agent.models) for part in outcomes],
         )
 
+    @Operation(
+        "GET",
+        "/v1/rules/{rule_id}",
+        problems=(404, 503),
+        parameters=(Parameter("rule_id", "path", "As in a decision.", "^r[0-9a-f]{20}$"),),
+    )
     async def rule(self, call: Call) -> RuleAnswer:
+        """A frozen rule."""
         name = call.path["rule_id"]
-        record = self._daemon.store.rule(name) if _RULE.fullmatch(name) else None
+        record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
         if record is None:
-            raise refuse(404, "there is no rule of that id", field="rule_id")
+            raise Refusal(404, "there is no rule of that id", field="rule_id")
         body = msgspec.json.decode(record.body)
         return RuleAnswer(rule_id=record.rule_id, era=record.era, at=record.at, body=body)
 
     async def _report(self, families: list[str]) -> Report:
         with self._answering():
-            return await self._daemon.analysis.read(families)
+            return await self._analysis.read(families)
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Turns an analyst that does not answer into the problem that says so."""
         try:
             yield
-        except AnalysisError as error:
-            self._daemon.log.warning("analysis", problem=type(error).__name__)
+        except AnalystError as error:
+            self._log.warning("analysis", problem=type(error).__name__)
             raise unanswered(error) from error
 
 
-def unanswered(error: AnalysisError) -> Refusal:
+def unanswered(error: AnalystError) -> Refusal:
     """What a client gets whom the analyst gave no answer."""
     if isinstance(error, CrowdedError):
-        return Refusal(problem(429, str(error), retry_after=5.0))
+        return Refusal(429, str(error), retry_after=5.0)
     why = "its work failed" if isinstance(error, WorkError) else str(error)
-    return Refusal(problem(503, f"no answer from the analyst: {why}", retry_after=2.0))
+    return Refusal(503, f"no answer from the analyst: {why}", retry_after=2.0)
 
 
 def _families(call: Call) -> list[str]:
@@ -142,17 +189,17 @@ def _families(call: Call) -> list[str]:
     for name in names:
         if name not in FAMILIES:
             limit = ", ".join(FAMILIES)
-            raise refuse(422, f"family: expected some of {limit}", field="family", limit=limit)
+            raise Refusal(422, f"family: expected some of {limit}", field="family", limit=limit)
     return list(dict.fromkeys(names))
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
-    outputs, told = part.outputs[0], said(part, 0)
-    served = UNNAMED if told is None else told[1].served
+    outputs, attempt = part.outputs[0], said(part, 0)
+    served = UNNAMED if attempt is None else attempt[1].served
     return OutcomePart(
         served=None if served == UNNAMED else models[served],
-        attempt=None if told is None else told[0],
-        delivered=None if told is None else not told[1].failed,
+        attempt=None if attempt is None else attempt[0],
+        delivered=None if attempt is None else not attempt[1].failed,
         outputs=None if not len(outputs) or np.isnan(outputs).any() else outputs.tolist(),
         reward=number(float(part.reward[0])),
         at=number(float(part.at[0])),

@@ -1,13 +1,10 @@
 """The ASGI entry: hot routes answered at once, everything else handed to Starlette.
 
 A hot request that arrives whole is answered while its bytes are being parsed, or together with
-those that arrive in the same turn of the loop: that saves about two thirds of the server's own
-work per request. Everything out of the ordinary (no
-length given, a large body, `Expect`, an answer still under way, a client that does not read) goes
-the ASGI way, which answers the same.
-
-Both layers call the same functions of bytes; this one saves routing, request and response objects
-for the two routes that every production request takes.
+those that arrive in the same turn of the loop: that saves about two thirds of the server's own work
+per request, and a fifth of a decision's processor time. Everything out of the ordinary (no length
+given, a large body, `Expect`, an answer still under way, a client that does not read) goes the ASGI
+way, which answers the same by the same functions of bytes.
 """
 
 from __future__ import annotations
@@ -19,25 +16,24 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol, TypeAlias
 
-import msgspec
-
 from equipoise.agent.config.service import LimitSettings
-from equipoise.agent.service.api.problems import Refusal, document_of
-from equipoise.agent.service.hot_path.batching import Barrier, Decide, Gathering
+from equipoise.agent.service.api.operations import declared
+from equipoise.agent.service.hot_path.batching import GroupCommit, MicroBatcher
+from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.http.access import Caller, Doors
-from equipoise.agent.service.http.asgi import (
-    JSON,
+from equipoise.agent.service.http.connection_limits import GuardedProtocol
+from equipoise.agent.service.http.endpoints import (
+    JSON_HEADER,
     ClientGone,
     Receive,
     Scope,
     Send,
-    problem_headers,
+    answer_of,
     read_body,
     respond,
-    respond_problem,
+    respond_error,
 )
-from equipoise.agent.service.http.connection_limits import GuardedProtocol
-from equipoise.agent.service.telemetry import Figures, Log
+from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.errors import StoreError, WriteError
 
 _HEAD = {
@@ -49,7 +45,7 @@ _HEAD = {
 class DirectProtocol(GuardedProtocol):
     """front: gives the answers. Other parameters as of `GuardedProtocol`."""
 
-    def __init__(self, front: Front, **others: Any) -> None:
+    def __init__(self, front: Application, **others: Any) -> None:
         super().__init__(**others)
         self._front = front
         self._path: str | None = None
@@ -57,7 +53,7 @@ class DirectProtocol(GuardedProtocol):
         self._late: asyncio.TimerHandle | None = None
 
     def on_message_begin(self) -> None:
-        if self._asked:
+        if self._answer_due:
             self._front.settle()  # answers leave in the order of their requests, refusals too
         super().on_message_begin()
 
@@ -82,14 +78,14 @@ class DirectProtocol(GuardedProtocol):
             return
         body = b"".join(self._parts)
         self._parts.clear()
-        keep = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
-        self._in_body, self._ended = False, not keep
+        keep_alive = self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive()
+        self._in_body, self._ended = False, not keep_alive
 
         def reply(status: int, text: bytes, headers: Mapping[str, str]) -> None:
-            self._asked = False
-            self._write(status, text, headers, keep)
+            self._answer_due = False
+            self._write(status, text, headers, keep_alive)
 
-        self._asked = True
+        self._answer_due = True
         self._front.answer(path, self.headers, body, reply)
 
     def _parsed(self) -> None:
@@ -119,23 +115,25 @@ class DirectProtocol(GuardedProtocol):
         return path
 
     def shutdown(self) -> None:
-        if self._asked:
+        if self._answer_due:
             self._front.settle()
         super().shutdown()
 
     def _refuse(self, status: int) -> None:
-        if self._asked:
+        if self._answer_due:
             self._front.settle()
         super()._refuse(status)
 
-    def _write(self, status: int, body: bytes, headers: Mapping[str, str], keep: bool) -> None:
+    def _write(
+        self, status: int, body: bytes, headers: Mapping[str, str], keep_alive: bool
+    ) -> None:
         if self.transport.is_closing():
             return
         lines = "".join(f"\r\n{name}: {value}" for name, value in headers.items())
-        end = b"\r\n\r\n" if keep else b"\r\nconnection: close\r\n\r\n"
+        end = b"\r\n\r\n" if keep_alive else b"\r\nconnection: close\r\n\r\n"
         self.transport.write(b"%s%d%s%s%s" % (_HEAD[status], len(body), lines.encode(), end, body))
         self.server_state.total_requests += 1
-        if not keep:
+        if not keep_alive:
             self.transport.close()
             return
         self._unset_keepalive_if_required()
@@ -145,11 +143,10 @@ class DirectProtocol(GuardedProtocol):
 
 
 _JSON = {"content-type": "application/json"}
-Handler: TypeAlias = Callable[[bytes, Caller], bytes]
-Instead: TypeAlias = Callable[[str, bytes, Exception], bytes | None]
 Reply: TypeAlias = Callable[[int, bytes, Mapping[str, str]], None]
-GentleHandler: TypeAlias = Callable[[bytes, Caller], Awaitable[bytes]]
+Handler: TypeAlias = Callable[[bytes, Caller], bytes]
 
+DECIDE, OUTCOMES = "/v1/decide", "/v1/outcomes"
 SMALL_BYTES = 2048
 """A body up to this size is a handful of rows at the most."""
 DIRECT_BYTES = 65_536
@@ -166,51 +163,43 @@ class Lifespan(Protocol):
     async def stop(self) -> None: ...
 
 
-class Front:
+class Application:
     """The ASGI application that the server runs.
 
-    hot: handler by path, for POST. gentle: handlers of large bodies to the same paths, which let
-    other requests in meanwhile. rest: the application for all other requests.
-    barrier: what answers wait at, where they promise what only the disk keeps. gathered: handlers
-    of many bodies to those paths where what arrives together is answered together. instead: what
-    is answered to a path and body where the barrier fails, None for that failure.
+    hot: handlers of whole bodies, for POST. rest: the application for all other requests. barrier:
+    what answers wait at, where they promise what only the disk keeps.
     """
 
     def __init__(
         self,
-        hot: Mapping[str, Handler],
-        gentle: Mapping[str, GentleHandler],
-        rest: Callable[[Scope, Receive, Send], object],
+        hot: HotHandlers,
+        rest: Callable[[Scope, Receive, Send], Awaitable[None]],
         lifespan: Lifespan,
         doors: Doors,
         limits: LimitSettings,
-        figures: Figures,
+        counters: Counters,
         log: Log,
-        barrier: Barrier | None = None,
-        gathered: Mapping[str, Decide] | None = None,
-        instead: Instead = lambda path, body, error: None,
+        barrier: GroupCommit | None = None,
     ) -> None:
-        self._instead = instead
-        self._hot = dict(hot)
-        self._gentle = dict(gentle)
+        self._hot = hot
+        self._handlers: dict[str, Handler] = {
+            operation.path: handler for operation, handler in declared(hot)
+        }
         self._rest = rest
         self._lifespan = lifespan
         self.doors = doors
         self._limits = limits
-        self._figures = figures
+        self._counters = counters
         self._log = log
         self._barrier = barrier
         self.direct: dict[bytes, tuple[str, int]] = {}
         """Paths that `answer` answers, and the most bytes of a body, by the bytes of their URL:
         all hot ones, unless answers have to wait for the disk."""
         if barrier is None:
-            for path in hot:
-                most = SMALL_BYTES if path in gentle else min(limits.body_bytes, DIRECT_BYTES)
+            for path in self._handlers:
+                most = SMALL_BYTES if path == OUTCOMES else min(limits.body_bytes, DIRECT_BYTES)
                 self.direct[path.encode()] = path, most
-        self._gathered = {
-            path: Gathering(each, partial(log.failed, "reply"))
-            for path, each in (gathered or {}).items()
-        }
+        self._batcher = MicroBatcher(hot.decide_each, partial(log.failed, "reply"))
 
     def answer(
         self, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, reply: Reply
@@ -221,26 +210,25 @@ class Front:
         """
         start = time.perf_counter()
 
-        def made(answer: bytes | Exception) -> None:
+        def send(answer: bytes | Exception) -> None:
             if isinstance(answer, bytes):
-                status, text, extra = 200, answer, _JSON
+                status, text, headers = 200, answer, _JSON
             else:
-                status, text, extra = self._problem(path, answer)
-            self._figures.answered(path, status, time.perf_counter() - start)
-            reply(status, text, extra)
+                status, text, headers = answer_of(answer, path, self._log)
+            self._counters.answered(path, status, time.perf_counter() - start)
+            reply(status, text, headers)
 
         try:
             caller = self.doors.admit("POST", headers, "route")
-            gathering = self._gathered.get(path)
-            if gathering is not None:
+            if path == DECIDE:
                 self.doors.count(caller)
-                gathering.ask(body, made)
+                self._batcher.add(body, send)
                 return
             self.settle()
-            answer: bytes | Exception = self._hot[path](body, caller)
+            answer: bytes | Exception = self._handlers[path](body, caller)
         except Exception as error:
             answer = error
-        made(answer)
+        send(answer)
 
     def begin_stop(self) -> None:
         """Told that the end is near, while requests are still answered."""
@@ -248,59 +236,52 @@ class Front:
 
     def settle(self) -> None:
         """Answer now whoever waits for the end of the loop's turn."""
-        for gathering in self._gathered.values():
-            gathering.answer()
-
-    def _problem(self, path: str, error: Exception) -> tuple[int, bytes, dict[str, str]]:
-        document = document_of(error, path, self._log)
-        extra = error.headers if isinstance(error, Refusal) else {}
-        return document.status, msgspec.json.encode(document), problem_headers(document, extra)
+        self._batcher.flush()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            path = scope["path"]
-            handler = self._hot.get(path)
-            if handler is not None and scope["method"] == "POST":
-                await self._answer(path, handler, scope, receive, send)
-                return
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self._live(receive, send)
-            return
-        await self._rest(scope, receive, send)  # type: ignore[misc]
+        elif (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and (scope["path"] in self._handlers)
+        ):
+            await self._answer(scope["path"], scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
 
-    async def _answer(
-        self, path: str, handler: Handler, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        status, limits = 200, self._limits
+        limits = self._limits
         try:
             caller = self.doors.admit("POST", scope["headers"], "route")
-            if path in self._gathered:
+            if path == DECIDE:
                 self.doors.count(caller)
             body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
             start = time.perf_counter()
-            gentle = self._gentle.get(path)
-            answer = handler(body, caller) if gentle is None else await gentle(body, caller)
+            if path == OUTCOMES:
+                answer = await self._hot.outcomes_in_turns(body, caller)
+            else:
+                answer = self._handlers[path](body, caller)
             if self._barrier is not None:
-                answer = await self._kept(path, body, answer)
+                answer = await self._committed(self._barrier, path, body, answer)
         except ClientGone:
             return
         except Exception as error:
-            document = document_of(error, path, self._log)
-            status = document.status
-            headers = error.headers if isinstance(error, Refusal) else {}
-            await respond_problem(receive, send, document, headers)
+            status = await respond_error(receive, send, error, path, self._log)
         else:
-            await respond(send, 200, answer, [JSON])
-        self._figures.answered(path, status, time.perf_counter() - start)
+            status = 200
+            await respond(send, status, answer, [JSON_HEADER])
+        self._counters.answered(path, status, time.perf_counter() - start)
 
-    async def _kept(self, path: str, body: bytes, answer: bytes) -> bytes:
+    async def _committed(
+        self, barrier: GroupCommit, path: str, body: bytes, answer: bytes
+    ) -> bytes:
         """The answer, once what it promises is on the disk. Raises WriteError."""
-        assert self._barrier is not None
         try:
-            await self._barrier.wait()
+            await barrier.wait()
         except Exception as error:
-            passed = self._instead(path, body, error)
+            passed = self._hot.pass_through(path, body, error)
             if passed is not None:
                 return passed
             if isinstance(error, StoreError):

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -18,8 +18,9 @@ from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest import bulk
 from equipoise.agent.ingest.bulk import Places
-from equipoise.agent.record_adapter import Gateway
-from equipoise.agent.service.api.problems import Refusal, problem_of, refuse
+from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.api.operations import Operation
+from equipoise.agent.service.api.problems import Refusal, refusal_of
 from equipoise.agent.service.api.schema import (
     DecideBatchAnswer,
     DecideBatchRequest,
@@ -33,7 +34,7 @@ from equipoise.agent.service.api.schema import (
 )
 from equipoise.agent.service.control import Breaker, Switches
 from equipoise.agent.service.http.access import ANYBODY, Caller, OutcomeTokens, Rates
-from equipoise.agent.service.telemetry import Figures
+from equipoise.agent.service.telemetry import Counters
 from equipoise.store.batches import Ints
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError, WriteError
 from equipoise.store.records import Decision, Outcome, Request
@@ -41,7 +42,7 @@ from equipoise.store.records import Decision, Outcome, Request
 T = TypeVar("T")
 
 
-def take_apart(
+def take_by_bisection(
     items: Sequence[T],
     rows: Sequence[int],
     take: Callable[[Sequence[T]], dict[str, int]],
@@ -52,29 +53,28 @@ def take_apart(
     for counts, refusal in bulk.take_by_bisection(items, rows, take, refusals):
         if refusal is not None:
             row, error = refusal
-            document = problem_of(error)
+            document = refusal_of(error).document
             rejected.append(Rejected(index=row, status=document.status, detail=document.detail))
         yield counts
 
-
-Row = TypeVar("Row", bound=Outcome)
 
 ROWS_AT_ONCE = 34
 """Rows that are taken without a pause: some 300 microseconds, for which a decision may wait."""
 
 
-class Taking(Generic[Row]):
-    """One list. take: takes outcomes all or none, and says what became of them."""
+class OutcomeRows:
+    """A list of outcomes, each judged alone. take: takes rows all or none, and counts what became
+    of them."""
 
     def __init__(
         self,
-        outcomes: Sequence[Row],
-        take: Callable[[Sequence[Row]], dict[str, int]],
-        figures: Figures,
+        outcomes: Sequence[OutcomeReport],
+        take: Callable[[Sequence[OutcomeReport]], dict[str, int]],
+        counters: Counters,
     ) -> None:
         self._outcomes = outcomes
         self._take = take
-        self._figures = figures
+        self._counters = counters
         self._total: Counter[str] = Counter()
         self._rejected: list[Rejected] = []
 
@@ -83,13 +83,13 @@ class Taking(Generic[Row]):
         for rows in _rounds(self._outcomes):
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 some = rows[start : start + ROWS_AT_ONCE]
-                for taken in take_apart(self._outcomes, some, self._take, self._rejected):
-                    self._total += taken
+                for counts in take_by_bisection(self._outcomes, some, self._take, self._rejected):
+                    self._total += counts
                     yield
 
     def answer(self) -> OutcomesAnswer:
         """What became of the rows."""
-        self._figures.outcomes["rejected"] += len(self._rejected)
+        self._counters.outcomes["rejected"] += len(self._rejected)
         return OutcomesAnswer(
             accepted=self._total["accepted"],
             duplicates=self._total["duplicates"],
@@ -103,15 +103,15 @@ class Taking(Generic[Row]):
         if not conflicts:
             return rejected
         refused = {row.index for row in rejected}
-        places, found = Places[int](), dict[int, str]()
+        places, same_id = Places[int](), dict[int, str]()
         for index, outcome in enumerate(self._outcomes):
             if index not in refused:
                 places.keep(outcome, index)
             elif index in conflicts:
-                same = places.of(outcome)
-                found[index] = f" (index {same[0]} of this body)" if same else ""
+                first = places.of(outcome)
+                same_id[index] = f" (index {first[0]} of this body)" if first else ""
         return [
-            msgspec.structs.replace(row, detail=row.detail + found.get(row.index, ""))
+            msgspec.structs.replace(row, detail=row.detail + same_id.get(row.index, ""))
             for row in rejected
         ]
 
@@ -119,11 +119,11 @@ class Taking(Generic[Row]):
 def _rounds(outcomes: Sequence[Outcome]) -> list[list[int]]:
     """Positions of rows such that no round holds two parts of one decision; order is kept."""
     rounds: list[list[int]] = []
-    seen: dict[str | None, int] = {}
+    parts: dict[str | None, int] = {}
     for row, outcome in enumerate(outcomes):
         name = outcome.decision_id or outcome.request_id
-        turn = seen.get(name, 0)
-        seen[name] = turn + 1
+        turn = parts.get(name, 0)
+        parts[name] = turn + 1
         if turn == len(rounds):
             rounds.append([])
         rounds[turn].append(row)
@@ -135,56 +135,64 @@ FEWEST_TOGETHER = 3
 _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 
 
-class Hot:
-    """Handlers of decide, decide/batch and outcomes over one gateway.
+class HotHandlers:
+    """Handlers of decide, decide/batch and outcomes.
 
     rows: the most rows of one body. tokens: names of decisions that cannot be guessed. rates: how
     many requests a caller may have decided, None for any number. Every handler raises what
-    `problem_of` understands.
+    `refusal_of` understands.
     """
 
     def __init__(
         self,
-        gateway: Gateway,
+        adapter: RecordAdapter,
         switches: Switches,
         breaker: Breaker,
-        figures: Figures,
+        counters: Counters,
         rows: int,
         tokens: OutcomeTokens,
         rates: Rates | None = None,
     ) -> None:
-        self._gateway = gateway
+        self._adapter = adapter
         self._switches = switches
         self._breaker = breaker
-        self._figures = figures
+        self._counters = counters
         self._rows = rows
         self._tokens = tokens
-        self.rates = rates
+        self._rates = rates
         self.stopping = False
         self._request = msgspec.json.Decoder(DecideRequest)
         self._requests = msgspec.json.Decoder(DecideBatchRequest)
         self._outcomes = msgspec.json.Decoder(OutcomesRequest)
         self._encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
+    @Operation(
+        "POST",
+        "/v1/decide",
+        body=DecideRequest,
+        answer=DecisionAnswer,
+        problems=(404, 409, 429),
+        example=dict,
+    )
     def decide(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
-        """One request, one decision."""
+        """Decide which model serves one request."""
         request = self._request.decode(body)
         if request.again:
-            return self._encode(self._known(request))
-        return self._encode(self._decided([request], self._decide_one)[0])
+            return self._encode(self._earlier(request))
+        return self._encode(self._decided([request])[0])
 
     def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
         """As `decide` of every body in turn, at the cost of hardly more than one of them."""
         if len(bodies) < FEWEST_TOGETHER:
             return [self._alone(body) for body in bodies]
-        found: list[bytes | Exception] = [b""] * len(bodies)
+        answers: list[bytes | Exception] = [b""] * len(bodies)
         requests: dict[str, tuple[int, Request]] = {}
         late = []
         for place, body in enumerate(bodies):
             try:
                 request = self._request.decode(body)
             except ValueError as error:
-                found[place] = error
+                answers[place] = error
                 continue
             if request.request_id in requests or request.again:
                 late.append(place)  # who repeats a request gets what its first one got
@@ -192,18 +200,16 @@ class Hot:
                 requests[request.request_id] = place, request
         if requests:
             try:
-                answers = self._decided(
-                    [request for _, request in requests.values()], self._gateway.decide
-                )
+                decisions = self._decided([request for _, request in requests.values()])
             except Exception:
-                # All or none: whom it is about is found out one by one.
+                # All or none: who it is about is found out one by one.
                 late = sorted([*late, *(place for place, _ in requests.values())])
             else:
-                for (place, _), answer in zip(requests.values(), answers, strict=True):
-                    found[place] = self._encode(answer)
+                for (place, _), decision in zip(requests.values(), decisions, strict=True):
+                    answers[place] = self._encode(decision)
         for place in late:
-            found[place] = self._alone(bodies[place])
-        return found
+            answers[place] = self._alone(bodies[place])
+        return answers
 
     def _alone(self, body: bytes) -> bytes | Exception:
         try:
@@ -211,63 +217,80 @@ class Hot:
         except Exception as error:
             return error
 
+    @Operation(
+        "POST",
+        "/v1/decide/batch",
+        body=DecideBatchRequest,
+        answer=DecideBatchAnswer,
+        problems=(404, 409, 429),
+        example=lambda request: {"requests": [request]},
+    )
     def decide_batch(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
-        """Several requests, decided together or not at all."""
+        """Decide several requests, together or not at all."""
         requests = self._requests.decode(body).requests
         self._check_rows("requests", len(requests))
-        if self.rates is not None:
-            self.rates.take(caller.name, len(requests))
+        if self._rates is not None:
+            self._rates.take(caller.name, len(requests))
         if any(request.again for request in requests):
-            known = [self._known(request) for request in requests if request.again]
-            if len(known) < len(requests):
-                raise refuse(422, "again: for all requests of a batch or for none", field="again")
-            return self._encode(DecideBatchAnswer(decisions=known))
-        decisions = self._decided(requests, self._gateway.decide)
-        return self._encode(DecideBatchAnswer(decisions=decisions))
+            earlier = [self._earlier(request) for request in requests if request.again]
+            if len(earlier) < len(requests):
+                raise Refusal(422, "again: for all requests of a batch or for none", field="again")
+            return self._encode(DecideBatchAnswer(decisions=earlier))
+        return self._encode(DecideBatchAnswer(decisions=self._decided(requests)))
 
+    @Operation(
+        "POST",
+        "/v1/outcomes",
+        body=OutcomesRequest,
+        answer=OutcomesAnswer,
+        problems=(404, 409, 503),
+        example={"request_id": "request-1", "reward": 1.0},
+    )
     def outcomes(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
-        """One outcome, which is taken or refused; or many, each judged alone."""
-        outcomes = self._outcomes.decode(body)
-        if not isinstance(outcomes, list):
-            return self._encode(OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[]))
-        taking = self._taking(outcomes, caller)
-        for _ in taking.turns():
-            pass
-        return self._encode(taking.answer())
+        """Take in what came of decisions: one outcome, or a list.
+
+        One is taken or refused; of a list each is judged alone.
+        """
+        answer = self._outcome_rows(body, caller)
+        if isinstance(answer, OutcomeRows):
+            for _ in answer.turns():
+                pass
+            answer = answer.answer()
+        return self._encode(answer)
 
     async def outcomes_in_turns(self, body: bytes, caller: Caller = ANYBODY) -> bytes:
         """As `outcomes`, letting other requests in after every few rows."""
+        answer = self._outcome_rows(body, caller)
+        if isinstance(answer, OutcomeRows):
+            for _ in answer.turns():
+                await asyncio.sleep(0)
+            answer = answer.answer()
+        return self._encode(answer)
+
+    def _outcome_rows(self, body: bytes, caller: Caller) -> OutcomesAnswer | OutcomeRows:
+        """The answer to one outcome; a list, of which nothing is taken yet."""
         outcomes = self._outcomes.decode(body)
         if not isinstance(outcomes, list):
-            return self._encode(OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[]))
-        taking = self._taking(outcomes, caller)
-        for _ in taking.turns():
-            await asyncio.sleep(0)
-        return self._encode(taking.answer())
-
-    def _taking(self, outcomes: Sequence[OutcomeReport], caller: Caller) -> Taking[OutcomeReport]:
+            return OutcomesAnswer(**self._observe(caller, [outcomes]), rejected=[])
         self._check_rows("the list", len(outcomes))
-        return Taking(outcomes, partial(self._observe, caller), self._figures)
+        return OutcomeRows(outcomes, partial(self._observe, caller), self._counters)
 
-    def _known(self, request: DecideRequest) -> DecisionAnswer:
+    def _earlier(self, request: DecideRequest) -> DecisionAnswer:
         """The decision that was made before; nothing is logged, so no switch stands in the way."""
-        if not self._gateway.agent.store.find_requests((request.request_id,)):
-            raise refuse(404, f"request_id {request.request_id!r} was never decided")
-        return self._answer(self._gateway.decide_one(request))
+        if not self._adapter.agent.store.find_requests((request.request_id,)):
+            raise Refusal(404, f"request_id {request.request_id!r} was never decided")
+        return self._answer(self._adapter.decide_one(request))
 
-    def _decide_one(self, requests: Sequence[Request]) -> list[Decision]:
-        return [self._gateway.decide_one(requests[0])]
-
-    def _decided(
-        self,
-        requests: Sequence[Request],
-        decide: Callable[[Sequence[Request]], list[Decision]],
-    ) -> list[DecisionAnswer]:
-        reason = self._reason()
+    def _decided(self, requests: Sequence[Request]) -> list[DecisionAnswer]:
+        """The answers to requests, decided together; all passed through where the store fails."""
+        adapter, reason = self._adapter, self._reason()
         if reason is None:
-            newest = self._gateway.agent.light.pending.next
+            newest = adapter.agent.light.pending.next
             try:
-                decisions = decide(requests)
+                if len(requests) == 1:
+                    decisions = [adapter.decide_one(requests[0])]
+                else:
+                    decisions = adapter.decide(requests)
             except _NOT_THE_STORES_FAULT:
                 raise
             except StoreError as error:
@@ -279,10 +302,10 @@ class Hot:
                     self._breaker.close()
                 self._count(decisions, newest)
                 return [self._answer(decision) for decision in decisions]
-        self._figures.passed_through[reason] += len(requests)
+        self._counters.passed_through[reason] += len(requests)
         return [_passed_through(request, reason) for request in requests]
 
-    def instead(self, path: str, body: bytes, error: Exception) -> bytes | None:
+    def pass_through(self, path: str, body: bytes, error: Exception) -> bytes | None:
         """The answer to a request that was decided and could not be put on the disk: it is passed
         through. None for what is no request to decide."""
         reason = self._breaker.trip(
@@ -294,25 +317,25 @@ class Hot:
             requests = self._requests.decode(body).requests
         else:
             return None
-        self._figures.passed_through[reason] += len(requests)
+        self._counters.passed_through[reason] += len(requests)
         answers = [_passed_through(request, reason) for request in requests]
         if path == "/v1/decide":
             return self._encode(answers[0])
         return self._encode(DecideBatchAnswer(decisions=answers))
 
     def _count(self, decisions: Sequence[Decision], newest: int) -> None:
-        counted = self._figures.decisions
+        counted = self._counters.decisions
         for decision in decisions:
             if int(decision.decision_id[1:]) >= newest:
                 counted[decision.model, decision.randomized] += 1
             else:
-                self._figures.repeated += 1
+                self._counters.repeated += 1
 
     def _reason(self) -> PassThrough | None:
         """Why nothing is decided now, before anything was tried."""
         if self._switches.kill_switch.on:
             return "kill-switch"
-        if self._gateway.agent.broken is not None:
+        if self._adapter.agent.broken is not None:
             return "restarting"
         if self.stopping:
             return "stopping"
@@ -324,13 +347,13 @@ class Hot:
                 self._tokens.check(number, outcome.outcome_token, caller)
 
         # Without the store nothing can be taken, and the client is told to come again.
-        accepted = self._gateway.observe(outcomes, check)
+        accepted = self._adapter.observe(outcomes, check)
         counts = {
             "accepted": accepted.rows,
             "duplicates": accepted.duplicates,
             "late": accepted.late,
         }
-        self._figures.outcomes.update(counts)
+        self._counters.outcomes.update(counts)
         return counts
 
     def _answer(self, decision: Decision) -> DecisionAnswer:
@@ -348,7 +371,7 @@ class Hot:
 
     def _check_rows(self, what: str, count: int) -> None:
         if count > self._rows:
-            raise refuse(
+            raise Refusal(
                 413,
                 f"{what} has {count} rows, at most {self._rows} are taken at once",
                 field=what,

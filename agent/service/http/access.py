@@ -1,18 +1,16 @@
-"""Access: bearer tokens, host names, origins, content types, rates; proof of who decided.
-
-Decision ids are counted, so anybody who may report outcomes could report those of others. Each
-answer of decide carries a short HMAC-SHA256 (RFC 2104) of the decision's number, with a key of its
-own that is derived from the store's secret key and the experiment's name. It is computed anew each
-time, so nothing is kept, and a restart or a restored backup knows the same ones.
-
-Only digests are kept, and every one of them is compared in constant time, so that neither the
-answer's time nor the daemon's memory tells anything about a token.
+"""Access: who asks (bearer tokens), from where (host names, origins), how often, and who decided.
 
 A program says what it wants and carries its token. A browser speaks for whatever page it shows: it
 sends requests that the page's author wrote, to any address, with credentials that the reader gave.
 So what a browser says of the page (`Origin`, `Sec-Fetch-Site`) must say that the page is ours, and
 where no token is needed the name in `Host` must be one of this machine, for any name in the world
-can be made to point here.
+can be made to point here. Of tokens only digests are kept, and every one of them is compared in
+constant time, so that neither the answer's time nor the daemon's memory tells anything about them.
+
+Decision ids are counted, so anybody who may report outcomes could report those of others. Each
+answer of decide therefore carries an outcome token: a short HMAC-SHA256 (RFC 2104) of the number of
+the decision, with a key that is derived from the store's secret key and the experiment's name. It
+is computed anew each time, so nothing is kept, and a restart or a restored backup knows the same.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from equipoise.agent.config.service import Scope, ServiceSettings, TokenSettings, weakness
-from equipoise.agent.service.api.problems import Refusal, problem, refuse
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.http.connection_limits import WEBSOCKET
 
 _DOMAIN = b"equipoise outcome token, version 1\0"
@@ -62,7 +60,7 @@ class OutcomeTokens:
             return
         else:
             why = f"this is not the one that came with decision d{number}"
-        raise refuse(403, f"outcome_token: {why}", field="outcome_token")
+        raise Refusal(403, f"outcome_token: {why}", field="outcome_token")
 
 
 # Basic first: of several challenges in one header, Chromium looks at the first only.
@@ -114,18 +112,19 @@ class Tokens:
         """
         if not self._digests:
             return ANYBODY
-        known: tuple[Scope, str] | None = None
+        token: tuple[Scope, str] | None = None
         text = _presented(headers)
         if text:
             presented = sha256(text).digest()
-            for digest, has, name in self._digests:
+            for digest, granted, name in self._digests:
                 if hmac.compare_digest(digest, presented):
-                    known = (has, name)
-        if known is None:
-            raise Refusal(problem(401, "a bearer token is needed here"), _CHALLENGE)
-        if known[0] not in (scope, "admin"):
-            raise Refusal(problem(403, f"this needs a token of scope {scope}", limit=scope))
-        return Caller(known[1], known[0] == "admin")
+                    token = granted, name
+        if token is None:
+            raise Refusal(401, "a bearer token is needed here", headers=_CHALLENGE)
+        granted, name = token
+        if granted not in (scope, "admin"):
+            raise Refusal(403, f"this needs a token of scope {scope}", limit=scope)
+        return Caller(name, granted == "admin")
 
 
 def _digest(token: TokenSettings, environment: Mapping[str, str]) -> bytes:
@@ -169,16 +168,18 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Doors:
-    """Admits requests. tokens: may be replaced while it stands; settings: names and rate."""
+    """Admits requests. tokens: may be replaced while it stands; settings: names and limits; rates:
+    of requests to decide, None for any number."""
 
-    def __init__(self, tokens: Tokens, settings: ServiceSettings) -> None:
+    def __init__(
+        self, tokens: Tokens, settings: ServiceSettings, rates: Rates | None = None
+    ) -> None:
         self.tokens = tokens
         self._names = frozenset(name.lower() for name in settings.names)
         self._hosts = self._names | {settings.host.lower()}
         self._most_reads = settings.limits.reads
         self._reads: Counter[str] = Counter()
-        rate = settings.limits.decide_per_second
-        self.rates = None if rate is None else Rates(rate)
+        self._rates = rates
 
     def admit(self, method: str, headers: Headers, scope: Scope | None) -> Caller:
         """Who asks. scope: what a token needs, None where everybody may ask.
@@ -202,24 +203,22 @@ class Doors:
             elif name == WEBSOCKET:
                 websocket = True
         if websocket:
-            raise refuse(400, "there are no WebSockets here")
+            raise Refusal(400, "there are no WebSockets here")
         if not self.tokens and host and not self._ours(_host_name(host.lower())):
-            raise Refusal(
-                problem(421, "this daemon does not answer to that name: add it to service.names")
-            )
+            raise Refusal(421, "this daemon does not answer to that name: add it to service.names")
         if origin and not self._same(origin.lower(), host.lower()):
-            raise refuse(403, "this may not be asked for from another site")
+            raise Refusal(403, "this may not be asked for from another site")
         if site in (b"cross-site", b"same-site") and not (navigates and method in ("GET", "HEAD")):
             # A link to the page may stand anywhere.
-            raise refuse(403, "this may not be asked for from another site")
+            raise Refusal(403, "this may not be asked for from another site")
         if method in ("POST", "PUT"):
             _check_content(content, browser=bool(origin or site))
         return ANYBODY if scope is None else self.tokens.check(headers, scope)
 
-    def count(self, caller: Caller, requests: int = 1) -> None:
-        """Let a caller have so many requests decided, or raise Refusal 429."""
-        if self.rates is not None:
-            self.rates.take(caller.name, requests)
+    def count(self, caller: Caller) -> None:
+        """Let a caller have a request decided, or raise Refusal 429."""
+        if self._rates is not None:
+            self._rates.take(caller.name, 1)
 
     @contextmanager
     def reading(self, caller: Caller, weight: int) -> Iterator[None]:
@@ -227,7 +226,7 @@ class Doors:
         name = caller.name
         if self._reads[name] + weight > self._most_reads:
             limit = f"{self._most_reads} at once"
-            raise Refusal(problem(429, f"more reports than {limit}", limit=limit, retry_after=1.0))
+            raise Refusal(429, f"more reports than {limit}", limit=limit, retry_after=1.0)
         self._reads[name] += weight
         try:
             yield
@@ -239,8 +238,8 @@ class Doors:
 
     def _same(self, origin: bytes, host: bytes) -> bool:
         """Whether a page of that origin came from here."""
-        scheme, found, place = origin.partition(b"://")
-        if not found or scheme not in (b"http", b"https"):
+        scheme, separator, place = origin.partition(b"://")
+        if not separator or scheme not in (b"http", b"https"):
             return False
         default = b":443" if scheme == b"https" else b":80"
         return place.removesuffix(default) == host.removesuffix(default) or (
@@ -254,27 +253,21 @@ class Rates:
     def __init__(self, per_second: float) -> None:
         self._rate = per_second
         self._most = max(per_second, 1.0)
-        self._left: dict[str, tuple[float, float]] = {}
+        self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str, requests: int) -> None:
         """Take so many out of the bucket. Raises Refusal 429 where it does not hold as many; a
         batch larger than the bucket is let through once it is full."""
         now = time.monotonic()
-        left, at = self._left.get(name, (self._most, now))
-        left = min(self._most, left + (now - at) * self._rate)
+        level, at = self._buckets.get(name, (self._most, now))
+        level = min(self._most, level + (now - at) * self._rate)
         needed = min(float(requests), self._most)
-        if left < needed - 1e-9:
-            self._left[name] = left, now
-            raise Refusal(
-                problem(
-                    429,
-                    f"{requests} more than {self._rate:g} requests a second",
-                    limit=f"{self._rate:g} requests a second",
-                    retry_after=(needed - left) / self._rate,
-                )
-            )
+        if level < needed - 1e-9:
+            self._buckets[name] = level, now
+            limit, seconds = f"{self._rate:g} requests a second", (needed - level) / self._rate
+            raise Refusal(429, f"{requests} more than {limit}", limit=limit, retry_after=seconds)
         # What a large batch takes beyond the bucket is paid back before the next.
-        self._left[name] = left - requests, now
+        self._buckets[name] = level - requests, now
 
 
 def _check_content(content: bytes, browser: bool) -> None:
@@ -286,7 +279,7 @@ def _check_content(content: bytes, browser: bool) -> None:
     kind = content.partition(b";")[0].strip().lower()
     if kind in _JSON or not content or (kind == _FORM and not browser):
         return
-    raise refuse(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)
+    raise Refusal(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)
 
 
 def _host_name(place: bytes) -> str:

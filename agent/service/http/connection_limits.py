@@ -1,15 +1,15 @@
 """Limits that only the connection can keep: how many, how slow, how much header.
 
-Shells and containers often allow 1,024, fewer than the connections that are taken by default. The
-soft limit may be raised up to the hard one by anybody, so `serve` does; where that is not enough
-fewer connections are taken, and `serve --check` says so.
-
 uvicorn bounds none of these by itself: a client may connect and say nothing, send a header a byte
 a minute, send headers without end, or send thousands of requests at once and read no answer. And
 its parser takes a request that offers `Upgrade: h2c`, as many HTTP/2 clients do, for one without a
 body. Here bytes reach the parser a request at a time: its whole header without the offer to
 upgrade, then its body. What comes behind a request waits, unparsed and unread, until that one is
 answered, and then for its turn among all connections that do so.
+
+Connections need file descriptors, of which shells and containers often allow 1,024. The soft limit
+may be raised up to the hard one by anybody, so `serve` does; where that is not enough fewer
+connections are taken, and `serve --check` says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import re
 import resource
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,22 +65,22 @@ def descriptors(wanted: int) -> Descriptors:
     )
     needed = wanted + min(wanted, BACKLOG) + FILES
     room = hard - FILES
-    taken = wanted if hard >= needed else max(1, min(room // 2, wanted))
-    return Descriptors(soft, hard, needed, wanted, taken)
+    connections = wanted if hard >= needed else max(1, min(room // 2, wanted))
+    return Descriptors(soft, hard, needed, wanted, connections)
 
 
 def raise_limit(wanted: int) -> Descriptors:
     """Raise the soft limit as far as needed and allowed; what that comes to."""
-    found = descriptors(wanted)
-    target = min(found.needed, found.hard)
-    if found.soft < target:
+    limits = descriptors(wanted)
+    target = min(limits.needed, limits.hard)
+    if limits.soft < target:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):  # some kernels have a lower one of their own
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-            return found
-        room = max(1, min((found.soft - FILES) // 2, wanted))
-        return Descriptors(found.soft, found.soft, found.needed, wanted, room)
-    return found
+            return limits
+        room = max(1, min((limits.soft - FILES) // 2, wanted))
+        return Descriptors(limits.soft, limits.soft, limits.needed, wanted, room)
+    return limits
 
 
 HEADER_BYTES = 32_768
@@ -135,12 +135,12 @@ class Turns:
 
 
 class _Flow(FlowControl):
-    """uvicorn's, which reads on whenever an answer is made; here not while bytes are held."""
+    """uvicorn's, which reads on whenever an answer is made; here not while bytes are unparsed."""
 
-    held = False
+    stopped = False
 
     def resume_reading(self) -> None:
-        if not self.held:
+        if not self.stopped:
             super().resume_reading()
 
 
@@ -152,20 +152,20 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     def __init__(
-        self, limits: LimitSettings, refused: dict[int, int], turns: Turns, **others: Any
+        self, limits: LimitSettings, refused: Counter[int], turns: Turns, **others: Any
     ) -> None:
         super().__init__(**others)
         self._guard = limits
         self._refused = refused
         self._turns = turns
         self._queued = False
-        self._held = b""
+        self._unparsed = b""
         self._body_left: int | None = 0
         """Bytes of the present body that are to come, None for a body in chunks."""
         self._in_body = False
         self._ended = False
         """Whether the last request was taken: what comes after it is none."""
-        self._asked = False
+        self._answer_due = False
         """Whether an answer comes with the end of the loop's turn."""
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -178,7 +178,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._wait_for_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._held = b""
+        self._unparsed = b""
         self._stop_waiting()
         super().connection_lost(exc)
 
@@ -186,7 +186,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._ended:
             return
         self._unset_keepalive_if_required()
-        self._held = self._held + data if self._held else data
+        self._unparsed = self._unparsed + data if self._unparsed else data
         if not self._queued:
             self._parse()
 
@@ -197,11 +197,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._parse()
 
     def _parse(self) -> None:
-        """Give the parser what it may have now; the rest is held, and no more is read."""
-        held, at, requests, pieces = self._held, 0, 0, 0
-        while at < len(held) and not self.transport.is_closing() and not self._ended:
+        """Give the parser what it may have now; the rest waits, and no more is read."""
+        unparsed, at, requests, pieces = self._unparsed, 0, 0, 0
+        while at < len(unparsed) and not self.transport.is_closing() and not self._ended:
             if self._in_body:
-                piece = self._body_piece(held, at)
+                piece = self._body_piece(unparsed, at)
                 pieces += 1
                 if pieces > PIECES_A_TURN:
                     self._queue()
@@ -212,19 +212,19 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._queue()
                 break
             else:
-                piece = self._header(held, at)
+                piece = self._header(unparsed, at)
                 requests += 1
             if not piece:
                 break
             at += len(piece)
             super().data_received(piece if self._in_body else _without_upgrade(piece))
-        self._held = b"" if self._ended or self.transport.is_closing() else held[at:]
+        self._unparsed = b"" if self._ended or self.transport.is_closing() else unparsed[at:]
         self._pause_or_resume()
         if self._in_body or self._answering or self._ended:
             self._stop_waiting()
-        elif self._deadline is None and not (self._queued or self._asked):
+        elif self._deadline is None and not (self._queued or self._answer_due):
             idle = self.timeout_keep_alive_task is not None
-            if self._held or not idle:  # what came is no whole header, if only an empty line
+            if self._unparsed or not idle:  # what came is no whole header, if only an empty line
                 self._wait_for_header()
         self._parsed()
 
@@ -241,31 +241,31 @@ class GuardedProtocol(HttpToolsProtocol):
             self._queued = True
             self._turns.wait(self)
 
-    def _header(self, held: bytes, at: int) -> bytes:
+    def _header(self, unparsed: bytes, at: int) -> bytes:
         """The next header with its empty line, b"" while it is not whole."""
-        found = _END.search(held, at)
-        end = len(held) if found is None else found.end()
+        match = _END.search(unparsed, at)
+        end = len(unparsed) if match is None else match.end()
         if end - at > HEADER_BYTES:
             self._refuse(431)
             return b""
-        return b"" if found is None else held[at:end]
+        return b"" if match is None else unparsed[at:end]
 
-    def _body_piece(self, held: bytes, at: int) -> bytes:
+    def _body_piece(self, unparsed: bytes, at: int) -> bytes:
         """The next piece of a body, nothing of what follows it."""
         if self._body_left is not None:
-            piece = held[at : at + self._body_left]
+            piece = unparsed[at : at + self._body_left]
             self._body_left -= len(piece)
             return piece
-        found = _END.search(held, at, at + BODY_PIECE)
-        if found is not None:
-            return held[at : found.end()]
+        match = _END.search(unparsed, at, at + BODY_PIECE)
+        if match is not None:
+            return unparsed[at : match.end()]
         # The first half of an end waits for the second.
-        return held[at : at + BODY_PIECE].removesuffix(b"\r").removesuffix(b"\n")
+        return unparsed[at : at + BODY_PIECE].removesuffix(b"\r").removesuffix(b"\n")
 
     def _pause_or_resume(self) -> None:
         assert isinstance(self.flow, _Flow)
-        self.flow.held = self._queued or bool(self._held and self._answering)
-        if self.flow.held:
+        self.flow.stopped = self._queued or bool(self._unparsed and self._answering)
+        if self.flow.stopped:
             self.flow.pause_reading()
         elif self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT:
             self.flow.resume_reading()
@@ -300,7 +300,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.more_body and not self.transport.is_closing():
             self.transport.close()
         super().on_response_complete()
-        if self._held and not self.transport.is_closing():
+        if self._unparsed and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._queue()
             self._pause_or_resume()
@@ -319,7 +319,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         if self.transport.is_closing():
             return
-        self._refused[status] = self._refused.get(status, 0) + 1
+        self._refused[status] += 1
         title, detail = _REFUSALS[status]
         body = b'{"title":"%s","status":%d,"detail":"%s","type":"urn:equipoise:problem:limit"}' % (
             title.encode(),

@@ -1,34 +1,153 @@
-"""Operations as ASGI endpoints: token, body, handler, answer, figures; problems for all errors."""
+"""Endpoints in ASGI: token, body within its limits, handler, answer, counters; problems for all.
+
+Every request but the plain hot ones, which are answered before they become ASGI, comes this way.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from equipoise.agent.config.service import LimitSettings
 from equipoise.agent.config.service import Scope as TokenScope
-from equipoise.agent.service.api.operations import Call, Operation
-from equipoise.agent.service.api.problems import Refusal, document_of, problem, refuse
-from equipoise.agent.service.daemon import Daemon
+from equipoise.agent.service.api.operations import NDJSON, Method, Operation
+from equipoise.agent.service.api.problems import Refusal, logged_refusal_of
 from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
-from equipoise.agent.service.http.asgi import (
-    JSON,
-    ClientGone,
-    Receive,
-    Scope,
-    Send,
-    chunks,
-    read_body,
-    respond,
-    respond_problem,
-)
+from equipoise.agent.service.telemetry import Counters, Log
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+JSON_HEADER = (b"content-type", b"application/json")
+_encode = msgspec.json.Encoder().encode
+LINGER_SECONDS = 5.0
+"""How long the rest of a body that was refused is read and thrown away, so that a client that
+sends all before it reads gets to see the refusal."""
+
+
+class ClientGone(Exception):  # noqa: N818
+    """The client left before its request was whole."""
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
+    """The whole body; raises as `chunks`."""
+    _check_length(scope, limit)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message["body"]
+        if len(body) <= limit:  # nearly always: it came in one piece with its header
+            return body
+
+    async def again() -> Message:
+        nonlocal message
+        first, message = message, {}
+        return first or await receive()
+
+    return b"".join([part async for part in chunks(scope, again, limit, seconds)])
+
+
+async def chunks(
+    scope: Scope, receive: Receive, limit: int, seconds: float
+) -> AsyncGenerator[bytes, None]:
+    """The parts of a body as they come; to be closed where they are not read to the end.
+
+    Raises Refusal 413 beyond `limit` bytes, 408 where the body takes longer than `seconds`,
+    ClientGone where it breaks off.
+    """
+    _check_length(scope, limit)
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                size += len(message["body"])
+                if size > limit:
+                    raise _too_large(limit)
+                if message["body"]:
+                    yield message["body"]
+                if not message.get("more_body"):
+                    return
+    except TimeoutError:
+        raise Refusal(
+            408, f"the body took longer than {seconds:g} seconds", limit=f"{seconds:g} seconds"
+        ) from None
+
+
+async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    """Send an answer whose body is whole."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def answer_of(error: Exception, path: str, log: Log) -> tuple[int, bytes, dict[str, str]]:
+    """The status, body and headers (but the length) for whatever a handler raised."""
+    refusal = logged_refusal_of(error, path, log)
+    document = refusal.document
+    headers = {"content-type": "application/problem+json", **refusal.headers}
+    if document.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(document.retry_after)))
+    return document.status, _encode(document), headers
+
+
+async def respond_error(receive: Receive, send: Send, error: Exception, path: str, log: Log) -> int:
+    """Send the problem document of an error; its status. After 408 and 413 the connection is
+    closed, for the rest of the body would be taken for the next request; what is on its way is
+    read first."""
+    status, body, named = answer_of(error, path, log)
+    headers = [(b"content-length", b"%d" % len(body))]
+    headers += [(name.encode(), value.encode()) for name, value in named.items()]
+    closing = status in (408, 413)
+    if closing:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": closing})
+    if closing:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                more = status == 413
+                while more:
+                    message = await receive()
+                    more = message["type"] == "http.request" and message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b""})
+    return status
+
+
+def _check_length(scope: Scope, limit: int) -> None:
+    """Refuse what says itself that it is too large, before any of it has come."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_large(limit)
+
+
+def _too_large(limit: int) -> Exception:
+    return Refusal(413, f"the body is larger than {limit} bytes", limit=f"{limit} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to an operation. path, query: parameters by name. body: b"" where the operation
+    streams it by `chunks` or has none. caller: who asks."""
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    chunks: Callable[[], AsyncGenerator[bytes, None]]
+    caller: Caller = ANYBODY
+
 
 HEALTH = "/healthz"
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,57 +162,86 @@ class Plain:
     content_type: str
     read: Callable[[], Awaitable[tuple[int, bytes]]]
     scope: TokenScope | None = "route"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    more_headers: Mapping[str, str] = field(default_factory=dict)
     weight: int = 0
+
+    @classmethod
+    def fixed(cls, path: str, content_type: str, body: bytes, **others: Any) -> Plain:
+        """The same body every time."""
+
+        async def read() -> tuple[int, bytes]:
+            return 200, body
+
+        return cls(path, content_type, read, **others)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As ASGI sends them."""
+        named = {"content-type": self.content_type, **self.more_headers}
+        return [(name.encode(), text.encode()) for name, text in named.items()]
+
+
+Served: TypeAlias = Plain | tuple[Operation, Method] | None
+"""None: answered before it comes here."""
 
 
 class Endpoint:
-    """Everything at one path: operations by method, or something plain by GET."""
+    """Everything at one path: operations by method, or something plain by GET.
+
+    committed: awaited before what changes something is answered, where the answer promises what
+    only the disk keeps.
+    """
 
     def __init__(
-        self, path: str, daemon: Daemon, doors: Doors, serves: Mapping[str, Operation | Plain]
+        self,
+        path: str,
+        served: Mapping[str, Served],
+        doors: Doors,
+        limits: LimitSettings,
+        counters: Counters,
+        log: Log,
+        committed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._path = path
-        self._daemon = daemon
+        self._served = dict(served)
+        if "GET" in self._served:
+            self._served["HEAD"] = self._served["GET"]
         self._doors = doors
-        self._serves = dict(serves)
-        if "GET" in self._serves:
-            self._serves["HEAD"] = self._serves["GET"]
+        self._limits = limits
+        self._counters = counters
+        self._log = log
+        self._committed = committed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = time.perf_counter()
-        status = 200
         try:
-            serve = self._serves.get(scope["method"])
-            if serve is None:
-                allowed = ", ".join(sorted(self._serves))
-                document = problem(405, f"this path takes {allowed}", limit=allowed)
-                raise Refusal(document, {"allow": allowed})
-            caller = self._admit(scope, serve.scope)
-            if isinstance(serve, Plain):
-                with self._doors.reading(caller, serve.weight):
-                    status, body = await serve.read()
-                headers = [(b"content-type", serve.content_type.encode())]
-                headers += [(name.encode(), text.encode()) for name, text in serve.headers.items()]
-                await respond(send, status, body, headers)
+            served = self._served.get(scope["method"])
+            if served is None:
+                allowed = ", ".join(sorted(self._served))
+                detail = f"this path takes {allowed}"
+                raise Refusal(405, detail, limit=allowed, headers={"allow": allowed})
+            if isinstance(served, Plain):
+                caller = self._admit(scope, served.scope)
+                with self._doors.reading(caller, served.weight):
+                    status, body = await served.read()
+                await respond(send, status, body, served.headers())
             else:
-                await respond(send, 200, await self._operate(serve, scope, receive, caller), [JSON])
+                operation, handler = served
+                caller = self._admit(scope, operation.scope)
+                body = await self._operate(operation, handler, scope, receive, caller)
+                status = 200
+                await respond(send, status, body, [JSON_HEADER])
         except ClientGone:
             return
         except Exception as error:
-            document = document_of(error, self._path, self._daemon.log)
-            status = document.status
-            extra = error.headers if isinstance(error, Refusal) else {}
-            await respond_problem(receive, send, document, extra)
-        self._daemon.figures.answered(self._path, status, time.perf_counter() - start)
+            status = await respond_error(receive, send, error, self._path, self._log)
+        self._counters.answered(self._path, status, time.perf_counter() - start)
 
     async def _operate(
-        self, operation: Operation, scope: Scope, receive: Receive, caller: Caller
+        self, operation: Operation, handler: Method, scope: Scope, receive: Receive, caller: Caller
     ) -> bytes:
-        limits = self._daemon.settings.limits
-        bulk = operation.content == "application/x-ndjson"
+        limits = self._limits
         body = b""
-        if operation.body is not None and not bulk:
+        if operation.body is not None and operation.content != NDJSON:
             body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
 
         def stream() -> AsyncGenerator[bytes, None]:
@@ -101,9 +249,9 @@ class Endpoint:
 
         call = Call(scope["path_params"], _query(operation, scope), body, stream, caller)
         with self._doors.reading(caller, operation.weight):
-            answer: Any = await operation.handler(call)
-        if operation.method != "GET" and self._daemon.barrier is not None:
-            await self._daemon.barrier.wait()
+            answer: Any = await handler(call)
+        if operation.method != "GET" and self._committed is not None:
+            await self._committed()
         return answer if isinstance(answer, bytes) else _encode(answer)
 
     def _admit(self, scope: Scope, needed: TokenScope | None) -> Caller:
@@ -111,21 +259,21 @@ class Endpoint:
             return ANYBODY  # says nothing, and whoever probes it may call us by any name
         caller = self._doors.admit(scope["method"], scope["headers"], needed)
         if needed == "admin":
-            self._daemon.log.info("admin", path=self._path, token=caller.name)
+            self._log.info("admin", path=self._path, token=caller.name)
         return caller
 
 
 def _query(operation: Operation, scope: Scope) -> dict[str, str]:
     """The query's parameters; an unknown or repeated one is refused."""
-    known = [each.name for each in operation.parameters if each.where == "query"]
+    names = [each.name for each in operation.parameters if each.where == "query"]
     try:
         pairs = parse_qsl(scope["query_string"].decode(), keep_blank_values=True, errors="strict")
     except (UnicodeError, ValueError):
-        raise refuse(422, "the query is not readable", field="query") from None
-    found: dict[str, str] = {}
+        raise Refusal(422, "the query is not readable", field="query") from None
+    values: dict[str, str] = {}
     for name, value in pairs:
-        if name not in known or name in found:
-            limit = f"each of {', '.join(known)} once" if known else "no parameters"
-            raise refuse(422, f"query: expected {limit}", field="query", limit=limit)
-        found[name] = value
-    return found
+        if name not in names or name in values:
+            limit = f"each of {', '.join(names)} once" if names else "no parameters"
+            raise Refusal(422, f"query: expected {limit}", field="query", limit=limit)
+        values[name] = value
+    return values

@@ -6,9 +6,10 @@ from importlib.resources import files
 
 import msgspec
 
+from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.api.schema import EstimatesAnswer, ModelEstimate, Wire
-from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.http.endpoints import Plain
+from equipoise.agent.service.upkeep.jobs import Jobs
 
 MOST_POINTS = 240
 
@@ -88,28 +89,26 @@ _FILES = (
 )
 
 
-def page(daemon: Daemon) -> tuple[Plain, ...]:
+def page(analysis: AnalystClient, jobs: Jobs) -> tuple[Plain, ...]:
     """What to serve beside the interface. It begins to keep the history when the daemon starts."""
     history = History()
 
-    async def look() -> None:
-        if daemon.analysis.newest is not None:
-            history.add(daemon.analysis.newest.estimates)
+    async def take() -> None:
+        if analysis.newest is not None:
+            history.add(analysis.newest.estimates)
 
-    daemon.jobs.add("history", HISTORY_SECONDS, look)
+    jobs.add("history", HISTORY_SECONDS, take)
 
     async def points() -> tuple[int, bytes]:
-        await look()
+        await take()
         return 200, msgspec.json.encode(history.answer())
 
-    served = Plain("/page/history", "application/json", points, headers=SECURITY)
-    return (*(_static(*each) for each in _FILES), served)
-
-
-def _static(path: str, name: str, content_type: str) -> Plain:
-    body = files(__name__).joinpath(name).read_bytes()
-
-    async def read() -> tuple[int, bytes]:
-        return 200, body
-
-    return Plain(path, content_type, read, headers=SECURITY)
+    return (
+        *(
+            Plain.fixed(
+                path, kind, files(__name__).joinpath(name).read_bytes(), more_headers=SECURITY
+            )
+            for path, name, kind in _FILES
+        ),
+        Plain("/page/history", "application/json", points, more_headers=SECURITY),
+    )

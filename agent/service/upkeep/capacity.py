@@ -18,7 +18,7 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.config.service import SECONDS_A_DAY, ServiceSettings
 from equipoise.agent.decisions.uniforms import KEY_BYTES
 from equipoise.agent.features import Problem, Transform
 from equipoise.agent.lifecycle.rules import Rule
@@ -30,7 +30,6 @@ from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.sqlite import SqliteStore
 
-SECONDS_A_DAY = 86_400
 DAEMON_BYTES, ANALYST_BYTES = 190e6, 65e6
 """Resident with next to nothing in the log."""
 SUMS_TIMES = 5.0
@@ -127,11 +126,11 @@ class Needs:
                 f" this is {self.sums / _MB:,.0f} MB"
             )
             return Problem("features", received, limit, fix)
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if self.daemon + self.analyst > there:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if self.daemon + self.analyst > memory:
             limit = (
-                f"what fits into the {there / _MB:,.0f} MB of this machine: daemon and analyst take"
-                f" about {(self.daemon + self.analyst) / _MB:,.0f} MB"
+                f"what fits into the {memory / _MB:,.0f} MB of this machine: daemon and analyst"
+                f" take about {(self.daemon + self.analyst) / _MB:,.0f} MB"
             )
             return Problem("features", received, limit, fix)
         return None
@@ -204,13 +203,13 @@ def bytes_per_request(config: ExperimentConfig) -> float:
                 request_id=ids,
                 unit_id=ids,
             )
-            made = agent.decide(requests)
+            decisions = agent.decide(requests)
             for with_outputs in (True, False):
                 outputs = rng.standard_normal((_REQUESTS, agent.state.transform.q))
                 agent.observe(
                     OutcomeBatch(
-                        number=made.number,
-                        served=made.model,
+                        number=decisions.number,
+                        served=decisions.model,
                         attempt=np.ones(_REQUESTS, dtype=np.int64),
                         delivered=np.ones(_REQUESTS, dtype=bool),
                         outputs=outputs if with_outputs else outputs * np.nan,

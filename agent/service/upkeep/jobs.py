@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests, on APScheduler: refresh, checkpoint, expiry.
+"""Work beside the requests: jobs at intervals on APScheduler, and retention of old rows.
 
 A job that fails is logged and counted and runs again at its next time; jobs never pile up.
 
@@ -13,34 +13,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from equipoise.agent.monitors.check import last_kept, turns
-from equipoise.agent.service.api.schema import ChecksAnswer
+from equipoise.agent.config.service import SECONDS_A_DAY, RetentionSettings
+from equipoise.agent.lifecycle.rules import unused_rules
+from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.control import wall_time
-from equipoise.agent.service.telemetry import Figures, Log
-from equipoise.store.contract import Store
-from equipoise.store.records import Alert
-
-
-class Alerts:
-    """Remembers what every check said last; the store's alerts tell it after a restart."""
-
-    def __init__(self, store: Store, log: Log) -> None:
-        self._store = store
-        self._log = log
-        self._last: dict[str, str] = last_kept(store.alerts())
-
-    async def hear(self, checks: ChecksAnswer) -> list[Alert]:
-        """Keep an alert for every check that turned to `watch` or `alarm`, or back from them."""
-        changed = turns(self._last, checks.checks, checks.at)
-        for alert in changed:
-            await asyncio.to_thread(self._store.put, alert)
-            self._log.warning("check", check=alert.check, status=alert.status)
-        return changed
-
+from equipoise.agent.service.telemetry import Counters, Log
+from equipoise.store.journal.store import JournaledStore
 
 Job = Callable[[], Awaitable[object]]
 
@@ -58,8 +41,8 @@ class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
         self.interval = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous: datetime | None, now: datetime) -> datetime:
-        due = (previous or now) + self.interval
-        return due if due > now else now + self.interval
+        next_time = (previous or now) + self.interval
+        return next_time if next_time > now else now + self.interval
 
 
 class Jobs:
@@ -68,8 +51,8 @@ class Jobs:
     wall: the clock that APScheduler goes by, seconds since the epoch.
     """
 
-    def __init__(self, figures: Figures, log: Log, wall: Callable[[], float] = wall_time) -> None:
-        self._figures = figures
+    def __init__(self, counters: Counters, log: Log, wall: Callable[[], float] = wall_time) -> None:
+        self._counters = counters
         self._log = log
         self._wall = wall
         self._ahead = 0.0
@@ -131,9 +114,10 @@ class Jobs:
         for job in self._scheduler.get_jobs():
             # Never further away than the interval: smaller steps, and a job that had its next time
             # from the new clock before the step was seen.
-            due = min(job.next_run_time + timedelta(seconds=moved), here + job.trigger.interval)
-            if due != job.next_run_time:
-                self._scheduler.modify_job(job.id, next_run_time=due)
+            latest = here + job.trigger.interval
+            next_time = min(job.next_run_time + timedelta(seconds=moved), latest)
+            if next_time != job.next_run_time:
+                self._scheduler.modify_job(job.id, next_run_time=next_time)
 
     async def _due(self, name: str) -> None:
         # A coroutine, for the scheduler would run a plain function in another thread.
@@ -151,7 +135,54 @@ class Jobs:
         try:
             await self._named[name]()
         except Exception as error:
-            self._figures.job_failures[name] += 1
+            self._counters.job_failures[name] += 1
             self._log.failed("job-failed", error, job=name)
         finally:
             self._busy.discard(name)
+
+
+STEPS = 8
+"""States kept within `days`: rows stay at most a quarter longer than they have to. All but one of
+them must have been kept since, so that a clock that jumps once removes nothing."""
+
+
+class Retention:
+    """Keeps states in time, and lets the log begin at one of them once it is old."""
+
+    def __init__(
+        self,
+        settings: RetentionSettings,
+        analysis: AnalystClient,
+        store: JournaledStore,
+        counters: Counters,
+        log: Log,
+    ) -> None:
+        self._settings = settings
+        self._analysis = analysis
+        self._store = store
+        self._counters = counters
+        self._log = log
+        counters.moved_out = 0
+
+    async def run(self, now: float) -> None:
+        """Keep a state if one is due, and trim. now: seconds since the epoch."""
+        age = self._settings.days * SECONDS_A_DAY
+        last = await asyncio.to_thread(self._store.last_root_kept, now)
+        if last is None or now - last >= age / STEPS:
+            state = await self._analysis.state()
+            await asyncio.to_thread(self._store.keep_root, state.seq, state.state, now)
+        archive = self._settings.archive
+        folder = None if archive is None else Path(archive)
+        trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
+        if trimmed is not None:
+            self._counters.moved_out = (self._counters.moved_out or 0) + trimmed.rows
+            unused = await asyncio.to_thread(unused_rules, self._store)
+            await asyncio.to_thread(self._store.remove_rules, unused)
+            self._log.info(
+                "retention",
+                rows=trimmed.rows,
+                rules=len(unused),
+                log_begins=trimmed.seq,
+                digest=trimmed.digest,
+                files=[path.name for path in trimmed.files],
+            )

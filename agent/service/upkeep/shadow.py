@@ -22,7 +22,7 @@ import numpy as np
 from equipoise.agent.config.service import ShadowModel, ShadowSettings
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import FeatureError
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.records import Features, FeatureValue, Id, Record, Simulation
 from equipoise.store.text_keys import text_key
@@ -88,7 +88,7 @@ class Pace:
         self._next = max(self._next, time.monotonic() + seconds)
 
 
-class Endpoint:
+class CompletionClient:
     """Asks for completions within the pace. key: the bearer token, None for none."""
 
     def __init__(self, settings: ShadowSettings, key: str | None) -> None:
@@ -186,12 +186,12 @@ class Shadow:
 
     def __init__(
         self,
-        gateway: Gateway,
+        adapter: RecordAdapter,
         settings: ShadowSettings,
         log: Log,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        self._gateway = gateway
+        self._adapter = adapter
         self._settings = settings
         self._log = log
         self._refused: set[tuple[str, str]] = set()
@@ -202,7 +202,7 @@ class Shadow:
             key = environment.get(settings.key_env)
             if not key:
                 raise AgentError(f"service.shadow.key_env: {settings.key_env} is not set")
-        agent = gateway.agent
+        agent = adapter.agent
         names = {feature.name for feature in agent.config.features.outputs}
         if settings.outputs.keys() != names:
             raise AgentError(
@@ -212,7 +212,7 @@ class Shadow:
         for model in settings.models:
             if model.name not in self._position:
                 raise AgentError(f"service.shadow.models: {model.name!r} is no model of ours")
-        self._endpoint = Endpoint(settings, key)
+        self._endpoint = CompletionClient(settings, key)
 
     @property
     def spent(self) -> float:
@@ -220,7 +220,7 @@ class Shadow:
 
         Answers that were of no use are in the second figure only.
         """
-        moments = self._gateway.agent.answers.view().moments.simulation
+        moments = self._adapter.agent.answers.view().moments.simulation
         return max(float((moments.priced * moments.cost).sum()), self._spent)
 
     async def run(self) -> int:
@@ -255,7 +255,7 @@ class Shadow:
             try:
                 output = await self._endpoint.complete(model, context.messages)
                 self._spent += output.usd
-                self._gateway.simulate([self._row(context, model, output)])
+                self._adapter.simulate([self._row(context, model, output)])
             except (EndpointError, AgentError, FeatureError) as error:
                 if not isinstance(error, EndpointError) or error.final:
                     self._refused.add((context.context_id, model.name))
@@ -272,8 +272,8 @@ class Shadow:
 
     def _most(self, context: CachedContext, model: ShadowModel) -> float:
         """USD that a replay can cost: no token is shorter than a byte."""
-        asked = len(msgspec.json.encode(context.messages))
-        return (asked * model.input_usd + self._settings.max_tokens * model.output_usd) / 1e6
+        size = len(msgspec.json.encode(context.messages))
+        return (size * model.input_usd + self._settings.max_tokens * model.output_usd) / 1e6
 
     def _row(self, context: CachedContext, model: ShadowModel, output: Output) -> Simulation:
         outputs: dict[str, FeatureValue] = {
@@ -291,11 +291,11 @@ class Shadow:
         pairs = [(context, model) for context in contexts for model in self._settings.models]
         keys = np.array([text_key("context", each.context_id) for each, _ in pairs])
         models = np.array([self._position[model.name] for _, model in pairs])
-        _, known = self._gateway.agent.light.simulated.lookup(keys, models)
+        _, replayed = self._adapter.agent.light.simulated.lookup(keys, models)
         return [
             pair
-            for pair, there in zip(pairs, known.tolist(), strict=True)
-            if not there and (pair[0].context_id, pair[1].name) not in self._refused
+            for pair, done in zip(pairs, replayed.tolist(), strict=True)
+            if not done and (pair[0].context_id, pair[1].name) not in self._refused
         ]
 
     def _contexts(self) -> Iterator[CachedContext]:

@@ -266,12 +266,13 @@ def test_replays_and_outcomes_go_in_the_same_way(run: Run, tmp_path: Path) -> No
 from pathlib import Path
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.records import Request
 from equipoise.store.sqlite import SqliteStore
 with SqliteStore("chat.db") as store:
-    desk = Gateway(Agent(load_file("equipoise.toml").experiment, store, read_key(Path("chat.db"))))
+    config = load_file("equipoise.toml").experiment
+    desk = RecordAdapter(Agent(config, store, read_key(Path("chat.db"))))
     desk.decide([Request(request_id="r1", routed="large", features={"prompt": "a"})])
 """
     subprocess.run([sys.executable, "-c", decide], cwd=tmp_path, check=True)

@@ -21,7 +21,7 @@ from equipoise.agent.config.file import load_file
 from equipoise.agent.errors import ConflictError, UnknownDecisionError
 from equipoise.agent.ingest.bulk import Order, run
 from equipoise.agent.maintenance.key_file import read_key
-from equipoise.agent.record_adapter import Gateway
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import ObservationBatch, SimulationBatch
 from equipoise.store.journal.store import JournaledStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
@@ -217,7 +217,7 @@ def test_replays_beyond_what_the_state_keeps_count_once_too(folder: Path) -> Non
     with SqliteStore(folder / "x.db") as store:
         agent = Agent(load_file(Path("chat.toml")).experiment, store, bytes(32))
         agent.light.simulated._capacity = 2
-        gateway = Gateway(agent)
+        gateway = RecordAdapter(agent)
         rows = [
             Simulation(context_id=f"c{i}", model="large", features=[1.0], outputs=[float(i)])
             for i in range(5)
@@ -242,7 +242,7 @@ def test_rows_that_wait_for_sqlite_are_compared_too(folder: Path, settled: bool)
 
     with JournaledStore(folder / "x.db") as store:
         config = load_file(Path("chat.toml")).experiment
-        gateway = Gateway(Agent(config, store, bytes(32)), clock=lambda: 1e9)
+        gateway = RecordAdapter(Agent(config, store, bytes(32)), clock=lambda: 1e9)
         turn = store._log._turn  # SQLite's writer waits for us: rows stay in memory
         if settled:
             gateway.ingest([row(1.0)])
@@ -264,7 +264,7 @@ def test_rows_that_wait_for_sqlite_are_compared_too(folder: Path, settled: bool)
 
 def test_a_batch_names_its_own_rows_and_takes_nothing(folder: Path) -> None:
     with SqliteStore(folder / "x.db") as store:
-        gateway = Gateway(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
+        gateway = RecordAdapter(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
         same = {"routed": "large", "features": [1.0], "outputs": [1.0]}
         rows = [Observation(request_id="a", reward=reward, **same) for reward in (1.0, 1.0, 0.0)]
         with pytest.raises(ConflictError, match=r"row 2: .* other reward than row 0 of this batch"):
@@ -283,7 +283,7 @@ def test_a_batch_names_its_own_rows_and_takes_nothing(folder: Path) -> None:
 
 def test_a_request_of_another_user_is_no_repeat(folder: Path) -> None:
     with SqliteStore(folder / "x.db") as store:
-        gateway = Gateway(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
+        gateway = RecordAdapter(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
         asked = {"request_id": "r", "routed": "large", "features": [1.0]}
         first = gateway.decide_one(Request(**asked, unit_id="u1", context_id="c"))
         assert gateway.decide_one(Request(**asked, unit_id="u1", context_id="c")) == first
@@ -355,7 +355,7 @@ def test_outcomes_that_contradict_name_both_rows(folder: Path) -> None:
     ingest("none.jsonl")
     with SqliteStore(folder / "chat.db") as store:
         key = read_key(folder / "chat.db")
-        gateway = Gateway(Agent(load_file(Path("chat.toml")).experiment, store, key))
+        gateway = RecordAdapter(Agent(load_file(Path("chat.toml")).experiment, store, key))
         for name in ("auth0|1 a", "d1"):
             gateway.decide([Request(request_id=name, routed="large", features=[1.0])])
     parts = [
@@ -380,7 +380,7 @@ def test_outcomes_that_contradict_name_both_rows(folder: Path) -> None:
 
 def test_our_ids_and_those_of_others_are_never_mixed_up(folder: Path) -> None:
     with SqliteStore(folder / "x.db") as store:
-        gateway = Gateway(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
+        gateway = RecordAdapter(Agent(load_file(Path("chat.toml")).experiment, store, bytes(32)))
         for name in ("d1", "d0", "d٣"):
             gateway.decide([Request(request_id=name, routed="large", features=[1.0])])
 
