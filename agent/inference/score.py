@@ -125,15 +125,10 @@ class Tuning:
         return result
 
 
-def scores(rows: Rows, tuning: Tuning, cap: float) -> tuple[Floats, Floats]:
-    """(n, A) low and high scores under a cap, infinity for none."""
-    return next(scores_under(rows, tuning, (cap,)))
-
-
 def scores_under(
     rows: Rows, tuning: Tuning, caps: tuple[float, ...]
 ) -> Iterator[tuple[Floats, Floats]]:
-    """`scores` under each of several caps; what they share is computed once."""
+    """(n, A) low and high scores under each of several caps, infinity for none."""
     mu = tuning.apply(rows.predicted)
     full = 1.0 / rows.chance
     weight = np.where(rows.drawn, full, 0.0)

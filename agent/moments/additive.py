@@ -54,11 +54,6 @@ class Additive:
     def copy(self) -> Self:
         return type(self)(*(array.copy() for array in self.arrays().values()))
 
-    def same_bits(self, other: Self) -> bool:
-        """Whether every array of both has the same shape and bytes."""
-        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
-        return all(a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)
-
 
 class Scratch(threading.local):
     """Named float arrays of any shape, valid until the same name is asked for again."""

@@ -1,16 +1,13 @@
 """Drift: did a model's residuals, or the rewards of today's traffic, change while the log grew?
 
 A change of the mean shows in the sum of deviations from the running mean: it leaves its own
-minimum (maximum) by more than the threshold (Page 1954). river's `PageHinkley` takes one Python
-call a row; without forgetting (alpha = 1) everything in it is a cumulative sum or extreme, so a
-column is a dozen array operations. Equal to river's up to rounding; a test holds them together.
+minimum (maximum) by more than the threshold (Page 1954). Without forgetting (alpha = 1) everything
+in river's `PageHinkley` is a cumulative sum or extreme, so a column is a dozen array operations and
+the state of a detector is seven numbers. Detections are river's own; a test holds them together.
+Why river's class itself is not used, nor its ADWIN, is in docs/decisions.md.
 
-The detector is river's Page-Hinkley test, without forgetting and over whole columns
-(`page_hinkley`). ADWIN, river's other candidate, can be pickled, but the store takes no pickle and
-its buckets cannot be read as numbers; it takes one Python call a row; and with its first detection
-river forgets the window that it kept. Page-Hinkley is a handful of numbers. It knows no level:
-its parameters were chosen by measuring how often it speaks up on streams that do not drift
-(tests/statistical/monitors_study.py prints the table).
+The test knows no level: its parameters were chosen by measuring how often it speaks up on streams
+that do not drift (tests/statistical/monitors_study.py prints the table).
 """
 
 from __future__ import annotations

@@ -431,11 +431,6 @@ class Pending:
             self._file.release(max(self.size - NEWEST, 0))
 
     @property
-    def in_file(self) -> bool:
-        """Whether the table has outgrown its memory."""
-        return self._file is not None
-
-    @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
         return sum(column[:1].nbytes for column in self._columns.values())

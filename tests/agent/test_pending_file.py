@@ -66,8 +66,8 @@ def test_a_table_in_a_file_holds_what_one_in_memory_holds(tmp_path: Path) -> Non
     )
     for plain, filed in pairs:
         same(plain, filed)
-    assert filed.in_file
-    assert not plain.in_file
+    assert filed._file is not None
+    assert plain._file is None
     assert plain.base > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -81,7 +81,7 @@ def test_a_file_that_finds_no_room_leaves_the_table_in_memory(
     monkeypatch.setattr("os.posix_fallocate", full)
     *_, plain = filled(Pending(3, 2, 2), 20)
     *_, other = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 20)
-    assert not other.in_file
+    assert other._file is None
     same(plain, other)
 
 
@@ -127,7 +127,7 @@ def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
                 made = agent.decide(traffic.requests(200))
                 if number % 3 == 0:
                     agent.observe(traffic.outcomes(made))
-            assert agent.fold.pending.in_file is (most is not None)
+            assert (agent.fold.pending._file is not None) is (most is not None)
             state = agent.fold.to_bytes()
             file = io.BytesIO()
             assert agent.fold.write(file) == len(state)
@@ -143,4 +143,4 @@ def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
 def test_a_store_without_a_path_keeps_the_table_in_memory() -> None:
     agent = Agent(config(), MemoryStore(), KEY, open_bytes=1)
     agent.decide(Traffic(np.random.default_rng(3)).requests(9000))
-    assert not agent.fold.pending.in_file
+    assert agent.fold.pending._file is None

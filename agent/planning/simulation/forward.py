@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from scipy import special
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
@@ -36,12 +35,6 @@ def contrast_variance(
 ) -> float:
     """Variance per request of the score contrast of a and b, drawn with chance (K,) each."""
     return float(unexplained * (variances[a] / chance[a] + variances[b] / chance[b]))
-
-
-def fixed_rows(variance: float, effect: float, alpha: float, power: float) -> float:
-    """Requests after which a one-sided fixed-n test at level alpha finds `effect` with `power`."""
-    quantiles = special.ndtri(1.0 - alpha) + special.ndtri(power)
-    return float(variance * (quantiles / effect) ** 2)
 
 
 def anytime_rows(variance: float, effect: float, alpha: float, bound: float) -> float:

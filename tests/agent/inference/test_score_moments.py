@@ -7,6 +7,7 @@ import pytest
 
 from equipoise.agent.inference.score import ScoreCentres, ScoreMoments
 from tests.agent.inference.rows import MODELS, POLICIES, columns, longhand, tuning
+from tests.agent.moments.table import assert_same_bits
 
 CAPS = (0.0, 7.5, np.inf)
 SIZE = MODELS + 1 + POLICIES
@@ -56,7 +57,7 @@ def test_merging_shards_is_the_whole_and_empty_is_the_identity():
     one, two, both = (moments_of(c.taken(p)) for p in (slice(0, 60), slice(60, None), slice(None)))
     for name, array in (one + two).arrays().items():
         np.testing.assert_allclose(array, both.arrays()[name], rtol=1e-12, atol=1e-12)
-    assert (both + ScoreMoments.empty(len(CAPS), SIZE)).same_bits(both)
+    assert_same_bits(both + ScoreMoments.empty(len(CAPS), SIZE), both)
 
 
 def test_sums_of_another_shape_are_refused():
@@ -67,7 +68,7 @@ def test_sums_of_another_shape_are_refused():
 def test_no_rows_leave_everything_as_it_was_and_means_unknown():
     moments = ScoreMoments.empty(len(CAPS), SIZE)
     moments.update(columns(0, 0).rows(), tuning(0), centres(0), CAPS)
-    assert moments.same_bits(ScoreMoments.empty(len(CAPS), SIZE))
+    assert_same_bits(moments, ScoreMoments.empty(len(CAPS), SIZE))
     assert np.isnan(moments.means()).all()
     neutral = moments.centres()
     assert (neutral.low == 0.5).all()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
@@ -16,12 +17,16 @@ from equipoise.agent.planning.simulation.forward import (
     draw,
     expected_end,
     fewest_rewards,
-    fixed_rows,
     simulate,
     simulate_readings,
 )
 
 RATE = 0.5
+
+
+def fixed_rows(variance, effect, alpha, power):
+    """Requests after which a one-sided fixed-n z test at level alpha finds `effect`."""
+    return variance * ((stats.norm.isf(alpha) + stats.norm.ppf(power)) / effect) ** 2
 
 
 def design(values, paths=300, assignment="uniform", sequence="bounded", **changes):
