@@ -18,7 +18,7 @@ import numpy as np
 
 from equipoise.agent.answers.certifier import Certifier
 from equipoise.agent.budget import Purse
-from equipoise.agent.budget.caps import Closed, Quotas, bands_of, model_caps
+from equipoise.agent.budget.caps import Caps, Quotas, model_caps, segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.config import ExperimentConfig
@@ -35,7 +35,7 @@ from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.lifecycle.stored_config import changes, keep, version
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.check import Action
-from equipoise.agent.monitors.monitor_set import Panel
+from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.fold import Fold
 from equipoise.agent.state.recovery import restore
 from equipoise.agent.state.sticky_units import follow, one_by_one
@@ -135,7 +135,7 @@ class Agent(Steering):
             self.rules,
             self.certifier.spec,
             config.limits.rate_min,
-            Panel(
+            MonitorSet(
                 self.models,
                 self.transform.phi_names[self.transform.d :],
                 config.limits,
@@ -144,7 +144,7 @@ class Agent(Steering):
             ),
             len(config.guardrails),
             None if config.units is None else config.units.ttl,
-            Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
+            Ledger(len(self.models), segment_ranges(config), config.budget.per_user is not None),
             None if folder is None else open_bytes,
             folder,
         )
@@ -152,7 +152,7 @@ class Agent(Steering):
         restore(self.fold, store)
         self.follow()
         self.purse = Purse(config.budget, self.fold.ledger)
-        self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
+        self._closed = Caps(config.policy.exclude, model_caps(config), Quotas.of(config))
         self._view = None
         self._view_seq = -1
         self._revalue()
@@ -473,7 +473,7 @@ class Agent(Steering):
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
         self.purse = Purse(config.budget, self.fold.ledger)
-        self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
+        self._closed = Caps(config.policy.exclude, model_caps(config), Quotas.of(config))
         if found:
             self._reconfigured(found, at)
             self._version = version(self.store)

@@ -15,7 +15,7 @@ import numpy as np
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.features.column_range import Band
+from equipoise.agent.features.column_range import ColumnRange
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
@@ -23,11 +23,13 @@ from equipoise.store.text_keys import text_keys
 
 
 class Quotas:
-    """bands, caps: parts of the traffic and the randomized requests that each may get, (S,); share:
+    """segments, caps: parts of the traffic and the randomized requests that each may get, (S,); share:
     of a user's requests from the first that is randomized on, None for no limit."""
 
-    def __init__(self, bands: Sequence[Band], caps: Sequence[int], share: float | None) -> None:
-        self._bands = tuple(bands)
+    def __init__(
+        self, segments: Sequence[ColumnRange], caps: Sequence[int], share: float | None
+    ) -> None:
+        self._segments = tuple(segments)
         self._caps = tuple(caps)
         self._share = share
 
@@ -35,32 +37,32 @@ class Quotas:
     def of(cls, config: ExperimentConfig) -> Self:
         segments, per_user = config.budget.segments, config.budget.per_user
         caps = [segment.max_requests for segment in segments]
-        return cls(bands_of(config), caps, None if per_user is None else per_user.share)
+        return cls(segment_ranges(config), caps, None if per_user is None else per_user.share)
 
     def __bool__(self) -> bool:
-        return bool(self._bands) or self._share is not None
+        return bool(self._segments) or self._share is not None
 
-    def begin(self, ledger: Ledger) -> Run:
+    def begin(self, ledger: Ledger) -> QuotaCount:
         """What is left before a batch."""
-        return Run(
-            self._bands,
+        return QuotaCount(
+            self._segments,
             [cap - int(spent) for cap, spent in zip(self._caps, ledger.by_segment, strict=True)],
             self._share,
             ledger.users,
         )
 
 
-class Run:
+class QuotaCount:
     """Limits over one batch, whose rows are looked at in order."""
 
     def __init__(
         self,
-        bands: tuple[Band, ...],
+        segments: tuple[ColumnRange, ...],
         left: list[int],
         share: float | None,
         users: dict[int, tuple[int, int]],
     ) -> None:
-        self._bands, self._left, self._share = bands, left, share
+        self._segments, self._left, self._share = segments, left, share
         self._users, self._since = users, dict[int, tuple[int, int]]()
 
     def closed(self, x: Floats, unit: Ints, drawn: Flags) -> Ints:
@@ -79,7 +81,9 @@ class Run:
         left: list[int],
         since: dict[int, tuple[int, int]],
     ) -> Ints:
-        inside = np.array([band.holds(x) for band in self._bands]).reshape(len(left), len(x))
+        inside = np.array([segment.holds(x) for segment in self._segments]).reshape(
+            len(left), len(x)
+        )
         rows = [np.flatnonzero(column).tolist() for column in inside.T]
         result = np.zeros(len(x), dtype=np.int64)
         for row, (segments, user, hit) in enumerate(
@@ -99,17 +103,17 @@ class Run:
         return result
 
 
-def bands_of(config: ExperimentConfig) -> tuple[Band, ...]:
+def segment_ranges(config: ExperimentConfig) -> tuple[ColumnRange, ...]:
     """(S,) the declared segments with caps."""
     columns = config.features.context_columns()
     return tuple(
-        Band.of(segment.column, segment.low, segment.high, columns)
+        ColumnRange.of(segment.column, segment.low, segment.high, columns)
         for segment in config.budget.segments
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class CappedDraw:
     """n requests under an allocation: rate (n,), shares (n, K), model (n,), randomized (n,).
 
     closed_by: (n,) a `Closure`, with the rate set to 0 where it is not OPEN: an excluded user, a
@@ -125,7 +129,7 @@ class Drawn:
     eligible: Flags | None
 
 
-class Closed:
+class Caps:
     """Excluded users, caps per model, and limits per segment and user of one experiment.
 
     excluded: ids of users who are never randomized. caps: (K,) randomized requests each model may
@@ -150,7 +154,7 @@ class Closed:
 
     def draw(
         self, allocation: Allocation, requests: RequestBatch, uniform: Floats, ledger: Ledger
-    ) -> Drawn:
+    ) -> CappedDraw:
         """Allocate and draw n requests. uniform: (n,). ledger: what each model got so far.
 
         A model that is full is no longer eligible from the next request on, inside a batch too:
@@ -169,7 +173,7 @@ class Closed:
         mask = np.ones((count, models), dtype=bool)
         if requests.eligible is not None:
             mask &= requests.eligible
-        parts: list[Drawn] = []
+        parts: list[CappedDraw] = []
         start = 0
         while start < count:
             mask[start:, left <= 0.0] = False
@@ -204,7 +208,7 @@ def _draw(
     rows: slice,
     eligible: Flags | None,
     excluded: Flags | None,
-) -> Drawn:
+) -> CappedDraw:
     rate, shares = allocation.allocate(requests.x[rows], eligible)
     routed = requests.routed[rows]
     closed_by = np.zeros(len(routed), dtype=np.int64)
@@ -216,10 +220,10 @@ def _draw(
     if eligible is not None or excluded is not None:
         rate = np.where(closed_by > 0, 0.0, rate)
     model, randomized = draw(uniform[rows], rate, shares, routed)
-    return Drawn(rate, shares, model, randomized, closed_by, eligible)
+    return CappedDraw(rate, shares, model, randomized, closed_by, eligible)
 
 
-def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Drawn:
+def _within(drawn: CappedDraw, run: QuotaCount, requests: RequestBatch, rows: slice) -> CappedDraw:
     """The draw with every row that a limit closes served as routed."""
     found = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
     shut = found > 0
@@ -234,8 +238,8 @@ def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Draw
     )
 
 
-def _head(drawn: Drawn, rows: int) -> Drawn:
-    return Drawn(
+def _head(drawn: CappedDraw, rows: int) -> CappedDraw:
+    return CappedDraw(
         rate=drawn.rate[:rows],
         shares=drawn.shares[:rows],
         model=drawn.model[:rows],
@@ -245,8 +249,8 @@ def _head(drawn: Drawn, rows: int) -> Drawn:
     )
 
 
-def _joined(parts: list[Drawn], eligible: Flags | None) -> Drawn:
-    return Drawn(
+def _joined(parts: list[CappedDraw], eligible: Flags | None) -> CappedDraw:
+    return CappedDraw(
         rate=np.concatenate([part.rate for part in parts]),
         shares=np.concatenate([part.shares for part in parts]),
         model=np.concatenate([part.model for part in parts]),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.features.column_range import Band
+from equipoise.agent.features.column_range import ColumnRange
 from equipoise.store.batches import DecisionBatch, Floats, Ints
 
 PERIOD = 86_400.0
@@ -124,20 +124,22 @@ class Ledger:
     first that was randomized, and how many of them were, by unit; empty unless `per_user`.
     """
 
-    def __init__(self, models: int, bands: Sequence[Band] = (), per_user: bool = False) -> None:
+    def __init__(
+        self, models: int, segments: Sequence[ColumnRange] = (), per_user: bool = False
+    ) -> None:
         self.spent: Floats = np.zeros((models, models))
         self.expected: Floats = np.zeros((models, models))
-        self.by_segment: Floats = np.zeros(len(bands))
-        self.expected_by_segment: Floats = np.zeros(len(bands))
+        self.by_segment: Floats = np.zeros(len(segments))
+        self.expected_by_segment: Floats = np.zeros(len(segments))
         self.users: dict[int, tuple[int, int]] = {}
         self.arrivals = Arrivals()
-        self._bands, self._per_user = tuple(bands), per_user
+        self._segments, self._per_user = tuple(segments), per_user
 
     def take(self, batch: DecisionBatch) -> None:
         """Add n decisions."""
         self.arrivals.take(batch.at)
-        for index, band in enumerate(self._bands):
-            inside = band.holds(batch.x)
+        for index, segment in enumerate(self._segments):
+            inside = segment.holds(batch.x)
             self.by_segment[index] += np.count_nonzero(inside & batch.randomized)
             # Added up in order, so that how the log is cut says nothing.
             rates = np.where(inside, batch.rate, 0.0)

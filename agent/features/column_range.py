@@ -12,7 +12,7 @@ from equipoise.store.batches import Flags, Floats
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class ColumnRange:
     """low <= x[column] < high."""
 
     column: int

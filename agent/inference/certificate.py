@@ -266,7 +266,7 @@ more often such intervals miss when they are looked at again and again."""
 
 
 def fixed_half_width(rows: Floats, squares: Floats, alpha: float) -> Floats:
-    """(...) one-sided half-width z_(1 - alpha) sigma / sqrt(t) of a mean of t rows, never certified.
+    """(...) one-sided half-width z_(1 - alpha) sigma / sqrt(t) of a mean of t rows: no certificate.
 
     rows: (...) t; squares: (...) centred sum of squares; NaN where t < 2. For the two-sided
     interval at level a, use alpha = a / 2.

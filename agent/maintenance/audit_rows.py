@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from equipoise.agent.budget.caps import Quotas, bands_of, model_caps
+from equipoise.agent.budget.caps import Quotas, model_caps, segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle.eras import Stops, read_stops
@@ -164,7 +164,9 @@ class StopAudit:
         self._configs = {number: ExperimentConfig.from_json(text) for number, text in texts.items()}
         self._configs = self._configs or {0: config}
         self._models = len(config.models)
-        self._ledger = Ledger(self._models, bands_of(config), config.budget.per_user is not None)
+        self._ledger = Ledger(
+            self._models, segment_ranges(config), config.budget.per_user is not None
+        )
         self._counted = first == 0
         notes = read_stops(store)
         # What an older version decided it did not note.

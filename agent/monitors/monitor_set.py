@@ -37,7 +37,7 @@ _AFTER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class DecisionRows:
     """Columns of n decisions of one era, in order.
 
     rate, propensity: (n,) e, and pi of the assigned model; probabilities: (n, K) pi;
@@ -55,7 +55,7 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
+class ClosedRows:
     """Columns of n closed rows of one era, in decision order.
 
     probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
@@ -82,7 +82,7 @@ class Entered:
     as_drawn: Flags
 
 
-class Panel:
+class MonitorSet:
     """Owner of the checks.
 
     models: (K,) names; features: (F,) names of the features of phi that depend on the model;
@@ -118,7 +118,7 @@ class Panel:
         if self._is_new("entered", era):
             self._begin_outcomes()
 
-    def decided(self, era: int, rows: Decided) -> None:
+    def take_decisions(self, era: int, rows: DecisionRows) -> None:
         """Take decisions in the order they were made."""
         if self._is_new("decided", era):
             self._begin_decisions()
@@ -127,7 +127,7 @@ class Panel:
             rows.rate, rows.propensity, rows.randomized, rows.closed_by, rows.open_to_all
         )
 
-    def entered(self, era: int, rows: Entered) -> None:
+    def take_closed(self, era: int, rows: ClosedRows) -> None:
         """Take closed rows in decision order."""
         if self._is_new("entered", era):
             self._begin_outcomes()
@@ -145,7 +145,7 @@ class Panel:
         for position, guardrail in enumerate(self.guardrails):
             guardrail.update(rows.model[sent], rows.metrics[sent, position])
 
-    def paired(
+    def take_pairs(
         self, model: Ints, live: Floats, simulated: Floats, scale: Floats, theta: Floats | None
     ) -> None:
         """Take pairs of live and replayed features: as `Fidelity.update`."""

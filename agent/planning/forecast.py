@@ -9,7 +9,7 @@ import numpy as np
 
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.requirement import Band, band
+from equipoise.agent.planning.requirement import Interval80, interval80
 from equipoise.agent.planning.sentences import count, duration, never
 from equipoise.agent.planning.stored import FEWEST_REWARDS, TOO_FEW, running_problem, until_decided
 
@@ -36,8 +36,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     era: int
     randomized: int
     planned: int | None = None
-    total: Band | None = None
-    hours: Band | None = None
+    total: Interval80 | None = None
+    hours: Interval80 | None = None
 
 
 def forecast(agent: Reader, at: float) -> Forecast:
@@ -61,10 +61,10 @@ def forecast(agent: Reader, at: float) -> Forecast:
     ends = until_decided(problem, rewards)
     power, traffic = problem.request.power, problem.request.traffic
     spent = np.where(np.isfinite(ends.requests), ends.counts.sum(axis=1), np.inf)
-    total = band(certified.randomized + spent, power)
+    total = interval80(certified.randomized + spent, power)
     hours = None
     if traffic is not None:
-        hours = band(ends.requests / traffic + problem.request.window, power)
+        hours = interval80(ends.requests / traffic + problem.request.window, power)
     made = _with(known, state="pending", total=total, hours=hours)
     return _with(made, sentence=_sentence(made, problem))
 

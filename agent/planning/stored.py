@@ -14,7 +14,7 @@ from equipoise.agent.inference.certificate import CertificateMoments, Sequence
 from equipoise.agent.inference.score import ScoreMoments
 from equipoise.agent.planning.problem import Case, Problem, Start
 from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
-from equipoise.agent.planning.requirement import band
+from equipoise.agent.planning.requirement import interval80
 from equipoise.agent.planning.sentences import never
 from equipoise.agent.planning.simulation.forward import Ends, expected_end, looks, simulate
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
@@ -232,7 +232,7 @@ def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
         requests = until_decided(problem, count).requests
         traffic = problem.request.traffic
         hours = requests if traffic is None else requests / traffic + problem.request.window
-        by = band(hours, problem.request.power)
+        by = interval80(hours, problem.request.power)
     said = [] if agent.alarms == () else [f"checks stand at alarm: {', '.join(agent.alarms)}"]
     return {
         "experiment": agent.config.name,

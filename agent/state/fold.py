@@ -21,13 +21,13 @@ from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.additive import context_groups, unit_groups
 from equipoise.agent.moments.codec import StateFormatError, decode_like, encode, encode_to
 from equipoise.agent.moments.state import Dimensions, Moments
-from equipoise.agent.monitors.monitor_set import Panel
-from equipoise.agent.state.certified_sums import Certificates, Rules, Spec
+from equipoise.agent.monitors.monitor_set import MonitorSet
+from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import joined, occurrence, open_arrays, widened
-from equipoise.agent.state.monitor_feed import Watch
-from equipoise.agent.state.open_decisions import Pending
-from equipoise.agent.state.replay_index import SimulationIndex
-from equipoise.agent.state.sticky_units import OpenUnits
+from equipoise.agent.state.monitor_feed import MonitorFeed
+from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.replay_index import ReplayIndex
+from equipoise.agent.state.sticky_units import StickyUnits
 from equipoise.store.batches import (
     Batch,
     Buffer,
@@ -67,7 +67,7 @@ class View:
     """Sums up to the newest log row. `certified` belongs to the era of the newest row in it."""
 
     moments: Moments
-    certified: Certificates
+    certified: CertifiedSums
 
     @property
     def watermark(self) -> int:
@@ -92,7 +92,7 @@ class Fold:
         rules: FrozenRules,
         spec: Spec,
         rate_min: float,
-        panel: Panel,
+        panel: MonitorSet,
         metrics: int = 0,
         ttl: float | None = None,
         ledger: Ledger | None = None,
@@ -107,12 +107,12 @@ class Fold:
         self.next_seq = 0
         self.keeps_sums = True
         self.moments = Moments.empty(dimensions)
-        self.certified = Certificates(spec)
+        self.certified = CertifiedSums(spec)
         self.randomized = 0
         self.masked = 0
         self.late = 0
         self.ledger = ledger or Ledger(dimensions.models)
-        self.pending = Pending(
+        self.pending = OpenDecisions(
             dimensions.context,
             outputs,
             dimensions.models,
@@ -121,9 +121,9 @@ class Fold:
             most_bytes=open_bytes,
             folder=folder,
         )
-        self.units = OpenUnits()
-        self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
-        self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
+        self.units = StickyUnits()
+        self.simulated = ReplayIndex(dimensions.models, dimensions.features - 1)
+        self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
         self._declared: dict[int, bool] = {}
         self._rewarded: list[Ints] = []
         self._completed: list[Ints] = []
@@ -163,7 +163,7 @@ class Fold:
         self._sum_passed(moments, start, certified.watermark)
         return View(moments, certified)
 
-    def watched(self) -> Panel:
+    def watched(self) -> MonitorSet:
         """The checks up to the newest log row, the unfinished chunk included, on copies."""
         self._need_sums()
         watch, certified = self.watch.copy(), self.certified.copy()
@@ -171,7 +171,7 @@ class Fold:
         start = certified.watermark
         predicted = certified.advance(self.pending, self._rules, self.simulated)
         watch.take(self.pending, start, certified.watermark, predicted, self._rules)
-        return watch.panel
+        return watch.monitors
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
@@ -396,7 +396,7 @@ class Fold:
         if not self.keeps_sums:
             raise RuntimeError("this fold was told to keep no sums")
 
-    def _compare(self, watch: Watch) -> None:
+    def _compare(self, watch: MonitorFeed) -> None:
         replayed = any(len(context) for context, *_ in self._replayed)
         watch.compare(self.pending, self.simulated, self._completed, replayed, self.moments)
 

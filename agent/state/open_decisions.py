@@ -72,7 +72,7 @@ VOID = -1.0
 """The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
 
 
-class Pending:
+class OpenDecisions:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
 
     x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,

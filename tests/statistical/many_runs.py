@@ -1,7 +1,7 @@
 """Many runs of one experiment at once: the rows, their scores and the sums, run axis first.
 
-The rows and the scores come from the shipped `Rows.of` and `scores_under`, the fit of predictions from
-the shipped `tuning`; only the sums are taken for all runs together, and
+The rows and the scores come from the shipped `Rows.of` and `scores_under`, the fit of predictions
+from the shipped `tuning`; only the sums are taken for all runs together, and
 tests/statistical/test_coverage.py shows them equal to those of the shipped moments.
 """
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 
 from equipoise.agent.planning.plan import Plan
-from equipoise.agent.planning.requirement import Band, Requirement
+from equipoise.agent.planning.requirement import Interval80, Requirement
 from equipoise.agent.planning.sentences import (
     count,
     dollars,
@@ -249,7 +249,7 @@ def _unknown(number: float | None, note: str) -> str:
     return f'<span title="{html.escape(note)}">cannot know</span>'
 
 
-def _span(band: Band) -> str:
+def _span(band: Interval80) -> str:
     if band.low is None:
         return ""
     return f"{count(band.low)} to {'…' if band.high is None else count(band.high)}"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.agent.planning.plan import Plan
-from equipoise.agent.planning.requirement import Band, Requirement
+from equipoise.agent.planning.requirement import Interval80, Requirement
 from equipoise.agent.planning.sentences import (
     brief,
     count,
@@ -144,7 +144,7 @@ def _cell(number: float | None) -> str:
     return "unknown" if number is None else count(number)
 
 
-def _span(band: Band) -> str:
+def _span(band: Interval80) -> str:
     high = "…" if band.high is None else count(band.high)
     return "" if band.low is None else f"{count(band.low)} to {high}"
 
