@@ -35,6 +35,7 @@ from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.lifecycle.stored_config import changes, keep, version
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.check import Action
+from equipoise.agent.monitors.guardrails import GuardrailLimit
 from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.fold import Fold
 from equipoise.agent.state.recovery import restore
@@ -139,7 +140,12 @@ class Agent(Steering):
                 self.models,
                 self.transform.phi_names[self.transform.d :],
                 config.limits,
-                config.guardrails,
+                [
+                    GuardrailLimit(
+                        each.name, each.limit, each.low, each.high, each.direction == "at-most"
+                    )
+                    for each in config.guardrails
+                ],
                 missing=config.reward.missing_value,
             ),
             len(config.guardrails),

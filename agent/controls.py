@@ -15,7 +15,7 @@ import numpy as np
 from equipoise.agent.answers.answers import Reader
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle.eras import DRIFT
-from equipoise.agent.monitors.check import Action, Consequence, last_kept, listed, turns
+from equipoise.agent.monitors.check import Action, Consequence, last_statuses, listed, transitions
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
@@ -98,7 +98,7 @@ class Steering(Reader, ABC):
         seen = None
         if always or self.alarms != before:
             seen = self._freeze_rule(self.rule.era, at)
-        for alert in turns(last_kept(self.store.alerts()), checks, at):
+        for alert in transitions(last_statuses(self.store.alerts()), checks, at):
             self.store.put(alert)
         carry_out(self, due, at)
         return due, seen

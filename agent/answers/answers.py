@@ -27,8 +27,8 @@ from equipoise.agent.inference.projection import nearest
 from equipoise.agent.lifecycle.eras import Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.monitors.check import Action, Check, Consequence, action_table
-from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES, MonitorSet
+from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
+from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
 from equipoise.agent.state.fold import Fold, View
 from equipoise.policies.registry import Policy
@@ -258,7 +258,7 @@ class Reader:
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
-        return MonitorSet.consequences(checks, action_table(self.config.checks))
+        return consequences(checks, action_table(self.config.checks))
 
     @property
     def conditions(self) -> Conditions:

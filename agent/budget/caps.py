@@ -23,8 +23,8 @@ from equipoise.store.text_keys import text_keys
 
 
 class Quotas:
-    """segments, caps: parts of the traffic and the randomized requests that each may get, (S,); share:
-    of a user's requests from the first that is randomized on, None for no limit."""
+    """segments, caps: parts of the traffic and the randomized requests that each may get, (S,).
+    share: of a user's requests from the first that is randomized on, None for no limit."""
 
     def __init__(
         self, segments: Sequence[ColumnRange], caps: Sequence[int], share: float | None

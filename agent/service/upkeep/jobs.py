@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from equipoise.agent.monitors.check import last_kept, turns
+from equipoise.agent.monitors.check import last_statuses, transitions
 from equipoise.agent.service.api.schema import ChecksAnswer
 from equipoise.agent.service.control import wall_time
 from equipoise.agent.service.telemetry import Figures, Log
@@ -31,11 +31,11 @@ class Alerts:
     def __init__(self, store: Store, log: Log) -> None:
         self._store = store
         self._log = log
-        self._last: dict[str, str] = last_kept(store.alerts())
+        self._last: dict[str, str] = last_statuses(store.alerts())
 
     async def hear(self, checks: ChecksAnswer) -> list[Alert]:
         """Keep an alert for every check that turned to `watch` or `alarm`, or back from them."""
-        changed = turns(self._last, checks.checks, checks.at)
+        changed = transitions(self._last, checks.checks, checks.at)
         for alert in changed:
             await asyncio.to_thread(self._store.put, alert)
             self._log.warning("check", check=alert.check, status=alert.status)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.config import GuardrailConfig
 from equipoise.agent.moments.codec import decode, encode
-from equipoise.agent.monitors import Action, action_table
+from equipoise.agent.monitors import Action, GuardrailLimit, action_table, consequences
 from equipoise.agent.monitors.monitor_set import ClosedRows, DecisionRows, MonitorSet
 from equipoise.policies.snapshot import Limits
 
 MODELS = ("a", "b", "c")
 LIMITS = Limits(rate=0.3, rate_min=0.01, rate_max=1.0, floor=0.05)
-GUARDS = (GuardrailConfig(name="err.p99", limit=0.2), GuardrailConfig(name="ok", limit=0.9))
+GUARDS = (GuardrailLimit("err.p99", 0.2), GuardrailLimit("ok", 0.9))
 
 
 def panel() -> MonitorSet:
@@ -157,14 +156,14 @@ def test_a_state_of_other_checks_is_refused():
 
 
 def test_guardrails_share_one_level_and_keep_their_direction():
-    declared = GuardrailConfig(name="score", limit=0.5, direction="at-least")
+    declared = GuardrailLimit("score", 0.5, at_most=False)
     one = MonitorSet(MODELS, (), LIMITS, (*GUARDS, declared))
     checks = [check for check in one.checks() if check.name == "guardrail"]
     assert sum(check.level for check in checks) == pytest.approx(0.01)
     n, everything = 600, np.ones(600, dtype=bool)
     metrics = np.column_stack([np.full(n, 0.1), np.full(n, 0.5), np.full(n, 0.1)])
     one.take_closed(0, entered(n, randomized=everything, delivered=everything, metrics=metrics))
-    found = MonitorSet.consequences(one.checks(), action_table())
+    found = consequences(one.checks(), action_table())
     assert [(item.check.figures["metric"], item.action) for item in found] == [
         ("score", Action.PAUSE)
     ]
