@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.parts import BudgetConfig
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.store.batches import Flags, Floats, Ints
 
 

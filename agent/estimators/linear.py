@@ -26,8 +26,7 @@ from equipoise.agent.estimators.base import (
     total_covariance,
     unknown_covariance,
 )
-from equipoise.agent.moments.scorer import ScorerMoments
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Flags, Floats
 

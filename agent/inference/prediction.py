@@ -148,11 +148,6 @@ class TuningMoments(Additive):
         self.qr += (weight * q * r).sum(axis=0)
         self.rr += (weight * r * r).sum(axis=0)
 
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
-        return type(self)(*(mine + theirs for mine, theirs in pairs))
-
     def tuning(self) -> Tuning:
         """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
 

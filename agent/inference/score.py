@@ -209,11 +209,6 @@ class ScoreMoments(Additive):
             self.high_squares[index] += (v * v).sum(axis=0)
             self.cross[index] += u.T @ v
 
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
-        return type(self)(*(mine + theirs for mine, theirs in pairs))
-
     def means(self) -> tuple[Floats, Floats]:
         """(C, A) mean low and high scores, NaN where there is no row."""
         rows = float(self.rows[0])

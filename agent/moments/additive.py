@@ -27,10 +27,13 @@ class Additive:
 
     `a + b` gives the moments of both sets of rows; the empty moments are its identity.
     `update` adds rows in place: one owner (the agent's fold) updates, everyone else gets copies.
+    MEANS: names of a weight, a mean under it, and the scatter around that mean ("" for none);
+    every other field is a plain sum.
     """
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, Any]]
+    MEANS: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 
     def arrays(self) -> dict[str, Floats]:
         """Field name -> array, in the order of declaration; views, not copies."""
@@ -53,6 +56,17 @@ class Additive:
 
     def copy(self) -> Self:
         return type(self)(*(array.copy() for array in self.arrays().values()))
+
+    def __add__(self, other: Self) -> Self:
+        self.require_same_shape(other)
+        mine, theirs = self.arrays(), other.arrays()
+        total = {name: mine[name] + theirs[name] for name in mine}
+        for weight, mean, scatter in self.MEANS:
+            sides = mine[weight], mine[mean], theirs[weight], theirs[mean]
+            total[mean] = merged_mean(*sides)
+            if scatter:
+                total[scatter] += between(*sides)
+        return type(self)(**total)
 
 
 class Scratch(threading.local):

@@ -8,8 +8,7 @@ from typing import Self
 from equipoise.agent.moments.additive import Additive
 from equipoise.agent.moments.arms import ArmMoments, RoutingMoments
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.moments.scorer import ScorerMoments
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
 
 GROUPS = 20
 """Hashed groups of units, for folds (4 groups each) and delete-one-group jackknives."""
