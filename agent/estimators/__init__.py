@@ -1,4 +1,15 @@
-"""Estimator families: pure functions of the moments (METHOD section 3), one file each."""
+"""Estimator families: pure functions of the moments (METHOD section 3).
+
+ipw            `ipw`; the naive log and today's routing, which the families are compared with
+scorers        `obs-only`, `representation-exp`, `cvci`, `grounded`
+doubly_robust  `doubly-robust`
+hierarchical   `hierarchical`; its prior is in `log_prior`, its posterior in `evidence`
+base           what a family returns, the registry, jackknife covariances
+linear         frames and ridge fits that several families share
+outliers       moments without the groups in which a value far off drowns all others
+
+A new family is one function with `@family(name)` in a file that is imported here.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +23,7 @@ import numpy as np
 # Importing a family registers it; this is the order in which families are shown.
 # isort: off
 from equipoise.agent.estimators import ipw
-from equipoise.agent.estimators import one_source
-from equipoise.agent.estimators import cvci
-from equipoise.agent.estimators import grounded
+from equipoise.agent.estimators import scorers
 from equipoise.agent.estimators import doubly_robust
 from equipoise.agent.estimators import hierarchical
 
@@ -36,14 +45,12 @@ __all__ = [
     "Family",
     "LeftOut",
     "Scorer",
-    "cvci",
     "doubly_robust",
     "estimate",
     "family",
-    "grounded",
     "hierarchical",
     "ipw",
-    "one_source",
+    "scorers",
     "without_far_groups",
 ]
 
