@@ -91,12 +91,16 @@ class QuotaCount:
         ):
             shut = any(left[segment] <= 0 for segment in segments)
             reason = Closure.SEGMENT if shut else Closure.OPEN
-            seen, got = since.get(user) or self._users.get(user) or (0, 0)
-            if self._share is not None and got and got + 1 > self._share * (seen + 1):
+            count, randomized = since.get(user) or self._users.get(user) or (0, 0)
+            if (
+                self._share is not None
+                and randomized
+                and randomized + 1 > self._share * (count + 1)
+            ):
                 shut, reason = True, reason or Closure.USER
             result[row] = reason
-            if self._share is not None and (got or (hit and not shut)):
-                since[user] = seen + 1, got + (hit and not shut)
+            if self._share is not None and (randomized or (hit and not shut)):
+                since[user] = count + 1, randomized + (hit and not shut)
             if hit and not shut:
                 for segment in segments:
                     left[segment] -= 1
@@ -166,31 +170,31 @@ class Caps:
         run = None if self._quotas is None else self._quotas.begin(ledger)
         if not self._capped or not len(requests):
             rows = slice(None)
-            found = _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
-            return found if run is None else _within(found, run, requests, rows)
-        left = np.maximum(self._caps - ledger.by_model, 0.0)
-        count, models = len(requests), len(left)
+            part = _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
+            return part if run is None else _within(part, run, requests, rows)
+        room = np.maximum(self._caps - ledger.by_model, 0.0)
+        count, models = len(requests), len(room)
         mask = np.ones((count, models), dtype=bool)
         if requests.eligible is not None:
             mask &= requests.eligible
         parts: list[CappedDraw] = []
         start = 0
         while start < count:
-            mask[start:, left <= 0.0] = False
+            mask[start:, room <= 0.0] = False
             rows = slice(start, count)
-            found = _draw(allocation, requests, uniform, rows, mask[rows], excluded)
+            part = _draw(allocation, requests, uniform, rows, mask[rows], excluded)
             if run is not None:
-                found = _within(found, run, requests, rows)
+                part = _within(part, run, requests, rows)
             onto = np.cumsum(
-                (found.model[:, None] == np.arange(models)) & found.randomized[:, None], axis=0
+                (part.model[:, None] == np.arange(models)) & part.randomized[:, None], axis=0
             )
-            full = ((onto >= left) & (left > 0.0)).any(axis=1)
+            full = ((onto >= room) & (room > 0.0)).any(axis=1)
             stop = int(full.argmax()) + 1 if full.any() else count - start
-            parts.append(_head(found, stop))
+            parts.append(_head(part, stop))
             if run is not None:
                 done = slice(start, start + stop)
-                run.take(requests.x[done], requests.unit[done], found.randomized[:stop])
-            left = left - onto[stop - 1]
+                run.take(requests.x[done], requests.unit[done], part.randomized[:stop])
+            room = room - onto[stop - 1]
             start += stop
         return _joined(parts, None if mask.all() and requests.eligible is None else mask)
 
@@ -225,8 +229,8 @@ def _draw(
 
 def _within(drawn: CappedDraw, run: QuotaCount, requests: RequestBatch, rows: slice) -> CappedDraw:
     """The draw with every row that a limit closes served as routed."""
-    found = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
-    shut = found > 0
+    reason = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
+    shut = reason > 0
     if not shut.any():
         return drawn
     return replace(
@@ -234,7 +238,7 @@ def _within(drawn: CappedDraw, run: QuotaCount, requests: RequestBatch, rows: sl
         rate=np.where(shut, 0.0, drawn.rate),
         model=np.where(shut, requests.routed[rows], drawn.model),
         randomized=drawn.randomized & ~shut,
-        closed_by=np.where(drawn.closed_by > 0, drawn.closed_by, found),
+        closed_by=np.where(drawn.closed_by > 0, drawn.closed_by, reason),
     )
 
 

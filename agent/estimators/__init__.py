@@ -85,26 +85,28 @@ def estimate(
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
-    kept, left = without_far_groups(moments) if sound is None else sound
-    even = ipw.balanced(kept)
-    found = {}
+    sound_moments, left_out = without_far_groups(moments) if sound is None else sound
+    even = ipw.balanced(sound_moments)
+    estimates = {}
     for name in wanted:
         plain = name == "ipw"
         of = moments if plain else even
         if name in off:
-            found[name] = _failed(name, of, off[name])
-        elif not plain and any(each.too_many for each in left):
-            found[name] = replace(_failed(name, of, TOO_FAR), diagnostics=_noted(TOO_FAR, left))
+            estimates[name] = _failed(name, of, off[name])
+        elif not plain and any(each.too_many for each in left_out):
+            estimates[name] = replace(
+                _failed(name, of, TOO_FAR), diagnostics=_noted(TOO_FAR, left_out)
+            )
         else:
             if before is not None:
                 before(name)
-            found[name] = _attempt(name, FAMILIES[name], of, reward_range)
-            if left and not plain:
-                noted = {**found[name].diagnostics, "left_out": tuple(left)}
-                found[name] = replace(found[name], diagnostics=noted)
+            estimates[name] = _attempt(name, FAMILIES[name], of, reward_range)
+            if left_out and not plain:
+                noted = {**estimates[name].diagnostics, "left_out": tuple(left_out)}
+                estimates[name] = replace(estimates[name], diagnostics=noted)
     if before is not None:
         before("")
-    return found
+    return estimates
 
 
 TOO_FAR = "values far off are in too many groups to be left out"
@@ -116,31 +118,31 @@ def _attempt(
     name: str, function: Family, moments: Moments, reward_range: tuple[float, float] | None
 ) -> Estimate:
     try:
-        made = function(moments)
+        result = function(moments)
     except Exception as error:  # any: the other families, and the experiment itself, go on
         return _failed(name, moments, f"{type(error).__name__}: {error}")
-    fault = _fault(made, reward_range)
-    return made if fault is None else _failed(name, moments, fault)
+    fault = _fault(result, reward_range)
+    return result if fault is None else _failed(name, moments, fault)
 
 
-def _fault(made: Estimate, reward_range: tuple[float, float] | None) -> str | None:
+def _fault(result: Estimate, reward_range: tuple[float, float] | None) -> str | None:
     """Why an estimate cannot be used, None if it can: unknown values are no fault."""
-    variance = np.diagonal(made.covariance)
-    if np.isinf(made.values).any() or np.isnan(made.covariance).any() or (variance < 0).any():
+    variance = np.diagonal(result.covariance)
+    if np.isinf(result.values).any() or np.isnan(result.covariance).any() or (variance < 0).any():
         return "its sums have overflowed or lost their digits"
     if reward_range is not None:
         low, high = reward_range
-        off = np.maximum(low - made.values, made.values - high)
+        off = np.maximum(low - result.values, result.values - high)
         if (off > _FAR_OUTSIDE * (high - low)).any():
             return "its sums have lost their digits: a value is far outside the range of rewards"
-    scorer = made.scorer
+    scorer = result.scorer
     if scorer is not None and not np.isfinite(scorer.theta).all():
         return "its coefficients have overflowed"
     return None
 
 
-def _noted(reason: str, left: Sequence[LeftOut]) -> dict[str, object]:
-    return {"failed": reason, "left_out": tuple(left)}
+def _noted(reason: str, left_out: Sequence[LeftOut]) -> dict[str, object]:
+    return {"failed": reason, "left_out": tuple(left_out)}
 
 
 def _failed(name: str, moments: Moments, reason: str) -> Estimate:

@@ -193,10 +193,10 @@ def residual_variance(products: Floats, theta: Floats, spent: float) -> float:
 
     products: (p + 1, p + 1).
     """
-    left = float(rows(products)) - spent
-    if left < 1e-9:
+    freedom = float(rows(products)) - spent
+    if freedom < 1e-9:
         return np.inf
-    return float(squared_error(products, theta)) / left
+    return float(squared_error(products, theta)) / freedom
 
 
 def choose_penalty(products: Floats) -> tuple[float, Floats]:
@@ -206,12 +206,12 @@ def choose_penalty(products: Floats) -> tuple[float, Floats]:
     largest penalty, and NaN errors.
     """
     masks = held_out(len(products))
-    held = subsets(masks, products)
-    if (rows(held) == 0).any() or len(held) < 2:
+    test = subsets(masks, products)
+    if (rows(test) == 0).any() or len(test) < 2:
         return float(PENALTIES[-1]), np.full(len(PENALTIES), np.nan)
     train = subsets(1.0 - masks, products)
     theta = ridge(train[:, None], PENALTIES)
-    errors = squared_error(held[:, None], theta).sum(axis=0) / rows(held).sum()
+    errors = squared_error(test[:, None], theta).sum(axis=0) / rows(test).sum()
     return float(PENALTIES[np.argmin(errors)]), errors
 
 

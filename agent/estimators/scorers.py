@@ -146,12 +146,12 @@ def _choose_share(exp: Floats, obs: Floats) -> tuple[float, Floats]:
     if rows(obs).sum() == 0:
         return 0.0, unjudged
     masks = held_out(len(exp))
-    held = subsets(masks, exp)
-    if (rows(held) == 0).any() or len(held) < 2:
+    test = subsets(masks, exp)
+    if (rows(test) == 0).any() or len(test) < 2:
         return 1.0, unjudged
     train = subsets(1.0 - masks, exp)
     theta = ridge(*_mixed(train[:, None], obs.sum(axis=0), LAMBDAS))
-    errors = squared_error(held[:, None], theta).sum(axis=0) / rows(held).sum()
+    errors = squared_error(test[:, None], theta).sum(axis=0) / rows(test).sum()
     return float(LAMBDAS[np.argmin(errors)]), errors
 
 
@@ -208,8 +208,8 @@ def _uncertainty(exp: Floats, obs: Floats, theta: Floats, penalty: float) -> tup
         return of_obs, residual_variance(obs, theta, spent)
     spread, spent = posterior_spread(exp, penalty)
     if rows(obs) > 0:
-        held = np.eye(len(spread)) - spread @ exp[:-1, :-1]
-        carried = held @ of_obs @ held.T
+        pull = np.eye(len(spread)) - spread @ exp[:-1, :-1]
+        carried = pull @ of_obs @ pull.T
     else:
         carried = np.zeros_like(spread)
     return spread + carried, residual_variance(exp, theta, spent)

@@ -195,8 +195,8 @@ def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Float
     total = over_models(information)
     usable = np.where(total > 0, total, 1.0)
     # Reward variance that a slope leaves; at least a sliver, as a perfect fit is luck.
-    left = np.maximum(noise - slope**2 * spread, 1e-6)
-    variance = left * rows / np.maximum(rows - 2.0, 1.0)
+    residual = np.maximum(noise - slope**2 * spread, 1e-6)
+    variance = residual * rows / np.maximum(rows - 2.0, 1.0)
     variance = np.where(known, variance / np.where(known, information, 1.0), np.inf)
     together = over_models(information * slope) / usable
     around = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)

@@ -92,8 +92,8 @@ class PartAudit:
             low = np.array([item.low for item in self._guardrails])
             high = np.array([item.high for item in self._guardrails])
             outside = ~((batch.metrics >= low) & (batch.metrics <= high))
-            told = np.logical_not(np.isnan(batch.metrics))
-            bad: Flags = np.logical_or.reduce(outside & told, axis=1)
+            present = np.logical_not(np.isnan(batch.metrics))
+            bad: Flags = np.logical_or.reduce(outside & present, axis=1)
             yield bad, "has a metric outside its declared range"
         twice = np.zeros(len(batch), dtype=bool)
         empty = np.zeros(len(batch), dtype=bool)
@@ -119,13 +119,13 @@ class PartAudit:
         contradicts = np.zeros(len(batch), dtype=bool)
         news = np.zeros(len(batch), dtype=bool)
         told_any = np.zeros(len(batch), dtype=bool)
-        for held, given in parts:
-            before, told = held[rows], ~np.isnan(given)
-            fresh = told & np.isnan(before)
-            contradicts |= (told & ~fresh & (before != given)).any(axis=1)
+        for column, values in parts:
+            before, present = column[rows], ~np.isnan(values)
+            fresh = present & np.isnan(before)
+            contradicts |= (present & ~fresh & (before != values)).any(axis=1)
             news |= fresh.any(axis=1)
-            told_any |= told.any(axis=1)
-            held[rows] = np.where(fresh, given, before)
+            told_any |= present.any(axis=1)
+            column[rows] = np.where(fresh, values, before)
         # What a part says of attempts is merged from all of them and may be new (`attempts`).
         return contradicts, told_any & ~news & ~contradicts & (batch.attempt == 0)
 
@@ -268,10 +268,10 @@ class StopAudit:
             had = before[0] + np.cumsum(onto, axis=0) - onto
             models = batch.probabilities.shape[1]
             shut = (had[:, : len(caps)] >= caps)[:, :models]
-            given = np.ones((count, models), dtype=bool)
+            eligible = np.ones((count, models), dtype=bool)
             if batch.eligible is not None:
-                given = batch.eligible
-            full = (shut & given[:, : shut.shape[1]]).any(axis=1)
+                eligible = batch.eligible
+            full = (shut & eligible[:, : shut.shape[1]]).any(axis=1)
         self._take(batch, active)
         expected = closed | stopped
         alone = batch.capped & ~expected

@@ -356,8 +356,8 @@ def _openings(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterato
 
 def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
     """Names of the candidates a rule knew: models that came later are not among them."""
-    known, models = len(rule.active), len(config.models)
-    return [*config.candidates[:known], *config.candidates[models:]]
+    active, models = len(rule.active), len(config.models)
+    return [*config.candidates[:active], *config.candidates[models:]]
 
 
 def _around(store: Store) -> Iterator[_Table]:
@@ -432,27 +432,27 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
     candidates = len(spec.names)
     parts = []
     for part in range(agent.certifier.parts):
-        found, delta = agent.certified(part), agent.certifier.delta(era, part)
+        certified, delta = agent.certified(part), agent.certifier.delta(era, part)
         band = spec.segments[part - 1] if part else None
         parts.append(
             {
-                "segment": found.segment,
+                "segment": certified.segment,
                 "column": None if band is None else _column(config, band.column),
                 "low": None if band is None else _finite(band.low),
                 "high": None if band is None else _finite(band.high),
                 "delta": delta,
                 "value_level": levels.value_level(delta, candidates),
                 "pair_level": levels.pair_level(delta, candidates),
-                "decision_level": levels.decision_level(delta, int(found.active.sum())),
-                "sequence": found.sequence.value,
-                "reason": found.reason,
-                "assumptions": list(found.assumptions),
-                "rows": found.rows,
-                "randomized": found.randomized,
-                "missing": found.missing,
-                "value_low": found.lower.tolist(),
-                "value_high": found.upper.tolist(),
-                "contrast_low": found.contrasts.tolist(),
+                "decision_level": levels.decision_level(delta, int(certified.active.sum())),
+                "sequence": certified.sequence.value,
+                "reason": certified.reason,
+                "assumptions": list(certified.assumptions),
+                "rows": certified.rows,
+                "randomized": certified.randomized,
+                "missing": certified.missing,
+                "value_low": certified.lower.tolist(),
+                "value_high": certified.upper.tolist(),
+                "contrast_low": certified.contrasts.tolist(),
             }
         )
     return {

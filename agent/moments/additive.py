@@ -141,9 +141,9 @@ def add_scatter(
     weight: (n,); before: (C,) the weight each cell held before these rows.
     """
     here = cells.present
-    held = before[here]
+    weight_before = before[here]
     added = cells.sums(weight)
-    after = held + added
+    after = weight_before + added
     # The batch mean is taken around its first row: where rewards sit near 1e6, plain sums would
     # round the mean itself by more than their spread allows.
     origin = rows[cells.starts]
@@ -162,7 +162,7 @@ def add_scatter(
     padded = _scratch.array("padded", many, int(position.max()) + 2, width)
     padded[...] = 0.0
     padded[slot[rank], position + 1] = np.sqrt(weight)[:, None] * (shifted - shift[rank])
-    padded[slot, 0] = np.sqrt(held * added / after)[:, None] * step
+    padded[slot, 0] = np.sqrt(weight_before * added / after)[:, None] * step
     product = _scratch.array("product", many, width, width)
     np.matmul(padded.transpose(0, 2, 1), padded, out=product)
     if dense:
@@ -177,9 +177,9 @@ def add_variation(
 ) -> None:
     """Add sorted scalars (n,) to `total`, `mean` and `scatter`, all (C,), in place."""
     here = cells.present
-    held = total[here]
+    weight_before = total[here]
     added = cells.sums(weight)
-    after = held + added
+    after = weight_before + added
     origin = values[cells.starts]
     rank, _ = cells.slots()
     shifted = values - origin[rank]
@@ -188,7 +188,7 @@ def add_variation(
     step = origin + shift - mean[here]
     total[here] = after
     mean[here] += step * (added / after)
-    scatter[here] += spread + step * step * (held * added / after)
+    scatter[here] += spread + step * step * (weight_before * added / after)
 
 
 def merged_mean(weight_a: Floats, mean_a: Floats, weight_b: Floats, mean_b: Floats) -> Floats:

@@ -124,13 +124,13 @@ class SimulationMoments(Additive):
             self.scatter.reshape(flat, width, width),
         )
         count[cells.present] += cells.sizes
-        known = np.isfinite(cost)
-        if known.any():
-            priced = Cells(cells.sorted_cell[known])
+        with_price = np.isfinite(cost)
+        if with_price.any():
+            priced = Cells(cells.sorted_cell[with_price])
             add_means(
                 priced,
-                np.ones(int(known.sum())),
-                cost[known][:, None],
+                np.ones(int(with_price.sum())),
+                cost[with_price][:, None],
                 self.priced.reshape(flat),
                 self.cost.reshape(flat, 1),
             )

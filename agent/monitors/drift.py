@@ -58,11 +58,11 @@ def run(
     which: (s,) different detectors; values: (s, n), of which row i has length[i] >= 1.
     A detector begins afresh with the value after a detection.
     """
-    found: list[Detection] = []
+    detections: list[Detection] = []
     first = _until_detection(state, which, values, length, tolerated, threshold)
     for row, detected in enumerate(first):
         while detected is not None:
-            found.append(Detection(row, detected.position, detected.rose))
+            detections.append(Detection(row, detected.position, detected.rose))
             start = detected.position + 1
             rest = values[row : row + 1, start : length[row]]
             if not rest.size:
@@ -70,7 +70,7 @@ def run(
             one, left = which[row : row + 1], np.array([rest.shape[1]])
             (later,) = _until_detection(state, one, rest, left, tolerated, threshold)
             detected = later and Detection(row, start + later.position, later.rose)
-    return found
+    return detections
 
 
 def progress(state: dict[str, Floats], which: int, threshold: float) -> float:
@@ -94,12 +94,12 @@ def _until_detection(
     again = which[state["detected"][which] > 0]
     for name, array in fresh(1).items():
         state[name][again] = array[0]
-    seen, mean, increase, decrease, lowest, highest = (
+    earlier, mean, increase, decrease, lowest, highest = (
         state[name][which, None] for name in FIELDS[:-1]
     )
     steps = np.arange(1.0, values.shape[1] + 1.0)
-    rows = seen + steps
-    means = (seen * mean + np.cumsum(values, axis=1)) / rows
+    rows = earlier + steps
+    means = (earlier * mean + np.cumsum(values, axis=1)) / rows
     deviation = np.cumsum(values - means, axis=1)
     increase = increase + deviation - tolerated * steps
     decrease = decrease + deviation + tolerated * steps
@@ -169,11 +169,11 @@ class Drift(Monitor):
         routed = routed_reward[~np.isnan(routed_reward)]
         if len(routed):
             self._take([len(self.models)], [routed])
-        known = np.flatnonzero(~np.isnan(residual))
-        if not len(known):
+        rows = np.flatnonzero(~np.isnan(residual))
+        if not len(rows):
             return
-        of = model[known]
-        by_model = residual[known[np.argsort(of, kind="stable")]]
+        of = model[rows]
+        by_model = residual[rows[np.argsort(of, kind="stable")]]
         counts = np.bincount(of, minlength=len(self.models))
         present = np.flatnonzero(counts).tolist()
         self._take(present, np.split(by_model, np.cumsum(counts[present])[:-1]))
@@ -188,15 +188,15 @@ class Drift(Monitor):
             "progress": evidence,
         }
         if alarms.any():
-            found = np.flatnonzero(alarms)
-            worst = int(found[np.argmax(self.sums["alarmed_at"][found])])
+            alarmed = np.flatnonzero(alarms)
+            worst = int(alarmed[np.argmax(self.sums["alarmed_at"][alarmed])])
             at = self.sums["alarmed_at"][worst]
             way = "up" if self.sums["rose"][worst] else "down"
             sentence = (
                 f"{self._subject(worst)} went {way}, noticed at row {at:,.0f} of "
                 f"{rows[worst]:,.0f}: what was learned before may not hold now."
             )
-            models = tuple(m for m in found.tolist() if m < len(self.models))
+            models = tuple(m for m in alarmed.tolist() if m < len(self.models))
             return Check(self.name, "alarm", sentence, figures, self.level, models)
         if not (rows > WARM_UP).any():
             sentence = f"No model has {WARM_UP} rewards yet, so nothing can be said about drift."
@@ -251,15 +251,15 @@ class Drift(Monitor):
         off -= sums["origin"][which, None]
         before, earlier = sums["rows"][which], sums["squares"][which, None]
         squares = earlier + np.cumsum(off * off, axis=1)
-        known = np.concatenate([earlier, squares[:, :-1]], axis=1)
-        seen = _PSEUDO_ROWS + before[:, None] + columns
-        spread = np.sqrt((known + _PSEUDO_ROWS * _PSEUDO_VARIANCE) / seen)
+        squares_before = np.concatenate([earlier, squares[:, :-1]], axis=1)
+        rows_before = _PSEUDO_ROWS + before[:, None] + columns
+        spread = np.sqrt((squares_before + _PSEUDO_ROWS * _PSEUDO_VARIANCE) / rows_before)
         scaled = np.minimum(np.maximum(off / spread, -CLIP), CLIP)
-        for found in run(sums, which, scaled, length, TOLERATED, THRESHOLD):
-            stream = which[found.row]
+        for detection in run(sums, which, scaled, length, TOLERATED, THRESHOLD):
+            stream = which[detection.row]
             sums["alarms"][stream] += 1
-            sums["alarmed_at"][stream] = before[found.row] + found.position + 1
-            sums["rose"][stream] = float(found.rose)
+            sums["alarmed_at"][stream] = before[detection.row] + detection.position + 1
+            sums["rose"][stream] = float(detection.rose)
         sums["squares"][which] = squares[np.arange(len(which)), length - 1]
         sums["rows"][which] = before + length
 

@@ -66,10 +66,10 @@ class Guardrail(Monitor):
 
     def update(self, model: Ints, value: Floats) -> None:
         """n rows in decision order. model: (n,) assigned; value: (n,), NaN where unknown."""
-        known = ~np.isnan(value)
-        model, count = model[known], len(self.models)
+        present = ~np.isnan(value)
+        model, count = model[present], len(self.models)
         declared = self.declared
-        excess = declared.harm(np.clip(value[known], declared.low, declared.high))
+        excess = declared.harm(np.clip(value[present], declared.low, declared.high))
         off = excess - self._limit
         self.sums["rows"] += np.bincount(model, minlength=count)
         self.sums["total"] += np.bincount(model, excess, count)

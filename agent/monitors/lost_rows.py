@@ -126,8 +126,8 @@ class Delivery(LostRows):
             "delivered": (exposed + other).tolist(),
             "exposed": exposed.tolist(),
         }
-        told = f" Another model answered {other.sum():,.0f} of them." if other.any() else ""
-        sentence = check.sentence + told if check.status != "unknown" else check.sentence
+        answered = f" Another model answered {other.sum():,.0f} of them." if other.any() else ""
+        sentence = check.sentence + answered if check.status != "unknown" else check.sentence
         return replace(check, sentence=sentence, figures={**check.figures, **figures})
 
 

@@ -21,25 +21,25 @@ from equipoise.agent.monitors.check import Check, Status, listed, percent
 def computed(
     estimates: Mapping[str, Estimate],
     configured: str,
-    left: Sequence[LeftOut],
+    left_out: Sequence[LeftOut],
     features: Sequence[str],
     plain: str,
 ) -> Check:
     """An alarm where a family cannot be computed, worth a look where rows were left out.
 
-    estimates: by family; configured: the family that recommends; left: what was left out of the
+    estimates: by family; configured: the family that recommends; left_out: what was left out of the
     sums; features: (p - 1,) names; plain: the family that recommends where `configured` fails.
     """
     failed = {
-        name: str(found.diagnostics["failed"])
-        for name, found in estimates.items()
-        if "failed" in found.diagnostics
+        name: str(estimate.diagnostics["failed"])
+        for name, estimate in estimates.items()
+        if "failed" in estimate.diagnostics
     }
     figures = {
         "failed": failed,
-        "left_out": {each.source: each.groups / each.present for each in left},
+        "left_out": {each.source: each.groups / each.present for each in left_out},
     }
-    told = "; ".join(each.sentence(features) for each in left)
+    losses = "; ".join(each.sentence(features) for each in left_out)
     if failed:
         reasons = dict.fromkeys(failed.values())
         sentence = "; ".join(
@@ -50,11 +50,11 @@ def computed(
         sentence = f"{sentence}."
         if configured in failed and configured != plain:
             sentence += f" {plain} recommends meanwhile."
-        if told:
-            sentence += f" {_whole(told)}."
+        if losses:
+            sentence += f" {_whole(losses)}."
         return Check("estimators", "alarm", sentence, figures)
-    if told:
-        sentence = f"{_whole(told)}: every family but {plain} goes without them."
+    if losses:
+        sentence = f"{_whole(losses)}: every family but {plain} goes without them."
         return Check("estimators", "watch", sentence, figures)
     return Check("estimators", "ok", "Every family can be computed, from all of the log.", figures)
 
@@ -208,34 +208,34 @@ def watermark(behind: Behind, now: float, window: float | None) -> Check:
     if behind.number < 0:
         return said("ok", "Nothing waits: every decision is closed.")
     holder = f"d{behind.number} of {dated(behind.at)}"
-    held = f"{holder} holds back {_rows(behind.held)}" if behind.held else f"{holder} waits"
+    effect = f"{holder} holds back {_rows(behind.held)}" if behind.held else f"{holder} waits"
     if waits < -SKEW:
         cure = (
             "declare reward.window, or nothing is certified until then"
             if window is None
             else f"it is closed {window:g} s after the first sweep (`expire`) that finds it"
         )
-        return said("alarm", f"{held}, and is dated {-waits:,.0f} s in the future: {cure}.")
+        return said("alarm", f"{effect}, and is dated {-waits:,.0f} s in the future: {cure}.")
     if window is None:
-        return said(*_without_window(behind, held, waits))
+        return said(*_without_window(behind, effect, waits))
     over = now - max(behind.at, behind.until) - window
     if over > GRACE + 0.1 * window:
         status: Status = "alarm" if over > GRACE + window else "watch"
         cure = "nobody closes what is over: call `expire(now)`, as the daemon does by itself"
-        return said(status, f"{held}, {over:,.0f} s after its window of {window:g} s: {cure}.")
-    return said("ok", f"{held}, inside its window of {window:g} s.")
+        return said(status, f"{effect}, {over:,.0f} s after its window of {window:g} s: {cure}.")
+    return said("ok", f"{effect}, inside its window of {window:g} s.")
 
 
-def _without_window(behind: Behind, held: str, waits: float) -> tuple[Status, str]:
+def _without_window(behind: Behind, effect: str, waits: float) -> tuple[Status, str]:
     cure = (
         "There is no reward.window, so one reward that never comes stops certification for good: "
         "declare one (a new era)."
     )
     if behind.held < FEWEST_HELD or waits <= 0.5 * PATIENCE * behind.delay:
-        return "ok", f"{held}, without a window, and may wait for ever."
+        return "ok", f"{effect}, without a window, and may wait for ever."
     status: Status = "alarm" if waits > PATIENCE * behind.delay else "watch"
     took = f"those it holds back took {behind.delay:.3g} s on average"
-    return status, f"{held} and has waited {waits:,.3g} s; {took}. {cure}"
+    return status, f"{effect} and has waited {waits:,.3g} s; {took}. {cure}"
 
 
 def _rows(count: int) -> str:

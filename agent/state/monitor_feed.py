@@ -212,11 +212,11 @@ def _guide(moments: Moments) -> tuple[Floats, Floats] | None:
     Any scale and any scorer known before a pair are fair; better ones see a fault earlier.
     """
     groups = moments.dimensions.groups
-    known = moments.scorers.part(slice(0, 2 * groups))
-    weight = float(known.weight.sum())
+    scorers = moments.scorers.part(slice(0, 2 * groups))
+    weight = float(scorers.weight.sum())
     if weight < FEWEST_ROWS:
         return None
-    scatter = known.scatter.sum(axis=0)
+    scatter = scorers.scatter.sum(axis=0)
     spread = np.sqrt(np.diag(scatter)[:-1] / weight)
     unit = np.divide(1.0, spread, out=np.zeros(len(spread)), where=spread > 0)
     gram = scatter[:-1, :-1] * unit * unit[:, None] + _PSEUDO_ROWS * np.eye(len(spread))

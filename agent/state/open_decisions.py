@@ -34,8 +34,8 @@ class OpenFile:
     """One file of columns. Raises OSError where there is no room for it."""
 
     def __init__(self, folder: Path) -> None:
-        with tempfile.TemporaryFile(dir=folder, prefix=".equipoise-") as made:
-            self._file = os.dup(made.fileno())
+        with tempfile.TemporaryFile(dir=folder, prefix=".equipoise-") as file:
+            self._file = os.dup(file.fileno())
         self._maps: dict[str, tuple[int, mmap.mmap, int]] = {}
 
     def __del__(self) -> None:
@@ -279,11 +279,13 @@ class OpenDecisions:
         again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
         for index in np.flatnonzero(again).tolist():
             number, row = int(batch.number[index]), int(rows[index])
-            assigned, told = int(self.model[row]), said(batch, index)
-            if more[index] and told is not None:
-                self.attempts.take(number, *told, assigned)
-            known = self.attempts.of(number, bool(self.confirmed[row]), assigned)
-            self.delivered[row], self.served[row] = counting(known, assigned, int(self.routed[row]))
+            assigned, report = int(self.model[row]), said(batch, index)
+            if more[index] and report is not None:
+                self.attempts.take(number, *report, assigned)
+            attempts = self.attempts.of(number, bool(self.confirmed[row]), assigned)
+            self.delivered[row], self.served[row] = counting(
+                attempts, assigned, int(self.routed[row])
+            )
 
     def too_late(self, numbers: Ints, watermark: int) -> Flags:
         """(n,) decisions of which nothing more can be used.
@@ -296,10 +298,10 @@ class OpenDecisions:
         lowest = int(numbers.min())
         if lowest >= watermark:
             return self.expired[numbers - self.base]
-        gone = numbers < self.base
-        at = np.where(gone, 0, numbers - self.base)
+        released = numbers < self.base
+        at = np.where(released, 0, numbers - self.base)
         entered = (numbers < watermark) & self.has_reward[at] & self.has_outputs[at]
-        late: Flags = gone | self.expired[at] | entered
+        late: Flags = released | self.expired[at] | entered
         return late
 
     def closed(self, start: int) -> Flags:
@@ -411,17 +413,17 @@ class OpenDecisions:
 
     def _make_room(self, count: int, watermark: int) -> None:
         drop = self.front(watermark) - self.base
-        kept = self.size - drop
+        remaining = self.size - drop
         # Moving is worth it while it frees at least half; else the table doubles.
-        while kept + count > len(self.rate) // 2:
+        while remaining + count > len(self.rate) // 2:
             self._grow()
         if drop:
             for column in self._columns.values():
                 # Block by block: the table may be larger than the memory it is allowed.
-                for start in range(0, kept, BLOCK):
-                    stop = min(start + BLOCK, kept)
+                for start in range(0, remaining, BLOCK):
+                    stop = min(start + BLOCK, remaining)
                     column[start:stop] = column[drop + start : drop + stop].copy()
-            self.base, self.size = self.base + drop, kept
+            self.base, self.size = self.base + drop, remaining
             self.attempts.forget(self.base)
             self.release()
 

@@ -64,8 +64,8 @@ class ReplayIndex:
 
     def phi(self, rows: Ints, model: Ints) -> Floats:
         """(n, p - 1) of rows and models that were replayed."""
-        kept: Floats = self._phi[rows, model]
-        return kept
+        phi: Floats = self._phi[rows, model]
+        return phi
 
     def lookup_all(self, context: Ints, number: Ints) -> tuple[Floats, Flags]:
         """phi (n, K, p - 1) of a context on every model, and (n, K) which were known when

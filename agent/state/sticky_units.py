@@ -80,12 +80,12 @@ def follow(batch: DecisionBatch, table: OpenDecisions) -> DecisionBatch:
     first = int(batch.number[0])
     within = leader >= first
     own = np.where(within, leader - first, 0)
-    held = np.where(within, 0, leader - table.base)
+    earlier = np.where(within, 0, leader - table.base)
 
     # A row that opens its unit is its own leader, so it takes over what it has.
-    rate = np.where(within, batch.rate[own], table.rate[held])
-    uniform = np.where(within, batch.uniform[own], table.uniform[held])
-    shares = np.where(within[:, None], batch.probabilities[own], table.probabilities[held])
+    rate = np.where(within, batch.rate[own], table.rate[earlier])
+    uniform = np.where(within, batch.uniform[own], table.uniform[earlier])
+    shares = np.where(within[:, None], batch.probabilities[own], table.probabilities[earlier])
     model, randomized = draw(uniform, rate, shares, batch.routed)
     follows = leader != batch.number
     if batch.eligible is None:
@@ -96,7 +96,7 @@ def follow(batch: DecisionBatch, table: OpenDecisions) -> DecisionBatch:
     model, randomized = draw(uniform, rate, shares, batch.routed)
     mine = np.zeros(len(batch), dtype=np.int64) if batch.closed_by is None else batch.closed_by
     # A follower is closed by what closed its leader, or because its unit's model may not serve it.
-    closed_by = np.where(within, mine[own], table.closed_by[held])
+    closed_by = np.where(within, mine[own], table.closed_by[earlier])
     closed_by = np.where(closed, int(Closure.INELIGIBLE), closed_by)
     return replace(
         batch,

@@ -9,9 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from equipoise.policies.kernels.base import assignment_kernel
-from equipoise.policies.kernels.shares import mix_floor
-from equipoise.policies.snapshot import Flags, Floats, Ints
+from equipoise.policies.snapshot import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,28 +156,3 @@ class Cuts:
 def best_of(cuts: Floats) -> Floats:
     """(n,) the largest of each row of cuts (n, K)."""
     return np.asarray(np.maximum.reduce(cuts, axis=1), dtype=np.float64)
-
-
-@assignment_kernel
-@dataclass(frozen=True, slots=True, eq=False)
-class CutShares:
-    """pi(m | x) proportional to the cut of model m at x; uniform where nothing can be cut."""
-
-    kind: ClassVar[str] = "cut-shares"
-
-    cuts: Cuts
-
-    @property
-    def models(self) -> int:
-        return self.cuts.models
-
-    def probabilities(self, x: Floats, eligible: Flags | None, floor: float) -> Floats:
-        """(n, K) shares of the cuts, mixed with the floor."""
-        return mix_floor(self.cuts.each(x), eligible, floor)
-
-    def encode(self) -> dict[str, Any]:
-        return {"kind": self.kind, "cuts": self.cuts.encode()}
-
-    @classmethod
-    def decode(cls, fields: Mapping[str, Any]) -> Self:
-        return cls(Cuts.decode(fields["cuts"]))

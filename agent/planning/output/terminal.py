@@ -22,7 +22,7 @@ from equipoise.agent.planning.sentences import (
     split_sentence,
     store_sentence,
 )
-from equipoise.agent.planning.split import Split
+from equipoise.agent.planning.tables import Split
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -162,9 +162,9 @@ _ENDS = ("median", "low", "high", "needed")
 
 def flat(row: Requirement) -> dict[str, Any]:
     """The fields of a row, bands as four columns; None where unknown."""
-    told: dict[str, Any] = msgspec.to_builtins(row)
+    fields: dict[str, Any] = msgspec.to_builtins(row)
     result: dict[str, Any] = {}
-    for name, value in told.items():
+    for name, value in fields.items():
         if name in _BANDS:
             for end in _ENDS:
                 result[f"{name}_{end}"] = None if value is None else value[end]
@@ -178,10 +178,10 @@ def as_csv(plan: Plan) -> str:
     rows = [{"table": name, **flat(row)} for name in TABLES for row in getattr(plan, name)]
     bought = []
     for each in plan.bought:
-        told = msgspec.to_builtins(each)
-        pairs = zip(told.pop("effects"), told.pop("chances"), told.pop("right"), strict=True)
+        fields = msgspec.to_builtins(each)
+        pairs = zip(fields.pop("effects"), fields.pop("chances"), fields.pop("right"), strict=True)
         bought += [
-            {"table": "bought", **told, "effect": effect, "chance": chance, "right": right}
+            {"table": "bought", **fields, "effect": effect, "chance": chance, "right": right}
             for effect, chance, right in pairs
         ]
     paid = [{"table": "splits", **msgspec.to_builtins(each)} for each in plan.splits]

@@ -230,10 +230,10 @@ class Asymptotic:
 
 
 def needed_caps(
-    sequence: Sequence, models: int, rate: Floats, given: tuple[float, ...] | None = None
+    sequence: Sequence, models: int, rate: Floats, era_caps: tuple[float, ...] | None = None
 ) -> Floats:
-    """(C, N) caps whose sums a sequence reads, for rates (N,). given: of a running era."""
-    caps = np.array([given or usual_caps(models, each) for each in rate.tolist()]).T
+    """(C, N) caps whose sums a sequence reads, for rates (N,). era_caps: of a running era."""
+    caps = np.array([era_caps or usual_caps(models, each) for each in rate.tolist()]).T
     return caps[: {Sequence.BOUNDED: 2, Sequence.PER_MODEL: 0, Sequence.ASYMPTOTIC: 3}[sequence]]
 
 

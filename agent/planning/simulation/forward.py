@@ -23,7 +23,7 @@ from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.simulation.boundary import Boundary, boundary, needed_caps
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, Draws, PathState
-from equipoise.policies.optimal_weights import leaders, optimal_weights
+from equipoise.policies.assignments.track_and_stop import leaders, optimal_weights
 from equipoise.store.batches import Flags, Floats, Ints
 
 MIXTURE = math.log(18.0)
@@ -160,8 +160,8 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
         # The upper end of the runner-up, or either end, counts what is lost as the best.
         effect -= design.lost[b]
         chance = np.full(design.models, design.rate[row] / design.models)
-        left = 1.0 - float(design.explained[row])
-        noise = contrast_variance(design.variances[row], chance, a, b, left)
+        unexplained = 1.0 - float(design.explained[row])
+        noise = contrast_variance(design.variances[row], chance, a, b, unexplained)
         bound = 2.0 + design.models / float(design.rate[row])
         result[row:last] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
     return result
@@ -244,29 +244,29 @@ def _simulate(
     paths, best = len(design.values), design.values.max(axis=1)
     right = np.zeros(trail.shape, dtype=bool)
     spent = np.zeros((*trail.shape, design.models))
-    taken, before = 0, np.zeros(paths)
-    for taken, now in enumerate(trail, start=1):
+    steps, before = 0, np.zeros(paths)
+    for steps, now in enumerate(trail, start=1):
         run.advance(now - before, rng)
         going = run.paths
         leader = run.state.means().argmax(axis=1)
-        right[taken - 1, going] = best[going] - design.values[going, leader] <= regret + 1e-12
-        spent[taken - 1] = spent[taken - 2] if taken > 1 else 0.0
-        spent[taken - 1, going] = run.spent()
+        right[steps - 1, going] = best[going] - design.values[going, leader] <= regret + 1e-12
+        spent[steps - 1] = spent[steps - 2] if steps > 1 else 0.0
+        spent[steps - 1, going] = run.spent()
         place = rng.random(paths)
         middle = now * (np.maximum(before, 1.0) / now) ** place
         for goal in goals:
-            goal.look(run.state, going, middle, spent[taken - 1] * (middle / now)[:, None])
+            goal.look(run.state, going, middle, spent[steps - 1] * (middle / now)[:, None])
         before = now
         if stop:
             left = np.any([np.isinf(goal.requests[going]) for goal in goals], axis=0)
             if not left.any():
                 break
             run.keep(left)
-    looked = trail[:taken], right[:taken], spent[:taken]
+    looked = trail[:steps], right[:steps], spent[:steps]
     found = []
     for goal in goals:
         left = np.isinf(goal.requests)
-        goal.counts[left] = spent[taken - 1, left]
+        goal.counts[left] = spent[steps - 1, left]
         ends = goal.requests, goal.counts, goal.model
         found.append(Ends(*ends, before, *looked, run.state))
     return found
@@ -295,13 +295,13 @@ class _Run:
         """Go on with these of the (n,) paths, once they are so few that it pays."""
         if going.mean() > _WORTH_DROPPING:
             return
-        kept = np.flatnonzero(going)
-        self.paths, self._begun = self.paths[kept], self._begun[kept]
-        self.state = self.state.take(kept)
-        self._design = self._design.take(kept)
-        self._caps = self._caps[:, kept]
+        paths = np.flatnonzero(going)
+        self.paths, self._begun = self.paths[paths], self._begun[paths]
+        self.state = self.state.take(paths)
+        self._design = self._design.take(paths)
+        self._caps = self._caps[:, paths]
         for goal in self._goals:
-            goal.keep(kept)
+            goal.keep(paths)
 
 
 def _advance(
@@ -345,15 +345,15 @@ def _draw_with_lost(design: Design, rows: Floats, count: Floats, rng: np.random.
     """As `draw`, of rows `count` (N, K), some of whose rewards are lost."""
     share = np.broadcast_to(design.lost, count.shape)
     lost = rng.binomial(count.astype(np.int64), share).astype(float)
-    came, value = count - lost, design.values / (1.0 - share)
-    noise = np.sqrt(came * design.variances)
+    rewarded, value = count - lost, design.values / (1.0 - share)
+    noise = np.sqrt(rewarded * design.variances)
     if design.binary:
-        total = rng.binomial(came.astype(np.int64), np.clip(value, 0.0, 1.0)).astype(float)
-        scatter = total * (1.0 - value) ** 2 + (came - total) * value**2
-        off = total - came * value
+        total = rng.binomial(rewarded.astype(np.int64), np.clip(value, 0.0, 1.0)).astype(float)
+        scatter = total * (1.0 - value) ** 2 + (rewarded - total) * value**2
+        off = total - rewarded * value
     else:
         off = noise * rng.standard_normal(count.shape)
-        total, scatter = came * value + off, came * design.variances
+        total, scatter = rewarded * value + off, rewarded * design.variances
     unexplained = 1.0 - design.explained
     fresh = _unpredicted(design, off, noise, rng)
 
@@ -361,9 +361,9 @@ def _draw_with_lost(design: Design, rows: Floats, count: Floats, rng: np.random.
         """The sums where a lost reward counts as 0, or as 1."""
         mean = design.values + as_one * share
         gap = value - mean
-        around = scatter + 2.0 * gap * off + came * gap**2 + lost * (as_one - mean) ** 2
+        around = scatter + 2.0 * gap * off + rewarded * gap**2 + lost * (as_one - mean) ** 2
         # What is lost is no noise that a prediction could take away.
-        steady = came * gap + lost * (as_one - mean)
+        steady = rewarded * gap + lost * (as_one - mean)
         residual = None if fresh is None else fresh + steady
         sums = total + as_one * lost
         return Draws(rows, mean, count, sums, around, unexplained, residual, lost)
@@ -420,9 +420,9 @@ class _Goal:
         self._boundary.look(state)
         if not len(open_):
             return
-        reached, found = self._reached(state, open_)
+        reached, leaders = self._reached(state, open_)
         ended = going[open_[reached]]
-        self.requests[ended], self.model[ended] = requests[ended], found[reached]
+        self.requests[ended], self.model[ended] = requests[ended], leaders[reached]
         self.counts[ended] = counts[ended]
 
     def _reached(self, state: PathState, paths: Ints) -> tuple[Flags, Ints]:

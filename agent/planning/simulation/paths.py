@@ -60,7 +60,7 @@ def best_chances(means: Floats, variances: Floats) -> Floats:
 
 
 def optimal_shares(means: Floats, variances: Floats, epsilon: float) -> Floats:
-    """(N, K) Garivier & Kaufmann's shares, as `policies.optimal_weights`, one leader each."""
+    """(N, K) Garivier & Kaufmann's shares, as `track_and_stop.optimal_weights`, one leader each."""
     rows = np.arange(len(means))
     leader = means.argmax(axis=1)
     gaps = np.maximum(means[rows, leader][:, None] - means, 1e-6) + epsilon
@@ -317,10 +317,10 @@ def _residuals(draws: Draws, guess: Floats, mu: Floats) -> tuple[Floats, Floats]
     explained share out of the noise. Where a cap holds it down it is a constant.
     """
     gap = draws.values - guess
-    noise, kept = draws.total - draws.count * draws.values, draws.scatter
+    noise, scatter = draws.total - draws.count * draws.values, draws.scatter
     if draws.residual is not None:
         predicted = guess == mu
         noise = np.where(predicted, draws.residual, noise)
-        kept = kept * np.where(predicted, draws.unexplained[:, None], 1.0)
+        scatter = scatter * np.where(predicted, draws.unexplained[:, None], 1.0)
     step = draws.count * gap
-    return noise + step, np.maximum(kept + gap * (2.0 * noise + step), 0.0)
+    return noise + step, np.maximum(scatter + gap * (2.0 * noise + step), 0.0)

@@ -14,7 +14,7 @@ from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
 from equipoise.agent.planning.sentences import split_sentence
-from equipoise.agent.planning.split import explained_by
+from equipoise.agent.planning.tables import explained_by
 
 ASKED = {
     "models": 3,
