@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -169,7 +169,13 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 _Table = tuple[str, pa.Schema, Iterator[pa.RecordBatch]]
 _AT_ONCE = 100
-_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+_TYPES = {
+    **dict.fromkeys(("at", "opened_at", "floor", "coefficient", "offset", "factor"), pa.float64()),
+    **dict.fromkeys(("usual", "low", "high", "seen", "rho"), pa.float64()),
+    **dict.fromkeys(("era", "since", "cap", "version"), pa.int64()),
+    "widened": pa.bool_(),
+}
+"""Of columns that are not text."""
 
 
 def reader(store: Store, config: ExperimentConfig) -> Agent | None:
@@ -187,60 +193,6 @@ def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
     models = config.model_names
     transform = Transform(config.features)
     parts = ["", *(segment.name for segment in config.certify.segments)]
-    columns = {
-        "rules": {
-            "rule_id": _TEXT,
-            "era": _WHOLE,
-            "since": _WHOLE,
-            "at": _REAL,
-            "gate": _TEXT,
-            "assignment": _TEXT,
-            "floor": _REAL,
-            "alarms": _TEXT,
-            "widened": _FLAG,
-            **{f"active_{name}": _FLAG for name in models},
-            "body": _TEXT,
-        },
-        "predictions": {
-            "rule_id": _TEXT,
-            "kind": _TEXT,
-            "model": _TEXT,
-            "column": _TEXT,
-            "coefficient": _REAL,
-        },
-        "tuning": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "candidate": _TEXT,
-            "offset": _REAL,
-            "factor": _REAL,
-            "usual": _REAL,
-        },
-        "centres": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "cap": _WHOLE,
-            "candidate": _TEXT,
-            "low": _REAL,
-            "high": _REAL,
-        },
-        "reward_centres": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "model": _TEXT,
-            "low": _REAL,
-            "high": _REAL,
-            "seen": _REAL,
-        },
-        "openings": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "end": _TEXT,
-            "candidate": _TEXT,
-            "other": _TEXT,
-            "rho": _REAL,
-        },
-    }
     rows = {
         "rules": partial(_rule_row, models=models, records=_records(store)),
         "predictions": partial(_predictions, models=models, transform=transform),
@@ -249,10 +201,21 @@ def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
         "reward_centres": partial(_reward_centres, models=models, parts=parts),
         "openings": partial(_openings, config=config, parts=parts),
     }
-    for name, types in columns.items():
-        schema = pa.schema(list(types.items()))
-        yield name, schema, _stream(store, schema, rows[name])
+    for name, row_of in rows.items():
+        schema = _schema(name, models)
+        yield name, schema, _stream(store, schema, row_of)
     yield from _around(store)
+
+
+def _schema(name: str, models: Sequence[str] = ()) -> pa.Schema:
+    """The columns of a table, in the order of MEANINGS."""
+    columns: list[tuple[str, pa.DataType]] = []
+    for column in MEANINGS[name]:
+        if column == "active_*":
+            columns += [(f"active_{model}", pa.bool_()) for model in models]
+        else:
+            columns.append((column, _TYPES.get(column, pa.string())))
+    return pa.schema(columns)
 
 
 def _records(store: Store) -> dict[str, Any]:
@@ -375,34 +338,14 @@ def _around(store: Store) -> Iterator[_Table]:
         )
         for era in store.eras()
     ]
-    plain: dict[str, tuple[dict[str, pa.DataType], list[tuple[Any, ...]]]] = {
-        "eras": (
-            {
-                "era": _WHOLE,
-                "opened_at": _REAL,
-                "reason": _TEXT,
-                "models": _TEXT,
-                "active": _TEXT,
-                "key_hash": _TEXT,
-                "schema_hash": _TEXT,
-            },
-            eras,
-        ),
-        "configurations": (
-            {"version": _WHOLE, "config": _TEXT},
-            sorted(declared_versions(store).items()),
-        ),
-        "controls": (
-            {"at": _REAL, "name": _TEXT, "value": _TEXT},
-            [(each.at, each.name, each.value) for each in store.controls()],
-        ),
-        "alerts": (
-            {"at": _REAL, "check": _TEXT, "status": _TEXT, "sentence": _TEXT},
-            [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
-        ),
+    plain: dict[str, list[tuple[Any, ...]]] = {
+        "eras": eras,
+        "configurations": sorted(declared_versions(store).items()),
+        "controls": [(each.at, each.name, each.value) for each in store.controls()],
+        "alerts": [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
     }
-    for name, (types, rows) in plain.items():
-        schema = pa.schema(list(types.items()))
+    for name, rows in plain.items():
+        schema = _schema(name)
         yield name, schema, iter([_batch(schema, rows)] if rows else [])
 
 
@@ -490,8 +433,7 @@ def _finite(value: float) -> float | None:
 
 def column_meanings() -> _Table:
     """The table of columns: which table, which column, what it holds."""
-
-    schema = pa.schema([("table", _TEXT), ("column", _TEXT), ("meaning", _TEXT)])
+    schema = _schema("columns")
     rows = [
         (table, column, meaning)
         for table, columns in MEANINGS.items()
