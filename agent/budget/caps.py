@@ -7,9 +7,8 @@ what is closed is known before it is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,48 +21,33 @@ from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
 from equipoise.store.text_keys import text_keys
 
 
+@dataclass(frozen=True, slots=True)
 class Quotas:
     """segments, caps: parts of the traffic and the randomized requests that each may get, (S,).
     share: of a user's requests from the first that is randomized on, None for no limit."""
 
-    def __init__(
-        self, segments: Sequence[ColumnRange], caps: Sequence[int], share: float | None
-    ) -> None:
-        self._segments = tuple(segments)
-        self._caps = tuple(caps)
-        self._share = share
+    segments: tuple[ColumnRange, ...]
+    caps: tuple[int, ...]
+    share: float | None
 
     @classmethod
     def of(cls, config: ExperimentConfig) -> Self:
-        segments, per_user = config.budget.segments, config.budget.per_user
-        caps = [segment.max_requests for segment in segments]
+        caps = tuple(segment.max_requests for segment in config.budget.segments)
+        per_user = config.budget.per_user
         return cls(segment_ranges(config), caps, None if per_user is None else per_user.share)
 
     def __bool__(self) -> bool:
-        return bool(self._segments) or self._share is not None
-
-    def begin(self, ledger: Ledger) -> QuotaCount:
-        """What is left before a batch."""
-        return QuotaCount(
-            self._segments,
-            [cap - int(spent) for cap, spent in zip(self._caps, ledger.by_segment, strict=True)],
-            self._share,
-            ledger.users,
-        )
+        return bool(self.segments) or self.share is not None
 
 
 class QuotaCount:
-    """Limits over one batch, whose rows are looked at in order."""
+    """Limits over one batch, whose rows are looked at in order. ledger: as before the batch."""
 
-    def __init__(
-        self,
-        segments: tuple[ColumnRange, ...],
-        left: list[int],
-        share: float | None,
-        users: dict[int, tuple[int, int]],
-    ) -> None:
-        self._segments, self._left, self._share = segments, left, share
-        self._users, self._since = users, dict[int, tuple[int, int]]()
+    def __init__(self, quotas: Quotas, ledger: Ledger) -> None:
+        self._segments, self._share = quotas.segments, quotas.share
+        spent = ledger.by_segment.tolist()
+        self._left = [cap - int(count) for cap, count in zip(quotas.caps, spent, strict=True)]
+        self._users, self._since = ledger.users, dict[int, tuple[int, int]]()
 
     def closed(self, x: Floats, unit: Ints, drawn: Flags) -> Ints:
         """(n,) `Closure` of every row. drawn: (n,) those that are randomized unless closed."""
@@ -167,7 +151,7 @@ class Caps:
         excluded = None
         if len(self._excluded):
             excluded = np.isin(requests.unit, self._excluded)
-        run = None if self._quotas is None else self._quotas.begin(ledger)
+        run = None if self._quotas is None else QuotaCount(self._quotas, ledger)
         if not self._capped or not len(requests):
             rows = slice(None)
             part = _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
@@ -242,23 +226,16 @@ def _within(drawn: CappedDraw, run: QuotaCount, requests: RequestBatch, rows: sl
     )
 
 
+_COLUMNS = ("rate", "shares", "model", "randomized", "closed_by")
+
+
 def _head(drawn: CappedDraw, rows: int) -> CappedDraw:
-    return CappedDraw(
-        rate=drawn.rate[:rows],
-        shares=drawn.shares[:rows],
-        model=drawn.model[:rows],
-        randomized=drawn.randomized[:rows],
-        closed_by=drawn.closed_by[:rows],
-        eligible=None,
-    )
+    columns = {name: getattr(drawn, name)[:rows] for name in _COLUMNS}
+    return CappedDraw(**columns, eligible=None)
 
 
 def _joined(parts: list[CappedDraw], eligible: Flags | None) -> CappedDraw:
-    return CappedDraw(
-        rate=np.concatenate([part.rate for part in parts]),
-        shares=np.concatenate([part.shares for part in parts]),
-        model=np.concatenate([part.model for part in parts]),
-        randomized=np.concatenate([part.randomized for part in parts]),
-        closed_by=np.concatenate([part.closed_by for part in parts]),
-        eligible=eligible,
-    )
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
+    }
+    return CappedDraw(**columns, eligible=eligible)

@@ -93,17 +93,17 @@ def estimate(
         of = moments if plain else even
         if name in off:
             estimates[name] = _failed(name, of, off[name])
-        elif not plain and any(each.too_many for each in left_out):
-            estimates[name] = replace(
-                _failed(name, of, TOO_FAR), diagnostics=_noted(TOO_FAR, left_out)
-            )
+            continue
+        if not plain and any(each.too_many for each in left_out):
+            result = _failed(name, of, TOO_FAR)
         else:
             if before is not None:
                 before(name)
-            estimates[name] = _attempt(name, FAMILIES[name], of, reward_range)
-            if left_out and not plain:
-                noted = {**estimates[name].diagnostics, "left_out": tuple(left_out)}
-                estimates[name] = replace(estimates[name], diagnostics=noted)
+            result = _attempt(name, FAMILIES[name], of, reward_range)
+        if left_out and not plain:
+            noted = {**result.diagnostics, "left_out": tuple(left_out)}
+            result = replace(result, diagnostics=noted)
+        estimates[name] = result
     if before is not None:
         before("")
     return estimates
@@ -139,10 +139,6 @@ def _fault(result: Estimate, reward_range: tuple[float, float] | None) -> str | 
     if scorer is not None and not np.isfinite(scorer.theta).all():
         return "its coefficients have overflowed"
     return None
-
-
-def _noted(reason: str, left_out: Sequence[LeftOut]) -> dict[str, object]:
-    return {"failed": reason, "left_out": tuple(left_out)}
 
 
 def _failed(name: str, moments: Moments, reason: str) -> Estimate:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import special
@@ -32,6 +32,7 @@ from equipoise.agent.inference.mixture import contrast_bounds, value_bounds
 from equipoise.agent.inference.per_model import RewardMoments
 from equipoise.agent.inference.prediction import Frozen, TuningMoments
 from equipoise.agent.inference.score import Rows, ScoreMoments
+from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats, Ints
 
 RARER = 25.0
@@ -175,33 +176,27 @@ class CertificateMoments:
 
     def arrays(self) -> dict[str, Floats]:
         """Every sum by name; views, not copies."""
-        named = {"counts": self.counts}
-        for part in ("score", "rewards", "tuning"):
-            for name, array in getattr(self, part).arrays().items():
-                named[f"{part}_{name}"] = array
-        return named
+        return {"counts": self.counts} | {
+            f"{name}_{field}": array
+            for name, part in self._parts().items()
+            for field, array in part.arrays().items()
+        }
 
     def load(self, arrays: Mapping[str, Floats]) -> None:
         for name, array in self.arrays().items():
             array[...] = arrays[name]
 
     def copy(self) -> Self:
-        return replace(
-            self,
-            score=self.score.copy(),
-            rewards=self.rewards.copy(),
-            tuning=self.tuning.copy(),
-            counts=self.counts.copy(),
-        )
+        parts: dict[str, Any] = {name: part.copy() for name, part in self._parts().items()}
+        return replace(self, **parts, counts=self.counts.copy())
 
     def __add__(self, other: Self) -> Self:
-        return replace(
-            self,
-            score=self.score + other.score,
-            rewards=self.rewards + other.rewards,
-            tuning=self.tuning + other.tuning,
-            counts=self.counts + other.counts,
-        )
+        theirs = other._parts()
+        parts: dict[str, Any] = {name: part + theirs[name] for name, part in self._parts().items()}
+        return replace(self, **parts, counts=self.counts + other.counts)
+
+    def _parts(self) -> dict[str, Additive]:
+        return {"score": self.score, "rewards": self.rewards, "tuning": self.tuning}
 
 
 @dataclass(frozen=True, slots=True)

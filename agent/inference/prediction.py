@@ -87,7 +87,7 @@ class Prediction:
         return {
             "theta": self.theta.tolist(),
             "effects": self.effects.tolist(),
-            "direct": _with_null(self.direct),
+            "direct": _to_text(self.direct),
             "rows": self.rows,
         }
 
@@ -97,10 +97,6 @@ class Prediction:
         return cls(
             np.array(fields["theta"]), np.array(fields["effects"]), direct, float(fields["rows"])
         )
-
-
-def _with_null(array: Floats) -> list[list[float | None]]:
-    return [[None if np.isnan(value) else value for value in row] for row in array.tolist()]
 
 
 @dataclass(slots=True)
@@ -272,7 +268,8 @@ class Frozen:
 
 
 def _to_text(array: Floats) -> Any:
-    """Nested lists with null for infinity: rho is infinite where nothing has varied yet."""
+    """Nested lists with null for what is not finite: rho is infinite where nothing has varied yet,
+    a model without any SIM row has no coefficients."""
     if array.ndim > 1:
         return [_to_text(row) for row in array]
     return [value if math.isfinite(value) else None for value in array.tolist()]

@@ -292,7 +292,7 @@ class _LogAudit:
                 rate, shares, uniform = self._of_leaders(batch, rate, shares, uniform)
                 follows = batch.leader != batch.number
                 opened[follows] = rate[follows]
-        stops = self._stops.look(
+        stops = self._stops.check(
             batch,
             number,
             own_rate if opened is None else rate,

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from equipoise.agent.budget.caps import Quotas, model_caps, segment_ranges
+from equipoise.agent.budget.caps import QuotaCount, Quotas, model_caps, segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle.eras import Stops, read_stops
@@ -147,7 +147,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
-class Looked:
+class StopFaults:
     """(n,) flags of one batch. shut: served as routed where nothing stopped it; loose: randomized,
     or claimed to be, where something did; full: open to a model that had had all it may get."""
 
@@ -174,7 +174,7 @@ class StopAudit:
         self._notes = notes
         self.unproven: dict[str, int] = {}
 
-    def look(
+    def check(
         self,
         batch: DecisionBatch,
         number: int,
@@ -182,7 +182,7 @@ class StopAudit:
         shares: Floats,
         active: Flags,
         opened_rate: Floats | None,
-    ) -> Looked:
+    ) -> StopFaults:
         """number: of the first decision. rate, shares: (n,), (n, K) as the rule gives them. active:
         (K,) models its era compares. opened_rate: (n,) the logged rate of the decision that opened
         the unit, NaN where the row opened it; None without units."""
@@ -190,7 +190,7 @@ class StopAudit:
         for start, stop, note in self._spans(number, len(batch)):
             rows = slice(start, stop)
             parts.append(
-                self._look(
+                self._check(
                     slice_rows(batch, start, stop),
                     rate[rows],
                     shares[rows],
@@ -199,8 +199,11 @@ class StopAudit:
                     note,
                 )
             )
-        return Looked(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in Looked.__slots__)
+        return StopFaults(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in StopFaults.__slots__
+            )
         )
 
     def _spans(self, number: int, count: int) -> list[tuple[int, int, Stops | None]]:
@@ -218,7 +221,7 @@ class StopAudit:
             spans.append((start, stop, note))
         return spans
 
-    def _look(
+    def _check(
         self,
         batch: DecisionBatch,
         rate: Floats,
@@ -226,7 +229,7 @@ class StopAudit:
         active: Flags,
         opened_rate: Floats | None,
         note: Stops | None,
-    ) -> Looked:
+    ) -> StopFaults:
         count = len(batch)
         config = self._configs.get(0 if note is None else note.config)
         before = self._ledger.by_model, float(self._ledger.by_model.sum())
@@ -237,7 +240,7 @@ class StopAudit:
             self._take(batch, active)
             self._cannot("of times before what stops them was noted", batch.capped & ~no_model)
             none = np.zeros(count, dtype=bool)
-            return Looked(none, no_model & ~batch.capped, none)
+            return StopFaults(none, no_model & ~batch.capped, none)
         closed = no_model
         if config.policy.exclude:
             closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
@@ -245,7 +248,7 @@ class StopAudit:
         if quotas:
             if self._counted:
                 would = draw(batch.uniform, np.where(closed, 0.0, rate), shares, batch.routed)[1]
-                run = quotas.begin(self._ledger)
+                run = QuotaCount(quotas, self._ledger)
                 closed = closed | (run.closed(batch.x, batch.unit, would) > 0)
             else:
                 unsure[:] = True
@@ -276,7 +279,7 @@ class StopAudit:
         expected = closed | stopped
         alone = batch.capped & ~expected
         self._cannot("by a budget of money or harm, or counts of removed rows", alone & unsure)
-        return Looked(alone & ~unsure, expected & ~batch.capped, full)
+        return StopFaults(alone & ~unsure, expected & ~batch.capped, full)
 
     @staticmethod
     def _of_followers(batch: DecisionBatch, opened_rate: Floats, shares: Floats) -> Flags:

@@ -24,7 +24,7 @@ from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import joined, occurrence, open_arrays, widened
-from equipoise.agent.state.monitor_feed import MonitorFeed
+from equipoise.agent.state.monitor_feed import Features, MonitorFeed
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.replay_index import ReplayIndex
 from equipoise.agent.state.sticky_units import StickyUnits
@@ -44,16 +44,6 @@ from equipoise.store.batches import (
 )
 
 CHUNK = 1024
-
-
-class Features(Protocol):
-    """What the fold needs of a feature transform."""
-
-    d: int
-
-    def phi(self, x: Floats, y: Floats, /) -> Floats:
-        """(n, d), (n, q) -> (n, p - 1): phi without its intercept."""
-        ...
 
 
 class FrozenRules(Rules, Protocol):

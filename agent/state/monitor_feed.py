@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.monitor_set import ClosedRows, DecisionRows, MonitorSet
-from equipoise.agent.state.certified_sums import Rules
+from equipoise.agent.state.certified_sums import Rules, Spec
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.replay_index import NO_CONTEXT, Pairs, ReplayIndex
 from equipoise.policies.draw import draw
@@ -22,19 +22,13 @@ _PSEUDO_ROWS = 1.0
 
 
 class Features(Protocol):
-    """What the watch needs of a feature transform."""
+    """What state needs of a feature transform."""
 
     d: int
 
     def phi(self, x: Floats, y: Floats, /) -> Floats:
         """(n, d), (n, q) -> (n, p - 1): phi without its intercept."""
         ...
-
-
-class Scale(Protocol):
-    """What the watch needs of the reward."""
-
-    def scaled(self, reward: Floats) -> Floats: ...
 
 
 class MonitorFeed:
@@ -47,11 +41,11 @@ class MonitorFeed:
     """
 
     def __init__(
-        self, monitors: MonitorSet, features: Features, reward: Scale, models: int, p: int
+        self, monitors: MonitorSet, features: Features, spec: Spec, models: int, p: int
     ) -> None:
         self.monitors = monitors
         self._features = features
-        self._reward = reward
+        self._spec = spec
         self._compared = p - 1 - features.d
         self._pairs = Pairs(models, self._compared)
         self._decided = 0
@@ -124,7 +118,7 @@ class MonitorFeed:
                     table.delivered[rows],
                     table.has_reward[rows],
                     table.has_reward[rows] | table.filled[rows],
-                    self._reward.scaled(table.reward[rows]),
+                    self._spec.scaled(table.reward[rows]),
                     predicted[rows.start - first : rows.stop - first],
                     self._tested(table, era, rows),
                     _as_routed(table, rows, rules),

@@ -72,6 +72,9 @@ VOID = -1.0
 """The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
 
 
+_DTYPES = {"Floats": np.float64, "Ints": np.int64, "Flags": np.bool_}
+
+
 class OpenDecisions:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
 
@@ -90,38 +93,41 @@ class OpenDecisions:
     opened none.
     """
 
-    COLUMNS = (
-        ("reward", np.float64),
-        ("unit", np.int64),
-        ("context", np.int64),
-        ("routed", np.int64),
-        ("model", np.int64),
-        ("served", np.int64),
-        ("rate", np.float64),
-        ("propensity", np.float64),
-        ("routed_share", np.float64),
-        ("rule", np.int64),
-        ("era", np.int64),
-        ("at", np.float64),
-        ("leader", np.int64),
-        ("uniform", np.float64),
-        ("until", np.float64),
-        ("closed_by", np.int64),
-        ("reward_at", np.float64),
-        ("randomized", np.bool_),
-        ("certifiable", np.bool_),
-        ("capped", np.bool_),
-        ("open_to_all", np.bool_),
-        ("has_outputs", np.bool_),
-        ("has_reward", np.bool_),
-        ("delivered", np.bool_),
-        ("confirmed", np.bool_),
-        ("expired", np.bool_),
-        ("folded", np.bool_),
-        ("filled", np.bool_),
-        ("waits", np.bool_),
-        ("summed", np.bool_),
-    )
+    x: Floats
+    y: Floats
+    probabilities: Floats
+    metrics: Floats
+    # In this order in a checkpoint, after the four that have a width.
+    reward: Floats
+    unit: Ints
+    context: Ints
+    routed: Ints
+    model: Ints
+    served: Ints
+    rate: Floats
+    propensity: Floats
+    routed_share: Floats
+    rule: Ints
+    era: Ints
+    at: Floats
+    leader: Ints
+    uniform: Floats
+    until: Floats
+    closed_by: Ints
+    reward_at: Floats
+    randomized: Flags
+    certifiable: Flags
+    capped: Flags
+    open_to_all: Flags
+    has_outputs: Flags
+    has_reward: Flags
+    delivered: Flags
+    confirmed: Flags
+    expired: Flags
+    folded: Flags
+    filled: Flags
+    waits: Flags
+    summed: Flags
 
     def __init__(
         self,
@@ -141,34 +147,17 @@ class OpenDecisions:
         self.attempts = Attempts()
         self._most_bytes, self._folder = most_bytes, folder
         self._file: OpenFile | None = None
+        widths = {"x": context, "y": outputs, "probabilities": models, "metrics": metrics}
         self._columns: dict[str, NDArray[Any]] = {
-            "x": np.zeros((capacity, context)),
-            "y": np.zeros((capacity, outputs)),
-            "probabilities": np.zeros((capacity, models)),
-            "metrics": np.zeros((capacity, metrics)),
-            **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
+            name: np.zeros((capacity, widths[name]) if name in widths else capacity, _DTYPES[kind])
+            for name, kind in self.__annotations__.items()
         }
         self._bind()
 
     def _bind(self) -> None:
-        column = self._columns
-        self.x, self.y = column["x"], column["y"]
-        self.probabilities, self.metrics = column["probabilities"], column["metrics"]
-        self.leader, self.until = column["leader"], column["until"]
-        self.uniform, self.closed_by = column["uniform"], column["closed_by"]
-        self.reward, self.at = column["reward"], column["at"]
-        self.unit, self.context = column["unit"], column["context"]
-        self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
-        self.rate, self.propensity = column["rate"], column["propensity"]
-        self.routed_share = column["routed_share"]
-        self.rule, self.era = column["rule"], column["era"]
-        self.randomized, self.certifiable = column["randomized"], column["certifiable"]
-        self.capped, self.open_to_all = column["capped"], column["open_to_all"]
-        self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
-        self.delivered, self.expired = column["delivered"], column["expired"]
-        self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
-        self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
-        self.summed = column["summed"]
+        """Every column as an attribute: looking one up by name in a dict costs more."""
+        for name, column in self._columns.items():
+            setattr(self, name, column)
 
     @property
     def next(self) -> int:

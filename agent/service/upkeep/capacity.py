@@ -142,7 +142,9 @@ def needs(config: ExperimentConfig, settings: ServiceSettings, requests_per_seco
     transform, models = Transform(config.features), len(config.models)
     # Nothing is touched, so nothing is taken.
     moments = Moments.empty(Dimensions(models, transform.d, transform.p))
-    sums = sum(array.nbytes for part in moments.parts() for array in part.arrays().values())
+    sums = sum(
+        array.nbytes for part in moments.parts().values() for array in part.arrays().values()
+    )
     del moments
     table = OpenDecisions(transform.d, transform.q, models, len(config.guardrails), capacity=1)
     window, ttl = config.reward.window, config.units.ttl if config.units else 0.0
