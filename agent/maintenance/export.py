@@ -144,7 +144,7 @@ class _Shape:
     def __init__(self, store: Store, config: ExperimentConfig, agent: Agent | None) -> None:
         self._config, self._agent = config, agent
         self._limited = -1
-        self._rules = RuleBook(store) if agent is None else agent.rules
+        self._rules = RuleBook(store) if agent is None else agent.state.rules
         self._models = np.array([model.name for model in config.models])
         self._names = pa.array(self._models.tolist())
         self._transform = Transform(config.features)
@@ -233,10 +233,10 @@ class _Shape:
         """(n,) rows of the era in force behind its watermark."""
         if self._agent is None:
             return np.zeros(len(batch), dtype=bool)
-        view = self._agent.view()
+        view = self._agent.answers.view()
         passed: Flags = batch.number < view.watermark
         era = view.certified.era
-        if self._agent.certifier.spec.freezes and batch.closed_by is not None:
+        if self._agent.state.certifier.spec.freezes and batch.closed_by is not None:
             # No row enters after the first that a limit on a part of the traffic closed.
             limited = np.isin(batch.closed_by, (Closure.SEGMENT, Closure.USER)) & (batch.era == era)
             passed = passed & ~np.logical_or.accumulate(limited) & (self._limited != era)

@@ -4,7 +4,7 @@ A change of the mean shows in the sum of deviations from the running mean: it le
 minimum (maximum) by more than the threshold (Page 1954). Without forgetting (alpha = 1) everything
 in river's `PageHinkley` is a cumulative sum or extreme, so a column is a dozen array operations and
 the state of a detector is seven numbers. Detections are river's own; a test holds them together.
-Why river's class itself is not used, nor its ADWIN, is in docs/decisions.md.
+Why river's class itself is not used, nor its ADWIN, is in docs/decisions/043-page-hinkley.md.
 
 The test knows no level: its parameters were chosen by measuring how often it speaks up on streams
 that do not drift (tests/statistical/monitors_study.py prints the table).

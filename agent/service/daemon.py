@@ -17,7 +17,6 @@ from pathlib import Path
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
-from equipoise.agent.controls import begins_era, carry_out
 from equipoise.agent.maintenance.audit_chain import append_anchor
 from equipoise.agent.monitors.check import Consequence
 from equipoise.agent.record_adapter import Gateway
@@ -175,7 +174,7 @@ class Daemon:
         A budget in money or harm is valued by them at every decision's side, and shadow replay
         counts what it spent, so they keep theirs.
         """
-        if self.agent.purse.limits.keys() <= {"requests"} and self.shadow is None:
+        if self.agent.state.purse.limits.keys() <= {"requests"} and self.shadow is None:
             self.agent.fold.lighten()
 
     def soon_whole(self, work: Callable[[], None]) -> None:
@@ -270,7 +269,7 @@ class Daemon:
             mode=self.switches.answer(),
             log_rows=self.agent.fold.next_seq,
             rule_id=self.agent.rule.rule_id,
-            losses=[gap.sentence for gap in self.agent.gaps],
+            losses=[gap.sentence for gap in self.agent.state.gaps],
         )
 
     def look_at_store(self) -> None:
@@ -333,17 +332,17 @@ class Daemon:
         report = self.analysis.newest
         if report is not None:
             await self.alerts.hear(report.checks)
-            await self._carry_out(report)
+            await self._apply_alarm_actions(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
         # decisions most of the time.
         rest = max(SHORTEST_REFRESH_SECONDS, RESTS * (time.monotonic() - start))
         await asyncio.sleep(min(rest, self.settings.refresh_seconds))
 
-    async def _carry_out(self, report: Report) -> None:
+    async def _apply_alarm_actions(self, report: Report) -> None:
         """Do what the alarms of a report ask for: an era, a pause, a model left out."""
         due = [each.consequence() for each in report.due]
-        if report.estimates.era == self.agent.rule.era and begins_era(self.agent, due):
+        if report.estimates.era == self.agent.rule.era and self.agent.controls.begins_era(due):
             async with self.whole():
                 self._act_on(report, due)
         else:
@@ -353,13 +352,15 @@ class Daemon:
         agent = self.agent
         if report.estimates.era != agent.rule.era:
             return  # what it says is of an era that has ended
-        before = agent.rule.era, agent.paused
-        carry_out(agent, due, self.clock())
+        before = agent.rule.era, agent.state.paused
+        agent.controls.apply_alarm_actions(due, self.clock())
         if agent.rule.era != before[0]:
             self.analysis.adopt(agent.rule.record(self.clock()))
-            self.log.warning("era", era=agent.rule.era, reason=agent.eras.reason(agent.rule.era))
-        if agent.paused != before[1]:
-            self.log.warning("paused", reason=agent.paused)
+            self.log.warning(
+                "era", era=agent.rule.era, reason=agent.state.eras.reason(agent.rule.era)
+            )
+        if agent.state.paused != before[1]:
+            self.log.warning("paused", reason=agent.state.paused)
 
     async def _checkpoint(self) -> None:
         if self.agent.fold.next_seq > self._checkpointed and self.store.displaced is None:

@@ -416,8 +416,8 @@ class Fold:
         """
         table = self.pending
         at = np.arange(start, stop) - table.base
-        known = (table.has_reward | table.filled)[start - table.base : stop - table.base]
-        at = at[known & ~table.summed[at]]
+        rewarded = (table.has_reward | table.filled)[start - table.base : stop - table.base]
+        at = at[rewarded & ~table.summed[at]]
         at = at[self._in_order(at)]
         if len(at):
             self._sum_rewards(moments, at)

@@ -202,7 +202,7 @@ def test_after_an_exception_between_append_and_fold_nothing_is_logged_any_more(m
     def fail(*_):
         raise MemoryError
 
-    owner = agent.fold if step == "apply" else agent.purse
+    owner = agent.fold if step == "apply" else agent.state.purse
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, fail)
         with pytest.raises(BrokenError, match="MemoryError after rows were logged"):

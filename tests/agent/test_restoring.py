@@ -90,11 +90,11 @@ def test_what_the_older_version_had_summed_is_not_summed_again():
     state = grown(older(agent.fold.to_bytes()), empty)
     again = Agent(settings, agent.store, None)
     again.fold.load_bytes(state)
-    before = again.view().moments.arms.count.sum()
+    before = again.answers.view().moments.arms.count.sum()
     settled = again.fold.pending.folded[: again.fold.pending.size]
     assert np.count_nonzero(settled) > 1000
     again.fold.pending.reward[0], again.fold.pending.has_reward[0] = 1.0, True
-    again._view = None
+    again.answers._view = None
     drawn = np.count_nonzero(again.fold.pending.randomized[: len(settled)] & ~settled)
-    assert again.view().watermark > 1000
+    assert again.answers.view().watermark > 1000
     assert again.view().moments.arms.count.sum() - before <= drawn + waiting.randomized.sum()

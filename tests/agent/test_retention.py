@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,13 @@ def played(path, settings, trimming):
     call, number = calls.send(None), 0
     while True:
         name, argument = call
-        result = getattr(agent, name)(argument)
+        result = attrgetter(name)(agent)(argument)
         number += 1
         answers.append(
-            [agent.certified(part).contrasts.tobytes() for part in range(agent.certifier.parts)]
+            [
+                agent.answers.certified(part).contrasts.tobytes()
+                for part in range(agent.state.certifier.parts)
+            ]
         )
         if trimming and number % 9 == 0:
             # What is trimmed is what was kept one round before, so that rows stay in between.

@@ -346,12 +346,12 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
         daemon._lighten()
         traffic(daemon, 0, 900)
         with pytest.raises(RuntimeError, match="no sums"):
-            agent.view()
+            agent.answers.view()
         before = agent.fold.certified.watermark, agent.fold.late, agent.fold.randomized
         async with daemon.whole():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
-            agent.open_era("a test", 5.0)
+            agent.controls.open_era("a test", 5.0)
             daemon.analysis.adopt(daemon.store.rules()[-1])
         assert (agent.fold.certified.watermark, *before[1:]) == before
         assert not agent.fold.keeps_sums
@@ -387,9 +387,9 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
 
         monkeypatch.setattr(daemon.analysis, "state", counted)
         for _ in range(3):
-            await daemon._carry_out(alarmed)
+            await daemon._apply_alarm_actions(alarmed)
         assert agent.rule.era == asked
-        assert (agent.paused is not None) == (action == "pause")
+        assert (agent.state.paused is not None) == (action == "pause")
         assert not agent.fold.keeps_sums
 
     run(daemon, work)
@@ -509,8 +509,8 @@ def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path
         run(made, work)
         agent = made.agent
         assert agent.rule.era == embedded.rule.era >= 1
-        assert agent.paused == embedded.paused
-        assert agent.paused is not None
+        assert agent.state.paused == embedded.paused
+        assert agent.state.paused is not None
         assert [each.rule_id for each in store.rules()] == [each.rule_id for each in other.rules()]
         eras = [(each.era, each.reason, each.models) for each in store.eras()]
         assert eras == [(each.era, each.reason, each.models) for each in other.eras()]

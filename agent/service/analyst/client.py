@@ -165,7 +165,7 @@ class Analysis(Analyst):
             return False
         # SQLite may be busy with a transaction; the loop does not wait for it.
         await asyncio.to_thread(self._store.put, proposed)
-        agent.learn(proposed)
+        agent.controls.adopt(proposed)
         self.adopt(proposed)
         return True
 

@@ -215,7 +215,7 @@ class Analyst:
             await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
             process = await self._started()
             # Copies: while the analyst works, they may grow by what it does not hear of.
-            asked = kind(list(self._adopted), len(self._agent.rules), dict(self._off), *more)
+            asked = kind(list(self._adopted), len(self._agent.state.rules), dict(self._off), *more)
             reply = await self._exchange(process, asked, self._seconds)
             if isinstance(reply, Failure):
                 await self._end(process)  # the next one begins with what is in the store

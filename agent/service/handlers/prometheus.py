@@ -142,7 +142,7 @@ class _Figures(Collector):
         agent, store, budget = daemon.agent, daemon.store, daemon.switches.budget()
         gauges: dict[str, tuple[str, float]] = {
             "equipoise_log_rows": ("Rows of the log.", agent.fold.next_seq),
-            "equipoise_requests": ("Decisions in the log.", agent.decisions),
+            "equipoise_requests": ("Decisions in the log.", agent.state.decisions),
             "equipoise_randomized": ("Randomized decisions in the log.", agent.fold.randomized),
             "equipoise_open_decisions": (
                 "Decisions held in memory, most of them waiting for an outcome.",

@@ -220,7 +220,7 @@ class Shadow:
 
         Answers that were of no use are in the second figure only.
         """
-        moments = self._gateway.agent.view().moments.simulation
+        moments = self._gateway.agent.answers.view().moments.simulation
         return max(float((moments.priced * moments.cost).sum()), self._spent)
 
     async def run(self) -> int:

@@ -87,12 +87,12 @@ def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
         scatter += arms.scatter[group] + between(weight, mean, more, step)
         mean = merged_mean(weight, mean, more, step)
         weight = weight + more
-    known = weight > 0
+    weighted = weight > 0
     squares = arms.weight_sq.sum(axis=0)
-    effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=known)
-    spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=known)
+    effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=weighted)
+    spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=weighted)
     variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
-    return count, np.where(known, mean, np.nan), variance
+    return count, np.where(weighted, mean, np.nan), variance
 
 
 def output_maps(moments: Moments) -> Floats:
@@ -208,9 +208,9 @@ def build_snapshot(
     scorer = None
     if estimate is not None and estimate.scorer is not None:
         fitted = estimate.scorer
-        known = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
+        parts = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
         of = moments if sound is None else sound
-        usable = all(np.isfinite(part).all() for part in known) and bool(
+        usable = all(np.isfinite(part).all() for part in parts) and bool(
             (of.simulation.count.sum(axis=0) > 0).all()
         )
         scorer = context_scorer(of, fitted, names, outputs) if usable else None
