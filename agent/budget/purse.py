@@ -30,11 +30,6 @@ def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
 RESOURCES = ("requests", "money", "harm")
 
 
-def request_charges(models: int) -> Floats:
-    """(K, K) one each."""
-    return np.ones((models, models))
-
-
 def money_charges(prices: Floats) -> Floats:
     """(K, K) USD for the answer, from prices (K,); a model without one counts as the dearest.
 
@@ -68,7 +63,7 @@ def charges_in_force(
     charges: dict[str, Floats] = {}
     for name in resources:
         if name == "requests":
-            charges[name] = request_charges(models)
+            charges[name] = np.ones((models, models))
         elif name == "money":
             charges[name] = money_charges(model_costs(simulation, declared_prices(config)))
         else:

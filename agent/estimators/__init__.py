@@ -57,6 +57,9 @@ __all__ = [
 
 Off: TypeAlias = Mapping[str, str]
 """Families that are not to be computed, and why."""
+TOO_FAR = "values far off are in too many groups to be left out"
+_FAR_OUTSIDE = 100.0
+"""Ranges of the reward beyond which a value is no estimate but lost digits."""
 
 
 def estimate(
@@ -107,11 +110,6 @@ def estimate(
     if before is not None:
         before("")
     return estimates
-
-
-TOO_FAR = "values far off are in too many groups to be left out"
-_FAR_OUTSIDE = 100.0
-"""Ranges of the reward beyond which a value is no estimate but lost digits."""
 
 
 def _attempt(

@@ -32,6 +32,11 @@ from equipoise.store.batches import Flags, Floats
 
 CONSTANT = 1e-12
 """A feature whose spread is below this share of its mean varies by rounding alone."""
+FOLDS = 5
+PENALTIES: Floats = np.logspace(-1.0, 6.0, 8)
+"""Penalties of EXP fits, in pseudo-rows: one pseudo-row says that one coefficient is 0."""
+PSEUDO_ROW = 1.0
+"""The one fixed penalty of OBS fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +121,6 @@ def _spread(weight: Floats, mean: Floats, scatter: Floats) -> tuple[Floats, Floa
     middle = weight @ mean / total
     variance = (scatter.sum(axis=0) + weight @ (mean - middle) ** 2) / total
     return np.sqrt(variance), middle
-
-
-FOLDS = 5
-PENALTIES: Floats = np.logspace(-1.0, 6.0, 8)
-"""Penalties of EXP fits, in pseudo-rows: one pseudo-row says that one coefficient is 0."""
-PSEUDO_ROW = 1.0
-"""The one fixed penalty of OBS fits."""
 
 
 def held_out(groups: int) -> Floats:

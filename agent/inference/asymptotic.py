@@ -7,8 +7,8 @@ the normal mixture of Robbins; one-sided: the half-normal mixture, the root z of
     z^2 / 2 + log Phi(z) = log(sqrt(V rho^2 + 1) / (2 alpha)),  width z sqrt(V + 1 / rho^2) / t.
 rho is frozen when the sequence opens; the sequence is tightest where V is the V it was tuned for.
 In units of 1 / sigma rho is a function of the level and that sample size alone, so the width is
-the same at every reward scale. Rare outcomes not seen yet leave sigma far too small: `choice`
-states when this sequence may be the certified one.
+the same at every reward scale. Rare outcomes not seen yet leave sigma far too small:
+`certificate` states when this sequence may be the certified one.
 """
 
 from __future__ import annotations

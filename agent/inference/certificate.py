@@ -41,6 +41,9 @@ RARER = 25.0
 From 25 on at most 1.8% of runs ever missed, at a nominal 4.5%, over success rates of .01 to .99
 under uniform and top-two draws; from 10 on up to 4.9%, from 5 on up to 8.2% (docs/coverage.md).
 """
+FIXED_N = "fixed-n comparison: holds at one sample size chosen in advance, not under peeking"
+"""What is said beside every `fixed_half_width`; tests/statistical/coverage_study.py shows how far
+more often such intervals miss when they are looked at again and again."""
 
 
 class Sequence(StrEnum):
@@ -253,11 +256,6 @@ class Reading:
             lower[:models, :models] = per_model.contrast_bounds(self.moments.rewards, level)
             return lower
         return contrast_bounds(score, self.caps, models, level)
-
-
-FIXED_N = "fixed-n comparison: holds at one sample size chosen in advance, not under peeking"
-"""What is said beside every `fixed_half_width`; tests/statistical/coverage_study.py shows how far
-more often such intervals miss when they are looked at again and again."""
 
 
 def fixed_half_width(rows: Floats, squares: Floats, alpha: float) -> Floats:

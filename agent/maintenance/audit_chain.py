@@ -1,7 +1,8 @@
 """Whether a store still holds what was written to it: its hash chain, its kept states, anchors.
 
-A file of anchors only ever grows, one JSON object a line: append-only for the daemon (`chattr +a`),
-on another machine, or printed now and then. A backup holds one too, in its manifest.
+An anchor says where the chain ended at an earlier moment. A file of anchors only ever grows, one
+JSON object a line: append-only for the daemon (`chattr +a`), on another machine, or printed now and
+then. A backup holds one too, in its manifest.
 """
 
 from __future__ import annotations

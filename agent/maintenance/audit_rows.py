@@ -1,4 +1,8 @@
-"""Whether outcomes say each part once, and every decision served as routed had to be."""
+"""What rows may say: outcomes each part once, decisions "as routed" where they had to be.
+
+`PartAudit` follows what is known of each decision's outcome, `StopAudit` what stood in the way of
+randomizing it: limits, caps, excluded users and stops, recomputed from the log.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tidy tables of a store: one row per decision, outcome part, observation, simulation, expiry.
 
-With the tables of `agent.frozen_tables` beside them, nothing else is needed to recompute a
+With the tables of `export_sums` beside them, nothing else is needed to recompute a
 certified interval. Rows are read table by table in column batches and written as they come, so
 that memory does not grow with the log.
 """

@@ -1,4 +1,6 @@
-"""What an interval rests on, as tables; and what every column of an export holds."""
+"""What surrounds the log, as tables: what each rule froze, eras, settings, alerts; and what every
+column of an export holds (`MEANINGS`), which is where tables take their columns from.
+"""
 
 from __future__ import annotations
 

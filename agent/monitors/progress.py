@@ -1,8 +1,11 @@
 """Checks of how the experiment gets on: estimators, outputs, plan and watermark.
 
-Rows enter the certified sums in decision order, so the oldest decision that still waits holds back
-every later one. That is meant to last for the reward's window at most. It lasts longer where nobody
-closes what is over, where a decision is dated in the future, and for ever where there is no window.
+They judge what others have computed, without a state or a test of their own, so they have no level.
+
+`watermark`: rows enter the certified sums in decision order, so the oldest decision that still
+waits holds back every later one. That is meant to last for the reward's window at most. It lasts
+longer where nobody closes what is over, where a decision is dated in the future, and for ever where
+there is no window.
 """
 
 from __future__ import annotations
@@ -74,8 +77,7 @@ def outputs(rewarded: float, complete: float) -> Check:
     """Compare the randomized requests that have a reward with those that have outputs too.
 
     rewarded, complete: their numbers. Families that score outputs are fitted to the second kind
-    alone; `ipw` and certified intervals use the first. There is no test in this check, hence no
-    level.
+    alone; `ipw` and certified intervals use the first.
     """
     share = complete / rewarded if rewarded else float("nan")
     figures = {"rewarded": rewarded, "complete": complete, "share": share}
@@ -107,8 +109,7 @@ def plan(
     planned: what `equipoise plan` said to plan for; randomized: certified so far; decided: whether
     the status is `decided` or `equivalent`; foreseen: of the requests that the newest forecast
     expects in all, the tenth that needs fewest and the median. An alarm needs all but a tenth to
-    exceed the plan, for forecasts from few rewards swing. There is no test in this check, hence no
-    level.
+    exceed the plan, for forecasts from few rewards swing.
     """
     share = randomized / planned
     fewest, median = foreseen or (np.nan, np.nan)
@@ -188,10 +189,7 @@ class Behind:
 
 
 def watermark(behind: Behind, now: float, window: float | None) -> Check:
-    """Judge the oldest decision that waits. now: seconds since the epoch; window: of the reward.
-
-    There is no test in this check, hence no level.
-    """
+    """Judge the oldest decision that waits. now: seconds since the epoch; window: of the reward."""
     waits = now - behind.at if behind.number >= 0 else 0.0
     figures = {
         "waiting": behind.waiting,
@@ -202,11 +200,11 @@ def watermark(behind: Behind, now: float, window: float | None) -> Check:
         "mean_delay": behind.delay,
     }
 
-    def said(status: Status, sentence: str) -> Check:
+    def check(status: Status, sentence: str) -> Check:
         return Check("watermark", status, sentence, figures)
 
     if behind.number < 0:
-        return said("ok", "Nothing waits: every decision is closed.")
+        return check("ok", "Nothing waits: every decision is closed.")
     holder = f"d{behind.number} of {dated(behind.at)}"
     effect = f"{holder} holds back {_rows(behind.held)}" if behind.held else f"{holder} waits"
     if waits < -SKEW:
@@ -215,15 +213,15 @@ def watermark(behind: Behind, now: float, window: float | None) -> Check:
             if window is None
             else f"it is closed {window:g} s after the first sweep (`expire`) that finds it"
         )
-        return said("alarm", f"{effect}, and is dated {-waits:,.0f} s in the future: {cure}.")
+        return check("alarm", f"{effect}, and is dated {-waits:,.0f} s in the future: {cure}.")
     if window is None:
-        return said(*_without_window(behind, effect, waits))
+        return check(*_without_window(behind, effect, waits))
     over = now - max(behind.at, behind.until) - window
     if over > GRACE + 0.1 * window:
         status: Status = "alarm" if over > GRACE + window else "watch"
         cure = "nobody closes what is over: call `expire(now)`, as the daemon does by itself"
-        return said(status, f"{effect}, {over:,.0f} s after its window of {window:g} s: {cure}.")
-    return said("ok", f"{effect}, inside its window of {window:g} s.")
+        return check(status, f"{effect}, {over:,.0f} s after its window of {window:g} s: {cure}.")
+    return check("ok", f"{effect}, inside its window of {window:g} s.")
 
 
 def _without_window(behind: Behind, effect: str, waits: float) -> tuple[Status, str]:

@@ -1,11 +1,11 @@
-"""The tables of a plan: one simulation each, its rows cut into cases; and the cheapest split of
-money between EXP, replays (SIM) and waiting.
+"""The tables of a plan: one simulation each, its rows cut into cases; and ways to pay.
 
-What replays teach is which output to expect at a context, by a regression per model. Breiman and
-Freedman (1983): least squares with p columns on n rows leaves s (1 + p / (n - p - 1)) of the
-variance s that no number of rows explains. The part of a reward that replays leave unexplained is
-an upper bound of s here, so the curve is a pessimistic one
-(tests/replay/test_planning_split.py holds it against replays of a linear world).
+`splits` is the cheapest split of money between EXP, replays (SIM) and waiting. What replays teach
+is which output to expect at a context, by a regression per model. Breiman and Freedman (1983):
+least squares with p columns on n rows leaves s (1 + p / (n - p - 1)) of the variance s that no
+number of rows explains. The part of a reward that replays leave unexplained is an upper bound of s
+here, so the curve is a pessimistic one (tests/replay/test_planning_split.py holds it against
+replays of a linear world).
 """
 
 from __future__ import annotations
@@ -154,10 +154,10 @@ class Tables:
         most_often = int(np.argmax(times))
         main, part = cases[most_often], parts[most_often]
         sequences = [sequence, *(each for each in Sequence if each is not sequence)]
-        asked = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
-        asked[0], asked[:, part] = True, True
+        wanted = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
+        wanted[0], wanted[:, part] = True, True
         start = self._start(design, len(all_caps(design, sequences)))
-        own, *others = simulate_readings(design, sequences, asked, self._rng(), start)
+        own, *others = simulate_readings(design, sequences, wanted, self._rng(), start)
         rows = [
             requirement(self._problem, design, own, each, case, policy, sequence.value, "effect")
             for case, each in zip(cases, parts, strict=True)
@@ -234,7 +234,7 @@ class Tables:
         caps = design.caps()
         pairs = levels.pair_level(design.delta, design.candidates)
         read = boundary(design.sequence, pairs, pairs, design.tuned_rows, caps)
-        read.look(ends.state)
+        read.update(ends.state)
         order = np.argsort(-read.centre(ends.state), axis=1)[part]
         paths = np.arange(len(design.values))[part]
         low = read.lower(ends.state, paths, order[:, 0], order[:, 1])

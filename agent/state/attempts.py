@@ -48,7 +48,7 @@ class Attempt(NamedTuple):
         return (self.failed or not other.failed) and other.served in (UNNAMED, self.served)
 
 
-def said(batch: OutcomeBatch, row: int) -> tuple[int, Attempt] | None:
+def reported_attempt(batch: OutcomeBatch, row: int) -> tuple[int, Attempt] | None:
     """The attempt that a part speaks of, and what it says; None where it speaks of none."""
     number = int(batch.attempt[row])
     if number == 0:
@@ -61,19 +61,21 @@ def merged_attempts(parts: Iterable[OutcomeBatch], assigned: int) -> dict[int, A
     """What parts (batches of one row) of one decision say, by attempt."""
     attempts: dict[int, Attempt] = {}
     for part in parts:
-        part_says = said(part, 0)
+        part_says = reported_attempt(part, 0)
         if part_says is not None:
             number, attempt = part_says
             attempts[number] = attempts.get(number, attempt).merged(attempt, assigned)
     return attempts
 
 
-def counting(attempts: Mapping[int, Attempt], assigned: int, routed: int) -> tuple[bool, int]:
+def effective_attempt(
+    attempts: Mapping[int, Attempt], assigned: int, routed: int
+) -> tuple[bool, int]:
     """Whether a decision of these attempts was delivered, and the model that answered it.
 
-    >>> counting({1: Attempt(True, 0), 2: Attempt(False, UNNAMED)}, assigned=0, routed=1)
+    >>> effective_attempt({1: Attempt(True, 0), 2: Attempt(False, UNNAMED)}, assigned=0, routed=1)
     (True, 0)
-    >>> counting({1: Attempt(True, UNNAMED)}, assigned=0, routed=1)
+    >>> effective_attempt({1: Attempt(True, UNNAMED)}, assigned=0, routed=1)
     (False, 1)
     """
     delivered = [number for number, attempt in attempts.items() if not attempt.failed]

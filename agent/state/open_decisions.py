@@ -1,12 +1,13 @@
 """Open decisions: those that still wait for an outcome or for their place in decision order.
 
-The file is unlinked when it is made, beside the store where there is room, and holds nothing that
-the log does not. Its pages are mapped: reading and writing a row is what it was, the system keeps
-what is used and may take the rest. `release` gives back what has not been used lately.
-
 A table of columns over consecutive decision numbers, first in, first out. Finished rows leave
 from the front when the table is full, so its size follows the number of open decisions and not
 the length of history.
+
+A table that outgrows its memory moves to a file of mapped columns (`OpenFile`) beside the store.
+The file is unlinked when it is made and holds nothing that the log does not; a row is read and
+written as before, the system keeps what is used and may take the rest, and `release` gives back
+what has not been used lately.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.monitors.progress import Behind
-from equipoise.agent.state.attempts import Attempts, counting, said
+from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
 
 _STRIDE = 1 << 36
@@ -268,11 +269,11 @@ class OpenDecisions:
         again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
         for index in np.flatnonzero(again).tolist():
             number, row = int(batch.number[index]), int(rows[index])
-            assigned, report = int(self.model[row]), said(batch, index)
+            assigned, report = int(self.model[row]), reported_attempt(batch, index)
             if more[index] and report is not None:
                 self.attempts.take(number, *report, assigned)
             attempts = self.attempts.of(number, bool(self.confirmed[row]), assigned)
-            self.delivered[row], self.served[row] = counting(
+            self.delivered[row], self.served[row] = effective_attempt(
                 attempts, assigned, int(self.routed[row])
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -36,10 +37,13 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     _table(console, _title(plan), plan.goals, _goal if several else _reading)
     if len(plan.effects) > 1:
         rows = [row for row in plan.effects if row.policy == _shown_policy(plan)]
-        _table(console, f"By the difference, {_shown_policy(plan)}", rows, _effect)
-    _table(console, "EXP against waiting: share of requests randomized", plan.rates, _rate)
-    _table(console, "The price of the floor", plan.floors, _floor)
-    _table(console, "What a prediction from replays would save", plan.explained, _explained)
+        _table(console, f"By the difference, {_shown_policy(plan)}", rows, "{0.effect:.3g}".format)
+    for title, rows, name in (
+        ("EXP against waiting: share of requests randomized", plan.rates, "{0.rate:.3g}"),
+        ("The price of the floor", plan.floors, "{0.floor:.3g} ({0.policy})"),
+        ("What a prediction from replays would save", plan.explained, "{0.explained:.0%}"),
+    ):
+        _table(console, title, rows, name.format)
     _splits(console, plan.splits)
     _table(console, "Each segment by itself", plan.segments, _goal)
     if plan.bought:
@@ -105,30 +109,15 @@ def _goal(row: Requirement) -> str:
     return _reading(row) + goal
 
 
-def _effect(row: Requirement) -> str:
-    return f"{row.effect:.3g}"
-
-
-def _rate(row: Requirement) -> str:
-    return f"{row.rate:.3g}"
-
-
-def _floor(row: Requirement) -> str:
-    return f"{row.floor:.3g} ({row.policy})"
-
-
-def _explained(row: Requirement) -> str:
-    return f"{row.explained:.0%}"
-
-
-def _table(console: Console, title: str, rows: Rows[Requirement], name: object) -> None:
+def _table(
+    console: Console, title: str, rows: Rows[Requirement], name: Callable[[Requirement], str]
+) -> None:
     if not rows:
         return
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for heading in ("", "plan for", "80% of them", "time", "money", "harm"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
-        assert callable(name)
         table.add_row(
             name(row),
             _cell(row.randomized.needed),

@@ -1,12 +1,12 @@
 """The frozen rule simulated forward until a goal is reached; closed forms say where to look.
 
-Gaussian algebra for a contrast of two models under fixed shares. `anytime_rows` replaces the
-quantile of a fixed-n test by what a mixture needs; `fewest_rewards` is Garivier & Kaufmann's lower
-bound, which no policy at a sound level can beat on average.
-
 Looks are geometric in requests, dense where the closed form expects the end; a path ends somewhere
 between two looks, log-uniformly. Between looks the rule stays frozen. The real agent freezes
 oftener, so early shares of an adaptive policy are a little staler here than there.
+
+The closed forms are Gaussian algebra for a contrast of two models under fixed shares:
+`anytime_rows` replaces the quantile of a fixed-n test by what a mixture needs, `fewest_rewards` is
+Garivier & Kaufmann's lower bound, which no policy at a sound level can beat on average.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Ends:
     """Where N paths ended, all (N,) but counts (N, K); inf requests where one did not.
 
     requests: from the start of the plan; counts: randomized requests per model by then;
-    model: what was decided or leads; looked: requests of the last look; trail: (L, N) requests of
+    model: what was decided or leads; last_look: requests then; trail: (L, N) requests of
     the looks, right: (L, N) whether the leading model was then within `regret` of the best, and
     spent: (L, N, K) randomized requests by then; state: the sums of the paths that were simulated
     to the end. Paths that ended are dropped after a while: their `spent` and `right` stand still.
@@ -138,7 +138,7 @@ class Ends:
     requests: Floats
     counts: Floats
     model: Ints
-    looked: Floats
+    last_look: Floats
     trail: Floats
     right: Flags
     spent: Floats
@@ -206,18 +206,18 @@ def simulate(
 def simulate_readings(
     design: Design,
     sequences: Rows[Sequence],
-    asked: Flags,
+    wanted: Flags,
     rng: np.random.Generator,
     start: PathState | None = None,
 ) -> list[Ends]:
     """The same N paths until each of several sequences decides, in their order.
 
-    asked: (S, N) of which paths a sequence's decision is wanted; the others end at 0 requests.
+    wanted: (S, N) of which paths a sequence's decision is wanted; the others end at 0 requests.
     start: sums so far with the caps of `all_caps`, changed in place.
     """
     goals = [
         _Goal(replace(design, sequence=each), None, row)
-        for each, row in zip(sequences, asked, strict=True)
+        for each, row in zip(sequences, wanted, strict=True)
     ]
     return _simulate(design, goals, rng, None, np.inf, start, None, True)
 
@@ -255,21 +255,21 @@ def _simulate(
         place = rng.random(paths)
         middle = now * (np.maximum(before, 1.0) / now) ** place
         for goal in goals:
-            goal.look(run.state, going, middle, spent[steps - 1] * (middle / now)[:, None])
+            goal.update(run.state, going, middle, spent[steps - 1] * (middle / now)[:, None])
         before = now
         if stop:
             left = np.any([np.isinf(goal.requests[going]) for goal in goals], axis=0)
             if not left.any():
                 break
             run.keep(left)
-    looked = trail[:steps], right[:steps], spent[:steps]
-    found = []
+    looks_taken = trail[:steps], right[:steps], spent[:steps]
+    results = []
     for goal in goals:
         left = np.isinf(goal.requests)
         goal.counts[left] = spent[steps - 1, left]
         ends = goal.requests, goal.counts, goal.model
-        found.append(Ends(*ends, before, *looked, run.state))
-    return found
+        results.append(Ends(*ends, before, *looks_taken, run.state))
+    return results
 
 
 class _Run:
@@ -393,7 +393,7 @@ class _Goal:
     caps: (C, n) of the paths still simulated. requests, model: (N,) and counts: (N, K), as in Ends.
     """
 
-    def __init__(self, design: Design, width: float | None, asked: Flags | None = None) -> None:
+    def __init__(self, design: Design, width: float | None, wanted: Flags | None = None) -> None:
         self.caps = design.caps()
         self._width = width
         self._above = np.full(1, -design.epsilon)
@@ -404,8 +404,8 @@ class _Goal:
         )
         size = len(design.values)
         self.requests = np.full(size, np.inf)
-        if asked is not None:
-            self.requests[~asked] = 0.0
+        if wanted is not None:
+            self.requests[~wanted] = 0.0
         self.model, self.counts = np.zeros(size, dtype=int), np.zeros((size, design.models))
 
     def keep(self, paths: Ints) -> None:
@@ -413,11 +413,11 @@ class _Goal:
         self.caps = self.caps[:, paths]
         self._boundary.keep(paths)
 
-    def look(self, state: PathState, going: Ints, requests: Floats, counts: Floats) -> None:
+    def update(self, state: PathState, going: Ints, requests: Floats, counts: Floats) -> None:
         """Note which paths are there. going: (n,) paths of the state; requests: (N,) and counts:
         (N, K) where one that is there by now ends."""
         open_ = np.flatnonzero(np.isinf(self.requests[going]))
-        self._boundary.look(state)
+        self._boundary.update(state)
         if not len(open_):
             return
         reached, leaders = self._reached(state, open_)

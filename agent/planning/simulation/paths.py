@@ -1,14 +1,14 @@
 """N simulated experiments at once: their assignment shares and certified sums, step by step.
 
-The same formulas as `equipoise.policies`, which freeze one rule at a time; a plan freezes one for
-every path at every look. tests/agent/planning/test_shares.py holds the two to each other. Plans
-know no contexts, so only context-free assignments are offered.
+The shares are the formulas of `equipoise.policies`, which freezes one rule at a time where a plan
+freezes one for every path at every look; tests/agent/planning/test_shares.py holds the two to each
+other. Plans know no contexts, so only context-free assignments are offered.
 
 Within a step the rule is frozen, so chances, predictions and centres are constants and every sum
-of `inference.score_moments` is an exact function of three numbers per model: rewards drawn, their
-sum and their sum of squares (test_state.py adds up single rows and finds the same). Only those
-three are drawn: binomial for rewards of 0 and 1, normal otherwise. Everything is on the [0, 1]
-scale, larger being better.
+of `inference.score` is an exact function of three numbers per model: rewards drawn, their sum and
+their sum of squares (a test adds up single rows and finds the same). Only those three are drawn:
+binomial for rewards of 0 and 1, normal otherwise. Everything is on the [0, 1] scale, larger being
+better.
 
 A lost reward, which never comes and counts as the worst case, is 0 for the lower ends and 1 for the
 upper ones; the upper ends then have a sum and squares of their own.

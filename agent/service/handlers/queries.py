@@ -25,7 +25,7 @@ from equipoise.agent.service.api.schema import (
     RuleAnswer,
 )
 from equipoise.agent.service.daemon import Daemon
-from equipoise.agent.state.attempts import UNNAMED, said
+from equipoise.agent.state.attempts import UNNAMED, reported_attempt
 from equipoise.store.batches import OutcomeBatch
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
@@ -147,7 +147,7 @@ def _families(call: Call) -> list[str]:
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
-    outputs, told = part.outputs[0], said(part, 0)
+    outputs, told = part.outputs[0], reported_attempt(part, 0)
     served = UNNAMED if told is None else told[1].served
     return OutcomePart(
         served=None if served == UNNAMED else models[served],

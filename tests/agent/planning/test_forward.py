@@ -80,7 +80,7 @@ def test_no_policy_beats_the_lower_bound(assignment, sequence):
     values = (0.7, 0.55, 0.4)
     settings = design(values, assignment=assignment, sequence=sequence)
     ends = ran(settings)
-    mean = np.minimum(ends.requests, ends.looked).mean() * RATE
+    mean = np.minimum(ends.requests, ends.last_look).mean() * RATE
     assert mean > fewest_rewards(settings.values[0], settings.variances[0], 0.0, 0.05)
 
 
