@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from equipoise.agent.inference.certificate import CertificateMoments
+from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.score import ScoreCentres, ScoreMoments
 from tests.agent.inference.rows import MODELS, POLICIES, columns, longhand, tuning
 from tests.agent.moments.table import assert_same_bits
@@ -92,3 +94,22 @@ def test_cap_0_is_the_plain_weighted_reward_and_loss():
     gain, loss = weight.T @ rows.low, weight.T @ (1.0 - rows.high)
     np.testing.assert_allclose(moments.low[0, : MODELS + 1], gain, rtol=1e-12)
     np.testing.assert_allclose(200 - moments.high[0, : MODELS + 1], loss, rtol=1e-10)
+
+
+def test_all_certified_sums_of_shards_are_those_of_the_whole():
+    frozen = Frozen.neutral(MODELS, SIZE, len(CAPS))
+
+    def certified(c):
+        moments = CertificateMoments.empty(MODELS, SIZE, len(CAPS))
+        moments.update(c.rows(), frozen, CAPS, c.model, c.randomized, c.known)
+        return moments
+
+    c = columns(5)
+    one, two, both = (certified(c.taken(p)) for p in (slice(0, 60), slice(60, None), slice(None)))
+    assert both.randomized == np.count_nonzero(c.randomized)
+    assert both.missing == np.count_nonzero(~c.known)
+    for name, array in (one + two).arrays().items():
+        np.testing.assert_allclose(array, both.arrays()[name], rtol=1e-12, atol=1e-12)
+    for name, array in one.copy().arrays().items():
+        assert array.tobytes() == one.arrays()[name].tobytes()
+        assert not np.shares_memory(array, one.arrays()[name])
