@@ -36,7 +36,7 @@ from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions
 from equipoise.agent.monitors.guardrails import GuardrailLimit
 from equipoise.agent.monitors.monitor_set import MonitorSet
-from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.fold import Fold, LightFold
 from equipoise.agent.state.recovery import restore
 from equipoise.agent.state.sticky_units import one_by_one
 from equipoise.policies.registry import policy
@@ -142,8 +142,14 @@ class Agent:
 
     @property
     def fold(self) -> Fold:
-        """What was folded from the log."""
+        """What was folded from the log, sums included. Raises RuntimeError where another process
+        keeps those."""
         return self.state.fold
+
+    @property
+    def light(self) -> LightFold:
+        """What decisions and outcomes ask for of it."""
+        return self.state.light
 
     @property
     def rule(self) -> Rule:
@@ -153,7 +159,7 @@ class Agent:
     @property
     def late(self) -> int:
         """Parts of outcomes that came too late to be used, restarts included."""
-        return self.fold.late
+        return self.light.late
 
     @property
     def would_randomize(self) -> int:
@@ -187,11 +193,11 @@ class Agent:
         """
         fresh, duplicates = self._validation.outcomes(outcomes)
         self.duplicates += duplicates
-        before = self.fold.late
+        before = self.light.late
         if len(fresh):
             self._close_overdue(fresh, came)
             self._log(fresh)
-        late = self.fold.late - before
+        late = self.light.late - before
         return Accepted(len(fresh) - late, duplicates, late)
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
@@ -220,7 +226,7 @@ class Agent:
         window = self.config.reward.window
         if window is None:
             return 0
-        table = self.fold.pending
+        table = self.light.pending
         rows = slice(0, table.size)
         complete = table.has_reward[rows] & table.has_outputs[rows]
         waits = ~complete & ~table.expired[rows]
@@ -256,13 +262,13 @@ class Agent:
 
         For an agent that reads beside the daemon. Rules must be adopted first.
         """
-        for segment in self.store.read(since=self.fold.next_seq):
-            self.fold.apply(segment.seq, segment.batch)
-        return self.fold.next_seq
+        for segment in self.store.read(since=self.light.next_seq):
+            self.state.apply(segment.seq, segment.batch)
+        return self.light.next_seq
 
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
-        self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
+        self.store.checkpoint(self.light.next_seq, self.fold.to_bytes(), at)
 
     def _close_overdue(self, outcomes: OutcomeBatch, came: float | None) -> None:
         """Close the decisions of parts that come after their window, so that they are late.
@@ -270,7 +276,7 @@ class Agent:
         In the log, not in memory: folding it again must find the same parts late, under whatever
         window is declared by then.
         """
-        window, table = self.config.reward.window, self.fold.pending
+        window, table = self.config.reward.window, self.light.pending
         if window is None:
             return
         if len(outcomes) == 1:
@@ -280,7 +286,7 @@ class Agent:
             if row >= 0 and latest <= table.at[row] + window:
                 return
         # Those that are too late anyway need no closing.
-        rows = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
+        rows = np.flatnonzero(~table.too_late(outcomes.number, self.light.watermark))
         at = table.rows(outcomes.number[rows])
         counts = outcomes.at[rows] if came is None else np.fmax(outcomes.at[rows], came)
         over = counts > table.at[at] + window
@@ -296,7 +302,7 @@ class Agent:
         try:
             seq = self.store.append(batch)
             appended = True
-            self.fold.apply(seq, batch)
+            self.state.apply(seq, batch)
             if then is not None:
                 then()
         except BaseException as error:
@@ -347,7 +353,7 @@ class Agent:
 
     def _new_validation(self) -> Validator:
         state = self.state
-        return Validator(state.config, state.transform, state.fold, state.store, state.gaps)
+        return Validator(state.config, state.transform, state.light, state.store, state.gaps)
 
     @property
     def _miscounted(self) -> bool:
@@ -357,7 +363,7 @@ class Agent:
         reward = self.config.reward
         if self.rule.missing is not msgspec.UNSET or reward.missing_value is None:
             return False
-        if not self.fold.next_seq:
+        if not self.light.next_seq:
             return False
         undelivered = self.fold.watched().delivery.sums["lost"].any()
         return (reward.low, reward.high) != (0.0, 1.0) or bool(undelivered)

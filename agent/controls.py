@@ -67,9 +67,9 @@ class Controls:
         if "harm" in limited:
             family = state.config.policy.estimator
             values = answers.estimates([family])[family].values
-        # Requests cost one each, whatever is known.
-        moments = state.fold.moments if limited.keys() == {"requests"} else answers.view().moments
-        state.purse.revalue(charges_in_force(limited, state.config, moments.simulation, values))
+        # Requests cost one each, whatever is known; sums that are kept elsewhere are not asked for.
+        simulation = None if limited.keys() == {"requests"} else answers.view().moments.simulation
+        state.purse.revalue(charges_in_force(limited, state.config, simulation, values))
 
     def open_era(self, reason: str, at: float = 0.0, active: Flags | None = None) -> None:
         """Start certified sums afresh from the next decision on.
@@ -177,7 +177,7 @@ class Controls:
         state = self._state
         active = state.rule.active.copy()
         reasons: list[str] = []
-        full = active & state.caps.full(state.fold.ledger)
+        full = active & state.caps.full(state.light.ledger)
         if full.any():
             # Requests that a full model cannot get certify nothing: the others go on without it.
             active &= ~full

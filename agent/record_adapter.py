@@ -197,7 +197,7 @@ class Gateway:
         dated = np.array([item.at is not None for item in observations], dtype=bool)
         fresh = self._new_observations(batch, dated)
         kept = batch if fresh.all() else select(batch, fresh)
-        first = self.agent.fold.next_seq
+        first = self.agent.light.next_seq
         # A row that names nobody is somebody of its own, whatever others call theirs.
         units = [
             text_key("unit", unit) if unit else text_key("row", str(first + row))
@@ -358,7 +358,7 @@ class Gateway:
 
     def _assigned(self, number: int) -> int:
         """The model that a decision assigned; 0 where there is none such."""
-        table = self.agent.fold.pending
+        table = self.agent.light.pending
         if table.base <= number < table.next:
             return int(table.model[number - table.base])
         decided = self.agent.store.decision(number)

@@ -34,6 +34,7 @@ from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, w
 from equipoise.agent.state.fold import Fold, View
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
+from equipoise.store.batches import Batch, Buffer
 from equipoise.store.contract import Store
 from equipoise.store.records import RuleRecord
 from equipoise.store.sqlite.log_start import lost_before
@@ -49,9 +50,9 @@ class ExperimentState:
     """One experiment over one store, as memory has it: read by `Answers`, changed by `Controls` and
     `Agent`.
 
-    rule: the one in force. alarms: names of the checks that stand at alarm. paused: why nothing is
-    randomized, None if it is; observing_only: nothing is (mode `observe`). gaps: what the log is
-    known to lack; no more is found out while it is open.
+    light: what decisions and outcomes ask for. rule: the one in force. alarms: names of the checks
+    that stand at alarm. paused: why nothing is randomized, None if it is; observing_only: nothing
+    is (mode `observe`). gaps: what the log is known to lack; no more is found out while it is open.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class ExperimentState:
         self.store = store
         self.eras = eras
         self.rules = rules
-        self.fold = fold
+        self.light = fold.light
+        self._fold = fold
+        self._keeps_sums = True
         self.rule = rule
         self.alarms = rule.alarms
         self.paused = paused
@@ -82,13 +85,39 @@ class ExperimentState:
         self.transform = Transform(config.features)
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
-        self.purse = Purse(config.budget, self.fold.ledger)
+        self.purse = Purse(config.budget, self.light.ledger)
         self.caps = Caps(config.policy.exclude, model_caps(config), Quotas.of(config))
+
+    @property
+    def fold(self) -> Fold:
+        """The whole fold. Raises RuntimeError where another process keeps the sums."""
+        if not self._keeps_sums:
+            raise RuntimeError("this fold was told to keep no sums")
+        return self._fold
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether the sums are kept here, and not by another who folds the same log."""
+        return self._keeps_sums
+
+    def lighten(self) -> None:
+        """Keep no more sums: they are another's to keep. What decisions and outcomes ask for stays,
+        and is what it would be with them; `load_sums` and the rows since bring the sums back."""
+        self._keeps_sums = False
+
+    def load_sums(self, state: Buffer) -> None:
+        """Become the state of `Fold.to_bytes`, sums included."""
+        self._fold.load_bytes(state)
+        self._keeps_sums = True
+
+    def apply(self, seq: int, batch: Batch) -> None:
+        """Fold rows of the log, the first of which has this seq."""
+        (self._fold if self._keeps_sums else self.light).apply(seq, batch)
 
     @property
     def decisions(self) -> int:
         """Decisions in the log; numbers that were lost are none."""
-        end = self.fold.pending.next
+        end = self.light.pending.next
         return end - lost_before(self.gaps, end)
 
 
@@ -154,8 +183,8 @@ class Answers:
 
     def view(self) -> View:
         """Sums up to the newest log row; copies that the caller must not write to."""
-        if self._view is None or self._view_seq != self.state.fold.next_seq:
-            self._view, self._view_seq = self.state.fold.view(), self.state.fold.next_seq
+        if self._view is None or self._view_seq != self.state.light.next_seq:
+            self._view, self._view_seq = self.state.fold.view(), self.state.light.next_seq
         return self._view
 
     def estimates(self, families: Iterable[str]) -> Estimates:
@@ -300,7 +329,7 @@ class Answers:
 
     def behind(self) -> Behind:
         """What waits, what that holds back, and which decision does."""
-        return self.state.fold.pending.behind(self.view().watermark)
+        return self.state.light.pending.behind(self.view().watermark)
 
     def checks(self, at: float | None = None) -> Checks:
         """What every check says of the era in force, as far as it is logged; nothing is done.
@@ -315,7 +344,7 @@ class Answers:
         checks = Checks(monitors.checks(families))
         features = state.transform.phi_names
         checks.append(computed(families, configured, self.sound()[1], features, PLAIN))
-        if state.fold.pending.y.shape[1]:
+        if state.light.pending.y.shape[1]:
             moments = self.view().moments
             rewarded, complete = moments.arms.count.sum(), moments.exp.count.sum()
             checks.append(outputs(float(rewarded), float(complete)))
@@ -325,7 +354,7 @@ class Answers:
             answer = certified.standing
             decided = answer.winner() is not None or bool(answer.equivalent())
             checks.append(plan(planned, certified.randomized, decided, self._foreseen()))
-        now = at or state.fold.pending.newest_at
+        now = at or state.light.pending.newest_at
         checks.append(watermark(self.behind(), now, state.config.reward.window))
         return checks
 
@@ -366,10 +395,10 @@ class Answers:
             self.view().moments,
             estimate,
             sound=self.sound()[0],
-            requests=state.fold.pending.next,
+            requests=state.light.pending.next,
             certified=gated and self.certified_winner() is not None,
-            seed=state.fold.pending.next,
-            contexts=recent_contexts(state.fold, state.store)
+            seed=state.light.pending.next,
+            contexts=recent_contexts(state.light, state.store)
             if state.policy.uses_estimate
             else None,
             rate=state.purse.rate(state.config.limits.rate),
@@ -391,7 +420,7 @@ class Answers:
         certified = self.view().certified
         return Rule(
             era=era,
-            since=state.fold.pending.next,
+            since=state.light.pending.next,
             allocation=state.policy.freeze(snapshot),
             prediction=self._prediction(estimate),
             frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
@@ -442,4 +471,4 @@ class Answers:
     @property
     def _context_free(self) -> bool:
         """Whether e and pi were the same for every request so far."""
-        return self.state.rules.context_free and not self.state.fold.masked
+        return self.state.rules.context_free and not self.state.light.masked

@@ -13,7 +13,7 @@ from equipoise.agent.estimators.linear import mean_features, regressions
 from equipoise.agent.moments.additive import between, merged_mean
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.fold import LightFold
 from equipoise.policies.snapshot import ContextScorer, Snapshot
 from equipoise.store.batches import DecisionBatch, Floats
 from equipoise.store.contract import Store
@@ -24,19 +24,19 @@ FEW = 64
 """decisions up to which replayed contexts stand for it instead"""
 
 
-def recent_contexts(fold: Fold, store: Store) -> Floats | None:
+def recent_contexts(light: LightFold, store: Store) -> Floats | None:
     """(n, d) contexts of the last 512 decisions, of replays before there are 64; None for neither.
 
     A function of the log alone: the same after a restart, whatever is still held in memory.
     """
-    table, width = fold.pending, fold.dimensions.context
+    table, width = light.pending, light.dimensions.context
     if table.next < FEW:
-        return fold.simulated.contexts(width, RECENT)
+        return light.simulated.contexts(width, RECENT)
     wanted = min(RECENT, table.next)
     rows = np.flatnonzero(~table.is_void(slice(0, table.size)))
     if len(rows) >= wanted:
         return table.x[rows[-wanted:]]
-    return _from_log(store, fold.next_seq, wanted)
+    return _from_log(store, light.next_seq, wanted)
 
 
 def _from_log(store: Store, end: int, wanted: int) -> Floats | None:

@@ -62,11 +62,11 @@ def describe(agent: Agent) -> dict[str, Any]:
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
         "rule_id": agent.rule.rule_id,
         "era": agent.rule.era,
-        "log_rows": agent.fold.next_seq,
+        "log_rows": agent.light.next_seq,
         "decisions": agent.state.decisions,
         "losses": [gap.sentence for gap in agent.state.gaps],
-        "randomized": agent.fold.randomized,
-        "budget_left": None if budget is None else budget - agent.fold.randomized,
+        "randomized": agent.light.randomized,
+        "budget_left": None if budget is None else budget - agent.light.randomized,
         "spending": [
             {
                 "resource": each.resource,

@@ -28,7 +28,7 @@ class Decider:
     def __init__(self, state: ExperimentState, key: bytes) -> None:
         self._state = state
         self._uniforms = Uniforms(key, state.config.name)
-        self._stops = StopNotes(state.store, state.fold.pending.next)
+        self._stops = StopNotes(state.store, state.light.pending.next)
         self._config_version = stored_config.version(state.store)
         self.would_randomize = 0
 
@@ -49,7 +49,7 @@ class Decider:
             eligible = every if requests.eligible is None else requests.eligible
             requests = replace(requests, eligible=eligible & rule.active)
         uniform = self._uniforms.of(first, len(requests))
-        drawn = state.caps.draw(rule.allocation, requests, uniform, state.fold.ledger)
+        drawn = state.caps.draw(rule.allocation, requests, uniform, state.light.ledger)
         if state.observing_only:
             self.would_randomize += int(np.count_nonzero(drawn.randomized))
         batch = DecisionBatch(
@@ -74,8 +74,8 @@ class Decider:
             closed_by=drawn.closed_by,
         )
         if state.config.units is not None:
-            leader = state.fold.units.leaders(requests, state.fold.pending, first)
-            batch = follow(replace(batch, leader=leader), state.fold.pending)
+            leader = state.light.units.leaders(requests, state.light.pending, first)
+            batch = follow(replace(batch, leader=leader), state.light.pending)
         return self._within_hard_stops(batch)
 
     def _within_hard_stops(self, batch: DecisionBatch) -> DecisionBatch:

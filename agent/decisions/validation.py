@@ -19,7 +19,7 @@ from equipoise.agent.state.attempts import (
     merged_attempts,
     reported_attempt,
 )
-from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.fold import LightFold
 from equipoise.store.batches import (
     Flags,
     Floats,
@@ -44,7 +44,7 @@ class Validator:
         self,
         config: ExperimentConfig,
         transform: Transform,
-        fold: Fold,
+        light: LightFold,
         store: Store,
         gaps: Sequence[Gap] = (),
     ) -> None:
@@ -54,7 +54,7 @@ class Validator:
         self._names = config.model_names
         self._models = len(config.models)
         self._transform = transform
-        self._fold = fold
+        self._light = light
         self._store = store
 
     def check_requests(self, batch: RequestBatch) -> None:
@@ -82,7 +82,7 @@ class Validator:
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
         """The rows that say something new, in time or not, and the number of exact repeats."""
-        count, table = len(batch), self._fold.pending
+        count, table = len(batch), self._light.pending
         q = self._transform.q
         if batch.outputs.shape != (count, q):
             raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
@@ -117,7 +117,7 @@ class Validator:
         repeated = count > 1 and not (np.diff(number) > 0).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
-        doubtful = table.too_late(number, self._fold.certified.watermark)
+        doubtful = table.too_late(number, self._light.watermark)
         at = number - table.base
         if lowest < table.base:
             at = np.maximum(at, 0)
@@ -163,7 +163,7 @@ class Validator:
 
     def _known_replays(self, batch: SimulationBatch) -> Flags:
         """(n,) which pairs are in the log. The state knows most contexts, the store all."""
-        index = self._fold.simulated
+        index = self._light.simulated
         stored = np.zeros(len(batch), dtype=bool)
         if len(index):
             stored = index.has(index.rows(batch.context), batch.model)
@@ -185,7 +185,7 @@ class Validator:
                 continue
             # Its row was removed by age: the state remembers outputs and context features.
             one = slice(row, row + 1)
-            remembered, _ = self._fold.simulated.lookup(batch.context[one], batch.model[one])
+            remembered, _ = self._light.simulated.lookup(batch.context[one], batch.model[one])
             if (remembered[0] != phi[row]).any():
                 raise ConflictError(
                     f"{self._replay(batch, row)} has other content than a row before the "
@@ -244,7 +244,7 @@ class Validator:
 
     def _retold(self, number: Ints) -> Flags:
         """(n,) decisions of whose attempts more is known than what most parts say."""
-        attempts = self._fold.pending.attempts
+        attempts = self._light.pending.attempts
         return attempts.among(number) if len(attempts) else np.zeros(len(number), dtype=bool)
 
     def _tells_more(self, batch: OutcomeBatch, row: int) -> bool:
@@ -266,8 +266,8 @@ class Validator:
 
     def _attempts(self, number: int) -> dict[int, Attempt]:
         """What is known of a decision's attempts."""
-        table, at = self._fold.pending, number - self._fold.pending.base
-        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+        table, at = self._light.pending, number - self._light.pending.base
+        if not table.too_late(np.array([number]), self._light.watermark)[0]:
             return table.attempts.of(number, bool(table.confirmed[at]), int(table.model[at]))
         decided = self._store.decision(number)
         assigned = 0 if decided is None else int(decided.model[0])
@@ -275,10 +275,10 @@ class Validator:
 
     def _known(self, number: int) -> list[tuple[str, Floats]]:
         """Every value known of a decision by its name, NaN where it is not."""
-        table = self._fold.pending
+        table = self._light.pending
         names = ["reward", "outputs", *(f"metric {item.name}" for item in self._guardrails)]
         at = number - table.base
-        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+        if not table.too_late(np.array([number]), self._light.watermark)[0]:
             reward = table.reward[at : at + 1] if table.has_reward[at] else np.array([np.nan])
             outputs = table.y[at] if table.has_outputs[at] else np.full(self._transform.q, np.nan)
             return list(zip(names, [reward, outputs, *table.metrics[at, :, None]], strict=True))

@@ -104,7 +104,7 @@ def _tables(
     store: Store, config: ExperimentConfig, agent: Agent | None
 ) -> Iterator[tuple[str, pa.Schema, Iterator[pa.RecordBatch]]]:
     # What was certified when the agent had read the log, and the log as it was then.
-    until = store.next_seq if agent is None else agent.fold.next_seq
+    until = store.next_seq if agent is None else agent.light.next_seq
     shape = _Shape(store, config, agent)
     for table in LOG_TABLES:
         schema = pa.schema(list(shape.fields(table)))
@@ -249,7 +249,7 @@ class _Shape:
         prediction = self._rules.rule(batch.rule_id).prediction
         if prediction is None or self._agent is None:
             return np.full(batch.probabilities.shape, np.nan)
-        simulated = self._agent.fold.simulated
+        simulated = self._agent.light.simulated
         if not len(simulated) or (batch.context < 0).all():
             return prediction.raw(batch.x, None, None)
         models = len(prediction.effects)

@@ -358,7 +358,7 @@ def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None)
     facts: dict[str, Any] = {
         "log": {
             "begins": 0 if root is None else root.seq,
-            "rows": store.next_seq if agent is None else agent.fold.next_seq,
+            "rows": store.next_seq if agent is None else agent.light.next_seq,
             "decisions": (
                 store.decisions - lost_before(store.gaps(), store.decisions)
                 if agent is None

@@ -82,7 +82,7 @@ def no_forecast(answers: Answers, at: float, why: str) -> Forecast:
         state="unknown",
         sentence=f"There is no forecast: {why}.",
         at=at,
-        log_rows=answers.state.fold.next_seq,
+        log_rows=answers.state.light.next_seq,
         era=answers.state.rule.era,
         randomized=answers.certified().randomized,
         planned=answers.state.config.budget.planned,

@@ -155,7 +155,7 @@ def _traffic(answers: Answers) -> float | None:
     if answers.state.config.units is not None:
         # Rows are units there, and how many open in an hour is not kept.
         return None
-    table = answers.state.fold.pending
+    table = answers.state.light.pending
     at = table.at[: table.size]
     at = at[np.isfinite(at)]
     if len(at) < 2 or not at[-1] > at[0]:
@@ -237,7 +237,7 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
     alarms = ", ".join(answers.state.alarms)
     return {
         "experiment": answers.state.config.name,
-        "randomized": int(answers.state.fold.randomized),
+        "randomized": int(answers.state.light.randomized),
         "decided": winner,
         "leader": problem.names[first],
         "runner_up": problem.names[second],

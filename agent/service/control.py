@@ -193,7 +193,7 @@ class Switches:
         self._act()
 
     def budget(self) -> BudgetAnswer:
-        limit, spent = self._agent.controls.budget, self._agent.fold.randomized
+        limit, spent = self._agent.controls.budget, self._agent.light.randomized
         left = None if limit is None else max(limit - spent, 0)
         return BudgetAnswer(requests=limit, randomized=spent, left=left)
 

@@ -261,7 +261,7 @@ def realise(benchmark: Benchmark, planned: Planned) -> Realised:
         agent.refresh(review=False)
         done, right = _reached(agent, world, planned.width)
         if done:
-            return Realised(planned, float(agent.fold.randomized), right)
+            return Realised(planned, float(agent.light.randomized), right)
     return Realised(planned, np.inf, None)
 
 

@@ -104,7 +104,7 @@ def test_repeats_are_known_even_after_they_left_the_table(agent, traffic):
     first = traffic.outcomes(agent.decide(traffic.requests(20)))
     agent.observe(first)
     run(agent, traffic, 60, size=200)
-    assert agent.fold.pending.base > 20
+    assert agent.light.pending.base > 20
     accepted = agent.observe(first)
     assert (accepted.rows, accepted.duplicates) == (0, 20)
     with pytest.raises(ConflictError, match="d0"):
@@ -165,7 +165,7 @@ def test_batch_size_does_not_change_a_decision(traffic):
 def test_observing_only_randomizes_nothing_and_certifies_nothing(agent, traffic):
     agent.state.observing_only = True
     run(agent, traffic, 10)
-    assert agent.fold.randomized == 0
+    assert agent.light.randomized == 0
     assert agent.answers.view().certified.overall.rows == 0
 
 
@@ -219,7 +219,7 @@ def test_every_preset_runs_a_whole_stream(preset, traffic):
     agent.refresh()
     run(agent, traffic, 12, size=60)
     assert agent.answers.recommendation().model in MODELS
-    assert agent.fold.randomized > 100
+    assert agent.light.randomized > 100
 
 
 def test_no_single_model_beats_skilled_routing(agent, traffic):

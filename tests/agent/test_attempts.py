@@ -41,7 +41,7 @@ def decide(door, count):
 
 def counted(door, number):
     """(delivered, model that answered) as the fold has it."""
-    table = door.agent.fold.pending
+    table = door.agent.light.pending
     row = number - table.base
     return bool(table.delivered[row]), MODELS[table.served[row]]
 
@@ -209,7 +209,7 @@ def test_what_another_model_answered_is_the_worst_case():
     certified = door.agent.answers.view().certified.overall
     fast = MODELS.index("fast")
     assert certified.rows == 300
-    assert certified.missing == door.agent.fold.pending.model[:300].tolist().count(fast)
+    assert certified.missing == door.agent.light.pending.model[:300].tolist().count(fast)
     assert certified.rewards.low[fast] == 0.0
     assert certified.rewards.high[fast] == certified.rewards.count[fast] > 0
     assert np.isnan(door.agent.answers.estimates(["ipw"])["ipw"].values[fast])
@@ -244,7 +244,7 @@ def test_the_state_that_a_truncated_log_begins_with_is_taken_over():
         door.agent.fold.load_bytes(encode(older, fields))
     again = gateway()
     again.agent.fold.load_bytes(_with_attempts(encode(older, fields)))
-    table, other = door.agent.fold.pending, again.agent.fold.pending
+    table, other = door.agent.light.pending, again.agent.light.pending
     for name in ("served", "delivered", "reward", "has_outputs"):
         mine, theirs = getattr(table, name), getattr(other, name)
         np.testing.assert_array_equal(mine[:300], theirs[:300])

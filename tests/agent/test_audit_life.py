@@ -142,7 +142,7 @@ class Life:
         self.settings = settings
 
     def cut(self) -> None:
-        self.store.keep_root(self.agent.fold.next_seq, self.agent.fold.to_bytes(), self.traffic.at)
+        self.store.keep_root(self.agent.light.next_seq, self.agent.fold.to_bytes(), self.traffic.at)
         self.traffic_comes()
         cut = trim(self.store, self.traffic.at, self.traffic.at, None)
         assert cut is not None

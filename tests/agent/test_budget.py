@@ -98,7 +98,7 @@ def test_harm_is_what_the_estimates_say_was_lost() -> None:
     run(agent, traffic, 12)
     agent.refresh()
     values = agent.answers.estimates(["hierarchical"])["hierarchical"].values
-    ledger = agent.fold.ledger
+    ledger = agent.light.ledger
     expected = sum(
         ledger.spent[routed, model] * max(values[routed] - values[model], 0.0)
         for routed in range(3)

@@ -141,7 +141,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     with Experiment.open(None, CONFIG) as chat:
         choice = chat.decide("r", routed="large", features={"words": np.int64(3)})
         chat.outcome(choice, outputs={"seconds": np.float32(1.0)}, reward=np.float32(0.5))
-        assert chat.agent.fold.pending.reward[0] == 0.5
+        assert chat.agent.light.pending.reward[0] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_wrong_request_is_refused_by_name_and_nothing_is_logged(
         request = {"request_id": "r", "routed": "large", "features": {"words": 1}} | wrong
         with pytest.raises((AgentError, FeatureError), match=named):
             chat.decide(**request)  # type: ignore[arg-type]
-        assert chat.agent.fold.next_seq == 0
+        assert chat.agent.light.next_seq == 0
 
 
 def test_a_wrong_outcome_or_row_is_refused_by_name() -> None:

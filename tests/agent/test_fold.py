@@ -94,7 +94,7 @@ def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow():
     run(agent, traffic, 4, size=1000)
     agent.checkpoint()
     agent.decide(traffic.requests(500))
-    assert agent.fold.pending.base > 0, "no row has left the table"
+    assert agent.light.pending.base > 0, "no row has left the table"
     again = Agent(config(), store, KEY)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
 
@@ -243,5 +243,5 @@ def test_pending_table_stays_small_over_a_long_stream():
     traffic = Traffic(np.random.default_rng(2))
     for _ in range(150):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
-    assert len(agent.fold.pending.rate) <= 8192
-    assert agent.fold.pending.next == 30_000
+    assert len(agent.light.pending.rate) <= 8192
+    assert agent.light.pending.next == 30_000

@@ -154,7 +154,7 @@ def test_after_its_decision_left_the_table_a_late_reward_is_still_one():
     agent, late = expired(MemoryStore())
     traffic = Traffic(np.random.default_rng(5), at=9000.0)
     run(agent, traffic, 60, size=200)
-    assert agent.fold.pending.base > late.number[-1]
+    assert agent.light.pending.base > late.number[-1]
     accepted = agent.observe(late)
     assert (accepted.rows, accepted.late) == (0, 200)
     assert agent.observe(late).duplicates == 200
@@ -182,7 +182,7 @@ def test_a_late_part_names_the_model_that_answered(tmp_path):
         run(agent, Traffic(np.random.default_rng(5), at=9000.0), 60, size=200)
         row = int(np.flatnonzero(late.served > 0)[0])
         number = int(late.number[row])
-        assert agent.fold.pending.base > number
+        assert agent.light.pending.base > number
         gateway = Gateway(agent)
         assert gateway.observe([Outcome(decision_id=f"d{number}", reward=1.0)]).late == 1
         assert store.outcome_parts(number)[-1].served[0] == late.served[row]
@@ -272,7 +272,7 @@ def test_a_metric_after_the_window_is_late_even_of_a_complete_decision():
     door.observe([Outcome(request_id="q1", outputs=outputs, reward=0.5)])
     clock.now += WINDOW + 1.0
     assert door.observe([Outcome(request_id="q1", metrics={"errors": 1.0})]).late == 1
-    table = door.agent.fold.pending
+    table = door.agent.light.pending
     assert np.isnan(table.metrics[1]).all()
     moments = door.agent.answers.view().moments
     assert moments.exp.count.sum() + moments.obs.count.sum() == 1
@@ -293,7 +293,7 @@ def test_a_window_that_changes_later_changes_nothing_that_was():
     longer = config(reward=RewardConfig(low=0.0, high=1.0, window=10 * WINDOW))
     again = Agent(longer, door.agent.store, KEY, at=clock.now)
     assert again.late == 1
-    assert not again.fold.pending.has_reward[0]
+    assert not again.light.pending.has_reward[0]
 
 
 def test_without_a_window_nothing_is_ever_late():

@@ -92,7 +92,7 @@ def test_without_a_limit_nothing_is_named():
 def test_every_sentence_names_what_was_still_open():
     """The estimand is that of the rows: the mean over requests that were open when they came."""
     agent = run(settings(BudgetConfig(segments=[GOOD])))
-    certified, table = agent.answers.certified(), agent.fold.pending
+    certified, table = agent.answers.certified(), agent.light.pending
     rows = slice(0, table.size)
     limited = table.closed_by[rows] == Closure.SEGMENT
     last = np.flatnonzero(table.certifiable[rows])[-1]
@@ -111,10 +111,10 @@ def test_a_new_era_counts_what_was_closed_anew():
     config = settings(BudgetConfig(segments=[GOOD]))
     agent = run(config)
     closed_before = agent.answers.certified().limited
-    since = agent.fold.pending.next
+    since = agent.light.pending.next
     agent.controls.open_era("the traffic is another one")
     run(config, 1000, seed=2, agent=agent)
-    table = agent.fold.pending
+    table = agent.light.pending
     rows = slice(since - table.base, table.size)
     limited = table.closed_by[rows] == Closure.SEGMENT
     last = np.flatnonzero(table.certifiable[rows])[-1]
@@ -125,7 +125,7 @@ def test_a_new_era_counts_what_was_closed_anew():
 def test_frozen_answers_stay_about_the_whole_traffic():
     """No row enters after the first that was closed: the sums are those of the requests before."""
     agent = run(settings(BudgetConfig(segments=[GOOD]), limits="freeze"))
-    table = agent.fold.pending
+    table = agent.light.pending
     first = int(np.argmax(table.closed_by[: table.size] == Closure.SEGMENT))
     certified = agent.answers.certified()
     assert certified.rows == np.count_nonzero(table.certifiable[:first])
@@ -160,13 +160,13 @@ def test_per_model_means_need_traffic_that_no_limit_changed():
 
 def test_a_share_per_user_is_a_limit_too():
     agent = run(settings(BudgetConfig(per_user=PerUser(share=0.05))), 3000, users=60)
-    assert (agent.fold.pending.closed_by[:3000] == Closure.USER).sum() > 500
+    assert (agent.light.pending.closed_by[:3000] == Closure.USER).sum() > 500
     assert NAMED in agent.answers.recommendation().sentence
 
 
 def test_a_spent_budget_and_a_pause_close_everybody_and_are_not_named():
     spent = run(settings(BudgetConfig(requests=500)))
-    assert spent.fold.pending.closed_by[:4000].max() == Closure.BUDGET
+    assert spent.light.pending.closed_by[:4000].max() == Closure.BUDGET
     assert spent.answers.certified().limited == 0
     paused = run(settings(BudgetConfig()), 1000)
     paused.controls.pause("a person said so")
@@ -218,7 +218,7 @@ def test_after_a_limit_drift_looks_at_traffic_as_routed_alone():
     """Counted by hand: residuals of models up to the first closed row; rewards as routed of rows
     that their rule would have left as routed, by the uniform of each, had nothing closed them."""
     agent = run(settings(BudgetConfig(segments=[GOOD])), 3000)
-    table = agent.fold.pending
+    table = agent.light.pending
     rows = slice(0, 3000)
     closed = table.closed_by[rows] > 0
     first = int(np.argmax(closed))
@@ -235,7 +235,7 @@ def test_after_a_limit_drift_looks_at_traffic_as_routed_alone():
 def test_no_model_is_looked_at_again_in_the_era():
     """However the rows are cut: after the first closed one, open ones are not tested either."""
     agent = run(settings(BudgetConfig(segments=[GOOD])), 2000)
-    table, watch = agent.fold.pending, run(settings(BudgetConfig()), 200).fold.watch
+    table, watch = agent.light.pending, run(settings(BudgetConfig()), 200).fold.watch
     closed = table.closed_by[:2000] > 0
     first = int(np.argmax(closed))
     still_open = first + 1 + int(np.argmin(closed[first + 1 :]))

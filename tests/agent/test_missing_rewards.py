@@ -95,7 +95,7 @@ def test_every_answer_is_as_if_it_had_been_sent():
 def test_the_means_are_those_of_the_raw_log():
     """Reward-or-value by hand, over the randomized requests of each model."""
     agent = experiment(False)
-    table = agent.fold.pending
+    table = agent.light.pending
     assert table.base == 0
     rows = slice(0, table.size)
     drawn = table.randomized[rows]
@@ -119,7 +119,7 @@ def test_what_was_declared_when_a_row_was_decided_counts():
         agent.observe(replace(outcomes, reward=np.full(50, np.nan)))
         traffic.at += 500.0
         agent.expire(traffic.at)
-    table = agent.fold.pending
+    table = agent.light.pending
     filled = table.reward[: table.size][table.filled[: table.size]]
     assert set(np.unique(filled)) == {VALUE, 5.0}
     assert Agent(changed, store, KEY).fold.to_bytes() == agent.fold.to_bytes()
@@ -133,16 +133,16 @@ def test_from_a_checkpoint_it_is_the_same_state(share):
     for record in [*store.eras(), *store.rules()]:
         again.store.put(record)
     again = Agent(settings(), again.store, None)
-    stop = int(share * whole.fold.next_seq)
+    stop = int(share * whole.light.next_seq)
     for segment in store.read():
-        if again.fold.next_seq >= stop:
+        if again.light.next_seq >= stop:
             break
         again.fold.apply(segment.seq, segment.batch)
     kept = again.fold.to_bytes()
     fresh = Agent(settings(), again.store, None)
     fresh.fold.load_bytes(kept)
     assert fresh.fold.to_bytes() == kept
-    for segment in store.read(since=fresh.fold.next_seq):
+    for segment in store.read(since=fresh.light.next_seq):
         fresh.fold.apply(segment.seq, segment.batch)
     assert fresh.fold.to_bytes() == whole.fold.to_bytes()
 

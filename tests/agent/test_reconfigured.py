@@ -88,7 +88,7 @@ def test_what_may_change_at_any_time_is_taken_over_and_kept():
     rows = agent.answers.certified().rows
     settings = config(
         policy=PolicyConfig(assignment="top-two", rate=0.3, epsilon=0.1),
-        budget=BudgetConfig(requests=agent.fold.randomized + 7),
+        budget=BudgetConfig(requests=agent.light.randomized + 7),
     )
     found = agent.reconfigure(settings, at=9.0)
     assert {change.key for change in found} == {

@@ -91,7 +91,7 @@ def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path):
                 agent.observe(traffic.outcomes(made))
             agent.refresh()
             if turn == 25:
-                store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+                store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         before = dict(store.rule_ids())
         assert unused_rules(store) == []
         assert trim(store, 2.0, 3.0, None) is not None

@@ -38,7 +38,7 @@ def test_the_scorers_values_are_the_estimates(agent: Agent) -> None:
     snapshot = agent.answers.snapshot()
     scorer = snapshot.scorer
     np.testing.assert_allclose(scorer.value_design @ scorer.theta, snapshot.values, atol=1e-9)
-    rows = agent.fold.simulated.contexts(2, 50)
+    rows = agent.light.simulated.contexts(2, 50)
     assert rows.shape == (50, 2)
     mean = np.concatenate([[1.0], rows.mean(axis=0)])
     at_mean = np.einsum("f,kfp->kp", mean, scorer.design)
@@ -75,8 +75,8 @@ def test_recent_contexts_are_those_of_the_last_decisions(agent: Agent, traffic: 
     # Whatever is still in memory: a table that dropped its closed rows, or another process.
     again = Agent(config(policy=POLICY), agent.store, KEY)
     np.testing.assert_array_equal(recent_contexts(again.fold, again.store), found)
-    agent.fold.pending.load(
-        agent.fold.pending.next - 3, agent.fold.pending.arrays(agent.fold.pending.next - 3)
+    agent.light.pending.load(
+        agent.light.pending.next - 3, agent.light.pending.arrays(agent.light.pending.next - 3)
     )
     np.testing.assert_array_equal(recent_contexts(agent.fold, agent.store), found)
 

@@ -84,7 +84,7 @@ def test_rows_are_units_with_the_mean_of_their_rewards():
     settings = sticky()
     agent, _ = drive(settings)
     view = agent.answers.view()
-    assert view.watermark == agent.fold.pending.next - open_rows(agent)
+    assert view.watermark == agent.light.pending.next - open_rows(agent)
     log = Log(agent.store, agent.state.transform)
     rows, low, high, low_squares, _, contrast = raw_sums(
         log, agent.state.certifier.spec, view.watermark, settings.limits.rate_min, sticky=True
@@ -99,7 +99,7 @@ def test_rows_are_units_with_the_mean_of_their_rewards():
 
 def open_rows(agent):
     """Decisions from the first unit on that may still grow."""
-    table = agent.fold.pending
+    table = agent.light.pending
     rows = np.flatnonzero(table.until[: table.size] >= table.clock)
     return table.size - int(rows[0]) if len(rows) else 0
 
@@ -146,13 +146,13 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     assert one.contrasts.tobytes() == other.contrasts.tobytes()
     # Who is open is no part of the bytes: it must follow from them.
     table, traffic = (
-        agent.fold.pending,
-        Traffic(np.random.default_rng(9), at=agent.fold.pending.clock),
+        agent.light.pending,
+        Traffic(np.random.default_rng(9), at=agent.light.pending.clock),
     )
     batch = requests(traffic, np.arange(60), step=0.0)
     assert (
-        again.fold.units.leaders(batch, again.fold.pending, table.next).tolist()
-        == agent.fold.units.leaders(batch, table, table.next).tolist()
+        again.light.units.leaders(batch, again.light.pending, table.next).tolist()
+        == agent.light.units.leaders(batch, table, table.next).tolist()
     )
 
 

@@ -70,8 +70,8 @@ def live(store, seed: int = 4) -> Agent:
 
 def test_the_stream_below_feeds_every_check():
     agent = live(MemoryStore())
-    assert agent.fold.next_seq > 3 * CHUNK
-    assert agent.fold.next_seq % CHUNK > 0
+    assert agent.light.next_seq > 3 * CHUNK
+    assert agent.light.next_seq % CHUNK > 0
     figures = {check.name: check.figures for check in agent.answers.checks()}
     assert sum(figures["fidelity"]["pairs"]) > 80
     assert figures["assignment"]["rows"] == 14 * 97
@@ -116,14 +116,14 @@ def test_replays_that_wait_for_their_turn_survive_a_restart_between_chunks():
     agent.ingest(traffic.observations(CHUNK))
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(400, contexts=900))))
     agent.simulate(traffic.simulations(900))
-    agent.ingest(traffic.observations(-agent.fold.next_seq % CHUNK))
+    agent.ingest(traffic.observations(-agent.light.next_seq % CHUNK))
     agent.checkpoint()
     again = Agent(config(), store, KEY)
     pairs = []
     for _ in range(4):
         rows = traffic.observations(CHUNK)
         agent.ingest(rows)
-        again.fold.apply(again.fold.next_seq, rows)
+        again.fold.apply(again.light.next_seq, rows)
         assert again.fold.to_bytes() == agent.fold.to_bytes()
         pairs.append(sum(said(agent)["fidelity"].figures["pairs"]))
     assert pairs == sorted(pairs)
@@ -276,7 +276,7 @@ def test_no_pair_is_compared_by_a_scale_that_knows_it():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(14))
     agent.simulate(traffic.simulations())
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(437))))
-    assert agent.fold.next_seq == CHUNK
+    assert agent.light.next_seq == CHUNK
     assert sum(said(agent)["fidelity"].figures["pairs"]) == 0
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(20))))
     assert sum(said(agent)["fidelity"].figures["pairs"]) > 0
@@ -364,7 +364,7 @@ def test_a_metric_after_its_decision_was_closed_and_entered_is_late():
     with pytest.raises(ConflictError, match=r"metric score of decision d7 was 1.0, now 1.5"):
         agent.observe(replace(take(late, np.array([7])), metrics=np.array([[1.0, 1.5]])))
     assert repr(agent.answers.checks()) == before
-    assert np.isnan(agent.fold.pending.metrics[:100]).all()
+    assert np.isnan(agent.light.pending.metrics[:100]).all()
 
 
 def test_models_are_named_in_the_sentences():

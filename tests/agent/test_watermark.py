@@ -174,7 +174,7 @@ def test_units_opened_by_a_clock_that_was_set_back_close_too():
         door.decide([request(name, unit_id="bob")])
         door.observe([Outcome(request_id=name, outputs=OUTPUTS, reward=0.5)])
         clock.now += 1.0
-    leaders = door.agent.fold.pending.leader[:3] - door.agent.fold.pending.base
+    leaders = door.agent.light.pending.leader[:3] - door.agent.light.pending.base
     assert leaders.tolist() == [0, 1, 1]
     assert door.agent.answers.behind().number == 1
     assert "its unit may grow until 2026-09-21 14:15:31 UTC" in door.agent.answers.behind().sentence

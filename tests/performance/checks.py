@@ -20,7 +20,7 @@ from equipoise.store.batches import ObservationBatch, slice_rows
 def cost_of_checks(preset: str, rng: np.random.Generator) -> None:
     """One chunk of decisions and their outcomes: all of its folding, and the checks alone."""
     agent, n = agent_of(16, 15, 8, preset), CHUNK // 2
-    fold, fill = agent.fold, requests(agent, rng, -agent.fold.next_seq % CHUNK)
+    fold, fill = agent.fold, requests(agent, rng, -agent.light.next_seq % CHUNK)
     y, reward = rng.normal(size=(len(fill), agent.state.transform.q)), rng.random(len(fill))
     agent.ingest(ObservationBatch(fill.unit, fill.at, fill.x, fill.routed, y, reward))
     sent = outcomes(agent, rng, agent.decide(requests(agent, rng, n)))

@@ -332,7 +332,7 @@ def section_memory() -> None:
             agent.observe(outcomes(agent, rng, agent.decide(batch)))
         sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         state = len(agent.fold.to_bytes()) / 1024
-        decided, events = agent.fold.pending.next / 1e6, agent.fold.next_seq / 1e6
+        decided, events = agent.light.pending.next / 1e6, agent.light.next_seq / 1e6
         line(
             f"{decided:.1f}M decisions, {events:.1f}M events",
             f"{sizes[-1]:,.0f} MiB peak",

@@ -266,7 +266,7 @@ def look(case: Case, agent: Agent, means: np.ndarray, routed: np.ndarray) -> Non
 
 def entered(agent: Agent, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Requests that are in the certified sums of the era, and all of the era up to the last."""
-    table, view = agent.fold.pending, agent.answers.view()
+    table, view = agent.light.pending, agent.answers.view()
     assert table.base == 0
     rows = slice(0, min(view.watermark, count))
     own = table.leader[rows] == np.arange(rows.stop)
@@ -282,7 +282,7 @@ def entered(agent: Agent, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def unit_means(agent: Agent, leaders: np.ndarray, worth: np.ndarray) -> np.ndarray:
     """(n, A) mean worth over the requests of each unit; a request alone is its own."""
-    leader = agent.fold.pending.leader[: len(worth)]
+    leader = agent.light.pending.leader[: len(worth)]
     count = np.bincount(leader, minlength=len(worth))
     total = np.zeros_like(worth)
     np.add.at(total, leader, worth)

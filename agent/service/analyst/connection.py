@@ -211,7 +211,7 @@ class Analyst:
         """
 
         async def answered() -> Reply:
-            rows = self._agent.fold.next_seq
+            rows = self._agent.light.next_seq
             await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
             process = await self._started()
             # Copies: while the analyst works, they may grow by what it does not hear of.

@@ -90,7 +90,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         rule = agent.rule.record(at)
         checks.append(_alarm(f"No new rule can be frozen ({_named(error)}); the last one stays."))
     return Report(
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
         at=at,
         estimates=_estimates(agent, known, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
@@ -143,9 +143,9 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     return EstimatesAnswer(
         experiment=config.name,
         at=at,
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
         decisions=agent.state.decisions,
-        randomized=agent.fold.randomized,
+        randomized=agent.light.randomized,
         waiting=behind.waiting,
         watermark=WatermarkAnswer(
             held_back=behind.held,
@@ -256,7 +256,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         routing_standard_error=number(answer.routing_error),
         certified=winner,
         at=at,
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
     )
 
 
@@ -275,7 +275,7 @@ def _checks(agent: Agent, said: Sequence[Check], at: float) -> ChecksAnswer:
     gravest: CheckStatus = max(
         (check.status for check in checks), key=_GRAVITY.index, default="unknown"
     )
-    return ChecksAnswer(status=gravest, checks=checks, at=at, log_rows=agent.fold.next_seq)
+    return ChecksAnswer(status=gravest, checks=checks, at=at, log_rows=agent.light.next_seq)
 
 
 def number(value: float) -> float | None:

@@ -39,7 +39,7 @@ def test_it_says_what_the_planner_says_of_the_same_store():
     assert planned["unit"] == "hours"
     for name in ("median", "low", "high"):
         assert getattr(made.hours, name) == planned["remaining"][name]
-    assert (made.at, made.era, made.log_rows) == (7.0, 0, agent.fold.next_seq)
+    assert (made.at, made.era, made.log_rows) == (7.0, 0, agent.light.next_seq)
     assert made.randomized == agent.answers.certified().randomized
 
 
@@ -61,7 +61,7 @@ def test_experiments_end_inside_the_band_about_as_often_as_it_says():
     for seed in range(12):
         agent, traffic = lived(300, seed)
         band = forecast(agent.answers, 0.0).total
-        while agent.answers.certified_winner() is None and agent.fold.pending.next < 8000:
+        while agent.answers.certified_winner() is None and agent.light.pending.next < 8000:
             agent.observe(traffic.outcomes(agent.decide(traffic.requests(50))))
             agent.refresh()
         spent = agent.answers.certified().randomized

@@ -158,7 +158,7 @@ def test_experiments_end_inside_the_band_about_as_often_as_it_says():
     for seed in range(8):
         agent, traffic, draws = lived(400, 0.04, seed=seed)
         band = forecast(agent.answers, 0.0).total
-        while agent.answers.certified_winner() is None and agent.fold.pending.next < 8_000:
+        while agent.answers.certified_winner() is None and agent.light.pending.next < 8_000:
             step(agent, traffic, draws, 0.04, 200)
         spent = agent.answers.certified().randomized
         hits += band.low * 0.95 <= spent <= (np.inf if band.high is None else band.high * 1.05)
