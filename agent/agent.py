@@ -19,7 +19,7 @@ import numpy as np
 from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.answers.certifier import Certifier
 from equipoise.agent.answers.policy_snapshot import build_snapshot
-from equipoise.agent.budget.caps import bands_of
+from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
@@ -34,7 +34,8 @@ from equipoise.agent.lifecycle.eras import Eras
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions
-from equipoise.agent.monitors.monitor_set import Panel
+from equipoise.agent.monitors.guardrails import GuardrailLimit
+from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.fold import Fold, LightFold
 from equipoise.agent.state.recovery import restore
 from equipoise.agent.state.sticky_units import one_by_one
@@ -382,16 +383,21 @@ def _new_fold(
         rules,
         Certifier(config).spec,
         config.limits.rate_min,
-        Panel(
+        MonitorSet(
             models,
             transform.phi_names[transform.d :],
             config.limits,
-            config.guardrails,
+            [
+                GuardrailLimit(
+                    each.name, each.limit, each.low, each.high, each.direction == "at-most"
+                )
+                for each in config.guardrails
+            ],
             missing=config.reward.missing_value,
         ),
         len(config.guardrails),
         None if config.units is None else config.units.ttl,
-        Ledger(len(models), bands_of(config), config.budget.per_user is not None),
+        Ledger(len(models), segment_ranges(config), config.budget.per_user is not None),
         None if folder is None else open_bytes,
         folder,
     )

@@ -17,7 +17,14 @@ from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle.eras import DRIFT
 from equipoise.agent.lifecycle.rules import same_but_since
-from equipoise.agent.monitors.check import Action, Consequence, Verdict, last_kept, listed, turns
+from equipoise.agent.monitors.check import (
+    Action,
+    Consequence,
+    Verdict,
+    last_statuses,
+    listed,
+    transitions,
+)
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
@@ -153,8 +160,8 @@ class Controls:
         """Keep an alert for every check that turned to `watch` or `alarm`, or back from them."""
         store = self._state.store
         if self._kept is None:
-            self._kept = last_kept(store.alerts())
-        alerts = turns(self._kept, checks, at)
+            self._kept = last_statuses(store.alerts())
+        alerts = transitions(self._kept, checks, at)
         for alert in alerts:
             store.put(alert)
         return alerts

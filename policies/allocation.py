@@ -14,9 +14,9 @@ from equipoise.policies.kernels import (
     decode_assignment_kernel,
     decode_rate_kernel,
 )
-from equipoise.policies.kernels.context_forms import Cuts, CutShares, best_of
+from equipoise.policies.kernels.context_forms import Cuts, best_of
 from equipoise.policies.kernels.rates import ScoredRate
-from equipoise.policies.kernels.shares import check_floor, mix_floor
+from equipoise.policies.kernels.shares import CutShares, check_floor, mix_floor
 from equipoise.policies.snapshot import Flags, Floats
 
 

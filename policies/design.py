@@ -71,10 +71,10 @@ def average_cuts(snapshot: Snapshot) -> Floats | None:
     variance is known.
     """
     alpha, variances = smoothed_best_probabilities(snapshot), snapshot.sample_variances
-    known = np.isfinite(variances)
-    if alpha is None or len(alpha) == 1 or not known.any():
+    finite = np.isfinite(variances)
+    if alpha is None or len(alpha) == 1 or not finite.any():
         return None
-    noise = np.where(known, variances, variances[known].max())
+    noise = np.where(finite, variances, variances[finite].max())
     root = _weighted_contrasts(np.eye(len(alpha)), alpha) @ snapshot.covariance
     gain = (root**2).sum(axis=0)
     spread = noise + np.diagonal(snapshot.covariance)

@@ -146,11 +146,6 @@ def policy(name: str) -> Policy:
     return Policy(GATES[gate_name], ASSIGNMENTS[assignment_name])
 
 
-def policy_names() -> list[str]:
-    """Every name that stands for a policy by itself: the presets, then the other assignments."""
-    return [*PRESETS, *sorted(set(ASSIGNMENTS) - set(PRESETS))]
-
-
 def _check_name(kind: str, name: str, taken: bool) -> None:
     if taken:
         raise ValueError(f"{kind} {name!r} is registered twice")

@@ -16,7 +16,7 @@ from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, 
 from equipoise.agent.answers.recommendation import Backing, Recommendation, recommend
 from equipoise.agent.answers.status import Status, decide
 from equipoise.agent.budget import Purse, Spending
-from equipoise.agent.budget.caps import Closed, Quotas, model_caps
+from equipoise.agent.budget.caps import Caps, Quotas, model_caps
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
@@ -28,8 +28,8 @@ from equipoise.agent.inference.projection import nearest
 from equipoise.agent.lifecycle.eras import Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.monitors.check import Action, Check, Consequence, action_table
-from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES, Panel
+from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
+from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
 from equipoise.agent.state.fold import Fold, View
 from equipoise.policies.registry import policy
@@ -86,7 +86,7 @@ class ExperimentState:
         self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
         self.certifier = Certifier(config)
         self.purse = Purse(config.budget, self.light.ledger)
-        self.caps = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
+        self.caps = Caps(config.policy.exclude, model_caps(config), Quotas.of(config))
 
     @property
     def fold(self) -> Fold:
@@ -367,7 +367,7 @@ class Answers:
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
-        return Panel.consequences(checks, action_table(self.state.config.checks))
+        return consequences(checks, action_table(self.state.config.checks))
 
     @property
     def conditions(self) -> Conditions:

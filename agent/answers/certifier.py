@@ -27,7 +27,7 @@ from equipoise.agent.inference.certificate import (
 from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.projection import within_range
 from equipoise.agent.lifecycle.rules import Rule
-from equipoise.agent.state.certified_sums import Certificates, Spec
+from equipoise.agent.state.certified_sums import CertifiedSums, Spec
 from equipoise.store.batches import Flags, Floats
 
 ALWAYS = (
@@ -140,7 +140,7 @@ class Certifier:
         return levels.segment_levels(delta, len(self.spec.segments))[min(part, 1)]
 
     def certified(
-        self, sums: Certificates, rule: Rule, conditions: Conditions, part: int = 0
+        self, sums: CertifiedSums, rule: Rule, conditions: Conditions, part: int = 0
     ) -> Certified:
         """Everything that is certified of one part of the traffic: 0 for the whole."""
         reading = self._reading(sums, rule, conditions, part)
@@ -177,7 +177,7 @@ class Certifier:
         )
 
     def winner(
-        self, sums: Certificates, rule: Rule, conditions: Conditions, part: int = 0
+        self, sums: CertifiedSums, rule: Rule, conditions: Conditions, part: int = 0
     ) -> int | None:
         """Position of the model certified within epsilon of the best; cheaper than `certified`."""
         reading = self._reading(sums, rule, conditions, part)
@@ -194,7 +194,12 @@ class Certifier:
         return None if best is None else best[0]
 
     def freeze(
-        self, sums: Certificates, last: Rule | None, era: int, conditions: Conditions, active: Flags
+        self,
+        sums: CertifiedSums,
+        last: Rule | None,
+        era: int,
+        conditions: Conditions,
+        active: Flags,
     ) -> tuple[Frozen, ...]:
         """What the next rule of an era freezes, for the whole traffic and every segment."""
         if sums.era != era or last is None or last.era != era:
@@ -219,7 +224,7 @@ class Certifier:
         return Opening.tuned(moments.score, float(self._config.certify.tuned_rows), alpha)
 
     def _reading(
-        self, sums: Certificates, rule: Rule, conditions: Conditions, part: int
+        self, sums: CertifiedSums, rule: Rule, conditions: Conditions, part: int
     ) -> Reading:
         models = self.spec.models
         active = np.ones(len(self.spec.names), dtype=bool)

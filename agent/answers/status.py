@@ -109,20 +109,20 @@ def decide(
     which requests the sums are about, "" for all.
     """
 
-    def said(state: State, models: tuple[str, ...], sentence: str) -> Status:
+    def status_of(state: State, models: tuple[str, ...], sentence: str) -> Status:
         return Status(state, models, standing.epsilon, delta, sentence)
 
     winner, alike = standing.winner(), standing.equivalent()
     answer = _answer(standing, winner, alike, delta, about)
     if paused is not None:
         before = "" if answer is None else f" What was certified stands: {answer[2]}"
-        return said(State.PAUSED, answer[1] if answer else (), f"Paused: {paused}.{before}")
+        return status_of(State.PAUSED, answer[1] if answer else (), f"Paused: {paused}.{before}")
     if answer is not None:
-        return said(*answer)
+        return status_of(*answer)
     if era_reason and randomized < RESTARTING_ROWS:
         sentence = f"Started afresh ({era_reason}): {randomized:,.0f} randomized requests so far."
-        return said(State.RESTARTED, (), sentence)
-    return said(
+        return status_of(State.RESTARTED, (), sentence)
+    return status_of(
         State.EXPLORING,
         (),
         f"Nothing is certified yet{about} after {randomized:,.0f} randomized requests.",

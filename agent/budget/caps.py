@@ -7,9 +7,8 @@ what is closed is known before it is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,48 +21,33 @@ from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
 from equipoise.store.text_keys import text_keys
 
 
+@dataclass(frozen=True, slots=True)
 class Quotas:
-    """bands, caps: parts of the traffic and the randomized requests that each may get, (S,); share:
-    of a user's requests from the first that is randomized on, None for no limit."""
+    """segments, caps: parts of the traffic and the randomized requests that each may get, (S,).
+    share: of a user's requests from the first that is randomized on, None for no limit."""
 
-    def __init__(
-        self, bands: Sequence[ColumnRange], caps: Sequence[int], share: float | None
-    ) -> None:
-        self._bands = tuple(bands)
-        self._caps = tuple(caps)
-        self._share = share
+    segments: tuple[ColumnRange, ...]
+    caps: tuple[int, ...]
+    share: float | None
 
     @classmethod
     def of(cls, config: ExperimentConfig) -> Self:
-        segments, per_user = config.budget.segments, config.budget.per_user
-        caps = [segment.max_requests for segment in segments]
-        return cls(bands_of(config), caps, None if per_user is None else per_user.share)
+        caps = tuple(segment.max_requests for segment in config.budget.segments)
+        per_user = config.budget.per_user
+        return cls(segment_ranges(config), caps, None if per_user is None else per_user.share)
 
     def __bool__(self) -> bool:
-        return bool(self._bands) or self._share is not None
-
-    def begin(self, ledger: Ledger) -> Run:
-        """What is left before a batch."""
-        return Run(
-            self._bands,
-            [cap - int(spent) for cap, spent in zip(self._caps, ledger.by_segment, strict=True)],
-            self._share,
-            ledger.users,
-        )
+        return bool(self.segments) or self.share is not None
 
 
-class Run:
-    """Limits over one batch, whose rows are looked at in order."""
+class QuotaCount:
+    """Limits over one batch, whose rows are looked at in order. ledger: as before the batch."""
 
-    def __init__(
-        self,
-        bands: tuple[ColumnRange, ...],
-        left: list[int],
-        share: float | None,
-        users: dict[int, tuple[int, int]],
-    ) -> None:
-        self._bands, self._left, self._share = bands, left, share
-        self._users, self._since = users, dict[int, tuple[int, int]]()
+    def __init__(self, quotas: Quotas, ledger: Ledger) -> None:
+        self._segments, self._share = quotas.segments, quotas.share
+        spent = ledger.by_segment.tolist()
+        self._left = [cap - int(count) for cap, count in zip(quotas.caps, spent, strict=True)]
+        self._users, self._since = ledger.users, dict[int, tuple[int, int]]()
 
     def closed(self, x: Floats, unit: Ints, drawn: Flags) -> Ints:
         """(n,) `Closure` of every row. drawn: (n,) those that are randomized unless closed."""
@@ -81,7 +65,9 @@ class Run:
         left: list[int],
         since: dict[int, tuple[int, int]],
     ) -> Ints:
-        inside = np.array([band.holds(x) for band in self._bands]).reshape(len(left), len(x))
+        inside = np.array([segment.holds(x) for segment in self._segments]).reshape(
+            len(left), len(x)
+        )
         rows = [np.flatnonzero(column).tolist() for column in inside.T]
         result = np.zeros(len(x), dtype=np.int64)
         for row, (segments, user, hit) in enumerate(
@@ -89,19 +75,23 @@ class Run:
         ):
             shut = any(left[segment] <= 0 for segment in segments)
             reason = Closure.SEGMENT if shut else Closure.OPEN
-            seen, got = since.get(user) or self._users.get(user) or (0, 0)
-            if self._share is not None and got and got + 1 > self._share * (seen + 1):
+            count, randomized = since.get(user) or self._users.get(user) or (0, 0)
+            if (
+                self._share is not None
+                and randomized
+                and randomized + 1 > self._share * (count + 1)
+            ):
                 shut, reason = True, reason or Closure.USER
             result[row] = reason
-            if self._share is not None and (got or (hit and not shut)):
-                since[user] = seen + 1, got + (hit and not shut)
+            if self._share is not None and (randomized or (hit and not shut)):
+                since[user] = count + 1, randomized + (hit and not shut)
             if hit and not shut:
                 for segment in segments:
                     left[segment] -= 1
         return result
 
 
-def bands_of(config: ExperimentConfig) -> tuple[ColumnRange, ...]:
+def segment_ranges(config: ExperimentConfig) -> tuple[ColumnRange, ...]:
     """(S,) the declared segments with caps."""
     columns = config.features.context_columns()
     return tuple(
@@ -111,7 +101,7 @@ def bands_of(config: ExperimentConfig) -> tuple[ColumnRange, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class CappedDraw:
     """n requests under an allocation: rate (n,), shares (n, K), model (n,), randomized (n,).
 
     closed_by: (n,) a `Closure`, with the rate set to 0 where it is not OPEN: an excluded user, a
@@ -127,7 +117,7 @@ class Drawn:
     eligible: Flags | None
 
 
-class Closed:
+class Caps:
     """Excluded users, caps per model, and limits per segment and user of one experiment.
 
     excluded: ids of users who are never randomized. caps: (K,) randomized requests each model may
@@ -152,7 +142,7 @@ class Closed:
 
     def draw(
         self, allocation: Allocation, requests: RequestBatch, uniform: Floats, ledger: Ledger
-    ) -> Drawn:
+    ) -> CappedDraw:
         """Allocate and draw n requests. uniform: (n,). ledger: what each model got so far.
 
         A model that is full is no longer eligible from the next request on, inside a batch too:
@@ -161,34 +151,34 @@ class Closed:
         excluded = None
         if len(self._excluded):
             excluded = np.isin(requests.unit, self._excluded)
-        run = None if self._quotas is None else self._quotas.begin(ledger)
+        run = None if self._quotas is None else QuotaCount(self._quotas, ledger)
         if not self._capped or not len(requests):
             rows = slice(None)
-            found = _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
-            return found if run is None else _within(found, run, requests, rows)
-        left = np.maximum(self._caps - ledger.by_model, 0.0)
-        count, models = len(requests), len(left)
+            part = _draw(allocation, requests, uniform, rows, requests.eligible, excluded)
+            return part if run is None else _within(part, run, requests, rows)
+        room = np.maximum(self._caps - ledger.by_model, 0.0)
+        count, models = len(requests), len(room)
         mask = np.ones((count, models), dtype=bool)
         if requests.eligible is not None:
             mask &= requests.eligible
-        parts: list[Drawn] = []
+        parts: list[CappedDraw] = []
         start = 0
         while start < count:
-            mask[start:, left <= 0.0] = False
+            mask[start:, room <= 0.0] = False
             rows = slice(start, count)
-            found = _draw(allocation, requests, uniform, rows, mask[rows], excluded)
+            part = _draw(allocation, requests, uniform, rows, mask[rows], excluded)
             if run is not None:
-                found = _within(found, run, requests, rows)
+                part = _within(part, run, requests, rows)
             onto = np.cumsum(
-                (found.model[:, None] == np.arange(models)) & found.randomized[:, None], axis=0
+                (part.model[:, None] == np.arange(models)) & part.randomized[:, None], axis=0
             )
-            full = ((onto >= left) & (left > 0.0)).any(axis=1)
+            full = ((onto >= room) & (room > 0.0)).any(axis=1)
             stop = int(full.argmax()) + 1 if full.any() else count - start
-            parts.append(_head(found, stop))
+            parts.append(_head(part, stop))
             if run is not None:
                 done = slice(start, start + stop)
-                run.take(requests.x[done], requests.unit[done], found.randomized[:stop])
-            left = left - onto[stop - 1]
+                run.take(requests.x[done], requests.unit[done], part.randomized[:stop])
+            room = room - onto[stop - 1]
             start += stop
         return _joined(parts, None if mask.all() and requests.eligible is None else mask)
 
@@ -206,7 +196,7 @@ def _draw(
     rows: slice,
     eligible: Flags | None,
     excluded: Flags | None,
-) -> Drawn:
+) -> CappedDraw:
     rate, shares = allocation.allocate(requests.x[rows], eligible)
     routed = requests.routed[rows]
     closed_by = np.zeros(len(routed), dtype=np.int64)
@@ -218,13 +208,13 @@ def _draw(
     if eligible is not None or excluded is not None:
         rate = np.where(closed_by > 0, 0.0, rate)
     model, randomized = draw(uniform[rows], rate, shares, routed)
-    return Drawn(rate, shares, model, randomized, closed_by, eligible)
+    return CappedDraw(rate, shares, model, randomized, closed_by, eligible)
 
 
-def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Drawn:
+def _within(drawn: CappedDraw, run: QuotaCount, requests: RequestBatch, rows: slice) -> CappedDraw:
     """The draw with every row that a limit closes served as routed."""
-    found = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
-    shut = found > 0
+    reason = run.closed(requests.x[rows], requests.unit[rows], drawn.randomized)
+    shut = reason > 0
     if not shut.any():
         return drawn
     return replace(
@@ -232,27 +222,20 @@ def _within(drawn: Drawn, run: Run, requests: RequestBatch, rows: slice) -> Draw
         rate=np.where(shut, 0.0, drawn.rate),
         model=np.where(shut, requests.routed[rows], drawn.model),
         randomized=drawn.randomized & ~shut,
-        closed_by=np.where(drawn.closed_by > 0, drawn.closed_by, found),
+        closed_by=np.where(drawn.closed_by > 0, drawn.closed_by, reason),
     )
 
 
-def _head(drawn: Drawn, rows: int) -> Drawn:
-    return Drawn(
-        rate=drawn.rate[:rows],
-        shares=drawn.shares[:rows],
-        model=drawn.model[:rows],
-        randomized=drawn.randomized[:rows],
-        closed_by=drawn.closed_by[:rows],
-        eligible=None,
-    )
+_COLUMNS = ("rate", "shares", "model", "randomized", "closed_by")
 
 
-def _joined(parts: list[Drawn], eligible: Flags | None) -> Drawn:
-    return Drawn(
-        rate=np.concatenate([part.rate for part in parts]),
-        shares=np.concatenate([part.shares for part in parts]),
-        model=np.concatenate([part.model for part in parts]),
-        randomized=np.concatenate([part.randomized for part in parts]),
-        closed_by=np.concatenate([part.closed_by for part in parts]),
-        eligible=eligible,
-    )
+def _head(drawn: CappedDraw, rows: int) -> CappedDraw:
+    columns = {name: getattr(drawn, name)[:rows] for name in _COLUMNS}
+    return CappedDraw(**columns, eligible=None)
+
+
+def _joined(parts: list[CappedDraw], eligible: Flags | None) -> CappedDraw:
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS
+    }
+    return CappedDraw(**columns, eligible=eligible)

@@ -48,8 +48,8 @@ class Arrivals:
         self.total += len(at)
         number: Ints = np.floor(at / WIDTH).astype(np.int64)
         self._open(int(number.max()))
-        kept = number[number > self._newest - 2 * BINS]
-        np.add.at(self._counts, kept % (2 * BINS), 1.0)
+        recent = number[number > self._newest - 2 * BINS]
+        np.add.at(self._counts, recent % (2 * BINS), 1.0)
 
     def _take_one(self, at: float) -> None:
         """The same for a single request, at a fraction of the cost."""
@@ -93,8 +93,8 @@ class Arrivals:
         """(BINS,) requests per bin by time of day, from the newest complete day."""
         # The current bin is not complete, and the one in which counting began may not be either.
         numbers = np.arange(self._newest - BINS, self._newest)
-        seen = numbers > int(self.first // WIDTH)
-        counts = np.where(seen, self._counts[numbers % (2 * BINS)], mean)
+        complete = numbers > int(self.first // WIDTH)
+        counts = np.where(complete, self._counts[numbers % (2 * BINS)], mean)
         earlier = numbers - BINS
         twice = earlier > int(self.first // WIDTH)
         most = GROWTH * self._counts[earlier % (2 * BINS)] + SLACK
@@ -125,21 +125,21 @@ class Ledger:
     """
 
     def __init__(
-        self, models: int, bands: Sequence[ColumnRange] = (), per_user: bool = False
+        self, models: int, segments: Sequence[ColumnRange] = (), per_user: bool = False
     ) -> None:
         self.spent: Floats = np.zeros((models, models))
         self.expected: Floats = np.zeros((models, models))
-        self.by_segment: Floats = np.zeros(len(bands))
-        self.expected_by_segment: Floats = np.zeros(len(bands))
+        self.by_segment: Floats = np.zeros(len(segments))
+        self.expected_by_segment: Floats = np.zeros(len(segments))
         self.users: dict[int, tuple[int, int]] = {}
         self.arrivals = Arrivals()
-        self._bands, self._per_user = tuple(bands), per_user
+        self._segments, self._per_user = tuple(segments), per_user
 
     def take(self, batch: DecisionBatch) -> None:
         """Add n decisions."""
         self.arrivals.take(batch.at)
-        for index, band in enumerate(self._bands):
-            inside = band.holds(batch.x)
+        for index, segment in enumerate(self._segments):
+            inside = segment.holds(batch.x)
             self.by_segment[index] += np.count_nonzero(inside & batch.randomized)
             # Added up in order, so that how the log is cut says nothing.
             rates = np.where(inside, batch.rate, 0.0)
@@ -160,9 +160,9 @@ class Ledger:
     def _take_users(self, batch: DecisionBatch) -> None:
         users = self.users
         for user, drawn in zip(batch.unit.tolist(), batch.randomized.tolist(), strict=True):
-            seen, got = users.get(user, (0, 0))
-            if got or drawn:
-                users[user] = seen + 1, got + drawn
+            count, randomized = users.get(user, (0, 0))
+            if randomized or drawn:
+                users[user] = count + 1, randomized + drawn
 
     @property
     def by_model(self) -> Floats:
@@ -171,7 +171,9 @@ class Ledger:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The state as arrays for a checkpoint."""
-        users = np.array(sorted((user, *held) for user, held in self.users.items()), dtype=np.int64)
+        users = np.array(
+            sorted((user, *counts) for user, counts in self.users.items()), dtype=np.int64
+        )
         return {
             "spent": self.spent,
             "expected": self.expected,

@@ -10,7 +10,7 @@ import numpy as np
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.parts import BudgetConfig
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import SimulationMoments
 from equipoise.store.batches import Flags, Floats, Ints
 
 
@@ -23,16 +23,11 @@ def model_costs(simulation: SimulationMoments, declared: Floats) -> Floats:
     """(K,) expected USD per request: the declared price, else the mean of priced SIM rows."""
     rows = simulation.priced.sum(axis=0)
     total = (simulation.priced * simulation.cost).sum(axis=0)
-    seen = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
-    return np.where(np.isnan(declared), seen, declared)
+    mean = np.divide(total, rows, out=np.full(len(rows), np.nan), where=rows > 0)
+    return np.where(np.isnan(declared), mean, declared)
 
 
 RESOURCES = ("requests", "money", "harm")
-
-
-def request_charges(models: int) -> Floats:
-    """(K, K) one each."""
-    return np.ones((models, models))
 
 
 def money_charges(prices: Floats) -> Floats:
@@ -66,17 +61,17 @@ def charges_in_force(
     """Charges by resource. simulation: prices of replays, read for money alone; values: (K,)
     estimates, read for harm alone."""
     reward, models = config.reward, len(config.models)
-    found: dict[str, Floats] = {}
+    charges: dict[str, Floats] = {}
     for name in resources:
         if name == "requests":
-            found[name] = request_charges(models)
+            charges[name] = np.ones((models, models))
         elif name == "money":
             assert simulation is not None
-            found[name] = money_charges(model_costs(simulation, declared_prices(config)))
+            charges[name] = money_charges(model_costs(simulation, declared_prices(config)))
         else:
             sign = 1 if reward.maximise else -1
-            found[name] = harm_charges(values, sign, reward.high - reward.low)
-    return found
+            charges[name] = harm_charges(values, sign, reward.high - reward.low)
+    return charges
 
 
 _ROUNDING = 1e-9
@@ -140,7 +135,7 @@ class Purse:
         dearest draw possible would not take the sum beyond a limit: that depends on draws before
         it alone, and whoever comes after a request that is not covered is not covered either.
         """
-        found: Flags | None = None
+        result: Flags | None = None
         for name, limit in self.limits.items():
             room = limit * (1.0 + _ROUNDING) - self._spent[name] - self._worst[name]
             if room >= (len(routed) - 1) * self._worst[name]:
@@ -151,8 +146,8 @@ class Purse:
             before = np.zeros(len(charge))
             np.cumsum(charge[:-1], out=before[1:])
             stopped = before > room
-            found = stopped if found is None else found | stopped
-        return found if found is not None and found.any() else None
+            result = stopped if result is None else result | stopped
+        return result if result is not None and result.any() else None
 
     def charge(self, routed: Ints, model: Ints, randomized: Flags) -> None:
         """Count n decisions that were made."""

@@ -109,7 +109,7 @@ def describe(agent: Agent) -> dict[str, Any]:
 
 def certificate(certified: Certified) -> dict[str, Any]:
     """Certified answers as JSON types: `contrasts[a][b]` is the lower end of V(a) - V(b)."""
-    from equipoise.agent.inference.fixed import LABEL
+    from equipoise.agent.inference.certificate import FIXED_N
     from equipoise.agent.service.analyst.reports import number
 
     return {
@@ -126,7 +126,7 @@ def certificate(certified: Certified) -> dict[str, Any]:
         "upper": certified.upper.tolist(),
         "contrasts": certified.contrasts.tolist(),
         "comparison": {
-            "label": LABEL,
+            "label": FIXED_N,
             "half_widths": [[number(value) for value in row] for row in certified.fixed.tolist()],
         },
     }

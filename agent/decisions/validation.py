@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError, check_times
 from equipoise.agent.features import Transform
-from equipoise.agent.state.attempts import MOST_ATTEMPTS, UNNAMED, Attempt, merged_attempts, said
+from equipoise.agent.state.attempts import (
+    MOST_ATTEMPTS,
+    UNNAMED,
+    Attempt,
+    merged_attempts,
+    reported_attempt,
+)
 from equipoise.agent.state.fold import LightFold
 from equipoise.store.batches import (
     Flags,
@@ -243,7 +249,7 @@ class Validator:
 
     def _tells_more(self, batch: OutcomeBatch, row: int) -> bool:
         """As `_says_more`, of the attempt that a part speaks of."""
-        speaks = said(batch, row)
+        speaks = reported_attempt(batch, row)
         if speaks is None:
             return False
         (attempt, new), number = speaks, int(batch.number[row])

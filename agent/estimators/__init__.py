@@ -1,4 +1,15 @@
-"""Estimator families: pure functions of the moments (METHOD section 3), one file each."""
+"""Estimator families: pure functions of the moments (METHOD section 3).
+
+ipw            `ipw`; the naive log and today's routing, which the families are compared with
+scorers        `obs-only`, `representation-exp`, `cvci`, `grounded`
+doubly_robust  `doubly-robust`
+hierarchical   `hierarchical`; its prior is in `log_prior`, its posterior in `evidence`
+base           what a family returns, the registry, jackknife covariances
+linear         frames and ridge fits that several families share
+outliers       moments without the groups in which a value far off drowns all others
+
+A new family is one function with `@family(name)` in a file that is imported here.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +23,7 @@ import numpy as np
 # Importing a family registers it; this is the order in which families are shown.
 # isort: off
 from equipoise.agent.estimators import ipw
-from equipoise.agent.estimators import one_source
-from equipoise.agent.estimators import cvci
-from equipoise.agent.estimators import grounded
+from equipoise.agent.estimators import scorers
 from equipoise.agent.estimators import doubly_robust
 from equipoise.agent.estimators import hierarchical
 
@@ -36,20 +45,21 @@ __all__ = [
     "Family",
     "LeftOut",
     "Scorer",
-    "cvci",
     "doubly_robust",
     "estimate",
     "family",
-    "grounded",
     "hierarchical",
     "ipw",
-    "one_source",
+    "scorers",
     "without_far_groups",
 ]
 
 
 Off: TypeAlias = Mapping[str, str]
 """Families that are not to be computed, and why."""
+TOO_FAR = "values far off are in too many groups to be left out"
+_FAR_OUTSIDE = 100.0
+"""Ranges of the reward beyond which a value is no estimate but lost digits."""
 
 
 def estimate(
@@ -78,62 +88,55 @@ def estimate(
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")
-    kept, left = without_far_groups(moments) if sound is None else sound
-    even = ipw.balanced(kept)
-    found = {}
+    sound_moments, left_out = without_far_groups(moments) if sound is None else sound
+    even = ipw.balanced(sound_moments)
+    estimates = {}
     for name in wanted:
         plain = name == "ipw"
         of = moments if plain else even
         if name in off:
-            found[name] = _failed(name, of, off[name])
-        elif not plain and any(each.too_many for each in left):
-            found[name] = replace(_failed(name, of, TOO_FAR), diagnostics=_noted(TOO_FAR, left))
+            estimates[name] = _failed(name, of, off[name])
+            continue
+        if not plain and any(each.too_many for each in left_out):
+            result = _failed(name, of, TOO_FAR)
         else:
             if before is not None:
                 before(name)
-            found[name] = _attempt(name, FAMILIES[name], of, reward_range)
-            if left and not plain:
-                noted = {**found[name].diagnostics, "left_out": tuple(left)}
-                found[name] = replace(found[name], diagnostics=noted)
+            result = _attempt(name, FAMILIES[name], of, reward_range)
+        if left_out and not plain:
+            noted = {**result.diagnostics, "left_out": tuple(left_out)}
+            result = replace(result, diagnostics=noted)
+        estimates[name] = result
     if before is not None:
         before("")
-    return found
-
-
-TOO_FAR = "values far off are in too many groups to be left out"
-_FAR_OUTSIDE = 100.0
-"""Ranges of the reward beyond which a value is no estimate but lost digits."""
+    return estimates
 
 
 def _attempt(
     name: str, function: Family, moments: Moments, reward_range: tuple[float, float] | None
 ) -> Estimate:
     try:
-        made = function(moments)
+        result = function(moments)
     except Exception as error:  # any: the other families, and the experiment itself, go on
         return _failed(name, moments, f"{type(error).__name__}: {error}")
-    fault = _fault(made, reward_range)
-    return made if fault is None else _failed(name, moments, fault)
+    fault = _fault(result, reward_range)
+    return result if fault is None else _failed(name, moments, fault)
 
 
-def _fault(made: Estimate, reward_range: tuple[float, float] | None) -> str | None:
+def _fault(result: Estimate, reward_range: tuple[float, float] | None) -> str | None:
     """Why an estimate cannot be used, None if it can: unknown values are no fault."""
-    variance = np.diagonal(made.covariance)
-    if np.isinf(made.values).any() or np.isnan(made.covariance).any() or (variance < 0).any():
+    variance = np.diagonal(result.covariance)
+    if np.isinf(result.values).any() or np.isnan(result.covariance).any() or (variance < 0).any():
         return "its sums have overflowed or lost their digits"
     if reward_range is not None:
         low, high = reward_range
-        off = np.maximum(low - made.values, made.values - high)
+        off = np.maximum(low - result.values, result.values - high)
         if (off > _FAR_OUTSIDE * (high - low)).any():
             return "its sums have lost their digits: a value is far outside the range of rewards"
-    scorer = made.scorer
+    scorer = result.scorer
     if scorer is not None and not np.isfinite(scorer.theta).all():
         return "its coefficients have overflowed"
     return None
-
-
-def _noted(reason: str, left: Sequence[LeftOut]) -> dict[str, object]:
-    return {"failed": reason, "left_out": tuple(left)}
 
 
 def _failed(name: str, moments: Moments, reason: str) -> Estimate:

@@ -93,8 +93,8 @@ def total_covariance(values: Floats, *parts: Floats) -> Floats:
 
 def with_unknown(spread: Floats, unknown: Flags) -> Floats:
     """`spread` (K, K) with +inf variance and zero covariances where `unknown` (K,) is true."""
-    kept = ~(unknown[:, None] | unknown[None, :])
-    result = np.where(kept, spread, 0.0)
+    both_known = ~(unknown[:, None] | unknown[None, :])
+    result = np.where(both_known, spread, 0.0)
     np.fill_diagonal(result, np.where(unknown, np.inf, np.diagonal(result)))
     return result
 

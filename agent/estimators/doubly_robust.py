@@ -82,14 +82,14 @@ def doubly_robust(moments: Moments) -> Estimate:
 
 def _cross_fitted(blocks: Floats, masks: Floats, penalty: float) -> tuple[Floats, Floats]:
     """Mean theta (B, p) and theta^(-k) (B, folds, p) over the groups of each mask (B, G)."""
-    held = held_out(len(blocks))
-    train = 1.0 - held
+    fold_masks = held_out(len(blocks))
+    train = 1.0 - fold_masks
     folds = np.tile(ridge(subsets(train, blocks), penalty), (len(masks), 1, 1))
     # A replicate that lacks a group of fold k itself leaves theta^(-k) as it was.
-    kept = masks[:, None] * train
-    changed = (kept < train).any(axis=-1)
-    folds[changed] = ridge(subsets(kept[changed], blocks), penalty)
-    size = (masks * rows(blocks)) @ held.T
+    replicated = masks[:, None] * train
+    changed = (replicated < train).any(axis=-1)
+    folds[changed] = ridge(subsets(replicated[changed], blocks), penalty)
+    size = (masks * rows(blocks)) @ fold_masks.T
     share = size / np.maximum(size.sum(axis=1, keepdims=True), 1e-300)
     return np.matmul(share[:, None], folds)[:, 0], folds
 

@@ -84,10 +84,10 @@ class Grid:
         scale = np.hstack([spread, np.tile(ABSOLUTE, (len(spread), 1))])
         share = absolute_share(models)
         falling = ABSOLUTE**-0.7
-        told = np.append((1.0 - share) * RELATIVE_WEIGHTS, share * falling / falling.sum())
+        weights = np.append((1.0 - share) * RELATIVE_WEIGHTS, share * falling / falling.sum())
         # Without a log all multiples of its spread are the same: no effects.
         untold = np.append(RELATIVE_WEIGHTS, np.ones(len(ABSOLUTE))) / (1 + len(ABSOLUTE))
-        log_weight = np.log(np.where(known, told, untold))
+        log_weight = np.log(np.where(known, weights, untold))
         return cls(
             scorer=np.where(known, CHANGES, SIZES),
             log_scorer=np.log(np.where(known, CHANGE_WEIGHTS, 1.0 / len(SIZES))),
@@ -103,31 +103,31 @@ def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
     """Mixture posterior; `variance` is the prior mean of sigma^2, reward units squared."""
     grid = Grid.of(prior)
     root = np.sqrt(prior.variances[:, None] + grid.scorer[..., None] ** 2)
-    given = integrate_slopes(sample, prior.vectors[:, None], root)
+    integrated = integrate_slopes(sample, prior.vectors[:, None], root)
     freedom = max(sample.rows - 1.0, 0.0)
 
     # Rewards less X beta_0, then less rho Z f.
     reward = (
-        given.half
+        integrated.half
         @ (sample.scatter[:-1, -1] - prior.slopes @ sample.scatter[:-1, :-1])[:, None, :, None]
     )
     reward = reward[..., 0]
     of_effects = sample.model_sums[:, -1] - prior.slopes @ sample.model_sums[:, :-1].T
-    seen = of_effects[:, None] - (given.cross * reward[..., None]).sum(axis=-2)
-    seen = _rotate(seen, given.basis)
-    start = _rotate(np.broadcast_to(prior.effects[:, None], seen.shape), given.basis)
+    of_rewards = of_effects[:, None] - (integrated.cross * reward[..., None]).sum(axis=-2)
+    of_rewards = _rotate(of_rewards, integrated.basis)
+    start = _rotate(np.broadcast_to(prior.effects[:, None], of_rewards.shape), integrated.basis)
     square = sample.scatter[-1, -1] - 2.0 * prior.slopes @ sample.scatter[:-1, -1]
     square += ((prior.slopes @ sample.scatter[:-1, :-1]) * prior.slopes).sum(axis=1)
     square = square[:, None] - (reward**2).sum(axis=-1)
-    pulled = given.eigenvalues * start
+    pulled = integrated.eigenvalues * start
     unexplained = (
         square[..., None]
-        - 2.0 * grid.real * (start * seen).sum(axis=-1)[..., None]
+        - 2.0 * grid.real * (start * of_rewards).sum(axis=-1)[..., None]
         + grid.real**2 * (start * pulled).sum(axis=-1)[..., None]
     )
-    residual = seen[..., None, :] - grid.real[:, None] * pulled[..., None, :]
+    residual = of_rewards[..., None, :] - grid.real[:, None] * pulled[..., None, :]
     tau2 = grid.model[:, None, :, None] ** 2
-    eigenvalues = given.eigenvalues[..., None, :]
+    eigenvalues = integrated.eigenvalues[..., None, :]
     shrunk = tau2 / (1.0 + tau2 * eigenvalues)
     unexplained = np.maximum(unexplained - (residual**2 * shrunk).sum(axis=-1), 0.0)
 
@@ -136,7 +136,7 @@ def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
         prior.log_weight[:, None, None]
         + grid.log_scorer[..., None]
         + grid.log_model[:, None]
-        - 0.5 * given.log_determinant[..., None]
+        - 0.5 * integrated.log_determinant[..., None]
         - 0.5 * np.log1p(tau2 * eigenvalues).sum(axis=-1)
         - (PRIOR_SHAPE + 0.5 * freedom) * np.log(scale)
     )
@@ -144,14 +144,14 @@ def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
     weights /= weights.sum()
     weighted = weights * scale / (PRIOR_SHAPE + 0.5 * freedom - 1.0)
 
-    effects = _rotate(shrunk * residual, given.basis.swapaxes(-1, -2)[..., None, :, :])
+    effects = _rotate(shrunk * residual, integrated.basis.swapaxes(-1, -2)[..., None, :, :])
     effects += grid.real[:, None] * prior.effects[:, None, None]
-    slopes = (reward[..., None, :] - effects @ given.cross.swapaxes(-1, -2)) @ given.half
+    slopes = (reward[..., None, :] - effects @ integrated.cross.swapaxes(-1, -2)) @ integrated.half
     slopes += prior.slopes[:, None, None]
     components = np.concatenate([slopes, effects], axis=-1).reshape(weights.size, -1)
     mean = weights.ravel() @ components
     deviation = components - mean
-    joint = _within(given, weighted, shrunk)
+    joint = _within(integrated, weighted, shrunk)
     joint += (weights.ravel()[:, None] * deviation).T @ deviation
     residual_variance = float(weighted.sum())
     full, covariance = _with_intercept(sample, mean, joint, residual_variance)
@@ -172,17 +172,17 @@ def _rotate(vectors: Floats, basis: Floats) -> Floats:
     return np.asarray((vectors[..., None, :] @ basis)[..., 0, :])
 
 
-def _within(given: Integrated, weighted: Floats, shrunk: Floats) -> Floats:
+def _within(integrated: Integrated, weighted: Floats, shrunk: Floats) -> Floats:
     """(p + K, p + K) covariance of (slopes, effects) inside the components, averaged.
 
     weighted: (B, D, R) weight times sigma^2; shrunk: (B, D, R, K).
     """
-    features = given.cross.shape[-2]
+    features = integrated.cross.shape[-2]
     diagonal = (weighted[..., None] * shrunk).sum(axis=2)
     # Slopes are their own spread given the effects, less half^T cross times the effects.
-    own = np.sqrt(weighted.sum(axis=2))[..., None, None] * given.half
-    effects = given.basis * np.sqrt(diagonal)[..., None, :]
-    carried = given.half.swapaxes(-1, -2) @ (given.cross @ effects)
+    own = np.sqrt(weighted.sum(axis=2))[..., None, None] * integrated.half
+    effects = integrated.basis * np.sqrt(diagonal)[..., None, :]
+    carried = integrated.half.swapaxes(-1, -2) @ (integrated.cross @ effects)
     both = np.concatenate([-carried, effects], axis=-2)
     joint = np.tensordot(both, both, axes=((0, 1, 3), (0, 1, 3)))
     joint[:features, :features] += np.tensordot(own, own, axes=((0, 1, 2), (0, 1, 2)))

@@ -52,9 +52,9 @@ def balanced(moments: Moments) -> Moments:
     total, before = rows.sum(axis=1), exp.count.sum(axis=1)
     centre = np.einsum("gk,gkp->gp", rows, weighted.mean)
     centre = np.divide(centre, total[:, None], out=np.zeros_like(centre), where=total[:, None] > 0)
-    left = np.divide(total, before, out=np.zeros_like(total), where=before > 0)
+    remaining = np.divide(total, before, out=np.zeros_like(total), where=before > 0)
     within = exp.scatter - _between(exp.count, exp.mean - exp.centre[:, None])
-    scatter = left[:, None, None] * within
+    scatter = remaining[:, None, None] * within
     scatter += _between(rows, weighted.mean - centre[:, None])
     own = ScorerMoments(exp.count, rows, weighted.mean, centre, scatter)
     parts = [source.arrays().values() for source in (moments.obs, own, weighted)]

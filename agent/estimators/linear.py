@@ -26,13 +26,17 @@ from equipoise.agent.estimators.base import (
     total_covariance,
     unknown_covariance,
 )
-from equipoise.agent.moments.scorer import ScorerMoments
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Flags, Floats
 
 CONSTANT = 1e-12
 """A feature whose spread is below this share of its mean varies by rounding alone."""
+FOLDS = 5
+PENALTIES: Floats = np.logspace(-1.0, 6.0, 8)
+"""Penalties of EXP fits, in pseudo-rows: one pseudo-row says that one coefficient is 0."""
+PSEUDO_ROW = 1.0
+"""The one fixed penalty of OBS fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +123,6 @@ def _spread(weight: Floats, mean: Floats, scatter: Floats) -> tuple[Floats, Floa
     return np.sqrt(variance), middle
 
 
-FOLDS = 5
-PENALTIES: Floats = np.logspace(-1.0, 6.0, 8)
-"""Penalties of EXP fits, in pseudo-rows: one pseudo-row says that one coefficient is 0."""
-PSEUDO_ROW = 1.0
-"""The one fixed penalty of OBS fits."""
-
-
 def held_out(groups: int) -> Floats:
     """(folds, G) masks of the folds: group g belongs to fold g mod 5."""
     folds = min(FOLDS, groups)
@@ -194,10 +191,10 @@ def residual_variance(products: Floats, theta: Floats, spent: float) -> float:
 
     products: (p + 1, p + 1).
     """
-    left = float(rows(products)) - spent
-    if left < 1e-9:
+    freedom = float(rows(products)) - spent
+    if freedom < 1e-9:
         return np.inf
-    return float(squared_error(products, theta)) / left
+    return float(squared_error(products, theta)) / freedom
 
 
 def choose_penalty(products: Floats) -> tuple[float, Floats]:
@@ -207,12 +204,12 @@ def choose_penalty(products: Floats) -> tuple[float, Floats]:
     largest penalty, and NaN errors.
     """
     masks = held_out(len(products))
-    held = subsets(masks, products)
-    if (rows(held) == 0).any() or len(held) < 2:
+    test = subsets(masks, products)
+    if (rows(test) == 0).any() or len(test) < 2:
         return float(PENALTIES[-1]), np.full(len(PENALTIES), np.nan)
     train = subsets(1.0 - masks, products)
     theta = ridge(train[:, None], PENALTIES)
-    errors = squared_error(held[:, None], theta).sum(axis=0) / rows(held).sum()
+    errors = squared_error(test[:, None], theta).sum(axis=0) / rows(test).sum()
     return float(PENALTIES[np.argmin(errors)]), errors
 
 

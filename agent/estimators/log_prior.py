@@ -156,52 +156,54 @@ class LogPrior:
         none = cls.ignorant(features, models)
         if log.rows == 0:
             return none
-        given = integrate_slopes(log, np.eye(features), np.full(features, PSEUDO_ROW**-0.5))
-        reward = given.half @ log.scatter[:-1, -1]
-        seen = given.basis.T @ (log.model_sums[:, -1] - given.cross.T @ reward)
+        integrated = integrate_slopes(log, np.eye(features), np.full(features, PSEUDO_ROW**-0.5))
+        reward = integrated.half @ log.scatter[:-1, -1]
+        of_rewards = integrated.basis.T @ (log.model_sums[:, -1] - integrated.cross.T @ reward)
         unexplained = log.scatter[-1, -1] - reward @ reward
-        shrunk = SPREADS[:, None] ** 2 / (1.0 + SPREADS[:, None] ** 2 * given.eigenvalues)
-        error = np.maximum(unexplained - shrunk @ seen**2, 0.0)
-        variance = _residual_variance(log, given, reward)
+        shrunk = SPREADS[:, None] ** 2 / (1.0 + SPREADS[:, None] ** 2 * integrated.eigenvalues)
+        error = np.maximum(unexplained - shrunk @ of_rewards**2, 0.0)
+        variance = _residual_variance(log, integrated, reward)
         # Inverse gamma of shape 1 and scale half of what the pooled fit leaves. Where that is
         # unknown or nothing, so is `error`, and the unit does not matter.
         rate = variance if 0.0 < variance < np.inf else 1.0
-        log_weight = -0.5 * np.log1p(SPREADS[:, None] ** 2 * given.eigenvalues).sum(axis=1)
+        log_weight = -0.5 * np.log1p(SPREADS[:, None] ** 2 * integrated.eigenvalues).sum(axis=1)
         log_weight -= 0.5 * (log.rows + 1.0) * np.log(rate + error)
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
         # Spreads that the log cannot tell apart, where it shows one model, tie: the smallest stay.
-        kept = np.sort(np.argsort(-weight, kind="stable")[:MOST_SPREADS])
-        kept = kept[weight[kept] >= NEGLIGIBLE]
+        likely = np.sort(np.argsort(-weight, kind="stable")[:MOST_SPREADS])
+        likely = likely[weight[likely] >= NEGLIGIBLE]
 
-        effects = (shrunk[kept] * seen) @ given.basis.T
-        of_effects = (given.basis * shrunk[kept][:, None]) @ given.basis.T
-        carried = given.half.T @ given.cross
-        covariance = given.half.T @ given.half + carried @ of_effects @ carried.T
+        effects = (shrunk[likely] * of_rewards) @ integrated.basis.T
+        of_effects = (integrated.basis * shrunk[likely][:, None]) @ integrated.basis.T
+        carried = integrated.half.T @ integrated.cross
+        covariance = integrated.half.T @ integrated.half + carried @ of_effects @ carried.T
         variances, vectors = np.linalg.eigh(0.5 * (covariance + covariance.swapaxes(1, 2)))
-        share = np.log(weight[kept] / weight[kept].sum()) + np.log(trust)
+        share = np.log(weight[likely] / weight[likely].sum()) + np.log(trust)
         return cls(
-            slopes=np.vstack([(reward - effects @ given.cross.T) @ given.half, none.slopes]),
+            slopes=np.vstack(
+                [(reward - effects @ integrated.cross.T) @ integrated.half, none.slopes]
+            ),
             vectors=np.concatenate([vectors, none.vectors]),
             variances=np.vstack([np.maximum(variances, 0.0), none.variances]),
             effects=np.vstack([effects, none.effects]),
             noise=np.append(_contrast_deviation(of_effects), 0.0),
-            spread=np.append(SPREADS[kept], 0.0),
+            spread=np.append(SPREADS[likely], 0.0),
             log_weight=np.append(share, np.log1p(-trust)),
-            informed=np.append(np.ones(len(kept), dtype=bool), False),
+            informed=np.append(np.ones(len(likely), dtype=bool), False),
             residual_variance=variance,
         )
 
 
-def _residual_variance(log: Sample, given: Integrated, reward: Floats) -> float:
+def _residual_variance(log: Sample, integrated: Integrated, reward: Floats) -> float:
     """Mean squared residual of the ridge on pooled OBS, the parameters it spends taken off.
 
-    given: slopes integrated out with the ridge's penalty as their prior; reward: (p,) half X'r.
+    integrated: slopes with the ridge's penalty as their prior; reward: (p,) half X'r.
     """
-    spent = 1.0 + len(reward) - PSEUDO_ROW * float((given.half**2).sum())
+    spent = 1.0 + len(reward) - PSEUDO_ROW * float((integrated.half**2).sum())
     if log.rows - spent < 1e-9:
         return np.inf
-    slopes = reward @ given.half
+    slopes = reward @ integrated.half
     error = log.scatter[-1, -1] - reward @ reward - PSEUDO_ROW * (slopes @ slopes)
     return max(float(error), 0.0) / (log.rows - spent)
 

@@ -67,15 +67,15 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
     rewards per model too (`arms`), whose corrections rest on the same features; `ipw`, which looks
     at none, is for the caller to give the whole.
     """
-    found: list[LeftOut] = []
+    losses: list[LeftOut] = []
     groups = moments.dimensions.groups
     # Infinite sums are far off like any others.
     with np.errstate(all="ignore"):
-        obs = _far_rows(moments.obs, "logged requests", found)
-        exp = _far_rows(moments.exp, "randomized requests", found)
-        exp |= _far_arms(moments, exp, found)
-        contexts = _far_contexts(moments, found)
-    if not found:
+        obs = _far_rows(moments.obs, "logged requests", losses)
+        exp = _far_rows(moments.exp, "randomized requests", losses)
+        exp |= _far_arms(moments, exp, losses)
+        contexts = _far_contexts(moments, losses)
+    if not losses:
         return moments, ()
     sources = np.concatenate([obs, exp, exp])
     assert len(sources) == 3 * groups
@@ -85,20 +85,20 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
         arms=_emptied(moments.arms, exp),
         simulation=_emptied(moments.simulation, contexts),
     )
-    return sound, tuple(found)
+    return sound, tuple(losses)
 
 
-def _far_rows(source: ScorerMoments, name: str, found: list[LeftOut]) -> Flags:
+def _far_rows(source: ScorerMoments, name: str, losses: list[LeftOut]) -> Flags:
     weight = source.weight.sum(axis=1)
     count = source.count.sum(axis=1)
     # Rewards have a declared range: only features can be far off.
     own = np.diagonal(source.scatter, axis1=-2, axis2=-1)[:, :-1]
     variance = own / np.maximum(weight, 1e-300)[:, None]
     square, typical = _squares(count, source.centre[:, :-1], variance)
-    return _far(name, count, square, typical, 1.0, found)
+    return _far(name, count, square, typical, 1.0, losses)
 
 
-def _far_arms(moments: Moments, known: Flags, found: list[LeftOut]) -> Flags:
+def _far_arms(moments: Moments, far_already: Flags, losses: list[LeftOut]) -> Flags:
     """Groups in which the features behind rewards without outputs are far off: by their means,
     in units of the spread of EXP rows that have outputs."""
     arms, d = moments.arms, moments.dimensions.context
@@ -113,13 +113,13 @@ def _far_arms(moments: Moments, known: Flags, found: list[LeftOut]) -> Flags:
     centre = _median(mean, count > 0)
     square = count[:, None] * (mean - centre) ** 2
     more: list[LeftOut] = []
-    far = _far("randomized requests", count, square, typical, 1.0, more) & ~known
-    if far.any() and not any(each.source == "randomized requests" for each in found):
-        found += more
+    far = _far("randomized requests", count, square, typical, 1.0, more) & ~far_already
+    if far.any() and not any(each.source == "randomized requests" for each in losses):
+        losses += more
     return far
 
 
-def _far_contexts(moments: Moments, found: list[LeftOut]) -> Flags:
+def _far_contexts(moments: Moments, losses: list[LeftOut]) -> Flags:
     simulation = moments.simulation
     far: Flags = np.zeros(moments.dimensions.groups, dtype=bool)
     worst: LeftOut | None = None
@@ -133,7 +133,7 @@ def _far_contexts(moments: Moments, found: list[LeftOut]) -> Flags:
         worst = more[0] if more else worst
     if worst is not None:
         present = int((simulation.count.sum(axis=1) > 0).sum())
-        found.append(replace(worst, groups=int(far.sum()), present=present))
+        losses.append(replace(worst, groups=int(far.sum()), present=present))
     return far
 
 
@@ -156,7 +156,7 @@ def _far(
     square: Floats,
     typical: Floats,
     times: float,
-    found: list[LeftOut],
+    losses: list[LeftOut],
 ) -> Flags:
     present = int((count > 0).sum())
     if present < FEWEST:
@@ -167,7 +167,7 @@ def _far(
     far: Flags = np.asarray(beyond.any(axis=1))
     if far.any():
         feature = int(np.argmax(np.where(beyond, ratio, -1.0).max(axis=0)))
-        found.append(LeftOut(name, int(far.sum()), present, feature))
+        losses.append(LeftOut(name, int(far.sum()), present, feature))
     return far
 
 

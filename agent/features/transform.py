@@ -242,22 +242,13 @@ class Transform:
         A row of the result depends on its own row alone, to the bit. NaN stays NaN.
         """
         columns = np.concatenate((x, y), axis=1)
-        return columns if not len(self._left) else self._with_products(columns)
-
-    def phi_table(self, x: Floats, y: Floats) -> Floats:
-        """(C, d), (C, K, q) -> (C, K, p - 1): phi of C contexts under each of K models."""
-        contexts, models, _ = y.shape
-        columns = np.empty((contexts, models, self.d + self.q))
-        columns[:, :, : self.d] = x[:, np.newaxis]
-        columns[:, :, self.d :] = y
-        return columns if not len(self._left) else self._with_products(columns)
-
-    def _with_products(self, columns: Floats) -> Floats:
-        width = columns.shape[-1]
-        phi = np.empty((*columns.shape[:-1], self.p - 1))
-        phi[..., :width] = columns
-        left, right = columns.take(self._left, axis=-1), columns.take(self._right, axis=-1)
-        np.multiply(left, right, out=phi[..., width:])
+        if not len(self._left):
+            return columns
+        width = columns.shape[1]
+        phi = np.empty((len(columns), self.p - 1))
+        phi[:, :width] = columns
+        left, right = columns.take(self._left, axis=1), columns.take(self._right, axis=1)
+        np.multiply(left, right, out=phi[:, width:])
         return phi
 
 

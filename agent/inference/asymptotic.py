@@ -7,8 +7,8 @@ the normal mixture of Robbins; one-sided: the half-normal mixture, the root z of
     z^2 / 2 + log Phi(z) = log(sqrt(V rho^2 + 1) / (2 alpha)),  width z sqrt(V + 1 / rho^2) / t.
 rho is frozen when the sequence opens; the sequence is tightest where V is the V it was tuned for.
 In units of 1 / sigma rho is a function of the level and that sample size alone, so the width is
-the same at every reward scale. Rare outcomes not seen yet leave sigma far too small: `choice`
-states when this sequence may be the certified one.
+the same at every reward scale. Rare outcomes not seen yet leave sigma far too small:
+`certificate` states when this sequence may be the certified one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from equipoise.agent.inference.score import ScoreMoments
-from equipoise.store.batches import Flags, Floats
+from equipoise.store.batches import Floats
 
 _NEWTON_STEPS = 6
 
@@ -39,20 +39,12 @@ def tuned_rho(variance: Floats, alpha: float) -> Floats:
     return result
 
 
-def half_width(rows: float, squares: Floats, rho: Floats, alpha: float) -> Floats:
-    """(...) two-sided half-width at level alpha; squares is V. inf where t = 0 or rho is not
-    positive and finite."""
-    usable, spread = _usable(rows, squares, rho)
-    if not usable.any():
-        return np.full(usable.shape, np.inf)
-    scale = np.where(usable, rho, 1.0)
-    wide = np.sqrt(2.0 * spread * np.log(np.sqrt(spread) * scale / alpha)) / max(rows, 1.0)
-    return np.where(usable, wide, np.inf)
-
-
 def one_sided_half_width(rows: float, squares: Floats, rho: Floats, alpha: float) -> Floats:
-    """(...) as `half_width`, for one end alone at level alpha."""
-    usable, spread = _usable(rows, squares, rho)
+    """(...) half-width of one end alone at level alpha; squares is V. inf where t = 0 or rho is not
+    positive and finite."""
+    squares, rho = np.broadcast_arrays(np.asarray(squares, float), np.asarray(rho, float))
+    usable = (rho > 0) & np.isfinite(rho) & np.isfinite(squares) & (rows > 0)
+    spread = np.where(usable, squares + 1.0 / np.where(usable, rho, 1.0) ** 2, 1.0)
     if not usable.any():
         return np.full(usable.shape, np.inf)
     root = np.sqrt(spread) * np.where(usable, rho, 1.0)
@@ -65,12 +57,6 @@ def one_sided_half_width(rows: float, squares: Floats, rho: Floats, alpha: float
         slope = z + np.exp(-0.5 * z * z - tail) / np.sqrt(2.0 * np.pi)
         z = z - (0.5 * z * z + tail - needed) / slope
     return np.where(usable, z * np.sqrt(spread) / max(rows, 1.0), np.inf)
-
-
-def _usable(rows: float, squares: Floats, rho: Floats) -> tuple[Flags, Floats]:
-    squares, rho = np.broadcast_arrays(np.asarray(squares, float), np.asarray(rho, float))
-    usable: Flags = (rho > 0) & np.isfinite(rho) & np.isfinite(squares) & (rows > 0)
-    return usable, np.where(usable, squares + 1.0 / np.where(usable, rho, 1.0) ** 2, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

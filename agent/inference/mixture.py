@@ -13,8 +13,8 @@ and for two models, which are never both drawn,
     (psi_low(a) - g_a) - (psi_high(b) - h_b) >= -(k + 2):
 if a was drawn the first term is at least -k - 1 and psi_high(b) = mu_high(b) <= 1; if b was drawn
 psi_low(a) >= 0 and psi_high(b) <= 1 + k. Today's routing or a policy may share its row with
-anything, hence 2 k + 2 there. Divided by these bounds the differences are the xi >= -1 of
-`mixture`, for each cap, so every cap gives a bounded, mergeable sequence for the same means: no
+anything, hence 2 k + 2 there. Divided by these bounds the differences are xi >= -1 as
+above, for each cap, so every cap gives a bounded, mergeable sequence for the same means: no
 cap's validity depends on mu.
 
 Cap 0 never needs large samples, and its squares grow like W^2 R^2. With a cap at or above the

@@ -70,11 +70,6 @@ class RewardMoments(Additive):
         self.low_squares += np.bincount(model, (low - centres.low[model]) ** 2, models)
         self.high_squares += np.bincount(model, (high - centres.high[model]) ** 2, models)
 
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
-        return type(self)(*(mine + theirs for mine, theirs in pairs))
-
     def centres(self) -> RewardCentres:
         """Centres for the next rule: the running means, drawn to 1/2 by one reward."""
         weight = self.count + 1.0

@@ -87,7 +87,7 @@ class Prediction:
         return {
             "theta": self.theta.tolist(),
             "effects": self.effects.tolist(),
-            "direct": _with_null(self.direct),
+            "direct": _to_text(self.direct),
             "rows": self.rows,
         }
 
@@ -97,10 +97,6 @@ class Prediction:
         return cls(
             np.array(fields["theta"]), np.array(fields["effects"]), direct, float(fields["rows"])
         )
-
-
-def _with_null(array: Floats) -> list[list[float | None]]:
-    return [[None if np.isnan(value) else value for value in row] for row in array.tolist()]
 
 
 @dataclass(slots=True)
@@ -147,11 +143,6 @@ class TuningMoments(Additive):
         self.r += (weight * r).sum(axis=0)
         self.qr += (weight * q * r).sum(axis=0)
         self.rr += (weight * r * r).sum(axis=0)
-
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
-        return type(self)(*(mine + theirs for mine, theirs in pairs))
 
     def tuning(self) -> Tuning:
         """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
@@ -200,8 +191,8 @@ def _shrunk(slope: Floats, spread: Floats, noise: Floats, rows: Floats) -> Float
     total = over_models(information)
     usable = np.where(total > 0, total, 1.0)
     # Reward variance that a slope leaves; at least a sliver, as a perfect fit is luck.
-    left = np.maximum(noise - slope**2 * spread, 1e-6)
-    variance = left * rows / np.maximum(rows - 2.0, 1.0)
+    residual = np.maximum(noise - slope**2 * spread, 1e-6)
+    variance = residual * rows / np.maximum(rows - 2.0, 1.0)
     variance = np.where(known, variance / np.where(known, information, 1.0), np.inf)
     together = over_models(information * slope) / usable
     around = np.maximum(noise - 2.0 * together * slope * spread + together**2 * spread, 1e-6)
@@ -277,7 +268,8 @@ class Frozen:
 
 
 def _to_text(array: Floats) -> Any:
-    """Nested lists with null for infinity: rho is infinite where nothing has varied yet."""
+    """Nested lists with null for what is not finite: rho is infinite where nothing has varied yet,
+    a model without any SIM row has no coefficients."""
     if array.ndim > 1:
         return [_to_text(row) for row in array]
     return [value if math.isfinite(value) else None for value in array.tolist()]

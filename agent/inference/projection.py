@@ -28,14 +28,16 @@ def nearest(
     lower ends of V(a) - V(b). Values that already lie inside are returned as they are. Where the
     bounds contradict each other, every value still lies within its own ends.
     """
-    known = np.flatnonzero(np.isfinite(values))
+    finite = np.flatnonzero(np.isfinite(values))
     result = values.copy()
-    if not len(known):
+    if not len(finite):
         return result
-    low, high = lower[known], np.maximum(upper[known], lower[known])
-    ahead = contrasts[np.ix_(known, known)].copy()
+    low, high = lower[finite], np.maximum(upper[finite], lower[finite])
+    ahead = contrasts[np.ix_(finite, finite)].copy()
     np.fill_diagonal(ahead, -np.inf)
-    result[known] = np.clip(_inside(values[known], variances[known], low, high, ahead), low, high)
+    result[finite] = np.clip(
+        _inside(values[finite], variances[finite], low, high, ahead), low, high
+    )
     return result
 
 

@@ -125,15 +125,10 @@ class Tuning:
         return result
 
 
-def scores(rows: Rows, tuning: Tuning, cap: float) -> tuple[Floats, Floats]:
-    """(n, A) low and high scores under a cap, infinity for none."""
-    return next(scores_under(rows, tuning, (cap,)))
-
-
 def scores_under(
     rows: Rows, tuning: Tuning, caps: tuple[float, ...]
 ) -> Iterator[tuple[Floats, Floats]]:
-    """`scores` under each of several caps; what they share is computed once."""
+    """(n, A) low and high scores under each of several caps, infinity for none."""
     mu = tuning.apply(rows.predicted)
     full = 1.0 / rows.chance
     weight = np.where(rows.drawn, full, 0.0)
@@ -213,11 +208,6 @@ class ScoreMoments(Additive):
             self.low_squares[index] += (u * u).sum(axis=0)
             self.high_squares[index] += (v * v).sum(axis=0)
             self.cross[index] += u.T @ v
-
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        pairs = zip(self.arrays().values(), other.arrays().values(), strict=True)
-        return type(self)(*(mine + theirs for mine, theirs in pairs))
 
     def means(self) -> tuple[Floats, Floats]:
         """(C, A) mean low and high scores, NaN where there is no row."""

@@ -16,20 +16,20 @@ def write_new(files: Mapping[Path, tuple[str, int]]) -> None:
 
     On any error the files that were made are removed again.
     """
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         for path, (text, mode) in files.items():
             try:
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
                 raise AgentError(f"{path} exists: it is not replaced") from None
-            made.append(path)
+            created.append(path)
             with os.fdopen(file, "w") as opened:
                 opened.write(text)
                 opened.flush()
                 os.fsync(opened.fileno())
     except BaseException:
-        for path in made:
+        for path in created:
             path.unlink(missing_ok=True)
         raise
 

@@ -138,25 +138,25 @@ def audit(
 
 
 def _unproven(result: Audit, in_a_file: bool) -> list[str]:
-    found = []
+    sentences = []
     if not result.uniforms_redrawn:
-        found.append("that uniforms are those of the key: it is not beside the store")
+        sentences.append("that uniforms are those of the key: it is not beside the store")
     if result.chained_from is None:
         why = "there is no chain yet" if in_a_file else "there is no chain in memory"
-        found.append(f"that rows are as they were written: {why}")
+        sentences.append(f"that rows are as they were written: {why}")
     elif result.chained_from > result.begins:
-        found.append(
+        sentences.append(
             f"that rows {result.begins} to {result.chained_from - 1} are as they were written: an"
             " older version wrote them, without a chain"
         )
     if result.chained_from is not None and not result.anchors:
-        found.append(
+        sentences.append(
             "that nobody rewrote rows and their chain together: name an anchor file or a backup"
             " with --anchor"
         )
     if result.begins:
-        found.append(f"anything of the {result.begins} removed rows but their digest")
-    return [*found, *NEVER_PROVEN]
+        sentences.append(f"anything of the {result.begins} removed rows but their digest")
+    return [*sentences, *NEVER_PROVEN]
 
 
 def _consecutive(segments: Iterator[Segment]) -> Iterator[Segment]:
@@ -239,7 +239,7 @@ class _LogAudit:
         return {era.era for era in eras}
 
     def _check_rules(self) -> dict[str, Rule]:
-        result, found = self._result, dict[str, Rule]()
+        result, rules = self._result, dict[str, Rule]()
         for record in self._store.rules():
             result.rules += 1
             rule = _decoded(record)
@@ -251,8 +251,8 @@ class _LogAudit:
             if rule.era != record.era or (self._eras and rule.era not in self._eras):
                 result.fault(f"rule {record.rule_id} is of era {rule.era}, kept under {record.era}")
             self._order[record.rule_id] = len(self._order)
-            found[record.rule_id] = rule
-        return found
+            rules[record.rule_id] = rule
+        return rules
 
     def _decisions(self, batch: DecisionBatch) -> None:
         result, number, count = self._result, self._number, len(batch)
@@ -292,7 +292,7 @@ class _LogAudit:
                 rate, shares, uniform = self._of_leaders(batch, rate, shares, uniform)
                 follows = batch.leader != batch.number
                 opened[follows] = rate[follows]
-        looked = self._stops.look(
+        stops = self._stops.check(
             batch,
             number,
             own_rate if opened is None else rate,
@@ -300,9 +300,9 @@ class _LogAudit:
             rule.active,
             opened,
         )
-        self._report(batch, looked.shut, "is capped, and nothing stopped it")
-        self._report(batch, looked.loose, "is not capped, and a stop stood")
-        self._report(batch, looked.full, "was open to a model that had had all it may get")
+        self._report(batch, stops.shut, "is capped, and nothing stopped it")
+        self._report(batch, stops.loose, "is not capped, and a stop stood")
+        self._report(batch, stops.full, "was open to a model that had had all it may get")
         rate = np.where(batch.capped, 0.0, rate)
         name = batch.rule_id
         off = np.abs(rate - batch.rate) > TOLERANCE

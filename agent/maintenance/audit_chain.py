@@ -1,7 +1,8 @@
 """Whether a store still holds what was written to it: its hash chain, its kept states, anchors.
 
-A file of anchors only ever grows, one JSON object a line: append-only for the daemon (`chattr +a`),
-on another machine, or printed now and then. A backup holds one too, in its manifest.
+An anchor says where the chain ended at an earlier moment. A file of anchors only ever grows, one
+JSON object a line: append-only for the daemon (`chattr +a`), on another machine, or printed now and
+then. A backup holds one too, in its manifest.
 """
 
 from __future__ import annotations
@@ -65,16 +66,16 @@ def read_anchors(path: Path) -> list[Anchor]:
         if anchor is None:
             raise AgentError(f"{path} holds no anchor: an older version made that backup")
         return [anchor]
-    found = []
+    anchors = []
     lines = content.split(b"\n")[:-1]
     for number, line in enumerate(lines, 1):  # what follows the last end of line was torn off
         try:
-            found.append(msgspec.json.decode(line, type=Anchor))
+            anchors.append(msgspec.json.decode(line, type=Anchor))
         except msgspec.MsgspecError as error:
             raise AgentError(f"{path} line {number} is no anchor: {error}") from None
-    if not found:
+    if not anchors:
         raise AgentError(f"{path} holds no anchor")
-    return found
+    return anchors
 
 
 _WINDOW = 4096
@@ -143,8 +144,8 @@ def _check_log(
                 f"a writer found {link.position} rows in the log where its chain had another"
                 " number, and went on from there"
             )
-    kept = [link for link in links if link.kind in (LOG, BEGINS)]
-    ends = [*kept, *([] if head is None else [head])]
+    log_links = [link for link in links if link.kind in (LOG, BEGINS)]
+    ends = [*log_links, *([] if head is None else [head])]
     beyond = max((link.position for link in ends), default=0)
     if beyond > length:
         result.faults.append(
@@ -156,10 +157,10 @@ def _check_log(
         result.faults.append(
             f"rows {head.position} to {length - 1} were added behind the back of the chain"
         )
-    if not kept:
+    if not log_links:
         result.faults.append("the beginning of the chain is gone")
         return {}
-    start = kept[0]
+    start = log_links[0]
     begins = store.begins
     if start.kind != BEGINS and start.position != begins:
         result.faults.append(f"the chain from row {begins} to {start.position} is gone")
@@ -169,10 +170,10 @@ def _check_log(
         if link.kind == BROKEN:
             expected.setdefault(link.position, link.digest)
     end = min(length, beyond)
-    due = range(start.position // EVERY * EVERY + EVERY, end + 1, EVERY)
-    gone = [at for at in due if at not in expected]
-    if gone:
-        result.faults.append(f"the digest after {gone[0]} rows is gone from the chain")
+    positions = range(start.position // EVERY * EVERY + EVERY, end + 1, EVERY)
+    missing = [at for at in positions if at not in expected]
+    if missing:
+        result.faults.append(f"the digest after {missing[0]} rows is gone from the chain")
     return _follow(result, store, start, expected, end, wanted, progress)
 
 
@@ -186,7 +187,7 @@ def _follow(
     progress: Callable[[int], None],
 ) -> dict[int, str]:
     digest, last = bytes.fromhex(start.digest), start.position
-    found = {start.position: start.digest}
+    digests = {start.position: start.digest}
     at = start.position
     for low in range(start.position, end, _WINDOW):
         for name, row in store.rows_in_order(low, min(low + _WINDOW, end)):
@@ -194,20 +195,20 @@ def _follow(
             # The row says its number: one that is missing makes all that follow differ.
             at = int(row[0]) + 1
             if at in wanted:
-                found[at] = digest.hex()
-            held = expected.get(at)
-            if held is None:
+                digests[at] = digest.hex()
+            stored = expected.get(at)
+            if stored is None:
                 continue
-            if held != digest.hex():
+            if stored != digest.hex():
                 result.faults.append(
                     f"rows {last} to {at - 1} are not those that were written: their digest is"
                     " another than the chain's"
                 )
-                digest = bytes.fromhex(held)
+                digest = bytes.fromhex(stored)
             last = at
         progress(min(low + _WINDOW, end) - start.position)
     result.rows = end - start.position
-    return found
+    return digests
 
 
 def _chained_now(store: SqliteStore, length: int) -> bool:
@@ -236,11 +237,11 @@ def _compare(
         if name == LOG:
             if result.begins is None or place.position < result.begins:
                 continue  # that part of the log was removed, or never chained here
-            found = log.get(place.position)
+            digest = log.get(place.position)
             what = f"the first {place.position} rows"
         else:
-            found = records.get(name, {}).get(place.position)
+            digest = records.get(name, {}).get(place.position)
             what = f"{name} up to {place.position}"
-        if found != place.digest:
-            state = "are gone" if found is None else "are not what they were"
+        if digest != place.digest:
+            state = "are gone" if digest is None else "are not what they were"
             result.faults.append(f"{what} {state}: the anchor of {anchor.at:.0f} s is another")

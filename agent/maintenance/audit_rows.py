@@ -1,4 +1,8 @@
-"""Whether outcomes say each part once, and every decision served as routed had to be."""
+"""What rows may say: outcomes each part once, decisions "as routed" where they had to be.
+
+`PartAudit` follows what is known of each decision's outcome, `StopAudit` what stood in the way of
+randomizing it: limits, caps, excluded users and stops, recomputed from the log.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from equipoise.agent.budget.caps import Quotas, bands_of, model_caps
+from equipoise.agent.budget.caps import QuotaCount, Quotas, model_caps, segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle import stored_config
@@ -92,8 +96,8 @@ class PartAudit:
             low = np.array([item.low for item in self._guardrails])
             high = np.array([item.high for item in self._guardrails])
             outside = ~((batch.metrics >= low) & (batch.metrics <= high))
-            told = np.logical_not(np.isnan(batch.metrics))
-            bad: Flags = np.logical_or.reduce(outside & told, axis=1)
+            present = np.logical_not(np.isnan(batch.metrics))
+            bad: Flags = np.logical_or.reduce(outside & present, axis=1)
             yield bad, "has a metric outside its declared range"
         twice = np.zeros(len(batch), dtype=bool)
         empty = np.zeros(len(batch), dtype=bool)
@@ -119,13 +123,13 @@ class PartAudit:
         contradicts = np.zeros(len(batch), dtype=bool)
         news = np.zeros(len(batch), dtype=bool)
         told_any = np.zeros(len(batch), dtype=bool)
-        for held, given in parts:
-            before, told = held[rows], ~np.isnan(given)
-            fresh = told & np.isnan(before)
-            contradicts |= (told & ~fresh & (before != given)).any(axis=1)
+        for column, values in parts:
+            before, present = column[rows], ~np.isnan(values)
+            fresh = present & np.isnan(before)
+            contradicts |= (present & ~fresh & (before != values)).any(axis=1)
             news |= fresh.any(axis=1)
-            told_any |= told.any(axis=1)
-            held[rows] = np.where(fresh, given, before)
+            told_any |= present.any(axis=1)
+            column[rows] = np.where(fresh, values, before)
         # What a part says of attempts is merged from all of them and may be new (`attempts`).
         return contradicts, told_any & ~news & ~contradicts & (batch.attempt == 0)
 
@@ -147,7 +151,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(slots=True)
-class Looked:
+class StopFaults:
     """(n,) flags of one batch. shut: served as routed where nothing stopped it; loose: randomized,
     or claimed to be, where something did; full: open to a model that had had all it may get."""
 
@@ -164,7 +168,9 @@ class StopAudit:
         self._configs = {number: ExperimentConfig.from_json(text) for number, text in texts.items()}
         self._configs = self._configs or {0: config}
         self._models = len(config.models)
-        self._ledger = Ledger(self._models, bands_of(config), config.budget.per_user is not None)
+        self._ledger = Ledger(
+            self._models, segment_ranges(config), config.budget.per_user is not None
+        )
         self._counted = first == 0
         notes = read_stops(store)
         # What an older version decided it did not note.
@@ -172,7 +178,7 @@ class StopAudit:
         self._notes = notes
         self.unproven: dict[str, int] = {}
 
-    def look(
+    def check(
         self,
         batch: DecisionBatch,
         number: int,
@@ -180,7 +186,7 @@ class StopAudit:
         shares: Floats,
         active: Flags,
         opened_rate: Floats | None,
-    ) -> Looked:
+    ) -> StopFaults:
         """number: of the first decision. rate, shares: (n,), (n, K) as the rule gives them. active:
         (K,) models its era compares. opened_rate: (n,) the logged rate of the decision that opened
         the unit, NaN where the row opened it; None without units."""
@@ -188,7 +194,7 @@ class StopAudit:
         for start, stop, note in self._spans(number, len(batch)):
             rows = slice(start, stop)
             parts.append(
-                self._look(
+                self._check(
                     slice_rows(batch, start, stop),
                     rate[rows],
                     shares[rows],
@@ -197,8 +203,11 @@ class StopAudit:
                     note,
                 )
             )
-        return Looked(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in Looked.__slots__)
+        return StopFaults(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in StopFaults.__slots__
+            )
         )
 
     def _spans(self, number: int, count: int) -> list[tuple[int, int, Stops | None]]:
@@ -216,7 +225,7 @@ class StopAudit:
             spans.append((start, stop, note))
         return spans
 
-    def _look(
+    def _check(
         self,
         batch: DecisionBatch,
         rate: Floats,
@@ -224,7 +233,7 @@ class StopAudit:
         active: Flags,
         opened_rate: Floats | None,
         note: Stops | None,
-    ) -> Looked:
+    ) -> StopFaults:
         count = len(batch)
         config = self._configs.get(0 if note is None else note.config)
         before = self._ledger.by_model, float(self._ledger.by_model.sum())
@@ -235,7 +244,7 @@ class StopAudit:
             self._take(batch, active)
             self._cannot("of times before what stops them was noted", batch.capped & ~no_model)
             none = np.zeros(count, dtype=bool)
-            return Looked(none, no_model & ~batch.capped, none)
+            return StopFaults(none, no_model & ~batch.capped, none)
         closed = no_model
         if config.policy.exclude:
             closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
@@ -243,7 +252,7 @@ class StopAudit:
         if quotas:
             if self._counted:
                 would = draw(batch.uniform, np.where(closed, 0.0, rate), shares, batch.routed)[1]
-                run = quotas.begin(self._ledger)
+                run = QuotaCount(quotas, self._ledger)
                 closed = closed | (run.closed(batch.x, batch.unit, would) > 0)
             else:
                 unsure[:] = True
@@ -266,15 +275,15 @@ class StopAudit:
             had = before[0] + np.cumsum(onto, axis=0) - onto
             models = batch.probabilities.shape[1]
             shut = (had[:, : len(caps)] >= caps)[:, :models]
-            given = np.ones((count, models), dtype=bool)
+            eligible = np.ones((count, models), dtype=bool)
             if batch.eligible is not None:
-                given = batch.eligible
-            full = (shut & given[:, : shut.shape[1]]).any(axis=1)
+                eligible = batch.eligible
+            full = (shut & eligible[:, : shut.shape[1]]).any(axis=1)
         self._take(batch, active)
         expected = closed | stopped
         alone = batch.capped & ~expected
         self._cannot("by a budget of money or harm, or counts of removed rows", alone & unsure)
-        return Looked(alone & ~unsure, expected & ~batch.capped, full)
+        return StopFaults(alone & ~unsure, expected & ~batch.capped, full)
 
     @staticmethod
     def _of_followers(batch: DecisionBatch, opened_rate: Floats, shares: Floats) -> Flags:

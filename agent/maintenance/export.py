@@ -1,6 +1,6 @@
 """Tidy tables of a store: one row per decision, outcome part, observation, simulation, expiry.
 
-With the tables of `agent.frozen_tables` beside them, nothing else is needed to recompute a
+With the tables of `export_sums` beside them, nothing else is needed to recompute a
 certified interval. Rows are read table by table in column batches and written as they come, so
 that memory does not grow with the log.
 """
@@ -48,12 +48,12 @@ _TYPES = {
 
 def tables(store: Store, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
     """Every table of a store by name, rows in log order; those without a row are left out."""
-    found: dict[str, pd.DataFrame] = {}
+    frames: dict[str, pd.DataFrame] = {}
     for name, schema, batches in _tables(store, config, reader(store, config)):
         table = pa.Table.from_batches(batches, schema)
         if table.num_rows:
-            found[name] = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
-    return found
+            frames[name] = table.to_pandas(types_mapper={pa.int32(): pd.Int32Dtype()}.get)
+    return frames
 
 
 def write_tables(
@@ -80,24 +80,24 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], for
     rows = 0
     csv = format_ == "csv"
     with pa_csv.CSVWriter(path, schema) if csv else pq.ParquetWriter(path, schema) as writer:
-        for held in _gathered(batches):
-            table = pa.Table.from_batches(held, schema)
+        for group in _gathered(batches):
+            table = pa.Table.from_batches(group, schema)
             writer.write_table(table)
             rows += table.num_rows
     return rows
 
 
 def _gathered(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    held: list[pa.RecordBatch] = []
+    group: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
-        held.append(batch)
+        group.append(batch)
         count += batch.num_rows
         if count >= ROWS_AT_ONCE:
-            yield held
-            held, count = [], 0
-    if held:
-        yield held
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
 
 
 def _tables(
@@ -132,8 +132,10 @@ def _blocks(store: Store, table: Table, until: int) -> Iterator[tuple[Ints, Any]
     if isinstance(store, SqliteStore):
         yield from store.blocks(table, until)
         return
-    kept = [segment for segment in store.read(0, until) if isinstance(segment.batch, table.batch)]
-    yield from merge(kept)
+    segments = [
+        segment for segment in store.read(0, until) if isinstance(segment.batch, table.batch)
+    ]
+    yield from merge(segments)
 
 
 class _Shape:
@@ -181,7 +183,7 @@ class _Shape:
     def columns(self, table: Table, seqs: Ints, batch: Batch) -> dict[str, Any]:
         """The columns of a batch by name; those that it does not have are left out."""
         count = len(batch)
-        found: dict[str, Any] = {"seq": seqs}
+        columns: dict[str, Any] = {"seq": seqs}
         for name, kind in table.columns.items():
             value = getattr(batch, name)
             if value is None:
@@ -189,33 +191,33 @@ class _Shape:
             if name in self._wide:
                 prefix, names = self._wide[name]
                 for index, each in enumerate(names[: value.shape[1]]):
-                    found[f"{prefix}_{each}"] = np.ascontiguousarray(value[:, index])
+                    columns[f"{prefix}_{each}"] = np.ascontiguousarray(value[:, index])
             elif name in ("number", "leader"):
                 ids = [f"d{number}" for number in value.tolist()]
-                found["decision_id" if name == "number" else "leader_id"] = ids
+                columns["decision_id" if name == "number" else "leader_id"] = ids
             elif isinstance(batch, OutcomeBatch) and name == "attempt":
                 # A part that speaks of no attempt says 0, one that names nobody is negative.
-                found[name] = pa.array(np.abs(value), pa.int32(), mask=value == 0)
+                columns[name] = pa.array(np.abs(value), pa.int32(), mask=value == 0)
             elif isinstance(batch, OutcomeBatch) and name == "served":
-                found[name] = self._names.take(pa.array(value, mask=batch.attempt <= 0))
+                columns[name] = self._names.take(pa.array(value, mask=batch.attempt <= 0))
             elif name in _OF_MODELS:
-                found[name] = self._names.take(pa.array(value))
+                columns[name] = self._names.take(pa.array(value))
             elif name == "closed_by":
-                found[name] = [Closure(each).name.lower() for each in value.tolist()]
+                columns[name] = [Closure(each).name.lower() for each in value.tolist()]
             elif kind is Kind.SHARED:
-                found[name] = [value] * count
+                columns[name] = [value] * count
             elif kind is Kind.TEXT:
-                found[name] = [text or None for text in value]
+                columns[name] = [text or None for text in value]
             else:
-                found[name] = value
+                columns[name] = value
         if isinstance(batch, DecisionBatch):
             raw = self._predicted(batch)
             for index, each in enumerate(self._models[: raw.shape[1]].tolist()):
-                found[f"raw_{each}"] = np.ascontiguousarray(raw[:, index])
+                columns[f"raw_{each}"] = np.ascontiguousarray(raw[:, index])
             certifiable = self._certifiable(batch)
-            found["certifiable"] = certifiable
-            found["entered"] = certifiable & self._entered(batch)
-        return found
+            columns["certifiable"] = certifiable
+            columns["entered"] = certifiable & self._entered(batch)
+        return columns
 
     def _certifiable(self, batch: DecisionBatch) -> Flags:
         """(n,) rows that certified sums may count: known before the draw."""

@@ -1,9 +1,11 @@
-"""What an interval rests on, as tables; and what every column of an export holds."""
+"""What surrounds the log, as tables: what each rule froze, eras, settings, alerts; and what every
+column of an export holds (`MEANINGS`), which is where tables take their columns from.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -169,7 +171,13 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 _Table = tuple[str, pa.Schema, Iterator[pa.RecordBatch]]
 _AT_ONCE = 100
-_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+_TYPES = {
+    **dict.fromkeys(("at", "opened_at", "floor", "coefficient", "offset", "factor"), pa.float64()),
+    **dict.fromkeys(("usual", "low", "high", "seen", "rho"), pa.float64()),
+    **dict.fromkeys(("era", "since", "cap", "version"), pa.int64()),
+    "widened": pa.bool_(),
+}
+"""Of columns that are not text."""
 
 
 def reader(store: Store, config: ExperimentConfig) -> Agent | None:
@@ -187,60 +195,6 @@ def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
     models = config.model_names
     transform = Transform(config.features)
     parts = ["", *(segment.name for segment in config.certify.segments)]
-    columns = {
-        "rules": {
-            "rule_id": _TEXT,
-            "era": _WHOLE,
-            "since": _WHOLE,
-            "at": _REAL,
-            "gate": _TEXT,
-            "assignment": _TEXT,
-            "floor": _REAL,
-            "alarms": _TEXT,
-            "widened": _FLAG,
-            **{f"active_{name}": _FLAG for name in models},
-            "body": _TEXT,
-        },
-        "predictions": {
-            "rule_id": _TEXT,
-            "kind": _TEXT,
-            "model": _TEXT,
-            "column": _TEXT,
-            "coefficient": _REAL,
-        },
-        "tuning": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "candidate": _TEXT,
-            "offset": _REAL,
-            "factor": _REAL,
-            "usual": _REAL,
-        },
-        "centres": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "cap": _WHOLE,
-            "candidate": _TEXT,
-            "low": _REAL,
-            "high": _REAL,
-        },
-        "reward_centres": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "model": _TEXT,
-            "low": _REAL,
-            "high": _REAL,
-            "seen": _REAL,
-        },
-        "openings": {
-            "rule_id": _TEXT,
-            "segment": _TEXT,
-            "end": _TEXT,
-            "candidate": _TEXT,
-            "other": _TEXT,
-            "rho": _REAL,
-        },
-    }
     rows = {
         "rules": partial(_rule_row, models=models, records=_records(store)),
         "predictions": partial(_predictions, models=models, transform=transform),
@@ -249,10 +203,21 @@ def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
         "reward_centres": partial(_reward_centres, models=models, parts=parts),
         "openings": partial(_openings, config=config, parts=parts),
     }
-    for name, types in columns.items():
-        schema = pa.schema(list(types.items()))
-        yield name, schema, _stream(store, schema, rows[name])
+    for name, row_of in rows.items():
+        schema = _schema(name, models)
+        yield name, schema, _stream(store, schema, row_of)
     yield from _around(store)
+
+
+def _schema(name: str, models: Sequence[str] = ()) -> pa.Schema:
+    """The columns of a table, in the order of MEANINGS."""
+    columns: list[tuple[str, pa.DataType]] = []
+    for column in MEANINGS[name]:
+        if column == "active_*":
+            columns += [(f"active_{model}", pa.bool_()) for model in models]
+        else:
+            columns.append((column, _TYPES.get(column, pa.string())))
+    return pa.schema(columns)
 
 
 def _records(store: Store) -> dict[str, Any]:
@@ -356,8 +321,8 @@ def _openings(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterato
 
 def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
     """Names of the candidates a rule knew: models that came later are not among them."""
-    known, models = len(rule.active), len(config.models)
-    return [*config.candidates[:known], *config.candidates[models:]]
+    active, models = len(rule.active), len(config.models)
+    return [*config.candidates[:active], *config.candidates[models:]]
 
 
 def _around(store: Store) -> Iterator[_Table]:
@@ -375,34 +340,14 @@ def _around(store: Store) -> Iterator[_Table]:
         )
         for era in store.eras()
     ]
-    plain: dict[str, tuple[dict[str, pa.DataType], list[tuple[Any, ...]]]] = {
-        "eras": (
-            {
-                "era": _WHOLE,
-                "opened_at": _REAL,
-                "reason": _TEXT,
-                "models": _TEXT,
-                "active": _TEXT,
-                "key_hash": _TEXT,
-                "schema_hash": _TEXT,
-            },
-            eras,
-        ),
-        "configurations": (
-            {"version": _WHOLE, "config": _TEXT},
-            sorted(stored_config.versions(store).items()),
-        ),
-        "controls": (
-            {"at": _REAL, "name": _TEXT, "value": _TEXT},
-            [(each.at, each.name, each.value) for each in store.controls()],
-        ),
-        "alerts": (
-            {"at": _REAL, "check": _TEXT, "status": _TEXT, "sentence": _TEXT},
-            [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
-        ),
+    plain: dict[str, list[tuple[Any, ...]]] = {
+        "eras": eras,
+        "configurations": sorted(stored_config.versions(store).items()),
+        "controls": [(each.at, each.name, each.value) for each in store.controls()],
+        "alerts": [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
     }
-    for name, (types, rows) in plain.items():
-        schema = pa.schema(list(types.items()))
+    for name, rows in plain.items():
+        schema = _schema(name)
         yield name, schema, iter([_batch(schema, rows)] if rows else [])
 
 
@@ -432,27 +377,27 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
     candidates = len(spec.names)
     parts = []
     for part in range(agent.state.certifier.parts):
-        found, delta = agent.answers.certified(part), agent.state.certifier.delta(era, part)
+        certified, delta = agent.answers.certified(part), agent.state.certifier.delta(era, part)
         band = spec.segments[part - 1] if part else None
         parts.append(
             {
-                "segment": found.segment,
+                "segment": certified.segment,
                 "column": None if band is None else _column(config, band.column),
                 "low": None if band is None else _finite(band.low),
                 "high": None if band is None else _finite(band.high),
                 "delta": delta,
                 "value_level": levels.value_level(delta, candidates),
                 "pair_level": levels.pair_level(delta, candidates),
-                "decision_level": levels.decision_level(delta, int(found.active.sum())),
-                "sequence": found.sequence.value,
-                "reason": found.reason,
-                "assumptions": list(found.assumptions),
-                "rows": found.rows,
-                "randomized": found.randomized,
-                "missing": found.missing,
-                "value_low": found.lower.tolist(),
-                "value_high": found.upper.tolist(),
-                "contrast_low": found.contrasts.tolist(),
+                "decision_level": levels.decision_level(delta, int(certified.active.sum())),
+                "sequence": certified.sequence.value,
+                "reason": certified.reason,
+                "assumptions": list(certified.assumptions),
+                "rows": certified.rows,
+                "randomized": certified.randomized,
+                "missing": certified.missing,
+                "value_low": certified.lower.tolist(),
+                "value_high": certified.upper.tolist(),
+                "contrast_low": certified.contrasts.tolist(),
             }
         )
     return {
@@ -490,8 +435,7 @@ def _finite(value: float) -> float | None:
 
 def column_meanings() -> _Table:
     """The table of columns: which table, which column, what it holds."""
-
-    schema = pa.schema([("table", _TEXT), ("column", _TEXT), ("meaning", _TEXT)])
+    schema = _schema("columns")
     rows = [
         (table, column, meaning)
         for table, columns in MEANINGS.items()

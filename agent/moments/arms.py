@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from equipoise.agent.moments.additive import Additive, Cells, add_variation, between, merged_mean
+from equipoise.agent.moments.additive import Additive, Cells, add_variation
 from equipoise.store.batches import Flags, Floats, Ints
 
 
@@ -22,6 +22,8 @@ class ArmMoments(Additive):
     sim_weight, sim_sum (G, K, p - 1): sum of w, of w phi over rows with a SIM row;
     live_weight, live_sum (G, K, d): sum of w, of w x over rows without.
     """
+
+    MEANS = (("weight", "mean", "scatter"), ("count", "plain_mean", "plain_scatter"))
 
     count: Floats
     weight: Floats
@@ -100,24 +102,6 @@ class ArmMoments(Additive):
         self.live_weight.reshape(flat)[here] += cells.sums(without)
         self.live_sum.reshape(flat, -1)[here] += cells.sums(without[:, None] * x[order])
 
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        plain = between(self.count, self.plain_mean, other.count, other.plain_mean)
-        weighted = between(self.weight, self.mean, other.weight, other.mean)
-        return type(self)(
-            count=self.count + other.count,
-            weight=self.weight + other.weight,
-            weight_sq=self.weight_sq + other.weight_sq,
-            mean=merged_mean(self.weight, self.mean, other.weight, other.mean),
-            scatter=self.scatter + other.scatter + weighted,
-            plain_mean=merged_mean(self.count, self.plain_mean, other.count, other.plain_mean),
-            plain_scatter=self.plain_scatter + other.plain_scatter + plain,
-            sim_weight=self.sim_weight + other.sim_weight,
-            sim_sum=self.sim_sum + other.sim_sum,
-            live_weight=self.live_weight + other.live_weight,
-            live_sum=self.live_sum + other.live_sum,
-        )
-
 
 @dataclass(slots=True)
 class RoutingMoments(Additive):
@@ -125,6 +109,8 @@ class RoutingMoments(Additive):
 
     count, weight, mean, scatter: (G,), the last two as in ArmMoments.
     """
+
+    MEANS = (("weight", "mean", "scatter"),)
 
     count: Floats
     weight: Floats
@@ -143,14 +129,3 @@ class RoutingMoments(Additive):
         weight, reward = weight[cells.order], reward[cells.order]
         self.count[cells.present] += cells.sizes
         add_variation(cells, weight, reward, self.weight, self.mean, self.scatter)
-
-    def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        return type(self)(
-            count=self.count + other.count,
-            weight=self.weight + other.weight,
-            mean=merged_mean(self.weight, self.mean, other.weight, other.mean),
-            scatter=self.scatter
-            + other.scatter
-            + between(self.weight, self.mean, other.weight, other.mean),
-        )

@@ -1,4 +1,5 @@
-"""Weighted moments of (phi, reward) for linear scorers, per group of units and per model."""
+"""Moments of phi: of (phi, reward) in OBS and EXP rows, which linear scorers are fitted to, and of
+phi in SIM rows, which their values are averaged over."""
 
 from __future__ import annotations
 
@@ -29,6 +30,8 @@ class ScorerMoments(Additive):
     Within-model (fixed-effect) moments follow by subtracting the spread of the model means
     (Frisch-Waugh-Lovell).
     """
+
+    MEANS = (("weight", "mean", ""),)
 
     count: Floats
     weight: Floats
@@ -64,16 +67,70 @@ class ScorerMoments(Additive):
         add_means(by_arm, weight, rows, self.weight.reshape(flat), means)
 
     def __add__(self, other: Self) -> Self:
-        self.require_same_shape(other)
-        mine, theirs = self.weight.sum(axis=1), other.weight.sum(axis=1)
-        return type(self)(
-            count=self.count + other.count,
-            weight=self.weight + other.weight,
-            mean=merged_mean(self.weight, self.mean, other.weight, other.mean),
-            centre=merged_mean(mine, self.centre, theirs, other.centre),
-            scatter=self.scatter + other.scatter + between(mine, self.centre, theirs, other.centre),
-        )
+        total = Additive.__add__(self, other)
+        sides = self.weight.sum(axis=1), self.centre, other.weight.sum(axis=1), other.centre
+        total.centre = merged_mean(*sides)
+        total.scatter += between(*sides)
+        return total
 
     def part(self, groups: slice) -> Self:
         """A view of some of the groups; for reading only."""
         return type(self)(*(array[groups] for array in self.arrays().values()))
+
+
+@dataclass(slots=True)
+class SimulationMoments(Additive):
+    """Per group of contexts and per model, with phi = [1, x, y, interactions] less its 1.
+
+    count: (G, K). mean: (G, K, p - 1) mean of phi; scatter: (G, K, p - 1, p - 1) =
+    sum (phi - mean)(phi - mean)^T. As x is the head of phi, these hold the regression of the
+    rest of phi on z = [1, x] too. priced, cost: (G, K) rows with a price, and their mean price
+    in USD.
+    """
+
+    MEANS = (("count", "mean", "scatter"), ("priced", "cost", ""))
+
+    count: Floats
+    mean: Floats
+    scatter: Floats
+    priced: Floats
+    cost: Floats
+
+    @classmethod
+    def empty(cls, groups: int, models: int, features: int) -> Self:
+        """features: p, the length of phi with its intercept."""
+        return cls(
+            count=np.zeros((groups, models)),
+            mean=np.zeros((groups, models, features - 1)),
+            scatter=np.zeros((groups, models, features - 1, features - 1)),
+            priced=np.zeros((groups, models)),
+            cost=np.zeros((groups, models)),
+        )
+
+    def update(self, group: Ints, model: Ints, rows: Floats, cost: Floats) -> None:
+        """Add n rows in place. group, model, cost: (n,), cost NaN where unknown; rows (n, p-1)."""
+        if len(group) == 0:
+            return
+        cells = Cells(group * self.count.shape[1] + model)
+        rows, cost = rows[cells.order], cost[cells.order]
+        flat, width = self.count.size, rows.shape[1]
+        count = self.count.reshape(flat)
+        add_scatter(
+            cells,
+            np.ones(len(rows)),
+            rows,
+            count,
+            self.mean.reshape(flat, width),
+            self.scatter.reshape(flat, width, width),
+        )
+        count[cells.present] += cells.sizes
+        with_price = np.isfinite(cost)
+        if with_price.any():
+            priced = Cells(cells.sorted_cell[with_price])
+            add_means(
+                priced,
+                np.ones(int(with_price.sum())),
+                cost[with_price][:, None],
+                self.priced.reshape(flat),
+                self.cost.reshape(flat, 1),
+            )

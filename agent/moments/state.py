@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from equipoise.agent.moments.additive import Additive
 from equipoise.agent.moments.arms import ArmMoments, RoutingMoments
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
-from equipoise.agent.moments.scorer import ScorerMoments
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
 
 GROUPS = 20
 """Hashed groups of units, for folds (4 groups each) and delete-one-group jackknives."""
@@ -68,26 +67,13 @@ class Moments:
         groups = self.dimensions.groups
         return self.scorers.part(slice(index * groups, (index + 1) * groups))
 
-    def parts(self) -> list[Additive]:
-        """The kinds of sums."""
-        return list(self._parts().values())
-
-    def _parts(self) -> dict[str, Additive]:
-        return {
-            "scorers": self.scorers,
-            "arms": self.arms,
-            "simulation": self.simulation,
-            "routing": self.routing,
-        }
+    def parts(self) -> dict[str, Additive]:
+        """The kinds of sums by name."""
+        return {name: getattr(self, name) for name in ("scorers", "arms", "simulation", "routing")}
 
     def copy(self) -> Self:
-        return type(self)(
-            self.dimensions,
-            self.scorers.copy(),
-            self.arms.copy(),
-            self.simulation.copy(),
-            self.routing.copy(),
-        )
+        copies: dict[str, Any] = {name: part.copy() for name, part in self.parts().items()}
+        return replace(self, **copies)
 
     def __add__(self, other: Self) -> Self:
         if not isinstance(other, Moments):
@@ -97,26 +83,18 @@ class Moments:
                 f"moments of different shape cannot be added: {self.dimensions} and "
                 f"{other.dimensions}"
             )
-        return type(self)(
-            self.dimensions,
-            self.scorers + other.scorers,
-            self.arms + other.arms,
-            self.simulation + other.simulation,
-            self.routing + other.routing,
-        )
+        theirs = other.parts()
+        sums: dict[str, Any] = {name: part + theirs[name] for name, part in self.parts().items()}
+        return replace(self, **sums)
 
     def to_bytes(self) -> bytes:
         """Versioned bytes of every array (see `codec`)."""
         arrays = {
             f"{part}.{name}": array
-            for part, moments in self._parts().items()
+            for part, moments in self.parts().items()
             for name, array in moments.arrays().items()
         }
-        d = self.dimensions
-        return encode(
-            arrays,
-            {"models": d.models, "context": d.context, "features": d.features, "groups": d.groups},
-        )
+        return encode(arrays, asdict(self.dimensions))
 
     @classmethod
     def from_bytes(cls, state: bytes) -> Self:
@@ -126,7 +104,7 @@ class Moments:
             moments = cls.empty(Dimensions(**fields))
         except (TypeError, ValueError) as error:
             raise StateFormatError(f"state is not of moments: {error}") from error
-        for part, target in moments._parts().items():
+        for part, target in moments.parts().items():
             for name, array in target.arrays().items():
                 stored = arrays.get(f"{part}.{name}")
                 if stored is None or stored.shape != array.shape or stored.dtype.kind != "f":

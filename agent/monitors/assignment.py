@@ -71,8 +71,8 @@ def add(sums: dict[str, Floats], streams: slice, probability: Floats, hit: Flags
             for start in range(0, rows, _BLOCK)
         )
         expected = probability.sum(axis=0)
-        wrong = np.where(hit, probability <= 0, probability >= 1)
-        impossible = np.count_nonzero(wrong, axis=0)
+        contradicts = np.where(hit, probability <= 0, probability >= 1)
+        impossible = np.count_nonzero(contradicts, axis=0)
     sums["evidence"][streams] += evidence
     sums["hits"][streams] += hits
     sums["expected"][streams] += expected
@@ -177,9 +177,9 @@ class AssignmentAudit(Monitor):
             )
             return Check(self.name, status, sentence, figures, self.level)
         worst = int(np.argmax(evidence))
-        known = worst < len(self.models)
-        who = self.models[worst] if known else "The experiment"
-        total = "randomized requests" if known else "requests"
+        of_model = worst < len(self.models)
+        who = self.models[worst] if of_model else "The experiment"
+        total = "randomized requests" if of_model else "requests"
         share = self.sums["hits"][worst] / rows[worst]
         logged = self.sums["expected"][worst] / rows[worst]
         verb = "gets" if status == "alarm" else "may be getting"
@@ -192,4 +192,4 @@ class AssignmentAudit(Monitor):
                 else "it may still be chance."
             )
         )
-        return Check(self.name, status, sentence, figures, self.level, (worst,) if known else ())
+        return Check(self.name, status, sentence, figures, self.level, (worst,) if of_model else ())

@@ -129,13 +129,13 @@ def action_table(overrides: Mapping[str, str] | None = None) -> dict[str, Action
         if name not in table:
             raise AgentError(f"no check is called {name!r}: there are {', '.join(table)}")
         if action not in list(Action):
-            known = ", ".join(Action)
-            raise AgentError(f"action of check {name} is {action!r}, must be one of {known}")
+            actions = ", ".join(Action)
+            raise AgentError(f"action of check {name} is {action!r}, must be one of {actions}")
         table[name] = Action(action)
     return table
 
 
-def due(checks: Iterable[Check], table: Mapping[str, Action]) -> list[Consequence]:
+def consequences(checks: Iterable[Check], table: Mapping[str, Action]) -> list[Consequence]:
     """What the alarms among the checks ask for, in their order; nothing is done here.
 
     Only a guardrail names models to be paused: any other check that pauses finds the experiment
@@ -170,31 +170,31 @@ V = TypeVar("V", bound=Verdict)
 
 def gravest_by_name(checks: Iterable[V]) -> list[V]:
     """One verdict a name, in order: of several guardrails the one that needs most attention."""
-    held: dict[str, V] = {}
+    gravest: dict[str, V] = {}
     for check in checks:
-        other = held.get(check.name)
+        other = gravest.get(check.name)
         if other is None or GRAVITY[check.status] > GRAVITY[other.status]:
-            held[check.name] = check
-    return list(held.values())
+            gravest[check.name] = check
+    return list(gravest.values())
 
 
-def turns(last: dict[str, str], checks: Iterable[Verdict], at: float) -> list[Alert]:
+def transitions(last: dict[str, str], checks: Iterable[Verdict], at: float) -> list[Alert]:
     """An alert for every check that turned to `watch` or `alarm`, or back from them.
 
     last: status by name of what was kept last, "ok" where nothing was; brought up to date.
     """
-    found = []
+    alerts = []
     for check in gravest_by_name(checks):
         before = last.get(check.name, "ok")
         if check.status != before and (check.status in _GRAVE or before in _GRAVE):
             last[check.name] = check.status
-            found.append(
+            alerts.append(
                 Alert(at=at, check=check.name, status=check.status, sentence=check.sentence)
             )
-    return found
+    return alerts
 
 
-def last_kept(alerts: Iterable[Alert]) -> dict[str, str]:
+def last_statuses(alerts: Iterable[Alert]) -> dict[str, str]:
     """Status by name of the newest of these alerts, which come in the order they were kept."""
     return {alert.check: alert.status for alert in alerts}
 

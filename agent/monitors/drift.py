@@ -1,16 +1,13 @@
 """Drift: did a model's residuals, or the rewards of today's traffic, change while the log grew?
 
 A change of the mean shows in the sum of deviations from the running mean: it leaves its own
-minimum (maximum) by more than the threshold (Page 1954). river's `PageHinkley` takes one Python
-call a row; without forgetting (alpha = 1) everything in it is a cumulative sum or extreme, so a
-column is a dozen array operations. Equal to river's up to rounding; a test holds them together.
+minimum (maximum) by more than the threshold (Page 1954). Without forgetting (alpha = 1) everything
+in river's `PageHinkley` is a cumulative sum or extreme, so a column is a dozen array operations and
+the state of a detector is seven numbers. Detections are river's own; a test holds them together.
+Why river's class itself is not used, nor its ADWIN, is in docs/decisions/043-page-hinkley.md.
 
-The detector is river's Page-Hinkley test, without forgetting and over whole columns
-(`page_hinkley`). ADWIN, river's other candidate, can be pickled, but the store takes no pickle and
-its buckets cannot be read as numbers; it takes one Python call a row; and with its first detection
-river forgets the window that it kept. Page-Hinkley is a handful of numbers. It knows no level:
-its parameters were chosen by measuring how often it speaks up on streams that do not drift
-(tests/statistical/monitors_study.py prints the table).
+The test knows no level: its parameters were chosen by measuring how often it speaks up on streams
+that do not drift (tests/statistical/monitors_study.py prints the table).
 """
 
 from __future__ import annotations
@@ -23,107 +20,6 @@ import numpy as np
 
 from equipoise.agent.monitors.check import Check, Monitor, percent
 from equipoise.store.batches import Floats, Ints
-
-FIELDS = ("seen", "mean", "increase", "decrease", "lowest", "highest", "detected")
-"""The state of a detector: rows since it began afresh, their mean, the sums of deviations less and
-plus the tolerance, their extremes, and whether the last row was a detection."""
-FEWEST = 30
-"""Rows since it began afresh before which nothing is detected."""
-
-
-def fresh(detectors: int) -> dict[str, Floats]:
-    """The state of some detectors before any row, by field, each (detectors,)."""
-    state = {name: np.zeros(detectors) for name in FIELDS}
-    state["lowest"][:] = np.inf
-    state["highest"][:] = -1.0
-    return state
-
-
-@dataclass(frozen=True, slots=True)
-class Detection:
-    """row: which of the given rows of values; position: the value; rose: up, or else down."""
-
-    row: int
-    position: int
-    rose: bool
-
-
-def run(
-    state: dict[str, Floats],
-    which: Ints,
-    values: Floats,
-    length: Ints,
-    tolerated: float,
-    threshold: float,
-) -> list[Detection]:
-    """Take values into some of the detectors; every detection, by row and in order.
-
-    which: (s,) different detectors; values: (s, n), of which row i has length[i] >= 1.
-    A detector begins afresh with the value after a detection.
-    """
-    found: list[Detection] = []
-    first = _until_detection(state, which, values, length, tolerated, threshold)
-    for row, detected in enumerate(first):
-        while detected is not None:
-            found.append(Detection(row, detected.position, detected.rose))
-            start = detected.position + 1
-            rest = values[row : row + 1, start : length[row]]
-            if not rest.size:
-                break
-            one, left = which[row : row + 1], np.array([rest.shape[1]])
-            (later,) = _until_detection(state, one, rest, left, tolerated, threshold)
-            detected = later and Detection(row, start + later.position, later.rose)
-    return found
-
-
-def progress(state: dict[str, Floats], which: int, threshold: float) -> float:
-    """The larger of both statistics as a share of the threshold."""
-    if not state["seen"][which]:
-        return 0.0
-    risen = state["increase"][which] - state["lowest"][which]
-    fallen = state["highest"][which] - state["decrease"][which]
-    return float(max(risen, fallen)) / threshold
-
-
-def _until_detection(
-    state: dict[str, Floats],
-    which: Ints,
-    values: Floats,
-    length: Ints,
-    tolerated: float,
-    threshold: float,
-) -> list[Detection | None]:
-    """The first detection of each row; the state is the one after it, else after the last value."""
-    again = which[state["detected"][which] > 0]
-    for name, array in fresh(1).items():
-        state[name][again] = array[0]
-    seen, mean, increase, decrease, lowest, highest = (
-        state[name][which, None] for name in FIELDS[:-1]
-    )
-    steps = np.arange(1.0, values.shape[1] + 1.0)
-    rows = seen + steps
-    means = (seen * mean + np.cumsum(values, axis=1)) / rows
-    deviation = np.cumsum(values - means, axis=1)
-    increase = increase + deviation - tolerated * steps
-    decrease = decrease + deviation + tolerated * steps
-    lowest = np.minimum(np.minimum.accumulate(increase, axis=1), lowest)
-    highest = np.maximum(np.maximum.accumulate(decrease, axis=1), highest)
-    risen, fallen = increase - lowest > threshold, highest - decrease > threshold
-    last = length - 1
-    detections: list[Detection | None] = [None] * len(which)
-    if risen.any() or fallen.any():
-        detected = (risen | fallen) & (rows >= FEWEST) & (steps <= length[:, None])
-        for row in np.flatnonzero(detected.any(axis=1)).tolist():
-            last[row] = at = int(np.argmax(detected[row]))
-            detections[row] = Detection(row, at, bool(risen[row, at]))
-    index = np.arange(len(which))
-    for name, array in zip(
-        FIELDS, (rows, means, increase, decrease, lowest, highest), strict=False
-    ):
-        state[name][which] = array[index, last]
-    state["detected"][which] = [float(one is not None) for one in detections]
-    return detections
-
 
 WARM_UP = 100
 """Rows that set a stream's origin and are not tested."""
@@ -138,6 +34,11 @@ FALSE_ALARMS = 0.01
 _PSEUDO_ROWS = 2.0
 _PSEUDO_VARIANCE = 0.25
 _WIDTH = 128
+FIELDS = ("seen", "mean", "increase", "decrease", "lowest", "highest", "detected")
+"""The state of a detector: rows since it began afresh, their mean, the sums of deviations less and
+plus the tolerance, their extremes, and whether the last row was a detection."""
+FEWEST = 30
+"""Rows since it began afresh before which nothing is detected."""
 
 
 class Drift(Monitor):
@@ -172,11 +73,11 @@ class Drift(Monitor):
         routed = routed_reward[~np.isnan(routed_reward)]
         if len(routed):
             self._take([len(self.models)], [routed])
-        known = np.flatnonzero(~np.isnan(residual))
-        if not len(known):
+        rows = np.flatnonzero(~np.isnan(residual))
+        if not len(rows):
             return
-        of = model[known]
-        by_model = residual[known[np.argsort(of, kind="stable")]]
+        of = model[rows]
+        by_model = residual[rows[np.argsort(of, kind="stable")]]
         counts = np.bincount(of, minlength=len(self.models))
         present = np.flatnonzero(counts).tolist()
         self._take(present, np.split(by_model, np.cumsum(counts[present])[:-1]))
@@ -191,15 +92,15 @@ class Drift(Monitor):
             "progress": evidence,
         }
         if alarms.any():
-            found = np.flatnonzero(alarms)
-            worst = int(found[np.argmax(self.sums["alarmed_at"][found])])
+            alarmed = np.flatnonzero(alarms)
+            worst = int(alarmed[np.argmax(self.sums["alarmed_at"][alarmed])])
             at = self.sums["alarmed_at"][worst]
             way = "up" if self.sums["rose"][worst] else "down"
             sentence = (
                 f"{self._subject(worst)} went {way}, noticed at row {at:,.0f} of "
                 f"{rows[worst]:,.0f}: what was learned before may not hold now."
             )
-            models = tuple(m for m in found.tolist() if m < len(self.models))
+            models = tuple(m for m in alarmed.tolist() if m < len(self.models))
             return Check(self.name, "alarm", sentence, figures, self.level, models)
         if not (rows > WARM_UP).any():
             sentence = f"No model has {WARM_UP} rewards yet, so nothing can be said about drift."
@@ -254,15 +155,15 @@ class Drift(Monitor):
         off -= sums["origin"][which, None]
         before, earlier = sums["rows"][which], sums["squares"][which, None]
         squares = earlier + np.cumsum(off * off, axis=1)
-        known = np.concatenate([earlier, squares[:, :-1]], axis=1)
-        seen = _PSEUDO_ROWS + before[:, None] + columns
-        spread = np.sqrt((known + _PSEUDO_ROWS * _PSEUDO_VARIANCE) / seen)
+        squares_before = np.concatenate([earlier, squares[:, :-1]], axis=1)
+        rows_before = _PSEUDO_ROWS + before[:, None] + columns
+        spread = np.sqrt((squares_before + _PSEUDO_ROWS * _PSEUDO_VARIANCE) / rows_before)
         scaled = np.minimum(np.maximum(off / spread, -CLIP), CLIP)
-        for found in run(sums, which, scaled, length, TOLERATED, THRESHOLD):
-            stream = which[found.row]
+        for detection in run(sums, which, scaled, length, TOLERATED, THRESHOLD):
+            stream = which[detection.row]
             sums["alarms"][stream] += 1
-            sums["alarmed_at"][stream] = before[found.row] + found.position + 1
-            sums["rose"][stream] = float(found.rose)
+            sums["alarmed_at"][stream] = before[detection.row] + detection.position + 1
+            sums["rose"][stream] = float(detection.rose)
         sums["squares"][which] = squares[np.arange(len(which)), length - 1]
         sums["rows"][which] = before + length
 
@@ -280,3 +181,97 @@ class Drift(Monitor):
         sums["origin"][stream] = moved
         sums["rows"][stream] = count
         return values[len(warm) :]
+
+
+def fresh(detectors: int) -> dict[str, Floats]:
+    """The state of some detectors before any row, by field, each (detectors,)."""
+    state = {name: np.zeros(detectors) for name in FIELDS}
+    state["lowest"][:] = np.inf
+    state["highest"][:] = -1.0
+    return state
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """row: which of the given rows of values; position: the value; rose: up, or else down."""
+
+    row: int
+    position: int
+    rose: bool
+
+
+def run(
+    state: dict[str, Floats],
+    which: Ints,
+    values: Floats,
+    length: Ints,
+    tolerated: float,
+    threshold: float,
+) -> list[Detection]:
+    """Take values into some of the detectors; every detection, by row and in order.
+
+    which: (s,) different detectors; values: (s, n), of which row i has length[i] >= 1.
+    A detector begins afresh with the value after a detection.
+    """
+    detections: list[Detection] = []
+    first = _until_detection(state, which, values, length, tolerated, threshold)
+    for row, detected in enumerate(first):
+        while detected is not None:
+            detections.append(Detection(row, detected.position, detected.rose))
+            start = detected.position + 1
+            rest = values[row : row + 1, start : length[row]]
+            if not rest.size:
+                break
+            one, left = which[row : row + 1], np.array([rest.shape[1]])
+            (later,) = _until_detection(state, one, rest, left, tolerated, threshold)
+            detected = later and Detection(row, start + later.position, later.rose)
+    return detections
+
+
+def progress(state: dict[str, Floats], which: int, threshold: float) -> float:
+    """The larger of both statistics as a share of the threshold."""
+    if not state["seen"][which]:
+        return 0.0
+    risen = state["increase"][which] - state["lowest"][which]
+    fallen = state["highest"][which] - state["decrease"][which]
+    return float(max(risen, fallen)) / threshold
+
+
+def _until_detection(
+    state: dict[str, Floats],
+    which: Ints,
+    values: Floats,
+    length: Ints,
+    tolerated: float,
+    threshold: float,
+) -> list[Detection | None]:
+    """The first detection of each row; the state is the one after it, else after the last value."""
+    again = which[state["detected"][which] > 0]
+    for name, array in fresh(1).items():
+        state[name][again] = array[0]
+    earlier, mean, increase, decrease, lowest, highest = (
+        state[name][which, None] for name in FIELDS[:-1]
+    )
+    steps = np.arange(1.0, values.shape[1] + 1.0)
+    rows = earlier + steps
+    means = (earlier * mean + np.cumsum(values, axis=1)) / rows
+    deviation = np.cumsum(values - means, axis=1)
+    increase = increase + deviation - tolerated * steps
+    decrease = decrease + deviation + tolerated * steps
+    lowest = np.minimum(np.minimum.accumulate(increase, axis=1), lowest)
+    highest = np.maximum(np.maximum.accumulate(decrease, axis=1), highest)
+    risen, fallen = increase - lowest > threshold, highest - decrease > threshold
+    last = length - 1
+    detections: list[Detection | None] = [None] * len(which)
+    if risen.any() or fallen.any():
+        detected = (risen | fallen) & (rows >= FEWEST) & (steps <= length[:, None])
+        for row in np.flatnonzero(detected.any(axis=1)).tolist():
+            last[row] = at = int(np.argmax(detected[row]))
+            detections[row] = Detection(row, at, bool(risen[row, at]))
+    index = np.arange(len(which))
+    for name, array in zip(
+        FIELDS, (rows, means, increase, decrease, lowest, highest), strict=False
+    ):
+        state[name][which] = array[index, last]
+    state["detected"][which] = [float(one is not None) for one in detections]
+    return detections

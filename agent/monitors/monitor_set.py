@@ -8,27 +8,23 @@ An alarm stays until a new era: then the checks of what belongs to an era start 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.monitors.assignment import AssignmentAudit
-from equipoise.agent.monitors.check import Action, Check, Consequence, Monitor, due
+from equipoise.agent.monitors.check import Check, Monitor
 from equipoise.agent.monitors.drift import Drift
 from equipoise.agent.monitors.fidelity import Fidelity
-from equipoise.agent.monitors.floors import Floors
-from equipoise.agent.monitors.guardrails import Guardrail
-from equipoise.agent.monitors.lost_rows import Delivery, Missingness
+from equipoise.agent.monitors.guardrails import Guardrail, GuardrailLimit
+from equipoise.agent.monitors.lost_rows import Delivery, Floors, Missingness
 from equipoise.agent.monitors.representation import representation
+from equipoise.policies.snapshot import Limits
 from equipoise.store.batches import Flags, Floats, Ints
-
-if TYPE_CHECKING:
-    from equipoise.agent.config import GuardrailConfig
-    from equipoise.policies.snapshot import Limits
 
 REPRESENTATION_FAMILIES = ("representation-exp", "doubly-robust", "ipw", "hierarchical")
 """The families whose estimates `checks` compares; without them that check knows nothing."""
@@ -37,7 +33,7 @@ _AFTER = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class DecisionRows:
     """Columns of n decisions of one era, in order.
 
     rate, propensity: (n,) e, and pi of the assigned model; probabilities: (n, K) pi;
@@ -55,7 +51,7 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
+class ClosedRows:
     """Columns of n closed rows of one era, in decision order.
 
     probabilities: (n, K) pi; model, routed: (n,); randomized, delivered: (n,); known: (n,) whether
@@ -82,11 +78,11 @@ class Entered:
     as_drawn: Flags
 
 
-class Panel:
+class MonitorSet:
     """Owner of the checks.
 
     models: (K,) names; features: (F,) names of the features of phi that depend on the model;
-    limits: what every rule obeys; guardrails: their declarations, in the order of the metrics.
+    limits: what every rule obeys; guardrails: their limits, in the order of the metrics.
     missing: declared value of a reward that never comes, in reward units, None for none.
     level: the share of honest experiments in which a check may ever raise an alarm, for each;
     the guardrails share one.
@@ -97,7 +93,7 @@ class Panel:
         models: Sequence[str],
         features: Sequence[str],
         limits: Limits,
-        guardrails: Sequence[GuardrailConfig] = (),
+        guardrails: Sequence[GuardrailLimit] = (),
         level: float = 0.01,
         missing: float | None = None,
     ) -> None:
@@ -118,7 +114,7 @@ class Panel:
         if self._is_new("entered", era):
             self._begin_outcomes()
 
-    def decided(self, era: int, rows: Decided) -> None:
+    def take_decisions(self, era: int, rows: DecisionRows) -> None:
         """Take decisions in the order they were made."""
         if self._is_new("decided", era):
             self._begin_decisions()
@@ -127,7 +123,7 @@ class Panel:
             rows.rate, rows.propensity, rows.randomized, rows.closed_by, rows.open_to_all
         )
 
-    def entered(self, era: int, rows: Entered) -> None:
+    def take_closed(self, era: int, rows: ClosedRows) -> None:
         """Take closed rows in decision order."""
         if self._is_new("entered", era):
             self._begin_outcomes()
@@ -145,7 +141,7 @@ class Panel:
         for position, guardrail in enumerate(self.guardrails):
             guardrail.update(rows.model[sent], rows.metrics[sent, position])
 
-    def paired(
+    def take_pairs(
         self, model: Ints, live: Floats, simulated: Floats, scale: Floats, theta: Floats | None
     ) -> None:
         """Take pairs of live and replayed features: as `Fidelity.update`."""
@@ -153,14 +149,9 @@ class Panel:
 
     def checks(self, estimates: Mapping[str, Estimate] | None = None) -> list[Check]:
         """What every check says. estimates: by family, for the check of representation."""
-        said = [monitor.result() for monitor in self._monitors().values()]
-        said.insert(_AFTER, representation(estimates or {}, self.models, self._level))
-        return said
-
-    @staticmethod
-    def consequences(checks: Iterable[Check], table: Mapping[str, Action]) -> list[Consequence]:
-        """What the alarms ask for under a table of actions; nothing is done here."""
-        return due(checks, table)
+        checks = [monitor.result() for monitor in self._monitors().values()]
+        checks.insert(_AFTER, representation(estimates or {}, self.models, self._level))
+        return checks
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The state by name, for a checkpoint."""
@@ -205,7 +196,7 @@ class Panel:
             "missingness": self.missingness,
             "delivery": self.delivery,
             "floors": self.floors,
-            **{f"guardrail.{guardrail.metric}": guardrail for guardrail in self.guardrails},
+            **{f"guardrail.{each.declared.metric}": each for each in self.guardrails},
         }
 
     def _is_new(self, what: str, era: int) -> bool:
@@ -225,14 +216,5 @@ class Panel:
         self.missingness = Missingness(models, level, declared=self._missing)
         self.delivery = Delivery(models, level)
         self.guardrails = [
-            Guardrail(
-                models,
-                declared.name,
-                declared.limit,
-                low=declared.low,
-                high=declared.high,
-                at_most=declared.direction == "at-most",
-                level=level / len(self._declared),
-            )
-            for declared in self._declared
+            Guardrail(models, declared, level / len(self._declared)) for declared in self._declared
         ]

@@ -1,8 +1,11 @@
 """Checks of how the experiment gets on: estimators, outputs, plan and watermark.
 
-Rows enter the certified sums in decision order, so the oldest decision that still waits holds back
-every later one. That is meant to last for the reward's window at most. It lasts longer where nobody
-closes what is over, where a decision is dated in the future, and for ever where there is no window.
+They judge what others have computed, without a state or a test of their own, so they have no level.
+
+`watermark`: rows enter the certified sums in decision order, so the oldest decision that still
+waits holds back every later one. That is meant to last for the reward's window at most. It lasts
+longer where nobody closes what is over, where a decision is dated in the future, and for ever where
+there is no window.
 """
 
 from __future__ import annotations
@@ -21,25 +24,25 @@ from equipoise.agent.monitors.check import Check, Status, listed, percent
 def computed(
     estimates: Mapping[str, Estimate],
     configured: str,
-    left: Sequence[LeftOut],
+    left_out: Sequence[LeftOut],
     features: Sequence[str],
     plain: str,
 ) -> Check:
     """An alarm where a family cannot be computed, worth a look where rows were left out.
 
-    estimates: by family; configured: the family that recommends; left: what was left out of the
+    estimates: by family; configured: the family that recommends; left_out: what was left out of the
     sums; features: (p - 1,) names; plain: the family that recommends where `configured` fails.
     """
     failed = {
-        name: str(found.diagnostics["failed"])
-        for name, found in estimates.items()
-        if "failed" in found.diagnostics
+        name: str(estimate.diagnostics["failed"])
+        for name, estimate in estimates.items()
+        if "failed" in estimate.diagnostics
     }
     figures = {
         "failed": failed,
-        "left_out": {each.source: each.groups / each.present for each in left},
+        "left_out": {each.source: each.groups / each.present for each in left_out},
     }
-    told = "; ".join(each.sentence(features) for each in left)
+    losses = "; ".join(each.sentence(features) for each in left_out)
     if failed:
         reasons = dict.fromkeys(failed.values())
         sentence = "; ".join(
@@ -50,11 +53,11 @@ def computed(
         sentence = f"{sentence}."
         if configured in failed and configured != plain:
             sentence += f" {plain} recommends meanwhile."
-        if told:
-            sentence += f" {_whole(told)}."
+        if losses:
+            sentence += f" {_whole(losses)}."
         return Check("estimators", "alarm", sentence, figures)
-    if told:
-        sentence = f"{_whole(told)}: every family but {plain} goes without them."
+    if losses:
+        sentence = f"{_whole(losses)}: every family but {plain} goes without them."
         return Check("estimators", "watch", sentence, figures)
     return Check("estimators", "ok", "Every family can be computed, from all of the log.", figures)
 
@@ -74,8 +77,7 @@ def outputs(rewarded: float, complete: float) -> Check:
     """Compare the randomized requests that have a reward with those that have outputs too.
 
     rewarded, complete: their numbers. Families that score outputs are fitted to the second kind
-    alone; `ipw` and certified intervals use the first. There is no test in this check, hence no
-    level.
+    alone; `ipw` and certified intervals use the first.
     """
     share = complete / rewarded if rewarded else float("nan")
     figures = {"rewarded": rewarded, "complete": complete, "share": share}
@@ -107,8 +109,7 @@ def plan(
     planned: what `equipoise plan` said to plan for; randomized: certified so far; decided: whether
     the status is `decided` or `equivalent`; foreseen: of the requests that the newest forecast
     expects in all, the tenth that needs fewest and the median. An alarm needs all but a tenth to
-    exceed the plan, for forecasts from few rewards swing. There is no test in this check, hence no
-    level.
+    exceed the plan, for forecasts from few rewards swing.
     """
     share = randomized / planned
     fewest, median = foreseen or (np.nan, np.nan)
@@ -188,10 +189,7 @@ class Behind:
 
 
 def watermark(behind: Behind, now: float, window: float | None) -> Check:
-    """Judge the oldest decision that waits. now: seconds since the epoch; window: of the reward.
-
-    There is no test in this check, hence no level.
-    """
+    """Judge the oldest decision that waits. now: seconds since the epoch; window: of the reward."""
     waits = now - behind.at if behind.number >= 0 else 0.0
     figures = {
         "waiting": behind.waiting,
@@ -202,40 +200,40 @@ def watermark(behind: Behind, now: float, window: float | None) -> Check:
         "mean_delay": behind.delay,
     }
 
-    def said(status: Status, sentence: str) -> Check:
+    def check(status: Status, sentence: str) -> Check:
         return Check("watermark", status, sentence, figures)
 
     if behind.number < 0:
-        return said("ok", "Nothing waits: every decision is closed.")
+        return check("ok", "Nothing waits: every decision is closed.")
     holder = f"d{behind.number} of {dated(behind.at)}"
-    held = f"{holder} holds back {_rows(behind.held)}" if behind.held else f"{holder} waits"
+    effect = f"{holder} holds back {_rows(behind.held)}" if behind.held else f"{holder} waits"
     if waits < -SKEW:
         cure = (
             "declare reward.window, or nothing is certified until then"
             if window is None
             else f"it is closed {window:g} s after the first sweep (`expire`) that finds it"
         )
-        return said("alarm", f"{held}, and is dated {-waits:,.0f} s in the future: {cure}.")
+        return check("alarm", f"{effect}, and is dated {-waits:,.0f} s in the future: {cure}.")
     if window is None:
-        return said(*_without_window(behind, held, waits))
+        return check(*_without_window(behind, effect, waits))
     over = now - max(behind.at, behind.until) - window
     if over > GRACE + 0.1 * window:
         status: Status = "alarm" if over > GRACE + window else "watch"
         cure = "nobody closes what is over: call `expire(now)`, as the daemon does by itself"
-        return said(status, f"{held}, {over:,.0f} s after its window of {window:g} s: {cure}.")
-    return said("ok", f"{held}, inside its window of {window:g} s.")
+        return check(status, f"{effect}, {over:,.0f} s after its window of {window:g} s: {cure}.")
+    return check("ok", f"{effect}, inside its window of {window:g} s.")
 
 
-def _without_window(behind: Behind, held: str, waits: float) -> tuple[Status, str]:
+def _without_window(behind: Behind, effect: str, waits: float) -> tuple[Status, str]:
     cure = (
         "There is no reward.window, so one reward that never comes stops certification for good: "
         "declare one (a new era)."
     )
     if behind.held < FEWEST_HELD or waits <= 0.5 * PATIENCE * behind.delay:
-        return "ok", f"{held}, without a window, and may wait for ever."
+        return "ok", f"{effect}, without a window, and may wait for ever."
     status: Status = "alarm" if waits > PATIENCE * behind.delay else "watch"
     took = f"those it holds back took {behind.delay:.3g} s on average"
-    return status, f"{held} and has waited {waits:,.3g} s; {took}. {cure}"
+    return status, f"{effect} and has waited {waits:,.3g} s; {took}. {cure}"
 
 
 def _rows(count: int) -> str:

@@ -104,5 +104,5 @@ def _known(estimate: Estimate) -> Flags:
 
 
 def _number(estimates: Mapping[str, Estimate], family: str, name: str) -> float:
-    found = estimates.get(family)
-    return float("nan") if found is None else float(found.diagnostics.get(name, float("nan")))
+    estimate = estimates.get(family)
+    return float("nan") if estimate is None else float(estimate.diagnostics.get(name, float("nan")))

@@ -1,6 +1,11 @@
 """Budget planning (METHOD section 6): what must be spent to know, and what is known for it.
 
 `plan_request` answers a dict with a dict, for the command and the daemon alike.
+
+request, problem  what is asked for; the question behind it, on the [0, 1] scale
+tables            one simulation each (`simulation`), and ways to pay; rows are a `requirement`
+plan, sentences   all tables, the recommended row, and what it rests on (`output` prints it)
+stored, forecast  a problem out of a running experiment, and when that will be decided
 """
 
 from __future__ import annotations

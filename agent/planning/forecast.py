@@ -11,7 +11,7 @@ import numpy as np
 from equipoise.agent.answers.answers import Answers, Foreseen
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.requirement import Band, band
+from equipoise.agent.planning.requirement import Interval80, interval80
 from equipoise.agent.planning.sentences import count, duration, never
 from equipoise.agent.planning.stored import FEWEST_REWARDS, TOO_FEW, running_problem, until_decided
 
@@ -35,8 +35,8 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     era: int
     randomized: int
     planned: int | None = None
-    total: Band | None = None
-    hours: Band | None = None
+    total: Interval80 | None = None
+    hours: Interval80 | None = None
 
     @property
     def foreseen(self) -> Foreseen | None:
@@ -68,10 +68,10 @@ def forecast(answers: Answers, at: float) -> Forecast:
     ends = until_decided(problem, rewards)
     power, traffic = problem.request.power, problem.request.traffic
     spent = np.where(np.isfinite(ends.requests), ends.counts.sum(axis=1), np.inf)
-    total = band(certified.randomized + spent, power)
+    total = interval80(certified.randomized + spent, power)
     hours = None
     if traffic is not None:
-        hours = band(ends.requests / traffic + problem.request.window, power)
+        hours = interval80(ends.requests / traffic + problem.request.window, power)
     pending = _with(unknown, state="pending", total=total, hours=hours)
     return _with(pending, sentence=_sentence(pending, problem))
 

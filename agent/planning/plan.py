@@ -17,8 +17,15 @@ from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
 from equipoise.agent.planning.requirement import Requirement, cheapest
 from equipoise.agent.planning.sentences import assumptions, budget_sentence, recommendation
 from equipoise.agent.planning.simulation.forward import anytime_rows, contrast_variance
-from equipoise.agent.planning.split import Split, missing, splits
-from equipoise.agent.planning.tables import EFFECTS, Bought, Curve, Tables
+from equipoise.agent.planning.tables import (
+    EFFECTS,
+    Bought,
+    Curve,
+    Split,
+    Tables,
+    missing_fields,
+    splits,
+)
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 FLOORS = (0.02, 0.1, 0.3, 1.0)
@@ -101,7 +108,7 @@ def make_plan(
     bought = _bought(tables, problem, sequence, effect)
     side = best or next(iter(main), None)
     rates, floors, explained = _side(tables, problem, sequence, side) if effects else ([], [], [])
-    unknown = missing(problem)
+    unknown = missing_fields(problem)
     paid = splits(tables, problem, side) if side is not None and effects and not unknown else []
     if effects or not bought:
         sentence = recommendation(problem, best, main, effect)
@@ -136,8 +143,8 @@ def make_plan(
 def _not_offered(unknown: list[str]) -> list[str]:
     if not unknown:
         return list(NOT_OFFERED)
-    told = f"the cheapest split between EXP, replays (SIM) and waiting: give {', '.join(unknown)}"
-    return [told, *NOT_OFFERED]
+    split = f"the cheapest split between EXP, replays (SIM) and waiting: give {', '.join(unknown)}"
+    return [split, *NOT_OFFERED]
 
 
 def _traffic(problem: Problem) -> None:
@@ -162,14 +169,16 @@ def _reachable(problem: Problem, effect: float) -> None:
         goals = [(regret, f"nothing is certified within {regret * scale:.3g} of the best")]
     elif request.half_width is not None and request.effect is None:
         goals = []
-    for within, told in goals:
+    for within, consequence in goals:
         if problem.lead(effect) + within <= 0.0:
             least = (1.0 - within) / (1.0 + effect)
-            raise PlanError("rated", rated, f"more than {least:.4g}: {told} {_WORST_CASE}")
+            raise PlanError("rated", rated, f"more than {least:.4g}: {consequence} {_WORST_CASE}")
     width = request.half_width
     if width is not None and width / scale <= lost:
-        told = f"the leader's lead is never known to ± {width:.3g}"
-        raise PlanError("rated", rated, f"more than {1 - width / scale:.4g}: {told} {_WORST_CASE}")
+        consequence = f"the leader's lead is never known to ± {width:.3g}"
+        raise PlanError(
+            "rated", rated, f"more than {1 - width / scale:.4g}: {consequence} {_WORST_CASE}"
+        )
 
 
 def _others(problem: Problem) -> bool:
@@ -187,9 +196,9 @@ def _others(problem: Problem) -> bool:
 def _effect(problem: Problem) -> float:
     """The effect on the [0, 1] scale that all is said at: the given one, or what fits the goal."""
     request = problem.request
-    for given in (request.effect, request.regret, request.half_width):
-        if given is not None:
-            return min(given / problem.scale, problem.most)
+    for goal in (request.effect, request.regret, request.half_width):
+        if goal is not None:
+            return min(goal / problem.scale, problem.most)
     if problem.source != "numbers" and problem.gap > 0:
         return problem.gap
     budget = request.budget_requests or _affordable(problem)
@@ -209,8 +218,8 @@ def _rows(problem: Problem, effect: float) -> float:
     )
     rate, models = problem.request.rate, problem.models
     chance = np.full(models, rate / models)
-    left = 1.0 - problem.explained
-    noise = contrast_variance(design.variances[0], chance, 0, 1, left)
+    unexplained = 1.0 - problem.explained
+    noise = contrast_variance(design.variances[0], chance, 0, 1, unexplained)
     alpha = levels.decision_level(design.delta, models)
     lead = max(problem.lead(effect) + problem.epsilon, FEWEST_DIGITS)
     return rate * anytime_rows(noise, lead, alpha, 2.0 + models / rate)
@@ -232,8 +241,8 @@ def _affordable(problem: Problem) -> float | None:
 def _guess(field: str, budget: float, each: float) -> float:
     """Randomized requests that a budget pays for, at so much each."""
     if budget > LARGEST * each:
-        told = f"at most {LARGEST * each:.3g}, of which {LARGEST:g} randomized requests are paid"
-        raise PlanError(f"budget_{field}", budget, told)
+        limit = f"at most {LARGEST * each:.3g}, of which {LARGEST:g} randomized requests are paid"
+        raise PlanError(f"budget_{field}", budget, limit)
     return budget / each
 
 
@@ -248,9 +257,9 @@ def _effects(
     others: list[Requirement] = []
     curves = []
     for policy in problem.request.policies:
-        found, curve, told = tables.decided(policy, sequence, cases, times, EFFECT_PATHS)
-        rows += found
-        others += told
+        own, curve, of_others = tables.decided(policy, sequence, cases, times, EFFECT_PATHS)
+        rows += own
+        others += of_others
         curves.append(curve)
     # One sequence after the other, and by policy within each.
     others.sort(key=lambda row: [each.value for each in Sequence].index(row.reading))
@@ -291,17 +300,17 @@ def _side(
     shares = sorted({*EXPLAINED, explained, problem.attainable or 0.0})
     cases = [Case(effect, each, floor, explained) for each in rates]
     cases += [Case(effect, rate, floor, each) for each in shares]
-    found = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]
+    required = tables.required(row.policy, sequence, cases, most=SIDE_PATHS)[0]
     # One experiment has one size: the row of the plan itself is not simulated a second time.
     alike = [Case(effect, rate, floor, explained) == each for each in cases]
-    found = [row if same else each for same, each in zip(alike, found, strict=True)]
+    required = [row if same else each for same, each in zip(alike, required, strict=True)]
     # Under uniform shares a floor changes nothing: its price shows under an adaptive policy.
     adaptive = row.policy
     if adaptive == "uniform":
         adaptive = next((name for name in problem.request.policies if name != "uniform"), "top-two")
     cases = [Case(effect, rate, each, explained) for each in floors]
     priced = tables.required(adaptive, sequence, cases, most=SIDE_PATHS)[0]
-    return found[: len(rates)], priced, found[len(rates) :]
+    return required[: len(rates)], priced, required[len(rates) :]
 
 
 def _segments(
@@ -319,18 +328,18 @@ def _segments(
 
 def _bought(tables: Tables, problem: Problem, sequence: Sequence, effect: float) -> list[Bought]:
     request = problem.request
-    found = []
+    result = []
     for policy in request.policies:
         if request.budget_requests is not None:
-            found.append(tables.bought(policy, sequence, request.budget_requests, effect))
+            result.append(tables.bought(policy, sequence, request.budget_requests, effect))
         elif request.budget_money is not None:
             guess = _affordable(problem)
             assert guess is not None
-            found.append(_spending(tables, policy, sequence, guess, effect, "money"))
+            result.append(_spending(tables, policy, sequence, guess, effect, "money"))
         elif request.budget_harm is not None:
             guess = _guess("harm", request.budget_harm, effect * problem.scale)
-            found.append(_spending(tables, policy, sequence, guess, effect, "harm"))
-    return found
+            result.append(_spending(tables, policy, sequence, guess, effect, "harm"))
+    return result
 
 
 def _spending(
@@ -338,13 +347,13 @@ def _spending(
 ) -> Bought:
     """What is bought when all of the money, or of the harm, is spent: two corrected guesses."""
     limit = getattr(tables.request, f"budget_{field}")
-    found = tables.bought(policy, sequence, guess, effect)
+    purchase = tables.bought(policy, sequence, guess, effect)
     for _ in range(2):
-        spent = getattr(found, field)
+        spent = getattr(purchase, field)
         if spent is None or spent <= 0:
-            told = "a loss: these experiments are expected to win reward, so harm sets no limit"
-            raise PlanError(f"budget_{field}", limit, told)
+            expected = "a loss: these experiments are expected to win reward, so harm sets no limit"
+            raise PlanError(f"budget_{field}", limit, expected)
         guess = min(guess * (limit / spent), LARGEST)
-        found = tables.bought(policy, sequence, guess, effect)
+        purchase = tables.bought(policy, sequence, guess, effect)
     # What is left is the error of the simulation.
-    return msgspec.structs.replace(found, **{field: limit})
+    return msgspec.structs.replace(purchase, **{field: limit})

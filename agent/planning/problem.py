@@ -130,14 +130,14 @@ class Problem:
     @property
     def explainable(self) -> float | None:
         """Share of the variance that unlimited replays predict: as asked, or as known."""
-        given = self.request.explainable
-        return self.attainable if given is None else given
+        declared = self.request.explainable
+        return self.attainable if declared is None else declared
 
     @property
     def columns(self) -> int | None:
         """Columns that the scorer reads: as asked, or as known."""
-        given = self.request.columns
-        return self.read if given is None else given
+        declared = self.request.columns
+        return self.read if declared is None else declared
 
     @property
     def floor(self) -> float:

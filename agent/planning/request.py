@@ -100,14 +100,14 @@ def _refusal(data: object, text: str) -> PlanError:
     """A fault of msgspec's ("Expected `int`, got `str` - at `$.models`") by field and value."""
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown:
-        known = ", ".join(PlanRequest.__struct_fields__)
-        return PlanError(unknown[1], "no field of a plan", f"one of {known}")
-    told, _, where = text.partition(" - at `$.")
+        fields = ", ".join(PlanRequest.__struct_fields__)
+        return PlanError(unknown[1], "no field of a plan", f"one of {fields}")
+    expected, _, where = text.partition(" - at `$.")
     field = re.split(r"[`.\[]", where)[0] or "request"
     value = data.get(field, "no plan") if isinstance(data, dict) else "no plan"
     if field == "missing":
-        told = "'worst-case' or a number"
-    return PlanError(field, f"{value!r}"[:80], told.removeprefix("Expected "))
+        expected = "'worst-case' or a number"
+    return PlanError(field, f"{value!r}"[:80], expected.removeprefix("Expected "))
 
 
 def check(request: PlanRequest) -> None:
@@ -121,8 +121,8 @@ def check(request: PlanRequest) -> None:
         _hold(name, value, abs(value) <= LARGEST, f"a number within ±{LARGEST:g}")
     low, high = request.reward_low, request.reward_high
     span, digits = high - low, FEWEST_DIGITS * max(abs(low), abs(high))
-    told = f"more than {low:.12g}, by more than {digits:.3g}"
-    _hold("reward_high", high, span > digits, told)
+    expected = f"more than {low:.12g}, by more than {digits:.3g}"
+    _hold("reward_high", high, span > digits, expected)
     models = FEWEST_MODELS if request.models is None else request.models
     within = FEWEST_MODELS <= models <= MOST_MODELS
     _hold("models", models, within, f"{FEWEST_MODELS} to {MOST_MODELS}")
@@ -134,10 +134,10 @@ def check(request: PlanRequest) -> None:
     for name in ("effect", "half_width", "regret"):
         value = getattr(request, name)
         if value is not None:
-            told = f"more than 0 and at most {span:g}, the range of rewards"
-            _hold(name, value, 0 < value <= span * (1.0 + 1e-12), told)
-            told = f"at least {least:.3g}, a billionth of the range of rewards"
-            _hold(name, value, value >= least, told)
+            expected = f"more than 0 and at most {span:g}, the range of rewards"
+            _hold(name, value, 0 < value <= span * (1.0 + 1e-12), expected)
+            expected = f"at least {least:.3g}, a billionth of the range of rewards"
+            _hold(name, value, value >= least, expected)
     for name in ("budget_requests", "budget_money", "budget_harm"):
         _amount(name, getattr(request, name), LARGEST)
     _share("power", request.power, 0 < request.power < 1, "between 0 and 1")
@@ -150,28 +150,28 @@ def check(request: PlanRequest) -> None:
         share = request.explainable
         within = share == 0 or 1e-3 <= share <= 0.999
         _hold("explainable", share, within, "0, or a share from 0.001 to 0.999")
-        told = f"at most explainable, which is {share:g}: no replays predict more"
-        _hold("explained", request.explained, request.explained <= share, told)
+        expected = f"at most explainable, which is {share:g}: no replays predict more"
+        _hold("explained", request.explained, request.explained <= share, expected)
     if request.columns is not None:
         _hold("columns", request.columns, 1 <= request.columns <= 10_000, "1 to 10,000")
     for name in ("replay_price", "hour_price"):
         value = getattr(request, name)
-        told = f"USD, 0 or more, at most {LARGEST:g}"
-        _hold(name, value, value is None or 0 <= value <= LARGEST, told)
-    told = f"hours, 0 or more, at most {LARGEST:g}"
-    _hold("window", request.window, 0 <= request.window <= LARGEST, told)
+        expected = f"USD, 0 or more, at most {LARGEST:g}"
+        _hold(name, value, value is None or 0 <= value <= LARGEST, expected)
+    expected = f"hours, 0 or more, at most {LARGEST:g}"
+    _hold("window", request.window, 0 <= request.window <= LARGEST, expected)
     _hold("segments", request.segments, 0 <= request.segments <= 64, "0 to 64")
     _hold("seed", request.seed, request.seed >= 0, "0 or more")
     if request.horizon is not None:
-        told = f"more than the outcome window of {request.window:g} hours, at most {LARGEST:g}"
-        _hold("horizon", request.horizon, request.window < request.horizon <= LARGEST, told)
+        expected = f"more than the outcome window of {request.window:g} hours, at most {LARGEST:g}"
+        _hold("horizon", request.horizon, request.window < request.horizon <= LARGEST, expected)
     if request.rated is not None:
-        told = f"a share, at least {LEAST:g} and at most 1"
-        _hold("rated", request.rated, LEAST <= request.rated <= 1, told)
+        expected = f"a share, at least {LEAST:g} and at most 1"
+        _hold("rated", request.rated, LEAST <= request.rated <= 1, expected)
     missing = request.missing_value
     if missing is not None:
-        told = f"'worst-case', or {low:g} to {high:g}, the range of rewards"
-        _hold("missing", missing, low <= missing <= high, told)
+        expected = f"'worst-case', or {low:g} to {high:g}, the range of rewards"
+        _hold("missing", missing, low <= missing <= high, expected)
     _names(request)
     _prices(request, models)
     _reward(request)
@@ -216,8 +216,8 @@ def _prices(request: PlanRequest, models: int) -> None:
     for price in [*(request.prices or []), *([] if request.price is None else [request.price])]:
         _hold("price", price, 0 <= price <= LARGEST, "USD a request, 0 or more")
     if request.prices is not None:
-        given = len(request.prices)
-        _hold("prices", f"of length {given}", given == models, f"{models} prices")
+        count = len(request.prices)
+        _hold("prices", f"of length {count}", count == models, f"{models} prices")
 
 
 def _reward(request: PlanRequest) -> None:
@@ -227,9 +227,11 @@ def _reward(request: PlanRequest) -> None:
     _hold("reward_rate", rate, low <= rate <= high, f"{low:g} to {high:g}, the range of rewards")
     if request.reward_sd is not None:
         most = math.sqrt((rate - low) * (high - rate))
-        told = f"more than 0 and at most {most:.4g}, the most at a mean of {rate:g} in this range"
-        _hold("reward_sd", request.reward_sd, 0 < request.reward_sd <= most + 1e-12, told)
+        expected = (
+            f"more than 0 and at most {most:.4g}, the most at a mean of {rate:g} in this range"
+        )
+        _hold("reward_sd", request.reward_sd, 0 < request.reward_sd <= most + 1e-12, expected)
     room = high - rate if request.maximise else rate - low
     if request.effect is not None:
-        told = f"at most {room:.4g}: no model can be better than {rate:g} by more in this range"
-        _hold("effect", request.effect, request.effect <= room + 1e-12, told)
+        expected = f"at most {room:.4g}: no model can be better than {rate:g} by more in this range"
+        _hold("effect", request.effect, request.effect <= room + 1e-12, expected)

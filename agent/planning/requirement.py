@@ -17,7 +17,7 @@ YEAR = 24.0 * 365.0
 """Hours beyond which a plan says that it cannot know: nothing stays as assumed for that long."""
 
 
-class Band(msgspec.Struct, frozen=True):
+class Interval80(msgspec.Struct, frozen=True):
     """Of a skewed number over experiments: median, 80% band, and `needed`, the quantile at the
     wanted power. None where that share of the experiments never gets there."""
 
@@ -44,20 +44,20 @@ class Requirement(msgspec.Struct, frozen=True):
     rate: float
     floor: float
     explained: float
-    randomized: Band
-    requests: Band
-    hours: Band | None
-    money: Band | None
-    harm: Band
+    randomized: Interval80
+    requests: Interval80
+    hours: Interval80 | None
+    money: Interval80 | None
+    harm: Interval80
     fewest: float | None
     known: bool
     note: str
 
 
-def band(values: Floats, power: float) -> Band:
+def interval80(values: Floats, power: float) -> Interval80:
     """Quantiles of (n,) values, inf where a path did not end. None for inf."""
     ends = np.quantile(values, [0.5, *BAND, power], method="inverted_cdf").tolist()
-    return Band(*(float(f"{end:.6g}") if np.isfinite(end) else None for end in ends))
+    return Interval80(*(float(f"{end:.6g}") if np.isfinite(end) else None for end in ends))
 
 
 def requirement(
@@ -92,11 +92,11 @@ def requirement(
         rate=case.rate,
         floor=case.floor,
         explained=case.explained,
-        randomized=band(np.where(done, counts.sum(axis=1), np.inf), power),
-        requests=band(requests, power),
-        hours=None if hours is None else band(hours, power),
-        money=None if np.isnan(paid).any() else band(np.where(done, paid, np.inf), power),
-        harm=band(np.where(done, lost, np.inf), power),
+        randomized=interval80(np.where(done, counts.sum(axis=1), np.inf), power),
+        requests=interval80(requests, power),
+        hours=None if hours is None else interval80(hours, power),
+        money=None if np.isnan(paid).any() else interval80(np.where(done, paid, np.inf), power),
+        harm=interval80(np.where(done, lost, np.inf), power),
         fewest=fewest if np.isfinite(fewest) else None,
         known=known,
         note=note,

@@ -9,8 +9,7 @@ from typing import Any
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Requirement
-from equipoise.agent.planning.split import Split
-from equipoise.agent.planning.tables import Bought
+from equipoise.agent.planning.tables import Bought, Split
 
 _MINUTE = 1.0 / 60.0
 RESTS_ON = {
@@ -84,8 +83,8 @@ def _none(problem: Problem, rows: Rows[Requirement], effect: float) -> str:
             f" found ({'; '.join(reasons)}); look for a larger one, randomize more, or declare"
             " another sequence."
         )
-    found = [row.hours.needed for row in rows if row.hours and row.hours.needed is not None]
-    soonest = f"the soonest plan takes {duration(min(found))}" if found else "no plan ends"
+    hours = [row.hours.needed for row in rows if row.hours and row.hours.needed is not None]
+    soonest = f"the soonest plan takes {duration(min(hours))}" if hours else "no plan ends"
     return (
         f"Not within the horizon of {request.horizon or 0:g} hours: {soonest}; randomize more,"
         " look for a larger difference, or wait longer."
@@ -97,7 +96,7 @@ def budget_sentence(problem: Problem, bought: Rows[Bought]) -> str:
     best = min(bought, key=lambda each: (each.smallest_effect or 9e99, each.half_width or 9e99))
     hours = "" if best.hours is None else f" ({duration(best.hours)} at this traffic)"
     paid = "" if best.money is None else f", {dollars(best.money)}"
-    found = (
+    purchases = (
         "finds none of the differences that fit the range of rewards"
         if best.smallest_effect is None
         else f"finds a difference of {best.smallest_effect:.3g} with {problem.request.power:.0%}"
@@ -109,67 +108,68 @@ def budget_sentence(problem: Problem, bought: Rows[Bought]) -> str:
         else f"and knows the leader's lead to ± {best.half_width:.3g}"
     )
     return (
-        f"{count(best.randomized)} randomized requests{hours}{paid} by {best.policy}: that {found}"
-        f" {width}, at any look wrong with probability at most {problem.request.delta:.3g}."
+        f"{count(best.randomized)} randomized requests{hours}{paid} by {best.policy}: that"
+        f" {purchases} {width}, at any look wrong with probability at most"
+        f" {problem.request.delta:.3g}."
     )
 
 
 def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
     """What every number of a plan rests on."""
     request = problem.request
-    told = [
+    lines = [
         RESTS_ON[sequence],
         "traffic and the models stay as they are for the whole time",
         _about_missing(problem),
     ]
     if problem.source == "numbers":
-        told.append(
+        lines.append(
             f"one of {problem.models} models is better by the effect and the others are alike:"
             " the hardest case for finding it"
         )
     else:
-        told.append("values and variances are those known now; the effect moves only the gap")
-    told.append(
+        lines.append("values and variances are those known now; the effect moves only the gap")
+    lines.append(
         "rewards are 0 or 1" if problem.variances is None else "sums of rewards are nearly normal"
     )
-    told.append(
+    lines.append(
         "harm counts against the best model, as if today's routing served it already"
         if problem.routing is None
         else "harm counts against today's routing"
     )
     if problem.explained > 0:
-        told.append(
+        lines.append(
             f"a prediction frozen in advance explains {problem.explained:.0%} of the variance of"
             " rewards; if it does not, plan with explained = 0"
         )
     else:
-        told.append(
+        lines.append(
             "no prediction from replays (SIM) narrows the certified interval, except where a table"
             " says so; logs (OBS) never do"
         )
     if problem.attainable is not None:
-        told.append(
+        lines.append(
             f"at best a linear scorer of this benchmark's replays explains"
             f" {problem.attainable:.0%} of the variance of rewards"
         )
     if request.window >= _MINUTE:
-        told.append(f"a reward is final after {duration(request.window)}, added to the time")
-    return told
+        lines.append(f"a reward is final after {duration(request.window)}, added to the time")
+    return lines
 
 
 def _about_missing(problem: Problem) -> str:
     rated, missing = float(problem.rated.mean()), problem.missing
     if rated == 1.0:
         return "every randomized request is served as drawn and its reward comes within the window"
-    told = (
+    text = (
         f"the reward of {percent(rated)} of the randomized requests comes, and differences are"
         " those of these requests; the others count as "
     )
     if missing is None:
-        return f"{told}the worst case, 0 for one end of the interval and 1 for the other"
+        return f"{text}the worst case, 0 for one end of the interval and 1 for the other"
     low, high = problem.request.reward_low, problem.request.reward_high
     value = missing if problem.request.maximise else 1.0 - missing
-    return f"{told}{low + value * (high - low):.3g}, and what is certified is the mean of all"
+    return f"{text}{low + value * (high - low):.3g}, and what is certified is the mean of all"
 
 
 def split_sentence(splits: Rows[Split]) -> str:
@@ -240,16 +240,16 @@ def brief(hours: float | None) -> str:
 
 def store_sentence(stored: Mapping[str, Any]) -> str:
     """What a store knows, and at today's pace when it will know."""
-    name, known = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
+    name, progress = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
     if stored["decided"] is not None:
-        return f"{name}, {known}: {stored['decided']} is certified already."
+        return f"{name}, {progress}: {stored['decided']} is certified already."
     lead = (
         f"{stored['leader']} leads {stored['runner_up']} by {stored['gap']:.3g}"
         f" ± {stored['gap_error']:.2g}"
     )
     remaining = stored["remaining"]
 
-    def shown(number: float | None) -> str:
+    def in_words(number: float | None) -> str:
         if number is None:
             return "longer than was simulated"
         return duration(number) if stored["unit"] == "hours" else f"{count(number)} requests"
@@ -260,13 +260,13 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         when = "the planner cannot know when: the true difference may be too small to be found"
     else:
         when = (
-            f"at today's pace you will know in {shown(remaining['median'])} in half of the cases"
-            f" (80%: {shown(remaining['low'])} to {shown(remaining['high'])})"
+            f"at today's pace you will know in {in_words(remaining['median'])} in half of the cases"
+            f" (80%: {in_words(remaining['low'])} to {in_words(remaining['high'])})"
         )
-    said = "".join(
+    warnings = "".join(
         f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
     )
-    return f"{name}, {known}; {lead}; {when}.{said}"
+    return f"{name}, {progress}; {lead}; {when}.{warnings}"
 
 
 def family_lines(stored: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from equipoise.agent.inference.certificate import CertificateMoments, Sequence
 from equipoise.agent.inference.score import ScoreMoments
 from equipoise.agent.planning.problem import Case, Problem, Start
 from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
-from equipoise.agent.planning.requirement import band
+from equipoise.agent.planning.requirement import interval80
 from equipoise.agent.planning.sentences import never
 from equipoise.agent.planning.simulation.forward import Ends, expected_end, looks, simulate
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
@@ -233,7 +233,7 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
         requests = until_decided(problem, count).requests
         traffic = problem.request.traffic
         hours = requests if traffic is None else requests / traffic + problem.request.window
-        by = band(hours, problem.request.power)
+        by = interval80(hours, problem.request.power)
     alarms = ", ".join(answers.state.alarms)
     return {
         "experiment": answers.state.config.name,

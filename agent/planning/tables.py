@@ -1,4 +1,12 @@
-"""The tables of a plan: one simulation each, its rows cut into cases."""
+"""The tables of a plan: one simulation each, its rows cut into cases; and ways to pay.
+
+`splits` is the cheapest split of money between EXP, replays (SIM) and waiting. What replays teach
+is which output to expect at a context, by a regression per model. Breiman and Freedman (1983):
+least squares with p columns on n rows leaves s (1 + p / (n - p - 1)) of the variance s that no
+number of rows explains. The part of a reward that replays leave unexplained is an upper bound of s
+here, so the curve is a pessimistic one (tests/replay/test_planning_split.py holds it against
+replays of a linear world).
+"""
 
 from __future__ import annotations
 
@@ -28,6 +36,9 @@ EFFECTS = (0.5, 0.7, 1.0, 1.4, 2.0)
 """Multiples of the effect that a plan is a function of."""
 BUDGET_EFFECTS = (0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
 _BUDGET_LOOKS = 30
+SPLITS = 7
+NEARLY_ALL = 0.98
+"""The most replays tried explain this share of what unlimited ones would."""
 
 
 def paths_for(models: int, most: int = 200) -> int:
@@ -117,9 +128,9 @@ class Tables:
         if epsilon is not None:
             design = replace(design, epsilon=epsilon)
         ends = simulate(design, self._rng(), width=width, start=self._start(design))
-        told = policy, sequence.value, goal
+        labels = policy, sequence.value, goal
         rows = [
-            requirement(self._problem, design, ends, _part(index, paths), case, *told)
+            requirement(self._problem, design, ends, _part(index, paths), case, *labels)
             for index, case in enumerate(cases)
         ]
         return rows, self._curve(policy, ends, _part(0, paths), cases[0].rate)
@@ -143,19 +154,19 @@ class Tables:
         most_often = int(np.argmax(times))
         main, part = cases[most_often], parts[most_often]
         sequences = [sequence, *(each for each in Sequence if each is not sequence)]
-        asked = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
-        asked[0], asked[:, part] = True, True
+        wanted = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
+        wanted[0], wanted[:, part] = True, True
         start = self._start(design, len(all_caps(design, sequences)))
-        own, *others = simulate_readings(design, sequences, asked, self._rng(), start)
+        own, *others = simulate_readings(design, sequences, wanted, self._rng(), start)
         rows = [
             requirement(self._problem, design, own, each, case, policy, sequence.value, "effect")
             for case, each in zip(cases, parts, strict=True)
         ]
-        told = [
+        of_others = [
             requirement(self._problem, design, ends, part, main, policy, each.value, "effect")
             for each, ends in zip(sequences[1:], others, strict=True)
         ]
-        return rows, self._curve(policy, own, part, main.rate), told
+        return rows, self._curve(policy, own, part, main.rate), of_others
 
     def recommended(
         self, policy: str, sequence: Sequence, case: Case, regret: float
@@ -168,10 +179,10 @@ class Tables:
         share = ends.right.mean(axis=1)
         error = 1.3 * np.sqrt(design.delta * (1.0 - design.delta) / paths)
         target = 1.0 - design.delta
-        found = [_from_then_on(share >= target + shift) for shift in (0.0, -error, error)]
-        requests = np.array([np.inf if i is None else ends.trail[i].mean() for i in found])
+        looks = [_from_then_on(share >= target + shift) for shift in (0.0, -error, error)]
+        requests = np.array([np.inf if i is None else ends.trail[i].mean() for i in looks])
         # The quantiles of these three are themselves: median, low and high of Monte Carlo.
-        counts = np.array([ends.spent[-1 if i is None else i].mean(axis=0) for i in found])
+        counts = np.array([ends.spent[-1 if i is None else i].mean(axis=0) for i in looks])
         reduced = replace(ends, requests=requests, counts=counts)
         return requirement(
             self._problem, design, reduced, slice(0, 3), case, policy, "ipw", "regret"
@@ -223,7 +234,7 @@ class Tables:
         caps = design.caps()
         pairs = levels.pair_level(design.delta, design.candidates)
         read = boundary(design.sequence, pairs, pairs, design.tuned_rows, caps)
-        read.look(ends.state)
+        read.update(ends.state)
         order = np.argsort(-read.centre(ends.state), axis=1)[part]
         paths = np.arange(len(design.values))[part]
         low = read.lower(ends.state, paths, order[:, 0], order[:, 1])
@@ -286,3 +297,120 @@ def _from_then_on(holds: Flags) -> int | None:
     missing = np.flatnonzero(~holds)
     first = 0 if not len(missing) else int(missing[-1]) + 1
     return first if first < len(holds) else None
+
+
+class Split(msgspec.Struct, frozen=True):
+    """One way to pay for an answer.
+
+    replays: contexts, each replayed on every model; explained: share of the variance of rewards
+    that they predict; randomized, hours: to plan for, None where unknown; exp_money, replay_money,
+    waiting_money: USD, and total of the three. cheapest: of those that are in time.
+    """
+
+    replays: float
+    explained: float
+    randomized: float | None
+    hours: float | None
+    exp_money: float | None
+    replay_money: float
+    waiting_money: float
+    total: float | None
+    cheapest: bool = False
+
+
+def explained_by(replays: Floats, columns: int, explainable: float) -> Floats:
+    """Share of the variance that so many replays per model predict. 0 where they are too few."""
+    free = replays - columns - 1.0
+    share = 1.0 - (1.0 - explainable) * (1.0 + columns / np.maximum(free, 1e-9))
+    return np.where(free > 0, np.maximum(share, 0.0), 0.0)
+
+
+def missing_fields(problem: Problem) -> list[str]:
+    """Fields without which nobody can say what a replay is worth."""
+    unknown = [name for name in ("explainable", "columns") if getattr(problem, name) is None]
+    return unknown if np.isfinite(problem.prices).all() else [*unknown, "price"]
+
+
+def splits(tables: Tables, problem: Problem, row: Requirement) -> list[Split]:
+    """Ways to reach the goal of a row under its policy, by the number of replays."""
+    request = problem.request
+    explainable, columns = problem.explainable, problem.columns
+    assert explainable is not None
+    assert columns is not None
+    count = np.unique([0.0, *_grid(columns, explainable)])
+    shares = explained_by(count, columns, explainable)
+    # What is predicted already is no reason for replays that would predict less.
+    more = (count == 0) | (shares > row.explained)
+    count, shares = count[more], shares[more]
+    effect = row.effect / problem.scale
+    cases = [Case(effect, row.rate, row.floor, share) for share in shares.tolist()]
+    rows = [row]
+    if len(cases) > 1:
+        # Without replays it is the experiment that is recommended.
+        rows += tables.required(row.policy, Sequence(request.sequence), cases[1:], most=160)[0]
+    per_context = float(problem.prices.sum())
+    if request.replay_price is not None:
+        per_context = request.replay_price * problem.models
+    smooth = _smoothed(rows)
+    ways = [
+        _split(problem, each, factor, replays, per_context)
+        for each, factor, replays in zip(rows, smooth, count.tolist(), strict=True)
+    ]
+    fit = [each for each in ways if each.total is not None and _in_time(each, request.horizon)]
+    best = min(fit, key=lambda each: each.total or 0.0, default=None)
+    return [msgspec.structs.replace(each, cheapest=each is best) for each in ways]
+
+
+def _grid(columns: int, explainable: float) -> list[float]:
+    """Replays from where they begin to explain anything to where they explain nearly all."""
+    if explainable <= 0:
+        return []
+    odds = explainable / (1.0 - explainable)
+    first = columns + 1.0 + columns / odds
+    last = columns + 1.0 + columns / (odds * (1.0 - NEARLY_ALL))
+    return [float(round(each)) for each in np.geomspace(first * 1.1, last, SPLITS - 1)]
+
+
+def _smoothed(rows: list[Requirement]) -> list[float]:
+    """What to multiply each row by to lie on one line from the first row on.
+
+    The certified variance is linear in the share that is left unexplained; the simulation's own
+    error would otherwise decide between neighbours.
+    """
+    needed = np.array([row.randomized.needed or np.nan for row in rows])
+    share = np.array([row.explained for row in rows]) - rows[0].explained
+    known = np.isfinite(needed) & (share != 0)
+    if not np.isfinite(needed[0]) or known.sum() < 2:
+        return [1.0] * len(rows)
+    slope = (share[known] @ (needed[known] - needed[0])) / (share[known] @ share[known])
+    line = np.clip(needed[0] + slope * share, 0.1 * needed[0], 10.0 * needed[0])
+    factors: list[float] = np.where(np.isfinite(needed), line / needed, 1.0).tolist()
+    return factors
+
+
+def _split(
+    problem: Problem, row: Requirement, factor: float, replays: float, per_context: float
+) -> Split:
+    window = problem.request.window
+
+    def scaled(value: float | None, fixed: float = 0.0) -> float | None:
+        return None if value is None else fixed + (value - fixed) * factor
+
+    hours = None if row.hours is None else scaled(row.hours.needed, window)
+    paid = None if row.money is None else scaled(row.money.needed)
+    replayed, waited = replays * per_context, problem.request.hour_price * (hours or 0.0)
+    known = row.known and paid is not None
+    return Split(
+        replays=replays,
+        explained=row.explained,
+        randomized=scaled(row.randomized.needed),
+        hours=hours,
+        exp_money=paid,
+        replay_money=replayed,
+        waiting_money=waited,
+        total=(paid or 0.0) + replayed + waited if known else None,
+    )
+
+
+def _in_time(split: Split, horizon: float | None) -> bool:
+    return horizon is None or split.hours is None or split.hours <= horizon

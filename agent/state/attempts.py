@@ -48,7 +48,7 @@ class Attempt(NamedTuple):
         return (self.failed or not other.failed) and other.served in (UNNAMED, self.served)
 
 
-def said(batch: OutcomeBatch, row: int) -> tuple[int, Attempt] | None:
+def reported_attempt(batch: OutcomeBatch, row: int) -> tuple[int, Attempt] | None:
     """The attempt that a part speaks of, and what it says; None where it speaks of none."""
     number = int(batch.attempt[row])
     if number == 0:
@@ -59,21 +59,23 @@ def said(batch: OutcomeBatch, row: int) -> tuple[int, Attempt] | None:
 
 def merged_attempts(parts: Iterable[OutcomeBatch], assigned: int) -> dict[int, Attempt]:
     """What parts (batches of one row) of one decision say, by attempt."""
-    known: dict[int, Attempt] = {}
+    attempts: dict[int, Attempt] = {}
     for part in parts:
-        told = said(part, 0)
-        if told is not None:
-            number, attempt = told
-            known[number] = known.get(number, attempt).merged(attempt, assigned)
-    return known
+        part_says = reported_attempt(part, 0)
+        if part_says is not None:
+            number, attempt = part_says
+            attempts[number] = attempts.get(number, attempt).merged(attempt, assigned)
+    return attempts
 
 
-def counting(attempts: Mapping[int, Attempt], assigned: int, routed: int) -> tuple[bool, int]:
+def effective_attempt(
+    attempts: Mapping[int, Attempt], assigned: int, routed: int
+) -> tuple[bool, int]:
     """Whether a decision of these attempts was delivered, and the model that answered it.
 
-    >>> counting({1: Attempt(True, 0), 2: Attempt(False, UNNAMED)}, assigned=0, routed=1)
+    >>> effective_attempt({1: Attempt(True, 0), 2: Attempt(False, UNNAMED)}, assigned=0, routed=1)
     (True, 0)
-    >>> counting({1: Attempt(True, UNNAMED)}, assigned=0, routed=1)
+    >>> effective_attempt({1: Attempt(True, UNNAMED)}, assigned=0, routed=1)
     (False, 1)
     """
     delivered = [number for number, attempt in attempts.items() if not attempt.failed]
@@ -95,16 +97,16 @@ class Attempts:
 
     def of(self, number: int, plain: bool, assigned: int) -> dict[int, Attempt]:
         """What is known of a decision, by attempt. plain: that flag of the decision."""
-        known = dict(self._by.get(number, {}))
+        attempts = dict(self._by.get(number, {}))
         if plain:
             usual = Attempt(False, assigned)
-            known[FIRST] = known.get(FIRST, usual).merged(usual, assigned)
-        return known
+            attempts[FIRST] = attempts.get(FIRST, usual).merged(usual, assigned)
+        return attempts
 
-    def take(self, number: int, attempt: int, told: Attempt, assigned: int) -> None:
+    def take(self, number: int, attempt: int, report: Attempt, assigned: int) -> None:
         """Keep what was said of an attempt of a decision."""
-        known = self._by.setdefault(number, {})
-        known[attempt] = known.get(attempt, told).merged(told, assigned)
+        attempts = self._by.setdefault(number, {})
+        attempts[attempt] = attempts.get(attempt, report).merged(report, assigned)
 
     def among(self, numbers: Ints) -> Flags:
         """(n,) which decisions something is kept of."""
@@ -112,7 +114,7 @@ class Attempts:
 
     def forget(self, first: int) -> None:
         """Drop decisions before `first`."""
-        self._by = {number: known for number, known in self._by.items() if number >= first}
+        self._by = {number: attempts for number, attempts in self._by.items() if number >= first}
 
     def array(self, first: int) -> Ints:
         """(m, 4) number, attempt, failed, served, in this order, of decisions from `first` on."""
@@ -126,6 +128,6 @@ class Attempts:
             self._by.setdefault(number, {})[attempt] = Attempt(bool(failed), served)
 
     def _rows(self) -> Iterator[tuple[int, int, int, int]]:
-        for number, known in self._by.items():
-            for attempt, (failed, served) in known.items():
+        for number, attempts in self._by.items():
+            for attempt, (failed, served) in attempts.items():
                 yield number, attempt, int(failed), served

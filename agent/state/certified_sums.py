@@ -23,8 +23,8 @@ from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.score import Rows
 from equipoise.agent.lifecycle.rules import Rule
-from equipoise.agent.state.open_decisions import Pending
-from equipoise.agent.state.replay_index import SimulationIndex
+from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.replay_index import ReplayIndex
 from equipoise.store.batches import Closure, Flags, Floats, Ints
 
 
@@ -132,7 +132,7 @@ REFERENCE_REWARDS = 100.0
 """Rewards of a model from which a rule may be the reference of its residuals."""
 
 
-class Certificates:
+class CertifiedSums:
     """Owner of the certified sums. era: the one they belong to; watermark: the first decision
     that has not entered. sums: of the whole traffic, then of each segment.
 
@@ -185,7 +185,7 @@ class Certificates:
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
 
-    def advance(self, table: Pending, rules: Rules, simulated: SimulationIndex) -> Floats:
+    def advance(self, table: OpenDecisions, rules: Rules, simulated: ReplayIndex) -> Floats:
         """Let every closed row enter, up to the first open one.
 
         Returns (n,) what the reference of its model predicts of the reward of each randomized row
@@ -217,7 +217,7 @@ class Certificates:
         self.watermark += count
         return predicted
 
-    def _parts(self, table: Pending, run: slice, rows: Ints, counts: bool) -> list[Ints]:
+    def _parts(self, table: OpenDecisions, run: slice, rows: Ints, counts: bool) -> list[Ints]:
         """Which of `rows` (n,), certifiable ones of a run, enter each part, by their positions.
 
         Counts the rows that are left out, and those among them that came before a row that enters:
@@ -255,7 +255,7 @@ class Certificates:
             self.reference[(self.reference < 0) & (seen >= REFERENCE_REWARDS)] = ordinal
 
     def _referred(
-        self, rules: Rules, table: Pending, at: Ints, simulated: SimulationIndex
+        self, rules: Rules, table: OpenDecisions, at: Ints, simulated: ReplayIndex
     ) -> Floats:
         """(n,) what the references predict of rows `at`, NaN where nothing is referred to."""
         result = np.full(len(at), np.nan)
@@ -275,9 +275,9 @@ class Certificates:
     def _enter(
         self,
         rule: Rule,
-        table: Pending,
+        table: OpenDecisions,
         at: Ints,
-        simulated: SimulationIndex,
+        simulated: ReplayIndex,
         parts: Sequence[Ints],
     ) -> None:
         """Add rows `at` (n,), decided under one rule, to the parts that they enter."""
@@ -313,7 +313,7 @@ class Certificates:
             )
 
 
-def predictions(rule: Rule, table: Pending, at: Ints, simulated: SimulationIndex) -> Floats:
+def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayIndex) -> Floats:
     """(n, K) raw predictions of the rule's scorer, NaN where there is none.
 
     From rows of the simulator that were known when the decision was made, and no others: what

@@ -14,12 +14,12 @@ from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
 
 def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
     """The parts' columns end to end: a list of one tuple, or of none where there are no rows."""
-    kept = [part for part in parts if len(part[0])]
-    if not kept:
+    filled = [part for part in parts if len(part[0])]
+    if not filled:
         return []
-    if len(kept) == 1:
-        return [kept[0]]
-    return [tuple(np.concatenate(column) for column in zip(*kept, strict=True))]
+    if len(filled) == 1:
+        return [filled[0]]
+    return [tuple(np.concatenate(column) for column in zip(*filled, strict=True))]
 
 
 def occurrence(number: Ints) -> Ints:

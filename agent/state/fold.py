@@ -21,13 +21,13 @@ from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.additive import context_groups, unit_groups
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
 from equipoise.agent.moments.state import Dimensions, Moments
-from equipoise.agent.monitors.monitor_set import Panel
-from equipoise.agent.state.certified_sums import Certificates, Rules, Spec
+from equipoise.agent.monitors.monitor_set import MonitorSet
+from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
 from equipoise.agent.state.chunk import joined, occurrence, open_arrays, widened
-from equipoise.agent.state.monitor_feed import Watch
-from equipoise.agent.state.open_decisions import Pending
-from equipoise.agent.state.replay_index import SimulationIndex
-from equipoise.agent.state.sticky_units import OpenUnits
+from equipoise.agent.state.monitor_feed import Features, MonitorFeed
+from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.replay_index import ReplayIndex
+from equipoise.agent.state.sticky_units import StickyUnits
 from equipoise.store.batches import (
     Batch,
     Buffer,
@@ -46,16 +46,6 @@ from equipoise.store.batches import (
 CHUNK = 1024
 
 
-class Features(Protocol):
-    """What the fold needs of a feature transform."""
-
-    d: int
-
-    def phi(self, x: Floats, y: Floats, /) -> Floats:
-        """(n, d), (n, q) -> (n, p - 1): phi without its intercept."""
-        ...
-
-
 class FrozenRules(Rules, Protocol):
     """What the fold needs of the frozen rules: an ordinal per id, the rule per ordinal."""
 
@@ -67,7 +57,7 @@ class View:
     """Sums up to the newest log row. `certified` belongs to the era of the newest row in it."""
 
     moments: Moments
-    certified: Certificates
+    certified: CertifiedSums
 
     @property
     def watermark(self) -> int:
@@ -111,7 +101,7 @@ class LightFold:
         self.masked = 0
         self.late = 0
         self.ledger = ledger or Ledger(dimensions.models)
-        self.pending = Pending(
+        self.pending = OpenDecisions(
             dimensions.context,
             outputs,
             dimensions.models,
@@ -120,8 +110,8 @@ class LightFold:
             most_bytes=open_bytes,
             folder=folder,
         )
-        self.units = OpenUnits()
-        self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
+        self.units = StickyUnits()
+        self.simulated = ReplayIndex(dimensions.models, dimensions.features - 1)
         self._declared: dict[int, bool] = {}
         self.rewarded: list[Ints] = []
         self.completed: list[Ints] = []
@@ -370,7 +360,7 @@ class Fold:
         rules: FrozenRules,
         spec: Spec,
         rate_min: float,
-        panel: Panel,
+        panel: MonitorSet,
         metrics: int = 0,
         ttl: float | None = None,
         ledger: Ledger | None = None,
@@ -393,8 +383,8 @@ class Fold:
         self.dimensions = dimensions
         self._rules = rules
         self.moments = Moments.empty(dimensions)
-        self.certified = Certificates(spec)
-        self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
+        self.certified = CertifiedSums(spec)
+        self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
 
     @property
     def next_seq(self) -> int:
@@ -422,13 +412,13 @@ class Fold:
         self._sum_passed(moments, start, certified.watermark)
         return View(moments, certified)
 
-    def watched(self) -> Panel:
+    def watched(self) -> MonitorSet:
         """The checks up to the newest log row, the unfinished chunk included, on copies."""
         watch, certified = self.watch.copy(), self.certified.copy()
         self._compare(watch)
         start = certified.watermark
         self._feed(watch, start, certified, self._advance(certified))
-        return watch.panel
+        return watch.monitors
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
@@ -466,14 +456,16 @@ class Fold:
         # In the order in which states have always been written: their bytes are compared.
         return arrays, {"next_seq": fields.pop("next_seq"), "era": self.certified.era, **fields}
 
-    def _advance(self, certified: Certificates) -> Floats:
+    def _advance(self, certified: CertifiedSums) -> Floats:
         light = self.light
         return certified.advance(light.pending, self._rules, light.simulated)
 
-    def _feed(self, watch: Watch, start: int, certified: Certificates, predicted: Floats) -> None:
+    def _feed(
+        self, watch: MonitorFeed, start: int, certified: CertifiedSums, predicted: Floats
+    ) -> None:
         watch.take(self.light.pending, start, certified.watermark, predicted, self._rules)
 
-    def _compare(self, watch: Watch) -> None:
+    def _compare(self, watch: MonitorFeed) -> None:
         replayed = any(len(context) for context, *_ in self.light.replayed)
         watch.compare(
             self.light.pending, self.light.simulated, self.light.completed, replayed, self.moments

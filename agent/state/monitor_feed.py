@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.monitors.monitor_set import Decided, Entered, Panel
-from equipoise.agent.state.certified_sums import Rules
-from equipoise.agent.state.open_decisions import Pending
-from equipoise.agent.state.replay_index import NO_CONTEXT, Pairs, SimulationIndex
+from equipoise.agent.monitors.monitor_set import ClosedRows, DecisionRows, MonitorSet
+from equipoise.agent.state.certified_sums import Rules, Spec
+from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.replay_index import NO_CONTEXT, Pairs, ReplayIndex
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, Flags, Floats, Ints
 
@@ -22,7 +22,7 @@ _PSEUDO_ROWS = 1.0
 
 
 class Features(Protocol):
-    """What the watch needs of a feature transform."""
+    """What state needs of a feature transform."""
 
     d: int
 
@@ -31,13 +31,7 @@ class Features(Protocol):
         ...
 
 
-class Scale(Protocol):
-    """What the watch needs of the reward."""
-
-    def scaled(self, reward: Floats) -> Floats: ...
-
-
-class Watch:
+class MonitorFeed:
     """The panel, the pairs of live and replayed rows, and how far the decisions were taken.
 
     Of a part of the traffic that a limit closed no rewards of models come any more, so that what
@@ -47,11 +41,11 @@ class Watch:
     """
 
     def __init__(
-        self, panel: Panel, features: Features, reward: Scale, models: int, p: int
+        self, monitors: MonitorSet, features: Features, spec: Spec, models: int, p: int
     ) -> None:
-        self.panel = panel
+        self.monitors = monitors
         self._features = features
-        self._reward = reward
+        self._spec = spec
         self._compared = p - 1 - features.d
         self._pairs = Pairs(models, self._compared)
         self._decided = 0
@@ -59,8 +53,8 @@ class Watch:
 
     def compare(
         self,
-        table: Pending,
-        index: SimulationIndex,
+        table: OpenDecisions,
+        index: ReplayIndex,
         completed: Sequence[Ints],
         replayed: bool,
         moments: Moments,
@@ -86,19 +80,21 @@ class Watch:
         if guide is not None:
             scale, theta = guide
             simulated = index.phi(row, model)[:, first:]
-            self.panel.paired(model, phi, simulated, scale[first:], theta[first:])
+            self.monitors.take_pairs(model, phi, simulated, scale[first:], theta[first:])
 
-    def take(self, table: Pending, start: int, stop: int, predicted: Floats, rules: Rules) -> None:
+    def take(
+        self, table: OpenDecisions, start: int, stop: int, predicted: Floats, rules: Rules
+    ) -> None:
         """Take the decisions made since the last chunk, and the rows closed in this one.
 
-        start, stop: the watermark before and after; predicted: (stop - start,) as in `Entered`.
+        start, stop: the watermark before and after; predicted: (stop - start,) as in `ClosedRows`.
         """
         for era, rows in _by_era(table, self._decided, table.next):
             # A request that follows its unit's first one is no draw of its own.
             drawn = _drawn_here(table, rows)
-            self.panel.decided(
+            self.monitors.take_decisions(
                 era,
-                Decided(
+                DecisionRows(
                     table.rate[drawn],
                     table.propensity[drawn],
                     table.probabilities[drawn],
@@ -112,9 +108,9 @@ class Watch:
         first = start - table.base
         for era, rows in _by_era(table, start, stop):
             numbers = np.arange(rows.start, rows.stop) + table.base
-            self.panel.entered(
+            self.monitors.take_closed(
                 era,
-                Entered(
+                ClosedRows(
                     table.probabilities[rows],
                     table.model[rows],
                     table.routed[rows],
@@ -122,7 +118,7 @@ class Watch:
                     table.delivered[rows],
                     table.has_reward[rows],
                     table.has_reward[rows] | table.filled[rows],
-                    self._reward.scaled(table.reward[rows]),
+                    self._spec.scaled(table.reward[rows]),
                     predicted[rows.start - first : rows.stop - first],
                     self._tested(table, era, rows),
                     _as_routed(table, rows, rules),
@@ -134,7 +130,7 @@ class Watch:
     def copy(self) -> Self:
         twin = self.__class__.__new__(self.__class__)
         twin.__dict__.update(self.__dict__)
-        twin.panel, twin._pairs = self.panel.copy(), self._pairs.copy()
+        twin.monitors, twin._pairs = self.monitors.copy(), self._pairs.copy()
         return twin
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -142,7 +138,7 @@ class Watch:
         return {
             "decided": np.array([self._decided]),
             "limited": np.array([self._limited]),
-            **{f"panel.{name}": array for name, array in self.panel.arrays().items()},
+            **{f"panel.{name}": array for name, array in self.monitors.arrays().items()},
             **{f"pairs.{name}": array for name, array in self._pairs.arrays().items()},
         }
 
@@ -154,10 +150,10 @@ class Watch:
                 parts[head][tail] = array
         self._decided = int(arrays["decided"][0])
         self._limited = int(arrays["limited"][0])
-        self.panel.load(parts["panel"])
+        self.monitors.load(parts["panel"])
         self._pairs.load(parts["pairs"])
 
-    def _tested(self, table: Pending, era: int, rows: slice) -> Flags:
+    def _tested(self, table: OpenDecisions, era: int, rows: slice) -> Flags:
         """(n,) rows before the first of the era that a limit on a part of the traffic closed."""
         if self._limited == era:
             return np.zeros(rows.stop - rows.start, dtype=bool)
@@ -168,7 +164,7 @@ class Watch:
         return np.logical_not(np.logical_or.accumulate(limited))
 
 
-def _as_routed(table: Pending, rows: slice, rules: Rules) -> Flags:
+def _as_routed(table: OpenDecisions, rows: slice, rules: Rules) -> Flags:
     """(n,) rows served as routed, or that their rule would have left so where they were closed."""
     routed = table.routed[rows]
     result: Flags = table.model[rows] == routed
@@ -182,7 +178,7 @@ def _as_routed(table: Pending, rows: slice, rules: Rules) -> Flags:
     return result
 
 
-def _by_era(table: Pending, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+def _by_era(table: OpenDecisions, start: int, stop: int) -> Iterator[tuple[int, slice]]:
     """Runs of decisions start … stop - 1 of one era, as rows of the table; lost ones left out."""
     if start == stop:
         return
@@ -197,7 +193,7 @@ def _by_era(table: Pending, start: int, stop: int) -> Iterator[tuple[int, slice]
             yield int(era[begin]), slice(first + begin, first + end)
 
 
-def _drawn_here(table: Pending, rows: slice) -> slice | Ints:
+def _drawn_here(table: OpenDecisions, rows: slice) -> slice | Ints:
     """Those rows that were drawn for themselves; the slice itself where all were."""
     own = table.leader[rows] == np.arange(rows.start, rows.stop) + table.base
     return rows if own.all() else np.flatnonzero(own) + rows.start
@@ -210,11 +206,11 @@ def _guide(moments: Moments) -> tuple[Floats, Floats] | None:
     Any scale and any scorer known before a pair are fair; better ones see a fault earlier.
     """
     groups = moments.dimensions.groups
-    known = moments.scorers.part(slice(0, 2 * groups))
-    weight = float(known.weight.sum())
+    scorers = moments.scorers.part(slice(0, 2 * groups))
+    weight = float(scorers.weight.sum())
     if weight < FEWEST_ROWS:
         return None
-    scatter = known.scatter.sum(axis=0)
+    scatter = scorers.scatter.sum(axis=0)
     spread = np.sqrt(np.diag(scatter)[:-1] / weight)
     unit = np.divide(1.0, spread, out=np.zeros(len(spread)), where=spread > 0)
     gram = scatter[:-1, :-1] * unit * unit[:, None] + _PSEUDO_ROWS * np.eye(len(spread))

@@ -1,12 +1,13 @@
 """Open decisions: those that still wait for an outcome or for their place in decision order.
 
-The file is unlinked when it is made, beside the store where there is room, and holds nothing that
-the log does not. Its pages are mapped: reading and writing a row is what it was, the system keeps
-what is used and may take the rest. `release` gives back what has not been used lately.
-
 A table of columns over consecutive decision numbers, first in, first out. Finished rows leave
 from the front when the table is full, so its size follows the number of open decisions and not
 the length of history.
+
+A table that outgrows its memory moves to a file of mapped columns (`OpenFile`) beside the store.
+The file is unlinked when it is made and holds nothing that the log does not; a row is read and
+written as before, the system keeps what is used and may take the rest, and `release` gives back
+what has not been used lately.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.monitors.progress import Behind
-from equipoise.agent.state.attempts import Attempts, counting, said
+from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
 
 _STRIDE = 1 << 36
@@ -34,8 +35,8 @@ class OpenFile:
     """One file of columns. Raises OSError where there is no room for it."""
 
     def __init__(self, folder: Path) -> None:
-        with tempfile.TemporaryFile(dir=folder, prefix=".equipoise-") as made:
-            self._file = os.dup(made.fileno())
+        with tempfile.TemporaryFile(dir=folder, prefix=".equipoise-") as file:
+            self._file = os.dup(file.fileno())
         self._maps: dict[str, tuple[int, mmap.mmap, int]] = {}
 
     def __del__(self) -> None:
@@ -72,7 +73,10 @@ VOID = -1.0
 """The uniform of a row that is no decision; those of decisions lie in [0, 1)."""
 
 
-class Pending:
+_DTYPES = {"Floats": np.float64, "Ints": np.int64, "Flags": np.bool_}
+
+
+class OpenDecisions:
     """Columns of decisions `base` … `base + size - 1`; row of decision i is i - base.
 
     x (n, d), y (n, q), probabilities (n, K), metrics (n, G), reward, unit, context, routed, model,
@@ -90,38 +94,41 @@ class Pending:
     opened none.
     """
 
-    COLUMNS = (
-        ("reward", np.float64),
-        ("unit", np.int64),
-        ("context", np.int64),
-        ("routed", np.int64),
-        ("model", np.int64),
-        ("served", np.int64),
-        ("rate", np.float64),
-        ("propensity", np.float64),
-        ("routed_share", np.float64),
-        ("rule", np.int64),
-        ("era", np.int64),
-        ("at", np.float64),
-        ("leader", np.int64),
-        ("uniform", np.float64),
-        ("until", np.float64),
-        ("closed_by", np.int64),
-        ("reward_at", np.float64),
-        ("randomized", np.bool_),
-        ("certifiable", np.bool_),
-        ("capped", np.bool_),
-        ("open_to_all", np.bool_),
-        ("has_outputs", np.bool_),
-        ("has_reward", np.bool_),
-        ("delivered", np.bool_),
-        ("confirmed", np.bool_),
-        ("expired", np.bool_),
-        ("folded", np.bool_),
-        ("filled", np.bool_),
-        ("waits", np.bool_),
-        ("summed", np.bool_),
-    )
+    x: Floats
+    y: Floats
+    probabilities: Floats
+    metrics: Floats
+    # In this order in a checkpoint, after the four that have a width.
+    reward: Floats
+    unit: Ints
+    context: Ints
+    routed: Ints
+    model: Ints
+    served: Ints
+    rate: Floats
+    propensity: Floats
+    routed_share: Floats
+    rule: Ints
+    era: Ints
+    at: Floats
+    leader: Ints
+    uniform: Floats
+    until: Floats
+    closed_by: Ints
+    reward_at: Floats
+    randomized: Flags
+    certifiable: Flags
+    capped: Flags
+    open_to_all: Flags
+    has_outputs: Flags
+    has_reward: Flags
+    delivered: Flags
+    confirmed: Flags
+    expired: Flags
+    folded: Flags
+    filled: Flags
+    waits: Flags
+    summed: Flags
 
     def __init__(
         self,
@@ -141,34 +148,17 @@ class Pending:
         self.attempts = Attempts()
         self._most_bytes, self._folder = most_bytes, folder
         self._file: OpenFile | None = None
+        widths = {"x": context, "y": outputs, "probabilities": models, "metrics": metrics}
         self._columns: dict[str, NDArray[Any]] = {
-            "x": np.zeros((capacity, context)),
-            "y": np.zeros((capacity, outputs)),
-            "probabilities": np.zeros((capacity, models)),
-            "metrics": np.zeros((capacity, metrics)),
-            **{name: np.zeros(capacity, dtype=dtype) for name, dtype in self.COLUMNS},
+            name: np.zeros((capacity, widths[name]) if name in widths else capacity, _DTYPES[kind])
+            for name, kind in self.__annotations__.items()
         }
         self._bind()
 
     def _bind(self) -> None:
-        column = self._columns
-        self.x, self.y = column["x"], column["y"]
-        self.probabilities, self.metrics = column["probabilities"], column["metrics"]
-        self.leader, self.until = column["leader"], column["until"]
-        self.uniform, self.closed_by = column["uniform"], column["closed_by"]
-        self.reward, self.at = column["reward"], column["at"]
-        self.unit, self.context = column["unit"], column["context"]
-        self.routed, self.model, self.served = column["routed"], column["model"], column["served"]
-        self.rate, self.propensity = column["rate"], column["propensity"]
-        self.routed_share = column["routed_share"]
-        self.rule, self.era = column["rule"], column["era"]
-        self.randomized, self.certifiable = column["randomized"], column["certifiable"]
-        self.capped, self.open_to_all = column["capped"], column["open_to_all"]
-        self.has_outputs, self.has_reward = column["has_outputs"], column["has_reward"]
-        self.delivered, self.expired = column["delivered"], column["expired"]
-        self.confirmed, self.reward_at = column["confirmed"], column["reward_at"]
-        self.folded, self.filled, self.waits = column["folded"], column["filled"], column["waits"]
-        self.summed = column["summed"]
+        """Every column as an attribute: looking one up by name in a dict costs more."""
+        for name, column in self._columns.items():
+            setattr(self, name, column)
 
     @property
     def next(self) -> int:
@@ -279,11 +269,13 @@ class Pending:
         again = more if not len(self.attempts) else more | self.attempts.among(batch.number)
         for index in np.flatnonzero(again).tolist():
             number, row = int(batch.number[index]), int(rows[index])
-            assigned, told = int(self.model[row]), said(batch, index)
-            if more[index] and told is not None:
-                self.attempts.take(number, *told, assigned)
-            known = self.attempts.of(number, bool(self.confirmed[row]), assigned)
-            self.delivered[row], self.served[row] = counting(known, assigned, int(self.routed[row]))
+            assigned, report = int(self.model[row]), reported_attempt(batch, index)
+            if more[index] and report is not None:
+                self.attempts.take(number, *report, assigned)
+            attempts = self.attempts.of(number, bool(self.confirmed[row]), assigned)
+            self.delivered[row], self.served[row] = effective_attempt(
+                attempts, assigned, int(self.routed[row])
+            )
 
     def too_late(self, numbers: Ints, watermark: int) -> Flags:
         """(n,) decisions of which nothing more can be used.
@@ -296,10 +288,10 @@ class Pending:
         lowest = int(numbers.min())
         if lowest >= watermark:
             return self.expired[numbers - self.base]
-        gone = numbers < self.base
-        at = np.where(gone, 0, numbers - self.base)
+        released = numbers < self.base
+        at = np.where(released, 0, numbers - self.base)
         entered = (numbers < watermark) & self.has_reward[at] & self.has_outputs[at]
-        late: Flags = gone | self.expired[at] | entered
+        late: Flags = released | self.expired[at] | entered
         return late
 
     def closed(self, start: int) -> Flags:
@@ -411,17 +403,17 @@ class Pending:
 
     def _make_room(self, count: int, watermark: int) -> None:
         drop = self.front(watermark) - self.base
-        kept = self.size - drop
+        remaining = self.size - drop
         # Moving is worth it while it frees at least half; else the table doubles.
-        while kept + count > len(self.rate) // 2:
+        while remaining + count > len(self.rate) // 2:
             self._grow()
         if drop:
             for column in self._columns.values():
                 # Block by block: the table may be larger than the memory it is allowed.
-                for start in range(0, kept, BLOCK):
-                    stop = min(start + BLOCK, kept)
+                for start in range(0, remaining, BLOCK):
+                    stop = min(start + BLOCK, remaining)
                     column[start:stop] = column[drop + start : drop + stop].copy()
-            self.base, self.size = self.base + drop, kept
+            self.base, self.size = self.base + drop, remaining
             self.attempts.forget(self.base)
             self.release()
 
@@ -429,11 +421,6 @@ class Pending:
         """Where the table lies in a file, give back the memory of all but its newest rows."""
         if self._file is not None:
             self._file.release(max(self.size - NEWEST, 0))
-
-    @property
-    def in_file(self) -> bool:
-        """Whether the table has outgrown its memory."""
-        return self._file is not None
 
     @property
     def row_bytes(self) -> int:

@@ -93,9 +93,9 @@ def _with_attempts(state: Buffer) -> Buffer:
     delivered, served = pending["delivered"], pending["served"]
     usual = delivered & (served == pending["model"])
     odd = np.flatnonzero(~usual)
-    told = [odd + fields["base"], np.ones_like(odd), ~delivered[odd], served[odd]]
+    attempts = [odd + fields["base"], np.ones_like(odd), ~delivered[odd], served[odd]]
     heard = arrays["pending.has_reward"] | arrays["pending.has_outputs"]
-    arrays["pending.attempts"] = np.column_stack(told).astype(np.int64)
+    arrays["pending.attempts"] = np.column_stack(attempts).astype(np.int64)
     arrays["pending.confirmed"] = usual & heard
     arrays["pending.reward_at"] = np.full(len(served), np.nan)
     arrays["watch.panel.delivery.other"] = np.zeros_like(arrays["watch.panel.delivery.lost"])

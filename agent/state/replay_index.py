@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from equipoise.store.batches import Flags, Floats, Ints
 
 
-class SimulationIndex:
+class ReplayIndex:
     """phi of every (context, model) replayed so far, up to `capacity` contexts.
 
     Rows beyond the capacity still count in the moments; requests on such contexts are then
@@ -64,8 +64,8 @@ class SimulationIndex:
 
     def phi(self, rows: Ints, model: Ints) -> Floats:
         """(n, p - 1) of rows and models that were replayed."""
-        kept: Floats = self._phi[rows, model]
-        return kept
+        phi: Floats = self._phi[rows, model]
+        return phi
 
     def lookup_all(self, context: Ints, number: Ints) -> tuple[Floats, Flags]:
         """phi (n, K, p - 1) of a context on every model, and (n, K) which were known when
@@ -144,7 +144,7 @@ class Pairs:
 
     def take(
         self,
-        index: SimulationIndex,
+        index: ReplayIndex,
         context: Ints,
         model: Ints,
         live: Callable[[Ints], Floats],
@@ -212,7 +212,7 @@ class Pairs:
         self._context[:size], self._model[:size] = arrays["context"], arrays["model"]
         self._phi[:size] = phi
 
-    def _called_for(self, index: SimulationIndex) -> tuple[Ints, Floats, Ints]:
+    def _called_for(self, index: ReplayIndex) -> tuple[Ints, Floats, Ints]:
         """The waiting rows whose replay has come, oldest first; they wait no longer.
 
         Those beyond the most at once are left for the next chunk.

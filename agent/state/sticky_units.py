@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.state.open_decisions import Pending
+from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, DecisionBatch, Ints, RequestBatch
 from equipoise.store.format.sql_rows import joined
 
 
-class OpenUnits:
+class StickyUnits:
     """Unit key -> the decision that opened it. A function of the log, rebuilt from pending rows."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class OpenUnits:
     def __len__(self) -> int:
         return len(self._leader)
 
-    def take(self, batch: DecisionBatch, table: Pending) -> None:
+    def take(self, batch: DecisionBatch, table: OpenDecisions) -> None:
         """Note the units that a batch, already in the table, opened."""
         leader = batch.number if batch.leader is None else batch.leader
         opens = np.flatnonzero(leader == batch.number)
@@ -39,7 +39,7 @@ class OpenUnits:
         if len(self._leader) > 2 * self._cleaned:
             self.rebuild(table)
 
-    def rebuild(self, table: Pending) -> None:
+    def rebuild(self, table: OpenDecisions) -> None:
         """From the rows of the table alone; closed units are forgotten."""
         opened = np.flatnonzero(table.until[: table.size] >= table.clock)
         self._leader = dict(
@@ -47,7 +47,7 @@ class OpenUnits:
         )
         self._cleaned = max(len(self._leader), 1024)
 
-    def leaders(self, requests: RequestBatch, table: Pending, first: int) -> Ints:
+    def leaders(self, requests: RequestBatch, table: OpenDecisions, first: int) -> Ints:
         """(n,) the decision that each request takes its assignment from, which is its own number
         for one that opens its unit. first: the number of the first. Later requests of a unit in
         one batch follow its first."""
@@ -67,7 +67,7 @@ class OpenUnits:
         return result
 
 
-def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
+def follow(batch: DecisionBatch, table: OpenDecisions) -> DecisionBatch:
     """The batch with every follower's assignment taken over from its leader.
 
     batch: decisions as if each request were its own unit, with `leader` set. A follower whose
@@ -80,12 +80,12 @@ def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
     first = int(batch.number[0])
     within = leader >= first
     own = np.where(within, leader - first, 0)
-    held = np.where(within, 0, leader - table.base)
+    earlier = np.where(within, 0, leader - table.base)
 
     # A row that opens its unit is its own leader, so it takes over what it has.
-    rate = np.where(within, batch.rate[own], table.rate[held])
-    uniform = np.where(within, batch.uniform[own], table.uniform[held])
-    shares = np.where(within[:, None], batch.probabilities[own], table.probabilities[held])
+    rate = np.where(within, batch.rate[own], table.rate[earlier])
+    uniform = np.where(within, batch.uniform[own], table.uniform[earlier])
+    shares = np.where(within[:, None], batch.probabilities[own], table.probabilities[earlier])
     model, randomized = draw(uniform, rate, shares, batch.routed)
     follows = leader != batch.number
     if batch.eligible is None:
@@ -96,7 +96,7 @@ def follow(batch: DecisionBatch, table: Pending) -> DecisionBatch:
     model, randomized = draw(uniform, rate, shares, batch.routed)
     mine = np.zeros(len(batch), dtype=np.int64) if batch.closed_by is None else batch.closed_by
     # A follower is closed by what closed its leader, or because its unit's model may not serve it.
-    closed_by = np.where(within, mine[own], table.closed_by[held])
+    closed_by = np.where(within, mine[own], table.closed_by[earlier])
     closed_by = np.where(closed, int(Closure.INELIGIBLE), closed_by)
     return replace(
         batch,

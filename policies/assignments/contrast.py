@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from equipoise.policies.assignments.uniform import uniform_shares
 from equipoise.policies.design import average_cuts, context_cuts
-from equipoise.policies.kernels import AssignmentKernel, ConstantShares
-from equipoise.policies.kernels.context_forms import CutShares
+from equipoise.policies.kernels import AssignmentKernel, ConstantShares, CutShares
 from equipoise.policies.registry import assignment
 from equipoise.policies.snapshot import Snapshot
 

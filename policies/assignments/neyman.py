@@ -26,8 +26,8 @@ def neyman(snapshot: Snapshot) -> ConstantShares:
     """
     scorer = snapshot.scorer
     variances = snapshot.sample_variances if scorer is None else scorer.residual_variances
-    known = np.isfinite(variances)
-    if not known.any():
+    finite = np.isfinite(variances)
+    if not finite.any():
         return uniform_shares(snapshot)
-    deviations = np.sqrt(np.where(known, variances, variances[known].max()))
+    deviations = np.sqrt(np.where(finite, variances, variances[finite].max()))
     return ConstantShares(deviations / np.sqrt(snapshot.prices))

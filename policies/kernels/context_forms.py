@@ -9,9 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from equipoise.policies.kernels.base import assignment_kernel
-from equipoise.policies.kernels.shares import mix_floor
-from equipoise.policies.snapshot import Flags, Floats, Ints
+from equipoise.policies.snapshot import Floats, Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,20 +83,12 @@ class QuadraticForms:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ResidualScale:
-    """Square root of the mean over K models of a variance that is quadratic in the context.
+class _OfForms:
+    """What is computed from quadratic forms alone, and encoded by them and its `kind`."""
 
-    forms: K forms, the variances; one below 0 (a prediction outside the range) counts as 0.
-    """
-
-    kind: ClassVar[str] = "residual-scale"
+    kind: ClassVar[str]
 
     forms: QuadraticForms
-
-    def scores(self, x: Floats, stable: bool = True) -> Floats:
-        """(n,) root mean variance at contexts x (n, d)."""
-        variances = np.maximum(self.forms.at(x, stable), 0.0)
-        return np.asarray(np.sqrt(np.add.reduce(variances, axis=1) / len(self.forms)))
 
     def encode(self) -> dict[str, Any]:
         """A dict of JSON types with the `kind`."""
@@ -106,12 +96,27 @@ class ResidualScale:
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Self:
-        """The scale that `encode` wrote, bit for bit."""
+        """The object that `encode` wrote, bit for bit."""
         return cls(QuadraticForms.decode(fields["forms"]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cuts:
+class ResidualScale(_OfForms):
+    """Square root of the mean over K models of a variance that is quadratic in the context.
+
+    forms: K forms, the variances; one below 0 (a prediction outside the range) counts as 0.
+    """
+
+    kind: ClassVar[str] = "residual-scale"
+
+    def scores(self, x: Floats, stable: bool = True) -> Floats:
+        """(n,) root mean variance at contexts x (n, d)."""
+        variances = np.maximum(self.forms.at(x, stable), 0.0)
+        return np.asarray(np.sqrt(np.add.reduce(variances, axis=1) / len(self.forms)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cuts(_OfForms):
     """K ratios of quadratic forms of the context: cut of model m = gain_m(x) / spread_m(x).
 
     forms: 2 K forms, the K gains first, then the K spreads. A gain below 0 is rounding and
@@ -119,8 +124,6 @@ class Cuts:
     """
 
     kind: ClassVar[str] = "cuts"
-
-    forms: QuadraticForms
 
     def __post_init__(self) -> None:
         if len(self.forms) % 2:
@@ -145,41 +148,7 @@ class Cuts:
         """(n,) the best attainable cut."""
         return best_of(self.each(x, stable))
 
-    def encode(self) -> dict[str, Any]:
-        """A dict of JSON types with the `kind`."""
-        return {"kind": self.kind, "forms": self.forms.encode()}
-
-    @classmethod
-    def decode(cls, fields: Mapping[str, Any]) -> Self:
-        """The cuts that `encode` wrote, bit for bit."""
-        return cls(QuadraticForms.decode(fields["forms"]))
-
 
 def best_of(cuts: Floats) -> Floats:
     """(n,) the largest of each row of cuts (n, K)."""
     return np.asarray(np.maximum.reduce(cuts, axis=1), dtype=np.float64)
-
-
-@assignment_kernel
-@dataclass(frozen=True, slots=True, eq=False)
-class CutShares:
-    """pi(m | x) proportional to the cut of model m at x; uniform where nothing can be cut."""
-
-    kind: ClassVar[str] = "cut-shares"
-
-    cuts: Cuts
-
-    @property
-    def models(self) -> int:
-        return self.cuts.models
-
-    def probabilities(self, x: Floats, eligible: Flags | None, floor: float) -> Floats:
-        """(n, K) shares of the cuts, mixed with the floor."""
-        return mix_floor(self.cuts.each(x), eligible, floor)
-
-    def encode(self) -> dict[str, Any]:
-        return {"kind": self.kind, "cuts": self.cuts.encode()}
-
-    @classmethod
-    def decode(cls, fields: Mapping[str, Any]) -> Self:
-        return cls(Cuts.decode(fields["cuts"]))

@@ -4,13 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from equipoise.policies.kernels.base import rate_kernel
 from equipoise.policies.kernels.context_forms import Cuts, ResidualScale
 from equipoise.policies.snapshot import Floats
+
+
+class RateKernel(Protocol):
+    """e(x): the probability with which a request is randomized."""
+
+    kind: ClassVar[str]
+
+    def rates(self, x: Floats) -> Floats:
+        """(n,) probabilities for contexts x (n, d). The result may be shared: do not write it."""
+        ...
+
+    def clipped(self, low: float, high: float) -> RateKernel:
+        """The kernel whose rates are this one's, moved into [low, high]."""
+        ...
+
+    def encode(self) -> dict[str, Any]:
+        """A dict of JSON types with the `kind` and everything `decode` needs."""
+        ...
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Self:
+        """The kernel that `encode` wrote, bit for bit."""
+        ...
+
+
+RateClass = TypeVar("RateClass", bound=type[RateKernel])
+RATE_KERNELS: dict[str, type[RateKernel]] = {}
+
+
+def rate_kernel(cls: RateClass) -> RateClass:
+    """Register a class of rate kernels under its `kind`."""
+    if cls.kind in RATE_KERNELS:
+        raise ValueError(f"rate kernel {cls.kind!r} is registered twice")
+    RATE_KERNELS[cls.kind] = cls
+    return cls
+
+
+def decode_rate_kernel(fields: Mapping[str, Any]) -> RateKernel:
+    """The rate kernel that wrote `fields`. ValueError where its kind is not known."""
+    kind = fields.get("kind")
+    if kind not in RATE_KERNELS:
+        raise ValueError(f"rate kernel kind {kind!r} is not one of {sorted(RATE_KERNELS)}")
+    return RATE_KERNELS[kind].decode(fields)
 
 
 @rate_kernel

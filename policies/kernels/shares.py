@@ -1,4 +1,4 @@
-"""Assignment kernels: constant shares, shares of posterior draws, and the floor under both.
+"""Assignment kernels: constant shares, shares of cuts, of posterior draws; the floor under all.
 
 pi = (1 - k * floor) * share + floor over the k eligible models. Raising small shares to the floor
 and renormalising would push others below it; mixing cannot, and it keeps pi a smooth function of
@@ -10,12 +10,63 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
-from equipoise.policies.kernels.base import assignment_kernel
+from equipoise.policies.kernels.context_forms import Cuts
 from equipoise.policies.snapshot import Flags, Floats
+
+
+class AssignmentKernel(Protocol):
+    """pi(. | x): the probabilities with which a randomized request goes to each of K models."""
+
+    kind: ClassVar[str]
+
+    @property
+    def models(self) -> int:
+        """K."""
+        ...
+
+    def probabilities(self, x: Floats, eligible: Flags | None, floor: float) -> Floats:
+        """(n, K) probabilities for contexts x (n, d), mixed with the floor.
+
+        eligible: (n, K), or None where every model is. Rows sum to 1 over the eligible models; a
+        row without one is all 0. The result may be shared: do not write it. ValueError where
+        floor * K > 1.
+        """
+        ...
+
+    def encode(self) -> dict[str, Any]:
+        """A dict of JSON types with the `kind` and everything `decode` needs."""
+        ...
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Self:
+        """The kernel that `encode` wrote, bit for bit."""
+        ...
+
+
+AssignmentClass = TypeVar("AssignmentClass", bound=type[AssignmentKernel])
+ASSIGNMENT_KERNELS: dict[str, type[AssignmentKernel]] = {}
+
+
+def assignment_kernel(cls: AssignmentClass) -> AssignmentClass:
+    """Register a class of assignment kernels under its `kind`."""
+    if cls.kind in ASSIGNMENT_KERNELS:
+        raise ValueError(f"assignment kernel {cls.kind!r} is registered twice")
+    ASSIGNMENT_KERNELS[cls.kind] = cls
+    return cls
+
+
+def decode_assignment_kernel(fields: Mapping[str, Any]) -> AssignmentKernel:
+    """The assignment kernel that wrote `fields`. ValueError where its kind is not known."""
+    kind = fields.get("kind")
+    if kind not in ASSIGNMENT_KERNELS:
+        kinds = sorted(ASSIGNMENT_KERNELS)
+        raise ValueError(f"assignment kernel kind {kind!r} is not one of {kinds}")
+    return ASSIGNMENT_KERNELS[kind].decode(fields)
+
 
 _ROUNDING = 1e-12  # lets floor = 1 / K pass where K * (1 / K) rounds above 1
 
@@ -118,6 +169,31 @@ _BLOCK = 32  # rows scored at once, so that the scores of a block stay in the ca
 
 @assignment_kernel
 @dataclass(frozen=True, slots=True, eq=False)
+class CutShares:
+    """pi(m | x) proportional to the cut of model m at x; uniform where nothing can be cut."""
+
+    kind: ClassVar[str] = "cut-shares"
+
+    cuts: Cuts
+
+    @property
+    def models(self) -> int:
+        return self.cuts.models
+
+    def probabilities(self, x: Floats, eligible: Flags | None, floor: float) -> Floats:
+        """(n, K) shares of the cuts, mixed with the floor."""
+        return mix_floor(self.cuts.each(x), eligible, floor)
+
+    def encode(self) -> dict[str, Any]:
+        return {"kind": self.kind, "cuts": self.cuts.encode()}
+
+    @classmethod
+    def decode(cls, fields: Mapping[str, Any]) -> Self:
+        return cls(Cuts.decode(fields["cuts"]))
+
+
+@assignment_kernel
+@dataclass(frozen=True, slots=True, eq=False)
 class BestDrawShares:
     """pi(m | x) = share of draws s in which m has the largest [1, x] @ coefficients[s, m].
 
@@ -131,14 +207,16 @@ class BestDrawShares:
     _columns: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        given = np.asarray(self.coefficients, dtype=np.float64)
-        if given.ndim != 3 or not given.size:
-            raise ValueError(f"coefficients have shape {given.shape}, expected (S, K, 1 + d)")
-        if not np.isfinite(given).all():
+        coefficients = np.asarray(self.coefficients, dtype=np.float64)
+        if coefficients.ndim != 3 or not coefficients.size:
+            raise ValueError(
+                f"coefficients have shape {coefficients.shape}, expected (S, K, 1 + d)"
+            )
+        if not np.isfinite(coefficients).all():
             raise ValueError("coefficients hold a number that is not finite")
-        draws, models, features = given.shape
+        draws, models, features = coefficients.shape
         # One long row per feature: the scores are then 1 + d sweeps over K * S numbers.
-        columns = given.transpose(2, 1, 0).reshape(features, models * draws).copy()
+        columns = coefficients.transpose(2, 1, 0).reshape(features, models * draws).copy()
         columns.flags.writeable = False
         object.__setattr__(self, "_columns", columns)
         view = columns.reshape(features, models, draws).transpose(2, 1, 0)

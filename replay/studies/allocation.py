@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from equipoise.policies.optimal_weights import optimal_weights
+from equipoise.policies.assignments.track_and_stop import optimal_weights
 from equipoise.replay.findings.findings import (
     CurvePanel,
     Curves,

@@ -13,6 +13,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
 from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.audit_chain import check_chain
 from equipoise.store.sqlite import SqliteStore
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -90,3 +91,19 @@ def test_without_the_key_uniforms_are_taken_as_logged(log, settings):
     result = audited(log, settings, None)
     assert result.clean
     assert not result.uniforms_redrawn
+
+
+@pytest.mark.forges
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("DELETE FROM chain WHERE kind = 'log' AND position = 512", "the digest after 512 rows is"),
+        ("DELETE FROM simulations WHERE seq = 20", "rows 0 to 255 are not those that were written"),
+    ],
+)
+def test_what_is_missing_is_named_once(log, change, says):
+    with sqlite3.connect(log) as connection:
+        assert connection.execute(change).rowcount == 1
+    with SqliteStore(log, read_only=True) as store:
+        (fault,) = check_chain(store).faults
+    assert fault.startswith(says)

@@ -103,10 +103,9 @@ def test_residuals_are_of_randomized_rows_alone():
     with the budget, so would the mean of the residuals."""
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(23))
     run(agent, traffic, 43, size=100)  # some of them in the unfinished chunk
-    fold = agent.fold
-    certified = fold.certified.copy()
-    first = certified.watermark - fold.pending.base
-    predicted = certified.advance(fold.pending, agent.state.rules, fold.simulated)
-    randomized = fold.pending.randomized[first : first + len(predicted)]
+    certified, light = agent.fold.certified.copy(), agent.light
+    first = certified.watermark - light.pending.base
+    predicted = certified.advance(light.pending, agent.state.rules, light.simulated)
+    randomized = light.pending.randomized[first : first + len(predicted)]
     assert len(predicted) > 50
     assert (np.isfinite(predicted) == randomized).all()

@@ -52,9 +52,9 @@ def settings(budget, sequence="bounded", limits="name", **policy):
     )
 
 
-def run(config, requests=4000, seed=1, review=False, users=None, size=200):
+def run(config, requests=4000, seed=1, review=False, users=None, size=200, agent=None):
     rng = np.random.default_rng(seed)
-    agent = Agent(config, MemoryStore(), KEY)
+    agent = agent or Agent(config, MemoryStore(), KEY)
     for start in range(0, requests, size):
         good = rng.random(size) < 0.5
         unit = rng.integers(0, 2**60, size) if users is None else rng.integers(0, users, size)
@@ -105,6 +105,21 @@ def test_every_sentence_names_what_was_still_open():
     for sentence in (agent.answers.status().sentence, agent.answers.recommendation().sentence):
         assert f"{NAMED} ({certified.limited:,} were closed by limits" in sentence
     assert audit(agent.store, agent.config, KEY).clean
+
+
+def test_a_new_era_counts_what_was_closed_anew():
+    config = settings(BudgetConfig(segments=[GOOD]))
+    agent = run(config)
+    closed_before = agent.answers.certified().limited
+    since = agent.light.pending.next
+    agent.controls.open_era("the traffic is another one")
+    run(config, 1000, seed=2, agent=agent)
+    table = agent.light.pending
+    rows = slice(since - table.base, table.size)
+    limited = table.closed_by[rows] == Closure.SEGMENT
+    last = np.flatnonzero(table.certifiable[rows])[-1]
+    assert agent.answers.certified().limited == np.count_nonzero(limited[:last])
+    assert 0 < np.count_nonzero(limited[:last]) < closed_before
 
 
 def test_frozen_answers_stay_about_the_whole_traffic():

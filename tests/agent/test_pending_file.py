@@ -12,7 +12,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.moments.codec import decode
-from equipoise.agent.state.open_decisions import Pending
+from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.store.batches import DecisionBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
@@ -38,7 +38,7 @@ def batch(first: int, count: int, rng: np.random.Generator) -> DecisionBatch:
     )
 
 
-def filled(table: Pending, rounds: int) -> Iterator[Pending]:
+def filled(table: OpenDecisions, rounds: int) -> Iterator[OpenDecisions]:
     """Decisions, of which the older half is closed and leaves now and then; after each round."""
     rng = np.random.default_rng(5)
     every = np.ones(2, dtype=bool)
@@ -51,7 +51,7 @@ def filled(table: Pending, rounds: int) -> Iterator[Pending]:
         yield table
 
 
-def same(table: Pending, other: Pending) -> None:
+def same(table: OpenDecisions, other: OpenDecisions) -> None:
     assert (table.base, table.size) == (other.base, other.size)
     columns = other.arrays(other.base)
     for name, column in table.arrays(table.base).items():
@@ -60,14 +60,14 @@ def same(table: Pending, other: Pending) -> None:
 
 def test_a_table_in_a_file_holds_what_one_in_memory_holds(tmp_path: Path) -> None:
     pairs = zip(
-        filled(Pending(3, 2, 2), 40),
-        filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 40),
+        filled(OpenDecisions(3, 2, 2), 40),
+        filled(OpenDecisions(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 40),
         strict=True,
     )
     for plain, filed in pairs:
         same(plain, filed)
-    assert filed.in_file
-    assert not plain.in_file
+    assert filed._file is not None
+    assert plain._file is None
     assert plain.base > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -79,9 +79,9 @@ def test_a_file_that_finds_no_room_leaves_the_table_in_memory(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    *_, plain = filled(Pending(3, 2, 2), 20)
-    *_, other = filled(Pending(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 20)
-    assert not other.in_file
+    *_, plain = filled(OpenDecisions(3, 2, 2), 20)
+    *_, other = filled(OpenDecisions(3, 2, 2, most_bytes=1 << 20, folder=tmp_path), 20)
+    assert other._file is None
     same(plain, other)
 
 
@@ -94,7 +94,7 @@ def resident() -> int:
 
 def test_memory_follows_the_budget_and_not_the_decisions(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    table = Pending(50, 50, 2, most_bytes=1 << 20, folder=tmp_path)
+    table = OpenDecisions(50, 50, 2, most_bytes=1 << 20, folder=tmp_path)
     every = np.ones(2, dtype=bool)
     before = resident()
     for _ in range(100):
@@ -127,7 +127,7 @@ def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
                 made = agent.decide(traffic.requests(200))
                 if number % 3 == 0:
                     agent.observe(traffic.outcomes(made))
-            assert agent.light.pending.in_file is (most is not None)
+            assert (agent.light.pending._file is not None) is (most is not None)
             state = agent.fold.to_bytes()
             file = io.BytesIO()
             assert agent.fold.write(file) == len(state)
@@ -143,4 +143,4 @@ def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
 def test_a_store_without_a_path_keeps_the_table_in_memory() -> None:
     agent = Agent(config(), MemoryStore(), KEY, open_bytes=1)
     agent.decide(Traffic(np.random.default_rng(3)).requests(9000))
-    assert not agent.light.pending.in_file
+    assert agent.light.pending._file is None

@@ -369,4 +369,4 @@ def test_a_metric_after_its_decision_was_closed_and_entered_is_late():
 
 def test_models_are_named_in_the_sentences():
     agent = live(MemoryStore())
-    assert agent.fold.watch.panel.models == MODELS
+    assert agent.fold.watch.monitors.models == MODELS

@@ -17,7 +17,8 @@ from equipoise.policies.kernels import (
     decode_assignment_kernel,
     decode_rate_kernel,
 )
-from equipoise.policies.kernels.base import assignment_kernel, rate_kernel
+from equipoise.policies.kernels.rates import rate_kernel
+from equipoise.policies.kernels.shares import assignment_kernel
 
 
 def through_json(fields: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from equipoise.policies.optimal_weights import leaders, optimal_weights, weights_for_leader
+from equipoise.policies.assignments.track_and_stop import (
+    leaders,
+    optimal_weights,
+    weights_for_leader,
+)
 from equipoise.policies.snapshot import Floats
 
 

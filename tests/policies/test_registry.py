@@ -11,7 +11,7 @@ import pytest
 
 from equipoise.policies import registry
 from equipoise.policies.kernels import ConstantRate, ConstantShares
-from equipoise.policies.registry import assignment, gate, policy, policy_names
+from equipoise.policies.registry import ASSIGNMENTS, assignment, gate, policy
 from equipoise.policies.snapshot import Limits, Snapshot
 
 
@@ -26,11 +26,11 @@ def test_presets_are_pairs() -> None:
         assert policy(name).name == f"fixed-rate+{name}"
     assert policy("uncertainty+top-two").gate.name == "uncertainty"
     assert policy("river-ucb").name == "fixed-rate+river-ucb"
-    assert set(policy_names()) >= {"uniform", "river-ucb", "river-epsilon-greedy", "river-thompson"}
+    assert set(ASSIGNMENTS) >= {"uniform", "river-ucb", "river-epsilon-greedy", "river-thompson"}
 
 
 def test_policies_say_whether_they_read_the_estimate() -> None:
-    reads = {name: policy(name).uses_estimate for name in policy_names()}
+    reads = {name: policy(name).uses_estimate for name in ASSIGNMENTS}
     assert reads["thompson"]
     assert reads["top-two"]
     assert reads["neyman"]
@@ -70,7 +70,7 @@ def test_a_new_policy_is_one_function(make_snapshot: Callable[..., Snapshot]) ->
     assert allocation.allocate(np.zeros((2, 0)))[0].tolist() == [0.4, 0.4]  # clipped to rate_max
     assert (allocation.gate_name, allocation.assignment_name) == ("half", "cheapest")
     assert not policy("half+cheapest").uses_estimate
-    assert "cheapest" in policy_names()
+    assert "cheapest" in registry.ASSIGNMENTS
 
 
 def test_a_name_is_registered_once() -> None:

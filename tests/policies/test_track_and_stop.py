@@ -11,11 +11,11 @@ import pytest
 
 from equipoise.policies.assignments.track_and_stop import (
     START_REWARDS,
+    optimal_weights,
     stop_statistic,
     stop_threshold,
     track_and_stop,
 )
-from equipoise.policies.optimal_weights import optimal_weights
 from equipoise.policies.snapshot import Floats, Snapshot
 
 MakeSnapshot = Callable[..., Snapshot]

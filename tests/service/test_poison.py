@@ -87,10 +87,10 @@ def test_a_family_that_kills_the_analyst_is_left_out_with_an_alarm(tmp_path: Pat
 ON_GROWTH = """
 import sys
 if "equipoise.agent.service.analyst.process" not in sys.orig_argv:
-    from equipoise.agent.pending import Pending
+    from equipoise.agent.state.open_decisions import OpenDecisions
     def fatal(self):
         raise MemoryError
-    Pending._grow = fatal
+    OpenDecisions._grow = fatal
 """
 
 

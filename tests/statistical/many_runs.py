@@ -1,7 +1,7 @@
 """Many runs of one experiment at once: the rows, their scores and the sums, run axis first.
 
-The rows and the scores come from the shipped `Rows.of` and `scores`, the fit of predictions from
-the shipped `tuning`; only the sums are taken for all runs together, and
+The rows and the scores come from the shipped `Rows.of` and `scores_under`, the fit of predictions
+from the shipped `tuning`; only the sums are taken for all runs together, and
 tests/statistical/test_coverage.py shows them equal to those of the shipped moments.
 """
 
@@ -17,7 +17,7 @@ from streams import Stream, requests
 from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.per_model import RewardMoments
 from equipoise.agent.inference.prediction import TuningMoments
-from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning, scores
+from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning, scores_under
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def scored(setup, snapshot, rows, shape):
     tuning = Tuning(*(np.repeat(p, size, axis=0) for p in (snapshot.offset, snapshot.factor)))
     pairs, centred = [], []
     for index, cap in enumerate(setup.caps_in_force()):
-        low, high = (part.reshape(shape) for part in scores(rows, tuning, cap))
+        low, high = (part.reshape(shape) for part in next(scores_under(rows, tuning, (cap,))))
         pairs.append((low, high))
         u = low - snapshot.centre_low[:, index, None]
         centred.append((u, high - snapshot.centre_high[:, index, None]))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.agent.monitors import Fidelity, Guardrail, Missingness
+from equipoise.agent.monitors import Fidelity, Guardrail, GuardrailLimit, Missingness
 from equipoise.agent.monitors import assignment as shares
 from equipoise.agent.monitors.drift import CLIP, THRESHOLD, TOLERATED, WARM_UP
 from equipoise.replay.benchmarks.registry import load
@@ -159,7 +159,9 @@ def guardrail(rng: np.random.Generator, runs: int, rates: list[float], rows: int
         return (model, (rng.random(rows) < np.array(rates)[model]).astype(float)), ()
 
     models = "abcd"[: len(rates)]
-    return until_alarm(lambda: Guardrail(models, "errors", 0.05), feed, runs, rows, 250)
+    return until_alarm(
+        lambda: Guardrail(models, GuardrailLimit("errors", 0.05)), feed, runs, rows, 250
+    )
 
 
 def main(runs: int) -> None:

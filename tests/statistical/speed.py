@@ -11,7 +11,7 @@ from watchers import FirstDecision
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
-from equipoise.policies.optimal_weights import optimal_weights
+from equipoise.policies.assignments.track_and_stop import optimal_weights
 
 GAPS = (0.2, 0.1, 0.05)
 DELTA = 0.05

@@ -16,6 +16,8 @@ import speed
 import widths
 from cells import WORLDS, coverage
 from many_runs import Setup, Snapshot, Sums, draw, scored, simulate
+from naive import welch_half_width
+from scipy import stats
 from sequences import Asymptotic, Bounded, BoundedValues, Declared, PerModel
 from streams import Stream, requests
 from watchers import EverMissed, contrasts_of, values_of
@@ -239,3 +241,32 @@ def test_nothing_was_ever_missed_before_the_first_look():
     sums.t = 1
     watcher.look(sums)
     assert watcher.rate == 0.0
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.025, 0.001])
+def test_welch_interval_is_scipys(alpha):
+    rng = np.random.default_rng(0)
+    a, b, c = rng.normal(0, 1, 7), rng.normal(1, 3, 40), rng.normal(2, 0.1, 2)
+    samples = [a, b, c]
+    counts = np.array([len(s) for s in samples], float)
+    squares = np.array([((s - s.mean()) ** 2).sum() for s in samples])
+    wide = welch_half_width(counts, squares, alpha)
+    for i, one in enumerate(samples):
+        for j, two in enumerate(samples):
+            if i != j:
+                ends = stats.ttest_ind(one, two, equal_var=False).confidence_interval(1 - 2 * alpha)
+                assert wide[i, j] == pytest.approx((ends.high - ends.low) / 2, rel=1e-9)
+
+
+def test_welch_intervals_of_too_few_rewards_are_unknown_and_no_spread_is_zero():
+    wide = welch_half_width(np.array([1.0, 5.0, 6.0]), np.array([0.0, 0.0, 0.0]), 0.05)
+    assert np.isnan(wide[0]).all()
+    assert np.isnan(wide[:, 0]).all()
+    assert (wide[1:, 1:] == 0).all()
+
+
+def test_runs_of_welch_intervals_may_come_first():
+    counts, squares = np.array([[5.0, 9.0], [30.0, 2.0]]), np.array([[1.0, 4.0], [3.0, 0.5]])
+    both = welch_half_width(counts, squares, 0.05)
+    for run in range(2):
+        np.testing.assert_array_equal(both[run], welch_half_width(counts[run], squares[run], 0.05))

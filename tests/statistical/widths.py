@@ -8,15 +8,15 @@ from naive import NaiveT, NaiveZ
 from sequences import Bounded, PerModel
 from streams import Stream
 
-from equipoise.agent.inference import fixed, levels
+from equipoise.agent.inference import levels
 from equipoise.agent.inference import mixture as capped
 from equipoise.agent.inference.asymptotic import (
     Opening,
     contrast_bounds,
-    half_width,
     one_sided_half_width,
     tuned_rho,
 )
+from equipoise.agent.inference.certificate import fixed_half_width
 from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning
 
 DELTA = 0.05
@@ -25,6 +25,12 @@ TUNED = 3000.0
 """Rows the asymptotic sequence is tuned for; any number gives the same ratios."""
 TIMES = (0.2, 0.5, 1.0, 3.0, 10.0, 30.0)
 SCALES = (1e-4, 1.0, 1e4)
+
+
+def half_width(rows, squares, rho, alpha):
+    """(...) the two-sided half-width as METHOD states it; squares is V = t sigma^2."""
+    spread = squares + 1.0 / rho**2
+    return np.sqrt(2.0 * spread * np.log(np.sqrt(spread) * rho / alpha)) / rows
 
 
 def asymptotic(runs, seed):
@@ -46,7 +52,7 @@ def asymptotic(runs, seed):
             for times in TIMES:
                 rows = TUNED * times
                 squares = np.array(scale**2 * rows)
-                plain = fixed.z_half_width(np.array(rows), squares, tail)
+                plain = fixed_half_width(np.array(rows), squares, tail)
                 ratios.append(float(width(rows, squares, rho, alpha) / plain))
             found[f"{name}, scale {scale:g}"] = ratios
     return {"times": TIMES, "ratios": found}

@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 
 from equipoise.agent.planning.plan import Plan
-from equipoise.agent.planning.requirement import Band, Requirement
+from equipoise.agent.planning.requirement import Interval80, Requirement
 from equipoise.agent.planning.sentences import (
     count,
     dollars,
@@ -20,8 +20,7 @@ from equipoise.agent.planning.sentences import (
     split_sentence,
     store_sentence,
 )
-from equipoise.agent.planning.split import Split
-from equipoise.agent.planning.tables import Bought, Curve
+from equipoise.agent.planning.tables import Bought, Curve, Split
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 16, 56
@@ -105,14 +104,14 @@ def calendar(curve: Curve, traffic: float, rate: float) -> str:
             f"<b>{chance:.0%}</b></div>"
         )
     each = count(traffic * length * rate)
-    told = (
+    text = (
         f"Every {name}: {count(traffic * length)} requests, {each} of them randomized by"
         f" {html.escape(curve.policy)}. In each cell the chance to know by its end; from"
         f" {duration(last)} on nearly certain."
     )
     if not len(certain):
-        told = told.partition("; from")[0] + "."
-    return f'<p class="note">{told}</p><div class="calendar">{"".join(cells)}</div>'
+        text = text.partition("; from")[0] + "."
+    return f'<p class="note">{text}</p><div class="calendar">{"".join(cells)}</div>'
 
 
 def _end(curve: Curve) -> float:
@@ -122,12 +121,12 @@ def _end(curve: Curve) -> float:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    found = [
+    ticks = [
         step * 10.0**exponent
         for exponent in range(math.floor(math.log10(low)), int(math.log10(high)) + 1)
         for step in (1.0, 2.0, 5.0)
     ]
-    return [tick for tick in found if low <= tick <= high]
+    return [tick for tick in ticks if low <= tick <= high]
 
 
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
@@ -142,8 +141,8 @@ def as_page(plan: Plan) -> str:
     parts = [f'<p class="answer">{html.escape(plan.sentence)}</p>']
     if plan.stored:
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in family_lines(plan.stored))
-        said = html.escape(store_sentence(plan.stored))
-        parts.insert(0, f"<section><p>{said}</p><ul>{lines}</ul></section>")
+        summary = html.escape(store_sentence(plan.stored))
+        parts.insert(0, f"<section><p>{summary}</p><ul>{lines}</ul></section>")
     parts += _figures(plan)
     parts += [
         _section(
@@ -191,25 +190,25 @@ def as_page(plan: Plan) -> str:
 def _figures(plan: Plan) -> list[str]:
     if not plan.curves:
         return []
-    told = "Chance to know, by what was spent; the dashed line is the power asked for."
-    found = [_section("Certainty against spend", told, curve_figure(plan.curves, plan.power))]
+    note = "Chance to know, by what was spent; the dashed line is the power asked for."
+    sections = [_section("Certainty against spend", note, curve_figure(plan.curves, plan.power))]
     best = plan.recommended
     curve = next((each for each in plan.curves if best and each.policy == best.policy), None)
     if best is not None and curve is not None and plan.traffic is not None:
-        found.append(_section("Traffic calendar", "", calendar(curve, plan.traffic, best.rate)))
-    return found
+        sections.append(_section("Traffic calendar", "", calendar(curve, plan.traffic, best.rate)))
+    return sections
 
 
 def _section(title: str, note: str, body: str) -> str:
     if not body:
         return ""
-    told = f'<p class="note">{html.escape(note)}</p>' if note else ""
-    return f"<section><h2>{html.escape(title)}</h2>{told}{body}</section>"
+    paragraph = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return f"<section><h2>{html.escape(title)}</h2>{paragraph}{body}</section>"
 
 
 def _effects(plan: Plan) -> list[Requirement]:
-    shown = plan.recommended or next(iter(plan.effects), None)
-    rows = [row for row in plan.effects if shown is not None and row.policy == shown.policy]
+    example = plan.recommended or next(iter(plan.effects), None)
+    rows = [row for row in plan.effects if example is not None and row.policy == example.policy]
     return sorted(rows, key=lambda row: row.effect)
 
 
@@ -249,7 +248,7 @@ def _unknown(number: float | None, note: str) -> str:
     return f'<span title="{html.escape(note)}">cannot know</span>'
 
 
-def _span(band: Band) -> str:
+def _span(band: Interval80) -> str:
     if band.low is None:
         return ""
     return f"{count(band.low)} to {'…' if band.high is None else count(band.high)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equipoise.agent.planning.plan import Plan
-from equipoise.agent.planning.requirement import Band, Requirement
+from equipoise.agent.planning.requirement import Interval80, Requirement
 from equipoise.agent.planning.sentences import (
     brief,
     count,
@@ -22,7 +23,7 @@ from equipoise.agent.planning.sentences import (
     split_sentence,
     store_sentence,
 )
-from equipoise.agent.planning.split import Split
+from equipoise.agent.planning.tables import Split
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -36,10 +37,13 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     _table(console, _title(plan), plan.goals, _goal if several else _reading)
     if len(plan.effects) > 1:
         rows = [row for row in plan.effects if row.policy == _shown_policy(plan)]
-        _table(console, f"By the difference, {_shown_policy(plan)}", rows, _effect)
-    _table(console, "EXP against waiting: share of requests randomized", plan.rates, _rate)
-    _table(console, "The price of the floor", plan.floors, _floor)
-    _table(console, "What a prediction from replays would save", plan.explained, _explained)
+        _table(console, f"By the difference, {_shown_policy(plan)}", rows, "{0.effect:.3g}".format)
+    for title, rows, name in (
+        ("EXP against waiting: share of requests randomized", plan.rates, "{0.rate:.3g}"),
+        ("The price of the floor", plan.floors, "{0.floor:.3g} ({0.policy})"),
+        ("What a prediction from replays would save", plan.explained, "{0.explained:.0%}"),
+    ):
+        _table(console, title, rows, name.format)
     _splits(console, plan.splits)
     _table(console, "Each segment by itself", plan.segments, _goal)
     if plan.bought:
@@ -105,30 +109,15 @@ def _goal(row: Requirement) -> str:
     return _reading(row) + goal
 
 
-def _effect(row: Requirement) -> str:
-    return f"{row.effect:.3g}"
-
-
-def _rate(row: Requirement) -> str:
-    return f"{row.rate:.3g}"
-
-
-def _floor(row: Requirement) -> str:
-    return f"{row.floor:.3g} ({row.policy})"
-
-
-def _explained(row: Requirement) -> str:
-    return f"{row.explained:.0%}"
-
-
-def _table(console: Console, title: str, rows: Rows[Requirement], name: object) -> None:
+def _table(
+    console: Console, title: str, rows: Rows[Requirement], name: Callable[[Requirement], str]
+) -> None:
     if not rows:
         return
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for heading in ("", "plan for", "80% of them", "time", "money", "harm"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
-        assert callable(name)
         table.add_row(
             name(row),
             _cell(row.randomized.needed),
@@ -144,7 +133,7 @@ def _cell(number: float | None) -> str:
     return "unknown" if number is None else count(number)
 
 
-def _span(band: Band) -> str:
+def _span(band: Interval80) -> str:
     high = "…" if band.high is None else count(band.high)
     return "" if band.low is None else f"{count(band.low)} to {high}"
 
@@ -162,9 +151,9 @@ _ENDS = ("median", "low", "high", "needed")
 
 def flat(row: Requirement) -> dict[str, Any]:
     """The fields of a row, bands as four columns; None where unknown."""
-    told: dict[str, Any] = msgspec.to_builtins(row)
+    fields: dict[str, Any] = msgspec.to_builtins(row)
     result: dict[str, Any] = {}
-    for name, value in told.items():
+    for name, value in fields.items():
         if name in _BANDS:
             for end in _ENDS:
                 result[f"{name}_{end}"] = None if value is None else value[end]
@@ -178,10 +167,10 @@ def as_csv(plan: Plan) -> str:
     rows = [{"table": name, **flat(row)} for name in TABLES for row in getattr(plan, name)]
     bought = []
     for each in plan.bought:
-        told = msgspec.to_builtins(each)
-        pairs = zip(told.pop("effects"), told.pop("chances"), told.pop("right"), strict=True)
+        fields = msgspec.to_builtins(each)
+        pairs = zip(fields.pop("effects"), fields.pop("chances"), fields.pop("right"), strict=True)
         bought += [
-            {"table": "bought", **told, "effect": effect, "chance": chance, "right": right}
+            {"table": "bought", **fields, "effect": effect, "chance": chance, "right": right}
             for effect, chance, right in pairs
         ]
     paid = [{"table": "splits", **msgspec.to_builtins(each)} for each in plan.splits]

@@ -33,11 +33,11 @@ class Boundary(Protocol):
     """One sequence at one level.
 
     `lower` gives the lower ends of V(a) - V(b) for index arrays that broadcast together; `hopeful`
-    says where they may lie above a threshold, `beyond` where they do; `look` is told of every look
-    before any is asked; `keep` of the paths that are simulated on.
+    says where they may lie above a threshold, `beyond` where they do; `update` takes in every look
+    before any of them is asked; `keep` of the paths that are simulated on.
     """
 
-    def look(self, state: PathState) -> None: ...
+    def update(self, state: PathState) -> None: ...
 
     def keep(self, paths: Ints) -> None: ...
 
@@ -57,7 +57,7 @@ class Bounded:
     alpha: float
     caps: Floats
 
-    def look(self, state: PathState) -> None:
+    def update(self, state: PathState) -> None:
         """It remembers nothing of a look."""
 
     def keep(self, paths: Ints) -> None:
@@ -118,7 +118,7 @@ class PerModel:
         self._table = _reach_table(alpha)
         self._logs = np.log(_TABLE_SQUARES)
 
-    def look(self, state: PathState) -> None:
+    def update(self, state: PathState) -> None:
         """It remembers nothing of a look."""
 
     def keep(self, paths: Ints) -> None:
@@ -174,7 +174,7 @@ class Asymptotic:
         self._rho: Floats | None = None
         self._open: Flags | None = None
 
-    def look(self, state: PathState) -> None:
+    def update(self, state: PathState) -> None:
         size, models = state.count.shape
         if self._rho is None or self._open is None:
             self._rho, self._open = np.zeros((size, models, models)), np.zeros(size, dtype=bool)
@@ -230,10 +230,10 @@ class Asymptotic:
 
 
 def needed_caps(
-    sequence: Sequence, models: int, rate: Floats, given: tuple[float, ...] | None = None
+    sequence: Sequence, models: int, rate: Floats, era_caps: tuple[float, ...] | None = None
 ) -> Floats:
-    """(C, N) caps whose sums a sequence reads, for rates (N,). given: of a running era."""
-    caps = np.array([given or usual_caps(models, each) for each in rate.tolist()]).T
+    """(C, N) caps whose sums a sequence reads, for rates (N,). era_caps: of a running era."""
+    caps = np.array([era_caps or usual_caps(models, each) for each in rate.tolist()]).T
     return caps[: {Sequence.BOUNDED: 2, Sequence.PER_MODEL: 0, Sequence.ASYMPTOTIC: 3}[sequence]]
 
 

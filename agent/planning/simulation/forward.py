@@ -1,12 +1,12 @@
 """The frozen rule simulated forward until a goal is reached; closed forms say where to look.
 
-Gaussian algebra for a contrast of two models under fixed shares. `anytime_rows` replaces the
-quantile of a fixed-n test by what a mixture needs; `fewest_rewards` is Garivier & Kaufmann's lower
-bound, which no policy at a sound level can beat on average.
-
 Looks are geometric in requests, dense where the closed form expects the end; a path ends somewhere
 between two looks, log-uniformly. Between looks the rule stays frozen. The real agent freezes
 oftener, so early shares of an adaptive policy are a little staler here than there.
+
+The closed forms are Gaussian algebra for a contrast of two models under fixed shares:
+`anytime_rows` replaces the quantile of a fixed-n test by what a mixture needs, `fewest_rewards` is
+Garivier & Kaufmann's lower bound, which no policy at a sound level can beat on average.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
-from scipy import special
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.simulation.boundary import Boundary, boundary, needed_caps
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, Draws, PathState
-from equipoise.policies.optimal_weights import leaders, optimal_weights
+from equipoise.policies.assignments.track_and_stop import leaders, optimal_weights
 from equipoise.store.batches import Flags, Floats, Ints
 
 MIXTURE = math.log(18.0)
@@ -36,12 +35,6 @@ def contrast_variance(
 ) -> float:
     """Variance per request of the score contrast of a and b, drawn with chance (K,) each."""
     return float(unexplained * (variances[a] / chance[a] + variances[b] / chance[b]))
-
-
-def fixed_rows(variance: float, effect: float, alpha: float, power: float) -> float:
-    """Requests after which a one-sided fixed-n test at level alpha finds `effect` with `power`."""
-    quantiles = special.ndtri(1.0 - alpha) + special.ndtri(power)
-    return float(variance * (quantiles / effect) ** 2)
 
 
 def anytime_rows(variance: float, effect: float, alpha: float, bound: float) -> float:
@@ -136,7 +129,7 @@ class Ends:
     """Where N paths ended, all (N,) but counts (N, K); inf requests where one did not.
 
     requests: from the start of the plan; counts: randomized requests per model by then;
-    model: what was decided or leads; looked: requests of the last look; trail: (L, N) requests of
+    model: what was decided or leads; last_look: requests then; trail: (L, N) requests of
     the looks, right: (L, N) whether the leading model was then within `regret` of the best, and
     spent: (L, N, K) randomized requests by then; state: the sums of the paths that were simulated
     to the end. Paths that ended are dropped after a while: their `spent` and `right` stand still.
@@ -145,7 +138,7 @@ class Ends:
     requests: Floats
     counts: Floats
     model: Ints
-    looked: Floats
+    last_look: Floats
     trail: Floats
     right: Flags
     spent: Floats
@@ -167,8 +160,8 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
         # The upper end of the runner-up, or either end, counts what is lost as the best.
         effect -= design.lost[b]
         chance = np.full(design.models, design.rate[row] / design.models)
-        left = 1.0 - float(design.explained[row])
-        noise = contrast_variance(design.variances[row], chance, a, b, left)
+        unexplained = 1.0 - float(design.explained[row])
+        noise = contrast_variance(design.variances[row], chance, a, b, unexplained)
         bound = 2.0 + design.models / float(design.rate[row])
         result[row:last] = anytime_rows(noise, max(float(effect), 1e-6), alpha, bound)
     return result
@@ -213,18 +206,18 @@ def simulate(
 def simulate_readings(
     design: Design,
     sequences: Rows[Sequence],
-    asked: Flags,
+    wanted: Flags,
     rng: np.random.Generator,
     start: PathState | None = None,
 ) -> list[Ends]:
     """The same N paths until each of several sequences decides, in their order.
 
-    asked: (S, N) of which paths a sequence's decision is wanted; the others end at 0 requests.
+    wanted: (S, N) of which paths a sequence's decision is wanted; the others end at 0 requests.
     start: sums so far with the caps of `all_caps`, changed in place.
     """
     goals = [
         _Goal(replace(design, sequence=each), None, row)
-        for each, row in zip(sequences, asked, strict=True)
+        for each, row in zip(sequences, wanted, strict=True)
     ]
     return _simulate(design, goals, rng, None, np.inf, start, None, True)
 
@@ -251,32 +244,32 @@ def _simulate(
     paths, best = len(design.values), design.values.max(axis=1)
     right = np.zeros(trail.shape, dtype=bool)
     spent = np.zeros((*trail.shape, design.models))
-    taken, before = 0, np.zeros(paths)
-    for taken, now in enumerate(trail, start=1):
+    steps, before = 0, np.zeros(paths)
+    for steps, now in enumerate(trail, start=1):
         run.advance(now - before, rng)
         going = run.paths
         leader = run.state.means().argmax(axis=1)
-        right[taken - 1, going] = best[going] - design.values[going, leader] <= regret + 1e-12
-        spent[taken - 1] = spent[taken - 2] if taken > 1 else 0.0
-        spent[taken - 1, going] = run.spent()
+        right[steps - 1, going] = best[going] - design.values[going, leader] <= regret + 1e-12
+        spent[steps - 1] = spent[steps - 2] if steps > 1 else 0.0
+        spent[steps - 1, going] = run.spent()
         place = rng.random(paths)
         middle = now * (np.maximum(before, 1.0) / now) ** place
         for goal in goals:
-            goal.look(run.state, going, middle, spent[taken - 1] * (middle / now)[:, None])
+            goal.update(run.state, going, middle, spent[steps - 1] * (middle / now)[:, None])
         before = now
         if stop:
             left = np.any([np.isinf(goal.requests[going]) for goal in goals], axis=0)
             if not left.any():
                 break
             run.keep(left)
-    looked = trail[:taken], right[:taken], spent[:taken]
-    found = []
+    looks_taken = trail[:steps], right[:steps], spent[:steps]
+    results = []
     for goal in goals:
         left = np.isinf(goal.requests)
-        goal.counts[left] = spent[taken - 1, left]
+        goal.counts[left] = spent[steps - 1, left]
         ends = goal.requests, goal.counts, goal.model
-        found.append(Ends(*ends, before, *looked, run.state))
-    return found
+        results.append(Ends(*ends, before, *looks_taken, run.state))
+    return results
 
 
 class _Run:
@@ -302,13 +295,13 @@ class _Run:
         """Go on with these of the (n,) paths, once they are so few that it pays."""
         if going.mean() > _WORTH_DROPPING:
             return
-        kept = np.flatnonzero(going)
-        self.paths, self._begun = self.paths[kept], self._begun[kept]
-        self.state = self.state.take(kept)
-        self._design = self._design.take(kept)
-        self._caps = self._caps[:, kept]
+        paths = np.flatnonzero(going)
+        self.paths, self._begun = self.paths[paths], self._begun[paths]
+        self.state = self.state.take(paths)
+        self._design = self._design.take(paths)
+        self._caps = self._caps[:, paths]
         for goal in self._goals:
-            goal.keep(kept)
+            goal.keep(paths)
 
 
 def _advance(
@@ -352,15 +345,15 @@ def _draw_with_lost(design: Design, rows: Floats, count: Floats, rng: np.random.
     """As `draw`, of rows `count` (N, K), some of whose rewards are lost."""
     share = np.broadcast_to(design.lost, count.shape)
     lost = rng.binomial(count.astype(np.int64), share).astype(float)
-    came, value = count - lost, design.values / (1.0 - share)
-    noise = np.sqrt(came * design.variances)
+    rewarded, value = count - lost, design.values / (1.0 - share)
+    noise = np.sqrt(rewarded * design.variances)
     if design.binary:
-        total = rng.binomial(came.astype(np.int64), np.clip(value, 0.0, 1.0)).astype(float)
-        scatter = total * (1.0 - value) ** 2 + (came - total) * value**2
-        off = total - came * value
+        total = rng.binomial(rewarded.astype(np.int64), np.clip(value, 0.0, 1.0)).astype(float)
+        scatter = total * (1.0 - value) ** 2 + (rewarded - total) * value**2
+        off = total - rewarded * value
     else:
         off = noise * rng.standard_normal(count.shape)
-        total, scatter = came * value + off, came * design.variances
+        total, scatter = rewarded * value + off, rewarded * design.variances
     unexplained = 1.0 - design.explained
     fresh = _unpredicted(design, off, noise, rng)
 
@@ -368,9 +361,9 @@ def _draw_with_lost(design: Design, rows: Floats, count: Floats, rng: np.random.
         """The sums where a lost reward counts as 0, or as 1."""
         mean = design.values + as_one * share
         gap = value - mean
-        around = scatter + 2.0 * gap * off + came * gap**2 + lost * (as_one - mean) ** 2
+        around = scatter + 2.0 * gap * off + rewarded * gap**2 + lost * (as_one - mean) ** 2
         # What is lost is no noise that a prediction could take away.
-        steady = came * gap + lost * (as_one - mean)
+        steady = rewarded * gap + lost * (as_one - mean)
         residual = None if fresh is None else fresh + steady
         sums = total + as_one * lost
         return Draws(rows, mean, count, sums, around, unexplained, residual, lost)
@@ -400,7 +393,7 @@ class _Goal:
     caps: (C, n) of the paths still simulated. requests, model: (N,) and counts: (N, K), as in Ends.
     """
 
-    def __init__(self, design: Design, width: float | None, asked: Flags | None = None) -> None:
+    def __init__(self, design: Design, width: float | None, wanted: Flags | None = None) -> None:
         self.caps = design.caps()
         self._width = width
         self._above = np.full(1, -design.epsilon)
@@ -411,8 +404,8 @@ class _Goal:
         )
         size = len(design.values)
         self.requests = np.full(size, np.inf)
-        if asked is not None:
-            self.requests[~asked] = 0.0
+        if wanted is not None:
+            self.requests[~wanted] = 0.0
         self.model, self.counts = np.zeros(size, dtype=int), np.zeros((size, design.models))
 
     def keep(self, paths: Ints) -> None:
@@ -420,16 +413,16 @@ class _Goal:
         self.caps = self.caps[:, paths]
         self._boundary.keep(paths)
 
-    def look(self, state: PathState, going: Ints, requests: Floats, counts: Floats) -> None:
+    def update(self, state: PathState, going: Ints, requests: Floats, counts: Floats) -> None:
         """Note which paths are there. going: (n,) paths of the state; requests: (N,) and counts:
         (N, K) where one that is there by now ends."""
         open_ = np.flatnonzero(np.isinf(self.requests[going]))
-        self._boundary.look(state)
+        self._boundary.update(state)
         if not len(open_):
             return
-        reached, found = self._reached(state, open_)
+        reached, leaders = self._reached(state, open_)
         ended = going[open_[reached]]
-        self.requests[ended], self.model[ended] = requests[ended], found[reached]
+        self.requests[ended], self.model[ended] = requests[ended], leaders[reached]
         self.counts[ended] = counts[ended]
 
     def _reached(self, state: PathState, paths: Ints) -> tuple[Flags, Ints]:

@@ -1,14 +1,14 @@
 """N simulated experiments at once: their assignment shares and certified sums, step by step.
 
-The same formulas as `equipoise.policies`, which freeze one rule at a time; a plan freezes one for
-every path at every look. tests/agent/planning/test_shares.py holds the two to each other. Plans
-know no contexts, so only context-free assignments are offered.
+The shares are the formulas of `equipoise.policies`, which freezes one rule at a time where a plan
+freezes one for every path at every look; tests/agent/planning/test_shares.py holds the two to each
+other. Plans know no contexts, so only context-free assignments are offered.
 
 Within a step the rule is frozen, so chances, predictions and centres are constants and every sum
-of `inference.score_moments` is an exact function of three numbers per model: rewards drawn, their
-sum and their sum of squares (test_state.py adds up single rows and finds the same). Only those
-three are drawn: binomial for rewards of 0 and 1, normal otherwise. Everything is on the [0, 1]
-scale, larger being better.
+of `inference.score` is an exact function of three numbers per model: rewards drawn, their sum and
+their sum of squares (a test adds up single rows and finds the same). Only those three are drawn:
+binomial for rewards of 0 and 1, normal otherwise. Everything is on the [0, 1] scale, larger being
+better.
 
 A lost reward, which never comes and counts as the worst case, is 0 for the lower ends and 1 for the
 upper ones; the upper ends then have a sum and squares of their own.
@@ -60,7 +60,7 @@ def best_chances(means: Floats, variances: Floats) -> Floats:
 
 
 def optimal_shares(means: Floats, variances: Floats, epsilon: float) -> Floats:
-    """(N, K) Garivier & Kaufmann's shares, as `policies.optimal_weights`, one leader each."""
+    """(N, K) Garivier & Kaufmann's shares, as `track_and_stop.optimal_weights`, one leader each."""
     rows = np.arange(len(means))
     leader = means.argmax(axis=1)
     gaps = np.maximum(means[rows, leader][:, None] - means, 1e-6) + epsilon
@@ -317,10 +317,10 @@ def _residuals(draws: Draws, guess: Floats, mu: Floats) -> tuple[Floats, Floats]
     explained share out of the noise. Where a cap holds it down it is a constant.
     """
     gap = draws.values - guess
-    noise, kept = draws.total - draws.count * draws.values, draws.scatter
+    noise, scatter = draws.total - draws.count * draws.values, draws.scatter
     if draws.residual is not None:
         predicted = guess == mu
         noise = np.where(predicted, draws.residual, noise)
-        kept = kept * np.where(predicted, draws.unexplained[:, None], 1.0)
+        scatter = scatter * np.where(predicted, draws.unexplained[:, None], 1.0)
     step = draws.count * gap
-    return noise + step, np.maximum(kept + gap * (2.0 * noise + step), 0.0)
+    return noise + step, np.maximum(scatter + gap * (2.0 * noise + step), 0.0)

@@ -29,7 +29,7 @@ from equipoise.agent.service.api.schema import (
 from equipoise.agent.service.control import Switches
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
-from equipoise.agent.state.attempts import UNNAMED, said
+from equipoise.agent.state.attempts import UNNAMED, reported_attempt
 from equipoise.store.batches import OutcomeBatch
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
@@ -194,7 +194,7 @@ def _families(call: Call) -> list[str]:
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
-    outputs, attempt = part.outputs[0], said(part, 0)
+    outputs, attempt = part.outputs[0], reported_attempt(part, 0)
     served = UNNAMED if attempt is None else attempt[1].served
     return OutcomePart(
         served=None if served == UNNAMED else models[served],

@@ -24,7 +24,7 @@ from equipoise.agent.features import Problem, Transform
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.state.certified_sums import Spec
-from equipoise.agent.state.open_decisions import Pending
+from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.batches import OutcomeBatch, RequestBatch
@@ -141,9 +141,11 @@ def needs(config: ExperimentConfig, settings: ServiceSettings, requests_per_seco
     transform, models = Transform(config.features), len(config.models)
     # Nothing is touched, so nothing is taken.
     moments = Moments.empty(Dimensions(models, transform.d, transform.p))
-    sums = sum(array.nbytes for part in moments.parts() for array in part.arrays().values())
+    sums = sum(
+        array.nbytes for part in moments.parts().values() for array in part.arrays().values()
+    )
     del moments
-    table = Pending(transform.d, transform.q, models, len(config.guardrails), capacity=1)
+    table = OpenDecisions(transform.d, transform.q, models, len(config.guardrails), capacity=1)
     window, ttl = config.reward.window, config.units.ttl if config.units else 0.0
     waiting = None if window is None else requests_per_second * max(window, ttl)
     open_bytes = (waiting or 0.0) * table.row_bytes

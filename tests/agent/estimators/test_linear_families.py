@@ -7,8 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from equipoise.agent.estimators import FAMILIES, estimate
-from equipoise.agent.estimators.cvci import LAMBDAS
 from equipoise.agent.estimators.linear import PENALTIES
+from equipoise.agent.estimators.scorers import LAMBDAS
 
 LINEAR = ("obs-only", "representation-exp", "cvci", "grounded")
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import Ridge
 
 from equipoise.agent.estimators.linear import mean_features, mean_features_replicated, regressions
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import SimulationMoments
 
 ALL = np.ones((1, 20))
 

@@ -65,19 +65,18 @@ def test_phi_by_hand(transform: Transform) -> None:
 
 
 @pytest.mark.parametrize("interactions", [[], SCHEMA.interactions])
-def test_a_table_is_phi_of_each_pair(interactions: list[list[str]]) -> None:
+def test_phi_of_a_row_is_its_own_alone_and_in_any_batch(interactions: list[list[str]]) -> None:
     schema = FeatureSchema(
         context=SCHEMA.context, outputs=SCHEMA.outputs, interactions=interactions
     )
     transform = Transform(schema)
     rng = np.random.default_rng(7)
-    x, y = rng.normal(size=(5, 6)), rng.normal(size=(5, 3, 2))
-    table = transform.phi_table(x, y)
-    assert table.shape == (5, 3, transform.p - 1)
-    for model in range(3):
-        assert table[:, model].tobytes() == transform.phi(x, y[:, model]).tobytes()
-    alone = [transform.phi(x[at : at + 1], y[at : at + 1, 0]) for at in range(5)]
-    assert np.concatenate(alone).tobytes() == table[:, 0].tobytes()
+    x, y = rng.normal(size=(5, 6)), rng.normal(size=(5, 2))
+    phi = transform.phi(x, y)
+    assert phi.shape == (5, transform.p - 1)
+    assert phi[:, :8].tobytes() == np.hstack([x, y]).tobytes()
+    alone = [transform.phi(x[at : at + 1], y[at : at + 1]) for at in range(5)]
+    assert np.concatenate(alone).tobytes() == phi.tobytes()
 
 
 @pytest.mark.parametrize("interactions", [[], SCHEMA.interactions])

@@ -6,10 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from equipoise.agent.inference.score import Rows, Tuning
+from equipoise.agent.inference.score import Rows, Tuning, scores_under
 
 MODELS = 3
 POLICIES = 2
+
+
+def scores(rows, tuning, cap):
+    """(n, A) low and high scores under one cap."""
+    return next(scores_under(rows, tuning, (cap,)))
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,19 @@ from scipy import integrate, optimize, stats
 from equipoise.agent.inference.asymptotic import (
     Opening,
     contrast_bounds,
-    half_width,
     one_sided_half_width,
     tuned_rho,
     value_bounds,
 )
 from equipoise.agent.inference.score import ScoreMoments
 from tests.agent.inference.rows import MODELS, columns, tuning
+
+
+def half_width(rows, squares, rho, alpha):
+    """(...) the two-sided half-width as METHOD states it; squares is V = t sigma^2."""
+    spread = squares + 1.0 / rho**2
+    return np.sqrt(2.0 * spread * np.log(np.sqrt(spread) * rho / alpha)) / rows
+
 
 # (v, alpha, v_opt, two-sided, one-sided): `normal_mixture_bound(v, alpha, v_opt, alpha, ...)` of
 # confseq 0.0.11 (Howard, Waudby-Smith & Ramdas), its own C++ source compiled for these numbers.
@@ -100,12 +106,11 @@ def test_width_in_units_of_the_reward_is_the_same_at_every_scale():
 
 
 def test_no_width_before_the_first_row_or_without_a_usable_rho():
-    for width in (half_width, one_sided_half_width):
-        assert width(0.0, np.array(1.0), np.array(1.0), 0.05) == np.inf
-        rho = np.array([np.inf, 0.0, np.nan, 1.0])
-        found = width(5.0, np.ones(4), rho, 0.05)
-        assert (found[:3] == np.inf).all()
-        assert np.isfinite(found[3])
+    assert one_sided_half_width(0.0, np.array(1.0), np.array(1.0), 0.05) == np.inf
+    rho = np.array([np.inf, 0.0, np.nan, 1.0])
+    widths = one_sided_half_width(5.0, np.ones(4), rho, 0.05)
+    assert (widths[:3] == np.inf).all()
+    assert np.isfinite(widths[3])
     assert tuned_rho(np.array(0.0), 0.05) == np.inf
 
 

@@ -13,8 +13,8 @@ from equipoise.agent.inference.mixture import (
     usual_caps,
     value_bounds,
 )
-from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning, scores
-from tests.agent.inference.rows import MODELS, POLICIES, columns, tuning
+from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning
+from tests.agent.inference.rows import MODELS, POLICIES, columns, scores, tuning
 from tests.agent.inference.test_mixture import LAMBDAS, PSI, root_of_average
 
 CAPS = (0.0, 7.5, np.inf)

@@ -14,6 +14,7 @@ from equipoise.agent.inference.per_model import (
     contrast_bounds,
     value_bounds,
 )
+from tests.agent.moments.table import assert_same_bits
 
 PSI = -np.log1p(-LAMBDAS) - LAMBDAS
 
@@ -63,7 +64,7 @@ def test_merging_shards_is_the_whole():
     both.update(centres, *(np.concatenate(pair) for pair in zip(first, second, strict=True)))
     for name, array in (one + two).arrays().items():
         np.testing.assert_allclose(array, both.arrays()[name], rtol=1e-12)
-    assert (both + RewardMoments.empty(3)).same_bits(both)
+    assert_same_bits(both + RewardMoments.empty(3), both)
 
 
 def test_value_ends_are_the_mixture_of_each_models_own_rewards():

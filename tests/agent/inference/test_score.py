@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from equipoise.agent.inference.score import Rows, Tuning, scores
-from tests.agent.inference.rows import MODELS, columns, longhand, tuning
+from equipoise.agent.inference.score import Rows, Tuning
+from tests.agent.inference.rows import MODELS, columns, longhand, scores, tuning
 
 CAPS = (0.0, 1.5, 20.0, np.inf)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from equipoise.agent.inference.certificate import CertificateMoments
+from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.score import ScoreCentres, ScoreMoments
 from tests.agent.inference.rows import MODELS, POLICIES, columns, longhand, tuning
+from tests.agent.moments.table import assert_same_bits
 
 CAPS = (0.0, 7.5, np.inf)
 SIZE = MODELS + 1 + POLICIES
@@ -56,7 +59,7 @@ def test_merging_shards_is_the_whole_and_empty_is_the_identity():
     one, two, both = (moments_of(c.taken(p)) for p in (slice(0, 60), slice(60, None), slice(None)))
     for name, array in (one + two).arrays().items():
         np.testing.assert_allclose(array, both.arrays()[name], rtol=1e-12, atol=1e-12)
-    assert (both + ScoreMoments.empty(len(CAPS), SIZE)).same_bits(both)
+    assert_same_bits(both + ScoreMoments.empty(len(CAPS), SIZE), both)
 
 
 def test_sums_of_another_shape_are_refused():
@@ -67,7 +70,7 @@ def test_sums_of_another_shape_are_refused():
 def test_no_rows_leave_everything_as_it_was_and_means_unknown():
     moments = ScoreMoments.empty(len(CAPS), SIZE)
     moments.update(columns(0, 0).rows(), tuning(0), centres(0), CAPS)
-    assert moments.same_bits(ScoreMoments.empty(len(CAPS), SIZE))
+    assert_same_bits(moments, ScoreMoments.empty(len(CAPS), SIZE))
     assert np.isnan(moments.means()).all()
     neutral = moments.centres()
     assert (neutral.low == 0.5).all()
@@ -91,3 +94,22 @@ def test_cap_0_is_the_plain_weighted_reward_and_loss():
     gain, loss = weight.T @ rows.low, weight.T @ (1.0 - rows.high)
     np.testing.assert_allclose(moments.low[0, : MODELS + 1], gain, rtol=1e-12)
     np.testing.assert_allclose(200 - moments.high[0, : MODELS + 1], loss, rtol=1e-10)
+
+
+def test_all_certified_sums_of_shards_are_those_of_the_whole():
+    frozen = Frozen.neutral(MODELS, SIZE, len(CAPS))
+
+    def certified(c):
+        moments = CertificateMoments.empty(MODELS, SIZE, len(CAPS))
+        moments.update(c.rows(), frozen, CAPS, c.model, c.randomized, c.known)
+        return moments
+
+    c = columns(5)
+    one, two, both = (certified(c.taken(p)) for p in (slice(0, 60), slice(60, None), slice(None)))
+    assert both.randomized == np.count_nonzero(c.randomized)
+    assert both.missing == np.count_nonzero(~c.known)
+    for name, array in (one + two).arrays().items():
+        np.testing.assert_allclose(array, both.arrays()[name], rtol=1e-12, atol=1e-12)
+    for name, array in one.copy().arrays().items():
+        assert array.tobytes() == one.arrays()[name].tobytes()
+        assert not np.shares_memory(array, one.arrays()[name])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from equipoise.agent.inference.prediction import TuningMoments
-from equipoise.agent.inference.score import Tuning, scores
-from tests.agent.inference.rows import MODELS, columns
+from equipoise.agent.inference.score import Tuning
+from tests.agent.inference.rows import MODELS, columns, scores
+from tests.agent.moments.table import assert_same_bits
 
 
 def moments_of(c):
@@ -81,7 +82,7 @@ def test_merging_shards_is_the_whole():
     one, two, both = (moments_of(c.taken(p)) for p in (slice(0, 70), slice(70, None), slice(None)))
     for name, array in (one + two).arrays().items():
         np.testing.assert_allclose(array, both.arrays()[name], rtol=1e-11, atol=1e-11)
-    assert (both + TuningMoments.empty(MODELS)).same_bits(both)
+    assert_same_bits(both + TuningMoments.empty(MODELS), both)
 
 
 def test_without_rows_predictions_are_off():

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.moments.arms import ArmMoments, RoutingMoments
-from equipoise.agent.moments.scorer import ScorerMoments
-from equipoise.agent.moments.simulation import SimulationMoments
+from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
 from equipoise.agent.moments.state import Dimensions, Moments
 from tests.agent.moments.raw_rows import (
     SHAPE,

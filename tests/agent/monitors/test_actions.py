@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from equipoise.agent.errors import AgentError
-from equipoise.agent.monitors import DEFAULT_ACTIONS, Action, Check, action_table, due
+from equipoise.agent.monitors import DEFAULT_ACTIONS, Action, Check, action_table, consequences
 
 
 def test_only_alarms_have_consequences():
@@ -15,7 +15,7 @@ def test_only_alarms_have_consequences():
         Check("floors", "unknown", "Nothing yet."),
         Check("guardrail", "alarm", "Too slow.", models=(0, 2)),
     ]
-    found = due(checks, action_table())
+    found = consequences(checks, action_table())
     assert [consequence.action for consequence in found] == [Action.DROP_SIMULATION, Action.PAUSE]
     assert [consequence.models for consequence in found] == [(), (0, 2)]
     assert found[0].check is checks[0]

@@ -17,6 +17,7 @@ from equipoise.agent.monitors import (
     Fidelity,
     Floors,
     Guardrail,
+    GuardrailLimit,
     Missingness,
 )
 from equipoise.agent.monitors.check import Monitor
@@ -72,7 +73,8 @@ def case(name: str) -> Case:
             lambda m, s: m.update(rate[s], propensity[s], drawn[s], lost[s], ~lost[s]),
         ),
         "guardrail": Case(
-            lambda: Guardrail(MODELS, "error rate", 0.4), lambda m, s: m.update(model[s], some[s])
+            lambda: Guardrail(MODELS, GuardrailLimit("error rate", 0.4)),
+            lambda m, s: m.update(model[s], some[s]),
         ),
     }
     return cases[name]

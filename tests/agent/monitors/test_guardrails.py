@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from equipoise.agent.inference.mixture import lower_mean
-from equipoise.agent.monitors import Guardrail
+from equipoise.agent.monitors import Guardrail, GuardrailLimit
 
 MODELS = ("a", "b", "c")
 
 
 def fed(rng, rates, rows=6000, **options):
-    monitor = Guardrail(MODELS, "error rate", 0.05, **options)
+    monitor = Guardrail(MODELS, GuardrailLimit("error rate", 0.05), **options)
     model = rng.integers(0, 3, rows)
     monitor.update(model, (rng.random(rows) < np.array(rates)[model]).astype(float))
     return monitor
@@ -24,7 +24,7 @@ def test_a_model_at_its_limit_is_not_paused():
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(120):
-        monitor, ever = Guardrail(MODELS, "error rate", 0.05), False
+        monitor, ever = Guardrail(MODELS, GuardrailLimit("error rate", 0.05)), False
         for _ in range(6):
             model = rng.integers(0, 3, 250)
             monitor.update(model, (rng.random(250) < 0.05).astype(float))
@@ -43,7 +43,7 @@ def test_a_model_beyond_its_limit_is_named():
 
 def test_the_bound_is_that_of_the_engine_around_the_limit():
     values = np.random.default_rng(4).random(300)
-    monitor = Guardrail(MODELS, "x", 0.3, level=0.06)
+    monitor = Guardrail(MODELS, GuardrailLimit("x", 0.3), level=0.06)
     monitor.update(np.ones(300, dtype=int), values)
     expected = lower_mean(300.0, values.sum(), ((values - 0.3) ** 2).sum(), 1.0, 0.02)
     assert monitor.result().figures["bounds"][1] == pytest.approx(float(expected), rel=1e-9)
@@ -61,8 +61,8 @@ def test_a_lower_limit_and_another_scale_mirror():
     rng = np.random.default_rng(3)
     model = rng.integers(0, 3, 5000)
     error = (rng.random(5000) < np.array([0.02, 0.09, 0.04])[model]).astype(float)
-    one = Guardrail(MODELS, "error rate", 0.05)
-    two = Guardrail(MODELS, "quality", 9.5, low=0.0, high=10.0, at_most=False)
+    one = Guardrail(MODELS, GuardrailLimit("error rate", 0.05))
+    two = Guardrail(MODELS, GuardrailLimit("quality", 9.5, low=0.0, high=10.0, at_most=False))
     one.update(model, error)
     two.update(model, 10.0 * (1.0 - error))
     first, second = one.result(), two.result()
@@ -75,7 +75,7 @@ def test_a_lower_limit_and_another_scale_mirror():
 
 
 def test_unknown_values_are_left_out_and_wild_ones_count_as_the_end():
-    monitor = Guardrail(MODELS, "seconds", 2.0, high=4.0)
+    monitor = Guardrail(MODELS, GuardrailLimit("seconds", 2.0, high=4.0))
     monitor.update(np.array([0, 0, 1]), np.array([np.nan, 1.0, 1e9]))
     figures = monitor.result().figures
     assert figures["rows"] == [1.0, 1.0, 0.0]
@@ -85,4 +85,4 @@ def test_unknown_values_are_left_out_and_wild_ones_count_as_the_end():
 @pytest.mark.parametrize("limit", [0.0, 1.0, 2.0])
 def test_a_limit_outside_the_range_is_refused(limit):
     with pytest.raises(ValueError, match="limit of guardrail error rate is"):
-        Guardrail(MODELS, "error rate", limit)
+        Guardrail(MODELS, GuardrailLimit("error rate", limit))

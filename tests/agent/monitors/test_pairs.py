@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.moments.codec import decode, encode
-from equipoise.agent.state.replay_index import MOST_AT_ONCE, WAITING, Pairs, SimulationIndex
+from equipoise.agent.state.replay_index import MOST_AT_ONCE, WAITING, Pairs, ReplayIndex
 
 MODELS, WIDTH = 3, 2
 
@@ -19,7 +19,7 @@ class Bench:
     """A matcher beside its index."""
 
     def __init__(self) -> None:
-        self.pairs, self.index = Pairs(MODELS, WIDTH), SimulationIndex(MODELS, WIDTH)
+        self.pairs, self.index = Pairs(MODELS, WIDTH), ReplayIndex(MODELS, WIDTH)
 
     def replay(self, *rows: tuple[int, int]) -> None:
         context, model = np.array(rows).T

@@ -26,7 +26,7 @@ from equipoise.agent.planning.output.terminal import as_csv, print_plan
 from equipoise.agent.planning.plan import Plan, make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
-from equipoise.agent.planning.requirement import Band
+from equipoise.agent.planning.requirement import Interval80
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS
 
 MOST = 2
@@ -162,7 +162,7 @@ def hold(plan: Plan) -> None:
     print_plan(plan, Console(file=io.StringIO(), width=80))
 
 
-def _ordered(band: Band) -> None:
+def _ordered(band: Interval80) -> None:
     ends = [math.inf if end is None else end for end in (band.low, band.median, band.high)]
     assert ends == sorted(ends), band
 

@@ -86,7 +86,7 @@ def test_asymptotic_is_the_certified_bound_once_open_and_the_bounded_one_before(
     state, caps = advanced()
     paths, a, b = pairs()
     found = boundary(Sequence.ASYMPTOTIC, 0.01, 0.002, 2000.0, caps)
-    found.look(state)
+    found.update(state)
     mine = found.lower(state, paths, a, b)
     preferred, fallback = levels.split_level(0.01)
     before = boundary(Sequence.BOUNDED, fallback, fallback, 1.0, caps).lower(state, paths, a, b)
@@ -113,7 +113,7 @@ def test_whoever_may_be_decided_is_hopeful(sequence, above, alpha, lost):
     for rows in ((60, 60), (200, 400), (1000, 1000), (2000, 1000), (2500, 1500)):
         state, caps = advanced(sequence, rows, lost=lost)
         found = boundary(sequence, alpha, 0.01, 2000.0, caps)
-        found.look(state)
+        found.update(state)
         paths, a, b = pairs()
         decided = found.lower(state, paths, a, b) > above
         hopeful = found.hopeful(state, paths, a, b, np.full(1, above))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
@@ -16,12 +17,16 @@ from equipoise.agent.planning.simulation.forward import (
     draw,
     expected_end,
     fewest_rewards,
-    fixed_rows,
     simulate,
     simulate_readings,
 )
 
 RATE = 0.5
+
+
+def fixed_rows(variance, effect, alpha, power):
+    """Requests after which a one-sided fixed-n z test at level alpha finds `effect`."""
+    return variance * ((stats.norm.isf(alpha) + stats.norm.ppf(power)) / effect) ** 2
 
 
 def design(values, paths=300, assignment="uniform", sequence="bounded", **changes):
@@ -75,7 +80,7 @@ def test_no_policy_beats_the_lower_bound(assignment, sequence):
     values = (0.7, 0.55, 0.4)
     settings = design(values, assignment=assignment, sequence=sequence)
     ends = ran(settings)
-    mean = np.minimum(ends.requests, ends.looked).mean() * RATE
+    mean = np.minimum(ends.requests, ends.last_look).mean() * RATE
     assert mean > fewest_rewards(settings.values[0], settings.variances[0], 0.0, 0.05)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, best_chances, optimal_shares
-from equipoise.policies.optimal_weights import optimal_weights
+from equipoise.policies.assignments.track_and_stop import optimal_weights
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Limits, Snapshot
 

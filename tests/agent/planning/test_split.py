@@ -14,7 +14,7 @@ from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
 from equipoise.agent.planning.sentences import split_sentence
-from equipoise.agent.planning.split import explained_by
+from equipoise.agent.planning.tables import explained_by
 
 ASKED = {
     "models": 3,
@@ -55,7 +55,7 @@ def test_least_squares_leaves_what_the_formula_says():
 def test_too_few_replays_explain_nothing_and_many_nearly_all():
     shares = explained_by(np.array([0.0, 5.0, 11.0, 12.0, 100.0, 1e7]), 10, 0.5)
     assert shares[:4].tolist() == [0.0] * 4
-    assert 0 < shares[4] < 0.5
+    assert shares[4] == pytest.approx(1.0 - 0.5 * (1.0 + 10 / (100 - 10 - 1)))
     assert shares[5] == pytest.approx(0.5, abs=1e-5)
 
 
