@@ -29,8 +29,8 @@ from equipoise.store.sqlite.connection import (
     check_path,
     inspect_store,
 )
-from equipoise.store.sqlite.migrations import check_identity, newest
 from equipoise.store.sqlite.opening import store_id_of
+from equipoise.store.sqlite.schema import check_identity, newest
 
 STORE = "store.db"
 

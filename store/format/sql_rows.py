@@ -58,6 +58,9 @@ class Kind(Enum):
     """one value for the whole batch, repeated on every row"""
 
 
+_WHOLE = (Kind.INTEGER, Kind.OPTIONAL_INTEGER, Kind.FLAG)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of the log. Its SQL columns are seq, those of `columns`, and negative_zeros.
@@ -74,6 +77,15 @@ class Table:
     def names(self) -> tuple[str, ...]:
         """Every SQL column in the order rows travel in."""
         return ("seq", *self.columns, "negative_zeros")
+
+    @property
+    def types(self) -> dict[str, type]:
+        """What SQL holds in every column, in the order of `names`: int, float or str."""
+        kinds = {
+            name: int if kind in _WHOLE or name == "era" else float if kind is Kind.REAL else str
+            for name, kind in self.columns.items()
+        }
+        return {"seq": int, **kinds, "negative_zeros": str}
 
     @property
     def insert(self) -> str:

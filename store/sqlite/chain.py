@@ -23,14 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from equipoise.store.format.sql_rows import LOG_TABLES
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -59,7 +56,6 @@ LOG, BEGINS, BROKEN = "log", "begins", "broken"
 _STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
-_FIRST_TABLES = ("decisions", "outcomes", "observations", "simulations", "expiries")
 _encode = msgspec.msgpack.Encoder().encode
 _NAMES = {table.name: table.name.encode() for table in LOG_TABLES}
 
@@ -93,19 +89,14 @@ class Link:
     digest: str
 
 
-def create_chain(database: Database) -> None:
-    """Migration 10: the table of the chain, which begins behind the rows that are there already.
-    History, like the first schema: never edit it."""
-    columns = {"id": int, "kind": str, "position": int, "digest": str}
-    database.create_table("chain", columns, pk="id", not_null=columns.keys() - {"id"}, strict=True)
-    ends = [f"SELECT max(seq) + 1 AS s FROM {name}" for name in _FIRST_TABLES]
+def begin(connection: sqlite3.Connection) -> None:
+    """Let the chain begin behind the rows that are there already."""
+    ends = [f"SELECT max(seq) + 1 AS s FROM {table.name}" for table in LOG_TABLES]
     ends.append("SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL")
     query = f"SELECT coalesce(max(s), 0) FROM ({' UNION ALL '.join(ends)})"
-    begins = int(database.execute(query).fetchone()[0])
-    digest = first_digest(begins).hex()
-    for key, kind in ((begins, BEGINS), (_HEADS[LOG], LOG)):
-        row = (key, kind, begins, digest)
-        database.execute("INSERT INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?)", row)
+    first = int(connection.execute(query).fetchone()[0])
+    digest = first_digest(first).hex()
+    _put(connection, [(first, BEGINS, first, digest), (_HEADS[LOG], LOG, first, digest)])
 
 
 def first_digest(position: int) -> bytes:

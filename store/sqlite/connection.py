@@ -28,7 +28,7 @@ from equipoise.store.errors import (
 )
 from equipoise.store.files import DatabaseFile
 from equipoise.store.format.frames import tail_files
-from equipoise.store.sqlite.migrations import check_identity, newest, schema_version, upgrade
+from equipoise.store.sqlite.schema import check_identity, newest, schema_version, upgrade
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -277,7 +277,7 @@ def inspect_store(path: str | os.PathLike[str], busy_seconds: float = 1.0) -> In
     Raises StoreError where the file cannot even be opened as a store; damage further inside is
     listed, not raised.
     """
-    from sqlite_utils import Database  # late, see migrations
+    from sqlite_utils import Database  # late, see schema
 
     resolved = Path(path).resolve()
     connection = open_for_reading(resolved, busy_seconds)

@@ -3,15 +3,11 @@
 A root is a state after the rows before `seq`, kept apart from the checkpoints. Once it is sealed
 the log begins there: its digest vouches for what came before, and those rows may be removed.
 Functions of an open connection; those that write run inside the caller's transaction.
-
-`create_gaps` is history, like the first schema. The other functions take an open connection; those
-that write run inside the caller's transaction.
 """
 
 from __future__ import annotations
 
 import mmap
-import secrets
 import sqlite3
 import threading
 from abc import abstractmethod
@@ -20,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from struct import Struct
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from equipoise.store.batches import Buffer
 from equipoise.store.contract import Root, check_checkpoint
@@ -29,10 +25,6 @@ from equipoise.store.format.sql_rows import LOG_TABLES, Row, Table
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import chain
 from equipoise.store.sqlite.chain import Anchor, Link
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
-
 
 _COVERED, _OF_CHECKPOINT = Struct("<qqd"), Struct("<qd")
 _COLUMNS = "id, seq, decisions, at, state, checksum, sealed_at, digest"
@@ -53,26 +45,6 @@ class KeptState:
     seq: int
     whole: bool
     noted: bool | None
-
-
-def create_roots(database: Database) -> None:
-    """Migration 6: the table of roots. History, like the first schema: never edit it."""
-    database.create_table(
-        "roots",
-        {
-            "id": int,
-            "seq": int,
-            "decisions": int,
-            "at": float,
-            "checksum": str,
-            "state": bytes,
-            "sealed_at": float,
-            "digest": str,
-        },
-        pk="id",
-        not_null={"seq", "decisions", "at", "checksum", "state"},
-        strict=True,
-    )
 
 
 def insert_root(connection: sqlite3.Connection, root: Root) -> None:
@@ -186,26 +158,8 @@ def _checksum(root: Root) -> str:
 
 LOST_UNTIL = "coalesce((SELECT max(first + numbers) FROM gaps), 0)"
 """SQL: the number after the last one that was lost."""
-STORE_ID, TAKEN = "store_id", "tail_taken"
-"""Facts: the store's id; the tail files whose rows are in the log while they still stand there."""
-
-
-def create_gaps(database: Database) -> None:
-    """Migration 11: the table of gaps, and facts about the file itself."""
-    columns = {
-        "id": int,
-        "at": float,
-        "first": int,
-        "numbers": int,
-        "row": int,
-        "rows": int,
-        "reason": str,
-        "kept": str,
-    }
-    database.create_table("gaps", columns, pk="id", not_null=columns.keys() - {"id"}, strict=True)
-    facts = {"name": str, "value": str}
-    database.create_table("facts", facts, pk="name", not_null=facts.keys(), strict=True)
-    database.table("facts").insert({"name": STORE_ID, "value": secrets.token_hex(16)})
+TAKEN = "tail_taken"
+"""The fact that names tail files whose rows are in the log while they still stand there."""
 
 
 def lost_before(gaps: Sequence[Gap], end: int) -> int:

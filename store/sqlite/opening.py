@@ -39,13 +39,16 @@ from equipoise.store.format.mark import (
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.records import Gap
 from equipoise.store.sqlite.connection import Durability, connect
-from equipoise.store.sqlite.log_start import STORE_ID, TAKEN, create_gaps, create_roots, read_fact
-from equipoise.store.sqlite.migrations import MIGRATIONS, check_identity, schema_version
-
-_SINCE_GAPS, _SINCE_ROOTS = (
-    next(number for number, migration in MIGRATIONS if migration is step)
-    for step in (create_gaps, create_roots)
+from equipoise.store.sqlite.log_start import BEGINS, FIRST_NUMBER, TAKEN, read_fact
+from equipoise.store.sqlite.schema import (
+    MIGRATIONS,
+    STORE_ID,
+    check_identity,
+    create_gaps,
+    schema_version,
 )
+
+_SINCE_GAPS = next(number for number, step in MIGRATIONS if step is create_gaps)
 
 
 @dataclass(slots=True)
@@ -165,10 +168,7 @@ def _database(
     seq = max(one(f"SELECT coalesce(max(seq) + 1, 0) FROM {table.name}") for table in LOG_TABLES)
     number = one("SELECT coalesce(max(number) + 1, 0) FROM decisions")
     taken, store_id = "", b""
-    if version >= _SINCE_ROOTS:
-        sealed = "FROM roots WHERE sealed_at IS NOT NULL"
-        seq = max(seq, one(f"SELECT coalesce(max(seq), 0) {sealed}"))
-        number = max(number, one(f"SELECT coalesce(max(decisions), 0) {sealed}"))
+    seq, number = max(seq, one(f"SELECT {BEGINS}")), max(number, one(f"SELECT {FIRST_NUMBER}"))
     if version >= _SINCE_GAPS:
         number = max(number, one("SELECT coalesce(max(first + numbers), 0) FROM gaps"))
         taken = read_fact(connection, TAKEN) or ""

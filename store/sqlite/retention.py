@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from equipoise.store.errors import StoreError
-from equipoise.store.format.sql_rows import LOG_TABLES, Kind, Table
+from equipoise.store.format.sql_rows import LOG_TABLES, Table
 from equipoise.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -212,10 +212,5 @@ def _schema(table: Table) -> pa.Schema:
     """The columns of SQL: whole numbers, real ones, and text (vectors as JSON)."""
     import pyarrow as pa
 
-    whole = (Kind.INTEGER, Kind.OPTIONAL_INTEGER, Kind.FLAG)
-    types = {
-        name: pa.int64() if kind in whole else pa.float64() if kind is Kind.REAL else pa.string()
-        for name, kind in table.columns.items()
-    }
-    types |= {"era": pa.int64()} if "era" in types else {}
-    return pa.schema([("seq", pa.int64()), *types.items(), ("negative_zeros", pa.string())])
+    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    return pa.schema([(name, kinds[kind]) for name, kind in table.types.items()])

@@ -91,7 +91,6 @@ from equipoise.store.sqlite.log_start import (
     BEGINS,
     FIRST_NUMBER,
     LOST_UNTIL,
-    STORE_ID,
     TAKEN,
     RootedLog,
     insert_gap,
@@ -100,6 +99,7 @@ from equipoise.store.sqlite.log_start import (
     write_fact,
 )
 from equipoise.store.sqlite.opening import Found, look, names_of
+from equipoise.store.sqlite.schema import STORE_ID
 
 T = TypeVar("T")
 

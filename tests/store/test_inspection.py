@@ -10,7 +10,7 @@ import pytest
 from equipoise.store.errors import MissingStoreError
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite.connection import inspect_store
-from equipoise.store.sqlite.migrations import newest
+from equipoise.store.sqlite.schema import newest
 
 
 def test_a_whole_store_beside_its_writer(tmp_path: Path, author: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,6 @@ import pytest
 
 from equipoise.store.errors import (
     CorruptStoreError,
-    SchemaVersionError,
     SequenceError,
     StoreError,
     TrimmedError,
@@ -23,7 +23,6 @@ from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.journal.store import JournaledStore
 from equipoise.store.sqlite import SqliteStore, retention
 from equipoise.store.sqlite.retention import sweep, trim
-from equipoise.store.sqlite.rollback import roll_back
 
 CUT = 29
 
@@ -221,19 +220,40 @@ def test_a_damaged_root_is_not_taken_for_the_log_s_beginning(path: Path):
         store.restore()
 
 
-def test_after_it_there_is_no_way_back_to_an_older_schema(path: Path):
-    assert roll_back(path, 5) == [
-        "what closed requests to randomizing",
-        "the hash chain over what is there so far",
-    ]
-    with SqliteStore(path) as store:  # upgraded again, without the root that was kept
-        store.keep_root(CUT, b"x", 100.0)
-        trim(store, 100.0, 500.0, None)
-    with pytest.raises(SchemaVersionError, match="old rows were removed"):
-        roll_back(path, 5)
+@pytest.mark.parametrize("swept", [True, False])
+def test_an_older_store_begins_where_it_began(
+    path: Path, as_version_6: Callable[[Path], None], swept: bool
+):
     with SqliteStore(path) as store:
-        assert store.begins == CUT
+        if swept:
+            trim(store, 100.0, 500.0, None)
+        else:
+            store.seal(CUT, 500.0, "x")
+        store.keep_root(35, b"later", 600.0)
+        next_seq, decisions = store.next_seq, store.decisions
+    as_version_6(path)
+    with SqliteStore(path) as store:
+        assert (store.begins, store.next_seq, store.decisions) == (CUT, next_seq, decisions)
+        assert store.last_root_kept(1e9) == 600.0
+        links, head = store.chain_links()
+        assert [(link.kind, link.position) for link in links] == [("begins", next_seq)]
+        assert head.position == next_seq
         sweep(store)
+
+
+def test_an_older_store_of_removed_rows_alone_goes_on_behind_them(
+    path: Path, author: Any, as_version_6: Callable[[Path], None]
+):
+    with SqliteStore(path) as store:
+        store.keep_root(40, b"all", 150.0)
+        trim(store, 150.0, 500.0, None)
+        decisions = store.decisions
+    as_version_6(path)
+    with SqliteStore(path) as store:
+        assert (store.begins, store.next_seq, store.decisions) == (40, 40, decisions)
+        assert store.chain_links()[0][0].position == 40
+        author.written = decisions
+        assert store.append(author.decisions(2)) == 40
 
 
 def test_names_of_rows_that_are_still_to_be_deleted_are_taken(path: Path, author: Any):
