@@ -55,8 +55,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
-from equipoise.store.records import Era, RuleRecord
-from equipoise.store.sqlite.log_start import lost_before
+from equipoise.store.records import Era, RuleRecord, lost_before
 
 MISCOUNTED = (
     "an older version counted missing rewards wrongly: what it certified of the era before is void"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -21,24 +21,6 @@ import numpy as np
 from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.errors import ContradictionError, SequenceError
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """seq, decisions: rows and decisions before it. at: when its state was kept; sealed_at: when
-    the rows before it went, None while they are there; both seconds since the epoch. digest:
-    SHA-256 over those rows and the digest of the root before."""
-
-    seq: int
-    decisions: int
-    at: float
-    state: Buffer
-    sealed_at: float | None = None
-    digest: str = ""
-
 
 KEPT_CHECKPOINTS = 3
 
@@ -52,6 +34,23 @@ class Checkpoint:
     seq: int
     state: Buffer
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSnapshot:
+    """A state that a log begins at, or may begin at, instead of row 0.
+
+    seq, decisions: rows and decisions before it. at: when its state was kept; sealed_at: when the
+    rows before it went, None while they are there; both seconds since the epoch. digest: SHA-256
+    over those rows and the digest of the base before.
+    """
+
+    seq: int
+    decisions: int
+    at: float
+    state: Buffer
+    sealed_at: float | None = None
+    digest: str = ""
 
 
 class Store(Protocol):
@@ -118,10 +117,10 @@ class Store(Protocol):
     def restore(self) -> Checkpoint | None:
         """The newest checkpoint that is whole and not ahead of the log, None where none is.
 
-        Where the log does not begin at row 0 there is always one, its root at least.
+        Where the log does not begin at row 0 there is always one, its base at least.
         """
 
-    def root(self) -> Root | None:
+    def base_snapshot(self) -> BaseSnapshot | None:
         """What the log begins at, None where it begins at row 0. `read` begins there too."""
 
     def freeze(self, name: str, value: str) -> None:

@@ -45,6 +45,15 @@ def identity(facts: os.stat_result) -> Identity:
     return facts.st_dev, facts.st_ino
 
 
+def sync_to_disk(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class DatabaseFile:
     """A share in the descriptor of a database file that exists, until `release`."""
 

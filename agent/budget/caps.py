@@ -18,8 +18,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.features.column_range import Band
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.draw import draw
-from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
-from equipoise.store.text_keys import text_keys
+from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch, text_keys
 
 
 class Quotas:

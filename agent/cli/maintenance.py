@@ -201,7 +201,7 @@ def repair(
     losses, taken, kept = [], 0, []
     if not check:
         with SqliteStore(store, accept_loss=True) as opened:
-            found = opened.found
+            found = opened.leftovers
             losses = [gap.sentence for gap in found.gaps]
             taken, kept = found.taken, found.kept
     if as_json:

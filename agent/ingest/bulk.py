@@ -18,8 +18,8 @@ from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, Numbered, rows
 from equipoise.agent.ingest.records import Namer, Record, flat, mapped, nested
 from equipoise.agent.ingest.sinks import Sink
+from equipoise.store.batches import text_key
 from equipoise.store.records import Observation, Outcome, Simulation
-from equipoise.store.text_keys import text_key
 
 P = TypeVar("P")
 

@@ -41,7 +41,7 @@ from equipoise.agent.service.upkeep.jobs import Alerts, Jobs
 from equipoise.agent.service.upkeep.retention import Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
 SAID_SECONDS = 60.0
@@ -140,7 +140,7 @@ class Daemon:
 
     def _report_found(self) -> None:
         """Say what the start found beside the database."""
-        found = self.store.found
+        found = self.store.leftovers
         if found.files:
             self.log.info(
                 "tail", rows=found.taken, files=len(found.files), stopped_at=found.stopped
@@ -279,7 +279,7 @@ class Daemon:
         A daemon that is not ready may get no requests. And whether its files are in their places,
         which no request would find out.
         """
-        displaced = self.store.look()
+        displaced = self.store.check_files()
         if displaced is not None:
             if str(displaced) != self._displaced:
                 self.log.error("files-displaced", problem=str(displaced))

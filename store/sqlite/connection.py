@@ -1,4 +1,4 @@
-"""Opening the database of a store: whether it is one, checks, pragmas, migrations; what it holds.
+"""Connections to the database of a store: whether it is one, opening it, taking turns on it.
 
 SQLite notices a file that misses whole pages, but not one whose last page is cut, and it takes
 an empty file for a new database; so the header is compared with the file here first.
@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+import msgspec
 
 from equipoise.store.errors import (
     CorruptStoreError,
@@ -28,11 +32,13 @@ from equipoise.store.errors import (
 )
 from equipoise.store.files import DatabaseFile
 from equipoise.store.format.frames import tail_files
+from equipoise.store.format.sql_rows import Row
 from equipoise.store.sqlite.schema import check_identity, newest, schema_version, upgrade
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+T = TypeVar("T")
 
 _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_FULL: (FullStoreError, "the disk or the database is full"),
@@ -242,6 +248,64 @@ def connect(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+class Session:
+    """A connection that the threads of a process take turns on.
+
+    turn: held while anything is asked or written; whoever asks several things that belong together
+    holds it over all of them. committed, undone: called after every transaction, in its turn.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        read_only: bool = True,
+        committed: Callable[[], None] = lambda: None,
+        undone: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = f"store {path}"
+        self.connection = connection
+        self.turn = threading.RLock()
+        self._read_only = read_only
+        self._committed, self._undone = committed, undone
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside, or nothing; errors of SQLite become StoreErrors."""
+        if self._read_only:
+            raise ReadOnlyStoreError(f"{self.name} was opened read-only")
+        with self.turn:
+            connection = self.connection
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+                self._committed()
+            except BaseException as error:
+                # An interrupt may have come just after the commit.
+                self._undone()
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise as_store_error(self.name, error) from error
+                raise
+
+    def query(self, sql: str, values: Sequence[float | str] = ()) -> list[Row]:
+        """The rows of a statement; errors as of `ask`."""
+        return self.ask(lambda connection: connection.execute(sql, values).fetchall())
+
+    def ask(self, question: Callable[..., T], *values: object) -> T:
+        """question(connection, *values); errors of SQLite become StoreErrors."""
+        with self.turn:
+            try:
+                return question(self.connection, *values)
+            except sqlite3.Error as error:
+                raise as_store_error(self.name, error) from error
+            except msgspec.MsgspecError as error:
+                raise CorruptStoreError(f"{self.name}: a record cannot be read: {error}") from error
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:

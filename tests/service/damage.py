@@ -37,7 +37,7 @@ from equipoise.agent.record_adapter import Gateway
 from equipoise.agent.service.run import store_key
 from equipoise.store.errors import SlowStoreError
 from equipoise.store.format import frames as tail_module
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 

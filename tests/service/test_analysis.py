@@ -28,7 +28,7 @@ from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.contract import Kept
 from equipoise.store.errors import FullStoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 

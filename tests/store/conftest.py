@@ -23,7 +23,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.format.mark import mark_path
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 

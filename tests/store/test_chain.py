@@ -18,11 +18,10 @@ from equipoise.store.batches import Batch, slice_rows
 from equipoise.store.errors import LostRowsError, StoreError
 from equipoise.store.format.mark import mark_path
 from equipoise.store.format.sql_rows import LOG_TABLES
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Alert, Control, RuleRecord
 from equipoise.store.sqlite import SqliteStore, chain
 from equipoise.store.sqlite.chain import BROKEN, EVERY, RECORDS
-from equipoise.store.sqlite.retention import trim
 
 
 def batches(author: Any) -> list[Batch]:
@@ -180,9 +179,9 @@ def test_retention_goes_on_with_the_chain_and_the_archive_leads_to_it(
         for batch in batches(author):
             store.append(batch)
         expected = by_hand(rows_of(path))
-        store.keep_root(333, b"a state", 10.0)
+        store.keep_base(333, b"a state", 10.0)
         store.append(author.outcomes(7))
-        trim(store, 10.0, 20.0, old)
+        store.truncation.trim(10.0, 20.0, old)
         store.append(author.outcomes(400))
         links, head = store.chain_links()
         length = store.next_seq

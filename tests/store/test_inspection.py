@@ -36,7 +36,7 @@ def test_damage_is_listed_and_the_rest_is_counted(tmp_path: Path, author: Any) -
         store.append(author.decisions(30))
         store.append(author.expiries(2))
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'expiries'"
-        page = store._connection.execute(query).fetchone()[0] - 1
+        page = store._session.connection.execute(query).fetchone()[0] - 1
     content = bytearray(path.read_bytes())
     content[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
     path.write_bytes(bytes(content))

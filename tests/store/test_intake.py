@@ -20,7 +20,7 @@ from equipoise.store.format import frames as tail_module
 from equipoise.store.format import mark as mark_module
 from equipoise.store.format.frames import scan, tail_files
 from equipoise.store.format.mark import BLOCK, Mark, mark_path, read_mark
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
 
@@ -325,7 +325,7 @@ def test_numbers_are_reserved_before_they_are_given(
     path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mark_module, "BLOCK", 8)
-    monkeypatch.setattr("equipoise.store.journal.store.BLOCK", 8)
+    monkeypatch.setattr("equipoise.store.journal.BLOCK", 8)
     monkeypatch.setattr("equipoise.store.sqlite.store.BLOCK", 8)
     synced: list[int] = []
     real = Mark.sync

@@ -110,7 +110,7 @@ def test_a_failing_step_undoes_them_all(path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(schema, "MIGRATIONS", TODAY)
     with SqliteStore(path) as store:
         assert store.decisions == 3
-        columns = [row[1] for row in store._connection.execute("PRAGMA table_info(alerts)")]
+        columns = [row[1] for row in store._session.connection.execute("PRAGMA table_info(alerts)")]
         assert "note" not in columns
 
 
@@ -122,16 +122,18 @@ def test_a_reader_does_not_upgrade(path: Path) -> None:
 def test_the_schema_holds_what_the_code_writes(path: Path) -> None:
     with SqliteStore(path) as store:
         for table in LOG_TABLES:
-            found = store._connection.execute(f"PRAGMA table_info({table.name})").fetchall()
+            found = store._session.connection.execute(f"PRAGMA table_info({table.name})").fetchall()
             # Statements name their columns; migrations append theirs at the end.
             assert sorted(column[1] for column in found) == sorted(table.names)
             assert [column[1] for column in found if column[5]] == ["seq"]
-        strict = store._connection.execute("SELECT name, strict FROM pragma_table_list").fetchall()
+        strict = store._session.connection.execute(
+            "SELECT name, strict FROM pragma_table_list"
+        ).fetchall()
         ours = {name: flag for name, flag in strict if not name.startswith("sqlite_")}
         views = {"outcomes_in_time", "attempts", "decision_log", "exp_summary", "daily_counts"}
         assert all(flag == 1 for name, flag in ours.items() if name not in views)
         assert len(ours) == 20
-        application = store._connection.execute("PRAGMA application_id").fetchone()
+        application = store._session.connection.execute("PRAGMA application_id").fetchone()
         assert application == (schema.APPLICATION_ID,)
 
 
@@ -170,5 +172,7 @@ def test_look_ups_use_an_index(path: Path) -> None:
             ("outcomes WHERE number = 1", "idx_outcomes_number"),
             ("outcomes WHERE seq >= 1 AND seq < 2", "INTEGER PRIMARY KEY"),
         ):
-            plan = store._connection.execute(f"EXPLAIN QUERY PLAN SELECT * FROM {query}").fetchall()
+            plan = store._session.connection.execute(
+                f"EXPLAIN QUERY PLAN SELECT * FROM {query}"
+            ).fetchall()
             assert index in plan[0][3]

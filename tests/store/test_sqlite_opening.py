@@ -129,7 +129,7 @@ def test_an_empty_file(tmp_path: Path, read_only: bool) -> None:
 def test_truncated_beside_its_journal(path: Path, read_only: bool, author: Any) -> None:
     crashed = path.with_name("crashed.db")
     with SqliteStore(path) as store:
-        store._connection.execute("PRAGMA wal_autocheckpoint = 0")
+        store._session.connection.execute("PRAGMA wal_autocheckpoint = 0")
         author.written = store.decisions
         store.append(author.decisions(5))
         for end in ("", "-wal"):

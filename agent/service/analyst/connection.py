@@ -30,7 +30,7 @@ from equipoise.store.records import Alert, RuleRecord
 if TYPE_CHECKING:
     from equipoise.agent.agent import Agent
     from equipoise.agent.service.telemetry import Figures, Log
-    from equipoise.store.journal.store import JournaledStore
+    from equipoise.store.journal import JournaledStore
 
 
 LONGEST_SECONDS = 300.0

@@ -56,7 +56,7 @@ def main() -> None:
 def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
     from equipoise.agent.agent import Agent
     from equipoise.agent.config import ExperimentConfig
-    from equipoise.store.journal.store import open_store
+    from equipoise.store.journal import open_store
 
     decode = msgspec.msgpack.Decoder(Question).decode
     agent: Agent | None = None

@@ -11,7 +11,7 @@ from equipoise.agent.config.service import SECONDS_A_DAY, RetentionSettings
 if TYPE_CHECKING:
     from equipoise.agent.service.analyst.client import Analysis
     from equipoise.agent.service.telemetry import Log
-    from equipoise.store.journal.store import JournaledStore
+    from equipoise.store.journal import JournaledStore
 
 STEPS = 8
 """States kept within `days`: rows stay at most a quarter longer than they have to. All but one of
@@ -38,10 +38,10 @@ class Retention:
         )
 
         age = self._settings.days * SECONDS_A_DAY
-        last = await asyncio.to_thread(self._store.last_root_kept, now)
+        last = await asyncio.to_thread(self._store.last_base_kept, now)
         if last is None or now - last >= age / STEPS:
             state = await self._analysis.state()
-            await asyncio.to_thread(self._store.keep_root, state.seq, state.state, now)
+            await asyncio.to_thread(self._store.keep_base, state.seq, state.state, now)
         archive = self._settings.archive
         folder = None if archive is None else Path(archive)
         trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)
