@@ -24,7 +24,7 @@ from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 
 KEPT_CHECKPOINTS = 3
 
-Kept: TypeAlias = Era | Alert | Control | RuleRecord
+StoredRecord: TypeAlias = Era | Alert | Control | RuleRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class Store(Protocol):
     def settings(self) -> dict[str, str]:
         """Every frozen setting by name."""
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         """Keep an era, rule, alert or control. The same content again is no change, as in `freeze`.
 
         An era is known by its number, a rule by its id; the time of a rule is when it was first
@@ -185,9 +185,9 @@ class Store(Protocol):
 def check_numbers(store: str, batch: DecisionBatch, first: int) -> None:
     """Decision numbers must run first, first + 1, …; raises SequenceError where they do not."""
     expected = np.arange(first, first + len(batch), dtype=np.int64)
-    wrong = np.flatnonzero(batch.number != expected)
-    if len(wrong):
-        row = int(wrong[0])
+    misnumbered = np.flatnonzero(batch.number != expected)
+    if len(misnumbered):
+        row = int(misnumbered[0])
         raise SequenceError(
             f"{store}: row {row} of the decisions has number {int(batch.number[row])}, "
             f"expected {int(expected[row])}"
@@ -201,22 +201,22 @@ def check_checkpoint(store: str, seq: int, next_seq: int) -> None:
 
 
 def repeated_request(
-    store: str, request_ids: Sequence[str], known: Container[str]
+    store: str, request_ids: Sequence[str], decided: Container[str]
 ) -> ContradictionError:
     """The error that names the first request id that already has, or gets twice, a decision."""
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for name in request_ids:
-        if name in known or (name and name in seen):
+        if name in decided or (name and name in earlier):
             return ContradictionError(f"{store}: request_id {name!r} already has a decision")
-        seen.add(name)
+        earlier.add(name)
     return ContradictionError(f"{store}: a request_id already has a decision")
 
 
-def check_setting(store: str, name: str, kept: str, value: str) -> None:
+def check_setting(store: str, name: str, frozen: str, value: str) -> None:
     """A frozen setting keeps its value; raises ContradictionError where another is given."""
-    if kept != value:
+    if frozen != value:
         raise ContradictionError(
-            f"{store}: setting {name} is frozen as {_shown(kept)}, got {_shown(value)}"
+            f"{store}: setting {name} is frozen as {_shorten(frozen)}, got {_shorten(value)}"
         )
 
 
@@ -225,9 +225,8 @@ def check_same_era(store: str, kept: Era, era: Era) -> None:
     for name in era.__struct_fields__:
         before, now = getattr(kept, name), getattr(era, name)
         if before != now:
-            raise ContradictionError(
-                f"{store}: era {era.era} is kept with {name} {_shown(before)}, got {_shown(now)}"
-            )
+            change = f"{_shorten(before)}, got {_shorten(now)}"
+            raise ContradictionError(f"{store}: era {era.era} is kept with {name} {change}")
 
 
 def check_same_rule(store: str, kept: RuleRecord, rule: RuleRecord) -> None:
@@ -239,6 +238,6 @@ def check_same_rule(store: str, kept: RuleRecord, rule: RuleRecord) -> None:
         raise ContradictionError(f"{store}: rule {rule.rule_id} is kept with another era or body")
 
 
-def _shown(value: object, limit: int = 60) -> str:
+def _shorten(value: object, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -37,8 +37,8 @@ from equipoise.store.batches import (
 from equipoise.store.contract import (
     BaseSnapshot,
     Checkpoint,
-    Kept,
     Store,
+    StoredRecord,
     check_numbers,
     repeated_request,
 )
@@ -367,7 +367,7 @@ class JournaledStore(Store):
     def settings(self) -> dict[str, str]:
         return self._reader.settings()
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         self._log.put(record)
 
     def eras(self) -> list[Era]:

@@ -28,8 +28,8 @@ from equipoise.store.contract import (
     KEPT_CHECKPOINTS,
     BaseSnapshot,
     Checkpoint,
-    Kept,
     Store,
+    StoredRecord,
     check_checkpoint,
     check_numbers,
     check_same_era,
@@ -172,7 +172,7 @@ class MemoryStore(Store):
     def settings(self) -> dict[str, str]:
         return dict(self._settings)
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         if isinstance(record, Era):
             check_same_era(_STORE, self._eras.setdefault(record.era, record), record)
         elif isinstance(record, RuleRecord):

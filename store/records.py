@@ -179,8 +179,8 @@ class Gap(Record, frozen=True, kw_only=True):
         missing = f"{self.rows:,} log rows are missing before row {self.row:,}" if self.rows else ""
         last = "" if self.numbers == 1 else f" to d{self.end - 1}"
         void = f"d{self.first}{last} will be no decision" if self.numbers else ""
-        kept = f"; put aside: {self.kept}" if self.kept else ""
-        return f"{', '.join(filter(None, (missing, void)))}: {self.reason}{kept}"
+        aside = f"; put aside: {self.kept}" if self.kept else ""
+        return f"{', '.join(filter(None, (missing, void)))}: {self.reason}{aside}"
 
 
 def lost_before(gaps: Sequence[Gap], end: int) -> int:

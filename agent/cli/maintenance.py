@@ -201,9 +201,9 @@ def repair(
     losses, taken, kept = [], 0, []
     if not check:
         with SqliteStore(store, accept_loss=True) as opened:
-            found = opened.leftovers
-            losses = [gap.sentence for gap in found.gaps]
-            taken, kept = found.taken, found.kept
+            leftovers = opened.leftovers
+            losses = [gap.sentence for gap in leftovers.gaps]
+            taken, kept = leftovers.recovered, leftovers.put_aside
     if as_json:
         import msgspec
 

@@ -143,7 +143,7 @@ class Daemon:
         found = self.store.leftovers
         if found.files:
             self.log.info(
-                "tail", rows=found.taken, files=len(found.files), stopped_at=found.stopped
+                "tail", rows=found.recovered, files=len(found.files), stopped_at=found.stopped
             )
         for gap in found.gaps:
             self.log.error("loss", rows=gap.rows, numbers=gap.numbers, sentence=gap.sentence)

@@ -197,12 +197,12 @@ def _to_batch(payload: memoryview) -> Batch:
 def tail_files(store: Path) -> list[Path]:
     """The tail files of a store, oldest first."""
     pattern = re.compile(re.escape(store.name) + r"\.tail\.(\d+)")
-    found = [
+    numbered = [
         (int(matched[1]), path)
         for path in store.parent.iterdir()
         if (matched := pattern.fullmatch(path.name))
     ]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(numbered)]
 
 
 class TailWriter:
@@ -321,16 +321,16 @@ class TailWriter:
             return
         try:
             try:
-                made = self._make_file(max(FILE_BYTES, size + FILE_HEADER))
+                opened = self._make_file(max(FILE_BYTES, size + FILE_HEADER))
             except OSError as error:
                 if error.errno not in _FULL or size > LEAST_BYTES - FILE_HEADER:
                     raise
-                made = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
+                opened = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
             self.close()
         except OSError as error:
             raise as_store_error(self._store, error) from error
         self._number += 1
-        self._file, self._map = made
+        self._file, self._map = opened
         self._room, self._size = len(self._map), FILE_HEADER
 
     def _make_file(self, room: int) -> tuple[_File, mmap.mmap]:

@@ -129,9 +129,9 @@ def check_beside(path: Path) -> None:
                 " remove the others"
             )
         return
-    left = [path.with_name(path.name + suffix) for suffix in ("-wal", ".mark")]
-    left += tail_files(path)
-    names = ", ".join(each.name for each in left if each.exists())
+    beside = [path.with_name(path.name + suffix) for suffix in ("-wal", ".mark")]
+    beside += tail_files(path)
+    names = ", ".join(each.name for each in beside if each.exists())
     if names:
         raise LostRowsError(
             f"store {path} does not exist, but {names} of it does: put it back, or restore a"
@@ -373,7 +373,7 @@ def _rows(database: Database, table: str) -> int | None:
 
 def _damage(connection: sqlite3.Connection) -> tuple[str, ...]:
     try:
-        found = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
+        lines = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
     except sqlite3.DatabaseError as error:
         return (str(error),)
-    return () if found == ["ok"] else tuple(found)
+    return () if lines == ["ok"] else tuple(lines)

@@ -21,6 +21,7 @@ from equipoise.store.batches import (
     Batch,
     DecisionBatch,
     ExpiryBatch,
+    Flags,
     OutcomeBatch,
     Segment,
     select,
@@ -56,11 +57,11 @@ _SINCE_GAPS = next(number for number, step in MIGRATIONS if step is create_gaps)
 class Leftovers:
     """What stands beside a database.
 
-    segments: rows of the tail that the log does not hold, numbered on from its end; taken: how many
-    rows; gaps: what is missing. files: the tail files; damaged: those of them with anything that is
-    no frame, or not of this store, in front of whole frames; kept: names under which such were put
-    aside; finished: those whose rows an interrupted start took in. strange: why the files do not
-    belong together. stopped: where each tail file ends that ends in bytes that are no frame.
+    segments: rows of the tail that the log does not hold, numbered on from its end; recovered: how
+    many rows; gaps: what is missing. files: the tail files; damaged: those of them with anything
+    that is no frame, or not of this store, in front of whole frames; put_aside: the names that such
+    files have now; finished: those whose rows an interrupted start took in. strange: why the files
+    do not belong together. stopped: where each tail file ends that ends in bytes that are no frame.
     standing: what the mark says; allowed: what is missing is no more than the durability allows.
     """
 
@@ -77,8 +78,8 @@ class Leftovers:
     stopped: list[str] = field(default_factory=list)
     journal_is_strange: bool = False
     allowed: bool = True
-    taken: int = 0
-    kept: list[str] = field(default_factory=list)
+    recovered: int = 0
+    put_aside: list[str] = field(default_factory=list)
 
     def refuse(self, store: Path) -> None:
         """Raise LostRowsError, in one line, where anything is missing or strange."""
@@ -109,10 +110,10 @@ def inspect_files(store: Path, durability: Durability, busy_seconds: float) -> L
                     f"store {store} is empty, but a log was kept beside it: put the database and"
                     " its journal back, or restore a backup"
                 )
-            leftovers, rules, taken = Leftovers(), set[str](), ""
+            leftovers, rules, finished = Leftovers(), set[str](), ""
         else:
             try:
-                leftovers, rules, taken = _database(store, connection, version)
+                leftovers, rules, finished = _database(store, connection, version)
             except UnicodeDecodeError as error:
                 # SQLite quotes what it cannot read, and sqlite3 cannot decode the quotation.
                 raise CorruptStoreError(
@@ -131,12 +132,12 @@ def inspect_files(store: Path, durability: Durability, busy_seconds: float) -> L
             leftovers.journal_is_strange = True
             leftovers.strange.append(f"{store.name}-wal is not the journal that it was left with")
     leftovers.files = tail_files(store)
-    leftovers.finished = [file for file in leftovers.files if _name(file) in taken.split()]
-    walk = _Walk(leftovers, rules, store, bool(taken))
+    leftovers.finished = [file for file in leftovers.files if _name(file) in finished.split()]
+    tail = _TailReader(leftovers, rules, store, bool(finished))
     for path in leftovers.files:
         if path not in leftovers.finished:
-            walk.file(path)
-    walk.end(durability)
+            tail.read_file(path)
+    tail.finish(durability)
     return leftovers
 
 
@@ -168,11 +169,11 @@ def _database(
 
     seq = max(one(f"SELECT coalesce(max(seq) + 1, 0) FROM {table.name}") for table in LOG_TABLES)
     number = one("SELECT coalesce(max(number) + 1, 0) FROM decisions")
-    taken, store_id = "", b""
+    finished, store_id = "", b""
     seq, number = max(seq, one(f"SELECT {BEGINS}")), max(number, one(f"SELECT {FIRST_NUMBER}"))
     if version >= _SINCE_GAPS:
         number = max(number, one("SELECT coalesce(max(first + numbers), 0) FROM gaps"))
-        taken = read_fact(connection, TAKEN) or ""
+        finished = read_fact(connection, TAKEN) or ""
         try:
             store_id = bytes.fromhex(read_fact(connection, STORE_ID) or "")
         except ValueError:
@@ -180,15 +181,15 @@ def _database(
         if len(store_id) != 16:
             raise CorruptStoreError(f"store {store}: its id is damaged: restore a backup")
     rules = {rule for (rule,) in connection.execute("SELECT rule_id FROM rules")}
-    return Leftovers(store_id=store_id, next_seq=seq, decisions=number), rules, taken
+    return Leftovers(store_id=store_id, next_seq=seq, decisions=number), rules, finished
 
 
 # Rules of an agent, which keeps each before a decision follows it; a store alone knows of none.
 _HASHED = re.compile("r[0-9a-f]{20}")
 
 
-class _Walk:
-    """Through the frames of the tail, in order, from the log's end."""
+class _TailReader:
+    """Goes through the frames of the tail, in order, from the log's end."""
 
     def __init__(
         self, leftovers: Leftovers, rules: set[str], store: Path, interrupted: bool
@@ -199,11 +200,10 @@ class _Walk:
         self._next_seq, self._number = leftovers.next_seq, leftovers.decisions
         self._lost_rows = 0
         self._reasons: dict[str, None] = {}
-        self._kept: dict[Path, None] = {}
-        self._damage: dict[Path, None] = {}
-        self._seen = 0  # the number after the last decision of the tail, taken in or not
+        self._damage: set[Path] = set()
+        self._end = 0  # the number after the last decision of the tail, taken in or not
 
-    def file(self, path: Path) -> None:
+    def read_file(self, path: Path) -> None:
         leftovers = self._leftovers
         data = path.read_bytes()
         scanned = scan(data, leftovers.store_id)
@@ -215,13 +215,13 @@ class _Walk:
             end = scanned.frames[-1][1] if scanned.frames else 0
             leftovers.stopped.append(f"{path.name} at byte {end}")
         if scanned.damaged or (scanned.torn and not scanned.frames):
-            # Kept, whatever becomes of the rows: it is the evidence.
+            # StoredRecord, whatever becomes of the rows: it is the evidence.
             leftovers.damaged.append(path)
-        self._damage = {path: None} if scanned.damaged or scanned.torn else {}
+        self._damage = {path} if scanned.damaged or scanned.torn else set()
         for segment in _segments(data, scanned):
-            self._take(path, segment)
+            self._add(path, segment)
 
-    def _take(self, path: Path, segment: Segment) -> None:
+    def _add(self, path: Path, segment: Segment) -> None:
         rows = len(segment.batch)
         if segment.seq + rows <= self._expected:
             return  # in the log already
@@ -231,51 +231,51 @@ class _Walk:
         elif segment.seq > self._expected:
             before = sorted({*self._leftovers.damaged, *self._damage}, key=str)
             where = f"{before[-1].name} is damaged" if before else f"{path.name} begins later"
-            self._lose(segment.seq - self._expected, where, before)
+            self._lose(segment.seq - self._expected, where)
         self._expected = segment.seq + rows
         if isinstance(batch, DecisionBatch):
-            self._seen = max(self._seen, int(batch.number[-1]) + 1)
+            self._end = max(self._end, int(batch.number[-1]) + 1)
             if batch.rule_id not in self._rules and _HASHED.fullmatch(batch.rule_id):
                 self._lose(len(batch), f"rule {batch.rule_id} of {path.name} is not in the store")
-                self._keep(path)
+                self._set_aside(path)
                 return
             first = int(batch.number[0])
             if first < self._number:
                 self._lose(len(batch), f"{path.name} repeats decision numbers")
-                self._keep(path)
+                self._set_aside(path)
                 return
             self._close_gap(first)
             self._number = first + len(batch)
         elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
-            known = self._known(batch)
-            if not known.all():
+            decided = self._decided(batch)
+            if not decided.all():
                 self._lose(
-                    int(np.count_nonzero(~known)), "rows about lost decisions are lost with them"
+                    int(np.count_nonzero(~decided)), "rows about lost decisions are lost with them"
                 )
-                self._keep(path)
-                batch = select(batch, known)
+                self._set_aside(path)
+                batch = select(batch, decided)
         if len(batch):
             if self._lost_rows:
                 self._close_gap(self._number)
             self._leftovers.segments.append(Segment(self._next_seq, batch))
             self._next_seq += len(batch)
 
-    def _known(self, batch: OutcomeBatch | ExpiryBatch) -> np.ndarray:
+    def _decided(self, batch: OutcomeBatch | ExpiryBatch) -> Flags:
+        """(n,) whether the decision of a row is in the log."""
         if not (self._lost_rows or self._leftovers.gaps):
             return np.ones(len(batch), dtype=np.bool_)
-        known = batch.number < self._number
+        decided: Flags = batch.number < self._number
         for gap in self._leftovers.gaps:
-            known &= (batch.number < gap.first) | (batch.number >= gap.end)
-        return known
+            decided &= (batch.number < gap.first) | (batch.number >= gap.end)
+        return decided
 
-    def _keep(self, path: Path) -> None:
+    def _set_aside(self, path: Path) -> None:
         if path not in self._leftovers.damaged:
             self._leftovers.damaged.append(path)
 
-    def _lose(self, rows: int, reason: str, kept: list[Path] | None = None) -> None:
+    def _lose(self, rows: int, reason: str) -> None:
         self._lost_rows += rows
         self._reasons[reason] = None
-        self._kept.update(dict.fromkeys(kept or ()))
 
     def _close_gap(self, first: int) -> None:
         """Note what was lost before this place; the next decision is number `first`."""
@@ -293,9 +293,9 @@ class _Walk:
         self._leftovers.gaps.append(gap)
         self._number, self._lost_rows, self._reasons = first, 0, {}
 
-    def end(self, durability: Durability) -> None:
+    def finish(self, durability: Durability) -> None:
         leftovers, standing = self._leftovers, self._leftovers.standing
-        first = max(self._number, self._seen if self._lost_rows else 0)
+        first = max(self._number, self._end if self._lost_rows else 0)
         if standing is not None and standing.store_id == leftovers.store_id:
             # What an interrupted start took in it has numbered anew, and noted what was missing.
             missing = 0 if self._interrupted else standing.rows - self._expected
@@ -312,7 +312,7 @@ class _Walk:
         else:
             leftovers.allowed = not (leftovers.gaps or self._lost_rows)
         self._close_gap(first)
-        leftovers.taken = self._next_seq - leftovers.next_seq
+        leftovers.recovered = self._next_seq - leftovers.next_seq
 
 
 def _segments(data: bytes, scanned: Scanned) -> Iterator[Segment]:

@@ -20,7 +20,7 @@ from equipoise.store.contract import (
     KEPT_CHECKPOINTS,
     BaseSnapshot,
     Checkpoint,
-    Kept,
+    StoredRecord,
     check_same_era,
     check_same_rule,
     check_setting,
@@ -70,10 +70,10 @@ class KeptState:
 
 def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
     """Whether the setting is there; raises ContradictionError where it has another value."""
-    kept = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
-    if kept is not None:
-        check_setting(store, name, kept[0], value)
-    return kept is not None
+    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    if row is not None:
+        check_setting(store, name, row[0], value)
+    return row is not None
 
 
 def insert_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
@@ -84,7 +84,7 @@ def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT name, value FROM settings ORDER BY name"))
 
 
-def is_kept(connection: sqlite3.Connection, store: str, record: Kept) -> bool:
+def is_kept(connection: sqlite3.Connection, store: str, record: StoredRecord) -> bool:
     """Whether the record is there; raises ContradictionError where it has other content."""
     if isinstance(record, Era):
         eras = read_records(connection, Era, "WHERE era = ?", record.era)
@@ -102,7 +102,7 @@ def is_kept(connection: sqlite3.Connection, store: str, record: Kept) -> bool:
     return connection.execute(query, msgspec.structs.astuple(record)).fetchone() is not None
 
 
-def insert_record(connection: sqlite3.Connection, record: Kept | Gap) -> None:
+def insert_record(connection: sqlite3.Connection, record: StoredRecord | Gap) -> None:
     """Insert and chain a record."""
     table = _TABLES[type(record)]
     values = [
@@ -189,7 +189,7 @@ def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> 
         (KEPT_CHECKPOINTS,),
     )
     chain.note_state(connection, "checkpoint", key, checkpoint.seq, checksum)
-    chain.mark(connection)
+    chain.pin(connection)
 
 
 def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:

@@ -214,15 +214,15 @@ def create_schema(database: Database) -> None:
     """Every table, index and view of a new store."""
     for table in LOG_TABLES:
         columns = {name: kind for name, kind in table.types.items() if name not in _ADDED}
-        known = columns.keys() - _MAY_BE_NULL - {"seq"}
-        database.create_table(table.name, columns, pk="seq", not_null=known, strict=True)
+        required = columns.keys() - _MAY_BE_NULL - {"seq"}
+        database.create_table(table.name, columns, pk="seq", not_null=required, strict=True)
         for name in _ADDED:
             if name in table.types:
                 database.table(table.name).add_column(name, table.types[name])
     for name, columns in _RECORDS.items():
         _create_table(database, name, columns)
-    known = _ROOTS.keys() - {"id", "sealed_at", "digest"}
-    database.create_table("roots", _ROOTS, pk="id", not_null=known, strict=True)
+    required = _ROOTS.keys() - {"id", "sealed_at", "digest"}
+    database.create_table("roots", _ROOTS, pk="id", not_null=required, strict=True)
     database.table("decisions").create_index(["number"], unique=True)
     database.table("outcomes").create_index(["number"])
     database.table("expiries").create_index(["number"])

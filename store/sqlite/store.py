@@ -32,8 +32,8 @@ from equipoise.store.batches import (
 from equipoise.store.contract import (
     BaseSnapshot,
     Checkpoint,
-    Kept,
     Store,
+    StoredRecord,
     check_checkpoint,
     check_numbers,
     repeated_request,
@@ -213,7 +213,7 @@ class SqliteStore(Store):
         )
         marked = self.leftovers.standing
         if mark_path(path).exists() and (marked is None or marked.store_id != store_id):
-            self.leftovers.kept.append(set_aside(mark_path(path)))
+            self.leftovers.put_aside.append(set_aside(mark_path(path)))
         self._mark = Mark(path, standing)
         if self._session.ask(records.read_fact, records.TAKEN) is not None:
             # Only now, with a mark that counts as the log does; and before there are new tail
@@ -228,13 +228,10 @@ class SqliteStore(Store):
             if not accept_loss:
                 leftovers.refuse(self.path)
             elif leftovers.journal_is_strange:
-                kept: list[str] = []
-                for suffix in ("-wal", "-shm"):
-                    beside = self.path.with_name(self.path.name + suffix)
-                    if beside.exists():
-                        kept.append(set_aside(beside))
+                beside = (self.path.with_name(f"{self.path.name}{end}") for end in ("-wal", "-shm"))
+                put_aside = [set_aside(file) for file in beside if file.exists()]
                 leftovers = inspect_files(self.path, durability, busy_seconds)
-                leftovers.kept += kept
+                leftovers.put_aside += put_aside
         except sqlite3.Error as error:
             raise as_store_error(self._name, error) from error
         except msgspec.MsgspecError as error:
@@ -245,17 +242,17 @@ class SqliteStore(Store):
         """Append what a writer with a tail was killed before it could; note what is missing."""
         self._counters = None
         if leftovers.segments or leftovers.gaps or leftovers.files:
-            kept = ", ".join(f"{path.name}.damaged" for path in leftovers.damaged)
+            damaged = ", ".join(f"{path.name}.damaged" for path in leftovers.damaged)
             with self._session.transaction() as connection:
                 for gap in leftovers.gaps:
-                    records.insert_record(connection, msgspec.structs.replace(gap, kept=kept))
+                    records.insert_record(connection, msgspec.structs.replace(gap, kept=damaged))
                 _write(connection, leftovers.segments, self._chained)
                 records.write_fact(connection, records.TAKEN, names_of(leftovers.files))
             # Only when the disk has the rows may the files go; what is damaged stays for ever.
             self.sync_journal()
             for path in leftovers.files:
                 if path in leftovers.damaged:
-                    leftovers.kept.append(set_aside(path))
+                    leftovers.put_aside.append(set_aside(path))
                 else:
                     path.unlink()
             sync_to_disk(self.path.parent)
@@ -471,7 +468,7 @@ class SqliteStore(Store):
     def settings(self) -> dict[str, str]:
         return self._session.ask(records.read_settings)
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         with self._session.turn:
             if not self._session.ask(records.is_kept, self._name, record):
                 with self._session.transaction() as connection:

@@ -99,7 +99,7 @@ class Truncation:
                 (seq, decisions, at, checksum, state),
             ).lastrowid
             chain.note_state(connection, "root", key or 0, seq, checksum)
-            chain.mark(connection, seq)
+            chain.pin(connection, seq)
 
     def last_kept(self, now: float) -> float | None:
         """When the newest base was kept, of those that are not dated later than `now`."""
