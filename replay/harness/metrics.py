@@ -40,12 +40,12 @@ class Certificate:
         agent, models = checkpoint.agent, len(values)
         # All ordered pairs at once, today's routing included: they cover together with
         # probability 1 - delta.
-        lower = agent.certified().contrasts[:models, :models]
+        lower = agent.answers.certified().contrasts[:models, :models]
         truth = values[:, None] - values[None, :]
         pairs = np.triu_indices(models, 1)
         covered = bool((lower <= truth + 1e-12).all())
         self.ever_miscovered |= not covered
-        winner = agent.certified_winner()
+        winner = agent.answers.certified_winner()
         if winner is not None and np.isnan(self.decided_at):
             self.decided_at = float(checkpoint.exp_used)
             value = values[agent.models.index(winner)]
@@ -71,10 +71,10 @@ def result_rows(
     that the next request will meet.
     """
     agent = checkpoint.agent
-    routing = agent.routing()
-    estimates: dict[str, Estimate] = {NAIVE: naive_log(agent.view().moments)}
+    routing = agent.answers.routing()
+    estimates: dict[str, Estimate] = {NAIVE: naive_log(agent.answers.view().moments)}
     names = list(families)
-    estimates.update(agent.estimates(name for name in names if name != DIRECT))
+    estimates.update(agent.answers.estimates(name for name in names if name != DIRECT))
     if DIRECT in names:
         estimates[DIRECT] = direct_method(estimates["doubly-robust"])
     truth = world.truth(checkpoint.drifted)

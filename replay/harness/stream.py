@@ -173,7 +173,7 @@ class DriftClock:
         if not self._shares:
             return 0.0, 0.0
         shares = np.concatenate(self._shares)
-        return _mean_known(shares), _mean_known(shares[: agent.view().watermark])
+        return _mean_known(shares), _mean_known(shares[: agent.answers.view().watermark])
 
 
 def experiment(

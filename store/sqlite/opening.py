@@ -200,7 +200,6 @@ class _TailReader:
         self._next_seq, self._number = leftovers.next_seq, leftovers.decisions
         self._lost_rows = 0
         self._reasons: dict[str, None] = {}
-        self._damage: set[Path] = set()
         self._end = 0  # the number after the last decision of the tail, taken in or not
 
     def read_file(self, path: Path) -> None:
@@ -217,7 +216,6 @@ class _TailReader:
         if scanned.damaged or (scanned.torn and not scanned.frames):
             # StoredRecord, whatever becomes of the rows: it is the evidence.
             leftovers.damaged.append(path)
-        self._damage = {path} if scanned.damaged or scanned.torn else set()
         for segment in _segments(data, scanned):
             self._add(path, segment)
 
@@ -229,8 +227,8 @@ class _TailReader:
         if segment.seq < self._expected:
             batch = slice_rows(batch, self._expected - segment.seq, rows)
         elif segment.seq > self._expected:
-            before = sorted({*self._leftovers.damaged, *self._damage}, key=str)
-            where = f"{before[-1].name} is damaged" if before else f"{path.name} begins later"
+            damaged = max(self._leftovers.damaged, key=str, default=None)
+            where = f"{damaged.name} is damaged" if damaged else f"{path.name} begins later"
             self._lose(segment.seq - self._expected, where)
         self._expected = segment.seq + rows
         if isinstance(batch, DecisionBatch):

@@ -121,8 +121,14 @@ def test_a_log_of_which_nothing_is_left_counts_on(path: Path, author: Any):
     with SqliteStore(path) as store:
         assert (store.next_seq, store.decisions) == (40, 16)
         assert list(store.read()) == []
-        assert store.append(author.decisions(2)) == 40
-        assert (store.next_seq, store.decisions) == (42, 18)
+        assert store.append(author.outcomes(1)) == 40
+        # And again, where no decision is left to count from.
+        store.keep_base(41, b"all", 600.0)
+        assert store.truncation.trim(600.0, 700.0, None).rows == 1
+    with SqliteStore(path) as store:
+        assert store.decisions == 16
+        assert store.append(author.decisions(2)) == 41
+        assert (store.next_seq, store.decisions) == (43, 18)
 
 
 @pytest.mark.parametrize("when", ["reading", "sealing", "sweeping"])
@@ -210,11 +216,12 @@ def test_a_root_beyond_the_log_is_refused(path: Path):
         store.keep_base(41, b"", 0.0)
 
 
-def test_a_damaged_root_is_not_taken_for_the_log_s_beginning(path: Path):
+@pytest.mark.parametrize("change", ["state = x'00'", "decisions = decisions + 1", "at = at + 1"])
+def test_a_damaged_root_is_not_taken_for_the_log_s_beginning(path: Path, change: str):
     with SqliteStore(path) as store:
         store.truncation.trim(100.0, 500.0, None)
     connection = sqlite3.connect(path)
-    connection.execute("UPDATE roots SET state = x'00'")
+    connection.execute(f"UPDATE roots SET {change}")
     connection.commit()
     connection.close()
     with SqliteStore(path) as store, pytest.raises(CorruptStoreError, match="damaged"):
