@@ -63,6 +63,17 @@ def as_store_error(store: str, error: sqlite3.Error) -> StoreError:
     return kind(f"{store}: {meaning} ({error})")
 
 
+@contextlib.contextmanager
+def store_errors(store: str) -> Iterator[None]:
+    """Errors of SQLite, and records that do not decode, become StoreErrors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise as_store_error(store, error) from error
+    except msgspec.MsgspecError as error:
+        raise CorruptStoreError(f"{store}: a record cannot be read: {error}") from error
+
+
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _SETTLE_SECONDS = 0.05
@@ -186,7 +197,7 @@ def open_for_writing(path: Path, durability: Durability, busy_seconds: float) ->
     The caller has checked the path, made an empty file where there was none, and holds the
     writer's locks.
     """
-    try:
+    with store_errors(f"store {path}"):
         connection = connect(path, "rw", busy_seconds)
         try:
             # Before any pragma that writes: somebody else's database is left as it was.
@@ -197,8 +208,6 @@ def open_for_writing(path: Path, durability: Durability, busy_seconds: float) ->
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
-        raise as_store_error(f"store {path}", error) from error
     return connection
 
 
@@ -206,7 +215,7 @@ def open_for_reading(path: Path, busy_seconds: float) -> sqlite3.Connection:
     """A connection that cannot write; it sees what the writer has committed."""
     check_path(path, read_only=True)
     check_header(path, read_only=True)
-    try:
+    with store_errors(f"store {path}"):
         try:
             return _connect_reader(path, "ro", busy_seconds)
         except sqlite3.OperationalError as error:
@@ -219,8 +228,6 @@ def open_for_reading(path: Path, busy_seconds: float) -> sqlite3.Connection:
             if not refused or path.with_name(path.name + "-wal").exists():
                 raise
             return _connect_reader(path, "ro&immutable=1", busy_seconds)
-    except sqlite3.Error as error:
-        raise as_store_error(f"store {path}", error) from error
 
 
 def _connect_reader(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
@@ -299,13 +306,8 @@ class Session:
 
     def ask(self, question: Callable[..., T], *values: object) -> T:
         """question(connection, *values); errors of SQLite become StoreErrors."""
-        with self.turn:
-            try:
-                return question(self.connection, *values)
-            except sqlite3.Error as error:
-                raise as_store_error(self.name, error) from error
-            except msgspec.MsgspecError as error:
-                raise CorruptStoreError(f"{self.name}: a record cannot be read: {error}") from error
+        with self.turn, store_errors(self.name):
+            return question(self.connection, *values)
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:
@@ -344,8 +346,10 @@ def inspect_store(path: str | os.PathLike[str], busy_seconds: float = 1.0) -> In
     from sqlite_utils import Database  # late, see schema
 
     resolved = Path(path).resolve()
-    connection = open_for_reading(resolved, busy_seconds)
-    try:
+    with (
+        contextlib.closing(open_for_reading(resolved, busy_seconds)) as connection,
+        store_errors(f"store {resolved}"),
+    ):
         database = Database(connection, recursive_triggers=False, execute_plugins=False)
         return Inspection(
             schema_version=schema_version(connection),
@@ -353,10 +357,6 @@ def inspect_store(path: str | os.PathLike[str], busy_seconds: float = 1.0) -> In
             rows={name: _rows(database, name) for name in sorted(database.table_names())},
             damage=_damage(connection),
         )
-    except sqlite3.Error as error:
-        raise as_store_error(f"store {resolved}", error) from error
-    finally:
-        connection.close()
 
 
 def _size(path: Path) -> int:

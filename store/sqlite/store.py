@@ -79,7 +79,6 @@ from equipoise.store.sqlite.connection import (
     SYNCHRONOUS,
     Durability,
     Session,
-    as_store_error,
     check_beside,
     check_header,
     check_path,
@@ -87,6 +86,7 @@ from equipoise.store.sqlite.connection import (
     open_for_writing,
     remove,
     set_aside,
+    store_errors,
 )
 from equipoise.store.sqlite.opening import Leftovers, inspect_files, names_of
 from equipoise.store.sqlite.records import KeptState
@@ -223,7 +223,7 @@ class SqliteStore(Store):
         self.presence = Presence(path, self._file, self._mark, lock)
 
     def _inspect(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> Leftovers:
-        try:
+        with store_errors(self._name):
             leftovers = inspect_files(self.path, durability, busy_seconds)
             if not accept_loss:
                 leftovers.refuse(self.path)
@@ -232,10 +232,6 @@ class SqliteStore(Store):
                 put_aside = [set_aside(file) for file in beside if file.exists()]
                 leftovers = inspect_files(self.path, durability, busy_seconds)
                 leftovers.put_aside += put_aside
-        except sqlite3.Error as error:
-            raise as_store_error(self._name, error) from error
-        except msgspec.MsgspecError as error:
-            raise CorruptStoreError(f"{self._name}: a record cannot be read: {error}") from error
         return leftovers
 
     def _take_in(self, leftovers: Leftovers) -> None:
@@ -290,10 +286,7 @@ class SqliteStore(Store):
         with self._session.turn:
             counters = self._counters
             if counters is None:
-                counters = (
-                    self._session.query(_NEXT_SEQ)[0][0],
-                    self._session.query(_NEXT_NUMBER)[0][0],
-                )
+                counters = self._session.query(f"SELECT ({_NEXT_SEQ}), ({_NEXT_NUMBER})")[0]
                 self._counters = None if self.read_only else counters
             return counters
 
