@@ -86,7 +86,7 @@ class Experiment:
         from equipoise.agent.agent import Agent
         from equipoise.agent.decisions.uniforms import new_key
         from equipoise.agent.maintenance.key_file import open_key
-        from equipoise.store.journal.store import JournaledStore
+        from equipoise.store.journal import JournaledStore
         from equipoise.store.memory import MemoryStore
 
         experiment = None if config is None else _experiment_config(config)

@@ -37,9 +37,9 @@ from equipoise.store.batches import (
     RequestBatch,
     SimulationBatch,
     select,
+    text_key,
 )
 from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
-from equipoise.store.text_keys import text_key
 
 UNRATED = (
     "received nothing: a usage row teaches by its reward; declare reward.missing if a row "

@@ -16,7 +16,6 @@ import typer
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.maintenance import audit, backup, export, repair, restore
 from equipoise.agent.cli.plan import plan_command
-from equipoise.agent.cli.rollback import rollback
 from equipoise.agent.cli.serve import init, serve
 from equipoise.agent.cli.status import status
 
@@ -273,7 +272,6 @@ app.command()(audit)
 app.command()(export)
 app.command()(backup)
 app.command()(restore)
-app.command(short_help="Undo upgrades of a store's schema.")(rollback)
 app.command()(repair)
 
 

@@ -1,7 +1,8 @@
 """Column batches: how records travel inside Equipoise, request axis first.
 
 A batch holds n rows of one kind as arrays of length n. Models are positions 0 … K-1 in the
-era's model list. Decisions are numbered 0, 1, 2, … per store; that number names a decision inside,
+era's model list; units and contexts are 64-bit keys of their ids (`text_key`), one domain a use.
+Decisions are numbered 0, 1, 2, … per store; that number names a decision inside,
 `decision_id` outside. Unknown numbers are NaN here and null in SQL and JSON.
 
 Every row of every batch gets one total order number, `seq`, when a store appends it.
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from hashlib import blake2b
 from mmap import mmap
 from typing import TypeAlias, TypeVar, get_args
 
@@ -197,6 +199,11 @@ class Segment:
     seq: int
     batch: Batch
 
+    @property
+    def seqs(self) -> Ints:
+        """(n,) the seq of every row."""
+        return np.arange(self.seq, self.seq + len(self.batch), dtype=np.int64)
+
 
 B = TypeVar("B", bound=Batch)
 
@@ -264,3 +271,14 @@ def replays_of(
 def pairs_of(context: Ints, model: Ints) -> list[tuple[int, int]]:
     """The (context, model) (n,) as plain numbers, each once, in order."""
     return list(dict.fromkeys(zip(context.tolist(), model.tolist(), strict=True)))
+
+
+def text_key(domain: str, text: str) -> int:
+    """A non-negative 63-bit key of a text id within a domain."""
+    digest = blake2b(text.encode(), digest_size=8, person=domain.encode()[:16]).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def text_keys(domain: str, texts: Iterable[str]) -> Ints:
+    """(n,) keys of n texts."""
+    return np.array([text_key(domain, text) for text in texts], dtype=np.int64)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,27 +22,9 @@ from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeB
 from equipoise.store.errors import ContradictionError, SequenceError
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """seq, decisions: rows and decisions before it. at: when its state was kept; sealed_at: when
-    the rows before it went, None while they are there; both seconds since the epoch. digest:
-    SHA-256 over those rows and the digest of the root before."""
-
-    seq: int
-    decisions: int
-    at: float
-    state: Buffer
-    sealed_at: float | None = None
-    digest: str = ""
-
-
 KEPT_CHECKPOINTS = 3
 
-Kept: TypeAlias = Era | Alert | Control | RuleRecord
+StoredRecord: TypeAlias = Era | Alert | Control | RuleRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +34,23 @@ class Checkpoint:
     seq: int
     state: Buffer
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSnapshot:
+    """A state that a log begins at, or may begin at, instead of row 0.
+
+    seq, decisions: rows and decisions before it. at: when its state was kept; sealed_at: when the
+    rows before it went, None while they are there; both seconds since the epoch. digest: SHA-256
+    over those rows and the digest of the base before.
+    """
+
+    seq: int
+    decisions: int
+    at: float
+    state: Buffer
+    sealed_at: float | None = None
+    digest: str = ""
 
 
 class Store(Protocol):
@@ -118,10 +117,10 @@ class Store(Protocol):
     def restore(self) -> Checkpoint | None:
         """The newest checkpoint that is whole and not ahead of the log, None where none is.
 
-        Where the log does not begin at row 0 there is always one, its root at least.
+        Where the log does not begin at row 0 there is always one, its base at least.
         """
 
-    def root(self) -> Root | None:
+    def base_snapshot(self) -> BaseSnapshot | None:
         """What the log begins at, None where it begins at row 0. `read` begins there too."""
 
     def freeze(self, name: str, value: str) -> None:
@@ -133,7 +132,7 @@ class Store(Protocol):
     def settings(self) -> dict[str, str]:
         """Every frozen setting by name."""
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         """Keep an era, rule, alert or control. The same content again is no change, as in `freeze`.
 
         An era is known by its number, a rule by its id; the time of a rule is when it was first
@@ -186,9 +185,9 @@ class Store(Protocol):
 def check_numbers(store: str, batch: DecisionBatch, first: int) -> None:
     """Decision numbers must run first, first + 1, …; raises SequenceError where they do not."""
     expected = np.arange(first, first + len(batch), dtype=np.int64)
-    wrong = np.flatnonzero(batch.number != expected)
-    if len(wrong):
-        row = int(wrong[0])
+    misnumbered = np.flatnonzero(batch.number != expected)
+    if len(misnumbered):
+        row = int(misnumbered[0])
         raise SequenceError(
             f"{store}: row {row} of the decisions has number {int(batch.number[row])}, "
             f"expected {int(expected[row])}"
@@ -202,22 +201,22 @@ def check_checkpoint(store: str, seq: int, next_seq: int) -> None:
 
 
 def repeated_request(
-    store: str, request_ids: Sequence[str], known: Container[str]
+    store: str, request_ids: Sequence[str], decided: Container[str]
 ) -> ContradictionError:
     """The error that names the first request id that already has, or gets twice, a decision."""
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for name in request_ids:
-        if name in known or (name and name in seen):
+        if name in decided or (name and name in earlier):
             return ContradictionError(f"{store}: request_id {name!r} already has a decision")
-        seen.add(name)
+        earlier.add(name)
     return ContradictionError(f"{store}: a request_id already has a decision")
 
 
-def check_setting(store: str, name: str, kept: str, value: str) -> None:
+def check_setting(store: str, name: str, frozen: str, value: str) -> None:
     """A frozen setting keeps its value; raises ContradictionError where another is given."""
-    if kept != value:
+    if frozen != value:
         raise ContradictionError(
-            f"{store}: setting {name} is frozen as {_shown(kept)}, got {_shown(value)}"
+            f"{store}: setting {name} is frozen as {_shorten(frozen)}, got {_shorten(value)}"
         )
 
 
@@ -226,9 +225,8 @@ def check_same_era(store: str, kept: Era, era: Era) -> None:
     for name in era.__struct_fields__:
         before, now = getattr(kept, name), getattr(era, name)
         if before != now:
-            raise ContradictionError(
-                f"{store}: era {era.era} is kept with {name} {_shown(before)}, got {_shown(now)}"
-            )
+            change = f"{_shorten(before)}, got {_shorten(now)}"
+            raise ContradictionError(f"{store}: era {era.era} is kept with {name} {change}")
 
 
 def check_same_rule(store: str, kept: RuleRecord, rule: RuleRecord) -> None:
@@ -240,6 +238,6 @@ def check_same_rule(store: str, kept: RuleRecord, rule: RuleRecord) -> None:
         raise ContradictionError(f"{store}: rule {rule.rule_id} is kept with another era or body")
 
 
-def _shown(value: object, limit: int = 60) -> str:
+def _shorten(value: object, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,18 +1,15 @@
-"""The files of a store as the operating system has them: descriptors, identity, the writer's lock.
+"""The files of a store as the operating system has them: descriptors, identity, the writer's locks.
 
 SQLite's locks are POSIX locks, and those of a process on a file end when the process closes any
 descriptor of it. A header that was read and closed again would so take the locks from under every
-open connection, and the next program that closes the database last would delete its journal.
+open connection, and the next program that closes the database last would delete its journal. A
+process therefore shares one descriptor of each database (`DatabaseFile`).
 
-The writer's lock on the file itself is held here too. It is a `flock`, which knows nothing of
-POSIX locks, and belongs to the file and not to a name.
-
-That there is one writer per file, whatever names it has, is seen to by `descriptors`; this lock
-comes first, and is there before the file is.
-
-The operating system drops the lock when the process dies, however it dies, so a killed writer
-never blocks the next one. The lock belongs to an open file, which a forked child would share and
-keep alive after its parent; children therefore close theirs at birth.
+There is one writer a file. A `flock` on `<store>.lock` (`WriterLock`) comes first, and is there
+before the database is; one on the database itself belongs to the file, whatever names it has, and
+knows nothing of POSIX locks. The operating system drops both when the process dies, however it
+dies, so a killed writer never blocks the next one. They belong to open files, which a forked child
+would share and keep alive after its parent; children therefore close theirs at birth.
 """
 
 from __future__ import annotations
@@ -32,17 +29,26 @@ Identity: TypeAlias = tuple[int, int]
 
 
 @dataclass(slots=True)
-class _Held:
+class _OpenFile:
     descriptor: int
     users: int = 0
     writer: bool = False
 
 
-_held: dict[Identity, _Held] = {}
+_open_files: dict[Identity, _OpenFile] = {}
 
 
 def identity(facts: os.stat_result) -> Identity:
     return facts.st_dev, facts.st_ino
+
+
+def sync_to_disk(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class DatabaseFile:
@@ -50,58 +56,47 @@ class DatabaseFile:
 
     def __init__(self, path: Path) -> None:
         self.identity = identity(os.stat(path))
-        if self.identity not in _held:
+        if self.identity not in _open_files:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.identity = identity(os.fstat(descriptor))
-            if self.identity in _held:  # replaced in between by one that is open already
+            if self.identity in _open_files:  # replaced in between by one that is open already
                 self.identity = (-1, descriptor)
-            _held[self.identity] = _Held(descriptor)
-        self._held: _Held | None = _held[self.identity]
-        self._held.users += 1
+            _open_files[self.identity] = _OpenFile(descriptor)
+        self._share: _OpenFile | None = _open_files[self.identity]
+        self._share.users += 1
         self._writes = False
 
     @property
     def descriptor(self) -> int:
-        assert self._held is not None
-        return self._held.descriptor
+        assert self._share is not None
+        return self._share.descriptor
 
     def lock(self, store: Path) -> None:
         """Become the file's one writer, by whatever name it is opened. Raises StoreInUseError."""
-        assert self._held is not None
+        assert self._share is not None
         refusal = StoreInUseError(
             f"store {store} is open for writing by another writer, under this or another name"
         )
-        if self._held.writer:
+        if self._share.writer:
             raise refusal
         try:
-            fcntl.flock(self._held.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._share.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise refusal from None
-        self._held.writer = self._writes = True
+        self._share.writer = self._writes = True
 
     def release(self) -> None:
         """Let go; after every connection of whoever held this share. Again is no error."""
-        held, self._held = self._held, None
-        if held is None:
+        share, self._share = self._share, None
+        if share is None:
             return
-        held.users -= 1
+        share.users -= 1
         if self._writes:
-            fcntl.flock(held.descriptor, fcntl.LOCK_UN)
-            held.writer = False
-        if not held.users:
-            _held.pop(self.identity, None)
-            os.close(held.descriptor)
-
-
-def _forget_in_child() -> None:
-    # A forked child would keep the lock alive after its parent.
-    for held in _held.values():
-        os.close(held.descriptor)
-        held.writer = False
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
+            fcntl.flock(share.descriptor, fcntl.LOCK_UN)
+            share.writer = False
+        if not share.users:
+            _open_files.pop(self.identity, None)
+            os.close(share.descriptor)
 
 
 class WriterLock:
@@ -164,9 +159,13 @@ def _is_current(file: int, path: Path) -> bool:
 _locks: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
 
-def _forget_locks_in_child() -> None:
+def _forget_in_child() -> None:
+    for share in _open_files.values():
+        os.close(share.descriptor)
+        share.writer = False
+    _open_files.clear()
     for lock in tuple(_locks):
         lock._forget()
 
 
-os.register_at_fork(after_in_child=_forget_locks_in_child)
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -26,10 +26,10 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import (
     KEPT_CHECKPOINTS,
+    BaseSnapshot,
     Checkpoint,
-    Kept,
-    Root,
     Store,
+    StoredRecord,
     check_checkpoint,
     check_numbers,
     check_same_era,
@@ -114,8 +114,8 @@ class MemoryStore(Store):
             position += 1
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
-        known = self._requests
-        return {name: known[name] for name in request_ids if name in known}
+        numbers = self._requests
+        return {name: numbers[name] for name in request_ids if name in numbers}
 
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
         for batch in self._batches[self._batches_with_observations :]:
@@ -125,17 +125,17 @@ class MemoryStore(Store):
         return {name for name in request_ids if name and name in self._observed}
 
     def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
-        wanted, found = set(request_ids), dict[str, Segment]()
+        wanted, first = set(request_ids), dict[str, Segment]()
         for name, segment in named_observations(self.read(), wanted):
-            found.setdefault(name, segment)
-        return found
+            first.setdefault(name, segment)
+        return first
 
     def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
         # Only repeats are looked up, so an index would cost more than it saves.
-        wanted, found = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
+        wanted, first = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
         for pair, segment in replays_of(self.read(), wanted):
-            found.setdefault(pair, segment)
-        return found
+            first.setdefault(pair, segment)
+        return first
 
     def decision(self, number: int) -> DecisionBatch | None:
         if not 0 <= number < self._decisions:
@@ -163,7 +163,7 @@ class MemoryStore(Store):
     def restore(self) -> Checkpoint | None:
         return self._checkpoints[-1] if self._checkpoints else None
 
-    def root(self) -> Root | None:
+    def base_snapshot(self) -> BaseSnapshot | None:
         return None
 
     def freeze(self, name: str, value: str) -> None:
@@ -172,7 +172,7 @@ class MemoryStore(Store):
     def settings(self) -> dict[str, str]:
         return dict(self._settings)
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         if isinstance(record, Era):
             check_same_era(_STORE, self._eras.setdefault(record.era, record), record)
         elif isinstance(record, RuleRecord):

@@ -6,6 +6,7 @@ Inside, rows travel as column batches (`equipoise.store.batches`); these structs
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -175,8 +176,13 @@ class Gap(Record, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """For people."""
-        lost = f"{self.rows:,} log rows are missing before row {self.row:,}" if self.rows else ""
+        missing = f"{self.rows:,} log rows are missing before row {self.row:,}" if self.rows else ""
         last = "" if self.numbers == 1 else f" to d{self.end - 1}"
         void = f"d{self.first}{last} will be no decision" if self.numbers else ""
-        kept = f"; put aside: {self.kept}" if self.kept else ""
-        return f"{', '.join(filter(None, (lost, void)))}: {self.reason}{kept}"
+        aside = f"; put aside: {self.kept}" if self.kept else ""
+        return f"{', '.join(filter(None, (missing, void)))}: {self.reason}{aside}"
+
+
+def lost_before(gaps: Sequence[Gap], end: int) -> int:
+    """How many of the decision numbers before `end` were lost."""
+    return sum(min(gap.end, end) - min(gap.first, end) for gap in gaps)

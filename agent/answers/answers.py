@@ -36,8 +36,7 @@ from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Batch, Buffer
 from equipoise.store.contract import Store
-from equipoise.store.records import RuleRecord
-from equipoise.store.sqlite.log_start import lost_before
+from equipoise.store.records import RuleRecord, lost_before
 
 RENEWAL = 1.1
 """Growth of the rewards at which a prediction that no policy needs is fitted anew."""

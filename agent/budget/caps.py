@@ -17,8 +17,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.features.transform import ColumnRange
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.draw import draw
-from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch
-from equipoise.store.text_keys import text_keys
+from equipoise.store.batches import Closure, Flags, Floats, Ints, RequestBatch, text_keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,9 +243,9 @@ def repair(
     losses, recovered, put_aside = [], 0, []
     if not check:
         with SqliteStore(store, accept_loss=True) as opened:
-            report = opened.found
-            losses = [gap.sentence for gap in report.gaps]
-            recovered, put_aside = report.taken, report.kept
+            leftovers = opened.leftovers
+            losses = [gap.sentence for gap in leftovers.gaps]
+            recovered, put_aside = leftovers.recovered, leftovers.put_aside
     if as_json:
         import msgspec
 

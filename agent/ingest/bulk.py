@@ -46,10 +46,10 @@ from equipoise.agent.ingest.records import (
 )
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.store.batches import text_key
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.records import Observation, Outcome, Simulation
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.text_keys import text_key
 
 P = TypeVar("P")
 T = TypeVar("T")

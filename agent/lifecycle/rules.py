@@ -261,7 +261,7 @@ def unused_rules(store: Store) -> list[int]:
 
     One that looked at requests is left: whether any did is asked for the whole experiment.
     """
-    root = store.root()
+    root = store.base_snapshot()
     if root is None:
         return []
     first = store.decision(root.decisions)

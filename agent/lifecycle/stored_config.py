@@ -54,7 +54,7 @@ def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
         ) from error
     changed = experiment_changes(before, config)
     refused = [change.sentence for change in changed if change.effect == "refused"]
-    if store.root() is not None:
+    if store.base_snapshot() is not None:
         refused += [f"{change.sentence}, {_REMOVED}" for change in changed if _begins(change.key)]
     if refused:
         raise AgentError("the store was opened with another configuration: " + "; ".join(refused))

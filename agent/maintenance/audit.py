@@ -118,7 +118,7 @@ def audit(
             raise AgentError(f"key does not match the store: its hash should be {frozen}")
         draws = Uniforms(key, config.name)
     result = Audit(uniforms_redrawn=draws is not None)
-    root = store.root()
+    root = store.base_snapshot()
     if root is not None:
         result.begins, result.digest = root.seq, root.digest
     gaps = store.gaps()
@@ -130,7 +130,7 @@ def audit(
         for sentence in chained.faults:
             result.fault(sentence)
     _LogAudit(result, store, config, draws, gaps).run(progress)
-    after = store.root()
+    after = store.base_snapshot()
     if after is not None and after.seq != result.begins:
         raise TrimmedError("old rows were removed meanwhile: run it again")
     result.unproven += _unproven(result, isinstance(store, SqliteStore))
@@ -183,7 +183,7 @@ class _LogAudit:
     ) -> None:
         # The rows that are there now, and then the rules: beside a writer none is missing.
         self._until = store.next_seq
-        root = store.root()
+        root = store.base_snapshot()
         self._result, self._store, self._config, self._draws = result, store, config, draws
         self._first = self._number = 0 if root is None else root.decisions
         self._seq = 0 if root is None else root.seq

@@ -26,7 +26,7 @@ from equipoise.store.sqlite.chain import (
     Link,
     next_digest,
 )
-from equipoise.store.sqlite.log_start import KeptState
+from equipoise.store.sqlite.records import KeptState
 
 MANIFEST = "backup.json"
 
@@ -161,7 +161,7 @@ def _check_log(
         result.faults.append("the beginning of the chain is gone")
         return {}
     start = log_links[0]
-    begins = store.begins
+    begins = store.truncation.begins
     if start.kind != BEGINS and start.position != begins:
         result.faults.append(f"the chain from row {begins} to {start.position} is gone")
     result.begins = start.position

@@ -27,9 +27,9 @@ from equipoise.store.batches import (
     OutcomeBatch,
     select,
     slice_rows,
+    text_keys,
 )
 from equipoise.store.contract import Store
-from equipoise.store.text_keys import text_keys
 
 
 class PartAudit:

@@ -29,8 +29,8 @@ from equipoise.store.sqlite.connection import (
     check_path,
     inspect_store,
 )
-from equipoise.store.sqlite.migrations import check_identity, newest
 from equipoise.store.sqlite.opening import store_id_of
+from equipoise.store.sqlite.schema import check_identity, newest
 
 STORE = "store.db"
 
@@ -127,7 +127,7 @@ def put_back(folder: Path, store: Path) -> dict[str, object]:
     if mark is not None:
         # The log had come further than the backup: numbers since are noted, and not given again.
         with SqliteStore(store, accept_loss=True) as opened:
-            losses = [gap.sentence for gap in opened.found.gaps]
+            losses = [gap.sentence for gap in opened.leftovers.gaps]
     return {**_facts(manifest), "losses": losses}
 
 

@@ -23,7 +23,7 @@ from equipoise.agent.inference.mixture import LAMBDAS
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.store.contract import Store
-from equipoise.store.sqlite.log_start import lost_before
+from equipoise.store.records import lost_before
 
 _REQUEST = {
     "seq": "number of the row in the log; rows of all kinds share one order",
@@ -354,7 +354,7 @@ def _around(store: Store) -> Iterator[_Table]:
 def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None) -> bytes:
     """What is certified at the moment, and every number that it takes to get there from the
     tables: candidates, caps, the grid of the mixture, levels; infinity is null."""
-    root = store.root()
+    root = store.base_snapshot()
     facts: dict[str, Any] = {
         "log": {
             "begins": 0 if root is None else root.seq,

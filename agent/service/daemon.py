@@ -38,7 +38,7 @@ from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.jobs import Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
 WARNING_SECONDS = 60.0
@@ -139,11 +139,11 @@ class Daemon:
 
     def _log_recovery(self) -> None:
         """Log what the start found beside the database."""
-        recovery = self.store.found
+        recovery = self.store.leftovers
         if recovery.files:
             self.log.info(
                 "tail",
-                rows=recovery.taken,
+                rows=recovery.recovered,
                 files=len(recovery.files),
                 stopped_at=recovery.stopped,
             )
@@ -286,7 +286,7 @@ class Daemon:
         A daemon that is not ready may get no requests. And whether its files are in their places,
         which no request would find out.
         """
-        displaced = self.store.look()
+        displaced = self.store.check_files()
         if displaced is not None:
             if str(displaced) != self._displaced:
                 self.log.error("files-displaced", problem=str(displaced))

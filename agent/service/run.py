@@ -42,7 +42,7 @@ from equipoise.agent.service.page import page
 from equipoise.agent.service.telemetry import Log, gather_library_lines
 from equipoise.agent.service.upkeep.capacity import Needs, growth, needs
 from equipoise.store.errors import StoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
 Signals: TypeAlias = Mapping[signal.Signals, Callable[[], None]]

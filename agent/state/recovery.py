@@ -26,7 +26,7 @@ def restore(fold: Fold, store: Store) -> None:
         with suppress(StateFormatError):
             fold.load_bytes(checkpoint.state)
             return
-    root = store.root()
+    root = store.base_snapshot()
     if root is not None:
         try:
             # Nothing is left to fold again: what the state of an older version lacks is filled in.

@@ -20,7 +20,7 @@ import re
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from equipoise.store.batches import Batch, Segment
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, WriteError
-from equipoise.store.files import identity
+from equipoise.store.files import identity, sync_to_disk
 from equipoise.store.format.sql_rows import LOG_TABLES, Kind
 
 Sync: TypeAlias = Literal["never", "each", "asked"]
@@ -197,12 +197,12 @@ def _to_batch(payload: memoryview) -> Batch:
 def tail_files(store: Path) -> list[Path]:
     """The tail files of a store, oldest first."""
     pattern = re.compile(re.escape(store.name) + r"\.tail\.(\d+)")
-    found = [
+    numbered = [
         (int(matched[1]), path)
         for path in store.parent.iterdir()
         if (matched := pattern.fullmatch(path.name))
     ]
-    return [path for _, path in sorted(found)]
+    return [path for _, path in sorted(numbered)]
 
 
 class TailWriter:
@@ -321,16 +321,16 @@ class TailWriter:
             return
         try:
             try:
-                made = self._make_file(max(FILE_BYTES, size + FILE_HEADER))
+                opened = self._make_file(max(FILE_BYTES, size + FILE_HEADER))
             except OSError as error:
                 if error.errno not in _FULL or size > LEAST_BYTES - FILE_HEADER:
                     raise
-                made = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
+                opened = self._make_file(LEAST_BYTES)  # what is left of a disk serves for a while
             self.close()
         except OSError as error:
             raise as_store_error(self._store, error) from error
         self._number += 1
-        self._file, self._map = made
+        self._file, self._map = opened
         self._room, self._size = len(self._map), FILE_HEADER
 
     def _make_file(self, room: int) -> tuple[_File, mmap.mmap]:
@@ -342,7 +342,7 @@ class TailWriter:
             mapped = mmap.mmap(descriptor, room)
             mapped[:FILE_HEADER] = self._head
             if self._sync != "never":
-                sync_folder(self._store.parent)
+                sync_to_disk(self._store.parent)
         except BaseException:
             os.close(descriptor)
             path.unlink()
@@ -375,16 +375,17 @@ class _File:
             os.close(self.descriptor)
 
 
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def as_store_errors(store: Path) -> Iterator[None]:
+    """What the operating system refuses inside becomes a StoreError."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        raise as_store_error(store, error) from error
 
 
 def as_store_error(store: Path, error: OSError) -> WriteError | ReadOnlyStoreError:
+    """The StoreError that says what `error` means for the files beside a store."""
     if error.errno in _FULL:
         return FullStoreError(f"store {store}: no room for its tail ({error.strerror})")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):

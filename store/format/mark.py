@@ -75,7 +75,7 @@ def read_mark(store: Path) -> Standing | None:
         data = mark_path(store).read_bytes()
     except OSError:
         return None
-    found: tuple[int, Standing] | None = None
+    newest: tuple[int, Standing] | None = None
     for start in (0, _SLOT):
         record = data[start : start + _RECORD.size]
         checksum = data[start + _RECORD.size : start + _RECORD.size + _CRC.size]
@@ -84,13 +84,13 @@ def read_mark(store: Path) -> Standing | None:
         magic, store_id, boot, turn, rows, decisions, reserved, *salts, clean = _RECORD.unpack(
             record
         )
-        if magic == _MAGIC and (found is None or turn > found[0]):
+        if magic == _MAGIC and (newest is None or turn > newest[0]):
             boot = boot if any(boot) else b""
             standing = Standing(
                 store_id, boot, rows, decisions, reserved, (salts[0], salts[1]), bool(clean)
             )
-            found = turn, standing
-    return None if found is None else found[1]
+            newest = turn, standing
+    return None if newest is None else newest[1]
 
 
 def wal_salts(store: Path) -> tuple[int, int]:
@@ -203,17 +203,17 @@ class Mark:
     def _write(self) -> None:
         """Into the slot whose turn it is: the other one is whole, whenever the process dies."""
         self._turn += 1
-        held = self.standing
+        standing = self.standing
         record = _RECORD.pack(
             _MAGIC,
-            held.store_id,
-            held.boot,
+            standing.store_id,
+            standing.boot,
             self._turn,
             self._rows,
             self._decisions,
-            held.reserved,
-            *held.salts,
-            held.clean,
+            standing.reserved,
+            *standing.salts,
+            standing.clean,
         )
         start = _SLOT * (self._turn & 1)
         self._map[start : start + _RECORD.size + _CRC.size] = record + _CRC.pack(zlib.crc32(record))

@@ -58,6 +58,9 @@ class Kind(Enum):
     """one value for the whole batch, repeated on every row"""
 
 
+_WHOLE = (Kind.INTEGER, Kind.OPTIONAL_INTEGER, Kind.FLAG)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of the log. Its SQL columns are seq, those of `columns`, and negative_zeros.
@@ -74,6 +77,15 @@ class Table:
     def names(self) -> tuple[str, ...]:
         """Every SQL column in the order rows travel in."""
         return ("seq", *self.columns, "negative_zeros")
+
+    @property
+    def types(self) -> dict[str, type]:
+        """What SQL holds in every column, in the order of `names`: int, float or str."""
+        kinds = {
+            name: int if kind in _WHOLE or name == "era" else float if kind is Kind.REAL else str
+            for name, kind in self.columns.items()
+        }
+        return {"seq": int, **kinds, "negative_zeros": str}
 
     @property
     def insert(self) -> str:
@@ -185,11 +197,27 @@ def merge(segments: Sequence[Segment]) -> list[tuple[Ints, Batch]]:
         groups.setdefault(_shape(segment.batch), []).append(segment)
     merged = []
     for group in groups.values():
-        seqs = np.concatenate(
-            [np.arange(part.seq, part.seq + len(part.batch), dtype=np.int64) for part in group]
-        )
+        seqs = np.concatenate([part.seqs for part in group])
         merged.append((seqs, joined([part.batch for part in group])))
     return merged
+
+
+def bounded(segments: Sequence[Segment], rows: int) -> Iterator[list[Segment]]:
+    """The same rows in lists of at most so many, which bounds the memory they take."""
+    part: list[Segment] = []
+    count = 0
+    for segment in segments:
+        for start in range(0, len(segment.batch), rows):
+            stop = min(start + rows, len(segment.batch))
+            if count + stop - start > rows:
+                yield part
+                part, count = [], 0
+            whole = stop - start == len(segment.batch)
+            batch = segment.batch if whole else slice_rows(segment.batch, start, stop)
+            part.append(Segment(segment.seq + start, batch))
+            count += stop - start
+    if part:
+        yield part
 
 
 def _shape(batch: Batch) -> tuple[Any, ...]:

@@ -23,14 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from equipoise.store.format.sql_rows import LOG_TABLES
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -59,7 +56,6 @@ LOG, BEGINS, BROKEN = "log", "begins", "broken"
 _STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
-_FIRST_TABLES = ("decisions", "outcomes", "observations", "simulations", "expiries")
 _encode = msgspec.msgpack.Encoder().encode
 _NAMES = {table.name: table.name.encode() for table in LOG_TABLES}
 
@@ -93,19 +89,14 @@ class Link:
     digest: str
 
 
-def create_chain(database: Database) -> None:
-    """Migration 10: the table of the chain, which begins behind the rows that are there already.
-    History, like the first schema: never edit it."""
-    columns = {"id": int, "kind": str, "position": int, "digest": str}
-    database.create_table("chain", columns, pk="id", not_null=columns.keys() - {"id"}, strict=True)
-    ends = [f"SELECT max(seq) + 1 AS s FROM {name}" for name in _FIRST_TABLES]
+def begin(connection: sqlite3.Connection) -> None:
+    """Let the chain begin behind the rows that are there already."""
+    ends = [f"SELECT max(seq) + 1 AS s FROM {table.name}" for table in LOG_TABLES]
     ends.append("SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL")
     query = f"SELECT coalesce(max(s), 0) FROM ({' UNION ALL '.join(ends)})"
-    begins = int(database.execute(query).fetchone()[0])
-    digest = first_digest(begins).hex()
-    for key, kind in ((begins, BEGINS), (_HEADS[LOG], LOG)):
-        row = (key, kind, begins, digest)
-        database.execute("INSERT INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?)", row)
+    first = int(connection.execute(query).fetchone()[0])
+    digest = first_digest(first).hex()
+    _put(connection, [(first, BEGINS, first, digest), (_HEADS[LOG], LOG, first, digest)])
 
 
 def first_digest(position: int) -> bytes:
@@ -120,16 +111,16 @@ def next_digest(digest: bytes, table: str, row: Row) -> bytes:
 
 def extend(
     connection: sqlite3.Connection,
-    held: tuple[int, bytes] | None,
+    end: tuple[int, bytes] | None,
     first: int,
     written: Sequence[tuple[str, Sequence[Row]]],
 ) -> tuple[int, bytes]:
     """Chain rows that were just inserted; where the chain ends now.
 
-    held: where it ended, None to look. first: the number of the first of the rows. written: rows
+    end: where it ended, None to look. first: the number of the first of the rows. written: rows
     by table, those of each table in order; together they have consecutive numbers.
     """
-    position, digest = held or _resume(connection)
+    position, digest = end or _resume(connection)
     if position != first:
         position, digest = _break(connection, first, digest)
     links: list[tuple[int, str, int, str]] = []
@@ -154,7 +145,7 @@ def _number(pair: tuple[bytes, Row]) -> int:
     return int(pair[1][0])
 
 
-def mark(connection: sqlite3.Connection, position: int | None = None) -> None:
+def pin(connection: sqlite3.Connection, position: int | None = None) -> None:
     """Store the digest after the first `position` rows (None: where the chain ends) for good."""
     head = _head(connection, LOG)
     if head is None:
@@ -179,8 +170,10 @@ def forget(connection: sqlite3.Connection, position: int) -> None:
     )
 
 
-def note_state(connection: sqlite3.Connection, kind: str, key: int, seq: int, sum_: str) -> None:
-    """Keep a digest of a checkpoint or root beside it. key: its id; sum_: its checksum.
+def note_state(
+    connection: sqlite3.Connection, kind: str, key: int, seq: int, checksum: str
+) -> None:
+    """Keep a digest of a checkpoint or root beside it. key: its id; checksum: its checksum.
 
     Those of states that are kept no longer go.
     """
@@ -189,7 +182,7 @@ def note_state(connection: sqlite3.Connection, kind: str, key: int, seq: int, su
         f"DELETE FROM chain WHERE kind = ? AND ({first} - id) / 2 NOT IN (SELECT id FROM {table})",
         (kind,),
     )
-    _put(connection, [(first - 2 * key, kind, seq, _of_state(kind, seq, sum_))])
+    _put(connection, [(first - 2 * key, kind, seq, _state_digest(kind, seq, checksum))])
 
 
 def state_notes(connection: sqlite3.Connection, kind: str) -> dict[int, str]:
@@ -198,25 +191,25 @@ def state_notes(connection: sqlite3.Connection, kind: str) -> dict[int, str]:
     return {(_STATES[kind] - key) // 2: digest for key, digest in rows}
 
 
-def is_noted(notes: Mapping[int, str], kind: str, key: int, seq: int, sum_: str) -> bool:
+def is_noted(notes: Mapping[int, str], kind: str, key: int, seq: int, checksum: str) -> bool:
     """Whether a state has the digest that was kept beside it."""
-    return notes.get(key) == _of_state(kind, seq, sum_)
+    return notes.get(key) == _state_digest(kind, seq, checksum)
 
 
-def _of_state(kind: str, seq: int, sum_: str) -> str:
-    content = kind.encode() + _encode([seq, sum_])
+def _state_digest(kind: str, seq: int, checksum: str) -> str:
+    content = kind.encode() + _encode([seq, checksum])
     return blake2b(b"equipoise chain" + content, digest_size=32).hexdigest()
 
 
 def extend_records(connection: sqlite3.Connection, name: str) -> None:
     """Chain the records of one kind that were inserted since."""
     head = _head(connection, name)
-    key, digest = (-1, _first_of(name)) if head is None else (head.position, head.digest)
+    key, digest = (-1, _first_record_digest(name)) if head is None else (head.position, head.digest)
     last = bytes.fromhex(digest)
     rows = connection.execute(f"{RECORDS[name]} WHERE {_KEYS[name]} > ? ORDER BY 1", (key,))
     new = rows.fetchall()
     for row in new:
-        last, key = _of_record(last, name, row), row[0]
+        last, key = _record_digest(last, name, row), row[0]
     if new:
         _put(connection, [(_HEADS[name], name, key, last.hex())])
 
@@ -251,14 +244,14 @@ def links(connection: sqlite3.Connection) -> tuple[list[Link], Link | None]:
 def record_digests(connection: sqlite3.Connection, name: str) -> tuple[Link | None, dict[int, str]]:
     """Where the chain of one kind of records ends, None where it never began, and D after each
     record that is there by its key."""
-    digest = bytes.fromhex(_first_of(name))
-    found: dict[int, str] = {}
+    digest = bytes.fromhex(_first_record_digest(name))
+    digests: dict[int, str] = {}
     with _one_moment(connection):
         head = _head(connection, name)
         for row in connection.execute(f"{RECORDS[name]} ORDER BY 1"):
-            digest = _of_record(digest, name, row)
-            found[row[0]] = digest.hex()
-    return head, found
+            digest = _record_digest(digest, name, row)
+            digests[row[0]] = digest.hex()
+    return head, digests
 
 
 def _resume(connection: sqlite3.Connection) -> tuple[int, bytes]:
@@ -287,12 +280,12 @@ def _advance(connection: sqlite3.Connection, start: int, digest: bytes, stop: in
 
 def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> list[tuple[str, Row]]:
     """(table, row) of every row with start <= number < stop, in order."""
-    found = [
+    rows = [
         (table.name, row)
         for table in LOG_TABLES
         for row in connection.execute(table.select("seq >= ? AND seq < ?"), (start, stop))
     ]
-    return sorted(found, key=lambda pair: int(pair[1][0]))
+    return sorted(rows, key=lambda pair: int(pair[1][0]))
 
 
 def _head(connection: sqlite3.Connection, name: str) -> Link | None:
@@ -321,10 +314,10 @@ def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def _first_of(name: str) -> str:
+def _first_record_digest(name: str) -> str:
     return blake2b(b"equipoise chain" + name.encode(), digest_size=32).hexdigest()
 
 
-def _of_record(digest: bytes, name: str, row: Row) -> bytes:
+def _record_digest(digest: bytes, name: str, row: Row) -> bytes:
     # Its key is no content: compacting a database may number the rows of a table anew.
     return blake2b(digest + name.encode() + _encode(row[1:]), digest_size=32).digest()

@@ -1,4 +1,4 @@
-"""Opening the database of a store: whether it is one, checks, pragmas, migrations; what it holds.
+"""Connections to the database of a store: whether it is one, opening it, taking turns on it.
 
 SQLite notices a file that misses whole pages, but not one whose last page is cut, and it takes
 an empty file for a new database; so the header is compared with the file here first.
@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+import msgspec
 
 from equipoise.store.errors import (
     CorruptStoreError,
@@ -28,11 +32,13 @@ from equipoise.store.errors import (
 )
 from equipoise.store.files import DatabaseFile
 from equipoise.store.format.frames import tail_files
-from equipoise.store.sqlite.migrations import check_identity, newest, schema_version, upgrade
+from equipoise.store.format.sql_rows import Row
+from equipoise.store.sqlite.schema import check_identity, newest, schema_version, upgrade
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+T = TypeVar("T")
 
 _MEANINGS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_FULL: (FullStoreError, "the disk or the database is full"),
@@ -55,6 +61,17 @@ def as_store_error(store: str, error: sqlite3.Error) -> StoreError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind, meaning = _MEANINGS.get(code, (StoreError, "the database refused"))
     return kind(f"{store}: {meaning} ({error})")
+
+
+@contextlib.contextmanager
+def store_errors(store: str) -> Iterator[None]:
+    """Errors of SQLite, and records that do not decode, become StoreErrors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise as_store_error(store, error) from error
+    except msgspec.MsgspecError as error:
+        raise CorruptStoreError(f"{store}: a record cannot be read: {error}") from error
 
 
 _MAGIC = b"SQLite format 3\0"
@@ -123,9 +140,9 @@ def check_beside(path: Path) -> None:
                 " remove the others"
             )
         return
-    left = [path.with_name(path.name + suffix) for suffix in ("-wal", ".mark")]
-    left += tail_files(path)
-    names = ", ".join(each.name for each in left if each.exists())
+    beside = [path.with_name(path.name + suffix) for suffix in ("-wal", ".mark")]
+    beside += tail_files(path)
+    names = ", ".join(each.name for each in beside if each.exists())
     if names:
         raise LostRowsError(
             f"store {path} does not exist, but {names} of it does: put it back, or restore a"
@@ -180,7 +197,7 @@ def open_for_writing(path: Path, durability: Durability, busy_seconds: float) ->
     The caller has checked the path, made an empty file where there was none, and holds the
     writer's locks.
     """
-    try:
+    with store_errors(f"store {path}"):
         connection = connect(path, "rw", busy_seconds)
         try:
             # Before any pragma that writes: somebody else's database is left as it was.
@@ -191,8 +208,6 @@ def open_for_writing(path: Path, durability: Durability, busy_seconds: float) ->
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as error:
-        raise as_store_error(f"store {path}", error) from error
     return connection
 
 
@@ -200,7 +215,7 @@ def open_for_reading(path: Path, busy_seconds: float) -> sqlite3.Connection:
     """A connection that cannot write; it sees what the writer has committed."""
     check_path(path, read_only=True)
     check_header(path, read_only=True)
-    try:
+    with store_errors(f"store {path}"):
         try:
             return _connect_reader(path, "ro", busy_seconds)
         except sqlite3.OperationalError as error:
@@ -213,8 +228,6 @@ def open_for_reading(path: Path, busy_seconds: float) -> sqlite3.Connection:
             if not refused or path.with_name(path.name + "-wal").exists():
                 raise
             return _connect_reader(path, "ro&immutable=1", busy_seconds)
-    except sqlite3.Error as error:
-        raise as_store_error(f"store {path}", error) from error
 
 
 def _connect_reader(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
@@ -242,6 +255,59 @@ def connect(path: Path, mode: str, busy_seconds: float) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+class Session:
+    """A connection that the threads of a process take turns on.
+
+    turn: held while anything is asked or written; whoever asks several things that belong together
+    holds it over all of them. committed, undone: called after every transaction, in its turn.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        read_only: bool = True,
+        committed: Callable[[], None] = lambda: None,
+        undone: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = f"store {path}"
+        self.connection = connection
+        self.turn = threading.RLock()
+        self._read_only = read_only
+        self._committed, self._undone = committed, undone
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is written inside, or nothing; errors of SQLite become StoreErrors."""
+        if self._read_only:
+            raise ReadOnlyStoreError(f"{self.name} was opened read-only")
+        with self.turn:
+            connection = self.connection
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+                self._committed()
+            except BaseException as error:
+                # An interrupt may have come just after the commit.
+                self._undone()
+                with contextlib.suppress(sqlite3.Error):
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise as_store_error(self.name, error) from error
+                raise
+
+    def query(self, sql: str, values: Sequence[float | str] = ()) -> list[Row]:
+        """The rows of a statement; errors as of `ask`."""
+        return self.ask(lambda connection: connection.execute(sql, values).fetchall())
+
+    def ask(self, question: Callable[..., T], *values: object) -> T:
+        """question(connection, *values); errors of SQLite become StoreErrors."""
+        with self.turn, store_errors(self.name):
+            return question(self.connection, *values)
 
 
 def _set_up(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:
@@ -277,11 +343,13 @@ def inspect_store(path: str | os.PathLike[str], busy_seconds: float = 1.0) -> In
     Raises StoreError where the file cannot even be opened as a store; damage further inside is
     listed, not raised.
     """
-    from sqlite_utils import Database  # late, see migrations
+    from sqlite_utils import Database  # late, see schema
 
     resolved = Path(path).resolve()
-    connection = open_for_reading(resolved, busy_seconds)
-    try:
+    with (
+        contextlib.closing(open_for_reading(resolved, busy_seconds)) as connection,
+        store_errors(f"store {resolved}"),
+    ):
         database = Database(connection, recursive_triggers=False, execute_plugins=False)
         return Inspection(
             schema_version=schema_version(connection),
@@ -289,10 +357,6 @@ def inspect_store(path: str | os.PathLike[str], busy_seconds: float = 1.0) -> In
             rows={name: _rows(database, name) for name in sorted(database.table_names())},
             damage=_damage(connection),
         )
-    except sqlite3.Error as error:
-        raise as_store_error(f"store {resolved}", error) from error
-    finally:
-        connection.close()
 
 
 def _size(path: Path) -> int:
@@ -309,7 +373,7 @@ def _rows(database: Database, table: str) -> int | None:
 
 def _damage(connection: sqlite3.Connection) -> tuple[str, ...]:
     try:
-        found = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
+        lines = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
     except sqlite3.DatabaseError as error:
         return (str(error),)
-    return () if found == ["ok"] else tuple(found)
+    return () if lines == ["ok"] else tuple(lines)

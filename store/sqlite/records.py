@@ -1,36 +1,79 @@
-"""Settings, eras, rules, alerts, controls and checkpoints in SQLite: what surrounds the log.
+"""Settings, eras, rules, alerts, controls, gaps and kept states in SQLite: what surrounds the log.
 
 Functions of an open connection; those that write run inside the caller's transaction.
 """
 
 from __future__ import annotations
 
+import mmap
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct
+from typing import TypeVar
 
 import msgspec
 
+from equipoise.store.batches import Buffer
 from equipoise.store.contract import (
     KEPT_CHECKPOINTS,
+    BaseSnapshot,
     Checkpoint,
-    Kept,
+    StoredRecord,
     check_same_era,
     check_same_rule,
     check_setting,
 )
-from equipoise.store.records import Alert, Control, Era, RuleRecord
+from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sqlite import chain
-from equipoise.store.sqlite.log_start import checkpoint_checksum, pieces
 
-_WHOLE_BYTES = 1 << 20
+TAKEN = "tail_taken"
+"""The fact that names tail files whose rows are in the log while they still stand there."""
+_OF_BASE, _OF_CHECKPOINT = Struct("<qqd"), Struct("<qd")
+_PIECE = 1 << 20
+"""Bytes of a state that are handled at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of records: its columns in the order of their fields, and its key."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: str = "id"
+
+
+_TABLES: dict[type, _Table] = {
+    Era: _Table("eras", Era.__struct_fields__, key="era"),
+    RuleRecord: _Table("rules", RuleRecord.__struct_fields__),
+    Alert: _Table("alerts", ("at", "check_name", "status", "sentence")),
+    Control: _Table("controls", Control.__struct_fields__),
+    Gap: _Table("gaps", tuple(f'"{name}"' for name in Gap.__struct_fields__)),
+}
+R = TypeVar("R", Era, RuleRecord, Alert, Control, Gap)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A checkpoint or base snapshot ("root") that is kept: the state after the rows before `seq`.
+
+    whole: whether its checksum holds; noted: whether that is the one which was kept beside it, None
+    where nothing was.
+    """
+
+    kind: str
+    seq: int
+    whole: bool
+    noted: bool | None
 
 
 def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
     """Whether the setting is there; raises ContradictionError where it has another value."""
-    kept = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
-    if kept is not None:
-        check_setting(store, name, kept[0], value)
-    return kept is not None
+    row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+    if row is not None:
+        check_setting(store, name, row[0], value)
+    return row is not None
 
 
 def insert_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
@@ -41,88 +84,53 @@ def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT name, value FROM settings ORDER BY name"))
 
 
-def is_kept(connection: sqlite3.Connection, store: str, record: Kept) -> bool:
+def is_kept(connection: sqlite3.Connection, store: str, record: StoredRecord) -> bool:
     """Whether the record is there; raises ContradictionError where it has other content."""
     if isinstance(record, Era):
-        eras = read_eras(connection, "WHERE era = ?", record.era)
+        eras = read_records(connection, Era, "WHERE era = ?", record.era)
         for era in eras:
             check_same_era(store, era, record)
         return bool(eras)
     if isinstance(record, RuleRecord):
-        rules = read_rules(connection, "WHERE rule_id = ?", record.rule_id)
+        rules = read_records(connection, RuleRecord, "WHERE rule_id = ?", record.rule_id)
         for rule in rules:
             check_same_rule(store, rule, record)
         return bool(rules)
-    if isinstance(record, Control):
-        return record in read_controls(connection)
-    found = connection.execute(
-        "SELECT 1 FROM alerts WHERE at = ? AND check_name = ? AND status = ? AND sentence = ?",
-        (record.at, record.check, record.status, record.sentence),
-    )
-    return found.fetchone() is not None
+    table = _TABLES[type(record)]
+    same = " AND ".join(f"{column} = ?" for column in table.columns)
+    query = f"SELECT 1 FROM {table.name} WHERE {same}"
+    return connection.execute(query, msgspec.structs.astuple(record)).fetchone() is not None
 
 
-def insert_record(connection: sqlite3.Connection, record: Kept) -> str:
-    """Insert a record; the name of its table."""
-    if isinstance(record, Era):
-        connection.execute(
-            "INSERT INTO eras (era, opened_at, reason, models, key_hash, schema_hash)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                record.era,
-                record.opened_at,
-                record.reason,
-                msgspec.json.encode(record.models).decode(),
-                record.key_hash,
-                record.schema_hash,
-            ),
-        )
-        return "eras"
-    if isinstance(record, RuleRecord):
-        connection.execute(
-            "INSERT INTO rules (rule_id, era, at, body) VALUES (?, ?, ?, ?)",
-            (record.rule_id, record.era, record.at, record.body),
-        )
-        return "rules"
-    if isinstance(record, Control):
-        connection.execute(
-            "INSERT INTO controls (at, name, value) VALUES (?, ?, ?)",
-            (record.at, record.name, record.value),
-        )
-        return "controls"
+def insert_record(connection: sqlite3.Connection, record: StoredRecord | Gap) -> None:
+    """Insert and chain a record."""
+    table = _TABLES[type(record)]
+    values = [
+        msgspec.json.encode(value).decode() if isinstance(value, list) else value
+        for value in msgspec.structs.astuple(record)
+    ]
+    marks = ", ".join("?" * len(values))
     connection.execute(
-        "INSERT INTO alerts (at, check_name, status, sentence) VALUES (?, ?, ?, ?)",
-        (record.at, record.check, record.status, record.sentence),
+        f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})", values
     )
-    return "alerts"
+    chain.extend_records(connection, table.name)
 
 
-def read_eras(connection: sqlite3.Connection, where: str = "", *values: int) -> list[Era]:
+def read_records(
+    connection: sqlite3.Connection, kind: type[R], where: str = "", *values: float | str
+) -> list[R]:
+    """The records of a kind in the order they were kept, eras by number."""
+    table = _TABLES[kind]
     rows = connection.execute(
-        "SELECT era, opened_at, reason, models, key_hash, schema_hash"
-        f" FROM eras {where} ORDER BY era",
-        values,
+        f"SELECT {', '.join(table.columns)} FROM {table.name} {where} ORDER BY {table.key}", values
     )
-    return [
-        Era(
-            era=era,
-            opened_at=opened_at,
-            reason=reason,
-            models=msgspec.json.decode(models, type=list[str]),
-            key_hash=key_hash,
-            schema_hash=schema_hash,
-        )
-        for era, opened_at, reason, models, key_hash, schema_hash in rows
-    ]
-
-
-def read_rules(connection: sqlite3.Connection, where: str = "", *values: str) -> list[RuleRecord]:
-    rows = connection.execute(
-        f"SELECT rule_id, era, at, body FROM rules {where} ORDER BY id", values
-    )
-    return [
-        RuleRecord(rule_id=rule_id, era=era, at=at, body=body) for rule_id, era, at, body in rows
-    ]
+    records = []
+    for row in rows:
+        fields = dict(zip(kind.__struct_fields__, row, strict=True))
+        if kind is Era:
+            fields["models"] = msgspec.json.decode(fields["models"], type=list[str])
+        records.append(kind(**fields))
+    return records
 
 
 def read_rule_ids(connection: sqlite3.Connection) -> list[tuple[int, str]]:
@@ -147,35 +155,29 @@ def delete_rules(connection: sqlite3.Connection, ordinals: Sequence[int]) -> Non
         chain.restart_records(connection, "rules")
 
 
-def read_alerts(connection: sqlite3.Connection) -> list[Alert]:
-    rows = connection.execute("SELECT at, check_name, status, sentence FROM alerts ORDER BY id")
-    return [
-        Alert(at=at, check=check, status=status, sentence=sentence)
-        for at, check, status, sentence in rows
-    ]
+def read_fact(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
 
 
-def read_controls(connection: sqlite3.Connection) -> list[Control]:
-    rows = connection.execute("SELECT at, name, value FROM controls ORDER BY id")
-    return [Control(at=at, name=name, value=value) for at, name, value in rows]
+def write_fact(connection: sqlite3.Connection, name: str, value: str | None) -> None:
+    """Set a fact; None removes it."""
+    connection.execute("DELETE FROM facts WHERE name = ?", (name,))
+    if value is not None:
+        connection.execute("INSERT INTO facts (name, value) VALUES (?, ?)", (name, value))
 
 
 def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop those beyond the newest three."""
     size = len(checkpoint.state)
     checksum = checkpoint_checksum(checkpoint.seq, checkpoint.at, checkpoint.state)
-    whole = size <= _WHOLE_BYTES
-    kept = connection.execute(
+    whole = size <= _PIECE
+    inserted = connection.execute(
         "INSERT INTO checkpoints (seq, at, checksum, state)"
         f" VALUES (?, ?, ?, {'?' if whole else 'zeroblob(?)'})",
-        (
-            checkpoint.seq,
-            checkpoint.at,
-            checksum,
-            checkpoint.state if whole else size,
-        ),
+        (checkpoint.seq, checkpoint.at, checksum, checkpoint.state if whole else size),
     )
-    key = int(kept.lastrowid or 0)
+    key = int(inserted.lastrowid or 0)
     if not whole:
         # SQLite copies what it is given: a large state goes in piece by piece.
         with connection.blobopen("checkpoints", "state", key) as blob:
@@ -187,14 +189,14 @@ def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> 
         (KEPT_CHECKPOINTS,),
     )
     chain.note_state(connection, "checkpoint", key, checkpoint.seq, checksum)
-    chain.mark(connection)
+    chain.pin(connection)
 
 
 def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:
     """The newest checkpoint whose checksum holds and which is not ahead of the log."""
     # One at a time: three of them are three times the memory.
-    found = connection.execute("SELECT id, seq, at, checksum FROM checkpoints ORDER BY id DESC")
-    for key, seq, at, checksum in found.fetchall():
+    rows = connection.execute("SELECT id, seq, at, checksum FROM checkpoints ORDER BY id DESC")
+    for key, seq, at, checksum in rows.fetchall():
         if seq > next_seq:
             continue
         row = connection.execute("SELECT state FROM checkpoints WHERE id = ?", (key,)).fetchone()
@@ -203,3 +205,46 @@ def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoi
             if checkpoint_checksum(seq, at, checkpoint.state) == checksum:
                 return checkpoint
     return None
+
+
+def kept_states(connection: sqlite3.Connection) -> list[KeptState]:
+    """Every checkpoint, then every base snapshot."""
+    states = []
+    for kind, columns in (("checkpoint", "at"), ("root", "decisions, at")):
+        notes = chain.state_notes(connection, kind)
+        query = f"SELECT id, checksum, seq, {columns}, state FROM {kind}s ORDER BY id"
+        for key, checksum, seq, *rest in connection.execute(query):
+            expected = (
+                base_checksum(BaseSnapshot(seq, *rest))
+                if kind == "root"
+                else checkpoint_checksum(seq, *rest)
+            )
+            noted = chain.is_noted(notes, kind, key, seq, checksum) if key in notes else None
+            states.append(KeptState(kind, seq, expected == checksum, noted))
+    return states
+
+
+def checkpoint_checksum(seq: int, at: float, state: Buffer) -> str:
+    """What is kept beside a checkpoint, so that a damaged one is noticed."""
+    return _checksum(_OF_CHECKPOINT.pack(seq, at), state)
+
+
+def base_checksum(base: BaseSnapshot) -> str:
+    """What is kept beside a base snapshot."""
+    return _checksum(_OF_BASE.pack(base.seq, base.decisions, base.at), base.state)
+
+
+def _checksum(head: bytes, state: Buffer) -> str:
+    covered = sha256(head)
+    for piece in pieces(state):
+        covered.update(piece)
+    return covered.hexdigest()
+
+
+def pieces(state: Buffer) -> Iterator[bytes]:
+    """The bytes of a state a megabyte at a time; pages of a file are let go again."""
+    for start in range(0, len(state), _PIECE):
+        piece = state[start : start + _PIECE]
+        yield piece
+        if isinstance(state, mmap.mmap):
+            state.madvise(mmap.MADV_DONTNEED, start, len(piece))

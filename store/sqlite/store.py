@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -31,24 +30,24 @@ from equipoise.store.batches import (
     slice_rows,
 )
 from equipoise.store.contract import (
+    BaseSnapshot,
     Checkpoint,
-    Kept,
     Store,
+    StoredRecord,
     check_checkpoint,
     check_numbers,
     repeated_request,
 )
 from equipoise.store.errors import (
     CorruptStoreError,
-    ReadOnlyStoreError,
     SequenceError,
     StoreError,
     TrimmedError,
     WriteError,
 )
-from equipoise.store.files import DatabaseFile, WriterLock
+from equipoise.store.files import DatabaseFile, WriterLock, sync_to_disk
 from equipoise.store.format.frames import as_store_error as as_file_error
-from equipoise.store.format.frames import sync_folder
+from equipoise.store.format.frames import as_store_errors as as_file_errors
 from equipoise.store.format.mark import (
     BLOCK,
     Mark,
@@ -67,18 +66,19 @@ from equipoise.store.format.sql_rows import (
     TABLE_OF,
     Row,
     Table,
+    bounded,
     merge,
     to_blocks,
     to_rows,
     to_segments,
 )
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
-from equipoise.store.sqlite import chain
-from equipoise.store.sqlite import records as sqlite_records
+from equipoise.store.sqlite import chain, records
+from equipoise.store.sqlite.chain import Anchor, Link
 from equipoise.store.sqlite.connection import (
     SYNCHRONOUS,
     Durability,
-    as_store_error,
+    Session,
     check_beside,
     check_header,
     check_path,
@@ -86,22 +86,16 @@ from equipoise.store.sqlite.connection import (
     open_for_writing,
     remove,
     set_aside,
+    store_errors,
 )
-from equipoise.store.sqlite.log_start import (
-    BEGINS,
-    FIRST_NUMBER,
-    LOST_UNTIL,
-    STORE_ID,
-    TAKEN,
-    RootedLog,
-    insert_gap,
-    read_fact,
-    read_gaps,
-    write_fact,
-)
-from equipoise.store.sqlite.opening import Found, look, names_of
+from equipoise.store.sqlite.opening import Leftovers, inspect_files, names_of
+from equipoise.store.sqlite.records import KeptState
+from equipoise.store.sqlite.schema import STORE_ID
+from equipoise.store.sqlite.truncation import BEGINS, FIRST_NUMBER, Truncation
 
 T = TypeVar("T")
+LOST_UNTIL = "coalesce((SELECT max(first + numbers) FROM gaps), 0)"
+"""SQL: the number after the last one that was lost."""
 
 _ROWS_AT_ONCE = 4096
 _NAMES_AT_ONCE = 500
@@ -118,7 +112,7 @@ _NAMES = (
 )
 
 
-class SqliteStore(RootedLog, Store):
+class SqliteStore(Store):
     """The Store contract over a file.
 
     path: the database; its folder must exist. A writer makes the file where there is none,
@@ -145,10 +139,9 @@ class SqliteStore(RootedLog, Store):
     ) -> None:
         self.path = Path(path).resolve()
         self.read_only = read_only
-        self.found = Found()
+        self.leftovers = Leftovers()
         """What a writer found beside the database when it was opened."""
         self._name = f"store {self.path}"
-        self._turn = threading.RLock()
         self._counters: tuple[int, int] | None = None
         self._chained: tuple[int, bytes] | None = None
         self._ends = contextlib.ExitStack()
@@ -160,9 +153,8 @@ class SqliteStore(RootedLog, Store):
         try:
             if read_only:
                 check_path(self.path, read_only)
-                self._file = self._held(DatabaseFile(self.path))
-                self._connection = open_for_reading(self.path, busy_seconds)
-                self._ends.callback(self._connection.close)
+                self._file = self._hold(DatabaseFile(self.path))
+                self._use(open_for_reading(self.path, busy_seconds))
             else:
                 self._open(durability, busy_seconds, accept_loss)
         except BaseException as error:
@@ -171,9 +163,23 @@ class SqliteStore(RootedLog, Store):
                 raise as_file_error(self.path, error) from error
             raise
 
-    def _held(self, file: DatabaseFile) -> DatabaseFile:
+    def _hold(self, file: DatabaseFile) -> DatabaseFile:
         self._ends.callback(file.release)
         return file
+
+    def _use(self, connection: sqlite3.Connection) -> None:
+        self._ends.callback(connection.close)
+        self._session = Session(
+            self.path, connection, self.read_only, self._note_journal, self._forget_counters
+        )
+        self.truncation = Truncation(self.path, self._session)
+
+    def _note_journal(self) -> None:
+        if self._mark is not None:
+            self._mark.note_journal(wal_salts(self.path))
+
+    def _forget_counters(self) -> None:
+        self._counters = self._chained = None
 
     def _open(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> None:
         """Become the writer. Nothing is written before everything that is there fits together."""
@@ -188,90 +194,78 @@ class SqliteStore(RootedLog, Store):
         undo = self._ends.enter_context(contextlib.ExitStack())
         if is_new:
             undo.callback(remove, path)
-        self._file = self._held(DatabaseFile(path))
+        self._file = self._hold(DatabaseFile(path))
         self._file.lock(path)
         if not is_new:
             check_header(path, read_only=False)
-            found = self.found = self._look(durability, busy_seconds, accept_loss)
-        self._connection = open_for_writing(path, durability, busy_seconds)
-        self._ends.callback(self._connection.close)
-        if not is_new:
-            self._take_in(found)
+            self.leftovers = self._inspect(durability, busy_seconds, accept_loss)
+        self._use(open_for_writing(path, durability, busy_seconds))
         if is_new:
             # Who the store is must not hang on its journal.
-            self._ask(lambda opened: opened.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            self._session.query("PRAGMA wal_checkpoint(PASSIVE)")
+        else:
+            self._take_in(self.leftovers)
         undo.pop_all()
         next_seq, decisions = self._count()
-        store_id = bytes.fromhex(self._ask(read_fact, STORE_ID) or "")
+        store_id = bytes.fromhex(self._session.ask(records.read_fact, STORE_ID) or "")
         standing = Standing(
             store_id, boot_id(), next_seq, decisions, decisions + BLOCK, wal_salts(path)
         )
-        held = self.found.standing
-        if mark_path(path).exists() and (held is None or held.store_id != store_id):
-            self.found.kept.append(set_aside(mark_path(path)))
+        marked = self.leftovers.standing
+        if mark_path(path).exists() and (marked is None or marked.store_id != store_id):
+            self.leftovers.put_aside.append(set_aside(mark_path(path)))
         self._mark = Mark(path, standing)
-        if self._ask(read_fact, TAKEN) is not None:
+        if self._session.ask(records.read_fact, records.TAKEN) is not None:
             # Only now, with a mark that counts as the log does; and before there are new tail
             # files, one of which may get the inode of one that is gone.
-            with self._transaction() as connection:
-                write_fact(connection, TAKEN, None)
+            with self._session.transaction() as connection:
+                records.write_fact(connection, records.TAKEN, None)
         self.presence = Presence(path, self._file, self._mark, lock)
 
-    def _look(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> Found:
-        try:
-            found = look(self.path, durability, busy_seconds)
+    def _inspect(self, durability: Durability, busy_seconds: float, accept_loss: bool) -> Leftovers:
+        with store_errors(self._name):
+            leftovers = inspect_files(self.path, durability, busy_seconds)
             if not accept_loss:
-                found.refuse(self.path)
-            elif found.journal_is_strange:
-                kept: list[str] = []
-                for suffix in ("-wal", "-shm"):
-                    beside = self.path.with_name(self.path.name + suffix)
-                    if beside.exists():
-                        kept.append(set_aside(beside))
-                found = look(self.path, durability, busy_seconds)
-                found.kept += kept
-        except sqlite3.Error as error:
-            raise as_store_error(self._name, error) from error
-        except msgspec.MsgspecError as error:
-            raise CorruptStoreError(f"{self._name}: a record cannot be read: {error}") from error
-        return found
+                leftovers.refuse(self.path)
+            elif leftovers.journal_is_strange:
+                beside = (self.path.with_name(f"{self.path.name}{end}") for end in ("-wal", "-shm"))
+                put_aside = [set_aside(file) for file in beside if file.exists()]
+                leftovers = inspect_files(self.path, durability, busy_seconds)
+                leftovers.put_aside += put_aside
+        return leftovers
 
-    def _take_in(self, found: Found) -> None:
+    def _take_in(self, leftovers: Leftovers) -> None:
         """Append what a writer with a tail was killed before it could; note what is missing."""
         self._counters = None
-        if found.segments or found.gaps or found.files:
-            kept = ", ".join(f"{path.name}.damaged" for path in found.damaged)
-            with self._transaction() as connection:
-                for gap in found.gaps:
-                    insert_gap(connection, msgspec.structs.replace(gap, kept=kept))
-                _write(connection, found.segments, self._chained)
-                write_fact(connection, TAKEN, names_of(found.files))
+        if leftovers.segments or leftovers.gaps or leftovers.files:
+            damaged = ", ".join(f"{path.name}.damaged" for path in leftovers.damaged)
+            with self._session.transaction() as connection:
+                for gap in leftovers.gaps:
+                    records.insert_record(connection, msgspec.structs.replace(gap, kept=damaged))
+                _write(connection, leftovers.segments, self._chained)
+                records.write_fact(connection, records.TAKEN, names_of(leftovers.files))
             # Only when the disk has the rows may the files go; what is damaged stays for ever.
             self.sync_journal()
-            for path in found.files:
-                if path in found.damaged:
-                    found.kept.append(set_aside(path))
+            for path in leftovers.files:
+                if path in leftovers.damaged:
+                    leftovers.put_aside.append(set_aside(path))
                 else:
                     path.unlink()
-            sync_folder(self.path.parent)
-            found.segments = []
+            sync_to_disk(self.path.parent)
+            leftovers.segments = []
 
     def sync_journal(self) -> None:
         """Put everything that is committed on the disk. Raises OSError."""
         journal = self.path.with_name(self.path.name + "-wal")
         with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(journal, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_to_disk(journal)
 
     def rescue_journal(self) -> None:
         """Move what is committed into the database, where its journal has lost its name: the open
         file still holds it, and nobody else could read it later."""
         if not self.path.with_name(self.path.name + "-wal").exists():
             with contextlib.suppress(StoreError):
-                self._query("PRAGMA wal_checkpoint(PASSIVE)")
+                self._session.query("PRAGMA wal_checkpoint(PASSIVE)")
 
     @property
     def mark(self) -> Mark:
@@ -289,15 +283,15 @@ class SqliteStore(RootedLog, Store):
 
     def _count(self) -> tuple[int, int]:
         """(next seq, next decision number). Only the writer may remember them."""
-        with self._turn:
+        with self._session.turn:
             counters = self._counters
             if counters is None:
-                counters = self._query(_NEXT_SEQ)[0][0], self._query(_NEXT_NUMBER)[0][0]
+                counters = self._session.query(f"SELECT ({_NEXT_SEQ}), ({_NEXT_NUMBER})")[0]
                 self._counters = None if self.read_only else counters
             return counters
 
     def append(self, batch: Batch) -> int:
-        with self._turn:
+        with self._session.turn:
             first, decisions = self._count()
             rows = len(batch)
             if not rows:
@@ -306,9 +300,10 @@ class SqliteStore(RootedLog, Store):
                 check_numbers(self._name, batch, decisions)
                 decisions += rows
                 if self._mark is not None and decisions > self._mark.reserved:
-                    self._reserve(self._mark, decisions)
+                    with as_file_errors(self.path):
+                        self._mark.reserve(decisions)
             try:
-                with self._transaction() as connection:
+                with self._session.transaction() as connection:
                     chained = _write(connection, [Segment(first, batch)], self._chained)
             except WriteError as error:
                 raise self._explained(error, batch) from error
@@ -316,19 +311,13 @@ class SqliteStore(RootedLog, Store):
             self.mark.advance(first + rows, decisions)
             return first
 
-    def _reserve(self, mark: Mark, decisions: int) -> None:
-        try:
-            mark.reserve(decisions)
-        except OSError as error:
-            raise as_file_error(self.path, error) from error
-
     def append_together(self, segments: Sequence[Segment]) -> None:
         """Append batches that already know their seqs, in one transaction.
 
         They must continue the log, in order. Far faster than one by one where they are small.
         Raises as `append`.
         """
-        with self._turn:
+        with self._session.turn:
             next_seq, decisions = self._count()
             for segment in segments:
                 if segment.seq != next_seq:
@@ -341,7 +330,7 @@ class SqliteStore(RootedLog, Store):
                     decisions += len(segment.batch)
             if not segments:
                 return
-            with self._transaction() as connection:
+            with self._session.transaction() as connection:
                 chained = _write(connection, segments, self._chained)
             self._counters, self._chained = (next_seq, decisions), chained
             self.mark.advance(next_seq, decisions)
@@ -356,7 +345,7 @@ class SqliteStore(RootedLog, Store):
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
         end = self.next_seq if until is None else min(until, self.next_seq)
-        return self._segments(max(since, self.begins), end)
+        return self._segments(max(since, self.truncation.begins), end)
 
     def _segments(self, since: int, until: int) -> Iterator[Segment]:
         # Window by window, so that no statement stays open between two segments: the writer may
@@ -368,16 +357,16 @@ class SqliteStore(RootedLog, Store):
                 for table in LOG_TABLES
                 for segment in self._select(table, "seq >= ? AND seq < ?", *window)
             ]
-            if self.begins > start:
+            if self.truncation.begins > start:
                 raise TrimmedError(f"{self._name}: old rows were removed meanwhile: run it again")
             yield from sorted(segments, key=lambda segment: segment.seq)
 
     def blocks(self, table: Table, until: int) -> Iterator[tuple[Ints, Batch]]:
         """The rows of one table before row `until`, as (n,) seqs and batches: the quick way to
         read a whole log whose kinds of rows need not come in their common order."""
-        start = self.begins
+        start = self.truncation.begins
         while start < until:
-            rows = self._query(
+            rows = self._session.query(
                 f"{table.select('seq >= ? AND seq < ?')} LIMIT ?", (start, until, _ROWS_AT_ONCE)
             )
             yield from self._decoded(table, rows, to_blocks)
@@ -385,60 +374,44 @@ class SqliteStore(RootedLog, Store):
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         if len(request_ids) == 1:  # what every live request asks
-            return dict(self._query(_FIND_ONE, request_ids))
-        found: dict[str, int] = {}
-        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
-            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
-            marks = ", ".join("?" * len(names))
-            found.update(
-                self._query(
-                    f"SELECT request_id, number FROM decisions WHERE request_id IN ({marks})", names
-                )
-            )
-        return found
+            return dict(self._session.query(_FIND_ONE, request_ids))
+        numbers: dict[str, int] = {}
+        for names, marks in _parts(request_ids):
+            query = f"SELECT request_id, number FROM decisions WHERE request_id IN ({marks})"
+            numbers.update(self._session.query(query, names))
+        return numbers
 
     def request_names(self, until: int) -> Iterator[list[str]]:
         """The request ids of the decisions before number `until`, some hundreds at a time."""
         # Rows before the log's beginning count while they are there: their names are taken.
-        first = self._query("SELECT coalesce(min(number), 0) FROM decisions")[0][0]
+        first = self._session.query("SELECT coalesce(min(number), 0) FROM decisions")[0][0]
         for start in range(first, until, _NAMES_AT_ONCE):
             window = (start, min(start + _NAMES_AT_ONCE, until))
-            yield [name for (name,) in self._query(_NAMES, window)]
+            yield [name for (name,) in self._session.query(_NAMES, window)]
 
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
-            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
-            marks = ", ".join("?" * len(names))
-            found.update(
-                name
-                for (name,) in self._query(
-                    f"SELECT request_id FROM observations WHERE request_id IN ({marks})", names
-                )
-            )
-        return found
+        present: set[str] = set()
+        for names, marks in _parts(request_ids):
+            query = f"SELECT request_id FROM observations WHERE request_id IN ({marks})"
+            present.update(name for (name,) in self._session.query(query, names))
+        return present
 
     def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
-        found: dict[str, Segment] = {}
-        for start in range(0, len(request_ids), _NAMES_AT_ONCE):
-            names = tuple(request_ids[start : start + _NAMES_AT_ONCE])
-            marks = ", ".join("?" * len(names))
+        first: dict[str, Segment] = {}
+        for names, marks in _parts(request_ids):
             segments = self._select(OBSERVATIONS, f"request_id IN ({marks})", *names)
             for name, segment in named_observations(segments, names):
-                found.setdefault(name, segment)
-        return found
+                first.setdefault(name, segment)
+        return first
 
     def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
-        wanted, found = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
-        contexts = np.unique(context).tolist()
-        for start in range(0, len(contexts), _NAMES_AT_ONCE):
-            keys = contexts[start : start + _NAMES_AT_ONCE]
-            # By context alone: SQLite searches no index for a list of pairs.
-            marks = ", ".join("?" * len(keys))
-            segments = self._select(SIMULATIONS, f"context IN ({marks})", *keys)
+        wanted, first = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
+        # By context alone: SQLite searches no index for a list of pairs.
+        for contexts, marks in _parts(np.unique(context).tolist()):
+            segments = self._select(SIMULATIONS, f"context IN ({marks})", *contexts)
             for pair, segment in replays_of(segments, wanted):
-                found.setdefault(pair, segment)
-        return found
+                first.setdefault(pair, segment)
+        return first
 
     def decision(self, number: int) -> DecisionBatch | None:
         for segment in self._select(DECISIONS, "number = ?", number):
@@ -460,107 +433,112 @@ class SqliteStore(RootedLog, Store):
 
     def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
         check_checkpoint(self._name, seq, self.next_seq)
-        with self._transaction() as connection:
-            sqlite_records.write_checkpoint(connection, Checkpoint(seq, state, at))
+        with self._session.transaction() as connection:
+            records.write_checkpoint(connection, Checkpoint(seq, state, at))
 
     def restore(self) -> Checkpoint | None:
-        newest = self._ask(sqlite_records.newest_checkpoint, self.next_seq)
-        root = self.root()
-        if root is None or (newest is not None and newest.seq >= root.seq):
+        newest = self._session.ask(records.newest_checkpoint, self.next_seq)
+        base = self.base_snapshot()
+        if base is None or (newest is not None and newest.seq >= base.seq):
             return newest
-        return Checkpoint(root.seq, root.state, root.at)
+        return Checkpoint(base.seq, base.state, base.at)
+
+    def base_snapshot(self) -> BaseSnapshot | None:
+        return self.truncation.base()
+
+    def keep_base(self, seq: int, state: Buffer, at: float) -> None:
+        """Keep the state after the rows before `seq` for the log to begin at some day."""
+        check_checkpoint(self._name, seq, self.next_seq)
+        self.truncation.keep(seq, state, at)
 
     def freeze(self, name: str, value: str) -> None:
-        with self._turn:
-            if not self._ask(sqlite_records.is_frozen, self._name, name, value):
-                with self._transaction() as connection:
-                    sqlite_records.insert_setting(connection, name, value)
+        with self._session.turn:
+            if not self._session.ask(records.is_frozen, self._name, name, value):
+                with self._session.transaction() as connection:
+                    records.insert_setting(connection, name, value)
                     chain.extend_records(connection, "settings")
 
     def settings(self) -> dict[str, str]:
-        return self._ask(sqlite_records.read_settings)
+        return self._session.ask(records.read_settings)
 
-    def put(self, record: Kept) -> None:
-        with self._turn:
-            if not self._ask(sqlite_records.is_kept, self._name, record):
-                with self._transaction() as connection:
-                    chain.extend_records(
-                        connection, sqlite_records.insert_record(connection, record)
-                    )
+    def put(self, record: StoredRecord) -> None:
+        with self._session.turn:
+            if not self._session.ask(records.is_kept, self._name, record):
+                with self._session.transaction() as connection:
+                    records.insert_record(connection, record)
 
     def eras(self) -> list[Era]:
-        return self._ask(sqlite_records.read_eras)
+        return self._session.ask(records.read_records, Era)
 
     def rules(self) -> list[RuleRecord]:
-        return self._ask(sqlite_records.read_rules)
+        return self._session.ask(records.read_records, RuleRecord)
 
     def rule_ids(self) -> list[tuple[int, str]]:
-        return self._ask(sqlite_records.read_rule_ids)
+        return self._session.ask(records.read_rule_ids)
 
     def bodies(self) -> Iterator[str]:
         last = 0
         while True:
-            found = self._ask(sqlite_records.read_bodies, last)
-            if not found:
+            bodies = self._session.ask(records.read_bodies, last)
+            if not bodies:
                 return
-            last = found[-1][0]
-            yield from (body for _, body in found)
+            last = bodies[-1][0]
+            yield from (body for _, body in bodies)
 
     def remove_rules(self, ordinals: Sequence[int]) -> None:
         """Delete rules that nothing refers to any more; their ordinals are not given again."""
-        with self._transaction() as connection:
-            sqlite_records.delete_rules(connection, ordinals)
+        with self._session.transaction() as connection:
+            records.delete_rules(connection, ordinals)
 
     def rule(self, rule_id: str) -> RuleRecord | None:
-        found = self._ask(sqlite_records.read_rules, "WHERE rule_id = ?", rule_id)
-        return found[0] if found else None
+        rules = self._session.ask(records.read_records, RuleRecord, "WHERE rule_id = ?", rule_id)
+        return rules[0] if rules else None
 
     def alerts(self) -> list[Alert]:
-        return self._ask(sqlite_records.read_alerts)
+        return self._session.ask(records.read_records, Alert)
 
     def controls(self) -> list[Control]:
-        return self._ask(sqlite_records.read_controls)
+        return self._session.ask(records.read_records, Control)
 
     def gaps(self) -> list[Gap]:
-        return self._ask(read_gaps)
+        return self._session.ask(records.read_records, Gap)
+
+    def anchor(self, at: float) -> Anchor:
+        """Where the chains of this store end now. at: seconds since the epoch."""
+        return self._session.ask(chain.anchor, at)
+
+    def chain_links(self) -> tuple[list[Link], Link | None]:
+        """Every stored digest of the log, and the one where its chain ends."""
+        return self._session.ask(chain.links)
+
+    def chained_records(self, name: str) -> tuple[Link | None, dict[int, str]]:
+        """Where the chain of one kind of records ends, and the digest after each that is there."""
+        return self._session.ask(chain.record_digests, name)
+
+    def rows_in_order(self, since: int, until: int) -> list[tuple[str, Row]]:
+        """(table, row) of the rows with since <= seq < until in order, as SQL holds them."""
+        return self._session.ask(chain.rows_between, since, until)
+
+    def kept_states(self) -> list[KeptState]:
+        """Every checkpoint and base snapshot, whole or not."""
+        return self._session.ask(records.kept_states)
 
     def close(self) -> None:
-        with self._turn:
+        with self._session.turn:
             mark = self._mark
             rows = -1
             with contextlib.suppress(StoreError):
                 rows = self.next_seq
-            self._connection.close()
+            self._session.connection.close()
             if mark is not None:
                 mark.close(rows >= mark.rows, wal_salts(self.path))
             # The database's own descriptor last: closing it ends the locks of all connections.
             self._ends.close()
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is written inside, or nothing; errors of SQLite become StoreErrors."""
-        if self.read_only:
-            raise ReadOnlyStoreError(f"{self._name} was opened read-only")
-        with self._turn:
-            connection = self._connection
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-                if self._mark is not None:
-                    self._mark.note_journal(wal_salts(self.path))
-            except BaseException as error:
-                # An interrupt may have come just after the commit.
-                self._counters = self._chained = None
-                with contextlib.suppress(sqlite3.Error):
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    raise as_store_error(self._name, error) from error
-                raise
-
     def _select(self, table: Table, condition: str, *values: int | str) -> list[Segment]:
-        return self._decoded(table, self._query(table.select(condition), values), to_segments)
+        return self._decoded(
+            table, self._session.query(table.select(condition), values), to_segments
+        )
 
     def _decoded(
         self,
@@ -576,28 +554,20 @@ class SqliteStore(RootedLog, Store):
                 f"cannot be read: {error}"
             ) from error
 
-    def _query(self, sql: str, values: Sequence[int | str] = ()) -> list[Row]:
-        return self._ask(lambda connection: connection.execute(sql, values).fetchall())
 
-    def _ask(self, question: Callable[..., T], *values: object) -> T:
-        """question(connection, *values); errors of SQLite become StoreErrors."""
-        with self._turn:
-            try:
-                return question(self._connection, *values)
-            except sqlite3.Error as error:
-                raise as_store_error(self._name, error) from error
-            except msgspec.MsgspecError as error:
-                raise CorruptStoreError(
-                    f"{self._name}: a record cannot be read: {error}"
-                ) from error
+def _parts(values: Sequence[T]) -> Iterator[tuple[tuple[T, ...], str]]:
+    """Values some hundreds at a time, each time with as many question marks for SQL."""
+    for start in range(0, len(values), _NAMES_AT_ONCE):
+        part = tuple(values[start : start + _NAMES_AT_ONCE])
+        yield part, ", ".join("?" * len(part))
 
 
 def _write(
     connection: sqlite3.Connection, segments: Sequence[Segment], chained: tuple[int, bytes] | None
 ) -> tuple[int, bytes] | None:
     """Insert and chain the rows of segments; where their chain ends. chained: where it did."""
-    for part in _bounded(segments):
-        merged = merge(part) if len(part) > 1 else [(_seqs(part[0]), part[0].batch)]
+    for part in bounded(segments, _ROWS_AT_ONCE):
+        merged = merge(part) if len(part) > 1 else [(part[0].seqs, part[0].batch)]
         written = []
         for seqs, batch in merged:
             rows, table = to_rows(batch, seqs), TABLE_OF[type(batch)]
@@ -605,25 +575,3 @@ def _write(
             written.append((table.name, rows))
         chained = chain.extend(connection, chained, part[0].seq, written)
     return chained
-
-
-def _bounded(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """The same rows in lists of some thousand at the most, which bounds the memory they take."""
-    held: list[Segment] = []
-    count = 0
-    for segment in segments:
-        for start in range(0, len(segment.batch), _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, len(segment.batch))
-            if count + stop - start > _ROWS_AT_ONCE:
-                yield held
-                held, count = [], 0
-            whole = stop - start == len(segment.batch)
-            batch = segment.batch if whole else slice_rows(segment.batch, start, stop)
-            held.append(Segment(segment.seq + start, batch))
-            count += stop - start
-    if held:
-        yield held
-
-
-def _seqs(segment: Segment) -> Ints:
-    return np.arange(segment.seq, segment.seq + len(segment.batch))

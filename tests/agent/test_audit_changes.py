@@ -111,7 +111,7 @@ def added(table: str, values: str) -> Callable[..., None]:
 
 def forged_state(connection: sqlite3.Connection) -> None:
     """Another state in the newest checkpoint, with the checksum that belongs to it."""
-    from equipoise.store.sqlite.log_start import checkpoint_checksum
+    from equipoise.store.sqlite.records import checkpoint_checksum
 
     key, seq, at, state = connection.execute(
         "SELECT id, seq, at, state FROM checkpoints ORDER BY id DESC LIMIT 1"

@@ -26,9 +26,8 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.maintenance.audit import audit
+from equipoise.store.batches import text_keys
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.retention import trim
-from equipoise.store.text_keys import text_keys
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, MODELS, Traffic, config
@@ -142,9 +141,9 @@ class Life:
         self.settings = settings
 
     def cut(self) -> None:
-        self.store.keep_root(self.agent.light.next_seq, self.agent.fold.to_bytes(), self.traffic.at)
+        self.store.keep_base(self.agent.light.next_seq, self.agent.fold.to_bytes(), self.traffic.at)
         self.traffic_comes()
-        cut = trim(self.store, self.traffic.at, self.traffic.at, None)
+        cut = self.store.truncation.trim(self.traffic.at, self.traffic.at, None)
         assert cut is not None
         self.removed += cut.rows
 

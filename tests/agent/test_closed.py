@@ -12,8 +12,8 @@ import pytest
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ConfigError, ModelConfig, PolicyConfig
 from equipoise.agent.maintenance.audit import audit
+from equipoise.store.batches import text_key
 from equipoise.store.memory import MemoryStore
-from equipoise.store.text_keys import text_key
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, MODELS, Traffic, config

@@ -18,7 +18,7 @@ from equipoise.store.batches import OutcomeBatch
 from equipoise.store.errors import LostRowsError
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.log_start import insert_gap
+from equipoise.store.sqlite.records import insert_record
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, Traffic, config
@@ -28,7 +28,7 @@ FIRST, LOST = 200, 37
 
 def lose(store: SqliteStore) -> None:
     """Note that the next numbers were given to decisions that are lost."""
-    with store._transaction() as connection:
+    with store._session.transaction() as connection:
         gap = Gap(
             at=1.0,
             first=store.decisions,
@@ -37,7 +37,7 @@ def lose(store: SqliteStore) -> None:
             rows=LOST,
             reason="test",
         )
-        insert_gap(connection, gap)
+        insert_record(connection, gap)
 
 
 def run(agent: Agent, traffic: Traffic, batches: int) -> None:
@@ -116,7 +116,7 @@ def test_the_audit_is_clean_and_says_what_is_lost(path: Path) -> None:
         assert result.decisions == FIRST + 1200
         (sentence,) = result.losses
         assert f"d{FIRST} to d{FIRST + LOST - 1} will be no decision" in sentence
-    with SqliteStore(path) as store, store._transaction() as connection:
+    with SqliteStore(path) as store, store._session.transaction() as connection:
         connection.execute("DELETE FROM gaps")
     with SqliteStore(path, read_only=True) as store:
         found = audit(store, config(), KEY)
@@ -194,7 +194,7 @@ def test_an_altered_rule_is_refused_before_anything_follows_it(path: Path, first
         rules = store.rules()
         assert len(rules) > 2
         rule = rules[0 if first else -1].rule_id
-        store._connection.execute(
+        store._session.connection.execute(
             "UPDATE rules SET body = replace(body, '\"since\":', '\"since\":1') WHERE rule_id = ?",
             (rule,),
         )

@@ -28,9 +28,8 @@ from equipoise.agent.config import (
 from equipoise.agent.features import FeatureSchema
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.maintenance.audit import audit
-from equipoise.store.batches import Closure, OutcomeBatch, RequestBatch
+from equipoise.store.batches import Closure, OutcomeBatch, RequestBatch, text_keys
 from equipoise.store.memory import MemoryStore
-from equipoise.store.text_keys import text_keys
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY

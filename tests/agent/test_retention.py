@@ -22,8 +22,6 @@ from equipoise.agent.config import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.log_start import sealed_root
-from equipoise.store.sqlite.retention import trim
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_interrupted import SETTINGS, steps
@@ -51,8 +49,8 @@ def played(path, settings, trimming):
         )
         if trimming and number % 9 == 0:
             # What is trimmed is what was kept one round before, so that rows stay in between.
-            trim(store, number - 9.0, float(number), None)
-            store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), float(number))
+            store.truncation.trim(number - 9.0, float(number), None)
+            store.keep_base(agent.light.next_seq, agent.fold.to_bytes(), float(number))
             store.close()
             store = SqliteStore(path)
             agent = Agent(settings, store, KEY)
@@ -60,7 +58,7 @@ def played(path, settings, trimming):
             call = calls.send(result)
         except StopIteration:
             break
-    state, begins = agent.fold.to_bytes(), store.begins
+    state, begins = agent.fold.to_bytes(), store.truncation.begins
     result = audit(store, settings, KEY)
     store.close()
     return answers, state, begins, result
@@ -88,10 +86,10 @@ def test_who_follows_a_removed_decision_is_counted_and_not_accused(tmp_path):
         agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
         first = traffic.requests(40)
         agent.decide(first)
-        store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
+        store.keep_base(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         agent.decide(replace(traffic.requests(40), unit=first.unit))
         agent.decide(traffic.requests(5))
-        trim(store, 1.0, 2.0, None)
+        store.truncation.trim(1.0, 2.0, None)
         found = audit(store, settings, KEY)
         assert found.clean, found.faults
         assert (found.decisions, found.unchecked) == (45, 40)
@@ -102,7 +100,7 @@ def test_an_audit_still_finds_what_was_changed(tmp_path):
     settings = config(**SETTINGS["top-two"])
     played(tmp_path / "cut.db", settings, True)
     with SqliteStore(tmp_path / "cut.db") as store:
-        store._connection.execute("UPDATE decisions SET uniform = uniform / 2")
+        store._session.connection.execute("UPDATE decisions SET uniform = uniform / 2")
         found = audit(store, settings, KEY)
     assert found.fault_count >= found.decisions
 
@@ -113,8 +111,8 @@ def test_a_state_of_another_version_is_no_beginning(tmp_path):
     with SqliteStore(path) as store:
         agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
         agent.decide(traffic.requests(50))
-        store.keep_root(agent.light.next_seq, b"of another version", 1.0)
-        trim(store, 1.0, 2.0, None)
+        store.keep_base(agent.light.next_seq, b"of another version", 1.0)
+        store.truncation.trim(1.0, 2.0, None)
         with pytest.raises(AgentError, match="the log begins at row 50, and the state before it"):
             Agent(settings, store, KEY)
 
@@ -132,8 +130,8 @@ def test_what_needs_the_removed_rows_is_refused_by_name(tmp_path, changes, said)
     with SqliteStore(tmp_path / "log.db") as store:
         agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(0))
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(300))))
-        store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
-        trim(store, 1.0, 2.0, None)
+        store.keep_base(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
+        store.truncation.trim(1.0, 2.0, None)
         if said is None:
             assert Agent(config(**changes), store, KEY).rule.era == 1
         else:
@@ -149,9 +147,9 @@ def test_contexts_of_recent_traffic_are_those_that_are_left(tmp_path):
         agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
         for _ in range(8):
             agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
-        store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
-        trim(store, 1.0, 2.0, None)
-        assert sealed_root(store._connection).decisions == 800
+        store.keep_base(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
+        store.truncation.trim(1.0, 2.0, None)
+        assert store.base_snapshot().decisions == 800
         again = Agent(settings, store, KEY)
         again.refresh()
         assert len(again.decide(traffic.requests(10))) == 10

@@ -15,7 +15,6 @@ from equipoise.agent.lifecycle.rules import RuleBook, unused_rules
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.moments.codec import decode
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.retention import trim
 
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, Traffic, config, run
@@ -58,7 +57,7 @@ def test_whether_any_rule_looked_at_a_request_is_known_after_a_restart(tmp_path,
         # One that does, among many that do not.
         odd = store.rules()[2].body.replace("constant-shares", "another")
         if assignment == "uniform":
-            store._connection.execute("UPDATE rules SET body = ? WHERE id = 3", (odd,))
+            store._session.connection.execute("UPDATE rules SET body = ? WHERE id = 3", (odd,))
             assert RuleBook(store).context_free is False
 
 
@@ -91,10 +90,10 @@ def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path):
                 agent.observe(traffic.outcomes(made))
             agent.refresh()
             if turn == 25:
-                store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
+                store.keep_base(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         before = dict(store.rule_ids())
         assert unused_rules(store) == []
-        assert trim(store, 2.0, 3.0, None) is not None
+        assert store.truncation.trim(2.0, 3.0, None) is not None
         unused = unused_rules(store)
         store.remove_rules(unused)
         after = dict(store.rule_ids())
@@ -102,7 +101,7 @@ def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path):
         assert len(gone) == len(unused) > 5
         assert all(before[ordinal] == name for ordinal, name in after.items())
 
-        root = decode(store.root().state)[0]
+        root = decode(store.base_snapshot().state)[0]
         needed = {before[ordinal] for ordinal in root["pending.rule"].tolist()}
         needed |= {
             before[ordinal] for ordinal in root["certified.reference"].tolist() if ordinal >= 0

@@ -73,9 +73,9 @@ def test_what_the_runbook_quotes_exists() -> None:
     commands = set(re.findall(r"equipoise (\w+)", RUNBOOK))
     commands -= {"db"}
     listed = (ROOT / "replay" / "cli.py").read_text()
-    for command in commands & {"init", "serve", "status", "audit", "backup", "restore", "rollback"}:
+    for command in commands & {"init", "serve", "status", "audit", "backup", "restore"}:
         assert f"app.command()({command})" in listed
-    assert {"backup", "restore", "rollback", "audit", "init"} <= commands
+    assert {"backup", "restore", "audit", "init"} <= commands
     for anchor in re.findall(r"\(#(\w+)\)", RUNBOOK):
         assert anchor in {name.lower() for name in sections()}
 

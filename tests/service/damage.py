@@ -36,7 +36,7 @@ from equipoise.agent.maintenance.key_file import open_key, write_key
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.errors import SlowStoreError
 from equipoise.store.format import frames as tail_module
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 

@@ -19,7 +19,7 @@ from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.api.schema import CheckAnswer, ChecksAnswer
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 
 @pytest.fixture

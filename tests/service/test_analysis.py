@@ -26,9 +26,9 @@ from equipoise.agent.service.analyst.connection import AnalystError, CrowdedErro
 from equipoise.agent.service.analyst.reports import AlarmAction, report
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
-from equipoise.store.contract import Kept
+from equipoise.store.contract import StoredRecord
 from equipoise.store.errors import FullStoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 
@@ -140,7 +140,7 @@ def test_a_rule_adopted_during_a_question_reaches_the_analyst(
         assert process is not None
         called, free, put = threading.Event(), threading.Event(), daemon.store.put
 
-        def slow_put(record: Kept) -> None:
+        def slow_put(record: StoredRecord) -> None:
             called.set()
             free.wait(10)
             put(record)

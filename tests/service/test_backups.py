@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import subprocess
 import threading
 from pathlib import Path
@@ -18,7 +17,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.backups import back_up, put_back
 from equipoise.store.errors import StoreError
 from equipoise.store.format.frames import tail_files
-from equipoise.store.sqlite import SqliteStore, migrations
+from equipoise.store.sqlite import SqliteStore, schema
 from equipoise.store.sqlite.connection import inspect_store
 
 
@@ -173,18 +172,17 @@ def test_an_older_schema_is_copied_as_it_is(
 ) -> None:
     """So that a backup can be made with the new program before the first start upgrades it."""
     path = tmp_path / "old.db"
-    with monkeypatch.context() as old:
-        old.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
-        made = sqlite3.connect(path, isolation_level=None)
-        migrations.upgrade(made, path)
-        made.close()
-    facts: dict[str, Any] = back_up(path, tmp_path / "copy")
-    assert (facts["schema_version"], facts["log_rows"], facts["key"]) == (1, 0, False)
     SqliteStore(path).close()
-    assert inspect_store(path).schema_version == migrations.newest()
+    version = schema.newest()
+    longer = (*schema.MIGRATIONS, (version + 1, lambda database: None))
+    monkeypatch.setattr(schema, "MIGRATIONS", longer)
+    facts: dict[str, Any] = back_up(path, tmp_path / "copy")
+    assert (facts["schema_version"], facts["log_rows"], facts["key"]) == (version, 0, False)
+    SqliteStore(path).close()
+    assert inspect_store(path).schema_version == version + 1
     put_back(tmp_path / "copy", tmp_path / "back.db")
-    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:1])
-    assert inspect_store(tmp_path / "back.db").schema_version == 1
+    monkeypatch.undo()
+    assert inspect_store(tmp_path / "back.db").schema_version == version
 
 
 def test_what_is_no_store_is_no_backup(tmp_path: Path) -> None:

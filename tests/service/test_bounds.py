@@ -24,7 +24,7 @@ from equipoise.agent.service.telemetry import Log
 from equipoise.agent.service.upkeep.capacity import needs
 from equipoise.store.errors import TornAppendError
 from equipoise.store.format.mark import mark_path
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
 
 
@@ -140,7 +140,7 @@ def test_a_refused_append_breaks_nothing(
         monkeypatch.setattr(store._mark, "reserve", full)
     else:
         mark_path(store.path).rename(moved)
-        assert store.look() is not None
+        assert store.check_files() is not None
     assert b'"reason":null' not in daemon.hot.decide(body % 2)
     assert (store.next_seq, store.decisions, store._mark.rows) == before
     assert daemon.agent.broken is None

@@ -25,7 +25,7 @@ from equipoise.agent.service.control import SLEW, Clock
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.jobs import Jobs
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Request
 

@@ -26,7 +26,7 @@ from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.telemetry import Log, gather_library_lines
 from equipoise.store.errors import CorruptStoreError, ReadOnlyStoreError, SlowStoreError
 from equipoise.store.format import mark as presence_module
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
 

@@ -25,7 +25,7 @@ from equipoise.agent.service.control import Clock
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import SlowStoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.sqlite import SqliteStore
 
 

@@ -17,7 +17,7 @@ from equipoise.agent.service.api.problems import refusal_of
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.telemetry import Log
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 SOME = settings(deadline=None, max_examples=200)
 

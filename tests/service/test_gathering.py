@@ -19,7 +19,7 @@ from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.hot_path.batching import MOST, MicroBatcher
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import FullStoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 
 def started(folder: Path) -> Daemon:

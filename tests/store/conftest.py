@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,7 +22,8 @@ from equipoise.store.batches import (
     SimulationBatch,
 )
 from equipoise.store.contract import Store
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.format.mark import mark_path
+from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
@@ -164,6 +168,38 @@ def exact_log(store: Store, since: int = 0, until: int | None = None) -> list[Ex
         for segment in store.read(since, until)
         for row in exact_rows(segment.seq, segment.batch)
     ]
+
+
+VERSION_6 = """
+DROP TABLE gaps;
+DROP TABLE facts;
+DROP TABLE chain;
+DROP INDEX idx_simulations_context;
+DROP VIEW exp_summary;
+DROP VIEW decision_log;
+DROP VIEW attempts;
+ALTER TABLE decisions DROP COLUMN closed_by;
+CREATE VIEW decision_log AS SELECT number FROM decisions;
+CREATE VIEW exp_summary AS SELECT era FROM eras;
+PRAGMA user_version = 6;
+"""
+
+
+def make_version_6(path: Path) -> None:
+    """Give a store that is closed the tables and indexes that schema version 6 had; its views are
+    stand-ins. Older programs left no mark."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(VERSION_6)
+        query = "SELECT name, sql FROM sqlite_master WHERE type != 'view' AND sql IS NOT NULL"
+        schema = sorted(connection.execute(query))
+    # Of a store that a program of that version made.
+    assert sha256(repr(schema).encode()).hexdigest()[:16] == "85e36f8ebe2dd12d"
+    mark_path(path).unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def as_version_6() -> Callable[[Path], None]:
+    return make_version_6
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from equipoise.store.errors import MissingStoreError
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite.connection import inspect_store
-from equipoise.store.sqlite.migrations import newest
+from equipoise.store.sqlite.schema import newest
 
 
 def test_a_whole_store_beside_its_writer(tmp_path: Path, author: Any) -> None:
@@ -36,7 +36,7 @@ def test_damage_is_listed_and_the_rest_is_counted(tmp_path: Path, author: Any) -
         store.append(author.decisions(30))
         store.append(author.expiries(2))
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'expiries'"
-        page = store._connection.execute(query).fetchone()[0] - 1
+        page = store._session.connection.execute(query).fetchone()[0] - 1
     content = bytearray(path.read_bytes())
     content[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
     path.write_bytes(bytes(content))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from equipoise.agent.maintenance.audit_chain import check_chain
@@ -19,8 +20,8 @@ from equipoise.store.errors import DisplacedStoreError, LostRowsError, StoreErro
 from equipoise.store.format import frames as tail_module
 from equipoise.store.format import mark as mark_module
 from equipoise.store.format.frames import scan, tail_files
-from equipoise.store.format.mark import BLOCK, Mark, mark_path, read_mark
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.format.mark import BLOCK, Mark, mark_path, read_mark, wal_salts
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
 
@@ -32,8 +33,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "log.db"
 
 
-def left(path: Path, author: Any, before: int = IN_SQLITE, after: int = DECISIONS) -> None:
+def left(
+    path: Path,
+    author: Any,
+    before: int = IN_SQLITE,
+    after: int = DECISIONS,
+    late: tuple[int, ...] = (),
+) -> None:
     """Leave a store as a killed writer does: an outcome behind each decision, the last in the tail.
+    late: decisions that get a second outcome behind them all.
 
     The writer is a process that ends without a word, for only so does it let go as a killed one."""
     child = os.fork()
@@ -45,6 +53,8 @@ def left(path: Path, author: Any, before: int = IN_SQLITE, after: int = DECISION
                 store._log.append_together = _never  # type: ignore[method-assign]
             store.append(author.decisions(1, request_id=[f"r{number}"]))
             store.append(author.outcomes(1, number=author.rng.integers(number, number + 1, 1)))
+        for number in late:
+            store.append(author.outcomes(1, number=np.array([number])))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -91,6 +101,42 @@ def no_tail(path: Path) -> None:
 
 def no_journal(path: Path) -> None:
     path.with_name("log.db-wal").unlink()
+
+
+def test_a_late_row_about_a_lost_decision_is_lost_with_it(path: Path, author: Any) -> None:
+    left(path, author, late=(6, 7))
+    in_the_middle(path)
+    with SqliteStore(path, accept_loss=True) as store:
+        assert store.outcome_parts(6) == []
+        assert len(store.outcome_parts(7)) == 2
+        # Of decision 6, its first outcome and, behind decision 11, its second.
+        gaps = [(gap.first, gap.numbers, gap.rows) for gap in store.gaps()]
+        assert gaps == [(6, 1, 2), (DECISIONS, 0, 1)]
+
+
+def test_a_file_that_begins_later_than_the_one_before_ends_is_named(
+    path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_module, "FILE_BYTES", 2000)
+    left(path, author)
+    cut = tail_files(path)[-2]
+    standing = read_mark(path)
+    assert standing is not None
+    frames = scan(cut.read_bytes(), standing.store_id).frames
+    cut.write_bytes(cut.read_bytes()[: frames[-1][0] + 40])
+    later = tail_files(path)[-1].name
+    with pytest.raises(LostRowsError, match=rf"1 log rows are missing .* {later} begins later"):
+        SqliteStore(path)
+
+
+def test_the_mark_knows_the_journal_that_is_written(path: Path, author: Any) -> None:
+    with SqliteStore(path) as store:
+        store.append(author.decisions(1))
+        before = wal_salts(path)
+        store._session.query("PRAGMA wal_checkpoint(TRUNCATE)")  # the next write begins it anew
+        store.append(author.decisions(1))
+        assert wal_salts(path) not in ((0, 0), before)
+        assert read_mark(path).salts == wal_salts(path)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +371,7 @@ def test_numbers_are_reserved_before_they_are_given(
     path: Path, author: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mark_module, "BLOCK", 8)
-    monkeypatch.setattr("equipoise.store.journal.store.BLOCK", 8)
+    monkeypatch.setattr("equipoise.store.journal.BLOCK", 8)
     monkeypatch.setattr("equipoise.store.sqlite.store.BLOCK", 8)
     synced: list[int] = []
     real = Mark.sync

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.store.batches import OutcomeBatch
-from equipoise.store.journal.recent_outcomes import Recent
+from equipoise.store.journal import RecentOutcomes
 
 
 def parts(*numbers: int, reward: float = 1.0) -> OutcomeBatch:
@@ -23,7 +23,7 @@ def parts(*numbers: int, reward: float = 1.0) -> OutcomeBatch:
 
 
 def test_parts_come_back_in_log_order():
-    recent = Recent(0)
+    recent = RecentOutcomes(0)
     recent.add(parts(3, 4, reward=0.25), 5)
     recent.add(parts(4, reward=0.5), 5)
     found = recent.find(4)
@@ -33,7 +33,7 @@ def test_parts_come_back_in_log_order():
 
 
 def test_the_oldest_part_of_a_decision_goes_first():
-    recent = Recent(0, limit=3)
+    recent = RecentOutcomes(0, limit=3)
     recent.add(parts(7, reward=0.25), 8)
     recent.add(parts(7, 6, reward=0.5), 8)
     recent.add(parts(9, reward=1.0), 10)
@@ -43,7 +43,7 @@ def test_the_oldest_part_of_a_decision_goes_first():
 
 
 def test_of_decisions_from_before_nothing_is_known():
-    recent = Recent(10)
+    recent = RecentOutcomes(10)
     recent.add(parts(9), 12)
     assert recent.find(9) is None
     assert recent.find(10) == []
@@ -51,7 +51,7 @@ def test_of_decisions_from_before_nothing_is_known():
 
 def test_what_was_dropped_is_not_taken_for_absent():
     """Against a list of everything, over a stream that drops most of it."""
-    rng, recent, everything = np.random.default_rng(0), Recent(0, limit=50), []
+    rng, recent, everything = np.random.default_rng(0), RecentOutcomes(0, limit=50), []
     decisions, unknown, known = 0, 0, 0
     for step in range(400):
         decisions += int(rng.integers(0, 4))

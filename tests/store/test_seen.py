@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from equipoise.store.errors import ContradictionError
-from equipoise.store.journal.recent_outcomes import Seen
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import BloomFilter, JournaledStore
 
-SEEN = Seen()
+SEEN = BloomFilter()
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def test_a_name_that_was_added_is_in_it(names: list[str]) -> None:
 
 def test_a_new_name_is_rarely_suspected() -> None:
     """200,000 names of 2^27 bits: the chance of a false alarm is 9e-8; 1 in 50,000 would fail."""
-    seen = Seen()
+    seen = BloomFilter()
     seen.add(f"known-{number}" for number in range(200_000))
     assert all(f"known-{number}" in seen for number in range(0, 200_000, 7))
     assert sum(f"new-{number}" in seen for number in range(50_000)) <= 1
@@ -44,7 +43,7 @@ def test_names_from_before_the_start_are_known_while_and_after_they_are_read(
     with JournaledStore(path) as store:
         assert store.find_requests([names[7], "new"]) == {names[7]: 7}
         store._learner.join(20)
-        assert store._all_known
+        assert store._filters_whole
         for number in range(0, 3000, 17):
             assert store.find_requests([names[number]]) == {names[number]: number}
         assert store.find_requests(["new", names[-1]]) == {names[-1]: 2999}

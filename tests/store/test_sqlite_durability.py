@@ -123,8 +123,10 @@ def test_power_syncs_every_commit_and_process_does_not(tmp_path: Path) -> None:
     levels = {}
     for durability in ("process", "power"):
         with SqliteStore(tmp_path / f"{durability}.db", durability=durability) as store:
-            levels[durability] = store._connection.execute("PRAGMA synchronous").fetchone()[0]
-            assert store._connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            levels[durability] = store._session.connection.execute("PRAGMA synchronous").fetchone()[
+                0
+            ]
+            assert store._session.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert levels == {"process": 1, "power": 2}
     with pytest.raises(StoreError, match="durability is 'none', expected 'process' or 'power'"):
         SqliteStore(tmp_path / "s.db", durability="none")  # type: ignore[arg-type]

@@ -34,13 +34,13 @@ def unchanged(store: SqliteStore, before: Any, log_of: Any) -> None:
 
 def test_a_full_disk(store: SqliteStore, author: Any, log_of: Any) -> None:
     before = store.next_seq, store.decisions, log_of(store)
-    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
-    store._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    pages = store._session.connection.execute("PRAGMA page_count").fetchone()[0]
+    store._session.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     large = author.decisions(20_000)
     with pytest.raises(WriteError, match=r"store .*log.db: the disk or the database is full"):
         store.append(large)
     unchanged(store, before, log_of)
-    store._connection.execute("PRAGMA max_page_count = 1000000")
+    store._session.connection.execute("PRAGMA max_page_count = 1000000")
     assert store.append(large) == 5
     assert store.decisions == 20_003
 
@@ -105,10 +105,10 @@ def test_an_interrupt_between_commit_and_return_does_not_lose_count(
                 raise KeyboardInterrupt
             return result
 
-    real = store._connection
-    monkeypatch.setattr(store, "_connection", Interrupted(real))
+    real = store._session.connection
+    monkeypatch.setattr(store._session, "connection", Interrupted(real))
     with pytest.raises(KeyboardInterrupt):
         store.append(author.decisions(2))
-    monkeypatch.setattr(store, "_connection", real)
+    monkeypatch.setattr(store._session, "connection", real)
     assert (store.next_seq, store.decisions) == (7, 5)
     assert store.append(author.decisions(1)) == 7

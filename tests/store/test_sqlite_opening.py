@@ -21,7 +21,7 @@ from equipoise.store.errors import (
     StoreError,
 )
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.migrations import newest
+from equipoise.store.sqlite.schema import newest
 
 BOTH_WAYS = pytest.mark.parametrize("read_only", [False, True], ids=["write", "read"])
 
@@ -129,7 +129,7 @@ def test_an_empty_file(tmp_path: Path, read_only: bool) -> None:
 def test_truncated_beside_its_journal(path: Path, read_only: bool, author: Any) -> None:
     crashed = path.with_name("crashed.db")
     with SqliteStore(path) as store:
-        store._connection.execute("PRAGMA wal_autocheckpoint = 0")
+        store._session.connection.execute("PRAGMA wal_autocheckpoint = 0")
         author.written = store.decisions
         store.append(author.decisions(5))
         for end in ("", "-wal"):
@@ -156,7 +156,7 @@ def test_a_store_half_made_by_a_killed_process_is_made_anew(tmp_path: Path) -> N
 
 ANOTHER_USER = """
 import os, sys
-from equipoise.store.migrations import newest
+from equipoise.store.sqlite.schema import newest
 from equipoise.store.sqlite import SqliteStore
 
 path = sys.argv[1]
@@ -220,7 +220,7 @@ def test_a_new_store_that_cannot_be_made_leaves_nothing(
         database.execute("CREATE TABLE half (a)")
         database.execute("SELECT * FROM nowhere")
 
-    monkeypatch.setattr("equipoise.store.sqlite.migrations.MIGRATIONS", ((1, fail),))
+    monkeypatch.setattr("equipoise.store.sqlite.schema.create_schema", fail)
     with pytest.raises(StoreError, match="no such table: nowhere"):
         SqliteStore(tmp_path / "log.db")
     assert os.listdir(tmp_path) == []

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from equipoise.store import journal as journaled_module
 from equipoise.store.batches import Segment
 from equipoise.store.errors import (
     ContradictionError,
@@ -30,8 +31,7 @@ from equipoise.store.errors import (
 from equipoise.store.format import frames as tail_module
 from equipoise.store.format.frames import read_segment, scan, tail_files, to_frame
 from equipoise.store.format.sql_rows import merge
-from equipoise.store.journal import store as journaled_module
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 

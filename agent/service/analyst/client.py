@@ -40,7 +40,7 @@ from equipoise.agent.service.analyst.process import (
 from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.batches import Buffer
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import RuleRecord
 
 T = TypeVar("T")

@@ -27,7 +27,7 @@ from equipoise.agent.service.analyst.process import (
 )
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.errors import StoreError
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Alert, RuleRecord
 
 LONGEST_SECONDS = 300.0

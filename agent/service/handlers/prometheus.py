@@ -26,7 +26,7 @@ from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.api.schema import Status
 from equipoise.agent.service.control import Breaker, Clock, Switches
 from equipoise.agent.service.telemetry import Counters
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTS = 20.0

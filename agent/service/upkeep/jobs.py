@@ -23,7 +23,7 @@ from equipoise.agent.lifecycle.rules import unused_rules
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.control import wall_time
 from equipoise.agent.service.telemetry import Counters, Log
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 
 Job = Callable[[], Awaitable[object]]
 
@@ -167,10 +167,10 @@ class Retention:
     async def run(self, now: float) -> None:
         """Keep a state if one is due, and trim. now: seconds since the epoch."""
         age = self._settings.days * SECONDS_A_DAY
-        last = await asyncio.to_thread(self._store.last_root_kept, now)
+        last = await asyncio.to_thread(self._store.last_base_kept, now)
         if last is None or now - last >= age / STEPS:
             state = await self._analysis.state()
-            await asyncio.to_thread(self._store.keep_root, state.seq, state.state, now)
+            await asyncio.to_thread(self._store.keep_base, state.seq, state.state, now)
         archive = self._settings.archive
         folder = None if archive is None else Path(archive)
         trimmed = await asyncio.to_thread(self._store.trim, now - age, now, folder, STEPS - 1)

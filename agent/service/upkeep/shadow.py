@@ -24,8 +24,8 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import FeatureError
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.telemetry import Log
+from equipoise.store.batches import text_key
 from equipoise.store.records import Features, FeatureValue, Id, Record, Simulation
-from equipoise.store.text_keys import text_key
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between attempts: doubled each time, halved at random, unless the endpoint says when."""

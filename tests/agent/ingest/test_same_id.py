@@ -23,7 +23,7 @@ from equipoise.agent.ingest.bulk import Order, run
 from equipoise.agent.maintenance.key_file import read_key
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import ObservationBatch, SimulationBatch
-from equipoise.store.journal.store import JournaledStore
+from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Observation, Outcome, Request, Simulation
 from equipoise.store.sqlite import SqliteStore
 
@@ -243,7 +243,7 @@ def test_rows_that_wait_for_sqlite_are_compared_too(folder: Path, settled: bool)
     with JournaledStore(folder / "x.db") as store:
         config = load_file(Path("chat.toml")).experiment
         gateway = RecordAdapter(Agent(config, store, bytes(32)), clock=lambda: 1e9)
-        turn = store._log._turn  # SQLite's writer waits for us: rows stay in memory
+        turn = store._log._session.turn  # SQLite's writer waits for us: rows stay in memory
         if settled:
             gateway.ingest([row(1.0)])
             store.settle()

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,14 @@ from equipoise.store.batches import (
     replays_of,
     slice_rows,
 )
-from equipoise.store.contract import Checkpoint, Kept, Root, Store, check_numbers, repeated_request
+from equipoise.store.contract import (
+    BaseSnapshot,
+    Checkpoint,
+    Store,
+    StoredRecord,
+    check_numbers,
+    repeated_request,
+)
 from equipoise.store.errors import (
     DisplacedStoreError,
     FullStoreError,
@@ -43,15 +50,14 @@ from equipoise.store.errors import (
     TornAppendError,
     WriteError,
 )
-from equipoise.store.format.frames import Sync, TailWriter, as_store_error, seed_of, to_frame
+from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, seed_of, to_frame
 from equipoise.store.format.mark import BLOCK
-from equipoise.store.journal.recent_outcomes import Recent, Seen
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite.chain import Anchor
 from equipoise.store.sqlite.connection import Durability
-from equipoise.store.sqlite.opening import Found
-from equipoise.store.sqlite.retention import Trimmed, trim
+from equipoise.store.sqlite.opening import Leftovers
+from equipoise.store.sqlite.truncation import Trimmed
 
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
@@ -59,6 +65,13 @@ _GATHER_SECONDS = 0.01
 _RETRY_SECONDS = 0.2
 _BREATH_SECONDS = 0.002
 _RULES_AT_ONCE = 256
+_BITS = 27
+"""2^27 bits are 16 MB, whatever the length of history."""
+_MASK = (1 << _BITS) - 1
+_WORD = (1 << 64) - 1
+_SPREAD = 0x9E3779B97F4A7C15
+_OUTCOME_ROWS = 20_000
+"""Parts of outcomes that are kept: up to 30 MB, where each came alone."""
 
 
 class JournaledStore(Store):
@@ -111,12 +124,12 @@ class JournaledStore(Store):
         self._numbers: dict[str, int] = {}
         self._rows: dict[int, tuple[DecisionBatch, int]] = {}
         self._observed: set[str] = set()
-        self._recent = Recent(self._decisions)
+        self._recent = RecentOutcomes(self._decisions)
         self._absent: set[str] = set()
         # Two filters, each written by one thread: names from before, which are read beside the
         # first requests, and names since. Until the first is whole SQLite is asked.
-        self._before, self._since = Seen(), Seen()
-        self._all_known = False
+        self._before, self._since = BloomFilter(), BloomFilter()
+        self._filters_whole = False
         self._change = threading.Condition()
         self._wake = threading.Event()
         self._closing = self._torn = False
@@ -126,7 +139,7 @@ class JournaledStore(Store):
         if self._decisions:
             self._learner.start()
         else:
-            self._all_known = True
+            self._filters_whole = True
 
     @property
     def next_seq(self) -> int:
@@ -152,7 +165,8 @@ class JournaledStore(Store):
         if isinstance(batch, DecisionBatch):
             decisions += rows
             if decisions > self._mark.reserved:
-                self._reserve(decisions)
+                with as_store_errors(self.path):
+                    self._mark.reserve(decisions)
             if rows > 1 or batch.number[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
             self._admit_requests(batch)
@@ -178,13 +192,7 @@ class JournaledStore(Store):
             self._wake.set()
         return first
 
-    def _reserve(self, decisions: int) -> None:
-        try:
-            self._mark.reserve(decisions)
-        except OSError as error:
-            raise as_store_error(self.path, error) from error
-
-    def look(self) -> StoreError | None:
+    def check_files(self) -> StoreError | None:
         """Whether the files are in their places and can be written; for any thread.
 
         While they are not, appends are refused: what they would promise nobody could keep.
@@ -215,9 +223,9 @@ class JournaledStore(Store):
         names = [name for name in batch.request_id or () if name]
         # A caller that has just looked these ids up need not have them looked up again.
         if not self._absent.issuperset(names):
-            known = self.find_requests(names)
-            if known:
-                raise repeated_request(self._name, names, known)
+            decided = self.find_requests(names)
+            if decided:
+                raise repeated_request(self._name, names, decided)
         if len(names) > 1 and len(set(names)) < len(names):
             raise repeated_request(self._name, names, ())
         self._absent.clear()
@@ -235,36 +243,36 @@ class JournaledStore(Store):
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         waiting = self._numbers
         # In this order: what leaves memory meanwhile is in SQLite already.
-        found = {name: waiting[name] for name in request_ids if name in waiting}
-        others = [name for name in request_ids if name not in found]
+        numbers = {name: waiting[name] for name in request_ids if name in waiting}
+        others = [name for name in request_ids if name not in numbers]
         if others:
-            asked = others
-            if self._all_known:
+            possible = others
+            if self._filters_whole:
                 before, since = self._before, self._since
-                asked = [name for name in others if name in since or name in before]
-            if asked:
-                found.update(self._reader.find_requests(asked))
-            self._absent = {name for name in others if name not in found}
-        return found
+                possible = [name for name in others if name in since or name in before]
+            if possible:
+                numbers.update(self._reader.find_requests(possible))
+            self._absent = {name for name in others if name not in numbers}
+        return numbers
 
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
         # In this order, as in `find_requests`.
-        found = {name for name in request_ids if name in self._observed}
-        others = [name for name in request_ids if name not in found]
-        return found | self._reader.find_observations(others) if others else found
+        waiting = {name for name in request_ids if name in self._observed}
+        others = [name for name in request_ids if name not in waiting]
+        return waiting | self._reader.find_observations(others) if others else waiting
 
     def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
-        found: dict[str, Segment] = {}
+        waiting: dict[str, Segment] = {}
         for name, segment in named_observations(self._unsettled(), set(request_ids)):
-            found.setdefault(name, segment)
+            waiting.setdefault(name, segment)
         # What both know is older in SQLite.
-        return found | self._reader.observations(request_ids)
+        return waiting | self._reader.observations(request_ids)
 
     def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
-        found: dict[tuple[int, int], Segment] = {}
+        waiting: dict[tuple[int, int], Segment] = {}
         for pair, segment in replays_of(self._unsettled(), set(pairs_of(context, model))):
-            found.setdefault(pair, segment)
-        return found | self._reader.simulations(context, model)
+            waiting.setdefault(pair, segment)
+        return waiting | self._reader.simulations(context, model)
 
     def _unsettled(self) -> list[Segment]:
         """What waits for SQLite. To be asked before SQLite is: what leaves memory meanwhile is
@@ -272,10 +280,11 @@ class JournaledStore(Store):
         return [*self._settling, *tuple(self._waiting)]
 
     def decision(self, number: int) -> DecisionBatch | None:
-        held = self._rows.get(number)
-        if held is None:
+        waiting = self._rows.get(number)
+        if waiting is None:
             return self._reader.decision(number)
-        return slice_rows(held[0], held[1], held[1] + 1)
+        batch, row = waiting
+        return slice_rows(batch, row, row + 1)
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
         recent = self._recent.find(number)
@@ -288,8 +297,8 @@ class JournaledStore(Store):
             if isinstance(segment.batch, OutcomeBatch):
                 for row in np.flatnonzero(segment.batch.number == number).tolist():
                     waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)
-        found = self._reader.outcome_rows(number)
-        return [part for _, part in sorted({**waiting, **found}.items())]
+        settled = self._reader.outcome_rows(number)
+        return [part for _, part in sorted({**waiting, **settled}.items())]
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
         end = self._next_seq if until is None else min(until, self._next_seq)
@@ -298,7 +307,7 @@ class JournaledStore(Store):
 
     def probe(self) -> None:
         """Raise what `append` of a few rows would raise now; the log stays as it is."""
-        self.look()
+        self.check_files()
         self._check_room(1)
         self._tail.probe()
 
@@ -317,10 +326,10 @@ class JournaledStore(Store):
             while self._settled < end:
                 if self.trouble is not None and deadline is None:
                     raise self.trouble
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+                remaining = None if deadline is None else deadline - time.monotonic()
+                if remaining is not None and remaining <= 0:
                     return False
-                self._change.wait(left)
+                self._change.wait(remaining)
         return True
 
     def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
@@ -334,22 +343,23 @@ class JournaledStore(Store):
         """As of `SqliteStore`: rows that wait for SQLite are not in it yet."""
         return self._reader.anchor(at)
 
-    def root(self) -> Root | None:
-        return self._reader.root()
+    def base_snapshot(self) -> BaseSnapshot | None:
+        return self._reader.base_snapshot()
 
-    def keep_root(self, seq: int, state: Buffer, at: float) -> None:
+    def keep_base(self, seq: int, state: Buffer, at: float) -> None:
         """As of `SqliteStore`; waits until the rows before `seq` are in SQLite."""
         self.settle(min(seq, self._next_seq))
-        self._log.keep_root(seq, state, at)
+        self._log.keep_base(seq, state, at)
 
-    def last_root_kept(self, now: float) -> float | None:
-        return self._reader.last_root_kept(now)
+    def last_base_kept(self, now: float) -> float | None:
+        """When the newest base up to `now` was kept, both in seconds since the epoch."""
+        return self._reader.truncation.last_kept(now)
 
     def trim(
         self, before: float, now: float, archive: Path | None, newer: int = 0
     ) -> Trimmed | None:
-        """As `retention.trim`; for any thread, and given up when the store is closed."""
-        return trim(self._log, before, now, archive, lambda: self._closing, newer)
+        """As of `Truncation`; for any thread, and given up when the store is closed."""
+        return self._log.truncation.trim(before, now, archive, lambda: self._closing, newer)
 
     def freeze(self, name: str, value: str) -> None:
         self._log.freeze(name, value)
@@ -357,7 +367,7 @@ class JournaledStore(Store):
     def settings(self) -> dict[str, str]:
         return self._reader.settings()
 
-    def put(self, record: Kept) -> None:
+    def put(self, record: StoredRecord) -> None:
         self._log.put(record)
 
     def eras(self) -> list[Era]:
@@ -393,9 +403,9 @@ class JournaledStore(Store):
         return self._reader.gaps()
 
     @property
-    def found(self) -> Found:
+    def leftovers(self) -> Leftovers:
         """What stood beside the database when it was opened."""
-        return self._log.found
+        return self._log.leftovers
 
     def close(self) -> None:
         """Move everything into SQLite and let go. What SQLite refuses stays in the tail."""
@@ -410,7 +420,7 @@ class JournaledStore(Store):
             self._tail.close()
         finally:
             self._reader.close()
-            settled = self.look() is None
+            settled = self.check_files() is None
             self._log.close()
         if settled:  # else the tail may be all that can be found
             self._tail.forget(self._settled)
@@ -426,7 +436,7 @@ class JournaledStore(Store):
                     time.sleep(_BREATH_SECONDS)
         except StoreError:
             return  # SQLite is then asked for ever, which is right and only slower
-        self._all_known = True
+        self._filters_whole = True
 
     def _settle_on(self) -> None:
         """The thread: gather, write, forget, until the store is closed."""
@@ -452,7 +462,7 @@ class JournaledStore(Store):
     def _write(self) -> bool:
         """Write what is settling in one transaction; whether it worked."""
         segments = self._settling
-        problem = self.look()
+        problem = self.check_files()
         if problem is not None:
             self._log.rescue_journal()
             self._trouble(problem)
@@ -497,6 +507,79 @@ class JournaledStore(Store):
         with self._change:
             self.trouble = error
             self._change.notify_all()
+
+
+class BloomFilter:
+    """Names that were added: a new name is surely not in it, and need not be looked up in SQLite.
+
+    With ten million names it takes fewer than one new name in a hundred for one of them; with a
+    hundred million nearly all, and then costs what it saved. One thread adds, any may ask.
+
+    Python's own hash of a string is keyed anew in every process, so nobody can aim at the filter.
+    """
+
+    def __init__(self) -> None:
+        self._bits = bytearray(1 << (_BITS - 3))
+
+    def add(self, names: Iterable[str]) -> None:
+        bits = self._bits
+        for name in names:
+            key = hash(name) & _WORD
+            second = (key * _SPREAD) & _WORD
+            for place in (key & _MASK, (key >> 32) & _MASK, second >> (64 - _BITS)):
+                bits[place >> 3] |= 1 << (place & 7)
+
+    def __contains__(self, name: str) -> bool:
+        """False: it was never added. True: it may have been."""
+        bits = self._bits
+        key = hash(name) & _WORD
+        place = key & _MASK
+        if not bits[place >> 3] & (1 << (place & 7)):
+            return False
+        place = (key >> 32) & _MASK
+        if not bits[place >> 3] & (1 << (place & 7)):
+            return False
+        place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
+        return bool(bits[place >> 3] & (1 << (place & 7)))
+
+
+class RecentOutcomes:
+    """Parts of the newest `limit` outcome rows. decisions: how many there were at the start.
+
+    A decision that is younger than the oldest row kept has all its parts here, so `find` knows
+    them without asking anybody; of older ones it knows nothing.
+    """
+
+    def __init__(self, decisions: int, limit: int = _OUTCOME_ROWS) -> None:
+        self._limit = limit
+        self._first = decisions
+        self._rows = 0
+        self._parts: dict[int, list[tuple[OutcomeBatch, int]]] = {}
+        self._order: deque[tuple[int, list[int]]] = deque()
+
+    def add(self, batch: OutcomeBatch, decisions: int) -> None:
+        """Keep a batch that was appended when there were so many decisions."""
+        numbers = batch.number.tolist()
+        self._order.append((decisions, numbers))
+        self._rows += len(numbers)
+        for row, number in enumerate(numbers):
+            self._parts.setdefault(number, []).append((batch, row))
+        while self._rows > self._limit:
+            _, old = self._order.popleft()
+            self._rows -= len(old)
+            self._first = self._order[0][0] if self._order else decisions
+            for number in old:
+                parts = self._parts[number]
+                del parts[0]
+                if not parts:
+                    del self._parts[number]
+
+    def find(self, number: int) -> list[OutcomeBatch] | None:
+        """Every part of a decision in log order; None where only the log knows."""
+        if number < self._first:
+            return None
+        parts = self._parts.get(number, ())
+        return [slice_rows(batch, row, row + 1) for batch, row in parts]
 
 
 def open_store(
