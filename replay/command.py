@@ -15,6 +15,7 @@ from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, load_as_told
+from equipoise.replay.findings.report import print_summary, write_report
 from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream, stream_key
 from equipoise.replay.harness.sweep import Cell, cells, run_sweep, shown_progress
 from equipoise.replay.order import (
@@ -25,9 +26,7 @@ from equipoise.replay.order import (
     result_folder,
     stream_settings,
 )
-from equipoise.replay.report import write_report
 from equipoise.replay.results.summary import summarize
-from equipoise.replay.results.terminal import print_table
 from equipoise.replay.worlds import World
 from equipoise.store.sqlite import SqliteStore
 
@@ -89,8 +88,11 @@ def run_replay(order: ReplayOrder) -> None:
     if order.as_json:
         print(text.decode())
         return
-    print_table(console, summary)
-    console.print(f"Results: {order.out / 'results.parquet'}, report: {order.out / 'report.html'}")
+    print_summary(console, summary)
+    console.print(
+        f"Every number with its interval and the curves: {order.out / 'report.html'}; a row per run"
+        f" and checkpoint: {order.out / 'results.parquet'}"
+    )
     if order.store is not None:
         console.print(f"The first stream's log: equipoise status {order.store}")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -76,6 +76,14 @@ class Runs:
         """(R,) 1 where a run ends with recommending a model within epsilon of the best, else 0."""
         named = np.array([name is not None for name in self.last["recommended"]])
         return (named & (self.final("regret") <= self.epsilon + RIGHT)).astype(float)
+
+    @property
+    def average_regret(self) -> Floats:
+        """(R,) the area under each run's regret curve, divided by its length."""
+        length = float(self.checkpoints[-1] - self.checkpoints[0])
+        if not length:
+            return self.final("regret")
+        return area_under(self.numbers["regret"], self.checkpoints) / length
 
     @property
     def extent(self) -> int:
@@ -150,6 +158,43 @@ def area_under(curves: Floats, checkpoints: Counts) -> Floats:
     """(N,) trapezoidal area under curves (N, C) over the randomized requests."""
     area: Floats = np.trapezoid(curves, checkpoints.astype(float), axis=1)
     return area
+
+
+def together(parts: Sequence[Runs]) -> Runs:
+    """The mean over settings, run by run: of the seeds and checkpoints that all of them have.
+
+    A number that is unknown in one setting is unknown.
+    """
+    seeds = reduce(np.intersect1d, [np.array(each.seeds) for each in parts])
+    grid: Counts = reduce(np.intersect1d, [each.checkpoints for each in parts])
+    rows = [np.isin(each.seeds, seeds) for each in parts]
+    columns = [np.isin(each.checkpoints, grid) for each in parts]
+    places = list(zip(parts, rows, columns, strict=True))
+    return replace(
+        parts[0],
+        seeds=tuple(seeds.tolist()),
+        checkpoints=grid,
+        numbers={
+            name: np.mean([each.numbers[name][row][:, at] for each, row, at in places], axis=0)
+            for name in parts[0].numbers
+        },
+        reached=np.min([each.reached[at] for each, _, at in places], axis=0),
+        values=None,
+    )
+
+
+def mean_by_seed(streams: Sequence[Runs], column: str) -> Floats:
+    """(R, C) the average over the streams of one policy: one seed is one piece of evidence."""
+    seeds = sorted({seed for each in streams for seed in each.seeds})
+    grid = streams[0].checkpoints
+    total, number = np.zeros((len(seeds), len(grid))), np.zeros((len(seeds), len(grid)))
+    for each in streams:
+        at = np.searchsorted(seeds, each.seeds)
+        known = np.isfinite(each.numbers[column])
+        total[at] += np.where(known, each.numbers[column], 0.0)
+        number[at] += known
+    joint: Floats = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return joint[:, : max(each.extent for each in streams)]
 
 
 def runs_by_scenario(

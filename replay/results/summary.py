@@ -212,9 +212,7 @@ def _most_often(said: Sequence[str | None], order: Sequence[str]) -> tuple[str |
 def _areas(runs: Runs) -> dict[str, Any]:
     """Area under the regret curve (reward units x EXP), and the same per randomized request."""
     area = area_under(runs.numbers["regret"], runs.checkpoints)
-    horizon = float(runs.checkpoints[-1] - runs.checkpoints[0])
-    average = area / horizon if horizon else runs.final("regret")
-    return {"regret_area": _mean(area), "regret_average": _mean(average)}
+    return {"regret_area": _mean(area), "regret_average": _mean(runs.average_regret)}
 
 
 def _settled(runs: Runs, limit: float) -> dict[str, Any]:
