@@ -1,32 +1,26 @@
-"""`equipoise replay --experiment NAME`: run its streams, write its folder whole, print findings."""
+"""What an order for a study comes to: its defaults, its checks, its streams."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-from rich.console import Console
 
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_as_told
-from equipoise.replay.findings.findings import Findings
-from equipoise.replay.findings.page import write_page
-from equipoise.replay.findings.text import as_markdown, print_findings
-from equipoise.replay.harness.stream import StreamSettings
-from equipoise.replay.harness.sweep import Cell, cells, run_sweep, shown_progress
+from equipoise.replay.benchmarks import load_as_told
+from equipoise.replay.harness.sweep import cells
 from equipoise.replay.order import (
+    Prepared,
     ReplayOrder,
     checked_families,
     checked_policies,
     describe_run,
     describe_world,
-    result_folder,
     stream_settings,
 )
 from equipoise.replay.studies.allocation import reward_variances
@@ -40,44 +34,10 @@ BATCH = 25
 overshot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What an order for an experiment comes to."""
+def planned(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What an experiment runs unless its command says otherwise, as options of an order.
 
-    settings: StreamSettings
-    benchmark: Benchmark
-    sweep: list[Cell]
-    meta: dict[str, Any]
-
-
-def run_experiment(order: ReplayOrder) -> Findings:
-    """Run, write and print. Raises AgentError, BenchmarkError or WorldError on bad input."""
-    found = find_experiment(order.experiment or "")
-    prepared = prepare(found, order)
-    with result_folder(order) as (folder, kept):
-        with shown_progress(len(prepared.sweep)) as advance:
-            results = run_sweep(
-                prepared.benchmark, prepared.settings, prepared.sweep, order.jobs, advance, kept
-            )
-        findings = found.analyse(results, prepared.meta)
-        results.to_parquet(folder / "results.parquet", index=False)
-        text = _summary(findings, prepared.meta)
-        (folder / "summary.json").write_bytes(text)
-        (folder / "findings.md").write_text(as_markdown(findings), encoding="utf-8")
-        write_page(folder / "report.html", findings, prepared.meta)
-    if order.as_json:
-        print(text.decode(), end="")
-        return findings
-    console = Console()
-    print_findings(console, findings)
-    console.print(f"Results: {order.out / 'results.parquet'}, report: {order.out / 'report.html'}")
-    return findings
-
-
-def planned(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What an experiment runs unless told otherwise, as options of an order.
-
-    given: the options of the command line, None where one was not given. Raises AgentError where
+    options: those of the command line, None where one was not given. Raises AgentError where
     there is no such experiment.
     """
     plan = find_experiment(name).plan
@@ -89,7 +49,7 @@ def planned(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "obs": plan.obs,
         "exp_rate": plan.exp_rate,
         # A number of requests says by itself how long a stream is.
-        "budget": plan.budget if given["requests"] is None else None,
+        "budget": plan.budget if options["requests"] is None else None,
         "out": Path("runs") / name,
     }
 
@@ -99,32 +59,33 @@ def planned_policies(plan: Plan) -> list[str]:
     return list(dict.fromkeys(arm.policy for arm in plan.arms)) or [plan.policy]
 
 
-def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
+def prepare(order: ReplayOrder) -> Prepared:
     """Check everything that can be wrong with an order, before anything runs or is written."""
-    plan = found.plan
+    study = find_experiment(order.experiment or "")
+    plan = study.plan
     families = checked_families(order.estimators or plan.estimators or FAMILIES)
     missing = [name for name in plan.needs if name not in families]
     if missing:
         raise AgentError(
-            f"--estimators: {', '.join(missing)} missing; the experiment {found.name} compares"
+            f"--estimators: {', '.join(missing)} missing; the experiment {study.name} compares"
             f" {', '.join(plan.needs)}"
         )
     policies = checked_policies(order.policies)
     if plan.arms and (order.estimators or policies != tuple(planned_policies(plan))):
         raise AgentError(
-            f"--policies, --estimators: the experiment {found.name} compares arms of its own; leave"
+            f"--policies, --estimators: the experiment {study.name} compares arms of its own; leave"
             " them out"
         )
     if len(policies) > 1 and not plan.arms:
         raise AgentError(f"--policies: an experiment has one policy, got {', '.join(policies)}")
     if plan.extra and policy(policies[0]).uses_estimate:
         raise AgentError(
-            f"--policies: {policies[0]} looks at estimates; the experiment {found.name} compares"
+            f"--policies: {policies[0]} looks at estimates; the experiment {study.name} compares"
             f" {', '.join(plan.extra)} on the stream of {', '.join(plan.needs)}"
         )
     if order.store is not None:
         raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
-    variants = _worlds(found, order.world)
+    variants = _worlds(study, order.world)
     settings = replace(stream_settings(order), batch=BATCH)
     if plan.refresh is not None:
         settings = replace(settings, refresh=max(BATCH, round(plan.refresh / order.exp_rate)))
@@ -144,14 +105,14 @@ def prepare(found: Experiment, order: ReplayOrder) -> Prepared:
         {"world": place[0], **_described(World(benchmark, options), plan)}
         for place, options in places.items()
     ]
-    meta["experiment"] = found.name
+    meta["experiment"] = study.name
     meta["worlds"] = {each.name: list(each.options) for each in plan.variants if each.name}
     if plan.arms:
         meta["options"]["arms"] = [arm.label for arm in arms]
     else:
         meta["options"]["policy"] = policies[0]
         meta["options"]["estimators"] = [*families, *plan.extra]
-    return Prepared(settings, benchmark, sweep, meta)
+    return Prepared(settings, benchmark, sweep, meta, study.analyse)
 
 
 def _described(world: World, plan: Plan) -> dict[str, Any]:
@@ -159,16 +120,11 @@ def _described(world: World, plan: Plan) -> dict[str, Any]:
     return {**describe_world(world), **(reward_variances(world) if plan.arms else {})}
 
 
-def _worlds(found: Experiment, given: Sequence[str]) -> list[tuple[str, WorldOptions]]:
+def _worlds(study: Experiment, given: Sequence[str]) -> list[tuple[str, WorldOptions]]:
     """Labels and options of the experiment's variants on top of the options given."""
-    varied = {text.partition("=")[0] for each in found.plan.variants for text in each.options}
+    varied = {text.partition("=")[0] for each in study.plan.variants for text in each.options}
     for text in given:
         name = text.partition("=")[0]
         if name in varied:
-            raise AgentError(f"--world: {name} is what the experiment {found.name} varies")
-    return [(each.name, parse_options([*given, *each.options])) for each in found.plan.variants]
-
-
-def _summary(findings: Findings, meta: Mapping[str, Any]) -> bytes:
-    content = {**meta, "findings": findings}
-    return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
+            raise AgentError(f"--world: {name} is what the experiment {study.name} varies")
+    return [(each.name, parse_options([*given, *each.options])) for each in study.plan.variants]

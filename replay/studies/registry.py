@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import pandas as pd
 
 from equipoise.agent.errors import AgentError
-from equipoise.replay.findings.findings import Findings
+from equipoise.replay.order import Analysis
 from equipoise.replay.studies.streams import Arm
-
-Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
 
 FIFTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -24,7 +24,6 @@ from equipoise.replay.studies.allocation import (
 )
 from equipoise.replay.studies.command import prepare
 from equipoise.replay.studies.gates import PAIRS
-from equipoise.replay.studies.registry import find_experiment
 from equipoise.replay.studies.streams import CHALLENGERS, settled
 from equipoise.replay.worlds import World, WorldOptions
 
@@ -157,7 +156,7 @@ def test_gates_are_compared_at_equal_exp_and_assignment(ran) -> None:
 def test_arms_come_with_the_experiment(tmp_path: Path) -> None:
     for more in ({"policies": ["uniform"]}, {"estimators": ["ipw", "hierarchical"]}):
         with pytest.raises(AgentError, match="arms of its own"):
-            prepare(find_experiment("allocation"), order_of("allocation", tmp_path / "out", **more))
+            prepare(order_of("allocation", tmp_path / "out", **more))
 
 
 def test_prices_are_left_out_where_nobody_knows_any(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_prices_are_left_out_where_nobody_knows_any(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(["context_id,model,reward,x_a,y_b", *rows]))
     order = order_of("allocation", tmp_path / "out", benchmark=f"table:{path}")
-    prepared = prepare(find_experiment("allocation"), order)
+    prepared = prepare(order)
     assert not any(cell.priced for cell in prepared.sweep)
     assert PRICED.label not in prepared.meta["options"]["arms"]
 
