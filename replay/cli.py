@@ -1,4 +1,4 @@
-"""The `equipoise` command: commands about stores from the agent, and those of the replay.
+"""The `equipoise` command: the agent's commands about stores, and those of the replay.
 
 It lives in the topmost layer because it knows all the others. Numerical libraries are imported
 inside the commands, so that `--help` stays fast.
@@ -77,7 +77,7 @@ def replay(
         Path | None,
         typer.Option(
             help="Folder to create for the results.",
-            show_default="runs/replay, or runs/ and the experiment",
+            show_default="runs/replay, or runs/EXPERIMENT",
         ),
     ] = None,
     benchmark: Annotated[
@@ -96,10 +96,10 @@ def replay(
     experiment: Annotated[
         str | None,
         typer.Option(
-            help="Run one of the paper's experiments: alignment, grid, misspecified, exp-budget,"
-            " simulator; or families; or, between policies, allocation or gates. Other options"
-            " then override what it runs: uniform at --exp-rate 1, 20,000 rows of log, 20 seeds or"
-            " more."
+            help="Run a study: alignment, exp-budget, families, grid, misspecified or simulator"
+            " compare estimators; allocation and gates compare policies. Each has defaults of its"
+            " own (uniform at --exp-rate 1, 20,000 rows of log, 20 seeds or more), which other"
+            " options override."
         ),
     ] = None,
     policies: Annotated[
@@ -131,7 +131,9 @@ def replay(
         int | None,
         typer.Option(min=0, help="Rows of usage log before the start.", show_default="5000"),
     ] = None,
-    requests: Annotated[int | None, typer.Option(min=1, help="Live requests at the most.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help="At most this many live requests.")
+    ] = None,
     exp_rate: Annotated[
         float | None,
         typer.Option(help="Share of requests to randomize, in (0, 1].", show_default="0.1"),
@@ -141,14 +143,14 @@ def replay(
     ] = None,
     delta: Annotated[float, typer.Option(help="Error level of certified answers.")] = 0.05,
     epsilon: Annotated[
-        float, typer.Option(help="Smallest difference that matters, reward units.")
+        float, typer.Option(help="Smallest difference that matters, in reward units.")
     ] = 0.0,
     sequence: Annotated[
         str, typer.Option(help="Certified sequence: bounded, per-model or asymptotic.")
     ] = "bounded",
     world: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE, another option of the world; see `equipoise worlds`."),
+        typer.Option(help="NAME=VALUE, an option of the world; see `equipoise worlds`."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
     store: Annotated[
@@ -159,10 +161,12 @@ def replay(
         bool, typer.Option("--json", help="Print the summary as JSON, no table.")
     ] = False,
 ) -> None:
-    """Run policies x estimators x scenarios x seeds on a benchmark whose truth is known.
+    """Compare policies and estimators where the truth is known.
 
-    Writes results.parquet, summary.json and a self-contained report.html, all or nothing; an
-    experiment also writes findings.md. After an interruption the same command goes on where it was.
+    Replays every combination of policy, estimator, setting and seed on a benchmark. Writes
+    results.parquet, summary.json and a self-contained report.html, all or nothing; a study also
+    writes findings.md. After an interruption, give the same command again: finished streams are
+    not run twice.
 
     Example: equipoise replay --policies uniform,top-two --budget 1000 --seeds 5 --out runs/first
 
@@ -209,7 +213,7 @@ def benchmarks(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the benchmarks that `replay` can run, and what each needs.
+    """List the benchmarks of `replay`, or the options of one.
 
     Example: equipoise benchmarks swebench
     """
@@ -223,7 +227,7 @@ def benchmarks(
 def worlds(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the options of a world, for `equipoise replay --world NAME=VALUE`.
+    """List what `replay --world NAME=VALUE` can change.
 
     Example: equipoise replay --world reward=bounded --world missing=0.1 --out runs/missing
     """
