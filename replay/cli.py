@@ -237,13 +237,13 @@ def worlds(
 
 
 def _plan_of_benchmark(name: str, world: list[str], given: Mapping[str, Any]) -> Problem:
-    from equipoise.replay.planning.benchmarks import of_benchmark
+    from equipoise.replay.planning import of_benchmark
 
     return of_benchmark(name, world, given)
 
 
 def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:
-    from equipoise.replay.planning.validation import validate
+    from equipoise.replay.planning import validate
 
     validate(benchmarks, count, out, as_json)
 

@@ -126,7 +126,7 @@ def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
     """
     defaults = DEFAULTS
     if options["experiment"] is not None:
-        from equipoise.replay.studies.command import planned
+        from equipoise.replay.studies.registry import planned
 
         defaults = {**DEFAULTS, **planned(options["experiment"], options)}
     given = {name: value for name, value in options.items() if value is not None}
@@ -162,7 +162,7 @@ def run_order(order: ReplayOrder) -> tuple[pd.DataFrame, str, Show]:
     if order.experiment is None:
         prepared = prepare(order)
     else:
-        from equipoise.replay.studies.command import prepare as prepare_study
+        from equipoise.replay.studies.registry import prepare as prepare_study
 
         prepared = prepare_study(order)
     text, show = "", cast(Show, _nothing)

@@ -1,7 +1,8 @@
 """Benchmarks: contexts × models with features, cached outputs, outcomes and costs."""
 
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.registry import (
+from equipoise.replay.benchmarks.base import (
+    Benchmark,
+    BenchmarkError,
     benchmark,
     describe,
     describe_options,

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.agent.features.values import shown
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
     ImportOptions,
     ScaledFeatures,
@@ -25,8 +24,13 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import names_listed, objects, read_json
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
+from equipoise.replay.benchmarks.reading.files import (
+    feature_names,
+    identifiers,
+    names_listed,
+    objects,
+    read_json,
+)
 from equipoise.replay.benchmarks.reading.text_features import (
     ANSWER_FEATURES,
     ANSWER_INDICATORS,
@@ -36,7 +40,6 @@ from equipoise.replay.benchmarks.reading.text_features import (
     prompt_features,
     words,
 )
-from equipoise.replay.benchmarks.registry import benchmark
 
 _TITLE = "Language models on AlpacaEval's instructions, judged against a baseline"
 _OUTPUTS = "model_outputs.json"

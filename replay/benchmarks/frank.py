@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equipoise.agent.features.values import shown
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
     ImportOptions,
     ScaledFeatures,
@@ -26,16 +25,16 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import (
+from equipoise.replay.benchmarks.reading.files import (
     JsonObject,
+    feature_names,
     find_file,
+    identifiers,
     names_listed,
     objects,
     one_line,
     read_json,
 )
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
-from equipoise.replay.benchmarks.registry import benchmark
 from equipoise.store.batches import Floats
 
 _TITLE = "Summarization systems on news articles, rated for factuality (FRANK)"

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
     ImportOptions,
     chosen,
@@ -23,16 +22,16 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import (
+from equipoise.replay.benchmarks.reading.files import (
     JsonObject,
+    feature_names,
     find_file,
+    identifiers,
     json_object,
     names_listed,
     one_line,
     read_json,
 )
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
-from equipoise.replay.benchmarks.registry import benchmark
 from equipoise.store.batches import Floats
 
 _TITLE = "Coding systems on SWE-bench issues"

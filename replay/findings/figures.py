@@ -29,8 +29,7 @@ from equipoise.replay.findings.findings import (
 )
 from equipoise.replay.findings.text import exact, finite, in_words
 from equipoise.replay.results.averages import Floats
-from equipoise.replay.results.headline import printable, reward
-from equipoise.replay.results.summary import FAMILIES
+from equipoise.replay.results.summary import FAMILIES, printable, reward
 
 Plotly: TypeAlias = dict[str, Any]
 

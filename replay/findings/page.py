@@ -53,8 +53,7 @@ from equipoise.replay.findings.text import (
     in_words,
 )
 from equipoise.replay.results.averages import NAIVE
-from equipoise.replay.results.headline import printable
-from equipoise.replay.results.summary import FAMILIES
+from equipoise.replay.results.summary import FAMILIES, printable
 
 Tile = tuple[str, str, str]
 """A label, what is said in large letters, and a note."""

@@ -52,7 +52,7 @@ from equipoise.replay.results.averages import (
     share_with_interval,
     together,
 )
-from equipoise.replay.results.headline import NEAR, best_name, minus, percent, reward
+from equipoise.replay.results.summary import NEAR, best_name, minus, percent, reward
 
 Row: TypeAlias = Mapping[str, Any]
 Average: TypeAlias = Callable[[Floats], Mean]

@@ -25,8 +25,7 @@ from equipoise.replay.findings.findings import (
     Table,
     Verdict,
 )
-from equipoise.replay.results.headline import minus, printable
-from equipoise.replay.results.summary import FAMILIES
+from equipoise.replay.results.summary import FAMILIES, minus, printable
 
 UNKNOWN = "–"
 

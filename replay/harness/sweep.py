@@ -28,8 +28,14 @@ from equipoise.replay.harness.cell_cache import (
     code_digest,
     digest_of,
 )
-from equipoise.replay.harness.metrics import NAIVE, Certificate, result_rows
-from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream
+from equipoise.replay.harness.stream import (
+    NAIVE,
+    Certificate,
+    StreamSettings,
+    experiment,
+    result_rows,
+    run_stream,
+)
 from equipoise.replay.worlds import World, WorldOptions
 
 Advance: TypeAlias = Callable[[int], None]

@@ -20,8 +20,7 @@ from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.text import print_findings
 from equipoise.replay.openbandit.findings import findings
 from equipoise.replay.openbandit.log import LoggedFeedback, campaign_folders, read_log
-from equipoise.replay.openbandit.rejection import KEPT_PER_REFRESH, STEERING
-from equipoise.replay.openbandit.results import Replay, compute, tidy
+from equipoise.replay.openbandit.replays import KEPT_PER_REFRESH, STEERING, Replay, compute, tidy
 from equipoise.replay.order import DEFAULTS, ReplayOrder, write_results
 
 _SENSELESS = {

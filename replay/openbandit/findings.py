@@ -15,10 +15,9 @@ from equipoise.replay.findings.findings import (
     Measured,
     Table,
 )
-from equipoise.replay.openbandit.rejection import path_rate
-from equipoise.replay.openbandit.results import LogResults
+from equipoise.replay.openbandit.replays import LogResults, path_rate
 from equipoise.replay.openbandit.values import ESTIMATORS, Brief, Value, difference
-from equipoise.replay.results.headline import minus
+from equipoise.replay.results.summary import minus
 
 PER = 1000.0
 UNIT = "Clicks per 1,000 rows, with 95% intervals."

@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from equipoise.agent.features.values import listed, shown
-from equipoise.replay.benchmarks.base import BenchmarkError
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.base import BenchmarkError, check, option
 from equipoise.replay.benchmarks.reading.complete import ScaledFeatures, scaled
-from equipoise.replay.benchmarks.reading.json_file import names_listed
-from equipoise.replay.benchmarks.reading.table_file import (
+from equipoise.replay.benchmarks.reading.files import (
     TableFile,
     feature_names,
     identifiers,
+    names_listed,
     read_table,
 )
 from equipoise.store.batches import Flags, Floats, Ints

@@ -21,7 +21,7 @@ from equipoise.replay.findings.findings import (
     said,
     share,
 )
-from equipoise.replay.harness.metrics import DIRECT
+from equipoise.replay.harness.stream import DIRECT
 from equipoise.replay.results.averages import Floats
 from equipoise.replay.studies.expbudget import true_values
 from equipoise.replay.studies.registry import Plan, Variant, experiment

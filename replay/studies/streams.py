@@ -12,7 +12,7 @@ import pandas as pd
 from equipoise.replay.harness.sweep import Cell
 from equipoise.replay.results.averages import Counts, Floats, settles_at
 from equipoise.replay.results.summary import FAMILIES
-from equipoise.replay.worlds import WorldOptions
+from equipoise.replay.worlds import World, WorldOptions
 
 CHALLENGERS = 3
 """The contrasts that matter: the truly best model against this many of its closest challengers."""
@@ -53,6 +53,33 @@ def arm_cells(
         for arm in arms
         for seed in range(seeds)
     ]
+
+
+def reward_variances(world: World) -> dict[str, dict[str, float]]:
+    """Per model: `variances` of its rewards over all traffic, `residual_variances` around the best
+    linear function of context and outputs plus a constant per model."""
+    means = world.means.mean(axis=1)
+    spread = world.means * (1.0 - world.means)
+    if world.options.reward == "bounded":
+        spread = spread / (1.0 + world.options.concentration)
+    noise = (spread.mean(axis=1) + world.means.var(axis=1)).mean(axis=0)
+    misfit = _misfit(world, means)
+    return {
+        "variances": dict(zip(world.models, (noise + means.var(axis=0)).tolist(), strict=True)),
+        "residual_variances": dict(zip(world.models, (noise + misfit).tolist(), strict=True)),
+    }
+
+
+def _misfit(world: World, means: Floats) -> Floats:
+    """(K,) mean square of what a linear scorer with model effects leaves of E[R | context, m]."""
+    contexts, models = means.shape
+    x = np.broadcast_to(world.benchmark.x[:, None], (contexts, models, world.benchmark.x.shape[1]))
+    features = np.concatenate([x, world.outputs], axis=2)
+    centred = (features - features.mean(axis=0)).reshape(contexts * models, -1)
+    target = (means - means.mean(axis=0)).ravel()
+    slopes, *_ = np.linalg.lstsq(centred, target, rcond=None)
+    left = (target - centred @ slopes).reshape(contexts, models)
+    return np.asarray((left**2).mean(axis=0))
 
 
 class ArmStreams:

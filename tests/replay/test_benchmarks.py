@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, describe, load, registry
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.base import check, option
 from equipoise.replay.benchmarks.reading import text_features as cache
 
 

@@ -19,12 +19,11 @@ from equipoise.replay.studies.allocation import (
     OURS,
     PRICED,
     lower_bound,
-    reward_variances,
     spend_at,
 )
-from equipoise.replay.studies.command import prepare
 from equipoise.replay.studies.gates import PAIRS
-from equipoise.replay.studies.streams import CHALLENGERS, settled
+from equipoise.replay.studies.registry import prepare
+from equipoise.replay.studies.streams import CHALLENGERS, reward_variances, settled
 from equipoise.replay.worlds import World, WorldOptions
 
 

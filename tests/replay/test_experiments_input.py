@@ -14,9 +14,9 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import Estimate
 from equipoise.replay.command import complete_order
 from equipoise.replay.findings.findings import beaten, bias_and_deviation, lowest
-from equipoise.replay.harness.metrics import direct_method
-from equipoise.replay.studies.command import prepare
+from equipoise.replay.harness.stream import direct_method
 from equipoise.replay.studies.misspecified import flagged
+from equipoise.replay.studies.registry import prepare
 from equipoise.replay.studies.simulator import largest_change
 
 COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()", "replay"]

@@ -18,15 +18,15 @@ from equipoise.replay import replay as run_replay
 from equipoise.replay.benchmarks import BenchmarkError
 from equipoise.replay.cli import app
 from equipoise.replay.openbandit.log import LoggedFeedback, read_log
-from equipoise.replay.openbandit.rejection import (
+from equipoise.replay.openbandit.replays import (
     Replayed,
     agent_context,
     held_out,
     kept_rate,
     path_rate,
+    replay_once,
     replay_policy,
 )
-from equipoise.replay.openbandit.results import replay_once
 from equipoise.replay.openbandit.values import as_in, on_policy, policy_values
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "obd"

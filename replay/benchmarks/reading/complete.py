@@ -9,8 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from equipoise.agent.features.values import listed
-from equipoise.replay.benchmarks.base import BenchmarkError
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.base import BenchmarkError, check, option
 from equipoise.store.batches import Flags, Floats, Ints
 
 Key = TypeVar("Key", bound=Hashable)
