@@ -236,10 +236,10 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
-def _plan_of_benchmark(name: str, world: list[str], given: Mapping[str, Any]) -> Problem:
+def _plan_of_benchmark(name: str, world: list[str], fields: Mapping[str, Any]) -> Problem:
     from equipoise.replay.planning import of_benchmark
 
-    return of_benchmark(name, world, given)
+    return of_benchmark(name, world, fields)
 
 
 def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:

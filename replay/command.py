@@ -17,12 +17,12 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_as_told
+from equipoise.replay.benchmarks import Benchmark, load_from_texts
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.report import print_summary, write_report
 from equipoise.replay.findings.text import as_markdown, print_findings
 from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream, stream_key
-from equipoise.replay.harness.sweep import Advance, Cell, cells, run_sweep, shown_progress
+from equipoise.replay.harness.sweep import Advance, Cell, cells, run_sweep, show_progress
 from equipoise.replay.order import (
     DEFAULTS,
     Prepared,
@@ -129,8 +129,8 @@ def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
         from equipoise.replay.studies.registry import planned
 
         defaults = {**DEFAULTS, **planned(options["experiment"], options)}
-    given = {name: value for name, value in options.items() if value is not None}
-    return ReplayOrder(**{**options, **defaults, **given})
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return ReplayOrder(**{**options, **defaults, **chosen})
 
 
 def run_replay(order: ReplayOrder) -> None:
@@ -187,7 +187,7 @@ def _progress(order: ReplayOrder, total: int) -> Iterator[Advance]:
     if not order.progress:
         yield lambda done: None
         return
-    with shown_progress(total) as advance:
+    with show_progress(total) as advance:
         yield advance
 
 
@@ -198,7 +198,7 @@ def prepare(order: ReplayOrder) -> Prepared:
     if order.store is not None and order.store.exists():
         raise AgentError(f"--store: {order.store} exists")
     settings = stream_settings(order)
-    benchmark = load_as_told(order.benchmark, order.benchmark_options)
+    benchmark = load_from_texts(order.benchmark, order.benchmark_options)
     sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
     return Prepared(settings, benchmark, sweep, describe_run(benchmark, settings, order))
 

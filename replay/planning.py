@@ -9,6 +9,7 @@ realised number lies in the planned 80% band.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -28,42 +29,47 @@ from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
 from equipoise.agent.planning.simulation.forward import Design, simulate
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_as_told
-from equipoise.replay.harness.stream import StreamSettings, experiment, stream_key
-from equipoise.replay.harness.sweep import shown_progress
-from equipoise.replay.worlds import World, WorldOptions
+from equipoise.replay.benchmarks import Benchmark, load_from_texts
+from equipoise.replay.harness.stream import (
+    StreamSettings,
+    as_assigned,
+    experiment,
+    play,
+    stream_key,
+)
+from equipoise.replay.harness.sweep import show_progress
+from equipoise.replay.worlds import Hidden, World, WorldOptions
 from equipoise.replay.worlds.options import parse_options
-from equipoise.store.batches import Floats, Ints, OutcomeBatch
+from equipoise.store.batches import DecisionBatch, Floats, Ints, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 
 
 def restricted(benchmark: Benchmark, models: Sequence[int] | Ints) -> Benchmark:
     """The benchmark with these models only, in this order."""
-    kept = list(models)
+    indices = list(models)
     return replace(
         benchmark,
-        models=tuple(benchmark.models[index] for index in kept),
-        outputs=benchmark.outputs[:, kept],
-        outcome=benchmark.outcome[:, kept],
-        cost=benchmark.cost[:, kept],
+        models=tuple(benchmark.models[index] for index in indices),
+        outputs=benchmark.outputs[:, indices],
+        outcome=benchmark.outcome[:, indices],
+        cost=benchmark.cost[:, indices],
     )
 
 
 def reward_variances(world: World) -> Floats:
     """(K,) variance of a reward of each model over contexts, types and noise."""
     mean = world.means
-    spread = mean * (1.0 - mean)
-    if world.options.reward == "bounded":
-        spread = spread / (1.0 + world.options.concentration)
-    total: Floats = (spread + mean**2).mean(axis=(0, 1)) - mean.mean(axis=(0, 1)) ** 2
+    total: Floats = (world.rewards.variance(mean) + mean**2).mean(axis=(0, 1)) - mean.mean(
+        axis=(0, 1)
+    ) ** 2
     return total
 
 
 def prices(benchmark: Benchmark) -> Floats:
     """(K,) mean cost of a request in USD, NaN where none is known."""
-    known = np.isfinite(benchmark.cost)
-    total = np.where(known, benchmark.cost, 0.0).sum(axis=0)
-    rows = known.sum(axis=0)
+    finite = np.isfinite(benchmark.cost)
+    total = np.where(finite, benchmark.cost, 0.0).sum(axis=0)
+    rows = finite.sum(axis=0)
     result: Floats = np.full(len(total), np.nan)
     np.divide(total, rows, out=result, where=rows > 0)
     return result
@@ -82,24 +88,25 @@ def attainable_share(world: World) -> float:
     target = world.means.mean(axis=1) - world.means.mean(axis=(0, 1))
     flat, wanted = features.reshape(contexts * models, -1), target.reshape(-1)
     fitted = flat @ np.linalg.lstsq(flat, wanted, rcond=1e-9)[0]
-    left = ((wanted - fitted) ** 2).mean()
-    share = ((wanted**2).mean() - left) / reward_variances(world).mean()
+    residual = ((wanted - fitted) ** 2).mean()
+    share = ((wanted**2).mean() - residual) / reward_variances(world).mean()
     return float(np.clip(share, 0.0, 0.95))
 
 
-def of_benchmark(name: str, world_options: list[str], given: Mapping[str, Any]) -> Problem:
+def of_benchmark(name: str, world_options: list[str], fields: Mapping[str, Any]) -> Problem:
     """The problem of a benchmark (NAME or NAME:PATH) in a world, from its true values.
 
     given: fields of a plan's request; models, rewards and prices are the benchmark's.
     Raises BenchmarkError, WorldError or PlanError.
     """
-    benchmark = load_as_told(name, [])
+    benchmark = load_from_texts(name, [])
     world = World(benchmark, parse_options(world_options))
     fixed = {"models": len(benchmark.models), "reward_low": 0.0, "reward_high": 1.0}
-    taken = sorted(set(given) & {*fixed, "reward_rate", "reward_sd", "price", "prices", "maximise"})
-    if taken:
-        raise PlanError(taken[0], given[taken[0]], f"none: {benchmark.name} has its own")
-    request = read_request({**fixed, **given})
+    own = {*fixed, "reward_rate", "reward_sd", "price", "prices", "maximise"}
+    refused = sorted(set(fields) & own)
+    if refused:
+        raise PlanError(refused[0], fields[refused[0]], f"none: {benchmark.name} has its own")
+    request = read_request({**fixed, **fields})
     rated, missing = Problem.of_missing(request, len(benchmark.models))
     return Problem(
         source="benchmark",
@@ -113,7 +120,7 @@ def of_benchmark(name: str, world_options: list[str], given: Mapping[str, Any]) 
         routing=world.routing_value,
         scale=1.0,
         candidates=len(benchmark.models) + 1,
-        explained=float(given.get("explained", 0.0)),
+        explained=float(fields.get("explained", 0.0)),
         attainable=attainable_share(world),
         read=benchmark.x.shape[1] + benchmark.outputs.shape[2],
     )
@@ -132,29 +139,29 @@ _CUTS: tuple[tuple[str, Callable[[Realised], str]], ...] = (
 )
 
 
-def rows(found: Sequence[Realised]) -> list[dict[str, Any]]:
+def rows(replays: Sequence[Realised]) -> list[dict[str, Any]]:
     """One row for all, then one per value of each cut."""
-    result = [_row("all", "", found)]
+    result = [_row("all", "", replays)]
     for name, key in _CUTS:
         result.extend(
-            _row(name, value, [each for each in found if key(each) == value])
-            for value in dict.fromkeys(map(key, found))
+            _row(name, value, [each for each in replays if key(each) == value])
+            for value in dict.fromkeys(map(key, replays))
         )
     return result
 
 
-def _row(cut: str, value: str, found: Sequence[Realised]) -> dict[str, Any]:
-    ratios = np.array([each.ratio for each in found])
+def _row(cut: str, value: str, replays: Sequence[Realised]) -> dict[str, Any]:
+    ratios = np.array([each.ratio for each in replays])
     low, median, high = np.quantile(ratios, [0.1, 0.5, 0.9], method="nearest")
-    decided = [each.right for each in found if each.right is not None]
+    decided = [each.right for each in replays if each.right is not None]
     return {
         "cut": cut,
         "value": value,
-        "experiments": len(found),
+        "experiments": len(replays),
         "ratio": float(median),
         "ratio_low": _number(float(low)),
         "ratio_high": _number(float(high)),
-        "inside": float(np.mean([each.inside for each in found])),
+        "inside": float(np.mean([each.inside for each in replays])),
         "unfinished": int(np.isinf(ratios).sum()),
         "wrong": int(len(decided) - sum(decided)),
     }
@@ -263,9 +270,9 @@ def planned_experiments(
     rng = np.random.default_rng([seed, *benchmark.name.encode()])
     index = 0
     while index < count:
-        found = _drawn(benchmark, index, rng, replays)
-        if found is not None:
-            yield found
+        drawn = _drawn(benchmark, index, rng, replays)
+        if drawn is not None:
+            yield drawn
             index += 1
 
 
@@ -327,24 +334,13 @@ def realise(benchmark: Benchmark, planned: Planned) -> Realised:
         agent.simulate(world.simulations())
     rng = np.random.default_rng(planned.seed)
     batch = max(int(planned.median / planned.rate / LOOKS), 10)
-    requests = 0
-    while requests < PATIENCE * planned.median / planned.rate:
-        rows, hidden = world.requests(batch, rng, first=requests)
-        decisions = agent.decide(rows)
-        outputs, reward = world.serve(hidden, decisions.model, rng)
-        agent.observe(
-            OutcomeBatch(
-                number=decisions.number,
-                served=decisions.model,
-                attempt=np.ones(batch, dtype=np.int64),
-                delivered=np.ones(batch, dtype=bool),
-                outputs=outputs,
-                reward=reward,
-                at=decisions.at,
-            )
-        )
-        requests += batch
-        agent.refresh(review=False)
+    most = math.ceil(PATIENCE * planned.median / planned.rate)
+    traffic = (world.requests(batch, rng, first=first) for first in range(0, most, batch))
+
+    def answer(hidden: Hidden, decisions: DecisionBatch) -> OutcomeBatch:
+        return as_assigned(decisions, *world.serve(hidden, decisions.model, rng))
+
+    for _ in play(agent, traffic, answer):
         done, right = _reached(agent, world, planned.width)
         if done:
             return Realised(planned, float(agent.fold.randomized), right)
@@ -374,26 +370,26 @@ def validate(benchmarks: Sequence[str], count: int, out: Path | None, as_json: b
 
     out: a page to put the Markdown table into. Raises BenchmarkError or AgentError.
     """
-    loaded = [load_as_told(name, []) for name in benchmarks]
-    found: list[Realised] = []
-    with shown_progress((count + max(count // HELPED, 1)) * len(loaded)) as advance:
+    loaded = [load_from_texts(name, []) for name in benchmarks]
+    replays: list[Realised] = []
+    with show_progress((count + max(count // HELPED, 1)) * len(loaded)) as advance:
         advance(0)
         for benchmark in loaded:
             plans = planned_experiments(benchmark, count, SEED)
             helped = planned_experiments(benchmark, max(count // HELPED, 1), SEED + 1, True)
             for planned in chain(plans, helped):
-                found.append(realise(benchmark, planned))
-                advance(len(found))
-    table = rows(found)
+                replays.append(realise(benchmark, planned))
+                advance(len(replays))
+    table = rows(replays)
     if out is not None:
         write_into(out, markdown(table))
     if as_json:
-        runs = [{**asdict(each.planned), "needed": each.needed} for each in found]
+        runs = [{**asdict(each.planned), "needed": each.needed} for each in replays]
         print(msgspec.json.encode({"rows": table, "runs": runs}).decode())
         return
-    shown = Table("", "experiments", "realised / planned", "inside 80% band", "gave up", "wrong")
+    grid = Table("", "experiments", "realised / planned", "inside 80% band", "gave up", "wrong")
     for row in table:
-        shown.add_row(
+        grid.add_row(
             f"{row['cut']} {row['value']}",
             str(row["experiments"]),
             f"{row['ratio']:.2f}",
@@ -401,4 +397,4 @@ def validate(benchmarks: Sequence[str], count: int, out: Path | None, as_json: b
             str(row["unfinished"]),
             str(row["wrong"]),
         )
-    Console().print(shown)
+    Console().print(grid)

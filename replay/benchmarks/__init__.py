@@ -7,7 +7,7 @@ from equipoise.replay.benchmarks.base import (
     describe,
     describe_options,
     load,
-    load_as_told,
+    load_from_texts,
 )
 
 __all__ = [
@@ -17,5 +17,5 @@ __all__ = [
     "describe",
     "describe_options",
     "load",
-    "load_as_told",
+    "load_from_texts",
 ]

@@ -186,11 +186,11 @@ def _read(folder: Path, annotator: str) -> _Results:
 
 
 def _require_one_baseline(models: Sequence[str], results: Sequence[_Results]) -> None:
-    seen: dict[str, str] = {}
+    baselines: dict[str, str] = {}
     for result in results:
-        seen.update({name: where for name, where in result.baselines.items() if name})
-    if len(seen) > 1:
-        (first, _), (second, where) = list(seen.items())[:2]
+        baselines.update({name: where for name, where in result.baselines.items() if name})
+    if len(baselines) > 1:
+        (first, _), (second, where) = list(baselines.items())[:2]
         raise BenchmarkError(
             f"{where}: generator_1 is {shown(second)}, others were judged against {shown(first)};"
             " must be one baseline"

@@ -69,16 +69,16 @@ def parsed(declared: type[Declared], texts: Sequence[str]) -> dict[str, Any]:
 
     Raises ValueError with the option's name and value.
     """
-    known = {each.name: each for each in fields(declared)}
+    declarations = {each.name: each for each in fields(declared)}
     values: dict[str, Any] = {}
     for text in texts:
-        name, given, value = text.partition("=")
-        if not given:
+        name, separator, value = text.partition("=")
+        if not separator:
             raise ValueError(f"{text!r} is not NAME=VALUE")
-        if name not in known:
-            has = f"one of {', '.join(known)}" if known else "there: it has none"
+        if name not in declarations:
+            has = f"one of {', '.join(declarations)}" if declarations else "there: it has none"
             raise ValueError(f"{name!r} is not {has}")
-        default: Any = known[name].default
+        default: Any = declarations[name].default
         try:
             values[name] = type(default)(value)
         except ValueError:
@@ -167,18 +167,18 @@ class Benchmark:
             table = getattr(self, name)
             _require(name, table, np.isfinite(table), "finite")
         _require("outcome", self.outcome, (self.outcome >= 0) & (self.outcome <= 1), "in [0, 1]")
-        known = (self.cost >= 0) & (self.cost < np.inf)
-        _require("cost", self.cost, known | np.isnan(self.cost), "0 or more, or NaN if unknown")
+        valid = (self.cost >= 0) & (self.cost < np.inf)
+        _require("cost", self.cost, valid | np.isnan(self.cost), "0 or more, or NaN if unknown")
         for reason, count in self.exclusions.items():
             if count < 0:
                 raise BenchmarkError(f"exclusions[{reason!r}] is {count}, must be 0 or more")
 
     def summary(self) -> list[dict[str, str | float]]:
         """One row per model: its name, mean outcome, and mean cost (USD) where it is known."""
-        known = ~np.isnan(self.cost)
-        total = np.where(known, self.cost, 0.0).sum(axis=0)
+        priced = ~np.isnan(self.cost)
+        total = np.where(priced, self.cost, 0.0).sum(axis=0)
         with np.errstate(invalid="ignore"):
-            cost = total / known.sum(axis=0)
+            cost = total / priced.sum(axis=0)
         columns = zip(self.models, self.outcome.mean(axis=0).tolist(), cost.tolist(), strict=True)
         return [{"model": name, "outcome": mean, "cost": usd} for name, mean, usd in columns]
 
@@ -186,11 +186,11 @@ class Benchmark:
 def _unique_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
     if "" in names:
         raise BenchmarkError(f"{name}[{list(names).index('')}] is empty, must be a name")
-    seen: set[str] = set()
+    distinct: set[str] = set()
     for entry in names:
-        if entry in seen:
+        if entry in distinct:
             raise BenchmarkError(f"{name} holds {entry!r} twice, must be unique")
-        seen.add(entry)
+        distinct.add(entry)
     return tuple(names)
 
 
@@ -263,6 +263,10 @@ def entries() -> dict[str, Entry]:
     return dict(sorted(_ENTRIES.items()))
 
 
+def _names(registered: Mapping[str, Entry]) -> str:
+    return ", ".join([*registered, *LOGS])
+
+
 def load(spec: str, **options: Any) -> Benchmark:
     """The benchmark that "name" or "name:PATH" asks for, under its own options.
 
@@ -270,15 +274,15 @@ def load(spec: str, **options: Any) -> Benchmark:
     missing, superfluous, absent or unreadable, or contents that are no benchmark.
     """
     name, colon, location = spec.partition(":")
-    known = entries()
+    registered = entries()
     if name in LOGS:
         raise BenchmarkError(
             f"{name!r} is a log without known counterfactuals, no table of contexts x models; run"
             f" it as it is: equipoise replay --benchmark {name}:PATH --policies uniform,top-two"
         )
-    if name not in known:
-        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {', '.join([*known, *LOGS])}")
-    entry = known[name]
+    if name not in registered:
+        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {_names(registered)}")
+    entry = registered[name]
     try:
         path = _path(entry, location if colon else None)
         return entry.loader(path, _options(entry, options))
@@ -294,7 +298,7 @@ def load(spec: str, **options: Any) -> Benchmark:
         raise BenchmarkError(f"benchmark {name!r}: {reason}") from error
 
 
-def load_as_told(spec: str, texts: Sequence[str]) -> Benchmark:
+def load_from_texts(spec: str, texts: Sequence[str]) -> Benchmark:
     """`load` with options as `NAME=VALUE` texts. Raises BenchmarkError."""
     name = spec.partition(":")[0]
     if name not in entries():
@@ -308,11 +312,11 @@ def load_as_told(spec: str, texts: Sequence[str]) -> Benchmark:
 
 def describe_options(name: str) -> list[dict[str, str]]:
     """One row per option of a benchmark. Raises BenchmarkError where there is no such one."""
-    known = entries()
+    registered = entries()
     if name in LOGS:
         return []
-    if name not in known:
-        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {', '.join([*known, *LOGS])}")
+    if name not in registered:
+        raise BenchmarkError(f"unknown benchmark {name!r}; there are: {_names(registered)}")
     return [
         {
             "option": declared.name,
@@ -320,7 +324,7 @@ def describe_options(name: str) -> list[dict[str, str]]:
             "limits": limits(declared),
             "what it does": declared.metadata["explanation"],
         }
-        for declared in fields(known[name].options)
+        for declared in fields(registered[name].options)
     ]
 
 

@@ -180,8 +180,8 @@ def _metrics(
         for j, cell in enumerate(row):
             if (scores := metrics.get(cell)) is not None:
                 values[i, j] = [scores.number(name) for name in names]
-    known = (~np.isnan(values)).sum(axis=(0, 1))
-    usable = known >= (1 - max_gaps) * len(rows)
+    counts = (~np.isnan(values)).sum(axis=(0, 1))
+    usable = counts >= (1 - max_gaps) * len(rows)
     if not rows or not usable.any():
         raise BenchmarkError(
             f"{file}: no metric is known in {1 - max_gaps:.0%} of the {len(rows)} rows of these"
@@ -190,9 +190,9 @@ def _metrics(
     exclusions = {}
     if others := [name for name in fields if name not in numeric]:
         exclusions[f"fields without a single number ({names_listed(others)})"] = len(others)
-    if gone := [name for name, kept in zip(names, usable, strict=True) if not kept]:
-        exclusions[f"metrics with gaps ({names_listed(gone)})"] = len(gone)
-    names = [name for name, kept in zip(names, usable, strict=True) if kept]
+    if incomplete := [name for name, complete in zip(names, usable, strict=True) if not complete]:
+        exclusions[f"metrics with gaps ({names_listed(incomplete)})"] = len(incomplete)
+    names = [name for name, complete in zip(names, usable, strict=True) if complete]
     return names, values[:, :, usable], exclusions
 
 

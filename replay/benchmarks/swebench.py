@@ -157,20 +157,21 @@ def _results(
 ) -> tuple[list[tuple[JsonObject, dict[str, JsonObject]]], dict[str, int]]:
     """The results of a board that have details, and how many have none."""
     where = f"{file}, board {one_line(board.text('name'))}"
-    found, without = [], []
+    detailed, without = [], []
     for entry in board.objects("results"):
         name = entry.text("name")
         result = JsonObject(f"{where}, {one_line(name)}", entry.fields)
         details = result.named_objects("per_instance_details")
         if details:
-            found.append((result, details))
+            detailed.append((result, details))
         else:
             without.append(name)
-    if not found:
+    if not detailed:
         raise BenchmarkError(f"{where}: no result has per_instance_details")
     if not without:
-        return found, {}
-    return found, {f"results without per-instance details ({names_listed(without)})": len(without)}
+        return detailed, {}
+    reason = f"results without per-instance details ({names_listed(without)})"
+    return detailed, {reason: len(without)}
 
 
 def _doubts(

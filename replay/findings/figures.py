@@ -537,8 +537,8 @@ def error_bars(points: Sequence[Floats], colour: str, opacity: float) -> Plotly:
 
 
 def _length(lengths: Floats, means: Floats) -> Floats:
-    known = np.where(np.isnan(lengths), 0.0, np.maximum(lengths, 0.0))
-    return np.where(np.isnan(means), np.nan, known)
+    bars = np.where(np.isnan(lengths), 0.0, np.maximum(lengths, 0.0))
+    return np.where(np.isnan(means), np.nan, bars)
 
 
 def plain(values: Floats) -> list[float | None]:

@@ -197,14 +197,14 @@ class Findings:
 
 def measured(values: Floats) -> Measured:
     """The mean of (R,) seeds; differences of the same seeds give a paired interval."""
-    found = mean_with_interval(values[:, None])
-    return entry(found.mean[0], found.low[0], found.high[0])
+    means = mean_with_interval(values[:, None])
+    return entry(means.mean[0], means.low[0], means.high[0])
 
 
 def share(yes: Floats) -> Measured:
     """The share of yes (1) among (R,) seeds, with Wilson's interval."""
-    found = share_with_interval(yes[:, None])
-    return entry(found.mean[0], found.low[0], found.high[0])
+    means = share_with_interval(yes[:, None])
+    return entry(means.mean[0], means.low[0], means.high[0])
 
 
 def root_mean_square(values: Floats) -> Measured:
@@ -241,24 +241,24 @@ def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
 
 
 def _mean(values: Floats) -> Floats:
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean: Floats = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+        mean: Floats = np.where(finite, values, 0.0).sum(axis=0) / finite.sum(axis=0)
     return mean
 
 
 def _with_tails(mean: float, resampled: Floats) -> Measured:
-    known = resampled[np.isfinite(resampled)]
-    if len(known) < 2:
+    finite = resampled[np.isfinite(resampled)]
+    if len(finite) < 2:
         return entry(mean, np.nan, np.nan)
-    low, high = np.quantile(known, TAILS)
+    low, high = np.quantile(finite, TAILS)
     return entry(mean, low, high)
 
 
 def entry(mean: float, low: float, high: float) -> Measured:
     """Numbers as a Measured; None where unknown."""
-    known = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
-    return Measured(*known)
+    numbers = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
+    return Measured(*numbers)
 
 
 def above_zero(value: Measured) -> bool:
@@ -284,7 +284,7 @@ def tied(losses: dict[str, Floats]) -> list[str]:
     return [name for name, each in losses.items() if _mean(each[:, None])[0] <= least + RIGHT]
 
 
-def said(value: Measured, digits: int = 3) -> str:
+def in_sentence(value: Measured, digits: int = 3) -> str:
     """A measured number in a sentence."""
     if value.mean is None:
         return "unknown"

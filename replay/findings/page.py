@@ -176,10 +176,10 @@ class Sheet:
 
     def as_json(self) -> str:
         """All figures as JSON that may stand inside a script element."""
-        found = json.dumps(self._figures, sort_keys=True, allow_nan=False, separators=(",", ":"))
+        encoded = json.dumps(self._figures, sort_keys=True, allow_nan=False, separators=(",", ":"))
         for character in "<>&\u2028\u2029":
-            found = found.replace(character, f"\\u{ord(character):04x}")
-        return found
+            encoded = encoded.replace(character, f"\\u{ord(character):04x}")
+        return encoded
 
 
 def _sections(sheet: Sheet, findings: Findings) -> str:
@@ -381,9 +381,9 @@ def _cell(figure: Heatmaps, x: float, y: float, cell: Measured, most: float) -> 
     meaning = figure.below if mean < 0 else figure.above
     doubt = "; the interval includes 0" if signed and not sure else ""
     kind = ("below" if mean < 0 else "above") + (" sure" if sure else "")
-    said = f"{where}: {number} {interval}: {meaning}{doubt}"
+    tooltip = f"{where}: {number} {interval}: {meaning}{doubt}"
     return (
-        f'<td class="{kind}" style="--share:{100 * abs(mean) / most:.0f}%" title="{text(said)}">'
+        f'<td class="{kind}" style="--share:{100 * abs(mean) / most:.0f}%" title="{text(tooltip)}">'
         f"{_number(number + '*' * sure, interval)}</td>"
     )
 
@@ -443,8 +443,8 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _number(number: str, interval: str) -> str:
-    shown = f'<span class="number">{number}</span>'
-    return f'{shown} <span class="interval">{interval}</span>' if interval else shown
+    span = f'<span class="number">{number}</span>'
+    return f'{span} <span class="interval">{interval}</span>' if interval else span
 
 
 OWN_WORDS = {"obs", "requests", "exp_rate", "budget", "seeds"}

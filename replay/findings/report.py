@@ -35,7 +35,7 @@ from equipoise.replay.findings.findings import (
     measured,
 )
 from equipoise.replay.findings.page import Tile, label, write_page
-from equipoise.replay.findings.text import print_findings
+from equipoise.replay.findings.text import MOST_WIDTH, print_findings
 from equipoise.replay.results.averages import (
     NAIVE,
     TAILS,
@@ -94,13 +94,18 @@ def write_report(
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """Print the headline, who recommends what, and what it cost."""
+    """Print the headline, who recommends what, what it cost, and what to open next."""
     scenarios, rows = summary["scenarios"], summary["rows"]
     sentences = [summary["headline"]]
     if len(scenarios) == 1:
         sentences += [scenarios[0]["naive"]["sentence"], scenarios[0]["routing"]["sentence"]]
     tables = (_verdicts(rows, len(scenarios)), _costs(rows))
     print_findings(console, Findings("", summary["title"], tuple(sentences), tables, ()))
+    console.print(
+        "Next: open report.html for every number with its interval and the curves; results.parquet"
+        " holds one row per run and checkpoint.",
+        width=min(console.width, MOST_WIDTH),
+    )
 
 
 def setting_findings(

@@ -20,10 +20,10 @@ that may be certified, for coverage over those that the certified sums hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,9 +41,18 @@ from equipoise.agent.config import (
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.ipw import naive_log
 from equipoise.agent.features import FeatureSchema
+from equipoise.replay.results.averages import NAIVE
 from equipoise.replay.worlds import Truth, World, WorldOptions
 from equipoise.replay.worlds.outcomes import Delays
-from equipoise.store.batches import DecisionBatch, Flags, Floats, OutcomeBatch, select, take
+from equipoise.store.batches import (
+    DecisionBatch,
+    Flags,
+    Floats,
+    OutcomeBatch,
+    RequestBatch,
+    select,
+    take,
+)
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
 
@@ -109,12 +118,12 @@ class Arrivals:
         self._send_off(outcomes)
         now = float(outcomes.at[-1])
         assert self._waiting is not None
-        due = self._waiting.at <= now
-        in_time, late = select(self._waiting, due & ~self._late), due & self._late
+        arrived = self._waiting.at <= now
+        in_time, late = select(self._waiting, arrived & ~self._late), arrived & self._late
         agent.observe(_by_arrival(in_time))
         agent.expire(now)
         agent.observe(_by_arrival(select(self._waiting, late)))
-        self._waiting, self._late = select(self._waiting, ~due), self._late[~due]
+        self._waiting, self._late = select(self._waiting, ~arrived), self._late[~arrived]
 
     def _send_off(self, outcomes: OutcomeBatch) -> None:
         seconds = np.zeros(len(outcomes))
@@ -279,6 +288,39 @@ def run_stream(
             agent.refresh(review=False)
 
 
+Traffic = TypeVar("Traffic")
+
+
+def play(
+    agent: Agent,
+    traffic: Iterable[tuple[RequestBatch, Traffic]],
+    answer: Callable[[Traffic, DecisionBatch], OutcomeBatch],
+) -> Iterator[DecisionBatch]:
+    """Let an agent decide batch after batch, see the outcomes at once and refresh; yield each
+    time what it decided. Whoever has seen enough stops asking.
+
+    traffic: requests, and what their outcomes come from. answer: outcomes of decisions.
+    """
+    for requests, source in traffic:
+        decisions = agent.decide(requests)
+        agent.observe(answer(source, decisions))
+        agent.refresh(review=False)
+        yield decisions
+
+
+def as_assigned(decisions: DecisionBatch, outputs: Floats, reward: Floats) -> OutcomeBatch:
+    """Outcomes of n decisions that were carried out at the first attempt; outputs are (n, q)."""
+    return OutcomeBatch(
+        number=decisions.number,
+        served=decisions.model,
+        attempt=np.ones(len(decisions), dtype=np.int64),
+        delivered=np.ones(len(decisions), dtype=bool),
+        outputs=outputs,
+        reward=reward,
+        at=decisions.at,
+    )
+
+
 def stream_key(seed: int) -> bytes:
     """The draw key of a replayed stream: a function of its seed, so that runs repeat."""
     return blake2b(f"replay key {seed}".encode(), digest_size=32).digest()
@@ -289,11 +331,10 @@ def _generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _mean_known(numbers: Floats) -> float:
-    known = numbers[~np.isnan(numbers)]
-    return float(known.mean()) if len(known) else 0.0
+    finite = numbers[~np.isnan(numbers)]
+    return float(finite.mean()) if len(finite) else 0.0
 
 
-NAIVE = "naive-log"
 DIRECT = "direct-method"
 """The first half of `doubly-robust`, the scorer without its correction, as a row of its own."""
 

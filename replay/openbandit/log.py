@@ -159,13 +159,13 @@ def campaign_folders(path: Path) -> dict[str, Path]:
         if name in BEHAVIOURS and path.is_dir():
             inside = name == path.parent.name and (path / _ITEMS).is_file()
             return {name: path if inside else _only_campaign(path)}
-    found = {name: path / name for name in BEHAVIOURS if (path / name).is_dir()}
-    if found:
-        return {name: _only_campaign(folder) for name, folder in found.items()}
+    folders = {name: path / name for name in BEHAVIOURS if (path / name).is_dir()}
+    if folders:
+        return {name: _only_campaign(folder) for name, folder in folders.items()}
     beside = {name: path.parent / name / path.name for name in BEHAVIOURS}
-    found = {name: folder for name, folder in beside.items() if (folder / _ITEMS).is_file()}
-    if found:
-        return found
+    folders = {name: folder for name, folder in beside.items() if (folder / _ITEMS).is_file()}
+    if folders:
+        return folders
     if not path.exists():
         raise BenchmarkError(f"{path} does not exist")
     raise BenchmarkError(f"{path} holds neither random/ nor bts/, must be the folder of the logs")

@@ -25,7 +25,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig, ModelConfig, PolicyConfig, RewardConfig
 from equipoise.agent.features import FeatureSchema
 from equipoise.policies.registry import policy
-from equipoise.replay.harness.stream import stream_key
+from equipoise.replay.harness.stream import as_assigned, play, stream_key
 from equipoise.replay.openbandit.log import LoggedFeedback
 from equipoise.replay.openbandit.values import (
     Brief,
@@ -41,7 +41,16 @@ from equipoise.replay.openbandit.values import (
     uniform,
     weighted_rate,
 )
-from equipoise.store.batches import Flags, Floats, Ints, OutcomeBatch, RequestBatch, SimulationBatch
+from equipoise.store.batches import (
+    DecisionBatch,
+    Flags,
+    Floats,
+    Ints,
+    OutcomeBatch,
+    RequestBatch,
+    SimulationBatch,
+    select,
+)
 from equipoise.store.memory import MemoryStore
 
 STEERING = "hierarchical"
@@ -79,21 +88,18 @@ def replay_policy(log: LoggedFeedback, name: str, seed: int) -> Replayed:
     kept, chosen = np.zeros(len(log), dtype=bool), np.empty(len(log))
     # On a uniform log 1/K of the rows is kept; elsewhere it depends on the policy, as it may.
     batch = KEPT_PER_REFRESH * len(log.items)
-    for start in range(0, len(log), batch):
-        rows = order[start : start + batch]
-        requests = RequestBatch(
-            unit=rows,
-            context=np.full(len(rows), -1),
-            at=start + np.arange(len(rows), dtype=np.float64),
-            x=x[rows],
-            routed=log.item[rows],
-        )
-        decisions = agent.decide(requests)
+
+    def answer(rows: Ints, decisions: DecisionBatch) -> OutcomeBatch:
         same = decisions.model == log.item[rows]
         kept[rows] = same
         chosen[rows] = decisions.probabilities[np.arange(len(rows)), log.item[rows]]
-        agent.observe(_clicks(decisions.number[same], log, rows[same]))
-        agent.refresh(review=False)
+        clicks = log.reward[rows[same]]
+        return as_assigned(select(decisions, same), np.zeros((len(clicks), 0)), clicks)
+
+    starts = range(0, len(log), batch)
+    traffic = (_requests(log, x, start, order[start : start + batch]) for start in starts)
+    for _ in play(agent, traffic, answer):
+        pass
     _, final = agent.rule.allocation.allocate(x)
     return Replayed(name, seed, kept, chosen, np.array(final))
 
@@ -158,17 +164,15 @@ def held_out(log: LoggedFeedback, replay: Replayed) -> tuple[LoggedFeedback, Int
     return log.select(rows, propensity), rows
 
 
-def _clicks(numbers: Ints, log: LoggedFeedback, rows: Ints) -> OutcomeBatch:
-    count = len(rows)
-    return OutcomeBatch(
-        number=numbers,
-        served=log.item[rows],
-        attempt=np.ones(count, dtype=np.int64),
-        delivered=np.ones(count, dtype=bool),
-        outputs=np.zeros((count, 0)),
-        reward=log.reward[rows],
-        at=np.zeros(count),
+def _requests(log: LoggedFeedback, x: Floats, start: int, rows: Ints) -> tuple[RequestBatch, Ints]:
+    requests = RequestBatch(
+        unit=rows,
+        context=np.full(len(rows), -1),
+        at=start + np.arange(len(rows), dtype=np.float64),
+        x=x[rows],
+        routed=log.item[rows],
     )
+    return requests, rows
 
 
 def _contexts(x: Floats, items: int) -> SimulationBatch:

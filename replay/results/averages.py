@@ -18,6 +18,8 @@ Pair: TypeAlias = tuple[str, str]
 
 RESAMPLES = 2000
 TAILS = (0.025, 0.975)
+Z95 = 1.959963984540054
+"""Of the normal distribution, so that 95% lie within."""
 NAIVE = "naive-log"
 RIGHT = 1e-9
 """A regret up to this is rounding: the recommended model is (one of) the best."""
@@ -106,19 +108,19 @@ def resample_counts(runs: int) -> Floats:
 
 def resampled_means(values: Floats) -> Floats:
     """(R, C) of runs -> (RESAMPLES, C) bootstrap means of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     counts = resample_counts(len(values))
     with np.errstate(invalid="ignore", divide="ignore"):
-        means: Floats = (counts @ np.where(known, values, 0.0)) / (counts @ known.astype(float))
+        means: Floats = (counts @ np.where(finite, values, 0.0)) / (counts @ finite.astype(float))
     return means
 
 
 def mean_with_interval(values: Floats) -> Mean:
     """Average (R, C) over runs, with percentile bootstrap intervals over the R runs."""
-    known = np.isfinite(values)
-    number = known.sum(axis=0)
+    finite = np.isfinite(values)
+    number = finite.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, values, 0.0).sum(axis=0) / number
+        mean = np.where(finite, values, 0.0).sum(axis=0) / number
     low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     several = number >= 2
     if several.any():
@@ -133,11 +135,11 @@ def share_with_interval(values: Floats) -> Mean:
 
     A bootstrap would give [1, 1] after five successes in five runs; this gives [.57, 1].
     """
-    known = np.isfinite(values)
-    number = known.sum(axis=0)
-    z = 1.959963984540054
+    finite = np.isfinite(values)
+    number = finite.sum(axis=0)
+    z = Z95
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(known, values, 0.0).sum(axis=0) / number
+        share = np.where(finite, values, 0.0).sum(axis=0) / number
         spread = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
         centre, scale = share + z**2 / (2 * number), 1 + z**2 / number
         low, high = (centre - spread) / scale, (centre + spread) / scale
@@ -190,9 +192,9 @@ def mean_by_seed(streams: Sequence[Runs], column: str) -> Floats:
     total, number = np.zeros((len(seeds), len(grid))), np.zeros((len(seeds), len(grid)))
     for each in streams:
         at = np.searchsorted(seeds, each.seeds)
-        known = np.isfinite(each.numbers[column])
-        total[at] += np.where(known, each.numbers[column], 0.0)
-        number[at] += known
+        finite = np.isfinite(each.numbers[column])
+        total[at] += np.where(finite, each.numbers[column], 0.0)
+        number[at] += finite
     joint: Floats = np.where(number > 0, total / np.maximum(number, 1), np.nan)
     return joint[:, : max(each.extent for each in streams)]
 
@@ -219,15 +221,15 @@ def runs_by_scenario(
     values = results["values"].to_numpy() if "values" in results.columns else None
     seed = results["seed"].to_numpy(dtype=np.int64)
     checkpoint = results["checkpoint"].to_numpy(dtype=np.int64)
-    found: dict[Scenario, dict[Pair, Runs]] = {}
+    runs: dict[Scenario, dict[Pair, Runs]] = {}
     for scenario, rows in _groups(results, ("alpha", "confounding")).items():
         grid = np.unique(checkpoint[rows])
         pairs = _groups(results.iloc[rows], ("policy", "estimator"))
-        found[scenario] = {
+        runs[scenario] = {
             pair: _runs(rows[inside], grid, epsilon, seed, checkpoint, numbers, words, values)
             for pair, inside in pairs.items()
         }
-    return found
+    return runs
 
 
 def _groups(frame: pd.DataFrame, keys: tuple[str, str]) -> dict[tuple[Any, Any], Counts]:
@@ -283,12 +285,12 @@ def _estimates(values: Iterable[Any]) -> Floats:
 def _floats(column: pd.Series[Any]) -> Floats:
     """(N,) numbers or yes/no; missing and infinite become NaN."""
     if column.dtype.kind in "fiub" and isinstance(column.dtype, np.dtype):
-        found = column.to_numpy(dtype=float)
+        values = column.to_numpy(dtype=float)
     else:
         missing: Sequence[bool] = column.isna().tolist()
         pairs = zip(column.tolist(), missing, strict=True)
-        found = np.array([np.nan if unknown else float(each) for each, unknown in pairs])
-    return np.where(np.isfinite(found), found, np.nan)
+        values = np.array([np.nan if unknown else float(each) for each, unknown in pairs])
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _texts(column: pd.Series[Any]) -> list[str | None]:

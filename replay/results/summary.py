@@ -50,9 +50,9 @@ def headline(scenarios: Sequence[Scenario]) -> str:
             f"{_with_requests(scenarios)}, {right} of {pairs} combinations of setting, policy and "
             "estimator find the best model."
         )
-    kept = sum(each["routing"]["beats_best"] for each in scenarios)
-    if kept:
-        parts.append(f"In {kept} settings no single model beats today's routing.")
+    routed = sum(each["routing"]["beats_best"] for each in scenarios)
+    if routed:
+        parts.append(f"In {routed} settings no single model beats today's routing.")
     return " ".join(parts)
 
 
@@ -105,8 +105,9 @@ def naive_sentence(scenarios: Sequence[Scenario]) -> str:
 
 def routing_sentence(scenario: Scenario) -> str:
     """Whether today's routing is better than every single model."""
-    routing, best, kept = scenario["routing"], scenario["best"], scenario["routing"]["advised_by"]
-    advice = f" {kept} of {scenario['pairs']} pairs advise to keep it." if kept else ""
+    routing, best = scenario["routing"], scenario["best"]
+    advisers = routing["advised_by"]
+    advice = f" {advisers} of {scenario['pairs']} pairs advise to keep it." if advisers else ""
     if routing["beats_best"]:
         return (
             "No single model beats what is deployed: today's routing is worth "
@@ -126,14 +127,14 @@ def pairs_sentence(scenario: Scenario) -> str:
         return ""
     in_most = " in most of their runs" if scenario["runs"] > 1 else ""
     if right == pairs:
-        found = f"every policy × estimator pair finds {best_name(scenario)}{in_most}"
+        finders = f"every policy × estimator pair finds {best_name(scenario)}{in_most}"
     elif not right:
-        found = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
+        finders = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
     else:
-        found = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
+        finders = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
     if near:
-        found += f", {near} {'more come' if right else 'come'} within {NEAR:g} of it"
-    return f"{_with_requests([scenario])}, {found}{_log_alone(scenario)}."
+        finders += f", {near} {'more come' if right else 'come'} within {NEAR:g} of it"
+    return f"{_with_requests([scenario])}, {finders}{_log_alone(scenario)}."
 
 
 def _log_alone(scenario: Scenario) -> str:
@@ -236,9 +237,9 @@ def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
     for scenario, runs in runs_by_scenario(results, epsilon).items():
         if scenario not in truths:
             raise ResultsError(f"meta: no scenario has alpha, confounding = {scenario}")
-        found = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
-        scenarios.append(_scenario(truths[scenario], found, meta))
-        rows += found
+        of_setting = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
+        scenarios.append(_scenario(truths[scenario], of_setting, meta))
+        rows += of_setting
     return {
         "benchmark": meta["benchmark"],
         "title": meta["title"],
@@ -332,12 +333,12 @@ def _naive(
     rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], limits: Mapping[str, float]
 ) -> dict[str, Any]:
     """What the log alone recommends: in the runs, or with endless data where none looked."""
-    seen = [row for row in rows if row["estimator"] == NAIVE and row["recommended"] is not None]
+    answers = [row for row in rows if row["estimator"] == NAIVE and row["recommended"] is not None]
     best = max(values.values())
-    if seen:
-        model = str(seen[0]["recommended"])
-        right = float(np.mean([row["right"]["mean"] for row in seen]))
-        share = float(np.mean([row["recommended_share"] for row in seen]))
+    if answers:
+        model = str(answers[0]["recommended"])
+        right = float(np.mean([row["right"]["mean"] for row in answers]))
+        share = float(np.mean([row["recommended_share"] for row in answers]))
     else:
         model = max(limits, key=lambda name: limits[name])
         right, share = float(values[model] >= best - 1e-9), 1.0
@@ -361,12 +362,12 @@ def _verdict(recommended: str | None, right: float, regret: float | None) -> str
     return "near" if regret <= NEAR else "wrong"
 
 
-def _most_often(said: Sequence[str | None], order: Sequence[str]) -> tuple[str | None, float]:
+def _most_often(words: Sequence[str | None], order: Sequence[str]) -> tuple[str | None, float]:
     """What most runs say and their share; ties go to what comes first in `order`."""
-    counts = Counter(said)
-    first: list[str | None] = [*order, *said, None]
+    counts = Counter(words)
+    first: list[str | None] = [*order, *words, None]
     winner = max(counts, key=lambda name: (counts[name], -first.index(name)))
-    return winner, number(counts[winner] / len(said)) or 0.0
+    return winner, number(counts[winner] / len(words)) or 0.0
 
 
 def _areas(runs: Runs) -> dict[str, Any]:

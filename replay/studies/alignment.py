@@ -15,10 +15,10 @@ from equipoise.replay.findings.findings import (
     Measured,
     Table,
     beaten,
+    in_sentence,
     listed,
     lowest,
     measured,
-    said,
     tied,
 )
 from equipoise.replay.results.averages import Floats, area_under
@@ -122,7 +122,7 @@ def _sentence(title: str, omega: float, losses: dict[float, dict[str, Floats]]) 
     best = lowest(losses[alpha])
     text = (
         f"{title.partition(' (')[0]}, ω = {omega:g}: the lowest mean at α = {alpha:g} is"
-        f" {said(measured(losses[alpha][best]))} ({listed(tied(losses[alpha]))}); "
+        f" {in_sentence(measured(losses[alpha][best]))} ({listed(tied(losses[alpha]))}); "
     )
     if not never:
         return text + "every family is beaten at some α, so none can be chosen beforehand."

@@ -94,8 +94,8 @@ def saving(
 
     def ratio(own: Floats, their: Floats) -> Floats:
         both = np.isinf(own) & np.isinf(their)
-        found = np.where(np.isinf(own), 0.0, np.minimum(their, last) / np.minimum(own, last))
-        return np.where(both, 1.0, found)
+        ratios = np.where(np.isinf(own), 0.0, np.minimum(their, last) / np.minimum(own, last))
+        return np.where(both, 1.0, ratios)
 
     low, high = np.quantile(ratio(drawn, others_drawn), TAILS)
     return float(ratio(np.array(point), np.array(others))), float(low), float(high)
@@ -202,10 +202,10 @@ def _compared(
 
 
 def _measured(point: float, drawn: Floats) -> Measured:
-    known = drawn[np.isfinite(drawn)]
-    if not np.isfinite(point) or len(known) < 2:
+    finite = drawn[np.isfinite(drawn)]
+    if not np.isfinite(point) or len(finite) < 2:
         return entry(point, np.nan, np.nan)
-    low, high = np.quantile(known, TAILS)
+    low, high = np.quantile(finite, TAILS)
     return entry(point, float(low), float(high))
 
 
@@ -214,17 +214,17 @@ def spend_at(errors: Floats, spend: Floats, level: Floats) -> Floats:
 
     Linear in the spend (N, C) between the last checkpoint above the level and the next.
     """
-    found = np.full(len(errors), np.inf)
+    spent = np.full(len(errors), np.inf)
     for row, (curve, money, limit) in enumerate(zip(errors, spend, level, strict=True)):
         above = np.flatnonzero(~(curve <= limit))
         last = int(above[-1]) if len(above) else -1
         if last < 0:
-            found[row] = money[0]
+            spent[row] = money[0]
         elif last + 1 < len(curve):
             start = curve[last]
             share = (start - limit) / (start - curve[last + 1]) if np.isfinite(start) else 1.0
-            found[row] = money[last] + share * (money[last + 1] - money[last])
-    return found
+            spent[row] = money[last] + share * (money[last + 1] - money[last])
+    return spent
 
 
 LIMIT = 0.01
@@ -347,12 +347,12 @@ def mean_regrets(streams: ArmStreams, label: str) -> dict[Any, Floats]:
 
 
 def _areas(streams: ArmStreams) -> Table:
-    found = {label: mean_regrets(streams, label) for label in streams.labels}
+    regrets = {label: mean_regrets(streams, label) for label in streams.labels}
     rows: list[tuple[Entry, ...]] = [
-        (str(setting), *(measured(found[label][setting]) for label in streams.labels))
+        (str(setting), *(measured(regrets[label][setting]) for label in streams.labels))
         for setting in streams.settings
     ]
-    overall = [np.mean(list(found[label].values()), axis=0) for label in streams.labels]
+    overall = [np.mean(list(regrets[label].values()), axis=0) for label in streams.labels]
     return Table(
         "area",
         f"Mean regret over the first {streams.checkpoints[-1]:,} randomized requests",

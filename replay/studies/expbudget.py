@@ -105,14 +105,14 @@ def _quantities(
     return bias, deviation, *rest
 
 
-def _figures(setting: Setting, marks: list[int], found: tuple[By, ...]) -> list[Curves]:
+def _figures(setting: Setting, marks: list[int], quantities: tuple[By, ...]) -> list[Curves]:
     panels = [
         CurvePanel(
             title=title,
             x=tuple(map(float, marks)),
             lines=tuple(Line(family, tuple(points)) for family, points in by.items()),
         )
-        for (_, title, _), by in zip(QUANTITIES, found, strict=True)
+        for (_, title, _), by in zip(QUANTITIES, quantities, strict=True)
     ]
     name = f"{setting.alpha:g}-{setting.confounding:g}"
     axis = "randomized requests"

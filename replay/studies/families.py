@@ -106,17 +106,17 @@ class _Losses:
         self.seeds = np.zeros(shape, dtype=int)
         for a, alpha in enumerate(self.alphas):
             for w, omega in enumerate(self.omegas):
-                found = {
+                losses = {
                     name: compute(streams, Setting("", alpha, omega), name, budgets)
                     for name in (OURS, *SIX)
                 }
-                known = np.all([np.isfinite(each) for each in found.values()], axis=0)
-                self.seeds[a, w] = known.sum(axis=0)
-                for name, each in found.items():
-                    usable = np.where(known, each, 0.0)
+                complete = np.all([np.isfinite(each) for each in losses.values()], axis=0)
+                self.seeds[a, w] = complete.sum(axis=0)
+                for name, each in losses.items():
+                    usable = np.where(complete, each, 0.0)
                     with np.errstate(invalid="ignore", divide="ignore"):
-                        mean = usable.sum(axis=0) / known.sum(axis=0)
-                        means = counts @ usable / (counts @ known.astype(float))
+                        mean = usable.sum(axis=0) / complete.sum(axis=0)
+                        means = counts @ usable / (counts @ complete.astype(float))
                     squared = not self.is_regret
                     self.point[name][a, w] = np.sqrt(mean) if squared else mean
                     self.drawn[name][:, a, w] = np.sqrt(means) if squared else means

@@ -93,11 +93,11 @@ def ratio(
 
 def _sentences(benchmark: str, ratios: Ratios, marks: list[int]) -> Iterator[str]:
     for gate in GATES:
-        found = [each for place, each in ratios.items() if place[2] == gate]
-        means = [each.mean for each in found if each.mean is not None]
+        cells = [each for place, each in ratios.items() if place[2] == gate]
+        means = [each.mean for each in cells if each.mean is not None]
         pays = sum(mean <= CUT for mean in means)
         costs = sum(mean > COST for mean in means)
-        surely = sum(each.low is not None and each.low > 1.0 for each in found)
+        surely = sum(each.low is not None and each.low > 1.0 for each in cells)
         yield (
             f"{gate} on {benchmark}: the RMSE of the contrasts that matter is"
             f" {np.median(means):.2f} times that of a fixed rate in the median of {len(means)}"

@@ -18,7 +18,7 @@ import numpy as np
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import load_as_told
+from equipoise.replay.benchmarks import load_from_texts
 from equipoise.replay.harness.sweep import cells
 from equipoise.replay.order import (
     Analysis,
@@ -112,10 +112,10 @@ def experiments() -> dict[str, Experiment]:
 
 def find_experiment(name: str) -> Experiment:
     """The experiment of this name. Raises AgentError where there is none."""
-    known = experiments()
-    if name not in known:
-        raise AgentError(f"--experiment: {name!r} is not one of {', '.join(known)}")
-    return known[name]
+    registered = experiments()
+    if name not in registered:
+        raise AgentError(f"--experiment: {name!r} is not one of {', '.join(registered)}")
+    return registered[name]
 
 
 BATCH = 25
@@ -178,7 +178,7 @@ def prepare(order: ReplayOrder) -> Prepared:
     settings = replace(stream_settings(order), batch=BATCH)
     if plan.refresh is not None:
         settings = replace(settings, refresh=max(BATCH, round(plan.refresh / order.exp_rate)))
-    benchmark = load_as_told(order.benchmark, order.benchmark_options)
+    benchmark = load_from_texts(order.benchmark, order.benchmark_options)
     scenarios = order.alphas, order.confoundings
     if plan.arms:
         # Where no cost is known, a price in the rule changes nothing.
@@ -209,11 +209,11 @@ def _described(world: World, plan: Plan) -> dict[str, Any]:
     return {**describe_world(world), **(reward_variances(world) if plan.arms else {})}
 
 
-def _worlds(study: Experiment, given: Sequence[str]) -> list[tuple[str, WorldOptions]]:
+def _worlds(study: Experiment, texts: Sequence[str]) -> list[tuple[str, WorldOptions]]:
     """Labels and options of the experiment's variants on top of the options given."""
     varied = {text.partition("=")[0] for each in study.plan.variants for text in each.options}
-    for text in given:
+    for text in texts:
         name = text.partition("=")[0]
         if name in varied:
             raise AgentError(f"--world: {name} is what the experiment {study.name} varies")
-    return [(each.name, parse_options([*given, *each.options])) for each in study.plan.variants]
+    return [(each.name, parse_options([*texts, *each.options])) for each in study.plan.variants]

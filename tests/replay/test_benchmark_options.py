@@ -7,12 +7,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from equipoise.replay.benchmarks import BenchmarkError, describe_options, load_as_told
+from equipoise.replay.benchmarks import BenchmarkError, describe_options, load_from_texts
 from equipoise.replay.cli import app
 
 
 def test_texts_become_values_of_the_type_of_the_default():
-    benchmark = load_as_told("semisynthetic", ["contexts=30", "models=4"])
+    benchmark = load_from_texts("semisynthetic", ["contexts=30", "models=4"])
     assert benchmark.outcome.shape == (30, 4)
 
 
@@ -27,12 +27,12 @@ def test_texts_become_values_of_the_type_of_the_default():
 )
 def test_what_does_not_fit_is_named(text, message):
     with pytest.raises(BenchmarkError, match=message):
-        load_as_told("semisynthetic", [text])
+        load_from_texts("semisynthetic", [text])
 
 
 def test_an_unknown_benchmark_is_refused():
     with pytest.raises(BenchmarkError, match="unknown benchmark 'nosuch'; there are"):
-        load_as_told("nosuch", ["a=1"])
+        load_from_texts("nosuch", ["a=1"])
     with pytest.raises(BenchmarkError, match="unknown benchmark 'nosuch'; there are"):
         describe_options("nosuch")
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from equipoise.agent.errors import AgentError
-from equipoise.replay.benchmarks import load_as_told
+from equipoise.replay.benchmarks import load_from_texts
 from equipoise.replay.command import complete_order, run_replay
 from equipoise.replay.studies.allocation import (
     AB_TEST,
@@ -184,7 +184,7 @@ def test_the_bound_for_two_models_by_hand() -> None:
 
 
 def test_variances_of_rewards_are_those_of_the_world() -> None:
-    world = World(load_as_told("semisynthetic", []), WorldOptions(alpha=0.5, confounding=1.0))
+    world = World(load_from_texts("semisynthetic", []), WorldOptions(alpha=0.5, confounding=1.0))
     found = reward_variances(world)
     names = list(world.models)
     plain = np.array([found["variances"][name] for name in names])

@@ -289,6 +289,7 @@ def test_the_table_says_wrong_without_colours(demo: Results) -> None:
     (first,) = (line for line in lines if line.strip().startswith("hierarchical"))
     assert "right" in first
     assert lines.index(naive) < lines.index(first)
+    assert "report.html" in "".join(lines[-3:])
 
 
 def test_names_from_files_cannot_style_or_steer_the_terminal(

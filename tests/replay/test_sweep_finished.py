@@ -12,7 +12,13 @@ import pytest
 from equipoise.agent.errors import AgentError
 from equipoise.replay.benchmarks import load
 from equipoise.replay.harness import sweep as sweeping
-from equipoise.replay.harness.cell_cache import FinishedCells, benchmark_digest, cells_beside
+from equipoise.replay.harness.cell_cache import (
+    PACKAGE,
+    FinishedCells,
+    benchmark_digest,
+    cells_beside,
+    code_digest,
+)
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Lines, cells, run_sweep
 from equipoise.replay.worlds import WorldOptions
@@ -153,3 +159,20 @@ def test_lines_come_every_tenth_and_do_not_count_what_was_found():
     assert said[1] == "replaying: 120 of 200 cells, 8 minutes left"
     assert said[-1] == "replaying: 200 of 200 cells"
     assert len(said) == 6
+
+
+def test_the_code_of_all_four_packages_tells_cells_apart(tmp_path: Path) -> None:
+    layers = ("agent", "policies", "replay", "store")
+    modules = ("agent/agent.py", "policies/registry.py", "replay/order.py", "store/batches.py")
+    assert all((PACKAGE / module).is_file() for module in modules)
+    digests = set()
+    for changed in (None, *layers, "renamed"):
+        package = tmp_path / str(changed)
+        for layer in layers:
+            (package / layer / "deep").mkdir(parents=True)
+            name = "other.py" if changed == "renamed" else "module.py"
+            text = "changed" if changed == layer else "as it was"
+            (package / layer / "deep" / name).write_text(text)
+        digests.add(code_digest(package))
+    assert len(digests) == 6
+    assert code_digest() not in digests

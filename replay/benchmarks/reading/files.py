@@ -57,8 +57,8 @@ def find_file(path: Path, name: str, folders: tuple[str, ...] = ("",)) -> Path:
     if path.is_file():
         return path
     for folder in folders:
-        if (found := path / folder / name).is_file():
-            return found
+        if (file := path / folder / name).is_file():
+            return file
     raise BenchmarkError(f"{path} holds no {name}")
 
 
@@ -227,16 +227,16 @@ def feature_names(names: Iterable[str]) -> tuple[str, ...]:
 def _unique(names: Iterable[str], short: Callable[[str], str]) -> tuple[str, ...]:
     names = list(names)
     # Names that are valid as they stand keep themselves, whichever comes first.
-    taken = {name for name in names if short(name) == name}
-    seen: set[str] = set()
+    valid = {name for name in names if short(name) == name}
+    used: set[str] = set()
     result: list[str] = []
     for name in names:
         base = candidate = short(name)
         count = 1
-        while candidate in seen or (candidate in taken and candidate != name):
+        while candidate in used or (candidate in valid and candidate != name):
             count += 1
             candidate = f"{base}-{count}"
-        seen.add(candidate)
+        used.add(candidate)
         result.append(candidate)
     return tuple(result)
 
