@@ -154,22 +154,8 @@ def overall_findings(
         sentences=(summary["headline"],),
         tables=(_verdicts(summary["rows"], len(runs)), _worst_settings(runs, joint)),
         figures=(
-            *(
-                (
-                    _regret(
-                        joint,
-                        f"How soon: regret over all {len(runs)} settings",
-                        "Mean over settings and runs",
-                    ),
-                    _errors(
-                        joint,
-                        "How exactly: RMSE over all settings",
-                        "Averaged over settings and runs",
-                    ),
-                )
-                if joint
-                else ()
-            ),
+            _regret(joint, f"How soon: regret over all {len(runs)} settings", "Mean over settings"),
+            _errors(joint, "How exactly: RMSE over all settings", "Mean over settings and runs"),
             *(_maps(summary["rows"], policy) for policy in policies),
         ),
     )
