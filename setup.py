@@ -1,4 +1,4 @@
-"""Map the four top-level folders to the import name ``equipoise`` (see docs/decisions.md)."""
+"""Map the four top-level folders to the import name ``equipoise`` (decision 001 in docs/)."""
 
 from setuptools import find_packages, setup
 

@@ -9,45 +9,41 @@ over its log: opening a store restores the newest checkpoint and folds the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.answers.certifier import Certifier
-from equipoise.agent.budget import Purse
-from equipoise.agent.budget.caps import Closed, Quotas, bands_of, model_caps
+from equipoise.agent.answers.policy_snapshot import build_snapshot
+from equipoise.agent.budget.caps import bands_of
 from equipoise.agent.budget.ledger import Ledger
-from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.controls import Steering, standing_pause
-from equipoise.agent.decisions.policy_snapshot import OutputMaps, build_snapshot
-from equipoise.agent.decisions.uniforms import Draws, key_hash
-from equipoise.agent.decisions.validation import Intake
+from equipoise.agent.controls import Controls, standing_pause
+from equipoise.agent.decisions.decide import Decider
+from equipoise.agent.decisions.uniforms import key_hash
+from equipoise.agent.decisions.validation import Validator
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
-from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.features import Transform
-from equipoise.agent.lifecycle.eras import OBSERVING, Eras, StopNotes
-from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
-from equipoise.agent.lifecycle.stored_config import changes, keep, version
+from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.eras import Eras
+from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
+from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions
-from equipoise.agent.monitors.check import Action
 from equipoise.agent.monitors.monitor_set import Panel
-from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.fold import Fold, LightFold
 from equipoise.agent.state.recovery import restore
-from equipoise.agent.state.sticky_units import follow, one_by_one
-from equipoise.policies.draw import draw
+from equipoise.agent.state.sticky_units import one_by_one
 from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import (
     Batch,
-    Closure,
     DecisionBatch,
     ExpiryBatch,
-    Flags,
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
@@ -55,8 +51,6 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
-from equipoise.store.records import Era, RuleRecord
-from equipoise.store.sqlite.log_start import lost_before
 
 MISCOUNTED = (
     "an older version counted missing rewards wrongly: what it certified of the era before is void"
@@ -74,7 +68,7 @@ class Accepted:
     late: int = 0
 
 
-class Agent(Steering):
+class Agent:
     """One experiment over one store.
 
     config: models, reward, features, policy, budget; frozen in the store at first use.
@@ -83,6 +77,7 @@ class Agent(Steering):
     at: seconds since the epoch, only used to date the first era and rule.
     open_bytes: of memory for decisions that wait for something; more of them lie in a file beside
     the store, if the store is one. None for no limit.
+    state: what is decided by; answers: what is known; controls: what may be done to it.
     Raises AgentError or StoreError where config or key are not those the store was opened with.
     """
 
@@ -95,97 +90,80 @@ class Agent(Steering):
         at: float = 0.0,
         open_bytes: int | None = None,
     ) -> None:
-        self.config = config
-        self.store = store
-        self.models = tuple(model.name for model in config.models)
-        self.transform = Transform(config.features)
-        self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
-        self.observing_only = False
-        self.outputs = OutputMaps()
-        self.would_randomize = 0
-        """Requests that were only observed and would have been randomized, since the start."""
         self.duplicates = 0
-        self.gaps = store.gaps()
-        """What the log is known to lack; no more is found out while it is open."""
-        self._ahead: tuple[float, int] | None = None
+        self._dated_ahead: tuple[float, int] | None = None
         """Since when decisions of this number and before are known to be dated in the future."""
         self.broken: BrokenError | None = None
         """Why nothing is logged any more; None while the state is that of the log."""
         self.when_broken: Callable[[BaseException], None] | None = None
-        """Told of the exception that broke it."""
-        self._draws = None if key is None else Draws(key, config.name)
-        self.certifier = Certifier(config)
-        self.eras = Eras(store, self.models)
-        changed = changes(store, config)
-        self._freeze(key, at, changed)
-        self.paused = standing_pause(store)
-        self.rules = RuleBook(store)
-        altered = self.rules.altered()
-        if altered:
-            raise AgentError(
-                f"rule {altered[0]} of the store was altered: its text is not the one that its id"
-                " is the hash of; restore a backup"
-            )
-        path: Path | None = getattr(store, "path", None)
-        folder = None if path is None else path.absolute().parent
-        self.fold = Fold(
-            Dimensions(len(self.models), self.transform.d, self.transform.p),
-            self.transform.q,
-            self.transform,
-            self.rules,
-            self.certifier.spec,
-            config.limits.rate_min,
-            Panel(
-                self.models,
-                self.transform.phi_names[self.transform.d :],
-                config.limits,
-                config.guardrails,
-                missing=config.reward.missing_value,
-            ),
-            len(config.guardrails),
-            None if config.units is None else config.units.ttl,
-            Ledger(len(self.models), bands_of(config), config.budget.per_user is not None),
-            None if folder is None else open_bytes,
-            folder,
-        )
-        self._intake = Intake(config, self.transform, self.fold, store, self.gaps)
-        restore(self.fold, store)
-        self.follow()
-        self.purse = Purse(config.budget, self.fold.ledger)
-        self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
-        self._view = None
-        self._view_seq = -1
-        self._revalue()
-        self.rule = self._last_rule(at)
-        self.alarms = self.rule.alarms
-        newest = self.eras.newest
-        if key is not None and newest is not None and newest.era > self.rule.era:
+        """Called with the exception that broke it."""
+        eras = Eras(store, tuple(model.name for model in config.models))
+        changes = stored_config.changes(store, config)
+        identity = None if key is None else key_hash(key)
+        freeze_identity(store, config, identity, changes, eras, at)
+        rules = stored_rules(store)
+        fold = _new_fold(config, rules, store, open_bytes)
+        restore(fold, store)
+        for segment in store.read(since=fold.next_seq):
+            fold.apply(segment.seq, segment.batch)
+        rule = _newest_rule(config, rules, fold, at)
+        self.state = ExperimentState(config, store, eras, rules, fold, rule, standing_pause(store))
+        self.answers = Answers(self.state)
+        self.controls = Controls(self.state, self.answers)
+        self._validation = self._new_validation()
+        self.controls.revalue()
+        self._decider = None if key is None else Decider(self.state, key)
+        newest = eras.newest
+        if key is not None and newest is not None and newest.era > self.state.rule.era:
             # The process ended between opening an era and its first rule.
-            self._freeze_rule(newest.era, at)
-        if changed:
-            self._reconfigured(changed, at)
-        self._stops = StopNotes(store, self.fold.pending.next)
-        self._version = version(store)
-        if key is not None:
-            self._stops.begin(self.purse.limits.get("requests"), at)
-        if key is not None and self._miscounted:
-            self.open_era(MISCOUNTED, at)
+            self.controls.freeze_rule(newest.era, at)
+        if changes:
+            self._apply_changes(changes, at)
+        if self._decider is not None:
+            self._decider.begin(at)
+            if self._miscounted:
+                self.controls.open_era(MISCOUNTED, at)
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The configuration in force."""
+        return self.state.config
+
+    @property
+    def store(self) -> Store:
+        """The log."""
+        return self.state.store
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """(K,) names in the order of their positions."""
+        return self.state.models
+
+    @property
+    def fold(self) -> Fold:
+        """What was folded from the log, sums included. Raises RuntimeError where another process
+        keeps those."""
+        return self.state.fold
+
+    @property
+    def light(self) -> LightFold:
+        """What decisions and outcomes ask for of it."""
+        return self.state.light
+
+    @property
+    def rule(self) -> Rule:
+        """The rule in force."""
+        return self.state.rule
 
     @property
     def late(self) -> int:
         """Parts of outcomes that came too late to be used, restarts included."""
-        return self.fold.late
+        return self.light.late
 
     @property
-    def decisions(self) -> int:
-        """Decisions in the log; numbers that were lost are none."""
-        end = self.fold.pending.next
-        return end - lost_before(self.gaps, end)
-
-    @property
-    def full_models(self) -> Flags:
-        """(K,) models that have had all the randomized requests they may get."""
-        return self._closed.full(self.fold.ledger)
+    def would_randomize(self) -> int:
+        """Requests that were only observed and would have been randomized, since the start."""
+        return 0 if self._decider is None else self._decider.would_randomize
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decide n requests under the rule in force; logged before this returns.
@@ -193,47 +171,14 @@ class Agent(Steering):
         Raises AgentError for arrays of the wrong shape, numbers that are not finite, and models
         that do not exist; nothing is logged then.
         """
-        if self._draws is None:
+        if self._decider is None:
             raise AgentError("this agent was opened without its key and cannot decide")
-        self._intake.check_requests(requests)
-        if self.config.units is not None and self._closed.counts_models and len(requests) > 1:
+        self._validation.check_requests(requests)
+        state = self.state
+        if state.config.units is not None and state.caps.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
-        rule = self.rule
-        first = self.store.decisions  # numbers that were lost are not given again
-        if not rule.active.all():
-            every = np.ones((len(requests), len(self.models)), dtype=bool)
-            eligible = every if requests.eligible is None else requests.eligible
-            requests = replace(requests, eligible=eligible & rule.active)
-        uniform = self._draws.uniforms(first, len(requests))
-        drawn = self._closed.draw(rule.allocation, requests, uniform, self.fold.ledger)
-        if self.observing_only:
-            self.would_randomize += int(np.count_nonzero(drawn.randomized))
-        batch = DecisionBatch(
-            number=np.arange(first, first + len(requests)),
-            unit=requests.unit,
-            context=requests.context,
-            at=requests.at,
-            x=requests.x,
-            routed=requests.routed,
-            rate=drawn.rate,
-            probabilities=drawn.shares,
-            uniform=uniform,
-            model=drawn.model,
-            randomized=drawn.randomized,
-            capped=drawn.closed_by > 0,
-            rule_id=rule.rule_id,
-            era=rule.era,
-            eligible=drawn.eligible,
-            request_id=requests.request_id,
-            unit_id=requests.unit_id,
-            context_id=requests.context_id,
-            closed_by=drawn.closed_by,
-        )
-        if self.config.units is not None:
-            leader = self.fold.units.leaders(requests, self.fold.pending, first)
-            batch = follow(replace(batch, leader=leader), self.fold.pending)
-        batch = self._within_budget(batch)
-        charge = partial(self.purse.charge, batch.routed, batch.model, batch.randomized)
+        batch = self._decider.decide(requests)
+        charge = partial(state.purse.charge, batch.routed, batch.model, batch.randomized)
         self._log(batch, charge)
         return batch
 
@@ -245,18 +190,18 @@ class Agent(Steering):
         `expire` has run. None takes the parts' own times.
         Raises UnknownDecisionError, ConflictError or AgentError; nothing is logged then.
         """
-        kept, duplicates = self._intake.outcomes(outcomes)
+        fresh, duplicates = self._validation.outcomes(outcomes)
         self.duplicates += duplicates
-        before = self.fold.late
-        if len(kept):
-            self._close_overdue(kept, came)
-            self._log(kept)
-        late = self.fold.late - before
-        return Accepted(len(kept) - late, duplicates, late)
+        before = self.light.late
+        if len(fresh):
+            self._close_overdue(fresh, came)
+            self._log(fresh)
+        late = self.light.late - before
+        return Accepted(len(fresh) - late, duplicates, late)
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""
-        self._intake.check_observations(observations)
+        self._validation.check_observations(observations)
         self._log(observations)
         return Accepted(len(observations))
 
@@ -265,10 +210,10 @@ class Agent(Steering):
 
         Raises ConflictError where the same context and model come with other outputs.
         """
-        kept, duplicates = self._intake.simulations(simulations)
-        if len(kept):
-            self._log(kept)
-        return Accepted(len(kept), duplicates)
+        fresh, duplicates = self._validation.simulations(simulations)
+        if len(fresh):
+            self._log(fresh)
+        return Accepted(len(fresh), duplicates)
 
     def expire(self, now: float) -> int:
         """Close decisions whose outcome window ended before `now` (seconds); how many.
@@ -280,7 +225,7 @@ class Agent(Steering):
         window = self.config.reward.window
         if window is None:
             return 0
-        table = self.fold.pending
+        table = self.light.pending
         rows = slice(0, table.size)
         complete = table.has_reward[rows] & table.has_outputs[rows]
         waits = ~complete & ~table.expired[rows]
@@ -288,12 +233,12 @@ class Agent(Steering):
         grows = ~table.expired[rows] & np.isfinite(table.until[rows])
         ahead = (waits | grows) & (table.at[rows] > now + SKEW)
         if not ahead.any():
-            self._ahead = None
-        elif self._ahead is None:
-            self._ahead = now, table.next
-        elif self._ahead[0] + window < now:
-            closing |= ahead & (np.arange(table.base, table.next) < self._ahead[1])
-            self._ahead = None
+            self._dated_ahead = None
+        elif self._dated_ahead is None:
+            self._dated_ahead = now, table.next
+        elif self._dated_ahead[0] + window < now:
+            closing |= ahead & (np.arange(table.base, table.next) < self._dated_ahead[1])
+            self._dated_ahead = None
         numbers = table.base + np.flatnonzero(closing)
         if len(numbers):
             self._log(ExpiryBatch(numbers, np.full(len(numbers), now)))
@@ -308,56 +253,21 @@ class Agent(Steering):
         decision to the checks. Returns what the policy saw.
         """
         if not review:
-            return self._freeze_rule(self.rule.era, at)
-        _, seen = self._reviewed(at, always=True)
-        assert seen is not None
-        return seen
-
-    def proposed(self, era: int, snapshot: Snapshot, looked: Estimate | None) -> Rule:
-        """The next rule of an era, frozen from what is known; nothing is stored.
-
-        looked: the estimate that the snapshot rests on.
-        """
-        active = self.eras.active(era)
-        certified = self.view().certified
-        return Rule(
-            era=era,
-            since=self.fold.pending.next,
-            allocation=self.policy.freeze(snapshot),
-            prediction=self._prediction(looked),
-            frozen=self.certifier.freeze(certified, self.rule, era, self.conditions, active),
-            active=active,
-            alarms=self.alarms,
-            widened=self.asks_for(Action.WIDEN, self.alarms),
-            missing=self.config.reward.missing_value,
-        )
-
-    def proposal(self, at: float) -> RuleRecord:
-        """The next rule as a record, for whoever writes to the store."""
-        looked = self._looked()
-        made = self.proposed(self.rule.era, self.snapshot(looked), looked)
-        # What is the same but for its beginning goes on: no rule is kept twice.
-        return (self.rule if same_but_since(made, self.rule) else made).record(at)
-
-    def learn(self, record: RuleRecord) -> None:
-        """Act by a rule that is in the store already."""
-        self.rules.learn(record)
-        self.rule = self.rules.rule(record.rule_id)
-        # Prices and values for the budget are those of the moment of the rule.
-        self._revalue()
+            return self.controls.freeze_rule(self.rule.era, at)
+        return self.controls.refresh(at)
 
     def follow(self) -> int:
         """Fold what another writer appended to the store since; how many rows the log has now.
 
-        For an agent that reads beside the daemon. Rules must be learnt first (`rules.learn`).
+        For an agent that reads beside the daemon. Rules must be adopted first.
         """
-        for segment in self.store.read(since=self.fold.next_seq):
-            self.fold.apply(segment.seq, segment.batch)
-        return self.fold.next_seq
+        for segment in self.store.read(since=self.light.next_seq):
+            self.state.apply(segment.seq, segment.batch)
+        return self.light.next_seq
 
     def checkpoint(self, at: float = 0.0) -> None:
         """Save the state, so that opening the store again need not fold from the start."""
-        self.store.checkpoint(self.fold.next_seq, self.fold.to_bytes(), at)
+        self.store.checkpoint(self.light.next_seq, self.fold.to_bytes(), at)
 
     def _close_overdue(self, outcomes: OutcomeBatch, came: float | None) -> None:
         """Close the decisions of parts that come after their window, so that they are late.
@@ -365,7 +275,7 @@ class Agent(Steering):
         In the log, not in memory: folding it again must find the same parts late, under whatever
         window is declared by then.
         """
-        window, table = self.config.reward.window, self.fold.pending
+        window, table = self.config.reward.window, self.light.pending
         if window is None:
             return
         if len(outcomes) == 1:
@@ -375,12 +285,12 @@ class Agent(Steering):
             if row >= 0 and latest <= table.at[row] + window:
                 return
         # Those that are too late anyway need no closing.
-        held = np.flatnonzero(~table.too_late(outcomes.number, self.fold.certified.watermark))
-        at = table.rows(outcomes.number[held])
-        counts = outcomes.at[held] if came is None else np.fmax(outcomes.at[held], came)
+        rows = np.flatnonzero(~table.too_late(outcomes.number, self.light.watermark))
+        at = table.rows(outcomes.number[rows])
+        counts = outcomes.at[rows] if came is None else np.fmax(outcomes.at[rows], came)
         over = counts > table.at[at] + window
         if over.any():
-            closed, first = np.unique(outcomes.number[held[over]], return_index=True)
+            closed, first = np.unique(outcomes.number[rows[over]], return_index=True)
             self._log(ExpiryBatch(closed, counts[over][first]))
 
     def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
@@ -391,7 +301,7 @@ class Agent(Steering):
         try:
             seq = self.store.append(batch)
             appended = True
-            self.fold.apply(seq, batch)
+            self.state.apply(seq, batch)
             if then is not None:
                 then()
         except BaseException as error:
@@ -407,91 +317,42 @@ class Agent(Steering):
                 raise  # an interrupt stays one, to whoever waits for it
             raise self.broken from error
 
-    def _freeze_rule(self, era: int, at: float) -> Snapshot:
-        self._revalue()
-        looked = self._looked()
-        snapshot = self.snapshot(looked)
-        made = self.proposed(era, snapshot, looked)
-        if not same_but_since(made, self.rule):
-            self.rule = self.rules.add(made, at)
-        return snapshot
-
-    def _within_budget(self, batch: DecisionBatch) -> DecisionBatch:
-        """The batch with every request that may not be randomized served as routed."""
-        reason = Closure.BUDGET
-        off = OBSERVING if self.observing_only else self.paused
-        if len(batch):
-            first, at = int(batch.number[0]), float(batch.at[0])
-            limit = self.purse.limits.get("requests")
-            self._stops.note(first, off, limit, self._version, at)
-        if off is not None:
-            reason = Closure.OBSERVING if self.observing_only else Closure.PAUSED
-            stopped: Flags | None = np.ones(len(batch), dtype=bool)
-        else:
-            stopped = self.purse.stopped(batch.routed, batch.model, batch.randomized)
-        if stopped is None:
-            return batch
-        rate = np.where(stopped, 0.0, batch.rate)
-        model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
-        before = np.zeros(len(batch), dtype=np.int64)
-        before = before if batch.closed_by is None else batch.closed_by
-        return replace(
-            batch,
-            rate=rate,
-            model=model,
-            randomized=randomized,
-            capped=batch.capped | stopped,
-            closed_by=np.where(stopped & (before == 0), int(reason), before),
-        )
-
-    def _revalue(self) -> None:
-        """Put prices and values as they are known now in force for the budget."""
-        limited = self.purse.limits
-        values = np.full(len(self.models), np.nan)
-        if "harm" in limited:
-            family = self.config.policy.estimator
-            values = self.estimates([family])[family].values
-        if limited:
-            # Requests cost one each, whatever is known.
-            moments = self.fold.moments if limited.keys() == {"requests"} else self.view().moments
-            simulation = moments.simulation
-            self.purse.revalue(charges_in_force(limited, self.config, simulation, values))
-
     def reconfigure(self, config: ExperimentConfig, at: float = 0.0) -> tuple[Change, ...]:
         """Take over a configuration while running, if all it changes may change at any time.
 
         Returns the changes. Raises AgentError naming what cannot, or can at the next start only:
         what starts an era is done when a store is opened.
         """
-        found = changes(self.store, config)
-        later = [change.sentence for change in found if change.effect == "era"]
+        changes = stored_config.changes(self.store, config)
+        later = [change.sentence for change in changes if change.effect == "era"]
         if later:
             raise AgentError("at the next start, in a new era: " + "; ".join(later))
-        self.config = config
-        self.transform = Transform(config.features)
-        self._intake = Intake(config, self.transform, self.fold, self.store)
-        self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
-        self.certifier = Certifier(config)
-        self.purse = Purse(config.budget, self.fold.ledger)
-        self._closed = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
-        if found:
-            self._reconfigured(found, at)
-            self._version = version(self.store)
-        return found
+        self.state.configure(config)
+        self._validation = self._new_validation()
+        if changes:
+            self._apply_changes(changes, at)
+        return changes
 
-    def _reconfigured(self, found: tuple[Change, ...], at: float) -> None:
+    def _apply_changes(self, changes: tuple[Change, ...], at: float) -> None:
         """Act by a changed configuration from the next decision on, and keep it."""
-        meaning = [change.key for change in found if change.effect == "era"]
+        state = self.state
+        meaning = [change.key for change in changes if change.effect == "era"]
         if meaning:
-            turned = [change.key for change in found if change.key.endswith(".retired")]
-            back = np.array([f"models[{at}].retired" in turned for at in range(len(self.models))])
-            before = self.eras.active(self.rule.era) | self.eras.added() | back
+            turned = [change.key for change in changes if change.key.endswith(".retired")]
+            back = np.array([f"models[{at}].retired" in turned for at in range(len(state.models))])
+            before = state.eras.active(state.rule.era) | state.eras.added() | back
             reason = f"configured anew: {', '.join(meaning)}"
-            self.open_era(reason, at, before & ~self._retired)
+            self.controls.open_era(reason, at, before & ~retired(state.config))
         else:
-            self._freeze_rule(self.rule.era, at)
+            self.controls.freeze_rule(state.rule.era, at)
         # Last: if the process ends before, the change is found again.
-        keep(self.store, self.config.to_json())
+        stored_config.save(state.store, state.config.to_json())
+        if self._decider is not None:
+            self._decider.reconfigured()
+
+    def _new_validation(self) -> Validator:
+        state = self.state
+        return Validator(state.config, state.transform, state.light, state.store, state.gaps)
 
     @property
     def _miscounted(self) -> bool:
@@ -501,56 +362,55 @@ class Agent(Steering):
         reward = self.config.reward
         if self.rule.missing is not msgspec.UNSET or reward.missing_value is None:
             return False
-        if not self.fold.next_seq:
+        if not self.light.next_seq:
             return False
         undelivered = self.fold.watched().delivery.sums["lost"].any()
         return (reward.low, reward.high) != (0.0, 1.0) or bool(undelivered)
 
-    @property
-    def _retired(self) -> Flags:
-        """(K,) models that are declared retired."""
-        return np.array([model.retired for model in self.config.models])
 
-    def _freeze(self, key: bytes | None, at: float, changed: tuple[Change, ...]) -> None:
-        schema = self.config.features.schema_hash
-        if changed and key is None:
-            sentences = "; ".join(change.sentence for change in changed)
-            raise AgentError(f"the store was opened with another configuration: {sentences}")
-        if key is None:
-            return
-        if not changed:
-            keep(self.store, self.config.to_json())
-        self.store.freeze("schema_hash", schema)
-        self.store.freeze("key_hash", key_hash(key))
-        if not self.store.eras():
-            self.store.put(
-                Era(
-                    era=0,
-                    opened_at=at,
-                    reason="the experiment opens",
-                    models=list(self.models),
-                    key_hash=key_hash(key),
-                    schema_hash=schema,
-                )
-            )
-            if self._retired.any():
-                self.eras.keep_active(0, ~self._retired)
+def _new_fold(
+    config: ExperimentConfig, rules: RuleBook, store: Store, open_bytes: int | None
+) -> Fold:
+    """A fold of no rows. open_bytes: see `Agent`."""
+    transform, models = Transform(config.features), tuple(model.name for model in config.models)
+    path: Path | None = getattr(store, "path", None)
+    folder = None if path is None else path.absolute().parent
+    return Fold(
+        Dimensions(len(models), transform.d, transform.p),
+        transform.q,
+        transform,
+        rules,
+        Certifier(config).spec,
+        config.limits.rate_min,
+        Panel(
+            models,
+            transform.phi_names[transform.d :],
+            config.limits,
+            config.guardrails,
+            missing=config.reward.missing_value,
+        ),
+        len(config.guardrails),
+        None if config.units is None else config.units.ttl,
+        Ledger(len(models), bands_of(config), config.budget.per_user is not None),
+        None if folder is None else open_bytes,
+        folder,
+    )
 
-    def _last_rule(self, at: float) -> Rule:
-        if len(self.rules):
-            return self.rules.by_ordinal(len(self.rules) - 1)
-        if self.fold.next_seq:
-            raise AgentError("the store has log rows but no rule: it is not an agent's store")
-        snapshot = build_snapshot(
-            self.config, self.fold.moments, None, requests=0, certified=False, seed=0
-        )
-        first = Rule(
-            era=0,
-            since=0,
-            allocation=self.policy.freeze(snapshot),
-            prediction=None,
-            frozen=self.certifier.spec.neutral(),
-            active=~self._retired,
-            missing=self.config.reward.missing_value,
-        )
-        return self.rules.add(first, at)
+
+def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: float) -> Rule:
+    """The rule that was in force last; in a new store the first one, which is kept."""
+    if len(rules):
+        return rules.by_ordinal(len(rules) - 1)
+    if fold.next_seq:
+        raise AgentError("the store has log rows but no rule: it is not an agent's store")
+    snapshot = build_snapshot(config, fold.moments, None, requests=0, certified=False, seed=0)
+    first = Rule(
+        era=0,
+        since=0,
+        allocation=policy(f"{config.policy.gate}+{config.policy.assignment}").freeze(snapshot),
+        prediction=None,
+        frozen=Certifier(config).spec.neutral(),
+        active=~retired(config),
+        missing=config.reward.missing_value,
+    )
+    return rules.add(first, at)

@@ -1,49 +1,75 @@
-"""What alarms do: carried out at a review, kept in the store, in force from the next rule on.
+"""Controls: what people, alarms and refreshes do to a running experiment.
 
-Nothing that a check finds reaches back: the rows it speaks of were certified under what was known
-then. An alarm acts on the rows to come, through the rule that is frozen after it.
+Rules are frozen, eras opened, randomizing paused and resumed, the hard stop changed, and what
+alarms ask for is carried out. Nothing that a check finds reaches back: the rows it speaks of were
+certified under what was known then. An alarm acts on the rows to come, through the rule that is
+frozen after it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equipoise.agent.answers.answers import Reader
+from equipoise.agent.answers.answers import Answers, ExperimentState
+from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle.eras import DRIFT
+from equipoise.agent.lifecycle.rules import same_but_since
 from equipoise.agent.monitors.check import Action, Consequence, last_kept, listed, turns
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
-from equipoise.store.records import Alert
+from equipoise.store.records import Alert, RuleRecord
 
-if TYPE_CHECKING:
-    pass
-
-
+BY_CHECK = "check "
+"""How the reason of a pause begins that a check asked for."""
 _PAUSE = "pause"
 """The name under which pausing and resuming are kept among the alerts."""
 
 
-class Steering(Reader, ABC):
-    """The controls of one experiment; `Agent`, which decides under them, is one."""
+class Controls:
+    """The controls of one experiment, over the state that its agent decides by."""
 
-    @property
-    @abstractmethod
-    def full_models(self) -> Flags:
-        """(K,) models that have had all the randomized requests they may get."""
+    def __init__(self, state: ExperimentState, answers: Answers) -> None:
+        self._state = state
+        self._answers = answers
 
-    @abstractmethod
-    def _freeze_rule(self, era: int, at: float) -> Snapshot:
-        """Freeze the next rule, the first one of a new era perhaps."""
+    def freeze_rule(self, era: int, at: float) -> Snapshot:
+        """Freeze the next rule, the first one of a new era perhaps; what the policy saw.
 
-    @abstractmethod
-    def _revalue(self) -> None:
+        at: seconds since the epoch, now.
+        """
+        state = self._state
+        self.revalue()
+        estimate = self._answers.policy_estimate()
+        snapshot = self._answers.snapshot(estimate)
+        proposed = self._answers.next_rule(era, snapshot, estimate)
+        if not same_but_since(proposed, state.rule):
+            state.rule = state.rules.add(proposed, at)
+        return snapshot
+
+    def adopt(self, record: RuleRecord) -> None:
+        """Act by a rule that is in the store already."""
+        self._state.rules.learn(record)
+        self._state.rule = self._state.rules.rule(record.rule_id)
+        # Prices and values for the budget are those of the moment of the rule.
+        self.revalue()
+
+    def revalue(self) -> None:
         """Put prices and values as they are known now in force for the budget."""
+        state, answers = self._state, self._answers
+        limited = state.purse.limits
+        if not limited:
+            return
+        values = np.full(len(state.models), np.nan)
+        if "harm" in limited:
+            family = state.config.policy.estimator
+            values = answers.estimates([family])[family].values
+        # Requests cost one each, whatever is known; sums that are kept elsewhere are not asked for.
+        simulation = None if limited.keys() == {"requests"} else answers.view().moments.simulation
+        state.purse.revalue(charges_in_force(limited, state.config, simulation, values))
 
     def open_era(self, reason: str, at: float = 0.0, active: Flags | None = None) -> None:
         """Start certified sums afresh from the next decision on.
@@ -52,32 +78,44 @@ class Steering(Reader, ABC):
         compared so far. What the estimators know stays.
         Raises AgentError where fewer than two models would be left.
         """
-        keep = self.rule.active if active is None else active
-        if np.count_nonzero(keep) < 2:
+        active = self._state.rule.active if active is None else active
+        if np.count_nonzero(active) < 2:
             raise AgentError(f"an era needs two models to compare, {reason!r} leaves fewer")
-        newest = self.eras.newest
+        newest = self._state.eras.newest
         if newest is None:
             raise AgentError("the store has no era yet: it was opened for reading")
-        self.eras.open(newest.era + 1, reason, at, keep, newest)
-        self.alarms = ()
-        self._freeze_rule(newest.era + 1, at)
+        self._state.eras.open(newest.era + 1, reason, at, active, newest)
+        self._state.alarms = ()
+        self.freeze_rule(newest.era + 1, at)
 
     def pause(self, reason: str, at: float = 0.0) -> None:
         """Randomize nothing until `resume`; kept in the store, so a restart stays paused."""
-        self.paused = reason
-        self.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
+        self._state.paused = reason
+        self._state.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
 
-    def resume(self, at: float = 0.0, said: str = "") -> None:
+    def resume(self, at: float = 0.0, why: str = "") -> None:
         """Randomize again. After a check has paused, in a new era: what it found is past.
 
-        said: why, for people.
+        why: for people.
         """
-        reason, self.paused = self.paused, None
+        reason, self._state.paused = self._state.paused, None
         if reason is None:
             return
-        self.store.put(Alert(at=at, check=_PAUSE, status="resumed", sentence=said or reason))
+        alert = Alert(at=at, check=_PAUSE, status="resumed", sentence=why or reason)
+        self._state.store.put(alert)
         if reason.startswith(BY_CHECK):
             self.open_era(f"resumed after {reason}", at)
+
+    @property
+    def budget(self) -> int | None:
+        """The hard stop in requests that is in force, None for none."""
+        limit = self._state.purse.limits.get("requests")
+        return None if limit is None else int(limit)
+
+    def set_budget(self, requests: int | None) -> None:
+        """Change the hard stop in requests, counted from the start; None for no such limit."""
+        self._state.purse.limit_requests(requests)
+        self.revalue()
 
     def review(self, at: float = 0.0) -> list[Consequence]:
         """Ask every check, keep what changed, and carry out what alarms ask for.
@@ -87,88 +125,82 @@ class Steering(Reader, ABC):
         """
         return self._reviewed(at, always=False)[0]
 
+    def refresh(self, at: float = 0.0) -> Snapshot:
+        """Freeze the next rule under the alarms that stand, and review; what the policy saw."""
+        snapshot = self._reviewed(at, always=True)[1]
+        assert snapshot is not None
+        return snapshot
+
     def _reviewed(self, at: float, always: bool) -> tuple[list[Consequence], Snapshot | None]:
         """What alarms ask for, and what the policy saw if a rule was frozen (`always`, or since
         alarms changed). The order is the daemon's: a rule under the alarms that stand, then what
         they ask for, which may begin an era with a rule of its own.
         """
-        checks = self.checks(at)
-        due, before = self.consequences(checks), self.alarms
-        self.alarms = alarms_of(due)
-        seen = None
-        if always or self.alarms != before:
-            seen = self._freeze_rule(self.rule.era, at)
-        for alert in turns(last_kept(self.store.alerts()), checks, at):
-            self.store.put(alert)
-        carry_out(self, due, at)
-        return due, seen
+        state = self._state
+        checks = self._answers.checks(at)
+        consequences, before = self._answers.consequences(checks), state.alarms
+        state.alarms = alarms_of(consequences)
+        snapshot = None
+        if always or state.alarms != before:
+            snapshot = self.freeze_rule(state.rule.era, at)
+        for alert in turns(last_kept(state.store.alerts()), checks, at):
+            state.store.put(alert)
+        self.apply_alarm_actions(consequences, at)
+        return consequences, snapshot
 
-    @property
-    def budget(self) -> int | None:
-        """The hard stop in requests that is in force, None for none."""
-        limit = self.purse.limits.get("requests")
-        return None if limit is None else int(limit)
+    def apply_alarm_actions(self, consequences: Sequence[Consequence], at: float) -> None:
+        """Do what alarms ask for. Doing it again while they stand changes nothing."""
+        state = self._state
+        state.alarms = alarms_of(consequences)
+        for consequence in consequences:
+            check = consequence.check
+            pauses_all = consequence.action is Action.PAUSE and not consequence.models
+            if pauses_all and state.paused is None:
+                self.pause(f"{BY_CHECK}{check.name}: {check.sentence}", at)
+        active, reasons = self._next_era(consequences)
+        if np.count_nonzero(active) < 2:
+            # With a single model left there is nothing to compare.
+            if state.paused is None and reasons:
+                self.pause(BY_CHECK + "; ".join(reasons), at)
+            return
+        if reasons:
+            self.open_era("; ".join(reasons), at, active)
 
-    def set_budget(self, requests: int | None) -> None:
-        """Change the hard stop in requests, counted from the start; None for no such limit."""
-        self.purse.limit_requests(requests)
-        self._revalue()
+    def begins_era(self, consequences: Sequence[Consequence]) -> bool:
+        """Whether `apply_alarm_actions` would open an era, whose first rule needs the sums."""
+        active, reasons = self._next_era(consequences)
+        return bool(reasons) and int(np.count_nonzero(active)) >= 2
+
+    def _next_era(self, consequences: Sequence[Consequence]) -> tuple[Flags, list[str]]:
+        """(K,) models to compare from now on, and why in a new era; no reason for going on as it
+        is."""
+        state = self._state
+        active = state.rule.active.copy()
+        reasons: list[str] = []
+        full = active & state.caps.full(state.light.ledger)
+        if full.any():
+            # Requests that a full model cannot get certify nothing: the others go on without it.
+            active &= ~full
+            names = listed([state.models[index] for index in np.flatnonzero(full).tolist()])
+            reasons.append(f"cap: {names} had all randomized requests allowed")
+        for consequence in consequences:
+            check, models = consequence.check, list(consequence.models)
+            if consequence.action is Action.PAUSE and models:
+                if active[models].any():
+                    active[models] = False
+                    reasons.append(f"{check.name}: {check.sentence}")
+            elif consequence.action is Action.NEW_ERA:
+                name = DRIFT if check.name == "drift" else check.name
+                reasons.append(f"{name}: {check.sentence}")
+        return active, reasons
+
+
+def alarms_of(consequences: Sequence[Consequence]) -> tuple[str, ...]:
+    """Names of the checks whose alarms stand, in order."""
+    return tuple(sorted({consequence.check.name for consequence in consequences}))
 
 
 def standing_pause(store: Store) -> str | None:
-    """Why randomizing is paused, by the newest word in the store."""
-    said = [alert for alert in store.alerts() if alert.check == _PAUSE]
-    return said[-1].sentence if said and said[-1].status == "paused" else None
-
-
-BY_CHECK = "check "
-"""How the reason of a pause begins that a check asked for."""
-
-
-def alarms_of(due: Sequence[Consequence]) -> tuple[str, ...]:
-    """Names of the checks whose alarms stand, in order."""
-    return tuple(sorted({consequence.check.name for consequence in due}))
-
-
-def carry_out(agent: Steering, due: Sequence[Consequence], at: float) -> None:
-    """Do what alarms ask for. Doing it again while they stand changes nothing."""
-    agent.alarms = alarms_of(due)
-    for consequence in due:
-        check = consequence.check
-        if consequence.action is Action.PAUSE and not consequence.models and agent.paused is None:
-            agent.pause(f"{BY_CHECK}{check.name}: {check.sentence}", at)
-    keep, reasons = _asked(agent, due)
-    if np.count_nonzero(keep) < 2:
-        # With a single model left there is nothing to compare.
-        if agent.paused is None and reasons:
-            agent.pause(BY_CHECK + "; ".join(reasons), at)
-        return
-    if reasons:
-        agent.open_era("; ".join(reasons), at, keep)
-
-
-def begins_era(agent: Steering, due: Sequence[Consequence]) -> bool:
-    """Whether `carry_out` would open an era, for which a rule is frozen from the sums."""
-    keep, reasons = _asked(agent, due)
-    return bool(reasons) and int(np.count_nonzero(keep)) >= 2
-
-
-def _asked(agent: Steering, due: Sequence[Consequence]) -> tuple[Flags, list[str]]:
-    """(K,) models to compare from now on, and why in a new era; no reason for going on as it is."""
-    keep = agent.rule.active.copy()
-    reasons: list[str] = []
-    full = keep & agent.full_models
-    if full.any():
-        # Requests that a full model cannot get certify nothing: the others go on without it.
-        keep &= ~full
-        names = listed([agent.models[index] for index in np.flatnonzero(full).tolist()])
-        reasons.append(f"cap: {names} had all randomized requests allowed")
-    for consequence in due:
-        check, sentence = consequence.check, consequence.check.sentence
-        if consequence.action is Action.PAUSE and consequence.models:
-            if keep[list(consequence.models)].any():
-                keep[list(consequence.models)] = False
-                reasons.append(f"{check.name}: {sentence}")
-        elif consequence.action is Action.NEW_ERA:
-            reasons.append(f"{DRIFT if check.name == 'drift' else check.name}: {sentence}")
-    return keep, reasons
+    """Why randomizing is paused, by the newest entry in the store."""
+    alerts = [alert for alert in store.alerts() if alert.check == _PAUSE]
+    return alerts[-1].sentence if alerts and alerts[-1].status == "paused" else None

@@ -96,7 +96,7 @@ class Gateway:
     def decide_one(self, request: Request) -> Decision:
         """As `decide` of one request, bit for bit, at a third of the cost."""
         name = request.request_id
-        x = self.agent.transform.context_rows((request.features,))
+        x = self.agent.state.transform.context_rows((request.features,))
         routed = self._model("routed", request.routed)
         known = self.agent.store.find_requests((name,))
         if known:
@@ -149,7 +149,7 @@ class Gateway:
         numbers = self._numbers(outcomes)
         if check is not None:
             check(numbers)
-        q = self.agent.transform.q
+        q = self.agent.state.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
         if with_outputs:
@@ -197,7 +197,7 @@ class Gateway:
         dated = np.array([item.at is not None for item in observations], dtype=bool)
         fresh = self._new_observations(batch, dated)
         kept = batch if fresh.all() else select(batch, fresh)
-        first = self.agent.fold.next_seq
+        first = self.agent.light.next_seq
         # A row that names nobody is somebody of its own, whatever others call theirs.
         units = [
             text_key("unit", unit) if unit else text_key("row", str(first + row))
@@ -358,7 +358,7 @@ class Gateway:
 
     def _assigned(self, number: int) -> int:
         """The model that a decision assigned; 0 where there is none such."""
-        table = self.agent.fold.pending
+        table = self.agent.light.pending
         if table.base <= number < table.next:
             return int(table.model[number - table.base])
         decided = self.agent.store.decision(number)
@@ -382,10 +382,10 @@ class Gateway:
         return table
 
     def _context(self, rows: Sequence[Features]) -> Floats:
-        return self.agent.transform.context_rows(rows)
+        return self.agent.state.transform.context_rows(rows)
 
     def _outputs(self, rows: Sequence[Features | None]) -> Floats:
-        return self.agent.transform.output_rows([{} if row is None else row for row in rows])
+        return self.agent.state.transform.output_rows([{} if row is None else row for row in rows])
 
     def _model(self, field: str, name: str) -> int:
         position = self._position.get(name)

@@ -343,17 +343,17 @@ def realise(benchmark: Benchmark, planned: Planned) -> Realised:
     for _ in play(agent, traffic, answer):
         done, right = _reached(agent, world, planned.width)
         if done:
-            return Realised(planned, float(agent.fold.randomized), right)
+            return Realised(planned, float(agent.light.randomized), right)
     return Realised(planned, np.inf, None)
 
 
 def _reached(agent: Agent, world: World, width: float | None) -> tuple[bool, bool | None]:
     if width is None:
-        winner = agent.certified_winner()
+        winner = agent.answers.certified_winner()
         best = world.models[int(np.argmax(world.values))]
         return winner is not None, None if winner is None else winner == best
-    lower = agent.certified().contrasts
-    means = agent.estimates(["ipw"])["ipw"].values
+    lower = agent.answers.certified().contrasts
+    means = agent.answers.estimates(["ipw"])["ipw"].values
     order = np.argsort(-np.where(np.isfinite(means), means, -np.inf))
     a, b = int(order[0]), int(order[1])
     return -(lower[a, b] + lower[b, a]) / 2.0 <= width, None

@@ -29,6 +29,9 @@ def test_make_knows_the_targets_that_are_named():
 
 
 def test_commands_run_in_the_order_of_the_readme(tmp_path):
+    usage, replays = (text for kind, text in BLOCKS if kind == "json")
+    (tmp_path / "usage.jsonl").write_text(usage)
+    (tmp_path / "replays.jsonl").write_text(replays)
     for line in COMMANDS:
         if line.startswith("equipoise "):
             result = subprocess.run(

@@ -5,90 +5,192 @@ Everything here only reads: the answers are functions of the folded log and of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
+from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
 from equipoise.agent.answers.recommendation import Backing, Recommendation, recommend
 from equipoise.agent.answers.status import Status, decide
 from equipoise.agent.budget import Purse, Spending
+from equipoise.agent.budget.caps import Closed, Quotas, model_caps
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.decisions.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
-from equipoise.agent.estimators import LeftOut, Off, estimate, without_far_groups
+from equipoise.agent.estimators import LeftOut, Off, without_far_groups
+from equipoise.agent.estimators import estimate as estimate_families
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.ipw import routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.inference.projection import nearest
 from equipoise.agent.lifecycle.eras import Eras
-from equipoise.agent.lifecycle.rules import Rule, RuleBook
+from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.check import Action, Check, Consequence, action_table
 from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES, Panel
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
 from equipoise.agent.state.fold import Fold, View
-from equipoise.policies.registry import Policy
+from equipoise.policies.registry import policy
 from equipoise.policies.snapshot import Snapshot
+from equipoise.store.batches import Batch, Buffer
 from equipoise.store.contract import Store
-
-if TYPE_CHECKING:
-    from equipoise.agent.planning.forecast import Forecast
+from equipoise.store.records import RuleRecord
+from equipoise.store.sqlite.log_start import lost_before
 
 RENEWAL = 1.1
 """Growth of the rewards at which a prediction that no policy needs is fitted anew."""
+NORMAL_95 = 1.959963984540054
 PLAIN = "ipw"
 """The family that rests on the experiment alone."""
 
 
-class Reader:
-    """The answers of one experiment. `Agent`, which owns these parts and writes, is one.
+class ExperimentState:
+    """One experiment over one store, as memory has it: read by `Answers`, changed by `Controls` and
+    `Agent`.
 
-    observing_only: nothing is randomized (mode `observe`); paused: why nothing is, None if it is.
-    forecast: the newest one somebody made, for the check `plan`; None without. off: families that
-    are not to be computed, and why; before: told of each family before it is computed.
+    light: what decisions and outcomes ask for. rule: the one in force. alarms: names of the checks
+    that stand at alarm. paused: why nothing is randomized, None if it is; observing_only: nothing
+    is (mode `observe`). gaps: what the log is known to lack; no more is found out while it is open.
     """
 
-    config: ExperimentConfig
-    store: Store
-    models: tuple[str, ...]
-    transform: Transform
-    policy: Policy
-    certifier: Certifier
-    eras: Eras
-    rules: RuleBook
-    rule: Rule
-    fold: Fold
-    purse: Purse
-    observing_only: bool
-    paused: str | None
-    alarms: tuple[str, ...]
-    forecast: Forecast | None = None
-    outputs: OutputMaps
-    off: Off = MappingProxyType({})
-    before: Callable[[str], None] | None = None
-    _sound: tuple[View, tuple[Moments, tuple[LeftOut, ...]]] | None = None
-    _view: View | None
-    _view_seq: int
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        store: Store,
+        eras: Eras,
+        rules: RuleBook,
+        fold: Fold,
+        rule: Rule,
+        paused: str | None,
+    ) -> None:
+        self.store = store
+        self.eras = eras
+        self.rules = rules
+        self.light = fold.light
+        self._fold = fold
+        self._keeps_sums = True
+        self.rule = rule
+        self.alarms = rule.alarms
+        self.paused = paused
+        self.observing_only = False
+        self.gaps = store.gaps()
+        self.configure(config)
+
+    def configure(self, config: ExperimentConfig) -> None:
+        """Take over a configuration, and what it alone decides."""
+        self.config = config
+        self.models = tuple(model.name for model in config.models)
+        self.transform = Transform(config.features)
+        self.policy = policy(f"{config.policy.gate}+{config.policy.assignment}")
+        self.certifier = Certifier(config)
+        self.purse = Purse(config.budget, self.light.ledger)
+        self.caps = Closed(config.policy.exclude, model_caps(config), Quotas.of(config))
+
+    @property
+    def fold(self) -> Fold:
+        """The whole fold. Raises RuntimeError where another process keeps the sums."""
+        if not self._keeps_sums:
+            raise RuntimeError("this fold was told to keep no sums")
+        return self._fold
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether the sums are kept here, and not by another who folds the same log."""
+        return self._keeps_sums
+
+    def lighten(self) -> None:
+        """Keep no more sums: they are another's to keep. What decisions and outcomes ask for stays,
+        and is what it would be with them; `load_sums` and the rows since bring the sums back."""
+        self._keeps_sums = False
+
+    def load_sums(self, state: Buffer) -> None:
+        """Become the state of `Fold.to_bytes`, sums included."""
+        self._fold.load_bytes(state)
+        self._keeps_sums = True
+
+    def apply(self, seq: int, batch: Batch) -> None:
+        """Fold rows of the log, the first of which has this seq."""
+        (self._fold if self._keeps_sums else self.light).apply(seq, batch)
+
+    @property
+    def decisions(self) -> int:
+        """Decisions in the log; numbers that were lost are none."""
+        end = self.light.pending.next
+        return end - lost_before(self.gaps, end)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Certified randomized requests in all until the decision, by the newest forecast: the lower
+    end of an 80% interval and the median, inf where they are beyond what was simulated. era: the
+    one that it is about."""
+
+    era: int
+    low: float
+    median: float
+
+
+class Checks(list[Check]):
+    """Checks in their order; printed, a line each."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{check.name}: {check.status}: {check.sentence}" for check in self)
+
+
+class Estimates(dict[str, Estimate]):
+    """Estimates by family; printed, each model's value with its 95% interval, reward units.
+
+    models: (K,) names.
+    """
+
+    def __init__(self, estimates: Mapping[str, Estimate], models: tuple[str, ...]) -> None:
+        super().__init__(estimates)
+        self.models = models
+
+    def __str__(self) -> str:
+        lines = []
+        for family, estimate in self.items():
+            errors = NORMAL_95 * np.sqrt(np.diagonal(estimate.covariance))
+            for name, value, error in zip(self.models, estimate.values, errors, strict=True):
+                text = f"{value:.3f} ± {error:.3f}" if np.isfinite(value) else "unknown"
+                lines.append(f"{family}: {name} {text}")
+        return "\n".join(lines)
+
+
+class Answers:
+    """What is known of one experiment.
+
+    forecast: the newest one that somebody made, for the check `plan`; None without. off: families
+    that are not to be computed, and why; before: called with each family before it is computed.
+    """
+
+    def __init__(self, state: ExperimentState) -> None:
+        self.state = state
+        self.forecast: Foreseen | None = None
+        self.off: Off = MappingProxyType({})
+        self.before: Callable[[str], None] | None = None
+        self._outputs = OutputMaps()
+        self._view: View | None = None
+        self._view_seq = -1
+        self._sound: tuple[View, tuple[Moments, tuple[LeftOut, ...]]] | None = None
 
     @property
     def sign(self) -> int:
         """+1 where larger rewards are better, -1 where smaller are."""
-        return 1 if self.config.reward.maximise else -1
+        return 1 if self.state.config.reward.maximise else -1
 
     def view(self) -> View:
         """Sums up to the newest log row; copies that the caller must not write to."""
-        if self._view is None or self._view_seq != self.fold.next_seq:
-            self._view, self._view_seq = self.fold.view(), self.fold.next_seq
+        if self._view is None or self._view_seq != self.state.light.next_seq:
+            self._view, self._view_seq = self.state.fold.view(), self.state.light.next_seq
         return self._view
 
-    def estimates(self, families: Iterable[str]) -> dict[str, Estimate]:
+    def estimates(self, families: Iterable[str]) -> Estimates:
         """Values of the models by each of these families."""
-        reward = self.config.reward
-        return estimate(
+        reward = self.state.config.reward
+        estimates = estimate_families(
             self.view().moments,
             list(families),
             sound=self.sound(),
@@ -96,6 +198,7 @@ class Reader:
             before=self.before,
             reward_range=(reward.low, reward.high),
         )
+        return Estimates(estimates, self.state.models)
 
     def sound(self) -> tuple[Moments, tuple[LeftOut, ...]]:
         """The sums without groups in which a value far off drowns all others, and what they were;
@@ -115,31 +218,31 @@ class Reader:
         While an alarm says that replays are not what models answer live, families that rest on
         them are left out, and the plain experiment answers instead.
         """
-        name = family or self.config.policy.estimator
-        fallen = family is None and name != PLAIN
-        if fallen and self.asks_for(Action.DROP_SIMULATION, self.rule.alarms):
+        name = family or self.state.config.policy.estimator
+        may_fall_back = family is None and name != PLAIN
+        if may_fall_back and self.asks_for(Action.DROP_SIMULATION, self.state.rule.alarms):
             answer = self._recommend(self.estimates([PLAIN])[PLAIN])
             why = f" ({name} is left out: replays are not what models answer live.)"
             return replace(answer, sentence=answer.sentence + why)
-        looked = self.estimates([name])[name]
-        if np.isfinite(looked.values).any():
-            return self._recommend(looked)
-        failed = looked.diagnostics.get("failed")
-        if fallen:
-            looked = self.estimates([PLAIN])[PLAIN]
-        answer = self._recommend(looked)
+        estimate = self.estimates([name])[name]
+        if np.isfinite(estimate.values).any():
+            return self._recommend(estimate)
+        failure = estimate.diagnostics.get("failed")
+        if may_fall_back:
+            estimate = self.estimates([PLAIN])[PLAIN]
+        answer = self._recommend(estimate)
         why = f"({name} waits for {self._missing(name)}.)"
-        if failed is not None:
-            why = f"({name} cannot be computed: {failed}.)"
+        if failure is not None:
+            why = f"({name} cannot be computed: {failure}.)"
         return replace(answer, sentence=f"{answer.sentence} {why}")
 
-    def _recommend(self, looked: Estimate) -> Recommendation:
+    def _recommend(self, estimate: Estimate) -> Recommendation:
         """What an estimate recommends, once it contradicts nothing that is certified."""
-        placed, routing = self.within_certified(looked)
-        reward = self.config.reward
+        placed, routing = self.within_certified(estimate)
+        reward = self.state.config.reward
         ends = {"low": reward.low, "high": reward.high}
         backing = self._backing()
-        answer = recommend(self.models, placed, routing, self.sign, **ends, backing=backing)
+        answer = recommend(self.state.models, placed, routing, self.sign, **ends, backing=backing)
         about = self.certified().about
         if not about or answer.model is None:
             return answer
@@ -151,38 +254,40 @@ class Reader:
         if certified.limited:
             # It is about requests that were still open: another model may be best on the rest.
             return None
-        standing, routing = certified.standing, len(self.models)
+        standing, routing = certified.standing, len(self.state.models)
         winner, alike = standing.winner(), standing.equivalent()
         limits = standing.epsilon, certified.delta
         # As the status says it: alike comes before the best within epsilon.
         if alike and not (winner is not None and winner[1] > 0.0):
-            return Backing(tuple(self.models[each] for each in alike), 0.0, 0.0, -np.inf, *limits)
+            return Backing(
+                tuple(self.state.models[each] for each in alike), 0.0, 0.0, -np.inf, *limits
+            )
         if winner is None:
             return None
         best, lead = winner
         pair = (best, routing) if self.sign > 0 else (routing, best)
         by, over = standing.lead(best), float(certified.contrasts[pair])
-        return Backing((self.models[best],), lead, by, over, *limits)
+        return Backing((self.state.models[best],), lead, by, over, *limits)
 
-    def within_certified(self, looked: Estimate) -> tuple[Estimate, tuple[float, float]]:
+    def within_certified(self, estimate: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
         values that contradict no certified end and no certified contrast (`projection`)."""
         certified, routing = self.certified(), self.routing()
-        both = len(self.models) + 1
+        both = len(self.state.models) + 1
         values = nearest(
-            np.append(looked.values, routing[0]),
-            np.append(np.diagonal(looked.covariance), routing[1]),
+            np.append(estimate.values, routing[0]),
+            np.append(np.diagonal(estimate.covariance), routing[1]),
             certified.lower[:both],
             certified.upper[:both],
             certified.contrasts[:both, :both],
         )
-        return replace(looked, values=values[:-1]), (float(values[-1]), routing[1])
+        return replace(estimate, values=values[:-1]), (float(values[-1]), routing[1])
 
     def _missing(self, family: str) -> str:
         """What a family that has no value waits for."""
         replayed = self.view().moments.simulation.count.sum(axis=0) > 0
         if family != PLAIN and not replayed.all():
-            names = ", ".join(np.array(self.models)[~replayed].tolist())
+            names = ", ".join(np.array(self.state.models)[~replayed].tolist())
             return (
                 f"replays (SIM) of {names}: send them to POST /v1/simulations or with"
                 f' `equipoise ingest`, or take estimator = "{PLAIN}"'
@@ -194,140 +299,176 @@ class Reader:
 
     def certified(self, part: int = 0) -> Certified:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""
-        return self.certifier.certified(self.view().certified, self.rule, self.conditions, part)
+        return self.state.certifier.certified(
+            self.view().certified, self.state.rule, self.conditions, part
+        )
 
     def certified_winner(self) -> str | None:
         """The model certified within epsilon of the best at level delta, at any time."""
-        winner = self.certifier.winner(self.view().certified, self.rule, self.conditions)
-        return None if winner is None else self.models[winner]
+        winner = self.state.certifier.winner(
+            self.view().certified, self.state.rule, self.conditions
+        )
+        return None if winner is None else self.state.models[winner]
 
     def status(self, part: int = 0) -> Status:
         """The decision status, with its sentence."""
         certified = self.certified(part)
-        era = self.rule.era
+        era = self.state.rule.era
         return decide(
             certified.standing,
             certified.delta,
-            paused="observing only" if self.observing_only else self.paused,
-            era_reason=self.eras.reason(era) if era else "",
+            paused="observing only" if self.state.observing_only else self.state.paused,
+            era_reason=self.state.eras.reason(era) if era else "",
             randomized=certified.randomized,
             about=certified.about,
         )
 
     def spending(self) -> list[Spending]:
         """What the budget allows, what was planned, and what was spent, per limited resource."""
-        return self.purse.spending()
+        return self.state.purse.spending()
 
     def behind(self) -> Behind:
         """What waits, what that holds back, and which decision does."""
-        return self.fold.pending.behind(self.view().watermark)
+        return self.state.light.pending.behind(self.view().watermark)
 
-    def checks(self, at: float | None = None) -> list[Check]:
+    def checks(self, at: float | None = None) -> Checks:
         """What every check says of the era in force, as far as it is logged; nothing is done.
 
         at: seconds since the epoch, now; None and 0 take the time of the newest decision.
         """
-        panel = self.fold.watched()
-        panel.begin(self.rule.era)
-        configured = self.config.policy.estimator
+        state = self.state
+        monitors = state.fold.watched()
+        monitors.begin(state.rule.era)
+        configured = state.config.policy.estimator
         families = self.estimates(dict.fromkeys((*REPRESENTATION_FAMILIES, configured, *self.off)))
-        said = panel.checks(families)
-        features = self.transform.phi_names
-        said.append(computed(families, configured, self.sound()[1], features, PLAIN))
-        if self.fold.pending.y.shape[1]:
+        checks = Checks(monitors.checks(families))
+        features = state.transform.phi_names
+        checks.append(computed(families, configured, self.sound()[1], features, PLAIN))
+        if state.light.pending.y.shape[1]:
             moments = self.view().moments
             rewarded, complete = moments.arms.count.sum(), moments.exp.count.sum()
-            said.append(outputs(float(rewarded), float(complete)))
-        planned = self.config.budget.planned
+            checks.append(outputs(float(rewarded), float(complete)))
+        planned = state.config.budget.planned
         if planned is not None:
             certified = self.certified()
             answer = certified.standing
             decided = answer.winner() is not None or bool(answer.equivalent())
-            said.append(plan(planned, certified.randomized, decided, self._foreseen()))
-        now = at or self.fold.pending.newest_at
-        said.append(watermark(self.behind(), now, self.config.reward.window))
-        return said
+            checks.append(plan(planned, certified.randomized, decided, self._foreseen()))
+        now = at or state.light.pending.newest_at
+        checks.append(watermark(self.behind(), now, state.config.reward.window))
+        return checks
 
     def _foreseen(self) -> tuple[float, float] | None:
-        """Randomized requests in all by the newest forecast of this era, as the check takes it."""
-        made = self.forecast
-        if made is None or made.era != self.rule.era or made.total is None:
+        """(low, median) of the newest forecast of this era."""
+        forecast = self.forecast
+        if forecast is None or forecast.era != self.state.rule.era:
             return None
-        low, median = made.total.low, made.total.median
-        return np.inf if low is None else low, np.inf if median is None else median
+        return forecast.low, forecast.median
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
-        return Panel.consequences(checks, action_table(self.config.checks))
+        return Panel.consequences(checks, action_table(self.state.config.checks))
 
     @property
     def conditions(self) -> Conditions:
         """What the choice of the certified sequence may look at."""
-        alarms = self.rule.alarms
+        alarms = self.state.rule.alarms
         return Conditions(
             context_free=self._context_free,
             drift_alarm="drift" in alarms,
-            widened=self.rule.widened,
+            widened=self.state.rule.widened,
         )
 
     def asks_for(self, action: Action, alarms: Iterable[str]) -> bool:
         """Whether one of these checks' alarms asks for an action."""
-        table = action_table(self.config.checks)
+        table = action_table(self.state.config.checks)
         return any(table[name] is action for name in alarms)
 
-    def snapshot(self, looked: Estimate | None = None) -> Snapshot:
-        """What a policy would see now. looked: of the configured family, estimated if None and
-        the policy needs it."""
-        looked = self._looked() if looked is None else looked
-        known = self.view().moments
-        certified = self.config.policy.gate != "fixed-rate" and self.certified_winner() is not None
+    def snapshot(self, estimate: Estimate | None = None) -> Snapshot:
+        """What a policy would see now. estimate: of the configured family, made if None and the
+        policy needs it."""
+        state = self.state
+        estimate = self.policy_estimate() if estimate is None else estimate
+        gated = state.config.policy.gate != "fixed-rate"
         return build_snapshot(
-            self.config,
-            known,
-            looked,
+            state.config,
+            self.view().moments,
+            estimate,
             sound=self.sound()[0],
-            requests=self.fold.pending.next,
-            certified=certified,
-            seed=self.fold.pending.next,
-            contexts=recent_contexts(self.fold, self.store) if self.policy.uses_estimate else None,
-            rate=self.purse.rate(self.config.limits.rate),
-            outputs=self.outputs,
+            requests=state.light.pending.next,
+            certified=gated and self.certified_winner() is not None,
+            seed=state.light.pending.next,
+            contexts=recent_contexts(state.light, state.store)
+            if state.policy.uses_estimate
+            else None,
+            rate=state.purse.rate(state.config.limits.rate),
+            outputs=self._outputs,
         )
 
-    def _looked(self) -> Estimate | None:
+    def policy_estimate(self) -> Estimate | None:
         """The estimate of the configured family, None where the policy does not look at one."""
-        family = self.config.policy.estimator
-        return self.estimates([family])[family] if self.policy.uses_estimate else None
+        family = self.state.config.policy.estimator
+        return self.estimates([family])[family] if self.state.policy.uses_estimate else None
 
-    def _prediction(self, looked: Estimate | None) -> Prediction | None:
+    def next_rule(self, era: int, snapshot: Snapshot, estimate: Estimate | None) -> Rule:
+        """The next rule of an era, frozen from what is known; nothing is stored.
+
+        estimate: the one that the snapshot rests on.
+        """
+        state = self.state
+        active = state.eras.active(era)
+        certified = self.view().certified
+        return Rule(
+            era=era,
+            since=state.light.pending.next,
+            allocation=state.policy.freeze(snapshot),
+            prediction=self._prediction(estimate),
+            frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
+            active=active,
+            alarms=state.alarms,
+            widened=self.asks_for(Action.WIDEN, state.alarms),
+            missing=state.config.reward.missing_value,
+        )
+
+    def proposal(self, at: float) -> RuleRecord:
+        """The next rule as a record, for whoever writes to the store."""
+        estimate, rule = self.policy_estimate(), self.state.rule
+        proposed = self.next_rule(rule.era, self.snapshot(estimate), estimate)
+        # What is the same but for its beginning goes on: no rule is kept twice.
+        return (rule if same_but_since(proposed, rule) else proposed).record(at)
+
+    def _prediction(self, estimate: Estimate | None) -> Prediction | None:
         """The scorer of the configured family, for the regression inside the score.
 
-        looked: its estimate, if the policy asked for one. Without, the one of the rule in force is
-        good enough until there are a tenth more rewards: refitting is most of what a refresh costs.
+        estimate: what the policy asked for, if it did. Without, the prediction of the rule in force
+        is good enough until there are a tenth more rewards: refitting is most of what a refresh
+        costs.
         """
-        held, reward = self.rule.prediction, self.config.reward
+        state = self.state
+        current, reward, count = state.rule.prediction, state.config.reward, len(state.models)
         moments = self.view().moments
         rows = float(moments.obs.count.sum() + moments.exp.count.sum())
-        if looked is None:
-            known = held is not None and len(held.effects) == len(self.models)
-            if held is not None and known and rows < RENEWAL * held.rows:
-                return held
-            looked = self.estimates([self.config.policy.estimator])[self.config.policy.estimator]
-        scorer = looked.scorer
+        if estimate is None:
+            same_models = current is not None and len(current.effects) == count
+            if current is not None and same_models and rows < RENEWAL * current.rows:
+                return current
+            family = state.config.policy.estimator
+            estimate = self.estimates([family])[family]
+        scorer = estimate.scorer
         if scorer is None:
             return None
-        found = Prediction.of(
+        prediction = Prediction.of(
             scorer.theta,
-            len(self.models),
+            count,
             scorer.model_effects,
-            self.outputs.of(self.sound()[0])[0],
+            self._outputs.of(self.sound()[0])[0],
             reward.low,
             reward.high,
             rows,
         )
-        return found if found.usable else None
+        return prediction if prediction.usable else None
 
     @property
     def _context_free(self) -> bool:
         """Whether e and pi were the same for every request so far."""
-        return self.rules.context_free and not self.fold.masked
+        return self.state.rules.context_free and not self.state.light.masked

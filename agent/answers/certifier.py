@@ -190,8 +190,8 @@ class Certifier:
             rule.active,
             self._config.policy.epsilon,
         )
-        found = standing.winner()
-        return None if found is None else found[0]
+        best = standing.winner()
+        return None if best is None else best[0]
 
     def freeze(
         self, sums: Certificates, last: Rule | None, era: int, conditions: Conditions, active: Flags

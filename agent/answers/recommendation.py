@@ -67,6 +67,9 @@ class Recommendation:
     routing_error: float
     sentence: str
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 def recommend(
     models: tuple[str, ...],
@@ -137,34 +140,34 @@ class _Words:
     @property
     def action(self) -> str:
         """The certified model, unless the estimates say that today's routing is better still."""
-        held = self._backing
-        if held is None or len(held.models) > 1:
+        backing = self._backing
+        if backing is None or len(backing.models) > 1:
             return KEEP
-        return KEEP if self.leaning == KEEP and held.over_routing <= 0.0 else held.models[0]
+        return KEEP if self.leaning == KEEP and backing.over_routing <= 0.0 else backing.models[0]
 
     @property
     def sentence(self) -> str:
-        held = self._backing
-        if held is None:
+        backing = self._backing
+        if backing is None:
             return f"Not certified: {self._estimated}."
-        promise = f"(wrong in at most {held.delta:.3g} of such experiments)"
-        listed, model = ", ".join(held.models), held.models[0]
-        if len(held.models) > 1:
+        promise = f"(wrong in at most {backing.delta:.3g} of such experiments)"
+        listed, model = ", ".join(backing.models), backing.models[0]
+        if len(backing.models) > 1:
             return (
-                f"{listed} are certified within {held.epsilon:.4g} of each other {promise}. Not"
+                f"{listed} are certified within {backing.epsilon:.4g} of each other {promise}. Not"
                 f" certified: {self._estimated}."
             )
-        if held.lead > 0.0:
-            by = f", by at least {held.by:.4g}" if held.by > 0.0 else ""
-            said = f"{model} is certified best of the models{by}"
+        if backing.lead > 0.0:
+            by = f", by at least {backing.by:.4g}" if backing.by > 0.0 else ""
+            claim = f"{model} is certified best of the models{by}"
         else:
-            said = f"{model} is certified within {held.epsilon:.4g} of the best model"
-        over = f"at least {held.over_routing:.4g} better than today's routing"
-        certified = held.over_routing > 0.0
-        said += f", and {over} {promise}" if certified else f" {promise}"
+            claim = f"{model} is certified within {backing.epsilon:.4g} of the best model"
+        over = f"at least {backing.over_routing:.4g} better than today's routing"
+        certified = backing.over_routing > 0.0
+        claim += f", and {over} {promise}" if certified else f" {promise}"
         first = "Keep today's routing" if self.action == KEEP else f"Serve {model}"
         beside = "By the estimates" if certified else "Against today's routing nothing is certified"
-        return f"{first}: {said}. {beside}: {self._estimated}."
+        return f"{first}: {claim}. {beside}: {self._estimated}."
 
     def _compared(self) -> tuple[str | None, str]:
         """What the estimates lean to, and how that is said."""

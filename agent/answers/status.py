@@ -43,6 +43,9 @@ class Status:
     delta: float
     sentence: str
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -83,11 +86,11 @@ class Standing:
         """Models not certified worse than another, if all their pairs lie within epsilon."""
         both = self.active[:, None] & self.active[None, :]
         beaten = (both & (self.pairs > 0.0)).any(axis=0)
-        left = np.flatnonzero(self.active & ~beaten)
-        pairs = self.pairs[np.ix_(left, left)][~np.eye(len(left), dtype=bool)]
-        if self.epsilon <= 0.0 or len(left) < 2 or not (pairs > -self.epsilon).all():
+        unbeaten = np.flatnonzero(self.active & ~beaten)
+        pairs = self.pairs[np.ix_(unbeaten, unbeaten)][~np.eye(len(unbeaten), dtype=bool)]
+        if self.epsilon <= 0.0 or len(unbeaten) < 2 or not (pairs > -self.epsilon).all():
             return ()
-        return tuple(left.tolist())
+        return tuple(unbeaten.tolist())
 
 
 def decide(

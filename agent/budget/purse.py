@@ -60,16 +60,18 @@ def harm_charges(values: Floats, sign: int, span: float) -> Floats:
 def charges_in_force(
     resources: Iterable[str],
     config: ExperimentConfig,
-    simulation: SimulationMoments,
+    simulation: SimulationMoments | None,
     values: Floats,
 ) -> dict[str, Floats]:
-    """Charges by resource. values: (K,) estimates, read for harm alone."""
+    """Charges by resource. simulation: prices of replays, read for money alone; values: (K,)
+    estimates, read for harm alone."""
     reward, models = config.reward, len(config.models)
     found: dict[str, Floats] = {}
     for name in resources:
         if name == "requests":
             found[name] = request_charges(models)
         elif name == "money":
+            assert simulation is not None
             found[name] = money_charges(model_costs(simulation, declared_prices(config)))
         else:
             sign = 1 if reward.maximise else -1

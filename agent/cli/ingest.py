@@ -23,7 +23,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.ingest.bulk import Ingested, Ingestion, Rejects, check_paths
 from equipoise.agent.ingest.readers import STANDARD_INPUT, Format, format_of
 from equipoise.agent.ingest.sinks import DaemonSink, Sink, StoreSink
-from equipoise.agent.maintenance.key_file import key_path, read_key, write_key
+from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.record_adapter import Gateway
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.sqlite import SqliteStore
@@ -100,12 +100,7 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
-        key = read_key(path)
-        if key is None:
-            if store.settings():
-                raise AgentError(f"the key of {path} is missing: restore {key_path(path)}")
-            key = write_key(path)
-        agent = Agent(file.experiment, store, key, at=time.time())
+        agent = Agent(file.experiment, store, open_key(store), at=time.time())
         yield StoreSink(Gateway(agent), kind)
         agent.checkpoint(time.time())
 

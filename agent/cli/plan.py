@@ -222,10 +222,10 @@ def _answer(
     if store is not None:
         from equipoise.agent.agent import Agent
         from equipoise.agent.cli.stores import reading
-        from equipoise.agent.planning.stored import of_agent
+        from equipoise.agent.planning.stored import of_experiment
 
         with reading(store) as (opened, config):
-            return make_plan(*of_agent(Agent(config, opened, None), given))
+            return make_plan(*of_experiment(Agent(config, opened, None).answers, given))
     if benchmark is not None:
         return make_plan(of_benchmark(benchmark, world, given))
     return make_plan(Problem.of_numbers(read_request(given)))

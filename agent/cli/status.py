@@ -44,36 +44,36 @@ def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` says, JSON-able: numbers in reward units, null where unknown."""
     import numpy as np
 
-    from equipoise.agent.decisions.policy_snapshot import sample_moments
+    from equipoise.agent.answers.policy_snapshot import sample_moments
     from equipoise.agent.estimators.ipw import naive_log
 
-    view = agent.view()
+    view = agent.answers.view()
     family = agent.config.policy.estimator
-    estimate, _ = agent.within_certified(agent.estimates([family])[family])
-    answer = agent.recommendation()
+    estimate, _ = agent.answers.within_certified(agent.answers.estimates([family])[family])
+    answer = agent.answers.recommendation()
     logged = naive_log(view.moments)
     counts, _, _ = sample_moments(view.moments.arms)
     budget = agent.config.budget.requests
-    behind, checks = agent.behind(), agent.checks()
+    behind, checks = agent.answers.behind(), agent.answers.checks()
     drawn = next(check.figures for check in checks if check.name == "delivery")
-    said, winner = agent.status(), agent.certified_winner()
+    said, winner = agent.answers.status(), agent.answers.certified_winner()
     return {
         "experiment": agent.config.name,
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
         "rule_id": agent.rule.rule_id,
         "era": agent.rule.era,
-        "log_rows": agent.fold.next_seq,
-        "decisions": agent.decisions,
-        "losses": [gap.sentence for gap in agent.gaps],
-        "randomized": agent.fold.randomized,
-        "budget_left": None if budget is None else budget - agent.fold.randomized,
+        "log_rows": agent.light.next_seq,
+        "decisions": agent.state.decisions,
+        "losses": [gap.sentence for gap in agent.state.gaps],
+        "randomized": agent.light.randomized,
+        "budget_left": None if budget is None else budget - agent.light.randomized,
         "spending": [
             {
                 "resource": each.resource,
                 "limit": each.limit,
                 **{name: number(getattr(each, name)) for name in ("spent", "expected", "planned")},
             }
-            for each in agent.spending()
+            for each in agent.answers.spending()
         ],
         "waiting_for_outcomes": behind.waiting,
         "held_back": behind.held,
@@ -83,10 +83,11 @@ def describe(agent: Agent) -> dict[str, Any]:
         "status_models": list(said.models),
         "status_sentence": said.sentence,
         "certified": winner,
-        "certificate": certificate(agent.certified()),
+        "certificate": certificate(agent.answers.certified()),
         "segments": [
-            certificate(agent.certified(part)) | {"status": agent.status(part).sentence}
-            for part in range(1, agent.certifier.parts)
+            certificate(agent.answers.certified(part))
+            | {"status": agent.answers.status(part).sentence}
+            for part in range(1, agent.state.certifier.parts)
         ],
         "checks": [
             {"check": check.name, "status": check.status, "sentence": check.sentence}

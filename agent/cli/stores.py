@@ -22,12 +22,12 @@ def reading(path: Path) -> Iterator[tuple[SqliteStore, ExperimentConfig]]:
     """
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.errors import AgentError
-    from equipoise.agent.lifecycle.stored_config import declared
+    from equipoise.agent.lifecycle import stored_config
     from equipoise.store.sqlite import SqliteStore
 
     _take_in_tail(path)
     with SqliteStore(path, read_only=True) as store:
-        text = declared(store)
+        text = stored_config.load(store)
         if text is None:
             raise AgentError(f"{path} holds no experiment yet")
         yield store, ExperimentConfig.from_json(text)

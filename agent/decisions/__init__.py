@@ -1,1 +1,1 @@
-"""From a frozen rule to a logged draw: validation, uniforms, the snapshot of a policy."""
+"""From a frozen rule to a logged draw: uniforms, the decider, validation of what enters."""

@@ -30,7 +30,7 @@ def key_hash(key: bytes) -> str:
     return blake2b(key, digest_size=16, person=b"equipoise-keyid").hexdigest()
 
 
-class Draws:
+class Uniforms:
     """Uniforms in [0, 1) on the 2^53 grid by decision number."""
 
     def __init__(self, key: bytes, experiment: str) -> None:
@@ -41,7 +41,7 @@ class Draws:
         self._start = 0
         self._block = self._draw(0, _BLOCK)
 
-    def uniforms(self, first: int, count: int) -> Floats:
+    def of(self, first: int, count: int) -> Floats:
         """(count,) uniforms of decisions first, first + 1, …; a view that must not be written."""
         offset = first - self._start
         if offset < 0 or offset + count > len(self._block):

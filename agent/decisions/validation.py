@@ -13,7 +13,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.state.attempts import MOST_ATTEMPTS, UNNAMED, Attempt, merged_attempts, said
-from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.fold import LightFold
 from equipoise.store.batches import (
     Flags,
     Floats,
@@ -31,14 +31,14 @@ MOST_COST = 1e6
 """USD that one request on a model may cost: more is another unit, and would stop a budget."""
 
 
-class Intake:
+class Validator:
     """Validation against one experiment's configuration and state."""
 
     def __init__(
         self,
         config: ExperimentConfig,
         transform: Transform,
-        fold: Fold,
+        light: LightFold,
         store: Store,
         gaps: Sequence[Gap] = (),
     ) -> None:
@@ -48,7 +48,7 @@ class Intake:
         self._names = config.model_names
         self._models = len(config.models)
         self._transform = transform
-        self._fold = fold
+        self._light = light
         self._store = store
 
     def check_requests(self, batch: RequestBatch) -> None:
@@ -76,7 +76,7 @@ class Intake:
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
         """The rows that say something new, in time or not, and the number of exact repeats."""
-        count, table = len(batch), self._fold.pending
+        count, table = len(batch), self._light.pending
         q = self._transform.q
         if batch.outputs.shape != (count, q):
             raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
@@ -104,14 +104,14 @@ class Intake:
                 raise UnknownDecisionError(f"decision d{lost[0]} does not exist: {gap.sentence}")
         lowest = int(number.min())
         if int(number.max()) >= table.next or lowest < 0:
-            wrong = number[(number >= table.next) | (number < 0)][0]
+            missing = number[(number >= table.next) | (number < 0)][0]
             raise UnknownDecisionError(
-                f"decision d{wrong} does not exist: the newest is d{table.next - 1}"
+                f"decision d{missing} does not exist: the newest is d{table.next - 1}"
             )
         repeated = count > 1 and not (np.diff(number) > 0).all()
         if repeated and len(np.unique(number)) < count:
             raise ConflictError("one batch holds two outcomes of one decision; send them apart")
-        doubtful = table.too_late(number, self._fold.certified.watermark)
+        doubtful = table.too_late(number, self._light.watermark)
         at = number - table.base
         if lowest < table.base:
             at = np.maximum(at, 0)
@@ -147,39 +147,39 @@ class Intake:
         fresh = original == np.arange(count)
         for row in np.flatnonzero(~fresh).tolist():
             self._check_same_replay(batch, row, batch, int(original[row]), None)
-        known = self._known_replays(batch)
-        if known.any():
-            self._check_known_replays(batch, known)
-            fresh &= ~known
+        stored = self._known_replays(batch)
+        if stored.any():
+            self._check_known_replays(batch, stored)
+            fresh &= ~stored
         if fresh.all():
             return batch, 0
         return select(batch, fresh), int(count - np.count_nonzero(fresh))
 
     def _known_replays(self, batch: SimulationBatch) -> Flags:
         """(n,) which pairs are in the log. The state knows most contexts, the store all."""
-        index = self._fold.simulated
-        known = np.zeros(len(batch), dtype=bool)
+        index = self._light.simulated
+        stored = np.zeros(len(batch), dtype=bool)
         if len(index):
-            known = index.has(index.rows(batch.context), batch.model)
-        if index.full and not known.all():
-            held = self._store.simulations(batch.context[~known], batch.model[~known])
+            stored = index.has(index.rows(batch.context), batch.model)
+        if index.full and not stored.all():
+            replays = self._store.simulations(batch.context[~stored], batch.model[~stored])
             pairs = zip(batch.context.tolist(), batch.model.tolist(), strict=True)
-            known |= np.array([pair in held for pair in pairs])
-        return known
+            stored |= np.array([pair in replays for pair in pairs])
+        return stored
 
-    def _check_known_replays(self, batch: SimulationBatch, known: Flags) -> None:
-        held = self._store.simulations(batch.context[known], batch.model[known])
+    def _check_known_replays(self, batch: SimulationBatch, stored: Flags) -> None:
+        replays = self._store.simulations(batch.context[stored], batch.model[stored])
         phi = self._transform.phi(batch.x, batch.outputs)
-        for row in np.flatnonzero(known).tolist():
+        for row in np.flatnonzero(stored).tolist():
             pair = int(batch.context[row]), int(batch.model[row])
-            if pair in held:
-                stored = held[pair]
-                assert isinstance(stored.batch, SimulationBatch)
-                self._check_same_replay(batch, row, stored.batch, 0, stored.seq)
+            if pair in replays:
+                replay = replays[pair]
+                assert isinstance(replay.batch, SimulationBatch)
+                self._check_same_replay(batch, row, replay.batch, 0, replay.seq)
                 continue
             # Its row was removed by age: the state remembers outputs and context features.
             one = slice(row, row + 1)
-            remembered, _ = self._fold.simulated.lookup(batch.context[one], batch.model[one])
+            remembered, _ = self._light.simulated.lookup(batch.context[one], batch.model[one])
             if (remembered[0] != phi[row]).any():
                 raise ConflictError(
                     f"{self._replay(batch, row)} has other content than a row before the "
@@ -196,19 +196,19 @@ class Intake:
     ) -> None:
         """Raise ConflictError unless the rows say the same. seq: of the other, None where it
         stands in the same batch."""
-        found = [
+        differences = [
             name
-            for name, given, held in (
+            for name, ours, theirs in (
                 ("features", batch.x[row], other.x[at]),
                 ("outputs", batch.outputs[row], other.outputs[at]),
                 # A cost that is left out contradicts nothing.
                 ("cost", batch.cost[row], np.nan if np.isnan(batch.cost[row]) else other.cost[at]),
             )
-            if not np.array_equal(given, held, equal_nan=True)
+            if not np.array_equal(ours, theirs, equal_nan=True)
         ]
-        if found:
+        if differences:
             place = f"row {at} of this batch" if seq is None else stored_row(seq, other.at[at])
-            raise ConflictError(f"{self._replay(batch, row)} {other_content(found, place)}")
+            raise ConflictError(f"{self._replay(batch, row)} {other_content(differences, place)}")
 
     def _replay(self, batch: SimulationBatch, row: int) -> str:
         context = batch.context[row] if batch.context_id is None else repr(batch.context_id[row])
@@ -222,46 +222,46 @@ class Intake:
         """
         number = int(batch.number[row])
         more = False
-        for (name, known), new in zip(
+        for (name, before), new in zip(
             self._known(number), _parts(batch, row, len(self._guardrails)), strict=True
         ):
-            told = ~np.isnan(new)
-            other = told & ~np.isnan(known) & (known != new)
+            filled = ~np.isnan(new)
+            other = filled & ~np.isnan(before) & (before != new)
             if other.any():
-                held, given = (values[other] for values in (known, new))
+                old, now = (values[other] for values in (before, new))
                 raise ConflictError(
-                    f"{name} of decision d{number} was {_shown(held)}, now {_shown(given)}: "
+                    f"{name} of decision d{number} was {_shown(old)}, now {_shown(now)}: "
                     "a part is accepted once"
                 )
-            more = more or bool((told & np.isnan(known)).any())
+            more = more or bool((filled & np.isnan(before)).any())
         return more or self._tells_more(batch, row)
 
     def _retold(self, number: Ints) -> Flags:
         """(n,) decisions of whose attempts more is known than what most parts say."""
-        attempts = self._fold.pending.attempts
+        attempts = self._light.pending.attempts
         return attempts.among(number) if len(attempts) else np.zeros(len(number), dtype=bool)
 
     def _tells_more(self, batch: OutcomeBatch, row: int) -> bool:
         """As `_says_more`, of the attempt that a part speaks of."""
-        told = said(batch, row)
-        if told is None:
+        speaks = said(batch, row)
+        if speaks is None:
             return False
-        (attempt, new), number = told, int(batch.number[row])
+        (attempt, new), number = speaks, int(batch.number[row])
         before = self._attempts(number).get(attempt)
         if before is None:
             return True
         if UNNAMED not in (before.served, new.served) and before.served != new.served:
-            held, given = (self._names[each.served] for each in (before, new))
+            old, now = (self._names[each.served] for each in (before, new))
             raise ConflictError(
-                f"served of attempt {attempt} of decision d{number} was {held}, now {given}: "
+                f"served of attempt {attempt} of decision d{number} was {old}, now {now}: "
                 "a part is accepted once"
             )
         return not before.holds(new)
 
     def _attempts(self, number: int) -> dict[int, Attempt]:
         """What is known of a decision's attempts."""
-        table, at = self._fold.pending, number - self._fold.pending.base
-        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+        table, at = self._light.pending, number - self._light.pending.base
+        if not table.too_late(np.array([number]), self._light.watermark)[0]:
             return table.attempts.of(number, bool(table.confirmed[at]), int(table.model[at]))
         decided = self._store.decision(number)
         assigned = 0 if decided is None else int(decided.model[0])
@@ -269,24 +269,24 @@ class Intake:
 
     def _known(self, number: int) -> list[tuple[str, Floats]]:
         """Every value known of a decision by its name, NaN where it is not."""
-        table = self._fold.pending
+        table = self._light.pending
         names = ["reward", "outputs", *(f"metric {item.name}" for item in self._guardrails)]
         at = number - table.base
-        if not table.too_late(np.array([number]), self._fold.certified.watermark)[0]:
+        if not table.too_late(np.array([number]), self._light.watermark)[0]:
             reward = table.reward[at : at + 1] if table.has_reward[at] else np.array([np.nan])
             outputs = table.y[at] if table.has_outputs[at] else np.full(self._transform.q, np.nan)
             return list(zip(names, [reward, outputs, *table.metrics[at, :, None]], strict=True))
         # Late parts are in the log alone, like all parts of decisions that have left the table.
         count = len(self._guardrails)
-        known = [
+        values = [
             np.array([np.nan]),
             np.full(self._transform.q, np.nan),
             *np.full((count, 1), np.nan),
         ]
         for part in self._store.outcome_parts(number):
-            for held, new in zip(known, _parts(part, 0, count), strict=True):
-                np.copyto(held, new, where=np.isnan(held))
-        return list(zip(names, known, strict=True))
+            for value, new in zip(values, _parts(part, 0, count), strict=True):
+                np.copyto(value, new, where=np.isnan(value))
+        return list(zip(names, values, strict=True))
 
     def _check_metrics(self, batch: OutcomeBatch) -> None:
         if batch.metrics is None:
@@ -333,9 +333,9 @@ def _check_within(name: str, column: Floats, low: float, high: float, what: str)
     """Raise AgentError naming the first row outside [low, high]; NaN is let through."""
     inside = (column >= low) & (column <= high)
     if not inside.all():
-        wrong = ~inside & ~np.isnan(column)
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
+        outside = ~inside & ~np.isnan(column)
+        if outside.any():
+            row = int(np.flatnonzero(outside)[0])
             raise AgentError(
                 f"{name} row {row}: {column[row]} is not within {low:g} … {high:g}: {what}"
             )

@@ -52,8 +52,8 @@ class Eras:
     def added(self) -> Flags:
         """(K,) models that the newest era did not know."""
         newest = self.newest
-        known = self._models if newest is None else newest.models
-        return np.array([name not in known for name in self._models])
+        before = self._models if newest is None else newest.models
+        return np.array([name not in before for name in self._models])
 
     def keep_active(self, era: int, active: Flags) -> None:
         """Keep which models an era compares."""
@@ -111,8 +111,8 @@ class StopNotes:
 
     def __init__(self, store: Store, decisions: int) -> None:
         self._store = store
-        kept = read_stops(store)
-        self._last = kept[-1] if kept else None
+        notes = read_stops(store)
+        self._last = notes[-1] if notes else None
         self._waiting: list[tuple[Stops, float]] = []
         self._again = decisions
 

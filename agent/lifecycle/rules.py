@@ -142,10 +142,10 @@ class RuleBook:
         for body in self._store.bodies():
             unseen.pop(rule_id(body), None)
         # Those that were removed meanwhile are not among them.
-        found = [self._store.rule(name) for name in unseen]
+        records = [self._store.rule(name) for name in unseen]
         return [
             record.rule_id
-            for record in found
+            for record in records
             if record is not None and record.rule_id != rule_id(record.body)
         ]
 
@@ -157,13 +157,13 @@ class RuleBook:
     def add(self, rule: Rule, at: float) -> Rule:
         """Store the rule and return it with its id; the stored one where it exists already."""
         record = rule.record(at)
-        known = self._ordinal.get(record.rule_id)
-        if known is not None:
-            return self.by_ordinal(known)
+        ordinal = self._ordinal.get(record.rule_id)
+        if ordinal is not None:
+            return self.by_ordinal(ordinal)
         self._store.put(record)
-        kept = replace(rule, rule_id=record.rule_id)
-        self._keep(kept, len(record.body))
-        return kept
+        stored = replace(rule, rule_id=record.rule_id)
+        self._keep(stored, len(record.body))
+        return stored
 
     @property
     def context_free(self) -> bool:
@@ -184,10 +184,10 @@ class RuleBook:
         return self._ordinal[rule_id]
 
     def by_ordinal(self, ordinal: int) -> Rule:
-        held = self._held.get(ordinal)
-        if held is not None:
+        cached = self._held.get(ordinal)
+        if cached is not None:
             self._held.move_to_end(ordinal)
-            return held[0]
+            return cached[0]
         record = self._store.rule(self._ids[ordinal])
         if record is None:
             raise KeyError(self._ids[ordinal])
@@ -271,11 +271,11 @@ def unused_rules(store: Store) -> list[int]:
     needed = {*arrays["pending.rule"].tolist(), *arrays["certified.reference"].tolist()}
     ids = dict(store.rule_ids())
     end = next((ordinal for ordinal, name in ids.items() if name == first.rule_id), 0)
-    found = [ordinal for ordinal in ids if ordinal < end and ordinal not in needed]
+    unused = [ordinal for ordinal in ids if ordinal < end and ordinal not in needed]
     # From the last one on: most likely it is still of the kind that is in force.
-    for ordinal in reversed(found):
+    for ordinal in reversed(unused):
         record = store.rule(ids[ordinal])
         if record is not None and not _looks_at_none(record.body):
-            found.remove(ordinal)
+            unused.remove(ordinal)
             break
-    return found
+    return unused

@@ -18,24 +18,24 @@ _FIRST = "config"
 _REMOVED = "but refused: its sums begin with rows that retention removed; start a new store"
 
 
-def declared(store: Store) -> str | None:
+def load(store: Store) -> str | None:
     """The text of the configuration that was in force last, None in a store without one."""
-    versions = declared_versions(store)
-    return versions[max(versions)] if versions else None
+    texts = versions(store)
+    return texts[max(texts)] if texts else None
 
 
 def version(store: Store) -> int:
     """The number of the configuration in force, 0 for the first."""
-    return max(declared_versions(store), default=0)
+    return max(versions(store), default=0)
 
 
-def keep(store: Store, text: str) -> None:
+def save(store: Store, text: str) -> None:
     """Keep a configuration as the newest one; no change where it is that already."""
-    versions = declared_versions(store)
-    if not versions:
+    texts = versions(store)
+    if not texts:
         store.freeze(_FIRST, text)
-    elif versions[max(versions)] != text:
-        store.freeze(f"{_FIRST}:{max(versions) + 1}", text)
+    elif texts[max(texts)] != text:
+        store.freeze(f"{_FIRST}:{max(texts) + 1}", text)
 
 
 def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
@@ -43,22 +43,22 @@ def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
 
     Raises AgentError naming every key that cannot change, with the reason.
     """
-    held = declared(store)
-    if held is None or held == config.to_json():
+    stored = load(store)
+    if stored is None or stored == config.to_json():
         return ()
     try:
-        before = ExperimentConfig.from_json(held)
+        before = ExperimentConfig.from_json(stored)
     except (msgspec.MsgspecError, LookupError, TypeError) as error:
         raise AgentError(
             f"the configuration that the store keeps cannot be read ({error}): restore a backup"
         ) from error
-    found = experiment_changes(before, config)
-    refused = [change.sentence for change in found if change.effect == "refused"]
+    changed = experiment_changes(before, config)
+    refused = [change.sentence for change in changed if change.effect == "refused"]
     if store.root() is not None:
-        refused += [f"{change.sentence}, {_REMOVED}" for change in found if _begins(change.key)]
+        refused += [f"{change.sentence}, {_REMOVED}" for change in changed if _begins(change.key)]
     if refused:
         raise AgentError("the store was opened with another configuration: " + "; ".join(refused))
-    return found
+    return changed
 
 
 def _begins(key: str) -> bool:
@@ -67,11 +67,11 @@ def _begins(key: str) -> bool:
     return added or key.startswith(("certify.segments", "certify.policies"))
 
 
-def declared_versions(store: Store) -> dict[int, str]:
+def versions(store: Store) -> dict[int, str]:
     """The text of every configuration that was in force, by its number."""
-    found: dict[int, str] = {}
+    texts: dict[int, str] = {}
     for name, value in store.settings().items():
         head, _, number = name.partition(":")
         if head == _FIRST and (not number or number.isdecimal()):
-            found[int(number or 0)] = value
-    return found
+            texts[int(number or 0)] = value
+    return texts

@@ -16,10 +16,10 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.decisions.uniforms import Draws, key_hash
+from equipoise.agent.decisions.uniforms import Uniforms, key_hash
 from equipoise.agent.errors import AgentError
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.rules import Rule, rule_id
-from equipoise.agent.lifecycle.stored_config import declared_versions
 from equipoise.agent.maintenance.audit_chain import check_chain
 from equipoise.agent.maintenance.audit_rows import PartAudit, StopAudit
 from equipoise.policies.draw import draw
@@ -116,7 +116,7 @@ def audit(
         frozen = store.settings().get("key_hash")
         if frozen != key_hash(key):
             raise AgentError(f"key does not match the store: its hash should be {frozen}")
-        draws = Draws(key, config.name)
+        draws = Uniforms(key, config.name)
     result = Audit(uniforms_redrawn=draws is not None)
     root = store.root()
     if root is not None:
@@ -178,7 +178,7 @@ class _LogAudit:
         result: Audit,
         store: Store,
         config: ExperimentConfig,
-        draws: Draws | None,
+        draws: Uniforms | None,
         gaps: Sequence[Gap],
     ) -> None:
         # The rows that are there now, and then the rules: beside a writer none is missing.
@@ -192,7 +192,7 @@ class _LogAudit:
         self._order: dict[str, int] = {}
         self._rules = self._check_rules()
         self._newest_rule = -1
-        texts = declared_versions(store).values()
+        texts = stored_config.versions(store).values()
         configs = [ExperimentConfig.from_json(text) for text in texts] or [config]
         self._parts = PartAudit(config, configs, self._first)
         self._stops = StopAudit(store, config, self._first)
@@ -284,7 +284,7 @@ class _LogAudit:
         number, count = self._number, len(batch)
         rate, shares = rule.allocation.allocate(batch.x, batch.eligible)
         own_rate, own_shares = rate, shares
-        uniform = None if self._draws is None else self._draws.uniforms(number, count)
+        uniform = None if self._draws is None else self._draws.of(number, count)
         opened: Floats | None = None
         if batch.leader is not None:
             opened = np.full(count, np.nan)

@@ -11,8 +11,8 @@ import numpy as np
 from equipoise.agent.budget.caps import Quotas, bands_of, model_caps
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.eras import Stops, read_stops
-from equipoise.agent.lifecycle.stored_config import declared_versions
 from equipoise.agent.state.chunk import occurrence, widened
 from equipoise.policies.draw import draw
 from equipoise.store.batches import (
@@ -160,7 +160,7 @@ class StopAudit:
     """Follows a log and recomputes `capped`. unproven: by reason, how many rows could not be."""
 
     def __init__(self, store: Store, config: ExperimentConfig, first: int) -> None:
-        texts = declared_versions(store)
+        texts = stored_config.versions(store)
         self._configs = {number: ExperimentConfig.from_json(text) for number, text in texts.items()}
         self._configs = self._configs or {0: config}
         self._models = len(config.models)

@@ -104,7 +104,7 @@ def _tables(
     store: Store, config: ExperimentConfig, agent: Agent | None
 ) -> Iterator[tuple[str, pa.Schema, Iterator[pa.RecordBatch]]]:
     # What was certified when the agent had read the log, and the log as it was then.
-    until = store.next_seq if agent is None else agent.fold.next_seq
+    until = store.next_seq if agent is None else agent.light.next_seq
     shape = _Shape(store, config, agent)
     for table in LOG_TABLES:
         schema = pa.schema(list(shape.fields(table)))
@@ -142,7 +142,7 @@ class _Shape:
     def __init__(self, store: Store, config: ExperimentConfig, agent: Agent | None) -> None:
         self._config, self._agent = config, agent
         self._limited = -1
-        self._rules = RuleBook(store) if agent is None else agent.rules
+        self._rules = RuleBook(store) if agent is None else agent.state.rules
         self._models = np.array([model.name for model in config.models])
         self._names = pa.array(self._models.tolist())
         self._transform = Transform(config.features)
@@ -231,10 +231,10 @@ class _Shape:
         """(n,) rows of the era in force behind its watermark."""
         if self._agent is None:
             return np.zeros(len(batch), dtype=bool)
-        view = self._agent.view()
+        view = self._agent.answers.view()
         passed: Flags = batch.number < view.watermark
         era = view.certified.era
-        if self._agent.certifier.spec.freezes and batch.closed_by is not None:
+        if self._agent.state.certifier.spec.freezes and batch.closed_by is not None:
             # No row enters after the first that a limit on a part of the traffic closed.
             limited = np.isin(batch.closed_by, (Closure.SEGMENT, Closure.USER)) & (batch.era == era)
             passed = passed & ~np.logical_or.accumulate(limited) & (self._limited != era)
@@ -247,7 +247,7 @@ class _Shape:
         prediction = self._rules.rule(batch.rule_id).prediction
         if prediction is None or self._agent is None:
             return np.full(batch.probabilities.shape, np.nan)
-        simulated = self._agent.fold.simulated
+        simulated = self._agent.light.simulated
         if not len(simulated) or (batch.context < 0).all():
             return prediction.raw(batch.x, None, None)
         models = len(prediction.effects)

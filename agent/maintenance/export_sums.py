@@ -18,8 +18,8 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features import Transform
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.mixture import LAMBDAS
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.rules import Rule
-from equipoise.agent.lifecycle.stored_config import declared_versions
 from equipoise.store.contract import Store
 from equipoise.store.sqlite.log_start import lost_before
 
@@ -390,7 +390,7 @@ def _around(store: Store) -> Iterator[_Table]:
         ),
         "configurations": (
             {"version": _WHOLE, "config": _TEXT},
-            sorted(declared_versions(store).items()),
+            sorted(stored_config.versions(store).items()),
         ),
         "controls": (
             {"at": _REAL, "name": _TEXT, "value": _TEXT},
@@ -413,11 +413,11 @@ def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None)
     facts: dict[str, Any] = {
         "log": {
             "begins": 0 if root is None else root.seq,
-            "rows": store.next_seq if agent is None else agent.fold.next_seq,
+            "rows": store.next_seq if agent is None else agent.light.next_seq,
             "decisions": (
                 store.decisions - lost_before(store.gaps(), store.decisions)
                 if agent is None
-                else agent.decisions
+                else agent.state.decisions
             ),
         },
         "config": msgspec.to_builtins(config),
@@ -428,11 +428,11 @@ def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None)
 
 
 def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
-    spec, era = agent.certifier.spec, agent.rule.era
+    spec, era = agent.state.certifier.spec, agent.rule.era
     candidates = len(spec.names)
     parts = []
-    for part in range(agent.certifier.parts):
-        found, delta = agent.certified(part), agent.certifier.delta(era, part)
+    for part in range(agent.state.certifier.parts):
+        found, delta = agent.answers.certified(part), agent.state.certifier.delta(era, part)
         band = spec.segments[part - 1] if part else None
         parts.append(
             {
@@ -458,7 +458,7 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
     return {
         "rule_id": agent.rule.rule_id,
         "era": era,
-        "watermark": agent.view().watermark,
+        "watermark": agent.answers.view().watermark,
         "models": spec.models,
         "candidates": list(spec.names),
         "policies": [

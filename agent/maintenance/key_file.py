@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 from equipoise.agent.decisions.uniforms import KEY_BYTES, new_key
 from equipoise.agent.errors import AgentError
+
+
+class FileStore(Protocol):
+    """What is asked of a store: where it is, and whether an experiment was opened on it."""
+
+    path: Path
+
+    def settings(self) -> dict[str, str]: ...
 
 
 def key_path(store: Path) -> Path:
@@ -37,4 +46,15 @@ def write_key(store: Path, key: bytes | None = None) -> bytes:
         file.write(key)
         file.flush()
         os.fsync(file.fileno())
+    return key
+
+
+def open_key(store: FileStore) -> bytes:
+    """The key of a store, a fresh one for a new store; AgentError where it is missing."""
+    key = read_key(store.path)
+    if key is None:
+        if store.settings():
+            missing = key_path(store.path)
+            raise AgentError(f"the key of {store.path} is missing: restore {missing}")
+        key = write_key(store.path)
     return key

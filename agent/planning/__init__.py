@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equipoise.agent.answers.answers import Reader
+    from equipoise.agent.answers.answers import Answers
 
 
-def plan_request(data: dict[str, Any], agent: Reader | None = None) -> dict[str, Any]:
-    """The plan for a request, as JSON types. agent: whose sums so far the plan goes on from.
+def plan_request(data: dict[str, Any], answers: Answers | None = None) -> dict[str, Any]:
+    """The plan for a request, as JSON types.
 
-    data: fields of `request.PlanRequest`; with an agent all of them are optional. Raises PlanError
+    answers: of the experiment whose sums so far the plan goes on from; None plans from numbers.
+
+    data: fields of `request.PlanRequest`; with answers all of them are optional. Raises PlanError
     naming field, value and limit where the question is impossible.
     """
     import msgspec
@@ -22,11 +24,11 @@ def plan_request(data: dict[str, Any], agent: Reader | None = None) -> dict[str,
     from equipoise.agent.planning.plan import make_plan
     from equipoise.agent.planning.problem import Problem
     from equipoise.agent.planning.request import read_request
-    from equipoise.agent.planning.stored import of_agent
+    from equipoise.agent.planning.stored import of_experiment
 
-    if agent is None:
+    if answers is None:
         plan = make_plan(Problem.of_numbers(read_request(data)))
     else:
-        plan = make_plan(*of_agent(agent, data))
+        plan = make_plan(*of_experiment(answers, data))
     result: dict[str, Any] = msgspec.to_builtins(plan)
     return result

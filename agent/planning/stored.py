@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from equipoise.agent.answers.answers import Answers
+from equipoise.agent.answers.policy_snapshot import logged_moments
 from equipoise.agent.budget.purse import model_costs
-from equipoise.agent.decisions.policy_snapshot import logged_moments
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import CertificateMoments, Sequence
 from equipoise.agent.inference.score import ScoreMoments
@@ -19,9 +20,6 @@ from equipoise.agent.planning.sentences import never
 from equipoise.agent.planning.simulation.forward import Ends, expected_end, looks, simulate
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
 from equipoise.store.batches import Floats, Ints
-
-if TYPE_CHECKING:
-    from equipoise.agent.answers.answers import Reader
 
 FEWEST_REWARDS = 20.0
 """Randomized rewards that every model needs before its mean and variance are planned with."""
@@ -34,26 +32,26 @@ _PATHS = 200
 _DRAWS = 2000
 
 
-def of_agent(agent: Reader, data: dict[str, Any]) -> tuple[Problem, dict[str, Any]]:
+def of_experiment(answers: Answers, data: dict[str, Any]) -> tuple[Problem, dict[str, Any]]:
     """The problem of a running experiment, and what it knows today.
 
     data: fields of a request that are to differ from the experiment's own. Raises PlanError where
     too little is known.
     """
-    problem, count = running_problem(agent, data)
-    return problem, _known(agent, problem, count)
+    problem, count = running_problem(answers, data)
+    return problem, _known(answers, problem, count)
 
 
-def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Floats]:
+def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Floats]:
     """The problem of a running experiment, and the rewards (K,) that its values rest on, those of
     equal weights that would say as much.
 
-    As `of_agent`, without what no forecast needs. Raises PlanError where too little is known.
+    As `of_experiment`, without what no forecast needs. Raises PlanError where too little is known.
     """
-    config, view = agent.config, agent.view()
-    kept = np.flatnonzero(agent.rule.active)
+    config, view = answers.state.config, answers.view()
+    active = np.flatnonzero(answers.state.rule.active)
     arms = view.moments.arms
-    count, mean, variance = (part[kept] for part in logged_moments(arms))
+    count, mean, variance = (part[active] for part in logged_moments(arms))
     if not (count >= FEWEST_REWARDS).all():
         least = float(count.min(initial=0.0))
         raise PlanError(
@@ -61,43 +59,45 @@ def running_problem(agent: Reader, data: dict[str, Any]) -> tuple[Problem, Float
             least,
             f"at least {FEWEST_REWARDS:g} to plan from a store; until then plan with numbers",
         )
-    request = _request(agent, data, len(kept))
-    rated, missing = _rated(agent, data, request, kept)
+    request = _request(answers, data, len(active))
+    rated, missing = _rated(answers, data, request, active)
     low, scale = config.reward.low, config.reward.high - config.reward.low
     values = (mean - low) / scale
-    values = values if agent.sign > 0 else 1.0 - values
+    values = values if answers.sign > 0 else 1.0 - values
     declared = np.array([np.nan if m.price is None else m.price for m in config.models])
-    routing = (agent.routing()[0] - low) / scale
-    routing = routing if agent.sign > 0 else 1.0 - routing
+    routing = (answers.routing()[0] - low) / scale
+    routing = routing if answers.sign > 0 else 1.0 - routing
     sums = view.certified
     # Another meaning of a missing reward starts another era.
-    same = sums.era == agent.rule.era and "missing" not in data
-    start = _starter(sums.overall, kept, agent.sign) if same else None
+    same = sums.era == answers.state.rule.era and "missing" not in data
+    start = _starter(sums.overall, active, answers.sign) if same else None
     problem = Problem(
         source="store",
         request=request,
-        names=tuple(agent.models[index] for index in kept),
+        names=tuple(answers.state.models[index] for index in active),
         values=values,
         # Weights that move may leave next to nothing to tell a variance by.
         variances=np.clip(np.nan_to_num(variance / scale**2, nan=0.25), 1e-6, 0.25),
         rated=rated,
         missing=missing,
-        prices=model_costs(view.moments.simulation, declared)[kept],
+        prices=model_costs(view.moments.simulation, declared)[active],
         routing=float(routing) if np.isfinite(routing) else None,
         scale=scale,
-        candidates=len(agent.certifier.spec.names),
-        explained=_explained(sums.overall, kept) if "explained" not in data else request.explained,
+        candidates=len(answers.state.certifier.spec.names),
+        explained=_explained(sums.overall, active)
+        if "explained" not in data
+        else request.explained,
         tuned_rows=float(config.certify.tuned_rows),
         start=start,
-        era_caps=agent.certifier.spec.caps,
+        era_caps=answers.state.certifier.spec.caps,
         read=view.moments.dimensions.features - 1,
     )
-    weight = arms.weight.sum(axis=0)[kept]
-    return problem, weight**2 / arms.weight_sq.sum(axis=0)[kept]
+    weight = arms.weight.sum(axis=0)[active]
+    return problem, weight**2 / arms.weight_sq.sum(axis=0)[active]
 
 
 def _rated(
-    agent: Reader, data: dict[str, Any], request: PlanRequest, kept: Ints
+    answers: Answers, data: dict[str, Any], request: PlanRequest, active: Ints
 ) -> tuple[Floats, float | None]:
     """(K,) share of randomized requests whose reward enters as it came or as declared, and what the
     others count as: None for the worst case.
@@ -105,33 +105,34 @@ def _rated(
     A store that declares a value has it among its rewards already; what is left are draws that were
     not delivered. A model's share is drawn to that of all by ten requests.
     """
-    if agent.config.reward.missing_value is not None:
+    if answers.state.config.reward.missing_value is not None:
         for name in ("rated", "missing"):
             if name in data:
-                told = "nothing beside a store whose configuration declares reward.missing"
-                raise PlanError(name, data[name], f"{told}: its rewards count it already")
-    asked, missing = Problem.of_missing(request, len(kept))
+                limit = "nothing beside a store whose configuration declares reward.missing"
+                raise PlanError(name, data[name], f"{limit}: its rewards count it already")
+    declared, missing = Problem.of_missing(request, len(active))
     if "missing" not in data:
         missing = None
     if request.rated is not None:
-        return asked, missing
-    rewards = agent.view().certified.overall.rewards
-    lost, count = (rewards.high - rewards.low)[kept], rewards.count[kept]
+        return declared, missing
+    rewards = answers.view().certified.overall.rewards
+    lost, count = (rewards.high - rewards.low)[active], rewards.count[active]
     overall = float(lost.sum() / max(count.sum(), 1.0))
     share = (lost + _SHRUNK_BY * overall) / (count + _SHRUNK_BY)
     return np.clip(1.0 - share, LEAST, 1.0), missing
 
 
-def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
-    config = agent.config
+def _request(answers: Answers, data: dict[str, Any], models: int) -> PlanRequest:
+    config = answers.state.config
     own = config.policy.assignment
     limits = config.limits
-    known: dict[str, Any] = {
+    declared: dict[str, Any] = {
         "models": models,
         "rate": limits.rate,
         "floor": min(limits.floor, 1.0 / models),
         # A request's delta is that of all statements together; half of it is the whole traffic's.
-        "delta": agent.certifier.delta(agent.rule.era, 0) * (2 if config.certify.segments else 1),
+        "delta": answers.state.certifier.delta(answers.state.rule.era, 0)
+        * (2 if config.certify.segments else 1),
         "segments": len(config.certify.segments),
         "epsilon": config.policy.epsilon,
         "sequence": config.certify.sequence,
@@ -142,19 +143,19 @@ def _request(agent: Reader, data: dict[str, Any], models: int) -> PlanRequest:
         "window": (config.reward.window or 0.0) / 3600.0,
     }
     if own in ASSIGNMENTS:
-        known["policies"] = [own]
-    traffic = _traffic(agent)
+        declared["policies"] = [own]
+    traffic = _traffic(answers)
     if traffic is not None:
-        known["traffic"] = traffic
-    return read_request({**known, **data})
+        declared["traffic"] = traffic
+    return read_request({**declared, **data})
 
 
-def _traffic(agent: Reader) -> float | None:
+def _traffic(answers: Answers) -> float | None:
     """Requests an hour, by the decisions that are still in the table; None where unknown."""
-    if agent.config.units is not None:
+    if answers.state.config.units is not None:
         # Rows are units there, and how many open in an hour is not kept.
         return None
-    table = agent.fold.pending
+    table = answers.state.light.pending
     at = table.at[: table.size]
     at = at[np.isfinite(at)]
     if len(at) < 2 or not at[-1] > at[0]:
@@ -162,27 +163,27 @@ def _traffic(agent: Reader) -> float | None:
     return float((len(at) - 1) / (at[-1] - at[0]) * 3600.0)
 
 
-def _explained(sums: CertificateMoments, kept: Ints) -> float:
+def _explained(sums: CertificateMoments, active: Ints) -> float:
     """Share of the variance of rewards that the prediction in force explains, by past rows."""
     moments = sums.tuning
-    factor = moments.tuning().factor[kept]
-    weight = np.where(moments.weight[kept] > 0, moments.weight[kept], 1.0)
-    q, r = moments.q[kept] / weight, moments.r[kept] / weight
-    spread = np.maximum(moments.qq[kept] / weight - q**2, 0.0)
-    noise = np.maximum(moments.rr[kept] / weight - r**2, 1e-9)
-    shared = moments.qr[kept] / weight - q * r
+    factor = moments.tuning().factor[active]
+    weight = np.where(moments.weight[active] > 0, moments.weight[active], 1.0)
+    q, r = moments.q[active] / weight, moments.r[active] / weight
+    spread = np.maximum(moments.qq[active] / weight - q**2, 0.0)
+    noise = np.maximum(moments.rr[active] / weight - r**2, 1e-9)
+    shared = moments.qr[active] / weight - q * r
     share = (2.0 * factor * shared - factor**2 * spread) / noise
     return float(np.clip(share.mean(), 0.0, 0.95))
 
 
-def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
+def _starter(sums: CertificateMoments, active: Ints, sign: int) -> Start:
     """The certified sums so far, for any number of paths. Caps are in the order of an era's."""
     score = _mirrored(sums.score) if sign < 0 else sums.score
     rewards = sums.rewards
-    count = rewards.count[kept]
-    lost = (rewards.high - rewards.low)[kept]
-    total = rewards.low[kept] if sign > 0 else count - rewards.high[kept]
-    own = np.stack([rewards.low_squares, rewards.high_squares])[:, kept]
+    count = rewards.count[active]
+    lost = (rewards.high - rewards.low)[active]
+    total = rewards.low[active] if sign > 0 else count - rewards.high[active]
+    own = np.stack([rewards.low_squares, rewards.high_squares])[:, active]
     own = own if sign > 0 else own[::-1]
     mean = total / np.maximum(count, 1.0)
 
@@ -197,11 +198,11 @@ def _starter(sums: CertificateMoments, kept: Ints, sign: int) -> Start:
             total=repeated(total, 0),
             squares=repeated(own[0] + count * mean**2, 0),
             own=repeated(own, 1),
-            ends=repeated(np.stack([score.low, score.high])[:, :caps, kept], 2),
+            ends=repeated(np.stack([score.low, score.high])[:, :caps, active], 2),
             end_squares=repeated(
-                np.stack([score.low_squares, score.high_squares])[:, :caps, kept], 2
+                np.stack([score.low_squares, score.high_squares])[:, :caps, active], 2
             ),
-            cross=repeated(score.cross[:caps][:, kept][:, :, kept], 1),
+            cross=repeated(score.cross[:caps][:, active][:, :, active], 1),
         )
 
     return start
@@ -220,23 +221,23 @@ def _mirrored(score: ScoreMoments) -> ScoreMoments:
     )
 
 
-def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
+def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
     """What the store holds, and when it will be decided if its estimates are what they look."""
     order = np.argsort(-problem.values)
     first, second = int(order[0]), int(order[1])
     assert problem.variances is not None
     noise = problem.variances / count
-    winner = agent.certified_winner()
+    winner = answers.certified_winner()
     by = None
     if winner is None:
         requests = until_decided(problem, count).requests
         traffic = problem.request.traffic
         hours = requests if traffic is None else requests / traffic + problem.request.window
         by = band(hours, problem.request.power)
-    said = [] if agent.alarms == () else [f"checks stand at alarm: {', '.join(agent.alarms)}"]
+    alarms = ", ".join(answers.state.alarms)
     return {
-        "experiment": agent.config.name,
-        "randomized": int(agent.fold.randomized),
+        "experiment": answers.state.config.name,
+        "randomized": int(answers.state.light.randomized),
         "decided": winner,
         "leader": problem.names[first],
         "runner_up": problem.names[second],
@@ -248,8 +249,8 @@ def _known(agent: Reader, problem: Problem, count: Floats) -> dict[str, Any]:
         "unit": "requests" if problem.request.traffic is None else "hours",
         "lost": float(problem.lost.mean()),
         "never": never(problem, problem.gap),
-        "families": _families(agent, problem.request.regret or problem.request.epsilon),
-        "cannot_know": said,
+        "families": _families(answers, problem.request.regret or problem.request.epsilon),
+        "cannot_know": [f"checks stand at alarm: {alarms}"] if alarms else [],
     }
 
 
@@ -271,24 +272,24 @@ def until_decided(problem: Problem, count: Floats) -> Ends:
     return simulate(design, rng, start=start, trail=looks(typical))
 
 
-def _families(agent: Reader, within: float) -> list[dict[str, Any]]:
+def _families(answers: Answers, within: float) -> list[dict[str, Any]]:
     """What each family that rests on EXP recommends, and how sure its posterior is of that."""
     rng = np.random.default_rng(0)
-    found = []
-    for name, each in agent.estimates(EXP_FAMILIES).items():
+    rows = []
+    for name, each in answers.estimates(EXP_FAMILIES).items():
         if not (np.isfinite(each.values).all() and np.isfinite(each.covariance).all()):
             continue
-        values = agent.sign * rng.multivariate_normal(
+        values = answers.sign * rng.multivariate_normal(
             each.values, each.covariance, size=_DRAWS, method="eigh", check_valid="ignore"
         )
-        best = int(np.argmax(agent.sign * each.values))
+        best = int(np.argmax(answers.sign * each.values))
         near = values[:, best] >= values.max(axis=1) - within - 1e-12
-        found.append(
+        rows.append(
             {
                 "family": name,
-                "recommended": agent.models[best],
+                "recommended": answers.state.models[best],
                 "within": within,
                 "chance": float(near.mean()),
             }
         )
-    return found
+    return rows

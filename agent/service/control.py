@@ -158,23 +158,23 @@ class Switches:
 
     def pause(self, reason: str, at: float) -> ModeAnswer:
         """Log decisions from now on with e = 0."""
-        self._agent.pause(reason or UNSAID, at)
+        self._agent.controls.pause(reason or UNSAID, at)
         return self.answer()
 
     def resume(self, reason: str, at: float) -> ModeAnswer:
         """Randomize again, if the mode is `run`; after a check had paused, in a new era."""
-        self._agent.resume(at, reason)
+        self._agent.controls.resume(at, reason)
         return self.answer()
 
     @property
     def paused(self) -> bool:
         """Whether a person or a check paused the experiment."""
-        return self._agent.paused is not None
+        return self._agent.state.paused is not None
 
     @property
     def reason(self) -> str:
         """Why it is paused, "" where it is not or nobody said."""
-        reason = self._agent.paused
+        reason = self._agent.state.paused
         return "" if reason is None or reason == UNSAID else reason
 
     def set_budget(self, requests: int | None, at: float) -> BudgetAnswer:
@@ -193,7 +193,7 @@ class Switches:
         self._act()
 
     def budget(self) -> BudgetAnswer:
-        limit, spent = self._agent.budget, self._agent.fold.randomized
+        limit, spent = self._agent.controls.budget, self._agent.light.randomized
         left = None if limit is None else max(limit - spent, 0)
         return BudgetAnswer(requests=limit, randomized=spent, left=left)
 
@@ -215,10 +215,10 @@ class Switches:
     def _apply(self, control: Control) -> None:
         value = msgspec.json.decode(control.value)
         if control.name == BUDGET:
-            self._agent.set_budget(value)
+            self._agent.controls.set_budget(value)
 
     def _act(self) -> None:
-        self._agent.observing_only = self._mode == "observe"
+        self._agent.state.observing_only = self._mode == "observe"
 
 
 def _text(value: object) -> str:

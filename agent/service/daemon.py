@@ -17,7 +17,6 @@ from pathlib import Path
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
-from equipoise.agent.controls import begins_era, carry_out
 from equipoise.agent.maintenance.audit_chain import append_anchor
 from equipoise.agent.monitors.check import Consequence
 from equipoise.agent.record_adapter import Gateway
@@ -109,7 +108,7 @@ class Daemon:
         self._works: set[asyncio.Task[None]] = set()
         self._folded = self._outcomes = 0
         self._away = 0.0
-        self._checkpointed = self.agent.fold.next_seq
+        self._checkpointed = self.agent.light.next_seq
         self._displaced = ""
 
     async def start(self) -> None:
@@ -131,7 +130,7 @@ class Daemon:
         self.log.info(
             "started",
             experiment=self.agent.config.name,
-            log_rows=self.agent.fold.next_seq,
+            log_rows=self.agent.light.next_seq,
             rule=self.agent.rule.rule_id,
             mode=settings.mode,
             durability=settings.durability,
@@ -152,17 +151,18 @@ class Daemon:
     async def whole(self) -> AsyncIterator[None]:
         """With sums in the daemon's own process, as whoever freezes a rule here needs them; nothing
         may be awaited inside. They come from the analyst. Raises AnalysisError, StoreError."""
-        if not self.agent.fold.keeps_sums:
+        experiment = self.agent.state
+        if not experiment.keeps_sums:
             # Rows that come meanwhile are read from the store; then everything is in step.
             state = (await self.analysis.state()).state
-            fold, kept = self.agent.fold, self.agent.fold.kept_bytes()
-            fold.load_bytes(state)
+            before = experiment.light.to_bytes()
+            experiment.load_sums(state)
             try:
                 self.agent.follow()
             except StoreError:
                 # Rows in the tail cannot be read back now: be what we were.
-                fold.load_bytes(kept)
-                fold.lighten()
+                experiment.light.load_bytes(before)
+                experiment.lighten()
                 raise
         try:
             yield
@@ -175,8 +175,8 @@ class Daemon:
         A budget in money or harm is valued by them at every decision's side, and shadow replay
         counts what it spent, so they keep theirs.
         """
-        if self.agent.purse.limits.keys() <= {"requests"} and self.shadow is None:
-            self.agent.fold.lighten()
+        if self.agent.state.purse.limits.keys() <= {"requests"} and self.shadow is None:
+            self.agent.state.lighten()
 
     def soon_whole(self, work: Callable[[], None]) -> None:
         """Do the work of a reload with sums at hand, once they are."""
@@ -209,7 +209,7 @@ class Daemon:
             await self.shadow.close()
         try:
             whole = self.agent.broken is None and self.store.displaced is None
-            if self.agent.fold.next_seq > self._checkpointed and whole:
+            if self.agent.light.next_seq > self._checkpointed and whole:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
                     await self.analysis.checkpoint(self.clock())
                     await self._anchor()
@@ -218,7 +218,7 @@ class Daemon:
             self.log.failed("checkpoint", error)
         await self.analysis.close()
         self.store.close()
-        self.log.info("stopped", log_rows=self.agent.fold.next_seq)
+        self.log.info("stopped", log_rows=self.agent.light.next_seq)
 
     def _broke(self, error: BaseException) -> None:
         """Have the process end: the state is behind the log, and only a start brings it back.
@@ -268,9 +268,9 @@ class Daemon:
             ready=not problems,
             problems=problems,
             mode=self.switches.answer(),
-            log_rows=self.agent.fold.next_seq,
+            log_rows=self.agent.light.next_seq,
             rule_id=self.agent.rule.rule_id,
-            losses=[gap.sentence for gap in self.agent.gaps],
+            losses=[gap.sentence for gap in self.agent.state.gaps],
         )
 
     def look_at_store(self) -> None:
@@ -320,7 +320,7 @@ class Daemon:
             self._turned_away, self._said_at = count, now
 
     async def _refresh(self) -> None:
-        rows = self.agent.fold.next_seq
+        rows = self.agent.light.next_seq
         if self.store.displaced is not None:
             return  # who reads by name would read something else
         if rows == self._folded:
@@ -333,17 +333,17 @@ class Daemon:
         report = self.analysis.newest
         if report is not None:
             await self.alerts.hear(report.checks)
-            await self._carry_out(report)
+            await self._apply_alarm_actions(report)
         self._folded = rows
         # Under a flood of outcomes this bounds how often a rule is frozen, and leaves the core to
         # decisions most of the time.
         rest = max(SHORTEST_REFRESH_SECONDS, RESTS * (time.monotonic() - start))
         await asyncio.sleep(min(rest, self.settings.refresh_seconds))
 
-    async def _carry_out(self, report: Report) -> None:
+    async def _apply_alarm_actions(self, report: Report) -> None:
         """Do what the alarms of a report ask for: an era, a pause, a model left out."""
         due = [each.consequence() for each in report.due]
-        if report.estimates.era == self.agent.rule.era and begins_era(self.agent, due):
+        if report.estimates.era == self.agent.rule.era and self.agent.controls.begins_era(due):
             async with self.whole():
                 self._act_on(report, due)
         else:
@@ -353,16 +353,18 @@ class Daemon:
         agent = self.agent
         if report.estimates.era != agent.rule.era:
             return  # what it says is of an era that has ended
-        before = agent.rule.era, agent.paused
-        carry_out(agent, due, self.clock())
+        before = agent.rule.era, agent.state.paused
+        agent.controls.apply_alarm_actions(due, self.clock())
         if agent.rule.era != before[0]:
             self.analysis.adopt(agent.rule.record(self.clock()))
-            self.log.warning("era", era=agent.rule.era, reason=agent.eras.reason(agent.rule.era))
-        if agent.paused != before[1]:
-            self.log.warning("paused", reason=agent.paused)
+            self.log.warning(
+                "era", era=agent.rule.era, reason=agent.state.eras.reason(agent.rule.era)
+            )
+        if agent.state.paused != before[1]:
+            self.log.warning("paused", reason=agent.state.paused)
 
     async def _checkpoint(self) -> None:
-        if self.agent.fold.next_seq > self._checkpointed and self.store.displaced is None:
+        if self.agent.light.next_seq > self._checkpointed and self.store.displaced is None:
             self._checkpointed = await self.analysis.checkpoint(self.clock())
             self.log.debug("checkpoint", log_rows=self._checkpointed)
             await self._anchor()
@@ -378,7 +380,7 @@ class Daemon:
 
     async def _foresee(self) -> None:
         before = self.analysis.forecast
-        new = before is None or before.log_rows < self.agent.fold.next_seq
+        new = before is None or before.log_rows < self.agent.light.next_seq
         if new and self.store.displaced is None:
             made = await self.analysis.foresee()
             self.log.debug("forecast", sentence=made.sentence)
@@ -399,7 +401,7 @@ class Daemon:
 
     def _compare_clocks(self) -> None:
         """Say it where the log and the machine's clock cannot both be right."""
-        newest = self.agent.fold.ledger.arrivals.latest
+        newest = self.agent.light.ledger.arrivals.latest
         self._away = self.clock() - newest  # not a number before any decision
         if self._away < -APART_SECONDS:
             self.log.warning("clock-behind-log", seconds=round(-self._away, 1))

@@ -30,9 +30,8 @@ from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.reload import NEED_RESTART, reload_plan
 from equipoise.agent.config.service import ServiceSettings
-from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle.stored_config import changes
-from equipoise.agent.maintenance.key_file import key_path, read_key, write_key
+from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.service.app import build
 from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.hot_path.application import DirectProtocol, Front
@@ -265,7 +264,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
     with closing(listen(settings)) as listener, _opened(settings) as store:
-        daemon = Daemon(config, settings, store, store_key(store), log)
+        daemon = Daemon(config, settings, store, open_key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
             signal.SIGHUP: partial(
@@ -297,17 +296,6 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
         waiting_rows=settings.limits.waiting_rows,
         grouped=True,
     )
-
-
-def store_key(store: JournaledStore) -> bytes:
-    """The store's key, a fresh one for a new store; AgentError where it is missing."""
-    key = read_key(store.path)
-    if key is None:
-        if store.settings():
-            missing = key_path(store.path)
-            raise AgentError(f"the key of {store.path} is missing: restore {missing}")
-        key = write_key(store.path)
-    return key
 
 
 def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:

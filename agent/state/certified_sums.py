@@ -217,11 +217,6 @@ class Certificates:
         self.watermark += count
         return predicted
 
-    def pass_by(self, table: Pending) -> None:
-        """Move the watermark as `advance` does, and enter nothing: for who keeps no sums."""
-        closed = table.closed(self.watermark - table.base)
-        self.watermark += len(closed) if closed.all() else int(np.argmin(closed))
-
     def _parts(self, table: Pending, run: slice, rows: Ints, counts: bool) -> list[Ints]:
         """Which of `rows` (n,), certifiable ones of a run, enter each part, by their positions.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.moments.additive import context_groups, unit_groups
-from equipoise.agent.moments.codec import StateFormatError, decode_like, encode, encode_to
+from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
 from equipoise.agent.moments.state import Dimensions, Moments
 from equipoise.agent.monitors.monitor_set import Panel
 from equipoise.agent.state.certified_sums import Certificates, Rules, Spec
@@ -75,13 +75,14 @@ class View:
         return self.certified.watermark
 
 
-class Fold:
-    """Owner of the state. Rows go in by `apply`, in log order.
+class LightFold:
+    """What decisions and outcomes ask for: open decisions, sticky units, the index of replays, the
+    ledger, and the watermark; no sums. `Fold` is the whole.
 
-    panel: the checks, which are fed chunk by chunk; metrics: how many an outcome may carry.
-    randomized: decisions that came from a draw; masked: decisions whose request was closed to
-    some model; late: parts of outcomes that came too late to be used; ledger: what was randomized,
-    and how traffic comes in.
+    metrics: how many an outcome may carry. ttl: of units, seconds; open_bytes, folder: see
+    `OpenDecisions`. watermark: the first decision that is not closed. randomized: decisions that
+    came from a draw; masked: decisions whose request was closed to some model; late: parts of
+    outcomes that came too late to be used; ledger: what was randomized, and how traffic comes in.
     """
 
     def __init__(
@@ -92,7 +93,6 @@ class Fold:
         rules: FrozenRules,
         spec: Spec,
         rate_min: float,
-        panel: Panel,
         metrics: int = 0,
         ttl: float | None = None,
         ledger: Ledger | None = None,
@@ -102,12 +102,11 @@ class Fold:
         self.dimensions = dimensions
         self._features = features
         self._rules = rules
+        self._spec = spec
         self._rate_min = rate_min
         self._outputs = outputs
         self.next_seq = 0
-        self.keeps_sums = True
-        self.moments = Moments.empty(dimensions)
-        self.certified = Certificates(spec)
+        self.watermark = 0
         self.randomized = 0
         self.masked = 0
         self.late = 0
@@ -123,15 +122,21 @@ class Fold:
         )
         self.units = OpenUnits()
         self.simulated = SimulationIndex(dimensions.models, dimensions.features - 1)
-        self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
         self._declared: dict[int, bool] = {}
-        self._rewarded: list[Ints] = []
-        self._completed: list[Ints] = []
-        self._observed: list[tuple[Floats, Ints, Ints]] = []
-        self._replayed: list[tuple[Ints, Ints, Floats, Floats]] = []
+        self.rewarded: list[Ints] = []
+        self.completed: list[Ints] = []
+        self.observed: list[tuple[Floats, Ints, Ints]] = []
+        self.replayed: list[tuple[Ints, Ints, Floats, Floats]] = []
 
     def apply(self, seq: int, batch: Batch) -> None:
         """Take in a batch whose first row has this seq, which must be `next_seq`."""
+        for _ in self.chunks(seq, batch):
+            closed = self.pending.closed(self.watermark - self.pending.base)
+            count = len(closed) if closed.all() else int(np.argmin(closed))
+            self.end_chunk(self.watermark + count)
+
+    def chunks(self, seq: int, batch: Batch) -> Iterator[None]:
+        """Take in a batch; yields where a chunk is complete, and `end_chunk` is due."""
         if seq != self.next_seq:
             raise ValueError(f"log row {seq} arrived where {self.next_seq} was due")
         start, count = 0, len(batch)
@@ -142,95 +147,52 @@ class Fold:
             self.next_seq += stop - start
             start = stop
             if self.next_seq % CHUNK == 0:
-                self._settle()
+                yield
 
-    def lighten(self) -> None:
-        """Keep no more sums: they are another's to keep, who folds the same log.
+    def end_chunk(self, watermark: int) -> None:
+        """Let go of what waited for the sums of a chunk. watermark: where it stands now."""
+        self.watermark = watermark
+        table = self.pending
+        for numbers in self.completed:
+            table.folded[table.rows(numbers)] = True
+        for numbers in (*self.completed, *self.rewarded):
+            table.waits[table.rows(numbers)] = False
+        for numbers in self.rewarded:
+            at = table.rows(numbers)
+            table.summed[at[~self.in_order(at)]] = True
+        self.rewarded, self.completed, self.observed, self.replayed = [], [], [], []
+        table.release()
 
-        What decisions and outcomes ask for stays (the table, units, the ledger, what was replayed,
-        how far rows are closed), and is what it would be with them. `load_bytes` and the rows since
-        bring the sums back.
-        """
-        self.keeps_sums = False
-
-    def view(self) -> View:
-        """Everything that was logged so far, the unfinished chunk included, on copies."""
-        self._need_sums()
-        moments, certified = self.moments.copy(), self.certified.copy()
-        self._sum_rows(moments)
-        start = certified.watermark
-        certified.advance(self.pending, self._rules, self.simulated)
-        self._sum_passed(moments, start, certified.watermark)
-        return View(moments, certified)
-
-    def watched(self) -> Panel:
-        """The checks up to the newest log row, the unfinished chunk included, on copies."""
-        self._need_sums()
-        watch, certified = self.watch.copy(), self.certified.copy()
-        self._compare(watch)
-        start = certified.watermark
-        predicted = certified.advance(self.pending, self._rules, self.simulated)
-        watch.take(self.pending, start, certified.watermark, predicted, self._rules)
-        return watch.panel
-
-    def to_bytes(self) -> bytes:
-        """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
-        self._need_sums()
-        return self.kept_bytes()
-
-    def kept_bytes(self) -> bytes:
-        """As `to_bytes`, of a light fold too, whose sums then are of long ago."""
-        return encode(*self._kept())
-
-    def write(self, file: BinaryIO) -> int:
-        """Write `to_bytes` to a file that can seek, a piece at a time; how many bytes."""
-        self._need_sums()
-        return encode_to(file, *self._kept(), self.pending.release)
-
-    def _kept(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        arrays: dict[str, NDArray[Any]] = {}
-        front = self.pending.front(self.certified.watermark)
-        parts: dict[str, Mapping[str, NDArray[Any]]] = {
-            "certified": self.certified.arrays(),
-            "pending": self.pending.arrays(front),
+    def arrays(self) -> dict[str, Mapping[str, NDArray[Any]]]:
+        """The state by part and name; views, not copies."""
+        return {
+            "pending": self.pending.arrays(self.pending.front(self.watermark)),
             "simulated": self.simulated.arrays(),
             "open": open_arrays(
-                self._rewarded,
-                self._completed,
-                self._observed,
-                self._replayed,
+                self.rewarded,
+                self.completed,
+                self.observed,
+                self.replayed,
                 self.dimensions.features,
             ),
-            "watch": self.watch.arrays(),
             "ledger": self.ledger.arrays(),
         }
-        for part, named in parts.items():
-            arrays.update({f"{part}.{name}": array for name, array in named.items()})
-        arrays["moments"] = np.frombuffer(self.moments.to_bytes(), dtype=np.uint8)
-        fields = {
+
+    def fields(self) -> dict[str, Any]:
+        """The rest of the state: numbers by name."""
+        return {
             "next_seq": self.next_seq,
-            "era": self.certified.era,
-            "watermark": self.certified.watermark,
+            "watermark": self.watermark,
             "clock": self.pending.clock,
             "randomized": self.randomized,
             "masked": self.masked,
             "late": self.late,
-            "base": front,
+            "base": self.pending.front(self.watermark),
         }
-        return arrays, fields
 
-    def load_bytes(self, state: Buffer) -> None:
-        """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
-        arrays, fields = decode_like(state, *self._kept())
-        part: dict[str, dict[str, NDArray[Any]]] = {}
-        for name, array in arrays.items():
-            if "." in name:
-                head, tail = name.split(".", 1)
-                part.setdefault(head, {})[tail] = array
-        if not self.certified.holds(part["certified"]):
-            raise StateFormatError("the certified sums are of another configuration")
-        self.moments = Moments.from_bytes(arrays["moments"].tobytes())
-        self.certified.load(part["certified"], fields["era"], fields["watermark"])
+    def load(self, part: Mapping[str, dict[str, NDArray[Any]]], fields: Mapping[str, Any]) -> None:
+        """Become the state of `arrays` and `fields`."""
+        self.watermark = fields["watermark"]
         self.pending.load(fields["base"], part["pending"])
         self.pending.clock = float(fields["clock"])
         self.units.rebuild(self.pending)
@@ -238,15 +200,13 @@ class Fold:
         self.ledger.load(**part["ledger"])
         self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
         self.masked, self.late = fields["masked"], fields["late"]
-        self.watch.load(part["watch"])
-        self.keeps_sums = True
         waiting = part["open"]
-        self._rewarded = [waiting["rewarded"]]
-        self._completed = [waiting["completed"]]
-        self._observed = [
+        self.rewarded = [waiting["rewarded"]]
+        self.completed = [waiting["completed"]]
+        self.observed = [
             (waiting["observed_rows"], waiting["observed_model"], waiting["observed_unit"])
         ]
-        self._replayed = [
+        self.replayed = [
             (
                 waiting["replayed_context"],
                 waiting["replayed_model"],
@@ -255,6 +215,34 @@ class Fold:
             )
         ]
 
+    def to_bytes(self) -> bytes:
+        """The light state alone, to come back to."""
+        return encode(_named(self.arrays()), self.fields())
+
+    def load_bytes(self, state: Buffer) -> None:
+        """Become the state of `to_bytes`."""
+        arrays, fields = decode(state)
+        self.load(_parts(arrays), fields)
+
+    def in_order(self, at: Ints) -> Flags:
+        """(n,) rows whose rule gives a reward that never comes a value: they count in order."""
+        rules = self.pending.rule[at]
+        result = np.zeros(len(at), dtype=bool)
+        for ordinal in np.unique(rules).tolist():
+            if self._declared.get(ordinal) is None:
+                rule = self._rules.by_ordinal(ordinal)
+                self._declared[ordinal] = self._spec.missing_reward(rule) is not None
+            if self._declared[ordinal]:
+                result |= rules == ordinal
+        return result
+
+    def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats:
+        phi = self._features.phi(x, y)
+        rows = np.empty((len(phi), self.dimensions.features))
+        rows[:, :-1] = phi
+        rows[:, -1] = reward
+        return rows
+
     def _take(self, batch: Batch) -> None:
         if isinstance(batch, DecisionBatch):
             rule = self._rules.ordinal(batch.rule_id)
@@ -262,7 +250,7 @@ class Fold:
             if len(active) < self.dimensions.models:
                 batch, active = widened(batch, active, self.dimensions.models)
             for part in self._without_gaps(batch, rule):
-                self.pending.insert(part, rule, self._rate_min, self.certified.watermark, active)
+                self.pending.insert(part, rule, self._rate_min, self.watermark, active)
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
             self.randomized += int(np.count_nonzero(batch.randomized))
@@ -272,12 +260,12 @@ class Fold:
         elif isinstance(batch, OutcomeBatch):
             self._take_outcomes(batch)
         elif isinstance(batch, ObservationBatch):
-            rows = self._rows(batch.x, batch.outputs, batch.reward)
-            self._observed.append((rows, batch.routed, batch.unit))
+            rows = self.rows_of(batch.x, batch.outputs, batch.reward)
+            self.observed.append((rows, batch.routed, batch.unit))
         elif isinstance(batch, SimulationBatch):
             phi = self._features.phi(batch.x, batch.outputs)
             self.simulated.add(batch.context, batch.model, phi, self.pending.next)
-            self._replayed.append((batch.context, batch.model, phi, batch.cost))
+            self.replayed.append((batch.context, batch.model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
             self._expire(batch)
 
@@ -291,7 +279,7 @@ class Fold:
         cuts = (np.flatnonzero(np.diff(number) != 1) + 1).tolist()
         for start, stop in zip([0, *cuts], [*cuts, len(number)], strict=True):
             gap = int(number[start]) - self.pending.next
-            self.pending.skip(gap, rule, batch.era, self.certified.watermark)
+            self.pending.skip(gap, rule, batch.era, self.watermark)
             yield slice_rows(batch, start, stop)
 
     def _expire(self, batch: ExpiryBatch) -> None:
@@ -309,7 +297,7 @@ class Fold:
         lost = np.flatnonzero(~table.has_reward[rows])
         rules = table.rule[rows[lost]]
         for ordinal in np.unique(rules).tolist():
-            value = self.certified.spec.missing_reward(self._rules.by_ordinal(ordinal))
+            value = self._spec.missing_reward(self._rules.by_ordinal(ordinal))
             if value is None:
                 continue
             at = rows[lost[rules == ordinal]]
@@ -324,8 +312,8 @@ class Fold:
         number = batch.number
         if len(number) < 2 or (np.diff(number) > 0).all():
             rewarded, complete = self._take_parts(batch)
-            self._wait(self._rewarded, number[rewarded])
-            self._wait(self._completed, number[complete])
+            self._wait(self.rewarded, number[rewarded])
+            self._wait(self.completed, number[complete])
             return
         # Parts of one decision may meet in one batch: how the log is cut says nothing. Each goes
         # in after the part before it, and the decision completes where its last part stands.
@@ -334,14 +322,14 @@ class Fold:
         for index in range(int(part.max()) + 1):
             rows = np.flatnonzero(part == index)
             rewarded[rows], complete[rows] = self._take_parts(select(batch, part == index))
-        self._wait(self._rewarded, number[rewarded])
-        self._wait(self._completed, number[complete])
+        self._wait(self.rewarded, number[rewarded])
+        self._wait(self.completed, number[complete])
 
     def _take_parts(self, batch: OutcomeBatch) -> tuple[Flags, Flags]:
         """Keep the parts of distinct decisions; (n,) which decisions they give their reward, and
         which they complete: reward and outputs."""
         table = self.pending
-        late = table.too_late(batch.number, self.certified.watermark)
+        late = table.too_late(batch.number, self.watermark)
         if late.any():
             # Kept in the log, counted, and used for nothing.
             self.late += int(np.count_nonzero(late))
@@ -367,54 +355,145 @@ class Fold:
         table.take_attempts(batch)
         return with_reward & ~had_reward, table.has_reward[rows] & table.has_outputs[rows] & ~before
 
-    def _settle(self) -> None:
-        """Fold the finished chunk into the sums."""
-        if self.keeps_sums:
-            self._settle_sums()
-        else:
-            self.certified.pass_by(self.pending)
-        for numbers in self._completed:
-            self.pending.folded[self.pending.rows(numbers)] = True
-        for numbers in (*self._completed, *self._rewarded):
-            self.pending.waits[self.pending.rows(numbers)] = False
-        for numbers in self._rewarded:
-            at = self.pending.rows(numbers)
-            self.pending.summed[at[~self._in_order(at)]] = True
-        self._rewarded, self._completed, self._observed, self._replayed = [], [], [], []
-        self.pending.release()
 
-    def _settle_sums(self) -> None:
-        # Before the sums: what the check of the simulator goes by must not know this chunk.
-        self._compare(self.watch)
-        self._sum_rows(self.moments)
-        start = self.certified.watermark
-        predicted = self.certified.advance(self.pending, self._rules, self.simulated)
-        self._sum_passed(self.moments, start, self.certified.watermark)
-        self.watch.take(self.pending, start, self.certified.watermark, predicted, self._rules)
+class Fold:
+    """The whole fold: a light one, and the sums of everything that is closed.
 
-    def _need_sums(self) -> None:
-        if not self.keeps_sums:
-            raise RuntimeError("this fold was told to keep no sums")
+    panel: the checks, which are fed chunk by chunk; other parameters as of `LightFold`.
+    """
+
+    def __init__(
+        self,
+        dimensions: Dimensions,
+        outputs: int,
+        features: Features,
+        rules: FrozenRules,
+        spec: Spec,
+        rate_min: float,
+        panel: Panel,
+        metrics: int = 0,
+        ttl: float | None = None,
+        ledger: Ledger | None = None,
+        open_bytes: int | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.light = LightFold(
+            dimensions,
+            outputs,
+            features,
+            rules,
+            spec,
+            rate_min,
+            metrics,
+            ttl,
+            ledger,
+            open_bytes,
+            folder,
+        )
+        self.dimensions = dimensions
+        self._rules = rules
+        self.moments = Moments.empty(dimensions)
+        self.certified = Certificates(spec)
+        self.watch = Watch(panel, features, spec, dimensions.models, dimensions.features)
+
+    @property
+    def next_seq(self) -> int:
+        """The first log row that is not folded."""
+        return self.light.next_seq
+
+    def apply(self, seq: int, batch: Batch) -> None:
+        """Take in a batch whose first row has this seq, which must be `next_seq`."""
+        for _ in self.light.chunks(seq, batch):
+            # Before the sums: what the check of the simulator goes by must not know this chunk.
+            self._compare(self.watch)
+            self._sum_rows(self.moments)
+            start = self.certified.watermark
+            predicted = self._advance(self.certified)
+            self._sum_passed(self.moments, start, self.certified.watermark)
+            self._feed(self.watch, start, self.certified, predicted)
+            self.light.end_chunk(self.certified.watermark)
+
+    def view(self) -> View:
+        """Everything that was logged so far, the unfinished chunk included, on copies."""
+        moments, certified = self.moments.copy(), self.certified.copy()
+        self._sum_rows(moments)
+        start = certified.watermark
+        self._advance(certified)
+        self._sum_passed(moments, start, certified.watermark)
+        return View(moments, certified)
+
+    def watched(self) -> Panel:
+        """The checks up to the newest log row, the unfinished chunk included, on copies."""
+        watch, certified = self.watch.copy(), self.certified.copy()
+        self._compare(watch)
+        start = certified.watermark
+        self._feed(watch, start, certified, self._advance(certified))
+        return watch.panel
+
+    def to_bytes(self) -> bytes:
+        """The whole state, for a checkpoint; also what "bit for bit" is compared on."""
+        return encode(*self._state())
+
+    def write(self, file: BinaryIO) -> int:
+        """Write `to_bytes` to a file that can seek, a piece at a time; how many bytes."""
+        return encode_to(file, *self._state(), self.light.pending.release)
+
+    def load_bytes(self, state: Buffer) -> None:
+        """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
+        arrays, fields = decode_like(state, *self._state())
+        part = _parts(arrays)
+        if not self.certified.holds(part["certified"]):
+            raise StateFormatError("the certified sums are of another configuration")
+        self.moments = Moments.from_bytes(arrays["moments"].tobytes())
+        self.certified.load(part["certified"], fields["era"], fields["watermark"])
+        self.watch.load(part["watch"])
+        self.light.load(part, fields)
+
+    def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        light = self.light.arrays()
+        arrays = _named(
+            {
+                "certified": self.certified.arrays(),
+                "pending": light["pending"],
+                "simulated": light["simulated"],
+                "open": light["open"],
+                "watch": self.watch.arrays(),
+                "ledger": light["ledger"],
+            }
+        )
+        arrays["moments"] = np.frombuffer(self.moments.to_bytes(), dtype=np.uint8)
+        fields = self.light.fields()
+        # In the order in which states have always been written: their bytes are compared.
+        return arrays, {"next_seq": fields.pop("next_seq"), "era": self.certified.era, **fields}
+
+    def _advance(self, certified: Certificates) -> Floats:
+        light = self.light
+        return certified.advance(light.pending, self._rules, light.simulated)
+
+    def _feed(self, watch: Watch, start: int, certified: Certificates, predicted: Floats) -> None:
+        watch.take(self.light.pending, start, certified.watermark, predicted, self._rules)
 
     def _compare(self, watch: Watch) -> None:
-        replayed = any(len(context) for context, *_ in self._replayed)
-        watch.compare(self.pending, self.simulated, self._completed, replayed, self.moments)
+        replayed = any(len(context) for context, *_ in self.light.replayed)
+        watch.compare(
+            self.light.pending, self.light.simulated, self.light.completed, replayed, self.moments
+        )
 
     def _sum_rows(self, moments: Moments) -> None:
         groups = self.dimensions.groups
-        for context, model, phi, cost in joined(self._replayed):
+        for context, model, phi, cost in joined(self.light.replayed):
             moments.simulation.update(context_groups(context, groups), model, phi, cost)
-        for rows, model, unit in joined(self._observed):
+        for rows, model, unit in joined(self.light.observed):
             group = unit_groups(unit, groups)
             moments.scorers.update(group, model, np.ones(len(rows)), rows)
             moments.routing.update(group, np.ones(len(rows)), rows[:, -1].copy())
-        table, start = self.pending, self.certified.watermark
-        for (numbers,) in joined([(numbers,) for numbers in self._rewarded]):
+        table, start = self.light.pending, self.certified.watermark
+        for (numbers,) in joined([(numbers,) for numbers in self.light.rewarded]):
             at = table.rows(numbers)
-            self._sum_rewards(moments, at[~self._in_order(at)])
-        for (numbers,) in joined([(numbers,) for numbers in self._completed]):
+            self._sum_rewards(moments, at[~self.light.in_order(at)])
+        for (numbers,) in joined([(numbers,) for numbers in self.light.completed]):
             at = table.rows(numbers)
-            self._sum_scorers(moments, at[~self._in_order(at) | (numbers < start)])
+            self._sum_scorers(moments, at[~self.light.in_order(at) | (numbers < start)])
 
     def _sum_passed(self, moments: Moments, start: int, stop: int) -> None:
         """Add decisions start … stop - 1, which the watermark passed, where a reward that never
@@ -424,36 +503,26 @@ class Fold:
         counted as they come, every young request would have been rewarded. In decision order,
         behind the watermark, all of them are closed.
         """
-        table = self.pending
+        table = self.light.pending
         at = np.arange(start, stop) - table.base
-        known = (table.has_reward | table.filled)[start - table.base : stop - table.base]
-        at = at[known & ~table.summed[at]]
-        at = at[self._in_order(at)]
+        rewarded = (table.has_reward | table.filled)[start - table.base : stop - table.base]
+        at = at[rewarded & ~table.summed[at]]
+        at = at[self.light.in_order(at)]
         if len(at):
             self._sum_rewards(moments, at)
             self._sum_scorers(moments, at[table.has_outputs[at]])
 
-    def _in_order(self, at: Ints) -> Flags:
-        """(n,) rows whose rule gives a reward that never comes a value: they count in order."""
-        rules = self.pending.rule[at]
-        result = np.zeros(len(at), dtype=bool)
-        for ordinal in np.unique(rules).tolist():
-            if self._declared.get(ordinal) is None:
-                rule = self._rules.by_ordinal(ordinal)
-                self._declared[ordinal] = self.certified.spec.missing_reward(rule) is not None
-            if self._declared[ordinal]:
-                result |= rules == ordinal
-        return result
-
     def _sum_rewards(self, moments: Moments, at: Ints) -> None:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
-        table, groups = self.pending, self.dimensions.groups
+        table, groups = self.light.pending, self.dimensions.groups
         model, group = table.model[at], unit_groups(table.unit[at], groups)
         picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at))
         if len(picked):
             rows = at[picked]
-            if len(self.simulated):
-                predicted, simulated = self.simulated.lookup(table.context[rows], model[picked])
+            if len(self.light.simulated):
+                predicted, simulated = self.light.simulated.lookup(
+                    table.context[rows], model[picked]
+                )
             else:
                 predicted = np.zeros((len(picked), self.dimensions.features - 1))
                 simulated = np.zeros(len(picked), dtype=bool)
@@ -473,10 +542,10 @@ class Fold:
 
     def _sum_scorers(self, moments: Moments, at: Ints) -> None:
         """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
-        table, groups = self.pending, self.dimensions.groups
+        table, groups = self.light.pending, self.dimensions.groups
         experiment = table.randomized[at] & table.as_drawn(at)
         group = unit_groups(table.unit[at], groups)
-        rows = self._rows(table.x[at], table.y[at], table.reward[at])
+        rows = self.light.rows_of(table.x[at], table.y[at], table.reward[at])
         picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)
         source = np.concatenate([observed, picked, picked])
         offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
@@ -487,9 +556,19 @@ class Fold:
         arm = np.where(experiment, table.model[at], table.served[at])
         moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])
 
-    def _rows(self, x: Floats, y: Floats, reward: Floats) -> Floats:
-        phi = self._features.phi(x, y)
-        rows = np.empty((len(phi), self.dimensions.features))
-        rows[:, :-1] = phi
-        rows[:, -1] = reward
-        return rows
+
+def _named(parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays of parts in one dict, as `part.name`."""
+    return {
+        f"{part}.{name}": array for part, named in parts.items() for name, array in named.items()
+    }
+
+
+def _parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:
+    """`_named`, undone."""
+    parts: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        if "." in name:
+            part, rest = name.split(".", 1)
+            parts.setdefault(part, {})[rest] = array
+    return parts

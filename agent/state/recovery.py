@@ -30,7 +30,7 @@ def restore(fold: Fold, store: Store) -> None:
     if root is not None:
         try:
             # Nothing is left to fold again: what the state of an older version lacks is filled in.
-            fold.load_bytes(grown(_with_attempts(bytes(root.state)), fold.kept_bytes()))
+            fold.load_bytes(grown(_with_attempts(bytes(root.state)), fold.to_bytes()))
         except StateFormatError as error:
             raise AgentError(
                 f"the log begins at row {root.seq}, and the state before it cannot be read"

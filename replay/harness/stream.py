@@ -193,7 +193,7 @@ class DriftClock:
         if not self._shares:
             return 0.0, 0.0
         shares = np.concatenate(self._shares)
-        return _mean_known(shares), _mean_known(shares[: agent.view().watermark])
+        return _mean_known(shares), _mean_known(shares[: agent.answers.view().watermark])
 
 
 def experiment(
@@ -353,12 +353,12 @@ class Certificate:
         agent, models = checkpoint.agent, len(values)
         # All ordered pairs at once, today's routing included: they cover together with
         # probability 1 - delta.
-        lower = agent.certified().contrasts[:models, :models]
+        lower = agent.answers.certified().contrasts[:models, :models]
         truth = values[:, None] - values[None, :]
         pairs = np.triu_indices(models, 1)
         covered = bool((lower <= truth + 1e-12).all())
         self.ever_miscovered |= not covered
-        winner = agent.certified_winner()
+        winner = agent.answers.certified_winner()
         if winner is not None and np.isnan(self.decided_at):
             self.decided_at = float(checkpoint.exp_used)
             value = values[agent.models.index(winner)]
@@ -384,10 +384,10 @@ def result_rows(
     that the next request will meet.
     """
     agent = checkpoint.agent
-    routing = agent.routing()
-    estimates: dict[str, Estimate] = {NAIVE: naive_log(agent.view().moments)}
+    routing = agent.answers.routing()
+    estimates: dict[str, Estimate] = {NAIVE: naive_log(agent.answers.view().moments)}
     names = list(families)
-    estimates.update(agent.estimates(name for name in names if name != DIRECT))
+    estimates.update(agent.answers.estimates(name for name in names if name != DIRECT))
     if DIRECT in names:
         estimates[DIRECT] = direct_method(estimates["doubly-robust"])
     truth = world.truth(checkpoint.drifted)

@@ -15,7 +15,7 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.lifecycle.stored_config import declared
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
@@ -52,7 +52,7 @@ def audited(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def assert_clean(store: Store, key: bytes) -> None:
-    text = declared(store)
+    text = stored_config.load(store)
     assert text is not None
     found = audit(store, ExperimentConfig.from_json(text), key)
     assert found.faults == []

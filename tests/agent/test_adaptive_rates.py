@@ -68,7 +68,7 @@ def test_weights_make_up_for_what_gate_and_assignment_prefer(ran: Agent) -> None
 def test_the_certified_contrasts_hold_the_truth(ran: Agent) -> None:
     """At level 5% for all pairs together, one stream each: conservative, so no miss is expected."""
     values = truth()
-    lower = ran.certified().contrasts[:3, :3]
+    lower = ran.answers.certified().contrasts[:3, :3]
     contrasts = values[:, None] - values[None, :]
     assert (lower <= contrasts + 1e-12).all()
     assert lower.max() > -0.5

@@ -86,7 +86,10 @@ def test_the_same_outcome_again_is_dropped_and_counted(agent, traffic):
     accepted = agent.observe(outcomes)
     assert (accepted.rows, accepted.duplicates) == (0, 20)
     assert agent.store.next_seq == rows
-    assert agent.view().moments.exp.count.sum() + agent.view().moments.obs.count.sum() == 20
+    assert (
+        agent.answers.view().moments.exp.count.sum() + agent.answers.view().moments.obs.count.sum()
+        == 20
+    )
 
 
 def test_an_outcome_that_contradicts_itself_is_a_conflict(agent, traffic):
@@ -101,7 +104,7 @@ def test_repeats_are_known_even_after_they_left_the_table(agent, traffic):
     first = traffic.outcomes(agent.decide(traffic.requests(20)))
     agent.observe(first)
     run(agent, traffic, 60, size=200)
-    assert agent.fold.pending.base > 20
+    assert agent.light.pending.base > 20
     accepted = agent.observe(first)
     assert (accepted.rows, accepted.duplicates) == (0, 20)
     with pytest.raises(ConflictError, match="d0"):
@@ -114,16 +117,16 @@ def test_rewards_after_expiry_are_counted_and_not_used(agent, traffic):
     accepted = agent.observe(traffic.outcomes(decided))
     assert (accepted.rows, accepted.late) == (0, 10)
     assert agent.late == 10
-    moments = agent.view().moments
+    moments = agent.answers.view().moments
     assert moments.exp.count.sum() + moments.obs.count.sum() == 0
-    assert agent.view().certified.overall.missing == 10
+    assert agent.answers.view().certified.overall.missing == 10
 
 
 def test_undelivered_assignments_become_observations(agent, traffic):
     decided = agent.decide(traffic.requests(400))
     outcomes = replace(traffic.outcomes(decided), delivered=~decided.randomized)
     agent.observe(outcomes)
-    moments = agent.view().moments
+    moments = agent.answers.view().moments
     assert decided.randomized.any()
     assert moments.exp.count.sum() == 0
     assert moments.obs.count.sum() == 400
@@ -160,10 +163,10 @@ def test_batch_size_does_not_change_a_decision(traffic):
 
 
 def test_observing_only_randomizes_nothing_and_certifies_nothing(agent, traffic):
-    agent.observing_only = True
+    agent.state.observing_only = True
     run(agent, traffic, 10)
-    assert agent.fold.randomized == 0
-    assert agent.view().certified.overall.rows == 0
+    assert agent.light.randomized == 0
+    assert agent.answers.view().certified.overall.rows == 0
 
 
 def test_another_configuration_is_refused_on_the_same_store(agent):
@@ -191,7 +194,7 @@ def test_simulations_count_once_and_contradictions_are_refused(agent, traffic):
     assert (again.rows, again.duplicates) == (0, 150)
     with pytest.raises(ConflictError, match="other outputs"):
         agent.simulate(replace(rows, outputs=rows.outputs + 1.0))
-    assert (agent.view().moments.simulation.count.sum(axis=0) == 50).all()
+    assert (agent.answers.view().moments.simulation.count.sum(axis=0) == 50).all()
 
 
 def test_ineligible_models_are_never_drawn_and_such_rows_not_certified(agent, traffic):
@@ -203,7 +206,7 @@ def test_ineligible_models_are_never_drawn_and_such_rows_not_certified(agent, tr
     assert eligible[drawn, decided.model[drawn]].all()
     assert (decided.rate[::3] == 0).all()
     agent.observe(traffic.outcomes(decided))
-    assert agent.view().certified.overall.rows == eligible.all(axis=1).sum()
+    assert agent.answers.view().certified.overall.rows == eligible.all(axis=1).sum()
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -215,8 +218,8 @@ def test_every_preset_runs_a_whole_stream(preset, traffic):
     agent.ingest(traffic.observations(200))
     agent.refresh()
     run(agent, traffic, 12, size=60)
-    assert agent.recommendation().model in MODELS
-    assert agent.fold.randomized > 100
+    assert agent.answers.recommendation().model in MODELS
+    assert agent.light.randomized > 100
 
 
 def test_no_single_model_beats_skilled_routing(agent, traffic):
@@ -229,7 +232,7 @@ def test_no_single_model_beats_skilled_routing(agent, traffic):
         right = decided.model == skilled
         reward = (rng.random(200) < np.where(right, 0.9, 0.3)).astype(float)
         agent.observe(replace(traffic.outcomes(decided), reward=reward))
-    answer = agent.recommendation("ipw")
+    answer = agent.answers.recommendation("ipw")
     assert (answer.action, answer.leaning, answer.favoured) == ("keep", "keep", "(today's routing)")
     assert "no single model looks better than what you deploy" in answer.sentence
     assert answer.routing_value == pytest.approx(0.9, abs=0.03)

@@ -41,7 +41,7 @@ def decide(door, count):
 
 def counted(door, number):
     """(delivered, model that answered) as the fold has it."""
-    table = door.agent.fold.pending
+    table = door.agent.light.pending
     row = number - table.base
     return bool(table.delivered[row]), MODELS[table.served[row]]
 
@@ -127,7 +127,7 @@ def test_the_order_of_parts_decides_nothing(name, tmp_path):
     )
     assert connection.execute("SELECT sum(assigned) FROM exp_summary").fetchone() == (drawn,)
     connection.close()
-    assert door.agent.view().moments.exp.count.sum() == drawn
+    assert door.agent.answers.view().moments.exp.count.sum() == drawn
 
 
 def test_random_parts_in_random_order_and_batches():
@@ -173,7 +173,7 @@ def test_random_parts_in_random_order_and_batches():
         for number, item in enumerate(decided)
     )
     assert 0 < drawn < sum(item.randomized for item in decided)
-    assert again.view().moments.exp.count.sum() == drawn
+    assert again.answers.view().moments.exp.count.sum() == drawn
 
 
 def test_repeats_are_repeats_and_what_is_new_is_kept_beside_them():
@@ -206,14 +206,14 @@ def test_what_another_model_answered_is_the_worst_case():
         door.observe(
             [Outcome(decision_id=item.decision_id, served=by, outputs=OUTPUTS, reward=0.5)]
         )
-    certified = door.agent.view().certified.overall
+    certified = door.agent.answers.view().certified.overall
     fast = MODELS.index("fast")
     assert certified.rows == 300
-    assert certified.missing == door.agent.fold.pending.model[:300].tolist().count(fast)
+    assert certified.missing == door.agent.light.pending.model[:300].tolist().count(fast)
     assert certified.rewards.low[fast] == 0.0
     assert certified.rewards.high[fast] == certified.rewards.count[fast] > 0
-    assert np.isnan(door.agent.estimates(["ipw"])["ipw"].values[fast])
-    check = {each.name: each for each in door.agent.checks()}["delivery"]
+    assert np.isnan(door.agent.answers.estimates(["ipw"])["ipw"].values[fast])
+    check = {each.name: each for each in door.agent.answers.checks()}["delivery"]
     assert check.status == "alarm"
     assert check.models == (MODELS.index("fast"),)
     assert "Another model answered" in check.sentence
@@ -244,7 +244,7 @@ def test_the_state_that_a_truncated_log_begins_with_is_taken_over():
         door.agent.fold.load_bytes(encode(older, fields))
     again = gateway()
     again.agent.fold.load_bytes(_with_attempts(encode(older, fields)))
-    table, other = door.agent.fold.pending, again.agent.fold.pending
+    table, other = door.agent.light.pending, again.agent.light.pending
     for name in ("served", "delivered", "reward", "has_outputs"):
         mine, theirs = getattr(table, name), getattr(other, name)
         np.testing.assert_array_equal(mine[:300], theirs[:300])

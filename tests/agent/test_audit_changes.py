@@ -21,8 +21,8 @@ import pytest
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, ExperimentConfig, PolicyConfig
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.rules import rule_id
-from equipoise.agent.lifecycle.stored_config import declared
 from equipoise.agent.maintenance.audit import Audit, audit
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.records import Control
@@ -222,12 +222,12 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Anchor]:
         agent.ingest(traffic.observations(40))
         run(agent, traffic, 4)
         store.put(Control(at=4.0, name="budget", value="120"))
-        agent.set_budget(120)
-        agent.pause("somebody", traffic.at)
+        agent.controls.set_budget(120)
+        agent.controls.pause("somebody", traffic.at)
         run(agent, traffic, 1)
-        agent.resume(traffic.at)
+        agent.controls.resume(traffic.at)
         agent.checkpoint(traffic.at)
-        agent.open_era("by hand", traffic.at)
+        agent.controls.open_era("by hand", traffic.at)
         agent.refresh()
         for row in range(30):
             asked = replace(traffic.requests(1), request_id=[f"r{row}"])
@@ -269,7 +269,10 @@ def audited(path: Path, anchors: tuple[Anchor, ...] = ()) -> str | None:
     try:
         with SqliteStore(path, read_only=True) as store:
             found: Audit = audit(
-                store, ExperimentConfig.from_json(declared(store) or ""), KEY, anchors=anchors
+                store,
+                ExperimentConfig.from_json(stored_config.load(store) or ""),
+                KEY,
+                anchors=anchors,
             )
     except ValueError as error:  # refused before anything is audited
         return f"refused: {error}"

@@ -113,20 +113,24 @@ class Life:
         if kind == 0:
             agent.refresh(now)
         elif kind == 1:
-            agent.pause("somebody", now) if agent.paused is None else agent.resume(now)
+            agent.controls.pause(
+                "somebody", now
+            ) if agent.state.paused is None else agent.controls.resume(now)
         elif kind == 2:
-            agent.observing_only = not agent.observing_only
+            agent.state.observing_only = not agent.state.observing_only
         elif kind == 3:
-            agent.open_era("by hand", now)
+            agent.controls.open_era("by hand", now)
         elif kind == 4:
-            agent.set_budget(int(self.rng.integers(10, 200)) if self.rng.random() < 0.7 else None)
+            agent.controls.set_budget(
+                int(self.rng.integers(10, 200)) if self.rng.random() < 0.7 else None
+            )
         elif kind == 5:
             self.traffic.at += 150.0
             agent.expire(self.traffic.at)
         elif kind == 6:
             agent.checkpoint(now)
         elif kind == 7:
-            agent.review(now)
+            agent.controls.review(now)
         else:
             # A log that was cut short takes no new model.
             self.restart(self.settings if self.removed else other(self.rng, self.settings))
@@ -138,7 +142,7 @@ class Life:
         self.settings = settings
 
     def cut(self) -> None:
-        self.store.keep_root(self.agent.fold.next_seq, self.agent.fold.to_bytes(), self.traffic.at)
+        self.store.keep_root(self.agent.light.next_seq, self.agent.fold.to_bytes(), self.traffic.at)
         self.traffic_comes()
         cut = trim(self.store, self.traffic.at, self.traffic.at, None)
         assert cut is not None

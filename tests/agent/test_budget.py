@@ -26,6 +26,7 @@ from equipoise.store.memory import MemoryStore
 sys.path.insert(0, str(Path(__file__).parent))
 from traffic import KEY, MODELS, Traffic, config, run
 
+DOCS = Path(__file__).parents[2] / "docs"
 DAY = 86_400.0
 PRICES = (0.01, 0.02, 0.05)
 UNIFORM = PolicyConfig(gate="fixed-rate", assignment="uniform", rate=0.3)
@@ -49,7 +50,7 @@ def test_money_is_never_overspent_and_nearly_all_spent(size: int) -> None:
         decisions = agent.decide(traffic.requests(size))
         spent, rows = spent + money(decisions), rows + size
         assert spent <= 1.0 + 1e-12
-        (found,) = agent.spending()
+        (found,) = agent.answers.spending()
         assert found.spent == pytest.approx(spent, abs=1e-12)
     assert spent > 1.0 - max(PRICES)
     assert decisions.capped.all()
@@ -84,7 +85,7 @@ def test_the_first_limit_reached_stops() -> None:
     agent = agent_of(BudgetConfig(money=100.0, requests=9))
     decisions = agent.decide(traffic.requests(400))
     assert decisions.randomized.sum() == 9
-    by_name = {each.resource: each for each in agent.spending()}
+    by_name = {each.resource: each for each in agent.answers.spending()}
     assert by_name["requests"].left == 0
     assert by_name["money"].spent == pytest.approx(money(decisions))
 
@@ -96,19 +97,19 @@ def test_harm_is_what_the_estimates_say_was_lost() -> None:
     agent.simulate(traffic.simulations())
     run(agent, traffic, 12)
     agent.refresh()
-    values = agent.estimates(["hierarchical"])["hierarchical"].values
-    ledger = agent.fold.ledger
+    values = agent.answers.estimates(["hierarchical"])["hierarchical"].values
+    ledger = agent.light.ledger
     expected = sum(
         ledger.spent[routed, model] * max(values[routed] - values[model], 0.0)
         for routed in range(3)
         for model in range(3)
     )
-    (found,) = agent.spending()
+    (found,) = agent.answers.spending()
     assert found.spent == pytest.approx(expected)
     assert 0 < found.spent < 20.0
     # Under one set of estimates the limit holds; later ones may value the past anew.
     decisions = agent.decide(traffic.requests(3000))
-    assert 19.0 < agent.spending()[0].spent <= 20.0
+    assert 19.0 < agent.answers.spending()[0].spent <= 20.0
     assert decisions.capped[-1]
 
 
@@ -127,12 +128,12 @@ def test_nothing_is_randomized_for_money_while_no_price_is_known() -> None:
     traffic = Traffic(np.random.default_rng(4))
     agent = agent_of(BudgetConfig(money=1.0), models=[ModelConfig(name=n) for n in MODELS])
     assert agent.decide(traffic.requests(50)).capped.all()
-    assert agent.spending()[0].spent == 0.0
+    assert agent.answers.spending()[0].spent == 0.0
     agent.simulate(traffic.simulations())  # they cost 0.02 each
     agent.refresh()
     decisions = agent.decide(traffic.requests(400))
     assert decisions.randomized.sum() == 50
-    assert agent.spending()[0].spent == pytest.approx(1.0)
+    assert agent.answers.spending()[0].spent == pytest.approx(1.0)
 
 
 def test_spending_survives_a_restart() -> None:
@@ -142,8 +143,8 @@ def test_spending_survives_a_restart() -> None:
     agent.checkpoint()
     run(agent, traffic, 3)
     again = Agent(agent.config, agent.store, KEY)
-    assert again.spending() == agent.spending()
-    assert again.purse.rate(0.5) == agent.purse.rate(0.5)
+    assert again.answers.spending() == agent.answers.spending()
+    assert again.state.purse.rate(0.5) == agent.state.purse.rate(0.5)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
 
 
@@ -184,7 +185,7 @@ def test_a_horizon_is_spent_within_two_percent(budget: BudgetConfig, policy: Pol
         decisions = agent.decide(replace(traffic.requests(len(at)), at=at))
         agent.observe(traffic.outcomes(decisions))
         agent.refresh()
-        (found,) = agent.spending()
+        (found,) = agent.answers.spending()
         assert found.spent <= found.limit * (1 + 1e-9)
         if at[0] > arrivals[0] + DAY:
             worst = max(worst, abs(found.spent - found.planned) / found.limit)
@@ -221,10 +222,13 @@ def test_a_horizon_needs_an_amount() -> None:
             config(budget=budget).checked()
 
 
-def test_the_examples_of_the_page_are_configurations() -> None:
-    page = Path(__file__).parents[2] / "docs" / "allocation.md"
-    first, second = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-    found = ExperimentConfig.from_builtins(tomllib.loads(first))
+def test_the_examples_of_the_pages_are_configurations() -> None:
+    policy, budget, second = (
+        example
+        for page in ("policies.md", "budget.md")
+        for example in re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    )
+    found = ExperimentConfig.from_builtins(tomllib.loads(policy + budget))
     assert found.budget == BudgetConfig(money=500.0, requests=40_000, horizon=14 * DAY)
     assert found.models[1].max_requests == 20_000
     prompt = {"type": "text", "name": "prompt", "statistics": ["words", "code"]}

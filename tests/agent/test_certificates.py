@@ -107,8 +107,8 @@ def test_sums_equal_a_loop_over_the_raw_log(missing, scale, sticky):
         units=UnitsConfig(ttl=250.0) if sticky else None,
     )
     agent = lively(settings)
-    certified = agent.view().certified
-    log = Log(agent.store, agent.transform)
+    certified = agent.answers.view().certified
+    log = Log(agent.store, agent.state.transform)
     for part in range(3):
         rows, low, high, low_squares, high_squares, contrast = raw_sums(
             log,
@@ -147,7 +147,7 @@ def test_certified_ends_follow_the_range(missing, maximise, scale, sequence):
         policy = PolicyConfig(assignment="uniform", rate=0.4, estimator="ipw")
         certify = CertifyConfig(sequence=sequence, segments=CERTIFY.segments)
         agent = lively(experiment(reward=reward, policy=policy, certify=certify))
-        return agent, [agent.certified(part) for part in range(3)]
+        return agent, [agent.answers.certified(part) for part in range(3)]
 
     plain, (low, high) = answer(0.0, 1.0)[1], scale
     agent, scaled = answer(low, high)
@@ -186,10 +186,10 @@ def test_sim_rows_that_come_after_a_decision_predict_nothing_of_it():
         if not first:
             agent.simulate(picked(traffic.simulations(), slice(60, None)))
         agent.observe(traffic.outcomes(decided))
-        log = Log(agent.store, agent.transform)
-        spec, watermark = agent.certifier.spec, agent.view().watermark
+        log = Log(agent.store, agent.state.transform)
+        spec, watermark = agent.state.certifier.spec, agent.answers.view().watermark
         expected = raw_sums(log, spec, watermark, settings.limits.rate_min)
-        score = agent.view().certified.overall.score
+        score = agent.answers.view().certified.overall.score
         np.testing.assert_allclose(score.low, expected[1], rtol=1e-9)
         sums.append(score.low)
     assert not np.allclose(sums[0], sums[1], rtol=1e-9)
@@ -199,10 +199,10 @@ def test_rows_enter_in_decision_order_behind_the_watermark():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     outcomes = traffic.outcomes(agent.decide(traffic.requests(30)))
     agent.observe(picked(outcomes, np.arange(30) != 3))
-    assert agent.view().watermark == 3
-    assert agent.view().certified.overall.rows == 3
+    assert agent.answers.view().watermark == 3
+    assert agent.answers.view().certified.overall.rows == 3
     agent.observe(picked(outcomes, np.arange(30) == 3))
-    assert agent.view().certified.overall.rows == 30
+    assert agent.answers.view().certified.overall.rows == 30
 
 
 def test_rows_that_are_not_randomized_wait_for_their_rewards_too():
@@ -213,20 +213,20 @@ def test_rows_that_are_not_randomized_wait_for_their_rewards_too():
     outcomes = traffic.outcomes(decided)
     first = int(np.flatnonzero(~decided.randomized)[0])
     agent.observe(picked(outcomes, np.arange(30) != first))
-    assert agent.view().watermark == first
+    assert agent.answers.view().watermark == first
 
 
 def test_capped_rows_and_bulk_rows_stay_out():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     run(agent, traffic, 3)
-    rows = agent.view().certified.overall.rows
-    agent.pause("a person said so")
+    rows = agent.answers.view().certified.overall.rows
+    agent.controls.pause("a person said so")
     run(agent, traffic, 3)
     agent.ingest(traffic.observations(500))
-    assert agent.view().certified.overall.rows == rows == 120
-    agent.resume()
+    assert agent.answers.view().certified.overall.rows == rows == 120
+    agent.controls.resume()
     run(agent, traffic, 1)
-    assert agent.view().certified.overall.rows == rows + 40
+    assert agent.answers.view().certified.overall.rows == rows + 40
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1e-4), (-3e4, 7e4)])
@@ -243,7 +243,7 @@ def test_the_scale_of_rewards_changes_nothing_but_the_scale(low, high):
             agent.observe(replace(outcomes, reward=reward))
             if index % 3 == 2:
                 agent.refresh()
-        answers.append(agent.certified())
+        answers.append(agent.answers.certified())
     plain, scaled = answers
     np.testing.assert_allclose(scaled.contrasts / (high - low), plain.contrasts, atol=1e-6)
     np.testing.assert_allclose((scaled.lower - low) / (high - low), plain.lower, atol=1e-6)
@@ -264,7 +264,7 @@ def test_minimising_the_negative_is_maximising():
             agent.observe(replace(outcomes, reward=reward))
             if index % 3 == 2:
                 agent.refresh()
-        answers.append((agent.certified().standing, agent.status()))
+        answers.append((agent.answers.certified().standing, agent.answers.status()))
     (one, first), (other, second) = answers
     np.testing.assert_allclose(one.decision, other.decision, atol=1e-9)
     np.testing.assert_allclose(one.pairs, other.pairs, atol=1e-9)
@@ -285,6 +285,6 @@ def test_no_simulator_and_no_log_can_break_a_certified_sum():
         agent.simulate(simulations)
         agent.ingest(log)
         run(agent, traffic, 12)
-        sums.append(agent.view().certified.overall.score)
+        sums.append(agent.answers.view().certified.overall.score)
     assert sums[0].low[0].tobytes() == sums[1].low[0].tobytes()
     assert sums[0].high[0].tobytes() == sums[1].high[0].tobytes()

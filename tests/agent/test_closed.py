@@ -60,8 +60,8 @@ def test_requests_a_full_model_could_not_get_are_not_certified() -> None:
     closed = ~decided.eligible.all(axis=1)
     assert 0 < closed.sum() < 400
     agent.observe(traffic.outcomes(decided))
-    certified = agent.view().certified
-    assert agent.fold.masked == closed.sum()
+    certified = agent.answers.view().certified
+    assert agent.light.masked == closed.sum()
     assert certified.overall.rows == 400 - closed.sum()
 
 

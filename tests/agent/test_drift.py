@@ -21,14 +21,14 @@ OTHER_KEY = bytes([5]) * 32
 
 def drift(agent):
     """The check as it stands."""
-    return next(check for check in agent.checks() if check.name == "drift")
+    return next(check for check in agent.answers.checks() if check.name == "drift")
 
 
 def found_by(agent):
     """Drift raised the only alarm, and asks for a new era."""
-    checks = agent.checks()
+    checks = agent.answers.checks()
     assert [check.name for check in checks if check.status == "alarm"] == ["drift"], checks
-    (consequence,) = agent.consequences(checks)
+    (consequence,) = agent.answers.consequences(checks)
     assert consequence.action is Action.NEW_ERA
     return consequence
 
@@ -62,7 +62,7 @@ def test_what_is_still_being_learnt_is_no_drift(rate):
             if index % 30 == 0:
                 agent.refresh()
         assert drift(agent).status in ("ok", "watch")
-        assert (agent.view().certified.reference >= 0).all()
+        assert (agent.answers.view().certified.reference >= 0).all()
 
 
 def test_drift_of_a_model_that_is_rarely_routed_is_found_from_its_residuals():
@@ -86,16 +86,16 @@ def test_drift_of_a_model_that_is_rarely_routed_is_found_from_its_residuals():
 def test_the_reference_of_residuals_stays_for_the_era_and_begins_anew_with_the_next():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(22))
     run(agent, traffic, 40, size=100)
-    first = agent.view().certified.reference.copy()
+    first = agent.answers.view().certified.reference.copy()
     assert (first >= 0).all()
     for model, ordinal in enumerate(first.tolist()):
-        assert agent.rules.by_ordinal(ordinal).frozen[0].seen[model] >= 100
-        assert agent.rules.by_ordinal(ordinal - 1).frozen[0].seen[model] < 100
+        assert agent.state.rules.by_ordinal(ordinal).frozen[0].seen[model] >= 100
+        assert agent.state.rules.by_ordinal(ordinal - 1).frozen[0].seen[model] < 100
     run(agent, traffic, 20, size=100)
-    assert agent.view().certified.reference.tolist() == first.tolist()
-    agent.open_era("a new version of fast")
+    assert agent.answers.view().certified.reference.tolist() == first.tolist()
+    agent.controls.open_era("a new version of fast")
     run(agent, traffic, 2, size=100)
-    assert (agent.view().certified.reference == -1).all()
+    assert (agent.answers.view().certified.reference == -1).all()
 
 
 def test_residuals_are_of_randomized_rows_alone():
@@ -106,7 +106,7 @@ def test_residuals_are_of_randomized_rows_alone():
     fold = agent.fold
     certified = fold.certified.copy()
     first = certified.watermark - fold.pending.base
-    predicted = certified.advance(fold.pending, agent.rules, fold.simulated)
+    predicted = certified.advance(fold.pending, agent.state.rules, fold.simulated)
     randomized = fold.pending.randomized[first : first + len(predicted)]
     assert len(predicted) > 50
     assert (np.isfinite(predicted) == randomized).all()

@@ -55,7 +55,7 @@ def played(store, settings):
     agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(6))
     rng = np.random.default_rng(7)
     run(agent, traffic, 2)
-    agent.open_era("by hand", 1.0)
+    agent.controls.open_era("by hand", 1.0)
     for index in range(12):
         if index == 4:
             agent.simulate(traffic.simulations(25))
@@ -257,7 +257,7 @@ def test_a_certified_contrast_follows_from_the_files_alone(name, format_, pair, 
     path = tmp_path / "log.db"
     with SqliteStore(path) as store:
         agent = played(store, settings)
-        certified = agent.certified(part)
+        certified = agent.answers.certified(part)
     with SqliteStore(path, read_only=True) as store:
         write_tables(store, settings, tmp_path / "out", format_)
     path.unlink()

@@ -84,7 +84,7 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     store.checkpoint(cut, Agent(config(), partial, KEY).fold.to_bytes(), 0.0)
     rebuilt = Agent(config(), store, KEY)
     assert rebuilt.fold.to_bytes() == agent.fold.to_bytes()
-    assert rebuilt.view().moments.to_bytes() == agent.view().moments.to_bytes()
+    assert rebuilt.answers.view().moments.to_bytes() == agent.answers.view().moments.to_bytes()
 
 
 def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow():
@@ -94,7 +94,7 @@ def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow():
     run(agent, traffic, 4, size=1000)
     agent.checkpoint()
     agent.decide(traffic.requests(500))
-    assert agent.fold.pending.base > 0, "no row has left the table"
+    assert agent.light.pending.base > 0, "no row has left the table"
     again = Agent(config(), store, KEY)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
 
@@ -152,7 +152,7 @@ def test_view_counts_what_the_unfinished_chunk_holds():
     traffic = Traffic(np.random.default_rng(0))
     agent.ingest(traffic.observations(10))
     assert agent.fold.moments.obs.count.sum() == 0
-    assert agent.view().moments.obs.count.sum() == 10
+    assert agent.answers.view().moments.obs.count.sum() == 10
 
 
 def test_view_shares_nothing_with_the_state():
@@ -169,7 +169,7 @@ def test_rows_of_every_source_land_in_their_moments():
     store = MemoryStore()
     agent = live(store)
     rows = recount(store)
-    moments = agent.view().moments
+    moments = agent.answers.view().moments
     for source, name in ((moments.obs, "obs"), (moments.exp, "exp")):
         expected = np.bincount(rows[name][0], minlength=len(MODELS))
         assert (source.count.sum(axis=0) == expected).all()
@@ -204,10 +204,12 @@ def test_the_value_of_routing_weighs_rows_by_their_chance_of_being_served_as_rou
         if as_routed and reward is not None and with_outputs:
             weights.append(weight)
             rewards.append(reward)
-    routing = agent.view().moments.routing
+    routing = agent.answers.view().moments.routing
     assert routing.count.sum() == len(weights)
     assert routing.weight.sum() == pytest.approx(sum(weights), rel=1e-9)
-    assert agent.routing()[0] == pytest.approx(np.average(rewards, weights=weights), rel=1e-9)
+    assert agent.answers.routing()[0] == pytest.approx(
+        np.average(rewards, weights=weights), rel=1e-9
+    )
 
 
 def recount(store):
@@ -241,5 +243,5 @@ def test_pending_table_stays_small_over_a_long_stream():
     traffic = Traffic(np.random.default_rng(2))
     for _ in range(150):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
-    assert len(agent.fold.pending.rate) <= 8192
-    assert agent.fold.pending.next == 30_000
+    assert len(agent.light.pending.rate) <= 8192
+    assert agent.light.pending.next == 30_000

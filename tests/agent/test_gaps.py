@@ -76,7 +76,7 @@ def test_the_state_is_a_fold_of_the_log_however_it_is_cut(path: Path) -> None:
     with FromTheStart(path, read_only=True) as store:
         folded = Agent(config(), store, None)
     assert folded.fold.to_bytes() == restored.fold.to_bytes()
-    assert restored.decisions == FIRST + 1200
+    assert restored.state.decisions == FIRST + 1200
 
 
 @pytest.mark.forges
@@ -89,21 +89,21 @@ def test_sums_are_those_of_the_same_decisions_without_a_gap(path: Path, tmp_path
         whole = Agent(config(), store, KEY)
         for record in rules:
             store.put(record)
-            whole.learn(record)
+            whole.controls.adopt(record)
         for segment in rows:
             batch: Any = segment.batch
             number = np.where(batch.number >= FIRST, batch.number - LOST, batch.number)
             store.append(replace(batch, number=number))
         whole.follow()
-        assert whole.decisions == lossy.decisions
+        assert whole.state.decisions == lossy.state.decisions
         for mine, other in zip(
-            whole.view().certified.sums, lossy.view().certified.sums, strict=True
+            whole.answers.view().certified.sums, lossy.answers.view().certified.sums, strict=True
         ):
             for name, array in mine.arrays().items():
                 np.testing.assert_array_equal(array, other.arrays()[name], err_msg=name)
-        assert whole.view().moments.to_bytes() == lossy.view().moments.to_bytes()
-        assert [(c.name, c.status) for c in whole.checks()] == [
-            (c.name, c.status) for c in lossy.checks()
+        assert whole.answers.view().moments.to_bytes() == lossy.answers.view().moments.to_bytes()
+        assert [(c.name, c.status) for c in whole.answers.checks()] == [
+            (c.name, c.status) for c in lossy.answers.checks()
         ]
 
 

@@ -101,7 +101,7 @@ def test_outcomes_in_parts_by_request_id_and_by_decision_id(gateway):
     assert gateway.observe([Outcome(decision_id="d0", reward=0.5)]).duplicates == 1
     with pytest.raises(ConflictError, match=r"reward of decision d0 was 0\.5, now 0\.6"):
         gateway.observe([Outcome(decision_id="d0", reward=0.6)])
-    moments = gateway.agent.view().moments
+    moments = gateway.agent.answers.view().moments
     assert moments.obs.count.sum() + moments.exp.count.sum() == 1
 
 
@@ -128,7 +128,7 @@ def test_a_draw_that_another_model_answered_is_no_experience_of_either(gateway):
             for item in decided
         ]
     )
-    moments = gateway.agent.view().moments
+    moments = gateway.agent.answers.view().moments
     kept = sum(item.randomized and item.model == "cheap" for item in decided)
     assert 0 < kept < sum(item.randomized for item in decided)
     assert moments.exp.count.sum(axis=0).tolist() == [0, 0, kept]
@@ -143,7 +143,7 @@ def test_logs_and_replays_come_in_by_name(gateway):
     replay = Simulation(context_id="c1", model="slow", features=features, outputs=outputs)
     assert gateway.simulate([replay]).rows == 1
     assert gateway.simulate([replay]).duplicates == 1
-    moments = gateway.agent.view().moments
+    moments = gateway.agent.answers.view().moments
     assert moments.obs.count.sum(axis=0).tolist() == [0, 0, 2]
     assert np.isnan(replay.cost or np.nan)
     assert moments.simulation.count.sum(axis=0).tolist() == [1, 0, 0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def steps(agent, seed=3):
         if index % 2:
             yield ("refresh", float(index))
         if index == 7:
-            yield ("open_era", "a new version of slow")
+            yield ("controls.open_era", "a new version of slow")
         if index == 9:
             yield ("checkpoint", float(index))
 
@@ -66,9 +67,12 @@ def played(path, settings, reopen):
             store = SqliteStore(path)
             agent = Agent(settings, store, KEY)
         name, argument = call
-        result = getattr(agent, name)(argument)
+        result = attrgetter(name)(agent)(argument)
         answers.append(
-            [agent.certified(part).contrasts.tobytes() for part in range(agent.certifier.parts)]
+            [
+                agent.answers.certified(part).contrasts.tobytes()
+                for part in range(agent.state.certifier.parts)
+            ]
         )
         try:
             call = calls.send(result)

@@ -42,22 +42,24 @@ def expired(store, count: int = 200) -> tuple[Agent, object]:
 
 def answers(agent) -> list[np.ndarray]:
     """Everything an answer rests on: certified sums, estimates, today's routing, checks."""
-    view = agent.view()
-    estimates = agent.estimates(FAMILIES).values()
+    view = agent.answers.view()
+    estimates = agent.answers.estimates(FAMILIES).values()
     values = [part for one in estimates for part in (one.values, one.covariance)]
-    return [*view.certified.arrays().values(), *values, np.array(agent.routing())]
+    return [*view.certified.arrays().values(), *values, np.array(agent.answers.routing())]
 
 
 def test_late_rewards_change_no_sum_and_no_check_inside_a_chunk():
     agent, late = expired(MemoryStore())
-    moments = agent.view().moments.to_bytes()
-    certified = [array.tobytes() for array in agent.view().certified.arrays().values()]
-    checks = repr(agent.checks())
+    moments = agent.answers.view().moments.to_bytes()
+    certified = [array.tobytes() for array in agent.answers.view().certified.arrays().values()]
+    checks = repr(agent.answers.checks())
     accepted = agent.observe(late)
     assert (accepted.rows, accepted.late, accepted.duplicates) == (0, 200, 0)
-    assert agent.view().moments.to_bytes() == moments
-    assert [array.tobytes() for array in agent.view().certified.arrays().values()] == certified
-    assert repr(agent.checks()) == checks
+    assert agent.answers.view().moments.to_bytes() == moments
+    assert [
+        array.tobytes() for array in agent.answers.view().certified.arrays().values()
+    ] == certified
+    assert repr(agent.answers.checks()) == checks
 
 
 def test_late_rewards_change_no_answer_when_their_chunk_is_folded():
@@ -79,7 +81,7 @@ def test_what_comes_in_time_is_used_whatever_comes_beside_it():
     agent, late = expired(MemoryStore())
     traffic = Traffic(np.random.default_rng(8), at=9000.0)
     fresh = traffic.outcomes(agent.decide(traffic.requests(50)))
-    before = agent.view().moments
+    before = agent.answers.view().moments
     both = type(late)(
         *(
             np.concatenate([getattr(late, name), getattr(fresh, name)])
@@ -89,7 +91,7 @@ def test_what_comes_in_time_is_used_whatever_comes_beside_it():
     )
     accepted = agent.observe(both)
     assert (accepted.rows, accepted.late) == (50, 200)
-    after = agent.view().moments
+    after = agent.answers.view().moments
     counts = [moments.exp.count.sum() + moments.obs.count.sum() for moments in (before, after)]
     assert counts[1] - counts[0] == 50
 
@@ -152,7 +154,7 @@ def test_after_its_decision_left_the_table_a_late_reward_is_still_one():
     agent, late = expired(MemoryStore())
     traffic = Traffic(np.random.default_rng(5), at=9000.0)
     run(agent, traffic, 60, size=200)
-    assert agent.fold.pending.base > late.number[-1]
+    assert agent.light.pending.base > late.number[-1]
     accepted = agent.observe(late)
     assert (accepted.rows, accepted.late) == (0, 200)
     assert agent.observe(late).duplicates == 200
@@ -168,9 +170,9 @@ def test_outputs_that_come_after_the_expiry_are_late_though_the_reward_was_in_ti
     assert agent.expire(traffic.at + 1000.0) == 30
     assert agent.observe(outcomes).late == 30
     assert agent.observe(outcomes).duplicates == 30
-    moments = agent.view().moments
+    moments = agent.answers.view().moments
     assert moments.exp.count.sum() + moments.obs.count.sum() == 0
-    assert agent.view().certified.overall.missing == 0
+    assert agent.answers.view().certified.overall.missing == 0
 
 
 def test_a_late_part_names_the_model_that_answered(tmp_path):
@@ -180,7 +182,7 @@ def test_a_late_part_names_the_model_that_answered(tmp_path):
         run(agent, Traffic(np.random.default_rng(5), at=9000.0), 60, size=200)
         row = int(np.flatnonzero(late.served > 0)[0])
         number = int(late.number[row])
-        assert agent.fold.pending.base > number
+        assert agent.light.pending.base > number
         gateway = Gateway(agent)
         assert gateway.observe([Outcome(decision_id=f"d{number}", reward=1.0)]).late == 1
         assert store.outcome_parts(number)[-1].served[0] == late.served[row]
@@ -217,9 +219,9 @@ def test_the_window_counts_and_not_the_sweep():
     late = replace(outcomes, at=outcomes.at + 50 * window)
     accepted = agent.observe(late)
     assert (accepted.rows, accepted.late) == (0, 256)
-    moments = agent.view().moments
+    moments = agent.answers.view().moments
     assert moments.exp.count.sum() + moments.obs.count.sum() == 0
-    assert agent.view().certified.overall.missing == 256
+    assert agent.answers.view().certified.overall.missing == 256
     assert agent.expire(traffic.at + 1e6) == 0, "they are closed already"
     just = traffic.outcomes(agent.decide(traffic.requests(20)))
     assert agent.observe(replace(just, at=just.at + window)).rows == 20
@@ -270,9 +272,9 @@ def test_a_metric_after_the_window_is_late_even_of_a_complete_decision():
     door.observe([Outcome(request_id="q1", outputs=outputs, reward=0.5)])
     clock.now += WINDOW + 1.0
     assert door.observe([Outcome(request_id="q1", metrics={"errors": 1.0})]).late == 1
-    table = door.agent.fold.pending
+    table = door.agent.light.pending
     assert np.isnan(table.metrics[1]).all()
-    moments = door.agent.view().moments
+    moments = door.agent.answers.view().moments
     assert moments.exp.count.sum() + moments.obs.count.sum() == 1
     door.agent.ingest(Traffic(np.random.default_rng(0)).observations(CHUNK))
     moments = door.agent.fold.moments
@@ -291,7 +293,7 @@ def test_a_window_that_changes_later_changes_nothing_that_was():
     longer = config(reward=RewardConfig(low=0.0, high=1.0, window=10 * WINDOW))
     again = Agent(longer, door.agent.store, KEY, at=clock.now)
     assert again.late == 1
-    assert not again.fold.pending.has_reward[0]
+    assert not again.light.pending.has_reward[0]
 
 
 def test_without_a_window_nothing_is_ever_late():

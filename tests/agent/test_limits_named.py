@@ -85,14 +85,14 @@ def run(config, requests=4000, seed=1, review=False, users=None, size=200):
 
 def test_without_a_limit_nothing_is_named():
     agent = run(settings(BudgetConfig()))
-    assert agent.certified().limited == agent.certified().closed == 0
-    assert NAMED not in agent.status().sentence + agent.recommendation().sentence
+    assert agent.answers.certified().limited == agent.answers.certified().closed == 0
+    assert NAMED not in agent.answers.status().sentence + agent.answers.recommendation().sentence
 
 
 def test_every_sentence_names_what_was_still_open():
     """The estimand is that of the rows: the mean over requests that were open when they came."""
     agent = run(settings(BudgetConfig(segments=[GOOD])))
-    certified, table = agent.certified(), agent.fold.pending
+    certified, table = agent.answers.certified(), agent.light.pending
     rows = slice(0, table.size)
     limited = table.closed_by[rows] == Closure.SEGMENT
     last = np.flatnonzero(table.certifiable[rows])[-1]
@@ -102,7 +102,7 @@ def test_every_sentence_names_what_was_still_open():
     assert truth[1] > truth[0]
     assert (certified.lower[:2] <= truth).all()
     assert (certified.upper[:2] >= truth).all()
-    for sentence in (agent.status().sentence, agent.recommendation().sentence):
+    for sentence in (agent.answers.status().sentence, agent.answers.recommendation().sentence):
         assert f"{NAMED} ({certified.limited:,} were closed by limits" in sentence
     assert audit(agent.store, agent.config, KEY).clean
 
@@ -110,13 +110,13 @@ def test_every_sentence_names_what_was_still_open():
 def test_frozen_answers_stay_about_the_whole_traffic():
     """No row enters after the first that was closed: the sums are those of the requests before."""
     agent = run(settings(BudgetConfig(segments=[GOOD]), limits="freeze"))
-    table = agent.fold.pending
+    table = agent.light.pending
     first = int(np.argmax(table.closed_by[: table.size] == Closure.SEGMENT))
-    certified = agent.certified()
+    certified = agent.answers.certified()
     assert certified.rows == np.count_nonzero(table.certifiable[:first])
     assert certified.limited == 0
-    assert NAMED not in agent.status().sentence
-    assert agent.status().models != ("m1",)
+    assert NAMED not in agent.answers.status().sentence
+    assert agent.answers.status().models != ("m1",)
 
 
 @pytest.mark.parametrize("sequence", ["bounded", "per-model"])
@@ -124,40 +124,43 @@ def test_a_limit_is_no_drift(sequence):
     """What a limit leaves open differs from what was; the check knows, so no era opens and no
     model is chosen on the rest as if it were the traffic."""
     agent = run(settings(BudgetConfig(segments=[GOOD]), sequence), 6000, review=True)
-    drift = next(check for check in agent.checks() if check.name == "drift")
+    drift = next(check for check in agent.answers.checks() if check.name == "drift")
     assert drift.status != "alarm"
     assert "limits closed a part of the traffic" in drift.sentence
     assert agent.rule.era == 0
-    status = agent.status()
+    status = agent.answers.status()
     assert status.state is not State.DECIDED or NAMED in status.sentence
 
 
 def test_per_model_means_need_traffic_that_no_limit_changed():
     agent = run(settings(BudgetConfig(segments=[GOOD]), "per-model"), 3000)
-    certified = agent.certified()
+    certified = agent.answers.certified()
     assert certified.sequence is Sequence.BOUNDED
     assert "a limit closed a part" in certified.reason
-    assert run(settings(BudgetConfig(), "per-model")).certified().sequence is Sequence.PER_MODEL
+    assert (
+        run(settings(BudgetConfig(), "per-model")).answers.certified().sequence
+        is Sequence.PER_MODEL
+    )
 
 
 def test_a_share_per_user_is_a_limit_too():
     agent = run(settings(BudgetConfig(per_user=PerUser(share=0.05))), 3000, users=60)
-    assert (agent.fold.pending.closed_by[:3000] == Closure.USER).sum() > 500
-    assert NAMED in agent.recommendation().sentence
+    assert (agent.light.pending.closed_by[:3000] == Closure.USER).sum() > 500
+    assert NAMED in agent.answers.recommendation().sentence
 
 
 def test_a_spent_budget_and_a_pause_close_everybody_and_are_not_named():
     spent = run(settings(BudgetConfig(requests=500)))
-    assert spent.fold.pending.closed_by[:4000].max() == Closure.BUDGET
-    assert spent.certified().limited == 0
+    assert spent.light.pending.closed_by[:4000].max() == Closure.BUDGET
+    assert spent.answers.certified().limited == 0
     paused = run(settings(BudgetConfig()), 1000)
-    paused.pause("a person said so")
-    assert NAMED not in paused.status().sentence
+    paused.controls.pause("a person said so")
+    assert NAMED not in paused.answers.status().sentence
 
 
 def test_excluded_users_are_named_as_closed():
     agent = run(settings(BudgetConfig(), exclude=["u1"]), 400)
-    assert agent.certified().closed == 0
+    assert agent.answers.certified().closed == 0
     key = int(text_keys("unit", ["u1"])[0])
     config = settings(BudgetConfig(), exclude=["u1"])
     agent, rng = Agent(config, MemoryStore(), KEY), np.random.default_rng(0)
@@ -181,17 +184,17 @@ def test_excluded_users_are_named_as_closed():
             at=np.zeros(100),
         )
     )
-    assert agent.certified().closed == 25
-    assert "open to every model compared (25 were not)" in agent.status().sentence
+    assert agent.answers.certified().closed == 25
+    assert "open to every model compared (25 were not)" in agent.answers.status().sentence
 
 
 def test_what_is_certified_of_the_rest_changes_nothing_that_is_served():
     """The model that is best on what a limit leaves open is worse on the traffic: it is named so,
     and today's routing is kept."""
     agent = run(settings(BudgetConfig(segments=[GOOD]), rate=0.9), 9000, size=300)
-    assert agent.status().models == ("m1",)
-    assert NAMED in agent.status().sentence
-    answer = agent.recommendation()
+    assert agent.answers.status().models == ("m1",)
+    assert NAMED in agent.answers.status().sentence
+    answer = agent.answers.recommendation()
     assert answer.action == "keep"
     assert "Not certified" in answer.sentence
 
@@ -200,11 +203,11 @@ def test_after_a_limit_drift_looks_at_traffic_as_routed_alone():
     """Counted by hand: residuals of models up to the first closed row; rewards as routed of rows
     that their rule would have left as routed, by the uniform of each, had nothing closed them."""
     agent = run(settings(BudgetConfig(segments=[GOOD])), 3000)
-    table = agent.fold.pending
+    table = agent.light.pending
     rows = slice(0, 3000)
     closed = table.closed_by[rows] > 0
     first = int(np.argmax(closed))
-    drift = next(check for check in agent.checks() if check.name == "drift")
+    drift = next(check for check in agent.answers.checks() if check.name == "drift")
     *of_models, as_routed = drift.figures["rows"]
     assert 0 < sum(of_models) <= np.count_nonzero(table.randomized[:first])
     assert np.count_nonzero(table.randomized[rows]) > 1.5 * sum(of_models)
@@ -217,7 +220,7 @@ def test_after_a_limit_drift_looks_at_traffic_as_routed_alone():
 def test_no_model_is_looked_at_again_in_the_era():
     """However the rows are cut: after the first closed one, open ones are not tested either."""
     agent = run(settings(BudgetConfig(segments=[GOOD])), 2000)
-    table, watch = agent.fold.pending, run(settings(BudgetConfig()), 200).fold.watch
+    table, watch = agent.light.pending, run(settings(BudgetConfig()), 200).fold.watch
     closed = table.closed_by[:2000] > 0
     first = int(np.argmax(closed))
     still_open = first + 1 + int(np.argmin(closed[first + 1 :]))

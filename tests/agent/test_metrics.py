@@ -52,7 +52,7 @@ def test_metrics_come_by_name_and_in_parts(gateway):
         ]
     )
     gateway.observe([Outcome(decision_id="d0", reward=0.5, metrics={"error": 1.0})])
-    kept = gateway.agent.fold.pending.metrics[:3]
+    kept = gateway.agent.light.pending.metrics[:3]
     np.testing.assert_array_equal(kept, [[1.0, 2.0], [np.nan] * 2, [np.nan] * 2])
     parts = gateway.agent.store.outcome_parts(0)
     np.testing.assert_array_equal(parts[0].metrics, [[np.nan, 2.0]])

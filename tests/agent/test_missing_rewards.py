@@ -59,7 +59,7 @@ def experiment(sent, config=None, seed=5, store=None):
 def test_a_family_counts_it_as_if_it_had_been_sent(family):
     """Uniform draws, so that both logs hold the same decisions."""
     silent, loud = (experiment(sent, settings(assignment="uniform")) for sent in (False, True))
-    one, other = (agent.estimates([family])[family] for agent in (silent, loud))
+    one, other = (agent.answers.estimates([family])[family] for agent in (silent, loud))
     assert np.isfinite(one.values).all()
     np.testing.assert_allclose(one.values, other.values, rtol=1e-7)
     np.testing.assert_allclose(one.covariance, other.covariance, rtol=1e-6, atol=1e-12)
@@ -69,14 +69,16 @@ def test_every_answer_is_as_if_it_had_been_sent():
     """The recommendation, what is certified, the value of today's routing, the snapshot that
     policies see, and the checks but for the one that counts what did not come."""
     silent, loud = (experiment(sent, settings(assignment="uniform")) for sent in (False, True))
-    assert silent.recommendation().model == loud.recommendation().model
-    np.testing.assert_allclose(silent.routing(), loud.routing(), rtol=1e-9)
-    one, other = silent.snapshot(), loud.snapshot()
+    assert silent.answers.recommendation().model == loud.answers.recommendation().model
+    np.testing.assert_allclose(silent.answers.routing(), loud.answers.routing(), rtol=1e-9)
+    one, other = silent.answers.snapshot(), loud.answers.snapshot()
     np.testing.assert_allclose(one.values, other.values, rtol=1e-7)
     np.testing.assert_allclose(one.sample_means, other.sample_means, rtol=1e-9)
     np.testing.assert_allclose(one.sample_variances, other.sample_variances, rtol=1e-9)
-    np.testing.assert_allclose(silent.certified().contrasts, loud.certified().contrasts, rtol=1e-6)
-    for mine, theirs in zip(silent.checks(), loud.checks(), strict=True):
+    np.testing.assert_allclose(
+        silent.answers.certified().contrasts, loud.answers.certified().contrasts, rtol=1e-6
+    )
+    for mine, theirs in zip(silent.answers.checks(), loud.answers.checks(), strict=True):
         if mine.name == "missingness":
             assert mine.figures["share"] > 0.4
             assert theirs.figures["share"] == 0.0
@@ -84,14 +86,16 @@ def test_every_answer_is_as_if_it_had_been_sent():
             assert "count as 3, as declared" in mine.sentence
         else:
             assert (mine.name, mine.status) == (theirs.name, theirs.status)
-    drift = [next(c for c in agent.checks() if c.name == "drift") for agent in (silent, loud)]
+    drift = [
+        next(c for c in agent.answers.checks() if c.name == "drift") for agent in (silent, loud)
+    ]
     assert drift[0].figures["rows"] == drift[1].figures["rows"]
 
 
 def test_the_means_are_those_of_the_raw_log():
     """Reward-or-value by hand, over the randomized requests of each model."""
     agent = experiment(False)
-    table = agent.fold.pending
+    table = agent.light.pending
     assert table.base == 0
     rows = slice(0, table.size)
     drawn = table.randomized[rows]
@@ -99,7 +103,7 @@ def test_the_means_are_those_of_the_raw_log():
     weight = 1.0 / (table.rate[rows] * table.propensity[rows])[drawn]
     model = table.model[rows][drawn]
     expected = np.bincount(model, weight * reward) / np.bincount(model, weight)
-    np.testing.assert_allclose(agent.estimates(["ipw"])["ipw"].values, expected, rtol=1e-9)
+    np.testing.assert_allclose(agent.answers.estimates(["ipw"])["ipw"].values, expected, rtol=1e-9)
 
 
 def test_what_was_declared_when_a_row_was_decided_counts():
@@ -115,7 +119,7 @@ def test_what_was_declared_when_a_row_was_decided_counts():
         agent.observe(replace(outcomes, reward=np.full(50, np.nan)))
         traffic.at += 500.0
         agent.expire(traffic.at)
-    table = agent.fold.pending
+    table = agent.light.pending
     filled = table.reward[: table.size][table.filled[: table.size]]
     assert set(np.unique(filled)) == {VALUE, 5.0}
     assert Agent(changed, store, KEY).fold.to_bytes() == agent.fold.to_bytes()
@@ -129,16 +133,16 @@ def test_from_a_checkpoint_it_is_the_same_state(share):
     for record in [*store.eras(), *store.rules()]:
         again.store.put(record)
     again = Agent(settings(), again.store, None)
-    stop = int(share * whole.fold.next_seq)
+    stop = int(share * whole.light.next_seq)
     for segment in store.read():
-        if again.fold.next_seq >= stop:
+        if again.light.next_seq >= stop:
             break
         again.fold.apply(segment.seq, segment.batch)
     kept = again.fold.to_bytes()
     fresh = Agent(settings(), again.store, None)
     fresh.fold.load_bytes(kept)
     assert fresh.fold.to_bytes() == kept
-    for segment in store.read(since=fresh.fold.next_seq):
+    for segment in store.read(since=fresh.light.next_seq):
         fresh.fold.apply(segment.seq, segment.batch)
     assert fresh.fold.to_bytes() == whole.fold.to_bytes()
 
@@ -170,7 +174,7 @@ def test_answers_of_a_version_that_counted_wrongly_are_void(
     again = Agent(declared, store, KEY, at=5.0)
     assert again.rule.era == (1 if void else 0)
     if void:
-        assert "what it certified of the era before is void" in again.status().sentence
+        assert "what it certified of the era before is void" in again.answers.status().sentence
     once_more = Agent(declared, store, KEY, at=6.0)
     assert once_more.rule.era == again.rule.era
 
@@ -192,8 +196,8 @@ def test_families_do_not_run_ahead_of_silence():
         reward = np.where(click, HIGH, np.nan)
         agent.observe(replace(outcomes, reward=reward))
         agent.expire(traffic.at)
-        known = agent.view().watermark
-        values = agent.estimates(["ipw"])["ipw"].values
+        known = agent.answers.view().watermark
+        values = agent.answers.estimates(["ipw"])["ipw"].values
         if turn < 5:
             assert np.isnan(values).all() or known > 0
         if known < 600:

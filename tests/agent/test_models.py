@@ -45,9 +45,9 @@ def begun(tmp_path):
         agent.simulate(traffic.simulations())
         run(agent, traffic, 10, size=60)
         agent.checkpoint()
-        state = agent.view().moments
+        state = agent.answers.view().moments
         counts = state.exp.count.sum(axis=0), state.obs.count.sum(axis=0)
-        values = agent.estimates(["ipw"])["ipw"].values
+        values = agent.answers.estimates(["ipw"])["ipw"].values
     return path, traffic, counts, values
 
 
@@ -58,17 +58,19 @@ def test_a_model_that_is_added_starts_an_era_and_forgets_nothing_of_the_others(b
         agent = Agent(settings, store, KEY, at=9.0)
         assert agent.rule.era == 1
         assert agent.rule.active.tolist() == [True] * 4
-        moments = agent.view().moments
+        moments = agent.answers.view().moments
         np.testing.assert_array_equal(moments.exp.count.sum(axis=0), [*counts[0], 0])
         np.testing.assert_array_equal(moments.obs.count.sum(axis=0), [*counts[1], 0])
-        np.testing.assert_allclose(agent.estimates(["ipw"])["ipw"].values[:3], values, rtol=1e-12)
+        np.testing.assert_allclose(
+            agent.answers.estimates(["ipw"])["ipw"].values[:3], values, rtol=1e-12
+        )
         decided = [with_fourth(traffic, agent) for _ in range(10)]
         drawn = np.concatenate([batch.model[batch.randomized] for batch in decided])
         assert (drawn == 3).any()
         agent.refresh()
-        assert agent.certified().rows == 600
-        assert np.isfinite(agent.estimates(["ipw"])["ipw"].values[3])
-        assert all(check.status != "alarm" for check in agent.checks())
+        assert agent.answers.certified().rows == 600
+        assert np.isfinite(agent.answers.estimates(["ipw"])["ipw"].values[3])
+        assert all(check.status != "alarm" for check in agent.answers.checks())
         state = agent.fold.to_bytes()
     with SqliteStore(path) as store:
         again = Agent(settings, store, KEY)
@@ -90,8 +92,8 @@ def test_a_retired_model_gets_nothing_more_and_the_others_go_on(begun):
             decided = agent.decide(traffic.requests(60))
             assert not (decided.randomized & (decided.model == 1)).any()
             agent.observe(traffic.outcomes(decided))
-        assert agent.view().moments.exp.count.sum(axis=0)[1] == counts[0][1]
-        assert agent.certified().rows == 600
+        assert agent.answers.view().moments.exp.count.sum(axis=0)[1] == counts[0][1]
+        assert agent.answers.certified().rows == 600
         assert audit(store, settings, KEY).clean
     with SqliteStore(path) as store:
         back = Agent(experiment(OLD), store, KEY, at=10.0)
@@ -112,8 +114,8 @@ def test_a_model_is_replaced_by_adding_one_and_retiring_another(begun):
     with SqliteStore(path) as store:
         agent = Agent(settings, store, KEY, at=9.0)
         assert agent.rule.active.tolist() == [True, False, True, True]
-        assert "models[1].retired" in agent.eras.reason(1)
-        assert "models[3]" in agent.eras.reason(1)
+        assert "models[1].retired" in agent.state.eras.reason(1)
+        assert "models[3]" in agent.state.eras.reason(1)
         decided = with_fourth(traffic, agent, 400)
         assert set(decided.model[decided.randomized]) == {0, 2, 3}
 
@@ -122,7 +124,7 @@ def test_a_guardrail_that_took_a_model_out_is_not_undone_by_adding_another(begun
     path, _, _, _ = begun
     with SqliteStore(path) as store:
         agent = Agent(experiment(OLD), store, KEY)
-        agent.open_era("guardrail: slow is too slow", active=np.array([False, True, True]))
+        agent.controls.open_era("guardrail: slow is too slow", active=np.array([False, True, True]))
     with SqliteStore(path) as store:
         agent = Agent(experiment([*OLD, ModelConfig(name="new")]), store, KEY)
         assert agent.rule.active.tolist() == [False, True, True, True]

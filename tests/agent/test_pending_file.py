@@ -127,7 +127,7 @@ def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
                 made = agent.decide(traffic.requests(200))
                 if number % 3 == 0:
                     agent.observe(traffic.outcomes(made))
-            assert agent.fold.pending.in_file is (most is not None)
+            assert agent.light.pending.in_file is (most is not None)
             state = agent.fold.to_bytes()
             file = io.BytesIO()
             assert agent.fold.write(file) == len(state)
@@ -143,4 +143,4 @@ def test_an_agent_whose_table_lies_in_a_file_has_the_state_of_one_in_memory(
 def test_a_store_without_a_path_keeps_the_table_in_memory() -> None:
     agent = Agent(config(), MemoryStore(), KEY, open_bytes=1)
     agent.decide(Traffic(np.random.default_rng(3)).requests(9000))
-    assert not agent.fold.pending.in_file
+    assert not agent.light.pending.in_file

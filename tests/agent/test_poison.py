@@ -142,11 +142,11 @@ def test_a_log_that_holds_one_absurd_row_answers_as_without_it(tmp_path, said, w
 @pytest.mark.parametrize("way", ["context", "outputs", "both", "observation", "simulation"])
 def test_such_a_row_is_refused_at_every_door(way):
     agent = Agent(declared(), MemoryStore(), KEY)
-    before = agent.fold.next_seq
+    before = agent.light.next_seq
     with pytest.raises(FeatureError, match=r"received 1.7e\+18, expected .* within ±1e\+09"):
         spoil(agent, way, 1.7e18)
     # A request that was fine is logged; what was odd is not.
-    assert agent.fold.next_seq - before == (way == "outputs")
+    assert agent.light.next_seq - before == (way == "outputs")
 
 
 @pytest.mark.parametrize("at", [1.7e12, 1.7e18, -1e300, np.nan, np.inf])
@@ -202,7 +202,7 @@ def test_after_an_exception_between_append_and_fold_nothing_is_logged_any_more(m
     def fail(*_):
         raise MemoryError
 
-    owner = agent.fold if step == "apply" else agent.purse
+    owner = agent.fold if step == "apply" else agent.state.purse
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, fail)
         with pytest.raises(BrokenError, match="MemoryError after rows were logged"):
@@ -219,7 +219,7 @@ def test_after_an_exception_between_append_and_fold_nothing_is_logged_any_more(m
     assert store.next_seq == rows
     # Opened again, it is what the log says.
     again = Agent(config(), store, KEY)
-    assert again.fold.next_seq == rows == 7
+    assert again.light.next_seq == rows == 7
     again.observe(outcomes)
 
 

@@ -139,13 +139,13 @@ def test_closed_rows_are_not_certified_and_the_rest_is():
     batch = agent.decide(traffic.requests(400))
     assert 0 < batch.capped.sum() < 400
     agent.observe(traffic.outcomes(batch))
-    assert agent.view().certified.overall.rows == 400 - batch.capped.sum()
+    assert agent.answers.view().certified.overall.rows == 400 - batch.capped.sum()
 
 
 def test_what_was_spent_is_said():
     agent = limited([LOW, MIDDLE])
     batch = agent.decide(requests(3, 600, 25))
-    low, middle = agent.spending()
+    low, middle = agent.answers.spending()
     assert (low.resource, low.limit, low.spent, low.left) == ("requests in low", 17.0, 17.0, 0.0)
     inside = (batch.x[:, 0] >= -0.6) & (batch.x[:, 0] < 0.4)
     assert middle.spent == np.count_nonzero(batch.randomized & inside) == 40
@@ -170,7 +170,7 @@ def test_counts_come_back_with_the_store(tmp_path, checkpointed):
 def test_a_cap_can_be_raised_and_a_segment_not_be_another():
     agent = limited([LOW], 0.4)
     agent.decide(requests(3, 300, 25))
-    assert agent.spending()[0].left == 0
+    assert agent.answers.spending()[0].left == 0
 
     def budget(**changes):
         kept = {"column": "a", "high": -0.3, "max_requests": 17, **changes}
@@ -184,7 +184,7 @@ def test_a_cap_can_be_raised_and_a_segment_not_be_another():
     (change,) = agent.reconfigure(raised)
     assert (change.key, change.effect) == ("budget.segments[0].max_requests", "applied")
     agent.decide(requests(4, 300, 25))
-    assert agent.spending()[0].spent == 30
+    assert agent.answers.spending()[0].spent == 30
     moved = config(models=agent.config.models, policy=UNIFORM, budget=budget(high=0.1))
     with pytest.raises(AgentError, match="start a new store"):
         agent.reconfigure(moved)

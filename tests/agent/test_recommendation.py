@@ -155,7 +155,7 @@ def test_an_agent_serves_nothing_until_it_is_certified_and_then_that():
     for _ in range(60):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
         agent.refresh()
-        answer, winner = agent.recommendation(), agent.certified_winner()
+        answer, winner = agent.answers.recommendation(), agent.answers.certified_winner()
         assert answer.action in ({KEEP} if winner is None else {winner, KEEP})
         assert answer.sentence.startswith("Not certified: ") == (winner is None)
         told = report(agent, [], 0.0).recommendations["ipw"]
@@ -173,11 +173,14 @@ def test_certified_over_routing_is_the_certified_contrast(maximise):
     for _ in range(20):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(500))))
         agent.refresh()
-    certified = agent.certified()
+    certified = agent.answers.certified()
     winner = "cheap" if maximise else "slow"
     place = agent.models.index(winner)
     # V(m) - V(routing) from below, or V(routing) - V(m) where smaller is better.
     lower = certified.contrasts[place, 3] if maximise else certified.contrasts[3, place]
     assert lower > 0.0
-    assert agent.recommendation().action == winner
-    assert f"at least {lower:.4g} better than today's routing" in agent.recommendation().sentence
+    assert agent.answers.recommendation().action == winner
+    assert (
+        f"at least {lower:.4g} better than today's routing"
+        in agent.answers.recommendation().sentence
+    )

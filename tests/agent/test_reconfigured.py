@@ -21,7 +21,7 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.errors import AgentError
-from equipoise.agent.lifecycle.stored_config import declared
+from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
@@ -67,28 +67,28 @@ def test_what_changes_the_meaning_of_certified_sums_starts_an_era(changed, tmp_p
     with SqliteStore(tmp_path / "log.db") as store:
         agent = Agent(settings, store, KEY, at=5.0)
         assert agent.rule.era == 1
-        assert agent.eras.reason(1).startswith("configured anew: ")
-        assert agent.certified().rows == 0
+        assert agent.state.eras.reason(1).startswith("configured anew: ")
+        assert agent.answers.certified().rows == 0
         run(agent, traffic, 3)
-        assert agent.certified().rows == 120
-        state, answer = agent.fold.to_bytes(), agent.certified()
+        assert agent.answers.certified().rows == 120
+        state, answer = agent.fold.to_bytes(), agent.answers.certified()
     with SqliteStore(tmp_path / "log.db") as store:
         again = Agent(settings, store, KEY)
         assert again.rule.era == 1
-        assert again.certified().contrasts.tobytes() == answer.contrasts.tobytes()
+        assert again.answers.certified().contrasts.tobytes() == answer.contrasts.tobytes()
         assert again.fold.certified.arrays().keys() == agent.fold.certified.arrays().keys()
         assert len(again.fold.to_bytes()) == len(state)
-        assert declared(store) == settings.to_json()
+        assert stored_config.load(store) == settings.to_json()
         assert audit(store, settings, KEY).clean
 
 
 def test_what_may_change_at_any_time_is_taken_over_and_kept():
     store = MemoryStore()
     agent, traffic = begun(store)
-    rows = agent.certified().rows
+    rows = agent.answers.certified().rows
     settings = config(
         policy=PolicyConfig(assignment="top-two", rate=0.3, epsilon=0.1),
-        budget=BudgetConfig(requests=agent.fold.randomized + 7),
+        budget=BudgetConfig(requests=agent.light.randomized + 7),
     )
     found = agent.reconfigure(settings, at=9.0)
     assert {change.key for change in found} == {
@@ -99,7 +99,7 @@ def test_what_may_change_at_any_time_is_taken_over_and_kept():
     assert agent.rule.era == 0
     assert agent.rule.allocation.assignment_name == "top-two"
     assert agent.decide(traffic.requests(300)).randomized.sum() == 7
-    assert agent.certified().rows == rows
+    assert agent.answers.certified().rows == rows
     again = Agent(settings, store, KEY)
     assert again.rule.era == 0
     assert again.rule.rule_id == agent.rule.rule_id
@@ -152,7 +152,7 @@ def test_an_end_between_the_era_and_the_configuration_opens_one_more_era():
     """The configuration is kept last: the change is found again, and nothing is mixed."""
     store = MemoryStore()
     agent, _ = begun(store)
-    agent.open_era("configured anew: policy.delta", at=3.0)
+    agent.controls.open_era("configured anew: policy.delta", at=3.0)
     settings = config(policy=PolicyConfig(assignment="uniform", rate=0.3, delta=0.01))
     again = Agent(settings, store, KEY, at=4.0)
     assert again.rule.era == 2

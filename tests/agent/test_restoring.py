@@ -54,7 +54,7 @@ def older(state):
 
 def test_it_becomes_the_state_of_this_version():
     agent = live()
-    state, empty = agent.fold.to_bytes(), Agent(config(), MemoryStore(), KEY).fold.kept_bytes()
+    state, empty = agent.fold.to_bytes(), Agent(config(), MemoryStore(), KEY).fold.to_bytes()
     got, _ = decode(grown(older(state), empty))
     expected, _ = decode(state)
     assert got.keys() == expected.keys()
@@ -65,7 +65,7 @@ def test_it_becomes_the_state_of_this_version():
 
 def test_a_state_that_lacks_nothing_is_left_alone():
     agent = live()
-    empty = Agent(config(), MemoryStore(), KEY).fold.kept_bytes()
+    empty = Agent(config(), MemoryStore(), KEY).fold.to_bytes()
     assert grown(agent.fold.to_bytes(), empty) == agent.fold.to_bytes()
 
 
@@ -75,7 +75,7 @@ def test_what_a_newer_version_kept_is_refused():
     with pytest.raises(StateFormatError, match=r"pending\.hue are not known here"):
         grown(
             encode({**arrays, "pending.hue": arrays["pending.rate"]}, fields),
-            agent.fold.kept_bytes(),
+            agent.fold.to_bytes(),
         )
 
 
@@ -86,15 +86,15 @@ def test_what_the_older_version_had_summed_is_not_summed_again():
     agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(3))
     waiting = agent.decide(traffic.requests(1))
     run(agent, traffic, 60)
-    empty = Agent(settings, MemoryStore(), KEY).fold.kept_bytes()
+    empty = Agent(settings, MemoryStore(), KEY).fold.to_bytes()
     state = grown(older(agent.fold.to_bytes()), empty)
     again = Agent(settings, agent.store, None)
     again.fold.load_bytes(state)
-    before = again.view().moments.arms.count.sum()
-    settled = again.fold.pending.folded[: again.fold.pending.size]
+    before = again.answers.view().moments.arms.count.sum()
+    settled = again.light.pending.folded[: again.light.pending.size]
     assert np.count_nonzero(settled) > 1000
-    again.fold.pending.reward[0], again.fold.pending.has_reward[0] = 1.0, True
-    again._view = None
-    drawn = np.count_nonzero(again.fold.pending.randomized[: len(settled)] & ~settled)
-    assert again.view().watermark > 1000
-    assert again.view().moments.arms.count.sum() - before <= drawn + waiting.randomized.sum()
+    again.light.pending.reward[0], again.light.pending.has_reward[0] = 1.0, True
+    again.answers._view = None
+    drawn = np.count_nonzero(again.light.pending.randomized[: len(settled)] & ~settled)
+    assert again.answers.view().watermark > 1000
+    assert again.answers.view().moments.arms.count.sum() - before <= drawn + waiting.randomized.sum()

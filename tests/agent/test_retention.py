@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +41,18 @@ def played(path, settings, trimming):
     call, number = calls.send(None), 0
     while True:
         name, argument = call
-        result = getattr(agent, name)(argument)
+        result = attrgetter(name)(agent)(argument)
         number += 1
         answers.append(
-            [agent.certified(part).contrasts.tobytes() for part in range(agent.certifier.parts)]
+            [
+                agent.answers.certified(part).contrasts.tobytes()
+                for part in range(agent.state.certifier.parts)
+            ]
         )
         if trimming and number % 9 == 0:
             # What is trimmed is what was kept one round before, so that rows stay in between.
             trim(store, number - 9.0, float(number), None)
-            store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), float(number))
+            store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), float(number))
             store.close()
             store = SqliteStore(path)
             agent = Agent(settings, store, KEY)
@@ -84,7 +88,7 @@ def test_who_follows_a_removed_decision_is_counted_and_not_accused(tmp_path):
         agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
         first = traffic.requests(40)
         agent.decide(first)
-        store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+        store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         agent.decide(replace(traffic.requests(40), unit=first.unit))
         agent.decide(traffic.requests(5))
         trim(store, 1.0, 2.0, None)
@@ -109,7 +113,7 @@ def test_a_state_of_another_version_is_no_beginning(tmp_path):
     with SqliteStore(path) as store:
         agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
         agent.decide(traffic.requests(50))
-        store.keep_root(agent.fold.next_seq, b"of another version", 1.0)
+        store.keep_root(agent.light.next_seq, b"of another version", 1.0)
         trim(store, 1.0, 2.0, None)
         with pytest.raises(AgentError, match="the log begins at row 50, and the state before it"):
             Agent(settings, store, KEY)
@@ -128,7 +132,7 @@ def test_what_needs_the_removed_rows_is_refused_by_name(tmp_path, changes, said)
     with SqliteStore(tmp_path / "log.db") as store:
         agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(0))
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(300))))
-        store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+        store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         trim(store, 1.0, 2.0, None)
         if said is None:
             assert Agent(config(**changes), store, KEY).rule.era == 1
@@ -145,7 +149,7 @@ def test_contexts_of_recent_traffic_are_those_that_are_left(tmp_path):
         agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(0))
         for _ in range(8):
             agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
-        store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+        store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         trim(store, 1.0, 2.0, None)
         assert sealed_root(store._connection).decisions == 800
         again = Agent(settings, store, KEY)

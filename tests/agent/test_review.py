@@ -60,25 +60,25 @@ def test_honest_traffic_changes_nothing():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
     run(agent, traffic, 12)
     rule = agent.rule.rule_id
-    assert agent.review(5.0) == []
+    assert agent.controls.review(5.0) == []
     assert agent.rule.rule_id == rule
-    assert agent.status().state is State.EXPLORING
+    assert agent.answers.status().state is State.EXPLORING
 
 
 def test_drift_starts_an_era_once():
     agent, traffic = drifting()
-    (done,) = agent.review(7.0)
+    (done,) = agent.controls.review(7.0)
     assert done.action is Action.NEW_ERA
     assert agent.rule.era == 1
-    assert agent.status().state is State.RESTARTED
-    assert agent.eras.reason(1).startswith("drift: ")
+    assert agent.answers.status().state is State.RESTARTED
+    assert agent.state.eras.reason(1).startswith("drift: ")
     # What was found is of the old era.
-    agent.review(8.0)
+    agent.controls.review(8.0)
     assert agent.rule.era == 1
     for _ in range(40):
         outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
         agent.observe(replace(outcomes, reward=np.minimum(outcomes.reward + 0.5, 1.0)))
-    assert agent.review(9.0) == []
+    assert agent.controls.review(9.0) == []
     assert agent.rule.era == 1
     assert alerts(agent, "drift") == ["alarm", "unknown"]
 
@@ -86,7 +86,7 @@ def test_drift_starts_an_era_once():
 def test_an_action_can_be_to_report_and_nothing_else():
     agent, _ = drifting(config(checks={"drift": "report"}))
     rule = agent.rule
-    (done,) = agent.review(7.0)
+    (done,) = agent.controls.review(7.0)
     assert done.action is Action.REPORT
     assert agent.rule.era == 0
     assert agent.rule.alarms == ("drift",)
@@ -98,20 +98,20 @@ def test_a_standing_drift_alarm_ends_the_per_model_sequence():
     agent, _ = drifting(
         config(checks={"drift": "report"}, certify=CertifyConfig(sequence="per-model"))
     )
-    assert agent.certified().sequence is Sequence.PER_MODEL
-    agent.review(7.0)
-    assert agent.certified().sequence is Sequence.BOUNDED
+    assert agent.answers.certified().sequence is Sequence.PER_MODEL
+    agent.controls.review(7.0)
+    assert agent.answers.certified().sequence is Sequence.BOUNDED
     again = Agent(agent.config, agent.store, KEY)
-    assert again.certified().sequence is Sequence.BOUNDED
+    assert again.answers.certified().sequence is Sequence.BOUNDED
 
 
 def test_a_model_over_its_limit_is_left_out_of_the_next_era():
     agent, traffic = guarded([2])
-    agent.review(3.0)
+    agent.controls.review(3.0)
     assert agent.rule.era == 1
     assert agent.rule.active.tolist() == [True, True, False]
-    assert agent.paused is None
-    agent.review(4.0)
+    assert agent.state.paused is None
+    agent.controls.review(4.0)
     assert agent.rule.era == 1
     decided = agent.decide(traffic.requests(500))
     assert not (decided.randomized & (decided.model == 2)).any()
@@ -121,12 +121,12 @@ def test_a_model_over_its_limit_is_left_out_of_the_next_era():
 
 def test_everything_is_paused_where_one_model_would_be_left():
     agent, traffic = guarded([1, 2])
-    agent.review(3.0)
-    assert agent.status().state is State.PAUSED
-    assert "guardrail" in agent.paused
+    agent.controls.review(3.0)
+    assert agent.answers.status().state is State.PAUSED
+    assert "guardrail" in agent.state.paused
     assert not agent.decide(traffic.requests(200)).randomized.any()
-    agent.resume(5.0)
-    assert agent.paused is None
+    agent.controls.resume(5.0)
+    assert agent.state.paused is None
     assert agent.rule.era == 1
     assert agent.decide(traffic.requests(200)).randomized.any()
 
@@ -136,15 +136,15 @@ def test_a_model_that_had_all_it_may_get_is_left_out_and_the_others_stay_certifi
     settings = config(models=[ModelConfig(**model) for model in models])
     agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(11))
     run(agent, traffic, 15)
-    stuck = agent.certified().rows
+    stuck = agent.answers.certified().rows
     run(agent, traffic, 3)
-    assert agent.certified().rows == stuck
-    agent.review(3.0)
+    assert agent.answers.certified().rows == stuck
+    agent.controls.review(3.0)
     assert agent.rule.active.tolist() == [True, False, True]
-    assert agent.eras.reason(1) == "cap: fast had all randomized requests allowed"
+    assert agent.state.eras.reason(1) == "cap: fast had all randomized requests allowed"
     run(agent, traffic, 3)
-    assert agent.certified().rows == 120
-    agent.review(4.0)
+    assert agent.answers.certified().rows == 120
+    agent.controls.review(4.0)
     assert agent.rule.era == 1
     assert audit(agent.store, settings, KEY).clean
 
@@ -182,25 +182,25 @@ def test_undelivered_draws_widen_to_the_worst_case():
     on the model, rows decided after the alarm take it for missing rewards too."""
     agent, lossy = lossy_agent(undelivered)
     lossy(40)
-    score = agent.view().certified.overall.score
+    score = agent.answers.view().certified.overall.score
     assert score.low[-1][1] < score.high[-1][1]
-    agent.review(2.0)
+    agent.controls.review(2.0)
     assert agent.rule.widened
-    assert agent.certified().sequence is Sequence.BOUNDED
+    assert agent.answers.certified().sequence is Sequence.BOUNDED
 
 
 def test_rewards_that_never_come_are_no_alarm_where_their_value_is_declared():
     """What is certified is the mean of reward-or-value: a model that gets fewer is worth less."""
     agent, lossy = lossy_agent(without_reward)
     lossy(40)
-    score = agent.view().certified.overall.score
+    score = agent.answers.view().certified.overall.score
     assert score.low[-1][1] == score.high[-1][1]
-    agent.review(2.0)
+    agent.controls.review(2.0)
     assert not agent.rule.widened
-    assert agent.certified().sequence is Sequence.PER_MODEL
+    assert agent.answers.certified().sequence is Sequence.PER_MODEL
     agent, lossy = lossy_agent(without_reward, "worst-case")
     lossy(40)
-    agent.review(2.0)
+    agent.controls.review(2.0)
     assert agent.rule.widened
 
 
@@ -214,16 +214,16 @@ def test_a_simulator_that_is_wrong_leaves_the_recommendation():
     agent.simulate(replace(replays, outputs=np.minimum(replays.outputs + noise, 0.5)))
     for _ in range(20):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(100, contexts=400))))
-    assert agent.recommendation().family == "hierarchical"
-    (done,) = agent.review(2.0)
+    assert agent.answers.recommendation().family == "hierarchical"
+    (done,) = agent.controls.review(2.0)
     assert done.action is Action.DROP_SIMULATION
-    answer = agent.recommendation()
+    answer = agent.answers.recommendation()
     assert answer.family == "ipw"
     assert "hierarchical is left out" in answer.sentence
     told = report(agent, [], 3.0).recommendations["hierarchical"]
     assert told.family == "ipw", "the daemon's report leaves it out too"
-    assert agent.recommendation("hierarchical").family == "hierarchical"
-    assert Agent(agent.config, agent.store, KEY).recommendation().family == "ipw"
+    assert agent.answers.recommendation("hierarchical").family == "hierarchical"
+    assert Agent(agent.config, agent.store, KEY).answers.recommendation().family == "ipw"
 
 
 @pytest.mark.forges
@@ -245,46 +245,46 @@ def test_wrong_assignments_pause_until_a_person_resumes_in_a_new_era():
             batch = replace(batch, model=np.where(moved, 0, batch.model))
         tampered.append(batch)
     agent = Agent(config(), tampered, bytes([5]) * 32)
-    agent.review(2.0)
-    assert agent.status().state is State.PAUSED
-    assert agent.paused.startswith("check assignment")
-    agent.review(3.0)
+    agent.controls.review(2.0)
+    assert agent.answers.status().state is State.PAUSED
+    assert agent.state.paused.startswith("check assignment")
+    agent.controls.review(3.0)
     assert alerts(agent, "pause") == ["paused"]
     again = Agent(config(), tampered, bytes([5]) * 32)
-    assert again.paused == agent.paused
-    again.resume(4.0)
+    assert again.state.paused == agent.state.paused
+    again.controls.resume(4.0)
     assert again.rule.era == 1
     # What was found is of the old era: it does not pause the new one.
-    assert again.review(5.0) == []
-    assert again.paused is None
+    assert again.controls.review(5.0) == []
+    assert again.state.paused is None
 
 
 def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing():
     """The default family has no value then; the answer must not be that nothing can be said."""
     traffic = Traffic(np.random.default_rng(3))
     agent = Agent(config(), MemoryStore(), KEY)
-    nothing = agent.recommendation()
+    nothing = agent.answers.recommendation()
     assert nothing.model is None
     assert "hierarchical waits for replays (SIM) of slow, fast, cheap" in nothing.sentence
     for _ in range(6):
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
-    answer = agent.recommendation()
+    answer = agent.answers.recommendation()
     assert answer.family == "ipw"
     assert answer.model is not None
     assert answer.sentence.startswith("Not certified: ")
     assert "(hierarchical waits for replays (SIM)" in answer.sentence
-    assert agent.recommendation("hierarchical").model is None, "asked by name it says so"
+    assert agent.answers.recommendation("hierarchical").model is None, "asked by name it says so"
     told = report(agent, [], 0.0).recommendations["hierarchical"]
     assert (told.family, told.model) == ("ipw", answer.model), "the daemon's report says the same"
     agent.simulate(traffic.simulations())
-    assert agent.recommendation().family == "hierarchical"
+    assert agent.answers.recommendation().family == "hierarchical"
 
 
 def test_a_refresh_carries_out_alarms_and_again_changes_nothing():
     agent, traffic = drifting()
     agent.refresh(7.0)
     assert agent.rule.era == 1
-    assert agent.eras.reason(1).startswith("drift: ")
+    assert agent.state.eras.reason(1).startswith("drift: ")
     assert alerts(agent, "drift") == ["alarm"]
     rules = [rule.era for rule in agent.store.rules()]
     assert rules == [0, 0, 1], "the rule under the alarm, as the daemon keeps it, and the era's"

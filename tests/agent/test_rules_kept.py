@@ -54,7 +54,7 @@ def test_whether_any_rule_looked_at_a_request_is_known_after_a_restart(tmp_path,
         agent.simulate(traffic.simulations())
         run(agent, traffic, 12, size=60)
         looked = any('"kind":"constant-shares"' not in record.body for record in store.rules())
-        assert agent.rules.context_free is RuleBook(store).context_free is (not looked)
+        assert agent.state.rules.context_free is RuleBook(store).context_free is (not looked)
         # One that does, among many that do not.
         odd = store.rules()[2].body.replace("constant-shares", "another")
         if assignment == "uniform":
@@ -72,7 +72,7 @@ def test_a_rule_that_is_the_same_but_for_its_beginning_is_not_kept_again(tmp_pat
         for _ in range(5):
             agent.decide(traffic.requests(10))
             agent.refresh()
-            assert agent.proposal(1.0).rule_id == rule.rule_id
+            assert agent.answers.proposal(1.0).rule_id == rule.rule_id
         assert len(store.rules()) == known
         assert agent.rule is rule
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(600))))
@@ -91,7 +91,7 @@ def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path):
                 agent.observe(traffic.outcomes(made))
             agent.refresh()
             if turn == 25:
-                store.keep_root(agent.fold.next_seq, agent.fold.to_bytes(), 1.0)
+                store.keep_root(agent.light.next_seq, agent.fold.to_bytes(), 1.0)
         before = dict(store.rule_ids())
         assert unused_rules(store) == []
         assert trim(store, 2.0, 3.0, None) is not None
@@ -116,9 +116,9 @@ def test_retention_removes_rules_that_nothing_refers_to_and_no_other(tmp_path):
         again = Agent(config(), store, KEY)
         assert again.fold.to_bytes() == state
         assert again.rule.rule_id == rule.rule_id
-        assert len(again.rules) == len(agent.rules)
+        assert len(again.state.rules) == len(agent.state.rules)
         # Ordinals go on where they were.
         again.observe(traffic.outcomes(again.decide(traffic.requests(600))))
         again.refresh()
-        assert store.rule_ids()[-1] == (len(agent.rules), again.rule.rule_id)
+        assert store.rule_ids()[-1] == (len(agent.state.rules), again.rule.rule_id)
         assert unused_rules(store) == []

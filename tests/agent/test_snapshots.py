@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import FEW, RECENT, OutputMaps, recent_contexts
 from equipoise.agent.config import BudgetConfig, PolicyConfig
-from equipoise.agent.decisions.policy_snapshot import FEW, RECENT, OutputMaps, recent_contexts
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,10 +35,10 @@ def agent(traffic: Traffic) -> Agent:
 
 
 def test_the_scorers_values_are_the_estimates(agent: Agent) -> None:
-    snapshot = agent.snapshot()
+    snapshot = agent.answers.snapshot()
     scorer = snapshot.scorer
     np.testing.assert_allclose(scorer.value_design @ scorer.theta, snapshot.values, atol=1e-9)
-    rows = agent.fold.simulated.contexts(2, 50)
+    rows = agent.light.simulated.contexts(2, 50)
     assert rows.shape == (50, 2)
     mean = np.concatenate([[1.0], rows.mean(axis=0)])
     at_mean = np.einsum("f,kfp->kp", mean, scorer.design)
@@ -46,7 +46,7 @@ def test_the_scorers_values_are_the_estimates(agent: Agent) -> None:
 
 
 def test_the_spread_is_that_of_the_replays_around_their_regression(agent: Agent) -> None:
-    scorer = agent.snapshot().scorer
+    scorer = agent.answers.snapshot().scorer
     context = np.arange(50)
     x = Traffic.context(context)
     for model in range(len(MODELS)):
@@ -61,7 +61,7 @@ def test_the_spread_is_that_of_the_replays_around_their_regression(agent: Agent)
 def test_prices_count_only_under_a_budget_in_money(traffic: Traffic) -> None:
     for money, expected in ((None, np.nan), (100.0, 0.01)):
         agent = Agent(config(budget=BudgetConfig(money=money)), MemoryStore(), KEY)
-        np.testing.assert_array_equal(agent.snapshot().costs, np.full(3, expected))
+        np.testing.assert_array_equal(agent.answers.snapshot().costs, np.full(3, expected))
 
 
 def test_recent_contexts_are_those_of_the_last_decisions(agent: Agent, traffic: Traffic) -> None:
@@ -75,8 +75,8 @@ def test_recent_contexts_are_those_of_the_last_decisions(agent: Agent, traffic: 
     # Whatever is still in memory: a table that dropped its closed rows, or another process.
     again = Agent(config(policy=POLICY), agent.store, KEY)
     np.testing.assert_array_equal(recent_contexts(again.fold, again.store), found)
-    agent.fold.pending.load(
-        agent.fold.pending.next - 3, agent.fold.pending.arrays(agent.fold.pending.next - 3)
+    agent.light.pending.load(
+        agent.light.pending.next - 3, agent.light.pending.arrays(agent.light.pending.next - 3)
     )
     np.testing.assert_array_equal(recent_contexts(agent.fold, agent.store), found)
 
@@ -108,14 +108,14 @@ def test_regressions_of_outputs_are_renewed_when_replays_come_and_only_then():
     agent = Agent(config(), MemoryStore(), KEY)
     agent.simulate(traffic.simulations(20))
     kept = OutputMaps()
-    first = kept.of(agent.view().moments)
+    first = kept.of(agent.answers.view().moments)
     decided = agent.decide(traffic.requests(300))
     agent.observe(traffic.outcomes(decided))
-    assert kept.of(agent.view().moments) is first, "live rows teach nothing about replays"
+    assert kept.of(agent.answers.view().moments) is first, "live rows teach nothing about replays"
     agent.simulate(traffic.simulations(60))
-    again = kept.of(agent.view().moments)
+    again = kept.of(agent.answers.view().moments)
     assert again is not first
-    fresh = OutputMaps().of(agent.view().moments)
+    fresh = OutputMaps().of(agent.answers.view().moments)
     for mine, theirs, old in zip(again, fresh, first, strict=True):
         np.testing.assert_array_equal(mine, theirs)
         assert not np.array_equal(mine, old)

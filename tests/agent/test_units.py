@@ -83,11 +83,11 @@ def test_rows_are_units_with_the_mean_of_their_rewards():
     """Against a loop over the raw log."""
     settings = sticky()
     agent, _ = drive(settings)
-    view = agent.view()
-    assert view.watermark == agent.fold.pending.next - open_rows(agent)
-    log = Log(agent.store, agent.transform)
+    view = agent.answers.view()
+    assert view.watermark == agent.light.pending.next - open_rows(agent)
+    log = Log(agent.store, agent.state.transform)
     rows, low, high, low_squares, _, contrast = raw_sums(
-        log, agent.certifier.spec, view.watermark, settings.limits.rate_min, sticky=True
+        log, agent.state.certifier.spec, view.watermark, settings.limits.rate_min, sticky=True
     )
     score = view.certified.overall.score
     assert view.certified.overall.rows == rows > 100
@@ -99,7 +99,7 @@ def test_rows_are_units_with_the_mean_of_their_rewards():
 
 def open_rows(agent):
     """Decisions from the first unit on that may still grow."""
-    table = agent.fold.pending
+    table = agent.light.pending
     rows = np.flatnonzero(table.until[: table.size] >= table.clock)
     return table.size - int(rows[0]) if len(rows) else 0
 
@@ -107,13 +107,13 @@ def open_rows(agent):
 def test_a_unit_enters_only_when_it_can_grow_no_more():
     agent, traffic = Agent(sticky(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     agent.observe(traffic.outcomes(agent.decide(requests(traffic, [1, 2, 1]))))
-    assert agent.view().certified.overall.rows == 0
+    assert agent.answers.view().certified.overall.rows == 0
     traffic.at += TTL + 1.0
     late = agent.decide(requests(traffic, [3]))
-    assert agent.view().certified.overall.rows == 2
-    assert agent.view().watermark == 3
+    assert agent.answers.view().certified.overall.rows == 2
+    assert agent.answers.view().watermark == 3
     agent.observe(traffic.outcomes(late))
-    assert agent.view().watermark == 3
+    assert agent.answers.view().watermark == 3
 
 
 def test_a_unit_waits_for_its_last_reward():
@@ -123,10 +123,10 @@ def test_a_unit_waits_for_its_last_reward():
     traffic.at += TTL + 1.0
     agent.decide(requests(traffic, [9]))
     assert second.leader[0] == 0
-    assert agent.view().watermark == 0
+    assert agent.answers.view().watermark == 0
     agent.observe(traffic.outcomes(second))
-    assert agent.view().watermark == 2
-    assert agent.view().certified.overall.rows == 1
+    assert agent.answers.view().watermark == 2
+    assert agent.answers.view().certified.overall.rows == 1
 
 
 @pytest.mark.parametrize("share", [0.2, 0.55, 1.0])
@@ -142,17 +142,17 @@ def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
     store.checkpoint(cut, Agent(sticky(), partial, KEY).fold.to_bytes(), 0.0)
     again = Agent(sticky(), store, KEY)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
-    one, other = again.certified(), agent.certified()
+    one, other = again.answers.certified(), agent.answers.certified()
     assert one.contrasts.tobytes() == other.contrasts.tobytes()
     # Who is open is no part of the bytes: it must follow from them.
     table, traffic = (
-        agent.fold.pending,
-        Traffic(np.random.default_rng(9), at=agent.fold.pending.clock),
+        agent.light.pending,
+        Traffic(np.random.default_rng(9), at=agent.light.pending.clock),
     )
     batch = requests(traffic, np.arange(60), step=0.0)
     assert (
-        again.fold.units.leaders(batch, again.fold.pending, table.next).tolist()
-        == agent.fold.units.leaders(batch, table, table.next).tolist()
+        again.light.units.leaders(batch, again.light.pending, table.next).tolist()
+        == agent.light.units.leaders(batch, table, table.next).tolist()
     )
 
 
@@ -187,10 +187,10 @@ def test_checks_count_a_draw_once_however_many_requests_follow_it():
     batches = decisions(agent.store)
     own = np.concatenate([batch.leader == batch.number for batch in batches])
     randomized = np.concatenate([batch.randomized for batch in batches])
-    figures = {check.name: check.figures for check in agent.checks()}
+    figures = {check.name: check.figures for check in agent.answers.checks()}
     assert figures["assignment"]["rows"] == own.sum()
     assert figures["assignment"]["randomized"] == (own & randomized).sum()
-    passed = agent.view().watermark
+    passed = agent.answers.view().watermark
     assert figures["missingness"]["rows"] == (own & randomized)[:passed].sum()
     assert (own & randomized).sum() < 0.6 * randomized.sum()
 
@@ -297,7 +297,7 @@ def test_a_unit_whose_model_is_taken_out_is_served_as_routed():
     agent, traffic = Agent(sticky(), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
     first = agent.decide(requests(traffic, np.arange(200)))
     agent.observe(traffic.outcomes(first))
-    agent.open_era("guardrail: fast is too slow", active=np.array([True, False, True]))
+    agent.controls.open_era("guardrail: fast is too slow", active=np.array([True, False, True]))
     second = agent.decide(requests(traffic, np.arange(200)))
     hit = first.randomized & (first.model == 1)
     assert hit.any()
@@ -328,7 +328,7 @@ def test_certified_coverage_with_users_who_differ():
             agent.observe(replace(outcomes, reward=(rng.random(60) < taste[users]).astype(float)))
             traffic.at += TTL + 1.0
             # The models are worth the same: every contrast is 0.
-            bad |= bool((agent.certified().contrasts[:3, :3] > 1e-12).any())
+            bad |= bool((agent.answers.certified().contrasts[:3, :3] > 1e-12).any())
             taste = rng.permutation(taste)
         missed += bad
     assert missed <= 20

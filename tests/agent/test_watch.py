@@ -70,9 +70,9 @@ def live(store, seed: int = 4) -> Agent:
 
 def test_the_stream_below_feeds_every_check():
     agent = live(MemoryStore())
-    assert agent.fold.next_seq > 3 * CHUNK
-    assert agent.fold.next_seq % CHUNK > 0
-    figures = {check.name: check.figures for check in agent.checks()}
+    assert agent.light.next_seq > 3 * CHUNK
+    assert agent.light.next_seq % CHUNK > 0
+    figures = {check.name: check.figures for check in agent.answers.checks()}
     assert sum(figures["fidelity"]["pairs"]) > 80
     assert figures["assignment"]["rows"] == 14 * 97
     assert sum(figures["guardrail"]["rows"]) > 100
@@ -85,12 +85,12 @@ def test_the_stream_below_feeds_every_check():
 def test_checks_rebuilt_from_the_log_are_the_same_bit_for_bit(tmp_path):
     with SqliteStore(tmp_path / "log.db") as store:
         agent = live(store)
-        state, said = agent.fold.to_bytes(), repr(agent.checks())
+        state, said = agent.fold.to_bytes(), repr(agent.answers.checks())
     assert live(MemoryStore()).fold.to_bytes() == state
     with SqliteStore(tmp_path / "log.db") as store:
         again = Agent(GUARDED, store, KEY)
         assert again.fold.to_bytes() == state
-        assert repr(again.checks()) == said
+        assert repr(again.answers.checks()) == said
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.77, 0.99])
@@ -106,7 +106,7 @@ def test_checks_rebuilt_from_any_checkpoint_are_the_same_bit_for_bit(share):
     store.checkpoint(cut, Agent(GUARDED, partial, KEY).fold.to_bytes(), 0.0)
     again = Agent(GUARDED, store, KEY)
     assert again.fold.to_bytes() == agent.fold.to_bytes()
-    assert repr(again.checks()) == repr(agent.checks())
+    assert repr(again.answers.checks()) == repr(agent.answers.checks())
 
 
 def test_replays_that_wait_for_their_turn_survive_a_restart_between_chunks():
@@ -116,14 +116,14 @@ def test_replays_that_wait_for_their_turn_survive_a_restart_between_chunks():
     agent.ingest(traffic.observations(CHUNK))
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(400, contexts=900))))
     agent.simulate(traffic.simulations(900))
-    agent.ingest(traffic.observations(-agent.fold.next_seq % CHUNK))
+    agent.ingest(traffic.observations(-agent.light.next_seq % CHUNK))
     agent.checkpoint()
     again = Agent(config(), store, KEY)
     pairs = []
     for _ in range(4):
         rows = traffic.observations(CHUNK)
         agent.ingest(rows)
-        again.fold.apply(again.fold.next_seq, rows)
+        again.fold.apply(again.light.next_seq, rows)
         assert again.fold.to_bytes() == agent.fold.to_bytes()
         pairs.append(sum(said(agent)["fidelity"].figures["pairs"]))
     assert pairs == sorted(pairs)
@@ -148,11 +148,11 @@ def test_asking_changes_nothing_and_sees_the_unfinished_chunk():
     agent.simulate(traffic.simulations(25))
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(30))))
     before = agent.fold.to_bytes()
-    first = agent.checks()
+    first = agent.answers.checks()
     figures = {check.name: check.figures for check in first}
     assert figures["assignment"]["rows"] == 30
     assert sum(figures["fidelity"]["pairs"]) > 5
-    assert repr(agent.checks()) == repr(first)
+    assert repr(agent.answers.checks()) == repr(first)
     assert agent.fold.to_bytes() == before
 
 
@@ -170,26 +170,26 @@ def test_a_replay_is_compared_with_the_model_that_answered():
 def test_every_check_speaks_and_honest_traffic_raises_no_alarm():
     """Each check alarms on at most 1% of honest experiments: seeded, so it does or does not."""
     agent = live(MemoryStore())
-    checks = agent.checks()
+    checks = agent.answers.checks()
     names = ["assignment", "fidelity", "drift", "representation", "missingness", "delivery"]
     guards = ["guardrail", "guardrail"]
     names += ["floors", *guards, "estimators", "outputs", "watermark"]
     assert [check.name for check in checks] == names
     assert [check.figures["metric"] for check in checks[-5:-3]] == ["error.rate", "score"]
     assert all(check.status != "alarm" for check in checks), checks
-    assert agent.consequences(checks) == []
+    assert agent.answers.consequences(checks) == []
 
 
 def said(agent):
     """Checks by name, the first guardrail for all of them."""
-    return {check.name: check for check in reversed(agent.checks())}
+    return {check.name: check for check in reversed(agent.answers.checks())}
 
 
 def the_alarm(agent, name, action):
     """The check raised the only alarm, and asks for its action alone."""
-    checks = agent.checks()
+    checks = agent.answers.checks()
     assert [check.name for check in checks if check.status == "alarm"] == [name], checks
-    (consequence,) = agent.consequences(checks)
+    (consequence,) = agent.answers.consequences(checks)
     assert consequence.action is action
     return consequence
 
@@ -276,7 +276,7 @@ def test_no_pair_is_compared_by_a_scale_that_knows_it():
     agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(14))
     agent.simulate(traffic.simulations())
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(437))))
-    assert agent.fold.next_seq == CHUNK
+    assert agent.light.next_seq == CHUNK
     assert sum(said(agent)["fidelity"].figures["pairs"]) == 0
     agent.observe(traffic.outcomes(agent.decide(traffic.requests(20))))
     assert sum(said(agent)["fidelity"].figures["pairs"]) > 0
@@ -317,7 +317,7 @@ def test_a_model_over_its_limit_is_paused_and_no_other():
         outcomes.metrics[bad, 0] = 1.0
         outcomes.metrics[outcomes.served == 0, 1] -= 1.5
         agent.observe(outcomes)
-    found = agent.consequences(agent.checks())
+    found = agent.answers.consequences(agent.answers.checks())
     assert [(one.action, one.models) for one in found] == [
         (Action.PAUSE, (2,)),
         (Action.PAUSE, (0,)),
@@ -355,7 +355,7 @@ def test_a_metric_after_its_decision_was_closed_and_entered_is_late():
     agent.observe(outcomes)
     agent.ingest(traffic.observations(CHUNK))
     assert agent.fold.certified.watermark == 100
-    before = repr(agent.checks())
+    before = repr(agent.answers.checks())
     late = replace(rewards_only(outcomes), reward=np.full(100, np.nan), metrics=np.ones((100, 2)))
     accepted = agent.observe(late)
     assert (accepted.rows, accepted.late, agent.late) == (0, 100, 100)
@@ -363,8 +363,8 @@ def test_a_metric_after_its_decision_was_closed_and_entered_is_late():
     assert (again.rows, again.late, again.duplicates, agent.late) == (0, 0, 3, 100)
     with pytest.raises(ConflictError, match=r"metric score of decision d7 was 1.0, now 1.5"):
         agent.observe(replace(take(late, np.array([7])), metrics=np.array([[1.0, 1.5]])))
-    assert repr(agent.checks()) == before
-    assert np.isnan(agent.fold.pending.metrics[:100]).all()
+    assert repr(agent.answers.checks()) == before
+    assert np.isnan(agent.light.pending.metrics[:100]).all()
 
 
 def test_models_are_named_in_the_sentences():

@@ -51,7 +51,7 @@ def whole(door, names, seconds=1.0):
 
 
 def check(agent, at=None):
-    (found,) = [each for each in agent.checks(at) if each.name == "watermark"]
+    (found,) = [each for each in agent.answers.checks(at) if each.name == "watermark"]
     return found
 
 
@@ -116,7 +116,7 @@ def test_one_waits_and_three_hundred_are_held_back():
     door.decide([request("lost")])
     whole(door, [f"q{i}" for i in range(300)], seconds=1.0)
     agent = door.agent
-    behind = agent.behind()
+    behind = agent.answers.behind()
     assert (behind.waiting, behind.held, behind.number) == (1, 300, 0)
     assert behind.delay == pytest.approx(1.0)
     found = check(agent)
@@ -130,10 +130,10 @@ def test_one_waits_and_three_hundred_are_held_back():
     )
     told = report(agent, [], door._clock()).estimates
     assert (told.waiting, told.watermark.held_back, told.watermark.decision_id) == (1, 300, "d0")
-    assert agent.view().certified.overall.rows == 0
+    assert agent.answers.view().certified.overall.rows == 0
     door.observe([Outcome(request_id="lost", outputs=OUTPUTS, reward=0.5)])
-    assert agent.view().certified.overall.rows == 301
-    assert agent.behind() == Behind()
+    assert agent.answers.view().certified.overall.rows == 301
+    assert agent.answers.behind() == Behind()
     assert check(agent).status == "ok"
 
 
@@ -154,7 +154,7 @@ def test_a_clock_that_was_set_back_holds_back_one_window_at_the_most():
     assert door.observe([Outcome(request_id="ahead0", outputs=OUTPUTS, reward=0.5)]).rows == 1
     clock.now += 1.0
     assert door.agent.expire(clock.now) == 2
-    assert door.agent.view().certified.overall.rows == 53
+    assert door.agent.answers.view().certified.overall.rows == 53
     assert check(door.agent, clock.now).status == "ok"
     assert Agent(door.agent.config, store, KEY).fold.to_bytes() == door.agent.fold.to_bytes()
 
@@ -174,13 +174,13 @@ def test_units_opened_by_a_clock_that_was_set_back_close_too():
         door.decide([request(name, unit_id="bob")])
         door.observe([Outcome(request_id=name, outputs=OUTPUTS, reward=0.5)])
         clock.now += 1.0
-    leaders = door.agent.fold.pending.leader[:3] - door.agent.fold.pending.base
+    leaders = door.agent.light.pending.leader[:3] - door.agent.light.pending.base
     assert leaders.tolist() == [0, 1, 1]
-    assert door.agent.behind().number == 1
-    assert "its unit may grow until 2026-09-21 14:15:31 UTC" in door.agent.behind().sentence
+    assert door.agent.answers.behind().number == 1
+    assert "its unit may grow until 2026-09-21 14:15:31 UTC" in door.agent.answers.behind().sentence
     clock.now += 31.0
     door.decide([request("q2", unit_id="cid")])
-    assert door.agent.behind().number == 3
+    assert door.agent.answers.behind().number == 3
     assert Agent(door.agent.config, store, KEY).fold.to_bytes() == door.agent.fold.to_bytes()
 
 
@@ -224,7 +224,7 @@ def test_honest_delays_without_a_window_raise_no_alarm():
             one = {k: v if v is None else v[row : row + 1] for k, v in columns.items()}
             agent.observe(type(batch)(**one | {"at": np.array([traffic.at])}))
         if step % 10 == 9:
-            held = max(held, agent.behind().held)
+            held = max(held, agent.answers.behind().held)
             assert check(agent).status != "alarm"
     assert held > FEWEST_HELD
 

@@ -20,8 +20,8 @@ from equipoise.store.batches import ObservationBatch, slice_rows
 def cost_of_checks(preset: str, rng: np.random.Generator) -> None:
     """One chunk of decisions and their outcomes: all of its folding, and the checks alone."""
     agent, n = agent_of(16, 15, 8, preset), CHUNK // 2
-    fold, fill = agent.fold, requests(agent, rng, -agent.fold.next_seq % CHUNK)
-    y, reward = rng.normal(size=(len(fill), agent.transform.q)), rng.random(len(fill))
+    fold, fill = agent.fold, requests(agent, rng, -agent.light.next_seq % CHUNK)
+    y, reward = rng.normal(size=(len(fill), agent.state.transform.q)), rng.random(len(fill))
     agent.ingest(ObservationBatch(fill.unit, fill.at, fill.x, fill.routed, y, reward))
     sent = outcomes(agent, rng, agent.decide(requests(agent, rng, n)))
     agent.observe(slice_rows(sent, 0, n - 1))
@@ -36,7 +36,9 @@ def cost_of_checks(preset: str, rng: np.random.Generator) -> None:
         twin = fold.watch.copy()
 
     def share(what: str, predicted: np.ndarray) -> None:
-        alone = median_seconds(lambda: twin.take(fold.pending, start, stop, predicted), afresh)
+        alone = median_seconds(
+            lambda: twin.take(fold.pending, start, stop, predicted, fold._rules), afresh
+        )
         note = f"{alone / whole:.0%} of folding the chunk ({whole * 1e6:,.0f} us)"
         line(f"{preset}, {what}", f"{alone * 1e6:,.0f} us", note)
 

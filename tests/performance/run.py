@@ -70,7 +70,7 @@ def requests(agent: Agent, rng: np.random.Generator, n: int) -> RequestBatch:
         unit=rng.integers(0, 2**62, n),
         context=np.full(n, -1),
         at=np.zeros(n),
-        x=rng.normal(size=(n, agent.transform.d)),
+        x=rng.normal(size=(n, agent.state.transform.d)),
         routed=rng.integers(0, len(agent.models), n),
     )
 
@@ -82,7 +82,7 @@ def outcomes(agent: Agent, rng: np.random.Generator, decided) -> OutcomeBatch:
         served=decided.model,
         attempt=np.ones(n, dtype=np.int64),
         delivered=np.ones(n, dtype=bool),
-        outputs=rng.normal(size=(n, agent.transform.q)),
+        outputs=rng.normal(size=(n, agent.state.transform.q)),
         reward=rng.random(n),
         at=decided.at,
     )
@@ -145,7 +145,7 @@ def section_refresh() -> None:
                 snapshot = agent.refresh(review=False)
                 times.append(1e3 * (time.perf_counter() - start))
                 start = time.perf_counter()
-                agent.policy.freeze(snapshot)
+                agent.state.policy.freeze(snapshot)
                 frozen.append(1e3 * (time.perf_counter() - start))
             line(
                 f"{preset}, p = {1 + d + q}, K = {models}, median",
@@ -332,7 +332,7 @@ def section_memory() -> None:
             agent.observe(outcomes(agent, rng, agent.decide(batch)))
         sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         state = len(agent.fold.to_bytes()) / 1024
-        decided, events = agent.fold.pending.next / 1e6, agent.fold.next_seq / 1e6
+        decided, events = agent.light.pending.next / 1e6, agent.light.next_seq / 1e6
         line(
             f"{decided:.1f}M decisions, {events:.1f}M events",
             f"{sizes[-1]:,.0f} MiB peak",

@@ -1,4 +1,4 @@
-"""The page on how to add a policy: its policy as written, under the laws of the battery."""
+"""The page on policies: the one it adds, as written, under the laws of the battery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from equipoise.policies.registry import ASSIGNMENTS, Policy, policy
 from equipoise.policies.snapshot import Snapshot
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "add-a-policy.md"
+PAGE = HERE.parents[1] / "docs" / "policies.md"
 LAWS = (
     "test_probabilities_sum_to_one_above_the_floor",
     "test_the_floor_is_mixed_in_not_clipped",

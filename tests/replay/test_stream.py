@@ -125,7 +125,7 @@ class TestDelay:
         closed = np.zeros(run.checkpoints[-1].requests, dtype=bool)
         closed[number[~np.isnan(reward)]] = True
         closed[run.column(ExpiryBatch, "number")] = True
-        view = run.agent.view()
+        view = run.agent.answers.view()
         assert view.watermark == int(np.argmin(closed))
         assert 0 < view.watermark < len(closed)
         assert closed[view.watermark :].any()
@@ -171,7 +171,7 @@ class TestCompliance:
         model, randomized = (run.column(DecisionBatch, n) for n in ("model", "randomized"))
         served, delivered = (run.column(OutcomeBatch, n) for n in ("served", "delivered"))
         exp = randomized & delivered & (served == model)
-        moments = run.agent.view().moments
+        moments = run.agent.answers.view().moments
         np.testing.assert_array_equal(
             moments.arms.count.sum(axis=0), np.bincount(model[exp], minlength=3)
         )
@@ -207,12 +207,12 @@ class TestCompliance:
         settings = StreamSettings(requests=20_000, exp_rate=1.0, budget=20_000, obs=0, batch=2000)
         options = replace(self.OPTIONS, noncompliance=0.4, fallback=table.models[0])
         run = Run(table, replace(settings, refresh=5000), options)
-        estimate = run.agent.estimates(["ipw"])["ipw"]
+        estimate = run.agent.answers.estimates(["ipw"])["ipw"]
         error = np.sqrt(np.diag(estimate.covariance))
         z = np.abs(estimate.values - run.world.served_values) / error
         assert z.max() < norm.isf(1e-6 / 6)
         assert (np.abs(estimate.values - run.world.values) / error).max() > 6
-        certified = run.agent.certified()
+        certified = run.agent.answers.certified()
         assert (certified.lower[:3] <= run.world.values).all()
         assert (run.world.values <= certified.upper[:3]).all()
         assert (certified.lower[:3] <= run.world.served_values).all()
@@ -253,7 +253,7 @@ class TestDrift:
         self, table: Benchmark
     ) -> None:
         run = Run(table, self.SETTINGS, replace(self.OPTIONS, delay=200))
-        last, closed = run.checkpoints[-1], run.agent.view().watermark
+        last, closed = run.checkpoints[-1], run.agent.answers.view().watermark
         assert closed < last.requests
         assert last.drifted == pytest.approx(1 - 1000 / last.requests)
         assert last.drifted_closed == pytest.approx(1 - 1000 / closed)

@@ -41,9 +41,9 @@ def test_it_contradicts_nothing_that_is_certified(name: str, assignment: str) ->
         world, experiment(world, settings, "fixed-rate", assignment, "hierarchical"), settings, 1
     ):
         agent = checkpoint.agent
-        certified = agent.certified()
+        certified = agent.answers.certified()
         for family in (None, *FAMILIES):
-            answer = agent.recommendation(family)
+            answer = agent.answers.recommendation(family)
             if not np.isfinite(answer.value):
                 continue  # no value is told without its error
             seen += 1

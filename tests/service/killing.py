@@ -238,7 +238,7 @@ def state_is_the_fold(store: Path) -> bool:
         agent = Agent(ExperimentConfig.from_json(log.settings()["config"]), log, None)
         saved = SqliteStore.restore(log)
         assert saved is not None
-        assert saved.seq == agent.fold.next_seq > 0
+        assert saved.seq == agent.light.next_seq > 0
         return saved.state == agent.fold.to_bytes()
 
 

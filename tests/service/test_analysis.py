@@ -71,7 +71,7 @@ def test_its_state_and_its_report_are_those_of_the_daemon(daemon: Daemon):
         for turn in range(3):
             traffic(daemon, 700 * turn, 700 * (turn + 1))
             made = await daemon.analysis.report(["ipw"])
-            assert made.log_rows == agent.fold.next_seq
+            assert made.log_rows == agent.light.next_seq
             own = report(agent, ["ipw"], made.at)
             assert made.estimates == own.estimates
             assert made.recommendations == own.recommendations
@@ -108,7 +108,7 @@ def test_a_killed_analyst_costs_one_answer(daemon: Daemon):
         await process.wait()
         traffic(daemon, 50, 80)
         made = await daemon.analysis.report()
-        assert made.log_rows == daemon.agent.fold.next_seq
+        assert made.log_rows == daemon.agent.light.next_seq
         second = daemon.analysis._process
         assert second is not None
         os.kill(second.pid, signal.SIGSTOP)
@@ -120,7 +120,7 @@ def test_a_killed_analyst_costs_one_answer(daemon: Daemon):
         os.kill(second.pid, signal.SIGKILL)
         with pytest.raises(AnalysisError):
             await waiting
-        assert (await daemon.analysis.report()).log_rows == daemon.agent.fold.next_seq
+        assert (await daemon.analysis.report()).log_rows == daemon.agent.light.next_seq
         assert await daemon.analysis.refresh() is True
         assert daemon.agent.rule.rule_id == report(daemon.agent, [], 0.0).rule.rule_id
 
@@ -234,7 +234,7 @@ def test_an_analyst_that_hangs_is_known_and_started_again(daemon: Daemon):
             await waiting
         analysis._seconds = 120.0
         assert daemon.readiness().ready
-        assert (await analysis.report()).log_rows == daemon.agent.fold.next_seq
+        assert (await analysis.report()).log_rows == daemon.agent.light.next_seq
         assert analysis._process is not process
 
     run(daemon, work)
@@ -308,7 +308,7 @@ def test_a_configuration_that_ends_a_question_is_no_failure_of_the_analyst(daemo
                 await waiting
         assert daemon.figures.refresh_failures == 0
         assert analysis._restarts.failures("ask") == 0
-        assert (await analysis.report()).log_rows == daemon.agent.fold.next_seq
+        assert (await analysis.report()).log_rows == daemon.agent.light.next_seq
 
     run(daemon, work)
 
@@ -321,7 +321,7 @@ def test_an_analyst_that_fails_is_started_again(daemon: Daemon):
         traffic(daemon, 40, 50)
         with pytest.raises(AnalysisError, match="rules"):
             await daemon.analysis.report()
-        assert (await daemon.analysis.report()).log_rows == daemon.agent.fold.next_seq
+        assert (await daemon.analysis.report()).log_rows == daemon.agent.light.next_seq
 
     run(daemon, work)
 
@@ -346,15 +346,15 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
         daemon._lighten()
         traffic(daemon, 0, 900)
         with pytest.raises(RuntimeError, match="no sums"):
-            agent.view()
-        before = agent.fold.certified.watermark, agent.fold.late, agent.fold.randomized
+            agent.answers.view()
+        before = agent.light.watermark, agent.light.late, agent.light.randomized
         async with daemon.whole():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
-            agent.open_era("a test", 5.0)
+            agent.controls.open_era("a test", 5.0)
             daemon.analysis.adopt(daemon.store.rules()[-1])
-        assert (agent.fold.certified.watermark, *before[1:]) == before
-        assert not agent.fold.keeps_sums
+        assert (agent.light.watermark, *before[1:]) == before
+        assert not agent.state.keeps_sums
         traffic(daemon, 900, 1500)
         assert await daemon.analysis.refresh() is True, "the analyst heard of the era's rule"
         async with daemon.whole():
@@ -382,15 +382,15 @@ def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
         state = daemon.analysis.state
 
         async def counted() -> Saved:
-            states.append(agent.fold.next_seq)
+            states.append(agent.light.next_seq)
             return await state()
 
         monkeypatch.setattr(daemon.analysis, "state", counted)
         for _ in range(3):
-            await daemon._carry_out(alarmed)
+            await daemon._apply_alarm_actions(alarmed)
         assert agent.rule.era == asked
-        assert (agent.paused is not None) == (action == "pause")
-        assert not agent.fold.keeps_sums
+        assert (agent.state.paused is not None) == (action == "pause")
+        assert not agent.state.keeps_sums
 
     run(daemon, work)
     assert len(states) == asked
@@ -403,7 +403,7 @@ def test_a_store_that_fails_meanwhile_leaves_the_daemon_as_it_was(
         agent = daemon.agent
         daemon._lighten()
         traffic(daemon, 0, 700)
-        before = agent.fold.next_seq, agent.fold.pending.next, agent.fold.randomized
+        before = agent.light.next_seq, agent.light.pending.next, agent.light.randomized
 
         def refuse(*_: object, **__: object) -> None:
             raise FullStoreError("the disk is full")
@@ -413,8 +413,8 @@ def test_a_store_that_fails_meanwhile_leaves_the_daemon_as_it_was(
             with pytest.raises(FullStoreError):
                 async with daemon.whole():
                     raise AssertionError("nothing may be done with half a state")
-        assert (agent.fold.next_seq, agent.fold.pending.next, agent.fold.randomized) == before
-        assert not agent.fold.keeps_sums
+        assert (agent.light.next_seq, agent.light.pending.next, agent.light.randomized) == before
+        assert not agent.state.keeps_sums
         traffic(daemon, 700, 900)
         async with daemon.whole():
             canonical = Agent(agent.config, daemon.store, None)
@@ -444,9 +444,9 @@ def test_rows_are_closed_and_late_alike_with_sums_and_without(tmp_path: Path):
                     answers.append(daemon.hot.outcomes(json.dumps(part).encode()))
                 except ValueError as error:
                     answers.append(str(error))
-            fold = daemon.agent.fold
-            table = fold.pending
-            found.append((answers, fold.late, fold.certified.watermark, table.base, table.size))
+            light = daemon.agent.light
+            table = light.pending
+            found.append((answers, light.late, light.watermark, table.base, table.size))
     assert found[0] == found[1]
     assert found[0][2] > 0
 
@@ -509,8 +509,8 @@ def test_an_embedded_agent_does_at_a_refresh_what_the_daemon_does(tmp_path: Path
         run(made, work)
         agent = made.agent
         assert agent.rule.era == embedded.rule.era >= 1
-        assert agent.paused == embedded.paused
-        assert agent.paused is not None
+        assert agent.state.paused == embedded.state.paused
+        assert agent.state.paused is not None
         assert [each.rule_id for each in store.rules()] == [each.rule_id for each in other.rules()]
         eras = [(each.era, each.reason, each.models) for each in store.eras()]
         assert eras == [(each.era, each.reason, each.models) for each in other.eras()]

@@ -215,7 +215,7 @@ def test_open_decisions_are_those_of_the_window():
     # Their rows as the table itself has them.
     agent = Agent(file.experiment, MemoryStore(), bytes(32))
     rows = [each.state - each.sums for each in told]
-    assert rows == [n * agent.fold.pending.row_bytes for n in (3.6e6, 86.4e6)]
+    assert rows == [n * agent.light.pending.row_bytes for n in (3.6e6, 86.4e6)]
     assert "no checkpoint can hold" not in str(told[0])
     assert "no checkpoint can hold that state: SQLite keeps 1,000 MB" in str(told[1])
     # Memory is the budget's, not the window's.

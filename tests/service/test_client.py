@@ -83,7 +83,7 @@ def test_outcomes_arrive_in_parts_and_in_batches(daemon: Protocol, port: int) ->
     assert router.counters.delivered == 600
     assert rows(daemon, OutcomeBatch) == 600
     assert all(delivered for delivered, _ in outcomes(daemon))
-    table = daemon.desk.agent.fold.pending
+    table = daemon.desk.agent.light.pending
     assert table.next == 300
     assert table.has_reward[: table.size].all(), "every decision has its reward"
     assert table.has_outputs[: table.size].all()

@@ -235,8 +235,8 @@ def test_outcome_windows_are_as_long_as_declared_whatever_is_set(step: float):
         if second % 60 == 0 and second < 1800:
             desk.decide([Request(request_id=f"r{second}", routed="large", features={"words": 1.0})])
         agent.expire(clock())
-        for number in range(agent.fold.pending.base, agent.fold.pending.next):
-            if agent.fold.pending.expired[number - agent.fold.pending.base]:
+        for number in range(agent.light.pending.base, agent.light.pending.next):
+            if agent.light.pending.expired[number - agent.light.pending.base]:
                 ended.setdefault(number, second)
     waited = [ended[number] - 60 * number for number in range(30)]
     assert min(waited) >= 600.0 * (1 - SLEW)

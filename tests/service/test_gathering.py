@@ -67,7 +67,7 @@ def test_together_they_get_what_each_gets_alone_to_the_byte(pair: tuple[Daemon, 
     bodies = [asked(f"r{index}", index % 7, ("large", "small")[index % 2]) for index in range(40)]
     for some in (bodies[:1], bodies[1:3], bodies[3:6], bodies[6:]):
         assert told(together.hot.decide_each(some)) == answered(alone, some)
-    assert together.agent.fold.pending.next == alone.agent.fold.pending.next == 40
+    assert together.agent.light.pending.next == alone.agent.light.pending.next == 40
     assert together.figures.decisions == alone.figures.decisions
 
 
@@ -78,7 +78,7 @@ def test_who_repeats_a_request_gets_its_decision(pair: tuple[Daemon, Daemon]):
     assert mine[0] == mine[2]
     assert json.loads(mine[1])["decision_id"] == json.loads(mine[5])["decision_id"]
     assert mine[4] == theirs[4], "other content under the same id is a conflict"
-    assert together.agent.fold.pending.next == 3
+    assert together.agent.light.pending.next == 3
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_one_that_is_wrong_harms_nobody_else(pair: tuple[Daemon, Daemon], wrong:
     bodies = [asked("a"), asked("b"), wrong, asked("c"), asked("d")]
     mine, theirs = told(together.hot.decide_each(bodies)), answered(alone, bodies)
     assert mine == theirs
-    assert together.agent.fold.pending.next == 4
+    assert together.agent.light.pending.next == 4
 
 
 def test_a_store_that_refuses_passes_everybody_through(

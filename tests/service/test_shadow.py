@@ -156,7 +156,7 @@ def test_every_context_is_replayed_on_every_candidate_once(tmp_path: Path, provi
     # 100 tokens in and 10 out, three times each at the declared prices.
     assert shadow.spent == pytest.approx(3 * (100 * 11 + 10 * 110) / 1e6)
     assert agent.store.next_seq == 6
-    assert agent.view().moments.simulation.count.sum() == 6
+    assert agent.answers.view().moments.simulation.count.sum() == 6
     assert PROMPT not in log
     assert "secret" not in log
     assert '"shadow-line","line":4' in log

@@ -32,10 +32,10 @@ SETTINGS = StreamSettings(3000, exp_rate=RATE, budget=300, obs=20_000, batch=25,
 
 def gains(agent) -> tuple[float, float, float]:
     """Of the gate, of the best gate there could be, of the assignment; 1 is no gain."""
-    snapshot = agent.snapshot()
+    snapshot = agent.answers.snapshot()
     cuts = context_cuts(snapshot).each(snapshot.contexts)
     best = np.sort(cuts.max(axis=1))
-    rate = agent.policy.freeze(snapshot).gate.rates(snapshot.contexts)
+    rate = agent.state.policy.freeze(snapshot).gate.rates(snapshot.contexts)
     gate = rate @ cuts.max(axis=1) / rate.sum()
     ceiling = best[-round(RATE * len(best)) :].mean()
     assigned = ((cuts**2).sum(axis=1) / cuts.sum(axis=1)).mean()

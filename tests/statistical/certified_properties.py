@@ -224,9 +224,9 @@ def look(case: Case, agent: Agent, means: np.ndarray, routed: np.ndarray) -> Non
     """What is wrong at one refresh. means: (n, K) worth of every request so far; routed: (n,)."""
     settings = case.settings
     models, scale = len(settings.models), settings.reward.high - settings.reward.low
-    certified, sign = agent.certified(), agent.sign
+    certified, sign = agent.answers.certified(), agent.answers.sign
     slack = ROUNDING * scale
-    answer = agent.recommendation()
+    answer = agent.answers.recommendation()
     if np.isfinite(answer.value):
         m = agent.models.index(answer.model)
         inside = certified.lower[m] - slack <= answer.value <= certified.upper[m] + slack
@@ -251,7 +251,7 @@ def look(case: Case, agent: Agent, means: np.ndarray, routed: np.ndarray) -> Non
     both = active[:, None] & active[None, :]
     if (both & (contrasts > truth[:, None] - truth[None, :] + slack)).any():
         case.faults.append("interval: a contrast without the truth")
-    status = agent.status()
+    status = agent.answers.status()
     named = bool(certified.about)
     case.named |= named
     if status.state is State.DECIDED:
@@ -266,7 +266,7 @@ def look(case: Case, agent: Agent, means: np.ndarray, routed: np.ndarray) -> Non
 
 def entered(agent: Agent, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Requests that are in the certified sums of the era, and all of the era up to the last."""
-    table, view = agent.fold.pending, agent.view()
+    table, view = agent.light.pending, agent.answers.view()
     assert table.base == 0
     rows = slice(0, min(view.watermark, count))
     own = table.leader[rows] == np.arange(rows.stop)
@@ -282,7 +282,7 @@ def entered(agent: Agent, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def unit_means(agent: Agent, leaders: np.ndarray, worth: np.ndarray) -> np.ndarray:
     """(n, A) mean worth over the requests of each unit; a request alone is its own."""
-    leader = agent.fold.pending.leader[: len(worth)]
+    leader = agent.light.pending.leader[: len(worth)]
     count = np.bincount(leader, minlength=len(worth))
     total = np.zeros_like(worth)
     np.add.at(total, leader, worth)

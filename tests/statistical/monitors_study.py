@@ -22,13 +22,14 @@ LEVEL = 0.01
 NEVER = np.inf
 ROWS: list[str] = []
 """Lines of the table, for the page."""
-PAGE = """# How often the checks are wrong, and how soon they are right
+PAGE = """# Checks: how often they raise a false alarm, and how soon a true one
 
-Each check allows itself an alarm in at most 1% of honest experiments, however often one looks.
-Written by `python tests/statistical/monitors_study.py --runs {runs} --out docs/checks.md`; shares
+For operators who decide how far to trust an alarm. Each check may raise an alarm in at most 1% of
+honest experiments, however often you look. Written by
+`python tests/statistical/monitors_study.py --runs {runs} --out docs/checks.md`; shares are given
 with their standard error.
 
-| what happens | runs | runs that alarm | when |
+| situation | runs | runs with an alarm | when |
 |---|---|---|---|
 {rows}
 """

@@ -25,16 +25,17 @@ from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.memory import MemoryStore
 
-PAGE = """# What the regression inside the score is worth
+PAGE = """# Regression: how much predictions narrow certified intervals
 
-Certified contrasts rest on a score that compares every reward with a prediction frozen before its
-draw. *Best cut* is how much narrower the contrasts could get, against a running mean per model, if
-every prediction were E[R | context, do(model)] itself, which only the world knows. *Ours* is what
-the agent gets, the time it takes to learn included. The last two columns are widths relative to the
-running mean when replays, or the rewards of the log, are noise: a useless prediction is switched
-off. Uniform assignment, {exp:,} randomized requests, {seeds} seeds, omega = 1. Where the scorer
-cannot explain the rewards (AlpacaEval and FRANK at alpha = 1) there is little to gain, and little
-is gained. Written by `tests/statistical/regression_study.py`.
+For users who decide whether replays are worth their price. Certified contrasts use a score that
+compares every reward with a prediction frozen before its draw. *Best cut* is how much narrower the
+contrasts would be than with a running mean per model if every prediction were E[R | context,
+do(model)] itself, which only the simulated world knows. *Ours* is the agent's result, including the
+time it takes to learn. The last two columns are widths relative to the running mean when replays,
+or the rewards of the log, are noise: a useless prediction is switched off. Uniform assignment,
+{exp:,} randomized requests, {seeds} seeds, omega = 1. Where the scorer cannot explain the rewards
+(AlpacaEval and FRANK at alpha = 1) there is little to gain, and little is gained. Written by
+`tests/statistical/regression_study.py`.
 
 {table}
 """
@@ -82,7 +83,7 @@ def stream(
 
 def widths(agent: Agent) -> float:
     """Root of the mean square of the score's contrasts, over pairs of models."""
-    score, models = agent.view().certified.overall.score, len(agent.models)
+    score, models = agent.answers.view().certified.overall.score, len(agent.models)
     squares = score.contrast_squares()[-1][:models, :models] / score.rows[0]
     return float(np.sqrt(squares[~np.eye(models, dtype=bool)]).mean())
 

@@ -34,18 +34,18 @@ def page(results, runs):
 
 def _opening(runs, error):
     return [
-        "# Coverage study",
+        "# Coverage: how often certified intervals are wrong",
         "",
-        "Made by `python tests/statistical/coverage_study.py`; do not edit by hand. The promises "
-        "these figures stand behind are in METHOD's terms: a declared level of "
-        f"{percent(DELTA)} for everything shown together, looked at again and again.",
+        "For users who want to see the promises of guarantees.md measured. Written by `python "
+        "tests/statistical/coverage_study.py`; do not edit by hand. The declared level is "
+        f"{percent(DELTA)} for all reported intervals together, at every look.",
         "",
-        "An *ever-miss* is a run in which any interval that is shown misses its true value at any "
+        "An *ever-miss* is a run in which any reported interval misses its true value at any "
         "look: every row up to the 100th, then looks 4% apart. The bounds are read from the "
         "functions that ship. All seeds are fixed by the names of the cells. "
         f"{runs:,} runs unless stated; one standard error of a share of {percent(DELTA)} is "
-        f"then {100 * error:.2f} points. A dash is a cell that was not run: the command runs "
-        "what is missing.",
+        f"then {100 * error:.2f} points. A dash is a cell that was not run; the command runs "
+        "missing cells.",
     ]
 
 
@@ -71,7 +71,7 @@ def _coverage(results, runs):
         f"{percent(1 - FALLBACK_SHARE)} of the level; where its condition does not hold, the "
         "bounded one is read at the rest. *Open*: share of runs in which the asymptotic one was "
         "certified at the end. Figures in brackets: the sequence's assumption does not hold "
-        "there, and it is not what would be certified.",
+        "there, so it would not be used.",
         "",
     ]
     header = ["world", "allocation", "bounded", "bounded values"]
@@ -130,7 +130,7 @@ def _worst(results):
 
 def _rarer(results, runs):
     lines = [
-        "## From when the asymptotic sequence is safe",
+        "## When the asymptotic sequence becomes safe",
         "",
         f"Ever-miss of the asymptotic sequence alone, {runs // 2:,} runs, four models at or near a "
         "success rate, by the amount of the rarer outcome that every model needs before it opens; "
@@ -162,10 +162,10 @@ def _split(results, runs):
         "## How the level is divided where another sequence is declared",
         "",
         f"Median number of randomized requests to `decided`, over the lower bound, {runs // 10:,} "
-        "runs, four models, uniform draws, asymptotic declared: by its share of the level, the "
-        "bounded one keeping the rest. Near one half the sequence opens early and its own share "
-        "is what counts; at .85 and .01 decisions come from the bounded one or wait for the "
-        "opening.",
+        "runs, four models, uniform draws, asymptotic declared, by its share of the level; the "
+        "bounded sequence has the rest. At success rates near one half the sequence opens early "
+        "and its own share decides; at .85 and .01 decisions come from the bounded one or wait "
+        "for the opening.",
         "",
     ]
     rows = []
@@ -208,7 +208,8 @@ def _row_traps(results, runs):
         "## Which rows enter, and in which order",
         "",
         f"{runs // 8:,} runs, two models, the bounded sequence (contrasts and values together at "
-        "5%), predictions off. Left the rows METHOD allows, right those a naive log would take.",
+        "5%), predictions off. The first ever-miss is with the rows that the method allows, the "
+        "second with those of a naive log.",
         "",
     ]
     rows = []
@@ -232,12 +233,12 @@ def _row_traps(results, runs):
 
 def _speed(results, runs):
     lines = [
-        "## Decisions do get made",
+        "## How long a decision takes",
         "",
         f"Median number of randomized requests to `decided` over {runs // 10:,} runs, divided by "
         "Garivier & Kaufmann's bound T* ln(1/delta) (Gaussian form with the rewards' own "
         "variances), delta = 5%, epsilon = 0; one model ahead by the gap, the others at .5. "
-        "The naive z interval under peeking is there to show what is given up.",
+        "The naive z interval under peeking shows the price of a valid interval.",
         "",
     ]
     rows, names = [], ["bounded", "per-model", "asymptotic", "naive z"]

@@ -56,7 +56,7 @@ def test_failures_that_come_first_mislead_averages_and_no_certified_interval():
                     came[model] += len(mine), mine.sum()
             if batch % 5 == 4:
                 agent.refresh(review=False)
-            contrast = agent.certified().contrasts
+            contrast = agent.answers.certified().contrasts
             bad |= bool(contrast[0, 1] > 1e-12 or contrast[1, 0] > 1e-12)
             count = came[:, 0]
             if count.min() >= 30:

@@ -116,7 +116,7 @@ class Analysis(Analyst):
 
         Callers that come together share one. Raises AnalysisError.
         """
-        rows = self._agent.fold.next_seq
+        rows = self._agent.light.next_seq
         if families and not self._holds(self.newest, 0, families):
             return await self._wider(families, rows)
         async with self.turn:
@@ -133,7 +133,7 @@ class Analysis(Analyst):
     async def read(self, families: Sequence[str] = ()) -> Report:
         """As `report`, for a client: at a pace that leaves the analyst to the daemon, and waiting
         for so long only. Raises AnalysisError."""
-        rows = self._agent.fold.next_seq
+        rows = self._agent.light.next_seq
         for known in (self.newest, self._wide):
             if self._holds(known, rows, families):
                 assert known is not None
@@ -165,7 +165,7 @@ class Analysis(Analyst):
             return False
         # SQLite may be busy with a transaction; the loop does not wait for it.
         await asyncio.to_thread(self._store.put, proposed)
-        agent.learn(proposed)
+        agent.controls.adopt(proposed)
         self.adopt(proposed)
         return True
 

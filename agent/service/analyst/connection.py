@@ -211,11 +211,11 @@ class Analyst:
         """
 
         async def answered() -> Reply:
-            rows = self._agent.fold.next_seq
+            rows = self._agent.light.next_seq
             await asyncio.to_thread(self._store.settle, rows, SETTLE_SECONDS)
             process = await self._started()
             # Copies: while the analyst works, they may grow by what it does not hear of.
-            asked = kind(list(self._adopted), len(self._agent.rules), dict(self._off), *more)
+            asked = kind(list(self._adopted), len(self._agent.state.rules), dict(self._off), *more)
             reply = await self._exchange(process, asked, self._seconds)
             if isinstance(reply, Failure):
                 await self._end(process)  # the next one begins with what is in the store

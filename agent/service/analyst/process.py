@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
+from equipoise.agent.answers.answers import Answers
 from equipoise.agent.planning.forecast import Forecast, forecast, no_forecast
 from equipoise.agent.service.analyst.messages import (
     HEADER,
@@ -90,22 +91,25 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
                     None,
                     open_bytes=question.open_bytes,
                 )
-                agent.before = lambda family: send(Doing(family))
+                agent.answers.before = lambda family: send(Doing(family))
                 reply = Answer(time.perf_counter() - start)
             else:
                 assert agent is not None
-                agent.off = question.off
+                agent.answers.off = question.off
                 for record in question.rules:
-                    agent.learn(record)
-                if len(agent.rules) != question.known:
-                    raise ValueError(f"{len(agent.rules)} rules, the daemon has {question.known}")
+                    agent.controls.adopt(record)
+                if len(agent.state.rules) != question.known:
+                    raise ValueError(
+                        f"{len(agent.state.rules)} rules, the daemon has {question.known}"
+                    )
                 seq = agent.follow()
                 if isinstance(question, Plan):
                     reply = _planned(question, agent)
                 elif isinstance(question, Foresee):
                     # Its reports say from now on whether the plan slips by it.
-                    agent.forecast = _forecast(agent)
-                    reply = Foreseen(agent.forecast)
+                    newest = _forecast(agent.answers)
+                    agent.answers.forecast = newest.foreseen
+                    reply = Foreseen(newest)
                 elif isinstance(question, Save):
                     with Path(question.path).open("r+b") as file:
                         reply = State(seq, agent.fold.write(file))
@@ -122,7 +126,9 @@ def _planned(question: Plan, agent: Agent) -> Planned:
     from equipoise.agent.planning import plan_request
 
     try:
-        made = plan_request(msgspec.json.decode(question.data), agent if question.live else None)
+        made = plan_request(
+            msgspec.json.decode(question.data), agent.answers if question.live else None
+        )
         return Planned(msgspec.json.encode(made))
     except PlanError as error:
         return Planned(field=error.field, limit=error.limit, refused=str(error))
@@ -130,14 +136,14 @@ def _planned(question: Plan, agent: Agent) -> Planned:
         return Planned(fault=f"{type(error).__name__}: {error}")
 
 
-def _forecast(agent: Agent) -> Forecast:
+def _forecast(answers: Answers) -> Forecast:
     """The forecast, or that there is none: the sums are read and not changed, so a failure leaves
     the analyst as it was."""
     now = time.time()
     try:
-        return forecast(agent, now)
+        return forecast(answers, now)
     except Exception as error:  # as for a plan
-        return no_forecast(agent, now, f"the planner failed ({type(error).__name__}: {error})")
+        return no_forecast(answers, now, f"the planner failed ({type(error).__name__}: {error})")
 
 
 if __name__ == "__main__":

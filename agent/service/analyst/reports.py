@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
-from equipoise.agent.decisions.policy_snapshot import sample_moments
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.ipw import naive_log
 from equipoise.agent.inference.projection import within_range
@@ -50,7 +50,7 @@ class Due(msgspec.Struct, frozen=True):
     models: list[int]
 
     def consequence(self) -> Consequence:
-        """As `carry_out` takes it."""
+        """As `Controls.apply_alarm_actions` takes it."""
         check = Check(self.check, "alarm", self.sentence, models=tuple(self.models))
         return Consequence(Action(self.action), check, tuple(self.models))
 
@@ -77,20 +77,20 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     """The report of everything the agent has folded. at: seconds since the epoch, now."""
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
-    known = agent.estimates(names)
+    known = agent.answers.estimates(names)
     checks = _checked(agent, at)
-    due = agent.consequences(checks)
+    due = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
-    agent.paused = None
+    agent.state.paused = None
     # The proposal is frozen under the alarms that stand now.
-    agent.alarms = alarms_of(due)
+    agent.state.alarms = alarms_of(due)
     try:
-        rule = agent.proposal(at)
+        rule = agent.answers.proposal(at)
     except Exception as error:  # whatever a policy makes of the sums: the rule in force stays
         rule = agent.rule.record(at)
         checks.append(_alarm(f"No new rule can be frozen ({_named(error)}); the last one stays."))
     return Report(
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
         at=at,
         estimates=_estimates(agent, known, at),
         recommendations={name: _recommendation(agent, name, at) for name in names},
@@ -100,14 +100,14 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
             Due(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in due
         ],
-        off=list(agent.off),
+        off=list(agent.answers.off),
     )
 
 
 def _checked(agent: Agent, at: float) -> list[Check]:
     """What every check says; an alarm in their place where that cannot be computed."""
     try:
-        return agent.checks(at)
+        return agent.answers.checks(at)
     except Exception as error:
         return [_alarm(f"The checks cannot be computed ({_named(error)}).")]
 
@@ -121,13 +121,13 @@ def _named(error: Exception) -> str:
 
 
 def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> EstimatesAnswer:
-    view, config, names = agent.view(), agent.config, agent.models
+    view, config, names = agent.answers.view(), agent.config, agent.models
     size = len(names)
-    certified = agent.certified()
+    certified = agent.answers.certified()
     ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
-    configured, routing = agent.within_certified(known[config.policy.estimator])
-    behind = agent.behind()
+    configured, routing = agent.answers.within_certified(known[config.policy.estimator])
+    behind = agent.answers.behind()
 
     def ends(index: int) -> dict[str, Any]:
         value = configured.values[index] if index < size else routing[0]
@@ -143,9 +143,9 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
     return EstimatesAnswer(
         experiment=config.name,
         at=at,
-        log_rows=agent.fold.next_seq,
-        decisions=agent.decisions,
-        randomized=agent.fold.randomized,
+        log_rows=agent.light.next_seq,
+        decisions=agent.state.decisions,
+        randomized=agent.light.randomized,
         waiting=behind.waiting,
         watermark=WatermarkAnswer(
             held_back=behind.held,
@@ -184,7 +184,7 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
             for a in range(size)
             for b in range(a + 1, size)
         ],
-        segments=[_segment(agent, part) for part in range(1, agent.certifier.parts)],
+        segments=[_segment(agent, part) for part in range(1, agent.state.certifier.parts)],
         families={
             name: _family(config.reward, names, estimate) for name, estimate in known.items()
         },
@@ -197,7 +197,7 @@ def _estimates(agent: Agent, known: dict[str, Estimate], at: float) -> Estimates
 
 
 def _segment(agent: Agent, part: int) -> SegmentAnswer:
-    certified, said = agent.certified(part), agent.status(part)
+    certified, said = agent.answers.certified(part), agent.answers.status(part)
     return SegmentAnswer(
         segment=certified.segment or "",
         status=said.state.value,
@@ -239,8 +239,8 @@ def _interval(reward: RewardConfig, value: float, variance: float) -> tuple[floa
 def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
     # The configured family may be left out for an alarm, or for want of replays.
     configured = family == agent.config.policy.estimator
-    answer = agent.recommendation(None if configured else family)
-    winner, said = agent.certified_winner(), agent.status()
+    answer = agent.answers.recommendation(None if configured else family)
+    winner, said = agent.answers.certified_winner(), agent.answers.status()
     return RecommendationAnswer(
         status=said.state.value,
         status_models=list(said.models),
@@ -256,7 +256,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         routing_standard_error=number(answer.routing_error),
         certified=winner,
         at=at,
-        log_rows=agent.fold.next_seq,
+        log_rows=agent.light.next_seq,
     )
 
 
@@ -275,7 +275,7 @@ def _checks(agent: Agent, said: Sequence[Check], at: float) -> ChecksAnswer:
     gravest: CheckStatus = max(
         (check.status for check in checks), key=_GRAVITY.index, default="unknown"
     )
-    return ChecksAnswer(status=gravest, checks=checks, at=at, log_rows=agent.fold.next_seq)
+    return ChecksAnswer(status=gravest, checks=checks, at=at, log_rows=agent.light.next_seq)
 
 
 def number(value: float) -> float | None:

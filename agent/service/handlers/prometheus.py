@@ -141,12 +141,12 @@ class _Figures(Collector):
         daemon = self._daemon
         agent, store, budget = daemon.agent, daemon.store, daemon.switches.budget()
         gauges: dict[str, tuple[str, float]] = {
-            "equipoise_log_rows": ("Rows of the log.", agent.fold.next_seq),
-            "equipoise_requests": ("Decisions in the log.", agent.decisions),
-            "equipoise_randomized": ("Randomized decisions in the log.", agent.fold.randomized),
+            "equipoise_log_rows": ("Rows of the log.", agent.light.next_seq),
+            "equipoise_requests": ("Decisions in the log.", agent.state.decisions),
+            "equipoise_randomized": ("Randomized decisions in the log.", agent.light.randomized),
             "equipoise_open_decisions": (
                 "Decisions held in memory, most of them waiting for an outcome.",
-                agent.fold.pending.size,
+                agent.light.pending.size,
             ),
             "equipoise_queue_rows": ("Rows that wait for SQLite.", store.waiting),
             "equipoise_store_ok": ("1 while the store takes rows.", float(_works(daemon))),

@@ -278,7 +278,7 @@ class Hot:
     ) -> list[DecisionAnswer]:
         reason = self._reason()
         if reason is None:
-            newest = self._gateway.agent.fold.pending.next
+            newest = self._gateway.agent.light.pending.next
             try:
                 decisions = decide(requests)
             except _NOT_THE_STORES_FAULT:

@@ -1,7 +1,7 @@
 """What a configuration will take: disk, measured by writing a store; memory, state and start-up.
 
 Features are drawn at random with all their digits, so stores of whole numbers grow more slowly.
-Memory and times are rules of thumb, measured on one machine (docs/reliability.md, "Bounds").
+Memory and times are rules of thumb, measured on one machine (docs/performance.md, "Memory").
 """
 
 from __future__ import annotations
@@ -199,14 +199,14 @@ def bytes_per_request(config: ExperimentConfig) -> float:
                 unit=rng.integers(0, 2**62, _REQUESTS),
                 context=np.full(_REQUESTS, -1),
                 at=at,
-                x=rng.standard_normal((_REQUESTS, agent.transform.d)),
+                x=rng.standard_normal((_REQUESTS, agent.state.transform.d)),
                 routed=rng.integers(0, len(agent.models), _REQUESTS),
                 request_id=ids,
                 unit_id=ids,
             )
             made = agent.decide(requests)
             for with_outputs in (True, False):
-                outputs = rng.standard_normal((_REQUESTS, agent.transform.q))
+                outputs = rng.standard_normal((_REQUESTS, agent.state.transform.q))
                 agent.observe(
                     OutcomeBatch(
                         number=made.number,

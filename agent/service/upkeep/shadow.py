@@ -220,7 +220,7 @@ class Shadow:
 
         Answers that were of no use are in the second figure only.
         """
-        moments = self._gateway.agent.view().moments.simulation
+        moments = self._gateway.agent.answers.view().moments.simulation
         return max(float((moments.priced * moments.cost).sum()), self._spent)
 
     async def run(self) -> int:
@@ -291,7 +291,7 @@ class Shadow:
         pairs = [(context, model) for context in contexts for model in self._settings.models]
         keys = np.array([text_key("context", each.context_id) for each, _ in pairs])
         models = np.array([self._position[model.name] for _, model in pairs])
-        _, known = self._gateway.agent.fold.simulated.lookup(keys, models)
+        _, known = self._gateway.agent.light.simulated.lookup(keys, models)
         return [
             pair
             for pair, there in zip(pairs, known.tolist(), strict=True)

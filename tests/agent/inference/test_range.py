@@ -48,7 +48,7 @@ def test_every_value_that_a_report_shows_lies_in_the_range(low, high):
         rare = np.where(traffic.rng.random(20) < 0.05, high, low)
         agent.observe(replace(outcomes, reward=rare))
         agent.refresh()
-        raw = agent.estimates(FAMILIES)
+        raw = agent.answers.estimates(FAMILIES)
         for estimate in raw.values():
             ends = estimate.values - 1.96 * np.sqrt(np.diagonal(estimate.covariance))
             left += int((ends < low).sum() + (estimate.values < low).sum())
@@ -61,7 +61,7 @@ def test_every_value_that_a_report_shows_lies_in_the_range(low, high):
             assert all(low <= each <= high for each in shown if each is not None), row
             if row.interval is not None:
                 assert row.interval[0] <= row.value <= row.interval[1]
-        certified = agent.certified()
+        certified = agent.answers.certified()
         assert (certified.lower >= low).all()
         assert (certified.upper <= high).all()
     assert left > 20, "the traffic of this test makes no estimate leave the range"

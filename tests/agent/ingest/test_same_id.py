@@ -216,7 +216,7 @@ def test_replays_count_once_with_all_that_they_say(folder: Path) -> None:
 def test_replays_beyond_what_the_state_keeps_count_once_too(folder: Path) -> None:
     with SqliteStore(folder / "x.db") as store:
         agent = Agent(load_file(Path("chat.toml")).experiment, store, bytes(32))
-        agent.fold.simulated._capacity = 2
+        agent.light.simulated._capacity = 2
         gateway = Gateway(agent)
         rows = [
             Simulation(context_id=f"c{i}", model="large", features=[1.0], outputs=[float(i)])

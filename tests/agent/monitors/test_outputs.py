@@ -43,14 +43,14 @@ def test_rewards_without_outputs_have_values_and_an_alarm():
         drawn = decided.model[decided.randomized]
         total += np.bincount(drawn, outcomes.reward[decided.randomized], 3)
         count += np.bincount(drawn, minlength=3)
-    estimate = agent.estimates(["ipw"])["ipw"]
+    estimate = agent.answers.estimates(["ipw"])["ipw"]
     np.testing.assert_allclose(estimate.values, total / count, rtol=1e-12)
-    checks = {check.name: check for check in agent.checks()}
+    checks = {check.name: check for check in agent.answers.checks()}
     assert checks["outputs"].status == "alarm"
     agent.simulate(traffic.simulations())
-    assert "hierarchical waits for outputs" in agent.recommendation().sentence
+    assert "hierarchical waits for outputs" in agent.answers.recommendation().sentence
     # Outputs that come after the reward complete the request, and count once.
     late = traffic.outputs(decided.context, decided.model)
     agent.observe(replace(outcomes, outputs=late, reward=np.full(40, np.nan)))
-    assert agent.view().moments.exp.count.sum() == np.count_nonzero(decided.randomized)
-    assert agent.view().moments.arms.count.sum() == count.sum()
+    assert agent.answers.view().moments.exp.count.sum() == np.count_nonzero(decided.randomized)
+    assert agent.answers.view().moments.arms.count.sum() == count.sum()

@@ -57,10 +57,10 @@ def test_a_forecast_beyond_the_plan_is_heard_before_it_is_used_up(foreseen, stat
 def test_a_plan_that_slips_is_reported_and_nothing_else_happens():
     agent = Agent(config(budget=BudgetConfig(planned=50)), MemoryStore(), KEY)
     traffic = Traffic(np.random.default_rng(0))
-    assert "plan" in [check.name for check in agent.checks()]
+    assert "plan" in [check.name for check in agent.answers.checks()]
     run(agent, traffic, 9)
-    assert agent.certified().randomized > 50
-    (done,) = agent.review(3.0)
+    assert agent.answers.certified().randomized > 50
+    (done,) = agent.controls.review(3.0)
     assert (done.check.name, done.action) == ("plan", Action.REPORT)
     assert agent.rule.era == 0
     assert [alert.check for alert in agent.store.alerts() if alert.status == "alarm"] == ["plan"]
@@ -68,4 +68,4 @@ def test_a_plan_that_slips_is_reported_and_nothing_else_happens():
 
 def test_without_a_plan_nothing_is_said_of_one():
     agent = Agent(config(), MemoryStore(), KEY)
-    assert "plan" not in [check.name for check in agent.checks()]
+    assert "plan" not in [check.name for check in agent.answers.checks()]

@@ -31,20 +31,23 @@ def lived(rows, seed=2, **changes):
 
 def test_it_says_what_the_planner_says_of_the_same_store():
     agent, _ = lived(600)
-    made, planned = forecast(agent, 7.0), plan_request({"effect": 0.1}, agent)["stored"]
+    made, planned = (
+        forecast(agent.answers, 7.0),
+        plan_request({"effect": 0.1}, agent.answers)["stored"],
+    )
     assert made.state == "pending"
     assert planned["unit"] == "hours"
     for name in ("median", "low", "high"):
         assert getattr(made.hours, name) == planned["remaining"][name]
-    assert (made.at, made.era, made.log_rows) == (7.0, 0, agent.fold.next_seq)
-    assert made.randomized == agent.certified().randomized
+    assert (made.at, made.era, made.log_rows) == (7.0, 0, agent.light.next_seq)
+    assert made.randomized == agent.answers.certified().randomized
 
 
 def test_what_was_spent_is_part_of_the_total():
     agent, _ = lived(600)
-    made = forecast(agent, 0.0)
+    made = forecast(agent.answers, 0.0)
     # Half of the traffic is randomized, so the hours say how many are to come.
-    pace = plan_request({"effect": 0.1}, agent)["traffic"]
+    pace = plan_request({"effect": 0.1}, agent.answers)["traffic"]
     waiting = agent.config.reward.window / 3600.0
     coming = (made.hours.median - waiting) * pace * 0.5
     assert made.total.median == pytest.approx(made.randomized + coming, rel=0.1)
@@ -57,47 +60,47 @@ def test_experiments_end_inside_the_band_about_as_often_as_it_says():
     hits = 0
     for seed in range(12):
         agent, traffic = lived(300, seed)
-        band = forecast(agent, 0.0).total
-        while agent.certified_winner() is None and agent.fold.pending.next < 8000:
+        band = forecast(agent.answers, 0.0).total
+        while agent.answers.certified_winner() is None and agent.light.pending.next < 8000:
             agent.observe(traffic.outcomes(agent.decide(traffic.requests(50))))
             agent.refresh()
-        spent = agent.certified().randomized
+        spent = agent.answers.certified().randomized
         hits += band.low * 0.95 <= spent <= (np.inf if band.high is None else band.high * 1.05)
     assert hits >= 6
 
 
 def test_too_few_rewards_are_said_to_be_too_few():
     agent, _ = lived(0)
-    made = forecast(agent, 0.0)
+    made = forecast(agent.answers, 0.0)
     assert (made.state, made.total, made.hours) == ("unknown", None, None)
     assert "the least tried model has 0 rewards of randomized requests" in made.sentence
 
 
 def test_a_decision_leaves_nothing_to_forecast():
     agent, _ = lived(6000)
-    assert agent.certified_winner() is not None
-    made = forecast(agent, 0.0)
+    assert agent.answers.certified_winner() is not None
+    made = forecast(agent.answers, 0.0)
     assert (made.state, made.total) == ("decided", None)
-    assert agent.certified_winner() in made.sentence
+    assert agent.answers.certified_winner() in made.sentence
 
 
 def test_a_plan_that_will_slip_is_an_alarm_long_before_it_does():
     agent, _ = lived(600, budget=BudgetConfig(planned=400))
 
     def check():
-        (found,) = [each for each in agent.checks() if each.name == "plan"]
+        (found,) = [each for each in agent.answers.checks() if each.name == "plan"]
         return found
 
     assert check().status != "alarm"
-    made = forecast(agent, 0.0)
+    made = forecast(agent.answers, 0.0)
     assert made.randomized < 400
-    agent.forecast = replace_total(made, low=410.0)
+    agent.answers.forecast = replace_total(made, low=410.0).foreseen
     assert check().status == "alarm"
     assert "will slip" in check().sentence
-    agent.forecast = replace_total(made, low=390.0, median=410.0)
+    agent.answers.forecast = replace_total(made, low=390.0, median=410.0).foreseen
     assert check().status == "watch"
     # What was foreseen of an era that has ended says nothing of this one.
-    agent.forecast = replace_total(made, low=410.0, era=made.era - 1)
+    agent.answers.forecast = replace_total(made, low=410.0, era=made.era - 1).foreseen
     assert check().status != "alarm"
 
 

@@ -111,28 +111,28 @@ def step(agent, traffic, draws, lost, rows):
 
 def test_where_nothing_can_be_decided_the_reason_is_the_true_one():
     agent, *_ = lived(2000, 0.6)
-    made = forecast(agent, 0.0)
+    made = forecast(agent.answers, 0.0)
     assert made.total.median is None
     assert "of the randomized requests have no reward, and as each counts as the worst case" in (
         made.sentence
     )
     assert "declare what a missing reward is worth (reward.missing)" in made.sentence
-    plan = plan_request({"traffic": 100.0}, agent)
+    plan = plan_request({"traffic": 100.0}, agent.answers)
     assert "have no reward, and as each counts as the worst case" in plan["sentence"]
     assert plan["stored"]["lost"] == pytest.approx(0.6, abs=0.05)
     # What if it were declared? Then there is a plan, of an era of its own.
-    cured = plan_request({"traffic": 100.0, "missing": 0.0}, agent)
+    cured = plan_request({"traffic": 100.0, "missing": 0.0}, agent.answers)
     assert cured["recommended"] is not None
 
 
 def test_a_declared_value_is_among_the_rewards_already():
     agent, *_ = lived(1000, 0.6, missing=0.0)
-    plan = plan_request({"effect": 0.1, "traffic": 100.0}, agent)
+    plan = plan_request({"effect": 0.1, "traffic": 100.0}, agent.answers)
     assert plan["stored"]["lost"] == 0.0
     assert plan["recommended"] is not None
     for name in ("rated", "missing"):
         with pytest.raises(PlanError, match=f"{name} is 0.5, expected nothing beside a store"):
-            plan_request({"effect": 0.1, "traffic": 100.0, name: 0.5}, agent)
+            plan_request({"effect": 0.1, "traffic": 100.0, name: 0.5}, agent.answers)
 
 
 LOST = 0.07
@@ -144,7 +144,9 @@ def test_a_forecast_counts_the_share_that_was_lost():
     well beyond the 1.1 that the sums so far make of it by themselves."""
     ratios = []
     for seed in range(8):
-        some, whole = (forecast(lived(300, lost, seed=seed)[0], 0.0).total for lost in (LOST, 0.0))
+        some, whole = (
+            forecast(lived(300, lost, seed=seed)[0].answers, 0.0).total for lost in (LOST, 0.0)
+        )
         ratios.append(np.inf if some.median is None else some.median / whole.median)
     assert np.median(ratios) > 1.5, ratios
 
@@ -155,9 +157,9 @@ def test_experiments_end_inside_the_band_about_as_often_as_it_says():
     hits = 0
     for seed in range(8):
         agent, traffic, draws = lived(400, 0.04, seed=seed)
-        band = forecast(agent, 0.0).total
-        while agent.certified_winner() is None and agent.fold.pending.next < 8_000:
+        band = forecast(agent.answers, 0.0).total
+        while agent.answers.certified_winner() is None and agent.light.pending.next < 8_000:
             step(agent, traffic, draws, 0.04, 200)
-        spent = agent.certified().randomized
+        spent = agent.answers.certified().randomized
         hits += band.low * 0.95 <= spent <= (np.inf if band.high is None else band.high * 1.05)
     assert hits >= 4

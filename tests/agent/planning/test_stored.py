@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.config import (
     CertifyConfig,
     PolicyConfig,
@@ -17,14 +18,13 @@ from equipoise.agent.config import (
     SegmentConfig,
     UnitsConfig,
 )
-from equipoise.agent.decisions.policy_snapshot import sample_moments
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.sentences import family_lines
 from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
-from equipoise.agent.planning.stored import of_agent
+from equipoise.agent.planning.stored import of_experiment
 from equipoise.store.memory import MemoryStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -52,7 +52,7 @@ def lived(
 @pytest.mark.parametrize("sequence", ["bounded", "per-model"])
 def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
     agent = lived(maximise=maximise, sequence=sequence)
-    problem, _ = of_agent(agent, {"effect": 0.4})
+    problem, _ = of_experiment(agent.answers, {"effect": 0.4})
     declared = Sequence(sequence)
     caps = needed_caps(declared, 3, np.full(1, 0.9), problem.era_caps)
     start = problem.start(1, len(caps))
@@ -60,16 +60,16 @@ def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
     read = boundary(declared, level, level, 1.0, caps)
     a, b = np.nonzero(~np.eye(3, dtype=bool))
     mine = read.lower(start, np.zeros(6, dtype=int), a, b) * problem.scale
-    _, _, variances = sample_moments(agent.view().moments.arms)
+    _, _, variances = sample_moments(agent.answers.view().moments.arms)
     # Squares are kept around the means of their time: a few rewards' worth of difference.
     np.testing.assert_allclose(start.variances()[0] * 16.0, variances, rtol=0.1)
     close = 1e-9 if declared is Sequence.BOUNDED else 4e-3
-    np.testing.assert_allclose(mine, agent.certified().decision[a, b], atol=close)
+    np.testing.assert_allclose(mine, agent.answers.certified().decision[a, b], atol=close)
 
 
 def test_minimising_is_the_mirror_image_of_maximising():
-    plain = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600))
-    mirror = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600, maximise=False))
+    plain = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600).answers)
+    mirror = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600, maximise=False).answers)
     assert mirror["stored"]["leader"] == plain["stored"]["leader"]
     assert mirror["stored"]["gap"] == pytest.approx(plain["stored"]["gap"])
     first, second = (each["goals"][0]["requests"]["median"] for each in (plain, mirror))
@@ -78,14 +78,14 @@ def test_minimising_is_the_mirror_image_of_maximising():
 
 def test_more_data_leaves_less_to_do():
     asked = {"effect": 0.4, "traffic": 100.0}
-    few, many = (plan_request(asked, lived(rows)) for rows in (300, 1500))
+    few, many = (plan_request(asked, lived(rows).answers) for rows in (300, 1500))
     left = [each["goals"][0]["requests"]["median"] for each in (few, many)]
     assert left[1] < left[0]
 
 
 def test_today_s_pace_is_that_of_the_log():
     """The traffic of these tests makes 100 requests a second."""
-    answer = plan_request({"effect": 0.4}, lived(600))
+    answer = plan_request({"effect": 0.4}, lived(600).answers)
     assert answer["traffic"] == pytest.approx(100 * 3600, rel=0.25)
     assert answer["stored"]["unit"] == "hours"
     goal = answer["goals"][0]
@@ -95,7 +95,7 @@ def test_today_s_pace_is_that_of_the_log():
 
 
 def test_families_that_rest_on_exp_say_how_sure_they_are():
-    answer = plan_request({"effect": 0.4, "regret": 0.2}, lived(600))
+    answer = plan_request({"effect": 0.4, "regret": 0.2}, lived(600).answers)
     found = {each["family"]: each for each in answer["stored"]["families"]}
     assert {"ipw", "hierarchical"} & set(found)
     for each in found.values():
@@ -106,7 +106,7 @@ def test_families_that_rest_on_exp_say_how_sure_they_are():
 
 
 def test_what_is_certified_already_is_said():
-    answer = plan_request({"effect": 0.4, "traffic": 10.0}, lived(6000))
+    answer = plan_request({"effect": 0.4, "traffic": 10.0}, lived(6000).answers)
     assert answer["stored"]["decided"] == "cheap"
     assert answer["stored"]["remaining"] is None
 
@@ -115,21 +115,23 @@ def test_segments_are_planned_at_the_levels_of_the_certifier():
     segments = [SegmentConfig(name="left", column="a", high=0.1)]
     segments.append(SegmentConfig(name="right", column="a", low=0.1))
     agent = lived(600, segments=segments)
-    problem, _ = of_agent(agent, {"effect": 0.4, "traffic": 10.0})
-    assert problem.levels == pytest.approx([agent.certifier.delta(0, part) for part in (0, 1)])
-    answer = plan_request({"effect": 0.4, "traffic": 10.0}, agent)
+    problem, _ = of_experiment(agent.answers, {"effect": 0.4, "traffic": 10.0})
+    assert problem.levels == pytest.approx(
+        [agent.state.certifier.delta(0, part) for part in (0, 1)]
+    )
+    answer = plan_request({"effect": 0.4, "traffic": 10.0}, agent.answers)
     assert answer["segments"][0]["hours"]["median"] > answer["goals"][0]["hours"]["median"]
 
 
 def test_too_few_rewards_are_refused_with_their_number():
     with pytest.raises(PlanError, match="at least 20"):
-        plan_request({"effect": 0.4}, lived(100, assignment="uniform", budget=_tiny()))
+        plan_request({"effect": 0.4}, lived(100, assignment="uniform", budget=_tiny()).answers)
 
 
 def test_sticky_units_need_their_traffic_told():
     agent = lived(600, units=UnitsConfig(ttl=5.0))
     with pytest.raises(PlanError, match="traffic is missing"):
-        plan_request({"effect": 0.4}, agent)
+        plan_request({"effect": 0.4}, agent.answers)
 
 
 def _tiny():

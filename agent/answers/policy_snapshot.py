@@ -13,7 +13,7 @@ from equipoise.agent.estimators.linear import mean_features, regressions
 from equipoise.agent.moments.additive import between, merged_mean
 from equipoise.agent.moments.arms import ArmMoments
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.state.fold import Fold
+from equipoise.agent.state.fold import LightFold
 from equipoise.policies.snapshot import ContextScorer, Snapshot
 from equipoise.store.batches import DecisionBatch, Floats
 from equipoise.store.contract import Store
@@ -24,19 +24,19 @@ FEW = 64
 """decisions up to which replayed contexts stand for it instead"""
 
 
-def recent_contexts(fold: Fold, store: Store) -> Floats | None:
+def recent_contexts(light: LightFold, store: Store) -> Floats | None:
     """(n, d) contexts of the last 512 decisions, of replays before there are 64; None for neither.
 
     A function of the log alone: the same after a restart, whatever is still held in memory.
     """
-    table, width = fold.pending, fold.dimensions.context
+    table, width = light.pending, light.dimensions.context
     if table.next < FEW:
-        return fold.simulated.contexts(width, RECENT)
+        return light.simulated.contexts(width, RECENT)
     wanted = min(RECENT, table.next)
     rows = np.flatnonzero(~table.is_void(slice(0, table.size)))
     if len(rows) >= wanted:
         return table.x[rows[-wanted:]]
-    return _from_log(store, fold.next_seq, wanted)
+    return _from_log(store, light.next_seq, wanted)
 
 
 def _from_log(store: Store, end: int, wanted: int) -> Floats | None:
@@ -87,12 +87,12 @@ def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
         scatter += arms.scatter[group] + between(weight, mean, more, step)
         mean = merged_mean(weight, mean, more, step)
         weight = weight + more
-    known = weight > 0
+    weighted = weight > 0
     squares = arms.weight_sq.sum(axis=0)
-    effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=known)
-    spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=known)
+    effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=weighted)
+    spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=weighted)
     variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
-    return count, np.where(known, mean, np.nan), variance
+    return count, np.where(weighted, mean, np.nan), variance
 
 
 def output_maps(moments: Moments) -> Floats:
@@ -208,9 +208,9 @@ def build_snapshot(
     scorer = None
     if estimate is not None and estimate.scorer is not None:
         fitted = estimate.scorer
-        known = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
+        parts = (fitted.theta, fitted.covariance, np.asarray(fitted.residual_variance))
         of = moments if sound is None else sound
-        usable = all(np.isfinite(part).all() for part in known) and bool(
+        usable = all(np.isfinite(part).all() for part in parts) and bool(
             (of.simulation.count.sum(axis=0) > 0).all()
         )
         scorer = context_scorer(of, fitted, names, outputs) if usable else None

@@ -1,0 +1,108 @@
+"""From a frozen rule to decisions: eligibility, caps, uniforms, units, the hard stops.
+
+Nothing here logs; `Agent.decide` does, before anything is answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from equipoise.agent.answers.answers import ExperimentState
+from equipoise.agent.decisions.uniforms import Uniforms
+from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.eras import OBSERVING, StopNotes
+from equipoise.agent.state.sticky_units import follow
+from equipoise.policies.draw import draw
+from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
+
+
+class Decider:
+    """Decides requests under the rule in force; what it returns is not logged yet.
+
+    key: 32 secret bytes. would_randomize: requests that were only observed and would have been
+    randomized, since the start.
+    """
+
+    def __init__(self, state: ExperimentState, key: bytes) -> None:
+        self._state = state
+        self._uniforms = Uniforms(key, state.config.name)
+        self._stops = StopNotes(state.store, state.light.pending.next)
+        self._config_version = stored_config.version(state.store)
+        self.would_randomize = 0
+
+    def begin(self, at: float) -> None:
+        """Note what holds before the first decision of a new store. at: seconds since the epoch."""
+        self._stops.begin(self._state.purse.limits.get("requests"), at)
+
+    def reconfigured(self) -> None:
+        """The store has a newer configuration: decisions from now on rest on it."""
+        self._config_version = stored_config.version(self._state.store)
+
+    def decide(self, requests: RequestBatch) -> DecisionBatch:
+        """Decisions of n valid requests, as they are to be logged."""
+        state, rule = self._state, self._state.rule
+        first = state.store.decisions  # numbers that were lost are not given again
+        if not rule.active.all():
+            every = np.ones((len(requests), len(state.models)), dtype=bool)
+            eligible = every if requests.eligible is None else requests.eligible
+            requests = replace(requests, eligible=eligible & rule.active)
+        uniform = self._uniforms.of(first, len(requests))
+        drawn = state.caps.draw(rule.allocation, requests, uniform, state.light.ledger)
+        if state.observing_only:
+            self.would_randomize += int(np.count_nonzero(drawn.randomized))
+        batch = DecisionBatch(
+            number=np.arange(first, first + len(requests)),
+            unit=requests.unit,
+            context=requests.context,
+            at=requests.at,
+            x=requests.x,
+            routed=requests.routed,
+            rate=drawn.rate,
+            probabilities=drawn.shares,
+            uniform=uniform,
+            model=drawn.model,
+            randomized=drawn.randomized,
+            capped=drawn.closed_by > 0,
+            rule_id=rule.rule_id,
+            era=rule.era,
+            eligible=drawn.eligible,
+            request_id=requests.request_id,
+            unit_id=requests.unit_id,
+            context_id=requests.context_id,
+            closed_by=drawn.closed_by,
+        )
+        if state.config.units is not None:
+            leader = state.light.units.leaders(requests, state.light.pending, first)
+            batch = follow(replace(batch, leader=leader), state.light.pending)
+        return self._within_hard_stops(batch)
+
+    def _within_hard_stops(self, batch: DecisionBatch) -> DecisionBatch:
+        """The batch with every request that may not be randomized served as routed."""
+        state = self._state
+        reason = Closure.BUDGET
+        off = OBSERVING if state.observing_only else state.paused
+        if len(batch):
+            first, at = int(batch.number[0]), float(batch.at[0])
+            limit = state.purse.limits.get("requests")
+            self._stops.note(first, off, limit, self._config_version, at)
+        if off is not None:
+            reason = Closure.OBSERVING if state.observing_only else Closure.PAUSED
+            stopped: Flags | None = np.ones(len(batch), dtype=bool)
+        else:
+            stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
+        if stopped is None:
+            return batch
+        rate = np.where(stopped, 0.0, batch.rate)
+        model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
+        before = np.zeros(len(batch), dtype=np.int64)
+        before = before if batch.closed_by is None else batch.closed_by
+        return replace(
+            batch,
+            rate=rate,
+            model=model,
+            randomized=randomized,
+            capped=batch.capped | stopped,
+            closed_by=np.where(stopped & (before == 0), int(reason), before),
+        )

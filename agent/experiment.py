@@ -1,0 +1,305 @@
+"""The front door: one experiment inside your own program, in the words of records.
+
+`Experiment.open` opens a store with its configuration and key. `decide` and `outcome` are the verbs
+of `Client`, which has them against a daemon; `ingest` and `simulate` take usage logs (OBS) and
+replays (SIM); `refresh` estimates, freezes the next rule and carries out what alarms ask for; the
+other methods say what is known. What they return prints itself.
+
+>>> import tempfile
+>>> config = {
+...     "name": "chat",
+...     "models": [{"name": "large"}, {"name": "small"}],
+...     "reward": {"low": 0.0, "high": 1.0, "window": 3600.0},
+...     "features": {"context": [{"type": "number", "name": "words"}]},
+...     "policy": {"assignment": "uniform", "rate": 0.5, "estimator": "ipw"},
+... }
+>>> folder = tempfile.TemporaryDirectory()
+>>> with Experiment.open(f"{folder.name}/chat.db", config) as chat:
+...     for number in range(300):
+...         choice = chat.decide(f"r{number}", routed="large", features={"words": 12})
+...         chat.outcome(choice, reward=0.9 if choice.model == "large" else 0.2)
+...     status = chat.refresh()
+>>> status.models
+('large',)
+>>> folder.cleanup()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+
+from equipoise.agent.client import PARTS, Choice, Features
+
+if TYPE_CHECKING:
+    from equipoise.agent.agent import Accepted, Agent
+    from equipoise.agent.answers.answers import Checks, Estimates
+    from equipoise.agent.answers.recommendation import Recommendation
+    from equipoise.agent.answers.status import Status
+    from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.errors import ConfigError
+    from equipoise.store.contract import Store
+    from equipoise.store.records import Observation, Simulation
+
+Path: TypeAlias = str | os.PathLike[str]
+Row = TypeVar("Row")
+
+
+class Experiment:
+    """One experiment over one store; `open` makes one.
+
+    One process may write to a store at a time. Threads of it may share an experiment: calls wait
+    for each other. agent: what decides and learns, for whoever needs arrays instead of records.
+    """
+
+    def __init__(self, agent: Agent, clock: Callable[[], float] = time.time) -> None:
+        from equipoise.agent.record_adapter import Gateway
+
+        self.agent = agent
+        self._clock = clock
+        self._records = Gateway(agent, clock)
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        store: Path | None,
+        config: Path | Mapping[str, Any] | ExperimentConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Open a store, which is made with its key where there is none.
+
+        store: the path of its file; None keeps everything in memory, for trying out. config: the
+        path of a TOML file, its content as a dict, or an `ExperimentConfig`; None takes the one the
+        store was opened with last. clock: seconds since the epoch, for rows without a time.
+
+        Raises ConfigError with every problem of a configuration, AgentError where the store was
+        opened with another one that cannot be changed or its key is missing, and StoreError for a
+        file that is no store, or one that another process has open.
+        """
+        from equipoise.agent.agent import Agent
+        from equipoise.agent.decisions.uniforms import new_key
+        from equipoise.agent.maintenance.key_file import open_key
+        from equipoise.store.journal.store import JournaledStore
+        from equipoise.store.memory import MemoryStore
+
+        experiment = None if config is None else _experiment_config(config)
+        if store is None:
+            if experiment is None:
+                raise _missing_config("an experiment in memory")
+            return cls(Agent(experiment, MemoryStore(), new_key(), at=clock()), clock)
+        if experiment is None and not os.path.exists(store):
+            raise _missing_config(os.fspath(store))
+        opened = JournaledStore(store)
+        try:
+            experiment = _stored_config(opened) if experiment is None else experiment
+            return cls(Agent(experiment, opened, open_key(opened), at=clock()), clock)
+        except BaseException:
+            opened.close()
+            raise
+
+    def decide(
+        self,
+        request_id: str,
+        routed: str,
+        features: Features,
+        *,
+        unit_id: str | None = None,
+        context_id: str | None = None,
+        eligible: list[str] | None = None,
+        at: float | None = None,
+    ) -> Choice:
+        """The model to serve this request; logged before it is returned.
+
+        routed: what production would serve. features: named values as configured, or the vector.
+        unit_id: whose request it is; context_id: of a replayed context; eligible: the models that
+        may serve it, all by default; at: seconds since the epoch, now by default. The same
+        request_id again gets the same decision.
+        Raises AgentError or FeatureError, both ValueErrors, naming field, value and limit; nothing
+        is logged then.
+        """
+        from equipoise.store.records import Request
+
+        request = _record(
+            Request,
+            {
+                "request_id": request_id,
+                "routed": routed,
+                "features": features,
+                "unit_id": unit_id,
+                "context_id": context_id,
+                "eligible": eligible,
+                "at": at,
+            },
+        )
+        with self._lock:
+            decision = self._records.decide_one(request)
+        return Choice(
+            request_id,
+            decision.model,
+            decision.routed,
+            decision.randomized,
+            decision.propensity,
+            decision.decision_id,
+        )
+
+    def outcome(self, request: Choice | str, **parts: Any) -> None:
+        """Report what came of a request, by its choice or its request_id.
+
+        Parts: outputs, which come with the response; reward, which may come later; metrics; served,
+        the model that answered where it is another than the chosen one; attempt; delivered, False
+        where the chosen model was never tried; at, seconds since the epoch. Each counts once.
+        Raises TypeError for another part, and AgentError where one cannot be; nothing is logged
+        then.
+        """
+        from equipoise.store.records import Outcome
+
+        known = (PARTS - {"outcome_token"}) | {"at"}
+        if not parts.keys() <= known:
+            raise TypeError(
+                f"{sorted(parts.keys() - known)} is no part of an outcome: {sorted(known)}"
+            )
+        request_id = request.request_id if isinstance(request, Choice) else request
+        outcome = _record(Outcome, {**parts, "request_id": request_id})
+        with self._lock:
+            self._records.observe([outcome])
+
+    def ingest(self, rows: Iterable[Observation | Mapping[str, Any]]) -> Accepted:
+        """Take in rows of a usage log (OBS): records, or dicts with their fields.
+
+        Raises AgentError or FeatureError for the first row that cannot be; none is logged then.
+        """
+        from equipoise.store.records import Observation
+
+        observations = [_record(Observation, row) for row in rows]
+        with self._lock:
+            return self._records.ingest(observations)
+
+    def simulate(self, rows: Iterable[Simulation | Mapping[str, Any]]) -> Accepted:
+        """Take in cached contexts replayed on models (SIM): records, or dicts with their fields.
+
+        Raises AgentError or FeatureError for the first row that cannot be; none is logged then.
+        """
+        from equipoise.store.records import Simulation
+
+        simulations = [_record(Simulation, row) for row in rows]
+        with self._lock:
+            return self._records.simulate(simulations)
+
+    def refresh(self) -> Status:
+        """Close decisions whose window is over, estimate, freeze the next rule, and do what alarms
+        ask for (a pause, a new era, a model left out), as the daemon does; the status then."""
+        with self._lock:
+            now = self._clock()
+            self.agent.expire(now)
+            self.agent.refresh(now)
+            return self.agent.answers.status()
+
+    def recommendation(self, family: str | None = None) -> Recommendation:
+        """What to do with production traffic, by an estimator family; the configured one by
+        default."""
+        with self._lock:
+            return self.agent.answers.recommendation(family)
+
+    def status(self) -> Status:
+        """What is certified, at any time, with its sentence."""
+        with self._lock:
+            return self.agent.answers.status()
+
+    def checks(self) -> Checks:
+        """What every check says of the era in force."""
+        with self._lock:
+            return self.agent.answers.checks(self._clock())
+
+    def estimates(self, families: Iterable[str] | None = None) -> Estimates:
+        """Values of the models by estimator family; by the configured one by default."""
+        with self._lock:
+            configured = self.agent.config.policy.estimator
+            return self.agent.answers.estimates([configured] if families is None else families)
+
+    def pause(self, reason: str) -> None:
+        """Randomize nothing until `resume`; kept in the store."""
+        with self._lock:
+            self.agent.controls.pause(reason, self._clock())
+
+    def resume(self, why: str = "") -> None:
+        """Randomize again; in a new era if a check had paused."""
+        with self._lock:
+            self.agent.controls.resume(self._clock(), why)
+
+    def close(self) -> None:
+        """Save the state, and close the store. Closing again changes nothing."""
+        from equipoise.store.errors import StoreError
+
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self.agent.broken is None:
+                # A checkpoint only saves time; the log itself is whole without it.
+                with contextlib.suppress(StoreError):
+                    self.agent.checkpoint(self._clock())
+            self.agent.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _experiment_config(config: Path | Mapping[str, Any] | ExperimentConfig) -> ExperimentConfig:
+    from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.config.file import file_from_dict, load_file
+
+    if isinstance(config, ExperimentConfig):
+        return config
+    file = file_from_dict(config) if isinstance(config, Mapping) else load_file(config)
+    return file.experiment
+
+
+def _stored_config(store: Store) -> ExperimentConfig:
+    from equipoise.agent.config import ExperimentConfig
+    from equipoise.agent.lifecycle import stored_config
+
+    text = stored_config.load(store)
+    if text is None:
+        raise _missing_config("a store that no experiment was opened on")
+    return ExperimentConfig.from_json(text)
+
+
+def _missing_config(what: str) -> ConfigError:
+    from equipoise.agent.errors import ConfigError
+
+    return ConfigError([f"{what} needs a configuration, got None"])
+
+
+def _record(kind: type[Row], row: object) -> Row:
+    """A record of that kind from a dict of its fields; absent where None. Raises AgentError."""
+    import msgspec
+
+    from equipoise.agent.errors import AgentError
+
+    if isinstance(row, kind):
+        return row
+    if not isinstance(row, Mapping):
+        name = kind.__name__
+        raise AgentError(f"{type(row).__name__} is neither {name} nor a dict of its fields")
+    fields = {name: _plain(value) for name, value in row.items() if value is not None}
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise AgentError(f"{kind.__name__}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
