@@ -29,34 +29,25 @@ from equipoise.replay.findings.findings import (
 )
 from equipoise.replay.findings.text import exact, finite, in_words
 from equipoise.replay.results.averages import Floats
-from equipoise.replay.results.summary import FAMILIES, printable, reward
+from equipoise.replay.results.summary import printable, reward
 
 Plotly: TypeAlias = dict[str, Any]
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "triangle-down", "hexagon")
 OTHERS = 4
-"""Colours for lines that are not one of FAMILIES."""
-FAMILY_DASHES = {
-    "naive-log": "dot",
-    "ipw": "solid",
-    "obs-only": "dash",
-    "representation-exp": "solid",
-    "cvci": "longdash",
-    "grounded": "dashdot",
-    "doubly-robust": "solid",
-    "hierarchical": "solid",
+"""Colours for lines that are not a family."""
+FAMILY_MARKS = {
+    "naive-log": ("dot", "x"),
+    "ipw": ("solid", "square"),
+    "obs-only": ("dash", "diamond"),
+    "representation-exp": ("solid", "triangle-up"),
+    "cvci": ("longdash", "triangle-down"),
+    "grounded": ("dashdot", "hexagon"),
+    "doubly-robust": ("solid", "star"),
+    "hierarchical": ("solid", "circle"),
 }
-FAMILY_SYMBOLS = {
-    "naive-log": "x",
-    "ipw": "square",
-    "obs-only": "diamond",
-    "representation-exp": "triangle-up",
-    "cvci": "triangle-down",
-    "grounded": "hexagon",
-    "doubly-robust": "star",
-    "hierarchical": "circle",
-}
+"""Dash and symbol of a family; its colour has its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +61,9 @@ class Style:
 
 
 def line_style(name: str, others: Sequence[str]) -> Style:
-    """Style of a line; `others` are all names on the page that are not of FAMILIES, in order."""
-    if name in FAMILIES:
-        return Style(name, name, FAMILY_DASHES[name], FAMILY_SYMBOLS[name])
+    """Style of a line; `others` are all names on the page that are no family, in order."""
+    if name in FAMILY_MARKS:
+        return Style(name, name, *FAMILY_MARKS[name])
     index = others.index(name)
     # One dash further than the mark: no family looks like that without its colour.
     dash, symbol = DASHES[(index + 1) % len(DASHES)], SYMBOLS[index % len(SYMBOLS)]

@@ -216,9 +216,9 @@ def _verdicts(rows: Sequence[Row], settings: int) -> Table:
             cells.append(verdict if pair else "not run")
         lines.append(tuple(cells))
     caption = (
-        "The usage log alone compares the models' mean rewards in it. Each cell: is the model "
-        f"recommended in the end a best one, the regret, its name. {REGRET} near: not the best "
-        f"one, but a mean regret of {NEAR:g} at most."
+        "The usage log alone compares the models' mean rewards in it. Each cell: whether the model "
+        f"recommended in the end is a best one, its regret and its name. {REGRET} near: not a best "
+        f"one, but a mean regret of at most {NEAR:g}."
     )
     runs = rows[0]["runs"]
     if settings > 1:

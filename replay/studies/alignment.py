@@ -22,14 +22,14 @@ from equipoise.replay.findings.findings import (
     tied,
 )
 from equipoise.replay.results.averages import Floats, area_under
-from equipoise.replay.studies.registry import FIFTHS, Plan, experiment
+from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "Which estimator loses least as the reward moves away from what logs already show?"
 PLAN = Plan(alphas=FIFTHS, confoundings=(1.0,), budget=1000)
 
 
-@experiment("alignment", TITLE, PLAN)
+@study("alignment", TITLE, PLAN)
 def alignment(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Regret at marks of EXP and its area under the curve, per α, ω and family."""
     streams = Streams(results)

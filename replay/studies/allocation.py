@@ -36,7 +36,7 @@ from equipoise.replay.findings.findings import (
     share,
 )
 from equipoise.replay.results.averages import TAILS, area_under, resample_counts, resampled_means
-from equipoise.replay.studies.registry import Plan, experiment
+from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import CHALLENGERS, Arm, ArmStreams, Setting, settled
 from equipoise.store.batches import Floats
 
@@ -318,7 +318,7 @@ PLAN = Plan(
 )
 
 
-@experiment("allocation", TITLE, PLAN)
+@study("allocation", TITLE, PLAN)
 def allocation(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Areas under regret curves, requests needed, the targets, harm, and money."""
     streams = ArmStreams(results, meta, ARMS)

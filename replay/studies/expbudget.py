@@ -21,7 +21,7 @@ from equipoise.replay.findings.findings import (
     measured,
     root_mean_square,
 )
-from equipoise.replay.studies.registry import Plan, experiment
+from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "How much randomization does each estimator need?"
@@ -31,7 +31,7 @@ START = 25
 By: TypeAlias = dict[str, list[Measured]]
 
 
-@experiment("exp-budget", TITLE, PLAN)
+@study("exp-budget", TITLE, PLAN)
 def exp_budget(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Five quantities per scenario, family and checkpoint."""
     streams = Streams(results)

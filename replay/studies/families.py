@@ -19,7 +19,7 @@ from equipoise.replay.findings.findings import (
     listed,
 )
 from equipoise.replay.results.averages import Floats, area_under, resample_counts
-from equipoise.replay.studies.registry import FIFTHS, Plan, experiment
+from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "Is hierarchical safe to choose without knowing how confounded the log is?"
@@ -35,7 +35,7 @@ UPPER = 0.95
 PLAN = Plan(alphas=FIFTHS, confoundings=FIFTHS, budget=3000, seeds=100, needs=(OURS, *SIX))
 
 
-@experiment("families", TITLE, PLAN)
+@study("families", TITLE, PLAN)
 def families(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Three tests of `hierarchical`, on two losses: RMSE of contrasts, and mean regret so far.
 

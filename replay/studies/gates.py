@@ -19,7 +19,7 @@ from equipoise.replay.findings.findings import (
     root_mean_square,
 )
 from equipoise.replay.results.averages import TAILS, Floats, resample_counts
-from equipoise.replay.studies.registry import Plan, experiment
+from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import CHALLENGERS, Arm, ArmStreams, Setting
 
 TITLE = "Does it pay to choose which requests are randomized?"
@@ -53,7 +53,7 @@ PLAN = Plan(
 Ratios: TypeAlias = Mapping[tuple[Setting, tuple[str, str], str, int], Measured]
 
 
-@experiment("gates", TITLE, PLAN)
+@study("gates", TITLE, PLAN)
 def gates(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """RMSE of the contrasts that matter per gate, and its ratio to that of the fixed rate."""
     streams = ArmStreams(results, meta, PLAN.arms)

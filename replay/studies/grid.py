@@ -18,7 +18,7 @@ from equipoise.replay.findings.findings import (
     measured,
 )
 from equipoise.replay.results.averages import Floats
-from equipoise.replay.studies.registry import FIFTHS, Plan, experiment
+from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "When is a small experiment worth more than a large log?"
@@ -31,7 +31,7 @@ PLAN = Plan(
 )
 
 
-@experiment("grid", TITLE, PLAN)
+@study("grid", TITLE, PLAN)
 def grid(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Two panels of paired differences per mark of EXP, and the regrets behind them."""
     streams = Streams(results)

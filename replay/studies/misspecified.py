@@ -24,7 +24,7 @@ from equipoise.replay.findings.findings import (
 from equipoise.replay.harness.stream import DIRECT
 from equipoise.replay.results.averages import Floats
 from equipoise.replay.studies.expbudget import true_values
-from equipoise.replay.studies.registry import Plan, Variant, experiment
+from equipoise.replay.studies.registry import Plan, Variant, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "Does the gap between direct method and doubly robust reveal a wrong scorer?"
@@ -49,7 +49,7 @@ MARKS = (100, 300, 1000, 3000)
 FALSE_ALARM = 0.05
 
 
-@experiment("misspecified", TITLE, PLAN)
+@study("misspecified", TITLE, PLAN)
 def misspecified(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Errors of every row per variant of the scorer, and its DM-DR gap against the right one's."""
     streams = Streams(results)

@@ -73,8 +73,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Experiment:
-    """A registered experiment. title: the question it asks.
+class Study:
+    """A registered study. title: the question it asks.
 
     analyse: results and the description of the run (as in summary.json) to findings; pure.
     """
@@ -85,34 +85,34 @@ class Experiment:
     analyse: Analysis
 
 
-_EXPERIMENTS: dict[str, Experiment] = {}
+_STUDIES: dict[str, Study] = {}
 
 
-def experiment(name: str, title: str, plan: Plan) -> Callable[[Analysis], Analysis]:
+def study(name: str, title: str, plan: Plan) -> Callable[[Analysis], Analysis]:
     """Register an analysis `(results, meta) -> Findings` under a name.
 
     A module of this package registers by being there.
     """
 
     def register(analyse: Analysis) -> Analysis:
-        if name in _EXPERIMENTS:
+        if name in _STUDIES:
             raise ValueError(f"experiment {name!r} is registered twice")
-        _EXPERIMENTS[name] = Experiment(name, title, plan, analyse)
+        _STUDIES[name] = Study(name, title, plan, analyse)
         return analyse
 
     return register
 
 
-def experiments() -> dict[str, Experiment]:
+def studies() -> dict[str, Study]:
     """All registered experiments by name, in alphabetical order."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{__package__}.{module.name}")
-    return dict(sorted(_EXPERIMENTS.items()))
+    return dict(sorted(_STUDIES.items()))
 
 
-def find_experiment(name: str) -> Experiment:
+def find_study(name: str) -> Study:
     """The experiment of this name. Raises AgentError where there is none."""
-    registered = experiments()
+    registered = studies()
     if name not in registered:
         raise AgentError(f"--experiment: {name!r} is not one of {', '.join(registered)}")
     return registered[name]
@@ -129,7 +129,7 @@ def planned(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     options: those of the command line, None where one was not given. Raises AgentError where
     there is no such experiment.
     """
-    plan = find_experiment(name).plan
+    plan = find_study(name).plan
     return {
         "policies": planned_policies(plan),
         "alphas": list(plan.alphas),
@@ -150,31 +150,31 @@ def planned_policies(plan: Plan) -> list[str]:
 
 def prepare(order: ReplayOrder) -> Prepared:
     """Check everything that can be wrong with an order, before anything runs or is written."""
-    study = find_experiment(order.experiment or "")
-    plan = study.plan
+    chosen = find_study(order.experiment or "")
+    plan = chosen.plan
     families = checked_families(order.estimators or plan.estimators or FAMILIES)
     missing = [name for name in plan.needs if name not in families]
     if missing:
         raise AgentError(
-            f"--estimators: {', '.join(missing)} missing; the experiment {study.name} compares"
+            f"--estimators: {', '.join(missing)} missing; the experiment {chosen.name} compares"
             f" {', '.join(plan.needs)}"
         )
     policies = checked_policies(order.policies)
     if plan.arms and (order.estimators or policies != tuple(planned_policies(plan))):
         raise AgentError(
-            f"--policies, --estimators: the experiment {study.name} compares arms of its own; leave"
-            " them out"
+            f"--policies, --estimators: the experiment {chosen.name} compares arms of its own;"
+            " leave them out"
         )
     if len(policies) > 1 and not plan.arms:
         raise AgentError(f"--policies: an experiment has one policy, got {', '.join(policies)}")
     if plan.extra and policy(policies[0]).uses_estimate:
         raise AgentError(
-            f"--policies: {policies[0]} looks at estimates; the experiment {study.name} compares"
+            f"--policies: {policies[0]} looks at estimates; the experiment {chosen.name} compares"
             f" {', '.join(plan.extra)} on the stream of {', '.join(plan.needs)}"
         )
     if order.store is not None:
         raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
-    variants = _worlds(study, order.world)
+    variants = _worlds(chosen, order.world)
     settings = replace(stream_settings(order), batch=BATCH)
     if plan.refresh is not None:
         settings = replace(settings, refresh=max(BATCH, round(plan.refresh / order.exp_rate)))
@@ -194,14 +194,14 @@ def prepare(order: ReplayOrder) -> Prepared:
         {"world": place[0], **_described(World(benchmark, options), plan)}
         for place, options in places.items()
     ]
-    meta["experiment"] = study.name
+    meta["experiment"] = chosen.name
     meta["worlds"] = {each.name: list(each.options) for each in plan.variants if each.name}
     if plan.arms:
         meta["options"]["arms"] = [arm.label for arm in arms]
     else:
         meta["options"]["policy"] = policies[0]
         meta["options"]["estimators"] = [*families, *plan.extra]
-    return Prepared(settings, benchmark, sweep, meta, study.analyse)
+    return Prepared(settings, benchmark, sweep, meta, chosen.analyse)
 
 
 def _described(world: World, plan: Plan) -> dict[str, Any]:
@@ -209,11 +209,11 @@ def _described(world: World, plan: Plan) -> dict[str, Any]:
     return {**describe_world(world), **(reward_variances(world) if plan.arms else {})}
 
 
-def _worlds(study: Experiment, texts: Sequence[str]) -> list[tuple[str, WorldOptions]]:
+def _worlds(chosen: Study, texts: Sequence[str]) -> list[tuple[str, WorldOptions]]:
     """Labels and options of the experiment's variants on top of the options given."""
-    varied = {text.partition("=")[0] for each in study.plan.variants for text in each.options}
+    varied = {text.partition("=")[0] for each in chosen.plan.variants for text in each.options}
     for text in texts:
         name = text.partition("=")[0]
         if name in varied:
-            raise AgentError(f"--world: {name} is what the experiment {study.name} varies")
-    return [(each.name, parse_options([*texts, *each.options])) for each in study.plan.variants]
+            raise AgentError(f"--world: {name} is what the experiment {chosen.name} varies")
+    return [(each.name, parse_options([*texts, *each.options])) for each in chosen.plan.variants]

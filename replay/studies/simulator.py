@@ -21,7 +21,7 @@ from equipoise.replay.findings.findings import (
     measured,
 )
 from equipoise.replay.results.averages import Floats
-from equipoise.replay.studies.registry import Plan, Variant, experiment
+from equipoise.replay.studies.registry import Plan, Variant, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "How far does a wrong simulator pull each estimator?"
@@ -69,7 +69,7 @@ SCALES = (
 )
 
 
-@experiment("simulator", TITLE, PLAN)
+@study("simulator", TITLE, PLAN)
 def simulator(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Changes against the faithful simulator in the same seeds, per kind, level and family."""
     streams = Streams(results)
