@@ -6,7 +6,9 @@ inside the commands, so that `--help` stays fast.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,20 +57,27 @@ def _families(text: str | None) -> list[str] | None:
 
 
 def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
+    """Rows as JSON, or as names with what there is to say of each below, wrapped and never cut."""
     if as_json:
         import msgspec
 
         typer.echo(msgspec.json.encode(rows).decode())
-    elif not rows:
+        return
+    if not rows:
         typer.echo("It has no options.")
-    else:
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*rows[0])
-        for row in rows:
-            table.add_row(*row.values())
-        Console().print(table)
+    lines = textwrap.TextWrapper(
+        min(shutil.get_terminal_size().columns, 100),
+        initial_indent=4 * " ",
+        subsequent_indent=6 * " ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for row in rows:
+        (_, name), *details = row.items()
+        typer.echo(name)
+        for key, value in details:
+            if value:
+                typer.echo(lines.fill(f"{key}: {value}"))
 
 
 @app.command()

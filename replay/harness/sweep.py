@@ -224,23 +224,23 @@ def run_sweep(
     sweep: Sequence[Cell],
     jobs: int = 1,
     progress: Callable[[int], None] = lambda done: None,
-    kept: Path | None = None,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """Run cells and return tidy results in the order of the cells.
 
-    jobs: processes; 0 for one per core. kept: folder of finished cells; those found there are not
+    jobs: processes; 0 for one per core. folder: of finished cells; those found there are not
     run again, the others are added while the sweep runs. progress is called with the number of
     finished cells, first with that of those found.
     """
     contents = benchmark_digest(benchmark)
     base = digest_of(code_digest(), contents, settings)
     keys = [digest_of(base, cell) for cell in sweep]
-    finished = FinishedCells(kept)
-    left = [index for index, key in enumerate(keys) if key not in finished]
-    done = len(sweep) - len(left)
+    finished = FinishedCells(folder)
+    missing = [index for index, key in enumerate(keys) if key not in finished]
+    done = len(sweep) - len(missing)
     progress(done)
     try:
-        for index, rows in _results(benchmark, contents, settings, sweep, left, jobs):
+        for index, rows in _results(benchmark, contents, settings, sweep, missing, jobs):
             finished.add(keys[index], rows)
             done += 1
             progress(done)

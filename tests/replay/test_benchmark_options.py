@@ -43,3 +43,15 @@ def test_the_listing_of_one_benchmark_names_its_options():
     assert rows["features"]["limits"] == "with-outcome, without-outcome"
     assert rows["features"]["default"] == "with-outcome"
     assert "no options" in CliRunner().invoke(app, ["benchmarks", "openbandit"]).stdout
+
+
+@pytest.mark.parametrize("arguments", [["benchmarks"], ["benchmarks", "swebench"], ["worlds"]])
+def test_a_listing_for_people_cuts_nothing_at_80_columns(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    listing = CliRunner().invoke(app, arguments).stdout
+    assert max(map(len, listing.splitlines())) <= 80
+    words = " ".join(listing.split())
+    assert all(" ".join(value.split()) in words for row in rows for value in row.values())
