@@ -98,8 +98,8 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
     names = identifiers(folder.name for folder in folders)
     keep, left_out = chosen(names, options.models)
     exclusions.update(left_out)
-    folders = [folder for folder, kept in zip(folders, keep, strict=True) if kept]
-    models = [name for name, kept in zip(names, keep, strict=True) if kept]
+    folders = [folder for folder, use in zip(folders, keep, strict=True) if use]
+    models = [name for name, use in zip(names, keep, strict=True) if use]
     results = [_read(folder, options.annotator) for folder in folders]
     _require_one_baseline(models, results)
     if repeated := sum(result.repeated for result in results):

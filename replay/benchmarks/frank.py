@@ -94,9 +94,9 @@ def load_frank(path: Path | None, options: FrankOptions) -> Benchmark:
     systems = list(dict.fromkeys(system for _, system in human))
     articles = list(dict.fromkeys(article for article, _ in human))
     keep, left_out = chosen(identifiers(systems), options.models)
-    models = [name for name, kept in zip(identifiers(systems), keep, strict=True) if kept]
+    models = [name for name, use in zip(identifiers(systems), keep, strict=True) if use]
     cells = [
-        [(article, system) for system, kept in zip(systems, keep, strict=True) if kept]
+        [(article, system) for system, use in zip(systems, keep, strict=True) if use]
         for article in articles
     ]
     names, values, with_gaps = _metrics(metrics, cells, metric_file, options.max_gaps)
@@ -162,8 +162,10 @@ def _of_dataset(
         raise BenchmarkError(f"dataset: {wanted!r} is not there; there are: {names_listed(counts)}")
     dataset = wanted or counts.most_common(1)[0][0]
     others = len(human) - counts[dataset]
-    kept = {key: row for key, row in human.items() if datasets[key] == dataset}
-    return kept, {f"rows of datasets other than {one_line(dataset)}": others} if others else {}
+    of_dataset = {key: row for key, row in human.items() if datasets[key] == dataset}
+    return of_dataset, {
+        f"rows of datasets other than {one_line(dataset)}": others
+    } if others else {}
 
 
 def _metrics(

@@ -89,7 +89,7 @@ def load_swebench(path: Path | None, options: SwebenchOptions) -> Benchmark:
             table[row_of[issue], column] = values
             unknown = np.isnan(values)
             faults[row_of[issue], column] = 2 if unknown[0] else 3 if unknown.any() else 0
-    names = [name for name, kept in zip(models, keep, strict=True) if kept]
+    names = [name for name, use in zip(models, keep, strict=True) if use]
     selected = complete(faults[:, keep], _REASONS, names, options.max_missing, "issues")
     table = table[:, keep][np.ix_(selected.contexts, selected.models)]
     kept_issues = [issues[row] for row in selected.contexts.tolist()]

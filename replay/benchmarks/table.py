@@ -94,7 +94,7 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     faults = _faults(rows, cells, y_names, of_context)
     ids = identifiers(models)
     keep, left_out = chosen(ids, options.models)
-    ids = tuple(name for name, kept in zip(ids, keep, strict=True) if kept)
+    ids = tuple(name for name, use in zip(ids, keep, strict=True) if use)
     selected = complete(faults[:, keep], _REASONS, ids, options.max_missing, "contexts")
     whole = np.ix_(selected.contexts, np.flatnonzero(keep)[selected.models])
     reward = cells["reward"][whole]

@@ -139,12 +139,12 @@ def _points(figure: Curves, *ends: str) -> Floats:
 
 def _line(line: Line, style: Style, at: Floats, upwards: Scale, marked: bool) -> Plotly:
     means = upwards.position(numbers(line.points, "mean"))
-    known = np.isfinite(means) & np.isfinite(at)
+    drawn = np.isfinite(means) & np.isfinite(at)
     # From the first to the last known number; an unknown one between them is a gap.
-    ends = np.flatnonzero(known)
+    ends = np.flatnonzero(drawn)
     span = slice(ends[0], ends[-1] + 1) if len(ends) else slice(0, 0)
-    padded = np.concatenate([[False], known, [False]])
-    lonely = known & ~(padded[:-2] | padded[2:])
+    padded = np.concatenate([[False], drawn, [False]])
+    lonely = drawn & ~(padded[:-2] | padded[2:])
     trace: Plotly = {
         "type": "scatter",
         "mode": "lines+markers" if marked or lonely.any() else "lines",
@@ -173,8 +173,8 @@ def _line(line: Line, style: Style, at: Floats, upwards: Scale, marked: bool) ->
 
 def _band(line: Line, style: Style, at: Floats, upwards: Scale) -> list[Plotly]:
     low, high = (upwards.position(numbers(line.points, end)) for end in ("low", "high"))
-    known = np.isfinite(low) & np.isfinite(high) & np.isfinite(at)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], known.astype(int), [0]])))
+    complete = np.isfinite(low) & np.isfinite(high) & np.isfinite(at)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], complete.astype(int), [0]])))
     x: list[float | None] = []
     y: list[float | None] = []
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):

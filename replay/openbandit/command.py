@@ -74,7 +74,7 @@ def replay_open_bandit(
                     f"the {log.behaviour} log has {len(log.items)} items, must be at most"
                     f" {MOST_MODELS}: an agent takes no more models"
                 )
-        progress = {"shown": _shown} if order.progress else {}
+        progress = {"progress": _progress} if order.progress else {}
         results = compute(logs, policies, order.seeds, order.jobs, **progress)
         meta, frame, text = describe(logs, policies, order.seeds), tidy(results), ""
         report = findings(results)
@@ -127,7 +127,7 @@ def _checked(name: str) -> str:
     return name
 
 
-def _shown(replays: Iterator[Replay], total: int) -> Iterable[Replay]:
+def _progress(replays: Iterator[Replay], total: int) -> Iterable[Replay]:
     from rich.progress import track
 
     return track(replays, "replaying", total=total, console=Console(stderr=True))

@@ -202,10 +202,10 @@ def _joined(behaviour: str, rows: TableFile, items: TableFile) -> LoggedFeedback
     users = _features(rows, _USER)
     about = _features(items, _ITEM_FEATURE)
     at = _seconds(rows)
-    kept = ~np.isnan(click)
-    if not kept.any():
-        raise BenchmarkError(f"{rows.path}: click is empty in all {len(kept)} rows")
-    unknown = int(np.count_nonzero(~kept))
+    answered = ~np.isnan(click)
+    if not answered.any():
+        raise BenchmarkError(f"{rows.path}: click is empty in all {len(answered)} rows")
+    unknown = int(np.count_nonzero(~answered))
     full = LoggedFeedback(
         behaviour=behaviour,
         items=identifiers(names, empty="item"),
@@ -226,7 +226,7 @@ def _joined(behaviour: str, rows: TableFile, items: TableFile) -> LoggedFeedback
             **about.exclusions("item"),
         },
     )
-    return full.select(kept) if unknown else full
+    return full.select(answered) if unknown else full
 
 
 def _items(items: TableFile) -> tuple[list[str], Ints]:

@@ -279,10 +279,10 @@ def compute(
     policies: Sequence[str],
     seeds: int,
     jobs: int,
-    shown: Callable[[Iterator[Replay], int], Iterable[Replay]] = lambda done, total: done,
+    progress: Callable[[Iterator[Replay], int], Iterable[Replay]] = lambda done, total: done,
 ) -> dict[str, LogResults]:
-    """Results by behaviour. jobs: processes, 0 for one per core. shown: wraps the replays as they
-    finish, for a progress bar."""
+    """Results by behaviour. jobs: processes, 0 for one per core. progress: wraps the replays as
+    they finish, for a progress bar."""
     from joblib import Parallel, delayed
 
     results: dict[str, LogResults] = {}
@@ -297,7 +297,7 @@ def compute(
         delayed(replay_once)(logs[name], predicted, policy, seed)
         for name, predicted, policy, seed in cells
     )
-    for (name, _, rule, _), replay in zip(cells, shown(replays, len(cells)), strict=True):
+    for (name, _, rule, _), replay in zip(cells, progress(replays, len(cells)), strict=True):
         results[name].replays.setdefault(rule, []).append(replay)
     return results
 

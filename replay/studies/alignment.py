@@ -38,8 +38,8 @@ def alignment(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
         panels = []
         for name, title, losses in _quantities(streams, omega):
             rows = {
-                alpha: {family: measured(each) for family, each in found.items()}
-                for alpha, found in losses.items()
+                alpha: {family: measured(each) for family, each in by_family.items()}
+                for alpha, by_family in losses.items()
             }
             tables.append(
                 Table(
@@ -115,7 +115,7 @@ def _panel(title: str, streams: Streams, rows: dict[float, dict[str, Measured]])
 
 def _sentence(title: str, omega: float, losses: dict[float, dict[str, Floats]]) -> str:
     """Who is never beaten, and how far the best is from the worst."""
-    lost = {alpha: beaten(found) for alpha, found in losses.items()}
+    lost = {alpha: beaten(by_family) for alpha, by_family in losses.items()}
     families = list(next(iter(losses.values())))
     never = [family for family in families if not any(row[family] for row in lost.values())]
     alpha = max(losses)

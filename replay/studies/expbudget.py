@@ -38,8 +38,8 @@ def exp_budget(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     marks = [int(each) for each in streams.checkpoints if each >= START] or [streams.last]
     tables, figures, sentences = [], [], []
     for setting in streams.settings:
-        found = _quantities(streams, setting, true_values(meta, setting, streams), marks)
-        for (name, title, reading), by in zip(QUANTITIES, found, strict=True):
+        quantities = _quantities(streams, setting, true_values(meta, setting, streams), marks)
+        for (name, title, reading), by in zip(QUANTITIES, quantities, strict=True):
             tables.append(
                 Table(
                     name=f"{name}-{setting.alpha:g}-{setting.confounding:g}",
@@ -52,7 +52,7 @@ def exp_budget(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
                     ),
                 )
             )
-        figures += _figures(setting, marks, found)
+        figures += _figures(setting, marks, quantities)
         sentences.append(_sentence(streams, setting, marks))
     return Findings("exp-budget", TITLE, tuple(sentences), tuple(tables), tuple(figures))
 

@@ -290,8 +290,8 @@ def _tests(losses: _Losses) -> list[_Test]:
 
 def _squares(streams: Streams, setting: Setting, family: str, budgets: Sequence[int]) -> Floats:
     """(R, N) squared RMSE over contrasts."""
-    found: Floats = streams.curves(setting, family, "rmse_contrast") ** 2
-    return found[:, [streams.position(budget) for budget in budgets]]
+    squares: Floats = streams.curves(setting, family, "rmse_contrast") ** 2
+    return squares[:, [streams.position(budget) for budget in budgets]]
 
 
 def _mean_regrets(

@@ -122,13 +122,13 @@ def _diagnostic(
         right = gaps[RIGHT][:, place]
         for setting in variants:
             here = gaps[setting.world][:, place]
-            wrong = setting.world != RIGHT
+            misspecified = setting.world != RIGHT
             rows.append(
                 (
                     f"{mark:,}: {setting.world}",
                     measured(here),
-                    measured(here - right) if wrong else None,
-                    share(flagged(here, right)) if wrong else None,
+                    measured(here - right) if misspecified else None,
+                    share(flagged(here, right)) if misspecified else None,
                     root_mean_square(streams.at(setting, DIRECT, "rmse", mark)),
                 )
             )

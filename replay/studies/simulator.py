@@ -78,7 +78,7 @@ def simulator(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     figures: list[Curves] = []
     sentences: list[str] = []
     for base in (each for each in streams.settings if each.world == FAITHFUL):
-        wrong = [
+        mismatched = [
             each
             for each in streams.settings
             if each == Setting(each.world, base.alpha, base.confounding) and each != base
@@ -100,13 +100,13 @@ def simulator(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
                                 for family in streams.families
                             ),
                         )
-                        for setting in wrong
+                        for setting in mismatched
                     ),
                 )
             )
-        tables.append(_unmoved(streams, base, wrong, name))
+        tables.append(_unmoved(streams, base, mismatched, name))
         figures.append(_figure(streams, base, name, mark))
-        sentences += _sentences(streams, base, wrong, mark)
+        sentences += _sentences(streams, base, mismatched, mark)
     return Findings("simulator", TITLE, tuple(sentences), tuple(tables), tuple(figures))
 
 
@@ -155,7 +155,7 @@ def _unmoved(streams: Streams, base: Setting, mismatched: list[Setting], name: s
         f" (up to {ROUNDING:g}) apart; the certified columns are the width of intervals, whether"
         " they cover, and when and what they decide.",
         columns=("simulator", *columns),
-        rows=tuple((world, *found.values()) for world, found in rows),
+        rows=tuple((world, *changes.values()) for world, changes in rows),
     )
 
 
