@@ -366,7 +366,8 @@ def _map(figure: Heatmaps, panel: HeatPanel, most: float) -> str:
     lines.append(f'<tr><td colspan="2"></td>{across}</tr>')
     return (
         f'<figure><figcaption>{text(panel.title)}</figcaption><div class="scroll" tabindex="0">'
-        f'<table class="map"><tbody>{"".join(lines)}</tbody></table></div></figure>'
+        f'<table class="map" style="--columns:{len(panel.x)}"><tbody>{"".join(lines)}</tbody>'
+        "</table></div></figure>"
     )
 
 

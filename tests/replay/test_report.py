@@ -263,7 +263,7 @@ def test_several_settings_get_maps_and_folds(
 ) -> None:
     made = synthesize(alphas=[0.0, 1.0], confoundings=[0.0, 1.0], policies=["uniform"])
     text = report(tmp_path / "report.html", made)
-    maps = re.findall(r'<table class="map">.*?</table>', text)
+    maps = re.findall(r'<table class="map"[^>]*>.*?</table>', text)
     assert len(maps) == 8
     cells = [re.findall(r'class="number">([^<]*)<', each) for each in maps]
     # The log alone, alignment downwards and confounding to the right.
