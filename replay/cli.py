@@ -1,4 +1,4 @@
-"""The `equipoise` command: commands about stores from the agent, and those of the replay.
+"""The `equipoise` command: the agent's commands about stores, and those of the replay.
 
 It lives in the topmost layer because it knows all the others. Numerical libraries are imported
 inside the commands, so that `--help` stays fast.
@@ -6,7 +6,9 @@ inside the commands, so that `--help` stays fast.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +34,7 @@ app = typer.Typer(
 )
 
 
-def _numbers(name: str, text: str | None, low: float, high: float) -> list[float] | None:
+def _numbers(name: str, text: str | None) -> list[float] | None:
     if text is None:
         return None
     numbers = []
@@ -41,8 +43,6 @@ def _numbers(name: str, text: str | None, low: float, high: float) -> list[float
             number = float(part)
         except ValueError:
             raise typer.BadParameter(f"{part!r} is not a number", param_hint=name) from None
-        if not low <= number <= high:
-            raise typer.BadParameter(f"{part} is not within [{low:g}, {high:g}]", param_hint=name)
         numbers.append(number)
     return list(dict.fromkeys(numbers))
 
@@ -56,24 +56,27 @@ def _families(text: str | None) -> list[str] | None:
 
 
 def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
+    """Rows as JSON, or as names with what there is to say of each below, wrapped and never cut."""
     if as_json:
         import msgspec
 
         typer.echo(msgspec.json.encode(rows).decode())
-    elif not rows:
+        return
+    if not rows:
         typer.echo("It has no options.")
-    else:
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Column, Table
-
-        # Names stay whole, other words that are longer than their column go on below.
-        columns = [Column(name, overflow="fold") for name in rows[0]]
-        columns[0].no_wrap = True
-        table = Table(*columns, box=SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
-        for row in rows:
-            table.add_row(*row.values())
-        Console().print(table)
+    lines = textwrap.TextWrapper(
+        min(shutil.get_terminal_size().columns, 100),
+        initial_indent=4 * " ",
+        subsequent_indent=6 * " ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    for row in rows:
+        (_, name), *details = row.items()
+        typer.echo(name)
+        for key, value in details:
+            if value:
+                typer.echo(lines.fill(f"{key}: {value}"))
 
 
 @app.command()
@@ -82,7 +85,7 @@ def replay(
         Path | None,
         typer.Option(
             help="Folder to create for the results.",
-            show_default="runs/replay, or runs/ and the experiment",
+            show_default="runs/replay, or runs/EXPERIMENT",
         ),
     ] = None,
     benchmark: Annotated[
@@ -99,10 +102,10 @@ def replay(
     experiment: Annotated[
         str | None,
         typer.Option(
-            help="Run one of the paper's experiments: alignment, grid, misspecified, exp-budget,"
-            " simulator; or families; or, between policies, allocation or gates. Other options"
-            " then override what it runs: uniform at --exp-rate 1, 20,000 rows of log, 20 seeds or"
-            " more."
+            help="Run a study: alignment, exp-budget, families, grid, misspecified or simulator"
+            " compare estimators; allocation and gates compare policies. Each has defaults of its"
+            " own (uniform at --exp-rate 1, 20,000 rows of log, 20 seeds or more), which other"
+            " options override."
         ),
     ] = None,
     policies: Annotated[
@@ -146,14 +149,14 @@ def replay(
     ] = None,
     delta: Annotated[float, typer.Option(help="Error level of certified answers.")] = 0.05,
     epsilon: Annotated[
-        float, typer.Option(help="Smallest difference that matters, reward units.")
+        float, typer.Option(help="Smallest difference that matters, in reward units.")
     ] = 0.0,
     sequence: Annotated[
         str, typer.Option(help="Certified sequence: bounded, per-model or asymptotic.")
     ] = "bounded",
     world: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE, another option of the world; see `equipoise worlds`."),
+        typer.Option(help="NAME=VALUE, an option of the world; see `equipoise worlds`."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
     store: Annotated[
@@ -175,16 +178,6 @@ def replay(
 
     Example: equipoise replay --experiment grid --benchmark swebench:PATH
     """
-    if exp_rate is not None and not 0 < exp_rate <= 1:
-        raise typer.BadParameter(f"{exp_rate} is not within (0, 1]", param_hint="--exp-rate")
-    if not 0 < delta < 1:
-        raise typer.BadParameter(f"{delta} is not within (0, 1)", param_hint="--delta")
-    if epsilon < 0:
-        raise typer.BadParameter(f"{epsilon} is negative", param_hint="--epsilon")
-    if sequence not in ("bounded", "per-model", "asymptotic"):
-        raise typer.BadParameter(
-            f"{sequence!r} is not one of bounded, per-model, asymptotic", param_hint="--sequence"
-        )
     from equipoise.replay.command import complete_order, run_replay
 
     run_replay(
@@ -198,8 +191,8 @@ def replay(
                 "experiment": experiment,
                 "policies": None if policies is None else policies.split(","),
                 "estimators": _families(estimators),
-                "alphas": _numbers("--alpha", alpha, 0.0, 1.0),
-                "confoundings": _numbers("--confounding", confounding, 0.0, 100.0),
+                "alphas": _numbers("--alpha", alpha),
+                "confoundings": _numbers("--confounding", confounding),
                 "seeds": seeds,
                 "obs": obs,
                 "requests": requests,
@@ -251,14 +244,14 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
-def _plan_of_benchmark(name: str, world: list[str], given: Mapping[str, Any]) -> Problem:
-    from equipoise.replay.planning.benchmarks import of_benchmark
+def _plan_of_benchmark(name: str, world: list[str], fields: Mapping[str, Any]) -> Problem:
+    from equipoise.replay.planning import of_benchmark
 
-    return of_benchmark(name, world, given)
+    return of_benchmark(name, world, fields)
 
 
 def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:
-    from equipoise.replay.planning.validation import validate
+    from equipoise.replay.planning import validate
 
     validate(benchmarks, count, out, as_json)
 

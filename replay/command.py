@@ -1,105 +1,224 @@
-"""`equipoise replay`: run a sweep, write its folder whole, print what it says."""
+"""Replays: `equipoise replay` on the command line, `replay` in Python."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import msgspec
+import pandas as pd
 from rich.console import Console
 
+from equipoise.agent.config import SequenceName
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_as_told
+from equipoise.replay.benchmarks import Benchmark, load_from_texts
+from equipoise.replay.findings.page import write_page
+from equipoise.replay.findings.report import print_summary, write_report
+from equipoise.replay.findings.text import as_markdown, print_findings
 from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream, stream_key
-from equipoise.replay.harness.sweep import Cell, cells, run_sweep, shown_progress
+from equipoise.replay.harness.sweep import Advance, Cell, cells, run_sweep, show_progress
 from equipoise.replay.order import (
+    DEFAULTS,
+    Prepared,
     ReplayOrder,
     checked_families,
     checked_policies,
     describe_run,
     result_folder,
     stream_settings,
+    write_results,
 )
-from equipoise.replay.report import write_report
 from equipoise.replay.results.summary import summarize
-from equipoise.replay.results.terminal import print_table
 from equipoise.replay.worlds import World
 from equipoise.store.sqlite import SqliteStore
 
-DEFAULTS: dict[str, Any] = {
-    "policies": ["uniform", "top-two", "track-and-stop"],
-    "alphas": [0.5],
-    "confoundings": [1.0],
-    "seeds": 3,
-    "obs": 5000,
-    "exp_rate": 0.1,
-    "out": Path("runs/replay"),
-}
 
+def replay(
+    benchmark: str = "imagesegments",
+    *,
+    features: str | None = None,
+    benchmark_options: Mapping[str, object] | None = None,
+    experiment: str | None = None,
+    policies: Sequence[str] | None = None,
+    estimators: Sequence[str] | None = None,
+    alpha: float | Sequence[float] | None = None,
+    confounding: float | Sequence[float] | None = None,
+    seeds: int | None = None,
+    obs: int | None = None,
+    requests: int | None = None,
+    exp_rate: float | None = None,
+    budget: int | None = None,
+    delta: float = 0.05,
+    epsilon: float = 0.0,
+    sequence: SequenceName = "bounded",
+    world: Mapping[str, object] | None = None,
+    jobs: int = 0,
+    out: Path | str | None = None,
+    store: Path | str | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Run policies x estimators x scenarios x seeds on a benchmark whose truth is known.
 
-def complete_order(given: Mapping[str, Any]) -> ReplayOrder:
-    """An order from the options given, None where one was not: the defaults of a replay, or of
-    the experiment that is asked for. Raises AgentError where there is no such experiment.
+    Options, defaults and results are those of `equipoise replay`, whose results.parquet holds the
+    same rows: one per run, checkpoint and estimator. None stands for the default of the command,
+    or of the experiment asked for. alpha, confounding: a number or several. world,
+    benchmark_options: by name, as `equipoise worlds` and `equipoise benchmarks NAME` list them.
+    jobs: processes, 0 for one per core. Nothing is written unless `out` names a folder (which
+    gets the files that the command writes) or `store` a file. progress: shown on standard error.
+
+    Raises AgentError, BenchmarkError or WorldError naming what is wrong.
+
+    >>> from equipoise.replay import replay
+    >>> results = replay(
+    ...     policies=["uniform"], estimators=["ipw"], seeds=1, obs=500, budget=100, jobs=1
+    ... )
+    >>> results.query("checkpoint == 100")[["policy", "estimator", "recommended"]].values.tolist()
+    [['uniform', 'naive-log', 'hoeffding-tree'], ['uniform', 'ipw', 'adaptive-forest']]
     """
-    defaults: Mapping[str, Any] = DEFAULTS
-    if given["experiment"] is not None:
-        from equipoise.replay.studies.command import planned
+    order = complete_order(
+        {
+            "benchmark": benchmark,
+            "benchmark_options": _texts({"features": features, **(benchmark_options or {})}),
+            "experiment": experiment,
+            "policies": None if policies is None else list(policies),
+            "estimators": None if estimators is None else list(estimators),
+            "alphas": _several(alpha),
+            "confoundings": _several(confounding),
+            "seeds": seeds,
+            "obs": obs,
+            "requests": requests,
+            "exp_rate": exp_rate,
+            "budget": budget,
+            "delta": delta,
+            "epsilon": epsilon,
+            "sequence": sequence,
+            "world": _texts(world or {}),
+            "jobs": jobs,
+            "out": None if out is None else Path(out),
+            "store": None if store is None else Path(store),
+            "force": force,
+            "progress": progress,
+        }
+    )
+    return run_order(order if out is not None else replace(order, out=None))[0]
 
-        defaults = planned(given["experiment"], given)
-    asked = {name: value for name, value in given.items() if value is not None}
-    return ReplayOrder(**{**given, **defaults, **asked})
+
+def _texts(options: Mapping[str, object]) -> list[str]:
+    return [f"{name}={value}" for name, value in options.items() if value is not None]
+
+
+def _several(numbers: float | Sequence[float] | None) -> list[float] | None:
+    if numbers is None or isinstance(numbers, Sequence):
+        return None if numbers is None else list(dict.fromkeys(map(float, numbers)))
+    return [float(numbers)]
+
+
+def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
+    """An order from options, None where one was not given: the defaults of a replay, or of the
+    experiment that is asked for. Raises AgentError where there is no such experiment.
+    """
+    defaults = DEFAULTS
+    if options["experiment"] is not None:
+        from equipoise.replay.studies.registry import planned
+
+        defaults = {**DEFAULTS, **planned(options["experiment"], options)}
+    chosen = {name: value for name, value in options.items() if value is not None}
+    return ReplayOrder(**{**options, **defaults, **chosen})
 
 
 def run_replay(order: ReplayOrder) -> None:
     """Run, write and print. Raises AgentError, BenchmarkError or StoreError on bad input."""
-    if order.experiment is not None:
-        from equipoise.replay.studies.command import run_experiment
-
-        run_experiment(order)
-        return
-    if order.benchmark.partition(":")[0] == "openbandit":
-        from equipoise.replay.openbandit.command import replay_open_bandit
-
-        replay_open_bandit(order)
-        return
-    families = checked_families(order.estimators or FAMILIES)
-    policies = checked_policies(order.policies)
-    if order.store is not None and order.store.exists():
-        raise AgentError(f"--store: {order.store} exists")
-    settings = stream_settings(order)
-    benchmark = load_as_told(order.benchmark, order.benchmark_options)
-    sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
-    meta = describe_run(benchmark, settings, order)
-    console = Console(stderr=order.as_json)
-    with result_folder(order) as (folder, kept):
-        with shown_progress(len(sweep)) as advance:
-            results = run_sweep(benchmark, settings, sweep, order.jobs, advance, kept)
-        summary = summarize(results, meta)
-        results.to_parquet(folder / "results.parquet", index=False)
-        text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-        (folder / "summary.json").write_bytes(text + b"\n")
-        write_report(folder / "report.html", results, summary, meta)
-    if order.store is not None:
-        keep_store(order.store, benchmark, settings, sweep[0])
+    _, text, show = run_order(order)
     if order.as_json:
-        print(text.decode())
+        print(text, end="")
         return
-    print_table(console, summary)
+    console = Console()
+    show(console)
+    assert order.out is not None
     console.print(f"Results: {order.out / 'results.parquet'}, report: {order.out / 'report.html'}")
     if order.store is not None:
         console.print(f"The first stream's log: equipoise status {order.store}")
 
 
+Show = Callable[[Console], None]
+
+
+def run_order(order: ReplayOrder) -> tuple[pd.DataFrame, str, Show]:
+    """Run and write; return the results, the text of summary.json and what prints the findings.
+
+    The latter two say nothing where no folder is written.
+    """
+    if order.experiment is None and order.benchmark.partition(":")[0] == "openbandit":
+        from equipoise.replay.openbandit.command import replay_open_bandit
+
+        return replay_open_bandit(order)
+    if order.experiment is None:
+        prepared = prepare(order)
+    else:
+        from equipoise.replay.studies.registry import prepare as prepare_study
+
+        prepared = prepare_study(order)
+    text, show = "", cast(Show, _nothing)
+    with result_folder(order) as (folder, finished):
+        with _progress(order, len(prepared.sweep)) as advance:
+            results = run_sweep(
+                prepared.benchmark, prepared.settings, prepared.sweep, order.jobs, advance, finished
+            )
+        if folder is not None:
+            text, show = _write(folder, results, prepared)
+    if order.store is not None:
+        keep_store(order.store, prepared.benchmark, prepared.settings, prepared.sweep[0])
+    return results, text, show
+
+
+def _nothing(console: Console) -> None:
+    pass
+
+
+@contextmanager
+def _progress(order: ReplayOrder, total: int) -> Iterator[Advance]:
+    if not order.progress:
+        yield lambda done: None
+        return
+    with show_progress(total) as advance:
+        yield advance
+
+
+def prepare(order: ReplayOrder) -> Prepared:
+    """Check everything that can be wrong with an order, before anything runs or is written."""
+    families = checked_families(order.estimators or FAMILIES)
+    policies = checked_policies(order.policies)
+    if order.store is not None and order.store.exists():
+        raise AgentError(f"--store: {order.store} exists")
+    settings = stream_settings(order)
+    benchmark = load_from_texts(order.benchmark, order.benchmark_options)
+    sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
+    return Prepared(settings, benchmark, sweep, describe_run(benchmark, settings, order))
+
+
+def _write(folder: Path, results: pd.DataFrame, prepared: Prepared) -> tuple[str, Show]:
+    meta = prepared.meta
+    if prepared.analyse is None:
+        summary = summarize(results, meta)
+        write_report(folder / "report.html", results, summary, meta)
+        return write_results(folder, results, summary), partial(print_summary, summary=summary)
+    findings = prepared.analyse(results, meta)
+    (folder / "findings.md").write_text(as_markdown(findings), encoding="utf-8")
+    write_page(folder / "report.html", findings, meta)
+    text = write_results(folder, results, {**meta, "findings": findings})
+    return text, partial(print_findings, findings=findings)
+
+
 def keep_store(path: Path, benchmark: Benchmark, settings: StreamSettings, cell: Cell) -> None:
     """Run one cell again into a SQLite store, with its key beside it; whole or not at all."""
-    world = World(
-        benchmark, replace(settings.world, alpha=cell.alpha, confounding=cell.confounding)
-    )
+    world = World(benchmark, cell.world_options(settings))
     rule = policy(cell.policy)
     config = experiment(world, settings, rule.gate.name, rule.assignment.name, cell.steering)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,17 @@
-"""The order: options of `equipoise replay`, parsed and checked, and what they describe."""
+"""The order of a replay: its options and their defaults, checks, settings and description."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, get_args
+
+import msgspec
+import pandas as pd
 
 from equipoise.agent.config import SequenceName
 from equipoise.agent.errors import AgentError
@@ -16,21 +19,45 @@ from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.findings.findings import Findings
 from equipoise.replay.harness.cell_cache import cells_beside, holds_cells
 from equipoise.replay.harness.stream import StreamSettings
+from equipoise.replay.harness.sweep import Cell
 from equipoise.replay.worlds import World
 from equipoise.replay.worlds.options import parse_options
 
+DEFAULTS: dict[str, Any] = {
+    "policies": ["uniform", "top-two", "track-and-stop"],
+    "alphas": [0.5],
+    "confoundings": [1.0],
+    "seeds": 3,
+    "obs": 5000,
+    "exp_rate": 0.1,
+    "delta": 0.05,
+    "epsilon": 0.0,
+    "sequence": "bounded",
+    "world": [],
+    "benchmark_options": [],
+    "jobs": 0,
+    "force": False,
+    "as_json": False,
+    "out": Path("runs/replay"),
+}
+"""Of the options that are not None where nobody gives them."""
 DEFAULT_BUDGET = 1000
-
-
+"""Randomized requests, where neither a budget nor a number of requests is given."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayOrder:
-    """The options of `equipoise replay`, parsed. estimators None: all families."""
+    """The options of `equipoise replay`, parsed.
+
+    estimators: None for all families. requests, budget: None for no limit of its own. out: None
+    to write nothing. experiment: a study, None for a plain replay. progress: shown on standard
+    error. Raises AgentError for a number out of its range.
+    """
 
     benchmark: str
     policies: list[str]
@@ -46,13 +73,54 @@ class ReplayOrder:
     epsilon: float
     world: list[str]
     jobs: int
-    out: Path
+    out: Path | None
     store: Path | None
     force: bool
     as_json: bool
     experiment: str | None = None
     benchmark_options: Sequence[str] = ()
     sequence: SequenceName = "bounded"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.exp_rate <= 1:
+            raise AgentError(f"--exp-rate: {self.exp_rate} is not within (0, 1]")
+        if not 0 < self.delta < 1:
+            raise AgentError(f"--delta: {self.delta} is not within (0, 1)")
+        for name in ("epsilon", "obs", "jobs"):
+            if getattr(self, name) < 0:
+                raise AgentError(f"--{name}: {getattr(self, name)} is negative")
+        for name in ("seeds", "requests", "budget"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise AgentError(f"--{name}: {count} is not 1 or more")
+        if self.sequence not in get_args(SequenceName):
+            words = ", ".join(get_args(SequenceName))
+            raise AgentError(f"--sequence: {self.sequence!r} is not one of {words}")
+        for name, values, most in (
+            ("alpha", self.alphas, 1),
+            ("confounding", self.confoundings, 100),
+        ):
+            for value in values:
+                if not 0 <= value <= most:
+                    raise AgentError(f"--{name}: {value:g} is not within [0, {most}]")
+
+
+Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What an order comes to: what is run, and its description for who reads the results.
+
+    analyse: results and meta to findings, None where a replay summarizes them its own way.
+    """
+
+    settings: StreamSettings
+    benchmark: Benchmark
+    sweep: list[Cell]
+    meta: dict[str, Any]
+    analyse: Analysis | None = None
 
 
 def checked_families(names: Iterable[str]) -> tuple[str, ...]:
@@ -76,22 +144,35 @@ def checked_policies(names: Iterable[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def result_folder(order: ReplayOrder) -> Iterator[tuple[Path, Path]]:
+def result_folder(order: ReplayOrder) -> Iterator[tuple[Path | None, Path | None]]:
     """Yield the folder to write results into, which appears whole, and that of finished cells.
 
     Finished cells outlive an interruption, which ends the program with a line on how to go on.
+    Both are None where nothing is to be written.
     """
-    with cells_beside(order.out) as kept:
+    if order.out is None:
+        yield None, None
+        return
+    with cells_beside(order.out) as cells:
         try:
-            replaced = "summary.json" if order.force else None
-            with whole_folder(order.out, replace=replaced) as folder:
-                yield folder, kept
+            with whole_folder(order.out, replace="summary.json" if order.force else None) as folder:
+                yield folder, cells
         except KeyboardInterrupt:
-            say = "nothing had finished."
-            if holds_cells(kept):
-                say = "what has finished is kept; give the same command again to go on from there."
-            print(f"equipoise: interrupted: {say}", file=sys.stderr)
+            advice = "nothing had finished."
+            if holds_cells(cells):
+                advice = (
+                    "what has finished is kept; give the same command again to go on from there."
+                )
+            print(f"equipoise: interrupted: {advice}", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+
+
+def write_results(folder: Path, results: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+    """Write results.parquet and summary.json; return the latter's text."""
+    results.to_parquet(folder / "results.parquet", index=False)
+    text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+    (folder / "summary.json").write_bytes(text)
+    return text.decode()
 
 
 def stream_settings(order: ReplayOrder) -> StreamSettings:

@@ -1,12 +1,13 @@
 """Benchmarks: contexts × models with features, cached outputs, outcomes and costs."""
 
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.registry import (
+from equipoise.replay.benchmarks.base import (
+    Benchmark,
+    BenchmarkError,
     benchmark,
     describe,
     describe_options,
     load,
-    load_as_told,
+    load_from_texts,
 )
 
 __all__ = [
@@ -16,5 +17,5 @@ __all__ = [
     "describe",
     "describe_options",
     "load",
-    "load_as_told",
+    "load_from_texts",
 ]

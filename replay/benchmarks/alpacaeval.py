@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.agent.features.values import shown
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
     ImportOptions,
     ScaledFeatures,
@@ -25,8 +24,13 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import names_listed, objects, read_json
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
+from equipoise.replay.benchmarks.reading.files import (
+    feature_names,
+    identifiers,
+    names_listed,
+    objects,
+    read_json,
+)
 from equipoise.replay.benchmarks.reading.text_features import (
     ANSWER_FEATURES,
     ANSWER_INDICATORS,
@@ -36,7 +40,6 @@ from equipoise.replay.benchmarks.reading.text_features import (
     prompt_features,
     words,
 )
-from equipoise.replay.benchmarks.registry import benchmark
 
 _TITLE = "Language models on AlpacaEval's instructions, judged against a baseline"
 _OUTPUTS = "model_outputs.json"
@@ -95,8 +98,8 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
     names = identifiers(folder.name for folder in folders)
     keep, left_out = chosen(names, options.models)
     exclusions.update(left_out)
-    folders = [folder for folder, kept in zip(folders, keep, strict=True) if kept]
-    models = [name for name, kept in zip(names, keep, strict=True) if kept]
+    folders = [folder for folder, use in zip(folders, keep, strict=True) if use]
+    models = [name for name, use in zip(names, keep, strict=True) if use]
     results = [_read(folder, options.annotator) for folder in folders]
     _require_one_baseline(models, results)
     if repeated := sum(result.repeated for result in results):
@@ -183,11 +186,11 @@ def _read(folder: Path, annotator: str) -> _Results:
 
 
 def _require_one_baseline(models: Sequence[str], results: Sequence[_Results]) -> None:
-    seen: dict[str, str] = {}
+    baselines: dict[str, str] = {}
     for result in results:
-        seen.update({name: where for name, where in result.baselines.items() if name})
-    if len(seen) > 1:
-        (first, _), (second, where) = list(seen.items())[:2]
+        baselines.update({name: where for name, where in result.baselines.items() if name})
+    if len(baselines) > 1:
+        (first, _), (second, where) = list(baselines.items())[:2]
         raise BenchmarkError(
             f"{where}: generator_1 is {shown(second)}, others were judged against {shown(first)};"
             " must be one baseline"

@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equipoise.agent.features.values import shown
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
     ImportOptions,
     ScaledFeatures,
@@ -26,16 +25,16 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import (
+from equipoise.replay.benchmarks.reading.files import (
     JsonObject,
+    feature_names,
     find_file,
+    identifiers,
     names_listed,
     objects,
     one_line,
     read_json,
 )
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
-from equipoise.replay.benchmarks.registry import benchmark
 from equipoise.store.batches import Floats
 
 _TITLE = "Summarization systems on news articles, rated for factuality (FRANK)"
@@ -95,9 +94,9 @@ def load_frank(path: Path | None, options: FrankOptions) -> Benchmark:
     systems = list(dict.fromkeys(system for _, system in human))
     articles = list(dict.fromkeys(article for article, _ in human))
     keep, left_out = chosen(identifiers(systems), options.models)
-    models = [name for name, kept in zip(identifiers(systems), keep, strict=True) if kept]
+    models = [name for name, use in zip(identifiers(systems), keep, strict=True) if use]
     cells = [
-        [(article, system) for system, kept in zip(systems, keep, strict=True) if kept]
+        [(article, system) for system, use in zip(systems, keep, strict=True) if use]
         for article in articles
     ]
     names, values, with_gaps = _metrics(metrics, cells, metric_file, options.max_gaps)
@@ -163,8 +162,10 @@ def _of_dataset(
         raise BenchmarkError(f"dataset: {wanted!r} is not there; there are: {names_listed(counts)}")
     dataset = wanted or counts.most_common(1)[0][0]
     others = len(human) - counts[dataset]
-    kept = {key: row for key, row in human.items() if datasets[key] == dataset}
-    return kept, {f"rows of datasets other than {one_line(dataset)}": others} if others else {}
+    of_dataset = {key: row for key, row in human.items() if datasets[key] == dataset}
+    return of_dataset, {
+        f"rows of datasets other than {one_line(dataset)}": others
+    } if others else {}
 
 
 def _metrics(
@@ -181,8 +182,8 @@ def _metrics(
         for j, cell in enumerate(row):
             if (scores := metrics.get(cell)) is not None:
                 values[i, j] = [scores.number(name) for name in names]
-    known = (~np.isnan(values)).sum(axis=(0, 1))
-    usable = known >= (1 - max_gaps) * len(rows)
+    counts = (~np.isnan(values)).sum(axis=(0, 1))
+    usable = counts >= (1 - max_gaps) * len(rows)
     if not rows or not usable.any():
         raise BenchmarkError(
             f"{file}: no metric is known in {1 - max_gaps:.0%} of the {len(rows)} rows of these"
@@ -191,9 +192,9 @@ def _metrics(
     exclusions = {}
     if others := [name for name in fields if name not in numeric]:
         exclusions[f"fields without a single number ({names_listed(others)})"] = len(others)
-    if gone := [name for name, kept in zip(names, usable, strict=True) if not kept]:
-        exclusions[f"metrics with gaps ({names_listed(gone)})"] = len(gone)
-    names = [name for name, kept in zip(names, usable, strict=True) if kept]
+    if incomplete := [name for name, complete in zip(names, usable, strict=True) if not complete]:
+        exclusions[f"metrics with gaps ({names_listed(incomplete)})"] = len(incomplete)
+    names = [name for name, complete in zip(names, usable, strict=True) if complete]
     return names, values[:, :, usable], exclusions
 
 

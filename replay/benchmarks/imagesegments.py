@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.replay.benchmarks.base import Benchmark
+from equipoise.replay.benchmarks.base import Benchmark, NoOptions, benchmark
 from equipoise.replay.benchmarks.reading.text_features import Arrays, cached
-from equipoise.replay.benchmarks.registry import NoOptions, benchmark
 from equipoise.store.batches import Floats
 
 _RECIPE = 1  # raise it with any change to what `_predict` computes

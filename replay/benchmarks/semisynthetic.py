@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.replay.benchmarks.base import Benchmark
-from equipoise.replay.benchmarks.options import check, option
-from equipoise.replay.benchmarks.registry import benchmark
+from equipoise.replay.benchmarks.base import Benchmark, benchmark, check, option
 
 
 @dataclass(frozen=True, slots=True)

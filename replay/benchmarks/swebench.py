@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
     ImportOptions,
     chosen,
@@ -23,16 +22,16 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import (
+from equipoise.replay.benchmarks.reading.files import (
     JsonObject,
+    feature_names,
     find_file,
+    identifiers,
     json_object,
     names_listed,
     one_line,
     read_json,
 )
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
-from equipoise.replay.benchmarks.registry import benchmark
 from equipoise.store.batches import Floats
 
 _TITLE = "Coding systems on SWE-bench issues"
@@ -90,7 +89,7 @@ def load_swebench(path: Path | None, options: SwebenchOptions) -> Benchmark:
             table[row_of[issue], column] = values
             unknown = np.isnan(values)
             faults[row_of[issue], column] = 2 if unknown[0] else 3 if unknown.any() else 0
-    names = [name for name, kept in zip(models, keep, strict=True) if kept]
+    names = [name for name, use in zip(models, keep, strict=True) if use]
     selected = complete(faults[:, keep], _REASONS, names, options.max_missing, "issues")
     table = table[:, keep][np.ix_(selected.contexts, selected.models)]
     kept_issues = [issues[row] for row in selected.contexts.tolist()]
@@ -158,20 +157,21 @@ def _results(
 ) -> tuple[list[tuple[JsonObject, dict[str, JsonObject]]], dict[str, int]]:
     """The results of a board that have details, and how many have none."""
     where = f"{file}, board {one_line(board.text('name'))}"
-    found, without = [], []
+    detailed, without = [], []
     for entry in board.objects("results"):
         name = entry.text("name")
         result = JsonObject(f"{where}, {one_line(name)}", entry.fields)
         details = result.named_objects("per_instance_details")
         if details:
-            found.append((result, details))
+            detailed.append((result, details))
         else:
             without.append(name)
-    if not found:
+    if not detailed:
         raise BenchmarkError(f"{where}: no result has per_instance_details")
     if not without:
-        return found, {}
-    return found, {f"results without per-instance details ({names_listed(without)})": len(without)}
+        return detailed, {}
+    reason = f"results without per-instance details ({names_listed(without)})"
+    return detailed, {reason: len(without)}
 
 
 def _doubts(

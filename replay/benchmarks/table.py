@@ -14,17 +14,15 @@ import numpy as np
 import pandas as pd
 
 from equipoise.agent.features.values import shown
-from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, check, option
 from equipoise.replay.benchmarks.reading.complete import ImportOptions, chosen, complete, scaled
-from equipoise.replay.benchmarks.reading.json_file import names_listed
-from equipoise.replay.benchmarks.reading.table_file import (
+from equipoise.replay.benchmarks.reading.files import (
     TableFile,
     feature_names,
     identifiers,
+    names_listed,
     read_table,
 )
-from equipoise.replay.benchmarks.registry import benchmark
 from equipoise.store.batches import Flags, Floats, Ints
 
 _TITLE = "Your own contexts, models and rewards"
@@ -96,7 +94,7 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     faults = _faults(rows, cells, y_names, of_context)
     ids = identifiers(models)
     keep, left_out = chosen(ids, options.models)
-    ids = tuple(name for name, kept in zip(ids, keep, strict=True) if kept)
+    ids = tuple(name for name, use in zip(ids, keep, strict=True) if use)
     selected = complete(faults[:, keep], _REASONS, ids, options.max_missing, "contexts")
     whole = np.ix_(selected.contexts, np.flatnonzero(keep)[selected.models])
     reward = cells["reward"][whole]

@@ -1,4 +1,4 @@
-"""What a study found, as plain data: sentences, tables and figures, with means over seeds.
+"""What a study or a replay found, as plain data: sentences, tables and figures.
 
 Every measured number is a `Measured`: a mean over seeds with its 95% bootstrap interval. Nothing
 here knows of HTML, terminals or Markdown.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -32,8 +32,26 @@ class Measured:
     high: float | None = None
 
 
-Entry: TypeAlias = str | int | float | Measured | None
-"""A cell of a table: text, an exact number, a measured one, or nothing."""
+Grade: TypeAlias = Literal["right", "near", "wrong", "silent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an estimator recommends in the end, judged by the truth.
+
+    grade: silent where it recommends nothing. often: how many runs are right, in words. advice:
+    what else it advises.
+    """
+
+    grade: Grade
+    recommended: str = ""
+    regret: Measured = Measured(None)
+    often: str = ""
+    advice: str = ""
+
+
+Entry: TypeAlias = str | int | float | Measured | Verdict | None
+"""A cell of a table: text, an exact number, a measured one, a verdict, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +100,56 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress(Curves):
+    """Curves over randomized requests, which stand on a square-root scale, as regrets do.
+
+    A logarithmic scale has no zero; a linear one hides what is close to it. root_y: the vertical
+    axis is on a square-root scale too. level: what to compare with, a horizontal line.
+    """
+
+    root_y: bool = False
+    level: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What K models are truly worth, and what each line says of them.
+
+    truth: (K,) in falling order. routing: true value of what is deployed. lines: K points each.
+    """
+
+    name: str
+    title: str
+    caption: str
+    models: tuple[str, ...]
+    truth: tuple[float, ...]
+    routing: float | None
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """What an estimator (name) comes to under a policy: a measured place on both axes."""
+
+    name: str
+    policy: str
+    x: Measured
+    y: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Policies and estimators by two measured quantities; upwards on a square-root scale."""
+
+    name: str
+    title: str
+    caption: str
+    x_label: str
+    y_label: str
+    dots: tuple[Dot, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HeatPanel:
     """cells[i][j]: measured at y[i] and x[j]."""
 
@@ -95,7 +163,8 @@ class HeatPanel:
 class Heatmaps:
     """Panels side by side on one diverging colour scale around 0.
 
-    below, above: what a negative and a positive cell means, in a few words.
+    below, above: what a negative and a positive cell means, in a few words; below is empty where
+    no cell can be negative.
     """
 
     name: str
@@ -108,12 +177,16 @@ class Heatmaps:
     panels: tuple[HeatPanel, ...]
 
 
-Figure: TypeAlias = Curves | Heatmaps
+Figure: TypeAlias = Curves | Heatmaps | Estimates | Scatter
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """experiment: its name. title: the question it asks. sentences: the answer, headline first."""
+    """What was found, for a page, a terminal or a document.
+
+    experiment: the study's name, empty for a replay. title: the question it asks. sentences: the
+    answer, headline first. figures: consecutive ones of one name are variants of the same figure.
+    """
 
     experiment: str
     title: str
@@ -124,14 +197,14 @@ class Findings:
 
 def measured(values: Floats) -> Measured:
     """The mean of (R,) seeds; differences of the same seeds give a paired interval."""
-    found = mean_with_interval(values[:, None])
-    return entry(found.mean[0], found.low[0], found.high[0])
+    means = mean_with_interval(values[:, None])
+    return entry(means.mean[0], means.low[0], means.high[0])
 
 
 def share(yes: Floats) -> Measured:
     """The share of yes (1) among (R,) seeds, with Wilson's interval."""
-    found = share_with_interval(yes[:, None])
-    return entry(found.mean[0], found.low[0], found.high[0])
+    means = share_with_interval(yes[:, None])
+    return entry(means.mean[0], means.low[0], means.high[0])
 
 
 def root_mean_square(values: Floats) -> Measured:
@@ -168,24 +241,24 @@ def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
 
 
 def _mean(values: Floats) -> Floats:
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean: Floats = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
+        mean: Floats = np.where(finite, values, 0.0).sum(axis=0) / finite.sum(axis=0)
     return mean
 
 
 def _with_tails(mean: float, resampled: Floats) -> Measured:
-    known = resampled[np.isfinite(resampled)]
-    if len(known) < 2:
+    finite = resampled[np.isfinite(resampled)]
+    if len(finite) < 2:
         return entry(mean, np.nan, np.nan)
-    low, high = np.quantile(known, TAILS)
+    low, high = np.quantile(finite, TAILS)
     return entry(mean, low, high)
 
 
 def entry(mean: float, low: float, high: float) -> Measured:
     """Numbers as a Measured; None where unknown."""
-    known = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
-    return Measured(*known)
+    numbers = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
+    return Measured(*numbers)
 
 
 def above_zero(value: Measured) -> bool:
@@ -211,7 +284,7 @@ def tied(losses: dict[str, Floats]) -> list[str]:
     return [name for name, each in losses.items() if _mean(each[:, None])[0] <= least + RIGHT]
 
 
-def said(value: Measured, digits: int = 3) -> str:
+def in_sentence(value: Measured, digits: int = 3) -> str:
     """A measured number in a sentence."""
     if value.mean is None:
         return "unknown"

@@ -16,14 +16,16 @@ from rich.text import Text
 from equipoise.replay.findings.findings import (
     Curves,
     Entry,
+    Estimates,
     Figure,
     Findings,
     Heatmaps,
     Measured,
+    Scatter,
     Table,
+    Verdict,
 )
-from equipoise.replay.results.headline import minus, printable
-from equipoise.replay.results.summary import FAMILIES
+from equipoise.replay.results.summary import FAMILIES, minus, printable
 
 UNKNOWN = "–"
 
@@ -42,6 +44,8 @@ def in_words(entry: Entry, signed: bool = False) -> tuple[str, str]:
         return UNKNOWN, ""
     if isinstance(entry, str):
         return printable(entry), ""
+    if isinstance(entry, Verdict):
+        return "".join(verdict_words(entry)), ""
     if not isinstance(entry, Measured):
         return exact(entry), ""
     mean, low, high = (finite(each) for each in (entry.mean, entry.low, entry.high))
@@ -54,6 +58,20 @@ def in_words(entry: Entry, signed: bool = False) -> tuple[str, str]:
     if low is None or high is None:
         return number, ""
     return number, f"[{_fixed(low, digits)}, {_fixed(high, digits)}]"
+
+
+def verdict_words(verdict: Verdict) -> tuple[str, str, str]:
+    """The grade, how it comes about, and what is recommended, to be read without colours.
+
+    >>> "".join(verdict_words(Verdict("wrong", "small", Measured(0.14), "1/5")))
+    'WRONG 1/5 0.140 small'
+    """
+    if verdict.grade == "silent":
+        return "no answer", "", ""
+    grade = "WRONG" if verdict.grade == "wrong" else verdict.grade
+    often = f"{verdict.often} " if verdict.often else ""
+    regret = in_words(verdict.regret)[0]
+    return f"{grade:<5} ", f"{often}{regret} ", printable(verdict.recommended)
 
 
 def exact(number: float) -> str:
@@ -111,6 +129,16 @@ def best_entries(table: Table) -> frozenset[tuple[int, int]]:
 
 def as_tables(figure: Figure) -> tuple[Table, ...]:
     """The numbers of a figure: a table per panel, heat maps with their largest y on top."""
+    if isinstance(figure, Estimates):
+        columns = ("model", "true value", *(line.name for line in figure.lines))
+        rows = zip(
+            figure.models, figure.truth, *(line.points for line in figure.lines), strict=True
+        )
+        return (Table(figure.name, figure.title, "", columns, tuple(rows)),)
+    if isinstance(figure, Scatter):
+        columns = ("policy × estimator", figure.x_label, figure.y_label)
+        places = tuple((f"{dot.policy} × {dot.name}", dot.x, dot.y) for dot in figure.dots)
+        return (Table(figure.name, figure.title, "", columns, places),)
     if isinstance(figure, Curves):
         return tuple(
             Table(
@@ -184,7 +212,7 @@ def _blocks(findings: Findings, level: int, figures: bool) -> Iterator[str]:
                 f"Below 0: {escaped(figure.below)}. Above 0: {escaped(figure.above)}. "
                 "\\*: the interval excludes 0."
             )
-        else:
+        elif isinstance(figure, Curves):
             yield f"Each cell: {escaped(figure.y_label)}."
         for panel in as_tables(figure):
             if panel.title:
@@ -226,6 +254,8 @@ def _table(table: Table, starred: bool = False) -> str:
 MOST_WIDTH = 100
 NAME_WIDTH = 24
 """Names of rows are cut to this where their table would not fit otherwise."""
+MODEL_WIDTH = 6
+"""Models that are recommended are cut to this before a table is printed in parts."""
 WORD_WIDTH = 18
 """Longer words and headings are broken over lines."""
 GAP = 2
@@ -234,8 +264,8 @@ GAP = 2
 def print_findings(console: Console, findings: Findings) -> None:
     """Print the headline, the other sentences, every table and every heat map.
 
-    Fits in 100 columns, or in fewer: intervals move below their numbers, then columns into
-    further tables. Curves are left to the page.
+    Fits in 100 columns, or in fewer: intervals move below their numbers, models that are
+    recommended are cut, then columns move into further tables. Other figures are left to the page.
     """
     width = min(console.width, MOST_WIDTH)
     first, *others = findings.sentences or (findings.title,)
@@ -245,7 +275,7 @@ def print_findings(console: Console, findings: Findings) -> None:
     for table in findings.tables:
         _show(console, width, table, table.title, table.caption)
     for figure in findings.figures:
-        if isinstance(figure, Curves):
+        if not isinstance(figure, Heatmaps):
             continue
         meaning = (
             f"{figure.caption} Below 0: {figure.below}; above 0: {figure.above}; "
@@ -257,7 +287,7 @@ def print_findings(console: Console, findings: Findings) -> None:
         for panel in as_tables(figure):
             plain = replace(panel, columns=("", *panel.columns[1:]))
             _show(console, width, plain, panel.title, across, starred=True)
-    drawn = [figure.title for figure in findings.figures if isinstance(figure, Curves)]
+    drawn = [figure.title for figure in findings.figures if not isinstance(figure, Heatmaps)]
     if drawn:
         _say(console, width, Text(printable(f"Drawn in report.html: {'; '.join(drawn)}.")))
 
@@ -286,15 +316,23 @@ def _grids(table: Table, width: int, starred: bool) -> list[Grid]:
         widths = {column: _width(table, column, stacked, starred) for column in columns}
         for cut in (name, min(name, NAME_WIDTH)):
             room = width - cut - 1
-            if sum(widths.values()) + GAP * len(widths) <= room:
+            if sum(widths.values()) + GAP * len(widths) < room:
                 return [_grid(table, columns, cut, widths, stacked, starred)]
-    most = max(1, room // (max(widths.values(), default=0) + GAP))
+    verdicts = [
+        verdict_words(entry) for row in table.rows for entry in row if isinstance(entry, Verdict)
+    ]
+    least = max(widths.values(), default=0)
+    if verdicts:
+        least = max(len(grade + how) for grade, how, _ in verdicts) + MODEL_WIDTH
+    most = max(1, room // (least + GAP))
     number = -(-len(columns) // most)
     # As even as can be: seven columns become four and three, not six and one.
     parts = [
         columns[len(columns) * k // number : len(columns) * (k + 1) // number]
         for k in range(number)
     ]
+    if verdicts:
+        widths = dict.fromkeys(columns, (room - 1) // max(map(len, parts)) - GAP)
     return [_grid(table, part, cut, widths, stacked, starred) for part in parts]
 
 
@@ -330,7 +368,7 @@ def _grid(
     )
     grid.add_column(Text(printable(table.columns[0])), width=name_width + 1)
     for column in columns:
-        words = all(isinstance(row[column], str) for row in table.rows)
+        words = all(isinstance(row[column], str | Verdict) for row in table.rows)
         grid.add_column(
             Text(printable(table.columns[column])),
             width=widths[column],
@@ -348,7 +386,14 @@ def _grid(
     return grid
 
 
+GRADES = {"right": "green", "near": "yellow", "wrong": "bold red", "silent": "yellow"}
+
+
 def _cell(entry: Entry, best: bool, stacked: bool, starred: bool) -> Text:
+    if isinstance(entry, Verdict):
+        grade, *others = verdict_words(entry)
+        words = Text(grade, style=GRADES[entry.grade], no_wrap=True, overflow="ellipsis")
+        return words.append("".join(others), style="none")
     number, interval = _compact(entry, starred)
     if starred:
         number += "*" if isinstance(entry, Measured) and excludes_zero(entry) else " "

@@ -1,1 +1,1 @@
-"""Replayed streams, the sweep over many of them, its cache of finished cells, its metrics."""
+"""Streams of a replay, and sweeps over many of them that can be interrupted."""

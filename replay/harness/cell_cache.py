@@ -104,8 +104,8 @@ class FinishedCells:
     def _find(self, path: Path) -> None:
         """Take up a part of an earlier run; one that cannot be read is as good as none."""
         try:
-            found = pq.read_schema(path).metadata
-            counts: dict[str, int] = json.loads(found[_CELLS])
+            metadata = pq.read_schema(path).metadata
+            counts: dict[str, int] = json.loads(metadata[_CELLS])
             pq.read_metadata(path)
         except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
             path.unlink()
@@ -181,16 +181,20 @@ def benchmark_digest(benchmark: Benchmark) -> str:
     return digest.hexdigest()
 
 
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
 @cache
-def code_digest() -> str:
-    """A digest of the package's version and sources, and of the numerical libraries' versions.
+def code_digest(package: Path = PACKAGE) -> str:
+    """A digest of the version and sources of our four packages, and of the numerical libraries'
+    versions.
 
     Sources, because a version says nothing about what somebody changed in a working copy.
+    package: the folder that holds them.
     """
     digest = blake2b(digest_size=16)
     for name in ("equipoise", "numpy", "scipy", "river"):
         digest.update(f"{name} {version(name)} ".encode())
-    package = Path(__file__).resolve().parent.parent.parent
     for layer in ("agent", "policies", "replay", "store"):
         for path in sorted((package / layer).rglob("*.py")):
             digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())

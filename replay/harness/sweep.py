@@ -28,8 +28,14 @@ from equipoise.replay.harness.cell_cache import (
     code_digest,
     digest_of,
 )
-from equipoise.replay.harness.metrics import NAIVE, Certificate, result_rows
-from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream
+from equipoise.replay.harness.stream import (
+    Certificate,
+    StreamSettings,
+    experiment,
+    result_rows,
+    run_stream,
+)
+from equipoise.replay.results.averages import NAIVE
 from equipoise.replay.worlds import World, WorldOptions
 
 Advance: TypeAlias = Callable[[int], None]
@@ -39,7 +45,7 @@ _LINES = 10
 
 
 @contextmanager
-def shown_progress(total: int, stream: TextIO | None = None) -> Iterator[Advance]:
+def show_progress(total: int, stream: TextIO | None = None) -> Iterator[Advance]:
     """Yield what to call with the number of finished cells of `total`. stream: standard error."""
     stream = sys.stderr if stream is None else stream
     if stream.isatty():
@@ -66,8 +72,8 @@ class Lines:
                 self._say(f"{done} of {self._total} cells were finished earlier")
         elif done * _LINES // self._total > self._tenth:
             pace = (self._clock() - self._started) / max(done - self._resumed, 1)
-            left = in_words(pace * (self._total - done))
-            self._say(f"{done} of {self._total} cells" + (f", {left} left" * (done < self._total)))
+            remaining = f", {in_words(pace * (self._total - done))} left"
+            self._say(f"{done} of {self._total} cells" + remaining * (done < self._total))
         self._tenth = done * _LINES // self._total
 
     def _say(self, text: str) -> None:
@@ -108,17 +114,17 @@ def _bar(total: int, stream: TextIO) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(file=stream)) as shown:
-        task = shown.add_task("replaying", total=total)
+    with Progress(*columns, console=Console(file=stream)) as bar:
+        task = bar.add_task("replaying", total=total)
         resumed = False
 
         def advance(done: int) -> None:
             nonlocal resumed
             if resumed:
-                shown.update(task, completed=done)
+                bar.update(task, completed=done)
             else:
                 # Cells of an earlier run say nothing about the pace of this one.
-                shown.reset(task, completed=done)
+                bar.reset(task, completed=done)
                 resumed = True
 
         yield advance
@@ -218,23 +224,23 @@ def run_sweep(
     sweep: Sequence[Cell],
     jobs: int = 1,
     progress: Callable[[int], None] = lambda done: None,
-    kept: Path | None = None,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """Run cells and return tidy results in the order of the cells.
 
-    jobs: processes; 0 for one per core. kept: folder of finished cells; those found there are not
+    jobs: processes; 0 for one per core. folder: of finished cells; those found there are not
     run again, the others are added while the sweep runs. progress is called with the number of
     finished cells, first with that of those found.
     """
     contents = benchmark_digest(benchmark)
     base = digest_of(code_digest(), contents, settings)
     keys = [digest_of(base, cell) for cell in sweep]
-    finished = FinishedCells(kept)
-    left = [index for index, key in enumerate(keys) if key not in finished]
-    done = len(sweep) - len(left)
+    finished = FinishedCells(folder)
+    missing = [index for index, key in enumerate(keys) if key not in finished]
+    done = len(sweep) - len(missing)
     progress(done)
     try:
-        for index, rows in _results(benchmark, contents, settings, sweep, left, jobs):
+        for index, rows in _results(benchmark, contents, settings, sweep, missing, jobs):
             finished.add(keys[index], rows)
             done += 1
             progress(done)
@@ -254,12 +260,12 @@ def _results(
     contents: str,
     settings: StreamSettings,
     sweep: Sequence[Cell],
-    left: Sequence[int],
+    positions: Sequence[int],
     jobs: int,
 ) -> Iterator[Finished]:
     """Positions and rows of the cells that are left, as they finish."""
-    work = ((benchmark, contents, settings, index, sweep[index]) for index in left)
-    if jobs == 1 or len(left) <= 1:
+    work = ((benchmark, contents, settings, index, sweep[index]) for index in positions)
+    if jobs == 1 or len(positions) <= 1:
         yield from (_finish(*each) for each in work)
         return
     from joblib import Parallel, delayed, parallel_config

@@ -1,5 +1,5 @@
 """Open Bandit: a real log of recommendations without known counterfactuals.
 
-`log` reads it, `targets` are policies to value, `evaluate` values them with the logged
-propensities, `rejection` replays our own allocation policies on it, `command` runs it all.
+`log` reads it, `values` values policies on it with the logged propensities, `replays` replays our
+own allocation policies on it, `findings` says what came out, `command` runs it all.
 """

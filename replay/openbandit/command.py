@@ -1,12 +1,14 @@
-"""`equipoise replay --benchmark openbandit:PATH`: value, replay, write the folder whole, print."""
+"""`equipoise replay --benchmark openbandit:PATH`: value the policies, replay, write the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
+import pandas as pd
 from rich.console import Console
 
 from equipoise.agent.config.experiment import MOST_MODELS
@@ -18,100 +20,68 @@ from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.text import print_findings
 from equipoise.replay.openbandit.findings import findings
 from equipoise.replay.openbandit.log import LoggedFeedback, campaign_folders, read_log
-from equipoise.replay.openbandit.rejection import KEPT_PER_REFRESH, STEERING
-from equipoise.replay.openbandit.results import Replay, compute, tidy
+from equipoise.replay.openbandit.replays import KEPT_PER_REFRESH, STEERING, Replay, compute, tidy
+from equipoise.replay.order import DEFAULTS, ReplayOrder, write_results
 
-if TYPE_CHECKING:
-    from equipoise.replay.order import ReplayOrder
-
-_SENSELESS: dict[str, tuple[str, object]] = {
-    "estimators": ("--estimators", None),
-    "alphas": ("--alpha", [0.5]),
-    "confoundings": ("--confounding", [1.0]),
-    "obs": ("--obs", 5000),
-    "requests": ("--requests", None),
-    "exp_rate": ("--exp-rate", 0.1),
-    "budget": ("--budget", None),
-    "delta": ("--delta", 0.05),
-    "epsilon": ("--epsilon", 0.0),
-    "sequence": ("--sequence", "bounded"),
-    "world": ("--world", []),
-    "store": ("--store", None),
-    "experiment": ("--experiment", None),
-    "benchmark_options": ("--features, --benchmark-option", []),
+_SENSELESS = {
+    "estimators": "--estimators",
+    "alphas": "--alpha",
+    "confoundings": "--confounding",
+    "obs": "--obs",
+    "requests": "--requests",
+    "exp_rate": "--exp-rate",
+    "budget": "--budget",
+    "delta": "--delta",
+    "epsilon": "--epsilon",
+    "sequence": "--sequence",
+    "world": "--world",
+    "store": "--store",
+    "experiment": "--experiment",
+    "benchmark_options": "--features, --benchmark-option",
 }
-"""Options of worlds and streams, and the values that they have where nobody gave them."""
+"""Options of worlds and streams, which must have the values that they have by default."""
 
 
-def replay_open_bandit(order: ReplayOrder) -> None:
-    """What `equipoise replay` does for this benchmark.
+def replay_open_bandit(
+    order: ReplayOrder,
+) -> tuple[pd.DataFrame, str, Callable[[Console], None]]:
+    """Value and replay on the logs of a benchmark `openbandit:PATH`, as `run_order` does.
 
-    Raises AgentError naming an option that a log without a world cannot honour; else as
-    `run_open_bandit`.
+    PATH: a folder of random/ and bts/, or one of the two. Nothing is left under `out` on an error.
+    Raises AgentError naming an option that a log without a world cannot honour, or a policy;
+    BenchmarkError for logs that cannot be used.
     """
-    for name, (option, default) in _SENSELESS.items():
-        if getattr(order, name, default) != default:
+    for name, option in _SENSELESS.items():
+        if getattr(order, name) != DEFAULTS.get(name):
             raise AgentError(
                 f"{option}: a log is replayed as it is, so openbandit takes only --policies,"
                 " --seeds, --jobs, --out, --force and --json"
             )
-    path = order.benchmark.partition(":")[2]
-    if not path:
+    location = order.benchmark.partition(":")[2]
+    if not location:
         raise BenchmarkError(
             "openbandit needs a path: openbandit:PATH, the folder of random/, bts/"
         )
-    run_open_bandit(
-        Path(path),
-        policies=order.policies,
-        seeds=order.seeds,
-        jobs=order.jobs,
-        out=order.out,
-        force=order.force,
-        as_json=order.as_json,
-    )
-
-
-def run_open_bandit(
-    path: Path,
-    behaviour: str | None = None,
-    *,
-    policies: Sequence[str],
-    seeds: int,
-    jobs: int = 0,
-    out: Path,
-    force: bool = False,
-    as_json: bool = False,
-) -> None:
-    """Value and replay on the logs at `path`; write results.parquet, summary.json, report.html.
-
-    behaviour: "random" or "bts"; None for all that are there. policies: presets or assignments at
-    a fixed rate. seeds: replays per policy. jobs: processes, 0 for one per core. Nothing is left
-    under `out` on an error. Raises AgentError or BenchmarkError on bad input.
-    """
-    names = [_checked(name) for name in dict.fromkeys(policies)]
-    wanted = [behaviour] if behaviour else list(campaign_folders(path))
-    console = Console(stderr=as_json)
-    with whole_folder(out, replace="summary.json" if force else None) as folder:
-        logs = {name: read_log(path, name) for name in wanted}
+    policies = [_checked(name) for name in dict.fromkeys(order.policies)]
+    folders: AbstractContextManager[Path | None] = nullcontext()
+    if order.out is not None:
+        folders = whole_folder(order.out, replace="summary.json" if order.force else None)
+    with folders as folder:
+        logs = {name: read_log(Path(location), name) for name in campaign_folders(Path(location))}
         for log in logs.values():
             if len(log.items) > MOST_MODELS:
                 raise BenchmarkError(
                     f"the {log.behaviour} log has {len(log.items)} items, must be at most"
                     f" {MOST_MODELS}: an agent takes no more models"
                 )
-        results = compute(logs, names, seeds, jobs, _shown)
-        meta = describe(logs, names, seeds)
-        found = findings(results)
-        tidy(results).to_parquet(folder / "results.parquet", index=False)
-        summary = {**meta, "findings": msgspec.to_builtins(found)}
-        text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-        (folder / "summary.json").write_bytes(text + b"\n")
-        write_page(folder / "report.html", found, meta)
-    if as_json:
-        print(text.decode())
-        return
-    print_findings(console, found)
-    console.print(f"Results: {out / 'results.parquet'}, report: {out / 'report.html'}")
+        progress = {"progress": _progress} if order.progress else {}
+        results = compute(logs, policies, order.seeds, order.jobs, **progress)
+        meta, frame, text = describe(logs, policies, order.seeds), tidy(results), ""
+        report = findings(results)
+        if folder is not None:
+            text = write_results(folder, frame, {**meta, "findings": report})
+            write_page(folder / "report.html", report, meta)
+    return frame, text, partial(print_findings, findings=report)
 
 
 def describe(
@@ -157,7 +127,7 @@ def _checked(name: str) -> str:
     return name
 
 
-def _shown(replays: Iterator[Replay], total: int) -> Iterable[Replay]:
+def _progress(replays: Iterator[Replay], total: int) -> Iterable[Replay]:
     from rich.progress import track
 
     return track(replays, "replaying", total=total, console=Console(stderr=True))

@@ -15,10 +15,9 @@ from equipoise.replay.findings.findings import (
     Measured,
     Table,
 )
-from equipoise.replay.openbandit.rejection import path_rate
-from equipoise.replay.openbandit.results import LogResults
+from equipoise.replay.openbandit.replays import LogResults, path_rate
 from equipoise.replay.openbandit.values import ESTIMATORS, Brief, Value, difference
-from equipoise.replay.results.headline import minus
+from equipoise.replay.results.summary import minus
 
 PER = 1000.0
 UNIT = "Clicks per 1,000 rows, with 95% intervals."
@@ -236,7 +235,7 @@ def _replays(results: Mapping[str, LogResults]) -> Table:
 
 def _items(results: Mapping[str, LogResults]) -> Table:
     items = next(iter(results.values())).log.items
-    shown = {
+    by_item = {
         (name, item): estimates
         for name, result in results.items()
         for item, estimates in zip(result.log.items, result.items, strict=True)
@@ -248,7 +247,7 @@ def _items(results: Mapping[str, LogResults]) -> Table:
         " shown twice at every position.",
         columns=("item", *(f"{_LOG[n]}, {_LABELS[e]}" for n in results for e in ("snips", "dr"))),
         rows=tuple(
-            (item, *(_entry(shown.get((n, item)), e) for n in results for e in ("snips", "dr")))
+            (item, *(_entry(by_item.get((n, item)), e) for n in results for e in ("snips", "dr")))
             for item in items
         ),
     )

@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from equipoise.agent.features.values import listed, shown
-from equipoise.replay.benchmarks.base import BenchmarkError
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.base import BenchmarkError, check, option
 from equipoise.replay.benchmarks.reading.complete import ScaledFeatures, scaled
-from equipoise.replay.benchmarks.reading.json_file import names_listed
-from equipoise.replay.benchmarks.reading.table_file import (
+from equipoise.replay.benchmarks.reading.files import (
     TableFile,
     feature_names,
     identifiers,
+    names_listed,
     read_table,
 )
 from equipoise.store.batches import Flags, Floats, Ints
@@ -160,13 +159,13 @@ def campaign_folders(path: Path) -> dict[str, Path]:
         if name in BEHAVIOURS and path.is_dir():
             inside = name == path.parent.name and (path / _ITEMS).is_file()
             return {name: path if inside else _only_campaign(path)}
-    found = {name: path / name for name in BEHAVIOURS if (path / name).is_dir()}
-    if found:
-        return {name: _only_campaign(folder) for name, folder in found.items()}
+    folders = {name: path / name for name in BEHAVIOURS if (path / name).is_dir()}
+    if folders:
+        return {name: _only_campaign(folder) for name, folder in folders.items()}
     beside = {name: path.parent / name / path.name for name in BEHAVIOURS}
-    found = {name: folder for name, folder in beside.items() if (folder / _ITEMS).is_file()}
-    if found:
-        return found
+    folders = {name: folder for name, folder in beside.items() if (folder / _ITEMS).is_file()}
+    if folders:
+        return folders
     if not path.exists():
         raise BenchmarkError(f"{path} does not exist")
     raise BenchmarkError(f"{path} holds neither random/ nor bts/, must be the folder of the logs")
@@ -203,10 +202,10 @@ def _joined(behaviour: str, rows: TableFile, items: TableFile) -> LoggedFeedback
     users = _features(rows, _USER)
     about = _features(items, _ITEM_FEATURE)
     at = _seconds(rows)
-    kept = ~np.isnan(click)
-    if not kept.any():
-        raise BenchmarkError(f"{rows.path}: click is empty in all {len(kept)} rows")
-    unknown = int(np.count_nonzero(~kept))
+    answered = ~np.isnan(click)
+    if not answered.any():
+        raise BenchmarkError(f"{rows.path}: click is empty in all {len(answered)} rows")
+    unknown = int(np.count_nonzero(~answered))
     full = LoggedFeedback(
         behaviour=behaviour,
         items=identifiers(names, empty="item"),
@@ -227,7 +226,7 @@ def _joined(behaviour: str, rows: TableFile, items: TableFile) -> LoggedFeedback
             **about.exclusions("item"),
         },
     )
-    return full.select(kept) if unknown else full
+    return full.select(answered) if unknown else full
 
 
 def _items(items: TableFile) -> tuple[list[str], Ints]:

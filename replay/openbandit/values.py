@@ -30,10 +30,8 @@ from equipoise.agent.inference.projection import within_range
 from equipoise.replay.benchmarks.base import BenchmarkError
 from equipoise.replay.findings.findings import Measured
 from equipoise.replay.openbandit.log import LoggedFeedback
+from equipoise.replay.results.averages import Z95
 from equipoise.store.batches import Flags, Floats, Ints
-
-Z95 = 1.959963984540054
-
 
 FEW_CLICKS = 10.0
 """Below this many (effective) clicks the spread of the clicks seen says little about the rest."""
@@ -105,11 +103,11 @@ class Value:
         value, se, few = self.value, self.se, self.effective_clicks < FEW_CLICKS
         if math.isnan(value):
             return math.nan, math.nan
-        rate, seen = _shown(value), self.effective_rows
+        rate, effective = _shown(value), self.effective_rows
         inside = 0.0 < rate < 1.0
         rows = rate * (1.0 - rate) / se**2 if se > 0.0 and inside else math.inf
         if few or not inside:
-            rows = min(rows, seen)
+            rows = min(rows, effective)
         if math.isinf(rows) or not rows > 0.0:
             low, high = value - Z95 * se, value + Z95 * se
         else:
@@ -211,8 +209,8 @@ def cross_fitted_clicks(log: LoggedFeedback, folds: int = FOLDS) -> Floats:
     fold = time_blocks(log, min(folds, len(log)))
     predicted = np.empty((len(log), len(log.items)))
     design = _Design.of(log)
-    for held in np.unique(fold):
-        out = fold == held
+    for block in np.unique(fold):
+        out = fold == block
         predicted[out] = design.predict(design.fit(~out, log.reward), out)
     return np.clip(predicted, 0.0, 1.0)
 
@@ -250,9 +248,9 @@ class _Design:
         count = len(target)
         keep = values[:, None] / (values[:, None] + _PENALTIES)  # (p, penalties)
         explained = np.divide(along**2, values, out=np.zeros_like(values), where=values > 1e-9)
-        left = target @ target - (explained[:, None] * (2.0 * keep - keep**2)).sum(axis=0)
+        residual = target @ target - (explained[:, None] * (2.0 * keep - keep**2)).sum(axis=0)
         degrees = 1.0 + keep.sum(axis=0)
-        score = np.where(degrees < count, left / np.maximum(count - degrees, 1e-9) ** 2, np.inf)
+        score = np.where(degrees < count, residual / np.maximum(count - degrees, 1e-9) ** 2, np.inf)
         slopes = vectors @ (along / (values + _PENALTIES[int(np.argmin(score))])) * unit
         return np.concatenate([[origin - slopes @ centre], slopes])
 
@@ -326,15 +324,15 @@ def _at_position(log: LoggedFeedback, place: int, weight: Floats, terms: Floats 
     count = len(here)
     if count < 2 or not weight[here].sum() > 0.0:
         return unknown(len(log))
-    found = weighted_rate(weight[here], log.reward[here])
-    value, influence = found.value, found.influence
+    rate = weighted_rate(weight[here], log.reward[here])
+    value, influence = rate.value, rate.influence
     if terms is not None:
         value = float(terms[here].mean())
         influence = (terms[here] - value) / count
     spread = np.zeros((3, len(log)))
     # Standard errors with the divisor n - 1.
     spread[0, here] = influence * math.sqrt(count / (count - 1.0))
-    spread[1, here], spread[2, here] = found.weight, found.clicked
+    spread[1, here], spread[2, here] = rate.weight, rate.clicked
     return Value(value, *spread)
 
 
@@ -381,10 +379,10 @@ def best_item(log: LoggedFeedback) -> Floats:
     """
     fold = time_blocks(log, FOLDS)
     target = np.zeros((len(log), len(log.items)))
-    for held in np.unique(fold):
-        rates = item_rates(log, fold != held)
+    for block in np.unique(fold):
+        rates = item_rates(log, fold != block)
         best = rates >= np.nanmax(rates) - 1e-12
-        target[fold == held] = best / np.count_nonzero(best)
+        target[fold == block] = best / np.count_nonzero(best)
     return target
 
 

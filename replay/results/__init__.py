@@ -1,1 +1,1 @@
-"""What the runs of a sweep say: averages, summary, headline, terminal tables."""
+"""Runs of a sweep averaged, with intervals, and summarized in numbers and sentences."""

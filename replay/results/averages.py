@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +18,8 @@ Pair: TypeAlias = tuple[str, str]
 
 RESAMPLES = 2000
 TAILS = (0.025, 0.975)
+Z95 = 1.959963984540054
+"""Of the normal distribution, so that 95% lie within."""
 NAIVE = "naive-log"
 RIGHT = 1e-9
 """A regret up to this is rounding: the recommended model is (one of) the best."""
@@ -78,6 +80,14 @@ class Runs:
         return (named & (self.final("regret") <= self.epsilon + RIGHT)).astype(float)
 
     @property
+    def average_regret(self) -> Floats:
+        """(R,) the area under each run's regret curve, divided by its length."""
+        length = float(self.checkpoints[-1] - self.checkpoints[0])
+        if not length:
+            return self.final("regret")
+        return area_under(self.numbers["regret"], self.checkpoints) / length
+
+    @property
     def extent(self) -> int:
         """How many checkpoints at least half of the runs reached."""
         return int(np.count_nonzero(2 * self.reached >= len(self.seeds)))
@@ -98,19 +108,19 @@ def resample_counts(runs: int) -> Floats:
 
 def resampled_means(values: Floats) -> Floats:
     """(R, C) of runs -> (RESAMPLES, C) bootstrap means of what is known; NaN where nothing is."""
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     counts = resample_counts(len(values))
     with np.errstate(invalid="ignore", divide="ignore"):
-        means: Floats = (counts @ np.where(known, values, 0.0)) / (counts @ known.astype(float))
+        means: Floats = (counts @ np.where(finite, values, 0.0)) / (counts @ finite.astype(float))
     return means
 
 
 def mean_with_interval(values: Floats) -> Mean:
     """Average (R, C) over runs, with percentile bootstrap intervals over the R runs."""
-    known = np.isfinite(values)
-    number = known.sum(axis=0)
+    finite = np.isfinite(values)
+    number = finite.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(known, values, 0.0).sum(axis=0) / number
+        mean = np.where(finite, values, 0.0).sum(axis=0) / number
     low, high = np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     several = number >= 2
     if several.any():
@@ -125,11 +135,11 @@ def share_with_interval(values: Floats) -> Mean:
 
     A bootstrap would give [1, 1] after five successes in five runs; this gives [.57, 1].
     """
-    known = np.isfinite(values)
-    number = known.sum(axis=0)
-    z = 1.959963984540054
+    finite = np.isfinite(values)
+    number = finite.sum(axis=0)
+    z = Z95
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(known, values, 0.0).sum(axis=0) / number
+        share = np.where(finite, values, 0.0).sum(axis=0) / number
         spread = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
         centre, scale = share + z**2 / (2 * number), 1 + z**2 / number
         low, high = (centre - spread) / scale, (centre + spread) / scale
@@ -150,6 +160,43 @@ def area_under(curves: Floats, checkpoints: Counts) -> Floats:
     """(N,) trapezoidal area under curves (N, C) over the randomized requests."""
     area: Floats = np.trapezoid(curves, checkpoints.astype(float), axis=1)
     return area
+
+
+def together(parts: Sequence[Runs]) -> Runs:
+    """The mean over settings, run by run: of the seeds and checkpoints that all of them have.
+
+    A number that is unknown in one setting is unknown.
+    """
+    seeds = reduce(np.intersect1d, [np.array(each.seeds) for each in parts])
+    grid: Counts = reduce(np.intersect1d, [each.checkpoints for each in parts])
+    rows = [np.isin(each.seeds, seeds) for each in parts]
+    columns = [np.isin(each.checkpoints, grid) for each in parts]
+    places = list(zip(parts, rows, columns, strict=True))
+    return replace(
+        parts[0],
+        seeds=tuple(seeds.tolist()),
+        checkpoints=grid,
+        numbers={
+            name: np.mean([each.numbers[name][row][:, at] for each, row, at in places], axis=0)
+            for name in parts[0].numbers
+        },
+        reached=np.min([each.reached[at] for each, _, at in places], axis=0),
+        values=None,
+    )
+
+
+def mean_by_seed(streams: Sequence[Runs], column: str) -> Floats:
+    """(R, C) the average over the streams of one policy: one seed is one piece of evidence."""
+    seeds = sorted({seed for each in streams for seed in each.seeds})
+    grid = streams[0].checkpoints
+    total, number = np.zeros((len(seeds), len(grid))), np.zeros((len(seeds), len(grid)))
+    for each in streams:
+        at = np.searchsorted(seeds, each.seeds)
+        finite = np.isfinite(each.numbers[column])
+        total[at] += np.where(finite, each.numbers[column], 0.0)
+        number[at] += finite
+    joint: Floats = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return joint[:, : max(each.extent for each in streams)]
 
 
 def runs_by_scenario(
@@ -174,15 +221,15 @@ def runs_by_scenario(
     values = results["values"].to_numpy() if "values" in results.columns else None
     seed = results["seed"].to_numpy(dtype=np.int64)
     checkpoint = results["checkpoint"].to_numpy(dtype=np.int64)
-    found: dict[Scenario, dict[Pair, Runs]] = {}
+    runs: dict[Scenario, dict[Pair, Runs]] = {}
     for scenario, rows in _groups(results, ("alpha", "confounding")).items():
         grid = np.unique(checkpoint[rows])
         pairs = _groups(results.iloc[rows], ("policy", "estimator"))
-        found[scenario] = {
+        runs[scenario] = {
             pair: _runs(rows[inside], grid, epsilon, seed, checkpoint, numbers, words, values)
             for pair, inside in pairs.items()
         }
-    return found
+    return runs
 
 
 def _groups(frame: pd.DataFrame, keys: tuple[str, str]) -> dict[tuple[Any, Any], Counts]:
@@ -238,12 +285,12 @@ def _estimates(values: Iterable[Any]) -> Floats:
 def _floats(column: pd.Series[Any]) -> Floats:
     """(N,) numbers or yes/no; missing and infinite become NaN."""
     if column.dtype.kind in "fiub" and isinstance(column.dtype, np.dtype):
-        found = column.to_numpy(dtype=float)
+        values = column.to_numpy(dtype=float)
     else:
         missing: Sequence[bool] = column.isna().tolist()
         pairs = zip(column.tolist(), missing, strict=True)
-        found = np.array([np.nan if unknown else float(each) for each, unknown in pairs])
-    return np.where(np.isfinite(found), found, np.nan)
+        values = np.array([np.nan if unknown else float(each) for each, unknown in pairs])
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _texts(column: pd.Series[Any]) -> list[str | None]:

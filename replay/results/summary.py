@@ -1,4 +1,4 @@
-"""What a replay showed, as one JSON-able dict: a row per scenario, policy and estimator.
+"""A replay as one JSON-able dict: a row per scenario, policy and estimator, and plain sentences.
 
 Every number is {"mean": x, "interval": [low, high]}: the mean over runs and its 95% bootstrap
 interval over seeds (Wilson's for shares of runs), null where unknown. A dict of the same results
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -31,14 +31,8 @@ from equipoise.replay.results.averages import (
     settles_at,
     share_with_interval,
 )
-from equipoise.replay.results.headline import (
-    NEAR,
-    headline,
-    naive_sentence,
-    pairs_sentence,
-    routing_sentence,
-    scenario_headline,
-)
+
+Scenario: TypeAlias = Mapping[str, Any]
 
 FAMILIES = (
     NAIVE,
@@ -61,11 +55,14 @@ MEANS = (
 )
 SHARES = ("covered", "ever_miscovered")
 
+NEAR = 0.02
+"""A mean regret (reward units) up to this is close enough not to be called wrong."""
+
 
 def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
     """Summarize a replay.
 
-    results: one row per run, checkpoint and estimator (see `equipoise.replay.harness.metrics`).
+    results: one row per run, checkpoint and estimator (see `equipoise.replay.harness.stream`).
     meta: benchmark, title, source, models, version, options, and scenarios with alpha,
     confounding, values, naive_limit (both model -> reward) and routing_value.
     Raises ResultsError for results that cannot be averaged or a scenario without truth.
@@ -76,9 +73,9 @@ def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
     for scenario, runs in runs_by_scenario(results, epsilon).items():
         if scenario not in truths:
             raise ResultsError(f"meta: no scenario has alpha, confounding = {scenario}")
-        found = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
-        scenarios.append(_scenario(truths[scenario], found, meta))
-        rows += found
+        of_setting = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
+        scenarios.append(_scenario(truths[scenario], of_setting, meta))
+        rows += of_setting
     return {
         "benchmark": meta["benchmark"],
         "title": meta["title"],
@@ -172,12 +169,12 @@ def _naive(
     rows: Sequence[Mapping[str, Any]], values: Mapping[str, float], limits: Mapping[str, float]
 ) -> dict[str, Any]:
     """What the log alone recommends: in the runs, or with endless data where none looked."""
-    seen = [row for row in rows if row["estimator"] == NAIVE and row["recommended"] is not None]
+    answers = [row for row in rows if row["estimator"] == NAIVE and row["recommended"] is not None]
     best = max(values.values())
-    if seen:
-        model = str(seen[0]["recommended"])
-        right = float(np.mean([row["right"]["mean"] for row in seen]))
-        share = float(np.mean([row["recommended_share"] for row in seen]))
+    if answers:
+        model = str(answers[0]["recommended"])
+        right = float(np.mean([row["right"]["mean"] for row in answers]))
+        share = float(np.mean([row["recommended_share"] for row in answers]))
     else:
         model = max(limits, key=lambda name: limits[name])
         right, share = float(values[model] >= best - 1e-9), 1.0
@@ -201,20 +198,18 @@ def _verdict(recommended: str | None, right: float, regret: float | None) -> str
     return "near" if regret <= NEAR else "wrong"
 
 
-def _most_often(said: Sequence[str | None], order: Sequence[str]) -> tuple[str | None, float]:
+def _most_often(words: Sequence[str | None], order: Sequence[str]) -> tuple[str | None, float]:
     """What most runs say and their share; ties go to what comes first in `order`."""
-    counts = Counter(said)
-    first: list[str | None] = [*order, *said, None]
+    counts = Counter(words)
+    first: list[str | None] = [*order, *words, None]
     winner = max(counts, key=lambda name: (counts[name], -first.index(name)))
-    return winner, number(counts[winner] / len(said)) or 0.0
+    return winner, number(counts[winner] / len(words)) or 0.0
 
 
 def _areas(runs: Runs) -> dict[str, Any]:
     """Area under the regret curve (reward units x EXP), and the same per randomized request."""
     area = area_under(runs.numbers["regret"], runs.checkpoints)
-    horizon = float(runs.checkpoints[-1] - runs.checkpoints[0])
-    average = area / horizon if horizon else runs.final("regret")
-    return {"regret_area": _mean(area), "regret_average": _mean(average)}
+    return {"regret_area": _mean(area), "regret_average": _mean(runs.average_regret)}
 
 
 def _settled(runs: Runs, limit: float) -> dict[str, Any]:
@@ -249,3 +244,166 @@ def number(value: float) -> float | None:
     """A float of 10 digits, so that the last bits of a sum never show; None where unknown."""
     value = float(value)
     return float(f"{value:.10g}") + 0.0 if math.isfinite(value) else None
+
+
+def headline(scenarios: Sequence[Scenario]) -> str:
+    """The result of a replay in a few sentences."""
+    if len(scenarios) == 1:
+        return scenario_headline(scenarios[0])
+    pairs = sum(each["pairs"] for each in scenarios)
+    right = sum(each["pairs_right"] for each in scenarios)
+    parts = [naive_sentence(scenarios)]
+    if pairs:
+        parts.append(
+            f"{_with_requests(scenarios)}, {right} of {pairs} combinations of setting, policy and "
+            "estimator find the best model."
+        )
+    routed = sum(each["routing"]["beats_best"] for each in scenarios)
+    if routed:
+        parts.append(f"In {routed} settings no single model beats today's routing.")
+    return " ".join(parts)
+
+
+def scenario_headline(scenario: Scenario) -> str:
+    """The result of one scenario: the log, the truth, the pairs, and today's routing."""
+    naive, best = scenario["naive"], scenario["best"]
+    often = _in_most_runs(naive)
+    if naive["misleads"]:
+        first = (
+            f"The usage log recommends {naive['model']}, which is worth "
+            f"{reward(naive['value'])}{often}; the best model is {best_name(scenario)} at "
+            f"{reward(best['value'])}."
+        )
+    else:
+        first = (
+            f"The usage log recommends {naive['model']}{often}, worth {reward(naive['value'])}, "
+            "and it is right: no model is better."
+        )
+    parts = [first, pairs_sentence(scenario)]
+    if scenario["routing"]["beats_best"]:
+        parts.append(routing_sentence(scenario))
+    return " ".join(part for part in parts if part)
+
+
+def naive_sentence(scenarios: Sequence[Scenario]) -> str:
+    """Whether the naive comparison of the log misleads."""
+    if len(scenarios) > 1:
+        misled = [each["naive"] for each in scenarios if each["naive"]["misleads"]]
+        if not misled:
+            return f"The usage log names a best model in all {len(scenarios)} settings."
+        worst = max(naive["loss"] for naive in misled)
+        return (
+            f"In {len(misled)} of {len(scenarios)} settings the usage log recommends a model that "
+            f"is not the best, which loses up to {reward(worst)}."
+        )
+    naive = scenarios[0]["naive"]
+    often, model = _in_most_runs(naive), naive["model"]
+    if naive["misleads"]:
+        return (
+            f"The naive comparison of the usage log misleads: it puts {model} first{often}. The "
+            f"requests that choose {model} do earn {reward(naive['limit'])} on average, but given "
+            f"to everyone it is worth {reward(naive['value'])}, "
+            f"{reward(naive['loss'])} less than {best_name(scenarios[0])}."
+        )
+    return (
+        f"The naive comparison of the usage log does not mislead here: it names "
+        f"{naive['model']}{often}, which is a best model."
+    )
+
+
+def routing_sentence(scenario: Scenario) -> str:
+    """Whether today's routing is better than every single model."""
+    routing, best = scenario["routing"], scenario["best"]
+    advisers = routing["advised_by"]
+    advice = f" {advisers} of {scenario['pairs']} pairs advise to keep it." if advisers else ""
+    if routing["beats_best"]:
+        return (
+            "No single model beats what is deployed: today's routing is worth "
+            f"{reward(routing['value'])}, the best single model, {best_name(scenario)}, "
+            f"{reward(best['value'])}.{advice}"
+        )
+    return (
+        f"Today's routing is worth {reward(routing['value'])}; {best_name(scenario)} for everyone "
+        f"would add {reward(best['value'] - routing['value'])}.{advice}"
+    )
+
+
+def pairs_sentence(scenario: Scenario) -> str:
+    """How many pairs of policy and estimator find a best model in the end; may be empty."""
+    pairs, right, near = scenario["pairs"], scenario["pairs_right"], scenario["pairs_near"]
+    if not pairs:
+        return ""
+    in_most = " in most of their runs" if scenario["runs"] > 1 else ""
+    if right == pairs:
+        finders = f"every policy × estimator pair finds {best_name(scenario)}{in_most}"
+    elif not right:
+        finders = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
+    else:
+        finders = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
+    if near:
+        finders += f", {near} {'more come' if right else 'come'} within {NEAR:g} of it"
+    return f"{_with_requests([scenario])}, {finders}{_log_alone(scenario)}."
+
+
+def _log_alone(scenario: Scenario) -> str:
+    share = scenario["naive"]["right_share"]
+    if not scenario["naive"]["misleads"]:
+        return ""
+    if not share:
+        return "; the log alone never does"
+    return f"; the log alone does in {percent(share)} of the runs"
+
+
+def _with_requests(scenarios: Sequence[Scenario]) -> str:
+    used = sum(each["exp_used"] for each in scenarios) / len(scenarios)
+    rounded = round(used, min(0, 2 - len(str(int(used)))))
+    about = "" if abs(used - rounded) < 0.5 else "about "
+    return f"With {about}{rounded:,.0f} randomized requests"
+
+
+def _in_most_runs(naive: Mapping[str, Any]) -> str:
+    share = naive["recommended_share"]
+    return "" if share is None or share == 1 else f" (in {percent(share)} of the runs)"
+
+
+def best_name(scenario: Scenario) -> str:
+    """The best model, or all that tie."""
+    return " or ".join(scenario["best"]["models"])
+
+
+def reward(value: float | None) -> str:
+    """A number in reward units for people.
+
+    >>> reward(0.4118), reward(-0.0001), reward(1234.5), reward(None)
+    ('0.412', '0.000', '1,234', 'unknown')
+    >>> reward(-0.25)
+    '−0.250'
+    """
+    if value is None:
+        return "unknown"
+    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else minus(text)
+
+
+def minus(number: str) -> str:
+    """A formatted number with a minus sign in place of the hyphen."""
+    return number.replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage; only all and none are 100% and 0%.
+
+    >>> percent(0.8), percent(0.999), percent(0.001), percent(1.0)
+    ('80%', '>99%', '<1%', '100%')
+    """
+    if 0 < share < 0.01:
+        return "<1%"
+    if 0.99 < share < 1:
+        return ">99%"
+    return f"{share:.0%}"
+
+
+def printable(text: str) -> str:
+    """Text from a file without control characters, which could move a terminal's cursor."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -1,1 +1,1 @@
-"""The seed paper's experiments, one command each: which streams to run, and what they say."""
+"""Studies: one file each, with a question, a plan of streams and an analysis."""

@@ -15,21 +15,21 @@ from equipoise.replay.findings.findings import (
     Measured,
     Table,
     beaten,
+    in_sentence,
     listed,
     lowest,
     measured,
-    said,
     tied,
 )
 from equipoise.replay.results.averages import Floats, area_under
-from equipoise.replay.studies.registry import FIFTHS, Plan, experiment
+from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "Which estimator loses least as the reward moves away from what logs already show?"
 PLAN = Plan(alphas=FIFTHS, confoundings=(1.0,), budget=1000)
 
 
-@experiment("alignment", TITLE, PLAN)
+@study("alignment", TITLE, PLAN)
 def alignment(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Regret at marks of EXP and its area under the curve, per α, ω and family."""
     streams = Streams(results)
@@ -38,8 +38,8 @@ def alignment(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
         panels = []
         for name, title, losses in _quantities(streams, omega):
             rows = {
-                alpha: {family: measured(each) for family, each in found.items()}
-                for alpha, found in losses.items()
+                alpha: {family: measured(each) for family, each in by_family.items()}
+                for alpha, by_family in losses.items()
             }
             tables.append(
                 Table(
@@ -115,14 +115,14 @@ def _panel(title: str, streams: Streams, rows: dict[float, dict[str, Measured]])
 
 def _sentence(title: str, omega: float, losses: dict[float, dict[str, Floats]]) -> str:
     """Who is never beaten, and how far the best is from the worst."""
-    lost = {alpha: beaten(found) for alpha, found in losses.items()}
+    lost = {alpha: beaten(by_family) for alpha, by_family in losses.items()}
     families = list(next(iter(losses.values())))
     never = [family for family in families if not any(row[family] for row in lost.values())]
     alpha = max(losses)
     best = lowest(losses[alpha])
     text = (
         f"{title.partition(' (')[0]}, ω = {omega:g}: the lowest mean at α = {alpha:g} is"
-        f" {said(measured(losses[alpha][best]))} ({listed(tied(losses[alpha]))}); "
+        f" {in_sentence(measured(losses[alpha][best]))} ({listed(tied(losses[alpha]))}); "
     )
     if not never:
         return text + "every family is beaten at some α, so none can be chosen beforehand."

@@ -36,9 +36,8 @@ from equipoise.replay.findings.findings import (
     share,
 )
 from equipoise.replay.results.averages import TAILS, area_under, resample_counts, resampled_means
-from equipoise.replay.studies.registry import Plan, experiment
+from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import CHALLENGERS, Arm, ArmStreams, Setting, settled
-from equipoise.replay.worlds import World
 from equipoise.store.batches import Floats
 
 DELTA = 0.05
@@ -70,33 +69,6 @@ def scenario_bounds(
     ]
 
 
-def reward_variances(world: World) -> dict[str, dict[str, float]]:
-    """Per model: `variances` of its rewards over all traffic, `residual_variances` around the best
-    linear function of context and outputs plus a constant per model."""
-    means = world.means.mean(axis=1)
-    spread = world.means * (1.0 - world.means)
-    if world.options.reward == "bounded":
-        spread = spread / (1.0 + world.options.concentration)
-    noise = (spread.mean(axis=1) + world.means.var(axis=1)).mean(axis=0)
-    misfit = _misfit(world, means)
-    return {
-        "variances": dict(zip(world.models, (noise + means.var(axis=0)).tolist(), strict=True)),
-        "residual_variances": dict(zip(world.models, (noise + misfit).tolist(), strict=True)),
-    }
-
-
-def _misfit(world: World, means: Floats) -> Floats:
-    """(K,) mean square of what a linear scorer with model effects leaves of E[R | context, m]."""
-    contexts, models = means.shape
-    x = np.broadcast_to(world.benchmark.x[:, None], (contexts, models, world.benchmark.x.shape[1]))
-    features = np.concatenate([x, world.outputs], axis=2)
-    centred = (features - features.mean(axis=0)).reshape(contexts * models, -1)
-    target = (means - means.mean(axis=0)).ravel()
-    slopes, *_ = np.linalg.lstsq(centred, target, rcond=None)
-    left = (target - centred @ slopes).reshape(contexts, models)
-    return np.asarray((left**2).mean(axis=0))
-
-
 LIMITS = (0.005, 0.01, 0.02)
 """Regrets, reward units."""
 
@@ -122,8 +94,8 @@ def saving(
 
     def ratio(own: Floats, their: Floats) -> Floats:
         both = np.isinf(own) & np.isinf(their)
-        found = np.where(np.isinf(own), 0.0, np.minimum(their, last) / np.minimum(own, last))
-        return np.where(both, 1.0, found)
+        ratios = np.where(np.isinf(own), 0.0, np.minimum(their, last) / np.minimum(own, last))
+        return np.where(both, 1.0, ratios)
 
     low, high = np.quantile(ratio(drawn, others_drawn), TAILS)
     return float(ratio(np.array(point), np.array(others))), float(low), float(high)
@@ -230,10 +202,10 @@ def _compared(
 
 
 def _measured(point: float, drawn: Floats) -> Measured:
-    known = drawn[np.isfinite(drawn)]
-    if not np.isfinite(point) or len(known) < 2:
+    finite = drawn[np.isfinite(drawn)]
+    if not np.isfinite(point) or len(finite) < 2:
         return entry(point, np.nan, np.nan)
-    low, high = np.quantile(known, TAILS)
+    low, high = np.quantile(finite, TAILS)
     return entry(point, float(low), float(high))
 
 
@@ -242,17 +214,17 @@ def spend_at(errors: Floats, spend: Floats, level: Floats) -> Floats:
 
     Linear in the spend (N, C) between the last checkpoint above the level and the next.
     """
-    found = np.full(len(errors), np.inf)
+    spent = np.full(len(errors), np.inf)
     for row, (curve, money, limit) in enumerate(zip(errors, spend, level, strict=True)):
         above = np.flatnonzero(~(curve <= limit))
         last = int(above[-1]) if len(above) else -1
         if last < 0:
-            found[row] = money[0]
+            spent[row] = money[0]
         elif last + 1 < len(curve):
             start = curve[last]
             share = (start - limit) / (start - curve[last + 1]) if np.isfinite(start) else 1.0
-            found[row] = money[last] + share * (money[last + 1] - money[last])
-    return found
+            spent[row] = money[last] + share * (money[last + 1] - money[last])
+    return spent
 
 
 LIMIT = 0.01
@@ -346,7 +318,7 @@ PLAN = Plan(
 )
 
 
-@experiment("allocation", TITLE, PLAN)
+@study("allocation", TITLE, PLAN)
 def allocation(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Areas under regret curves, requests needed, the targets, harm, and money."""
     streams = ArmStreams(results, meta, ARMS)
@@ -375,12 +347,12 @@ def mean_regrets(streams: ArmStreams, label: str) -> dict[Any, Floats]:
 
 
 def _areas(streams: ArmStreams) -> Table:
-    found = {label: mean_regrets(streams, label) for label in streams.labels}
+    regrets = {label: mean_regrets(streams, label) for label in streams.labels}
     rows: list[tuple[Entry, ...]] = [
-        (str(setting), *(measured(found[label][setting]) for label in streams.labels))
+        (str(setting), *(measured(regrets[label][setting]) for label in streams.labels))
         for setting in streams.settings
     ]
-    overall = [np.mean(list(found[label].values()), axis=0) for label in streams.labels]
+    overall = [np.mean(list(regrets[label].values()), axis=0) for label in streams.labels]
     return Table(
         "area",
         f"Mean regret over the first {streams.checkpoints[-1]:,} randomized requests",

@@ -21,7 +21,7 @@ from equipoise.replay.findings.findings import (
     measured,
     root_mean_square,
 )
-from equipoise.replay.studies.registry import Plan, experiment
+from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "How much randomization does each estimator need?"
@@ -31,15 +31,15 @@ START = 25
 By: TypeAlias = dict[str, list[Measured]]
 
 
-@experiment("exp-budget", TITLE, PLAN)
+@study("exp-budget", TITLE, PLAN)
 def exp_budget(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Five quantities per scenario, family and checkpoint."""
     streams = Streams(results)
     marks = [int(each) for each in streams.checkpoints if each >= START] or [streams.last]
     tables, figures, sentences = [], [], []
     for setting in streams.settings:
-        found = _quantities(streams, setting, true_values(meta, setting, streams), marks)
-        for (name, title, reading), by in zip(QUANTITIES, found, strict=True):
+        quantities = _quantities(streams, setting, true_values(meta, setting, streams), marks)
+        for (name, title, reading), by in zip(QUANTITIES, quantities, strict=True):
             tables.append(
                 Table(
                     name=f"{name}-{setting.alpha:g}-{setting.confounding:g}",
@@ -52,7 +52,7 @@ def exp_budget(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
                     ),
                 )
             )
-        figures += _figures(setting, marks, found)
+        figures += _figures(setting, marks, quantities)
         sentences.append(_sentence(streams, setting, marks))
     return Findings("exp-budget", TITLE, tuple(sentences), tuple(tables), tuple(figures))
 
@@ -105,14 +105,14 @@ def _quantities(
     return bias, deviation, *rest
 
 
-def _figures(setting: Setting, marks: list[int], found: tuple[By, ...]) -> list[Curves]:
+def _figures(setting: Setting, marks: list[int], quantities: tuple[By, ...]) -> list[Curves]:
     panels = [
         CurvePanel(
             title=title,
             x=tuple(map(float, marks)),
             lines=tuple(Line(family, tuple(points)) for family, points in by.items()),
         )
-        for (_, title, _), by in zip(QUANTITIES, found, strict=True)
+        for (_, title, _), by in zip(QUANTITIES, quantities, strict=True)
     ]
     name = f"{setting.alpha:g}-{setting.confounding:g}"
     axis = "randomized requests"

@@ -19,7 +19,7 @@ from equipoise.replay.findings.findings import (
     listed,
 )
 from equipoise.replay.results.averages import Floats, area_under, resample_counts
-from equipoise.replay.studies.registry import FIFTHS, Plan, experiment
+from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "Is hierarchical safe to choose without knowing how confounded the log is?"
@@ -35,7 +35,7 @@ UPPER = 0.95
 PLAN = Plan(alphas=FIFTHS, confoundings=FIFTHS, budget=3000, seeds=100, needs=(OURS, *SIX))
 
 
-@experiment("families", TITLE, PLAN)
+@study("families", TITLE, PLAN)
 def families(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Three tests of `hierarchical`, on two losses: RMSE of contrasts, and mean regret so far.
 
@@ -106,17 +106,17 @@ class _Losses:
         self.seeds = np.zeros(shape, dtype=int)
         for a, alpha in enumerate(self.alphas):
             for w, omega in enumerate(self.omegas):
-                found = {
+                losses = {
                     name: compute(streams, Setting("", alpha, omega), name, budgets)
                     for name in (OURS, *SIX)
                 }
-                known = np.all([np.isfinite(each) for each in found.values()], axis=0)
-                self.seeds[a, w] = known.sum(axis=0)
-                for name, each in found.items():
-                    usable = np.where(known, each, 0.0)
+                complete = np.all([np.isfinite(each) for each in losses.values()], axis=0)
+                self.seeds[a, w] = complete.sum(axis=0)
+                for name, each in losses.items():
+                    usable = np.where(complete, each, 0.0)
                     with np.errstate(invalid="ignore", divide="ignore"):
-                        mean = usable.sum(axis=0) / known.sum(axis=0)
-                        means = counts @ usable / (counts @ known.astype(float))
+                        mean = usable.sum(axis=0) / complete.sum(axis=0)
+                        means = counts @ usable / (counts @ complete.astype(float))
                     squared = not self.is_regret
                     self.point[name][a, w] = np.sqrt(mean) if squared else mean
                     self.drawn[name][:, a, w] = np.sqrt(means) if squared else means
@@ -290,8 +290,8 @@ def _tests(losses: _Losses) -> list[_Test]:
 
 def _squares(streams: Streams, setting: Setting, family: str, budgets: Sequence[int]) -> Floats:
     """(R, N) squared RMSE over contrasts."""
-    found: Floats = streams.curves(setting, family, "rmse_contrast") ** 2
-    return found[:, [streams.position(budget) for budget in budgets]]
+    squares: Floats = streams.curves(setting, family, "rmse_contrast") ** 2
+    return squares[:, [streams.position(budget) for budget in budgets]]
 
 
 def _mean_regrets(

@@ -19,7 +19,7 @@ from equipoise.replay.findings.findings import (
     root_mean_square,
 )
 from equipoise.replay.results.averages import TAILS, Floats, resample_counts
-from equipoise.replay.studies.registry import Plan, experiment
+from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import CHALLENGERS, Arm, ArmStreams, Setting
 
 TITLE = "Does it pay to choose which requests are randomized?"
@@ -53,7 +53,7 @@ PLAN = Plan(
 Ratios: TypeAlias = Mapping[tuple[Setting, tuple[str, str], str, int], Measured]
 
 
-@experiment("gates", TITLE, PLAN)
+@study("gates", TITLE, PLAN)
 def gates(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """RMSE of the contrasts that matter per gate, and its ratio to that of the fixed rate."""
     streams = ArmStreams(results, meta, PLAN.arms)
@@ -93,11 +93,11 @@ def ratio(
 
 def _sentences(benchmark: str, ratios: Ratios, marks: list[int]) -> Iterator[str]:
     for gate in GATES:
-        found = [each for place, each in ratios.items() if place[2] == gate]
-        means = [each.mean for each in found if each.mean is not None]
+        cells = [each for place, each in ratios.items() if place[2] == gate]
+        means = [each.mean for each in cells if each.mean is not None]
         pays = sum(mean <= CUT for mean in means)
         costs = sum(mean > COST for mean in means)
-        surely = sum(each.low is not None and each.low > 1.0 for each in found)
+        surely = sum(each.low is not None and each.low > 1.0 for each in cells)
         yield (
             f"{gate} on {benchmark}: the RMSE of the contrasts that matter is"
             f" {np.median(means):.2f} times that of a fixed rate in the median of {len(means)}"

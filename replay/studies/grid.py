@@ -18,7 +18,7 @@ from equipoise.replay.findings.findings import (
     measured,
 )
 from equipoise.replay.results.averages import Floats
-from equipoise.replay.studies.registry import FIFTHS, Plan, experiment
+from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "When is a small experiment worth more than a large log?"
@@ -31,7 +31,7 @@ PLAN = Plan(
 )
 
 
-@experiment("grid", TITLE, PLAN)
+@study("grid", TITLE, PLAN)
 def grid(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Two panels of paired differences per mark of EXP, and the regrets behind them."""
     streams = Streams(results)
@@ -95,23 +95,23 @@ class _Cell:
         self.correction: Floats = regret["grounded"] - regret["obs-only"]
 
 
-def _panel(title: str, streams: Streams, found: dict[Setting, Measured]) -> HeatPanel:
+def _panel(title: str, streams: Streams, differences: dict[Setting, Measured]) -> HeatPanel:
     return HeatPanel(
         title=title,
         x=tuple(streams.confoundings),
         y=tuple(streams.alphas),
         cells=tuple(
-            tuple(found[Setting("", alpha, omega)] for omega in streams.confoundings)
+            tuple(differences[Setting("", alpha, omega)] for omega in streams.confoundings)
             for alpha in streams.alphas
         ),
     )
 
 
-def _sentence(mark: int, found: dict[Setting, Measured], first: str, second: str) -> str:
-    better = sum(each.high is not None and each.high < 0 for each in found.values())
-    worse = sum(above_zero(each) for each in found.values())
+def _sentence(mark: int, differences: dict[Setting, Measured], first: str, second: str) -> str:
+    better = sum(each.high is not None and each.high < 0 for each in differences.values())
+    worse = sum(above_zero(each) for each in differences.values())
+    every = len(differences)
     return (
         f"With {mark:,} randomized requests {first} loses less than {second} in {better} of"
-        f" {len(found)} cells and more in {worse}; in {len(found) - better - worse} the interval"
-        " holds 0."
+        f" {every} cells and more in {worse}; in {every - better - worse} the interval holds 0."
     )

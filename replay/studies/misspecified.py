@@ -16,15 +16,15 @@ from equipoise.replay.findings.findings import (
     Measured,
     Table,
     bias_and_deviation,
+    in_sentence,
     measured,
     root_mean_square,
-    said,
     share,
 )
-from equipoise.replay.harness.metrics import DIRECT
+from equipoise.replay.harness.stream import DIRECT
 from equipoise.replay.results.averages import Floats
 from equipoise.replay.studies.expbudget import true_values
-from equipoise.replay.studies.registry import Plan, Variant, experiment
+from equipoise.replay.studies.registry import Plan, Variant, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "Does the gap between direct method and doubly robust reveal a wrong scorer?"
@@ -49,7 +49,7 @@ MARKS = (100, 300, 1000, 3000)
 FALSE_ALARM = 0.05
 
 
-@experiment("misspecified", TITLE, PLAN)
+@study("misspecified", TITLE, PLAN)
 def misspecified(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Errors of every row per variant of the scorer, and its DM-DR gap against the right one's."""
     streams = Streams(results)
@@ -78,8 +78,8 @@ def gap(streams: Streams, setting: Setting) -> Floats:
 
 def flagged(gaps: Floats, right: Floats) -> Floats:
     """(R,) 1 where a gap is larger than those of all but 5% of streams with the right scorer."""
-    known = right[np.isfinite(right)]
-    limit = np.quantile(known, 1 - FALSE_ALARM, method="higher") if len(known) else np.nan
+    finite = right[np.isfinite(right)]
+    limit = np.quantile(finite, 1 - FALSE_ALARM, method="higher") if len(finite) else np.nan
     return np.where(np.isfinite(gaps) & np.isfinite(limit), gaps > limit, np.nan)
 
 
@@ -122,13 +122,13 @@ def _diagnostic(
         right = gaps[RIGHT][:, place]
         for setting in variants:
             here = gaps[setting.world][:, place]
-            wrong = setting.world != RIGHT
+            misspecified = setting.world != RIGHT
             rows.append(
                 (
                     f"{mark:,}: {setting.world}",
                     measured(here),
-                    measured(here - right) if wrong else None,
-                    share(flagged(here, right)) if wrong else None,
+                    measured(here - right) if misspecified else None,
+                    share(flagged(here, right)) if misspecified else None,
                     root_mean_square(streams.at(setting, DIRECT, "rmse", mark)),
                 )
             )
@@ -170,9 +170,9 @@ def _sentences(
     streams: Streams, variants: Sequence[Setting], gaps: Mapping[str, Floats], mark: int
 ) -> list[str]:
     place = streams.position(mark)
-    wrong = [each for each in variants if each.world != RIGHT]
-    found = []
-    for setting in wrong:
+    misspecified = [each for each in variants if each.world != RIGHT]
+    sentences = []
+    for setting in misspecified:
         direct, robust = (
             root_mean_square(streams.at(setting, family, "rmse", mark))
             for family in (DIRECT, ROBUST)
@@ -180,10 +180,10 @@ def _sentences(
         right = gaps[RIGHT][:, place]
         excess = measured(gaps[setting.world][:, place] - right)
         caught = share(flagged(gaps[setting.world][:, place], right))
-        found.append(
+        sentences.append(
             f"{setting}, scorer with {setting.world}, {mark:,} randomized requests: RMSE of the"
-            f" direct method {said(direct)}, of doubly robust {said(robust)}; the gap between them"
-            f" exceeds that with all features by {said(excess)} and flags {said(caught, 2)} of the"
-            " streams at a false-alarm rate of 0.05."
+            f" direct method {in_sentence(direct)}, of doubly robust {in_sentence(robust)}; the gap"
+            f" between them exceeds that with all features by {in_sentence(excess)} and flags"
+            f" {in_sentence(caught, 2)} of the streams at a false-alarm rate of 0.05."
         )
-    return found
+    return sentences

@@ -1,21 +1,38 @@
-"""The registry of experiments: one file and one decorator each, found by name."""
+"""Studies: how one is registered, found by name, and what an order for it comes to.
+
+A study is one file and one decorator in this package: the question it asks, what it runs, and an
+analysis `(results, meta) -> Findings`. On the command line it is `equipoise replay --experiment`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import pandas as pd
+import numpy as np
 
 from equipoise.agent.errors import AgentError
-from equipoise.replay.findings.findings import Findings
-from equipoise.replay.studies.streams import Arm
-
-Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
+from equipoise.agent.estimators.base import FAMILIES
+from equipoise.policies.registry import policy
+from equipoise.replay.benchmarks import load_from_texts
+from equipoise.replay.harness.sweep import cells
+from equipoise.replay.order import (
+    Analysis,
+    Prepared,
+    ReplayOrder,
+    checked_families,
+    checked_policies,
+    describe_run,
+    describe_world,
+    stream_settings,
+)
+from equipoise.replay.studies.streams import Arm, arm_cells, reward_variances
+from equipoise.replay.worlds import World, WorldOptions
+from equipoise.replay.worlds.options import parse_options
 
 FIFTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -56,8 +73,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Experiment:
-    """A registered experiment. title: the question it asks.
+class Study:
+    """A registered study. title: the question it asks.
 
     analyse: results and the description of the run (as in summary.json) to findings; pure.
     """
@@ -68,34 +85,135 @@ class Experiment:
     analyse: Analysis
 
 
-_EXPERIMENTS: dict[str, Experiment] = {}
+_STUDIES: dict[str, Study] = {}
 
 
-def experiment(name: str, title: str, plan: Plan) -> Callable[[Analysis], Analysis]:
+def study(name: str, title: str, plan: Plan) -> Callable[[Analysis], Analysis]:
     """Register an analysis `(results, meta) -> Findings` under a name.
 
     A module of this package registers by being there.
     """
 
     def register(analyse: Analysis) -> Analysis:
-        if name in _EXPERIMENTS:
+        if name in _STUDIES:
             raise ValueError(f"experiment {name!r} is registered twice")
-        _EXPERIMENTS[name] = Experiment(name, title, plan, analyse)
+        _STUDIES[name] = Study(name, title, plan, analyse)
         return analyse
 
     return register
 
 
-def experiments() -> dict[str, Experiment]:
+def studies() -> dict[str, Study]:
     """All registered experiments by name, in alphabetical order."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{__package__}.{module.name}")
-    return dict(sorted(_EXPERIMENTS.items()))
+    return dict(sorted(_STUDIES.items()))
 
 
-def find_experiment(name: str) -> Experiment:
+def find_study(name: str) -> Study:
     """The experiment of this name. Raises AgentError where there is none."""
-    known = experiments()
-    if name not in known:
-        raise AgentError(f"--experiment: {name!r} is not one of {', '.join(known)}")
-    return known[name]
+    registered = studies()
+    if name not in registered:
+        raise AgentError(f"--experiment: {name!r} is not one of {', '.join(registered)}")
+    return registered[name]
+
+
+BATCH = 25
+"""Requests decided together: every checkpoint is a multiple of it, so that at a rate of 1 none is
+overshot."""
+
+
+def planned(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What an experiment runs unless its command says otherwise, as options of an order.
+
+    options: those of the command line, None where one was not given. Raises AgentError where
+    there is no such experiment.
+    """
+    plan = find_study(name).plan
+    return {
+        "policies": planned_policies(plan),
+        "alphas": list(plan.alphas),
+        "confoundings": list(plan.confoundings),
+        "seeds": plan.seeds,
+        "obs": plan.obs,
+        "exp_rate": plan.exp_rate,
+        # A number of requests says by itself how long a stream is.
+        "budget": plan.budget if options["requests"] is None else None,
+        "out": Path("runs") / name,
+    }
+
+
+def planned_policies(plan: Plan) -> list[str]:
+    """The one policy of an experiment, or those of its arms."""
+    return list(dict.fromkeys(arm.policy for arm in plan.arms)) or [plan.policy]
+
+
+def prepare(order: ReplayOrder) -> Prepared:
+    """Check everything that can be wrong with an order, before anything runs or is written."""
+    chosen = find_study(order.experiment or "")
+    plan = chosen.plan
+    families = checked_families(order.estimators or plan.estimators or FAMILIES)
+    missing = [name for name in plan.needs if name not in families]
+    if missing:
+        raise AgentError(
+            f"--estimators: {', '.join(missing)} missing; the experiment {chosen.name} compares"
+            f" {', '.join(plan.needs)}"
+        )
+    policies = checked_policies(order.policies)
+    if plan.arms and (order.estimators or policies != tuple(planned_policies(plan))):
+        raise AgentError(
+            f"--policies, --estimators: the experiment {chosen.name} compares arms of its own;"
+            " leave them out"
+        )
+    if len(policies) > 1 and not plan.arms:
+        raise AgentError(f"--policies: an experiment has one policy, got {', '.join(policies)}")
+    if plan.extra and policy(policies[0]).uses_estimate:
+        raise AgentError(
+            f"--policies: {policies[0]} looks at estimates; the experiment {chosen.name} compares"
+            f" {', '.join(plan.extra)} on the stream of {', '.join(plan.needs)}"
+        )
+    if order.store is not None:
+        raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
+    variants = _worlds(chosen, order.world)
+    settings = replace(stream_settings(order), batch=BATCH)
+    if plan.refresh is not None:
+        settings = replace(settings, refresh=max(BATCH, round(plan.refresh / order.exp_rate)))
+    benchmark = load_from_texts(order.benchmark, order.benchmark_options)
+    scenarios = order.alphas, order.confoundings
+    if plan.arms:
+        # Where no cost is known, a price in the rule changes nothing.
+        arms = [arm for arm in plan.arms if not arm.priced or np.isfinite(benchmark.cost).all()]
+        sweep = arm_cells(arms, *scenarios, order.seeds, variants)
+    else:
+        sweep = cells(*scenarios, policies, (*families, *plan.extra), order.seeds, variants)
+    meta = describe_run(benchmark, settings, order)
+    places = {
+        (cell.world, cell.alpha, cell.confounding): cell.world_options(settings) for cell in sweep
+    }
+    meta["scenarios"] = [
+        {"world": place[0], **_described(World(benchmark, options), plan)}
+        for place, options in places.items()
+    ]
+    meta["experiment"] = chosen.name
+    meta["worlds"] = {each.name: list(each.options) for each in plan.variants if each.name}
+    if plan.arms:
+        meta["options"]["arms"] = [arm.label for arm in arms]
+    else:
+        meta["options"]["policy"] = policies[0]
+        meta["options"]["estimators"] = [*families, *plan.extra]
+    return Prepared(settings, benchmark, sweep, meta, chosen.analyse)
+
+
+def _described(world: World, plan: Plan) -> dict[str, Any]:
+    """A scenario; with the noise of its rewards where allocations are compared."""
+    return {**describe_world(world), **(reward_variances(world) if plan.arms else {})}
+
+
+def _worlds(chosen: Study, texts: Sequence[str]) -> list[tuple[str, WorldOptions]]:
+    """Labels and options of the experiment's variants on top of the options given."""
+    varied = {text.partition("=")[0] for each in chosen.plan.variants for text in each.options}
+    for text in texts:
+        name = text.partition("=")[0]
+        if name in varied:
+            raise AgentError(f"--world: {name} is what the experiment {chosen.name} varies")
+    return [(each.name, parse_options([*texts, *each.options])) for each in chosen.plan.variants]

@@ -16,12 +16,12 @@ from equipoise.replay.findings.findings import (
     Line,
     Measured,
     Table,
+    in_sentence,
     listed,
     measured,
-    said,
 )
 from equipoise.replay.results.averages import Floats
-from equipoise.replay.studies.registry import Plan, Variant, experiment
+from equipoise.replay.studies.registry import Plan, Variant, study
 from equipoise.replay.studies.streams import Setting, Streams
 
 TITLE = "How far does a wrong simulator pull each estimator?"
@@ -69,7 +69,7 @@ SCALES = (
 )
 
 
-@experiment("simulator", TITLE, PLAN)
+@study("simulator", TITLE, PLAN)
 def simulator(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     """Changes against the faithful simulator in the same seeds, per kind, level and family."""
     streams = Streams(results)
@@ -78,7 +78,7 @@ def simulator(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
     figures: list[Curves] = []
     sentences: list[str] = []
     for base in (each for each in streams.settings if each.world == FAITHFUL):
-        wrong = [
+        mismatched = [
             each
             for each in streams.settings
             if each == Setting(each.world, base.alpha, base.confounding) and each != base
@@ -100,13 +100,13 @@ def simulator(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
                                 for family in streams.families
                             ),
                         )
-                        for setting in wrong
+                        for setting in mismatched
                     ),
                 )
             )
-        tables.append(_unmoved(streams, base, wrong, name))
+        tables.append(_unmoved(streams, base, mismatched, name))
         figures.append(_figure(streams, base, name, mark))
-        sentences += _sentences(streams, base, wrong, mark)
+        sentences += _sentences(streams, base, mismatched, mark)
     return Findings("simulator", TITLE, tuple(sentences), tuple(tables), tuple(figures))
 
 
@@ -132,21 +132,21 @@ def largest_change(one: Floats, other: Floats) -> float:
 
 def unmoved(streams: Streams, base: Setting, setting: Setting) -> dict[str, float]:
     """Largest change, at any checkpoint and seed, of what must not depend on the simulator."""
-    found = {}
+    changes = {}
     if IPW in streams.families:
-        found["values of ipw"] = largest_change(
+        changes["values of ipw"] = largest_change(
             streams.values(base, IPW), streams.values(setting, IPW)
         )
     family = streams.families[0]
     for column in CERTIFIED:
-        found[column.replace("_", " ")] = largest_change(
+        changes[column.replace("_", " ")] = largest_change(
             streams.curves(base, family, column), streams.curves(setting, family, column)
         )
-    return found
+    return changes
 
 
-def _unmoved(streams: Streams, base: Setting, wrong: list[Setting], name: str) -> Table:
-    rows = [(setting.world, unmoved(streams, base, setting)) for setting in wrong]
+def _unmoved(streams: Streams, base: Setting, mismatched: list[Setting], name: str) -> Table:
+    rows = [(setting.world, unmoved(streams, base, setting)) for setting in mismatched]
     columns = tuple(rows[0][1]) if rows else ()
     return Table(
         name=f"unmoved-{name}",
@@ -155,7 +155,7 @@ def _unmoved(streams: Streams, base: Setting, wrong: list[Setting], name: str) -
         f" (up to {ROUNDING:g}) apart; the certified columns are the width of intervals, whether"
         " they cover, and when and what they decide.",
         columns=("simulator", *columns),
-        rows=tuple((world, *found.values()) for world, found in rows),
+        rows=tuple((world, *changes.values()) for world, changes in rows),
     )
 
 
@@ -187,30 +187,30 @@ def _figure(streams: Streams, base: Setting, name: str, mark: int) -> Curves:
     )
 
 
-def _sentences(streams: Streams, base: Setting, wrong: list[Setting], mark: int) -> list[str]:
+def _sentences(streams: Streams, base: Setting, mismatched: list[Setting], mark: int) -> list[str]:
     most: dict[str, tuple[Measured, str]] = {}
     for family in streams.families:
         changes = {
             each.world: measured(change(streams, base, each, family, "rmse_contrast", mark))
-            for each in wrong
+            for each in mismatched
         }
         world = max(changes, key=lambda name: _size(changes[name].mean))
         most[family] = (changes[world], world)
-    still = [name for name, (found, _) in most.items() if found.mean == 0]
+    still = [name for name, (value, _) in most.items() if value.mean == 0]
     pulled = sorted(
         (name for name in most if name not in still), key=lambda name: -_size(most[name][0].mean)
     )
     sentences = []
-    largest = max(max(unmoved(streams, base, each).values()) for each in wrong)
-    kept = "the values of ipw and the certified" if IPW in streams.families else "the certified"
+    largest = max(max(unmoved(streams, base, each).values()) for each in mismatched)
+    columns = "the values of ipw and the certified" if IPW in streams.families else "the certified"
     if largest == 0:
         sentences.append(
-            f"{base}: no mismatch moves {kept} columns at all, at any checkpoint of any seed."
+            f"{base}: no mismatch moves {columns} columns at all, at any checkpoint of any seed."
         )
     else:
-        sentences.append(f"{base}: {kept} columns move by up to {largest:g}.")
+        sentences.append(f"{base}: {columns} columns move by up to {largest:g}.")
     if pulled:
-        strongest = [f"{name} by {said(most[name][0])} ({most[name][1]})" for name in pulled]
+        strongest = [f"{name} by {in_sentence(most[name][0])} ({most[name][1]})" for name in pulled]
         sentences.append(
             f"Most that the RMSE of contrasts changes with {mark:,} randomized requests: "
             f"{listed(strongest)}."

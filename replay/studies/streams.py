@@ -12,7 +12,7 @@ import pandas as pd
 from equipoise.replay.harness.sweep import Cell
 from equipoise.replay.results.averages import Counts, Floats, settles_at
 from equipoise.replay.results.summary import FAMILIES
-from equipoise.replay.worlds import WorldOptions
+from equipoise.replay.worlds import World, WorldOptions
 
 CHALLENGERS = 3
 """The contrasts that matter: the truly best model against this many of its closest challengers."""
@@ -53,6 +53,32 @@ def arm_cells(
         for arm in arms
         for seed in range(seeds)
     ]
+
+
+def reward_variances(world: World) -> dict[str, dict[str, float]]:
+    """Per model: `variances` of its rewards over all traffic, `residual_variances` around the best
+    linear function of context and outputs plus a constant per model."""
+    means = world.means.mean(axis=1)
+    noise = (world.rewards.variance(world.means).mean(axis=1) + world.means.var(axis=1)).mean(
+        axis=0
+    )
+    misfit = _misfit(world, means)
+    return {
+        "variances": dict(zip(world.models, (noise + means.var(axis=0)).tolist(), strict=True)),
+        "residual_variances": dict(zip(world.models, (noise + misfit).tolist(), strict=True)),
+    }
+
+
+def _misfit(world: World, means: Floats) -> Floats:
+    """(K,) mean square of what a linear scorer with model effects leaves of E[R | context, m]."""
+    contexts, models = means.shape
+    x = np.broadcast_to(world.benchmark.x[:, None], (contexts, models, world.benchmark.x.shape[1]))
+    features = np.concatenate([x, world.outputs], axis=2)
+    centred = (features - features.mean(axis=0)).reshape(contexts * models, -1)
+    target = (means - means.mean(axis=0)).ravel()
+    slopes, *_ = np.linalg.lstsq(centred, target, rcond=None)
+    residual = (target - centred @ slopes).reshape(contexts, models)
+    return np.asarray((residual**2).mean(axis=0))
 
 
 class ArmStreams:
@@ -100,8 +126,8 @@ class ArmStreams:
         for scenario in self._meta["scenarios"]:
             place = (scenario.get("world", ""), scenario["alpha"], scenario["confounding"])
             if Setting(*place) == setting:
-                found: Mapping[str, Any] = scenario
-                return found
+                description: Mapping[str, Any] = scenario
+                return description
         raise KeyError(str(setting))
 
     def truth(self, setting: Setting) -> Floats:
@@ -181,8 +207,8 @@ class Streams:
         # Only after its end does a stream keep its last row: what is unknown on the way stays so.
         ran = self._wide(setting, family, "checkpoint").notna().to_numpy()
         latest = np.maximum.accumulate(np.where(ran, np.arange(ran.shape[1]), -1), axis=1)
-        kept = np.take_along_axis(table, np.maximum(latest, 0), axis=1)
-        return np.where(latest >= 0, kept, np.nan)
+        carried = np.take_along_axis(table, np.maximum(latest, 0), axis=1)
+        return np.where(latest >= 0, carried, np.nan)
 
     def at(self, setting: Setting, family: str, column: str, mark: int) -> Floats:
         """(R,) a column of numbers at a checkpoint."""
@@ -209,5 +235,5 @@ class Streams:
 def in_order(families: Sequence[str]) -> tuple[str, ...]:
     """Families as they are shown everywhere, others behind them."""
     names = list(families)
-    known = [name for name in FAMILIES if name in names]
-    return (*known, *(name for name in names if name not in FAMILIES))
+    ordered = [name for name in FAMILIES if name in names]
+    return (*ordered, *(name for name in names if name not in FAMILIES))

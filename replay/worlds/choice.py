@@ -61,18 +61,18 @@ class View:
         """outputs (C, K, q) of the live models, worth (C, K), hidden < q features to withhold."""
         withheld = telling_order(outputs, worth)[:hidden]
         self.kept = [i for i in range(outputs.shape[2]) if i not in withheld]
-        kept = outputs[:, :, self.kept]
-        self._mean = kept.mean(axis=(0, 1))
-        deviation = kept.std(axis=(0, 1))
+        visible = outputs[:, :, self.kept]
+        self._mean = visible.mean(axis=(0, 1))
+        deviation = visible.std(axis=(0, 1))
         self._deviation = np.where(deviation > 0, deviation, 1.0)
         self._warp = warp
 
     def __call__(self, outputs: Floats) -> Floats:
         """(C, K, q) to (C, K, q - hidden)."""
-        kept = outputs[:, :, self.kept]
+        visible = outputs[:, :, self.kept]
         if self._warp == 0:
-            return np.ascontiguousarray(kept)
-        z = (kept - self._mean) / self._deviation
+            return np.ascontiguousarray(visible)
+        z = (visible - self._mean) / self._deviation
         bent: Floats = self._mean + self._deviation * np.tanh(self._warp * z) / self._warp
         return bent
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from equipoise.agent.errors import AgentError
-from equipoise.replay.benchmarks.options import check, limits, option, parsed
+from equipoise.replay.benchmarks.base import check, limits, option, parsed
 
 ROUTED = "routed"
 """The fallback that is the model production chose."""

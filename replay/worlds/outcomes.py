@@ -63,6 +63,11 @@ class Rewards:
             reward[rng.random(len(mean)) >= self._sure + self._slope * reward] = np.nan
         return reward
 
+    def variance(self, mean: Floats) -> Floats:
+        """Variance of rewards with these means (any shape)."""
+        spread = mean * (1.0 - mean)
+        return spread / (1.0 + self._concentration) if self._bounded else spread
+
     def observed(
         self, mean: Floats, in_time: tuple[Floats, Floats] | None = None
     ) -> tuple[Floats, Floats]:
@@ -71,10 +76,7 @@ class Rewards:
         in_time: P(in time) of a failure and of a success, linear in the reward between; of shapes
         that broadcast with mean; None where all rewards are.
         """
-        spread = mean * (1.0 - mean)
-        if self._bounded:
-            spread = spread / (1.0 + self._concentration)
-        square = mean**2 + spread
+        square = mean**2 + self.variance(mean)
         if in_time is None:
             return self._sure + self._slope * mean, self._sure * mean + self._slope * square
         cube = square
@@ -235,8 +237,8 @@ class Compliance:
         self.fallback: int | None = None
         if options.fallback != ROUTED:
             if options.fallback not in models:
-                known = ", ".join([ROUTED, *models])
-                raise WorldError(f"fallback is {options.fallback!r}, must be one of {known}")
+                choices = ", ".join([ROUTED, *models])
+                raise WorldError(f"fallback is {options.fallback!r}, must be one of {choices}")
             self.fallback = list(models).index(options.fallback)
 
     def serve(self, asked: Ints, routed: Ints, rng: np.random.Generator) -> Service:

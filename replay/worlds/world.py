@@ -112,7 +112,7 @@ class World:
         self.output_names = tuple(benchmark.output_names[i] for i in view.kept)
         self.outputs: Floats = view(benchmark.outputs)
         self._view = view
-        self._rewards = Rewards(options)
+        self.rewards = Rewards(options)
 
     @cached_property
     def values(self) -> Floats:
@@ -135,7 +135,7 @@ class World:
         It is E[R | answered by m], or that among rewards that arrive in time where some do not.
         """
         in_time = self.delays.in_time() if self.delays.active else None
-        seen, rewarded = self._rewards.observed(self.means, in_time)
+        seen, rewarded = self.rewards.observed(self.means, in_time)
         answered = self.compliance.answered(self.choice)
         weight = (answered * seen).sum(axis=(0, 1))
         total = (answered * rewarded).sum(axis=(0, 1))
@@ -248,7 +248,7 @@ class World:
 
     def serve(self, hidden: Hidden, model: Ints, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Outputs (n, q) and rewards (n,) of serving model (n,); NaN where none ever arrives."""
-        reward = self._rewards.draw(self.expected(hidden, model), rng)
+        reward = self.rewards.draw(self.expected(hidden, model), rng)
         return self.outputs[hidden.rows, model], reward
 
     def expected(self, hidden: Hidden, model: Ints) -> Floats:

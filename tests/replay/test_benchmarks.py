@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from equipoise.replay.benchmarks import Benchmark, BenchmarkError, describe, load, registry
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks import Benchmark, BenchmarkError, base, describe, load
+from equipoise.replay.benchmarks.base import check, option
 from equipoise.replay.benchmarks.reading import text_features as cache
 
 
@@ -111,10 +111,10 @@ class TestOptions:
 @pytest.fixture
 def from_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registered benchmark that reads its path, for the length of a test."""
-    registry.entries()
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    base.entries()
+    monkeypatch.setattr(base, "_ENTRIES", dict(base._ENTRIES))
 
-    @registry.benchmark("from-file", "Reads a file", options=Choices, needs_path=True)
+    @base.benchmark("from-file", "Reads a file", options=Choices, needs_path=True)
     def loader(path: Path | None, options: Choices) -> Benchmark:
         assert path is not None
         return small(title=path.read_text(), outcome=np.full((2, 2), options.count / 4))
@@ -166,7 +166,7 @@ class TestRegistry:
 
     def test_refuses_a_second_entry_of_the_same_name(self) -> None:
         with pytest.raises(ValueError, match="'from-file' is registered twice"):
-            registry.benchmark("from-file", "Again")(lambda path, options: small())
+            base.benchmark("from-file", "Again")(lambda path, options: small())
 
 
 class TestSemisynthetic:

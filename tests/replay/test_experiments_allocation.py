@@ -12,20 +12,18 @@ import pandas as pd
 import pytest
 
 from equipoise.agent.errors import AgentError
-from equipoise.replay.benchmarks import load_as_told
+from equipoise.replay.benchmarks import load_from_texts
 from equipoise.replay.command import complete_order, run_replay
 from equipoise.replay.studies.allocation import (
     AB_TEST,
     OURS,
     PRICED,
     lower_bound,
-    reward_variances,
     spend_at,
 )
-from equipoise.replay.studies.command import prepare
 from equipoise.replay.studies.gates import PAIRS
-from equipoise.replay.studies.registry import find_experiment
-from equipoise.replay.studies.streams import CHALLENGERS, settled
+from equipoise.replay.studies.registry import prepare
+from equipoise.replay.studies.streams import CHALLENGERS, reward_variances, settled
 from equipoise.replay.worlds import World, WorldOptions
 
 
@@ -157,7 +155,7 @@ def test_gates_are_compared_at_equal_exp_and_assignment(ran) -> None:
 def test_arms_come_with_the_experiment(tmp_path: Path) -> None:
     for more in ({"policies": ["uniform"]}, {"estimators": ["ipw", "hierarchical"]}):
         with pytest.raises(AgentError, match="arms of its own"):
-            prepare(find_experiment("allocation"), order_of("allocation", tmp_path / "out", **more))
+            prepare(order_of("allocation", tmp_path / "out", **more))
 
 
 def test_prices_are_left_out_where_nobody_knows_any(tmp_path: Path) -> None:
@@ -170,7 +168,7 @@ def test_prices_are_left_out_where_nobody_knows_any(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(["context_id,model,reward,x_a,y_b", *rows]))
     order = order_of("allocation", tmp_path / "out", benchmark=f"table:{path}")
-    prepared = prepare(find_experiment("allocation"), order)
+    prepared = prepare(order)
     assert not any(cell.priced for cell in prepared.sweep)
     assert PRICED.label not in prepared.meta["options"]["arms"]
 
@@ -186,7 +184,7 @@ def test_the_bound_for_two_models_by_hand() -> None:
 
 
 def test_variances_of_rewards_are_those_of_the_world() -> None:
-    world = World(load_as_told("semisynthetic", []), WorldOptions(alpha=0.5, confounding=1.0))
+    world = World(load_from_texts("semisynthetic", []), WorldOptions(alpha=0.5, confounding=1.0))
     found = reward_variances(world)
     names = list(world.models)
     plain = np.array([found["variances"][name] for name in names])

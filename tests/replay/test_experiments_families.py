@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from equipoise.replay.studies.families import BUDGETS, OURS, SIX, families
-from equipoise.replay.studies.registry import find_experiment
+from equipoise.replay.studies.registry import find_study
 
 ALPHAS, OMEGAS, SEEDS, CHECKPOINTS = (0.0, 1.0), (0.0, 0.5, 1.0), 12, (0, 50, *BUDGETS)
 META = {"benchmark": "made-up"}
@@ -53,7 +53,7 @@ def rmse_by_pandas(results: pd.DataFrame) -> pd.Series:
 
 
 def test_it_is_registered():
-    plan = find_experiment("families").plan
+    plan = find_study("families").plan
     assert plan.seeds >= 100
     assert set(plan.needs) == {OURS, *SIX}
 

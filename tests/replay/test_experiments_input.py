@@ -13,10 +13,9 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import Estimate
 from equipoise.replay.command import complete_order
 from equipoise.replay.findings.findings import beaten, bias_and_deviation, lowest
-from equipoise.replay.harness.metrics import direct_method
-from equipoise.replay.studies.command import prepare
+from equipoise.replay.harness.stream import direct_method
 from equipoise.replay.studies.misspecified import flagged
-from equipoise.replay.studies.registry import find_experiment
+from equipoise.replay.studies.registry import prepare
 from equipoise.replay.studies.simulator import largest_change
 
 NOTHING: dict[str, Any] = {
@@ -33,7 +32,7 @@ NOTHING: dict[str, Any] = {
 
 
 def prepared(name: str, **given: Any):
-    return prepare(find_experiment(name), complete_order({**NOTHING, "experiment": name, **given}))
+    return prepare(complete_order({**NOTHING, "experiment": name, **given}))
 
 
 def test_an_experiment_runs_its_plan_where_nothing_is_given():

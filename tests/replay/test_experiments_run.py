@@ -12,7 +12,7 @@ import pytest
 
 from equipoise.replay.command import complete_order, run_replay
 from equipoise.replay.results.averages import mean_with_interval
-from equipoise.replay.studies.registry import experiments
+from equipoise.replay.studies.registry import studies
 
 SIZES: dict[str, dict[str, Any]] = {
     "alignment": {"alphas": [0.0, 1.0]},
@@ -230,5 +230,5 @@ def test_simulator_moves_what_uses_it_and_nothing_else(ran):
 
 
 def test_every_experiment_is_tried_here_or_says_what_it_asks():
-    assert set(SIZES) <= set(experiments())
-    assert all(each.title.endswith("?") for each in experiments().values())
+    assert set(SIZES) <= set(studies())
+    assert all(each.title.endswith("?") for each in studies().values())

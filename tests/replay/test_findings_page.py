@@ -204,7 +204,7 @@ def test_panels_share_their_axes_and_are_valid(page: str) -> None:
 
 
 def test_a_heat_map_says_its_numbers_its_sureness_and_what_is_unknown(page: str) -> None:
-    (cells,) = re.findall(r'<table class="map">(.*?)</table>', page)
+    (cells,) = re.findall(r'<table class="map"[^>]*>(.*?)</table>', page)
     assert len(re.findall(r'class="number">', cells)) == 25
     assert len(re.findall(r'class="interval">\[', cells)) == 24
     assert cells.count('<td class="none"') == 1

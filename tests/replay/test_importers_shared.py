@@ -22,8 +22,14 @@ from equipoise.replay.benchmarks.reading.complete import (
     put_once,
     scaled,
 )
-from equipoise.replay.benchmarks.reading.json_file import JsonObject, find_file, objects, read_json
-from equipoise.replay.benchmarks.reading.table_file import feature_names, identifiers
+from equipoise.replay.benchmarks.reading.files import (
+    JsonObject,
+    feature_names,
+    find_file,
+    identifiers,
+    objects,
+    read_json,
+)
 from equipoise.replay.benchmarks.reading.text_features import (
     ANSWER_FEATURES,
     PROMPT_FEATURES,

@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from equipoise.agent.errors import AgentError
+from equipoise.replay import replay as run_replay
 from equipoise.replay.benchmarks import BenchmarkError
 from equipoise.replay.cli import app
-from equipoise.replay.openbandit.command import run_open_bandit
 from equipoise.replay.openbandit.log import LoggedFeedback, read_log
-from equipoise.replay.openbandit.rejection import (
+from equipoise.replay.openbandit.replays import (
     Replayed,
     agent_context,
     held_out,
     kept_rate,
     path_rate,
+    replay_once,
     replay_policy,
 )
-from equipoise.replay.openbandit.results import replay_once
 from equipoise.replay.openbandit.values import as_in, on_policy, policy_values
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "obd"
@@ -298,15 +299,17 @@ class TestCommand:
 
     def test_one_behaviour_alone_has_no_cross_check(self, data: Path, tmp_path: Path) -> None:
         options: dict[str, Any] = {"policies": ["uniform"], "seeds": 1, "jobs": 1}
-        run_open_bandit(data, "random", out=tmp_path / "a", as_json=True, **options)
+        run_replay(f"openbandit:{data / 'random'}", out=tmp_path / "a", **options)
         summary = json.loads((tmp_path / "a" / "summary.json").read_text())
         assert [t["name"] for t in summary["findings"]["tables"]][:2] == ["logs", "policies"]
         with pytest.raises(AgentError, match="exists"):
-            run_open_bandit(data, "random", out=tmp_path / "a", **options)
+            run_replay(f"openbandit:{data / 'random'}", out=tmp_path / "a", **options)
 
     def test_a_run_repeats_to_the_byte(self, data: Path, out: Path, tmp_path: Path) -> None:
         again = tmp_path / "again"
-        run_open_bandit(data, policies=["uniform", "river-ucb"], seeds=2, jobs=1, out=again)
+        policies = ["uniform", "river-ucb"]
+        results = run_replay(f"openbandit:{data}", policies=policies, seeds=2, jobs=1, out=again)
+        assert_frame_equal(results, pd.read_parquet(again / "results.parquet"))
         for name in ("summary.json", "report.html"):
             assert (again / name).read_bytes() == (out / name).read_bytes()
 
@@ -314,7 +317,7 @@ class TestCommand:
         write(tmp_path / "bad", "random", np.random.default_rng(7))
         (tmp_path / "bad" / "random" / "men" / "men.csv").write_text("a,b\n1,2\n")
         with pytest.raises(BenchmarkError, match="column 'timestamp' is absent"):
-            run_open_bandit(tmp_path / "bad", policies=["uniform"], seeds=1, out=tmp_path / "out")
+            run_replay(f"openbandit:{tmp_path / 'bad'}", policies=["uniform"], out=tmp_path / "out")
         assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
     @pytest.mark.parametrize(

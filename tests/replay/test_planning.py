@@ -13,19 +13,17 @@ from commands import run_command as run
 from equipoise.agent.errors import AgentError, PlanError
 from equipoise.agent.planning.plan import make_plan
 from equipoise.replay.benchmarks import load
-from equipoise.replay.planning.benchmarks import (
-    attainable_share,
-    of_benchmark,
-    prices,
-    restricted,
-    reward_variances,
-)
-from equipoise.replay.planning.validation import (
+from equipoise.replay.planning import (
     Planned,
     Realised,
+    attainable_share,
     markdown,
+    of_benchmark,
     planned_experiments,
+    prices,
     realise,
+    restricted,
+    reward_variances,
     rows,
     write_into,
 )

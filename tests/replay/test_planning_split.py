@@ -7,7 +7,7 @@ import pytest
 
 from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.tables import explained_by
-from equipoise.replay.planning.benchmarks import of_benchmark
+from equipoise.replay.planning import of_benchmark
 
 PRICED = {"effect": 0.1, "traffic": 1000.0, "policies": ["uniform"]}
 

@@ -18,15 +18,15 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from equipoise.replay.report import write_report
-from equipoise.replay.report.scenario import Panel, Sheet
-from equipoise.replay.report.style import log_axis, root_axis
+from equipoise.replay.findings.figures import log_axis, root_axis
+from equipoise.replay.findings.page import Sheet
+from equipoise.replay.findings.report import write_report
 from equipoise.replay.results.summary import FAMILIES, summarize
 
 Results = tuple[pd.DataFrame, dict[str, Any]]
 COLOUR = re.compile(r"@([\w-]+)(/[\d.]+)?")
 COLOUR_KEYS = re.compile(r"color$|colorscale")
-CSS = files("equipoise.replay.report").joinpath("report.css").read_text(encoding="utf-8")
+CSS = files("equipoise.replay.findings").joinpath("page.css").read_text(encoding="utf-8")
 
 
 def report(path: Path, made: Results) -> str:
@@ -173,8 +173,8 @@ def test_lines_stand_out_from_the_paper_in_both_schemes() -> None:
     for part in (light, dark):
         shades = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", part))
         paper = luminance(shades["paper"])
-        lines = [name for name in shades if name in FAMILIES or name[:6] in ("other-", "policy")]
-        assert len(lines) == 18
+        lines = [name for name in shades if name in FAMILIES or name.startswith("other-")]
+        assert len(lines) == 12
         for name in lines:
             line = luminance(shades[name])
             contrast = (max(paper, line) + 0.05) / (min(paper, line) + 0.05)
@@ -229,9 +229,9 @@ def test_text_from_files_is_escaped(synthesize: Callable[..., Results], tmp_path
 
 
 def test_figures_cannot_end_their_script_element() -> None:
-    sheet = Sheet()
+    sheet = Sheet({})
     figure = {"data": ["</script><!-- & \u2028"], "layout": {"height": 1}}
-    sheet.place(Panel("heading", "description", figure))
+    sheet.place(figure, "heading", "description")
     assert not set("<>&\u2028") & set(sheet.as_json())
     assert json.loads(sheet.as_json()) == {"fig-1": figure}
 
@@ -263,7 +263,7 @@ def test_several_settings_get_maps_and_folds(
 ) -> None:
     made = synthesize(alphas=[0.0, 1.0], confoundings=[0.0, 1.0], policies=["uniform"])
     text = report(tmp_path / "report.html", made)
-    maps = re.findall(r'<table class="map">.*?</table>', text)
+    maps = re.findall(r'<table class="map"[^>]*>.*?</table>', text)
     assert len(maps) == 8
     cells = [re.findall(r'class="number">([^<]*)<', each) for each in maps]
     # The log alone, alignment downwards and confounding to the right.
@@ -276,7 +276,7 @@ def test_several_settings_get_maps_and_folds(
 
 
 def test_every_number_of_the_table_has_its_interval(page: str) -> None:
-    table = page.split('<table class="full">')[1].split("</table>")[0]
+    table = page.split("<h2>Every number</h2>")[1].split("</table>")[0]
     lines = table.split("<tr>")[2:]
     assert len(lines) == 24
     for line in lines:

@@ -11,8 +11,14 @@ import pytest
 from scipy.stats import norm
 
 from equipoise.replay.benchmarks import Benchmark, load
-from equipoise.replay.harness.metrics import Certificate, result_rows
-from equipoise.replay.harness.stream import Checkpoint, StreamSettings, experiment, run_stream
+from equipoise.replay.harness.stream import (
+    Certificate,
+    Checkpoint,
+    StreamSettings,
+    experiment,
+    result_rows,
+    run_stream,
+)
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import DecisionBatch, ExpiryBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore

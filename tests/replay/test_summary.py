@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import binomtest
 
+from equipoise.replay.findings.report import print_summary
 from equipoise.replay.results.averages import (
     RESAMPLES,
     ResultsError,
@@ -23,7 +24,6 @@ from equipoise.replay.results.averages import (
     share_with_interval,
 )
 from equipoise.replay.results.summary import summarize
-from equipoise.replay.results.terminal import print_table
 
 Results = tuple[pd.DataFrame, dict[str, Any]]
 
@@ -40,7 +40,7 @@ def row(summary: dict[str, Any], policy: str, estimator: str) -> dict[str, Any]:
 def printed(summary: dict[str, Any], width: int = 100) -> str:
     console = Console(width=width, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        print_table(console, summary)
+        print_summary(console, summary)
     return capture.get()
 
 
@@ -284,7 +284,7 @@ def test_the_table_fits(synthesize: Callable[..., Results], width: int, policies
 
 def test_the_table_says_wrong_without_colours(demo: Results) -> None:
     lines = printed(summarize(*demo)).splitlines()
-    (naive,) = (line for line in lines if line.startswith(" naive-log ") and "WRONG" in line)
+    (naive,) = (line for line in lines if line.startswith(" usage log alone ") and "WRONG" in line)
     assert naive.count("WRONG 0/5 0.141") == 3
     (first,) = (line for line in lines if line.strip().startswith("hierarchical"))
     assert "right" in first

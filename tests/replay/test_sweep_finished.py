@@ -12,7 +12,13 @@ import pytest
 from equipoise.agent.errors import AgentError
 from equipoise.replay.benchmarks import load
 from equipoise.replay.harness import sweep as sweeping
-from equipoise.replay.harness.cell_cache import FinishedCells, benchmark_digest, cells_beside
+from equipoise.replay.harness.cell_cache import (
+    PACKAGE,
+    FinishedCells,
+    benchmark_digest,
+    cells_beside,
+    code_digest,
+)
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Lines, cells, run_sweep
 from equipoise.replay.worlds import WorldOptions
@@ -36,13 +42,13 @@ def whole(table):
 def test_only_the_cells_that_are_left_run_and_the_results_are_the_same(
     table, whole, tmp_path, monkeypatch
 ):
-    run_sweep(table, SETTINGS, SWEEP[5:9], kept=tmp_path)
+    run_sweep(table, SETTINGS, SWEEP[5:9], folder=tmp_path)
     ran, counts = [], []
     original = sweeping.run_cell
     monkeypatch.setattr(
         sweeping, "run_cell", lambda *given: ran.append(given[2]) or original(*given)
     )
-    again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, kept=tmp_path)
+    again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, folder=tmp_path)
     assert ran == SWEEP[:5] + SWEEP[9:]
     assert counts == list(range(4, 13))
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
@@ -60,9 +66,9 @@ def test_what_had_finished_before_an_error_is_kept(table, whole, tmp_path, monke
 
     monkeypatch.setattr(sweeping, "run_cell", fails_at_last)
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(table, SETTINGS, SWEEP, kept=tmp_path)
+        run_sweep(table, SETTINGS, SWEEP, folder=tmp_path)
     counts: list[int] = []
-    again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, kept=tmp_path)
+    again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, folder=tmp_path)
     assert counts[0] == 3
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
 
@@ -72,9 +78,9 @@ def test_what_had_finished_before_an_error_is_kept(table, whole, tmp_path, monke
     [replace(SETTINGS, obs=101), replace(SETTINGS, world=WorldOptions(missing=0.1))],
 )
 def test_other_options_find_nothing(table, tmp_path, settings):
-    run_sweep(table, SETTINGS, SWEEP[:2], kept=tmp_path)
+    run_sweep(table, SETTINGS, SWEEP[:2], folder=tmp_path)
     counts: list[int] = []
-    run_sweep(table, settings, SWEEP[:2], progress=counts.append, kept=tmp_path)
+    run_sweep(table, settings, SWEEP[:2], progress=counts.append, folder=tmp_path)
     assert counts == [0, 1, 2]
 
 
@@ -87,13 +93,13 @@ def test_other_contents_of_a_benchmark_have_another_digest(table):
 
 
 def test_a_damaged_part_is_as_good_as_none(table, whole, tmp_path):
-    run_sweep(table, SETTINGS, SWEEP, kept=tmp_path)
+    run_sweep(table, SETTINGS, SWEEP, folder=tmp_path)
     parts = list(tmp_path.glob("*.parquet"))  # more than one where the machine is slow
     assert parts
     for part in parts:
         part.write_bytes(part.read_bytes()[:-200])
     counts: list[int] = []
-    again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, kept=tmp_path)
+    again = run_sweep(table, SETTINGS, SWEEP, progress=counts.append, folder=tmp_path)
     assert counts[0] == 0
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
 
@@ -153,3 +159,20 @@ def test_lines_come_every_tenth_and_do_not_count_what_was_found():
     assert said[1] == "replaying: 120 of 200 cells, 8 minutes left"
     assert said[-1] == "replaying: 200 of 200 cells"
     assert len(said) == 6
+
+
+def test_the_code_of_all_four_packages_tells_cells_apart(tmp_path: Path) -> None:
+    layers = ("agent", "policies", "replay", "store")
+    modules = ("agent/agent.py", "policies/registry.py", "replay/order.py", "store/batches.py")
+    assert all((PACKAGE / module).is_file() for module in modules)
+    digests = set()
+    for changed in (None, *layers, "renamed"):
+        package = tmp_path / str(changed)
+        for layer in layers:
+            (package / layer / "deep").mkdir(parents=True)
+            name = "other.py" if changed == "renamed" else "module.py"
+            text = "changed" if changed == layer else "as it was"
+            (package / layer / "deep" / name).write_text(text)
+        digests.add(code_digest(package))
+    assert len(digests) == 6
+    assert code_digest() not in digests

@@ -21,7 +21,7 @@ import sys
 import numpy as np
 
 from equipoise.policies.design import context_cuts
-from equipoise.replay.benchmarks import load_as_told
+from equipoise.replay.benchmarks import load_from_texts
 from equipoise.replay.harness.stream import StreamSettings, experiment, run_stream
 from equipoise.replay.worlds import World, WorldOptions
 
@@ -52,7 +52,7 @@ def price_saving(world: World) -> float:
 
 def print_prices(name: str) -> None:
     for alpha in (0.0, 0.5, 1.0):
-        world = World(load_as_told(name, []), WorldOptions(alpha=alpha, confounding=1.0))
+        world = World(load_from_texts(name, []), WorldOptions(alpha=alpha, confounding=1.0))
         if np.isfinite(world.benchmark.cost).all():
             print(
                 f"{world.benchmark.name}: knowing prices saves at most"
@@ -65,7 +65,7 @@ def main(names: list[str]) -> None:
         print_prices(name)
     print(f"{'benchmark':<16}{'family':<20}{'EXP':>5}{'gate':>8}{'ceiling':>9}{'assignment':>12}")
     for name in names:
-        world = World(load_as_told(name, []), WorldOptions(alpha=0.5, confounding=1.0))
+        world = World(load_from_texts(name, []), WorldOptions(alpha=0.5, confounding=1.0))
         for family in FAMILIES:
             config = experiment(world, SETTINGS, "contrast", "contrast", family)
             found = {mark: [] for mark in MARKS}

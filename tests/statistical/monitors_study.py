@@ -15,7 +15,7 @@ import numpy as np
 from equipoise.agent.monitors import Fidelity, Guardrail, GuardrailLimit, Missingness
 from equipoise.agent.monitors import assignment as shares
 from equipoise.agent.monitors.drift import CLIP, THRESHOLD, TOLERATED, WARM_UP
-from equipoise.replay.benchmarks.registry import load
+from equipoise.replay.benchmarks.base import load
 from equipoise.replay.worlds import World, WorldOptions
 
 LEVEL = 0.01

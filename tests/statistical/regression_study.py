@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.agent.agent import Agent
-from equipoise.replay.benchmarks.registry import load
+from equipoise.replay.benchmarks.base import load
 from equipoise.replay.harness.stream import StreamSettings, experiment, stream_key
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch

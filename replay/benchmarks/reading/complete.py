@@ -9,8 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from equipoise.agent.features.values import listed
-from equipoise.replay.benchmarks.base import BenchmarkError
-from equipoise.replay.benchmarks.options import check, option
+from equipoise.replay.benchmarks.base import BenchmarkError, check, option
 from equipoise.store.batches import Flags, Floats, Ints
 
 Key = TypeVar("Key", bound=Hashable)
@@ -61,9 +60,9 @@ def complete(
     stays = lacking <= max_missing * contexts
     exclusions: dict[str, int] = {}
     if not stays.all():
-        gone = [models[m] for m in np.flatnonzero(~stays).tolist()]
-        key = f"models that lack more than {max_missing:.0%} of the {unit} ({listed(gone)})"
-        exclusions[key] = len(gone)
+        dropped = [models[m] for m in np.flatnonzero(~stays).tolist()]
+        key = f"models that lack more than {max_missing:.0%} of the {unit} ({listed(dropped)})"
+        exclusions[key] = len(dropped)
     if stays.sum() < FEWEST:
         cells = ((reason, int((faults == i).sum())) for i, reason in enumerate(reasons, start=1))
         because = ", ".join(f"{count} cells {reason}" for reason, count in cells if count)
@@ -72,8 +71,8 @@ def complete(
             f" {contexts} {unit}, must be at least {FEWEST} ({because or 'there are no more'});"
             " max_missing sets the share"
         )
-    kept = np.flatnonzero(stays)
-    worst = np.where(faults[:, kept] == 0, len(reasons) + 1, faults[:, kept]).min(axis=1)
+    remaining = np.flatnonzero(stays)
+    worst = np.where(faults[:, remaining] == 0, len(reasons) + 1, faults[:, remaining]).min(axis=1)
     for position, reason in enumerate(reasons, start=1):
         if count := int((worst == position).sum()):
             exclusions[f"{unit} {reason}"] = count
@@ -81,10 +80,10 @@ def complete(
     if len(whole) < FEWEST:
         because = "; ".join(f"{count} {reason}" for reason, count in exclusions.items())
         raise BenchmarkError(
-            f"{len(whole)} of {contexts} {unit} are usable for all {len(kept)} models, must be at"
-            f" least {FEWEST} ({because or 'there are no more'})"
+            f"{len(whole)} of {contexts} {unit} are usable for all {len(remaining)} models, must be"
+            f" at least {FEWEST} ({because or 'there are no more'})"
         )
-    return Selection(whole, kept, exclusions)
+    return Selection(whole, remaining, exclusions)
 
 
 def chosen(models: Sequence[str], wanted: str) -> tuple[Flags, dict[str, int]]:
@@ -156,12 +155,13 @@ def scaled(
     place. `indicators` are 0 or 1 (or scaled by their definition) and stay as they are. Constant
     columns are left out.
     """
-    kept: dict[str, Floats] = {}
+    varying: dict[str, Floats] = {}
     for name, column in columns.items():
         if column.size and column.max() > column.min():
-            kept[name] = column if name in indicators else _standardized(column)
-    values = np.stack(list(kept.values()), axis=-1) if kept else np.zeros((*shape, 0))
-    return ScaledFeatures(tuple(kept), values, tuple(name for name in columns if name not in kept))
+            varying[name] = column if name in indicators else _standardized(column)
+    values = np.stack(list(varying.values()), axis=-1) if varying else np.zeros((*shape, 0))
+    constant = tuple(name for name in columns if name not in varying)
+    return ScaledFeatures(tuple(varying), values, constant)
 
 
 def _standardized(column: Floats) -> Floats:

@@ -179,10 +179,10 @@ def answer_features(prompt_words: frozenset[str], answer: str) -> list[float]:
     has.
     """
     text = answer[:MAX_CHARACTERS]
-    found = words(text)
-    types = frozenset(found)
+    tokens = words(text)
+    types = frozenset(tokens)
     shared = len(types & prompt_words)
-    head = found[:_FIRST_WORDS]
+    head = tokens[:_FIRST_WORDS]
     return [
         *(STATISTICS[name](text, MAX_CHARACTERS) for name in _OF_ANSWER),
         log1p(len(_HEADING.findall(text))),

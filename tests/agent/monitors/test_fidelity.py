@@ -7,7 +7,7 @@ import pytest
 
 from equipoise.agent.monitors import Fidelity
 from equipoise.agent.monitors.fidelity import BETS
-from equipoise.replay.benchmarks.registry import load
+from equipoise.replay.benchmarks.base import load
 from equipoise.replay.worlds import World, WorldOptions
 
 MODELS = ("a", "b", "c")

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the figures in the colours of report.css, again when the colour scheme changes, and in
+// Draws the figures in the colours of page.css, again when the colour scheme changes, and in
 // light colours at the width of the paper before printing.
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);

@@ -1,1 +1,0 @@
-"""Plans from benchmarks, and the planner's promise against what replays needed."""
