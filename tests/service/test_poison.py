@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
+from commands import run_command
 from poison import Report, in_order, odd_daemon, poison
-from running import COMMAND, Running, running, until
+from running import Running, running, until
 
 SEED = 3
 
@@ -87,7 +87,7 @@ def test_a_family_that_kills_the_analyst_is_left_out_with_an_alarm(tmp_path: Pat
 ON_GROWTH = """
 import sys
 if "equipoise.agent.service.analyst.process" not in sys.orig_argv:
-    from equipoise.agent.pending import Pending
+    from equipoise.agent.state.open_decisions import Pending
     def fatal(self):
         raise MemoryError
     Pending._grow = fatal
@@ -126,7 +126,5 @@ def test_state_that_falls_behind_ends_the_process_for_a_clean_start(tmp_path: Pa
         assert before in (2000, 3000, 4000, 5000)
         assert daemon.ask("GET", "/v1/estimates").json["decisions"] == 5000
         assert daemon.stop() == 0
-    done = subprocess.run(
-        [*COMMAND, "audit", tmp_path / "log.db"], capture_output=True, text=True, check=False
-    )
+    done = run_command("audit", tmp_path / "log.db")
     assert done.returncode == 0, done.stdout
