@@ -1,4 +1,4 @@
-"""What all tests share: `commands.py` can be imported, and the longest tests come first."""
+"""What all tests share: their helpers can be imported by name, and the longest tests come first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+HELPERS = (
+    "",
+    "agent",
+    "agent/inference",
+    "agent/moments",
+    "agent/planning",
+    "service",
+    "statistical",
+)
+sys.path.extend(str(Path(__file__).parent / folder) for folder in HELPERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
@@ -15,9 +14,6 @@ from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionErr
 from equipoise.policies.registry import PRESETS
 from equipoise.store.errors import StoreError
 from equipoise.store.memory import MemoryStore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from traffic import KEY, MODELS, Traffic, config, run
 
 
 @pytest.fixture

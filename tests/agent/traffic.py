@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import (
     BudgetConfig,
+    CertifyConfig,
     ExperimentConfig,
     ModelConfig,
     PolicyConfig,
     RewardConfig,
+    SegmentConfig,
+    UnitsConfig,
 )
 from equipoise.agent.features import FeatureSchema
 from equipoise.store.batches import (
@@ -21,6 +24,7 @@ from equipoise.store.batches import (
     OutcomeBatch,
     RequestBatch,
     SimulationBatch,
+    take,
 )
 
 MODELS = ("slow", "fast", "cheap")
@@ -112,3 +116,38 @@ def run(agent: Agent, traffic: Traffic, batches: int, size: int = 40) -> None:
         agent.observe(traffic.outcomes(agent.decide(traffic.requests(size))))
         if index % 3 == 2:
             agent.refresh(review=False)
+
+
+SETTINGS = {
+    "segments": {
+        "certify": CertifyConfig(segments=[SegmentConfig(name="left", column="a", high=0.0)])
+    },
+    "asymptotic": {"certify": CertifyConfig(sequence="asymptotic")},
+    "units": {"units": UnitsConfig(ttl=30.0)},
+    "top-two": {"policy": PolicyConfig(assignment="top-two", rate=0.4)},
+}
+
+
+def steps(agent, seed=3):
+    """The calls of a stream, one by one; the caller may replace the agent after each."""
+    traffic, rng = Traffic(np.random.default_rng(seed)), np.random.default_rng(seed + 1)
+    yield agent.simulate(traffic.simulations())
+    for index in range(12):
+        requests = traffic.requests(90)
+        requests = replace(requests, unit=rng.integers(0, 70, 90))
+        decided = yield ("decide", requests)
+        outcomes = traffic.outcomes(decided)
+        comes = rng.random(90) < 0.85
+        blank = np.full(90, np.nan)
+        yield ("observe", replace(outcomes, reward=blank))
+        only = replace(outcomes, outputs=np.full((90, 2), np.nan))
+        yield ("observe", take(only, np.flatnonzero(comes)))
+        if index % 2 == 0:
+            traffic.at += 200.0
+            yield ("expire", traffic.at)
+        if index % 2:
+            yield ("refresh", float(index))
+        if index == 7:
+            yield ("controls.open_era", "a new version of slow")
+        if index == 9:
+            yield ("checkpoint", float(index))

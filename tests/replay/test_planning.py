@@ -129,7 +129,7 @@ def test_the_fixed_shape_answers_json():
 
 def test_the_readme_quotes_the_plan_of_its_command():
     """To a tenth: other processors round other draws."""
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     command = re.search(r"^equipoise (plan --traffic .*)$", readme, flags=re.MULTILINE)
     quoted = re.search(r"```text\n(Randomize .*?)```", readme, flags=re.DOTALL)
     result = run(*command[1].split(), "--json")

@@ -5,12 +5,7 @@ By what is promised an interval may fail in one case of a hundred; none of 10,00
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from certified_properties import run_case
 
 

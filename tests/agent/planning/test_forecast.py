@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
+from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import forecast
 from equipoise.store.memory import MemoryStore
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from traffic import KEY, Traffic, config
 
 
 def lived(rows, seed=2, **changes):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.policy_snapshot import sample_moments
@@ -26,9 +25,6 @@ from equipoise.agent.planning.sentences import family_lines
 from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
 from equipoise.agent.planning.stored import of_experiment
 from equipoise.store.memory import MemoryStore
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from traffic import KEY, Traffic, config
 
 
 def lived(

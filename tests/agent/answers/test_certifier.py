@@ -1,0 +1,167 @@
+"""The engine: levels, the choice of the sequence, and what its answers hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from traffic import KEY, Traffic, config, run
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.answers.certifier import Conditions
+from equipoise.agent.config import CertifyConfig, PolicyConfig, SegmentConfig
+from equipoise.agent.inference import asymptotic, per_model
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.inference.mixture import contrast_bounds, value_bounds
+from equipoise.store.memory import MemoryStore
+
+PAIRS = 4 * 3
+"""Ordered pairs of three models and today's routing."""
+
+
+def settled(batches=45, **changes):
+    agent, traffic = Agent(config(**changes), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+    agent.simulate(traffic.simulations())
+    run(agent, traffic, batches, size=60)
+    return agent
+
+
+def test_bounded_is_read_at_the_level_of_all_pairs():
+    agent = settled()
+    certified, sums = agent.answers.certified(), agent.answers.view().answers.certified.overall
+    caps = agent.state.certifier.spec.caps
+    expected = contrast_bounds(sums.score, caps, 3, 0.05 / PAIRS)
+    np.testing.assert_array_equal(certified.contrasts, expected)
+    low, high = value_bounds(sums.score, caps, 0.05 / 8)
+    np.testing.assert_array_equal(certified.lower, low)
+    np.testing.assert_array_equal(certified.upper, high)
+    decision = contrast_bounds(sums.score, caps, 3, 0.05 / 2)
+    np.testing.assert_array_equal(certified.decision, decision[:3, :3])
+    assert certified.sequence is Sequence.BOUNDED
+
+
+def test_per_model_speaks_of_models_and_bounded_of_the_rest():
+    agent = settled(certify=CertifyConfig(sequence="per-model"))
+    certified, sums = agent.answers.certified(), agent.answers.view().answers.certified.overall
+    assert certified.sequence is Sequence.PER_MODEL
+    assert per_model.ASSUMPTION in certified.assumptions
+    alpha = 0.05 / PAIRS
+    expected = per_model.contrast_bounds(sums.rewards, 0.9 * alpha)
+    np.testing.assert_array_equal(certified.contrasts[:3, :3], expected)
+    bounded = contrast_bounds(sums.score, agent.state.certifier.spec.caps, 3, alpha - 0.9 * alpha)
+    np.testing.assert_allclose(certified.contrasts[3], bounded[3], rtol=1e-12)
+    low, high = per_model.value_bounds(sums.rewards, 0.9 * 0.05 / 8)
+    np.testing.assert_array_equal(certified.lower[:3], low)
+    np.testing.assert_array_equal(certified.upper[:3], high)
+    level = 0.05 / 8 - 0.9 * 0.05 / 8
+    low, high = value_bounds(sums.score, agent.state.certifier.spec.caps, level)
+    np.testing.assert_allclose((certified.lower[3], certified.upper[3]), (low[3], high[3]))
+
+
+def test_per_model_falls_back_once_a_rule_looked_at_requests():
+    policy = PolicyConfig(assignment="thompson", rate=0.3, estimator="hierarchical")
+    agent = settled(batches=12, certify=CertifyConfig(sequence="per-model"), policy=policy)
+    certified = agent.answers.certified()
+    assert certified.sequence is Sequence.BOUNDED
+    assert "looked at requests" in certified.reason
+
+
+@pytest.mark.parametrize("declared", ["per-model", "asymptotic"])
+def test_alarms_fall_back_to_the_bounded_sequence_at_what_it_kept(declared):
+    agent = settled(certify=CertifyConfig(sequence=declared))
+    sums, rule = agent.answers.view().certified, agent.rule
+    for conditions in (
+        Conditions(context_free=True, widened=True),
+        *([Conditions(context_free=True, drift_alarm=True)] if declared == "per-model" else []),
+    ):
+        certified = agent.state.certifier.certified(sums, rule, conditions)
+        assert certified.sequence is Sequence.BOUNDED
+        expected = contrast_bounds(
+            sums.overall.score, agent.state.certifier.spec.caps, 3, 0.1 * 0.05 / PAIRS
+        )
+        np.testing.assert_allclose(certified.contrasts, expected, rtol=1e-12)
+
+
+def test_asymptotic_opens_once_and_is_frozen_with_the_rule():
+    settings = {"certify": CertifyConfig(sequence="asymptotic", tuned_rows=5000)}
+    agent, traffic = (
+        Agent(config(**settings), MemoryStore(), KEY),
+        Traffic(np.random.default_rng(1)),
+    )
+    openings = []
+    for _ in range(90):
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(60))))
+        # The condition may hold here, but no rule has opened the sequence: bounded it stays.
+        opened = agent.rule.frozen[0].opening is not None
+        assert (agent.answers.certified().sequence is Sequence.ASYMPTOTIC) == opened
+        agent.refresh()
+        openings.append(agent.rule.frozen[0].opening)
+    first = next(index for index, opening in enumerate(openings) if opening is not None)
+    assert first > 3
+    for opening in openings[first:]:
+        np.testing.assert_array_equal(opening.contrast, openings[first].contrast)
+    again = Agent(config(**settings), agent.store, KEY)
+    assert (
+        again.answers.certified().contrasts.tobytes()
+        == agent.answers.certified().contrasts.tobytes()
+    )
+    sums = agent.answers.view().certified.overall
+    expected = asymptotic.contrast_bounds(sums.score, openings[-1], 0.9 * 0.05 / PAIRS)
+    np.testing.assert_array_equal(agent.answers.certified().contrasts, expected)
+
+
+def test_segments_get_half_of_delta_together_and_their_own_rows():
+    segments = [
+        SegmentConfig(name="left", column="a", high=0.0),
+        SegmentConfig(name="right", column="a", low=0.0),
+    ]
+    agent = settled(certify=CertifyConfig(segments=segments))
+    whole, left, right = (agent.answers.certified(part) for part in range(3))
+    assert whole.rows == left.rows + right.rows == 2700
+    assert (whole.delta, left.delta, right.delta) == (0.025, 0.0125, 0.0125)
+    assert (whole.segment, left.segment, right.segment) == (None, "left", "right")
+    assert agent.answers.status(1).delta == 0.0125
+
+
+def test_more_rows_decide_and_the_answer_is_right():
+    """Models worth about .4, .55, .7: 12,000 requests at 30% decide for the last one."""
+    agent = settled(batches=200)
+    status = agent.answers.status()
+    assert status.models == ("cheap",)
+    assert agent.answers.certified_winner() == "cheap"
+    certified = agent.answers.certified()
+    assert certified.contrasts[2, 0] > 0.0
+    assert certified.lower[2] <= 0.7 <= certified.upper[2]
+
+
+def test_the_fixed_interval_is_narrower_and_labelled_a_comparison():
+    agent = settled()
+    certified = agent.answers.certified()
+    width = -(certified.contrasts + certified.contrasts.T) / 2
+    off = ~np.eye(4, dtype=bool)
+    assert (certified.fixed[off] < width[off]).all()
+
+
+def test_epsilon_is_in_reward_units():
+    settings = config()
+    wide = replace_policy(settings, epsilon=0.9)
+    agent = Agent(wide, MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(1))
+    run(agent, traffic, 20, size=60)
+    assert agent.answers.certified_winner() is not None
+
+
+def replace_policy(settings, **changes):
+    import msgspec
+
+    return msgspec.structs.replace(
+        settings, policy=msgspec.structs.replace(settings.policy, **changes)
+    )
+
+
+def test_no_row_certifies_nothing():
+    agent = Agent(config(), MemoryStore(), KEY)
+    certified = agent.answers.certified()
+    assert (certified.contrasts[~np.eye(4, dtype=bool)] == -1.0).all()
+    assert (certified.lower == 0.0).all()
+    assert (certified.upper == 1.0).all()
+    assert agent.answers.status().state == "exploring"

@@ -1,0 +1,242 @@
+"""State is a fold over the log: rebuilt from anywhere it equals the live state bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from traffic import KEY, MODELS, Traffic, config, run
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.moments.codec import StateFormatError, decode, encode
+from equipoise.agent.state.fold import CHUNK
+from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
+from equipoise.store.memory import MemoryStore
+from equipoise.store.sqlite import SqliteStore
+
+
+def live(store, seed: int = 1) -> Agent:
+    """An agent that has seen everything a log can hold, ending inside a chunk."""
+    agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(seed))
+    agent.simulate(traffic.simulations())
+    agent.ingest(traffic.observations(333))
+    run(agent, traffic, 7)
+    decided = agent.decide(traffic.requests(90))
+    outcomes = traffic.outcomes(decided)
+    # Outputs first, then rewards for most: the rest expires.
+    nothing = np.full(90, np.nan)
+    agent.observe(replaced(outcomes, reward=nothing))
+    some = np.arange(90) % 5 > 0
+    rewards = replaced(outcomes, outputs=np.full((90, 2), np.nan))
+    agent.observe(picked(rewards, some))
+    traffic.at += 500.0
+    assert agent.expire(traffic.at) == 18
+    run(agent, traffic, 4, size=33)
+    return agent
+
+
+def replaced(batch, **columns):
+    return type(batch)(
+        **{name: columns.get(name, getattr(batch, name)) for name in batch.__slots__}
+    )
+
+
+def picked(batch, rows):
+    return take(batch, np.arange(len(batch))[rows])
+
+
+def test_the_log_ends_inside_a_chunk():
+    """Otherwise the tests below would not see an unfinished chunk."""
+    assert live(MemoryStore()).fold.next_seq % CHUNK != 0
+
+
+def test_rebuilt_from_the_start_equals_live_bit_for_bit():
+    store = MemoryStore()
+    agent = live(store)
+    assert Agent(config(), store, KEY).fold.to_bytes() == agent.fold.to_bytes()
+
+
+def test_rebuilt_from_sqlite_equals_memory_bit_for_bit(tmp_path):
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent = live(store)
+        state = agent.fold.to_bytes()
+    assert state == live(MemoryStore()).fold.to_bytes()
+    with SqliteStore(tmp_path / "log.db") as store:
+        again = Agent(config(), store, KEY)
+        assert again.fold.to_bytes() == state
+        assert again.rule.rule_id == agent.rule.rule_id
+
+
+@pytest.mark.parametrize("share", [0.1, 0.37, 0.5, 0.83, 1.0])
+def test_rebuilt_from_any_checkpoint_equals_live_bit_for_bit(share):
+    store = MemoryStore()
+    agent = live(store)
+    cut = int(store.next_seq * share)
+    partial = MemoryStore()
+    for segment in store.read(until=cut):
+        partial.append(segment.batch)
+    for record in [*store.eras(), *store.rules()]:
+        partial.put(record)
+    store.checkpoint(cut, Agent(config(), partial, KEY).fold.to_bytes(), 0.0)
+    rebuilt = Agent(config(), store, KEY)
+    assert rebuilt.fold.to_bytes() == agent.fold.to_bytes()
+    assert rebuilt.answers.view().moments.to_bytes() == agent.answers.view().moments.to_bytes()
+
+
+def test_what_left_the_table_leaves_nothing_in_the_rows_that_follow():
+    """A table that moved its rows, and one that was loaded: those that still wait hold the same."""
+    store = MemoryStore()
+    agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(5))
+    run(agent, traffic, 4, size=1000)
+    agent.checkpoint()
+    agent.decide(traffic.requests(500))
+    assert agent.light.pending.base > 0, "no row has left the table"
+    again = Agent(config(), store, KEY)
+    assert again.fold.to_bytes() == agent.fold.to_bytes()
+
+
+@pytest.mark.parametrize("without", ["watch.", "pending.probabilities", "late"])
+def test_a_checkpoint_of_another_version_is_folded_again(without):
+    """A store made before there were checks opens, and knows what it would always have known."""
+    store = MemoryStore()
+    agent = live(store)
+    arrays, fields = decode(agent.fold.to_bytes())
+    older = {name: array for name, array in arrays.items() if not name.startswith(without)}
+    fewer = {name: value for name, value in fields.items() if name != without}
+    assert len(older) + len(fewer) < len(arrays) + len(fields)
+    store.checkpoint(store.next_seq, encode(older, fewer), 0.0)
+    with pytest.raises(StateFormatError, match=f"another version of equipoise: .*{without}"):
+        agent.fold.load_bytes(encode(older, fewer))
+    assert Agent(config(), store, KEY).fold.to_bytes() == agent.fold.to_bytes()
+
+
+def test_batches_of_one_and_of_many_give_the_same_bits():
+    one, many = MemoryStore(), MemoryStore()
+    states = []
+    for store, size in ((one, 1), (many, 300)):
+        agent = Agent(config(), store, KEY)
+        traffic = Traffic(np.random.default_rng(5))
+        requests = traffic.requests(300)
+        for start in range(0, 300, size):
+            agent.decide(picked_requests(requests, slice(start, start + size)))
+        rewards = Traffic(np.random.default_rng(6))
+        decided = next(iter(many_decisions(store)))
+        outcomes = rewards.outcomes(decided)
+        for start in range(0, 300, size):
+            agent.observe(picked(outcomes, slice(start, start + size)))
+        states.append(agent.fold.to_bytes())
+    assert states[0] == states[1]
+
+
+def picked_requests(batch, rows):
+    columns = {name: getattr(batch, name) for name in batch.__slots__}
+    return type(batch)(**{k: v if v is None else v[rows] for k, v in columns.items()})
+
+
+def many_decisions(store):
+    parts = [s.batch for s in store.read() if isinstance(s.batch, DecisionBatch)]
+    columns = {}
+    for name in DecisionBatch.__slots__:
+        values = [getattr(part, name) for part in parts]
+        array = isinstance(values[0], np.ndarray)
+        columns[name] = np.concatenate(values) if array else values[0]
+    yield DecisionBatch(**columns)
+
+
+def test_view_counts_what_the_unfinished_chunk_holds():
+    agent = Agent(config(), MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(0))
+    agent.ingest(traffic.observations(10))
+    assert agent.fold.moments.obs.count.sum() == 0
+    assert agent.answers.view().moments.obs.count.sum() == 10
+
+
+def test_view_shares_nothing_with_the_state():
+    agent = live(MemoryStore())
+    before = agent.fold.to_bytes()
+    view = agent.fold.view()
+    view.moments.scorers.scatter += 1.0
+    view.certified.overall.score.low += 1.0
+    assert agent.fold.to_bytes() == before
+
+
+def test_rows_of_every_source_land_in_their_moments():
+    """Counts by raw recount of the log, sums of rewards to 1e-9."""
+    store = MemoryStore()
+    agent = live(store)
+    rows = recount(store)
+    moments = agent.answers.view().moments
+    for source, name in ((moments.obs, "obs"), (moments.exp, "exp")):
+        expected = np.bincount(rows[name][0], minlength=len(MODELS))
+        assert (source.count.sum(axis=0) == expected).all()
+        total = (source.weight[..., None] * source.mean)[:, :, -1].sum()
+        assert total == pytest.approx(sum(rows[name][1]), rel=1e-9)
+    assert moments.exp_weighted.weight.sum() == pytest.approx(3 * len(rows["exp"][0]) / 0.3)
+    assert (moments.simulation.count.sum(axis=0) == 50).all()
+
+
+def test_the_value_of_routing_weighs_rows_by_their_chance_of_being_served_as_routed():
+    """Against a loop over raw rows, to 1e-9: w = 1 / (1 - e + e pi(routed)), 1 for bulk rows."""
+    store = MemoryStore()
+    agent = live(store)
+    weights, rewards = [], []
+    open_rows = {}
+    for segment in store.read():
+        batch = segment.batch
+        if isinstance(batch, ObservationBatch):
+            weights += [1.0] * len(batch)
+            rewards += batch.reward.tolist()
+        elif isinstance(batch, DecisionBatch):
+            for row, number in enumerate(batch.number.tolist()):
+                rate, routed = batch.rate[row], batch.routed[row]
+                chance = 1 - rate + rate * batch.probabilities[row, routed]
+                open_rows[number] = [batch.model[row] == routed, 1 / chance, None, False]
+        elif isinstance(batch, OutcomeBatch):
+            for row, number in enumerate(batch.number.tolist()):
+                if not np.isnan(batch.reward[row]):
+                    open_rows[number][2] = batch.reward[row]
+                open_rows[number][3] |= not np.isnan(batch.outputs[row]).any()
+    for as_routed, weight, reward, with_outputs in open_rows.values():
+        if as_routed and reward is not None and with_outputs:
+            weights.append(weight)
+            rewards.append(reward)
+    routing = agent.answers.view().moments.routing
+    assert routing.count.sum() == len(weights)
+    assert routing.weight.sum() == pytest.approx(sum(weights), rel=1e-9)
+    assert agent.answers.routing()[0] == pytest.approx(
+        np.average(rewards, weights=weights), rel=1e-9
+    )
+
+
+def recount(store):
+    decided, rewards, outputs, served = {}, {}, set(), {}
+    result = {"obs": ([], []), "exp": ([], [])}
+    for segment in store.read():
+        batch = segment.batch
+        if isinstance(batch, DecisionBatch):
+            for row, number in enumerate(batch.number.tolist()):
+                decided[number] = (int(batch.model[row]), bool(batch.randomized[row]))
+        elif isinstance(batch, OutcomeBatch):
+            for row, number in enumerate(batch.number.tolist()):
+                if not np.isnan(batch.reward[row]):
+                    rewards[number] = float(batch.reward[row])
+                if not np.isnan(batch.outputs[row]).any():
+                    outputs.add(number)
+                served[number] = int(batch.served[row])
+        elif isinstance(batch, ObservationBatch):
+            result["obs"][0].extend(batch.routed.tolist())
+            result["obs"][1].extend(batch.reward.tolist())
+    for number in outputs & set(rewards):
+        model, randomized = decided[number]
+        kind = result["exp" if randomized else "obs"]
+        kind[0].append(model)
+        kind[1].append(rewards[number])
+    return result
+
+
+def test_pending_table_stays_small_over_a_long_stream():
+    agent = Agent(config(), MemoryStore(), KEY)
+    traffic = Traffic(np.random.default_rng(2))
+    for _ in range(150):
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
+    assert len(agent.light.pending.rate) <= 8192
+    assert agent.light.pending.next == 30_000
