@@ -4,7 +4,7 @@
 is which output to expect at a context, by a regression per model. Breiman and Freedman (1983):
 least squares with p columns on n rows leaves s (1 + p / (n - p - 1)) of the variance s that no
 number of rows explains. The part of a reward that replays leave unexplained is an upper bound of s
-here, so the curve is a pessimistic one (tests/replay/planning/test_benchmarks.py holds it against
+here, so the curve is a pessimistic one (tests/replay/test_planning_benchmarks.py holds it against
 replays of a linear world).
 """
 
