@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PACKAGES := agent policies store replay
 DEMO_FLAGS ?= --benchmark imagesegments --policies uniform,top-two,track-and-stop --estimators all --confounding 1 --alpha 0.5 --world reward=bounded --exp-rate 0.25 --budget 2000 --seeds 3 --out runs/demo --force
-TEST_FLAGS ?= -n auto
+TEST_FLAGS ?= -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -19,9 +19,10 @@ help: ## Show these targets
 demo: .venv/.stamp-run ## Compare three policies and seven estimators on a bundled benchmark
 	$(BIN)/equipoise replay $(DEMO_FLAGS)
 
-# One BLAS thread per test worker: the workers already fill the cores.
+# One BLAS thread per test worker: the workers already fill the cores. Bytecode is kept: the workers,
+# and the many processes that tests start, would compile everything anew.
 test: .venv/.stamp-dev ## Run every test
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(TEST_FLAGS)
 
 lint: .venv/.stamp-dev .typing/equipoise ## Check formatting, lint, types and import directions
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +56,18 @@ def experiment(sent, config=None, seed=5, store=None):
     return agent
 
 
+@cache
+def silent_and_loud():
+    """The same experiment without the rewards and with them, to be read only.
+
+    Uniform draws, so that both logs hold the same decisions.
+    """
+    return [experiment(sent, settings(assignment="uniform")) for sent in (False, True)]
+
+
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_family_counts_it_as_if_it_had_been_sent(family):
-    """Uniform draws, so that both logs hold the same decisions."""
-    silent, loud = (experiment(sent, settings(assignment="uniform")) for sent in (False, True))
+    silent, loud = silent_and_loud()
     one, other = (agent.answers.estimates([family])[family] for agent in (silent, loud))
     assert np.isfinite(one.values).all()
     np.testing.assert_allclose(one.values, other.values, rtol=1e-7)
@@ -68,7 +77,7 @@ def test_a_family_counts_it_as_if_it_had_been_sent(family):
 def test_every_answer_is_as_if_it_had_been_sent():
     """The recommendation, what is certified, the value of today's routing, the snapshot that
     policies see, and the checks but for the one that counts what did not come."""
-    silent, loud = (experiment(sent, settings(assignment="uniform")) for sent in (False, True))
+    silent, loud = silent_and_loud()
     assert silent.answers.recommendation().model == loud.answers.recommendation().model
     np.testing.assert_allclose(silent.answers.routing(), loud.answers.routing(), rtol=1e-9)
     one, other = silent.answers.snapshot(), loud.answers.snapshot()

@@ -97,4 +97,6 @@ def test_what_the_older_version_had_summed_is_not_summed_again():
     again.answers._view = None
     drawn = np.count_nonzero(again.light.pending.randomized[: len(settled)] & ~settled)
     assert again.answers.view().watermark > 1000
-    assert again.answers.view().moments.arms.count.sum() - before <= drawn + waiting.randomized.sum()
+    assert (
+        again.answers.view().moments.arms.count.sum() - before <= drawn + waiting.randomized.sum()
+    )

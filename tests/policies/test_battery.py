@@ -1,7 +1,9 @@
 """The laws of allocation policies, over every registered gate and assignment.
 
-A policy joins by being registered. The scenarios of conftest.py are snapshots it must cope with;
-transforming one (relabelled, mirrored, rescaled) must transform the answer likewise.
+A policy joins by being registered. Gates and assignments keep the laws each by itself, and as the
+pairs that have a name; that any pair does what its two parts do is one more law. The scenarios of
+conftest.py are snapshots a policy must cope with; transforming one (relabelled, mirrored,
+rescaled) must transform the answer likewise.
 """
 
 from __future__ import annotations
@@ -33,11 +35,37 @@ def read_only(snapshot: Snapshot) -> Snapshot:
     return snapshot
 
 
-every_policy = pytest.mark.parametrize(
-    "rule",
-    [Policy(gate, assignment) for gate in GATES.values() for assignment in ASSIGNMENTS.values()],
-    ids=lambda rule: rule.name,
-)
+def alone() -> list[Policy]:
+    """Every gate beside `uniform`, every assignment at the fixed rate, and the named pairs."""
+    names = [f"{gate}+uniform" for gate in GATES]
+    names += [f"fixed-rate+{assignment}" for assignment in ASSIGNMENTS]
+    names += ["+".join(pair) for pair in PRESETS.values()]
+    return [policy(name) for name in dict.fromkeys(names)]
+
+
+every_policy = pytest.mark.parametrize("rule", alone(), ids=lambda rule: rule.name)
+
+
+@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+def test_a_pair_does_what_its_parts_do(assignment: str, scenario: Scenario) -> None:
+    """Bit for bit, so that the laws below hold of every pair; and the pair is written as itself."""
+    snapshot = scenario()
+    models = len(snapshot.models)
+    at_fixed_rate = policy(f"fixed-rate+{assignment}")
+    shares = answers(at_fixed_rate.freeze(snapshot), models)
+    for gate in GATES:
+        rule, with_uniform = policy(f"{gate}+{assignment}"), policy(f"{gate}+uniform")
+        assert rule.uses_estimate == (GATES[gate].uses_estimate or at_fixed_rate.uses_estimate)
+        pair, gated = rule.freeze(snapshot), with_uniform.freeze(snapshot)
+        assert pair.encode()["gate"] == gated.encode()["gate"]
+        again = Allocation.decode(json.loads(json.dumps(pair.encode(), allow_nan=False)))
+        assert again.encode() == pair.encode()
+        for allocation in (pair, again):
+            for whole, rates, drawn in zip(
+                answers(allocation, models), answers(gated, models), shares, strict=True
+            ):
+                np.testing.assert_array_equal(whole[0], rates[0])
+                np.testing.assert_array_equal(whole[1], drawn[1])
 
 
 def contexts(rows: int = 9) -> Floats:

@@ -224,3 +224,23 @@ def test_sharing_the_cuts_changes_no_bit(scenarios: Scenarios) -> None:
         np.testing.assert_array_equal(rate, both.gate.rates(snapshot.contexts[:9]))
         alone = both.assignment.probabilities(snapshot.contexts[:9], mask, both.floor)
         np.testing.assert_array_equal(shares, alone)
+
+
+def test_other_cuts_are_not_shared(scenarios: Scenarios) -> None:
+    """A gate beside an assignment that was frozen from another snapshot."""
+    snapshot = scenarios["scorer with model effects"]()
+    both = policy("contrast").freeze(snapshot)
+    x = snapshot.contexts[:9]
+    rng = np.random.default_rng(4)
+    factor = rng.normal(size=snapshot.scorer.covariance.shape)
+    scorer = replace(snapshot.scorer, covariance=0.1 * factor @ factor.T)
+    forms = both.assignment.cuts.forms
+    moved = replace(both.assignment.cuts, forms=replace(forms, centre=forms.centre + 1.0))
+    for other in (
+        policy("contrast").freeze(replace(snapshot, scorer=scorer)).assignment,
+        replace(both.assignment, cuts=moved),
+    ):
+        rate, shares = replace(both, assignment=other).allocate(x)
+        np.testing.assert_array_equal(rate, both.gate.rates(x))
+        np.testing.assert_array_equal(shares, other.probabilities(x, None, both.floor))
+        assert not np.array_equal(shares, both.allocate(x)[1])

@@ -6,21 +6,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import AS_USERS_DO, run_as_users_do
+from commands import run_command as run
 
-COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]
 SMALL = ["--obs", "800", "--budget", "60", "--exp-rate", "0.2", "--seeds", "2", "--jobs", "1"]
-
-
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +53,9 @@ def test_the_table_says_in_words_that_the_log_misleads(first):
 
 
 def test_the_same_seeds_give_the_same_bytes(first):
+    """In another process, which hashes texts otherwise."""
     folder, _ = first
-    assert run("replay", *SMALL, "--out", folder / "b").returncode == 0
+    assert run_as_users_do("replay", *SMALL, "--out", folder / "b").returncode == 0
     for name in ("results.parquet", "summary.json", "report.html"):
         assert (folder / "a" / name).read_bytes() == (folder / "b" / name).read_bytes(), name
 
@@ -87,7 +81,7 @@ def test_an_existing_folder_is_kept_unless_forced_and_ours(first, tmp_path):
 
 def test_a_killed_replay_leaves_no_folder(tmp_path):
     process = subprocess.Popen(
-        [*COMMAND, "replay", "--seeds", "50", "--jobs", "1", "--out", str(tmp_path / "out")],
+        [*AS_USERS_DO, "replay", "--seeds", "50", "--jobs", "1", "--out", str(tmp_path / "out")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import Estimate
@@ -19,7 +18,6 @@ from equipoise.replay.studies.misspecified import flagged
 from equipoise.replay.studies.registry import prepare
 from equipoise.replay.studies.simulator import largest_change
 
-COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()", "replay"]
 NOTHING: dict[str, Any] = {
     **dict.fromkeys(("policies", "estimators", "alphas", "confoundings", "exp_rate", "seeds")),
     **dict.fromkeys(("obs", "requests", "budget", "out", "store")),
@@ -99,9 +97,7 @@ def test_orders_that_make_no_sense_are_refused(name, given, says):
 )
 def test_bad_input_is_one_clear_line_and_nothing_is_written(tmp_path, arguments, says):
     (tmp_path / "mine").mkdir()
-    result = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    result = run_command("replay", *arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert says in result.stderr
     assert "Traceback" not in result.stderr

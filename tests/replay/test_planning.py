@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command as run
 
 from equipoise.agent.errors import AgentError, PlanError
 from equipoise.agent.planning.plan import make_plan
@@ -29,14 +28,6 @@ from equipoise.replay.planning import (
     write_into,
 )
 from equipoise.replay.worlds import World, WorldOptions
-
-COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]
-
-
-def run(*arguments, cwd=None):
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
-    )
 
 
 @pytest.fixture(scope="module")

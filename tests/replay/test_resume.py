@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import run_command
 
 EAGER = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
@@ -38,10 +39,9 @@ def start(out: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def finish(out: Path, *more: str) -> str:
-    process = start(out, *more)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    return errors
+    done = run_command("replay", *OPTIONS, "--out", out, *more)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def cells_in(folder: Path) -> int:

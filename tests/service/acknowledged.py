@@ -7,13 +7,13 @@ import http.client
 import json
 import math
 import signal
-import subprocess
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from running import COMMAND, CONFIG, Answer, Running, running, until, write_config
+from forking import run_forked
+from running import CONFIG, Answer, Running, running, until, write_config
 
 from equipoise.agent.monitors.check import DEFAULT_ACTIONS
 
@@ -173,8 +173,7 @@ class World:
         self.again("kill")
         found = [] if self.daemon.stop() == 0 else ["the daemon did not end in good order"]
         self._context.close()
-        command = [*COMMAND, "audit", str(self.daemon.store), "--json"]
-        audit = subprocess.run(command, capture_output=True, text=True, check=False)
+        audit = run_forked("audit", self.daemon.store, "--json")
         if audit.returncode != 0:
             found.append(f"audit: {audit.stdout}{audit.stderr}")
         elif json.loads(audit.stdout)["decisions"] != len(self.model.decisions):

@@ -32,9 +32,8 @@ from running import write_config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.audit import audit
-from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.maintenance.key_file import open_key, write_key
 from equipoise.agent.record_adapter import Gateway
-from equipoise.agent.service.run import store_key
 from equipoise.store.errors import SlowStoreError
 from equipoise.store.format import frames as tail_module
 from equipoise.store.journal.store import JournaledStore
@@ -236,7 +235,7 @@ def begin(folder: Path, accept_loss: bool) -> dict[str, Any]:
     if accept_loss:
         SqliteStore(folder / STORE, accept_loss=True).close()
     with JournaledStore(folder / STORE) as store:
-        key = store_key(store)
+        key = open_key(store)
         agent = Agent(config, store, key, at=3.0)
         request = Request(request_id="new", routed="small", features={"words": 1.0})
         number = int(Gateway(agent, lambda: 3.0).decide_one(request).decision_id[1:])

@@ -131,8 +131,10 @@ class Router:
         return answer
 
 
-def phase(daemon: Running, router: Router, attack: str | None, seconds: float) -> list[float]:
-    """What decisions took while a client does that, None for nothing."""
+def phase(
+    daemon: Running, router: Router, attack: str | None, seconds: float, after: float = 1.0
+) -> list[float]:
+    """What decisions took while a client does that, None for nothing. after: seconds of peace."""
     if attack is not None:
         command = [sys.executable, __file__, "--attack", attack, "--port", str(daemon.port)]
         client = subprocess.Popen(command)
@@ -148,7 +150,7 @@ def phase(daemon: Running, router: Router, attack: str | None, seconds: float) -
             assert client.poll() is None, f"{attack} gave up"
             client.kill()
             client.wait()
-            time.sleep(1.0)
+            time.sleep(after)
 
 
 def p99(taken: list[float]) -> float:

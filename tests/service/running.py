@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+from forking import READ_AT_START, Forked, fork
 
 COMMAND = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]
 CONFIG = """
@@ -28,6 +30,7 @@ assignment = "uniform"
 rate = 0.5
 """
 READY_SECONDS = 30.0
+Process: TypeAlias = subprocess.Popen[str] | Forked
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Answer:
 class Running:
     """A daemon process. folder: holds its configuration, its store and what it wrote."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, folder: Path, process: Process, port: int) -> None:
         self.folder = folder
         self.process = process
         self.port = port
@@ -113,27 +116,29 @@ def start(
     before: Callable[[], None] | None = None,
     config: str = CONFIG,
     environment: dict[str, str] | None = None,
+    afresh: bool = False,
 ) -> Running:
-    """Start a daemon on a free port and wait until it listens. before: run in the child."""
+    """Start a daemon on a free port and wait until it listens.
+
+    before: run in the child. afresh: by an interpreter of its own, as users start it, instead of
+    by a fork of one that has made the imports; what an interpreter reads when it starts asks for
+    that by itself.
+    """
     path = write_config(folder, service, config)
-    process = subprocess.Popen(
-        [
-            *COMMAND,
-            "serve",
-            "--config",
-            path,
-            "--port",
-            "0",
-            "--store",
-            folder / "log.db",
-            *arguments,
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=before,
-        env={**os.environ, **(environment or {})},
-    )
+    environment = environment or {}
+    order = ["serve", "--config", path, "--port", "0", "--store", folder / "log.db", *arguments]
+    process: Process
+    if afresh or before is not None or any(each.startswith(READ_AT_START) for each in environment):
+        process = subprocess.Popen(
+            [*COMMAND, *order],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=before,
+            env={**os.environ, **environment},
+        )
+    else:
+        process = fork(order, **environment)
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line.startswith("listening on http://"):
@@ -155,30 +160,16 @@ def running(folder: Path, *arguments: Any, **options: Any) -> Iterator[Running]:
 def refused(folder: Path, service: str = "", *arguments: str) -> str:
     """What a daemon that does not start says, in one line."""
     path = write_config(folder, service)
-    result = subprocess.run(
-        [
-            *COMMAND,
-            "serve",
-            "--config",
-            path,
-            "--port",
-            "0",
-            "--store",
-            folder / "log.db",
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=READY_SECONDS,
-        check=False,
-    )
-    assert result.returncode == 2, result
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
+    order = ["serve", "--config", path, "--port", "0", "--store", folder / "log.db", *arguments]
+    result = fork(order)
+    _, words = result.communicate(READY_SECONDS)
+    assert result.returncode == 2, words
+    assert words.count("\n") == 1, words
+    return words
 
 
-def until(question: Callable[[], Any], seconds: float = 15.0) -> Any:
-    """The first true answer."""
+def until(question: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """The first true answer; the time is for a machine that has much else to do."""
     end = time.monotonic() + seconds
     while True:
         answer = question()

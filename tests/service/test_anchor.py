@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 
-from running import COMMAND, running, until
+from commands import run_command
+from running import running, until
 
 from equipoise.store.sqlite import chain
 
@@ -17,12 +17,7 @@ SERVICE = 'checkpoint_seconds = 0.3\nmode = "observe"\nanchor = "{}"\n'
 
 
 def audited(store: Path, *arguments: object) -> tuple[int, dict]:
-    done = subprocess.run(
-        [*COMMAND, "audit", str(store), "--json", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("audit", store, "--json", *arguments)
     return done.returncode, json.loads(done.stdout)
 
 

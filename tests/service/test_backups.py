@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import COMMAND, running, start, until
+from commands import run_as_users_do, run_command
+from running import running, start, until
 
 from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.backups import back_up, put_back
@@ -21,9 +23,7 @@ from equipoise.store.sqlite.connection import inspect_store
 
 
 def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+    return run_command(*arguments, cwd=folder)
 
 
 def modes(folder: Path) -> dict[str, int]:
@@ -94,7 +94,7 @@ def test_what_a_killed_daemon_left_in_its_tail_is_in_the_backup(tmp_path: Path) 
 def test_the_commands(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         daemon.decide("one")
-    made = command(tmp_path, "backup", "log.db", "--out", "copy", "--json")
+    made = run_as_users_do("backup", "log.db", "--out", "copy", "--json", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     facts = json.loads(made.stdout)
     assert facts["key"] is True
@@ -103,7 +103,7 @@ def test_the_commands(tmp_path: Path) -> None:
     taken = command(tmp_path, "restore", "copy", "--store", "log.db")
     assert taken.returncode == 2
     assert "nothing is replaced" in taken.stderr
-    put = command(tmp_path, "restore", "copy", "--store", "new.db")
+    put = run_as_users_do("restore", "copy", "--store", "new.db", cwd=tmp_path)
     assert put.returncode == 0, put.stderr
     assert "with its key" in put.stdout
     missing = command(tmp_path, "backup", "nowhere.db", "--out", "other")
@@ -111,12 +111,20 @@ def test_the_commands(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    with running(tmp_path) as daemon:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup that is as it should be."""
+    folder = tmp_path_factory.mktemp("whole")
+    with running(folder) as daemon:
         daemon.decide("one")
-    back_up(tmp_path / "log.db", tmp_path / "copy")
-    return tmp_path / "copy"
+    back_up(folder / "log.db", folder / "copy")
+    return folder / "copy"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """One to damage, alone in its folder."""
+    return shutil.copytree(whole, tmp_path / "copy")
 
 
 def _cut(copy: Path) -> None:

@@ -138,11 +138,10 @@ def test_a_connection_is_kept_as_long_as_it_was_agreed(daemon: Running):
         assert one.hear()[0] == 200
         assert one.hear()[0] == 0
     with Raw(daemon) as one:
-        begun = time.monotonic()
-        one.say(plainly(asked("idle")))
-        assert one.hear()[0] == 200
+        for name in ("idle", "idle no more"):  # the first answer does not end it
+            one.say(plainly(asked(name)))
+            assert one.hear()[0] == 200
         assert one.hear()[0] == 0, "after a second without a request"
-        assert time.monotonic() - begun > 0.5
 
 
 def test_what_asks_first_whether_it_may_send_is_told(daemon: Running):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from running import COMMAND, running
+from forking import run_forked
+from running import running
 
 TOKEN = "route-token-of-length"
 ROW: dict[str, Any] = {
@@ -20,15 +19,9 @@ ROW: dict[str, Any] = {
 
 
 def ingest(folder: Path, *arguments: str, token: str | None = None) -> tuple[int, Any]:
-    environment = {**os.environ, **({} if token is None else {"EQUIPOISE_TOKEN": token})}
-    done = subprocess.run(
-        [*COMMAND, "ingest", *arguments, "--config", "chat.toml", "--json"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {} if token is None else {"EQUIPOISE_TOKEN": token}
+    order = ("ingest", *arguments, "--config", "chat.toml", "--json")
+    done = run_forked(*order, cwd=folder, **environment)
     return done.returncode, json.loads(done.stdout) if done.returncode < 2 else done.stderr
 
 

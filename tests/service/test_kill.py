@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
+from commands import run_command
 from killing import study
-from running import COMMAND, running
+from running import running
 
 from equipoise.store.format.frames import tail_files
 
@@ -32,9 +32,9 @@ def test_commands_that_read_see_what_a_killed_daemon_had_acknowledged(tmp_path: 
             daemon.decide(f"r{index}")
         daemon.kill()
     assert tail_files(daemon.store)
-    audit = [*COMMAND, "audit", daemon.store, "--json"]
     for _ in range(2):
-        result = subprocess.run(audit, capture_output=True, text=True, check=True)
+        result = run_command("audit", daemon.store, "--json")
+        assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout)["decisions"] == 30
         assert json.loads(result.stdout)["clean"] is True
     assert tail_files(daemon.store) == []

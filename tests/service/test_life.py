@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
 
 import pytest
-from running import COMMAND, CONFIG, refused, running, start, until, write_config
+from commands import run_command
+from running import CONFIG, refused, running, start, until, write_config
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.maintenance.audit import audit
@@ -20,7 +20,7 @@ from equipoise.store.sqlite import SqliteStore
 
 
 def test_it_is_ready_when_it_says_where_it_listens(tmp_path):
-    with running(tmp_path) as daemon:
+    with running(tmp_path, afresh=True) as daemon:
         assert daemon.ask("GET", "/readyz").json["ready"] is True
 
 
@@ -55,11 +55,22 @@ def test_a_signal_under_load_loses_nothing(tmp_path, number):
         assert audit(store, config, read_key(daemon.store)).clean
 
 
-def test_a_second_daemon_on_the_same_store_is_refused(tmp_path):
-    with running(tmp_path) as daemon:
-        daemon.decide("one")
-        assert "another writer" in refused(tmp_path)
-        assert daemon.decide("two")["decision_id"] == "d1"
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    """For tests that leave it as they found it, but for a longer log."""
+    with running(tmp_path_factory.mktemp("life")) as started:
+        yield started
+
+
+def following(decided) -> str:
+    """The id of the decision after this one."""
+    return f"d{int(decided['decision_id'][1:]) + 1}"
+
+
+def test_a_second_daemon_on_the_same_store_is_refused(daemon):
+    one = daemon.decide("one")
+    assert "another writer" in refused(daemon.folder)
+    assert daemon.decide("two")["decision_id"] == following(one)
 
 
 def test_a_port_in_use_is_one_line_and_makes_no_store(tmp_path):
@@ -90,8 +101,15 @@ def test_another_experiment_on_the_same_store_is_refused(tmp_path):
         start(tmp_path, config=changed)
 
 
-def test_a_pause_is_logged_with_e_0_and_outlives_a_restart(tmp_path):
+def test_a_pause_is_logged_with_e_0_and_a_budget_is_a_hard_stop_and_both_outlive_a_restart(
+    tmp_path,
+):
+    """What a pause held back comes with the resumption, and what a budget holds back does not."""
     with running(tmp_path) as daemon:
+        assert daemon.ask("PUT", "/v1/budget", {"requests": 3}).json["left"] == 3
+        made = [daemon.decide(f"b{index}") for index in range(60)]
+        assert sum(one["randomized"] for one in made) == 3
+        assert daemon.ask("PUT", "/v1/budget", {"requests": None}).json["left"] is None
         answer = daemon.ask("POST", "/v1/pause", {"reason": "a release"}).json
         assert (answer["paused"], answer["reason"], answer["randomizing"]) == (
             True,
@@ -102,21 +120,13 @@ def test_a_pause_is_logged_with_e_0_and_outlives_a_restart(tmp_path):
         assert all(one["model"] == "large" and not one["randomized"] for one in made)
         assert all(one["decision_id"] and one["propensity"] == 1.0 for one in made)
         assert daemon.ask("GET", "/v1/recommendation").json["status"] == "paused"
+        assert daemon.ask("PUT", "/v1/budget", {"requests": 3}).json["left"] == 0
     with running(tmp_path) as daemon:
         assert daemon.ask("GET", "/readyz").json["mode"]["reason"] == "a release"
-        assert daemon.ask("POST", "/v1/resume").json["randomizing"] is True
-        assert any(daemon.decide(f"r{index}")["randomized"] for index in range(40))
-
-
-def test_a_budget_is_a_hard_stop_and_outlives_a_restart(tmp_path):
-    with running(tmp_path) as daemon:
-        assert daemon.ask("PUT", "/v1/budget", {"requests": 3}).json["left"] == 3
-        made = [daemon.decide(f"b{index}") for index in range(60)]
-        assert sum(one["randomized"] for one in made) == 3
-    with running(tmp_path) as daemon:
         budget = daemon.ask("GET", "/v1/budget").json
         assert budget == {"requests": 3, "randomized": 3, "left": 0}
-        assert not daemon.decide("after")["randomized"]
+        assert daemon.ask("POST", "/v1/resume").json["randomizing"] is True
+        assert not any(daemon.decide(f"r{index}")["randomized"] for index in range(40))
         for wrong in ({"requests": -1}, {"requests": 1.5}, {}, {"budget": 5}, {"requests": 2**63}):
             assert daemon.ask("PUT", "/v1/budget", wrong).status == 422
         assert daemon.ask("PUT", "/v1/budget", {"requests": None}).json["left"] is None
@@ -134,30 +144,29 @@ def test_observe_mode_logs_all_and_randomizes_nothing(tmp_path):
         assert 5 < float(would) < 35, "half of them"
 
 
-def test_the_kill_switch_is_a_file(tmp_path):
-    with running(tmp_path) as daemon:
-        daemon.decide("before")
-        switch = tmp_path / "log.db.kill"
-        switch.touch()
-        until(lambda: daemon.ask("GET", "/readyz").status == 503)
-        passed = daemon.decide("during", routed="small")
-        assert passed["reason"] == "kill-switch"
-        assert (passed["model"], passed["decision_id"], passed["propensity"]) == ("small", None, 1)
-        outcome = {"request_id": "before", "reward": 1.0}
-        assert daemon.ask("POST", "/v1/outcomes", outcome).json["accepted"] == 1
-        switch.unlink()
-        until(lambda: daemon.ask("GET", "/readyz").status == 200)
-        assert daemon.decide("during")["decision_id"] == "d1"
+def test_the_kill_switch_is_a_file(daemon):
+    before = daemon.decide("before")
+    switch = daemon.folder / "log.db.kill"
+    switch.touch()
+    until(lambda: daemon.ask("GET", "/readyz").status == 503)
+    passed = daemon.decide("during", routed="small")
+    assert passed["reason"] == "kill-switch"
+    assert (passed["model"], passed["decision_id"], passed["propensity"]) == ("small", None, 1)
+    outcome = {"request_id": "before", "reward": 1.0}
+    assert daemon.ask("POST", "/v1/outcomes", outcome).json["accepted"] == 1
+    switch.unlink()
+    until(lambda: daemon.ask("GET", "/readyz").status == 200)
+    assert daemon.decide("during")["decision_id"] == following(before)
 
 
-def test_the_kill_switch_is_a_signal_too(tmp_path):
-    with running(tmp_path) as daemon:
-        daemon.process.send_signal(signal.SIGUSR1)
-        until(lambda: daemon.ask("GET", "/readyz").status == 503)
-        assert daemon.decide("during")["reason"] == "kill-switch"
-        daemon.process.send_signal(signal.SIGUSR2)
-        until(lambda: daemon.ask("GET", "/readyz").status == 200)
-        assert daemon.decide("during")["decision_id"] == "d0"
+def test_the_kill_switch_is_a_signal_too(daemon):
+    before = daemon.decide("before a signal")
+    daemon.process.send_signal(signal.SIGUSR1)
+    until(lambda: daemon.ask("GET", "/readyz").status == 503)
+    assert daemon.decide("during a signal")["reason"] == "kill-switch"
+    daemon.process.send_signal(signal.SIGUSR2)
+    until(lambda: daemon.ask("GET", "/readyz").status == 200)
+    assert daemon.decide("during a signal")["decision_id"] == following(before)
 
 
 def test_a_hangup_reads_the_configuration_again(tmp_path):
@@ -258,9 +267,7 @@ def test_what_holds_back_the_certificate_is_refused_or_said_everywhere(tmp_path)
         assert b'equipoise_assignments{model="small",what="exposed"} 0.0' in metrics
         checks = {each["name"]: each for each in daemon.ask("GET", "/v1/checks").json["checks"]}
         assert checks["watermark"]["figures"]["held_back"] == 120
-    shown = subprocess.run(
-        [*COMMAND, "status", tmp_path / "log.db"], capture_output=True, text=True, check=True
-    ).stdout
+    shown = run_command("status", tmp_path / "log.db").stdout
     assert "1 waits for its outcome; d0 of" in " ".join(shown.split())
 
 

@@ -50,11 +50,35 @@ def traffic(daemon: Running, requests: int = 120, token: str | None = None) -> N
         assert daemon.ask("POST", "/v1/outcomes", outcome, token).status == 200
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path, config=BUDGET) as daemon:
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("page"), config=BUDGET) as daemon:
         traffic(daemon)
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """With tokens."""
+    with running(tmp_path_factory.mktemp("guarded"), TOKENS) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browsing(tmp_path_factory.mktemp("browser")) as tab:
+        yield tab
+
+
+@pytest.fixture
+def tab(browser: Tab) -> Tab:
+    """Empty, with the size and the colours of a desk, and nothing heard or asked yet."""
+    browser.visit("about:blank")
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Emulation.setEmulatedMedia", features=[])
+    browser.console.clear()
+    browser.requested.clear()
+    return browser
 
 
 def text(tab: Tab, selector: str = "body") -> str:
@@ -63,110 +87,107 @@ def text(tab: Tab, selector: str = "body") -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_shows_what_the_daemon_knows(daemon: Running, tmp_path: Path, scheme: str) -> None:
-    dark = ["--blink-settings=preferredColorScheme=0"] if scheme == "dark" else []
+def test_it_shows_what_the_daemon_knows(daemon: Running, tab: Tab, scheme: str) -> None:
+    preferred = {"name": "prefers-color-scheme", "value": scheme}
+    tab.call("Emulation.setEmulatedMedia", features=[preferred])
     address = f"http://127.0.0.1:{daemon.port}/"
     estimates = daemon.ask("GET", "/v1/estimates").json
     answer = daemon.ask("GET", "/v1/recommendation").json
-    with browsing(tmp_path, *dark) as tab:
-        tab.visit(address)
+    tab.visit(address)
+    tab.until("document.documentElement.dataset.shown == 'yes'")
+    assert text(tab, "#experiment") == "chat"
+    assert text(tab, "#sentence") == answer["sentence"]
+    assert text(tab, "#status") == answer["status"]
+    assert text(tab, "#forecast") == daemon.ask("GET", "/v1/forecast").json["sentence"]
+    assert text(tab, "#acting") == "randomizing"
+    values = text(tab, "#values")
+    for row in (*estimates["models"], estimates["todays_routing"]):
+        assert row["model"] in values
+        assert f"{row['value']:.3f}" in values
+        known = row["lower"] is not None
+        certain = f"{row['lower']:.3f} … {row['upper']:.3f}" if known else "not certified"
+        assert certain in values
+    assert tab.run("document.querySelectorAll('#values svg rect').length") == 3
+    spent = estimates["randomized"]
+    assert f"{500 - spent} of 500 are left" in text(tab, "#budget")
+    assert f"{spent} randomized requests among 120" in text(tab, "#spent")
+    traffic(daemon, 1)
+    daemon.ask("GET", "/v1/estimates")
+    tab.click("#token")
+    tab.run("refresh()")
+    tab.until("document.querySelectorAll('#history svg path.line').length == 2")
+    colour = tab.run("getComputedStyle(document.body).color")
+    assert colour == {"light": "rgb(26, 29, 35)", "dark": "rgb(232, 234, 238)"}[scheme]
+    assert tab.console == []
+    assert tab.run("document.getElementById('trouble').hidden")
+    urls = [url for url in tab.requested if url != "about:blank"]
+    assert urls
+    assert all(url.startswith(address) for url in urls), "it asks nobody but the daemon"
+
+
+def test_it_fits_a_phone(daemon: Running, tab: Tab) -> None:
+    tab.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=360,
+        height=740,
+        deviceScaleFactor=2,
+        mobile=True,
+    )
+    tab.visit(f"http://127.0.0.1:{daemon.port}/")
+    tab.until("document.documentElement.dataset.shown == 'yes'")
+    assert tab.run("document.documentElement.scrollWidth") <= 360
+    small = "[...document.querySelectorAll('button')].filter(b => b.offsetHeight < 40).length"
+    assert tab.run(small) == 0
+    shown = "document.querySelector('#values .figure').getBoundingClientRect().width"
+    assert tab.run(shown) > 250
+
+
+def test_pause_and_resume_with_a_token_that_stays_in_memory(guarded: Running, tab: Tab) -> None:
+    daemon = guarded
+    traffic(daemon, 5, ROUTE)
+    # As a browser asks for the page itself: the token as a password.
+    tab.call("Page.navigate", url=f"http://user:{ROUTE}@127.0.0.1:{daemon.port}/")
+    tab.until("document.documentElement.dataset.shown == 'yes'")
+    tab.type("#reason", NASTY)
+    tab.click("#pause")
+    tab.until("document.getElementById('said').textContent.includes('needs scope admin')")
+    assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is False
+    tab.type("#token", ADMIN)
+    tab.click("#pause")
+    tab.until("document.getElementById('said').textContent == 'Paused.'")
+    tab.until("document.getElementById('acting').textContent == 'paused'")
+    assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is True
+    # What somebody wrote is text on the page, and no element of it.
+    assert NASTY in text(tab, "#mode")
+    assert NASTY in text(tab, "#sentence")
+    assert tab.run("document.querySelectorAll('img').length") == 0
+    assert "taken" not in tab.run("document.title")
+    tab.click("#resume")
+    tab.until("document.getElementById('said').textContent == 'Resumed.'")
+    assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is False
+    kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
+    assert tab.run(kept) == '[{},{},""]'
+    tab.call("Page.reload")
+    tab.until("document.readyState == 'complete' && !!document.getElementById('token')")
+    assert tab.run("document.getElementById('token').value") == ""
+
+
+def test_it_says_when_the_daemon_is_gone_and_when_it_is_back(tmp_path: Path, tab: Tab) -> None:
+    with running(tmp_path) as daemon:
+        port = daemon.port
+        tab.visit(f"http://127.0.0.1:{port}/")
         tab.until("document.documentElement.dataset.shown == 'yes'")
-        assert text(tab, "#experiment") == "chat"
-        assert text(tab, "#sentence") == answer["sentence"]
-        assert text(tab, "#status") == answer["status"]
-        assert text(tab, "#forecast") == daemon.ask("GET", "/v1/forecast").json["sentence"]
-        assert text(tab, "#acting") == "randomizing"
-        values = text(tab, "#values")
-        for row in (*estimates["models"], estimates["todays_routing"]):
-            assert row["model"] in values
-            assert f"{row['value']:.3f}" in values
-            known = row["lower"] is not None
-            certain = f"{row['lower']:.3f} … {row['upper']:.3f}" if known else "not certified"
-            assert certain in values
-        assert tab.run("document.querySelectorAll('#values svg rect').length") == 3
-        spent = estimates["randomized"]
-        assert f"{500 - spent} of 500 are left" in text(tab, "#budget")
-        assert f"{spent} randomized requests among 120" in text(tab, "#spent")
-        traffic(daemon, 1)
-        daemon.ask("GET", "/v1/estimates")
-        tab.click("#token")
+    tab.run("refresh()")
+    tab.until("document.getElementById('trouble').textContent == 'The daemon does not answer.'")
+    with running(tmp_path, "", "--port", str(port)):
         tab.run("refresh()")
-        tab.until("document.querySelectorAll('#history svg path.line').length == 2")
-        colour = tab.run("getComputedStyle(document.body).color")
-        assert colour == {"light": "rgb(26, 29, 35)", "dark": "rgb(232, 234, 238)"}[scheme]
-        assert tab.console == []
-        assert tab.run("document.getElementById('trouble').hidden")
-        urls = [url for url in tab.requested if url != "about:blank"]
-        assert urls
-        assert all(url.startswith(address) for url in urls), "it asks nobody but the daemon"
+        tab.until("document.getElementById('trouble').hidden")
 
 
-def test_it_fits_a_phone(daemon: Running, tmp_path: Path) -> None:
-    with browsing(tmp_path) as tab:
-        tab.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=360,
-            height=740,
-            deviceScaleFactor=2,
-            mobile=True,
-        )
-        tab.visit(f"http://127.0.0.1:{daemon.port}/")
-        tab.until("document.documentElement.dataset.shown == 'yes'")
-        assert tab.run("document.documentElement.scrollWidth") <= 360
-        small = "[...document.querySelectorAll('button')].filter(b => b.offsetHeight < 40).length"
-        assert tab.run(small) == 0
-        shown = "document.querySelector('#values .figure').getBoundingClientRect().width"
-        assert tab.run(shown) > 250
-
-
-def test_pause_and_resume_with_a_token_that_stays_in_memory(tmp_path: Path) -> None:
-    with running(tmp_path, TOKENS) as daemon, browsing(tmp_path) as tab:
-        traffic(daemon, 5, ROUTE)
-        # As a browser asks for the page itself: the token as a password.
-        tab.call("Page.navigate", url=f"http://user:{ROUTE}@127.0.0.1:{daemon.port}/")
-        tab.until("document.documentElement.dataset.shown == 'yes'")
-        tab.type("#reason", NASTY)
-        tab.click("#pause")
-        tab.until("document.getElementById('said').textContent.includes('needs scope admin')")
-        assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is False
-        tab.type("#token", ADMIN)
-        tab.click("#pause")
-        tab.until("document.getElementById('said').textContent == 'Paused.'")
-        tab.until("document.getElementById('acting').textContent == 'paused'")
-        assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is True
-        # What somebody wrote is text on the page, and no element of it.
-        assert NASTY in text(tab, "#mode")
-        assert NASTY in text(tab, "#sentence")
-        assert tab.run("document.querySelectorAll('img').length") == 0
-        assert "taken" not in tab.run("document.title")
-        tab.click("#resume")
-        tab.until("document.getElementById('said').textContent == 'Resumed.'")
-        assert daemon.ask("GET", "/readyz").json["mode"]["paused"] is False
-        kept = "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
-        assert tab.run(kept) == '[{},{},""]'
-        tab.call("Page.reload")
-        tab.until("document.readyState == 'complete' && !!document.getElementById('token')")
-        assert tab.run("document.getElementById('token').value") == ""
-
-
-def test_it_says_when_the_daemon_is_gone_and_when_it_is_back(tmp_path: Path) -> None:
-    with browsing(tmp_path) as tab:
-        with running(tmp_path) as daemon:
-            port = daemon.port
-            tab.visit(f"http://127.0.0.1:{port}/")
-            tab.until("document.documentElement.dataset.shown == 'yes'")
-        tab.run("refresh()")
-        tab.until("document.getElementById('trouble').textContent == 'The daemon does not answer.'")
-        with running(tmp_path, "", "--port", str(port)):
-            tab.run("refresh()")
-            tab.until("document.getElementById('trouble').hidden")
-
-
-def test_nothing_of_it_is_open_where_there_are_tokens(tmp_path: Path) -> None:
-    with running(tmp_path, TOKENS) as daemon:
-        for path in ("/", "/page.css", "/page.js", "/page/history"):
-            assert daemon.ask("GET", path).status == 401
-            assert daemon.ask("GET", path, token=ROUTE).status == 200
+def test_nothing_of_it_is_open_where_there_are_tokens(guarded: Running) -> None:
+    for path in ("/", "/page.css", "/page.js", "/page/history"):
+        assert guarded.ask("GET", path).status == 401
+        assert guarded.ask("GET", path, token=ROUTE).status == 200
 
 
 def test_its_headers_forbid_everything_else(daemon: Running) -> None:

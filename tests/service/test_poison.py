@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
+from commands import run_command
 from poison import Report, in_order, odd_daemon, poison
-from running import COMMAND, Running, running, until
+from running import Running, running, until
 
 SEED = 3
 
@@ -126,7 +126,5 @@ def test_state_that_falls_behind_ends_the_process_for_a_clean_start(tmp_path: Pa
         assert before in (2000, 3000, 4000, 5000)
         assert daemon.ask("GET", "/v1/estimates").json["decisions"] == 5000
         assert daemon.stop() == 0
-    done = subprocess.run(
-        [*COMMAND, "audit", tmp_path / "log.db"], capture_output=True, text=True, check=False
-    )
+    done = run_command("audit", tmp_path / "log.db")
     assert done.returncode == 0, done.stdout

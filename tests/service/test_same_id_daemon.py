@@ -10,7 +10,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from running import COMMAND, Running, running
+from commands import run_command
+from forking import run_forked
+from running import Running, running
 
 from equipoise.agent.client import Client
 
@@ -86,12 +88,7 @@ def test_an_id_is_anybodys_text_from_the_router_to_the_export(daemon: Running) -
     rows = [{**replay, "context_id": name} for name in IDS]
     assert lines(daemon, "/v1/simulations", rows)["rows"] == len(IDS)
     assert daemon.ask("GET", "/").status == 200
-    done = subprocess.run(
-        [*COMMAND, "export", str(daemon.store), "--out", str(daemon.folder / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("export", daemon.store, "--out", daemon.folder / "out")
     assert done.returncode == 0, done.stderr
     with sqlite3.connect(daemon.store) as opened:
         names = [name for (name,) in opened.execute("SELECT request_id FROM decisions")]
@@ -183,10 +180,10 @@ def test_the_command_names_rows_of_files_through_a_daemon(daemon: Running) -> No
     rows = [{**ROW, "request_id": f"u{i % 150}", "reward": float(i == 299)} for i in range(300)]
     path = daemon.folder / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [*COMMAND, "ingest", str(path), "--config", str(daemon.folder / "chat.toml")]
+    command = ["ingest", path, "--config", daemon.folder / "chat.toml"]
 
     def ingest(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        return run_forked(*command, *more)
 
     done = ingest("--url", f"http://127.0.0.1:{daemon.port}", "--json")
     assert done.returncode == 1, done.stderr

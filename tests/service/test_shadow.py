@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class Provider:
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.asked: list[dict[str, Any]] = []
-        self.times: list[float] = []
         self.keys: set[str | None] = set()
         self.tokens = 10
         self.together = self.most_together = 0
@@ -68,7 +68,6 @@ class Provider:
             self.together += 1
             self.most_together = max(self.most_together, self.together)
             self.asked.append(body)
-            self.times.append(time.monotonic())
             self.keys.add(request.headers["authorization"])
             fault = self.faults.pop(0) if self.faults else ""
         time.sleep(1.0 if fault == "slow" else 0.02)
@@ -99,6 +98,33 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
     made.server.shutdown()
     made.server.server_close()
     thread.join()
+
+
+class Clock:
+    """Takes the place of `time` and `asyncio` in the endpoint. ends: when each wait was over."""
+
+    perf_counter = staticmethod(time.perf_counter)
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ends: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        end = self.now + max(seconds, 0.0)
+        self.ends.append(end)
+        await asyncio.sleep(0)
+        self.now = max(self.now, end)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(endpoint, "time", made)
+    monkeypatch.setattr(endpoint, "asyncio", made)
+    return made
 
 
 def contexts(folder: Path, count: int) -> Path:
@@ -175,10 +201,11 @@ def test_what_failed_too_often_is_tried_again_at_the_next_run(tmp_path: Path, pr
     assert rows == [1, 1]
 
 
-def test_it_waits_as_long_as_it_is_asked_to(tmp_path: Path, provider: Provider):
+def test_it_waits_as_long_as_it_is_asked_to(tmp_path: Path, provider: Provider, clock: Clock):
     provider.faults = ["429"]
     replay(tmp_path, provider, count=1, concurrency=1)
-    assert provider.times[1] - provider.times[0] >= 0.3
+    assert len(provider.asked) == len(clock.ends) == 3
+    assert clock.ends[1] - clock.ends[0] >= 0.3
 
 
 def test_a_request_that_can_never_succeed_is_not_sent_twice(tmp_path: Path, provider: Provider):
@@ -211,10 +238,12 @@ def test_the_budget_is_never_exceeded(tmp_path: Path, provider: Provider, concur
     assert "shadow-budget-spent" in log
 
 
-def test_pace_and_concurrency_are_kept(tmp_path: Path, provider: Provider):
+def test_pace_and_concurrency_are_kept(tmp_path: Path, provider: Provider, clock: Clock):
     replay(tmp_path, provider, count=5, requests_per_minute=1200.0, concurrency=3)
     assert provider.most_together <= 3
-    assert provider.times[-1] - provider.times[0] >= 9 * 0.05 - 0.01
+    starts = sorted(clock.ends)
+    assert len(provider.asked) == len(starts) == 10
+    assert all(later - earlier >= 0.05 - 1e-9 for earlier, later in pairwise(starts))
 
 
 @pytest.mark.parametrize(

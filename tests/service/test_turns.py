@@ -143,7 +143,7 @@ def test_pipelined_requests_wait_unread(daemon: Running):
 def test_who_reads_no_answer_cannot_send_for_ever(daemon: Running):
     """What the kernel holds for both ends is below 16 MB; the daemon adds nothing to that."""
     most = 40_000_000
-    with socket.create_connection(("127.0.0.1", daemon.port), timeout=2) as greedy:
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=1) as greedy:
         sent, many = 0, HEALTH.encode() * 5000
         with contextlib.suppress(TimeoutError):
             while sent < most:
@@ -234,11 +234,12 @@ def test_lines_of_any_kind_let_others_in(line: bytes):
 
     async def work() -> None:
         beside = asyncio.create_task(others())
-        await Bulk(Observation, nothing, 10**9).read(chunks(line * (4_000_000 // len(line))))
+        count = min(4_000_000 // len(line), 300_000)
+        await Bulk(Observation, nothing, 10**9).read(chunks(line * count))
         beside.cancel()
 
     asyncio.run(work())
-    assert turns >= 5, "4 MB are at least 5 ms of work, and a turn is 1"
+    assert turns >= 5, "so much is at least 5 ms of work, and a turn is 1"
 
 
 def test_a_body_ends_after_so_many_refused_lines(tmp_path: Path):

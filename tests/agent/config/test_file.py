@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
+from commands import run_command
 
 from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import (
@@ -123,12 +123,8 @@ def test_the_example_of_the_repository_is_the_one_that_init_writes() -> None:
 
 
 def test_init_writes_a_configuration_and_its_tokens(tmp_path: Path) -> None:
-    entry = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*entry, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+    def call(*arguments: str) -> CompletedProcess[str]:
+        return run_command(*arguments, cwd=tmp_path)
 
     assert call("init").returncode == 0
     secret = tmp_path / "equipoise.tokens"

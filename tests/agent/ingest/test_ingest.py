@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import run_as_users_do, run_command
 
 from equipoise.agent.config.ingest import parse_path
 from equipoise.agent.errors import AgentError
@@ -26,7 +27,6 @@ from equipoise.agent.ingest.sinks import Taken
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 
-ENTRY = [sys.executable, "-c", "from equipoise.replay.cli import main; main()"]
 CONFIG = """
 name = "chat"
 models = [{name = "large"}, {name = "small"}]
@@ -45,7 +45,7 @@ ROW = {
     "outputs": {"seconds": 1.5},
     "reward": 0.5,
 }
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -53,17 +53,16 @@ def run(tmp_path: Path) -> Run:
     """`equipoise ingest` in a folder with a configuration; what it printed as JSON."""
     (tmp_path / "equipoise.toml").write_text(CONFIG)
 
-    def call(*arguments: str, expected: int = 0, more: str = "", given: str = "") -> Any:
+    def call(
+        *arguments: str,
+        expected: int = 0,
+        more: str = "",
+        given: str = "",
+        command: Callable[..., Any] = run_command,
+    ) -> Any:
         if more:
             (tmp_path / "equipoise.toml").write_text(CONFIG + more)
-        done = subprocess.run(
-            [*ENTRY, "ingest", *arguments, "--json"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            input=given,
-            check=False,
-        )
+        done = command("ingest", *arguments, "--json", cwd=tmp_path, given=given)
         assert done.returncode == expected, done.stderr
         return json.loads(done.stdout) if expected < 2 else done.stderr
 
@@ -128,7 +127,7 @@ def test_refused_rows_stop_nobody_and_say_why(run: Run, tmp_path: Path) -> None:
 
 def test_an_empty_line_is_none_and_standard_input_is_read(run: Run, tmp_path: Path) -> None:
     lines = f"\n{json.dumps(ROW)}\n\n{json.dumps({**ROW, 'reward': 0.75})}"
-    assert run("-", given=lines)["accepted"] == 2
+    assert run("-", given=lines, command=run_as_users_do)["accepted"] == 2
     assert run("-", given="")["accepted"] == 0
 
 
