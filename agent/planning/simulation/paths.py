@@ -1,7 +1,8 @@
 """N simulated experiments at once: their assignment shares and certified sums, step by step.
 
 The shares are the formulas of `equipoise.policies`, which freezes one rule at a time where a plan
-freezes one for every path at every look; a test holds the two to each other. Plans know no contexts, so only context-free assignments are offered.
+freezes one for every path at every look; a test holds the two to each other. Plans know no
+contexts, so only context-free assignments are offered.
 
 Within a step the rule is frozen, so chances, predictions and centres are constants and every sum
 of `inference.score` is an exact function of three numbers per model: rewards drawn, their sum and
