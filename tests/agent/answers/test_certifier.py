@@ -27,7 +27,7 @@ def settled(batches=45, **changes):
 
 def test_bounded_is_read_at_the_level_of_all_pairs():
     agent = settled()
-    certified, sums = agent.answers.certified(), agent.answers.view().answers.certified.overall
+    certified, sums = agent.answers.certified(), agent.answers.view().certified.overall
     caps = agent.state.certifier.spec.caps
     expected = contrast_bounds(sums.score, caps, 3, 0.05 / PAIRS)
     np.testing.assert_array_equal(certified.contrasts, expected)
@@ -41,7 +41,7 @@ def test_bounded_is_read_at_the_level_of_all_pairs():
 
 def test_per_model_speaks_of_models_and_bounded_of_the_rest():
     agent = settled(certify=CertifyConfig(sequence="per-model"))
-    certified, sums = agent.answers.certified(), agent.answers.view().answers.certified.overall
+    certified, sums = agent.answers.certified(), agent.answers.view().certified.overall
     assert certified.sequence is Sequence.PER_MODEL
     assert per_model.ASSUMPTION in certified.assumptions
     alpha = 0.05 / PAIRS

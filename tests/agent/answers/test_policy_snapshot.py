@@ -65,26 +65,26 @@ def test_recent_contexts_are_those_of_the_last_decisions(agent: Agent, traffic: 
         requests = traffic.requests(size)
         seen.append(requests.x)
         agent.observe(traffic.outcomes(agent.decide(requests)))
-        found = recent_contexts(agent.fold, agent.store)
+        found = recent_contexts(agent.light, agent.store)
         np.testing.assert_array_equal(found, np.concatenate(seen)[-RECENT:])
     # Whatever is still in memory: a table that dropped its closed rows, or another process.
     again = Agent(config(policy=POLICY), agent.store, KEY)
-    np.testing.assert_array_equal(recent_contexts(again.fold, again.store), found)
+    np.testing.assert_array_equal(recent_contexts(again.light, again.store), found)
     agent.light.pending.load(
         agent.light.pending.next - 3, agent.light.pending.arrays(agent.light.pending.next - 3)
     )
-    np.testing.assert_array_equal(recent_contexts(agent.fold, agent.store), found)
+    np.testing.assert_array_equal(recent_contexts(agent.light, agent.store), found)
 
 
 def test_replays_stand_for_traffic_that_has_not_come(traffic: Traffic) -> None:
     agent = Agent(config(policy=POLICY), MemoryStore(), KEY)
-    assert recent_contexts(agent.fold, agent.store) is None
+    assert recent_contexts(agent.light, agent.store) is None
     agent.simulate(traffic.simulations())
     np.testing.assert_array_equal(
-        recent_contexts(agent.fold, agent.store), Traffic.context(np.arange(50))
+        recent_contexts(agent.light, agent.store), Traffic.context(np.arange(50))
     )
     agent.decide(traffic.requests(FEW))
-    assert len(recent_contexts(agent.fold, agent.store)) == FEW
+    assert len(recent_contexts(agent.light, agent.store)) == FEW
 
 
 def test_a_gates_rates_average_to_the_budget_over_traffic_to_come(traffic: Traffic) -> None:

@@ -101,13 +101,16 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 
 
 class Clock:
-    """Takes the place of `time` and `asyncio` in the endpoint. ends: when each wait was over."""
+    """Takes the place of `time` and `asyncio` in the module. ends: when each wait was over."""
 
     perf_counter = staticmethod(time.perf_counter)
 
     def __init__(self) -> None:
         self.now = 0.0
         self.ends: list[float] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(asyncio, name)
 
     def monotonic(self) -> float:
         return self.now
