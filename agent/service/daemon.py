@@ -155,26 +155,27 @@ class Daemon:
         """A context with the sums in the daemon's own process, for whoever freezes a rule here;
         nothing may be awaited inside. They come from the analyst, which hears of the rule of a new
         era. Raises AnalystError, StoreError."""
-        experiment = self.agent.state
-        if not experiment.keeps_sums:
-            # Rows that come meanwhile are read from the store; then everything is in step.
-            state = (await self.analysis.state()).state
-            before = experiment.light.to_bytes()
-            experiment.load_sums(state)
+        async with self.analysis.freezing:
+            experiment = self.agent.state
+            if not experiment.keeps_sums:
+                # Rows that come meanwhile are read from the store; then everything is in step.
+                state = (await self.analysis.state()).state
+                before = experiment.light.to_bytes()
+                experiment.load_sums(state)
+                try:
+                    self.agent.follow()
+                except StoreError:
+                    # Rows in the tail cannot be read back now: be what we were.
+                    experiment.light.load_bytes(before)
+                    experiment.lighten()
+                    raise
+            era = self.agent.rule.era
             try:
-                self.agent.follow()
-            except StoreError:
-                # Rows in the tail cannot be read back now: be what we were.
-                experiment.light.load_bytes(before)
-                experiment.lighten()
-                raise
-        era = self.agent.rule.era
-        try:
-            yield
-        finally:
-            if self.agent.rule.era != era:
-                self.analysis.adopt(self.agent.rule.record(self.clock()))
-            self._lighten()
+                yield
+            finally:
+                if self.agent.rule.era != era:
+                    self.analysis.adopt(self.agent.rule.record(self.clock()))
+                self._lighten()
 
     def _lighten(self) -> None:
         """Leave sums to the analyst: a chunk of rows costs several decisions' time to sum up.

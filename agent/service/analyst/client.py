@@ -90,6 +90,8 @@ class AnalystClient(AnalystConnection):
         self._seconds_of_refresh = counters.refresh_seconds
         self.newest: Report | None = None
         self.forecast: Forecast | None = None
+        self.freezing = asyncio.Lock()
+        """Held by whoever stores a rule: memory numbers them in the order of the store."""
         self._clients = AnalystConnection(agent, store, log, seconds, open_bytes, off)
         self._client_report: Report | None = None
         self._waiting_questions = 0
@@ -154,12 +156,14 @@ class AnalystClient(AnalystConnection):
         """Act by the newest proposal from now on; whether that is another rule than before."""
         proposed = (await self.report()).rule
         agent = self._agent
-        if proposed.rule_id == agent.rule.rule_id or proposed.era != agent.rule.era:
-            return False
-        # SQLite may be busy with a transaction; the loop does not wait for it.
-        await asyncio.to_thread(self._store.put, proposed)
-        agent.controls.adopt(proposed)
-        self.adopt(proposed)
+        async with self.freezing:
+            # An era may have begun meanwhile: a proposal from before it is out of date.
+            if proposed.rule_id == agent.rule.rule_id or proposed.era != agent.rule.era:
+                return False
+            # SQLite may be busy with a transaction; the loop does not wait for it.
+            await asyncio.to_thread(self._store.put, proposed)
+            agent.controls.adopt(proposed)
+            self.adopt(proposed)
         return True
 
     def forget(self) -> None:

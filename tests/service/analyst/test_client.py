@@ -364,6 +364,45 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
     run(daemon, work)
 
 
+def test_an_era_that_begins_while_a_proposal_is_stored_is_not_undone(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+):
+    """SQLite is busy with the proposal of a refresh when somebody begins an era: the era stays, and
+    memory numbers the rules as the store does."""
+    stored, put = threading.Event(), daemon.store.put
+
+    def slow(record: object) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            stored.wait(10.0)
+        put(record)
+
+    async def work() -> None:
+        agent = daemon.agent
+        daemon._lighten()
+        traffic(daemon, 0, 600)
+        await daemon.analysis.report()
+        monkeypatch.setattr(daemon.store, "put", slow)
+        refresh = asyncio.create_task(daemon.analysis.refresh())
+        await asyncio.sleep(0.1)
+
+        async def begin() -> None:
+            async with daemon.with_sums():
+                agent.controls.open_era("a test", 5.0)
+
+        era = asyncio.create_task(begin())
+        await asyncio.sleep(0.3)
+        stored.set()
+        assert await refresh is True
+        await era
+        assert agent.rule.era == 1
+        numbers = [(agent.state.rules.ordinal(name), name) for _, name in daemon.store.rule_ids()]
+        assert numbers == list(daemon.store.rule_ids())
+        traffic(daemon, 600, 1200)
+        assert (await daemon.analysis.report()).estimates.era == 1
+
+    run(daemon, work)
+
+
 @pytest.mark.parametrize(("action", "asked"), [("report", 0), ("new-era", 1), ("pause", 0)])
 def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, action: str, asked: int

@@ -37,7 +37,8 @@ EXPERIMENT = {
         ],
     },
 }
-PROMPT = "a prompt that must stay out of every log"
+PROMPT = "a prompt that must stay out of every log".ljust(70, ".")
+"""As messages 100 bytes, as many as the tokens that the provider counts: none is shorter."""
 
 
 class Provider:
