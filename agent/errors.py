@@ -17,7 +17,11 @@ from equipoise.store.batches import Floats
 
 
 class AgentError(ValueError):
-    """Input that the agent refuses; nothing was logged."""
+    """Input that the agent refuses; nothing was logged.
+
+    >>> issubclass(ConflictError, AgentError)
+    True
+    """
 
 
 class UnknownDecisionError(AgentError):
@@ -38,6 +42,11 @@ class ConfigError(ValueError):
 
     problems: every one of them, as sentences that name the key, the value, the limit and the fix.
     source: the file, or what else the configuration came from.
+
+    >>> raise ConfigError(["models: received nothing, expected a list"], "chat.toml")
+    Traceback (most recent call last):
+        ...
+    equipoise.agent.errors.ConfigError: chat.toml: models: received nothing, expected a list
     """
 
     def __init__(self, problems: Sequence[str], source: str = "configuration") -> None:

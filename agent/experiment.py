@@ -285,6 +285,7 @@ def _record(kind: type[Row], row: object) -> Row:
     import msgspec
 
     from equipoise.agent.errors import AgentError
+    from equipoise.store.records import readable
 
     if isinstance(row, kind):
         return row
@@ -295,7 +296,7 @@ def _record(kind: type[Row], row: object) -> Row:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        raise AgentError(f"{kind.__name__}: {error}") from None
+        raise AgentError(f"{kind.__name__}: {readable(error)}") from None
 
 
 def _plain(value: Any) -> Any:

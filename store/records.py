@@ -44,7 +44,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Request(Record, frozen=True, kw_only=True):
-    """A request before it is served: who asks (unit), what (features), who was to answer."""
+    """A request before it is served: who asks (unit), what (features), who was to answer.
+
+    >>> Request(request_id="r1", routed="large", features={"words": 12}).unit_id is None
+    True
+    """
 
     request_id: Id
     routed: Id
@@ -77,6 +81,9 @@ class Outcome(Record, frozen=True, kw_only=True):
 
     served, attempt, delivered: what became of one attempt to serve it; a part with none of them
     speaks of no attempt. With one of them, attempt is 1 and delivered true unless said.
+
+    >>> Outcome(request_id="r1", reward=0.9).reward
+    0.9
     """
 
     decision_id: Id | None = None
@@ -94,6 +101,9 @@ class Observation(Record, frozen=True, kw_only=True):
     """A row of a usage log: served as routed, outside any decision of ours (OBS).
 
     reward: None where nobody said; such a row needs a declared value of missing rewards.
+
+    >>> Observation(routed="large", features=[12.0], outputs=[2.5], reward=0.7).routed
+    'large'
     """
 
     routed: Id
@@ -106,7 +116,11 @@ class Observation(Record, frozen=True, kw_only=True):
 
 
 class Simulation(Record, frozen=True, kw_only=True):
-    """A cached context replayed offline on a model (SIM): what it would output; cost in USD."""
+    """A cached context replayed offline on a model (SIM): what it would output; cost in USD.
+
+    >>> Simulation(context_id="c1", model="small", features=[12.0], outputs=[0.4], cost=0.002).cost
+    0.002
+    """
 
     context_id: Id
     model: Id
