@@ -5,7 +5,9 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PACKAGES := agent policies store replay
 DEMO_FLAGS ?= --benchmark imagesegments --policies uniform,top-two,track-and-stop --estimators all --confounding 1 --alpha 0.5 --world reward=bounded --exp-rate 0.25 --budget 2000 --seeds 3 --out runs/demo --force
-TEST_FLAGS ?= -n auto --dist worksteal
+# Half as many workers again as cores: some tests wait for a daemon while others compute.
+TEST_WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) * 3 / 2)))
+TEST_FLAGS ?= -n $(TEST_WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

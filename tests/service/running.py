@@ -168,7 +168,7 @@ def refused(folder: Path, service: str = "", *arguments: str) -> str:
     return words
 
 
-def until(question: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(question: Callable[[], Any], seconds: float = 180.0) -> Any:
     """The first true answer; the time is for a machine that has much else to do."""
     end = time.monotonic() + seconds
     while True:
