@@ -298,3 +298,10 @@ def test_a_refresh_that_asks_no_check_acts_on_none():
     agent.refresh(7.0, review=False)
     assert agent.rule.era == 0
     assert agent.store.alerts() == []
+
+
+def test_the_first_rule_of_an_era_stands_under_no_alarm():
+    agent, _ = drifting()
+    agent.controls.review(7.0)
+    assert agent.rule.era == 1
+    assert agent.rule.alarms == ()
