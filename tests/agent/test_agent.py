@@ -9,10 +9,11 @@ import pytest
 from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import BudgetConfig, PolicyConfig
+from equipoise.agent.config import BudgetConfig, ModelConfig, PolicyConfig
+from equipoise.agent.controls import Controls
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.policies.registry import PRESETS
-from equipoise.store.errors import StoreError
+from equipoise.store.errors import FullStoreError, StoreError
 from equipoise.store.memory import MemoryStore
 
 
@@ -232,3 +233,33 @@ def test_no_single_model_beats_skilled_routing(agent, traffic):
     assert (answer.action, answer.leaning, answer.favoured) == ("keep", "keep", "(today's routing)")
     assert "no single model looks better than what you deploy" in answer.sentence
     assert answer.routing_value == pytest.approx(0.9, abs=0.03)
+
+
+def test_rows_that_the_store_refuses_are_not_in_the_state(agent, traffic, monkeypatch):
+    def refuse(batch):
+        raise FullStoreError("the disk is full")
+
+    agent.decide(traffic.requests(5))
+    before = agent.fold.to_bytes()
+    with monkeypatch.context() as failing:
+        failing.setattr(agent.store, "append", refuse)
+        with pytest.raises(FullStoreError):
+            agent.decide(traffic.requests(5))
+    assert agent.fold.to_bytes() == before
+    assert agent.decide(traffic.requests(5)).number[0] == 5
+
+
+def test_a_change_that_was_not_carried_out_is_found_again(agent, traffic, monkeypatch):
+    def refuse(*_):
+        raise FullStoreError("the disk is full")
+
+    run(agent, traffic, 1)
+    models = [ModelConfig(name=name, price=0.01, retired=name == "fast") for name in MODELS]
+    changed = config(models=models)
+    with monkeypatch.context() as failing:
+        failing.setattr(Controls, "open_era", refuse)
+        with pytest.raises(FullStoreError):
+            Agent(changed, agent.store, KEY)
+    again = Agent(changed, agent.store, KEY)
+    assert again.rule.era == 1
+    assert again.rule.active.tolist() == [True, False, True]

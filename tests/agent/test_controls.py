@@ -11,6 +11,7 @@ from traffic import KEY, Traffic, config, run
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.status import State
 from equipoise.agent.config import (
+    BudgetConfig,
     CertifyConfig,
     GuardrailConfig,
     ModelConfig,
@@ -298,3 +299,25 @@ def test_a_refresh_that_asks_no_check_acts_on_none():
     agent.refresh(7.0, review=False)
     assert agent.rule.era == 0
     assert agent.store.alerts() == []
+
+
+def test_the_first_rule_of_an_era_stands_under_no_alarm():
+    agent, _ = drifting()
+    agent.controls.review(7.0)
+    assert agent.rule.era == 1
+    assert agent.rule.alarms == ()
+
+
+def test_a_rule_that_another_process_froze_puts_values_in_force():
+    settings = config(budget=BudgetConfig(harm=1e3))
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(4))
+    agent.ingest(traffic.observations(400))
+    agent.simulate(traffic.simulations())
+    run(agent, traffic, 12)
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(200))))
+    reader = Agent(settings, agent.store, None)
+    assert agent.answers.spending() != reader.answers.spending()
+    proposal = reader.answers.proposal(5.0)
+    agent.store.put(proposal)
+    agent.controls.adopt(proposal)
+    assert agent.answers.spending() == reader.answers.spending()

@@ -13,7 +13,7 @@ import pytest
 import equipoise.agent as package
 from equipoise.agent.client import Choice
 from equipoise.agent.config import config_from_dict
-from equipoise.agent.errors import AgentError, ConfigError, ConflictError
+from equipoise.agent.errors import AgentError, BrokenError, ConfigError, ConflictError
 from equipoise.agent.experiment import Experiment
 from equipoise.agent.features import FeatureError
 from equipoise.agent.maintenance.audit import audit
@@ -237,3 +237,38 @@ def test_the_package_hands_its_names_on_without_loading_what_they_need() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_refresh_logs_which_windows_are_over() -> None:
+    clock = Clock()
+    with Experiment.open(None, CONFIG, clock=clock) as chat:
+        chat.decide("silent", routed="large", features={"words": 1})
+        clock.now += 3601.0
+        chat.refresh()
+        assert chat.agent.light.next_seq == 2
+        assert chat.agent.light.pending.expired[0]
+
+
+def test_closing_saves_the_state_up_to_the_last_row(tmp_path: Path) -> None:
+    with Experiment.open(tmp_path / "chat.db", CONFIG) as chat:
+        serve(chat, 0, 10)
+    with SqliteStore(tmp_path / "chat.db", read_only=True) as store:
+        saved = store.restore()
+        assert saved is not None
+        assert saved.seq == store.next_seq == 20
+
+
+def test_a_state_that_is_not_that_of_the_log_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("half of it is folded")
+
+    with Experiment.open(tmp_path / "chat.db", CONFIG) as chat:
+        serve(chat, 0, 10)
+        monkeypatch.setattr(chat.agent.state, "apply", fail)
+        with pytest.raises(BrokenError):
+            chat.decide("r", routed="large", features={"words": 1})
+    with SqliteStore(tmp_path / "chat.db", read_only=True) as store:
+        assert store.restore() is None
+        assert store.next_seq == 21

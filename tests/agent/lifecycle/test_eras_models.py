@@ -13,6 +13,7 @@ from equipoise.agent.config import ConfigError, ModelConfig, PolicyConfig
 from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.export import tables
+from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
 OLD = [ModelConfig(name=name, price=0.01) for name in MODELS]
@@ -137,3 +138,15 @@ def test_two_models_must_be_left():
     models = [ModelConfig(name="a"), ModelConfig(name="b", retired=True)]
     with pytest.raises(ConfigError, match="a not retired, expected 2 or more"):
         experiment(models).checked()
+
+
+def test_a_model_that_is_retired_from_the_beginning_stays_out():
+    models = [OLD[0], ModelConfig(name="fast", price=0.01, retired=True), OLD[2]]
+    agent, traffic = (
+        Agent(experiment(models), MemoryStore(), KEY),
+        Traffic(np.random.default_rng(6)),
+    )
+    run(agent, traffic, 2)
+    agent.refresh()
+    assert agent.rule.active.tolist() == [True, False, True]
+    assert agent.state.eras.active(0).tolist() == [True, False, True]

@@ -403,6 +403,36 @@ def test_an_era_that_begins_while_a_proposal_is_stored_is_not_undone(
     run(daemon, work)
 
 
+def test_a_proposal_from_before_an_era_that_began_is_not_adopted(daemon: Daemon):
+    async def work() -> None:
+        analysis = daemon.analysis
+        traffic(daemon, 0, 60)
+        before = await analysis.report()
+        async with analysis.freezing:
+            refresh = asyncio.create_task(analysis.refresh())
+            await asyncio.sleep(0.1)  # it has its proposal, and waits for us
+            daemon.agent.controls.open_era("a test", 5.0)
+            analysis.adopt(daemon.agent.rule.record(5.0))
+        assert await refresh is False
+        assert analysis.newest is before
+        assert daemon.agent.rule.era == 1
+
+    run(daemon, work)
+
+
+def test_an_era_without_a_row_is_reported_anew(daemon: Daemon):
+    async def work() -> None:
+        traffic(daemon, 0, 60)
+        before = await daemon.analysis.report()
+        async with daemon.with_sums():
+            daemon.agent.controls.open_era("a test", 5.0)
+        after = await daemon.analysis.report()
+        assert (before.estimates.era, after.estimates.era) == (0, 1)
+        assert after.log_rows == before.log_rows
+
+    run(daemon, work)
+
+
 @pytest.mark.parametrize(("action", "asked"), [("report", 0), ("new-era", 1), ("pause", 0)])
 def test_an_alarm_that_stands_costs_no_sums_unless_an_era_begins(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, action: str, asked: int
