@@ -19,6 +19,18 @@ from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 
+GUARDED = (
+    CONFIG
+    + """[reward]
+window = 1000.0
+[[guardrails]]
+name = "errors"
+limit = 0.2
+[checks]
+drift = "new-era"
+"""
+)
+
 
 def run(daemon: Daemon, work: Callable[[], Awaitable[None]]) -> None:
     async def whole() -> None:

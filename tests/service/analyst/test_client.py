@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from running import CONFIG, running, write_config
+from running import running, write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
@@ -513,19 +513,6 @@ def test_rows_are_closed_and_late_alike_with_sums_and_without(tmp_path: Path):
             found.append((answers, light.late, light.watermark, table.base, table.size))
     assert found[0] == found[1]
     assert found[0][2] > 0
-
-
-GUARDED = (
-    CONFIG
-    + """[reward]
-window = 1000.0
-[[guardrails]]
-name = "errors"
-limit = 0.2
-[checks]
-drift = "new-era"
-"""
-)
 
 
 def test_a_question_that_cannot_be_computed_costs_no_other_its_answer(tmp_path: Path):
