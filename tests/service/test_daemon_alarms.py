@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
-from running import write_config
+from running import CONFIG, write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
