@@ -27,10 +27,11 @@ other methods say what is known. What they return prints itself.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from equipoise.agent.client import PARTS, Choice, Features
@@ -64,6 +65,7 @@ class Experiment:
         self._records = RecordAdapter(agent, clock)
         self._lock = threading.RLock()
         self._closed = False
+        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -138,7 +140,7 @@ class Experiment:
                 "at": at,
             },
         )
-        with self._lock:
+        with self._opened():
             decision = self._records.decide_one(request)
         return Choice(
             request_id,
@@ -167,7 +169,7 @@ class Experiment:
             )
         request_id = request.request_id if isinstance(request, Choice) else request
         outcome = _record(Outcome, {**parts, "request_id": request_id})
-        with self._lock:
+        with self._opened():
             self._records.observe([outcome])
 
     def ingest(self, rows: Iterable[Observation | Mapping[str, Any]]) -> Accepted:
@@ -177,8 +179,8 @@ class Experiment:
         """
         from equipoise.store.records import Observation
 
-        observations = [_record(Observation, row) for row in rows]
-        with self._lock:
+        observations = _records(Observation, rows)
+        with self._opened():
             return self._records.ingest(observations)
 
     def simulate(self, rows: Iterable[Simulation | Mapping[str, Any]]) -> Accepted:
@@ -188,14 +190,14 @@ class Experiment:
         """
         from equipoise.store.records import Simulation
 
-        simulations = [_record(Simulation, row) for row in rows]
-        with self._lock:
+        simulations = _records(Simulation, rows)
+        with self._opened():
             return self._records.simulate(simulations)
 
     def refresh(self) -> Status:
         """Close decisions whose window is over, estimate, freeze the next rule, and do what alarms
         ask for (a pause, a new era, a model left out), as the daemon does; the status then."""
-        with self._lock:
+        with self._opened():
             now = self._clock()
             self.agent.expire(now)
             self.agent.refresh(now)
@@ -204,39 +206,56 @@ class Experiment:
     def recommendation(self, family: str | None = None) -> Recommendation:
         """What to do with production traffic, by an estimator family; the configured one by
         default."""
-        with self._lock:
+        with self._opened():
             return self.agent.answers.recommendation(family)
 
     def status(self) -> Status:
         """What is certified, at any time, with its sentence."""
-        with self._lock:
+        with self._opened():
             return self.agent.answers.status()
 
     def checks(self) -> Checks:
         """What every check says of the era in force."""
-        with self._lock:
+        with self._opened():
             return self.agent.answers.checks(self._clock())
 
     def estimates(self, families: Iterable[str] | None = None) -> Estimates:
         """Values of the models by estimator family; by the configured one by default."""
-        with self._lock:
+        with self._opened():
             configured = self.agent.config.policy.estimator
-            return self.agent.answers.estimates([configured] if families is None else families)
+            names = [configured] if families is None else families
+            return self.agent.answers.estimates([names] if isinstance(names, str) else names)
 
     def pause(self, reason: str) -> None:
         """Randomize nothing until `resume`; kept in the store."""
-        with self._lock:
+        with self._opened():
             self.agent.controls.pause(reason, self._clock())
 
     def resume(self, why: str = "") -> None:
         """Randomize again; in a new era if a check had paused."""
-        with self._lock:
+        with self._opened():
             self.agent.controls.resume(self._clock(), why)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """One verb at a time. Raises AgentError once it is closed, and in a forked process, which
+        would give the numbers of its parent's decisions again."""
+        from equipoise.agent.errors import AgentError
+
+        if self._process != os.getpid():
+            why = f"was opened by process {self._process}"
+            raise AgentError(f"this experiment {why}: open it in this one, {os.getpid()}")
+        with self._lock:
+            if self._closed:
+                raise AgentError("this experiment is closed: open it again")
+            yield
 
     def close(self) -> None:
         """Save the state, and close the store. Closing again changes nothing."""
         from equipoise.store.errors import StoreError
 
+        if self._process != os.getpid():
+            return  # it is the parent's
         with self._lock:
             if self._closed:
                 return
@@ -257,11 +276,16 @@ class Experiment:
 def _experiment_config(config: Path | Mapping[str, Any] | ExperimentConfig) -> ExperimentConfig:
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.config.file import file_from_dict, load_file
+    from equipoise.agent.errors import ConfigError
 
     if isinstance(config, ExperimentConfig):
         return config
-    file = file_from_dict(config) if isinstance(config, Mapping) else load_file(config)
-    return file.experiment
+    if isinstance(config, Mapping):
+        return file_from_dict(_plain("configuration", config)).experiment
+    if not isinstance(config, str | os.PathLike):
+        received = type(config).__name__
+        raise ConfigError([f"received {received}, expected a path, a dict or an ExperimentConfig"])
+    return load_file(config).experiment
 
 
 def _stored_config(store: Store) -> ExperimentConfig:
@@ -280,6 +304,22 @@ def _missing_config(what: str) -> ConfigError:
     return ConfigError([f"{what} needs a configuration, got None"])
 
 
+def _records(kind: type[Row], rows: Iterable[object]) -> list[Row]:
+    """Records of that kind. Raises AgentError, with the number of the row."""
+    from equipoise.agent.errors import AgentError
+
+    if isinstance(rows, str | bytes | Mapping) or hasattr(rows, "columns"):
+        expected = f"a list of {kind.__name__} or of dicts with its fields"
+        raise AgentError(f"rows: received {type(rows).__name__}, expected {expected}")
+    records = []
+    for number, row in enumerate(rows):
+        try:
+            records.append(_record(kind, row))
+        except AgentError as error:
+            raise AgentError(f"row {number}: {error}") from None
+    return records
+
+
 def _record(kind: type[Row], row: object) -> Row:
     """A record of that kind from a dict of its fields; absent where None. Raises AgentError."""
     import msgspec
@@ -291,16 +331,28 @@ def _record(kind: type[Row], row: object) -> Row:
         return row
     if not isinstance(row, Mapping):
         name = kind.__name__
-        raise AgentError(f"{type(row).__name__} is neither {name} nor a dict of its fields")
-    fields = {name: _plain(value) for name, value in row.items() if value is not None}
+        raise AgentError(f"received {type(row).__name__}, expected {name} or a dict of its fields")
+    fields = {name: _plain(name, value) for name, value in row.items() if value is not None}
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise AgentError(f"{name}: received {value}, expected a finite number")
     try:
         return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        raise AgentError(f"{kind.__name__}: {readable(error)}") from None
+    except (msgspec.ValidationError, UnicodeError) as error:
+        sentence = readable(error) if isinstance(error, msgspec.ValidationError) else str(error)
+        raise AgentError(f"{kind.__name__}: {sentence}") from None
 
 
-def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's."""
+def _plain(field: str, value: Any) -> Any:
+    """Numbers, arrays and series of NumPy and pandas as Python's. field: for AgentError."""
+    from equipoise.agent.errors import AgentError
+
+    if isinstance(value, set | frozenset):
+        raise AgentError(f"{field}: received a set, expected a dict or a list, which have an order")
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(field, each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(field, each) for each in value]
     return value.tolist() if hasattr(value, "tolist") else value

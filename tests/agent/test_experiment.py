@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import equipoise.agent as package
@@ -21,7 +24,7 @@ from equipoise.agent.maintenance.key_file import key_path, read_key
 from equipoise.store.errors import StoreInUseError
 from equipoise.store.sqlite import SqliteStore
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "chat",
     "models": [{"name": "large", "price": 0.02}, {"name": "small", "price": 0.002}],
     "reward": {"low": 0.0, "high": 1.0, "window": 3600.0},
@@ -272,3 +275,76 @@ def test_a_state_that_is_not_that_of_the_log_is_not_saved(
     with SqliteStore(tmp_path / "chat.db", read_only=True) as store:
         assert store.restore() is None
         assert store.next_seq == 21
+
+
+def test_a_closed_one_acknowledges_nothing(tmp_path: Path) -> None:
+    chat = Experiment.open(tmp_path / "chat.db", CONFIG)
+    choice = chat.decide("r", routed="large", features={"words": 1})
+    chat.close()
+    with Experiment.open(tmp_path / "chat.db") as again:
+        for call in (
+            lambda: chat.decide("s", routed="large", features={"words": 1}),
+            lambda: chat.outcome(choice, reward=1.0),
+            lambda: chat.ingest([]),
+            lambda: chat.pause("tired"),
+            chat.refresh,
+            chat.status,
+        ):
+            with pytest.raises(AgentError, match="is closed: open it again"):
+                call()
+        assert again.agent.state.decisions == 1
+
+
+def test_a_forked_process_is_refused_and_does_not_close_its_parents(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from equipoise.agent import Experiment
+chat = Experiment.open(sys.argv[1], sys.argv[2])
+child = os.fork()
+if not child:
+    try:
+        chat.decide("c", routed="large", features={})
+    except ValueError as error:
+        sys.stdout.write(str(error))
+        sys.stdout.flush()
+    chat.close()
+    os._exit(0)
+os.waitpid(child, 0)
+chat.pause("the parent goes on")
+chat.close()
+"""
+    example = Path(__file__).resolve().parents[2] / "equipoise.toml"
+    command = [sys.executable, "-c", code, str(tmp_path / "chat.db"), str(example)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "was opened by process" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda chat: chat.outcome("r", reward=float("nan")), "reward: received nan"),
+        (lambda chat: chat.outcome("r", reward=float("inf")), "reward: received inf"),
+        (lambda chat: chat.decide("s", "large", {1.0}), "features: received a set"),
+        (lambda chat: chat.decide("", "large", {"words": 1}), "printable characters"),
+        (lambda chat: chat.ingest("usage.jsonl"), "received str"),
+        (lambda chat: chat.ingest([{"routed": "large"}]), "row 0: .*features"),
+        (lambda chat: chat.simulate({"context_id": "c"}), "received dict"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(call: Callable[[Experiment], object], named: str) -> None:
+    with Experiment.open(None, CONFIG) as chat:
+        chat.decide("r", routed="large", features={"words": 1})
+        rows = chat.agent.fold.next_seq
+        with pytest.raises(AgentError, match=named):
+            call(chat)
+        assert chat.agent.fold.next_seq == rows
+
+
+def test_series_keep_their_names_and_configurations_may_hold_numpy() -> None:
+    config = {**CONFIG, "policy": {**CONFIG["policy"], "rate": np.float64(0.25)}}
+    with Experiment.open(None, config) as chat:
+        chat.decide("r", "large", pd.Series({"words": 3.0}))
+        assert chat.decide("r", "large", {"words": 3.0}).decision_id == "d0"
+        assert list(chat.estimates("ipw")) == ["ipw"]
+    with pytest.raises(ConfigError, match="received list"):
+        Experiment.open(None, [1])  # type: ignore[arg-type]
