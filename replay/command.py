@@ -45,8 +45,8 @@ def replay(
     features: str | None = None,
     benchmark_options: Mapping[str, object] | None = None,
     experiment: str | None = None,
-    policies: Sequence[str] | None = None,
-    estimators: Sequence[str] | None = None,
+    policies: str | Sequence[str] | None = None,
+    estimators: str | Sequence[str] | None = None,
     alpha: float | Sequence[float] | None = None,
     confounding: float | Sequence[float] | None = None,
     seeds: int | None = None,
@@ -87,8 +87,8 @@ def replay(
             "benchmark": benchmark,
             "benchmark_options": _texts({"features": features, **(benchmark_options or {})}),
             "experiment": experiment,
-            "policies": None if policies is None else list(policies),
-            "estimators": None if estimators is None else list(estimators),
+            "policies": _names(policies),
+            "estimators": _names(estimators),
             "alphas": _several(alpha),
             "confoundings": _several(confounding),
             "seeds": seeds,
@@ -112,6 +112,13 @@ def replay(
 
 def _texts(options: Mapping[str, object]) -> list[str]:
     return [f"{name}={value}" for name, value in options.items() if value is not None]
+
+
+def _names(names: str | Sequence[str] | None) -> list[str] | None:
+    """As the command takes them: one text with commas, or several."""
+    if isinstance(names, str):
+        return names.split(",")
+    return None if names is None else list(names)
 
 
 def _several(numbers: float | Sequence[float] | None) -> list[float] | None:

@@ -118,3 +118,8 @@ def test_defaults_are_those_of_the_command() -> None:
 def test_the_package_imports_nothing_until_it_is_asked() -> None:
     code = "import sys, equipoise.replay; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_alone_is_one_name() -> None:
+    with pytest.raises(AgentError, match="'foo'"):
+        replay(policies="uniform,foo")
