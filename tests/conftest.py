@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 
@@ -23,9 +22,3 @@ sys.path.extend(str(Path(__file__).parent / folder) for folder in HELPERS)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long single tests at the end would leave every other worker idle."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
-
-
-def pytest_collection_finish() -> None:
-    """What was imported and collected stays: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
