@@ -376,31 +376,31 @@ def _new_fold(
     transform, models = Transform(config.features), tuple(model.name for model in config.models)
     path: Path | None = getattr(store, "path", None)
     folder = None if path is None else path.absolute().parent
-    return Fold(
+    spec = Certifier(config).spec
+    light = LightFold(
         Dimensions(len(models), transform.d, transform.p),
         transform.q,
         transform,
         rules,
-        Certifier(config).spec,
+        spec,
         config.limits.rate_min,
-        MonitorSet(
-            models,
-            transform.phi_names[transform.d :],
-            config.limits,
-            [
-                GuardrailLimit(
-                    each.name, each.limit, each.low, each.high, each.direction == "at-most"
-                )
-                for each in config.guardrails
-            ],
-            missing=config.reward.missing_value,
-        ),
         len(config.guardrails),
         None if config.units is None else config.units.ttl,
         Ledger(len(models), segment_ranges(config), config.budget.per_user is not None),
         None if folder is None else open_bytes,
         folder,
     )
+    panel = MonitorSet(
+        models,
+        transform.phi_names[transform.d :],
+        config.limits,
+        [
+            GuardrailLimit(each.name, each.limit, each.low, each.high, each.direction == "at-most")
+            for each in config.guardrails
+        ],
+        missing=config.reward.missing_value,
+    )
+    return Fold(light, transform, rules, spec, panel)
 
 
 def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: float) -> Rule:

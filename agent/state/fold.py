@@ -349,38 +349,20 @@ class LightFold:
 class Fold:
     """The whole fold: a light one, and the sums of everything that is closed.
 
-    panel: the checks, which are fed chunk by chunk; other parameters as of `LightFold`.
+    features, rules, spec: those that the light one was made with. panel: the checks, which are fed
+    chunk by chunk.
     """
 
     def __init__(
         self,
-        dimensions: Dimensions,
-        outputs: int,
+        light: LightFold,
         features: Features,
         rules: FrozenRules,
         spec: Spec,
-        rate_min: float,
         panel: MonitorSet,
-        metrics: int = 0,
-        ttl: float | None = None,
-        ledger: Ledger | None = None,
-        open_bytes: int | None = None,
-        folder: Path | None = None,
     ) -> None:
-        self.light = LightFold(
-            dimensions,
-            outputs,
-            features,
-            rules,
-            spec,
-            rate_min,
-            metrics,
-            ttl,
-            ledger,
-            open_bytes,
-            folder,
-        )
-        self.dimensions = dimensions
+        self.light = light
+        self.dimensions = dimensions = light.dimensions
         self._rules = rules
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
