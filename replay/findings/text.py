@@ -253,9 +253,9 @@ def _table(table: Table, starred: bool = False) -> str:
 
 MOST_WIDTH = 100
 NAME_WIDTH = 24
-"""Names of rows are cut to this where their table would not fit otherwise."""
+"""Names of rows break after this where their table would not fit otherwise."""
 MODEL_WIDTH = 6
-"""Models that are recommended are cut to this before a table is printed in parts."""
+"""Models that are recommended break after this before a table is printed in parts."""
 WORD_WIDTH = 18
 """Longer words and headings are broken over lines."""
 GAP = 2
@@ -265,7 +265,7 @@ def print_findings(console: Console, findings: Findings) -> None:
     """Print the headline, the other sentences, every table and every heat map.
 
     Fits in 100 columns, or in fewer: intervals move below their numbers, models that are
-    recommended are cut, then columns move into further tables. Other figures are left to the page.
+    recommended break, then columns move into further tables. Other figures are left to the page.
     """
     width = min(console.width, MOST_WIDTH)
     first, *others = findings.sentences or (findings.title,)
@@ -366,7 +366,7 @@ def _grid(
     grid = Grid(
         box=SIMPLE_HEAD, show_edge=False, pad_edge=True, collapse_padding=True, header_style="bold"
     )
-    grid.add_column(Text(printable(table.columns[0])), width=name_width + 1)
+    grid.add_column(Text(printable(table.columns[0])), width=name_width + 1, overflow="fold")
     for column in columns:
         words = all(isinstance(row[column], str | Verdict) for row in table.rows)
         grid.add_column(
@@ -376,11 +376,8 @@ def _grid(
             overflow="fold",
         )
     for at, row in enumerate(table.rows):
-        label = in_words(row[0])[0]
-        if len(label) > name_width:
-            label = label[: name_width - 1] + "…"
         grid.add_row(
-            Text(label),
+            Text(in_words(row[0])[0]),
             *(_cell(row[column], (at, column) in best, stacked, starred) for column in columns),
         )
     return grid
@@ -392,7 +389,7 @@ GRADES = {"right": "green", "near": "yellow", "wrong": "bold red", "silent": "ye
 def _cell(entry: Entry, best: bool, stacked: bool, starred: bool) -> Text:
     if isinstance(entry, Verdict):
         grade, *others = verdict_words(entry)
-        words = Text(grade, style=GRADES[entry.grade], no_wrap=True, overflow="ellipsis")
+        words = Text(grade, style=GRADES[entry.grade])
         return words.append("".join(others), style="none")
     number, interval = _compact(entry, starred)
     if starred:
