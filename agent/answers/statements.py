@@ -309,7 +309,10 @@ def _outlook(claim: Claim | None, situation: Situation) -> str:
     if claim is not None:
         return _AFTER_DECISION.get(activity, "")
     if not activity.randomizing:
-        return _NO_FORECAST[activity]
+        why = (
+            f" ({situation.reason})" if activity in _STOPPED_BY_PEOPLE and situation.reason else ""
+        )
+        return f"{_NO_FORECAST[activity]}{why}."
     return "" if outlook is None else foretold(outlook)
 
 
@@ -319,13 +322,13 @@ _AFTER_DECISION = {
     Activity.RANDOMIZING: "Requests are still randomized: end the experiment once this is enough.",
 }
 _NO_FORECAST = {
-    Activity.KILL_SWITCH: "Nothing will be certified while the kill switch is on.",
-    Activity.PASSING_THROUGH: "Nothing will be certified while requests are passed through.",
-    Activity.OBSERVING: "Nothing will be certified in mode `observe`: nothing is randomized.",
-    Activity.PAUSED: "Nothing will be certified while randomizing is paused.",
-    Activity.DECIDED: "Nothing more is randomized until the next rule.",
-    Activity.UNPRICED: "Nothing will be certified until a model has a price.",
-    Activity.BUDGET_SPENT: "The budget is spent: nothing will be certified unless it is raised.",
+    Activity.KILL_SWITCH: "Nothing will be certified while the kill switch is on",
+    Activity.PASSING_THROUGH: "Nothing will be certified while requests are passed through",
+    Activity.OBSERVING: "Nothing will be certified in mode `observe`: nothing is randomized",
+    Activity.PAUSED: "Nothing will be certified while randomizing is paused",
+    Activity.DECIDED: "Nothing more is randomized until the next rule",
+    Activity.UNPRICED: "Nothing will be certified until a model has a price",
+    Activity.BUDGET_SPENT: "The budget is spent: nothing will be certified unless it is raised",
 }
 
 
