@@ -251,7 +251,8 @@ def _retention(file: ConfigFile) -> list[str]:
     if retention is None:
         return []
     where = "are deleted" if retention.archive is None else f"go to {retention.archive}"
-    return [f"rows older than {retention.days:g} days {where}: the store stops growing by then"]
+    days = "a day" if retention.days == 1 else f"{retention.days:g} days"
+    return [f"rows older than {days} {where}: the store stops growing by then"]
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> int:
