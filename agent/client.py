@@ -131,7 +131,11 @@ class Client:
             )
         if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
             raise ValueError(f"buffer is {buffer!r}, expected a whole number of rows, at least 1")
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._host, self._port, self._path = (
+            parts.hostname or "",
+            parts.port,
+            parts.path.rstrip("/"),
+        )
         self._scheme = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
