@@ -268,11 +268,12 @@ class _LogAudit:
         result.randomized += int(np.count_nonzero(batch.randomized))
         result.capped += int(np.count_nonzero(batch.capped))
         if batch.closed_by is not None:
-            counts = np.bincount(batch.closed_by[batch.capped], minlength=len(Closure))
+            reasons = batch.closed_by[batch.capped]
             for closure in Closure:
-                if counts[closure]:
+                rows = int(np.count_nonzero(reasons == closure))
+                if rows:
                     name = closure.name.lower()
-                    result.closed_by[name] = result.closed_by.get(name, 0) + int(counts[closure])
+                    result.closed_by[name] = result.closed_by.get(name, 0) + rows
         expected = np.arange(number, number + count)
         self._report(batch, batch.number != expected, "is out of sequence")
         rule = self._rules.get(batch.rule_id)
