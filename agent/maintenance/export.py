@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -34,6 +33,9 @@ from equipoise.store.contract import Store
 from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind, Table, merge
 from equipoise.store.sqlite import SqliteStore
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 ROWS_AT_ONCE = 16_384
 _OF_MODELS = ("routed", "model", "served")
 _TYPES = {
@@ -49,6 +51,8 @@ _TYPES = {
 
 def tables(store: Store, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
     """Every table of a store by name, rows in log order; those without a row are left out."""
+    import pandas as pd  # slow to import, and no file needs it
+
     frames: dict[str, pd.DataFrame] = {}
     for name, schema, batches in _tables(store, config, reader(store, config)):
         table = pa.Table.from_batches(batches, schema)
