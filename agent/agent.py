@@ -327,7 +327,7 @@ class Agent:
         changes = stored_config.changes(self.store, config)
         later = [change.sentence for change in changes if change.effect == "era"]
         if later:
-            raise AgentError("at the next start, in a new era: " + "; ".join(later))
+            raise AgentError("; ".join(later))
         self.state.configure(config)
         self._validation = self._new_validation()
         if changes:

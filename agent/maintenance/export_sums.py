@@ -159,6 +159,15 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "status": "its verdict",
             "sentence": "for people",
         },
+        "losses": {
+            "at": "when it was found, seconds since the epoch",
+            "row": "the first row of the log behind what is missing",
+            "rows": "how many log rows are missing, as far as is known",
+            "first": "the first decision number that no decision has, empty where none is lost",
+            "numbers": "how many numbers from there on no decision has",
+            "reason": "what happened",
+            "kept": "files that were put aside",
+        },
         "columns": {
             "table": "name of a table",
             "column": "name of a column; * stands for a name of yours",
@@ -175,6 +184,7 @@ _TYPES = {
     **dict.fromkeys(("at", "opened_at", "floor", "coefficient", "offset", "factor"), pa.float64()),
     **dict.fromkeys(("usual", "low", "high", "seen", "rho"), pa.float64()),
     **dict.fromkeys(("era", "since", "cap", "version"), pa.int64()),
+    **dict.fromkeys(("row", "rows", "first", "numbers"), pa.int64()),
     "widened": pa.bool_(),
 }
 """Of columns that are not text."""
@@ -326,7 +336,7 @@ def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
 
 
 def _around(store: Store) -> Iterator[_Table]:
-    """Eras, settings, configurations, controls and alerts."""
+    """Eras, settings, configurations, controls, alerts and losses."""
     settings = store.settings()
     eras = [
         (
@@ -345,6 +355,18 @@ def _around(store: Store) -> Iterator[_Table]:
         "configurations": sorted(stored_config.versions(store).items()),
         "controls": [(each.at, each.name, each.value) for each in store.controls()],
         "alerts": [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
+        "losses": [
+            (
+                each.at,
+                each.row,
+                each.rows,
+                each.first if each.numbers else None,
+                each.numbers,
+                each.reason,
+                each.kept or None,
+            )
+            for each in store.gaps()
+        ],
     }
     for name, rows in plain.items():
         schema = _schema(name)
