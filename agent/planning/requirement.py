@@ -9,7 +9,7 @@ import numpy as np
 
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.simulation.forward import Design, Ends, fewest_rewards
-from equipoise.store.batches import Floats
+from equipoise.store.batches import Flags, Floats
 
 BAND = (0.1, 0.9)
 NEARLY = 0.1
@@ -32,7 +32,9 @@ class Requirement(msgspec.Struct, frozen=True):
 
     effect, rate, floor, explained: of this row. randomized: EXP requests; requests: all traffic
     meanwhile; hours: until it is known, the outcome window included, None without traffic; money:
-    USD of the randomized requests; harm: reward lost on them (below 0: won). fewest: Garivier &
+    USD of the randomized requests; extra: USD that they cost more than today's routing would have
+    paid for them (below 0: less), None where today's mix or a price is unknown; harm: reward lost
+    on them (below 0: won). fewest: Garivier &
     Kaufmann's lower bound on the mean of `randomized`. known: whether the planner stands by the
     numbers; note: why not.
     """
@@ -48,6 +50,7 @@ class Requirement(msgspec.Struct, frozen=True):
     requests: Interval80
     hours: Interval80 | None
     money: Interval80 | None
+    extra: Interval80 | None
     harm: Interval80
     fewest: float | None
     known: bool
@@ -75,9 +78,7 @@ def requirement(
     requests, counts = ends.requests[part], ends.counts[part]
     done = np.isfinite(requests)
     values = design.values[part]
-    routing = problem.reference
-    reference = values.max(axis=1) if routing is None else np.full(len(values), routing)
-    lost = (counts * (reference[:, None] - values)).sum(axis=1) * scale
+    lost = (counts * (problem.reference(values)[:, None] - values)).sum(axis=1) * scale
     paid = (counts * problem.prices).sum(axis=1)
     hours = _hours(problem, requests)
     known, note = _known(problem, hours, power, done)
@@ -95,7 +96,10 @@ def requirement(
         randomized=interval80(np.where(done, counts.sum(axis=1), np.inf), power),
         requests=interval80(requests, power),
         hours=None if hours is None else interval80(hours, power),
-        money=None if np.isnan(paid).any() else interval80(np.where(done, paid, np.inf), power),
+        money=_band(problem, paid, done),
+        extra=None
+        if problem.today is None
+        else _band(problem, paid - problem.today * counts.sum(axis=1), done),
         harm=interval80(np.where(done, lost, np.inf), power),
         fewest=fewest if np.isfinite(fewest) else None,
         known=known,
@@ -103,12 +107,19 @@ def requirement(
     )
 
 
+def _band(problem: Problem, amounts: Floats, done: Flags) -> Interval80 | None:
+    """Of USD (n,) that paths cost; None where they are unknown."""
+    if np.isnan(amounts).any():
+        return None
+    return interval80(np.where(done, amounts, np.inf), problem.request.power)
+
+
 def _hours(problem: Problem, requests: Floats) -> Floats | None:
     traffic = problem.request.traffic
     return None if traffic is None else requests / traffic + problem.request.window
 
 
-def _known(problem: Problem, hours: Floats | None, power: float, done: Floats) -> tuple[bool, str]:
+def _known(problem: Problem, hours: Floats | None, power: float, done: Flags) -> tuple[bool, str]:
     if done.mean() < power:
         return False, (
             f"only {done.mean():.0%} of the simulated experiments ever get there under this policy"
