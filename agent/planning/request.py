@@ -38,10 +38,11 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     price: of a request to any model; prices: one for each model; mix: (K,) shares of today's
     traffic that each model gets, so that money is the extra bill against it and harm counts against
     it too. names: (K,); candidate: which of them may be better than all the others, the one with
-    the least share of `mix`, the first if None. title: of the page. policies: assignments. rate: share of requests
-    that are randomized; floor: least probability of a model, 0.1 / K if None. sequence: the
-    declared one. explained: share of the reward's variance that replays (SIM) predict; 0 while
-    nothing is known. window, horizon: hours until a reward is final, and until you must know.
+    the least share of `mix`, the first if None. title: of the page. policies: assignments. rate:
+    share of requests that are randomized; floor: least probability of a model, 0.1 / K if None.
+    sequence: the declared one. explained: share of the reward's variance that replays (SIM)
+    predict; 0 while nothing is known. window, horizon: hours until a reward is final, and until you
+    must know.
     segments: parts of equal traffic that get answers of their own.
     rated: share of randomized requests whose reward comes, all of them if None; reward_rate,
     reward_sd and effect are then those of requests whose reward comes, and half_width, regret and

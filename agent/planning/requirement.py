@@ -6,6 +6,7 @@ from collections.abc import Sequence as Rows
 
 import msgspec
 import numpy as np
+from scipy import special
 
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.simulation.forward import Design, Ends, fewest_rewards
@@ -55,6 +56,11 @@ class Requirement(msgspec.Struct, frozen=True):
     fewest: float | None
     known: bool
     note: str
+
+    @property
+    def bill(self) -> Interval80 | None:
+        """The USD that are asked for: the extra ones where today's bill is known, else all."""
+        return self.money if self.extra is None else self.extra
 
 
 def interval80(values: Floats, power: float) -> Interval80:
@@ -127,6 +133,40 @@ def _known(problem: Problem, hours: Floats | None, power: float, done: Flags) ->
     if hours is not None and np.quantile(hours, power, method="inverted_cdf") > YEAR:
         return False, "it would take more than a year, and nothing stays as assumed for that long"
     return True, ""
+
+
+class FixedSample(msgspec.Struct, frozen=True):
+    """What a calculator for A/B tests says of the same difference, power and level.
+
+    each: requests per model; models: all of them together, with as many models as are compared;
+    two: of two. times: randomized requests of the plan over `models`. None where it has no number.
+    """
+
+    each: float
+    two: float
+    models: float
+    times: float | None
+
+
+def fixed_sample(problem: Problem, effect: float, row: Requirement | None) -> FixedSample:
+    """The sample size of a two-sided z test of two means that is read once, at the end.
+
+    n = (z(1 - delta / 2) + z(power))^2 (v_1 + v_2) / d^2 a model, with the variances that the two
+    models have where one is better by d. effect: d on the [0, 1] scale, of requests whose reward
+    comes; where the others count as the worst case it knows nothing of them.
+    """
+    request = problem.request
+    values, variances = problem.over_all(problem.values_at(effect)[None, :])
+    best, second = np.argsort(-values[0], kind="stable")[:2]
+    rated = 1.0 - float(problem.lost.mean())
+    difference = float(values[0, best] - values[0, second]) / rated
+    quantiles = special.ndtri(1.0 - request.delta / 2.0) + special.ndtri(request.power)
+    noise = float(variances[0, best] + variances[0, second])
+    each = max(quantiles, 0.0) ** 2 * noise / difference**2 / rated
+    each = float(max(np.ceil(each), 2.0))
+    needed = None if row is None else row.randomized.needed
+    times = None if needed is None else needed / (each * problem.models)
+    return FixedSample(each, 2.0 * each, each * problem.models, times)
 
 
 def cheapest(rows: Rows[Requirement], horizon: float | None) -> Requirement | None:

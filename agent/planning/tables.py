@@ -62,10 +62,10 @@ class Curve(msgspec.Struct, frozen=True):
 class Bought(msgspec.Struct, frozen=True):
     """What a budget buys under a policy.
 
-    randomized, requests, hours, money, extra, harm: all of it spent, as in a `Requirement`. half_width: certified, of the leader
-    against the runner-up, median. smallest_effect: found with the wanted power, None if none of
-    the effects tried is. chances: power by effect; right: chance that `ipw` then recommends the
-    best model, by effect.
+    randomized, requests, hours, money, extra, harm: all of it spent, as in a `Requirement`.
+    half_width: certified, of the leader against the runner-up, median. smallest_effect: found with
+    the wanted power, None if none of the effects tried is. chances: power by effect; right: chance
+    that `ipw` then recommends the best model, by effect.
     """
 
     policy: str
@@ -81,6 +81,11 @@ class Bought(msgspec.Struct, frozen=True):
     effects: list[float]
     chances: list[float]
     right: list[float]
+
+    @property
+    def bill(self) -> float | None:
+        """As `Requirement.bill`."""
+        return self.money if self.extra is None else self.extra
 
 
 class Tables:

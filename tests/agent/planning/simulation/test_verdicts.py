@@ -1,4 +1,4 @@
-"""The shares of experiments that end in yes, no, or neither, against experiments run by an agent."""
+"""Shares of experiments that end in yes, no, or neither, against experiments run by an agent."""
 
 from __future__ import annotations
 
