@@ -350,8 +350,7 @@ class Answers:
         planned = state.config.budget.planned
         if planned is not None:
             certified = self.certified()
-            answer = certified.standing
-            decided = answer.winner() is not None or bool(answer.equivalent())
+            decided = certified.standing.decided
             checks.append(plan(planned, certified.randomized, decided, self._foreseen()))
         now = at or state.light.pending.newest_at
         checks.append(watermark(self.behind(), now, state.config.reward.window))
@@ -417,17 +416,28 @@ class Answers:
         state = self.state
         active = state.eras.active(era)
         certified = self.view().certified
+        allocation, after = state.policy.freeze(snapshot), self._after_decision(era)
+        if after == "ramp":
+            allocation = allocation.at_rate(state.config.limits.rate_min)
         return Rule(
             era=era,
             since=state.light.pending.next,
-            allocation=state.policy.freeze(snapshot),
+            allocation=allocation,
             prediction=self._prediction(estimate),
             frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
             missing=state.config.reward.missing_value,
+            after_decision=after,
         )
+
+    def _after_decision(self, era: int) -> str | None:
+        """What goes on of an era that is decided; None where it is not, or all of it goes on."""
+        after = self.state.config.budget.after
+        if after == "continue" or era != self.state.rule.era:
+            return None
+        return after if self.certified().standing.decided else None
 
     def proposal(self, at: float) -> RuleRecord:
         """The next rule as a record, for whoever writes to the store."""

@@ -72,6 +72,11 @@ class Standing:
         best = int(np.argmax(worst))
         return (best, float(worst[best])) if worst[best] > -self.epsilon else None
 
+    @property
+    def decided(self) -> bool:
+        """Whether there is a winner, or all that is left is alike."""
+        return self.winner() is not None or bool(self.equivalent())
+
     def lead(self, model: int) -> float:
         """Lower end of a model's lead over the best of the others, at the level of all pairs.
 
