@@ -3,6 +3,7 @@
     exploring --> decided | equivalent          what the certified contrasts allow to say
     any ------> paused(reason) --> as before    randomizing stopped by a person, a check or a file
     any ------> restarted(drift) --> exploring  a new era whose sums hold no row yet, or too few
+    any ------> ended --> restarted             ended for good by a person, until it is resumed
 
 `decided` may go back to `exploring` only through a new era: bounds of the running average can
 widen again when traffic moves, so the status is what the newest bounds say.
@@ -27,6 +28,7 @@ class State(StrEnum):
     EQUIVALENT = "equivalent"
     PAUSED = "paused"
     RESTARTED = "restarted"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +108,13 @@ def decide(
     era_reason: str,
     randomized: float,
     about: str = "",
+    ended: bool = False,
 ) -> Status:
     """The status of an experiment.
 
-    paused: why randomizing is stopped, None where it is not. era_reason: why the running era was
-    opened if it is not the first, "" otherwise. randomized: randomized rows in its sums. about:
-    which requests the sums are about, "" for all.
+    paused: why randomizing is stopped, None where it is not; ended: whether for good. era_reason:
+    why the running era was opened if it is not the first, "" otherwise. randomized: randomized rows
+    in its sums. about: which requests the sums are about, "" for all.
     """
 
     def status_of(state: State, models: tuple[str, ...], sentence: str) -> Status:
@@ -121,7 +124,8 @@ def decide(
     answer = _answer(standing, winner, alike, delta, about)
     if paused is not None:
         before = "" if answer is None else f" What was certified stands: {answer[2]}"
-        return status_of(State.PAUSED, answer[1] if answer else (), f"Paused: {paused}.{before}")
+        state, word = (State.ENDED, "Ended") if ended else (State.PAUSED, "Paused")
+        return status_of(state, answer[1] if answer else (), f"{word}: {paused}.{before}")
     if answer is not None:
         return status_of(*answer)
     if era_reason and randomized < RESTARTING_ROWS:

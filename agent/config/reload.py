@@ -42,6 +42,7 @@ NEED_RESTART = (
     "retention",
     "names",
     "outcomes",
+    "webhook",
 )
 """Keys of `[service]` that keep their value until the next start."""
 

@@ -31,6 +31,7 @@ from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.reload import NEED_RESTART, reload_plan
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.service.app import build
@@ -304,6 +305,7 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
     log, old = daemon.log, daemon.settings
     try:
         file = load_file(path, overrides)
+        file = replace(file, experiment=with_after_decision(file.experiment, daemon.store))
         before = replace(file, experiment=daemon.agent.config, service=old)
         changes = reload_plan(before, file).changes
         if any(change.of_experiment for change in changes):

@@ -15,7 +15,8 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.policy_snapshot import sample_moments
-from equipoise.agent.answers.recommendation import KEEP_ROUTING
+from equipoise.agent.answers.recommendation import KEEP, KEEP_ROUTING
+from equipoise.agent.budget.cost import Basis
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
 from equipoise.agent.estimators.base import Estimate
@@ -58,7 +59,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
     recommendations: by family, the configured one among them. rule: what the policy would freeze
-    next. actions: what alarms ask for. off: families that were not to be computed.
+    next. basis: what spent requests are valued by. actions: what alarms ask for. off: families that
+    were not to be computed.
     """
 
     log_rows: int
@@ -67,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     recommendations: dict[str, RecommendationAnswer]
     checks: ChecksAnswer
     rule: RuleRecord
+    basis: Basis
     actions: list[AlarmAction] = []
     off: list[str] = []
 
@@ -79,7 +82,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     checks = _checked(agent, at)
     consequences = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
-    agent.state.paused = None
+    agent.state.paused = agent.state.ended = None
     # The proposal is frozen under the alarms that stand now.
     agent.state.alarms = alarms_of(consequences)
     try:
@@ -94,6 +97,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         recommendations={name: _recommendation(agent, name, at) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
+        basis=agent.answers.basis(estimates[configured]),
         actions=[
             AlarmAction(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in consequences
@@ -239,6 +243,8 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
     configured = family == agent.config.policy.estimator
     answer = agent.answers.recommendation(None if configured else family)
     winner, status = agent.answers.certified_winner(), agent.answers.status()
+    ended = agent.state.ended
+    final = None if ended is None else KEEP if ended.model is None else ended.model
     return RecommendationAnswer(
         status=status.state.value,
         status_models=list(status.models),
@@ -246,7 +252,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         sentence=answer.sentence,
         family=answer.family,
         model=answer.model,
-        action=answer.action,
+        action=final or answer.action,
         leaning=answer.leaning,
         value=number(answer.value),
         standard_error=number(answer.error),
@@ -255,6 +261,7 @@ def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswe
         certified=winner,
         at=at,
         log_rows=agent.light.next_seq,
+        final=final,
     )
 
 

@@ -66,17 +66,7 @@ class Queries:
             raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
         answer = report.recommendations[families[0] if families else report.estimates.estimator]
-        switches = self._switches
-        if switches.paused:
-            why = f" ({switches.reason})" if switches.reason else ""
-            before = "" if answer.status == "paused" else f" Before: {answer.status_sentence}"
-            return msgspec.structs.replace(
-                answer,
-                status="paused",
-                status_sentence=f"Paused{why}.{before}",
-                sentence=f"Paused{why}. {answer.sentence}",
-            )
-        return answer
+        return self._switches.shown(answer)
 
     @Operation("GET", "/v1/checks", weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:
@@ -86,7 +76,7 @@ class Queries:
     @Operation("GET", "/v1/budget")
     async def budget(self, call: Call) -> BudgetAnswer:
         """The budget, what was spent and what is left."""
-        return self._switches.budget()
+        return self._switches.budget(self._analysis.basis)
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
