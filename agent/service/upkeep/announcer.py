@@ -115,6 +115,7 @@ class Announcer:
             self._closing = True
             self._more.set()
             await self._keeping
+            await self._keep_waiting()
 
     async def _keep(self) -> None:
         while not self._closing:
