@@ -82,7 +82,7 @@ class Exposition:
         yield from self._traffic()
         yield from self._state()
         if self._analysis.newest is not None:
-            yield from _knowledge(self._analysis.newest)
+            yield from _knowledge(self._analysis.newest, self._switches)
         if self._analysis.forecast is not None:
             yield from _expectation(self._analysis.forecast)
 
@@ -260,8 +260,8 @@ class _Read(Collector):
         return self._families
 
 
-def _knowledge(report: Report) -> Iterator[Metric]:
-    """Values, interval widths, status and checks of the newest report."""
+def _knowledge(report: Report, switches: Switches) -> Iterator[Metric]:
+    """Values, interval widths and checks of the newest report, and the status as it stands."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
     width = GaugeMetricFamily(
@@ -276,7 +276,7 @@ def _knowledge(report: Report) -> Iterator[Metric]:
             width.add_metric([row.model], row.upper - row.lower)
     yield from (value, error, width)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
-    answer = report.recommendations[report.estimates.estimator]
+    answer = switches.shown(report.recommendations[report.estimates.estimator])
     for name in get_args(Status):
         status.add_metric([name], float(answer.status == name))
     yield status
