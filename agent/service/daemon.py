@@ -430,7 +430,7 @@ class Daemon:
 
     async def _shadow(self) -> None:
         assert self.shadow is not None
-        if not self.switches.kill_switch.on:
+        if not self.switches.kill_switch.on and self.agent.state.ended is None:
             rows = await self.shadow.run()
             if rows:
                 self.counters.bulk["shadow"] += rows
