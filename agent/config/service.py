@@ -248,14 +248,7 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     open_bytes: Count = 16 << 20
 
 
-Webhook: TypeAlias = Annotated[
-    str,
-    bound(
-        "an address that begins with https:// or http://, without spaces",
-        pattern=r"^https?://[^\s/?#]+\S*$(?!\n)",
-        max_length=2000,
-    ),
-]
+_ADDRESS = re.compile(r"https?://[^\s/?#]+\S*")
 
 
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -299,7 +292,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shadow: ShadowSettings | None = None
     retention: RetentionSettings | None = None
     names: list[HostName] = msgspec.field(default_factory=list)
-    webhook: list[Webhook] = msgspec.field(default_factory=list)
+    webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"
     tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
@@ -323,12 +316,24 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             yield Problem("tokens", "none", f"a token, since host is {shown(self.host)}", fix)
         yield from twice("tokens", (token.name for token in self.tokens))
         for at, address in enumerate(self.webhook):
-            parts = urlsplit(address)
-            if parts.scheme == "http" and not _loopback(parts.hostname or ""):
-                # Not the address itself: it may hold a secret.
-                host = shown(parts.hostname or "")
-                limit = "https, or http to a loopback address"
-                yield Problem(f"webhook[{at}]", f"http to {host}", limit, "use https")
+            if (fault := _address_fault(address)) is not None:
+                yield Problem(f"webhook[{at}]", *fault)
+
+
+def _address_fault(address: str) -> tuple[str, str] | None:
+    """What the address of a webhook is and what it should be, None for one that may be used. The
+    address itself is not shown: it may hold a secret."""
+    limit = "an address that begins with https://, or with http:// on this machine, without spaces"
+    if not _ADDRESS.fullmatch(address):
+        return "something else", limit
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "something else", limit
+    if parts.scheme == "http" and not _loopback(host):
+        return f"http to {shown(host)}", limit
+    return None
 
 
 def _loopback(host: str) -> bool:

@@ -32,6 +32,10 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+ClosedBy: TypeAlias = Literal[
+    "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
+]
+"""`Closure` in words."""
 Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted", "ended"]
 
 
@@ -322,7 +326,9 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
-    """A decision as it stands in the log, with every part of its outcome."""
+    """A decision as it stands in the log, with every part of its outcome. capped: whether something
+    closed it to randomizing, and closed_by: what; null for nothing, and where an older log does not
+    say."""
 
     decision: Decision
     unit_id: str | None
@@ -330,6 +336,7 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
     features: list[float]
     capped: bool
     outcomes: list[OutcomePart]
+    closed_by: ClosedBy | None = None
 
 
 class RuleAnswer(Wire, frozen=True, kw_only=True):

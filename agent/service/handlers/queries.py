@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
+    ClosedBy,
     EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
@@ -30,7 +32,7 @@ from equipoise.agent.service.control import Switches
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
-from equipoise.store.batches import OutcomeBatch
+from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -135,6 +137,7 @@ class Queries:
             features=stored.x[0].tolist(),
             capped=bool(stored.capped[0]),
             outcomes=[_part(part, agent.models) for part in outcomes],
+            closed_by=_closed_by(stored),
         )
 
     @Operation(
@@ -181,6 +184,11 @@ def _families(call: Call) -> list[str]:
             limit = ", ".join(FAMILIES)
             raise Refusal(422, f"family: expected some of {limit}", field="family", limit=limit)
     return list(dict.fromkeys(names))
+
+
+def _closed_by(stored: DecisionBatch) -> ClosedBy | None:
+    closure = Closure.OPEN if stored.closed_by is None else Closure(stored.closed_by.item())
+    return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:

@@ -157,8 +157,14 @@ def test_a_restart_goes_on_where_the_post_failed_and_repeats_nothing(receiver, m
 @pytest.mark.parametrize(
     ("address", "fault"),
     [
-        ("http://hooks.example/abc-secret", "https, or http to a loopback address"),
+        (
+            "http://hooks.example/abc-secret",
+            "http to 'hooks.example', expected an address that begins with https://",
+        ),
         ("ftp://hooks.example/abc-secret", "begins with https://"),
+        ("https://hooks.example /abc-secret", "begins with https://"),
+        ("https://[abc-secret", "begins with https://"),
+        ("https://hooks.example:abc-secret", "begins with https://"),
         ("https:///abc-secret", "begins with https://"),
     ],
 )
@@ -168,6 +174,7 @@ def test_an_address_that_would_carry_it_in_the_clear_is_refused(address, fault):
     with pytest.raises(ConfigError) as refused:
         file_from_dict(declared)
     assert fault in str(refused.value)
+    assert "secret" not in str(refused.value)
     for fine in (
         "https://hooks.example/x",
         "http://127.0.0.1:9/x",
@@ -206,7 +213,10 @@ def test_a_daemon_decides_stops_tells_and_ends(receiver, tmp_path):
         assert sum(part["randomized"] for part in traffic("a", 400)) > 100
         until(lambda: mode()["activity"] == "decided")
         assert mode()["randomizing"] is False
-        assert not any(part["randomized"] for part in traffic("b", 20))
+        (*_, last) = traffic("b", 20)
+        assert not any(part["randomized"] for part in made[-20:])
+        logged = daemon.ask("GET", f"/v1/decisions/{last['decision_id']}").json
+        assert (logged["decision"]["rate"], logged["closed_by"]) == (0.0, "decided")
         until(lambda: told(receiver) == [("exploring", "decided")])
         assert receiver.got[0]["models"] == ["large"]
 
