@@ -7,11 +7,13 @@ from commands import run_command
 
 from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.status import State
+from equipoise.agent.controls import BUDGET
 from equipoise.agent.errors import AgentError
 from equipoise.agent.experiment import Experiment
 from equipoise.agent.lifecycle.eras import Ended, read_stops, standing_end
 from equipoise.agent.monitors.check import Action, Check, Consequence
 from equipoise.agent.service.analyst.reports import current
+from equipoise.store.records import Control
 
 DECLARED = {
     "name": "chat",
@@ -81,3 +83,20 @@ def test_without_a_choice_the_end_is_what_is_recommended(tmp_path):
         refused = run_command("end", store, "--model", "large")
     assert refused.returncode == 2
     assert "end it with --url" in refused.stderr
+
+
+def test_a_budget_that_an_operator_set_holds_for_whoever_opens_the_store(tmp_path):
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        chat.agent.store.put(Control(at=1.0, name=BUDGET, value="50"))
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        assert served(chat, "a", 400) == 50
+        assert chat.activity() is Activity.BUDGET_SPENT
+    status = run_command("status", tmp_path / "chat.db", "--json").stdout
+    assert '"activity":"budget-spent"' in status
+    assert '"budget_left":0' in status
+    assert '"requests":50,"usd":null' in status
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        chat.agent.state.observing_only = True
+        served(chat, "b", 1)
+    status = run_command("status", tmp_path / "chat.db", "--json").stdout
+    assert '"activity":"observing"' in status
