@@ -86,17 +86,20 @@ class Decider:
             first, at = int(batch.number[0]), float(batch.at[0])
             limit = state.purse.limits.get("requests")
             self._stops.note(first, off, limit, self._config_version, at)
-        every: Flags = np.ones(len(batch), dtype=bool)
         if off is not None:
             reason = Closure.OBSERVING if state.observing_only else Closure.PAUSED
-            return _closed(batch, every, reason)
+            return _closed(batch, _all(batch), reason)
         if state.rule.stops:
             # A unit that was drawn before keeps its model until it ends: served otherwise from now
             # on, it would count against what it had drawn.
-            opens = every if batch.leader is None else batch.leader == batch.number
+            opens = _all(batch) if batch.leader is None else batch.leader == batch.number
             batch = _closed(batch, opens, Closure.DECIDED)
         stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
         return batch if stopped is None else _closed(batch, stopped, Closure.BUDGET)
+
+
+def _all(batch: DecisionBatch) -> Flags:
+    return np.ones(len(batch), dtype=bool)
 
 
 def _closed(batch: DecisionBatch, stopped: Flags, reason: Closure) -> DecisionBatch:

@@ -96,6 +96,23 @@ def test_stop_randomizes_nothing_from_the_rule_that_is_frozen_then(tmp_path):
         clean(again)
 
 
+def test_what_is_served_as_routed_is_still_watched_and_drift_begins_an_era_that_randomizes():
+    agent, traffic = decided("stop")
+    for _ in range(30):
+        play(agent, traffic, 1)
+    agent.refresh()
+    assert agent.rule.era == 0
+    for _ in range(30):
+        decisions = agent.decide(traffic.requests(100))
+        rare = (traffic.rng.random(100) < 0.02).astype(float)
+        agent.observe(replace(traffic.outcomes(decisions), reward=rare))
+    agent.refresh()
+    assert agent.state.eras.reason(agent.rule.era).startswith("drift: Rewards of traffic as")
+    assert agent.answers.activity() is Activity.RANDOMIZING
+    (made,) = play(agent, traffic, 1)
+    assert made.randomized.any()
+
+
 def test_ramp_goes_on_at_the_smallest_rate_which_is_certified():
     agent, traffic = decided("ramp")
     lowest, before = agent.config.limits.rate_min, agent.answers.certified().rows
