@@ -257,20 +257,21 @@ class Admin:
         if body.model is not None and body.keep:
             limit = "either model or keep"
             raise Refusal(422, f"received both, expected {limit}", field="keep", limit=limit)
-        try:
-            report = await self._analysis.read([])
-        except AnalystError as error:
-            raise unanswered(error) from error
-        answer = report.recommendations[report.estimates.estimator]
-        model = body.model
-        if model is None and not body.keep and answer.action != KEEP:
-            model = answer.action
+        model, certified = body.model, False
         if model is not None and model not in self._adapter.agent.models:
             limit = f"one of {', '.join(self._adapter.agent.models)}"
             raise Refusal(
                 422, f"model: received {model!r}, expected {limit}", field="model", limit=limit
             )
-        certified = model is not None and model == answer.certified
+        if not body.keep:
+            try:
+                report = await self._analysis.read([])
+            except AnalystError as error:
+                raise unanswered(error) from error
+            answer = report.recommendations[report.estimates.estimator]
+            if model is None and answer.action != KEEP:
+                model = answer.action
+            certified = model is not None and model == answer.certified
         ended = self._switches.end(model, body.reason, self._clock(), certified=certified)
         self._log.warning("ended", serve=model or KEEP, certified=certified)
         return ended
