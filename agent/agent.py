@@ -30,7 +30,7 @@ from equipoise.agent.decisions.validation import Validator
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.lifecycle import stored_config
-from equipoise.agent.lifecycle.eras import Eras
+from equipoise.agent.lifecycle.eras import Eras, standing_end
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions
@@ -108,11 +108,14 @@ class Agent:
         for segment in store.read(since=fold.next_seq):
             fold.apply(segment.seq, segment.batch)
         rule = _newest_rule(config, rules, fold, at)
-        self.state = ExperimentState(config, store, eras, rules, fold, rule, standing_pause(store))
+        self.state = ExperimentState(
+            config, store, eras, rules, fold, rule, standing_pause(store), standing_end(store)
+        )
         self.answers = Answers(self.state)
         self.controls = Controls(self.state, self.answers)
         self._validation = self._new_validation()
         self.controls.revalue()
+        self.controls.keep_budget()
         self._decider = None if key is None else Decider(self.state, key)
         newest = eras.newest
         if key is not None and newest is not None and newest.era > self.state.rule.era:

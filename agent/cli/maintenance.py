@@ -1,12 +1,13 @@
-"""`equipoise audit`, `backup`, `restore`, `export`, `repair`: commands that look after a store."""
+"""`equipoise audit`, `backup`, `restore`, `export`, `repair`, `end`: commands that look after a
+store."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -325,3 +326,87 @@ def repair(
             typer.echo(f"put aside: {', '.join(put_aside)}")
     if refusal:
         raise typer.Exit(1)
+
+
+def end(
+    store: Annotated[
+        Path | None, typer.Argument(help="The store (a SQLite file); no daemon may run.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Serve this model from now on.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave today's routing as it is.")] = False,
+    reason: Annotated[str, typer.Option(help="Kept in the store, for people.")] = "",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask this daemon instead, with the token in EQUIPOISE_TOKEN (admin)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """End an experiment for good.
+
+    Nothing is randomized any more, through every restart, and who is to be served from now on is
+    kept. Without --model or --keep that is the action of the recommendation. Requests are still
+    decided and logged, as routed. `POST /v1/resume` begins a new era.
+
+    Example: equipoise end experiment.db --model large --reason "large won"
+
+    Example: equipoise end --url http://127.0.0.1:8080 --keep
+    """
+    import msgspec
+
+    from equipoise.agent.answers.recommendation import KEEP
+    from equipoise.agent.errors import AgentError
+    from equipoise.agent.experiment import Experiment
+    from equipoise.agent.lifecycle.eras import Ended
+    from equipoise.store.errors import StoreInUseError
+
+    if model is not None and keep:
+        raise typer.BadParameter("--keep leaves no model to serve", param_hint="--model")
+    if (store is None) is (url is None):
+        raise typer.BadParameter("give a store, or else --url", param_hint="STORE")
+    if url is not None:
+        body = {"model": model, "keep": keep, "reason": reason}
+        ended = msgspec.convert(_asked(url, "/v1/end", body)["ended"], Ended)
+    else:
+        try:
+            with Experiment.open(store) as experiment:
+                ended = experiment.end(model, keep=keep, reason=reason)
+        except StoreInUseError as error:
+            why = "end it with --url http://HOST:PORT if that is a daemon"
+            raise AgentError(f"{error}: {why}") from None
+    if as_json:
+        typer.echo(msgspec.json.encode(ended).decode())
+        return
+    typer.echo(f"ended in era {ended.era}; serve: {ended.model or KEEP}")
+    typer.echo(f"certified: {'yes' if ended.certified else 'no'}")
+
+
+def _asked(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What a daemon answers. Raises AgentError where it does not, or refuses."""
+    import os
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    import msgspec
+
+    from equipoise.agent.errors import AgentError
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AgentError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get("EQUIPOISE_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        with closing(kind(parts.hostname, parts.port, timeout=60.0)) as connection:
+            connection.request(
+                "POST", parts.path.rstrip("/") + path, msgspec.json.encode(body), headers
+            )
+            response = connection.getresponse()
+            answer = msgspec.json.decode(response.read(), type=dict[str, Any])
+    except (OSError, HTTPException, msgspec.MsgspecError) as error:
+        raise AgentError(f"the daemon does not answer: {error or type(error).__name__}") from None
+    if response.status != 200:
+        detail = answer.get("detail", "")
+        raise AgentError(f"the daemon answers with status {response.status}: {detail}")
+    return answer

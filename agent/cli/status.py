@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from equipoise.agent.agent import Agent
     from equipoise.agent.answers.certifier import Certified
 
@@ -45,11 +47,17 @@ def status(
 
 def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` prints, JSON-able: numbers in reward units, null where unknown."""
+    import msgspec
+
+    from equipoise.agent.lifecycle.eras import OBSERVING, read_stops
     from equipoise.agent.service.analyst.reports import current, number
 
+    # The mode is the daemon's, and what its last decision stood under is in the store.
+    notes = read_stops(agent.store)
+    agent.state.observing_only = bool(notes) and notes[-1].off == OBSERVING
     estimates, answer, checks = current(agent)
     delivery = next(check.figures for check in checks.checks if check.name == "delivery")
-    budget, watermark = agent.config.budget.requests, estimates.watermark
+    budget, watermark = agent.controls.budget, estimates.watermark
     return {
         "experiment": estimates.experiment,
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
@@ -59,7 +67,11 @@ def describe(agent: Agent) -> dict[str, Any]:
         "decisions": estimates.decisions,
         "losses": [gap.sentence for gap in agent.state.gaps],
         "randomized": estimates.randomized,
+        "activity": agent.answers.activity().value,
+        "ended": msgspec.to_builtins(agent.state.ended),
+        "after_decision": agent.config.budget.after,
         "budget_left": None if budget is None else budget - estimates.randomized,
+        "spent": msgspec.to_builtins(agent.answers.spent()),
         "spending": [
             {
                 "resource": each.resource,
@@ -159,6 +171,7 @@ def _print(facts: dict[str, Any]) -> None:
         value = facts["todays_routing"] if name == ROUTING else None
         table.add_row(name, _cell(value), "", f"{low:.3f} … {high:.3f}", "", "")
     console.print(table)
+    console.print(_cost_table(facts["spent"]))
     console.print(f"{facts['estimator']}: {facts['sentence']}")
     console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
     console.print(
@@ -193,6 +206,24 @@ def _print(facts: dict[str, Any]) -> None:
         + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )
+
+
+def _cost_table(spent: dict[str, Any]) -> Table:
+    """What randomizing has cost so far, a row a model and one for all."""
+    from rich.table import Column, Table
+
+    heads = ("randomized onto", "requests", "USD", "USD extra", "rewards", "gained", "± s.e.")
+    table = Table(*(Column(head, overflow="fold") for head in heads))
+    for row in (*spent["models"], spent | {"model": "in all"}):
+        rewards = "unknown" if row["rewards"] is None else f"{row['rewards']:,}"
+        cells = (_amount(row[name]) for name in ("usd", "extra_usd"))
+        gained = (_amount(row[name], 1) for name in ("gained", "gained_error"))
+        table.add_row(row["model"], f"{row['requests']:,}", *cells, rewards, *gained)
+    return table
+
+
+def _amount(value: float | None, digits: int = 4) -> str:
+    return "unknown" if value is None else f"{value:,.{digits}f}"
 
 
 def _cell(value: float | None) -> str:

@@ -47,6 +47,7 @@ NEED_RESTART = (
     "retention",
     "names",
     "outcomes",
+    "webhook",
 )
 """Keys of `[service]` that keep their value until the next start."""
 
@@ -78,6 +79,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "policy.exclude": ("applied", "from the next decision on"),
         "policy.epsilon": ("applied", "intervals hold for every difference at once"),
         "budget": ("applied", "from the next decision on"),
+        "budget.after_decision": ("applied", "from the next rule on"),
         "budget.segments": ("refused", _COUNTED),
         "budget.segments[].max_requests": ("applied", "from the next decision on"),
         "budget.per_user": ("refused", _COUNTED),

@@ -44,6 +44,7 @@ from equipoise.agent.ingest.records import (
     nested,
     rows,
 )
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import text_key
@@ -509,7 +510,8 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
-        agent = Agent(file.experiment, store, open_key(store), at=time.time())
+        config = with_after_decision(file.experiment, store)
+        agent = Agent(config, store, open_key(store), at=time.time())
         yield StoreSink(RecordAdapter(agent), kind)
         agent.checkpoint(time.time())
 

@@ -2,6 +2,7 @@
 
 A change of what is compared (a model taken out, a new version) and an accepted drift alarm start a
 new one. Nothing is silently forgotten inside a sequence, and nothing is carried into the next.
+An experiment that was ended keeps who is to be served; resuming it begins an era.
 
 Pausing, observing and a changed budget are decided outside of the log. Every decision that such a
 stop serves as routed says `capped`; so that this can be checked too, each change is kept among the
@@ -81,6 +82,36 @@ STOPS = "stops"
 OBSERVING = "observing only"
 _RETRY = 1000
 """Decisions until what could not be kept is tried again."""
+
+
+END = "end"
+"""The name under which the end of an experiment is kept among the controls."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of an experiment: nothing is randomized any more until somebody resumes it.
+
+    model: who is to be served from now on, None to leave today's routing as it is. certified:
+    whether that model was certified then. reason: of whoever ended it, "" for none. era: the one
+    that ended. at: seconds since the epoch.
+    """
+
+    model: str | None
+    certified: bool
+    reason: str
+    era: int
+    at: float
+
+
+def standing_end(store: Store) -> Ended | None:
+    """The end that stands, None where the experiment goes on."""
+    values = [control.value for control in store.controls() if control.name == END]
+    return msgspec.json.decode(values[-1], type=Ended | None) if values else None
+
+
+def keep_end(store: Store, ended: Ended | None, at: float) -> None:
+    """Keep that it ended, or, with None, that it goes on."""
+    store.put(Control(at=at, name=END, value=msgspec.json.encode(ended).decode()))
 
 
 class Stops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,8 +7,10 @@ that was opened before keeps to them: what a changed configuration may change is
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.config import ExperimentConfig
@@ -20,6 +22,28 @@ from equipoise.agent.lifecycle.rules import RuleBook
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.records import Era
+
+
+class _Budget(msgspec.Struct):
+    after_decision: str = "continue"
+
+
+class _Stored(msgspec.Struct):
+    budget: _Budget
+
+
+def with_after_decision(config: ExperimentConfig, store: Store) -> ExperimentConfig:
+    """The configuration, with `budget.after_decision` said where it was left out: `stop` in a new
+    store, and in one that is there what that store has. One from before there was a choice goes on
+    randomizing after the decision, as it did when it was begun."""
+    if config.budget.after_decision is not None:
+        return config
+    text, after = stored_config.load(store), "stop"
+    if text is not None:
+        with contextlib.suppress(msgspec.MsgspecError):  # `changes` says what is wrong with it
+            after = msgspec.json.decode(text, type=_Stored).budget.after_decision
+    budget = msgspec.structs.replace(config.budget, after_decision=after)
+    return msgspec.structs.replace(config, budget=budget)
 
 
 def freeze_identity(

@@ -315,6 +315,7 @@ class _LogAudit:
             own_shares if opened is None else shares,
             rule.active,
             opened,
+            rule.stops,
         )
         self._report(batch, stops.shut, "is capped, and nothing stopped it")
         self._report(batch, stops.loose, "is not capped, and a stop stood")

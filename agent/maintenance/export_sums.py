@@ -52,7 +52,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "randomized": "whether it came from the draw",
             "capped": "whether a stop set e to 0 after the rule had spoken",
             "closed_by": "what closed the request to randomizing: open, observing, paused, budget, "
-            "segment, user, excluded, ineligible; empty in older logs",
+            "segment, user, excluded, ineligible, decided; empty in older logs",
             "rule_id": "the rule it was made under",
             "era": "the era of that rule",
             "leader_id": "decision whose draw this one took over, its own where it drew itself",

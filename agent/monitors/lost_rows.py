@@ -188,7 +188,11 @@ CLOSURE_WORDS = {
     Closure.USER: "beyond the share of a user",
     Closure.EXCLUDED: "of excluded users",
     Closure.INELIGIBLE: "open to no model",
+    Closure.DECIDED: "after the decision",
 }
+_COUNTED = Closure.DECIDED
+"""Closures below it have a sum each. What was closed otherwise is the rest of `capped`, so that
+states from before there was another can be read."""
 
 
 class Floors(Monitor):
@@ -207,7 +211,7 @@ class Floors(Monitor):
         self.rate_min = rate_min
         self.largest_weight = largest_weight
         names = ("rows", "capped", "below", "closed", "largest", "weight", "weight_squares")
-        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(len(Closure))}
+        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(_COUNTED)}
 
     def update(
         self,
@@ -220,7 +224,7 @@ class Floors(Monitor):
         """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; closed_by: (n,) a
         `Closure`; open_to_all: (n,) whether every model was eligible."""
         capped = closed_by > 0
-        self.sums["by"] += np.bincount(closed_by, minlength=len(Closure))
+        self.sums["by"] += np.bincount(closed_by, minlength=_COUNTED)[:_COUNTED]
         below = ~capped & (rate < self.rate_min)
         closed = ~capped & ~below & ~open_to_all
         certified = ~capped & ~below & open_to_all
@@ -235,7 +239,8 @@ class Floors(Monitor):
         sums["weight_squares"] += (weight * weight).sum()
 
     def result(self) -> Check:
-        by = dict(zip(Closure, self.sums["by"].tolist(), strict=True))
+        by = dict(zip(Closure, self.sums["by"].tolist(), strict=False))
+        by[Closure.DECIDED] = float(self.sums["capped"][0] - self.sums["by"][1:].sum())
         figures = {name: float(array[0]) for name, array in self.sums.items() if name != "by"}
         rows, squares = figures["rows"], figures.pop("weight_squares")
         weight, largest = figures.pop("weight"), figures["largest"]
@@ -267,4 +272,7 @@ class Floors(Monitor):
             )
             return Check(self.name, "alarm", sentence, figures)
         sentence += f"; the largest weight is {largest:,.1f} of {self.largest_weight:,.1f} allowed."
-        return Check(self.name, "watch" if share < LEAST_CERTIFIED else "ok", sentence, figures)
+        # What comes once all is decided was not to be certified.
+        asked = rows - by[Closure.DECIDED]
+        few = asked > 0.0 and rows - out < LEAST_CERTIFIED * asked
+        return Check(self.name, "watch" if few else "ok", sentence, figures)

@@ -36,6 +36,7 @@ from equipoise.agent.config.reload import (
     reload_plan,
 )
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.service.app import build
@@ -314,6 +315,7 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
     log, old, config = daemon.log, daemon.settings, daemon.agent.config
     try:
         file = load_file(path, overrides)
+        file = replace(file, experiment=with_after_decision(file.experiment, daemon.store))
         before = replace(file, experiment=config, service=old)
         plan = reload_plan(before, file)
         if any(change.of_experiment for change in plan.changes):

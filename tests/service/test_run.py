@@ -127,8 +127,12 @@ def test_a_pause_is_logged_with_e_0_and_a_budget_is_a_hard_stop_and_both_outlive
     with running(tmp_path) as daemon:
         assert daemon.ask("GET", "/readyz").json["mode"]["reason"] == "a release"
         budget = daemon.ask("GET", "/v1/budget").json
-        assert budget == {"requests": 3, "randomized": 3, "left": 0}
-        assert daemon.ask("POST", "/v1/resume").json["randomizing"] is True
+        assert (budget["requests"], budget["randomized"], budget["left"]) == (3, 3, 0)
+        assert daemon.ask("GET", "/readyz").json["mode"]["activity"] == "paused"
+        answer = daemon.ask("POST", "/v1/resume").json
+        # It is not paused, and with nothing left in the budget nothing is randomized either.
+        assert (answer["paused"], answer["activity"]) == (False, "budget-spent")
+        assert answer["randomizing"] is False
         assert not any(daemon.decide(f"r{index}")["randomized"] for index in range(40))
         for wrong in ({"requests": -1}, {"requests": 1.5}, {}, {"budget": 5}, {"requests": 2**63}):
             assert daemon.ask("PUT", "/v1/budget", wrong).status == 422

@@ -98,8 +98,8 @@ class _Reading:
         others = self._others[None, :]
         above = self._decision.beyond(state, paths, own, others, np.zeros(1))
         below = self._shown.beyond(state, paths, others, own, np.full(1, -self._difference))
-        better: Flags = above.all(axis=1)
-        not_by_as_much: Flags = below.any(axis=1)
+        better: Flags = np.all(above, axis=1)
+        not_by_as_much: Flags = np.any(below, axis=1)
         return better, not_by_as_much
 
     def half_width(self, state: PathState) -> float:

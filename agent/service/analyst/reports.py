@@ -17,6 +17,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.agent.answers.statements import NOTHING_SPECIAL, Facts, Situation, state
+from equipoise.agent.budget.cost import Basis
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
 from equipoise.agent.estimators.base import Estimate
@@ -59,7 +60,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
     facts: by family, the configured one among them. rule: what the policy would freeze
-    next. actions: what alarms ask for. off: families that were not to be computed.
+    next. basis: what spent requests are valued by. actions: what alarms ask for. off: families that
+    were not to be computed.
     """
 
     log_rows: int
@@ -68,6 +70,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Facts]
     checks: ChecksAnswer
     rule: RuleRecord
+    basis: Basis
     actions: list[AlarmAction] = []
     off: list[str] = []
 
@@ -88,7 +91,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     checks = _checked(agent, at)
     consequences = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
-    agent.state.paused = None
+    agent.state.paused = agent.state.ended = None
     # The proposal is frozen under the alarms that stand now.
     agent.state.alarms = alarms_of(consequences)
     try:
@@ -103,6 +106,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         facts={name: _facts(agent, name) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
+        basis=agent.answers.basis(estimates[configured]),
         actions=[
             AlarmAction(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in consequences
@@ -280,6 +284,7 @@ def recommendation(
         certified=claim.models[0] if claim is not None and single else None,
         at=at,
         log_rows=log_rows,
+        final=situation.final,
     )
 
 

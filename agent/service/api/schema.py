@@ -16,6 +16,8 @@ import msgspec
 from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.statements import Pill
 from equipoise.agent.answers.status import State
+from equipoise.agent.budget.cost import Spent
+from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.store.records import Decision, Id, Outcome, Request
 
@@ -32,6 +34,10 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+ClosedBy: TypeAlias = Literal[
+    "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
+]
+"""`Closure` in words."""
 Status: TypeAlias = State
 
 
@@ -237,7 +243,8 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     status, status_models, status_sentence: the decision and what it concerns, with its guarantee.
     sentence: for people, `certified_sentence`, `estimate_sentence` and `outlook_sentence` in a row,
     in which ± is half of a 95% interval. activity, activity_sentence: what happens to requests now.
-    pills: the same in a word each."""
+    pills: the same in a word each. final: who is to be served once the experiment has ended, a
+    model or `keep`, which then is the action too, certified or not; null before."""
 
     status: Status
     status_models: list[str]
@@ -261,6 +268,7 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     certified: str | None
     at: float
     log_rows: int
+    final: str | None = None
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):
@@ -290,12 +298,30 @@ class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
     requests: Annotated[int, msgspec.Meta(ge=0, le=MOST_BUDGET)] | None
 
 
+class LimitAnswer(Wire, frozen=True, kw_only=True):
+    """A hard stop: of requests (in all, or in a segment), USD of money, or reward units of harm.
+    spent: by the draws; expected: by the probabilities; planned: the part of the limit that belongs
+    to the traffic so far. null where a price is unknown."""
+
+    resource: str
+    limit: float
+    spent: float | None
+    expected: float | None
+    planned: float | None
+
+
 class BudgetAnswer(Wire, frozen=True, kw_only=True):
-    """The budget in force, what was spent, what is left (null for no limit)."""
+    """The budget in force, what was spent, what is left (null for no limit). requests, left: the
+    hard stop in requests; limits: every hard stop. after_decision: what goes on once the status is
+    decided or equivalent. spent: what randomizing has cost so far, in all eras; prices and values
+    are those known now, for past requests too."""
 
     requests: int | None
     randomized: int
     left: int | None
+    after_decision: Literal["stop", "ramp", "continue"]
+    limits: list[LimitAnswer]
+    spent: Spent
 
 
 class OutcomePart(Wire, frozen=True, kw_only=True):
@@ -312,7 +338,9 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
-    """A decision as it stands in the log, with every part of its outcome."""
+    """A decision as it stands in the log, with every part of its outcome. capped: whether something
+    closed it to randomizing, and closed_by: what; null for nothing, and where an older log does not
+    say."""
 
     decision: Decision
     unit_id: str | None
@@ -320,6 +348,7 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
     features: list[float]
     capped: bool
     outcomes: list[OutcomePart]
+    closed_by: ClosedBy | None = None
 
 
 class RuleAnswer(Wire, frozen=True, kw_only=True):
@@ -337,15 +366,30 @@ class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Reason = ""
 
 
+class EndRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """model: who is to be served from now on; keep: today's routing stays as it is. With neither it
+    is the action of the recommendation. reason: kept, for people. An empty body is fine."""
+
+    model: Id | None = None
+    keep: bool = False
+    reason: Reason = ""
+
+
 class ModeAnswer(Wire, frozen=True, kw_only=True):
-    """mode: as configured. paused: whether an operator paused it; kill_switch: whether the file is
-    there. randomizing: what follows of all three. While paused, decisions are logged with e = 0."""
+    """mode: as configured. paused: whether an operator or a check paused it, or it has ended;
+    kill_switch: whether the file is there. activity: what is done with requests now, and
+    randomizing: whether any may be randomized. ended: the end that stands, with who is to be
+    served. While paused, decisions are logged with e = 0."""
 
     mode: Mode
     paused: bool
     reason: str
     kill_switch: bool
     randomizing: bool
+    activity: Activity
+    activity_sentence: str = ""
+    ended: Ended | None = None
+    ended: Ended | None = None
 
 
 class Health(Wire, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from equipoise.agent.agent import Accepted
+from equipoise.agent.answers.recommendation import KEEP
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
@@ -25,6 +26,7 @@ from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     BudgetRequest,
     BulkAnswer,
+    EndRequest,
     ModeAnswer,
     PauseRequest,
     Rejected,
@@ -204,7 +206,8 @@ class Admin:
     async def set_budget(self, call: Call) -> BudgetAnswer:
         """Change how many requests may be randomized."""
         body = msgspec.json.decode(call.body, type=BudgetRequest)
-        answer = self._switches.set_budget(body.requests, self._clock())
+        self._switches.set_budget(body.requests, self._clock())
+        answer = self._switches.budget(self._analysis.basis)
         self._log.info("budget", requests=answer.requests, randomized=answer.randomized)
         return answer
 
@@ -240,6 +243,41 @@ class Admin:
         answer = self._switches.pause(_reason(call), self._clock())
         self._log.warning("paused")
         return answer
+
+    @Operation(
+        "POST",
+        "/v1/end",
+        **(_SWITCH | {"body": EndRequest}),
+        example={"reason": "the answer is in"},
+    )
+    async def end(self, call: Call) -> ModeAnswer:
+        """End the experiment.
+
+        Nothing is randomized any more, and who is to be served from now on is kept, until somebody
+        resumes it in a new era. Requests are still logged.
+        """
+        body = msgspec.json.decode(call.body, type=EndRequest) if call.body else EndRequest()
+        if body.model is not None and body.keep:
+            limit = "either model or keep"
+            raise Refusal(422, f"received both, expected {limit}", field="keep", limit=limit)
+        model, certified = body.model, False
+        if model is not None and model not in self._adapter.agent.models:
+            limit = f"one of {', '.join(self._adapter.agent.models)}"
+            raise Refusal(
+                422, f"model: received {model!r}, expected {limit}", field="model", limit=limit
+            )
+        if not body.keep:
+            try:
+                report = await self._analysis.read([])
+            except AnalystError as error:
+                raise unanswered(error) from error
+            answer = report.recommendation()
+            if model is None and answer.action != KEEP:
+                model = answer.action
+            certified = model is not None and model == answer.certified
+        ended = self._switches.end(model, body.reason, self._clock(), certified=certified)
+        self._log.warning("ended", serve=model or KEEP, certified=certified)
+        return ended
 
     @Operation("POST", "/v1/resume", example={"reason": "the release is out"}, **_SWITCH)
     async def resume(self, call: Call) -> ModeAnswer:

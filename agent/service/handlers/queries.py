@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
+    ClosedBy,
     EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
@@ -31,7 +33,7 @@ from equipoise.agent.service.control import Switches
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
-from equipoise.store.batches import DecisionBatch, OutcomeBatch
+from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
 from equipoise.store.journal import JournaledStore
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
@@ -84,7 +86,7 @@ class Queries:
     @Operation("GET", "/v1/budget")
     async def budget(self, call: Call) -> BudgetAnswer:
         """The budget, what was spent and what is left."""
-        return self._switches.budget()
+        return self._switches.budget(self._analysis.basis)
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
@@ -146,6 +148,7 @@ class Queries:
             features=stored.x[0].tolist(),
             capped=bool(stored.capped[0]),
             outcomes=[_part(part, agent.models) for part in outcomes],
+            closed_by=_closed_by(stored),
         )
 
     @Operation(
@@ -199,6 +202,11 @@ def _families(call: Call) -> list[str]:
             limit = ", ".join(FAMILIES)
             raise Refusal(422, f"family: expected some of {limit}", field="family", limit=limit)
     return list(dict.fromkeys(names))
+
+
+def _closed_by(stored: DecisionBatch) -> ClosedBy | None:
+    closure = Closure.OPEN if stored.closed_by is None else Closure(stored.closed_by.item())
+    return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
