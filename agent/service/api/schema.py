@@ -389,7 +389,6 @@ class ModeAnswer(Wire, frozen=True, kw_only=True):
     activity: Activity
     activity_sentence: str = ""
     ended: Ended | None = None
-    ended: Ended | None = None
 
 
 class Health(Wire, frozen=True, kw_only=True):
