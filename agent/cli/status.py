@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,9 @@ def status(
 
 def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` prints, JSON-able: numbers in reward units, null where unknown."""
+    import msgspec
+
+    from equipoise.agent.service.analyst.era_answers import eras
     from equipoise.agent.service.analyst.reports import current, number
 
     estimates, answer, checks = current(agent)
@@ -55,6 +59,7 @@ def describe(agent: Agent) -> dict[str, Any]:
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
         "rule_id": agent.rule.rule_id,
         "era": estimates.era,
+        "eras": msgspec.to_builtins(eras(agent).eras),
         "log_rows": estimates.log_rows,
         "decisions": estimates.decisions,
         "losses": [gap.sentence for gap in agent.state.gaps],
@@ -97,6 +102,9 @@ def describe(agent: Agent) -> dict[str, Any]:
                 "value": model.value,
                 "standard_error": model.standard_error,
                 "log_mean": model.log_mean,
+                "shown": msgspec.to_builtins(model.shown),
+                "note": model.note,
+                "compared": model.compared,
                 "exp_rewards": model.exp_rewards,
                 **{
                     name: int(delivery[name][index]) for name in ("decided", "delivered", "exposed")
@@ -175,6 +183,11 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(f"Draws that are closed: {'; '.join(draws)}.")
     for segment in facts["segments"]:
         console.print(f"Segment {segment['segment']}: {segment['status']}")
+    for era in facts["eras"][:-1]:
+        answer = era["answer"]
+        said = "what was certified of it was not kept" if answer is None else answer["sentence"]
+        times = f"{_moment(era['opened_at'])} to {_moment(era['ended_at'])}"
+        console.print(f"Era {era['era']} ({times}; ended: {era['ended_reason']}): {said}")
     for check in facts["checks"]:
         if check["status"] in ("watch", "alarm"):
             console.print(f"[bold]{check['status']}[/], {check['check']}: {check['sentence']}")
@@ -193,6 +206,10 @@ def _print(facts: dict[str, Any]) -> None:
         + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _cell(value: float | None) -> str:
