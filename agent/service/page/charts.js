@@ -6,7 +6,10 @@ const SVG = "http://www.w3.org/2000/svg";
 const SVG_NAMES = new Set(["svg", "line", "rect", "circle", "path", "text", "title", "g"]);
 const COLOURS = 8;
 const DAY_SECONDS = 86400;
+const NORMAL_95 = 1.959964;
 const ROW = 34;
+// Digits after the point, by the range of the rewards.
+const precision = { digits: 3 };
 
 function element(name, attributes = {}, ...children) {
   const made = SVG_NAMES.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
@@ -21,8 +24,12 @@ const count = (value) => value.toLocaleString("en-US");
 const colour = (index) => `c${index % COLOURS}`;
 // A proper minus, and a plus where a difference is meant.
 const signed = (text, value) => (value < 0 ? `−${text.slice(1)}` : text);
-const number = (value, digits = 3) => (known(value) ? signed(value.toFixed(digits), value) : "unknown");
+const number = (value, digits = precision.digits) => (known(value) ? signed(value.toFixed(digits), value) : "unknown");
 const difference = (value) => (value > 0 ? `+${number(value)}` : number(value));
+
+function adoptRange([low, high]) {
+  precision.digits = Math.min(Math.max(3 - Math.floor(Math.log10(high - low) + 1e-9), 0), 15);
+}
 
 function moment(seconds, dated) {
   const date = new Date(1000 * seconds);
@@ -70,8 +77,8 @@ function row(name, figure, numbers, kind = "") {
 const small = (text) => (text ? element("small", {}, text) : null);
 
 // In pixels of the screen, so that labels have the same size on a phone.
-function figureWidth(holder) {
-  const probe = row(["x"], null, ["x"]);
+function figureWidth(holder, kind = "") {
+  const probe = row(["x"], null, ["x"], kind);
   holder.append(probe);
   const width = probe.querySelector(".figure").clientWidth;
   probe.remove();
@@ -83,7 +90,7 @@ function scale([low, high], width) {
   return (value) => 14 + ((width - 28) * (value - low)) / (high - low);
 }
 
-function axis(domain, width, x, text = number) {
+function axis(domain, width, x, text = number, kind = "") {
   const drawn = element("svg", { viewBox: `0 0 ${width} 20`, role: "presentation", class: "axis" });
   const marks = ticks(domain, width < 360 ? 4 : 7);
   const places = digits(marks);
@@ -92,7 +99,7 @@ function axis(domain, width, x, text = number) {
     drawn.append(element("line", { x1: x(mark), x2: x(mark), y1: 0, y2: 4, class: "grid" }));
     drawn.append(element("text", { x: x(mark), y: 16, "text-anchor": "middle" }, text(mark, places)));
   }
-  return row([], drawn, [], "axis-row");
+  return row([], drawn, [], `axis-row ${kind}`);
 }
 
 // A line between two ends; a cap only where an end is known, up to the edge where it is not.
@@ -120,11 +127,15 @@ function endsText([low, high], text) {
   return high !== null ? `at most ${text(high)}` : "";
 }
 
+// No mean is told without its error.
+const logKnown = (each) => known(each.log_mean) && known(each.log_standard_error) && each.log_standard_error > 0;
+
 function valueRow(each, index, context) {
   const { domain, width, x, routing, rank, span } = context;
   const middle = ROW / 2;
   const ends = certifiedEnds(each, span);
-  const drawn = element("svg", { viewBox: `0 0 ${width} ${ROW}`, role: "img", class: colour(index) });
+  const hue = index < 0 ? "of-routing" : colour(index);
+  const drawn = element("svg", { viewBox: `0 0 ${width} ${ROW}`, role: "img", class: hue });
   drawn.append(element("title", {}, `${each.model}: ${each.shown ? number(each.shown.value) : "unknown"}`));
   if (domain !== null) {
     drawn.append(element("line", { x1: x(domain[0]), x2: x(domain[1]), y1: middle, y2: middle, class: "grid" }));
@@ -140,17 +151,19 @@ function valueRow(each, index, context) {
       drawn.append(element("rect", box));
       drawn.append(element("circle", { cx: x(each.shown.value), cy: middle, r: 5, class: "fill" }));
     }
-    if (known(each.log_mean)) {
+    if (logKnown(each)) {
       const at = x(each.log_mean);
       const corners = `M${at},${middle - 7}L${at + 6},${middle}L${at},${middle + 7}L${at - 6},${middle}Z`;
       drawn.append(element("path", { d: corners, class: "log-mark" }));
     }
   }
-  const error = each.shown ? each.shown.interval[1] - each.shown.interval[0] : null;
-  const value = each.shown ? `${number(each.shown.value)} ± ${number(error / 2)}` : "unknown";
+  const value = each.shown
+    ? `${number(each.shown.value)} ± ${number(NORMAL_95 * each.shown.standard_error)}` : "unknown";
   const certain = endsText(ends, number);
   const place = rank.get(each.model);
-  const log = known(each.log_mean) ? `log ${number(each.log_mean)}${place ? `, no. ${place}` : ""}` : "";
+  const log = logKnown(each)
+    ? `log ${number(each.log_mean)} ± ${number(NORMAL_95 * each.log_standard_error)}${place ? `, no. ${place}` : ""}`
+    : "";
   return row(
     [each.model, small(each.note), small(context.label(each))],
     drawn,
@@ -164,22 +177,23 @@ function drawValues(holder, estimates) {
   const span = estimates.reward_range;
   const { models, todays_routing: routed } = estimates;
   const all = [...models, routed].flatMap((each) => [
-    ...(each.shown ? each.shown.interval : []), each.log_mean, ...certifiedEnds(each, span)]);
+    ...(each.shown ? each.shown.interval : []), logKnown(each) ? each.log_mean : null,
+    ...certifiedEnds(each, span)]);
   const domain = range(all, 0.04);
   holder.replaceChildren();
   const width = figureWidth(holder);
   const x = domain === null ? null : scale(domain, width);
   const turned = estimates.maximise ? 1 : -1;
-  const logged = models.filter((each) => known(each.log_mean))
+  const logged = models.filter(logKnown)
     .sort((one, other) => turned * (other.log_mean - one.log_mean));
   const rank = new Map(logged.length > 1 ? logged.map((each, place) => [each.model, place + 1]) : []);
   const label = (each) =>
-    (each.shown && each.shown.family !== estimates.estimator && each !== routed ? `by ${each.shown.family}` : "");
+    (each.shown && ![estimates.estimator, "routed"].includes(each.shown.family) ? `by ${each.shown.family}` : "");
   const context = { domain, width, x, routing: routed.shown, rank, span, label, kind: "" };
   const draw = (each, kind = "") => valueRow(each, models.indexOf(each), { ...context, kind });
   const out = models.filter((each) => !each.compared);
   holder.append(...models.filter((each) => each.compared).map((each) => draw(each)));
-  holder.append(draw({ ...routed, model: routed.model, note: "" }, "routed"));
+  holder.append(draw({ ...routed, note: "" }));
   if (out.length) {
     holder.append(element("h3", {}, "Not compared now"));
     holder.append(...out.map((each) => draw({ ...each, note: each.retired ? "retired" : "left out of this era" }, "out")));
@@ -199,7 +213,7 @@ function drawComparisons(holder, { comparisons, epsilon, span }) {
   const domain = range([0, ...rows.flatMap((each) => each.ends)], 0.06);
   const drawable = rows.some((each) => each.ends[0] !== null || each.ends[1] !== null);
   holder.replaceChildren();
-  const width = figureWidth(holder);
+  const width = figureWidth(holder, "wide");
   const x = scale(domain, width);
   const middle = ROW / 2;
   for (const each of rows) {
@@ -221,7 +235,7 @@ function drawComparisons(holder, { comparisons, epsilon, span }) {
       "wide",
     ));
   }
-  if (drawable) holder.append(axis(domain, width, x, (mark, places) => (mark > 0 ? `+${number(mark, places)}` : number(mark, places))));
+  if (drawable) holder.append(axis(domain, width, x, (mark, places) => (mark > 0 ? `+${number(mark, places)}` : number(mark, places)), "wide"));
 }
 
 // The last point of each number of randomized requests: time without any takes no room.
@@ -232,32 +246,34 @@ function progress(points) {
   return [...steps.values()];
 }
 
-// Estimates over the randomized requests made. models: names. Whether anything was drawn.
-function drawHistory(holder, points, models) {
+// Estimates of some models, by their positions, over the randomized requests made. Whether anything
+// was drawn.
+function drawHistory(holder, points, places) {
   const steps = progress(points);
   if (steps.length < 2) return false;
   // The first points are so unsure that they would flatten all the others.
   const settled = steps.slice(Math.floor(steps.length / 8));
-  const drawnEnds = settled.flatMap((point) => [...point.models, point.routing].filter((each) => each !== null)
+  const rows = (point) => [...places.map((place) => point.models[place]), point.routing];
+  const drawnEnds = settled.flatMap((point) => rows(point).filter((each) => each !== null)
     .flatMap((each) => each.slice(1)));
   const [low, high] = range(drawnEnds, 0.05);
   const [first, last] = [steps[0], steps[steps.length - 1]];
   const right = Math.max(holder.clientWidth, 240) - 4;
   const marks = ticks([low, high], 5);
-  const places = digits(marks);
-  const left = 16 + 7 * Math.max(...marks.map((mark) => number(mark, places).length));
+  const after = digits(marks);
+  const left = 16 + 7 * Math.max(...marks.map((mark) => number(mark, after).length));
   const x = (requests) =>
     left + ((right - left) * (requests - first.randomized)) / (last.randomized - first.randomized);
   const y = (value) => 200 - (190 * (Math.min(Math.max(value, low), high) - low)) / (high - low);
   const drawn = element("svg", { viewBox: `0 0 ${right + 4} 240`, role: "img" });
-  drawn.append(element("title", {}, `Estimates of ${models.join(", ")} by randomized requests made`));
+  drawn.append(element("title", {}, "Estimates by randomized requests made"));
   for (const mark of marks) {
     drawn.append(element("line", { x1: left, x2: right, y1: y(mark), y2: y(mark), class: "grid" }));
-    drawn.append(element("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, number(mark, places)));
+    drawn.append(element("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, number(mark, after)));
   }
   const dated = last.at - first.at > DAY_SECONDS || !today(first.at);
-  const range_ = [first.randomized, last.randomized];
-  for (const mark of ticks(range_, right < 500 ? 3 : 6)) {
+  for (const mark of ticks([first.randomized, last.randomized], right < 500 ? 3 : 6)) {
+    if (!Number.isInteger(mark)) continue;
     const at = (steps.find((point) => point.randomized >= mark) ?? last).at;
     const anchor = x(mark) > right - 30 ? "end" : "middle";
     drawn.append(element("line", { x1: x(mark), x2: x(mark), y1: 200, y2: 204, class: "grid" }));
@@ -282,7 +298,7 @@ function drawHistory(holder, points, models) {
     drawn.append(group);
   };
   line((point) => point.routing, "", true);
-  models.forEach((_, index) => line((point) => point.models[index], colour(index), false));
+  places.forEach((index) => line((point) => point.models[index], colour(index), false));
   holder.replaceChildren(drawn);
   return true;
 }

@@ -80,13 +80,15 @@ function showComparisons(estimates) {
 }
 
 function showHistory(points, models) {
-  const drawn = drawHistory(at("history"), points, models);
+  const places = models.flatMap((each, place) => (each.compared ? [place] : []));
+  const drawn = drawHistory(at("history"), points, places);
   if (!drawn) {
-    const none = "Nothing to draw yet: a line needs rewards of randomized requests.";
+    const none = "Nothing to draw: no reward of a randomized request has come since.";
     at("history").replaceChildren(element("p", { class: "muted" }, none));
   }
   at("history-key").replaceChildren(
-    ...(drawn ? [...models.flatMap((name, index) => [element("i", { class: `estimate ${colour(index)}` }), ` ${name} `]),
+    ...(drawn ? [...places.flatMap((place) =>
+      [element("i", { class: `estimate ${colour(place)}` }), ` ${models[place].model} `]),
       element("i", { class: "routing" }), " today's routing; below: randomized requests made, and when"] : []),
   );
 }
@@ -96,7 +98,7 @@ function showSpent(estimates, budget, eras) {
   const total = compared.reduce((sum, each) => sum + each.era_draws, 0);
   const of = eras.length > 1 ? ` of era ${estimates.era}` : "";
   at("spent").replaceChildren(
-    ...compared.map((each) =>
+    ...(total ? compared : []).map((each) =>
       bar(each.model, each.era_draws, total, colour(estimates.models.indexOf(each)))),
     element("p", { class: "muted" }, `${count(total)} randomized requests${of} whose reward came or whose`
       + ` window ended; ${count(estimates.randomized)} randomized in all among`
@@ -133,11 +135,11 @@ function showEras(eras, span) {
     const answer = era.answer;
     const entry = element("article", {},
       element("h3", {}, `Era ${era.era} `, element("span", { class: "muted" }, times)),
-      element("p", { class: "muted" }, `Compares ${era.compared.join(", ")}. Opened: ${era.reason}.`));
+      element("p", { class: "muted" }, `Compares ${era.compared.join(", ")}. Opened: ${era.reason}`));
     if (era.ended_at !== null) {
       const none = "What was certified of it was not kept.";
       entry.append(element("p", answer ? { class: "answer" } : { class: "muted" }, answer ? answer.sentence : none));
-      entry.append(element("p", { class: "muted" }, `Ended: ${era.ended_reason}.`));
+      entry.append(element("p", { class: "muted" }, `Ended: ${era.ended_reason}`));
     }
     at("eras").append(entry);
     if (!answer || !answer.comparisons.length) continue;
@@ -157,9 +159,10 @@ let last = null;
 
 function draw() {
   const { estimates, budget, checks, history, eras } = last;
+  adoptRange(estimates.reward_range);
   drawValues(at("values"), estimates);
   showComparisons(estimates);
-  showHistory(history.points, estimates.models.map((each) => each.model));
+  showHistory(history.points, estimates.models);
   showSpent(estimates, budget, eras.eras);
   showChecks(checks);
   showEras(eras.eras, estimates.reward_range);
