@@ -9,7 +9,7 @@ const DAY_SECONDS = 86400;
 const NORMAL_95 = 1.959964;
 const ROW = 34;
 // Digits after the point, by the range of the rewards.
-const precision = { digits: 3 };
+const precision = { digits: 3, span: 1 };
 
 function element(name, attributes = {}, ...children) {
   const made = SVG_NAMES.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
@@ -28,6 +28,7 @@ const number = (value, digits = precision.digits) => (known(value) ? signed(valu
 const difference = (value) => (value > 0 ? `+${number(value)}` : number(value));
 
 function adoptRange([low, high]) {
+  precision.span = high - low;
   precision.digits = Math.min(Math.max(3 - Math.floor(Math.log10(high - low) + 1e-9), 0), 15);
 }
 
@@ -127,8 +128,11 @@ function endsText([low, high], text) {
   return high !== null ? `at most ${text(high)}` : "";
 }
 
-// No mean is told without its error.
-const logKnown = (each) => known(each.log_mean) && known(each.log_standard_error) && each.log_standard_error > 0;
+// No mean is told without its error, and none whose error says that it may be anything.
+function logKnown(each) {
+  const error = NORMAL_95 * (each.log_standard_error ?? 0);
+  return known(each.log_mean) && error > 0 && error < precision.span / 2;
+}
 
 function valueRow(each, index, context) {
   const { domain, width, x, routing, rank, span } = context;
