@@ -307,9 +307,10 @@ function drawHistory(holder, points, places) {
   return true;
 }
 
-function bar(name, value, total, kind) {
+function bar(name, value, total, kind, text = "") {
   const share = total ? (100 * value) / total : 0;
   const inner = element("div", { class: `fill ${kind}` });
   inner.style.width = `${Math.min(share, 100)}%`;
-  return row([name], element("div", { class: "bar" }, inner), [`${count(value)} (${share.toFixed(0)}%)`]);
+  const label = text || `${value.toLocaleString("en-US", { maximumFractionDigits: 2 })} (${share.toFixed(0)}%)`;
+  return row([name], element("div", { class: "bar" }, inner), [label]);
 }

@@ -4,6 +4,7 @@
 // user enters lives in the input field of this tab and nowhere else.
 
 const EVERY_MS = 5000;
+const ARMED_MS = 10000;
 
 const at = (id) => document.getElementById(id);
 
@@ -53,6 +54,7 @@ function showMode(mode) {
   at("mode").textContent = mode.activity_sentence ?? (mode.paused
     ? `Paused${why}: decisions are logged, every request is served as routed.`
     : `Mode ${mode.mode}. A pause stops randomizing at once and keeps logging.`);
+  at("end").disabled = Boolean(mode.ended);
   at("pause").disabled = mode.paused;
   at("resume").disabled = !mode.paused;
 }
@@ -104,14 +106,42 @@ function showSpent(estimates, budget, eras) {
       + ` window ended; ${count(estimates.randomized)} randomized in all among`
       + ` ${count(estimates.decisions)}. ${estimates.watermark.sentence}`),
   );
-  if (budget.requests === null) {
-    at("budget").replaceChildren(element("p", {}, `No limit; ${count(budget.randomized)} spent.`));
-    return;
-  }
+  showBudget(budget);
+}
+
+function showBudget(budget) {
+  const limits = budget.limits.map((each) =>
+    bar(each.resource, each.spent ?? 0, each.limit, "c5", each.spent === null ? "unknown" : ""));
+  const left = budget.left === null ? `No limit of requests; ${count(budget.randomized)} spent.`
+    : `${count(budget.left)} of ${count(budget.requests)} requests are left.`;
   at("budget").replaceChildren(
-    bar("spent", budget.randomized, budget.requests, "c5"),
-    element("p", { class: "muted" }, `${count(budget.left)} of ${count(budget.requests)} are left.`),
+    ...limits,
+    element("p", { class: "muted" }, left, ` After a decision: ${budget.after_decision}.`),
+    ...spentTable(budget.spent),
   );
+}
+
+const amount = (value, text) => (value === null ? "unknown" : text(value));
+const money = (value) => value.toFixed(2);
+const gain = (each) => (each.gained === null || each.gained_error === null ? "unknown"
+  : `${signed(each.gained.toFixed(1), each.gained)} ± ${(NORMAL_95 * each.gained_error).toFixed(1)}`);
+
+// What randomizing has cost, of each model and in all.
+function spentTable(spent) {
+  const heads = ["", "requests", "USD", "extra USD", "rewards gained"];
+  const line = (name, each) => element("tr", {}, ...[
+    name, count(each.requests), amount(each.usd, money), amount(each.extra_usd, money), gain(each),
+  ].map((text, index) => element(index ? "td" : "th", index ? {} : { scope: "row" }, text)));
+  const table = element("table", {},
+    element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))),
+    element("tbody", {}, ...spent.models.map((each) => line(each.model, each)), line("in all", spent)));
+  const by = spent.family === null ? "" : ` by ${spent.family}`;
+  return [
+    element("h3", {}, "Spent so far"),
+    element("div", { class: "wide-table", tabindex: 0 }, table),
+    element("p", { class: "muted" }, "Extra: more than today's routing would have cost. Gained: against"
+      + ` today's routing, estimated${by}, 95%, not certified. All eras, at the prices known now.`),
+  ];
 }
 
 const KINDS = { ok: "good", alarm: "bad", watch: "", unknown: "plain" };
@@ -208,8 +238,29 @@ async function control(path) {
   await refresh();
 }
 
+// Twice, for it is meant to last.
+async function endAfterConfirmation() {
+  const button = at("end");
+  if (button.dataset.armed) {
+    disarm();
+    await control("/v1/end");
+    return;
+  }
+  button.dataset.armed = setTimeout(disarm, ARMED_MS);
+  button.textContent = "Yes, end it";
+  at("said").textContent = "Nothing will be randomized any more, and the action above is kept as the"
+    + " answer. Press the button again to end the experiment.";
+}
+
+function disarm() {
+  clearTimeout(Number(at("end").dataset.armed));
+  delete at("end").dataset.armed;
+  at("end").textContent = "End…";
+}
+
 at("pause").addEventListener("click", () => control("/v1/pause"));
 at("resume").addEventListener("click", () => control("/v1/resume"));
+at("end").addEventListener("click", endAfterConfirmation);
 at("token").addEventListener("change", refresh);
 at("control").addEventListener("submit", (event) => event.preventDefault());
 window.addEventListener("resize", () => last && draw());
