@@ -133,7 +133,7 @@ def test_it_shows_what_the_daemon_knows(daemon: Running, tab: Tab, scheme: str) 
         labels = tab.run(f"[...document.querySelectorAll('#{chart} .axis text')].length")
         assert labels >= 3
     spent = estimates["randomized"]
-    assert f"{500 - spent} of 500 are left" in text(tab, "#budget")
+    assert f"{500 - spent} of 500 requests are left" in text(tab, "#budget")
     drawn = sum(row["era_draws"] for row in estimates["models"])
     assert f"{drawn} randomized requests whose reward came" in text(tab, "#spent")
     assert tab.run("document.getElementById('eras-section').hidden")

@@ -54,6 +54,7 @@ function showMode(mode) {
   at("mode").textContent = mode.activity_sentence ?? (mode.paused
     ? `Paused${why}: decisions are logged, every request is served as routed.`
     : `Mode ${mode.mode}. A pause stops randomizing at once and keeps logging.`);
+  at("end").hidden = mode.activity === undefined;
   at("end").disabled = Boolean(mode.ended);
   at("pause").disabled = mode.paused;
   at("resume").disabled = !mode.paused;
@@ -110,14 +111,15 @@ function showSpent(estimates, budget, eras) {
 }
 
 function showBudget(budget) {
-  const limits = budget.limits.map((each) =>
+  const limits = (budget.limits ?? []).map((each) =>
     bar(each.resource, each.spent ?? 0, each.limit, "c5", each.spent === null ? "unknown" : ""));
   const left = budget.left === null ? `No limit of requests; ${count(budget.randomized)} spent.`
     : `${count(budget.left)} of ${count(budget.requests)} requests are left.`;
   at("budget").replaceChildren(
     ...limits,
-    element("p", { class: "muted" }, left, ` After a decision: ${budget.after_decision}.`),
-    ...spentTable(budget.spent),
+    element("p", { class: "muted" }, left,
+      budget.after_decision ? ` After a decision: ${budget.after_decision}.` : ""),
+    ...(budget.spent ? spentTable(budget.spent) : []),
   );
 }
 
