@@ -124,7 +124,7 @@ function showBudget(budget) {
 }
 
 const amount = (value, text) => (value === null ? "unknown" : text(value));
-const money = (value) => value.toFixed(2);
+const money = (value) => signed(value.toFixed(2), value);
 const gain = (each) => (each.gained === null || each.gained_error === null ? "unknown"
   : `${signed(each.gained.toFixed(1), each.gained)} ± ${(NORMAL_95 * each.gained_error).toFixed(1)}`);
 
