@@ -95,13 +95,16 @@ def describe(agent: Agent) -> dict[str, Any]:
         "leaning": answer.leaning,
         "sentence": answer.sentence,
         "estimator": estimates.estimator,
+        "reward_range": list(estimates.reward_range),
         "todays_routing": answer.routing_value,
+        "todays_routing_standard_error": answer.routing_standard_error,
         "models": [
             {
                 "model": model.model,
                 "value": model.value,
                 "standard_error": model.standard_error,
                 "log_mean": model.log_mean,
+                "log_standard_error": model.log_standard_error,
                 "shown": msgspec.to_builtins(model.shown),
                 "note": model.note,
                 "compared": model.compared,
@@ -151,21 +154,29 @@ def _print(facts: dict[str, Any]) -> None:
     certified = facts["certificate"]
     columns = (certified["candidates"], certified["lower"], certified["upper"])
     ends = {name: (low, high) for name, low, high in zip(*columns, strict=True)}
-    names = ("model", "value", "± s.e.", "certified", "mean in the log", "EXP rewards")
+    names = ("model", "value", "± s.e.", "certified", "mean in the log ± s.e.", "EXP rewards")
     table = Table(*(Column(name, overflow="fold") for name in names))
     for row in facts["models"]:
-        low, high = ends.pop(row["model"])
+        shown = row["shown"] or {"value": None, "standard_error": None, "family": ""}
+        by = "" if shown["family"] in ("", facts["estimator"]) else f" by {shown['family']}"
+        notes = [row["note"], "" if row["compared"] else "not compared"]
+        note = ", ".join(filter(None, notes))
         table.add_row(
-            row["model"],
-            _cell(row["value"]),
-            _cell(row["standard_error"]),
-            f"{low:.3f} … {high:.3f}",
-            _cell(row["log_mean"]),
+            row["model"] + (f" ({note})" if note else ""),
+            _cell(shown["value"]) + by,
+            _cell(shown["standard_error"]),
+            _ends(*ends.pop(row["model"]), facts["reward_range"]),
+            _with_error(row["log_mean"], row["log_standard_error"]),
             f"{row['exp_rewards']:,}",
         )
     for name, (low, high) in ends.items():
-        value = facts["todays_routing"] if name == ROUTING else None
-        table.add_row(name, _cell(value), "", f"{low:.3f} … {high:.3f}", "", "")
+        cells = ["", ""]
+        if name == ROUTING:
+            cells = [
+                _cell(facts["todays_routing"]),
+                _cell(facts["todays_routing_standard_error"]),
+            ]
+        table.add_row(name, *cells, _ends(low, high, facts["reward_range"]), "", "")
     console.print(table)
     console.print(f"{facts['estimator']}: {facts['sentence']}")
     console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
@@ -214,3 +225,17 @@ def _moment(seconds: float) -> str:
 
 def _cell(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return "unknown" if value is None or error is None else f"{value:.4f} ± {error:.4f}"
+
+
+def _ends(low: float, high: float, reward: list[float]) -> str:
+    """Certified ends; one that is an end of what rewards can be is not known."""
+    below, above = low > reward[0], high < reward[1]
+    if below and above:
+        return f"{low:.3f} … {high:.3f}"
+    if below or above:
+        return f"at least {low:.3f}" if below else f"at most {high:.3f}"
+    return "unknown"

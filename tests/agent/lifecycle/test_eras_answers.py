@@ -10,6 +10,7 @@ import pytest
 from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import MISCOUNTED, Agent
+from equipoise.agent.cli.status import describe, status
 from equipoise.agent.config import ModelConfig, PolicyConfig, RewardConfig
 from equipoise.agent.lifecycle.eras import ANSWER, read_answers
 from equipoise.agent.maintenance.audit import audit
@@ -139,3 +140,20 @@ def test_an_answer_that_cannot_be_read_is_a_fault_of_the_audit(tmp_path):
         store.put(Control(at=2.0, name=ANSWER, value='{"era":0}'))
         result = audit(store, experiment(), KEY)
     assert any("kept answer" in fault for fault in result.faults)
+
+
+def test_status_says_what_was_certified_before_and_of_which_models(tmp_path, capsys):
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent, _ = decided(store)
+        certified = agent.answers.status().sentence
+        agent.controls.open_era("slow is left out", 60.0, np.array([False, True, True]))
+        facts = describe(agent)
+    status(tmp_path / "log.db")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert facts["eras"][0]["answer"]["sentence"] == certified
+    assert (
+        "Era 0 (1970-01-01 00:00 UTC to 1970-01-01 00:01 UTC; ended: slow is left out)" in printed
+    )
+    assert certified in printed
+    assert [each["compared"] for each in facts["models"]] == [False, True, True]
+    assert "0.000 … 1.000" not in printed

@@ -17,8 +17,8 @@ import pytest
 from running import running, write_config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.config.file import load_file
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.analyst.client import MOST_WAITING, Saved
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError
