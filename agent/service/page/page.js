@@ -33,7 +33,8 @@ function show(id, text) {
 
 function showAnswer(answer, forecast, mode) {
   const status = { decided: "good", equivalent: "good", paused: "bad" }[answer.status] ?? "";
-  const pills = answer.pills ?? [{ text: answer.status, kind: status }, modePill(mode)];
+  const pills = answer.pills ?? [{ text: answer.status, kind: status }, modePill(mode)]
+    .filter((pill, index, all) => index === 0 || pill.text !== all[0].text);
   at("pills").replaceChildren(...pills.flatMap((pill) =>
     [element("span", { class: `pill ${pill.kind}` }, pill.text), " "]));
   show("certified", answer.certified_sentence ?? answer.status_sentence);
