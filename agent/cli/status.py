@@ -94,6 +94,7 @@ def describe(agent: Agent) -> dict[str, Any]:
         "recommendation": answer.action,
         "leaning": answer.leaning,
         "sentence": answer.sentence,
+        "family": answer.family,
         "estimator": estimates.estimator,
         "reward_range": list(estimates.reward_range),
         "todays_routing": answer.routing_value,
@@ -178,7 +179,7 @@ def _print(facts: dict[str, Any]) -> None:
             ]
         table.add_row(name, *cells, _ends(low, high, facts["reward_range"]), "", "")
     console.print(table)
-    console.print(f"{facts['estimator']}: {facts['sentence']}")
+    console.print(f"{facts['family']}: {facts['sentence']}")
     console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
     console.print(
         f"Certified on {certified['requests']:,} requests by the {certified['sequence']} sequence "
