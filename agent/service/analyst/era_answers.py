@@ -8,7 +8,8 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.certifier import Certified
-from equipoise.agent.answers.status import Status, decide
+from equipoise.agent.answers.statements import NOTHING_SPECIAL, Progress, decision
+from equipoise.agent.answers.status import Status
 from equipoise.agent.lifecycle.eras import EraAnswer, read_answers
 from equipoise.agent.service.analyst.reports import (
     certified_values,
@@ -47,7 +48,7 @@ def certified_answer(answer: EraAnswer) -> CertifiedAnswer:
     lead = -np.inf if winner is None else whole.standing.lead(winner[0])
     leader = _leader(whole)
     return CertifiedAnswer(
-        status=status.state.value,
+        status=status.state,
         status_models=list(status.models),
         sentence=status.sentence,
         lead=lead if 0.0 < lead < np.inf else None,
@@ -66,13 +67,13 @@ def certified_answer(answer: EraAnswer) -> CertifiedAnswer:
 
 
 def _status(certified: Certified) -> Status:
-    return decide(
-        certified.standing,
-        certified.delta,
-        paused=None,
-        era_reason="",
-        randomized=certified.randomized,
-        about=certified.about,
+    made = certified.randomized
+    return decision(
+        certified.claim,
+        Progress(made, made, about=certified.about),
+        NOTHING_SPECIAL,
+        epsilon=certified.epsilon,
+        delta=certified.delta,
     )
 
 

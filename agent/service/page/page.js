@@ -31,30 +31,16 @@ function show(id, text) {
   at(id).hidden = !text;
 }
 
-function showAnswer(answer, forecast, mode) {
-  const status = { decided: "good", equivalent: "good", paused: "bad" }[answer.status] ?? "";
-  const pills = answer.pills ?? [{ text: answer.status, kind: status }, modePill(mode)]
-    .filter((pill, index, all) => index === 0 || pill.text !== all[0].text);
-  at("pills").replaceChildren(...pills.flatMap((pill) =>
-    [element("span", { class: `pill ${pill.kind}` }, pill.text), " "]));
-  show("certified", answer.certified_sentence ?? answer.status_sentence);
-  show("estimate", answer.estimate_sentence ?? answer.sentence);
-  show("outlook", answer.outlook_sentence ?? (forecast.state === "decided" ? "" : forecast.sentence));
-}
-
-function modePill(mode) {
-  if (mode.kill_switch) return { text: "kill switch on", kind: "bad" };
-  if (mode.paused) return { text: "paused", kind: "bad" };
-  if (mode.mode === "observe") return { text: "observing only", kind: "plain" };
-  return mode.randomizing
-    ? { text: "randomizing", kind: "good" } : { text: "not randomizing", kind: "plain" };
+function showAnswer(answer) {
+  at("pills").replaceChildren(...answer.pills.flatMap((pill) =>
+    [element("span", { class: `pill ${pill.kind === "watch" ? "" : pill.kind}` }, pill.text), " "]));
+  show("certified", answer.certified_sentence);
+  show("estimate", answer.estimate_sentence);
+  show("outlook", answer.outlook_sentence);
+  show("mode", answer.activity_sentence);
 }
 
 function showMode(mode) {
-  const why = mode.paused && mode.reason ? ` (${mode.reason})` : "";
-  at("mode").textContent = mode.activity_sentence ?? (mode.paused
-    ? `Paused${why}: decisions are logged, every request is served as routed.`
-    : `Mode ${mode.mode}. A pause stops randomizing at once and keeps logging.`);
   at("end").hidden = mode.activity === undefined;
   at("end").disabled = Boolean(mode.ended);
   at("pause").disabled = mode.paused;
@@ -206,14 +192,14 @@ async function refresh() {
     const ready = await ask("/readyz");
     showMode(ready.mode);
     trouble(ready.problems.join(" "));
-    const names = ["estimates", "recommendation", "checks", "budget", "forecast", "eras"];
-    const [estimates, answer, checks, budget, forecast, eras, history] = await Promise.all(
+    const names = ["estimates", "recommendation", "checks", "budget", "eras"];
+    const [estimates, answer, checks, budget, eras, history] = await Promise.all(
       [...names.map((name) => `/v1/${name}`), "/page/history"].map((path) => ask(path)),
     );
     last = { estimates, budget, checks, history, eras };
     at("experiment").textContent = estimates.experiment;
     document.title = `${estimates.experiment} · Equipoise`;
-    showAnswer(answer, forecast, ready.mode);
+    showAnswer(answer);
     draw();
     at("foot").textContent = `${count(estimates.log_rows)} log rows, ${estimates.estimator},`
       + ` as of ${moment(estimates.at, !today(estimates.at))}.`;
