@@ -18,7 +18,9 @@ import numpy as np
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.decisions.uniforms import Uniforms, key_hash
+from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.lifecycle.opening import check_key
 from equipoise.agent.lifecycle.rules import Rule, rule_id
 from equipoise.agent.maintenance.audit_chain import check_chain
@@ -241,6 +243,14 @@ class _LogAudit:
             for name in ("key_hash", "schema_hash"):
                 if getattr(era, name) != settings.get(name):
                     result.fault(f"era {era.era} has another {name} than the store")
+        try:
+            answers = read_answers(self._store)
+        except AgentError as error:
+            result.fault(str(error))
+        else:
+            unknown = sorted(answers.keys() - {era.era for era in eras})
+            if unknown:
+                result.fault(f"there are kept answers of eras {unknown}, which are not there")
         schema = self._config.features.schema_hash
         if settings.get("schema_hash", schema) != schema:
             result.fault("the features of the configuration are not those of the store")

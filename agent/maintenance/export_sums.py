@@ -21,6 +21,7 @@ from equipoise.agent.features import Transform
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.mixture import LAMBDAS
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.store.contract import Store
 from equipoise.store.records import lost_before
@@ -141,6 +142,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "reason": "why it was opened",
             "models": "model list, JSON",
             "active": "models it compares, JSON, empty for all",
+            "answer": "what was certified when it ended, JSON; empty in the last, and where it was "
+            "not kept",
             "key_hash": "hash of the key of its draws",
             "schema_hash": "hash of the feature schema",
         },
@@ -150,7 +153,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "controls": {
             "at": _REQUEST["at"],
-            "name": "what was set: budget, or stops (from which decision on what stopped)",
+            "name": "what was set: budget, stops (from which decision on what stopped), or the "
+            "answer of an era that ended",
             "value": "JSON",
         },
         "alerts": {
@@ -337,7 +341,8 @@ def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
 
 def _around(store: Store) -> Iterator[_Table]:
     """Eras, settings, configurations, controls, alerts and losses."""
-    settings = store.settings()
+    settings, answers = store.settings(), read_answers(store)
+    records = store.eras()
     eras = [
         (
             era.era,
@@ -345,10 +350,13 @@ def _around(store: Store) -> Iterator[_Table]:
             era.reason,
             msgspec.json.encode(era.models).decode(),
             settings.get(f"active:{era.era}"),
+            msgspec.json.encode(answers[era.era]).decode()
+            if era.era in answers and era is not records[-1]
+            else None,
             era.key_hash,
             era.schema_hash,
         )
-        for era in store.eras()
+        for era in records
     ]
     plain: dict[str, list[tuple[Any, ...]]] = {
         "eras": eras,

@@ -346,6 +346,10 @@ def test_an_alarm_that_the_analyst_finds_is_carried_out_by_the_daemon(tmp_path):
         drawn = {one["model"] for one in made if one["randomized"]}
         assert drawn == {"tiny", "large"}
         assert {one["era"] for one in made} == {1}
+        ended, running_era = daemon.ask("GET", "/v1/eras").json["eras"]
+        assert ended["answer"]["randomized"] > 100, "its own fold keeps no sums, the analyst's does"
+        assert ended["ended_reason"] == running_era["reason"]
+        assert running_era["compared"] == ["tiny", "large"]
         alerts = [line for line in daemon.log if '"era"' in line]
         assert any("guardrail" in line for line in alerts)
     with running(tmp_path, "refresh_seconds = 0.3", config=config) as daemon:

@@ -16,6 +16,7 @@ from equipoise.agent.planning.forecast import Forecast, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
+from equipoise.agent.service.analyst.era_answers import eras
 from equipoise.agent.service.analyst.reports import Report, number
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
@@ -23,6 +24,7 @@ from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
     ClosedBy,
+    ErasAnswer,
     EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
@@ -67,6 +69,11 @@ class Queries:
         answer = (await self._report(families)).estimates
         values = {name: answer.families[name] for name in [answer.estimator, *families]}
         return msgspec.structs.replace(answer, families=values)
+
+    @Operation("GET", "/v1/eras")
+    async def eras(self, call: Call) -> ErasAnswer:
+        """Every era, with what was certified when it ended."""
+        return eras(self._adapter.agent)
 
     @Operation("GET", "/v1/recommendation", problems=(422,), parameters=_FAMILY, weight=1)
     async def recommendation(self, call: Call) -> RecommendationAnswer:
