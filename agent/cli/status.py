@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+NORMAL_95 = 1.959963984540054
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -104,6 +106,10 @@ def describe(agent: Agent) -> dict[str, Any]:
         "recommendation": answer.action,
         "leaning": answer.leaning,
         "sentence": answer.sentence,
+        "certified_sentence": answer.certified_sentence,
+        "estimate_sentence": answer.estimate_sentence,
+        "outlook_sentence": answer.outlook_sentence,
+        "activity_sentence": answer.activity_sentence,
         "family": answer.family,
         "estimator": estimates.estimator,
         "reward_range": list(estimates.reward_range),
@@ -161,11 +167,18 @@ def _print(facts: dict[str, Any]) -> None:
     from equipoise.agent.config.parts import ROUTING
 
     console = Console()
-    console.print(f"[bold]{facts['experiment']}[/] under {facts['policy']}, era {facts['era']}")
+    console.print(
+        f"[bold]{facts['experiment']}[/]: {facts['status']}, era {facts['era']},"
+        f" under {facts['policy']}"
+    )
+    console.print(f"[bold]{facts['certified_sentence']}[/]", highlight=False)
+    for name in ("estimate_sentence", "outlook_sentence", "activity_sentence"):
+        if facts[name]:
+            console.print(facts[name], highlight=False)
     certified = facts["certificate"]
     columns = (certified["candidates"], certified["lower"], certified["upper"])
     ends = {name: (low, high) for name, low, high in zip(*columns, strict=True)}
-    names = ("model", "value", "± s.e.", "certified", "mean in the log ± s.e.", "EXP rewards")
+    names = ("model", "value ± 95%", "certified", "mean in the log ± 95%", "EXP rewards")
     table = Table(*(Column(name, overflow="fold") for name in names))
     for row in facts["models"]:
         shown = row["shown"] or {"value": None, "standard_error": None, "family": ""}
@@ -174,24 +187,18 @@ def _print(facts: dict[str, Any]) -> None:
         note = ", ".join(filter(None, notes))
         table.add_row(
             row["model"] + (f" ({note})" if note else ""),
-            _cell(shown["value"]) + by,
-            _cell(shown["standard_error"]),
+            _with_error(shown["value"], shown["standard_error"]) + by,
             _ends(*ends.pop(row["model"]), facts["reward_range"]),
             _with_error(row["log_mean"], row["log_standard_error"]),
             f"{row['exp_rewards']:,}",
         )
     for name, (low, high) in ends.items():
-        cells = ["", ""]
+        value = ""
         if name == ROUTING:
-            cells = [
-                _cell(facts["todays_routing"]),
-                _cell(facts["todays_routing_standard_error"]),
-            ]
-        table.add_row(name, *cells, _ends(low, high, facts["reward_range"]), "", "")
+            value = _with_error(facts["todays_routing"], facts["todays_routing_standard_error"])
+        table.add_row(name, value, _ends(low, high, facts["reward_range"]), "", "")
     console.print(table)
     console.print(_cost_table(facts["spent"]))
-    console.print(f"{facts['family']}: {facts['sentence']}")
-    console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
     console.print(
         f"Certified on {certified['requests']:,} requests by the {certified['sequence']} sequence "
         f"({certified['reason']}), at all times together with probability"
@@ -235,30 +242,31 @@ def _cost_table(spent: dict[str, Any]) -> Table:
     """What randomizing has cost so far, a row a model and one for all."""
     from rich.table import Column, Table
 
-    heads = ("randomized onto", "requests", "USD", "USD extra", "rewards", "gained", "± s.e.")
+    priced = any(row["usd"] is not None for row in spent["models"])
+    heads = ["randomized onto", "requests", "rewards", "gained ± 95%"]
+    heads += ["USD", "USD extra"] if priced else []
     table = Table(*(Column(head, overflow="fold") for head in heads))
     for row in (*spent["models"], spent | {"model": "in all"}):
         rewards = "unknown" if row["rewards"] is None else f"{row['rewards']:,}"
-        cells = (_amount(row[name]) for name in ("usd", "extra_usd"))
-        gained = (_amount(row[name], 1) for name in ("gained", "gained_error"))
-        table.add_row(row["model"], f"{row['requests']:,}", *cells, rewards, *gained)
+        gained = _with_error(row["gained"], row["gained_error"], digits=1)
+        money = [_amount(row[name]) for name in ("usd", "extra_usd")] if priced else []
+        table.add_row(row["model"], f"{row['requests']:,}", rewards, gained, *money)
     return table
 
 
-def _amount(value: float | None, digits: int = 4) -> str:
-    return "unknown" if value is None else f"{value:,.{digits}f}"
+def _amount(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.4f}"
 
 
 def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _cell(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4f}"
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return "unknown" if value is None or error is None else f"{value:.4f} ± {error:.4f}"
+def _with_error(value: float | None, error: float | None, digits: int = 3) -> str:
+    """A value and half of its 95% interval."""
+    if value is None or error is None:
+        return "unknown"
+    return f"{value:,.{digits}f} ± {NORMAL_95 * error:,.{digits}f}"
 
 
 def _ends(low: float, high: float, reward: list[float]) -> str:
