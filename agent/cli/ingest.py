@@ -103,7 +103,8 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         typer.echo(msgspec.json.encode(facts).decode())
         return
     typer.echo(
-        f"{result.accepted:,} rows are new, {result.duplicates:,} were there before"
+        f"{result.accepted:,} {'row is' if result.accepted == 1 else 'rows are'} new, "
+        f"{result.duplicates:,} {'was' if result.duplicates == 1 else 'were'} there before"
         + (f", {result.late:,} came too late" if result.late else "")
         + (f", {result.rejected:,} were refused" if result.rejected else "")
     )

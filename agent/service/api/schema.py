@@ -122,13 +122,15 @@ class OutcomesAnswer(Wire, frozen=True, kw_only=True):
 
 
 class BulkAnswer(Wire, frozen=True, kw_only=True):
-    """What became of the lines of a bulk body. rejected: how many were refused; rejects: the first
-    hundred of those, with the reason."""
+    """What became of the lines of a bulk body. rows: how many are in the log now; duplicates: exact
+    repeats; unrated: usage rows without a reward, left out unless `reward.missing` declares their
+    value; rejected: refused lines; rejects: the first hundred of those, with the reason."""
 
     rows: int
     duplicates: int
     rejected: int
     rejects: list[Rejected] = []
+    unrated: int = 0
 
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):
