@@ -18,6 +18,7 @@ from equipoise.agent.cli import add_command, application, run
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.maintenance import audit, backup, export, repair, restore
 from equipoise.agent.cli.plan import plan_command
+from equipoise.agent.cli.reference import reference
 from equipoise.agent.cli.serve import init, serve
 from equipoise.agent.cli.status import status
 
@@ -260,6 +261,7 @@ for command in (
     backup,
     restore,
     repair,
+    reference,
 ):
     add_command(app, command)
 

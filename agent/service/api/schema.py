@@ -50,7 +50,10 @@ class DecideRequest(Request, frozen=True, kw_only=True):
 
 
 class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Several requests, decided together or not at all, each request_id once."""
+    """Several requests, decided together or not at all, each request_id once.
+
+    requests: the requests, at most `service.limits.rows` of them.
+    """
 
     requests: list[DecideRequest]
 
@@ -58,13 +61,14 @@ class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=
 class DecisionAnswer(Wire, frozen=True, kw_only=True):
     """What to serve.
 
-    decision_id: name of the decision in the log, to be given with its outcome, and outcome_token:
-    what shows that whoever gives it was told of this decision; null where the request was passed
-    through (see `reason`). model: the model to serve. randomized: whether it
-    came from a draw. propensity: the probability with which `model` was served. probabilities: the
-    assignment's probability of each model for a request that is randomized. reason: why the request
-    was passed through, null otherwise; then `model` is the routed model, `propensity` 1 and nothing
-    was logged.
+    decision_id: name of the decision in the log, to be given with its outcome; null where the
+    request was passed through (see `reason`). outcome_token: what shows that whoever reports the
+    outcome was told of this decision; null likewise. request_id: as it was asked with. rule_id: the
+    frozen rule that the decision follows. era: the span of the log that it belongs to. model: the
+    model to serve. randomized: whether it came from a draw. propensity: the probability with which
+    `model` was served. probabilities: the assignment's probability of each model for a request that
+    is randomized. reason: why the request was passed through, null otherwise; then `model` is the
+    routed model, `propensity` 1 and nothing was logged.
     """
 
     decision_id: Id | None
@@ -80,7 +84,10 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
 
 
 class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
-    """One answer per request, in order."""
+    """One answer per request, in order.
+
+    decisions: the answers.
+    """
 
     decisions: list[DecisionAnswer]
 
@@ -135,10 +142,10 @@ class BulkAnswer(Wire, frozen=True, kw_only=True):
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):
     """What is known of a model. value, standard_error: by the configured family; interval: its 95%
-    interval by that error, as far as rewards can lie in it. lower, upper: certified
-    at any moment, whatever the simulator and the log say. log_mean: plain mean where
-    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
-    this kind too, under the name `(today's routing)`."""
+    interval by that error, as far as rewards can lie in it. model: its name. lower, upper:
+    certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
+    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of this
+    kind too, under the name `(today's routing)`."""
 
     model: str
     value: float | None
@@ -151,7 +158,11 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
 
 
 class FamilyValue(Wire, frozen=True, kw_only=True):
-    """A model's value by one family. interval: as in `ModelEstimate`."""
+    """A model's value by one family.
+
+    model: its name. value: estimated by this family, null where it cannot be. standard_error: of
+    the value, null where it is unknown. interval: as in `ModelEstimate`.
+    """
 
     model: Id
     value: float | None
@@ -160,7 +171,11 @@ class FamilyValue(Wire, frozen=True, kw_only=True):
 
 
 class Contrast(Wire, frozen=True, kw_only=True):
-    """Certified ends of value(model) - value(other)."""
+    """Certified ends of value(model) - value(other).
+
+    model: the one. other: the other; it may be `(today's routing)`. lower, upper: the ends, null
+    while nothing is certified.
+    """
 
     model: Id
     other: Id
@@ -169,7 +184,10 @@ class Contrast(Wire, frozen=True, kw_only=True):
 
 
 class CertifiedValue(Wire, frozen=True, kw_only=True):
-    """Certified ends of the value of a model, of today's routing, or of a declared policy."""
+    """Certified ends of the value of a model, of today's routing, or of a declared policy.
+
+    candidate: its name. lower, upper: the ends.
+    """
 
     candidate: str
     lower: float
@@ -177,7 +195,11 @@ class CertifiedValue(Wire, frozen=True, kw_only=True):
 
 
 class SegmentAnswer(Wire, frozen=True, kw_only=True):
-    """What is certified of a declared segment of the traffic, at its share of delta."""
+    """What is certified of a declared segment of the traffic, at its share of delta.
+
+    segment: its name. status: of the decision in it. sentence: the same for people. delta: its
+    share of the error level. certified_rows: requests that its ends hold. values: of candidates.
+    """
 
     segment: str
     status: Status
@@ -203,7 +225,13 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
     error level of the certified ends; sequence, assumptions: what they are made by and rest on;
     certified_rows: requests (or units) of the era that they hold. families: other families that
-    were asked for, by name; fallbacks: why families have no values that cannot be computed."""
+    were asked for, by name; fallbacks: why families have no values that cannot be computed.
+
+    experiment: its name. decisions: how many were made; randomized: how many of them were drawn.
+    estimator: the configured family. era: the one in force. models: a row for each.
+    todays_routing: the same for what is deployed. contrasts: certified differences of every pair.
+    segments: what is certified of declared segments.
+    """
 
     experiment: str
     at: float
@@ -232,7 +260,13 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     estimates favour meanwhile, a model or `keep`, not certified; null where too little is known,
     and in a tie. model: the best single model of the family, with value and standard error, null
     where the error is unknown. certified: the model certified best, null while none is. status,
-    status_models, status_sentence: the decision and what it concerns, with its guarantee."""
+    status_models, status_sentence: the decision and what it concerns, with its guarantee.
+
+    sentence: all of it for people. family: the estimator family that was asked. value: of `model`,
+    null where its error is unknown. standard_error: of the value. routing_value: of today's
+    routing. routing_standard_error: of that. at: when it was made, in seconds since the epoch.
+    log_rows: rows of the log that it holds.
+    """
 
     status: Status
     status_models: list[str]
@@ -252,7 +286,12 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):
-    """The verdict of one check, with the figures behind it and the models it concerns."""
+    """The verdict of one check.
+
+    name: of the check. status: `ok`, `watch`, `alarm` or `unknown`. sentence: the same for people.
+    figures: the numbers behind it, by name. level: the error level of an alarm, null where it has
+    none. models: those it concerns.
+    """
 
     name: str
     status: CheckStatus
@@ -263,7 +302,8 @@ class CheckAnswer(Wire, frozen=True, kw_only=True):
 
 
 class ChecksAnswer(Wire, frozen=True, kw_only=True):
-    """Every check. status: the gravest of them."""
+    """Every check. status: the gravest of them. checks: their verdicts. at: when they were made, in
+    seconds since the epoch. log_rows: rows of the log that they hold."""
 
     status: CheckStatus
     checks: list[CheckAnswer]
@@ -279,7 +319,10 @@ class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class BudgetAnswer(Wire, frozen=True, kw_only=True):
-    """The budget in force, what was spent, what is left (null for no limit)."""
+    """The budget in force, what was spent, what is left (null for no limit).
+
+    requests: how many requests may be randomized in all. randomized: how many were. left: the rest.
+    """
 
     requests: int | None
     randomized: int
@@ -289,7 +332,11 @@ class BudgetAnswer(Wire, frozen=True, kw_only=True):
 class OutcomePart(Wire, frozen=True, kw_only=True):
     """One accepted part of an outcome. outputs: as transformed, null where not in this part.
     attempt: which one it speaks of, null for none; served: null where it does not say who answered
-    it. A part after an expiry is late."""
+    it. A part after an expiry is late.
+
+    delivered: whether that attempt reached the user. reward: null where not in this part. at: when
+    it came, in seconds since the epoch.
+    """
 
     served: Id | None
     attempt: int | None
@@ -300,7 +347,12 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
-    """A decision as it stands in the log, with every part of its outcome."""
+    """A decision as it stands in the log, with every part of its outcome.
+
+    decision: what was answered. unit_id: who asked. context_id: the cached context that it is.
+    features: as transformed, a number for each context column. capped: whether a cap, a budget or a
+    pause kept it from being randomized, after the rule. outcomes: every part that was accepted.
+    """
 
     decision: Decision
     unit_id: str | None
@@ -311,7 +363,11 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
 
 
 class RuleAnswer(Wire, frozen=True, kw_only=True):
-    """A frozen rule: body is what its id is a hash of."""
+    """A frozen rule.
+
+    rule_id: its name. era: the span of the log that it belongs to. at: when it was made, in seconds
+    since the epoch. body: what its id is a hash of.
+    """
 
     rule_id: str
     era: int
@@ -327,7 +383,8 @@ class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class ModeAnswer(Wire, frozen=True, kw_only=True):
     """mode: as configured. paused: whether an operator paused it; kill_switch: whether the file is
-    there. randomizing: what follows of all three. While paused, decisions are logged with e = 0."""
+    there. randomizing: what follows of all three. reason: why it is paused, as it was given. While
+    paused, decisions are logged with e = 0."""
 
     mode: Mode
     paused: bool
@@ -356,9 +413,13 @@ class Readiness(Wire, frozen=True, kw_only=True):
 
 
 class ProblemDocument(Wire, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457. type: a name for the kind of problem, stable between versions (`about:blank` where
-    the status says all). field: the key in the body that is wrong, and limit: what it must keep,
-    where that can be said. retry_after: seconds after which to try again."""
+    """A refusal (RFC 9457).
+
+    title: of the kind of problem. status: as in the answer's first line. detail: what is wrong with
+    this request, for people. type: a name for the kind of problem, stable between versions
+    (`about:blank` where the status says all). field: the key in the body that is wrong, where that
+    can be said. limit: what it must keep, likewise. retry_after: seconds after which to try again.
+    """
 
     title: str
     status: int
