@@ -153,7 +153,7 @@ share = 0.2
     "[certify]": """
 [certify]
 sequence = "bounded"
-tuned_rows = 10000
+tuned_rows = 20000
 limits = "name"
 lifetime = false
 """,

@@ -141,20 +141,26 @@ def test_the_records_of_the_page_are_taken(tmp_path: Path) -> None:
 
 
 def test_the_page_has_every_metric_that_the_daemon_exposes(daemon: Running) -> None:
+    decide = next(each for each in operations() if each.path == "/v1/decide")
+    # A forecast is made once there is something to look at.
+    send(daemon, curl(decide).replace('"r1"', '"m1"'), {"EQUIPOISE_TOKEN": TOKENS["route"]})
+
     def text() -> str:
         return daemon.ask("GET", "/metrics", token=TOKENS["route"]).body.decode()
 
-    until(lambda: "equipoise_decided_in_hours" in text() and "equipoise_assignments" in text())
-    exposed = {family.name: family for family in text_string_to_metric_families(text())}
-    listed = {
-        name: rest for name, *rest in ROW.findall((ROOT / "docs/reference/metrics.md").read_text())
-    }
-    for name, family in exposed.items():
+    until(lambda: all(name in text() for name in ("decided_in_hours", "assignments")), 60.0)
+    exposed = {}
+    for family in text_string_to_metric_families(text()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         words = ", ".join(f"`{label}`" for label in sorted(labels)) or "none"
-        row = f"| `{name}` | {family.type} | {words} | {family.documentation} |"
-        assert name in listed, f"docs/reference/metrics.md lacks this row: {row}"
-        kind, said, meaning = listed[name]
-        assert (kind, meaning) == (family.type, family.documentation), row
-        assert said == words or not family.samples, row
+        name = family.name + ("_total" if family.type == "counter" else "")
+        exposed[name] = (family.type, words if family.samples else "", family.documentation)
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    listed = {
+        name: (kind, words if exposed.get(name, ("", "-"))[1] else "", meaning)
+        for name, kind, words, meaning in ROW.findall(page)
+    }
+    rows = {name: f"| `{name}` | {' | '.join(facts)} |" for name, facts in exposed.items()}
+    wrong = [row for name, row in rows.items() if listed.get(name) != exposed[name]]
+    assert not wrong, "docs/reference/metrics.md lacks these rows:\n" + "\n".join(wrong)
     assert listed.keys() == exposed.keys(), "the page has a metric that is not exposed"
