@@ -32,9 +32,9 @@ def reference(
     """
     texts = pages(context)
     if out is not None:
-        for page, text in texts.items():
-            (out / f"{page}.md").write_text(text)
-        typer.echo(f"{out}: {', '.join(f'{page}.md' for page in texts)}")
+        for each, text in texts.items():
+            (out / f"{each}.md").write_text(text)
+        typer.echo(f"{out}: {', '.join(f'{each}.md' for each in texts)}")
     elif name in texts:
         typer.echo(texts[name])
     else:
