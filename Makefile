@@ -30,7 +30,7 @@ lint: .venv/.stamp-dev .typing/equipoise ## Check formatting, lint, types and im
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy $(PACKAGES:%=-p equipoise.%)
-	$(BIN)/lint-imports
+	PYTHONPATH=.typing $(BIN)/lint-imports
 
 format: .venv/.stamp-dev ## Rewrite the sources in the house format
 	$(BIN)/ruff format .
