@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -166,11 +166,11 @@ def _limit(kind: Any) -> str:
     return limit_of(kind)
 
 
-def lines(fields: list[Field], notes: Mapping[str, str] | None = None) -> list[str]:
-    """A Markdown list of fields. notes: what else there is to say of one, by its name."""
+def lines(fields: list[Field]) -> list[str]:
+    """A Markdown list of fields."""
     text = []
     for field in fields:
         default = "required" if field.default is None else f"default `{field.default}`"
         text.append(f"- **`{field.name}`**: {field.accepts}; {default}.")
-        text.append(f"  {field.meaning}" + (f" {notes[field.name]}" if notes else ""))
+        text += [f"  {field.meaning}"] * bool(field.meaning)
     return text

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from equipoise.agent.config.file import example_text
 from equipoise.agent.reference.documented import described, fields_of, lines, structs_of
 from equipoise.agent.service.api.operations import NDJSON, Operation, Parameter
 from equipoise.agent.service.api.problems import STATUSES
@@ -105,7 +104,9 @@ def http_page() -> str:
         sections += _operation(operation)
         for kind in (operation.body, operation.answer):
             structs += structs_of(kind)
-    sections.append("## Objects\n\nFields of bodies and answers; an answer has every field.\n")
+    sections.append(
+        "## Objects\n\nFields of bodies and answers; an answer has every field, a problem those that apply.\n"
+    )
     for struct in _with_inner([*structs, ProblemDocument]):
         about, _ = described(struct)
         sections.append(f"### {struct.__name__}\n\n{about}\n")
@@ -183,11 +184,6 @@ def _with_inner(structs: list[type[msgspec.Struct]]) -> list[type[msgspec.Struct
             inner = (structs_of(field.kind) for field in fields_of(struct))
             waiting = [*chain.from_iterable(inner), *waiting]
     return list(ordered)
-
-
-def configuration() -> str:
-    """The configuration that the examples are of."""
-    return example_text()
 
 
 _RECORDS = """\
