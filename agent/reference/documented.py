@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from equipoise.agent.features.declarations import expected, limit_of
-from equipoise.store.records import ID_RULE
+from equipoise.store.records import Features, Id, Seconds
+
+_FEATURES = "values by name, or a list of numbers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +128,16 @@ def accepted(kind: Any) -> str:
     ('a list, each: text', '`run` or `observe`, or null')
     """
     parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    words = [_words(part) for part in parts if part is not types.NoneType]
+    some = [part for part in parts if part is not types.NoneType]
+    if set(some) == set(get_args(Features)):
+        return _FEATURES + (", or null" if len(some) < len(parts) else "")
+    words = [_words(part) for part in some]
     return " or ".join(dict.fromkeys(words)) + (", or null" if types.NoneType in parts else "")
 
 
 def _words(kind: Any) -> str:
+    if kind in (Id, Seconds):
+        return "an id" if kind == Id else "seconds since the epoch"
     if get_origin(kind) is Annotated:
         limit = _limit(kind)
         return limit or _words(get_args(kind)[0])
@@ -158,19 +165,19 @@ def _collection(kind: Any) -> str:
 
 def _limit(kind: Any) -> str:
     """The bound in words; "" where the type has none that it says."""
-    bare, meta = get_args(kind)[:2]
+    meta = get_args(kind)[1]
     if meta.pattern is not None and meta.description is None:
-        return ID_RULE if bare is str and (meta.max_length or 0) <= 200 else "text"
+        return "text"
     if meta.max_length is not None and meta.description is None:
         return f"text of at most {meta.max_length} characters"
     return limit_of(kind)
 
 
-def lines(fields: list[Field]) -> list[str]:
-    """A Markdown list of fields."""
+def lines(fields: list[Field], given: bool = True) -> list[str]:
+    """A Markdown list of fields. given: whether somebody writes them, and may leave some out."""
     text = []
     for field in fields:
         default = "required" if field.default is None else f"default `{field.default}`"
-        text.append(f"- **`{field.name}`**: {field.accepts}; {default}.")
+        text.append(f"- **`{field.name}`**: {field.accepts}" + (f"; {default}." if given else "."))
         text += [f"  {field.meaning}"] * bool(field.meaning)
     return text

@@ -15,11 +15,13 @@ import msgspec
 from equipoise.agent.reference.documented import described, fields_of, lines, structs_of
 from equipoise.agent.service.api.operations import NDJSON, Operation, Parameter
 from equipoise.agent.service.api.problems import STATUSES
-from equipoise.agent.service.api.schema import ProblemDocument
+from equipoise.agent.service.api.schema import Body, ProblemDocument
 from equipoise.agent.service.handlers.admin import Admin
 from equipoise.agent.service.handlers.queries import Queries
 from equipoise.agent.service.hot_path.handlers import HotHandlers
-from equipoise.store.records import Observation, Outcome, Simulation
+from equipoise.store.records import ID_RULE, Observation, Outcome, Record, Simulation
+
+_ANSWERS = "equipoise.agent.service.api"
 
 FEATURES = {"prompt": "fix this", "plan": "paid"}
 OUTPUTS = {"seconds": 2.0, "tokens": 80}
@@ -92,6 +94,7 @@ def records_page() -> str:
         sections.append("\n".join(lines(fields_of(record))) + "\n")
         text = "\n".join(json.dumps(row) for row in rows)
         sections.append(f"```json\n{text}\n```\n")
+    sections.append(f"An id is {ID_RULE}.\n")
     sections.append(f"{_TABLES}\n```csv\n{CSV}```\n")
     return "\n".join(sections)
 
@@ -105,12 +108,14 @@ def http_page() -> str:
         for kind in (operation.body, operation.answer):
             structs += structs_of(kind)
     sections.append(
-        "## Objects\n\nFields of bodies and answers; an answer has every field, a problem those that apply.\n"
+        "## Objects\n\nFields of bodies and answers. An answer has every field, a problem those that"
+        f" apply. An id is {ID_RULE}.\n"
     )
     for struct in _with_inner([*structs, ProblemDocument]):
         about, _ = described(struct)
         sections.append(f"### {struct.__name__}\n\n{about}\n")
-        sections.append("\n".join(lines(fields_of(struct))) + "\n")
+        given = not struct.__module__.startswith(_ANSWERS) or issubclass(struct, Body | Record)
+        sections.append("\n".join(lines(fields_of(struct), given)) + "\n")
     rows = [f"| {status} | {title} | {when} |" for status, (title, _, when) in STATUSES.items()]
     sections.append("\n".join(["## Problems\n", _PROBLEMS, *rows, ""]))
     return "\n".join(sections)
