@@ -108,8 +108,8 @@ def http_page() -> str:
         for kind in (operation.body, operation.answer):
             structs += structs_of(kind)
     sections.append(
-        "## Objects\n\nFields of bodies and answers. An answer has every field, a problem those that"
-        f" apply. An id is {ID_RULE}.\n"
+        "## Objects\n\nFields of bodies and answers. An answer has every field, a problem those"
+        f" that apply. An id is {ID_RULE}.\n"
     )
     for struct in _with_inner([*structs, ProblemDocument]):
         about, _ = described(struct)
