@@ -61,12 +61,13 @@ MISCOUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: rows taken in, exact repeats dropped, and rows that came too late,
-    which are logged, counted and never used."""
+    """What became of a batch: rows taken in, exact repeats dropped, rows that came too late, which
+    are logged, counted and never used, and usage rows without a reward, which are left out."""
 
     rows: int
     duplicates: int = 0
     late: int = 0
+    unrated: int = 0
 
 
 class Agent:

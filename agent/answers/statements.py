@@ -108,7 +108,7 @@ NOTHING_SPECIAL = Situation()
 
 
 class Pill(msgspec.Struct, frozen=True):
-    """A word in a colour."""
+    """A word in a colour. text: the word. kind: which colour."""
 
     text: str
     kind: Kind

@@ -50,8 +50,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     the price of the model that was assigned; extra_usd: what that is more than for the models that
     were routed, negative where it is less; null where a price is unknown. rewards, reward_sum: of
     these requests, as many as came. gained: rewards gained against today's routing, more being
-    better and negative where they were lost, with its standard error; every request counts,
-    rated or not; null where a value or its error is unknown."""
+    better and negative where they were lost; every request counts, rated or not; null where a value
+    or its error is unknown. gained_error: its standard error."""
 
     requests: int
     usd: float | None

@@ -107,7 +107,8 @@ def unreadable(error: Exception) -> str:
 
 EXAMPLE = """\
 # Equipoise beside a router that serves chats. Everything but name and models has a default.
-# Check it with `equipoise serve --config equipoise.toml --check`.
+# Check it with `equipoise serve --config equipoise.toml --check`. Every other key, such as limits
+# on users and segments, [units], [certify] and [[guardrails]]: `equipoise reference configuration`.
 
 name = "chat"
 

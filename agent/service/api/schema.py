@@ -62,7 +62,10 @@ class DecideRequest(Request, frozen=True, kw_only=True):
 
 
 class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Several requests, decided together or not at all, each request_id once."""
+    """Several requests, decided together or not at all, each request_id once.
+
+    requests: the requests, at most `service.limits.rows` of them.
+    """
 
     requests: list[DecideRequest]
 
@@ -70,13 +73,14 @@ class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=
 class DecisionAnswer(Wire, frozen=True, kw_only=True):
     """What to serve.
 
-    decision_id: name of the decision in the log, to be given with its outcome, and outcome_token:
-    what shows that whoever gives it was told of this decision; null where the request was passed
-    through (see `reason`). model: the model to serve. randomized: whether it
-    came from a draw. propensity: the probability with which `model` was served. probabilities: the
-    assignment's probability of each model for a request that is randomized. reason: why the request
-    was passed through, null otherwise; then `model` is the routed model, `propensity` 1 and nothing
-    was logged.
+    decision_id: name of the decision in the log, to be given with its outcome; null where the
+    request was passed through (see `reason`). outcome_token: what shows that whoever reports the
+    outcome was told of this decision; null likewise. request_id: as it was asked with. rule_id: the
+    frozen rule that the decision follows. era: the span of the log that it belongs to. model: the
+    model to serve. randomized: whether it came from a draw. propensity: the probability with which
+    `model` was served. probabilities: the assignment's probability of each model for a request that
+    is randomized. reason: why the request was passed through, null otherwise; then `model` is the
+    routed model, `propensity` 1 and nothing was logged.
     """
 
     decision_id: Id | None
@@ -92,7 +96,10 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
 
 
 class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
-    """One answer per request, in order."""
+    """One answer per request, in order.
+
+    decisions: the answers.
+    """
 
     decisions: list[DecisionAnswer]
 
@@ -134,13 +141,15 @@ class OutcomesAnswer(Wire, frozen=True, kw_only=True):
 
 
 class BulkAnswer(Wire, frozen=True, kw_only=True):
-    """What became of the lines of a bulk body. rejected: how many were refused; rejects: the first
-    hundred of those, with the reason."""
+    """What became of the lines of a bulk body. rows: how many are in the log now; duplicates: exact
+    repeats; unrated: usage rows without a reward, left out unless `reward.missing` declares their
+    value; rejected: refused lines; rejects: the first hundred of those, with the reason."""
 
     rows: int
     duplicates: int
     rejected: int
     rejects: list[Rejected] = []
+    unrated: int = 0
 
 
 class ShownValue(Wire, frozen=True, kw_only=True):
@@ -155,10 +164,10 @@ class ShownValue(Wire, frozen=True, kw_only=True):
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):
     """What is known of a model. value, standard_error: by the configured family; interval: its 95%
-    interval by that error, as far as rewards can lie in it. lower, upper: certified
-    at any moment, whatever the simulator and the log say. log_mean: plain mean where
-    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
-    this kind too, under the name `(today's routing)`.
+    interval by that error, as far as rewards can lie in it. model: its name. lower, upper:
+    certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
+    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of this
+    kind too, under the name `(today's routing)`.
 
     shown: null where no value has an error yet. waits_for: what the configured family lacks to
     value this model, null where it has; note: the same for people. compared: whether the era in
@@ -183,7 +192,11 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
 
 
 class FamilyValue(Wire, frozen=True, kw_only=True):
-    """A model's value by one family. interval: as in `ModelEstimate`."""
+    """A model's value by one family.
+
+    model: its name. value: estimated by this family, null where it cannot be. standard_error: of
+    the value, null where it is unknown. interval: as in `ModelEstimate`.
+    """
 
     model: Id
     value: float | None
@@ -192,7 +205,11 @@ class FamilyValue(Wire, frozen=True, kw_only=True):
 
 
 class Contrast(Wire, frozen=True, kw_only=True):
-    """Certified ends of value(model) - value(other)."""
+    """Certified ends of value(model) - value(other).
+
+    model: the one. other: the other; it may be `(today's routing)`. lower, upper: the ends, null
+    while nothing is certified.
+    """
 
     model: Id
     other: Id
@@ -214,7 +231,10 @@ class Comparison(Wire, frozen=True, kw_only=True):
 
 
 class CertifiedValue(Wire, frozen=True, kw_only=True):
-    """Certified ends of the value of a model, of today's routing, or of a declared policy."""
+    """Certified ends of the value of a model, of today's routing, or of a declared policy.
+
+    candidate: its name. lower, upper: the ends.
+    """
 
     candidate: str
     lower: float
@@ -222,7 +242,11 @@ class CertifiedValue(Wire, frozen=True, kw_only=True):
 
 
 class SegmentAnswer(Wire, frozen=True, kw_only=True):
-    """What is certified of a declared segment of the traffic, at its share of delta."""
+    """What is certified of a declared segment of the traffic, at its share of delta.
+
+    segment: its name. status: of the decision in it. sentence: the same for people. delta: its
+    share of the error level. certified_rows: requests that its ends hold. values: of candidates.
+    """
 
     segment: str
     status: Status
@@ -254,7 +278,13 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     is better. epsilon: the smallest difference that matters. routing_contrasts: certified ends of
     value(model) - value(today's routing). leader: the model decided on, else the one that looks
     best of those compared, null where none has a value; comparisons: of it with every other model
-    of the era, and with today's routing."""
+    of the era, and with today's routing.
+
+    experiment: its name. decisions: how many were made; randomized: how many of them were drawn.
+    estimator: the configured family. era: the one in force. models: a row for each.
+    todays_routing: the same for what is deployed. contrasts: certified differences of every pair.
+    segments: what is certified of declared segments.
+    """
 
     experiment: str
     at: float
@@ -339,7 +369,14 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     sentence: for people, `certified_sentence`, `estimate_sentence` and `outlook_sentence` in a row,
     in which ± is half of a 95% interval. activity, activity_sentence: what happens to requests now.
     pills: the same in a word each. final: who is to be served once the experiment has ended, a
-    model or `keep`, which then is the action too, certified or not; null before."""
+    model or `keep`, which then is the action too, certified or not; null before.
+
+    certified_sentence: what is certified. estimate_sentence: the best estimate. outlook_sentence:
+    what a decision would take. certified: the certified model, null while none is. family: the
+    estimator family that was asked. value: of `model`, null where its error is unknown.
+    standard_error: of the value. routing_value: of today's routing. routing_standard_error: of
+    that. at: when it was made, in seconds since the epoch. log_rows: rows of the log that it holds.
+    """
 
     status: Status
     status_models: list[str]
@@ -367,7 +404,12 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):
-    """The verdict of one check, with the figures behind it and the models it concerns."""
+    """The verdict of one check.
+
+    name: of the check. status: `ok`, `watch`, `alarm` or `unknown`. sentence: the same for people.
+    figures: the numbers behind it, by name. level: the error level of an alarm, null where it has
+    none. models: those it concerns.
+    """
 
     name: str
     status: CheckStatus
@@ -378,7 +420,8 @@ class CheckAnswer(Wire, frozen=True, kw_only=True):
 
 
 class ChecksAnswer(Wire, frozen=True, kw_only=True):
-    """Every check. status: the gravest of them."""
+    """Every check. status: the gravest of them. checks: their verdicts. at: when they were made, in
+    seconds since the epoch. log_rows: rows of the log that they hold."""
 
     status: CheckStatus
     checks: list[CheckAnswer]
@@ -406,10 +449,13 @@ class LimitAnswer(Wire, frozen=True, kw_only=True):
 
 
 class BudgetAnswer(Wire, frozen=True, kw_only=True):
-    """The budget in force, what was spent, what is left (null for no limit). requests, left: the
-    hard stop in requests; limits: every hard stop. after_decision: what goes on once the status is
-    decided or equivalent. spent: what randomizing has cost so far, in all eras; prices and values
-    are those known now, for past requests too."""
+    """The budget in force, what was spent, what is left (null for no limit).
+
+    requests: how many requests may be randomized in all. randomized: how many were. left: the rest.
+    limits: every hard stop. after_decision: what goes on once the status is decided or equivalent.
+    spent: what randomizing has cost so far, in all eras; prices and values are those known now, for
+    past requests too.
+    """
 
     requests: int | None
     randomized: int
@@ -422,7 +468,11 @@ class BudgetAnswer(Wire, frozen=True, kw_only=True):
 class OutcomePart(Wire, frozen=True, kw_only=True):
     """One accepted part of an outcome. outputs: as transformed, null where not in this part.
     attempt: which one it speaks of, null for none; served: null where it does not say who answered
-    it. A part after an expiry is late."""
+    it. A part after an expiry is late.
+
+    delivered: whether that attempt reached the user. reward: null where not in this part. at: when
+    it came, in seconds since the epoch.
+    """
 
     served: Id | None
     attempt: int | None
@@ -433,9 +483,13 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
-    """A decision as it stands in the log, with every part of its outcome. capped: whether something
-    closed it to randomizing, and closed_by: what; null for nothing, and where an older log does not
-    say."""
+    """A decision as it stands in the log, with every part of its outcome.
+
+    decision: what was answered. unit_id: who asked. context_id: the cached context that it is.
+    features: as transformed, a number for each context column. capped: whether something closed it
+    to randomizing, and closed_by: what; null for nothing, and where an older log does not say.
+    outcomes: every part that was accepted.
+    """
 
     decision: Decision
     unit_id: str | None
@@ -447,7 +501,11 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
 
 
 class RuleAnswer(Wire, frozen=True, kw_only=True):
-    """A frozen rule: body is what its id is a hash of."""
+    """A frozen rule.
+
+    rule_id: its name. era: the span of the log that it belongs to. at: when it was made, in seconds
+    since the epoch. body: what its id is a hash of.
+    """
 
     rule_id: str
     era: int
@@ -472,9 +530,10 @@ class EndRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class ModeAnswer(Wire, frozen=True, kw_only=True):
     """mode: as configured. paused: whether an operator or a check paused it, or it has ended;
-    kill_switch: whether the file is there. activity: what is done with requests now, and
-    randomizing: whether any may be randomized. ended: the end that stands, with who is to be
-    served. While paused, decisions are logged with e = 0."""
+    reason: why, as it was given. kill_switch: whether the file is there. activity: what is done
+    with requests now. activity_sentence: the same for people. randomizing: whether any may be
+    randomized. ended: the end that stands, with who is to be served. While paused, decisions are
+    logged with e = 0."""
 
     mode: Mode
     paused: bool
@@ -506,9 +565,13 @@ class Readiness(Wire, frozen=True, kw_only=True):
 
 
 class ProblemDocument(Wire, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457. type: a name for the kind of problem, stable between versions (`about:blank` where
-    the status says all). field: the key in the body that is wrong, and limit: what it must keep,
-    where that can be said. retry_after: seconds after which to try again."""
+    """A refusal (RFC 9457).
+
+    title: of the kind of problem. status: as in the answer's first line. detail: what is wrong with
+    this request, for people. type: a name for the kind of problem, stable between versions
+    (`about:blank` where the status says all). field: the key in the body that is wrong, where that
+    can be said. limit: what it must keep, likewise. retry_after: seconds after which to try again.
+    """
 
     title: str
     status: int

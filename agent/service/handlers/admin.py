@@ -92,6 +92,7 @@ class BulkBody(Generic[R]):
             duplicates=self._totals["duplicates"],
             rejected=self._rejected,
             rejects=sorted(self._rejects, key=lambda row: row.index),
+            unrated=self._totals["unrated"],
         )
 
     async def _read_line(self, line: bytes) -> None:
@@ -296,7 +297,11 @@ class Admin:
         def counted(rows: Sequence[T]) -> dict[str, int]:
             accepted = take(rows)
             self._counters.bulk[name] += accepted.rows
-            return {"rows": accepted.rows, "duplicates": accepted.duplicates}
+            return {
+                "rows": accepted.rows,
+                "duplicates": accepted.duplicates,
+                "unrated": accepted.unrated,
+            }
 
         return counted
 
