@@ -98,9 +98,7 @@ class _Reading:
         others = self._others[None, :]
         above = self._decision.beyond(state, paths, own, others, np.zeros(1))
         below = self._shown.beyond(state, paths, others, own, np.full(1, -self._difference))
-        better: Flags = above.all(axis=1)
-        not_by_as_much: Flags = below.any(axis=1)
-        return better, not_by_as_much
+        return np.logical_and.reduce(above, axis=1), np.logical_or.reduce(below, axis=1)
 
     def half_width(self, state: PathState) -> float:
         """The median of the certified half-widths against the best of the others."""
