@@ -280,9 +280,12 @@ def _stopped(answers: Answers) -> str | None:
         return "only observed"
     if state.paused is not None:
         return f"paused ({state.paused})"
-    spent = [each for each in answers.spending() if each.left <= 1e-9 * each.limit]
-    whole = [each.resource for each in spent if " in " not in each.resource]
-    return f"out of its budget in {' and '.join(whole)}" if whole else None
+    first = np.zeros(1, dtype=np.int64)
+    if state.purse.stopped(first, first, first == 0) is None:
+        return None
+    whole = [each for each in answers.spending() if each.resource in state.purse.limits]
+    nearest = min(whole, key=lambda each: each.left / each.limit)
+    return f"out of its budget in {nearest.resource}"
 
 
 def _left(answers: Answers) -> float | None:
