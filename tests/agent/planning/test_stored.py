@@ -141,7 +141,7 @@ def _tiny():
 def test_a_store_that_is_decided_stopped_or_out_of_budget_is_told_so():
     asked = {"effect": 0.4, "traffic": 100.0}
     agent = lived(600)
-    agent.pause("holiday", 10.0)
+    agent.controls.pause("holiday", 10.0)
     plan = plan_request(asked, agent.answers)
     assert plan["stored"]["stopped"] == "paused (holiday)"
     assert plan["sentence"].startswith("The experiment is paused (holiday). Once that ends: ")
