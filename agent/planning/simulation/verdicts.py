@@ -98,7 +98,9 @@ class _Reading:
         others = self._others[None, :]
         above = self._decision.beyond(state, paths, own, others, np.zeros(1))
         below = self._shown.beyond(state, paths, others, own, np.full(1, -self._difference))
-        return np.logical_and.reduce(above, axis=1), np.logical_or.reduce(below, axis=1)
+        better: Flags = np.all(above, axis=1)
+        not_by_as_much: Flags = np.any(below, axis=1)
+        return better, not_by_as_much
 
     def half_width(self, state: PathState) -> float:
         """The median of the certified half-widths against the best of the others."""
