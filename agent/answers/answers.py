@@ -15,7 +15,12 @@ import numpy as np
 
 from equipoise.agent.answers.activity import Activity, activity
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
-from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
+from equipoise.agent.answers.policy_snapshot import (
+    OutputMaps,
+    build_snapshot,
+    logged_moments,
+    recent_contexts,
+)
 from equipoise.agent.answers.recommendation import (
     KEEP,
     ROUNDING,
@@ -42,6 +47,7 @@ from equipoise.agent.lifecycle.eras import Ended, EraAnswer, Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
+from equipoise.agent.monitors.lost_rows import Missingness, out_of_reach
 from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
 from equipoise.agent.state.fold import Fold, View
@@ -423,7 +429,7 @@ class Answers:
         monitors.begin(state.rule.era)
         configured = state.config.policy.estimator
         families = self.estimates(dict.fromkeys((*REPRESENTATION_FAMILIES, configured, *self.off)))
-        checks = Checks(monitors.checks(families))
+        checks = Checks(self._in_reach(check) for check in monitors.checks(families))
         features = state.transform.phi_names
         checks.append(computed(families, configured, self.sound()[1], features, PLAIN))
         if state.light.pending.y.shape[1]:
@@ -438,6 +444,23 @@ class Answers:
         now = at or state.light.pending.newest_at
         checks.append(watermark(self.behind(), now, state.config.reward.window))
         return checks
+
+    def _in_reach(self, check: Check) -> Check:
+        """`missingness` with what its share leaves to be certified; every other check as it is."""
+        reward = self.state.config.reward
+        if check.name != Missingness.name or reward.missing_value is not None:
+            return check
+        arms, active = self.view().moments.arms, np.flatnonzero(self.state.rule.active)
+        count, mean, variance = (part[active] for part in logged_moments(arms))
+        lead = error = float("nan")
+        if len(active) > 1 and (count > 1).all():
+            order = np.argsort(-self.sign * mean)[:2]
+            weight = arms.weight.sum(axis=0)[active]
+            alike = weight**2 / arms.weight_sq.sum(axis=0)[active]
+            lead = float(abs(mean[order[0]] - mean[order[1]]))
+            error = float(np.sqrt((variance / alike)[order].sum()))
+        epsilon = self.state.config.policy.epsilon
+        return out_of_reach(check, lead, error, epsilon, reward.high - reward.low)
 
     def _foreseen(self) -> tuple[float, float] | None:
         """(low, median) of the newest forecast of this era."""

@@ -178,6 +178,50 @@ class Missingness(LostRows):
         return Check(self.name, "ok", sentence, check.figures, self.level)
 
 
+def smallest_certifiable(lost: float, epsilon: float) -> float:
+    """The least difference, of rewards that come, that can ever be certified where so many of the
+    rewards count as the worst case; both on the [0, 1] scale. From 1 on there is none.
+
+    The lower end of a lead is at most (1 - lost) difference - lost, and must be above -epsilon.
+
+    >>> round(smallest_certifiable(0.03, 0.01), 4), smallest_certifiable(0.92, 0.01) > 1
+    (0.0206, True)
+    """
+    return float("inf") if lost >= 1.0 else max(lost - epsilon, 0.0) / (1.0 - lost)
+
+
+ERRORS = 3.0
+"""Standard errors by which the largest lead that is plausible exceeds the one that is seen."""
+
+
+def out_of_reach(check: Check, lead: float, error: float, epsilon: float, scale: float) -> Check:
+    """The verdict of `missingness` where every missing reward counts as the worst case: an alarm
+    once no lead that is plausible can ever be certified.
+
+    lead, error: of the best model over the runner-up by the rewards that came, with its standard
+    error, NaN while unknown; epsilon: the smallest difference that matters. Reward units; scale:
+    the range of rewards.
+    """
+    if check.figures["rows"] < FEWEST_ROWS or check.status == "alarm":
+        return check
+    share = float(check.figures["share"])
+    least = smallest_certifiable(share, epsilon / scale)
+    plausible = (lead + ERRORS * error) / scale
+    plausible = plausible if np.isfinite(plausible) else 1.0
+    if share <= epsilon / scale or min(plausible, 1.0) > least:
+        return check
+    below = "no difference"
+    if least < 1.0:
+        below = f"no difference below {least * scale:.3g}"
+    seen = f" (the best model leads by {lead:.3g} so far)" if np.isfinite(lead + error) else ""
+    facts = f"{percent(share)} of {check.figures['rows']:,.0f} randomized requests"
+    sentence = (
+        f"{facts} {Missingness.verb}, and as each counts as the worst case {below} can ever be"
+        f" certified{seen}: declare what a missing reward is worth (reward.missing, a new era)."
+    )
+    return replace(check, status="alarm", sentence=sentence)
+
+
 LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
 CLOSURE_WORDS = {

@@ -24,6 +24,7 @@ from equipoise.agent.planning.sentences import (
     assumptions,
     billed,
     budget_sentence,
+    decided_already,
     fixed_sentence,
     lever_sentence,
     lever_words,
@@ -131,12 +132,12 @@ class Plan(msgspec.Struct, frozen=True):
 
         columns: list[tuple[str, Callable[[Requirement], str]]] = [
             ("plan for", lambda row: count(row.randomized.needed)),
-            ("80% of them", band),
         ]
         if self.traffic is not None:
             columns.append(("time", lambda row: brief(row.hours.needed if row.hours else None)))
         if any(row.bill is not None for row in self.goals):
             columns.append((self.money_name, bill))
+        columns.append(("80% of them", band))
         harm = self.harm_name
         columns.append(
             (harm, lambda row: "" if row.harm.median is None else figure(row.harm.median))
@@ -196,8 +197,8 @@ def make_plan(
         sentence = budget_sentence(problem, bought)
     if effects and bought:
         sentence += f" What the budget buys: {budget_sentence(problem, bought)}"
-    if stored and stored["decided"] is not None:
-        sentence = f"{stored['decided']} is certified already: there is nothing to plan for."
+    if stored:
+        sentence = _of_store(stored, best, sentence)
     return Plan(
         source=problem.source,
         title=request.title or "Randomization plan",
@@ -229,6 +230,21 @@ def make_plan(
         binary=problem.variances is None and scale == 1.0,
         stored=stored or {},
     )
+
+
+def _of_store(stored: dict[str, Any], best: Requirement | None, sentence: str) -> str:
+    """The sentence of a running experiment: nothing is planned for one that is decided, and one
+    that is stopped, or whose budget ends before, is told so first."""
+    if stored["decided"] is not None:
+        return f"{decided_already(stored)}."
+    if stored["stopped"] is not None:
+        return f"The experiment is {stored['stopped']}. Once that ends: {_lower(sentence)}"
+    needed = None if best is None else best.randomized.needed
+    left = stored["left"]
+    if left is not None and needed is not None and needed > left:
+        first = f"The budget allows {count(left)} more randomized requests, which are too few."
+        return f"{first} {sentence}"
+    return sentence
 
 
 def _is_asked(problem: Problem) -> bool:

@@ -345,7 +345,7 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
     """What a store knows, and at today's pace when it will know."""
     name, progress = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
     if stored["decided"] is not None:
-        return f"{name}, {progress}: {stored['decided']} is certified already."
+        return f"{name}, {progress}: {decided_already(stored)}."
     lead = (
         f"{stored['leader']} leads {stored['runner_up']} by {figure(stored['gap'])}"
         f" ± {figure(1.96 * stored['gap_error'])}"
@@ -361,6 +361,12 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         when = f"nothing will be decided: {stored['never']}"
     elif remaining["median"] is None:
         when = "the planner cannot know when: the true difference may be too small to be found"
+    elif stored["stopped"] is not None:
+        when = (
+            f"it is {stored['stopped']}, so nothing more will be known until that ends; then you"
+            f" will know in {in_words(remaining['median'])} at today's pace in half of the cases"
+            f" (80%: {in_words(remaining['low'])} to {in_words(remaining['high'])})"
+        )
     else:
         when = (
             f"at today's pace you will know in {in_words(remaining['median'])} in half of the cases"
@@ -370,6 +376,12 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
     )
     return f"{name}, {progress}; {lead}; {when}.{warnings}"
+
+
+def decided_already(stored: Mapping[str, Any]) -> str:
+    """That a store has its answer."""
+    verb = "are certified alike" if stored["alike"] else "is certified"
+    return f"{stored['decided']} {verb} already: there is nothing to plan for"
 
 
 def family_lines(stored: Mapping[str, Any]) -> list[str]:

@@ -39,7 +39,19 @@ def of_experiment(answers: Answers, data: dict[str, Any]) -> tuple[Problem, dict
     too little is known.
     """
     problem, count = running_problem(answers, data)
-    return problem, _known(answers, problem, count)
+    return replace(problem, today=_today(answers)), _known(answers, problem, count)
+
+
+def _today(answers: Answers) -> float | None:
+    """USD of a request as it is routed today, by who was routed where; None where unknown."""
+    config, ledger = answers.state.config, answers.state.light.ledger
+    routed = ledger.expected.sum(axis=1)
+    declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+    prices = model_costs(answers.view().moments.simulation, declared)
+    used = routed > 0
+    if not used.any() or np.isnan(prices[used]).any():
+        return None
+    return float(routed[used] @ prices[used] / routed[used].sum())
 
 
 def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Floats]:
@@ -124,6 +136,9 @@ def _rated(
 
 def _request(answers: Answers, data: dict[str, Any], models: int) -> PlanRequest:
     config = answers.state.config
+    for name in ("names", "candidate", "mix", "price", "prices"):
+        if name in data:
+            raise PlanError(name, data[name], "none beside a store, which knows its models")
     own = config.policy.assignment
     limits = config.limits
     declared: dict[str, Any] = {
@@ -228,8 +243,9 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
     assert problem.variances is not None
     noise = problem.variances / count
     winner = answers.certified_winner()
+    alike = [answers.state.models[each] for each in answers.certified().standing.equivalent()]
     by = None
-    if winner is None:
+    if winner is None and not alike:
         requests = until_decided(problem, count).requests
         traffic = problem.request.traffic
         hours = requests if traffic is None else requests / traffic + problem.request.window
@@ -238,7 +254,10 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
     return {
         "experiment": answers.state.config.name,
         "randomized": int(answers.state.light.randomized),
-        "decided": winner,
+        "decided": winner or (" and ".join(alike) if alike else None),
+        "alike": alike,
+        "stopped": _stopped(answers),
+        "left": _left(answers),
         "leader": problem.names[first],
         "runner_up": problem.names[second],
         "gap": problem.gap * problem.scale,
@@ -252,6 +271,27 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
         "families": _families(answers, problem.request.regret or problem.request.epsilon),
         "cannot_know": [f"checks stand at alarm: {alarms}"] if alarms else [],
     }
+
+
+def _stopped(answers: Answers) -> str | None:
+    """Why nothing is randomized now: paused, only observed, or a spent budget; None if it is."""
+    state = answers.state
+    if state.observing_only:
+        return "only observed"
+    if state.paused is not None:
+        return f"paused ({state.paused})"
+    first = np.zeros(1, dtype=np.int64)
+    if state.purse.stopped(first, first, first == 0) is None:
+        return None
+    whole = [each for each in answers.spending() if each.resource in state.purse.limits]
+    nearest = min(whole, key=lambda each: each.left / each.limit)
+    return f"out of its budget in {nearest.resource}"
+
+
+def _left(answers: Answers) -> float | None:
+    """Randomized requests that the budget still allows, None without such a budget."""
+    left = [each.left for each in answers.spending() if each.resource == "requests"]
+    return max(left[0], 0.0) if left else None
 
 
 def until_decided(problem: Problem, count: Floats) -> Ends:

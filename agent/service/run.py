@@ -39,6 +39,7 @@ from equipoise.agent.config.service import ServiceSettings
 from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
+from equipoise.agent.monitors.lost_rows import smallest_certifiable
 from equipoise.agent.service.app import build
 from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.hot_path.application import Application, DirectProtocol
@@ -189,6 +190,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "new_era": later,
         "descriptors": asdict(files),
         "longest_wait_seconds": longest_wait(file.experiment),
+        "rated": file.capacity.rated,
         "sentence": "\n".join(
             [
                 f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
@@ -197,6 +199,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 str(expected),
                 *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
+                *rated_sentences(file),
                 str(needed),
                 *_retention(file),
             ]
@@ -220,6 +223,28 @@ def waiting_sentence(config: ExperimentConfig) -> str:
             " decided after its request is ever certified; declare reward.window"
         )
     return f"requests are certified {longest:g} s after they were decided at the latest"
+
+
+def rated_sentences(file: ConfigFile) -> list[str]:
+    """What the worst case for missing rewards leaves to be certified, at the share that is rated;
+    nothing where a value is declared or every request is."""
+    reward, rated = file.experiment.reward, file.capacity.rated
+    if reward.missing_value is not None or rated == 1.0:
+        return []
+    scale = reward.high - reward.low
+    epsilon = file.experiment.policy.epsilon / scale
+    cure = 'declare what a missing reward is worth (reward.missing, now "worst-case")'
+    if rated is None:
+        most = smallest_certifiable(0.03, epsilon) * scale
+        return [
+            "which share of the requests is ever rated is not declared (capacity.rated): each"
+            f" missing reward counts as the worst case, so with 97% rated no difference below"
+            f" {most:.3g} is ever certified, and with less than half nothing is; unless nearly all"
+            f" are rated, {cure}"
+        ]
+    least = smallest_certifiable(1.0 - rated, epsilon)
+    below = "no difference" if least >= 1.0 else f"no difference below {least * scale:.3g}"
+    return [f"warning: with {100.0 * rated:.3g}% rated, {below} is ever certified: {cure}"]
 
 
 def _possible(file: ConfigFile) -> Needs:
