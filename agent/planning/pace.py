@@ -1,8 +1,8 @@
 """How fast requests come: the time that the next n of them take, out of when the last ones came.
 
 The next n requests take as long as n requests took lately. So the pace looks as far back as the
-forecast looks ahead: minutes where the decision is minutes away, and a night where it is a day away.
-A mean over the whole life of the experiment would count hours of silence before the traffic began,
+forecast looks ahead: minutes where the decision is minutes away, a night where it is a day away. A
+mean over the whole life of the experiment would count hours of silence before the traffic began,
 and a mean over the last minutes would take a burst for the rule.
 
 - **Idle starts.** The history begins at its hundredth part: requests that came one by one before

@@ -219,12 +219,17 @@ def duration(hours: float | None) -> str:
     if hours is None:
         return "longer than was simulated"
     if hours < 1.0:
-        return f"{hours * 60:.0f} minutes"
+        minutes = f"{hours * 60:.0f}"
+        return "less than a minute" if minutes == "0" else _units(minutes, "minute")
     if hours < 48:
-        return f"{hours:.3g} hours"
+        return _units(f"{hours:.3g}", "hour")
     if hours < 24 * 365:
-        return f"{hours / 24:.3g} days"
-    return f"{hours / 24 / 365:.3g} years"
+        return _units(f"{hours / 24:.3g}", "day")
+    return _units(f"{hours / 24 / 365:.3g}", "year")
+
+
+def _units(number: str, unit: str) -> str:
+    return f"{number} {unit}" if number == "1" else f"{number} {unit}s"
 
 
 def brief(hours: float | None) -> str:
