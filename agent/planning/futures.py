@@ -160,7 +160,7 @@ def _in_force(answers: Answers, problem: Problem) -> tuple[Sequence, float | Non
 def _looks(design: Design, known: float, pace: Pace) -> Floats:
     """(L, N) rows beyond the watermark at which the futures are looked at. known: rows so far."""
     rate = float(design.rate[0])
-    first = max(np.ceil(5.0 / rate), 0.01 * known)
+    first = max(float(np.ceil(5.0 / rate)), 0.01 * known)
     last = max(FARTHEST * known, FARTHEST_RANDOMIZED / rate)
     hourly = pace.per_hour(last)
     if hourly is not None:
