@@ -78,7 +78,7 @@ def kind(index: int) -> Kind:
         traffic=traffic,
         hours=hours,
         window=hours * 3600.0 * float(rng.uniform(0.005, 0.03)),
-        rate=(0.5, 1.0, 0.3)[index % 3],
+        rate=0.5 if index % 13 == 5 else (0.5, 1.0, 0.3)[index % 3],
         assignment=("uniform", "top-two", "uniform", "neyman")[(index // 2) % 4],
         sequence=("bounded", "bounded", "per-model", "asymptotic")[(index // 3) % 4],
         budget=int(rng.choice([600, 1500, 4000])) if index % 6 == 1 else None,
@@ -180,6 +180,9 @@ def live(kind: Kind) -> Iterator[Moment]:
             return
         spent = kind.budget is not None and drawn >= kind.budget
         if (stop == len(times) or spent) and agent.answers.behind().number < 0:
+            return
+        # The last units stay open: only a later decision says that their time is over.
+        if now > float(times[-1]) + 3.0 * kind.window:
             return
         if event and drawn >= kind.middle:
             lasts = 0.5 * (now - float(times[0])) + 2.0 * kind.window
