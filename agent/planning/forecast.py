@@ -46,8 +46,9 @@ never: missing rewards, each of which counts as the worst case, rule a decision 
 decision that should be closed holds the watermark. planner: it has no answer, and says why.
 """
 
-LIKELY = 0.5
-"""Share of the futures that must end for a forecast to be one."""
+LIKELY, SURE = 0.5, 0.9
+"""Share of the futures that must end for a forecast to be one, and of those that missing rewards
+rule out for the word never."""
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +121,7 @@ def forecast(answers: Answers, at: float) -> Forecast:
             made, newest_at=float(pace.at[-1]), quiet_after=pace.quiet_after
         )
     holder = watermark(answers.behind(), now, state.config.reward.window)
-    if holder.status in ("watch", "alarm"):
+    if holder.status in ("watch", "alarm") and pace.silent <= pace.quiet_after:
         return _as(made, "unknown", "held-back", held_by=holder.figures["decision_id"])
     spent = budget_spent(answers)
     try:
@@ -172,7 +173,7 @@ def _reason(coming: Futures, spent: str | None) -> Reason | None:
         return "budget-spent"
     if np.isfinite(coming.randomized).mean() >= LIKELY:
         return "budget-too-small"
-    return "never" if coming.ruled_out.mean() >= LIKELY else "too-small-a-difference"
+    return "never" if coming.ruled_out.mean() >= SURE else "too-small-a-difference"
 
 
 def no_forecast(answers: Answers, at: float, why: str) -> Forecast:
@@ -234,16 +235,11 @@ def current(
         return forecast
     newest = max(_or(newest_at, 0.0), _or(forecast.newest_at, 0.0))
     quiet = forecast.quiet_after
-    if quiet is not None and at - newest > quiet and not _waits(forecast, at):
+    if quiet is not None and at - newest > quiet:
         return _as(forecast, "unknown", "no-traffic", newest_at=newest, at=at, hours=None)
     if forecast.state != "pending" or at <= forecast.at or forecast.hours is None:
         return forecast
     return _as(forecast, "pending", None, at=at, hours=_later(forecast.hours, at - forecast.at))
-
-
-def _waits(forecast: Forecast, at: float) -> bool:
-    """Whether what was decided before is likely to decide by itself, once its rewards are there."""
-    return False
 
 
 def _or(value: float | None, otherwise: float) -> float:
@@ -371,7 +367,13 @@ def _why_not(forecast: Forecast, reason: Reason) -> str:
             f" reward, and as each counts as the worst case {least} can ever be certified: declare"
             " what a missing reward is worth (reward.missing)."
         )
-    return (
+    text = (
         "It cannot be said when this will be decided: as the rewards look now, the difference may"
-        " be too small to be found."
+        " be too small to be found"
     )
+    if forecast.lost and forecast.least_difference is not None:
+        text += (
+            f", for {percent(forecast.lost)} of the randomized requests have no reward and each"
+            " counts as the worst case: declare what a missing reward is worth (reward.missing)"
+        )
+    return f"{text}."

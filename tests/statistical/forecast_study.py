@@ -119,9 +119,9 @@ def row(answer: Forecast, moment: Moment, chosen: Kind) -> dict[str, Any]:
 
 
 def covers(band: list[float | None], before: float, end: float) -> bool:
-    """Whether a band holds what lies between the last look before the end and the end."""
+    """Whether a band holds the end, which lies between the last look before it and itself."""
     low, _, high = (np.inf if each is None else each for each in band)
-    return low <= end and before <= high
+    return low <= (before + end) / 2.0 <= high
 
 
 def judged(run: dict[str, Any]) -> Iterable[dict[str, Any]]:
@@ -129,26 +129,32 @@ def judged(run: dict[str, Any]) -> Iterable[dict[str, Any]]:
     end = run["end"]
     decided = end["decided"]
     total, before = (end["randomized"], end["not_before"][0]) if decided else (np.inf, np.inf)
-    capped = not decided and end["drawn"] >= MOST_RANDOMIZED
-    if capped:
-        # All that is known is that it takes more.
-        before = float(end["randomized"])
+    # Of a run that was cut off all is known that it takes more.
+    least = end["randomized"] if end["drawn"] >= MOST_RANDOMIZED else np.inf
     for made in run["forecasts"]:
         share = made["randomized"] / (total if decided else max(end["randomized"], 1))
-        told = {**made, "kind": run["kind"], "early": share < 0.5, "held": None, "in_time": None}
+        told = {
+            **made,
+            "kind": run["kind"],
+            "decided": decided,
+            "early": share < 0.5,
+            "held": None,
+            "in_time": None,
+        }
         if made["state"] == "pending":
-            told["held"] = covers(made["total"], before, total)
+            high = np.inf if made["total"][2] is None else made["total"][2]
+            told["held"] = covers(made["total"], before, total) if decided else high >= least
             stopped = any(at >= made["at"] for at in run["pauses"])
             stopped |= run["kind"]["event"] == "silence" and made["drawn"] < run["kind"]["middle"]
             if made["hours"] is not None and decided and not stopped:
                 after = [(each - made["at"]) / 3600.0 for each in (end["not_before"][1], end["at"])]
                 told["in_time"] = covers(made["hours"], *after)
         else:
-            told["right"] = right(made, run, decided, capped)
+            told["right"] = right(made, run, decided)
         yield told
 
 
-def right(made: dict[str, Any], run: dict[str, Any], decided: bool, capped: bool) -> bool:
+def right(made: dict[str, Any], run: dict[str, Any], decided: bool) -> bool:
     """Whether a reason is the true one."""
     chosen, reason = run["kind"], made["reason"]
     if reason == "paused":
@@ -179,6 +185,7 @@ def of(share: list[bool]) -> str:
 
 GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "all": lambda each: True,
+    "of experiments that were decided": lambda each: each["decided"],
     "early: less than half of the way": lambda each: each["early"],
     "late": lambda each: not each["early"],
     "nothing missing": lambda each: each["kind"]["missing"] == 0.0,

@@ -26,7 +26,7 @@ from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.memory import MemoryStore
 
 EPOCH = 1.7e9
-MOST_RANDOMIZED = 15_000
+MOST_RANDOMIZED = 25_000
 """Randomized requests after which a run ends undecided."""
 GROWTH, FEWEST = 0.025, 20
 """A refresh comes with so many requests more."""
@@ -62,7 +62,7 @@ def kind(index: int) -> Kind:
     """Experiment number `index`; the lists have lengths of their own, so that all pairs occur."""
     rng = np.random.default_rng([28, index])
     models = 2 + index % 4
-    gap = (0.12, 0.25, 0.07, 0.16, 0.0, 0.2, 0.1)[index % 7]
+    gap = (0.12, 0.25, 0.05, 0.18, 0.0, 0.08, 0.03)[index % 7]
     best = rng.uniform(0.5, 0.85)
     others = best - gap - np.concatenate([[0.0], rng.uniform(0.0, 0.2, models - 2)])
     missing = (0.0, 0.03, 0.0, 0.08, 0.01, 0.0, 0.3, 0.0, 0.92, 0.04, 0.0)[index % 11]
