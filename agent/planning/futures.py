@@ -201,15 +201,33 @@ def _hours(
         hours = coming / (traffic * pace.entering)
     if hours is None:
         return None
-    lag = _lag(answers, pace, len(rows), rng)
+    usual = _usual_delay(answers)
+    lag = _lag(answers, pace, usual, len(rows), rng)
     index = np.clip(np.where(np.isfinite(rows), rows, 0.0) - 1.0, 0, max(len(held) - 1, 0))
     if len(held):
         made = (held[index.astype(int)] - pace.now) / 3600.0
         hours = np.where(rows <= len(held), made, hours)
-    return np.maximum(hours + lag, 0.0)
+    behind, window = answers.behind(), answers.state.config.reward.window
+    soonest = 0.0
+    if window is not None and behind.number >= 0 and pace.now - behind.at > usual:
+        # Its reward would be there by now: all wait until its window ends.
+        soonest = max(behind.at + window - pace.now, 0.0) / 3600.0
+    return np.maximum(hours + lag, soonest)
 
 
-def _lag(answers: Answers, pace: Pace, count: int, rng: np.random.Generator) -> Floats:
+def _usual_delay(answers: Answers) -> float:
+    """Seconds within which nearly all rewards came that did, 0 where none did."""
+    table = answers.state.light.pending
+    recent = slice(max(table.size - RECENT, 0), table.size)
+    came = table.has_reward[recent] & ~table.filled[recent]
+    took = (table.reward_at - table.at)[recent][came]
+    took = took[np.isfinite(took)]
+    return max(float(np.quantile(took, LATEST)), 0.0) if len(took) else 0.0
+
+
+def _lag(
+    answers: Answers, pace: Pace, usual: float, count: int, rng: np.random.Generator
+) -> Floats:
     """(N,) hours from a decision until the watermark has passed it.
 
     Every row that is decided waits for the rewards of all rows before it: for the window, less the
@@ -218,11 +236,8 @@ def _lag(answers: Answers, pace: Pace, count: int, rng: np.random.Generator) -> 
     table, config = answers.state.light.pending, answers.state.config
     recent = slice(max(table.size - RECENT, 0), table.size)
     came = table.has_reward[recent] & ~table.filled[recent]
-    took = (table.reward_at - table.at)[recent][came]
-    took = took[np.isfinite(took)]
-    usual = float(np.quantile(took, LATEST)) if len(took) else 0.0
     grows = 0.0 if config.units is None else config.units.ttl
-    result = np.full(count, max(usual, 0.0))
+    result = np.full(count, usual)
     window, hourly = config.reward.window, pace.per_hour(float(RECENT))
     if window is not None and hourly is not None:
         # Those whose window ended without a reward, of all whose window ended.

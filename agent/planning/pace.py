@@ -86,12 +86,13 @@ class Pace:
         return max(QUIET_SECONDS, QUIET_GAPS * float(gaps) / max(back, 1.0))
 
     def per_hour(self, requests: float) -> float | None:
-        """Requests an hour over the time that the last `requests` took, None where unknown."""
+        """Requests an hour over the time that the last `requests` took, at least 200; None where
+        unknown."""
         if not self._known:
             return None
-        back = min(max(requests, FEWEST), float(self.count[-1]) - self._begun)
+        back = min(max(requests, QUIET_ROWS), float(self.count[-1]) - self._begun)
         took = self.now - self._time(np.array([self.count[-1] - back]))[0]
-        return float(back / max(took, 1e-9) * 3600.0)
+        return float(back / took * 3600.0) if took > 0.0 else None
 
     def hours(self, rows: Floats, rng: np.random.Generator) -> Floats | None:
         """(N,) hours until so many rows (N,) have come, one future each; inf for inf.

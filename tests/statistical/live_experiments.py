@@ -26,7 +26,7 @@ from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.memory import MemoryStore
 
 EPOCH = 1.7e9
-MOST_RANDOMIZED = 25_000
+MOST_RANDOMIZED = 15_000
 """Randomized requests after which a run ends undecided."""
 GROWTH, FEWEST = 0.025, 20
 """A refresh comes with so many requests more."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 
+from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
-from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.planning.forecast import Forecast, current
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
@@ -90,15 +92,17 @@ class Queries:
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
-        """When the experiment will be decided, at today's pace.
+        """When the experiment will be decided, or why that cannot be said.
 
-        The newest forecast, made now where there is none or an era has begun since.
+        What holds now of the newest forecast, which is made now where there is none or an era has
+        begun since.
         """
         analysis, era = self._analysis, self._adapter.agent.rule.era
-        if analysis.forecast is not None and analysis.forecast.era == era:
-            return analysis.forecast
-        with self._answering():
-            return await analysis.read_forecast()
+        made = analysis.forecast
+        if made is None or made.era != era:
+            with self._answering():
+                made = await analysis.read_forecast()
+        return expected_now(made, self._adapter.agent, self._switches, analysis)
 
     @Operation(
         "GET",
@@ -174,6 +178,27 @@ class Queries:
         except AnalystError as error:
             self._log.warning("analysis", problem=type(error).__name__)
             raise unanswered(error) from error
+
+
+def expected_now(
+    made: Forecast, agent: Agent, switches: Switches, analysis: AnalystClient
+) -> Forecast:
+    """What holds of a forecast in the situation that the daemon knows of."""
+    report, era = analysis.newest, agent.rule.era
+    decided: list[str] = []
+    if report is not None and report.rule.era == era:
+        decided = report.recommendations[report.estimates.estimator].status_models
+    return current(
+        made,
+        at=time.time(),
+        decided=decided,
+        paused=agent.state.paused,
+        observing=agent.state.observing_only,
+        killed=switches.kill_switch.on,
+        budget_left=switches.budget().left,
+        era=era,
+        newest_at=agent.light.pending.newest_at,
+    )
 
 
 def unanswered(error: AnalystError) -> Refusal:
