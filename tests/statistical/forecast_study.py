@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coverage_study import program
 from live_experiments import MOST_RANDOMIZED, Kind, Moment, kind, live
 
 from equipoise.agent.planning.forecast import Forecast, current, forecast
@@ -30,13 +31,13 @@ BEGIN, END = "<!-- study: written by a command -->", "<!-- end of study -->"
 
 
 def digest() -> str:
-    """Of the code that makes the figures."""
+    """Of the code that makes the figures, words left out."""
     total = hashlib.sha256()
     for folder in LOOKED_AT:
         for path in sorted(folder.glob("*.py")):
-            total.update(path.read_bytes())
+            total.update(program(path))
     for name in ("live_experiments.py", "forecast_study.py"):
-        total.update((Path(__file__).parent / name).read_bytes())
+        total.update(program(Path(__file__).parent / name))
     return total.hexdigest()[:12]
 
 

@@ -144,10 +144,10 @@ def test_time_counts_from_what_waits_behind_the_watermark():
     outcomes = traffic.outcomes(chosen)
     agent.observe(take(outcomes, np.arange(1, 200)))
     agent.refresh()
-    made = forecast(agent.answers, traffic.at)
+    made = forecast(agent.answers, traffic.at + 50.0)
     assert agent.answers.behind().held == 199
-    soonest = agent.config.reward.window / 3600.0
-    assert made.hours.low > 0.5 * soonest
+    assert made.hours.low >= (agent.config.reward.window - 50.0) / 3600.0
+    assert forecast(lived(1000)[0].answers, 0.0).hours.low < made.hours.low
 
 
 SITUATIONS = [
