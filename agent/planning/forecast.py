@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers, Foreseen
+from equipoise.agent.answers.statements import Band, Outlook, OutlookKind
 from equipoise.agent.answers.status import Status
 from equipoise.agent.errors import PlanError, dated
 from equipoise.agent.monitors.progress import watermark
@@ -377,3 +378,47 @@ def _why_not(forecast: Forecast, reason: Reason) -> str:
             " counts as the worst case: declare what a missing reward is worth (reward.missing)"
         )
     return f"{text}."
+
+
+_KINDS: dict[str, OutlookKind] = {
+    "too-few-rewards": "too-few-rewards",
+    "no-traffic": "no-traffic",
+    "budget-too-small": "budget-too-small",
+    "never": "never",
+    "too-small-a-difference": "too-small",
+    "held-back": "held-back",
+}
+
+
+def outlook(forecast: Forecast | None) -> Outlook | None:
+    """A forecast as statements take it; None where there is nothing to wait for."""
+    if forecast is None or forecast.state == "decided":
+        return None
+    seconds = None
+    if forecast.newest_at is not None:
+        seconds = max(forecast.at - forecast.newest_at, 0.0)
+    return Outlook(
+        kind="pending" if forecast.reason is None else _KINDS.get(forecast.reason, "unknown"),
+        total=_as_band(forecast.total),
+        hours=_as_band(forecast.hours),
+        randomized=forecast.randomized,
+        planned=forecast.planned,
+        share=forecast.chance,
+        seconds=seconds,
+        why=_within_sentence(forecast),
+    )
+
+
+def _within_sentence(forecast: Forecast) -> str:
+    """Why nothing is foretold, to follow a colon."""
+    text = forecast.why if forecast.reason == "planner" else forecast.sentence
+    for head in ("Nothing will be decided: ", "It cannot be said when this will be decided: "):
+        text = text.removeprefix(head)
+    text = text.removesuffix(".")
+    return text if forecast.reason == "held-back" else text[:1].lower() + text[1:]
+
+
+def _as_band(interval: Interval80 | None) -> Band | None:
+    if interval is None:
+        return None
+    return Band(median=interval.median, low=interval.low, high=interval.high)

@@ -17,6 +17,8 @@ from collections.abc import Callable
 import msgspec
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.activity import activity
+from equipoise.agent.answers.statements import Outlook, Situation
 from equipoise.agent.service.api.schema import BudgetAnswer, Mode, ModeAnswer, PassThrough
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, SlowStoreError, StoreError
 from equipoise.store.records import Control
@@ -208,3 +210,12 @@ class Switches:
             kill_switch=self.kill_switch.on,
             randomizing=self._mode == "run" and not self.paused and not self.kill_switch.on,
         )
+
+    def situation(self, outlook: Outlook | None = None) -> Situation:
+        """What happens to requests now. outlook: what the newest forecast says."""
+        doing = activity(
+            kill_switch=self.kill_switch.on,
+            observing=self._mode == "observe",
+            paused=self.paused,
+        )
+        return Situation(doing, self.reason, outlook)

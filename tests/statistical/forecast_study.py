@@ -1,4 +1,4 @@
-"""How often forecasts hold: `python tests/statistical/forecast_study.py [--experiments 132]
+"""How often forecasts hold: `python tests/statistical/forecast_study.py [--experiments 110]
 [--out docs/forecasts.md] [--keep FOLDER]`.
 
 Simulated live experiments are forecast at many moments, and each forecast is compared with what
@@ -266,7 +266,7 @@ def main(count: int, keep: Path, first: int) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--experiments", type=int, default=132)
+    parser.add_argument("--experiments", type=int, default=110)
     parser.add_argument("--first", type=int, default=0, help="number of the first: other draws")
     parser.add_argument("--keep", type=Path, default=Path("runs/forecasts"))
     parser.add_argument("--out", type=Path, help="also write the tables into this page")

@@ -13,6 +13,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.answers.activity import Activity
+from equipoise.agent.answers.statements import Pill
+from equipoise.agent.answers.status import State
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.store.records import Decision, Id, Outcome, Request
 
@@ -29,7 +32,7 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted"]
+Status: TypeAlias = State
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,16 +229,26 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     """What to do with production traffic. action: `keep`, which is today's routing, until a model
-    is certified; then that model, unless today's routing looks better still. leaning: what
-    estimates favour meanwhile, a model or `keep`, not certified; null where too little is known,
-    and in a tie. model: the best single model of the family, with value and standard error, null
-    where the error is unknown. certified: the model certified best, null while none is. status,
-    status_models, status_sentence: the decision and what it concerns, with its guarantee."""
+    is certified for all of the traffic; then that model, unless today's routing looks better still.
+    leaning: what estimates favour, a model or `keep`, not certified; null where too little
+    is known, and in a tie. model: the best single model of the family, with value and standard
+    error, null where the error is unknown. claim: whether `certified` is the best of the models or
+    within epsilon of the best, or `status_models` are alike; null while nothing is certified.
+    status, status_models, status_sentence: the decision and what it concerns, with its guarantee.
+    sentence: for people, `certified_sentence`, `estimate_sentence` and `outlook_sentence` in a row,
+    in which ± is half of a 95% interval. activity, activity_sentence: what happens to requests now.
+    pills: the same in a word each."""
 
     status: Status
     status_models: list[str]
     status_sentence: str
     sentence: str
+    certified_sentence: str
+    estimate_sentence: str
+    outlook_sentence: str
+    activity: Activity
+    activity_sentence: str
+    pills: list[Pill]
     family: str
     model: str | None
     action: str
@@ -244,6 +257,7 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     standard_error: float | None
     routing_value: float | None
     routing_standard_error: float | None
+    claim: Literal["best", "within", "alike"] | None
     certified: str | None
     at: float
     log_rows: int

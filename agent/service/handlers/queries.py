@@ -12,7 +12,7 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
-from equipoise.agent.planning.forecast import Forecast, current
+from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
@@ -67,18 +67,11 @@ class Queries:
         if len(families) > 1:
             raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
-        answer = report.recommendations[families[0] if families else report.estimates.estimator]
-        switches = self._switches
-        if switches.paused:
-            why = f" ({switches.reason})" if switches.reason else ""
-            before = "" if answer.status == "paused" else f" Before: {answer.status_sentence}"
-            return msgspec.structs.replace(
-                answer,
-                status="paused",
-                status_sentence=f"Paused{why}.{before}",
-                sentence=f"Paused{why}. {answer.sentence}",
-            )
-        return answer
+        made = self._analysis.forecast
+        if made is not None:
+            made = expected_now(made, self._adapter.agent, self._switches, self._analysis)
+        situation = self._switches.situation(outlook(made))
+        return report.recommendation(families[0] if families else None, situation)
 
     @Operation("GET", "/v1/checks", weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:
@@ -187,7 +180,8 @@ def expected_now(
     report, era = analysis.newest, agent.rule.era
     decided: list[str] = []
     if report is not None and report.rule.era == era:
-        decided = report.recommendations[report.estimates.estimator].status_models
+        claim = report.facts[report.estimates.estimator].claim
+        decided = [] if claim is None else list(claim.models)
     return current(
         made,
         at=time.time(),
