@@ -412,7 +412,11 @@ def outlook(forecast: Forecast | None) -> Outlook | None:
 def _within_sentence(forecast: Forecast) -> str:
     """Why nothing is foretold, to follow a colon."""
     text = forecast.why if forecast.reason == "planner" else forecast.sentence
-    for head in ("Nothing will be decided: ", "It cannot be said when this will be decided: "):
+    for head in (
+        "Nothing will be decided: ",
+        "It cannot be said when this will be decided: ",
+        "Too little is known for a forecast: ",
+    ):
         text = text.removeprefix(head)
     text = text.removesuffix(".")
     return text if forecast.reason == "held-back" else text[:1].lower() + text[1:]

@@ -10,7 +10,7 @@ from traffic import KEY, Traffic, config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
 from equipoise.agent.planning import plan_request
-from equipoise.agent.planning.forecast import current, forecast, sentence
+from equipoise.agent.planning.forecast import current, forecast, outlook, sentence
 from equipoise.agent.planning.requirement import Interval80
 from equipoise.store.batches import take
 from equipoise.store.memory import MemoryStore
@@ -193,3 +193,14 @@ def test_words_are_those_of_one_and_many():
     assert "in 1 minute (80%: 1 minute to 1 hour)" in sentence(one)
     soon = msgspec.structs.replace(made, hours=Interval80(0.0, 0.0, 0.001, 0.001))
     assert "within a minute (80%: less than a minute)" in sentence(soon)
+
+
+def test_statements_get_the_numbers_and_the_reason():
+    made = forecast(lived(600)[0].answers, 12.0)
+    told = outlook(made)
+    assert (told.kind, told.total.median, told.share) == ("pending", made.total.median, made.chance)
+    few = outlook(forecast(lived(0)[0].answers, 0.0))
+    assert (few.kind, few.total) == ("too-few-rewards", None)
+    assert few.why.startswith("the least tried model has 0 rewards")
+    assert outlook(current(made, at=500.0)).seconds == pytest.approx(488.0)
+    assert outlook(current(made, at=12.0, decided=["cheap"])) is None
