@@ -16,13 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
 from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.recommendation import KEEP, Comparison
 from equipoise.agent.answers.status import RESTARTING_ROWS, Claim, State, Status
+from equipoise.agent.answers.wording import at_least, count, duration, listed, percent, tenths
+from equipoise.agent.errors import dated
+from equipoise.store.words import plural
 
 NORMAL_95 = 1.959963984540054
 Kind: TypeAlias = Literal["good", "bad", "plain", "watch"]
@@ -53,43 +56,41 @@ class Facts(msgspec.Struct, frozen=True):
     progress: Progress
 
 
-class Band(msgspec.Struct, frozen=True):
+class Band(Protocol):
     """Median and ends of an 80% interval, None beyond what was simulated."""
 
-    low: float | None
-    median: float | None
-    high: float | None
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def median(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
 
 
-OutlookKind: TypeAlias = Literal[
-    "pending",
-    "too-few-rewards",
-    "no-traffic",
-    "budget-too-small",
-    "never",
-    "too-small",
-    "held-back",
-    "unknown",
-]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What it would take until something is certified, by a forecast.
 
-
-class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """What it would take until something is certified, from the newest forecast.
-
-    kind: `pending` where a number is foretold, else why none is. total: randomized requests of the
-    era in all; hours: from now; randomized: those made. planned: as the budget says. share: of
-    simulated experiments that are decided within the budget. seconds: without a request. why: what
-    the kind leaves open, for people.
+    reason: why none is made, as `Forecast.reason`; None where one is. The other fields are those of
+    a `Forecast` by the same names. fewest: rewards of a model that a forecast needs.
     """
 
-    kind: OutlookKind
+    reason: str | None = None
     total: Band | None = None
     hours: Band | None = None
     randomized: int = 0
     planned: int | None = None
-    share: float | None = None
-    seconds: float | None = None
+    chance: float | None = None
+    limit: str | None = None
+    unlimited: Band | None = None
+    models: Sequence[str] = ()
     why: str = ""
+    rewards: float = 0.0
+    fewest: float = 0.0
+    lost: float | None = None
+    least_difference: float | None = None
+    held_by: str | None = None
+    newest_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,45 +348,124 @@ _NO_FORECAST = {
 }
 
 
+_STOPS = {
+    "kill-switch": Activity.KILL_SWITCH,
+    "paused": Activity.PAUSED,
+    "observing": Activity.OBSERVING,
+}
+
+
+def nothing_while(activity: Activity, reason: str = "") -> str:
+    """What has to change before anything can be certified."""
+    why = f" ({reason})" if activity in _STOPPED_BY_PEOPLE and reason else ""
+    return f"{_NO_FORECAST[activity]}{why}."
+
+
 def foretold(outlook: Outlook) -> str:
-    """A forecast in words, while requests are randomized and nothing is certified."""
-    kind, why = outlook.kind, outlook.why
-    if kind == "pending":
-        return _pending(outlook)
-    if kind == "no-traffic":
-        silent = duration(None if outlook.seconds is None else outlook.seconds / 3600.0)
-        return f"No request came for {silent}: there is no forecast until traffic is back."
-    if kind == "budget-too-small":
-        share = outlook.share or 0.0
-        chance = f"{share:.0%} of such experiments are" if share >= 0.005 else "hardly any is"
-        return (
-            f"The budget is too small: {chance} decided within it. Raise it, or expect no answer."
-        )
-    if kind == "never":
-        return f"Nothing will be decided: {why}."
-    if kind == "too-small":
-        return (
-            "It cannot be said when this will be decided: as the rewards look now, the difference"
-            " may be too small to be found."
-        )
-    return f"There is no forecast: {why}."
-
-
-def _pending(outlook: Outlook) -> str:
+    """A forecast, or why there is none, in words."""
+    if outlook.reason is not None:
+        return _why_not(outlook, outlook.reason)
     total, hours = outlook.total, outlook.hours
     assert total is not None
     when = ""
-    if hours is not None and hours.median is not None:
-        when = f" in {_span(duration(hours.low), duration(hours.high))}"
+    if hours is not None:
+        when = f" {_in(hours.median)} (80%: {_band(hours)}) at the pace of late,"
     text = (
-        f"Likely decided{when} after {_span(count(total.low), count(total.high))} randomized"
-        f" requests in all (80% of such experiments), {outlook.randomized:,} of them made."
+        f"A decision is expected{when} after {count(total.median)} randomized requests in all (80%:"
+        f" {count(total.low)} to {count(total.high)}), {outlook.randomized:,} of them certified."
     )
-    return text if outlook.planned is None else f"{text} The plan was {outlook.planned:,}."
+    if outlook.limit is not None and outlook.chance is not None and outlook.chance < 0.95:
+        text += f" {_ends_first(outlook)}."
+    if outlook.planned is not None:
+        text += f" The plan was {outlook.planned:,}."
+    return text
 
 
-def _span(low: str, high: str) -> str:
-    return f"about {low}" if low == high else f"{low} to {high}"
+def _in(hours: float | None) -> str:
+    if hours is not None and hours * 60.0 < 1.0:
+        return "within a minute"
+    return f"in {duration(hours)}"
+
+
+def _band(hours: Band) -> str:
+    low, high = duration(hours.low), duration(hours.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def _ends_first(outlook: Outlook) -> str:
+    share = 1.0 - (outlook.chance or 0.0)
+    return f"In {tenths(share)} of the simulated futures {_limit(outlook)} first"
+
+
+def _limit(outlook: Outlook) -> str:
+    return (
+        "the horizon ends"
+        if outlook.limit == "horizon"
+        else (f"the budget of {outlook.limit or 'requests'} is spent")
+    )
+
+
+def _why_not(outlook: Outlook, reason: str) -> str:
+    """Why nothing is foretold."""
+    why = f": {outlook.why}" if outlook.why else ""
+    unlimited, total = outlook.unlimited, outlook.total
+    if reason == "decided":
+        return f"{outlook.models[0]} is certified: there is nothing to wait for."
+    if reason == "equivalent":
+        return f"{', '.join(outlook.models)} are alike: there is nothing to wait for."
+    if reason in _STOPS:
+        return nothing_while(_STOPS[reason], outlook.why)
+    if reason == "new-era":
+        return "A new era has begun: the forecast waits for its first rewards."
+    if reason == "planner":
+        return f"There is no forecast{why}."
+    if reason == "held-back":
+        return (
+            f"It cannot be said when this will be decided: {outlook.held_by} holds back all that"
+            " came after it (see the check watermark)."
+        )
+    if reason == "too-few-rewards":
+        rewards = outlook.rewards
+        return (
+            f"Too little is known for a forecast: the least tried model has {rewards:g}"
+            f" reward{'' if rewards == 1 else 's'} of randomized requests, and"
+            f" {outlook.fewest:g} are needed."
+        )
+    if reason == "no-traffic":
+        needed = ""
+        if total is not None and total.median is not None:
+            more = max(total.median - outlook.randomized, 0.0)
+            needed = f" When it is back, about {count(more)} more randomized requests are needed."
+        return f"No traffic since {dated(outlook.newest_at)}.{needed}"
+    if reason == "budget-spent":
+        text = f"Not at this budget: {_limit(outlook)}, and nothing is decided"
+        if outlook.chance:
+            text += f" (what still waits for its reward may do so: {tenths(outlook.chance)})"
+        return f"{text}."
+    if reason == "budget-too-small":
+        text = f"{_ends_first(outlook)}, and nothing is decided"
+        if unlimited is not None and unlimited.median is not None:
+            band = f"80%: {count(unlimited.low)} to {count(unlimited.high)}"
+            text += f": it takes {count(unlimited.median)} randomized requests ({band})"
+        return f"{text}."
+    if reason == "never" and outlook.lost is not None:
+        below = outlook.least_difference
+        least = "no difference" if below is None else f"no difference below {below:.3g}"
+        return (
+            f"Nothing will be decided: {percent(outlook.lost)} of the randomized requests have no"
+            f" reward, and as each counts as the worst case {least} can ever be certified: declare"
+            " what a missing reward is worth (reward.missing)."
+        )
+    text = (
+        "It cannot be said when this will be decided: as the rewards look now, the difference may"
+        " be too small to be found"
+    )
+    if outlook.lost and outlook.least_difference is not None:
+        text += (
+            f", for {percent(outlook.lost)} of the randomized requests have no reward and each"
+            " counts as the worst case: declare what a missing reward is worth (reward.missing)"
+        )
+    return f"{text}."
 
 
 def activity_sentence(activity: Activity, reason: str = "") -> str:
@@ -420,56 +500,3 @@ def _pills(knowledge: State, claim: Claim | None, activity: Activity) -> tuple[P
     bad = (Activity.KILL_SWITCH, Activity.PASSING_THROUGH, Activity.PAUSED, Activity.UNPRICED)
     doing = "not randomizing" if activity is Activity.DECIDED else activity.value.replace("-", " ")
     return Pill(text, kind), Pill(doing, "bad" if activity in bad else good)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
-
-
-def plural(number: int, noun: str) -> str:
-    """A count of things.
-
-    >>> plural(1, "randomized request")
-    '1 randomized request'
-    """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def at_least(number: float) -> str:
-    """Three digits, rounded towards 0: a bound that is never larger than it is.
-
-    >>> at_least(0.00068157)
-    '0.000681'
-    """
-    if number <= 0.0 or not math.isfinite(number):
-        return f"{number:.3g}"
-    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
-    return f"{math.floor(number / unit * (1.0 + 1e-12)) * unit:.3g}"
-
-
-def count(number: float | None) -> str:
-    """A number of requests to three digits."""
-    if number is None:
-        return "more than were simulated"
-    return f"{number:.0f}" if number < 1000 else f"{float(f'{number:.3g}'):,.0f}"
-
-
-def duration(hours: float | None) -> str:
-    """Minutes, hours, days or years in words, to two digits."""
-    if hours is None:
-        return "longer than was simulated"
-    sizes = ((1.0, 1.0 / 60.0, "minute"), (48.0, 1.0, "hour"), (17520.0, 24.0, "day"))
-    size, unit = next(
-        ((size, unit) for limit, size, unit in sizes if hours < limit), (8760.0, "year")
-    )
-    number = f"{hours / size:.2g}" if hours / size < 100 else f"{hours / size:.0f}"
-    return (
-        "less than a minute"
-        if number in ("0", "0.0") or hours * 60 < 1
-        else plural_of(number, unit)
-    )
-
-
-def plural_of(number: str, unit: str) -> str:
-    return f"{number} {unit}" if number == "1" else f"{number} {unit}s"

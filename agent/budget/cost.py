@@ -63,7 +63,7 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelAmounts(Amounts, frozen=True, kw_only=True):
-    """The same of the requests that were randomized onto one model."""
+    """The same of the requests that were randomized onto one model. model: its name."""
 
     model: str
 

@@ -180,6 +180,18 @@ class Purse:
             else:
                 self._spent[name] += float(charges[routed[randomized], model[randomized]].sum())
 
+    def by_model(self, name: str) -> Floats:
+        """(K,) mean charge of a request that is randomized onto each model, by who is routed."""
+        routed = self._ledger.expected.sum(axis=1)
+        routed = routed if routed.sum() > 0.0 else np.ones(len(routed))
+        result: Floats = routed / routed.sum() @ self._charges[name]
+        return result
+
+    def covers(self, name: str) -> bool:
+        """Whether the dearest draw possible would still be within a limit."""
+        room = self.limits[name] * (1.0 + _ROUNDING) - self._spent[name]
+        return room >= self._worst[name]
+
     def rate(self, rate: float) -> float:
         """The rate that spends what is left in the time left; `rate` without a horizon or traffic.
 

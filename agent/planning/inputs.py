@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.wording import count, dollars, duration, figure, percent
 from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.wording import count, dollars, duration, figure, percent
 
 
 class Input(msgspec.Struct, frozen=True):

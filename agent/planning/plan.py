@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.wording import brief, count, dollars, figure
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
@@ -41,7 +42,6 @@ from equipoise.agent.planning.tables import (
     missing_fields,
     splits,
 )
-from equipoise.agent.planning.wording import brief, count, dollars, figure
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 FLOORS = (0.02, 0.1, 0.3, 1.0)

@@ -8,13 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.inference.certificate import Sequence
-from equipoise.agent.planning.levers import Lever
-from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.question import Question, World
-from equipoise.agent.planning.requirement import FixedSample, Requirement
-from equipoise.agent.planning.tables import Bought, Split
-from equipoise.agent.planning.wording import (
+from equipoise.agent.answers.wording import (
     count,
     dollars,
     duration,
@@ -22,6 +16,12 @@ from equipoise.agent.planning.wording import (
     percent,
     tenths,
 )
+from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.planning.levers import Lever
+from equipoise.agent.planning.problem import Problem
+from equipoise.agent.planning.question import Question, World
+from equipoise.agent.planning.requirement import FixedSample, Requirement
+from equipoise.agent.planning.tables import Bought, Split
 
 _MINUTE = 1.0 / 60.0
 RESTS_BRIEFLY = {

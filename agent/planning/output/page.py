@@ -9,6 +9,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from equipoise.agent.answers.wording import count, dollars, duration, figure, percent, tenths
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.question import Question
 from equipoise.agent.planning.requirement import Requirement
@@ -19,7 +20,6 @@ from equipoise.agent.planning.sentences import (
     world_words,
 )
 from equipoise.agent.planning.tables import Curve, Split
-from equipoise.agent.planning.wording import count, dollars, duration, figure, percent, tenths
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 16, 56

@@ -12,11 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from equipoise.agent.answers.wording import brief, count, dollars, figure, percent, tenths
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.requirement import Requirement
 from equipoise.agent.planning.sentences import family_lines, split_sentence, store_sentence
 from equipoise.agent.planning.tables import Split
-from equipoise.agent.planning.wording import brief, count, dollars, figure, percent, tenths
 
 
 def print_plan(plan: Plan, console: Console | None = None, *, every: bool = True) -> None:

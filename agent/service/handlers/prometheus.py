@@ -28,6 +28,7 @@ from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.control import Breaker, Clock, Switches
+from equipoise.agent.service.handlers.queries import expected_now
 from equipoise.agent.service.telemetry import Counters
 from equipoise.store.journal import JournaledStore
 
@@ -85,7 +86,10 @@ class Exposition:
         if self._analysis.newest is not None:
             yield from _knowledge(self._analysis.newest, self._switches.situation())
         if self._analysis.forecast is not None:
-            yield from _expectation(self._analysis.forecast)
+            made = expected_now(
+                self._analysis.forecast, self._agent, self._switches, self._analysis
+            )
+            yield from _expectation(made)
 
     def _traffic(self) -> Iterator[Metric]:
         counters = self._counters

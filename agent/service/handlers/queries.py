@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -11,8 +12,9 @@ from typing import cast
 import msgspec
 import numpy as np
 
+from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
-from equipoise.agent.planning.forecast import Forecast, outlook
+from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
@@ -82,7 +84,10 @@ class Queries:
         if len(families) > 1:
             raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
-        situation = self._switches.situation(outlook(self._analysis.forecast))
+        made = self._analysis.forecast
+        if made is not None:
+            made = expected_now(made, self._adapter.agent, self._switches, self._analysis)
+        situation = self._switches.situation(outlook(made))
         return report.recommendation(families[0] if families else None, situation)
 
     @Operation("GET", "/v1/checks", weight=1)
@@ -97,15 +102,17 @@ class Queries:
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
-        """When the experiment will be decided, at today's pace.
+        """When the experiment will be decided, or why that cannot be said.
 
-        The newest forecast, made now where there is none or an era has begun since.
+        What holds now of the newest forecast, which is made now where there is none or an era has
+        begun since.
         """
         analysis, era = self._analysis, self._adapter.agent.rule.era
-        if analysis.forecast is not None and analysis.forecast.era == era:
-            return analysis.forecast
-        with self._answering():
-            return await analysis.read_forecast()
+        made = analysis.forecast
+        if made is None or made.era != era:
+            with self._answering():
+                made = await analysis.read_forecast()
+        return expected_now(made, self._adapter.agent, self._switches, analysis)
 
     @Operation(
         "GET",
@@ -186,6 +193,28 @@ class Queries:
         except AnalystError as error:
             self._log.warning("analysis", problem=type(error).__name__)
             raise unanswered(error) from error
+
+
+def expected_now(
+    made: Forecast, agent: Agent, switches: Switches, analysis: AnalystClient
+) -> Forecast:
+    """What holds of a forecast in the situation that the daemon knows of."""
+    report, era, limit = analysis.newest, agent.rule.era, agent.controls.budget
+    decided: list[str] = []
+    if report is not None and report.rule.era == era:
+        claim = report.facts[report.estimates.estimator].claim
+        decided = [] if claim is None else list(claim.models)
+    return current(
+        made,
+        at=time.time(),
+        decided=decided,
+        paused=agent.state.paused,
+        observing=agent.state.observing_only,
+        killed=switches.kill_switch.on,
+        budget_left=None if limit is None else limit - agent.light.randomized,
+        era=era,
+        newest_at=agent.light.pending.newest_at,
+    )
 
 
 def unanswered(error: AnalystError) -> Refusal:

@@ -127,7 +127,7 @@ def test_too_few_rewards_are_refused_with_their_number():
 
 
 def test_sticky_units_need_their_traffic_told():
-    agent = lived(600, units=UnitsConfig(ttl=5.0))
+    agent = lived(1500, units=UnitsConfig(ttl=5.0))
     with pytest.raises(PlanError, match="traffic is missing"):
         plan_request({"effect": 0.4}, agent.answers)
 

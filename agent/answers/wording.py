@@ -1,8 +1,9 @@
-"""Numbers of a plan as people read them: one form for each kind, never an exponent."""
+"""Numbers and names as people read them: one form for each kind, never an exponent."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def figure(number: float) -> str:
@@ -73,6 +74,8 @@ def duration(hours: float | None) -> str:
     """
     if hours is None:
         return "longer than was simulated"
+    if hours * 60.0 < 1.0:
+        return "less than a minute"
     if hours < 1.0:
         return _units(hours * 60.0, "minute")
     if hours < 48:
@@ -96,3 +99,24 @@ def brief(hours: float | None) -> str:
     if hours < 48:
         return f"{figure(hours)} h"
     return f"{figure(hours / 24)} d" if hours < 24 * 365 else f"{figure(hours / 24 / 365)} y"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    >>> listed([]), listed(["a"]), listed(["a", "b", "c"])
+    ('', 'a', 'a, b and c')
+    """
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def at_least(number: float) -> str:
+    """Three digits, rounded towards 0: a bound that is never larger than it is.
+
+    >>> at_least(0.00068157), at_least(0.0019999)
+    ('0.000681', '0.00199')
+    """
+    if number <= 0.0 or not math.isfinite(number):
+        return figure(number)
+    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
+    return figure(math.floor(number / unit * (1.0 + 1e-12)) * unit)
