@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.answers import Answers
 from equipoise.agent.answers.policy_snapshot import logged_moments
 from equipoise.agent.budget.purse import model_costs
@@ -304,19 +305,23 @@ def _known(answers: Answers, problem: Problem, count: Floats, told: bool) -> dic
     }
 
 
+_STOPPED = {
+    Activity.ENDED: "ended",
+    Activity.OBSERVING: "only observed",
+    Activity.PAUSED: "paused",
+    Activity.DECIDED: "stopped after its decision",
+    Activity.UNPRICED: "stopped, as its budget is in money and no price is known",
+    Activity.BUDGET_SPENT: "out of its budget",
+}
+
+
 def _stopped(answers: Answers) -> str | None:
-    """Why nothing is randomized now: paused, only observed, or a spent budget; None if it is."""
-    state = answers.state
-    if state.observing_only:
-        return "only observed"
-    if state.paused is not None:
-        return f"paused ({state.paused})"
-    first = np.zeros(1, dtype=np.int64)
-    if state.purse.stopped(first, first, first == 0) is None:
+    """Why nothing is randomized now, to follow "it is"; None if something is."""
+    now = answers.activity()
+    if now.randomizing:
         return None
-    whole = [each for each in answers.spending() if each.resource in state.purse.limits]
-    nearest = min(whole, key=lambda each: each.left / each.limit)
-    return f"out of its budget in {nearest.resource}"
+    why = f" ({answers.state.paused})" if now is Activity.PAUSED else ""
+    return _STOPPED[now] + why
 
 
 def _left(answers: Answers) -> float | None:

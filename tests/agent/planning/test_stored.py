@@ -146,7 +146,7 @@ def test_a_store_that_is_decided_stopped_or_out_of_budget_is_told_so():
     assert plan["stored"]["stopped"] == "paused (holiday)"
     assert plan["sentence"].startswith("The experiment is paused (holiday). Once that ends: ")
     spent = plan_request(asked, lived(900, budget=BudgetConfig(requests=250)).answers)
-    assert spent["stored"]["stopped"] == "out of its budget in requests"
+    assert spent["stored"]["stopped"] == "out of its budget"
     assert spent["stored"]["left"] == 0.0
     assert "nothing more will be known until that ends" in store_sentence(spent["stored"])
     few = plan_request(asked, lived(600, budget=BudgetConfig(requests=320)).answers)
