@@ -35,7 +35,7 @@ BUDGET = "budget"
 """The name under which a hard stop in requests that an operator set is kept among the controls."""
 BY_CHECK = "check "
 """How the reason of a pause begins that a check asked for."""
-NO_REASON = "by an operator"
+ENDED_WITHOUT_REASON = "by an operator"
 """What stands where nobody said why the experiment ended."""
 _PAUSE = "pause"
 """The name under which pausing and resuming are kept among the alerts."""
@@ -124,7 +124,7 @@ class Controls:
             raise AgentError(f"model: {model!r} is none of {', '.join(state.models)}")
         ended = Ended(model=model, certified=certified, reason=reason, era=state.rule.era, at=at)
         keep_end(state.store, ended, at)
-        state.ended, state.paused = ended, reason or NO_REASON
+        state.ended, state.paused = ended, reason or ENDED_WITHOUT_REASON
         # A pause as well: a version that knows no end must not randomize either.
         state.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=state.paused))
         return ended
@@ -267,6 +267,6 @@ def standing_pause(store: Store) -> str | None:
     """Why randomizing is paused, by the newest entry in the store."""
     ended = standing_end(store)
     if ended is not None:
-        return ended.reason or NO_REASON
+        return ended.reason or ENDED_WITHOUT_REASON
     alerts = [alert for alert in store.alerts() if alert.check == _PAUSE]
     return alerts[-1].sentence if alerts and alerts[-1].status == "paused" else None

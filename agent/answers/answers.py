@@ -5,22 +5,27 @@ Everything here only reads: the answers are functions of the folded log and of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.answers.activity import Activity, activity
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
 from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
 from equipoise.agent.answers.recommendation import (
+    KEEP,
     ROUNDING,
-    Backing,
+    Comparison,
     Recommendation,
-    recommend,
+    compare,
+    favoured,
 )
-from equipoise.agent.answers.status import Status, decide
+from equipoise.agent.answers.statements import Facts, Progress, Situation, decision, state
+from equipoise.agent.answers.status import Status
 from equipoise.agent.budget import Exhausted, Purse, Spending
 from equipoise.agent.budget.caps import Caps, Quotas, model_caps
 from equipoise.agent.budget.cost import Basis, Spent, spent_so_far
@@ -223,61 +228,74 @@ class Answers:
         return routing_value(self.view().moments)
 
     def recommendation(self, family: str | None = None) -> Recommendation:
-        """The answer of one family, by default the configured one.
+        """The answer of one family, by default the configured one, with what happens to requests
+        now as far as the store knows it."""
+        facts = self.facts(family)
+        comparison, statements = facts.comparison, state(facts, self.situation())
+        best = comparison.top[0] if comparison.top else None
+        error = math.nan if best is None else comparison.errors[best]
+        return Recommendation(
+            family=comparison.family,
+            model=None if best is None else comparison.models[best],
+            favoured=favoured(comparison, self.routing()[0], self.sign),
+            leaning=statements.leaning,
+            action=statements.action,
+            value=math.nan if best is None or math.isnan(error) else comparison.values[best],
+            error=error,
+            routing_value=comparison.routing,
+            routing_error=comparison.routing_error,
+            sentence=statements.headline,
+        )
+
+    def facts(self, family: str | None = None) -> Facts:
+        """What statements are made from, by one family, by default the configured one.
 
         While an alarm says that replays are not what models answer live, families that rest on
         them are left out, and the plain experiment answers instead.
         """
+        certified = self.certified()
+        return Facts(certified.claim, self._comparison(family), self._progress(certified))
+
+    def _progress(self, certified: Certified) -> Progress:
+        era = self.state.rule.era
+        reason = self.state.eras.reason(era) if era else ""
+        made = self.state.light.randomized
+        return Progress(certified.randomized, made, era, reason, certified.about)
+
+    def situation(self) -> Situation:
+        """What happens to requests now, as far as the store knows it."""
+        return Situation(self.activity(), self.state.paused or "", final=self.final)
+
+    @property
+    def final(self) -> str | None:
+        """Who is to be served since the experiment has ended, a model or KEEP; None before."""
+        ended = self.state.ended
+        return None if ended is None else KEEP if ended.model is None else ended.model
+
+    def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator
         may_fall_back = family is None and name != PLAIN
         if may_fall_back and self.asks_for(Action.DROP_SIMULATION, self.state.rule.alarms):
-            answer = self._recommend(self.estimates([PLAIN])[PLAIN])
-            why = f" ({name} is left out: replays are not what models answer live.)"
-            return replace(answer, sentence=answer.sentence + why)
+            note = f"({name} is left out: replays are not what models answer live.)"
+            return self._compared(self.estimates([PLAIN])[PLAIN], note)
         estimate = self.estimates([name])[name]
         if np.isfinite(estimate.values).any():
-            return self._recommend(estimate)
+            return self._compared(estimate)
         failure = estimate.diagnostics.get("failed")
         if may_fall_back:
             estimate = self.estimates([PLAIN])[PLAIN]
-        answer = self._recommend(estimate)
-        why = f"({name} waits for {self._missing(name)}.)"
+        note = f"({name} waits for {self._missing(name)}.)"
         if failure is not None:
-            why = f"({name} cannot be computed: {failure}.)"
-        return replace(answer, sentence=f"{answer.sentence} {why}")
+            note = f"({name} cannot be computed: {failure}.)"
+        return self._compared(estimate, note)
 
-    def _recommend(self, estimate: Estimate) -> Recommendation:
-        """What an estimate recommends, once it contradicts nothing that is certified."""
+    def _compared(self, estimate: Estimate, note: str = "") -> Comparison:
+        """An estimate, once it contradicts nothing that is certified, with what is to be added."""
         placed, routing = self.within_certified(estimate)
         reward = self.state.config.reward
         ends = {"low": reward.low, "high": reward.high}
-        backing = self._backing()
-        answer = recommend(self.state.models, placed, routing, self.sign, **ends, backing=backing)
-        about = self.certified().about
-        if not about or answer.model is None:
-            return answer
-        return replace(answer, sentence=f"{answer.sentence} This is what holds{about}.")
-
-    def _backing(self) -> Backing | None:
-        """What is certified of the whole traffic, as a recommendation rests on it."""
-        certified = self.certified()
-        if certified.limited:
-            # It is about requests that were still open: another model may be best on the rest.
-            return None
-        standing, routing = certified.standing, len(self.state.models)
-        winner, alike = standing.winner(), standing.equivalent()
-        limits = standing.epsilon, certified.delta
-        # As the status says it: alike comes before the best within epsilon.
-        if alike and not (winner is not None and winner[1] > 0.0):
-            return Backing(
-                tuple(self.state.models[each] for each in alike), 0.0, 0.0, -np.inf, *limits
-            )
-        if winner is None:
-            return None
-        best, lead = winner
-        pair = (best, routing) if self.sign > 0 else (routing, best)
-        by, over = standing.lead(best), float(certified.contrasts[pair])
-        return Backing((self.state.models[best],), lead, by, over, *limits)
+        comparison = compare(self.state.models, placed, routing, self.sign, **ends)
+        return msgspec.structs.replace(comparison, note=note)
 
     def within_certified(self, estimate: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -321,17 +339,14 @@ class Answers:
         return None if winner is None else self.state.models[winner]
 
     def status(self, part: int = 0) -> Status:
-        """The decision status, with its sentence."""
+        """The decision status of the whole traffic, or of segment number `part` from 1 on."""
         certified = self.certified(part)
-        era = self.state.rule.era
-        return decide(
-            certified.standing,
-            certified.delta,
-            paused="observing only" if self.state.observing_only else self.state.paused,
-            ended=self.state.ended is not None,
-            era_reason=self.state.eras.reason(era) if era else "",
-            randomized=certified.randomized,
-            about=certified.about,
+        return decision(
+            certified.claim,
+            self._progress(certified),
+            self.situation(),
+            epsilon=certified.epsilon,
+            delta=certified.delta,
         )
 
     def activity(self, *, kill_switch: bool = False, passing_through: bool = False) -> Activity:

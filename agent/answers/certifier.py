@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from equipoise.agent.answers.status import Standing
+from equipoise.agent.answers.status import Claim, Standing
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.inference import levels, per_model
 from equipoise.agent.inference.asymptotic import Opening
@@ -101,6 +101,15 @@ class Certified:
         if self.closed:
             return f" on requests open to every model compared ({self.closed:,} were not)"
         return ""
+
+    @property
+    def claim(self) -> Claim | None:
+        """What this certifies, None where that is nothing."""
+        models = len(self.decision)
+        over = self.contrasts[:models, models]
+        if self.sign < 0:
+            over = self.contrasts[models, :models]
+        return self.standing.claim(self.delta, over, self.about, whole=not self.limited)
 
     @property
     def standing(self) -> Standing:

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from equipoise.store.batches import Flags, Floats
@@ -47,6 +50,24 @@ class Status:
 
     def __str__(self) -> str:
         return self.sentence
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What is certified. models: one, `best` of all or `within` epsilon of the best; or several,
+    `alike`, within epsilon of each other. by: lower end of the lead of the best at the level of all
+    pairs, which "by at least" needs; over_routing: lower end of what one is better than today's
+    routing by. Reward units, larger being better. delta: probability that this is ever wrong.
+    about: which requests it is about, "" for all; whole: whether that may be said of the traffic.
+    """
+
+    kind: Literal["best", "within", "alike"]
+    models: tuple[str, ...]
+    by: float
+    over_routing: float
+    epsilon: float
+    delta: float
+    about: str = ""
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,66 +120,26 @@ class Standing:
             return ()
         return tuple(unbeaten.tolist())
 
+    def claim(
+        self, delta: float, over_routing: Floats, about: str = "", whole: bool = True
+    ) -> Claim | None:
+        """What is certified at level delta, None while nothing is.
 
-def decide(
-    standing: Standing,
-    delta: float,
-    *,
-    paused: str | None,
-    era_reason: str,
-    randomized: float,
-    about: str = "",
-    ended: bool = False,
-) -> Status:
-    """The status of an experiment.
-
-    paused: why randomizing is stopped, None where it is not; ended: whether for good. era_reason:
-    why the running era was opened if it is not the first, "" otherwise. randomized: randomized rows
-    in its sums. about: which requests the sums are about, "" for all.
-    """
-
-    def status_of(state: State, models: tuple[str, ...], sentence: str) -> Status:
-        return Status(state, models, standing.epsilon, delta, sentence)
-
-    winner, alike = standing.winner(), standing.equivalent()
-    answer = _answer(standing, winner, alike, delta, about)
-    if paused is not None:
-        before = "" if answer is None else f" What was certified stands: {answer[2]}"
-        state, word = (State.ENDED, "Ended") if ended else (State.PAUSED, "Paused")
-        return status_of(state, answer[1] if answer else (), f"{word}: {paused}.{before}")
-    if answer is not None:
-        return status_of(*answer)
-    if era_reason and randomized < RESTARTING_ROWS:
-        sentence = f"Started afresh ({era_reason}): {randomized:,.0f} randomized requests so far."
-        return status_of(State.RESTARTED, (), sentence)
-    return status_of(
-        State.EXPLORING,
-        (),
-        f"Nothing is certified yet{about} after {randomized:,.0f} randomized requests.",
-    )
-
-
-def _answer(
-    standing: Standing,
-    winner: tuple[int, float] | None,
-    alike: tuple[int, ...],
-    delta: float,
-    about: str,
-) -> tuple[State, tuple[str, ...], str] | None:
-    names = standing.names
-    promise = f"wrong in at most {delta:.3g} of such experiments, whenever one looks"
-    if winner is not None and winner[1] > 0.0:
-        lead = standing.lead(winner[0])
-        by = f", by at least {lead:.4g}" if lead > 0.0 else ""
-        sentence = f"{names[winner[0]]} is best{about}{by} ({promise})."
-        return State.DECIDED, (names[winner[0]],), sentence
-    if alike:
-        listed = ", ".join(names[index] for index in alike)
-        sentence = f"{listed} are within {standing.epsilon:.4g} of each other{about} ({promise})."
-        return State.EQUIVALENT, tuple(names[index] for index in alike), sentence
-    if winner is not None:
-        sentence = (
-            f"{names[winner[0]]} is within {standing.epsilon:.4g} of the best{about} ({promise})."
+        over_routing: (K,) lower ends of V(m) - V(today's routing), larger being better.
+        """
+        claim = partial(Claim, epsilon=self.epsilon, delta=delta, about=about, whole=whole)
+        winner, alike = self.winner(), self.equivalent()
+        best = winner is not None and winner[1] > 0.0
+        # Alike comes before the best within epsilon.
+        if alike and not best:
+            models = tuple(self.names[index] for index in alike)
+            return claim(kind="alike", models=models, by=0.0, over_routing=-np.inf)
+        if winner is None:
+            return None
+        model = winner[0]
+        return claim(
+            kind="best" if best else "within",
+            models=(self.names[model],),
+            by=self.lead(model),
+            over_routing=float(over_routing[model]),
         )
-        return State.DECIDED, (names[winner[0]],), sentence
-    return None

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers, Foreseen
+from equipoise.agent.answers.statements import Outlook
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Interval80, interval80
@@ -115,3 +116,10 @@ def _sentence(forecast: Forecast, problem: Problem) -> str:
     if forecast.planned is not None:
         sentence += f" The plan was {forecast.planned:,}."
     return sentence
+
+
+def outlook(forecast: Forecast | None) -> Outlook | None:
+    """A forecast as statements take it."""
+    if forecast is None or forecast.state == "decided":
+        return None
+    return Outlook(kind="unknown", why=forecast.sentence)

@@ -14,22 +14,20 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.activity import Activity
-from equipoise.agent.answers.recommendation import KEEP
+from equipoise.agent.answers.statements import Outlook, Situation
 from equipoise.agent.budget.cost import Basis, spent_so_far
-from equipoise.agent.controls import BUDGET
+from equipoise.agent.controls import BUDGET, ENDED_WITHOUT_REASON
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     LimitAnswer,
     Mode,
     ModeAnswer,
     PassThrough,
-    RecommendationAnswer,
 )
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, SlowStoreError, StoreError
 from equipoise.store.records import Control
@@ -201,7 +199,7 @@ class Switches:
     def reason(self) -> str:
         """Why it is paused, "" where it is not or nobody said."""
         reason = self._agent.state.paused
-        return "" if reason is None or reason == NO_REASON else reason
+        return "" if reason in (None, NO_REASON, ENDED_WITHOUT_REASON) else str(reason)
 
     def set_budget(self, requests: int | None, at: float) -> None:
         """Change the hard stop; counted from the start of the experiment."""
@@ -258,24 +256,9 @@ class Switches:
             ended=self._agent.state.ended,
         )
 
-    def shown(self, answer: RecommendationAnswer) -> RecommendationAnswer:
-        """A recommendation, which is of the log alone, as it stands under a pause or an end."""
-        if not self.paused:
-            return answer
-        ended, reason = self._agent.state.ended, self.reason
-        word: Literal["ended", "paused"] = "paused" if ended is None else "ended"
-        said = f"{word.capitalize()}{f' ({reason})' if reason else ''}."
-        before = "" if answer.status == word else f" Before: {answer.status_sentence}"
-        answer = msgspec.structs.replace(
-            answer,
-            status=word,
-            status_sentence=f"{said}{before}",
-            sentence=f"{said} {answer.sentence}",
-        )
-        if ended is None:
-            return answer
-        final = KEEP if ended.model is None else ended.model
-        return msgspec.structs.replace(answer, final=final, action=final)
+    def situation(self, outlook: Outlook | None = None) -> Situation:
+        """What happens to requests now. outlook: what the newest forecast says."""
+        return Situation(self.activity, self.reason, outlook, self._agent.answers.final)
 
 
 def _finite(value: float) -> float | None:

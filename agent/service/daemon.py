@@ -347,7 +347,7 @@ class Daemon:
         self._seen = seen
         if report.estimates.era != self.agent.rule.era:
             return  # what it says is of an era that has ended
-        answer = self.switches.shown(report.recommendations[report.estimates.estimator])
+        answer = report.recommendation(situation=self.switches.situation())
         self.announcer.look(answer, report.estimates.era, self.clock())
 
     def _log_refused(self) -> None:

@@ -231,7 +231,7 @@ def test_no_single_model_beats_skilled_routing(agent, traffic):
         agent.observe(replace(traffic.outcomes(decided), reward=reward))
     answer = agent.answers.recommendation("ipw")
     assert (answer.action, answer.leaning, answer.favoured) == ("keep", "keep", "(today's routing)")
-    assert "no single model looks better than what you deploy" in answer.sentence
+    assert "no model looks better than today's routing" in answer.sentence
     assert answer.routing_value == pytest.approx(0.9, abs=0.03)
 
 

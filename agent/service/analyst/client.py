@@ -250,7 +250,7 @@ class AnalystClient(AnalystConnection):
             and report.estimates.era == self._agent.rule.era
             # So is one without a family that cost an analyst its life since.
             and report.off == list(self._off)
-            and report.recommendations.keys() >= set(families)
+            and report.facts.keys() >= set(families)
         )
 
     def _covering(self, rows: int, families: Sequence[str]) -> Report | None:

@@ -15,7 +15,8 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.policy_snapshot import sample_moments
-from equipoise.agent.answers.recommendation import KEEP, KEEP_ROUTING
+from equipoise.agent.answers.recommendation import KEEP_ROUTING
+from equipoise.agent.answers.statements import NOTHING_SPECIAL, Facts, Situation, state
 from equipoise.agent.budget.cost import Basis
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
@@ -58,20 +59,28 @@ class AlarmAction(msgspec.Struct, frozen=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
-    recommendations: by family, the configured one among them. rule: what the policy would freeze
-    next. basis: what spent requests are valued by. actions: what alarms ask for. off: families that
-    were not to be computed.
+    facts: by family, the configured one among them. rule: what the policy would freeze next.
+    basis: what spent requests are valued by. actions: what alarms ask for. off: families that were
+    not to be computed.
     """
 
     log_rows: int
     at: float
     estimates: EstimatesAnswer
-    recommendations: dict[str, RecommendationAnswer]
+    facts: dict[str, Facts]
     checks: ChecksAnswer
     rule: RuleRecord
     basis: Basis
     actions: list[AlarmAction] = []
     off: list[str] = []
+
+    def recommendation(
+        self, family: str | None = None, situation: Situation = NOTHING_SPECIAL
+    ) -> RecommendationAnswer:
+        """What to do with production traffic, by a family of `facts`, the configured one by
+        default, while a situation lasts."""
+        facts = self.facts[family or self.estimates.estimator]
+        return recommendation(facts, situation, self.at, self.log_rows)
 
 
 def report(agent: Agent, families: Sequence[str], at: float) -> Report:
@@ -94,7 +103,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         log_rows=agent.light.next_seq,
         at=at,
         estimates=_estimates(agent, estimates, at),
-        recommendations={name: _recommendation(agent, name, at) for name in names},
+        facts={name: _facts(agent, name) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
         basis=agent.answers.basis(estimates[configured]),
@@ -202,7 +211,7 @@ def _segment(agent: Agent, part: int) -> SegmentAnswer:
     certified, status = agent.answers.certified(part), agent.answers.status(part)
     return SegmentAnswer(
         segment=certified.segment or "",
-        status=status.state.value,
+        status=status.state,
         sentence=status.sentence,
         delta=certified.delta,
         certified_rows=certified.rows,
@@ -238,30 +247,44 @@ def _interval(reward: RewardConfig, value: float, variance: float) -> tuple[floa
     return low, high
 
 
-def _recommendation(agent: Agent, family: str, at: float) -> RecommendationAnswer:
+def _facts(agent: Agent, family: str) -> Facts:
     # The configured family may be left out for an alarm, or for want of replays.
     configured = family == agent.config.policy.estimator
-    answer = agent.answers.recommendation(None if configured else family)
-    winner, status = agent.answers.certified_winner(), agent.answers.status()
-    ended = agent.state.ended
-    final = None if ended is None else KEEP if ended.model is None else ended.model
+    return agent.answers.facts(None if configured else family)
+
+
+def recommendation(
+    facts: Facts, situation: Situation, at: float, log_rows: int
+) -> RecommendationAnswer:
+    """Facts and the statements about them, as JSON can say them."""
+    statements, claim, comparison = state(facts, situation), facts.claim, facts.comparison
+    best = comparison.top[0] if comparison.top else None
+    error = None if best is None else number(comparison.errors[best])
+    single = claim is not None and claim.kind != "alike"
     return RecommendationAnswer(
-        status=status.state.value,
-        status_models=list(status.models),
-        status_sentence=status.sentence,
-        sentence=answer.sentence,
-        family=answer.family,
-        model=answer.model,
-        action=final or answer.action,
-        leaning=answer.leaning,
-        value=number(answer.value),
-        standard_error=number(answer.error),
-        routing_value=number(answer.routing_value),
-        routing_standard_error=number(answer.routing_error),
-        certified=winner,
+        status=statements.status,
+        status_models=list(statements.models),
+        status_sentence=statements.status_sentence,
+        sentence=statements.headline,
+        certified_sentence=statements.certified,
+        estimate_sentence=statements.estimate,
+        outlook_sentence=statements.outlook,
+        activity=situation.activity,
+        activity_sentence=statements.activity_sentence,
+        pills=list(statements.pills),
+        family=comparison.family,
+        model=None if best is None else comparison.models[best],
+        action=situation.final or statements.action,
+        final=situation.final,
+        leaning=statements.leaning,
+        value=None if best is None or error is None else number(comparison.values[best]),
+        standard_error=error,
+        routing_value=number(comparison.routing),
+        routing_standard_error=number(comparison.routing_error),
+        claim=None if claim is None else claim.kind,
+        certified=claim.models[0] if claim is not None and single else None,
         at=at,
-        log_rows=agent.light.next_seq,
-        final=final,
+        log_rows=log_rows,
     )
 
 
@@ -311,6 +334,6 @@ def current(agent: Agent) -> tuple[EstimatesAnswer, RecommendationAnswer, Checks
     estimates, checks = agent.answers.estimates([family]), agent.answers.checks()
     return (
         _estimates(agent, estimates, at),
-        _recommendation(agent, family, at),
+        recommendation(agent.answers.facts(), agent.answers.situation(), at, agent.light.next_seq),
         _checks(agent, checks, at),
     )

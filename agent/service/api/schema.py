@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from equipoise.agent.answers.activity import Activity
+from equipoise.agent.answers.statements import Pill
+from equipoise.agent.answers.status import State
 from equipoise.agent.budget.cost import Spent
 from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
@@ -36,7 +38,7 @@ ClosedBy: TypeAlias = Literal[
     "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
 ]
 """`Closure` in words."""
-Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted", "ended"]
+Status: TypeAlias = State
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,18 +235,27 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     """What to do with production traffic. action: `keep`, which is today's routing, until a model
-    is certified; then that model, unless today's routing looks better still. leaning: what
-    estimates favour meanwhile, a model or `keep`, not certified; null where too little is known,
-    and in a tie. model: the best single model of the family, with value and standard error, null
-    where the error is unknown. certified: the model certified best, null while none is. status,
-    status_models, status_sentence: the decision and what it concerns, with its guarantee. final:
-    who is to be served once the experiment has ended, a model or `keep`, which then is the action
-    too; null before."""
+    is certified for all of the traffic; then that model, unless today's routing looks better still.
+    leaning: what estimates favour, a model or `keep`, not certified; null where too little
+    is known, and in a tie. model: the best single model of the family, with value and standard
+    error, null where the error is unknown. claim: whether `certified` is the best of the models or
+    within epsilon of the best, or `status_models` are alike; null while nothing is certified.
+    status, status_models, status_sentence: the decision and what it concerns, with its guarantee.
+    sentence: for people, `certified_sentence`, `estimate_sentence` and `outlook_sentence` in a row,
+    in which ± is half of a 95% interval. activity, activity_sentence: what happens to requests now.
+    pills: the same in a word each. final: who is to be served once the experiment has ended, a
+    model or `keep`, which then is the action too; null before."""
 
     status: Status
     status_models: list[str]
     status_sentence: str
     sentence: str
+    certified_sentence: str
+    estimate_sentence: str
+    outlook_sentence: str
+    activity: Activity
+    activity_sentence: str
+    pills: list[Pill]
     family: str
     model: str | None
     action: str
@@ -253,6 +264,7 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     standard_error: float | None
     routing_value: float | None
     routing_standard_error: float | None
+    claim: Literal["best", "within", "alike"] | None
     certified: str | None
     at: float
     log_rows: int

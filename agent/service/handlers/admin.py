@@ -268,7 +268,7 @@ class Admin:
                 report = await self._analysis.read([])
             except AnalystError as error:
                 raise unanswered(error) from error
-            answer = report.recommendations[report.estimates.estimator]
+            answer = report.recommendation()
             if model is None and answer.action != KEEP:
                 model = answer.action
             certified = model is not None and model == answer.certified

@@ -19,13 +19,14 @@ from prometheus_client.registry import Collector
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.activity import Activity
+from equipoise.agent.answers.statements import Situation
+from equipoise.agent.answers.status import State
 from equipoise.agent.budget.cost import Spent
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.reports import Report
-from equipoise.agent.service.api.schema import Status
 from equipoise.agent.service.control import Breaker, Clock, Switches
 from equipoise.agent.service.telemetry import Counters
 from equipoise.store.journal import JournaledStore
@@ -82,7 +83,7 @@ class Exposition:
         yield from self._traffic()
         yield from self._state()
         if self._analysis.newest is not None:
-            yield from _knowledge(self._analysis.newest, self._switches)
+            yield from _knowledge(self._analysis.newest, self._switches.situation())
         if self._analysis.forecast is not None:
             yield from _expectation(self._analysis.forecast)
 
@@ -260,8 +261,8 @@ class _Read(Collector):
         return self._families
 
 
-def _knowledge(report: Report, switches: Switches) -> Iterator[Metric]:
-    """Values, interval widths and checks of the newest report, and the status as it stands."""
+def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
+    """Values, interval widths, status and checks of the newest report."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
     width = GaugeMetricFamily(
@@ -275,10 +276,10 @@ def _knowledge(report: Report, switches: Switches) -> Iterator[Metric]:
         if row.lower is not None and row.upper is not None:
             width.add_metric([row.model], row.upper - row.lower)
     yield from (value, error, width)
+    answer = report.recommendation(situation=situation)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
-    answer = switches.shown(report.recommendations[report.estimates.estimator])
-    for name in get_args(Status):
-        status.add_metric([name], float(answer.status == name))
+    for each in State:
+        status.add_metric([each.value], float(answer.status is each))
     yield status
     checks = GaugeMetricFamily(
         "equipoise_check", "1 for the present status of a check.", labels=["check", "status"]

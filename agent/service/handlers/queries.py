@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.estimators.base import FAMILIES
-from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.planning.forecast import Forecast, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
@@ -67,8 +67,8 @@ class Queries:
         if len(families) > 1:
             raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
-        answer = report.recommendations[families[0] if families else report.estimates.estimator]
-        return self._switches.shown(answer)
+        situation = self._switches.situation(outlook(self._analysis.forecast))
+        return report.recommendation(families[0] if families else None, situation)
 
     @Operation("GET", "/v1/checks", weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from equipoise.agent.service.api.schema import RecommendationAnswer, Status
+from equipoise.agent.answers.status import State
+from equipoise.agent.service.api.schema import RecommendationAnswer
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import StoreError
 from equipoise.store.journal import JournaledStore
@@ -30,7 +31,7 @@ TIMEOUT_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds between attempts: doubled each time, and a part of them at random."""
 AGAIN_SECONDS = 5.0
-LOGGED_ELSEWHERE = ("paused", "ended")
+LOGGED_ELSEWHERE = (State.PAUSED, State.ENDED)
 
 
 class StatusChange(
@@ -40,8 +41,8 @@ class StatusChange(
     one is about. sentence: for people. at: seconds since the epoch."""
 
     experiment: str
-    before: Status
-    after: Status
+    before: State
+    after: State
     models: list[str]
     sentence: str
     at: float
@@ -88,7 +89,7 @@ class Announcer:
     def look(self, answer: RecommendationAnswer, era: int, at: float) -> None:
         """Take in the status as it is now; a change is kept and posted soon."""
         last = self._changes[-1] if self._changes else None
-        before: Status = "exploring" if last is None else last.after
+        before = State.EXPLORING if last is None else last.after
         models = [] if last is None else last.models
         if (answer.status, answer.status_models) == (before, models):
             return
@@ -139,7 +140,7 @@ class Announcer:
             self._kept += 1
             if change.after not in LOGGED_ELSEWHERE:
                 self._log.info(
-                    change.after, was=change.before, models=change.models, era=change.era
+                    change.after.value, was=change.before, models=change.models, era=change.era
                 )
 
     async def _post_all(self) -> None:

@@ -70,7 +70,7 @@ def test_its_state_and_its_report_are_those_of_the_daemon(daemon: Daemon):
             assert made.log_rows == agent.light.next_seq
             own = report(agent, ["ipw"], made.at)
             assert made.estimates == own.estimates
-            assert made.recommendations == own.recommendations
+            assert made.recommendation() == own.recommendation()
             assert made.rule.rule_id == own.rule.rule_id
             assert await daemon.analysis.refresh() is True
             assert agent.rule.rule_id == own.rule.rule_id
@@ -169,12 +169,12 @@ def test_what_one_client_wants_to_see_is_not_computed_for_ever(daemon: Daemon):
         traffic(daemon, 0, 60)
         plain = await daemon.analysis.report()
         wide = await daemon.analysis.read(["ipw", "obs-only", "doubly-robust"])
-        assert wide.recommendations.keys() > plain.recommendations.keys()
+        assert wide.facts.keys() > plain.facts.keys()
         traffic(daemon, 60, 90)
         assert await daemon.analysis.refresh() is True
         newest = daemon.analysis.newest
         assert newest is not None
-        assert newest.recommendations.keys() == plain.recommendations.keys()
+        assert newest.facts.keys() == plain.facts.keys()
         again = await daemon.analysis.read(["ipw", "obs-only"])
         assert again.log_rows == newest.log_rows
         assert again.estimates.models == newest.estimates.models

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from running import CONFIG, running, until
 
+from equipoise.agent.answers.activity import Activity
+from equipoise.agent.answers.status import State
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import file_from_dict
 from equipoise.agent.service.api.schema import RecommendationAnswer
@@ -65,7 +67,14 @@ def receiver() -> Iterator[Receiver]:
 
 def answer(status: str, *models: str) -> RecommendationAnswer:
     return RecommendationAnswer(
-        status=status,
+        status=State(status),
+        certified_sentence="",
+        estimate_sentence="",
+        outlook_sentence="",
+        activity=Activity.RANDOMIZING,
+        activity_sentence="",
+        pills=[],
+        claim=None,
         status_models=list(models),
         status_sentence=f"It is {status}.",
         sentence="",
