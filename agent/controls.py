@@ -16,7 +16,14 @@ import numpy as np
 from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
-from equipoise.agent.lifecycle.eras import DRIFT, Ended, keep_end, standing_end
+from equipoise.agent.lifecycle.eras import (
+    DRIFT,
+    Ended,
+    EraAnswer,
+    keep_answer,
+    keep_end,
+    standing_end,
+)
 from equipoise.agent.lifecycle.rules import same_but_since
 from equipoise.agent.monitors.check import (
     Action,
@@ -35,7 +42,7 @@ BUDGET = "budget"
 """The name under which a hard stop in requests that an operator set is kept among the controls."""
 BY_CHECK = "check "
 """How the reason of a pause begins that a check asked for."""
-ENDED_WITHOUT_REASON = "by an operator"
+NO_REASON = "by an operator"
 """What stands where nobody said why the experiment ended."""
 _PAUSE = "pause"
 """The name under which pausing and resuming are kept among the alerts."""
@@ -85,11 +92,18 @@ class Controls:
         simulation = None if limited.keys() == {"requests"} else answers.view().moments.simulation
         state.purse.revalue(charges_in_force(limited, state.config, simulation, values))
 
-    def open_era(self, reason: str, at: float = 0.0, active: Flags | None = None) -> None:
-        """Start certified sums afresh from the next decision on.
+    def open_era(
+        self,
+        reason: str,
+        at: float = 0.0,
+        active: Flags | None = None,
+        ended: EraAnswer | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> None:
+        """Start certified sums afresh from the next decision on, and keep the last answer.
 
         reason: for people, and kept; active: (K,) models to compare from now on, None for those
-        compared so far. What the estimators know stays.
+        compared so far. What the estimators know stays. ended: what was certified of the era that
+        ends, where the sums here are not those of its configuration; None where it is void.
         Raises AgentError where fewer than two models would be left.
         """
         active = self._state.rule.active if active is None else active
@@ -98,6 +112,10 @@ class Controls:
         newest = self._state.eras.newest
         if newest is None:
             raise AgentError("the store has no era yet: it was opened for reading")
+        answer = self._answers.era_answer() if ended is msgspec.UNSET else ended
+        if answer is not None:
+            # Before the era: if the process ends in between, it is kept again when the era ends.
+            keep_answer(self._state.store, answer, at)
         self._state.eras.open(newest.era + 1, reason, at, active, newest)
         self._state.alarms = ()
         self.freeze_rule(newest.era + 1, at)
@@ -124,7 +142,7 @@ class Controls:
             raise AgentError(f"model: {model!r} is none of {', '.join(state.models)}")
         ended = Ended(model=model, certified=certified, reason=reason, era=state.rule.era, at=at)
         keep_end(state.store, ended, at)
-        state.ended, state.paused = ended, reason or ENDED_WITHOUT_REASON
+        state.ended, state.paused = ended, reason or NO_REASON
         # A pause as well: a version that knows no end must not randomize either.
         state.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=state.paused))
         return ended
@@ -267,6 +285,6 @@ def standing_pause(store: Store) -> str | None:
     """Why randomizing is paused, by the newest entry in the store."""
     ended = standing_end(store)
     if ended is not None:
-        return ended.reason or ENDED_WITHOUT_REASON
+        return ended.reason or NO_REASON
     alerts = [alert for alert in store.alerts() if alert.check == _PAUSE]
     return alerts[-1].sentence if alerts and alerts[-1].status == "paused" else None

@@ -38,7 +38,7 @@ from equipoise.agent.estimators.ipw import routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.inference.projection import nearest
-from equipoise.agent.lifecycle.eras import Ended, Eras
+from equipoise.agent.lifecycle.eras import Ended, EraAnswer, Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
@@ -264,13 +264,9 @@ class Answers:
 
     def situation(self) -> Situation:
         """What happens to requests now, as far as the store knows it."""
-        return Situation(self.activity(), self.state.paused or "", final=self.final)
-
-    @property
-    def final(self) -> str | None:
-        """Who is to be served since the experiment has ended, a model or KEEP; None before."""
         ended = self.state.ended
-        return None if ended is None else KEEP if ended.model is None else ended.model
+        final = None if ended is None else ended.model or KEEP
+        return Situation(self.activity(), self.state.paused or "", final=final)
 
     def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator
@@ -330,6 +326,11 @@ class Answers:
         return self.state.certifier.certified(
             self.view().certified, self.state.rule, self.conditions, part
         )
+
+    def era_answer(self) -> EraAnswer:
+        """What is certified of the era in force, as it is kept when that ends."""
+        parts = range(self.state.certifier.parts)
+        return EraAnswer(era=self.state.rule.era, parts=[self.certified(at).kept for at in parts])
 
     def certified_winner(self) -> str | None:
         """The model certified within epsilon of the best at level delta, at any time."""

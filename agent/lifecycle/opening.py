@@ -8,6 +8,7 @@ that was opened before keeps to them: what a changed configuration may change is
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -58,8 +59,8 @@ def freeze_identity(
     key_hash: of the secret key (`decisions.uniforms.key_hash`); None opens for reading, and writes
     nothing. changes: what `config` changes in an experiment that runs already; they are kept by
     whoever acts on them. at: seconds since the epoch, now.
-    Raises AgentError where a reader comes with another configuration, StoreError where the schema
-    or the key are not those of the store.
+    Raises AgentError where a reader comes with another configuration, or a writer with the key of
+    another store, StoreError where the schema is not that of the store.
     """
     if key_hash is None:
         if changes:
@@ -68,6 +69,7 @@ def freeze_identity(
         return
     if not changes:
         stored_config.save(store, config.to_json())
+    check_key(store, key_hash)
     schema = config.features.schema_hash
     store.freeze("schema_hash", schema)
     store.freeze("key_hash", key_hash)
@@ -85,6 +87,22 @@ def freeze_identity(
     )
     if retired(config).any():
         eras.keep_active(0, ~retired(config))
+
+
+def check_key(store: Store, key_hash: str) -> None:
+    """Raise AgentError where a key is not the one that a store was opened with at first.
+
+    By the names of the files, which tell where to look; its hash would tell nobody anything.
+    """
+    if store.settings().get("key_hash", key_hash) == key_hash:
+        return
+    path: Path | None = getattr(store, "path", None)
+    if path is None:
+        raise AgentError("the key is that of another store: give the one it was opened with")
+    raise AgentError(
+        f"{path}.key is not the key of {path.name}, but of another store: put its own key back,"
+        " from where it was copied to, or from a backup"
+    )
 
 
 def retired(config: ExperimentConfig) -> Flags:

@@ -20,6 +20,7 @@ import numpy as np
 from equipoise.agent.monitors import assignment as shares
 from equipoise.agent.monitors.check import Check, Monitor, by_evidence, percent
 from equipoise.store.batches import Closure, Flags, Floats, Ints
+from equipoise.store.words import plural, verb
 
 FEWEST_ROWS = 30
 
@@ -179,7 +180,7 @@ class Missingness(LostRows):
 
 LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
-_WORDS = {
+CLOSURE_WORDS = {
     Closure.OBSERVING: "only observed",
     Closure.PAUSED: "while paused",
     Closure.BUDGET: "beyond the budget",
@@ -248,18 +249,21 @@ class Floors(Monitor):
         figures["certified"] = share
         figures["effective_rows"] = weight**2 / squares if squares else 0.0
         figures["largest_allowed"] = self.largest_weight
+        figures |= {closure.name.lower(): by[closure] for closure in CLOSURE_WORDS}
         if not rows:
             return Check(self.name, "unknown", "No decision has been made yet.", figures)
         reasons = [
             f"{percent(count / rows)} {words}"
             for count, words in (
-                *((by[closure], words) for closure, words in _WORDS.items()),
+                *((by[closure], words) for closure, words in CLOSURE_WORDS.items()),
                 (figures["below"], "randomized too rarely"),
                 (figures["closed"], "closed to some model"),
             )
             if count
         ]
-        sentence = f"{percent(share)} of {rows:,.0f} requests count towards certified intervals"
+        counts = verb(rows, "counts", "count")
+        sentence = f"{percent(share)} of {plural(rows, 'request')} {counts} towards certified"
+        sentence += " intervals"
         sentence += f" ({', '.join(reasons)})" if reasons else ""
         if largest > self.largest_weight * (1.0 + _ROUNDING):
             sentence += (

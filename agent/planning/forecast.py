@@ -13,8 +13,9 @@ from equipoise.agent.answers.statements import Outlook
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Interval80, interval80
-from equipoise.agent.planning.sentences import count, duration, never
+from equipoise.agent.planning.sentences import never
 from equipoise.agent.planning.stored import FEWEST_REWARDS, TOO_FEW, running_problem, until_decided
+from equipoise.agent.planning.wording import count, duration
 
 State: TypeAlias = Literal["pending", "decided", "unknown"]
 

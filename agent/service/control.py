@@ -14,14 +14,15 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.activity import Activity
-from equipoise.agent.answers.statements import Outlook, Situation
+from equipoise.agent.answers.statements import Outlook, Situation, activity_sentence
 from equipoise.agent.budget.cost import Basis, spent_so_far
-from equipoise.agent.controls import BUDGET, ENDED_WITHOUT_REASON
+from equipoise.agent.controls import BUDGET
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     LimitAnswer,
@@ -199,7 +200,7 @@ class Switches:
     def reason(self) -> str:
         """Why it is paused, "" where it is not or nobody said."""
         reason = self._agent.state.paused
-        return "" if reason in (None, NO_REASON, ENDED_WITHOUT_REASON) else str(reason)
+        return "" if reason is None or reason == NO_REASON else reason
 
     def set_budget(self, requests: int | None, at: float) -> None:
         """Change the hard stop; counted from the start of the experiment."""
@@ -253,12 +254,15 @@ class Switches:
             kill_switch=self.kill_switch.on,
             randomizing=activity.randomizing,
             activity=activity,
+            activity_sentence=activity_sentence(activity, self.reason),
             ended=self._agent.state.ended,
         )
 
     def situation(self, outlook: Outlook | None = None) -> Situation:
         """What happens to requests now. outlook: what the newest forecast says."""
-        return Situation(self.activity, self.reason, outlook, self._agent.answers.final)
+        known = self._agent.answers.situation()
+        reason = "" if known.reason == NO_REASON else known.reason
+        return replace(known, activity=self.activity, reason=reason, outlook=outlook)
 
 
 def _finite(value: float) -> float | None:

@@ -37,6 +37,7 @@ from equipoise.agent.service.hot_path.handlers import take_by_bisection
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.records import Observation, Simulation
+from equipoise.store.words import plural, verb
 
 R = TypeVar("R", Observation, Simulation)
 
@@ -137,11 +138,13 @@ class BulkBody(Generic[R]):
         if len(self._rejects) < SHOWN_REJECTS:
             self._rejects.append(Rejected(index=line, status=status, detail=detail))
         if self._rejected > self._most_rejects:
-            limit, first = f"{self._most_rejects} refused lines", self._rejects[0]
+            limit = plural(self._most_rejects, "refused line")
+            first = self._rejects[0]
             raise Refusal(
                 413,
                 f"more than {limit}: the body is not read beyond line {self._line - 1}, of which "
-                f"{self._totals['rows']} rows were taken; line {first.index}: {first.detail}",
+                f"{plural(self._totals['rows'], 'row')} {verb(self._totals['rows'], 'was', 'were')}"
+                f" taken; line {first.index}: {first.detail}",
                 limit=limit,
             )
 

@@ -262,7 +262,7 @@ class _Read(Collector):
 
 
 def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
-    """Values, interval widths, status and checks of the newest report."""
+    """Values, interval widths and checks of the newest report, and the status as it stands."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
     width = GaugeMetricFamily(

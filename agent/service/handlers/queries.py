@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -15,6 +16,7 @@ from equipoise.agent.planning.forecast import Forecast, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
+from equipoise.agent.service.analyst.era_answers import eras
 from equipoise.agent.service.analyst.reports import Report, number
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
@@ -22,6 +24,7 @@ from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
     ClosedBy,
+    ErasAnswer,
     EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
@@ -33,6 +36,7 @@ from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
+from equipoise.store.journal import JournaledStore
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -45,9 +49,15 @@ class Queries:
     """Read-only handlers."""
 
     def __init__(
-        self, adapter: RecordAdapter, switches: Switches, analysis: AnalystClient, log: Log
+        self,
+        adapter: RecordAdapter,
+        store: JournaledStore,
+        switches: Switches,
+        analysis: AnalystClient,
+        log: Log,
     ) -> None:
         self._adapter = adapter
+        self._store = store
         self._switches = switches
         self._analysis = analysis
         self._log = log
@@ -59,6 +69,11 @@ class Queries:
         answer = (await self._report(families)).estimates
         values = {name: answer.families[name] for name in [answer.estimator, *families]}
         return msgspec.structs.replace(answer, families=values)
+
+    @Operation("GET", "/v1/eras")
+    async def eras(self, call: Call) -> ErasAnswer:
+        """Every era, with what was certified when it ended."""
+        return eras(self._adapter.agent)
 
     @Operation("GET", "/v1/recommendation", problems=(422,), parameters=_FAMILY, weight=1)
     async def recommendation(self, call: Call) -> RecommendationAnswer:
@@ -104,7 +119,7 @@ class Queries:
         if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
             raise Refusal(404, detail, field="decision_id")
-        return self._logged(int(match[1]), "decision_id")
+        return await self._logged(int(match[1]), "decision_id")
 
     @Operation(
         "GET",
@@ -121,15 +136,18 @@ class Queries:
         if not name:
             limit = "the id of a request, percent-encoded"
             raise Refusal(422, "query: expected request_id", field="request_id", limit=limit)
-        number = self._adapter.agent.store.find_requests([name]).get(name)
-        return self._logged(number, "request_id")
+        number = await asyncio.to_thread(self._store.number_reader(name))
+        return await self._logged(number, "request_id")
 
-    def _logged(self, number: int | None, field: str) -> LoggedDecision:
-        agent, store = self._adapter.agent, self._adapter.agent.store
-        stored = None if number is None else store.decision(number)
+    async def _logged(self, number: int | None, field: str) -> LoggedDecision:
+        """Decisions of others must not wait while SQLite looks for this one: a thread does."""
+        agent, store = self._adapter.agent, self._store
+        stored, outcomes = None, list[OutcomeBatch]()
+        if number is not None:
+            readers = store.decision_reader(number), store.parts_reader(number)
+            stored, outcomes = await asyncio.to_thread(_both, *readers)
         if stored is None:
             raise Refusal(404, "there is no decision of that id", field=field)
-        outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
             decision=self._adapter.records(stored)[0],
             unit_id=stored.unit_id[0] or None if stored.unit_id else None,
@@ -149,7 +167,8 @@ class Queries:
     async def rule(self, call: Call) -> RuleAnswer:
         """A frozen rule."""
         name = call.path["rule_id"]
-        record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
+        known = _RULE.fullmatch(name)
+        record = await asyncio.to_thread(self._store.rule, name) if known else None
         if record is None:
             raise Refusal(404, "there is no rule of that id", field="rule_id")
         body = msgspec.json.decode(record.body)
@@ -175,6 +194,12 @@ def unanswered(error: AnalystError) -> Refusal:
         return Refusal(429, str(error), retry_after=5.0)
     why = "its work failed" if isinstance(error, WorkError) else str(error)
     return Refusal(503, f"no answer from the analyst: {why}", retry_after=2.0)
+
+
+def _both(
+    decision: Callable[[], DecisionBatch | None], parts: Callable[[], list[OutcomeBatch]]
+) -> tuple[DecisionBatch | None, list[OutcomeBatch]]:
+    return decision(), parts()
 
 
 def _families(call: Call) -> list[str]:

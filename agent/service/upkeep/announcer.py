@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from equipoise.agent.answers.status import State
-from equipoise.agent.service.api.schema import RecommendationAnswer
+from equipoise.agent.service.api.schema import RecommendationAnswer, Status
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import StoreError
 from equipoise.store.journal import JournaledStore
@@ -31,7 +31,7 @@ TIMEOUT_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds between attempts: doubled each time, and a part of them at random."""
 AGAIN_SECONDS = 5.0
-LOGGED_ELSEWHERE = (State.PAUSED, State.ENDED)
+LOGGED_ELSEWHERE = ("paused", "ended")
 
 
 class StatusChange(
@@ -41,8 +41,8 @@ class StatusChange(
     one is about. sentence: for people. at: seconds since the epoch."""
 
     experiment: str
-    before: State
-    after: State
+    before: Status
+    after: Status
     models: list[str]
     sentence: str
     at: float
@@ -140,7 +140,7 @@ class Announcer:
             self._kept += 1
             if change.after not in LOGGED_ELSEWHERE:
                 self._log.info(
-                    change.after.value, was=change.before, models=change.models, era=change.era
+                    change.after, was=change.before, models=change.models, era=change.era
                 )
 
     async def _post_all(self) -> None:

@@ -68,6 +68,9 @@ def receiver() -> Iterator[Receiver]:
 def answer(status: str, *models: str) -> RecommendationAnswer:
     return RecommendationAnswer(
         status=State(status),
+        status_models=list(models),
+        status_sentence=f"It is {status}.",
+        sentence="",
         certified_sentence="",
         estimate_sentence="",
         outlook_sentence="",
@@ -75,9 +78,6 @@ def answer(status: str, *models: str) -> RecommendationAnswer:
         activity_sentence="",
         pills=[],
         claim=None,
-        status_models=list(models),
-        status_sentence=f"It is {status}.",
-        sentence="",
         family="ipw",
         model=None,
         action="keep",
