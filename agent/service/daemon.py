@@ -363,7 +363,9 @@ class Daemon:
         rows = self.agent.light.next_seq
         if self.store.displaced is not None:
             return  # who reads by name would read something else
-        if rows == self._folded:
+        report = self.analysis.newest
+        of_this_era = report is None or report.estimates.era == self.agent.rule.era
+        if rows == self._folded and of_this_era:
             # Started before there is anything to do, the analyst is there when there is.
             await self.analysis.start()
             return

@@ -262,8 +262,9 @@ def test_a_daemon_decides_stops_tells_and_ends(receiver, tmp_path):
     with running(tmp_path, service, config=config) as daemon:
         assert mode()["activity"] == "ended"
         assert daemon.ask("POST", "/v1/resume").json["activity"] == "randomizing"
-        assert any(part["randomized"] for part in traffic("c", 40))
+        # Nobody need come for that to be told.
         until(lambda: told(receiver)[2:3] == [("ended", "restarted")])
+        assert any(part["randomized"] for part in traffic("c", 40))
     events = [json.loads(line)["event"] for line in daemon.log]
     assert "restarted" in events
     assert SECRET not in "".join(daemon.log)
