@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise.agent.cli.ingest import ingest
-from equipoise.agent.cli.maintenance import audit, backup, export, repair, restore
+from equipoise.agent.cli.maintenance import audit, backup, end, export, repair, restore
 from equipoise.agent.cli.plan import plan_command
 from equipoise.agent.cli.serve import init, serve
 from equipoise.agent.cli.status import status
@@ -266,6 +266,7 @@ app.command()(export)
 app.command()(backup)
 app.command()(restore)
 app.command()(repair)
+app.command()(end)
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from equipoise.store.words import plural, verb
+
 LONGEST_ID = 200
 """Characters, so at most 800 bytes: every look-up, index entry and log line carries ids whole."""
 UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
@@ -190,7 +192,8 @@ class Gap(Record, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """For people."""
-        missing = f"{self.rows:,} log rows are missing before row {self.row:,}" if self.rows else ""
+        rows = f"{plural(self.rows, 'log row')} {verb(self.rows, 'is', 'are')}"
+        missing = f"{rows} missing before row {self.row:,}" if self.rows else ""
         last = "" if self.numbers == 1 else f" to d{self.end - 1}"
         void = f"d{self.first}{last} will be no decision" if self.numbers else ""
         aside = f"; put aside: {self.kept}" if self.kept else ""

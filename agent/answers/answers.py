@@ -13,14 +13,23 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from equipoise.agent.answers.activity import activity
+from equipoise.agent.answers.activity import Activity, activity
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
 from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
-from equipoise.agent.answers.recommendation import Comparison, Recommendation, compare, favoured
+from equipoise.agent.answers.recommendation import (
+    KEEP,
+    ROUNDING,
+    Comparison,
+    Recommendation,
+    compare,
+    favoured,
+)
 from equipoise.agent.answers.statements import Facts, Progress, Situation, decision, state
 from equipoise.agent.answers.status import Status
-from equipoise.agent.budget import Purse, Spending
+from equipoise.agent.budget import Exhausted, Purse, Spending
 from equipoise.agent.budget.caps import Caps, Quotas, model_caps
+from equipoise.agent.budget.cost import Basis, Spent, spent_so_far
+from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
@@ -29,7 +38,7 @@ from equipoise.agent.estimators.ipw import routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.inference.projection import nearest
-from equipoise.agent.lifecycle.eras import Eras
+from equipoise.agent.lifecycle.eras import Ended, EraAnswer, Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
@@ -55,7 +64,8 @@ class ExperimentState:
 
     light: what decisions and outcomes ask for. rule: the one in force. alarms: names of the checks
     that stand at alarm. paused: why nothing is randomized, None if it is; observing_only: nothing
-    is (mode `observe`). gaps: what the log is known to lack; no more is found out while it is open.
+    is (mode `observe`); ended: the end of the experiment, which stands beside a pause. gaps: what
+    the log is known to lack; no more is found out while it is open.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class ExperimentState:
         fold: Fold,
         rule: Rule,
         paused: str | None,
+        ended: Ended | None = None,
     ) -> None:
         self.store = store
         self.eras = eras
@@ -77,6 +88,7 @@ class ExperimentState:
         self.rule = rule
         self.alarms = rule.alarms
         self.paused = paused
+        self.ended = ended
         self.observing_only = False
         self.gaps = store.gaps()
         self.configure(config)
@@ -252,9 +264,9 @@ class Answers:
 
     def situation(self) -> Situation:
         """What happens to requests now, as far as the store knows it."""
-        state, paused = self.state, self.state.paused
-        doing = activity(observing=state.observing_only, paused=paused is not None)
-        return Situation(doing, paused or "")
+        ended = self.state.ended
+        final = None if ended is None else ended.model or KEEP
+        return Situation(self.activity(), self.state.paused or "", final=final)
 
     def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator
@@ -315,6 +327,11 @@ class Answers:
             self.view().certified, self.state.rule, self.conditions, part
         )
 
+    def era_answer(self) -> EraAnswer:
+        """What is certified of the era in force, as it is kept when that ends."""
+        parts = range(self.state.certifier.parts)
+        return EraAnswer(era=self.state.rule.era, parts=[self.certified(at).kept for at in parts])
+
     def certified_winner(self) -> str | None:
         """The model certified within epsilon of the best at level delta, at any time."""
         winner = self.state.certifier.winner(
@@ -331,6 +348,61 @@ class Answers:
             self.situation(),
             epsilon=certified.epsilon,
             delta=certified.delta,
+        )
+
+    def activity(self, *, kill_switch: bool = False, passing_through: bool = False) -> Activity:
+        """What is done with requests now. kill_switch, passing_through: as the daemon knows them;
+        the rest is known here."""
+        state = self.state
+        stopped = state.purse.exhausted
+        return activity(
+            kill_switch=kill_switch,
+            passing_through=passing_through,
+            ended=state.ended is not None,
+            observing=state.observing_only,
+            paused=state.paused is not None,
+            decided=state.rule.stops,
+            unpriced=stopped is Exhausted.UNPRICED,
+            budget_spent=stopped is Exhausted.SPENT,
+            ramp=state.rule.after_decision == "ramp",
+        )
+
+    def spent(self) -> Spent:
+        """What randomizing has cost so far, in all eras."""
+        return spent_so_far(self.state.models, self.state.light.ledger.spent, self.basis())
+
+    def basis(self, estimate: Estimate | None = None) -> Basis:
+        """What that is valued by now. estimate: of the configured family, made where None.
+
+        The family is the one that the recommendation rests on; a value without a known error is
+        not known.
+        """
+        state, name = self.state, self.state.config.policy.estimator
+        left_out = self.asks_for(Action.DROP_SIMULATION, state.rule.alarms)
+        if left_out and name != PLAIN:
+            estimate = self.estimates([PLAIN])[PLAIN]
+        elif estimate is None:
+            estimate = self.estimates([name])[name]
+        if not np.isfinite(estimate.values).any():
+            estimate = self.estimates([PLAIN])[PLAIN]
+        placed, routing = self.within_certified(estimate)
+        arms, replays = self.view().moments.arms, self.view().moments.simulation
+        reward = state.config.reward
+        # Rewards that never differed say nothing about how far their mean may be off.
+        least = (ROUNDING * (reward.high - reward.low)) ** 2
+        unknown = np.where(np.diagonal(placed.covariance) > least, 0.0, np.nan)
+        prices = model_costs(replays, declared_prices(state.config))
+        return Basis(
+            log_rows=state.light.next_seq,
+            prices=[float(price) if np.isfinite(price) else None for price in prices],
+            rewards=arms.count.sum(axis=0).astype(int).tolist(),
+            totals=(arms.count * arms.plain_mean).sum(axis=0).tolist(),
+            family=placed.family,
+            values=(placed.values + unknown).tolist(),
+            covariance=placed.covariance.tolist(),
+            routing=(routing[0], routing[1] if routing[1] > least else np.nan),
+            sign=self.sign,
+            replays_usd=float((replays.priced * replays.cost).sum()),
         )
 
     def spending(self) -> list[Spending]:
@@ -361,8 +433,7 @@ class Answers:
         planned = state.config.budget.planned
         if planned is not None:
             certified = self.certified()
-            answer = certified.standing
-            decided = answer.winner() is not None or bool(answer.equivalent())
+            decided = certified.standing.decided
             checks.append(plan(planned, certified.randomized, decided, self._foreseen()))
         now = at or state.light.pending.newest_at
         checks.append(watermark(self.behind(), now, state.config.reward.window))
@@ -428,17 +499,28 @@ class Answers:
         state = self.state
         active = state.eras.active(era)
         certified = self.view().certified
+        allocation, after = state.policy.freeze(snapshot), self._after_decision(era)
+        if after == "ramp":
+            allocation = allocation.at_rate(state.config.limits.rate_min)
         return Rule(
             era=era,
             since=state.light.pending.next,
-            allocation=state.policy.freeze(snapshot),
+            allocation=allocation,
             prediction=self._prediction(estimate),
             frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
             missing=state.config.reward.missing_value,
+            after_decision=after,
         )
+
+    def _after_decision(self, era: int) -> str | None:
+        """What goes on of an era that is decided; None where it is not, or all of it goes on."""
+        after = self.state.config.budget.after
+        if after == "continue" or era != self.state.rule.era:
+            return None
+        return after if self.certified().standing.decided else None
 
     def proposal(self, at: float) -> RuleRecord:
         """The next rule as a record, for whoever writes to the store."""

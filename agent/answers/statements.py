@@ -95,11 +95,13 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What is going on while `Facts` hold. reason: of the pause or the end, "" where nobody gave
-    one. outlook: None where nobody asked for a forecast."""
+    one. outlook: None where nobody asked for a forecast. final: who is to be served after the end,
+    a model or KEEP; None before."""
 
     activity: Activity = Activity.RANDOMIZING
     reason: str = ""
     outlook: Outlook | None = None
+    final: str | None = None
 
 
 NOTHING_SPECIAL = Situation()
@@ -142,14 +144,14 @@ class Statements:
 def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
     """Everything there is to say."""
     claim, comparison, activity = facts.claim, facts.comparison, situation.activity
-    action = action_of(claim, comparison)
+    action = situation.final or action_of(claim, comparison)
     knowledge = _knowledge(claim, facts.progress)
     return Statements(
         status=_STOPPED_BY_PEOPLE.get(activity, knowledge),
         models=() if claim is None else claim.models,
         action=action,
         leaning=comparison.leaning,
-        certified=_certified(facts, action),
+        certified=_ended(facts, situation) or _certified(facts, action),
         estimate=_estimated(claim, comparison),
         outlook=_outlook(claim, situation),
         status_sentence=_status(claim, facts.progress, situation),
@@ -204,6 +206,19 @@ def fact(claim: Claim) -> str:
     if claim.over_routing > 0.0:
         text += f", and at least {at_least(claim.over_routing)} better than today's routing"
     return f"{text} {promise}"
+
+
+def _ended(facts: Facts, situation: Situation) -> str:
+    """Whom an operator chose at the end, and whether that is certified; "" before."""
+    final, claim = situation.final, facts.claim
+    if final is None:
+        return ""
+    chosen = "keep today's routing" if final == KEEP else f"serve {final}"
+    sure = claim is not None and claim.whole and final in claim.models
+    if final != KEEP and not sure:
+        chosen += ", which is not certified"
+    answer = f"Not certified: {_progress(facts.progress)}" if claim is None else f"{fact(claim)}."
+    return f"Ended: {chosen}. {answer}"
 
 
 def _certified(facts: Facts, action: str) -> str:

@@ -3,7 +3,7 @@
     exploring --> decided | equivalent          what the certified contrasts allow to say
     any ------> paused(reason) --> as before    randomizing stopped by a person, a check or a file
     any ------> restarted(drift) --> exploring  a new era whose sums hold no row yet, or too few
-    any ------> ended                           by a person, for good
+    any ------> ended --> restarted             ended for good by a person, until it is resumed
 
 `decided` may go back to `exploring` only through a new era: bounds of the running average can
 widen again when traffic moves, so the status is what the newest bounds say.
@@ -94,6 +94,11 @@ class Standing:
         worst = np.where(self.active, worst, -np.inf)
         best = int(np.argmax(worst))
         return (best, float(worst[best])) if worst[best] > -self.epsilon else None
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is a winner, or all that is left is alike."""
+        return self.winner() is not None or bool(self.equivalent())
 
     def lead(self, model: int) -> float:
         """Lower end of a model's lead over the best of the others, at the level of all pairs.

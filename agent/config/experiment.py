@@ -111,6 +111,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if name not in _LATER_PARTS or value != _LATER_PARTS[name]
         }
         parts["features"] = without_defaults(parts["features"])
+        if self.budget.after == "continue":
+            del parts["budget"]["after_decision"]
         return msgspec.json.encode(parts, order="sorted").decode()
 
     @property

@@ -165,8 +165,10 @@ delta = 0.05
 epsilon = 0.01
 
 # A hard stop, in randomized requests. Leave it out for none.
+# Once it is decided, nothing is randomized any more; "ramp" and "continue" go on.
 [budget]
 requests = 20000
+after_decision = "stop"
 
 # The daemon. In mode "observe" it logs everything and randomizes nothing: a good way to begin.
 [service]

@@ -258,6 +258,9 @@ class PerUser(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     share: Annotated[float, probability(fix="leave it out for no limit")]
 
 
+AfterDecision: TypeAlias = Literal["stop", "ramp", "continue"]
+
+
 class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hard stops of what randomizing may cost in all; None for no limit.
 
@@ -268,6 +271,9 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     left, the time left and the traffic to expect; without one it is the policy's `rate`.
     planned: randomized requests that `equipoise plan` said to plan for until the decision. It stops
     nothing; the check `plan` raises an alarm once they are used up and nothing is decided.
+    after_decision: what goes on once the status is decided or equivalent: nothing is randomized
+    until a new era (`stop`), only the smallest share, rate_min (`ramp`), or all (`continue`). Left
+    out it is `stop` in a new store, and in one that is there what that store has.
     segments: parts of the traffic with caps of their own. per_user: a limit for every user.
     """
 
@@ -276,8 +282,14 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     harm: Annotated[float, amount("reward units, more than 0")] | None = None
     horizon: Annotated[float, amount("seconds, more than 0")] | None = None
     planned: Annotated[int, count(fix="leave it out where nothing was planned")] | None = None
+    after_decision: AfterDecision | None = None
     segments: list[SegmentBudget] = msgspec.field(default_factory=list)
     per_user: PerUser | None = None
+
+    @property
+    def after(self) -> AfterDecision:
+        """`after_decision` as it is acted by; stores that say nothing of it go on."""
+        return self.after_decision or "continue"
 
     def faults(self) -> Iterator[Problem]:
         if self.horizon is not None and (self.requests, self.money, self.harm) == (None,) * 3:

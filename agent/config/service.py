@@ -17,6 +17,7 @@ from functools import cache
 from hashlib import sha256
 from itertools import product
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -247,6 +248,9 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     open_bytes: Count = 16 << 20
 
 
+_ADDRESS = re.compile(r"https?://[^\s/?#]+\S*")
+
+
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The daemon.
 
@@ -265,6 +269,8 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     store; neither unless declared.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     names: host names, beside those of loopback, under which browsers reach the page.
+    webhook: addresses that get a small JSON document at every change of status, https, or http on
+    this machine.
     outcomes: `signed` takes an outcome from a token of scope route only with the `outcome_token`
     that came with its decision; `open` takes it without, from clients that do not know of it.
     """
@@ -286,6 +292,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shadow: ShadowSettings | None = None
     retention: RetentionSettings | None = None
     names: list[HostName] = msgspec.field(default_factory=list)
+    webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"
     tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
@@ -293,12 +300,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach `host`."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _loopback(self.host)
 
     @property
     def kill_switch_path(self) -> str:
@@ -313,3 +315,31 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             fix = "add [[service.tokens]], or bind to 127.0.0.1"
             yield Problem("tokens", "none", f"a token, since host is {shown(self.host)}", fix)
         yield from twice("tokens", (token.name for token in self.tokens))
+        for at, address in enumerate(self.webhook):
+            if (fault := _address_fault(address)) is not None:
+                yield Problem(f"webhook[{at}]", *fault)
+
+
+def _address_fault(address: str) -> tuple[str, str] | None:
+    """What the address of a webhook is and what it should be, None for one that may be used. The
+    address itself is not shown: it may hold a secret."""
+    limit = "an address that begins with https://, or with http:// on this machine, without spaces"
+    if not _ADDRESS.fullmatch(address):
+        return "something else", limit
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "something else", limit
+    if parts.scheme == "http" and not _loopback(host):
+        return f"http to {shown(host)}", limit
+    return None
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

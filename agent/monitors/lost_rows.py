@@ -20,6 +20,7 @@ import numpy as np
 from equipoise.agent.monitors import assignment as shares
 from equipoise.agent.monitors.check import Check, Monitor, by_evidence, percent
 from equipoise.store.batches import Closure, Flags, Floats, Ints
+from equipoise.store.words import plural, verb
 
 FEWEST_ROWS = 30
 
@@ -179,7 +180,7 @@ class Missingness(LostRows):
 
 LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
-_WORDS = {
+CLOSURE_WORDS = {
     Closure.OBSERVING: "only observed",
     Closure.PAUSED: "while paused",
     Closure.BUDGET: "beyond the budget",
@@ -187,7 +188,11 @@ _WORDS = {
     Closure.USER: "beyond the share of a user",
     Closure.EXCLUDED: "of excluded users",
     Closure.INELIGIBLE: "open to no model",
+    Closure.DECIDED: "after the decision",
 }
+_COUNTED = Closure.DECIDED
+"""Closures below it have a sum each. What was closed otherwise is the rest of `capped`, so that
+states from before there was another can be read."""
 
 
 class Floors(Monitor):
@@ -206,7 +211,7 @@ class Floors(Monitor):
         self.rate_min = rate_min
         self.largest_weight = largest_weight
         names = ("rows", "capped", "below", "closed", "largest", "weight", "weight_squares")
-        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(len(Closure))}
+        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(_COUNTED)}
 
     def update(
         self,
@@ -219,7 +224,7 @@ class Floors(Monitor):
         """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; closed_by: (n,) a
         `Closure`; open_to_all: (n,) whether every model was eligible."""
         capped = closed_by > 0
-        self.sums["by"] += np.bincount(closed_by, minlength=len(Closure))
+        self.sums["by"] += np.bincount(closed_by, minlength=_COUNTED)[:_COUNTED]
         below = ~capped & (rate < self.rate_min)
         closed = ~capped & ~below & ~open_to_all
         certified = ~capped & ~below & open_to_all
@@ -234,7 +239,8 @@ class Floors(Monitor):
         sums["weight_squares"] += (weight * weight).sum()
 
     def result(self) -> Check:
-        by = dict(zip(Closure, self.sums["by"].tolist(), strict=True))
+        by = dict(zip(Closure, self.sums["by"].tolist(), strict=False))
+        by[Closure.DECIDED] = float(self.sums["capped"][0] - self.sums["by"][1:].sum())
         figures = {name: float(array[0]) for name, array in self.sums.items() if name != "by"}
         rows, squares = figures["rows"], figures.pop("weight_squares")
         weight, largest = figures.pop("weight"), figures["largest"]
@@ -243,18 +249,21 @@ class Floors(Monitor):
         figures["certified"] = share
         figures["effective_rows"] = weight**2 / squares if squares else 0.0
         figures["largest_allowed"] = self.largest_weight
+        figures |= {closure.name.lower(): by[closure] for closure in CLOSURE_WORDS}
         if not rows:
             return Check(self.name, "unknown", "No decision has been made yet.", figures)
         reasons = [
             f"{percent(count / rows)} {words}"
             for count, words in (
-                *((by[closure], words) for closure, words in _WORDS.items()),
+                *((by[closure], words) for closure, words in CLOSURE_WORDS.items()),
                 (figures["below"], "randomized too rarely"),
                 (figures["closed"], "closed to some model"),
             )
             if count
         ]
-        sentence = f"{percent(share)} of {rows:,.0f} requests count towards certified intervals"
+        counts = verb(rows, "counts", "count")
+        sentence = f"{percent(share)} of {plural(rows, 'request')} {counts} towards certified"
+        sentence += " intervals"
         sentence += f" ({', '.join(reasons)})" if reasons else ""
         if largest > self.largest_weight * (1.0 + _ROUNDING):
             sentence += (
@@ -263,4 +272,7 @@ class Floors(Monitor):
             )
             return Check(self.name, "alarm", sentence, figures)
         sentence += f"; the largest weight is {largest:,.1f} of {self.largest_weight:,.1f} allowed."
-        return Check(self.name, "watch" if share < LEAST_CERTIFIED else "ok", sentence, figures)
+        # What comes once all is decided was not to be certified.
+        asked = rows - by[Closure.DECIDED]
+        few = asked > 0.0 and rows - out < LEAST_CERTIFIED * asked
+        return Check(self.name, "watch" if few else "ok", sentence, figures)

@@ -21,8 +21,8 @@ from equipoise.agent.monitors.progress import watermark
 from equipoise.agent.planning.futures import Futures, budget_spent, futures, pace_of
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.requirement import Interval80, interval80
-from equipoise.agent.planning.sentences import count, duration, percent
 from equipoise.agent.planning.stored import FEWEST_REWARDS, TOO_FEW, running_problem
+from equipoise.agent.planning.wording import count, duration, percent, tenths
 
 State: TypeAlias = Literal["pending", "decided", "unknown"]
 Reason: TypeAlias = Literal[
@@ -302,7 +302,7 @@ def _band(hours: Interval80) -> str:
 
 def _ends_first(forecast: Forecast) -> str:
     share = 1.0 - (forecast.chance or 0.0)
-    return f"In {percent(share)} of the simulated futures {_limit(forecast)} first"
+    return f"In {tenths(share)} of the simulated futures {_limit(forecast)} first"
 
 
 def _limit(forecast: Forecast) -> str:
@@ -352,7 +352,7 @@ def _why_not(forecast: Forecast, reason: Reason) -> str:
     if reason == "budget-spent":
         text = f"Not at this budget: {_limit(forecast)}, and nothing is decided"
         if forecast.chance:
-            text += f" (what still waits for its reward may do so: {percent(forecast.chance)})"
+            text += f" (what still waits for its reward may do so: {tenths(forecast.chance)})"
         return f"{text}."
     if reason == "budget-too-small":
         text = f"{_ends_first(forecast)}, and nothing is decided"

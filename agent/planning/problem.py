@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, TypeAlias
@@ -29,7 +30,8 @@ class Problem:
     None where rewards are 0 or 1 and their values say it. rated: (K,) share of requests whose
     reward comes; values, variances and effects are theirs. missing: what the others count as, None
     for the worst case. prices: (K,) USD, NaN where unknown.
-    routing: value of today's routing, None where unknown. scale: reward units of 1.
+    routing: value of today's routing, None where unknown; mix: (K,) shares of today's traffic, from
+    which it then follows; today: USD of a request as it is routed today. scale: reward units of 1.
     candidates: A. start: sums so far, None from the beginning. explained: share of the variance
     that the prediction is taken to explain; attainable: what it could explain at best, None where
     nobody knows. era_caps: of the sums in `start`, fixed when their era began. read: columns that
@@ -53,13 +55,15 @@ class Problem:
     attainable: float | None = None
     era_caps: tuple[float, ...] | None = None
     read: int | None = None
+    mix: Floats | None = None
+    today: float | None = None
 
     @classmethod
     def of_numbers(cls, request: PlanRequest) -> Self:
         """From a few numbers. Raises PlanError where the reward is missing."""
         if request.reward_rate is None:
             raise PlanError("reward_rate", "missing", "what models are worth today, reward units")
-        models = 2 if request.models is None else request.models
+        models = request.count
         scale = request.reward_high - request.reward_low
         rate = (request.reward_rate - request.reward_low) / scale
         rate = rate if request.maximise else 1.0 - rate
@@ -69,18 +73,25 @@ class Problem:
         prices = np.full(models, np.nan if request.price is None else request.price)
         if request.prices is not None:
             prices = np.array(request.prices)
+        names = request.names or [f"model {index + 1}" for index in range(models)]
+        mix = None if request.mix is None else np.array(request.mix) / math.fsum(request.mix)
+        today = None if mix is None else float(mix @ prices)
+        # The model that may be better comes first.
+        order = _candidate_first(request, mix)
         return cls(
             "numbers",
             request,
-            tuple(f"model {index + 1}" for index in range(models)),
+            tuple(names[index] for index in order),
             np.full(models, rate),
             variances,
             *cls.of_missing(request, models),
-            prices,
+            prices[order],
             None,
             scale,
             models + 1,
             request.explained,
+            mix=None if mix is None else mix[order],
+            today=None if today is None or not math.isfinite(today) else today,
         )
 
     @staticmethod
@@ -112,13 +123,15 @@ class Problem:
         """Whether rewards of 0 and 1 are so too once missing ones count."""
         return self.missing in (None, 0.0, 1.0) or bool((self.rated == 1.0).all())
 
-    @property
-    def reference(self) -> float | None:
-        """What today's routing is worth over all requests, as the values of a design are."""
-        if self.routing is None:
-            return None
-        rated = float(self.rated.mean())
-        return self.routing * rated + (self.missing or 0.0) * (1.0 - rated)
+    def reference(self, values: Floats) -> Floats:
+        """(N,) what harm counts against, of values (N, K) over all requests, as those of a design
+        are: today's routing or, where nobody knows it, the best model."""
+        if self.routing is not None:
+            rated = float(self.rated.mean())
+            worth = self.routing * rated + (self.missing or 0.0) * (1.0 - rated)
+            return np.full(len(values), worth)
+        result: Floats = values.max(axis=1) if self.mix is None else values @ self.mix
+        return result
 
     def lead(self, effect: float) -> float:
         """The most that can be certified of the lead of a model that is better by `effect` among
@@ -221,6 +234,14 @@ class Problem:
         # Of reward-or-value: the variance within, and that between the two kinds of request.
         between = rated * (1.0 - rated) * (values - self.missing) ** 2
         return values * rated + (1.0 - rated) * self.missing, rated * own + between
+
+
+def _candidate_first(request: PlanRequest, mix: Floats | None) -> list[int]:
+    """Positions of the models with the one that may be better at the head."""
+    first = 0 if mix is None else int(np.argmin(mix))
+    if request.candidate is not None and request.names is not None:
+        first = request.names.index(request.candidate)
+    return [first, *(index for index in range(request.count) if index != first)]
 
 
 @dataclass(frozen=True, slots=True)

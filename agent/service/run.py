@@ -29,8 +29,14 @@ import uvicorn
 
 from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
-from equipoise.agent.config.reload import NEED_RESTART, reload_plan
+from equipoise.agent.config.reload import (
+    NEED_RESTART,
+    ReloadPlan,
+    in_force,
+    reload_plan,
+)
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.service.app import build
@@ -235,7 +241,8 @@ def _changes_of_store(file: ConfigFile) -> list[str]:
         if path.is_file():
             with SqliteStore(path, read_only=True) as store:
                 differences = changes(store, file.experiment)
-            return [change.sentence for change in differences if change.effect == "era"]
+            eras = (change for change in differences if change.effect == "era")
+            return [f"{change.key} {change.values} ({change.why})" for change in eras]
     return []
 
 
@@ -245,7 +252,8 @@ def _retention(file: ConfigFile) -> list[str]:
     if retention is None:
         return []
     where = "are deleted" if retention.archive is None else f"go to {retention.archive}"
-    return [f"rows older than {retention.days:g} days {where}: the store stops growing by then"]
+    days = "a day" if retention.days == 1 else f"{retention.days:g} days"
+    return [f"rows older than {days} {where}: the store stops growing by then"]
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> int:
@@ -300,14 +308,21 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
 
 
 def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:
-    """Take over what may change while the daemon runs; say what may not."""
-    log, old = daemon.log, daemon.settings
+    """Take over what may change while the daemon runs; say what waits for its next start.
+
+    A file with a mistake, or with a change that no start would take, changes nothing.
+    """
+    log, old, config = daemon.log, daemon.settings, daemon.agent.config
     try:
         file = load_file(path, overrides)
-        before = replace(file, experiment=daemon.agent.config, service=old)
-        changes = reload_plan(before, file).changes
-        if any(change.of_experiment for change in changes):
-            daemon.reconfigure(file.experiment)
+        file = replace(file, experiment=with_after_decision(file.experiment, daemon.store))
+        before = replace(file, experiment=config, service=old)
+        plan = reload_plan(before, file)
+        if any(change.of_experiment for change in plan.changes):
+            changes(daemon.store, file.experiment)  # raises AgentError for what no start would take
+            plan, experiment = in_force(plan, config, file.experiment)
+            if experiment != config:
+                daemon.reconfigure(experiment)
         new = file.service
         tokens.replace(new.tokens)
     except ValueError as error:
@@ -316,4 +331,15 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
         return
     unchanged = {name: getattr(old, name) for name in NEED_RESTART}
     daemon.apply(msgspec.structs.replace(new, **unchanged))
-    log.info("reloaded", changes=[change.sentence for change in changes])
+    log.info("reloaded", changes=[change.sentence for change in plan.of("applied")])
+    if plan.waiting:
+        log.warning(
+            "restart-needed",
+            sentence=_restart_sentence(plan),
+            changes=[change.sentence for change in plan.waiting],
+        )
+
+
+def _restart_sentence(plan: ReloadPlan) -> str:
+    era = ", which begins a new era" if plan.of("era") else ""
+    return f"Restart the daemon to take over these changes{era}; the rest of the file is in force."

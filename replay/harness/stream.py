@@ -222,7 +222,12 @@ def experiment(
             delta=settings.delta,
             epsilon=settings.epsilon,
         ),
-        budget=BudgetConfig(requests=settings.budget, money=UNSPENDABLE if priced else None),
+        # Policies are compared at equal numbers of randomized requests, decided or not.
+        budget=BudgetConfig(
+            requests=settings.budget,
+            money=UNSPENDABLE if priced else None,
+            after_decision="continue",
+        ),
         certify=CertifyConfig(sequence=settings.sequence),
     )
 

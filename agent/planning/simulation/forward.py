@@ -288,7 +288,7 @@ class _Run:
 
     def advance(self, rows: Floats, rng: np.random.Generator) -> None:
         """rows: (N,) requests of the next step, for all paths."""
-        _advance(self._design, self.state, rows[self.paths], self._caps, rng)
+        advance(self._design, self.state, rows[self.paths], self._caps, rng)
 
     def spent(self) -> Floats:
         """(n, K) randomized requests since the start."""
@@ -307,7 +307,7 @@ class _Run:
             goal.keep(paths)
 
 
-def _advance(
+def advance(
     design: Design, state: PathState, rows: Floats, caps: Floats, rng: np.random.Generator
 ) -> None:
     shares = ASSIGNMENTS[design.assignment](

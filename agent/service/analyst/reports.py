@@ -14,9 +14,13 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.answers import PLAIN
+from equipoise.agent.answers.certifier import Certified
 from equipoise.agent.answers.policy_snapshot import sample_moments
-from equipoise.agent.answers.recommendation import KEEP_ROUTING
+from equipoise.agent.answers.recommendation import KEEP_ROUTING, ROUNDING
 from equipoise.agent.answers.statements import NOTHING_SPECIAL, Facts, Situation, state
+from equipoise.agent.answers.status import Status
+from equipoise.agent.budget.cost import Basis
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
 from equipoise.agent.estimators.base import Estimate
@@ -28,17 +32,24 @@ from equipoise.agent.service.api.schema import (
     CertifiedValue,
     CheckAnswer,
     ChecksAnswer,
+    Comparison,
     Contrast,
     EstimatesAnswer,
     FamilyValue,
+    Lack,
     ModelEstimate,
     RecommendationAnswer,
     SegmentAnswer,
+    ShownValue,
+    Verdict,
     WatermarkAnswer,
 )
+from equipoise.store.batches import Floats
 from equipoise.store.records import RuleRecord
 
 NORMAL_95 = 1.959963984540054
+ROUTED = "routed"
+"""What is said of the value of today's routing in place of a family: it is a plain mean."""
 
 
 class AlarmAction(msgspec.Struct, frozen=True):
@@ -59,7 +70,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What is known after the first `log_rows` rows of the log.
 
     facts: by family, the configured one among them. rule: what the policy would freeze
-    next. actions: what alarms ask for. off: families that were not to be computed.
+    next. basis: what spent requests are valued by. actions: what alarms ask for. off: families that
+    were not to be computed.
     """
 
     log_rows: int
@@ -68,6 +80,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     facts: dict[str, Facts]
     checks: ChecksAnswer
     rule: RuleRecord
+    basis: Basis
     actions: list[AlarmAction] = []
     off: list[str] = []
 
@@ -84,11 +97,12 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
     """The report of everything the agent has folded. at: seconds since the epoch, now."""
     configured = agent.config.policy.estimator
     names = list(dict.fromkeys([configured, *families]))
-    estimates = agent.answers.estimates(names)
+    # Beside the configured family: what is shown of models that it has no value of.
+    estimates = agent.answers.estimates(dict.fromkeys([*names, PLAIN]))
     checks = _checked(agent, at)
     consequences = agent.answers.consequences(checks)
     # Whether it is paused is the daemon's to say: it may have changed since this log was read.
-    agent.state.paused = None
+    agent.state.paused = agent.state.ended = None
     # The proposal is frozen under the alarms that stand now.
     agent.state.alarms = alarms_of(consequences)
     try:
@@ -103,6 +117,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         facts={name: _facts(agent, name) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
+        basis=agent.answers.basis(estimates[configured]),
         actions=[
             AlarmAction(one.check.name, one.action.value, one.check.sentence, list(one.models))
             for one in consequences
@@ -131,10 +146,15 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
     view, config, names = agent.answers.view(), agent.config, agent.models
     size = len(names)
     certified = agent.answers.certified()
-    ahead = certified.contrasts
     logged, (counts, _, _) = naive_log(view.moments), sample_moments(view.moments.arms)
     configured, routing = agent.answers.within_certified(estimates[config.policy.estimator])
     behind = agent.answers.behind()
+    shown = _shown_values(agent, configured, estimates)
+    lacks = _lacks(agent, configured, counts)
+    compared, retired = agent.rule.active, {each.name for each in config.models if each.retired}
+    leader = _leader(certified, shown)
+    in_force = view.certified.era == agent.rule.era
+    draws = view.certified.overall.rewards.count if in_force else np.zeros(size)
 
     def ends(index: int) -> dict[str, Any]:
         value = configured.values[index] if index < size else routing[0]
@@ -170,7 +190,14 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
             ModelEstimate(
                 model=name,
                 log_mean=number(logged.values[index]),
+                log_standard_error=_root(logged.covariance[index, index]),
                 exp_rewards=int(counts[index]),
+                shown=shown[index],
+                waits_for=lacks[index][0],
+                note=lacks[index][1],
+                compared=bool(compared[index]),
+                retired=name in retired,
+                era_draws=int(draws[index]),
                 **ends(index),
             )
             for index, name in enumerate(names)
@@ -179,19 +206,14 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
             model=KEEP_ROUTING,
             log_mean=None,
             exp_rewards=0,
+            shown=_shown(config.reward, ROUTED, routing[0], routing[1]),
             **ends(size),
         ),
-        contrasts=[
-            Contrast(
-                model=names[a],
-                other=names[b],
-                lower=number(ahead[a, b]),
-                upper=number(-ahead[b, a]),
-            )
-            for a in range(size)
-            for b in range(a + 1, size)
+        contrasts=contrasts(certified),
+        segments=[
+            segment(agent.answers.certified(part), agent.answers.status(part))
+            for part in range(1, agent.state.certifier.parts)
         ],
-        segments=[_segment(agent, part) for part in range(1, agent.state.certifier.parts)],
         families={
             name: _family(config.reward, names, estimate) for name, estimate in estimates.items()
         },
@@ -200,24 +222,140 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
             for name, estimate in estimates.items()
             if "failed" in estimate.diagnostics
         },
+        reward_range=(config.reward.low, config.reward.high),
+        maximise=config.reward.maximise,
+        epsilon=certified.epsilon,
+        routing_contrasts=[_contrast(certified, index, size) for index in range(size)],
+        leader=None if leader is None else names[leader],
+        comparisons=[] if leader is None else comparisons(certified, leader),
     )
 
 
-def _segment(agent: Agent, part: int) -> SegmentAnswer:
-    certified, status = agent.answers.certified(part), agent.answers.status(part)
+def contrasts(certified: Certified) -> list[Contrast]:
+    """Certified ends of the difference of every two models."""
+    models = len(certified.decision)
+    return [_contrast(certified, a, b) for a in range(models) for b in range(a + 1, models)]
+
+
+def _contrast(certified: Certified, a: int, b: int) -> Contrast:
+    ahead = certified.contrasts
+    return Contrast(
+        model=certified.names[a],
+        other=certified.names[b],
+        lower=number(ahead[a, b]),
+        upper=number(-ahead[b, a]),
+    )
+
+
+def comparisons(certified: Certified, leader: int) -> list[Comparison]:
+    """A model with every other of its era, and with today's routing."""
+    models = len(certified.decision)
+    others = [index for index in range(models) if certified.active[index] and index != leader]
+    return [_comparison(certified, leader, other) for other in (*others, models)]
+
+
+def _comparison(certified: Certified, model: int, other: int) -> Comparison:
+    turned = certified.contrasts if certified.sign > 0 else certified.contrasts.T
+    low, high = float(turned[model, other]), -float(turned[other, model])
+    epsilon, winner = certified.epsilon, certified.standing.winner()
+    verdict: Verdict = "open"
+    if low > 0.0:
+        verdict = "better"
+    elif high < 0.0:
+        verdict = "worse"
+    elif epsilon > 0.0 and low > -epsilon and high < epsilon:
+        verdict = "alike"
+    if winner is not None and winner[0] == model and other < len(certified.decision):
+        # The decision spends its level on these comparisons alone, so it may know more of them.
+        known = 0.0 if winner[1] > 0.0 else -epsilon
+        low = min(max(low, known), high)
+        if verdict == "open":
+            verdict = "better" if winner[1] > 0.0 else "close"
+    if certified.sign < 0:
+        low, high = -high, -low
+    names = certified.names
+    return Comparison(
+        model=names[model], other=names[other], lower=low, upper=high, verdict=verdict
+    )
+
+
+def _leader(certified: Certified, shown: Sequence[ShownValue | None]) -> int | None:
+    """Position of the model to compare with the others, None where none has a value."""
+    winner, alike = certified.standing.winner(), certified.standing.equivalent()
+    if winner is not None:
+        return winner[0]
+    candidates = alike or np.flatnonzero(certified.active).tolist()
+    values = {at: value.value for at in candidates if (value := shown[at]) is not None}
+    return max(values, key=lambda at: certified.sign * values[at]) if values else None
+
+
+def _shown_values(
+    agent: Agent, configured: Estimate, estimates: dict[str, Estimate]
+) -> list[ShownValue | None]:
+    """(K,) what to show of each model: its value by the configured family, else the plain one."""
+    reward = agent.config.reward
+    plain = configured
+    if configured.family != PLAIN:
+        plain = agent.answers.within_certified(estimates[PLAIN])[0]
+    values: list[ShownValue | None] = []
+    for at in range(len(agent.models)):
+        each = (
+            _shown(reward, estimate.family, estimate.values[at], estimate.covariance[at, at])
+            for estimate in (configured, plain)
+        )
+        values.append(next((value for value in each if value is not None), None))
+    return values
+
+
+def _shown(reward: RewardConfig, family: str, value: float, variance: float) -> ShownValue | None:
+    """A value with its error; None where that is unknown, or as large as the range of rewards."""
+    interval = _interval(reward, value, variance)
+    if interval is None or interval == (reward.low, reward.high):
+        return None
+    if not variance > (ROUNDING * (reward.high - reward.low)) ** 2:
+        return None  # rewards that never differed say nothing about how far their mean may be off
+    place = float(within_range([value], reward.low, reward.high)[0])
+    return ShownValue(
+        family=family, value=place, standard_error=math.sqrt(variance), interval=interval
+    )
+
+
+def _lacks(agent: Agent, configured: Estimate, rewards: Floats) -> list[tuple[Lack | None, str]]:
+    """(K,) what the configured family lacks to value each model, and that in words."""
+    moments, family = agent.answers.view().moments, configured.family
+    replayed = moments.simulation.count.sum(axis=0) > 0
+    answered = moments.exp.count.sum(axis=0) > 0
+    lacks: list[tuple[Lack | None, str]] = []
+    for at in range(len(agent.models)):
+        if np.isfinite(configured.values[at]):
+            lacks.append((None, ""))
+        elif "failed" in configured.diagnostics:
+            lacks.append(("computation", f"{family} cannot be computed"))
+        elif family != PLAIN and not replayed[at]:
+            lacks.append(("replays", f"no replays of it: {family} waits"))
+        elif family != PLAIN and rewards[at] and not answered[at]:
+            lacks.append(("outputs", f"no outputs of it: {family} waits"))
+        else:
+            lacks.append(("rewards", f"too few rewards of randomized requests: {family} waits"))
+    return lacks
+
+
+def segment(certified: Certified, status: Status) -> SegmentAnswer:
+    """What is certified of a segment."""
     return SegmentAnswer(
         segment=certified.segment or "",
         status=status.state,
         sentence=status.sentence,
         delta=certified.delta,
         certified_rows=certified.rows,
-        values=[
-            CertifiedValue(candidate=name, lower=float(low), upper=float(high))
-            for name, low, high in zip(
-                certified.names, certified.lower, certified.upper, strict=True
-            )
-        ],
+        values=certified_values(certified),
     )
+
+
+def certified_values(certified: Certified) -> list[CertifiedValue]:
+    """Certified ends of the value of every candidate."""
+    ends = zip(certified.names, certified.lower.tolist(), certified.upper.tolist(), strict=True)
+    return [CertifiedValue(candidate=name, lower=low, upper=high) for name, low, high in ends]
 
 
 def _family(reward: RewardConfig, names: Sequence[str], estimate: Estimate) -> list[FamilyValue]:
@@ -280,6 +418,7 @@ def recommendation(
         certified=claim.models[0] if claim is not None and single else None,
         at=at,
         log_rows=log_rows,
+        final=situation.final,
     )
 
 
@@ -326,7 +465,8 @@ def _root(variance: float) -> float | None:
 def current(agent: Agent) -> tuple[EstimatesAnswer, RecommendationAnswer, ChecksAnswer]:
     """What is known by the configured family after the newest row; nothing is proposed."""
     family, at = agent.config.policy.estimator, 0.0
-    estimates, checks = agent.answers.estimates([family]), agent.answers.checks()
+    estimates = agent.answers.estimates(dict.fromkeys([family, PLAIN]))
+    checks = agent.answers.checks()
     return (
         _estimates(agent, estimates, at),
         recommendation(agent.answers.facts(), agent.answers.situation(), at, agent.light.next_seq),

@@ -16,6 +16,8 @@ import msgspec
 from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.statements import Pill
 from equipoise.agent.answers.status import State
+from equipoise.agent.budget.cost import Spent
+from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.store.records import Decision, Id, Outcome, Request
 
@@ -32,6 +34,13 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+ClosedBy: TypeAlias = Literal[
+    "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
+]
+"""`Closure` in words."""
+Lack: TypeAlias = Literal["replays", "outputs", "rewards", "computation"]
+"""What a family waits for that has no value of a model."""
+Verdict: TypeAlias = Literal["better", "worse", "alike", "close", "open"]
 Status: TypeAlias = State
 
 
@@ -134,12 +143,27 @@ class BulkAnswer(Wire, frozen=True, kw_only=True):
     rejects: list[Rejected] = []
 
 
+class ShownValue(Wire, frozen=True, kw_only=True):
+    """The value to show of a model: by the configured family where that has one, else by `ipw`.
+    interval: as in `ModelEstimate`."""
+
+    family: str
+    value: float
+    standard_error: float
+    interval: tuple[float, float]
+
+
 class ModelEstimate(Wire, frozen=True, kw_only=True):
     """What is known of a model. value, standard_error: by the configured family; interval: its 95%
     interval by that error, as far as rewards can lie in it. lower, upper: certified
     at any moment, whatever the simulator and the log say. log_mean: plain mean where
     users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
-    this kind too, under the name `(today's routing)`."""
+    this kind too, under the name `(today's routing)`.
+
+    shown: null where no value has an error yet. waits_for: what the configured family lacks to
+    value this model, null where it has; note: the same for people. compared: whether the era in
+    force compares it; retired: whether it is declared so. era_draws: randomized requests of that
+    era that are closed."""
 
     model: str
     value: float | None
@@ -149,6 +173,13 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
     upper: float | None
     log_mean: float | None
     exp_rewards: int
+    log_standard_error: float | None = None
+    shown: ShownValue | None = None
+    waits_for: Lack | None = None
+    note: str = ""
+    compared: bool = True
+    retired: bool = False
+    era_draws: int = 0
 
 
 class FamilyValue(Wire, frozen=True, kw_only=True):
@@ -167,6 +198,19 @@ class Contrast(Wire, frozen=True, kw_only=True):
     other: Id
     lower: float | None
     upper: float | None
+
+
+class Comparison(Wire, frozen=True, kw_only=True):
+    """Certified ends of value(model) - value(other), and what they say: `better` or `worse`, model
+    than other; `alike`, within epsilon of each other; `close`, at most epsilon worse; `open`,
+    none of these. Ends hold for every pair at once; those of the model that is decided on are
+    raised to what the decision certifies."""
+
+    model: str
+    other: str
+    lower: float
+    upper: float
+    verdict: Verdict
 
 
 class CertifiedValue(Wire, frozen=True, kw_only=True):
@@ -204,7 +248,13 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
     error level of the certified ends; sequence, assumptions: what they are made by and rest on;
     certified_rows: requests (or units) of the era that they hold. families: other families that
-    were asked for, by name; fallbacks: why families have no values that cannot be computed."""
+    were asked for, by name; fallbacks: why families have no values that cannot be computed.
+
+    reward_range: what rewards can be; an end that lies there is not known. maximise: whether larger
+    is better. epsilon: the smallest difference that matters. routing_contrasts: certified ends of
+    value(model) - value(today's routing). leader: the model decided on, else the one that looks
+    best of those compared, null where none has a value; comparisons: of it with every other model
+    of the era, and with today's routing."""
 
     experiment: str
     at: float
@@ -225,6 +275,57 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     segments: list[SegmentAnswer]
     families: dict[str, list[FamilyValue]]
     fallbacks: dict[str, str] = {}
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    maximise: bool = True
+    epsilon: float = 0.0
+    routing_contrasts: list[Contrast] = []
+    leader: str | None = None
+    comparisons: list[Comparison] = []
+
+
+class CertifiedAnswer(Wire, frozen=True, kw_only=True):
+    """What was certified of an era when it ended: true of its own time. status, status_models,
+    sentence: the decision then. lead: what its model was better by than every other of the era, at
+    least; null where that was not certified. requests, randomized: certified ones. values,
+    contrasts: certified ends; comparisons: as in `EstimatesAnswer`."""
+
+    status: Status
+    status_models: list[str]
+    sentence: str
+    lead: float | None
+    epsilon: float
+    delta: float
+    sequence: str
+    assumptions: list[str]
+    requests: int
+    randomized: int
+    values: list[CertifiedValue]
+    contrasts: list[Contrast]
+    leader: str | None
+    comparisons: list[Comparison]
+    segments: list[SegmentAnswer]
+
+
+class EraEntry(Wire, frozen=True, kw_only=True):
+    """An era. reason: why it was opened. compared: its models. ended_at, ended_reason: null for the
+    era in force. answer: the last certified one; null for the era in force, whose answer is
+    `/v1/estimates`, and where none was kept, because an older version ended it or because it was
+    declared void."""
+
+    era: int
+    opened_at: float
+    reason: str
+    compared: list[str]
+    ended_at: float | None
+    ended_reason: str | None
+    answer: CertifiedAnswer | None
+
+
+class ErasAnswer(Wire, frozen=True, kw_only=True):
+    """Every era, the oldest first. era: the one in force."""
+
+    era: int
+    eras: list[EraEntry]
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
@@ -237,7 +338,8 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     status, status_models, status_sentence: the decision and what it concerns, with its guarantee.
     sentence: for people, `certified_sentence`, `estimate_sentence` and `outlook_sentence` in a row,
     in which ± is half of a 95% interval. activity, activity_sentence: what happens to requests now.
-    pills: the same in a word each."""
+    pills: the same in a word each. final: who is to be served once the experiment has ended, a
+    model or `keep`, which then is the action too, certified or not; null before."""
 
     status: Status
     status_models: list[str]
@@ -261,6 +363,7 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     certified: str | None
     at: float
     log_rows: int
+    final: str | None = None
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):
@@ -290,12 +393,30 @@ class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
     requests: Annotated[int, msgspec.Meta(ge=0, le=MOST_BUDGET)] | None
 
 
+class LimitAnswer(Wire, frozen=True, kw_only=True):
+    """A hard stop: of requests (in all, or in a segment), USD of money, or reward units of harm.
+    spent: by the draws; expected: by the probabilities; planned: the part of the limit that belongs
+    to the traffic so far. null where a price is unknown."""
+
+    resource: str
+    limit: float
+    spent: float | None
+    expected: float | None
+    planned: float | None
+
+
 class BudgetAnswer(Wire, frozen=True, kw_only=True):
-    """The budget in force, what was spent, what is left (null for no limit)."""
+    """The budget in force, what was spent, what is left (null for no limit). requests, left: the
+    hard stop in requests; limits: every hard stop. after_decision: what goes on once the status is
+    decided or equivalent. spent: what randomizing has cost so far, in all eras; prices and values
+    are those known now, for past requests too."""
 
     requests: int | None
     randomized: int
     left: int | None
+    after_decision: Literal["stop", "ramp", "continue"]
+    limits: list[LimitAnswer]
+    spent: Spent
 
 
 class OutcomePart(Wire, frozen=True, kw_only=True):
@@ -312,7 +433,9 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
-    """A decision as it stands in the log, with every part of its outcome."""
+    """A decision as it stands in the log, with every part of its outcome. capped: whether something
+    closed it to randomizing, and closed_by: what; null for nothing, and where an older log does not
+    say."""
 
     decision: Decision
     unit_id: str | None
@@ -320,6 +443,7 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
     features: list[float]
     capped: bool
     outcomes: list[OutcomePart]
+    closed_by: ClosedBy | None = None
 
 
 class RuleAnswer(Wire, frozen=True, kw_only=True):
@@ -337,15 +461,29 @@ class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Reason = ""
 
 
+class EndRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """model: who is to be served from now on; keep: today's routing stays as it is. With neither it
+    is the action of the recommendation. reason: kept, for people. An empty body is fine."""
+
+    model: Id | None = None
+    keep: bool = False
+    reason: Reason = ""
+
+
 class ModeAnswer(Wire, frozen=True, kw_only=True):
-    """mode: as configured. paused: whether an operator paused it; kill_switch: whether the file is
-    there. randomizing: what follows of all three. While paused, decisions are logged with e = 0."""
+    """mode: as configured. paused: whether an operator or a check paused it, or it has ended;
+    kill_switch: whether the file is there. activity: what is done with requests now, and
+    randomizing: whether any may be randomized. ended: the end that stands, with who is to be
+    served. While paused, decisions are logged with e = 0."""
 
     mode: Mode
     paused: bool
     reason: str
     kill_switch: bool
     randomizing: bool
+    activity: Activity
+    activity_sentence: str = ""
+    ended: Ended | None = None
 
 
 class Health(Wire, frozen=True, kw_only=True):

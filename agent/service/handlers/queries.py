@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -16,12 +18,15 @@ from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
+from equipoise.agent.service.analyst.era_answers import eras
 from equipoise.agent.service.analyst.reports import Report, number
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
+    ClosedBy,
+    ErasAnswer,
     EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
@@ -32,7 +37,8 @@ from equipoise.agent.service.control import Switches
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
-from equipoise.store.batches import OutcomeBatch
+from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
+from equipoise.store.journal import JournaledStore
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -45,9 +51,15 @@ class Queries:
     """Read-only handlers."""
 
     def __init__(
-        self, adapter: RecordAdapter, switches: Switches, analysis: AnalystClient, log: Log
+        self,
+        adapter: RecordAdapter,
+        store: JournaledStore,
+        switches: Switches,
+        analysis: AnalystClient,
+        log: Log,
     ) -> None:
         self._adapter = adapter
+        self._store = store
         self._switches = switches
         self._analysis = analysis
         self._log = log
@@ -59,6 +71,11 @@ class Queries:
         answer = (await self._report(families)).estimates
         values = {name: answer.families[name] for name in [answer.estimator, *families]}
         return msgspec.structs.replace(answer, families=values)
+
+    @Operation("GET", "/v1/eras")
+    async def eras(self, call: Call) -> ErasAnswer:
+        """Every era, with what was certified when it ended."""
+        return eras(self._adapter.agent)
 
     @Operation("GET", "/v1/recommendation", problems=(422,), parameters=_FAMILY, weight=1)
     async def recommendation(self, call: Call) -> RecommendationAnswer:
@@ -81,7 +98,7 @@ class Queries:
     @Operation("GET", "/v1/budget")
     async def budget(self, call: Call) -> BudgetAnswer:
         """The budget, what was spent and what is left."""
-        return self._switches.budget()
+        return self._switches.budget(self._analysis.basis)
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
@@ -109,7 +126,7 @@ class Queries:
         if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
             raise Refusal(404, detail, field="decision_id")
-        return self._logged(int(match[1]), "decision_id")
+        return await self._logged(int(match[1]), "decision_id")
 
     @Operation(
         "GET",
@@ -126,15 +143,18 @@ class Queries:
         if not name:
             limit = "the id of a request, percent-encoded"
             raise Refusal(422, "query: expected request_id", field="request_id", limit=limit)
-        number = self._adapter.agent.store.find_requests([name]).get(name)
-        return self._logged(number, "request_id")
+        number = await asyncio.to_thread(self._store.number_reader(name))
+        return await self._logged(number, "request_id")
 
-    def _logged(self, number: int | None, field: str) -> LoggedDecision:
-        agent, store = self._adapter.agent, self._adapter.agent.store
-        stored = None if number is None else store.decision(number)
+    async def _logged(self, number: int | None, field: str) -> LoggedDecision:
+        """Decisions of others must not wait while SQLite looks for this one: a thread does."""
+        agent, store = self._adapter.agent, self._store
+        stored, outcomes = None, list[OutcomeBatch]()
+        if number is not None:
+            readers = store.decision_reader(number), store.parts_reader(number)
+            stored, outcomes = await asyncio.to_thread(_both, *readers)
         if stored is None:
             raise Refusal(404, "there is no decision of that id", field=field)
-        outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
             decision=self._adapter.records(stored)[0],
             unit_id=stored.unit_id[0] or None if stored.unit_id else None,
@@ -142,6 +162,7 @@ class Queries:
             features=stored.x[0].tolist(),
             capped=bool(stored.capped[0]),
             outcomes=[_part(part, agent.models) for part in outcomes],
+            closed_by=_closed_by(stored),
         )
 
     @Operation(
@@ -153,7 +174,8 @@ class Queries:
     async def rule(self, call: Call) -> RuleAnswer:
         """A frozen rule."""
         name = call.path["rule_id"]
-        record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
+        known = _RULE.fullmatch(name)
+        record = await asyncio.to_thread(self._store.rule, name) if known else None
         if record is None:
             raise Refusal(404, "there is no rule of that id", field="rule_id")
         body = msgspec.json.decode(record.body)
@@ -177,7 +199,7 @@ def expected_now(
     made: Forecast, agent: Agent, switches: Switches, analysis: AnalystClient
 ) -> Forecast:
     """What holds of a forecast in the situation that the daemon knows of."""
-    report, era = analysis.newest, agent.rule.era
+    report, era, limit = analysis.newest, agent.rule.era, agent.controls.budget
     decided: list[str] = []
     if report is not None and report.rule.era == era:
         claim = report.facts[report.estimates.estimator].claim
@@ -189,7 +211,7 @@ def expected_now(
         paused=agent.state.paused,
         observing=agent.state.observing_only,
         killed=switches.kill_switch.on,
-        budget_left=switches.budget().left,
+        budget_left=None if limit is None else limit - agent.light.randomized,
         era=era,
         newest_at=agent.light.pending.newest_at,
     )
@@ -203,6 +225,12 @@ def unanswered(error: AnalystError) -> Refusal:
     return Refusal(503, f"no answer from the analyst: {why}", retry_after=2.0)
 
 
+def _both(
+    decision: Callable[[], DecisionBatch | None], parts: Callable[[], list[OutcomeBatch]]
+) -> tuple[DecisionBatch | None, list[OutcomeBatch]]:
+    return decision(), parts()
+
+
 def _families(call: Call) -> list[str]:
     names = [name for name in call.query.get("family", "").split(",") if name]
     for name in names:
@@ -210,6 +238,11 @@ def _families(call: Call) -> list[str]:
             limit = ", ".join(FAMILIES)
             raise Refusal(422, f"family: expected some of {limit}", field="family", limit=limit)
     return list(dict.fromkeys(names))
+
+
+def _closed_by(stored: DecisionBatch) -> ClosedBy | None:
+    closure = Closure.OPEN if stored.closed_by is None else Closure(stored.closed_by.item())
+    return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:

@@ -18,6 +18,7 @@ from running import running, write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.analyst.client import MOST_WAITING, Saved
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError
@@ -347,7 +348,10 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
         async with daemon.with_sums():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
+            certified = agent.answers.certified()
             agent.controls.open_era("a test", 5.0)
+        kept = read_answers(daemon.store)[0].parts[0]
+        assert (kept.rows, kept.lower) == (certified.rows, certified.lower.tolist())
         assert (agent.light.watermark, *before[1:]) == before
         assert not agent.state.keeps_sums
         traffic(daemon, 900, 1500)
