@@ -87,6 +87,8 @@ def duration(hours: float | None) -> str:
 
 def _units(number: float, name: str) -> str:
     text = f"{number:.0f}" if name == "minute" else figure(number)
+    if text == "0":
+        return f"less than a {name}"
     return f"{text} {name}" if text == "1" else f"{text} {name}s"
 
 
