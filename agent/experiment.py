@@ -38,10 +38,9 @@ from equipoise.agent.client import PARTS, Choice, Features
 
 if TYPE_CHECKING:
     from equipoise.agent.agent import Accepted, Agent
-    from equipoise.agent.answers.activity import Activity
     from equipoise.agent.answers.answers import Checks, Estimates
     from equipoise.agent.answers.recommendation import Recommendation
-    from equipoise.agent.answers.status import Status
+    from equipoise.agent.answers.status import Activity, Status
     from equipoise.agent.budget.cost import Spent
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.errors import ConfigError

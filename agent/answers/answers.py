@@ -13,7 +13,6 @@ from types import MappingProxyType
 import msgspec
 import numpy as np
 
-from equipoise.agent.answers.activity import Activity, activity
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
 from equipoise.agent.answers.policy_snapshot import (
     OutputMaps,
@@ -30,7 +29,7 @@ from equipoise.agent.answers.recommendation import (
     favoured,
 )
 from equipoise.agent.answers.statements import Facts, Progress, Situation, decision, state
-from equipoise.agent.answers.status import Status
+from equipoise.agent.answers.status import Activity, Status, activity
 from equipoise.agent.budget import Exhausted, Purse, Spending
 from equipoise.agent.budget.caps import Caps, Quotas, model_caps
 from equipoise.agent.budget.cost import Basis, Spent, spent_so_far

@@ -20,9 +20,8 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.recommendation import KEEP, Comparison
-from equipoise.agent.answers.status import RESTARTING_ROWS, Claim, State, Status
+from equipoise.agent.answers.status import RESTARTING_ROWS, Activity, Claim, State, Status
 from equipoise.agent.answers.wording import at_least, count, duration, listed, percent, tenths
 from equipoise.agent.errors import dated
 from equipoise.store.words import plural
@@ -177,6 +176,14 @@ def decision(
 _STOPPED_BY_PEOPLE = {Activity.PAUSED: State.PAUSED, Activity.ENDED: State.ENDED}
 
 
+def past_decision(claim: Claim | None, randomized: int) -> tuple[State, str]:
+    """The decision of an era that has ended, and the sentence about it."""
+    if claim is None:
+        count = plural(randomized, "randomized request")
+        return State.EXPLORING, f"Nothing was certified by {count}."
+    return _knowledge(claim, Progress(randomized, randomized)), f"{fact(claim)}."
+
+
 def action_of(claim: Claim | None, comparison: Comparison) -> str:
     """The certified model, unless the estimates say that today's routing is better still."""
     if claim is None or claim.kind == "alike" or not claim.whole:
@@ -286,7 +293,7 @@ def _compared(comparison: Comparison) -> str:
     if one.kind == "wide":
         return f"the errors are larger than the range of rewards ({best} for {names[0]})"
     blank = [name for name, value in zip(one.models, one.values, strict=True) if math.isnan(value)]
-    more = f"; of {listed(blank)} nothing is known" if blank else ""
+    more = f"; {one.family} knows nothing of {listed(blank)} yet" if blank else ""
     if one.kind == "tie-with-routing":
         return f"{listed([*names, todays_routing])} tie at {best}{more}"
     if one.kind == "tie":

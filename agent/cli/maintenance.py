@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.agent.cli.lines import say
+from equipoise.agent.cli import say
 
 if TYPE_CHECKING:
     from equipoise.agent.config import ExperimentConfig

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from equipoise.agent.cli.lines import say
+from equipoise.agent.cli import say
 
 
 def init(

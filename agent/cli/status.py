@@ -53,8 +53,7 @@ def describe(agent: Agent) -> dict[str, Any]:
     import msgspec
 
     from equipoise.agent.lifecycle.eras import OBSERVING, read_stops
-    from equipoise.agent.service.analyst.era_answers import eras
-    from equipoise.agent.service.analyst.reports import current, number
+    from equipoise.agent.service.analyst.reports import current, eras, number
 
     # The mode is the daemon's, and what its last decision stood under is in the store.
     notes = read_stops(agent.store)

@@ -15,10 +15,8 @@ from equipoise.agent.answers.wording import brief, count, dollars, figure
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
-from equipoise.agent.planning.inputs import Input, inputs
-from equipoise.agent.planning.levers import Lever, levers
-from equipoise.agent.planning.problem import Case, Problem
-from equipoise.agent.planning.question import Question, question
+from equipoise.agent.planning.levers import Lever, Question, levers, question
+from equipoise.agent.planning.problem import Case, Input, Problem, inputs
 from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
 from equipoise.agent.planning.requirement import FixedSample, Requirement, cheapest, fixed_sample
 from equipoise.agent.planning.sentences import (

@@ -17,9 +17,8 @@ from equipoise.agent.answers.wording import (
     tenths,
 )
 from equipoise.agent.inference.certificate import Sequence
-from equipoise.agent.planning.levers import Lever
+from equipoise.agent.planning.levers import Lever, Question, World
 from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.question import Question, World
 from equipoise.agent.planning.requirement import FixedSample, Requirement
 from equipoise.agent.planning.tables import Bought, Split
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.answers import Answers
 from equipoise.agent.answers.policy_snapshot import logged_moments
+from equipoise.agent.answers.status import Activity
 from equipoise.agent.budget.purse import model_costs
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import CertificateMoments

@@ -268,6 +268,7 @@ output_usd = 10.0
     "[capacity]": """
 [capacity]
 requests_per_second = 10
+rated = 0.08
 """,
     "[[ingest]]": """
 [[ingest]]

@@ -10,8 +10,7 @@ import pytest
 from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.activity import Activity
-from equipoise.agent.answers.status import State
+from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.config import BudgetConfig, ExperimentConfig, PolicyConfig, UnitsConfig
 from equipoise.agent.experiment import Experiment
 from equipoise.agent.lifecycle import stored_config

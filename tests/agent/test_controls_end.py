@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from commands import run_command
 
-from equipoise.agent.answers.activity import Activity
-from equipoise.agent.answers.status import State
+from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.controls import BUDGET
 from equipoise.agent.errors import AgentError
 from equipoise.agent.experiment import Experiment

@@ -205,6 +205,28 @@ def test_pause_and_resume_with_a_token_that_stays_in_memory(guarded: Running, ta
     assert tab.run("document.getElementById('token').value") == ""
 
 
+def test_it_ends_only_after_a_confirmation_and_says_what_was_spent(
+    guarded: Running, tab: Tab
+) -> None:
+    daemon = guarded
+    tab.visit(f"http://127.0.0.1:{daemon.port}/")
+    tab.type("#token", ADMIN)
+    tab.until("document.documentElement.dataset.shown == 'yes'")
+    tab.click("#end")
+    assert "again to end" in text(tab, "#said")
+    assert daemon.ask("GET", "/readyz").json["mode"]["ended"] is None
+    tab.click("#end")
+    tab.until("document.getElementById('said').textContent == 'Ended.'")
+    tab.until("document.getElementById('end').disabled")
+    assert daemon.ask("GET", "/readyz").json["mode"]["ended"]["certified"] is False
+    spent = daemon.ask("GET", "/v1/budget", token=ROUTE).json["spent"]
+    table = text(tab, "#budget table")
+    for row in (*spent["models"], spent | {"model": "in all"}):
+        assert f"{row['model']}\t{row['requests']}\t{row['usd']:.2f}" in table
+    tab.click("#resume")
+    tab.until("!document.getElementById('end').disabled")
+
+
 def test_an_answer_stays_visible_after_its_era_and_a_model_says_what_it_waits_for(
     tmp_path: Path, tab: Tab
 ) -> None:

@@ -10,8 +10,8 @@ from importlib.resources import files
 import numpy as np
 
 from equipoise.agent.answers.wording import count, dollars, duration, figure, percent, tenths
+from equipoise.agent.planning.levers import Question
 from equipoise.agent.planning.plan import Plan
-from equipoise.agent.planning.question import Question
 from equipoise.agent.planning.requirement import Requirement
 from equipoise.agent.planning.sentences import (
     family_lines,

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.statements import Pill
-from equipoise.agent.answers.status import State
+from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
 from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
@@ -437,9 +436,9 @@ class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class LimitAnswer(Wire, frozen=True, kw_only=True):
-    """A hard stop: of requests (in all, or in a segment), USD of money, or reward units of harm.
-    spent: by the draws; expected: by the probabilities; planned: the part of the limit that belongs
-    to the traffic so far. null where a price is unknown."""
+    """A hard stop. resource: requests (in all, or in a segment), money in USD, or harm in reward
+    units. limit: the hard stop. spent: by the draws; expected: by the probabilities; planned: the
+    part of the limit that belongs to the traffic so far. null where a price is unknown."""
 
     resource: str
     limit: float

@@ -18,9 +18,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.statements import Situation
-from equipoise.agent.answers.status import State
+from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name

@@ -18,8 +18,7 @@ from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
-from equipoise.agent.service.analyst.era_answers import eras
-from equipoise.agent.service.analyst.reports import Report, number
+from equipoise.agent.service.analyst.reports import Report, eras, number
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (

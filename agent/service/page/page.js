@@ -41,7 +41,6 @@ function showAnswer(answer) {
 }
 
 function showMode(mode) {
-  at("end").hidden = mode.activity === undefined;
   at("end").disabled = Boolean(mode.ended);
   at("pause").disabled = mode.paused;
   at("resume").disabled = !mode.paused;
@@ -98,7 +97,7 @@ function showSpent(estimates, budget, eras) {
 }
 
 function showBudget(budget) {
-  const limits = (budget.limits ?? []).map((each) =>
+  const limits = budget.limits.map((each) =>
     bar(each.resource, each.spent ?? 0, each.limit, "c5", each.spent === null ? "unknown" : ""));
   const left = budget.left === null ? `No limit of requests; ${count(budget.randomized)} spent.`
     : `${count(budget.left)} of ${count(budget.requests)} requests are left.`;
@@ -106,7 +105,7 @@ function showBudget(budget) {
     ...limits,
     element("p", { class: "muted" }, left,
       budget.after_decision ? ` After a decision: ${budget.after_decision}.` : ""),
-    ...(budget.spent ? spentTable(budget.spent) : []),
+    ...spentTable(budget.spent),
   );
 }
 

@@ -13,7 +13,6 @@ from itertools import combinations
 
 import numpy as np
 
-from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.recommendation import KEEP, compare
 from equipoise.agent.answers.statements import (
     Facts,
@@ -24,7 +23,7 @@ from equipoise.agent.answers.statements import (
     decision,
     state,
 )
-from equipoise.agent.answers.status import Claim, State
+from equipoise.agent.answers.status import Activity, Claim, State
 from equipoise.agent.estimators.base import Estimate
 
 NAMES = ("large", "small", "tiny", "mid")
@@ -257,8 +256,8 @@ def test_before_anything_is_certified():
         "Not certified: keep today's routing. 40 randomized requests are in the certified sums,"
         " of 52 made. By the estimates, which certify nothing, large looks best, worth 0.700 ±"
         " 0.039, +0.300 ± 0.106 against today's routing (0.400 ± 0.098). A decision is expected in"
-        " 2 hours (80%: 1.5 hours to 5 hours) at the pace of late, after 2,500 randomized requests in"
-        " all (80%: 1,950 to 4,740), 40 of them certified."
+        " 2 hours (80%: 1.5 hours to 5 hours) at the pace of late, after 2,500 randomized requests"
+        " in all (80%: 1,950 to 4,740), 40 of them certified."
     )
 
 

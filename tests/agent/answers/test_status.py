@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.answers.activity import Activity
 from equipoise.agent.answers.statements import Progress, Situation, decision
-from equipoise.agent.answers.status import RESTARTING_ROWS, Standing, State
+from equipoise.agent.answers.status import RESTARTING_ROWS, Activity, Standing, State
 
 NAMES = ("a", "b", "c")
 

@@ -12,7 +12,7 @@ import pytest
 from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.activity import Activity
+from equipoise.agent.answers.status import Activity
 from equipoise.agent.budget.purse import Exhausted, harm_charges, money_charges
 from equipoise.agent.config import (
     BudgetConfig,

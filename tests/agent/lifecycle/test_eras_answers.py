@@ -15,7 +15,7 @@ from equipoise.agent.config import ModelConfig, PolicyConfig, RewardConfig
 from equipoise.agent.lifecycle.eras import ANSWER, read_answers
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.export import tables
-from equipoise.agent.service.analyst.era_answers import eras
+from equipoise.agent.service.analyst.reports import eras
 from equipoise.store.memory import MemoryStore
 from equipoise.store.records import Control
 from equipoise.store.sqlite import SqliteStore

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from commands import run_command
 
+from equipoise.agent.cli.reference import EXIT_CODES
 from equipoise.agent.config.file import example_text
-from equipoise.agent.reference.commands import EXIT_CODES
 from equipoise.agent.reference.interface import ROWS
 from equipoise.agent.service.daemon import BROKEN
 from equipoise.replay.cli import app

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from running import CONFIG, running, until
 
-from equipoise.agent.answers.activity import Activity
-from equipoise.agent.answers.status import State
+from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import file_from_dict
 from equipoise.agent.service.api.schema import RecommendationAnswer

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from equipoise.agent.answers.activity import Activity, activity
+from equipoise.agent.answers.status import Activity, activity
 
 STOPS = [each for each in Activity if each is not Activity.RANDOMIZING]
 

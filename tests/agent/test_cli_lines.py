@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from equipoise.agent.cli.lines import folded, say
+from equipoise.agent.cli import folded, say
 from equipoise.agent.cli.maintenance import _sentences
 from equipoise.agent.maintenance.audit import Audit
 
@@ -32,7 +32,7 @@ def test_a_pipe_gets_whole_lines_and_a_terminal_folded_ones(
     say([LONG, ""])
     assert capsys.readouterr().out == f"{LONG}\n\n"
     leader, follower = pty.openpty()
-    command = [sys.executable, "-c", f"from equipoise.agent.cli.lines import say; say([{LONG!r}])"]
+    command = [sys.executable, "-c", f"from equipoise.agent.cli import say; say([{LONG!r}])"]
     environment = {**os.environ, "COLUMNS": "40"}
     subprocess.run(command, stdout=follower, env=environment, check=True)
     os.close(follower)
