@@ -486,7 +486,7 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
 
     decision: what was answered. unit_id: who asked. context_id: the cached context that it is.
     features: as transformed, a number for each context column. capped: whether something closed it
-    to randomizing, and closed_by: what; null for nothing, and where an older log does not say.
+    to randomizing. closed_by: what did; null for nothing, and where an older log does not say.
     outcomes: every part that was accepted.
     """
 

@@ -238,8 +238,10 @@ def _spent(spent: Spent) -> Iterator[Metric]:
     # Errors of several models do not add up, and a sum lacks the models without a price.
     for field in ("usd", "extra_usd", "gained", "gained_error"):
         name, text = _SPENT[field]
+        gauge = GaugeMetricFamily(f"equipoise_{name}_in_all", f"In all: {text}")
         if (value := getattr(spent, field)) is not None:
-            yield GaugeMetricFamily(f"equipoise_{name}_in_all", f"In all: {text}", value=value)
+            gauge.add_metric([], value)
+        yield gauge
     unpriced = GaugeMetricFamily(
         "equipoise_unpriced", "1 for a model without a price.", labels=["model"]
     )
