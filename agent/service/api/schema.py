@@ -152,8 +152,8 @@ class BulkAnswer(Wire, frozen=True, kw_only=True):
 
 
 class ShownValue(Wire, frozen=True, kw_only=True):
-    """The value to show of a model: by the configured family where that has one, else by `ipw`.
-    interval: as in `ModelEstimate`."""
+    """The value to show of a model. family: the configured one where that has a value, else `ipw`.
+    value: its estimate. standard_error: of that. interval: as in `ModelEstimate`."""
 
     family: str
     value: float
@@ -171,7 +171,7 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
     shown: null where no value has an error yet. waits_for: what the configured family lacks to
     value this model, null where it has; note: the same for people. compared: whether the era in
     force compares it; retired: whether it is declared so. era_draws: randomized requests of that
-    era that are closed."""
+    era that are closed. log_standard_error: of log_mean."""
 
     model: str
     value: float | None
@@ -217,7 +217,8 @@ class Contrast(Wire, frozen=True, kw_only=True):
 
 
 class Comparison(Wire, frozen=True, kw_only=True):
-    """Certified ends of value(model) - value(other), and what they say: `better` or `worse`, model
+    """Certified ends of value(model) - value(other), and what they say. model: the one compared.
+    other: the one it is compared with. lower, upper: the ends. verdict: `better` or `worse`, model
     than other; `alike`, within epsilon of each other; `close`, at most epsilon worse; `open`,
     none of these. Ends hold for every pair at once; those of the model that is decided on are
     raised to what the decision certifies."""
@@ -314,9 +315,12 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
 
 class CertifiedAnswer(Wire, frozen=True, kw_only=True):
     """What was certified of an era when it ended: true of its own time. status, status_models,
-    sentence: the decision then. lead: what its model was better by than every other of the era, at
-    least; null where that was not certified. requests, randomized: certified ones. values,
-    contrasts: certified ends; comparisons: as in `EstimatesAnswer`."""
+    sentence: the decision then. lead: what its model was better by than every other of the era,
+    at least; null where that was not certified. requests, randomized: certified ones. values,
+    contrasts: certified ends; comparisons: as in `EstimatesAnswer`. epsilon: the smallest
+    difference that mattered. delta: the error level. sequence: which one certified.
+    assumptions: what that rests on. leader: the model decided on, else the one that was ahead.
+    segments: of declared segments."""
 
     status: Status
     status_models: list[str]
@@ -336,10 +340,10 @@ class CertifiedAnswer(Wire, frozen=True, kw_only=True):
 
 
 class EraEntry(Wire, frozen=True, kw_only=True):
-    """An era. reason: why it was opened. compared: its models. ended_at, ended_reason: null for the
-    era in force. answer: the last certified one; null for the era in force, whose answer is
-    `/v1/estimates`, and where none was kept, because an older version ended it or because it was
-    declared void."""
+    """An era. era: its number. opened_at: seconds since the epoch. reason: why it was opened.
+    compared: its models. ended_at, ended_reason: null for the era in force. answer: the last
+    certified one; null for the era in force, whose answer is `/v1/estimates`, and where none
+    was kept, because an older version ended it or because it was declared void."""
 
     era: int
     opened_at: float
@@ -351,7 +355,7 @@ class EraEntry(Wire, frozen=True, kw_only=True):
 
 
 class ErasAnswer(Wire, frozen=True, kw_only=True):
-    """Every era, the oldest first. era: the one in force."""
+    """Every era. era: the number of the one in force. eras: the oldest first."""
 
     era: int
     eras: list[EraEntry]
