@@ -13,11 +13,11 @@ import pandas as pd
 from rich.console import Console
 
 from equipoise.agent.config import SequenceName
-from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, load_from_texts
+from equipoise.replay.errors import OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.report import print_summary, write_report
 from equipoise.replay.findings.text import as_markdown, print_findings
@@ -73,7 +73,7 @@ def replay(
     jobs: processes, 0 for one per core. Nothing is written unless `out` names a folder (which
     gets the files that the command writes) or `store` a file. progress: shown on standard error.
 
-    Raises AgentError, BenchmarkError or WorldError naming what is wrong.
+    Raises OptionError, BenchmarkError or WorldError naming what is wrong.
 
     >>> from equipoise.replay import replay
     >>> results = replay(
@@ -129,7 +129,7 @@ def _several(numbers: float | Sequence[float] | None) -> list[float] | None:
 
 def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
     """An order from options, None where one was not given: the defaults of a replay, or of the
-    experiment that is asked for. Raises AgentError where there is no such experiment.
+    experiment that is asked for. Raises OptionError where there is no such experiment.
     """
     defaults = DEFAULTS
     if options["experiment"] is not None:
@@ -141,7 +141,7 @@ def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
 
 
 def run_replay(order: ReplayOrder) -> None:
-    """Run, write and print. Raises AgentError, BenchmarkError or StoreError on bad input."""
+    """Run, write and print. Raises OptionError, BenchmarkError or StoreError on bad input."""
     _, text, show = run_order(order)
     if order.as_json:
         print(text, end="")
@@ -203,7 +203,7 @@ def prepare(order: ReplayOrder) -> Prepared:
     families = checked_families(order.estimators or FAMILIES)
     policies = checked_policies(order.policies)
     if order.store is not None and order.store.exists():
-        raise AgentError(f"--store: {order.store} exists")
+        raise OptionError("store", f"{order.store} exists")
     settings = stream_settings(order)
     benchmark = load_from_texts(order.benchmark, order.benchmark_options)
     sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)

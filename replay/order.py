@@ -14,11 +14,11 @@ import msgspec
 import pandas as pd
 
 from equipoise.agent.config import SequenceName
-from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.errors import OptionError
 from equipoise.replay.findings.findings import Findings
 from equipoise.replay.harness.cell_cache import cells_beside, holds_cells
 from equipoise.replay.harness.stream import StreamSettings
@@ -56,7 +56,7 @@ class ReplayOrder:
 
     estimators: None for all families. requests, budget: None for no limit of its own. out: None
     to write nothing. experiment: a study, None for a plain replay. progress: shown on standard
-    error. Raises AgentError for a number out of its range.
+    error. Raises OptionError for a number out of its range.
     """
 
     benchmark: str
@@ -84,26 +84,26 @@ class ReplayOrder:
 
     def __post_init__(self) -> None:
         if not 0 < self.exp_rate <= 1:
-            raise AgentError(f"--exp-rate: {self.exp_rate} is not within (0, 1]")
+            raise OptionError("exp_rate", f"{self.exp_rate} is not within (0, 1]")
         if not 0 < self.delta < 1:
-            raise AgentError(f"--delta: {self.delta} is not within (0, 1)")
+            raise OptionError("delta", f"{self.delta} is not within (0, 1)")
         for name in ("epsilon", "obs", "jobs"):
             if getattr(self, name) < 0:
-                raise AgentError(f"--{name}: {getattr(self, name)} is negative")
+                raise OptionError(name, f"{getattr(self, name)} is negative")
         for name in ("seeds", "requests", "budget"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise AgentError(f"--{name}: {count} is not 1 or more")
+                raise OptionError(name, f"{count} is not 1 or more")
         if self.sequence not in get_args(SequenceName):
             words = ", ".join(get_args(SequenceName))
-            raise AgentError(f"--sequence: {self.sequence!r} is not one of {words}")
+            raise OptionError("sequence", f"{self.sequence!r} is not one of {words}")
         for name, values, most in (
             ("alpha", self.alphas, 1),
             ("confounding", self.confoundings, 100),
         ):
             for value in values:
                 if not 0 <= value <= most:
-                    raise AgentError(f"--{name}: {value:g} is not within [0, {most}]")
+                    raise OptionError(name, f"{value:g} is not within [0, {most}]")
 
 
 Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
@@ -124,22 +124,22 @@ class Prepared:
 
 
 def checked_families(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of estimator families without repeats. Raises AgentError for one that is none."""
+    """Names of estimator families without repeats. Raises OptionError for one that is none."""
     families = tuple(dict.fromkeys(names))
     for name in families:
         if name not in FAMILIES:
-            raise AgentError(f"--estimators: {name!r} is not one of {', '.join(FAMILIES)}")
+            raise OptionError("estimators", f"{name!r} is not one of {', '.join(FAMILIES)}")
     return families
 
 
 def checked_policies(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of policies without repeats. Raises AgentError for one that is none."""
+    """Names of policies without repeats. Raises OptionError for one that is none."""
     policies = tuple(dict.fromkeys(names))
     for name in policies:
         try:
             policy(name)
         except ValueError as error:
-            raise AgentError(f"--policies: {error}") from None
+            raise OptionError("policies", f"{error}") from None
     return policies
 
 

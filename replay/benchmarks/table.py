@@ -66,7 +66,7 @@ class _Rows:
     columns: Mapping[str, Floats]
 
 
-@benchmark("table", _TITLE, options=TableOptions, needs_path=True)
+@benchmark("table", _TITLE, options=TableOptions, needs_path=True, own_rewards=True)
 def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     """Contexts × models of a file. PATH: a Parquet, CSV or TSV file, or a folder with only one.
 

@@ -1,7 +1,7 @@
 """What a study or a replay found, as plain data: sentences, tables and figures.
 
-Every measured number is a `Measured`: a mean over seeds with its 95% bootstrap interval. Nothing
-here knows of HTML, terminals or Markdown.
+Every measured number is a `Measured`: a mean over seeds with its 95% interval, if there were seeds
+enough for one. Nothing here knows of HTML, terminals or Markdown.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from equipoise.replay.results.averages import (
     RIGHT,
-    TAILS,
     Floats,
+    bootstrap_interval,
     mean_with_interval,
     resample_counts,
     resampled_means,
@@ -210,7 +210,8 @@ def share(yes: Floats) -> Measured:
 def root_mean_square(values: Floats) -> Measured:
     """sqrt of the mean square of (R,) seeds."""
     squares = values[:, None] ** 2
-    return _with_tails(np.sqrt(_mean(squares)[0]), np.sqrt(resampled_means(squares)[:, 0]))
+    drawn = np.sqrt(resampled_means(squares)[:, 0])
+    return _with_ends(np.sqrt(_mean(squares)[0]), drawn, len(values))
 
 
 def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
@@ -237,7 +238,7 @@ def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
 
     bias, deviation = parts(np.ones((1, runs)))
     biases, deviations = parts(resample_counts(runs))
-    return _with_tails(bias[0], biases), _with_tails(deviation[0], deviations)
+    return _with_ends(bias[0], biases, runs), _with_ends(deviation[0], deviations, runs)
 
 
 def _mean(values: Floats) -> Floats:
@@ -247,12 +248,8 @@ def _mean(values: Floats) -> Floats:
     return mean
 
 
-def _with_tails(mean: float, resampled: Floats) -> Measured:
-    finite = resampled[np.isfinite(resampled)]
-    if len(finite) < 2:
-        return entry(mean, np.nan, np.nan)
-    low, high = np.quantile(finite, TAILS)
-    return entry(mean, low, high)
+def _with_ends(mean: float, resampled: Floats, runs: int) -> Measured:
+    return entry(mean, *bootstrap_interval(resampled[np.isfinite(resampled)], runs))
 
 
 def entry(mean: float, low: float, high: float) -> Measured:

@@ -38,13 +38,13 @@ from equipoise.replay.findings.page import Tile, label, write_page
 from equipoise.replay.findings.text import MOST_WIDTH, print_findings
 from equipoise.replay.results.averages import (
     NAIVE,
-    TAILS,
     Counts,
     Floats,
     Mean,
     Pair,
     Runs,
     Scenario,
+    bootstrap_interval,
     mean_by_seed,
     mean_with_interval,
     resampled_means,
@@ -168,11 +168,14 @@ def worst(parts: Sequence[Runs], seeds: Sequence[int]) -> tuple[int, Measured]:
     """
     finals = np.array([each.final("regret")[np.isin(each.seeds, seeds)] for each in parts]).T
     means: Floats = finals.mean(axis=0)
-    low, high = np.nan, np.nan
-    if len(finals) > 1:
-        low, high = np.quantile(resampled_means(finals).max(axis=1), TAILS)
     at = int(means.argmax())
-    return at, entry(means[at], low, high)
+    return at, entry(means[at], *bootstrap_interval(_worst_of(finals), len(finals)))
+
+
+def _worst_of(finals: Floats) -> Floats:
+    """(RESAMPLES,) the largest mean over settings, of (R, settings) regrets."""
+    largest: Floats = resampled_means(finals).max(axis=1)
+    return largest
 
 
 def _distinct(rows: Sequence[Row], column: str) -> list[str]:

@@ -18,13 +18,13 @@ import pandas as pd
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.replay.results.averages import (
     NAIVE,
-    TAILS,
     Floats,
     Mean,
     Pair,
     ResultsError,
     Runs,
     area_under,
+    bootstrap_interval,
     mean_with_interval,
     resampled_means,
     runs_by_scenario,
@@ -216,12 +216,10 @@ def _settled(runs: Runs, limit: float) -> dict[str, Any]:
     """EXP from which the mean regret stays <= limit. null: not within the replay."""
     regret = runs.numbers["regret"]
     at = settles_at(mean_with_interval(regret).mean[None], runs.checkpoints, limit)[0]
-    interval = None
-    if len(regret) > 1:
-        resampled = settles_at(resampled_means(regret), runs.checkpoints, limit)
-        # A quantile between two draws would average a number with "never".
-        ends = np.quantile(resampled, TAILS, method="inverted_cdf")
-        interval = [number(end) for end in ends]
+    resampled = settles_at(resampled_means(regret), runs.checkpoints, limit)
+    # A quantile between two draws would average a number with "never".
+    ends = bootstrap_interval(resampled, len(regret), "inverted_cdf")
+    interval = None if math.isnan(ends[0]) else [number(end) for end in ends]
     return {"exp": number(at), "interval": interval}
 
 

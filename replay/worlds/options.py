@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from equipoise.agent.errors import AgentError
 from equipoise.replay.benchmarks.base import check, limits, option, parsed
+from equipoise.replay.errors import OptionError
 
 ROUTED = "routed"
 """The fallback that is the model production chose."""
@@ -58,8 +58,9 @@ class WorldOptions:
     )
     reward: str = option(
         "bernoulli",
-        "kind of reward: bernoulli (0 or 1) or bounded (Beta on [0, 1] with the same mean)",
-        choices=("bernoulli", "bounded"),
+        "kind of reward: bernoulli (0 or 1), bounded (Beta on [0, 1] with the same mean) or exact"
+        " (the mean itself: without taste and latent types, the outcome of the benchmark)",
+        choices=("bernoulli", "bounded", "exact"),
     )
     concentration: float = option(
         10.0, "concentration a + b of bounded rewards; larger is less noise", low=1
@@ -216,11 +217,11 @@ def describe_options() -> list[dict[str, str]]:
 
 
 def parse_options(texts: Sequence[str]) -> WorldOptions:
-    """The world of `NAME=VALUE` texts. Raises AgentError naming option, value and limit."""
+    """The world of `NAME=VALUE` texts. Raises OptionError naming option, value and limit."""
     for text in texts:
         if (name := text.partition("=")[0]) in _OWN_FLAGS:
-            raise AgentError(f"--world: {name} has a flag of its own, --{name}")
+            raise OptionError("world", f"{name} is an option of its own: {name}")
     try:
         return WorldOptions(**parsed(WorldOptions, texts))
     except ValueError as error:
-        raise AgentError(f"--world: {error}") from None
+        raise OptionError("world", str(error)) from None
