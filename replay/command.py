@@ -16,7 +16,7 @@ from equipoise.agent.config import SequenceName
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_from_texts
+from equipoise.replay.benchmarks import Benchmark, has_own_rewards, load_from_texts
 from equipoise.replay.errors import OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.report import print_summary, write_report
@@ -32,6 +32,7 @@ from equipoise.replay.order import (
     describe_run,
     result_folder,
     stream_settings,
+    unchanged,
     write_results,
 )
 from equipoise.replay.results.summary import summarize
@@ -128,11 +129,15 @@ def _several(numbers: float | Sequence[float] | None) -> list[float] | None:
 
 
 def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
-    """An order from options, None where one was not given: the defaults of a replay, or of the
-    experiment that is asked for. Raises OptionError where there is no such experiment.
+    """An order from options, None where one was not given: the defaults of a replay, of a benchmark
+    whose rewards are somebody's own, or of the experiment that is asked for.
+
+    Raises OptionError where there is no such experiment.
     """
     defaults = DEFAULTS
-    if options["experiment"] is not None:
+    if options["experiment"] is None and has_own_rewards(options["benchmark"]):
+        options, defaults = unchanged(options)
+    elif options["experiment"] is not None:
         from equipoise.replay.studies.registry import planned
 
         defaults = {**DEFAULTS, **planned(options["experiment"], options)}

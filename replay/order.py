@@ -17,20 +17,21 @@ from equipoise.agent.config import SequenceName
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.benchmarks import Benchmark, has_own_rewards
 from equipoise.replay.errors import OptionError
 from equipoise.replay.findings.findings import Findings
 from equipoise.replay.harness.cell_cache import cells_beside, holds_cells
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Cell
-from equipoise.replay.worlds import World
+from equipoise.replay.worlds import World, WorldOptions
+from equipoise.replay.worlds.invented import inventions, traffic_is_routed
 from equipoise.replay.worlds.options import parse_options
 
 DEFAULTS: dict[str, Any] = {
     "policies": ["uniform", "top-two", "track-and-stop"],
     "alphas": [0.5],
     "confoundings": [1.0],
-    "seeds": 3,
+    "seeds": 5,
     "obs": 5000,
     "exp_rate": 0.1,
     "delta": 0.05,
@@ -44,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "out": Path("runs/replay"),
 }
 """Of the options that are not None where nobody gives them."""
+_UNCHANGED = {"alphas": [1.0], "confoundings": [0.0], "obs": 0, "exp_rate": 1.0}
 DEFAULT_BUDGET = 1000
 """Randomized requests, where neither a budget nor a number of requests is given."""
 INTERRUPTED = 130
@@ -104,6 +106,19 @@ class ReplayOrder:
             for value in values:
                 if not 0 <= value <= most:
                     raise OptionError(name, f"{value:g} is not within [0, {most}]")
+
+
+def unchanged(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and defaults of a replay that changes nothing about the rewards of its benchmark.
+
+    No taste, no types of users, no noise, and every request randomized, so that there is no usage
+    log. Whoever asks for confounding asks for users who differ, and for a log that shows it.
+    """
+    confounded = any(options["confoundings"] or ())
+    world = ["reward=exact", *([] if confounded else ["rating=0"]), *options["world"]]
+    asked = ("obs", "exp_rate") if confounded else ()
+    own = {name: value for name, value in _UNCHANGED.items() if name not in asked}
+    return {**options, "world": world}, {**DEFAULTS, **own}
 
 
 Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
@@ -197,15 +212,27 @@ def stream_settings(order: ReplayOrder) -> StreamSettings:
 
 
 def describe_run(
-    benchmark: Benchmark, settings: StreamSettings, order: ReplayOrder
+    benchmark: Benchmark,
+    settings: StreamSettings,
+    order: ReplayOrder,
+    variants: Iterable[WorldOptions] = (),
 ) -> dict[str, Any]:
-    """What a reader of the results needs to know, truth included."""
+    """What a reader of the results needs to know, truth and inventions included.
+
+    variants: worlds besides the one of the settings.
+    """
     from importlib.metadata import version
 
     scenarios = [
         describe_world(
             World(benchmark, replace(settings.world, alpha=alpha, confounding=confounding))
         )
+        for alpha in order.alphas
+        for confounding in order.confoundings
+    ]
+    worlds = [
+        replace(world, alpha=alpha, confounding=confounding)
+        for world in (list(variants) or [settings.world])
         for alpha in order.alphas
         for confounding in order.confoundings
     ]
@@ -217,6 +244,13 @@ def describe_run(
         "contexts": len(benchmark.x),
         "exclusions": dict(benchmark.exclusions),
         "scenarios": scenarios,
+        "invented": [
+            {"name": each.name, "detail": each.detail}
+            for each in inventions(benchmark, worlds, order.obs, order.exp_rate)
+        ],
+        "own_rewards": has_own_rewards(order.benchmark),
+        "scale": benchmark.scale,
+        "usage_log": traffic_is_routed(order.obs, order.exp_rate),
         "options": {
             "requests": settings.requests,
             "exp_rate": settings.exp_rate,

@@ -188,7 +188,7 @@ def prepare(order: ReplayOrder) -> Prepared:
         sweep = arm_cells(arms, *scenarios, order.seeds, variants)
     else:
         sweep = cells(*scenarios, policies, (*families, *plan.extra), order.seeds, variants)
-    meta = describe_run(benchmark, settings, order)
+    meta = describe_run(benchmark, settings, order, [world for _, world in variants])
     places = {
         (cell.world, cell.alpha, cell.confounding): cell.world_options(settings) for cell in sweep
     }
