@@ -164,7 +164,7 @@ def describe() -> list[dict[str, str]]:
         {
             "name": name,
             "kind": f"policy, {policy(name).name}",
-            "what it does": f"{policy(name).assignment.idea}; {policy(name).gate.idea}",
+            "what it does": _idea(policy(name)),
             "needs": needs(policy(name)),
         }
         for name in PRESETS
@@ -177,6 +177,12 @@ def describe() -> list[dict[str, str]]:
         {"name": each.name, "kind": kind, "what it does": each.idea, "needs": needs(each)}
         for kind, each in parts
     ]
+
+
+def _idea(policy: Policy) -> str:
+    if policy.gate.name == _DEFAULT_GATE:
+        return policy.assignment.idea
+    return f"{policy.assignment.idea}; {policy.gate.idea}"
 
 
 def _first_line(function: Callable[..., object]) -> str:

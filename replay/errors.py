@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from equipoise.agent.errors import AgentError
 
 
@@ -20,6 +23,15 @@ class OptionError(AgentError):
         super().__init__(f"{options}: {reason}")
         names = (f"--{_FLAGS.get(name, name.replace('_', '-'))}" for name in options.split(", "))
         self.in_flags = f"{', '.join(names)}: {reason}"
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Inside, options are refused under the names they have on the command line."""
+    try:
+        yield
+    except OptionError as error:
+        raise AgentError(error.in_flags) from None
 
 
 _FLAGS = {"benchmark_options": "benchmark-option"}
