@@ -25,7 +25,7 @@ from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Cell
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.replay.worlds.invented import inventions, traffic_is_routed
-from equipoise.replay.worlds.options import parse_options
+from equipoise.replay.worlds.options import UNCHANGED_WORLD, parse_options
 
 DEFAULTS: dict[str, Any] = {
     "policies": ["uniform", "top-two", "track-and-stop"],
@@ -115,7 +115,8 @@ def unchanged(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     log. Whoever asks for confounding asks for users who differ, and for a log that shows it.
     """
     confounded = any(options["confoundings"] or ())
-    world = ["reward=exact", *([] if confounded else ["rating=0"]), *options["world"]]
+    # Types of users that rate alike would hide nothing.
+    world = [*UNCHANGED_WORLD[: 1 if confounded else 2], *options["world"]]
     asked = ("obs", "exp_rate") if confounded else ()
     own = {name: value for name, value in _UNCHANGED.items() if name not in asked}
     return {**options, "world": world}, {**DEFAULTS, **own}

@@ -25,11 +25,12 @@ from equipoise.replay.results.averages import (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean over seeds and its 95% interval; None where unknown."""
+    """A mean over seeds and its 95% interval; None where unknown. share: a share, shown in %."""
 
     mean: float | None
     low: float | None = None
     high: float | None = None
+    share: bool = False
 
 
 Grade: TypeAlias = Literal["right", "near", "wrong", "silent"]

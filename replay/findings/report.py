@@ -58,6 +58,12 @@ Row: TypeAlias = Mapping[str, Any]
 Average: TypeAlias = Callable[[Floats], Mean]
 
 REGRET = "Regret is the true value of the best model less that of the recommended one."
+LOST = ("harm (rewards lost)",)
+HARM = (
+    "Harm: rewards lost in all by serving the randomized requests another model than the routed "
+    "one, such as thumbs-up that did not come; negative where they gained. "
+)
+SHARES = ("decided", "decided_wrong", "covered", "ever_miscovered")
 MOST_MODELS = 12
 """Models in the figure of values: the best ones, and those somebody recommends."""
 
@@ -88,7 +94,8 @@ def write_report(
         findings = overall_findings(summary, runs)
         write_page(path, findings, described, settings, _tiles(summary))
     else:
-        sentences = (summary["headline"], *settings[0].sentences[:2])
+        own = (scenarios[0]["naive"]["sentence"], scenarios[0]["routing"]["sentence"])
+        sentences = (summary["headline"], *summary["notes"], *filter(None, own))
         whole = replace(settings[0], title=meta["title"], sentences=sentences)
         write_page(path, whole, described, tiles=_tiles(summary))
 
@@ -96,10 +103,12 @@ def write_report(
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the headline, who recommends what, what it cost, and what to open next."""
     scenarios, rows = summary["scenarios"], summary["rows"]
-    sentences = [summary["headline"]]
+    sentences = [summary["headline"], *summary["notes"]]
     if len(scenarios) == 1:
         sentences += [scenarios[0]["naive"]["sentence"], scenarios[0]["routing"]["sentence"]]
-    tables = (_verdicts(rows, len(scenarios)), _costs(rows))
+    sentences = [each for each in sentences if each]
+    log = scenarios[0]["usage_log"]
+    tables = (_verdicts(rows, len(scenarios)), _costs(rows, log))
     print_findings(console, Findings("", summary["title"], tuple(sentences), tables, ()))
     console.print(
         "Next: open report.html for every number with its interval and the curves; results.parquet"
@@ -115,22 +124,30 @@ def setting_findings(
     meta: Mapping[str, Any],
 ) -> Findings:
     """What one setting showed. rows: of the summary; runs: by policy and estimator."""
-    verdict = "the log misleads" if scenario["naive"]["misleads"] else "the log does not mislead"
+    verdict = (
+        "the log misleads, " if scenario["naive"]["misleads"] else "the log does not mislead, "
+    )
+    log = scenario["usage_log"]
     return Findings(
         experiment="",
-        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: {verdict}, "
+        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: {verdict if log else ''}"
         f"{scenario['pairs_right']} of {scenario['pairs']} pairs find the best model",
-        sentences=(
-            scenario["naive"]["sentence"],
-            scenario["routing"]["sentence"],
-            *([scenario["pairs_sentence"]] if scenario["pairs_sentence"] else []),
+        sentences=tuple(
+            filter(
+                None,
+                (
+                    scenario["naive"]["sentence"],
+                    scenario["routing"]["sentence"],
+                    scenario["pairs_sentence"],
+                ),
+            )
         ),
-        tables=(_verdicts(rows, 1), _certificates(rows), _every_number(rows)),
+        tables=(_verdicts(rows, 1), _certificates(rows, log), _every_number(rows, log)),
         figures=(
             *_values(scenario, rows, runs, meta["models"]),
             _regret(runs, "How soon: regret against randomized requests", "Mean over runs"),
             _errors(runs, "How exactly: error of the differences between models", "Over all pairs"),
-            *_cost_dots(rows),
+            *_cost_dots(rows, log),
             *_certified_curves(runs, meta["options"].get("delta")),
         ),
     )
@@ -151,7 +168,7 @@ def overall_findings(
     return Findings(
         experiment="",
         title=summary["title"],
-        sentences=(summary["headline"],),
+        sentences=(summary["headline"], *summary["notes"]),
         tables=(_verdicts(summary["rows"], len(runs)), _worst_settings(runs, joint)),
         figures=(
             _regret(joint, f"How soon: regret over all {len(runs)} settings", "Mean over settings"),
@@ -182,9 +199,9 @@ def _distinct(rows: Sequence[Row], column: str) -> list[str]:
     return list(dict.fromkeys(row[column] for row in rows))
 
 
-def _measured(value: Mapping[str, Any]) -> Measured:
-    """A number of the summary."""
-    return Measured(value["mean"], *(value["interval"] or ()))
+def _measured(value: Mapping[str, Any], share: bool = False) -> Measured:
+    """A number of the summary. share: of runs, to be read as a percentage."""
+    return Measured(value["mean"], *(value["interval"] or (None, None)), share)
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
@@ -199,11 +216,15 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         ]
     (one,) = scenarios
     naive, best, routing = one["naive"], one["best"], one["routing"]["value"]
+    found = ("found the best model", f"{right} of {pairs}", "policy × estimator pairs")
+    truly = ("the best model is", best_name(one), f"truly worth {reward(best['value'])}")
+    if not one["usage_log"]:
+        return [truly, found]
     return [
         ("the log recommends", naive["model"], f"truly worth {reward(naive['value'])}"),
-        ("the best model is", best_name(one), f"truly worth {reward(best['value'])}"),
+        truly,
         ("today’s routing", reward(routing), "worth of what is deployed"),
-        ("found the best model", f"{right} of {pairs}", "policy × estimator pairs"),
+        found,
     ]
 
 
@@ -218,8 +239,9 @@ def _verdicts(rows: Sequence[Row], settings: int) -> Table:
             verdict = _verdict(pair[0]) if settings == 1 and pair else _average_verdict(pair)
             cells.append(verdict if pair else "not run")
         lines.append(tuple(cells))
-    caption = (
-        "The usage log alone compares the models' mean rewards in it. Each cell: whether the model "
+    log = any(row["estimator"] == NAIVE for row in rows)
+    caption = "The usage log alone compares the models' mean rewards in it. " * log + (
+        "Each cell: whether the model "
         f"recommended in the end is a best one, its regret and its name. {REGRET} near: not a best "
         f"one, but a mean regret of at most {NEAR:g}."
     )
@@ -249,7 +271,7 @@ def _verdict(row: Row) -> Verdict:
         row["recommended"],
         _measured(row["regret"]),
         percent(right).rjust(4) if runs >= 100 else often,
-        "advises to keep today’s routing" if row["action"] == KEEP_ROUTING else "",
+        "advises to keep today’s routing" if row["action"] == KEEP_ROUTING and row["log"] else "",
     )
 
 
@@ -263,7 +285,7 @@ def _average_verdict(rows: Sequence[Row]) -> Verdict:
     return Verdict(grade, f"≤ {reward(max(regrets))}", regret, percent(right).rjust(4))
 
 
-def _costs(rows: Sequence[Row]) -> Table:
+def _costs(rows: Sequence[Row], log: bool) -> Table:
     """What each policy used and risked; a range where estimators steered different streams."""
     lines: list[tuple[Entry, ...]] = []
     for policy in _distinct(rows, "policy"):
@@ -276,7 +298,7 @@ def _costs(rows: Sequence[Row]) -> Table:
                 policy,
                 _range(streams, "exp_used", ",.0f"),
                 _range(streams, "spend", ",.2f"),
-                _range(streams, "harm", ",.1f"),
+                *([_range(streams, "harm", ",.1f")] if log else []),
                 decided if decided == "0%" else f"{decided} at {at}",
                 _range(streams, "decided_wrong", ".0%"),
             )
@@ -284,10 +306,11 @@ def _costs(rows: Sequence[Row]) -> Table:
     return Table(
         "costs",
         "At what cost?",
-        "Spend: USD on randomized requests. Harm: reward lost by serving them another model than "
-        "the routed one. Certified: share of runs that named the best model with a guarantee, "
+        "Spend: USD on randomized requests, if costs are known. "
+        + HARM * log
+        + "Certified: share of runs that named the best model with a guarantee, "
         "after how many randomized requests, and how many of those runs were wrong.",
-        ("policy", "randomized", "spend (USD)", "harm", "certified", "wrong"),
+        ("policy", "randomized", "spend (USD)", *LOST[:log], "certified", "wrong"),
         tuple(lines),
     )
 
@@ -301,10 +324,10 @@ def _range(rows: Sequence[Row], column: str, form: str) -> str:
     return minus(low if low == high else f"{low} to {high}")
 
 
-def _certificates(rows: Sequence[Row]) -> Table:
+def _certificates(rows: Sequence[Row], log: bool) -> Table:
     """What each policy used, and what it certified. Streams that are the same share a line."""
     columns = (
-        *("exp_used", "spend", "harm", "decided", "decided_at", "decided_wrong"),
+        *("exp_used", "spend", *["harm"][:log], "decided", "decided_at", "decided_wrong"),
         *("width", "covered", "ever_miscovered"),
     )
     lines: list[tuple[Entry, ...]] = []
@@ -312,7 +335,7 @@ def _certificates(rows: Sequence[Row]) -> Table:
         streams: dict[tuple[Measured, ...], list[str]] = {}
         for row in rows:
             if row["policy"] == policy and row["estimator"] != NAIVE:
-                cells = tuple(_measured(row[name]) for name in columns)
+                cells = tuple(_measured(row[name], name in SHARES) for name in columns)
                 streams.setdefault(cells, []).append(row["estimator"])
         for cells, estimators in streams.items():
             steered = f", steered by {', '.join(estimators)}" if len(streams) > 1 else ""
@@ -322,10 +345,9 @@ def _certificates(rows: Sequence[Row]) -> Table:
         "What is certified",
         "Certified intervals rest on the logged probabilities, and on requests being served as "
         "logged, alone: neither the usage log nor the simulator nor an estimator can break them. "
-        "They hold at all moments at once, and are wider for it. Harm: the expected reward lost by "
-        "serving randomized requests another model than the routed one.",
+        "They hold at all moments at once, and are wider for it. " + HARM * log,
         (
-            *("policy", "randomized", "spend (USD)", "harm", "share certified"),
+            *("policy", "randomized", "spend (USD)", *LOST[:log], "share certified"),
             *("EXP until certified", "share wrong", "half-width", "share covered in the end"),
             "share ever missed",
         ),
@@ -333,8 +355,8 @@ def _certificates(rows: Sequence[Row]) -> Table:
     )
 
 
-def _every_number(rows: Sequence[Row]) -> Table:
-    limits = list(rows[0]["settled"])
+def _every_number(rows: Sequence[Row], log: bool) -> Table:
+    limits, advice = list(rows[0]["settled"]), ["regret_action"][:log]
     lines: list[tuple[Entry, ...]] = []
     for row in rows:
         share = row["recommended_share"]
@@ -343,19 +365,18 @@ def _every_number(rows: Sequence[Row]) -> Table:
             (
                 f"{row['policy']} × {label(row['estimator'])}",
                 "–" if row["recommended"] is None else row["recommended"] + often,
-                *(
-                    _measured(row[n])
-                    for n in ("right", "regret", "regret_action", "regret_average")
-                ),
+                _measured(row["right"], share=True),
+                *(_measured(row[n]) for n in ("regret", *advice, "regret_average")),
                 *(_settled(row["settled"][limit]) for limit in limits),
                 *(_measured(row[n]) for n in ("bias", "rmse", "rmse_contrast")),
-                *(_measured(row[n]) for n in ("exp_used", "spend", "harm")),
+                *(_measured(row[n]) for n in ("exp_used", "spend", *["harm"][:log])),
             )
         )
     columns = (
-        *("policy × estimator", "recommends", "share right", "regret", "regret of the advice"),
+        *("policy × estimator", "recommends", "share right", "regret"),
+        *["regret of the advice"][:log],
         *("average regret", *(f"EXP until regret ≤ {limit}" for limit in limits)),
-        *("bias", "RMSE", "RMSE of contrasts", "randomized", "spend (USD)", "harm"),
+        *("bias", "RMSE", "RMSE of contrasts", "randomized", "spend (USD)", *LOST[:log]),
     )
     return Table("numbers", "Every number", "Means over runs.", columns, tuple(lines))
 
@@ -509,14 +530,14 @@ def _panel(
     return CurvePanel(title, tuple(checkpoints[:longest].astype(float).tolist()), tuple(lines))
 
 
-def _cost_dots(rows: Sequence[Row]) -> Iterator[Scatter]:
+def _cost_dots(rows: Sequence[Row], log: bool) -> Iterator[Scatter]:
     harm = (
         "Harm is the expected reward lost by serving randomized requests another model than the "
         "routed one; it is negative where randomizing did users good."
     )
     spend = "Spend is what answers to randomized requests cost."
     for column, title, meaning in (
-        ("harm", "harm (reward units)", harm),
+        *[("harm", LOST[0], harm)][:log],
         ("spend", "spend (USD)", spend),
     ):
         dots = tuple(

@@ -199,6 +199,8 @@ class WorldOptions:
             )
 
 
+UNCHANGED_WORLD = ("reward=exact", "rating=0")
+"""With alpha = 1 and no confounding the rewards of a benchmark, as they are."""
 _OWN_FLAGS = ("alpha", "confounding")
 
 
