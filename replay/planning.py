@@ -79,9 +79,9 @@ def certainty(
         ends = simulate(design, np.random.default_rng(SEED))
         median = float(np.median(ends.requests)) * settings.exp_rate
     command = f"equipoise plan --models {len(values)} --reward-rate {values[1]:.2g}"
-    command += f" --effect {max(values[0] - values[1], 0.001):.2g}"
+    command += f" --effect {max(values[0] - values[1], 0.001):.2g} --traffic 1000"
     if own is not None:
-        command = f"equipoise plan --benchmark {shlex.quote(own)}"
+        command = f"equipoise plan --benchmark {shlex.quote(own)} --traffic 1000"
     return {
         "policy": known[0],
         "median": median if np.isfinite(median) else None,

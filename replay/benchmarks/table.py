@@ -1,7 +1,7 @@
 """Anyone's outcomes: a Parquet or CSV file with one row per (context, model).
 
 Columns: context_id, model, reward, optionally cost (USD), x_* (features of the context) and y_*
-(features of the output).
+(features of the output): numbers, true or false, categories or texts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, check, option
 from equipoise.replay.benchmarks.reading.complete import ImportOptions, chosen, complete, scaled
+from equipoise.replay.benchmarks.reading.declared import declared, encoded
 from equipoise.replay.benchmarks.reading.files import (
     TableFile,
     feature_names,
@@ -72,7 +73,8 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
 
     outcome: (reward - reward_low) / (reward_high - reward_low). cost: USD, unknown where the
     column or a value is missing. outputs: the columns y_*, x: the columns x_*, each robustly
-    standardized (see `scaling`). x_* must be the same in all rows of a context. A cell that is
+    standardized (see `scaling`); those of words are read as the agent reads them, and stay on
+    its scale (see `declared`). x_* must be the same in all rows of a context. A cell that is
     empty or says nan, na or null is missing.
 
     Left out and counted: models that lack too many contexts (`max_missing`), contexts that a
@@ -81,8 +83,11 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     """
     assert path is not None
     file = read_table(path)
-    x_names, y_names, exclusions = _features(file)
-    columns = _numbers(file, [*x_names, *y_names], options)
+    x_columns, y_columns, exclusions = _features(file)
+    words: dict[str, Floats] = {}
+    x_names, y_names = (_read_words(file, names, words) for names in (x_columns, y_columns))
+    numbers = [name for name in (*x_names, *y_names) if name not in words]
+    columns = {**_numbers(file, numbers, options), **words}
     context, contexts = _positions(file.texts("context_id"))
     model, models = _positions(file.texts("model"))
     rows, repeated = _unique_rows(file, _Rows(context, model, columns), contexts, models)
@@ -103,12 +108,13 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     x = scaled(
         {short[name]: of_context[name][selected.contexts] for name in x_names},
         (len(selected.contexts),),
+        _short(words, short),
     )
     with_outcome = options.features == "with-outcome"
     output_columns = {short[name]: cells[name][whole] for name in y_names}
     if with_outcome:
         output_columns["outcome"] = outcome
-    outputs = scaled(output_columns, outcome.shape, ("outcome",))
+    outputs = scaled(output_columns, outcome.shape, {"outcome", *_short(words, short)})
     outputs.require_one(file.path)
     kept_contexts = [contexts[row] for row in selected.contexts.tolist()]
     return Benchmark(
@@ -131,6 +137,7 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
             **outputs.exclusions("output"),
         },
         outcome_features=with_outcome,
+        scale=_scale(options),
     )
 
 
@@ -147,7 +154,26 @@ def _features(file: TableFile) -> tuple[list[str], list[str], dict[str, int]]:
     others = [name for name in names if name not in {*_REQUIRED, "cost", *x_names, *y_names}]
     if not others:
         return x_names, y_names, {}
-    return x_names, y_names, {f"columns of no known kind ({names_listed(others)})": len(others)}
+    kind = f"columns of no known kind ({names_listed(others)}; features begin with x_ or y_)"
+    return x_names, y_names, {kind: len(others)}
+
+
+def _read_words(file: TableFile, names: list[str], words: dict[str, Floats]) -> list[str]:
+    """Names of the columns that features become; those of words are put into `words`."""
+    columns: list[str] = []
+    for name, short in zip(names, feature_names(names), strict=True):
+        feature = declared(file, name, short)
+        if feature is None:
+            columns.append(name)
+            continue
+        parts = encoded(file, name, feature)
+        words.update(parts)
+        columns += parts
+    return columns
+
+
+def _short(words: Mapping[str, Floats], short: Mapping[str, str]) -> set[str]:
+    return {short[name] for name in words if name in short}
 
 
 def _numbers(file: TableFile, features: list[str], options: TableOptions) -> dict[str, Floats]:
@@ -159,6 +185,13 @@ def _numbers(file: TableFile, features: list[str], options: TableOptions) -> dic
     cost = file.numbers("cost") if "cost" in file.columns else np.full(len(reward), np.nan)
     file.require("cost", cost, np.isnan(cost) | (cost >= 0), "0 or more, or empty if unknown")
     return {**columns, "cost": cost}
+
+
+def _scale(options: TableOptions) -> str:
+    low, high = options.reward_low, options.reward_high
+    if (low, high) == (0.0, 1.0):
+        return ""
+    return f"Rewards are shown from 0 to 1, which are {low:g} and {high:g} in the table"
 
 
 def _positions(names: list[str]) -> tuple[Ints, list[str]]:

@@ -255,8 +255,8 @@ def _with_ends(mean: float, resampled: Floats, runs: int) -> Measured:
 
 def entry(mean: float, low: float, high: float) -> Measured:
     """Numbers as a Measured; None where unknown."""
-    numbers = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
-    return Measured(*numbers)
+    ends = [float(each) if np.isfinite(each) else None for each in (mean, low, high)]
+    return Measured(ends[0], ends[1], ends[2])
 
 
 def above_zero(value: Measured) -> bool:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.agent.inference.projection import within_range
 from equipoise.replay.findings.findings import (
     CurvePanel,
@@ -30,11 +29,20 @@ from equipoise.replay.findings.findings import (
     Progress,
     Scatter,
     Table,
-    Verdict,
     entry,
     measured,
 )
 from equipoise.replay.findings.page import Tile, label, write_page
+from equipoise.replay.findings.report_tables import (
+    LOST,
+    Row,
+    certificates,
+    costs,
+    distinct,
+    every_number,
+    number,
+    verdicts,
+)
 from equipoise.replay.findings.text import MOST_WIDTH, print_findings
 from equipoise.replay.results.averages import (
     NAIVE,
@@ -52,18 +60,10 @@ from equipoise.replay.results.averages import (
     share_with_interval,
     together,
 )
-from equipoise.replay.results.summary import NEAR, best_name, minus, percent, reward
+from equipoise.replay.results.summary import best_name, reward
 
-Row: TypeAlias = Mapping[str, Any]
 Average: TypeAlias = Callable[[Floats], Mean]
 
-REGRET = "Regret is the true value of the best model less that of the recommended one."
-LOST = ("harm (rewards lost)",)
-HARM = (
-    "Harm: rewards lost in all by serving the randomized requests another model than the routed "
-    "one, such as thumbs-up that did not come; negative where they gained. "
-)
-SHARES = ("decided", "decided_wrong", "covered", "ever_miscovered")
 MOST_MODELS = 12
 """Models in the figure of values: the best ones, and those somebody recommends."""
 
@@ -80,8 +80,8 @@ def write_report(
     described = {
         **meta,
         "options": {
-            "policies": _distinct(rows, "policy"),
-            "estimators": [name for name in _distinct(rows, "estimator") if name != NAIVE],
+            "policies": distinct(rows, "policy"),
+            "estimators": [name for name in distinct(rows, "estimator") if name != NAIVE],
             **meta["options"],
         },
     }
@@ -108,7 +108,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         sentences += [scenarios[0]["naive"]["sentence"], scenarios[0]["routing"]["sentence"]]
     sentences = [each for each in sentences if each]
     log = scenarios[0]["usage_log"]
-    tables = (_verdicts(rows, len(scenarios)), _costs(rows, log))
+    tables = (verdicts(rows, len(scenarios)), costs(rows, log))
     print_findings(console, Findings("", summary["title"], tuple(sentences), tables, ()))
     console.print(
         "Next: open report.html for every number with its interval and the curves; results.parquet"
@@ -130,8 +130,8 @@ def setting_findings(
     log = scenario["usage_log"]
     return Findings(
         experiment="",
-        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: {verdict if log else ''}"
-        f"{scenario['pairs_right']} of {scenario['pairs']} pairs find the best model",
+        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: "
+        f"{verdict * log}{scenario['pairs_right']} of {scenario['pairs']} pairs find the best model",
         sentences=tuple(
             filter(
                 None,
@@ -142,7 +142,7 @@ def setting_findings(
                 ),
             )
         ),
-        tables=(_verdicts(rows, 1), _certificates(rows, log), _every_number(rows, log)),
+        tables=(verdicts(rows, 1), certificates(rows, log), every_number(rows, log)),
         figures=(
             *_values(scenario, rows, runs, meta["models"]),
             _regret(runs, "How soon: regret against randomized requests", "Mean over runs"),
@@ -158,7 +158,7 @@ def overall_findings(
 ) -> Findings:
     """What all settings together showed. runs: by setting, then by policy and estimator."""
     pairs = dict.fromkeys(pair for each in runs.values() for pair in each)
-    policies = _distinct(summary["rows"], "policy")
+    policies = distinct(summary["rows"], "policy")
     several = {
         pair: parts
         for pair in pairs
@@ -169,7 +169,7 @@ def overall_findings(
         experiment="",
         title=summary["title"],
         sentences=(summary["headline"], *summary["notes"]),
-        tables=(_verdicts(summary["rows"], len(runs)), _worst_settings(runs, joint)),
+        tables=(verdicts(summary["rows"], len(runs)), _worst_settings(runs, joint)),
         figures=(
             _regret(joint, f"How soon: regret over all {len(runs)} settings", "Mean over settings"),
             _errors(joint, "How exactly: RMSE over all settings", "Mean over settings and runs"),
@@ -195,15 +195,6 @@ def _worst_of(finals: Floats) -> Floats:
     return largest
 
 
-def _distinct(rows: Sequence[Row], column: str) -> list[str]:
-    return list(dict.fromkeys(row[column] for row in rows))
-
-
-def _measured(value: Mapping[str, Any], share: bool = False) -> Measured:
-    """A number of the summary. share: of runs, to be read as a percentage."""
-    return Measured(value["mean"], *(value["interval"] or (None, None)), share)
-
-
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
     scenarios = summary["scenarios"]
     pairs = sum(each["pairs"] for each in scenarios)
@@ -226,166 +217,6 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         ("today’s routing", reward(routing), "worth of what is deployed"),
         found,
     ]
-
-
-def _verdicts(rows: Sequence[Row], settings: int) -> Table:
-    """Who recommends what in the end: estimators down, policies across."""
-    policies = _distinct(rows, "policy")
-    lines: list[tuple[Entry, ...]] = []
-    for estimator in _distinct(rows, "estimator"):
-        cells: list[Entry] = [label(estimator)]
-        for policy in policies:
-            pair = [row for row in rows if (row["policy"], row["estimator"]) == (policy, estimator)]
-            verdict = _verdict(pair[0]) if settings == 1 and pair else _average_verdict(pair)
-            cells.append(verdict if pair else "not run")
-        lines.append(tuple(cells))
-    log = any(row["estimator"] == NAIVE for row in rows)
-    caption = "The usage log alone compares the models' mean rewards in it. " * log + (
-        "Each cell: whether the model "
-        f"recommended in the end is a best one, its regret and its name. {REGRET} near: not a best "
-        f"one, but a mean regret of at most {NEAR:g}."
-    )
-    runs = rows[0]["runs"]
-    if settings > 1:
-        caption = (
-            f"Averages over {settings} settings: share of runs that end with a best model, mean "
-            f"regret, and the mean regret in the worst setting. {REGRET}"
-        )
-    elif runs > 1:
-        caption += (
-            f" Over {runs} runs: how many of them are right, the mean regret, and the name that "
-            "most of them recommend."
-        )
-    return Table(
-        "verdicts", "Who finds the best model?", caption, ("estimator", *policies), tuple(lines)
-    )
-
-
-def _verdict(row: Row) -> Verdict:
-    runs, right = row["runs"], row["right"]["mean"]
-    if row["verdict"] == "silent":
-        return Verdict("silent")
-    often = "" if runs == 1 else f"{round(runs * right)}/{runs}".rjust(2 * len(str(runs)) + 1)
-    return Verdict(
-        row["verdict"],
-        row["recommended"],
-        _measured(row["regret"]),
-        percent(right).rjust(4) if runs >= 100 else often,
-        "advises to keep today’s routing" if row["action"] == KEEP_ROUTING and row["log"] else "",
-    )
-
-
-def _average_verdict(rows: Sequence[Row]) -> Verdict:
-    regrets = [row["regret"]["mean"] for row in rows if row["regret"]["mean"] is not None]
-    if not regrets:
-        return Verdict("silent")
-    right = float(np.mean([row["right"]["mean"] for row in rows]))
-    regret = Measured(float(np.mean(regrets)))
-    grade: Any = "right" if right > 0.5 else "wrong"
-    return Verdict(grade, f"≤ {reward(max(regrets))}", regret, percent(right).rjust(4))
-
-
-def _costs(rows: Sequence[Row], log: bool) -> Table:
-    """What each policy used and risked; a range where estimators steered different streams."""
-    lines: list[tuple[Entry, ...]] = []
-    for policy in _distinct(rows, "policy"):
-        streams = [row for row in rows if row["policy"] == policy and row["estimator"] != NAIVE]
-        streams = streams or [row for row in rows if row["policy"] == policy]
-        decided = percent(float(np.mean([row["decided"]["mean"] for row in streams])))
-        at = _range(streams, "decided_at", ",.0f")
-        lines.append(
-            (
-                policy,
-                _range(streams, "exp_used", ",.0f"),
-                _range(streams, "spend", ",.2f"),
-                *([_range(streams, "harm", ",.1f")] if log else []),
-                decided if decided == "0%" else f"{decided} at {at}",
-                _range(streams, "decided_wrong", ".0%"),
-            )
-        )
-    return Table(
-        "costs",
-        "At what cost?",
-        "Spend: USD on randomized requests, if costs are known. "
-        + HARM * log
-        + "Certified: share of runs that named the best model with a guarantee, "
-        "after how many randomized requests, and how many of those runs were wrong.",
-        ("policy", "randomized", "spend (USD)", *LOST[:log], "certified", "wrong"),
-        tuple(lines),
-    )
-
-
-def _range(rows: Sequence[Row], column: str, form: str) -> str:
-    """The mean of a column, as low to high where it differs between estimators."""
-    means = [row[column]["mean"] for row in rows if row[column]["mean"] is not None]
-    if not means:
-        return "–"
-    low, high = format(min(means), form), format(max(means), form)
-    return minus(low if low == high else f"{low} to {high}")
-
-
-def _certificates(rows: Sequence[Row], log: bool) -> Table:
-    """What each policy used, and what it certified. Streams that are the same share a line."""
-    columns = (
-        *("exp_used", "spend", *["harm"][:log], "decided", "decided_at", "decided_wrong"),
-        *("width", "covered", "ever_miscovered"),
-    )
-    lines: list[tuple[Entry, ...]] = []
-    for policy in _distinct(rows, "policy"):
-        streams: dict[tuple[Measured, ...], list[str]] = {}
-        for row in rows:
-            if row["policy"] == policy and row["estimator"] != NAIVE:
-                cells = tuple(_measured(row[name], name in SHARES) for name in columns)
-                streams.setdefault(cells, []).append(row["estimator"])
-        for cells, estimators in streams.items():
-            steered = f", steered by {', '.join(estimators)}" if len(streams) > 1 else ""
-            lines.append((policy + steered, *cells))
-    return Table(
-        "certified",
-        "What is certified",
-        "Certified intervals rest on the logged probabilities, and on requests being served as "
-        "logged, alone: neither the usage log nor the simulator nor an estimator can break them. "
-        "They hold at all moments at once, and are wider for it. " + HARM * log,
-        (
-            *("policy", "randomized", "spend (USD)", *LOST[:log], "share certified"),
-            *("EXP until certified", "share wrong", "half-width", "share covered in the end"),
-            "share ever missed",
-        ),
-        tuple(lines),
-    )
-
-
-def _every_number(rows: Sequence[Row], log: bool) -> Table:
-    limits, advice = list(rows[0]["settled"]), ["regret_action"][:log]
-    lines: list[tuple[Entry, ...]] = []
-    for row in rows:
-        share = row["recommended_share"]
-        often = "" if share == 1 else f" ({percent(share)} of runs)"
-        lines.append(
-            (
-                f"{row['policy']} × {label(row['estimator'])}",
-                "–" if row["recommended"] is None else row["recommended"] + often,
-                _measured(row["right"], share=True),
-                *(_measured(row[n]) for n in ("regret", *advice, "regret_average")),
-                *(_settled(row["settled"][limit]) for limit in limits),
-                *(_measured(row[n]) for n in ("bias", "rmse", "rmse_contrast")),
-                *(_measured(row[n]) for n in ("exp_used", "spend", *["harm"][:log])),
-            )
-        )
-    columns = (
-        *("policy × estimator", "recommends", "share right", "regret"),
-        *["regret of the advice"][:log],
-        *("average regret", *(f"EXP until regret ≤ {limit}" for limit in limits)),
-        *("bias", "RMSE", "RMSE of contrasts", "randomized", "spend (USD)", *LOST[:log]),
-    )
-    return Table("numbers", "Every number", "Means over runs.", columns, tuple(lines))
-
-
-def _settled(value: Mapping[str, Any]) -> str:
-    """When a regret settled, and its interval, of which an end may be never."""
-    number = "not reached" if value["exp"] is None else f"{value['exp']:,.0f}"
-    ends = ["never" if end is None else f"{end:,.0f}" for end in value["interval"] or ()]
-    return number if not ends or ends == ["never"] * 2 else f"{number} [{', '.join(ends)}]"
 
 
 def _worst_settings(
@@ -544,8 +375,8 @@ def _cost_dots(rows: Sequence[Row], log: bool) -> Iterator[Scatter]:
             Dot(
                 row["estimator"],
                 row["policy"],
-                _measured(row[column]),
-                _measured(row["regret_average"]),
+                number(row[column]),
+                number(row["regret_average"]),
             )
             for row in rows
             if row["estimator"] != NAIVE and row[column]["mean"] is not None
@@ -586,7 +417,7 @@ def _maps(rows: Sequence[Row], policy: str) -> Figure:
     alphas = sorted({row["alpha"] for row in rows})
     confoundings = sorted({row["confounding"] for row in rows})
     regrets = {
-        (row["estimator"], row["alpha"], row["confounding"]): _measured(row["regret"])
+        (row["estimator"], row["alpha"], row["confounding"]): number(row["regret"])
         for row in rows
         if row["policy"] == policy
     }
@@ -600,7 +431,7 @@ def _maps(rows: Sequence[Row], policy: str) -> Figure:
                 for a in alphas
             ),
         )
-        for name in _distinct(rows, "estimator")
+        for name in distinct(rows, "estimator")
     ]
     return Heatmaps(
         "maps",

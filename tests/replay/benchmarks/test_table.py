@@ -143,7 +143,9 @@ def test_without_cost_context_features_or_with_other_columns(tmp_path: Path) -> 
     loaded = read(tmp_path, table)
     assert np.isnan(loaded.cost).all()
     assert loaded.x.shape == (6, 0)
-    assert loaded.exclusions == {"columns of no known kind (note, when)": 2}
+    assert loaded.exclusions == {
+        "columns of no known kind (note, when; features begin with x_ or y_)": 2
+    }
 
 
 def test_outcome_as_a_feature(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def order_of(name: str, out: Path, **more: Any):
         **dict.fromkeys(("policies", "estimators", "alphas", "confoundings", "exp_rate")),
         "benchmark": "semisynthetic",
         "experiment": name,
-        "seeds": 3,
+        "seeds": 5,
         "obs": 200,
         "requests": None,
         "budget": 100,
