@@ -263,7 +263,7 @@ def worlds(
 def policies(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the policies, and the gates and assignments that make others.
+    """List the policies of `replay`, gates and assignments.
 
     A gate says which requests are randomized, an assignment onto which model; gate+assignment is
     a policy too.
@@ -281,7 +281,7 @@ def policies(
 def estimators(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """List the estimator families: what each is, and which sources it uses.
+    """List the estimator families and what they use.
 
     OBS is the usage log, EXP the randomized requests, SIM replays of cached requests.
 

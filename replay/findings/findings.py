@@ -25,12 +25,16 @@ from equipoise.replay.results.averages import (
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A mean over seeds and its 95% interval; None where unknown. share: a share, shown in %."""
+    """A mean over seeds and its 95% interval; None where unknown."""
 
     mean: float | None
     low: float | None = None
     high: float | None = None
-    share: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Percentage(Measured):
+    """A measured share of runs, from 0 to 1, which people read in percent."""
 
 
 Grade: TypeAlias = Literal["right", "near", "wrong", "silent"]
@@ -196,9 +200,10 @@ class Findings:
     figures: tuple[Figure, ...]
 
 
-def measured(values: Floats) -> Measured:
-    """The mean of (R,) seeds; differences of the same seeds give a paired interval."""
-    means = mean_with_interval(values[:, None])
+def measured(values: Floats, least: float = -np.inf) -> Measured:
+    """The mean of (R,) seeds; differences of the same seeds give a paired interval. least: what no
+    value can be below, as 0 for regrets and errors."""
+    means = mean_with_interval(values[:, None], least)
     return entry(means.mean[0], means.low[0], means.high[0])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -60,9 +61,12 @@ from equipoise.replay.results.averages import (
     share_with_interval,
     together,
 )
-from equipoise.replay.results.summary import best_name, reward
+from equipoise.replay.results.summary import best_name, reward, target
 
 Average: TypeAlias = Callable[[Floats], Mean]
+
+NONNEGATIVE: Average = partial(mean_with_interval, least=0.0)
+"""Of regrets, errors and widths."""
 
 MOST_MODELS = 12
 """Models in the figure of values: the best ones, and those somebody recommends."""
@@ -130,8 +134,8 @@ def setting_findings(
     log = scenario["usage_log"]
     return Findings(
         experiment="",
-        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: "
-        f"{verdict * log}{scenario['pairs_right']} of {scenario['pairs']} pairs find the best model",
+        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: {verdict * log}"
+        f"{scenario['pairs_right']} of {scenario['pairs']} pairs find {target(scenario)}",
         sentences=tuple(
             filter(
                 None,
@@ -207,7 +211,7 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         ]
     (one,) = scenarios
     naive, best, routing = one["naive"], one["best"], one["routing"]["value"]
-    found = ("found the best model", f"{right} of {pairs}", "policy × estimator pairs")
+    found = (f"found {target(one)}", f"{right} of {pairs}", "policy × estimator pairs")
     truly = ("the best model is", best_name(one), f"truly worth {reward(best['value'])}")
     if not one["usage_log"]:
         return [truly, found]
@@ -343,7 +347,8 @@ def _panels(runs: Mapping[Pair, Runs], column: str) -> Iterator[CurvePanel]:
             policy,
             next(iter(streams.values())).checkpoints,
             {
-                name: (each.numbers[column][:, : each.extent], mean_with_interval)
+                # Regrets and errors are never negative.
+                name: (each.numbers[column][:, : each.extent], NONNEGATIVE)
                 for name, each in streams.items()
             },
         )
@@ -396,7 +401,7 @@ def _cost_dots(rows: Sequence[Row], log: bool) -> Iterator[Scatter]:
 
 def _certified_curves(runs: Mapping[Pair, Runs], delta: float | None) -> Iterator[Progress]:
     kinds: tuple[tuple[str, str, str, Average], ...] = (
-        ("width", "half-width of the certified contrasts", "mean half-width", mean_with_interval),
+        ("width", "half-width of the certified contrasts", "mean half-width", NONNEGATIVE),
         ("covered", "coverage of the certified contrasts", "share covered", share_with_interval),
     )
     for column, title, y_label, average in kinds:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
-from equipoise.replay.findings.findings import Entry, Measured, Table, Verdict
+from equipoise.replay.findings.findings import Entry, Measured, Percentage, Table, Verdict
 from equipoise.replay.findings.page import label
 from equipoise.replay.results.averages import NAIVE
 from equipoise.replay.results.summary import NEAR, minus, percent, reward
@@ -31,7 +31,7 @@ def distinct(rows: Sequence[Row], column: str) -> list[str]:
 def number(value: Mapping[str, Any], share: bool = False) -> Measured:
     """A number of the summary. share: of runs, to be read as a percentage."""
     low, high = value["interval"] or (None, None)
-    return Measured(value["mean"], low, high, share)
+    return (Percentage if share else Measured)(value["mean"], low, high)
 
 
 def verdicts(rows: Sequence[Row], settings: int) -> Table:

@@ -21,6 +21,7 @@ from equipoise.replay.findings.findings import (
     Findings,
     Heatmaps,
     Measured,
+    Percentage,
     Scatter,
     Table,
     Verdict,
@@ -39,7 +40,7 @@ def in_words(entry: Entry, signed: bool = False) -> tuple[str, str]:
     (('0.012', '[0.000, 0.021]'), ('−0.0004', '[−0.0010, 0.0002]'))
     >>> in_words(3000), in_words(0.25), in_words(None), in_words("ipw")
     (('3,000', ''), ('0.25', ''), ('–', ''), ('ipw', ''))
-    >>> in_words(Measured(2 / 3, 0.21, 0.94, share=True)), in_words(Measured(0.067, 0.067, 0.067))
+    >>> in_words(Percentage(2 / 3, 0.21, 0.94)), in_words(Measured(0.067, 0.067, 0.067))
     (('67%', '[21%, 94%]'), ('0.067', ''))
     """
     if entry is None:
@@ -55,7 +56,7 @@ def in_words(entry: Entry, signed: bool = False) -> tuple[str, str]:
         return UNKNOWN, ""
     if low is not None and low == high:
         low = None  # runs that all agree do not say how far others may be
-    if entry.share:
+    if isinstance(entry, Percentage):
         ends = "" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
         return percent(mean), ends
     digits = _digits(max(abs(each) for each in (mean, low, high) if each is not None))

@@ -54,6 +54,7 @@ MEANS = (
     *("regret", "regret_action", "bias", "rmse", "rmse_contrast", "width"),
     *("exp_used", "requests", "spend", "harm"),
 )
+SIGNED = ("bias", "harm")
 SHARES = ("covered", "ever_miscovered")
 
 NEAR = 0.02
@@ -115,7 +116,7 @@ def _row(
     recommended, share = _most_often(runs.last["recommended"], models)
     action, action_share = _most_often(runs.last["action"], [*models, KEEP_ROUTING])
     decided = np.isfinite(runs.final("decided_at"))
-    right, regret = _share(runs.right), _mean(runs.final("regret"))
+    right, regret = _share(runs.right), _mean(runs.final("regret"), "regret")
     return {
         "alpha": scenario[0],
         "confounding": scenario[1],
@@ -131,7 +132,7 @@ def _row(
         "right": right,
         "settled": {f"{limit:g}": _settled(runs, limit) for limit in LIMITS},
         **_areas(runs),
-        **{name: _mean(runs.final(name)) for name in MEANS},
+        **{name: _mean(runs.final(name), name) for name in MEANS},
         **{name: _share(runs.final(name)) for name in SHARES},
         "decided": _share(decided.astype(float)),
         "decided_at": _mean(runs.final("decided_at")),
@@ -164,6 +165,7 @@ def _scenario(
         },
         "naive": _naive(rows, values, limits),
         "usage_log": bool(meta.get("usage_log", True)),
+        "epsilon": float(meta["options"].get("epsilon", 0.0)),
         "exp_used": number(float(np.mean([row["exp_used"]["mean"] for row in pairs or rows]))),
         "pairs": len(pairs),
         "pairs_right": sum(row["verdict"] == "right" for row in pairs),
@@ -223,7 +225,10 @@ def _most_often(words: Sequence[str | None], order: Sequence[str]) -> tuple[str 
 def _areas(runs: Runs) -> dict[str, Any]:
     """Area under the regret curve (reward units x EXP), and the same per randomized request."""
     area = area_under(runs.numbers["regret"], runs.checkpoints)
-    return {"regret_area": _mean(area), "regret_average": _mean(runs.average_regret)}
+    return {
+        "regret_area": _mean(area, "regret"),
+        "regret_average": _mean(runs.average_regret, "regret"),
+    }
 
 
 def _settled(runs: Runs, limit: float) -> dict[str, Any]:
@@ -237,8 +242,9 @@ def _settled(runs: Runs, limit: float) -> dict[str, Any]:
     return {"exp": number(at), "interval": interval}
 
 
-def _mean(values: Floats) -> dict[str, Any]:
-    return as_json(mean_with_interval(values[:, None]))
+def _mean(values: Floats, column: str = "") -> dict[str, Any]:
+    least = -math.inf if column in SIGNED else 0.0
+    return as_json(mean_with_interval(values[:, None], least))
 
 
 def _share(values: Floats) -> dict[str, Any]:
@@ -326,6 +332,8 @@ def notes(
             f"There is no usage log, which {_listed(meta['without_log'])} need:"
             f" {meta['without_log_words']}."
         )
+    if epsilon := meta["options"].get("epsilon"):
+        yield f"A model within {epsilon:g} of the best counts as right, and is what is certified."
     runs = max(each["runs"] for each in scenarios)
     if runs < FEWEST_RUNS:
         many = "This is 1 run" if runs == 1 else f"These are means of {runs} runs"
@@ -418,16 +426,24 @@ def pairs_sentence(scenario: Scenario) -> str:
         return ""
     in_most = " in most of their runs" if scenario["runs"] > 1 else ""
     if right == pairs:
-        finders = f"every policy × estimator pair finds {best_name(scenario)}{in_most}"
+        finders = f"every policy × estimator pair finds {target(scenario, name=True)}{in_most}"
     elif not right:
-        finders = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
+        finders = f"no policy × estimator pair finds {target(scenario, name=True)}{in_most}"
     else:
-        finders = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
-    if near:
+        found = f"{target(scenario, name=True)}{in_most}"
+        finders = f"{right} of {pairs} policy × estimator pairs find {found}"
+    if near and scenario["epsilon"] < NEAR:
         verb = "comes" if near == 1 else "come"
         more = f" more {verb}" if right else f" {verb}"
         finders += f", {near}{more} within {NEAR:g} of it"
     return f"{_with_requests([scenario])}, {finders}{_log_alone(scenario)}."
+
+
+def target(scenario: Scenario, name: bool = False) -> str:
+    """What counts as right: the best model, or one within epsilon of it."""
+    best = best_name(scenario) if name else "the best model"
+    epsilon = scenario["epsilon"]
+    return f"a model within {epsilon:g} of {best}" if epsilon else best
 
 
 def _log_alone(scenario: Scenario) -> str:

@@ -354,7 +354,7 @@ def mean_regrets(streams: ArmStreams, label: str) -> dict[Any, Floats]:
 def _areas(streams: ArmStreams) -> Table:
     regrets = {label: mean_regrets(streams, label) for label in streams.labels}
     rows: list[tuple[Entry, ...]] = [
-        (str(setting), *(measured(regrets[label][setting]) for label in streams.labels))
+        (str(setting), *(measured(regrets[label][setting], least=0.0) for label in streams.labels))
         for setting in streams.settings
     ]
     overall = [np.mean(list(regrets[label].values()), axis=0) for label in streams.labels]
