@@ -80,6 +80,8 @@ def certainty(
         median = float(np.median(ends.requests)) * settings.exp_rate
     command = f"equipoise plan --models {len(values)} --reward-rate {values[1]:.2g}"
     command += f" --effect {max(values[0] - values[1], 0.001):.2g} --traffic 1000"
+    if own is None and settings.epsilon:
+        command += f" --epsilon {settings.epsilon:g}"
     if own is not None:
         command = f"equipoise plan --benchmark {shlex.quote(own)} --traffic 1000"
     return {

@@ -81,6 +81,12 @@ def write_report(
     """
     rows, scenarios = summary["rows"], summary["scenarios"]
     runs = runs_by_scenario(results, float(meta["options"].get("epsilon", 0.0)))
+    if not meta.get("usage_log", True):
+        # The comparison of a log that is not there.
+        runs = {
+            setting: {pair: each for pair, each in of_setting.items() if pair[1] != NAIVE}
+            for setting, of_setting in runs.items()
+        }
     described = {
         **meta,
         "options": {
@@ -287,9 +293,10 @@ def _values(
             means = mean_with_interval(each.values[:, places])
             ends = (within_range(part, 0.0, 1.0) for part in (means.mean, means.low, means.high))
             lines.setdefault(policy, []).append(Line(estimator, _measures(Mean(*ends))))
+    question = "Does the usage log mislead?" if scenario["usage_log"] else "What does each say?"
     for policy, of_policy in lines.items():
         yield figure(
-            f"Does the usage log mislead? Estimates under {policy}",
+            f"{question} Estimates under {policy}",
             "A bar is the true value of a model; marks are what each estimator says of it at the "
             "end, with 95% intervals of the mean over runs. Models are sorted by their true value.",
             of_policy,
