@@ -12,7 +12,7 @@ TEST_FLAGS ?= -n $(TEST_WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bench-service findings studies torture wheel-check constraints clean
+.PHONY: help demo test lint format bench bench-service findings studies torture reference wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -30,7 +30,7 @@ lint: .venv/.stamp-dev .typing/equipoise ## Check formatting, lint, types and im
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy $(PACKAGES:%=-p equipoise.%)
-	$(BIN)/lint-imports
+	PYTHONPATH=.typing $(BIN)/lint-imports
 
 format: .venv/.stamp-dev ## Rewrite the sources in the house format
 	$(BIN)/ruff format .
@@ -61,6 +61,7 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 	@test -n "$(DATA)" || { echo "say where the benchmarks are: make studies DATA=PATH" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/coverage_study.py --out docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/monitors_study.py --out docs/checks.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/forecast_study.py --out docs/forecasts.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/regression_study.py --out docs/regression.md \
 	  swebench:"$(DATA)/swebench" alpacaeval:"$(DATA)/alpacaeval" frank:"$(DATA)/frank"
 
@@ -68,6 +69,9 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 torture: .venv/.stamp-torture ## Fuzz and break a daemon for an hour: make torture TORTURE_FLAGS="--minutes 5"
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/service/torture.py \
 	  --out docs/reliability.md $(TORTURE_FLAGS)
+
+reference: .venv/.stamp-run ## Write docs/reference from the declarations in the code
+	$(BIN)/equipoise reference --out docs/reference
 
 wheel-check: .venv/.stamp-dev ## Build the wheel and try it in a fresh environment
 	$(BIN)/python tests/packaging/wheel_check.py

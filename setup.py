@@ -3,13 +3,22 @@
 from setuptools import find_packages, setup
 
 FOLDERS = ("agent", "policies", "store", "replay")
+ITSELF = "replay.package"
+"""The folder that becomes ``equipoise`` itself (decision 165)."""
 
 setup(
     packages=[
-        f"equipoise.{name}"
-        for folder in FOLDERS
-        for name in find_packages(".", include=[folder, f"{folder}.*"])
+        "equipoise",
+        *(
+            f"equipoise.{name}"
+            for folder in FOLDERS
+            for name in find_packages(".", include=[folder, f"{folder}.*"])
+            if name != ITSELF
+        ),
     ],
-    package_dir={f"equipoise.{folder}": folder for folder in FOLDERS},
+    package_dir={
+        "equipoise": ITSELF.replace(".", "/"),
+        **{f"equipoise.{folder}": folder for folder in FOLDERS},
+    },
     package_data={"": ["py.typed", "**/*.html", "**/*.sql", "**/*.js", "**/*.css"]},
 )

@@ -30,7 +30,7 @@ from equipoise.agent.decisions.validation import Validator
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.lifecycle import stored_config
-from equipoise.agent.lifecycle.eras import Eras
+from equipoise.agent.lifecycle.eras import EraAnswer, Eras, standing_end
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions
@@ -61,12 +61,13 @@ MISCOUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of a batch: rows taken in, exact repeats dropped, and rows that came too late,
-    which are logged, counted and never used."""
+    """What became of a batch: rows taken in, exact repeats dropped, rows that came too late, which
+    are logged, counted and never used, and usage rows without a reward, which are left out."""
 
     rows: int
     duplicates: int = 0
     late: int = 0
+    unrated: int = 0
 
 
 class Agent:
@@ -92,6 +93,7 @@ class Agent:
         open_bytes: int | None = None,
     ) -> None:
         self.duplicates = 0
+        self._open_bytes = open_bytes
         self._dated_ahead: tuple[float, int] | None = None
         """Since when decisions of this number and before are known to be dated in the future."""
         self.broken: BrokenError | None = None
@@ -108,11 +110,14 @@ class Agent:
         for segment in store.read(since=fold.next_seq):
             fold.apply(segment.seq, segment.batch)
         rule = _newest_rule(config, rules, fold, at)
-        self.state = ExperimentState(config, store, eras, rules, fold, rule, standing_pause(store))
+        self.state = ExperimentState(
+            config, store, eras, rules, fold, rule, standing_pause(store), standing_end(store)
+        )
         self.answers = Answers(self.state)
         self.controls = Controls(self.state, self.answers)
         self._validation = self._new_validation()
         self.controls.revalue()
+        self.controls.keep_budget()
         self._decider = None if key is None else Decider(self.state, key)
         newest = eras.newest
         if key is not None and newest is not None and newest.era > self.state.rule.era:
@@ -123,7 +128,7 @@ class Agent:
         if self._decider is not None:
             self._decider.begin(at)
             if self._miscounted:
-                self.controls.open_era(MISCOUNTED, at)
+                self.controls.open_era(MISCOUNTED, at, ended=None)
 
     @property
     def config(self) -> ExperimentConfig:
@@ -327,7 +332,7 @@ class Agent:
         changes = stored_config.changes(self.store, config)
         later = [change.sentence for change in changes if change.effect == "era"]
         if later:
-            raise AgentError("at the next start, in a new era: " + "; ".join(later))
+            raise AgentError("; ".join(later))
         self.state.configure(config)
         self._validation = self._new_validation()
         if changes:
@@ -343,13 +348,24 @@ class Agent:
             back = np.array([f"models[{at}].retired" in turned for at in range(len(state.models))])
             before = state.eras.active(state.rule.era) | state.eras.added() | back
             reason = f"configured anew: {', '.join(meaning)}"
-            self.controls.open_era(reason, at, before & ~retired(state.config))
+            self.controls.open_era(reason, at, before & ~retired(state.config), self._ended())
         else:
             self.controls.freeze_rule(state.rule.era, at)
         # Last: if the process ends before, the change is found again.
         stored_config.save(state.store, state.config.to_json())
         if self._decider is not None:
             self._decider.reconfigured()
+
+    def _ended(self) -> EraAnswer | None:
+        """What was certified of the era that a changed configuration ends, under the one before:
+        sums of other models or at another level are not its answer. None where it is void."""
+        stored = stored_config.load(self.store)
+        if stored is None:
+            return None
+        config = ExperimentConfig.from_json(stored)
+        before = Agent(config, self.store, None, open_bytes=self._open_bytes)
+        fits = before.state.certifier.spec.fits(before.rule)
+        return before.answers.era_answer() if fits and not before._miscounted else None
 
     def _new_validation(self) -> Validator:
         state = self.state

@@ -29,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Self, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
 MOST_THREADS = 32  # requests under way at once
@@ -39,6 +39,7 @@ PATIENCE = 3  # failures in a row after which the daemon is asked only once per 
 REST_SECONDS = 0.5
 REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by their request_id
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
+MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
     {"served", "attempt", "delivered", "outputs", "reward", "metrics", "outcome_token"}
 )
@@ -83,13 +84,32 @@ class Counters:
     retries: int = 0
 
 
+def _parts_of(url: str) -> SplitResult:
+    """Scheme, host and port of a daemon's address. Raises ValueError."""
+    refusal = f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT"
+    if not isinstance(url, str):
+        raise ValueError(refusal)
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:  # a port that is none, a bracket that is not closed
+        raise ValueError(f"{refusal} ({error})") from None
+    if not known:
+        raise ValueError(refusal)
+    return parts
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 class Client:
     """One per process, for any number of threads and event loops.
 
     url: of the daemon, http or https. token: of scope `route`, where the daemon asks for one.
     timeout: seconds that `decide` may take. buffer: outcomes kept while the daemon is away, and
     rows of fallbacks kept until they are complete; the oldest are dropped, and counted.
-    Raises ValueError for a url or a token that cannot be one. `close` delivers what is left.
+    Raises ValueError for what cannot be one of these. `close` delivers what is left.
     """
 
     def __init__(
@@ -100,12 +120,22 @@ class Client:
         timeout: float = 0.05,
         buffer: int = 10_000,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
-        if token is not None and not (token.isascii() and token.isprintable()):
+        parts = _parts_of(url)
+        if token is not None and not (
+            isinstance(token, str) and token.isascii() and token.isprintable()
+        ):
             raise ValueError("token holds characters that no header can carry")
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
+        if not _is_number(timeout) or not 0.0 < timeout <= MOST_SECONDS:
+            raise ValueError(
+                f"timeout is {timeout!r}, expected seconds above 0 and at most {MOST_SECONDS:g}"
+            )
+        if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
+            raise ValueError(f"buffer is {buffer!r}, expected a whole number of rows, at least 1")
+        self._host, self._port, self._path = (
+            parts.hostname or "",
+            parts.port,
+            parts.path.rstrip("/"),
+        )
         self._scheme = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._headers = {"Content-Type": "application/json"}
         if token is not None:

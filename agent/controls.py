@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
-from equipoise.agent.lifecycle.eras import DRIFT
+from equipoise.agent.lifecycle.eras import (
+    DRIFT,
+    Ended,
+    EraAnswer,
+    keep_answer,
+    keep_end,
+    standing_end,
+)
 from equipoise.agent.lifecycle.rules import same_but_since
 from equipoise.agent.monitors.check import (
     Action,
@@ -30,8 +38,12 @@ from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.records import Alert, RuleRecord
 
+BUDGET = "budget"
+"""The name under which a hard stop in requests that an operator set is kept among the controls."""
 BY_CHECK = "check "
 """How the reason of a pause begins that a check asked for."""
+NO_REASON = "by an operator"
+"""What stands where nobody said why the experiment ended."""
 _PAUSE = "pause"
 """The name under which pausing and resuming are kept among the alerts."""
 
@@ -80,11 +92,18 @@ class Controls:
         simulation = None if limited.keys() == {"requests"} else answers.view().moments.simulation
         state.purse.revalue(charges_in_force(limited, state.config, simulation, values))
 
-    def open_era(self, reason: str, at: float = 0.0, active: Flags | None = None) -> None:
-        """Start certified sums afresh from the next decision on.
+    def open_era(
+        self,
+        reason: str,
+        at: float = 0.0,
+        active: Flags | None = None,
+        ended: EraAnswer | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> None:
+        """Start certified sums afresh from the next decision on, and keep the last answer.
 
         reason: for people, and kept; active: (K,) models to compare from now on, None for those
-        compared so far. What the estimators know stays.
+        compared so far. What the estimators know stays. ended: what was certified of the era that
+        ends, where the sums here are not those of its configuration; None where it is void.
         Raises AgentError where fewer than two models would be left.
         """
         active = self._state.rule.active if active is None else active
@@ -93,20 +112,52 @@ class Controls:
         newest = self._state.eras.newest
         if newest is None:
             raise AgentError("the store has no era yet: it was opened for reading")
+        answer = self._answers.era_answer() if ended is msgspec.UNSET else ended
+        if answer is not None:
+            # Before the era: if the process ends in between, it is kept again when the era ends.
+            keep_answer(self._state.store, answer, at)
         self._state.eras.open(newest.era + 1, reason, at, active, newest)
         self._state.alarms = ()
         self.freeze_rule(newest.era + 1, at)
 
     def pause(self, reason: str, at: float = 0.0) -> None:
-        """Randomize nothing until `resume`; kept in the store, so a restart stays paused."""
+        """Randomize nothing until `resume`; kept in the store, so a restart stays paused. What has
+        ended stays ended."""
+        if self._state.ended is not None:
+            return
         self._state.paused = reason
         self._state.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=reason))
 
+    def end(
+        self, model: str | None, reason: str = "", at: float = 0.0, *, certified: bool
+    ) -> Ended:
+        """Randomize nothing any more, and keep who is to be served: until `resume`, through every
+        restart. Ending again replaces what was kept.
+
+        model: None to leave today's routing as it is. certified: whether that model is certified
+        best, or within epsilon of it, now. Raises AgentError for a model that does not exist.
+        """
+        state = self._state
+        if model is not None and model not in state.models:
+            raise AgentError(f"model: {model!r} is none of {', '.join(state.models)}")
+        ended = Ended(model=model, certified=certified, reason=reason, era=state.rule.era, at=at)
+        keep_end(state.store, ended, at)
+        state.ended, state.paused = ended, reason or NO_REASON
+        # A pause as well: a version that knows no end must not randomize either.
+        state.store.put(Alert(at=at, check=_PAUSE, status="paused", sentence=state.paused))
+        return ended
+
     def resume(self, at: float = 0.0, why: str = "") -> None:
-        """Randomize again. After a check has paused, in a new era: what it found is past.
+        """Randomize again. After a check has paused, or an end, in a new era: what was found, or
+        answered, is past.
 
         why: for people.
         """
+        if self._state.ended is not None:
+            # First the era: whatever happens in between, what was answered is not added to.
+            self.open_era(f"resumed after the end{f': {why}' if why else ''}", at)
+            keep_end(self._state.store, None, at)
+            self._state.ended = None
         reason, self._state.paused = self._state.paused, None
         if reason is None:
             return
@@ -120,6 +171,14 @@ class Controls:
         """The hard stop in requests that is in force, None for none."""
         limit = self._state.purse.limits.get("requests")
         return None if limit is None else int(limit)
+
+    def keep_budget(self) -> None:
+        """Put the hard stop in requests that an operator set last in force again."""
+        values = [
+            control.value for control in self._state.store.controls() if control.name == BUDGET
+        ]
+        if values:
+            self.set_budget(msgspec.json.decode(values[-1], type=int | None))
 
     def set_budget(self, requests: int | None) -> None:
         """Change the hard stop in requests, counted from the start; None for no such limit."""
@@ -170,6 +229,8 @@ class Controls:
         """Do what alarms ask for. Doing it again while they stand changes nothing."""
         state = self._state
         state.alarms = alarms_of(consequences)
+        if state.ended is not None:
+            return
         for consequence in consequences:
             check = consequence.check
             pauses_all = consequence.action is Action.PAUSE and not consequence.models
@@ -186,6 +247,8 @@ class Controls:
 
     def begins_era(self, consequences: Sequence[Consequence]) -> bool:
         """Whether `apply_alarm_actions` would open an era, whose first rule needs the sums."""
+        if self._state.ended is not None:
+            return False
         active, reasons = self._next_era(consequences)
         return bool(reasons) and int(np.count_nonzero(active)) >= 2
 
@@ -220,5 +283,8 @@ def alarms_of(consequences: Sequence[Consequence]) -> tuple[str, ...]:
 
 def standing_pause(store: Store) -> str | None:
     """Why randomizing is paused, by the newest entry in the store."""
+    ended = standing_end(store)
+    if ended is not None:
+        return ended.reason or NO_REASON
     alerts = [alert for alert in store.alerts() if alert.check == _PAUSE]
     return alerts[-1].sentence if alerts and alerts[-1].status == "paused" else None

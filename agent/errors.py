@@ -55,7 +55,8 @@ class ConfigError(ValueError):
         self.source = source
 
     def __str__(self) -> str:
-        return f"{self.source}: " + "; ".join(self.problems)
+        """A line for each."""
+        return "\n".join(f"{self.source}: {problem}" for problem in self.problems)
 
 
 class PlanError(ValueError):

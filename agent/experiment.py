@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from equipoise.agent.agent import Accepted, Agent
     from equipoise.agent.answers.answers import Checks, Estimates
     from equipoise.agent.answers.recommendation import Recommendation
-    from equipoise.agent.answers.status import Status
+    from equipoise.agent.answers.status import Activity, Status
+    from equipoise.agent.budget.cost import Spent
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.errors import ConfigError
+    from equipoise.agent.lifecycle.eras import Ended
     from equipoise.store.contract import Store
     from equipoise.store.records import Observation, Simulation
 
@@ -87,6 +89,7 @@ class Experiment:
         """
         from equipoise.agent.agent import Agent
         from equipoise.agent.decisions.uniforms import new_key
+        from equipoise.agent.lifecycle.opening import with_after_decision
         from equipoise.agent.maintenance.key_file import open_key
         from equipoise.store.journal import JournaledStore
         from equipoise.store.memory import MemoryStore
@@ -95,12 +98,15 @@ class Experiment:
         if store is None:
             if experiment is None:
                 raise _missing_config("an experiment in memory")
-            return cls(Agent(experiment, MemoryStore(), new_key(), at=clock()), clock)
+            memory = MemoryStore()
+            experiment = with_after_decision(experiment, memory)
+            return cls(Agent(experiment, memory, new_key(), at=clock()), clock)
         if experiment is None and not os.path.exists(store):
             raise _missing_config(os.fspath(store))
         opened = JournaledStore(store)
         try:
             experiment = _stored_config(opened) if experiment is None else experiment
+            experiment = with_after_decision(experiment, opened)
             return cls(Agent(experiment, opened, open_key(opened), at=clock()), clock)
         except BaseException:
             opened.close()
@@ -196,7 +202,8 @@ class Experiment:
 
     def refresh(self) -> Status:
         """Close decisions whose window is over, estimate, freeze the next rule, and do what alarms
-        ask for (a pause, a new era, a model left out), as the daemon does; the status then."""
+        ask for (a pause, a new era, a model left out), as the daemon does; the status then. Once it
+        is decided nothing is randomized any more, unless `budget.after_decision` says so."""
         with self._opened():
             now = self._clock()
             self.agent.expire(now)
@@ -213,6 +220,16 @@ class Experiment:
         """What is certified, at any time, with its sentence."""
         with self._opened():
             return self.agent.answers.status()
+
+    def activity(self) -> Activity:
+        """What is done with requests now: randomized, or why not."""
+        with self._opened():
+            return self.agent.answers.activity()
+
+    def spent(self) -> Spent:
+        """What randomizing has cost so far: requests, USD, and rewards against today's routing."""
+        with self._opened():
+            return self.agent.answers.spent()
 
     def checks(self) -> Checks:
         """What every check says of the era in force."""
@@ -231,8 +248,23 @@ class Experiment:
         with self._opened():
             self.agent.controls.pause(reason, self._clock())
 
+    def end(self, model: str | None = None, *, keep: bool = False, reason: str = "") -> Ended:
+        """End the experiment: nothing is randomized until `resume`, and who is to be served from
+        now on is kept. model: that one; keep: leave today's routing as it is; with neither, what
+        `recommendation` says to do. Raises AgentError for a model that does not exist."""
+        from equipoise.agent.answers.recommendation import KEEP
+
+        with self._opened():
+            answers, action = self.agent.answers, model
+            if model is None and not keep:
+                advice = answers.recommendation().action
+                action = None if advice == KEEP else advice
+            certified = action is not None and action == answers.certified_winner()
+            now = self._clock()
+            return self.agent.controls.end(action, reason, now, certified=certified)
+
     def resume(self, why: str = "") -> None:
-        """Randomize again; in a new era if a check had paused."""
+        """Randomize again; in a new era if a check had paused, or after an end."""
         with self._opened():
             self.agent.controls.resume(self._clock(), why)
 

@@ -41,10 +41,6 @@ from equipoise.store.batches import (
 )
 from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
 
-UNRATED = (
-    "received nothing: a usage row teaches by its reward; declare reward.missing if a row "
-    "without one has a known value, or leave such rows out"
-)
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 """Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
@@ -181,22 +177,26 @@ class RecordAdapter:
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
         """Take in rows of a usage log (OBS).
 
-        A request_id counts once: the same content again is a repeat. Raises ConflictError where
-        it comes with other content, naming both rows, and AgentError where a row has no reward
-        and none is declared for those that are missing.
+        A request_id counts once: the same content again is a repeat. A row without a reward is
+        counted and left out, unless the value of a missing reward is declared: all that a usage row
+        teaches is its reward. Raises ConflictError where an id comes with other content, naming
+        both rows.
         """
+        missing = self.agent.config.reward.missing_value
+        rewards = [missing if item.reward is None else item.reward for item in observations]
+        rated = np.array([reward is not None for reward in rewards], dtype=bool)
         batch = ObservationBatch(
             unit=np.zeros(len(observations), dtype=np.int64),
             at=self._times([item.at for item in observations]),
             x=self._context([item.features for item in observations]),
             routed=self._models("routed", [item.routed for item in observations]),
             outputs=self._outputs([item.outputs for item in observations]),
-            reward=self._rewards(observations),
+            reward=np.array([np.nan if each is None else each for each in rewards]),
             request_id=[item.request_id or "" for item in observations],
             unit_id=[item.unit_id or item.request_id or "" for item in observations],
         )
         dated = np.array([item.at is not None for item in observations], dtype=bool)
-        fresh = self._new_observations(batch, dated)
+        fresh = self._new_observations(batch, rated, dated)
         rows = batch if fresh.all() else select(batch, fresh)
         first = self.agent.light.next_seq
         # A row that names nobody is somebody of its own, whatever others call theirs.
@@ -211,24 +211,20 @@ class RecordAdapter:
                 request_id=rows.request_id if any(rows.request_id or ()) else None,
             )
         )
-        return Accepted(accepted.rows, len(batch) - len(rows))
+        unrated = len(batch) - int(rated.sum())
+        return Accepted(accepted.rows, duplicates=len(batch) - len(rows) - unrated, unrated=unrated)
 
-    def _rewards(self, observations: Sequence[Observation]) -> Floats:
-        missing = self.agent.config.reward.missing_value
-        rewards = [missing if item.reward is None else item.reward for item in observations]
-        if None in rewards:
-            raise AgentError(f"reward row {rewards.index(None)}: {UNRATED}")
-        return np.array(rewards, dtype=np.float64)
-
-    def _new_observations(self, batch: ObservationBatch, dated: Flags) -> Flags:
-        """(n,) the rows that are no repeats. dated: whose times were given and not taken from the
-        clock, which is no part of their content."""
+    def _new_observations(self, batch: ObservationBatch, rated: Flags, dated: Flags) -> Flags:
+        """(n,) the rows that have a reward and are no repeats. dated: whose times were given and
+        not taken from the clock, which is no part of their content."""
         ids = batch.request_id or ()
         repeated = self.agent.store.find_observations([name for name in ids if name])
         logged = self.agent.store.observations(sorted(repeated)) if repeated else {}
-        fresh = np.ones(len(batch), dtype=bool)
+        fresh = rated.copy()
         first: dict[str, int] = {}
         for row, name in enumerate(ids):
+            if not rated[row]:
+                continue
             if name in logged:
                 stored = logged[name]
                 assert isinstance(stored.batch, ObservationBatch)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 
 from equipoise.policies.kernels import (
     AssignmentKernel,
+    ConstantRate,
     RateKernel,
     decode_assignment_kernel,
     decode_rate_kernel,
@@ -52,6 +53,10 @@ class Allocation:
             each = cuts.each(x)
             return gate.of_scores(best_of(each)), mix_floor(each, eligible, self.floor)
         return self.gate.rates(x), self.assignment.probabilities(x, eligible, self.floor)
+
+    def at_rate(self, rate: float) -> Self:
+        """The same assignment for requests that are all randomized at this rate, in [0, 1]."""
+        return replace(self, gate=ConstantRate(rate))
 
     def encode(self) -> dict[str, Any]:
         """A dict of JSON types; `decode` restores the allocation bit for bit."""

@@ -7,7 +7,6 @@ inside the commands, so that `--help` stays fast.
 from __future__ import annotations
 
 import shutil
-import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,23 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipoise.agent.cli import add_command, application, run
 from equipoise.agent.cli.ingest import ingest
-from equipoise.agent.cli.maintenance import audit, backup, export, repair, restore
+from equipoise.agent.cli.maintenance import audit, backup, end, export, repair, restore
 from equipoise.agent.cli.plan import plan_command
+from equipoise.agent.cli.reference import reference
 from equipoise.agent.cli.serve import init, serve
 from equipoise.agent.cli.status import status
 
 if TYPE_CHECKING:
     from equipoise.agent.planning.problem import Problem
 
-app = typer.Typer(
-    name="equipoise",
-    help="Find out which LLM is better, with a little randomization of live traffic.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = application("Find out which LLM is better, with a little randomization of live traffic.")
 
 
 def _numbers(name: str, text: str | None) -> list[float] | None:
@@ -76,7 +70,6 @@ def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
                 typer.echo(lines.fill(f"{key}: {value}"))
 
 
-@app.command()
 def replay(
     out: Annotated[
         Path | None,
@@ -190,8 +183,8 @@ def replay(
 
     Example: equipoise replay --experiment grid --benchmark swebench:PATH
     """
+    from equipoise.replay.benchmarks.base import in_flags
     from equipoise.replay.command import complete_order, run_replay
-    from equipoise.replay.errors import in_flags
 
     with in_flags():
         order = complete_order(
@@ -225,7 +218,6 @@ def replay(
         run_replay(order)
 
 
-@app.command()
 def benchmarks(
     name: Annotated[
         str | None, typer.Argument(help="Show the options of this benchmark instead.")
@@ -244,7 +236,6 @@ def benchmarks(
         typer.echo("It has no options.")
 
 
-@app.command()
 def worlds(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -296,7 +287,7 @@ def estimators(
 
 
 def _plan_of_benchmark(name: str, world: list[str], fields: Mapping[str, Any]) -> Problem:
-    from equipoise.replay.errors import in_flags
+    from equipoise.replay.benchmarks.base import in_flags
     from equipoise.replay.planning import of_benchmark
 
     with in_flags():
@@ -309,29 +300,26 @@ def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json
     validate(benchmarks, count, out, as_json)
 
 
-app.command()(init)
-app.command()(serve)
-app.command()(ingest)
-app.command()(plan_command(_plan_of_benchmark, _validate_plans))
-app.command()(status)
-app.command()(audit)
-app.command()(export)
-app.command()(backup)
-app.command()(restore)
-app.command()(repair)
+for command in (
+    replay,
+    benchmarks,
+    worlds,
+    init,
+    serve,
+    ingest,
+    plan_command(_plan_of_benchmark, _validate_plans),
+    status,
+    end,
+    audit,
+    export,
+    backup,
+    restore,
+    repair,
+    reference,
+):
+    add_command(app, command)
 
 
 def main() -> None:
-    """Entry point: input that is refused becomes one clear line and exit code 2."""
-    try:
-        app()
-    except (ValueError, OSError) as error:
-        if not _expected(error):
-            raise
-        typer.echo(f"equipoise: {error}", err=True)
-        sys.exit(2)
-
-
-def _expected(error: Exception) -> bool:
-    """Whether an exception is our word about bad input, and not a fault of the program."""
-    return isinstance(error, OSError) or type(error).__module__.startswith("equipoise.")
+    """Entry point of the script `equipoise` and of `python -m equipoise`."""
+    run(app)

@@ -17,7 +17,7 @@ from equipoise.agent.estimators.base import FAMILIES, NOTES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, has_own_rewards, load_from_texts
-from equipoise.replay.errors import OptionError
+from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.report import print_summary, write_report
 from equipoise.replay.findings.text import as_markdown, print_findings
@@ -38,7 +38,7 @@ from equipoise.replay.order import (
 from equipoise.replay.planning import certainty
 from equipoise.replay.results.summary import invented_sentence, summarize
 from equipoise.replay.worlds import World
-from equipoise.replay.worlds.invented import traffic_is_routed
+from equipoise.replay.worlds.options import traffic_is_routed
 from equipoise.store.sqlite import SqliteStore
 
 

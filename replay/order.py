@@ -18,14 +18,18 @@ from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, has_own_rewards
-from equipoise.replay.errors import OptionError
+from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.findings.findings import Findings
 from equipoise.replay.harness.cell_cache import cells_beside, holds_cells
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Cell
 from equipoise.replay.worlds import World, WorldOptions
-from equipoise.replay.worlds.invented import inventions, traffic_is_routed
-from equipoise.replay.worlds.options import UNCHANGED_WORLD, parse_options
+from equipoise.replay.worlds.options import (
+    UNCHANGED_WORLD,
+    inventions,
+    parse_options,
+    traffic_is_routed,
+)
 
 DEFAULTS: dict[str, Any] = {
     "policies": ["uniform", "top-two", "track-and-stop"],

@@ -148,6 +148,7 @@ def of_benchmark(name: str, world_options: list[str], fields: Mapping[str, Any])
         world = World(benchmark, parse_options(world_options))
     fixed = {"models": len(benchmark.models), "reward_low": 0.0, "reward_high": 1.0}
     own = {*fixed, "reward_rate", "reward_sd", "price", "prices", "maximise"}
+    own |= {"names", "mix", "candidate"}
     refused = sorted(set(fields) & own)
     if refused:
         raise PlanError(refused[0], fields[refused[0]], f"none: {benchmark.name} has its own")

@@ -31,8 +31,9 @@ Texts: TypeAlias = Sequence[str]
 class Closure(IntEnum):
     """What closed a request to randomizing, before its draw.
 
-    Up to BUDGET everybody is closed at that time. From SEGMENT on it depends on the request, so
-    that what stays open is another traffic than the whole.
+    Up to BUDGET, and by DECIDED, everybody is closed at that time. From SEGMENT to INELIGIBLE it
+    depends on the request, so that what stays open is another traffic than the whole. DECIDED: the
+    rule stops since its era is decided.
     """
 
     OPEN = 0
@@ -43,6 +44,7 @@ class Closure(IntEnum):
     USER = 5
     EXCLUDED = 6
     INELIGIBLE = 7
+    DECIDED = 8
 
 
 @dataclass(frozen=True, slots=True)

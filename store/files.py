@@ -74,15 +74,14 @@ class DatabaseFile:
     def lock(self, store: Path) -> None:
         """Become the file's one writer, by whatever name it is opened. Raises StoreInUseError."""
         assert self._share is not None
-        refusal = StoreInUseError(
-            f"store {store} is open for writing by another writer, under this or another name"
-        )
         if self._share.writer:
-            raise refusal
+            raise _open_here(store)
         try:
             fcntl.flock(self._share.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise refusal from None
+            raise StoreInUseError(
+                f"store {store} is open for writing by another writer, under this or another name"
+            ) from None
         self._share.writer = self._writes = True
 
     def release(self) -> None:
@@ -125,6 +124,17 @@ class WriterLock:
             os.close(file)
 
 
+class OpenHereError(StoreInUseError):
+    """The writer that holds the store is in this process."""
+
+
+def _open_here(store: Path) -> OpenHereError:
+    return OpenHereError(
+        f"store {store} is open for writing in this process already: use the Experiment, or store,"
+        " that has it open, or close that first"
+    )
+
+
 def _lock(path: Path, store: Path) -> int:
     while True:
         try:
@@ -138,6 +148,8 @@ def _lock(path: Path, store: Path) -> int:
         except BlockingIOError:
             holder = os.pread(file, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(file)
+            if holder == str(os.getpid()):
+                raise _open_here(store) from None
             raise StoreInUseError(
                 f"store {store} is open for writing by another writer (process {holder})"
             ) from None

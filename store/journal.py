@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ from equipoise.store.errors import (
 )
 from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, seed_of, to_frame
 from equipoise.store.format.mark import BLOCK
+from equipoise.store.memory import RecentOutcomes
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite.chain import Anchor
@@ -70,8 +72,6 @@ _BITS = 27
 _MASK = (1 << _BITS) - 1
 _WORD = (1 << 64) - 1
 _SPREAD = 0x9E3779B97F4A7C15
-_OUTCOME_ROWS = 20_000
-"""Parts of outcomes that are kept: up to 30 MB, where each came alone."""
 
 
 class JournaledStore(Store):
@@ -279,17 +279,32 @@ class JournaledStore(Store):
         there then, and only known twice."""
         return [*self._settling, *tuple(self._waiting)]
 
-    def decision(self, number: int) -> DecisionBatch | None:
+    def number_reader(self, request_id: str) -> Callable[[], int | None]:
+        """Finds the decision of a request. Memory is looked at now, by the thread of the look-ups,
+        SQLite when this is called, by any thread; so for the other two readers."""
+        if request_id in self._numbers:
+            return partial(self._numbers.get, request_id)
+        return lambda: self._reader.find_requests([request_id]).get(request_id)
+
+    def decision_reader(self, number: int) -> Callable[[], DecisionBatch | None]:
+        """Reads a decision; see `number_reader`."""
         waiting = self._rows.get(number)
         if waiting is None:
-            return self._reader.decision(number)
+            return lambda: self._reader.decision(number)
         batch, row = waiting
-        return slice_rows(batch, row, row + 1)
+        return partial(slice_rows, batch, row, row + 1)
+
+    def decision(self, number: int) -> DecisionBatch | None:
+        return self.decision_reader(number)()
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
+        return self.parts_reader(number)()
+
+    def parts_reader(self, number: int) -> Callable[[], list[OutcomeBatch]]:
+        """Reads what `outcome_parts` is; see `number_reader`."""
         recent = self._recent.find(number)
         if recent is not None:
-            return recent
+            return lambda: recent
         # Memory first: what leaves it meanwhile is in SQLite when that is asked, and then known
         # twice. A late repeat must not make the loop wait for a transaction.
         waiting: dict[int, OutcomeBatch] = {}
@@ -297,8 +312,12 @@ class JournaledStore(Store):
             if isinstance(segment.batch, OutcomeBatch):
                 for row in np.flatnonzero(segment.batch.number == number).tolist():
                     waiting[segment.seq + row] = slice_rows(segment.batch, row, row + 1)
-        settled = self._reader.outcome_rows(number)
-        return [part for _, part in sorted({**waiting, **settled}.items())]
+
+        def both() -> list[OutcomeBatch]:
+            settled = self._reader.outcome_rows(number)
+            return [part for _, part in sorted({**waiting, **settled}.items())]
+
+        return both
 
     def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
         end = self._next_seq if until is None else min(until, self._next_seq)
@@ -541,45 +560,6 @@ class BloomFilter:
             return False
         place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
         return bool(bits[place >> 3] & (1 << (place & 7)))
-
-
-class RecentOutcomes:
-    """Parts of the newest `limit` outcome rows. decisions: how many there were at the start.
-
-    A decision that is younger than the oldest row kept has all its parts here, so `find` knows
-    them without asking anybody; of older ones it knows nothing.
-    """
-
-    def __init__(self, decisions: int, limit: int = _OUTCOME_ROWS) -> None:
-        self._limit = limit
-        self._first = decisions
-        self._rows = 0
-        self._parts: dict[int, list[tuple[OutcomeBatch, int]]] = {}
-        self._order: deque[tuple[int, list[int]]] = deque()
-
-    def add(self, batch: OutcomeBatch, decisions: int) -> None:
-        """Keep a batch that was appended when there were so many decisions."""
-        numbers = batch.number.tolist()
-        self._order.append((decisions, numbers))
-        self._rows += len(numbers)
-        for row, number in enumerate(numbers):
-            self._parts.setdefault(number, []).append((batch, row))
-        while self._rows > self._limit:
-            _, old = self._order.popleft()
-            self._rows -= len(old)
-            self._first = self._order[0][0] if self._order else decisions
-            for number in old:
-                parts = self._parts[number]
-                del parts[0]
-                if not parts:
-                    del self._parts[number]
-
-    def find(self, number: int) -> list[OutcomeBatch] | None:
-        """Every part of a decision in log order; None where only the log knows."""
-        if number < self._first:
-            return None
-        parts = self._parts.get(number, ())
-        return [slice_rows(batch, row, row + 1) for batch, row in parts]
 
 
 def open_store(

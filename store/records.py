@@ -11,6 +11,8 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
+from equipoise.store.words import plural, verb
+
 LONGEST_ID = 200
 """Characters, so at most 800 bytes: every look-up, index entry and log line carries ids whole."""
 UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
@@ -46,6 +48,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Request(Record, frozen=True, kw_only=True):
     """A request before it is served: who asks (unit), what (features), who was to answer.
 
+    request_id: your name of it. routed: the model that would serve it today. features: value of
+    every declared context feature by name, or the list of context columns. unit_id: who asks, such
+    as a user or a session; each request is a unit of its own where it is left out. context_id:
+    name of the cached context that it is, where replays of it exist. eligible: the models that may
+    serve it, all of them where it is left out. at: when it came, in seconds since the epoch; now
+    where it is left out.
+
     >>> Request(request_id="r1", routed="large", features={"words": 12}).unit_id is None
     True
     """
@@ -60,7 +69,15 @@ class Request(Record, frozen=True, kw_only=True):
 
 
 class Decision(Record, frozen=True, kw_only=True):
-    """The answer to a request. `propensity` is the probability with which `model` was served."""
+    """The answer to a request.
+
+    decision_id: its name in the log. request_id: as it was asked with. model: what to serve.
+    routed: what would have served it. randomized: whether the model came from a draw. propensity:
+    the probability with which `model` was served. rate: the probability with which the request was
+    randomized. probabilities: of each model where it is. uniform: the number that was drawn, from 0
+    to 1. rule_id: the frozen rule that it follows. era: the span of the log that it belongs to. at:
+    when, in seconds since the epoch.
+    """
 
     decision_id: Id
     request_id: Id | None
@@ -79,8 +96,15 @@ class Decision(Record, frozen=True, kw_only=True):
 class Outcome(Record, frozen=True, kw_only=True):
     """One part of what came of a decision: outputs with the response, the reward later.
 
-    served, attempt, delivered: what became of one attempt to serve it; a part with none of them
-    speaks of no attempt. With one of them, attempt is 1 and delivered true unless said.
+    decision_id: of the decision; this or `request_id` names it. request_id: of the request that was
+    decided. served: the model that answered, where it may be another than the one drawn. attempt:
+    which attempt to serve it this part speaks of; the first where only `served` or `delivered` is
+    given. delivered: whether that attempt reached the user; true where only `served` or `attempt`
+    is given. outputs: value of every declared output feature by name, or the list of output
+    columns. reward: what the user thought of it, in the declared range. metrics: value of a
+    guardrail by its name. at: when, in seconds since the epoch; now where it is left out.
+
+    A part with none of served, attempt and delivered speaks of no attempt.
 
     >>> Outcome(request_id="r1", reward=0.9).reward
     0.9
@@ -100,7 +124,11 @@ class Outcome(Record, frozen=True, kw_only=True):
 class Observation(Record, frozen=True, kw_only=True):
     """A row of a usage log: served as routed, outside any decision of ours (OBS).
 
-    reward: None where nobody said; such a row needs a declared value of missing rewards.
+    routed: the model that served it. features: value of every declared context feature by name, or
+    the list of context columns. outputs: the same for output features. reward: in the declared
+    range; a row without one is counted and left out, unless `reward.missing` declares a value for
+    it. request_id: your name of it; a row counts once by it. unit_id: who asked; the request itself
+    where it is left out. at: when, in seconds since the epoch; now where it is left out.
 
     >>> Observation(routed="large", features=[12.0], outputs=[2.5], reward=0.7).routed
     'large'
@@ -116,7 +144,12 @@ class Observation(Record, frozen=True, kw_only=True):
 
 
 class Simulation(Record, frozen=True, kw_only=True):
-    """A cached context replayed offline on a model (SIM): what it would output; cost in USD.
+    """A cached context replayed offline on a model (SIM): what it would output.
+
+    context_id: your name of the context; a context and a model count once together. model: that it
+    was replayed on. features: value of every declared context feature by name, or the list of
+    context columns. outputs: the same for output features. cost: of the replay, in USD. at: when,
+    in seconds since the epoch; now where it is left out.
 
     >>> Simulation(context_id="c1", model="small", features=[12.0], outputs=[0.4], cost=0.002).cost
     0.002
@@ -190,7 +223,8 @@ class Gap(Record, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """For people."""
-        missing = f"{self.rows:,} log rows are missing before row {self.row:,}" if self.rows else ""
+        rows = f"{plural(self.rows, 'log row')} {verb(self.rows, 'is', 'are')}"
+        missing = f"{rows} missing before row {self.row:,}" if self.rows else ""
         last = "" if self.numbers == 1 else f" to d{self.end - 1}"
         void = f"d{self.first}{last} will be no decision" if self.numbers else ""
         aside = f"; put aside: {self.kept}" if self.kept else ""

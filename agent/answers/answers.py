@@ -5,18 +5,35 @@ Everything here only reads: the answers are functions of the folded log and of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
-from equipoise.agent.answers.policy_snapshot import OutputMaps, build_snapshot, recent_contexts
-from equipoise.agent.answers.recommendation import Backing, Recommendation, recommend
-from equipoise.agent.answers.status import Status, decide
-from equipoise.agent.budget import Purse, Spending
+from equipoise.agent.answers.policy_snapshot import (
+    OutputMaps,
+    build_snapshot,
+    logged_moments,
+    recent_contexts,
+)
+from equipoise.agent.answers.recommendation import (
+    KEEP,
+    ROUNDING,
+    Comparison,
+    Recommendation,
+    compare,
+    favoured,
+)
+from equipoise.agent.answers.statements import Facts, Progress, Situation, decision, state
+from equipoise.agent.answers.status import Activity, Status, activity
+from equipoise.agent.budget import Exhausted, Purse, Spending
 from equipoise.agent.budget.caps import Caps, Quotas, model_caps
+from equipoise.agent.budget.cost import Basis, Spent, spent_so_far
+from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
@@ -25,10 +42,11 @@ from equipoise.agent.estimators.ipw import routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
 from equipoise.agent.inference.projection import nearest
-from equipoise.agent.lifecycle.eras import Eras
+from equipoise.agent.lifecycle.eras import Ended, EraAnswer, Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
+from equipoise.agent.monitors.lost_rows import Missingness, out_of_reach
 from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
 from equipoise.agent.state.fold import Fold, View
@@ -51,7 +69,8 @@ class ExperimentState:
 
     light: what decisions and outcomes ask for. rule: the one in force. alarms: names of the checks
     that stand at alarm. paused: why nothing is randomized, None if it is; observing_only: nothing
-    is (mode `observe`). gaps: what the log is known to lack; no more is found out while it is open.
+    is (mode `observe`); ended: the end of the experiment, which stands beside a pause. gaps: what
+    the log is known to lack; no more is found out while it is open.
     """
 
     def __init__(
@@ -63,6 +82,7 @@ class ExperimentState:
         fold: Fold,
         rule: Rule,
         paused: str | None,
+        ended: Ended | None = None,
     ) -> None:
         self.store = store
         self.eras = eras
@@ -73,6 +93,7 @@ class ExperimentState:
         self.rule = rule
         self.alarms = rule.alarms
         self.paused = paused
+        self.ended = ended
         self.observing_only = False
         self.gaps = store.gaps()
         self.configure(config)
@@ -212,61 +233,70 @@ class Answers:
         return routing_value(self.view().moments)
 
     def recommendation(self, family: str | None = None) -> Recommendation:
-        """The answer of one family, by default the configured one.
+        """The answer of one family, by default the configured one, with what happens to requests
+        now as far as the store knows it."""
+        facts = self.facts(family)
+        comparison, statements = facts.comparison, state(facts, self.situation())
+        best = comparison.top[0] if comparison.top else None
+        error = math.nan if best is None else comparison.errors[best]
+        return Recommendation(
+            family=comparison.family,
+            model=None if best is None else comparison.models[best],
+            favoured=favoured(comparison, self.routing()[0], self.sign),
+            leaning=statements.leaning,
+            action=statements.action,
+            value=math.nan if best is None or math.isnan(error) else comparison.values[best],
+            error=error,
+            routing_value=comparison.routing,
+            routing_error=comparison.routing_error,
+            sentence=statements.headline,
+        )
+
+    def facts(self, family: str | None = None) -> Facts:
+        """What statements are made from, by one family, by default the configured one.
 
         While an alarm says that replays are not what models answer live, families that rest on
         them are left out, and the plain experiment answers instead.
         """
+        certified = self.certified()
+        return Facts(certified.claim, self._comparison(family), self._progress(certified))
+
+    def _progress(self, certified: Certified) -> Progress:
+        era = self.state.rule.era
+        reason = self.state.eras.reason(era) if era else ""
+        made = self.state.light.randomized
+        return Progress(certified.randomized, made, era, reason, certified.about)
+
+    def situation(self) -> Situation:
+        """What happens to requests now, as far as the store knows it."""
+        ended = self.state.ended
+        final = None if ended is None else ended.model or KEEP
+        return Situation(self.activity(), self.state.paused or "", final=final)
+
+    def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator
         may_fall_back = family is None and name != PLAIN
         if may_fall_back and self.asks_for(Action.DROP_SIMULATION, self.state.rule.alarms):
-            answer = self._recommend(self.estimates([PLAIN])[PLAIN])
-            why = f" ({name} is left out: replays are not what models answer live.)"
-            return replace(answer, sentence=answer.sentence + why)
+            note = f"({name} is left out: replays are not what models answer live.)"
+            return self._compared(self.estimates([PLAIN])[PLAIN], note)
         estimate = self.estimates([name])[name]
         if np.isfinite(estimate.values).any():
-            return self._recommend(estimate)
+            return self._compared(estimate)
         failure = estimate.diagnostics.get("failed")
         if may_fall_back:
             estimate = self.estimates([PLAIN])[PLAIN]
-        answer = self._recommend(estimate)
-        why = f"({name} waits for {self._missing(name)}.)"
+        note = f"({name} waits for {self._missing(name)}.)"
         if failure is not None:
-            why = f"({name} cannot be computed: {failure}.)"
-        return replace(answer, sentence=f"{answer.sentence} {why}")
+            note = f"({name} cannot be computed: {failure}.)"
+        return self._compared(estimate, note)
 
-    def _recommend(self, estimate: Estimate) -> Recommendation:
-        """What an estimate recommends, once it contradicts nothing that is certified."""
+    def _compared(self, estimate: Estimate, note: str = "") -> Comparison:
+        """An estimate, once it contradicts nothing that is certified, with what is to be added."""
         placed, routing = self.within_certified(estimate)
         reward = self.state.config.reward
         ends = {"low": reward.low, "high": reward.high}
-        backing = self._backing()
-        answer = recommend(self.state.models, placed, routing, self.sign, **ends, backing=backing)
-        about = self.certified().about
-        if not about or answer.model is None:
-            return answer
-        return replace(answer, sentence=f"{answer.sentence} This is what holds{about}.")
-
-    def _backing(self) -> Backing | None:
-        """What is certified of the whole traffic, as a recommendation rests on it."""
-        certified = self.certified()
-        if certified.limited:
-            # It is about requests that were still open: another model may be best on the rest.
-            return None
-        standing, routing = certified.standing, len(self.state.models)
-        winner, alike = standing.winner(), standing.equivalent()
-        limits = standing.epsilon, certified.delta
-        # As the status says it: alike comes before the best within epsilon.
-        if alike and not (winner is not None and winner[1] > 0.0):
-            return Backing(
-                tuple(self.state.models[each] for each in alike), 0.0, 0.0, -np.inf, *limits
-            )
-        if winner is None:
-            return None
-        best, lead = winner
-        pair = (best, routing) if self.sign > 0 else (routing, best)
-        by, over = standing.lead(best), float(certified.contrasts[pair])
-        return Backing((self.state.models[best],), lead, by, over, *limits)
+        comparison = compare(self.state.models, placed, routing, self.sign, **ends)
+        return msgspec.structs.replace(comparison, note=note)
 
     def within_certified(self, estimate: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -302,6 +332,11 @@ class Answers:
             self.view().certified, self.state.rule, self.conditions, part
         )
 
+    def era_answer(self) -> EraAnswer:
+        """What is certified of the era in force, as it is kept when that ends."""
+        parts = range(self.state.certifier.parts)
+        return EraAnswer(era=self.state.rule.era, parts=[self.certified(at).kept for at in parts])
+
     def certified_winner(self) -> str | None:
         """The model certified within epsilon of the best at level delta, at any time."""
         winner = self.state.certifier.winner(
@@ -310,16 +345,69 @@ class Answers:
         return None if winner is None else self.state.models[winner]
 
     def status(self, part: int = 0) -> Status:
-        """The decision status, with its sentence."""
+        """The decision status of the whole traffic, or of segment number `part` from 1 on."""
         certified = self.certified(part)
-        era = self.state.rule.era
-        return decide(
-            certified.standing,
-            certified.delta,
-            paused="observing only" if self.state.observing_only else self.state.paused,
-            era_reason=self.state.eras.reason(era) if era else "",
-            randomized=certified.randomized,
-            about=certified.about,
+        return decision(
+            certified.claim,
+            self._progress(certified),
+            self.situation(),
+            epsilon=certified.epsilon,
+            delta=certified.delta,
+        )
+
+    def activity(self, *, kill_switch: bool = False, passing_through: bool = False) -> Activity:
+        """What is done with requests now. kill_switch, passing_through: as the daemon knows them;
+        the rest is known here."""
+        state = self.state
+        stopped = state.purse.exhausted
+        return activity(
+            kill_switch=kill_switch,
+            passing_through=passing_through,
+            ended=state.ended is not None,
+            observing=state.observing_only,
+            paused=state.paused is not None,
+            decided=state.rule.stops,
+            unpriced=stopped is Exhausted.UNPRICED,
+            budget_spent=stopped is Exhausted.SPENT,
+            ramp=state.rule.after_decision == "ramp",
+        )
+
+    def spent(self) -> Spent:
+        """What randomizing has cost so far, in all eras."""
+        return spent_so_far(self.state.models, self.state.light.ledger.spent, self.basis())
+
+    def basis(self, estimate: Estimate | None = None) -> Basis:
+        """What that is valued by now. estimate: of the configured family, made where None.
+
+        The family is the one that the recommendation rests on; a value without a known error is
+        not known.
+        """
+        state, name = self.state, self.state.config.policy.estimator
+        left_out = self.asks_for(Action.DROP_SIMULATION, state.rule.alarms)
+        if left_out and name != PLAIN:
+            estimate = self.estimates([PLAIN])[PLAIN]
+        elif estimate is None:
+            estimate = self.estimates([name])[name]
+        if not np.isfinite(estimate.values).any():
+            estimate = self.estimates([PLAIN])[PLAIN]
+        placed, routing = self.within_certified(estimate)
+        arms, replays = self.view().moments.arms, self.view().moments.simulation
+        reward = state.config.reward
+        # Rewards that never differed say nothing about how far their mean may be off.
+        least = (ROUNDING * (reward.high - reward.low)) ** 2
+        unknown = np.where(np.diagonal(placed.covariance) > least, 0.0, np.nan)
+        prices = model_costs(replays, declared_prices(state.config))
+        return Basis(
+            log_rows=state.light.next_seq,
+            prices=[float(price) if np.isfinite(price) else None for price in prices],
+            rewards=arms.count.sum(axis=0).astype(int).tolist(),
+            totals=(arms.count * arms.plain_mean).sum(axis=0).tolist(),
+            family=placed.family,
+            values=(placed.values + unknown).tolist(),
+            covariance=placed.covariance.tolist(),
+            routing=(routing[0], routing[1] if routing[1] > least else np.nan),
+            sign=self.sign,
+            replays_usd=float((replays.priced * replays.cost).sum()),
         )
 
     def spending(self) -> list[Spending]:
@@ -340,7 +428,7 @@ class Answers:
         monitors.begin(state.rule.era)
         configured = state.config.policy.estimator
         families = self.estimates(dict.fromkeys((*REPRESENTATION_FAMILIES, configured, *self.off)))
-        checks = Checks(monitors.checks(families))
+        checks = Checks(self._in_reach(check) for check in monitors.checks(families))
         features = state.transform.phi_names
         checks.append(computed(families, configured, self.sound()[1], features, PLAIN))
         if state.light.pending.y.shape[1]:
@@ -350,12 +438,28 @@ class Answers:
         planned = state.config.budget.planned
         if planned is not None:
             certified = self.certified()
-            answer = certified.standing
-            decided = answer.winner() is not None or bool(answer.equivalent())
+            decided = certified.standing.decided
             checks.append(plan(planned, certified.randomized, decided, self._foreseen()))
         now = at or state.light.pending.newest_at
         checks.append(watermark(self.behind(), now, state.config.reward.window))
         return checks
+
+    def _in_reach(self, check: Check) -> Check:
+        """`missingness` with what its share leaves to be certified; every other check as it is."""
+        reward = self.state.config.reward
+        if check.name != Missingness.name or reward.missing_value is not None:
+            return check
+        arms, active = self.view().moments.arms, np.flatnonzero(self.state.rule.active)
+        count, mean, variance = (part[active] for part in logged_moments(arms))
+        lead = error = float("nan")
+        if len(active) > 1 and (count > 1).all():
+            order = np.argsort(-self.sign * mean)[:2]
+            weight = arms.weight.sum(axis=0)[active]
+            alike = weight**2 / arms.weight_sq.sum(axis=0)[active]
+            lead = float(abs(mean[order[0]] - mean[order[1]]))
+            error = float(np.sqrt((variance / alike)[order].sum()))
+        epsilon = self.state.config.policy.epsilon
+        return out_of_reach(check, lead, error, epsilon, reward.high - reward.low)
 
     def _foreseen(self) -> tuple[float, float] | None:
         """(low, median) of the newest forecast of this era."""
@@ -417,17 +521,28 @@ class Answers:
         state = self.state
         active = state.eras.active(era)
         certified = self.view().certified
+        allocation, after = state.policy.freeze(snapshot), self._after_decision(era)
+        if after == "ramp":
+            allocation = allocation.at_rate(state.config.limits.rate_min)
         return Rule(
             era=era,
             since=state.light.pending.next,
-            allocation=state.policy.freeze(snapshot),
+            allocation=allocation,
             prediction=self._prediction(estimate),
             frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
             missing=state.config.reward.missing_value,
+            after_decision=after,
         )
+
+    def _after_decision(self, era: int) -> str | None:
+        """What goes on of an era that is decided; None where it is not, or all of it goes on."""
+        after = self.state.config.budget.after
+        if after == "continue" or era != self.state.rule.era:
+            return None
+        return after if self.certified().standing.decided else None
 
     def proposal(self, at: float) -> RuleRecord:
         """The next rule as a record, for whoever writes to the store."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from equipoise.agent.answers.status import Standing
+from equipoise.agent.answers.status import Claim, Standing
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.inference import levels, per_model
 from equipoise.agent.inference.asymptotic import Opening
@@ -26,6 +27,7 @@ from equipoise.agent.inference.certificate import (
 )
 from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.projection import within_range
+from equipoise.agent.lifecycle.eras import KeptAnswer
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.agent.state.certified_sums import CertifiedSums, Spec
 from equipoise.store.batches import Flags, Floats
@@ -101,6 +103,64 @@ class Certified:
         if self.closed:
             return f" on requests open to every model compared ({self.closed:,} were not)"
         return ""
+
+    @property
+    def kept(self) -> KeptAnswer:
+        """As it is kept when its era ends."""
+        return KeptAnswer(
+            segment=self.segment,
+            candidates=list(self.names),
+            active=self.active.tolist(),
+            sequence=self.sequence.value,
+            assumptions=list(self.assumptions),
+            rows=self.rows,
+            randomized=self.randomized,
+            missing=self.missing,
+            limited=self.limited,
+            closed=self.closed,
+            delta=self.delta,
+            epsilon=self.epsilon,
+            sign=self.sign,
+            lower=self.lower.tolist(),
+            upper=self.upper.tolist(),
+            contrasts=self.contrasts.tolist(),
+            decision=self.decision.tolist(),
+        )
+
+    @classmethod
+    def of_kept(cls, kept: KeptAnswer) -> Self:
+        """What was certified when an era ended; no comparison with fixed-n intervals was kept."""
+        contrasts = np.array(kept.contrasts, dtype=float)
+        return cls(
+            names=tuple(kept.candidates),
+            segment=kept.segment,
+            sequence=Sequence(kept.sequence),
+            reason="as kept when the era ended",
+            assumptions=tuple(kept.assumptions),
+            rows=kept.rows,
+            randomized=kept.randomized,
+            missing=kept.missing,
+            limited=kept.limited,
+            closed=kept.closed,
+            delta=kept.delta,
+            lower=np.array(kept.lower, dtype=float),
+            upper=np.array(kept.upper, dtype=float),
+            contrasts=contrasts,
+            decision=np.array(kept.decision, dtype=float),
+            fixed=np.full_like(contrasts, np.nan),
+            active=np.array(kept.active, dtype=bool),
+            sign=kept.sign,
+            epsilon=kept.epsilon,
+        )
+
+    @property
+    def claim(self) -> Claim | None:
+        """What this certifies, None where that is nothing."""
+        models = len(self.decision)
+        over = self.contrasts[:models, models]
+        if self.sign < 0:
+            over = self.contrasts[models, :models]
+        return self.standing.claim(self.delta, over, self.about, whole=not self.limited)
 
     @property
     def standing(self) -> Standing:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.estimators.base import Estimate
-from equipoise.store.batches import Flags, Floats
 
 KEEP = "keep"
 """The action, or the leaning, to leave today's routing as it is."""
@@ -28,20 +29,39 @@ _DIGITS = 1e-12
 """As ROUNDING, of the size of the numbers themselves, for ranges far from 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backing:
-    """What is certified. models: one, better than every other where `lead` is above 0, else within
-    `epsilon` of the best; or several, within epsilon of each other. by: lower end of the lead at
-    the level of all pairs, which "by at least" needs. over_routing: lower end of what one is better
-    than today's routing by. Reward units, larger being better. delta: probability that this is ever
-    wrong."""
+Comparing: TypeAlias = Literal[
+    "nothing", "few", "wide", "tie-with-routing", "routing", "tie", "leads"
+]
 
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """What a family's estimates say of every model and of today's routing; nothing is certified.
+
+    kind: `nothing`, no model has a value; `few`, too few different rewards (of `unknown`) to give
+    the best an error; `wide`, its error is larger than the range of rewards; `routing`, today's
+    routing looks better than every model; ties; or one model `leads`. top: positions of the models
+    that look best. leaning: a model, KEEP, or None where too little is known, and in a tie. values,
+    errors: (K,) estimates and standard errors, routing, routing_error: the same of today's routing;
+    reward units, NaN where unknown. digits: after the point, for people. note: what else is to be
+    said, "" for nothing.
+    """
+
+    family: str
     models: tuple[str, ...]
-    lead: float
-    by: float
-    over_routing: float
-    epsilon: float
-    delta: float
+    kind: Comparing
+    top: tuple[int, ...]
+    leaning: str | None
+    values: tuple[float, ...]
+    errors: tuple[float, ...]
+    routing: float
+    routing_error: float
+    digits: int
+    note: str = ""
+
+    @property
+    def unknown(self) -> list[str]:
+        """Those of the best whose error is not known."""
+        return [self.models[index] for index in self.top if not math.isfinite(self.errors[index])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +91,7 @@ class Recommendation:
         return self.sentence
 
 
-def recommend(
+def compare(
     models: tuple[str, ...],
     estimate: Estimate,
     routing: tuple[float, float],
@@ -79,147 +99,56 @@ def recommend(
     *,
     low: float = 0.0,
     high: float = 1.0,
-    backing: Backing | None = None,
-) -> Recommendation:
+) -> Comparison:
     """Compare every model and today's routing (value, variance). sign -1: smaller is better.
 
-    low, high: range of the rewards. backing: what is certified, None while nothing is.
+    low, high: range of the rewards.
     """
-    words = _Words(models, estimate, routing, sign, low, high, backing)
-    best = words.best
-    model = None if best is None else models[best]
-    keep = best is not None and sign * (routing[0] - float(words.values[best])) >= 0.0
-    return Recommendation(
+    span = high - low
+    tie = ROUNDING * span + _DIGITS * max(abs(low), abs(high))
+    variances = np.append(np.diagonal(estimate.covariance), routing[1])
+    # Rewards that never differed say nothing about how far their mean may be off.
+    known = np.isfinite(variances) & (variances > tie**2)
+    errors = np.sqrt(np.where(known, variances, np.nan))
+    values = estimate.values
+    turned = np.where(np.isfinite(values), sign * values, -np.inf)
+    top = np.asarray(turned >= float(turned.max(initial=-np.inf)) - tie) & np.isfinite(values)
+    best = np.flatnonzero(top).tolist()
+    routing_known = bool(np.isfinite(routing[0]) and errors[-1] <= span)
+    lead = sign * (float(values[best[0]]) - routing[0]) if best else math.nan
+    kind: Comparing
+    if not best:
+        kind = "nothing"
+    elif not np.isfinite(errors[best]).all():
+        kind = "few"
+    elif not float(errors[best[0]]) <= span:
+        kind = "wide"
+    elif routing_known and abs(lead) <= tie:
+        kind = "tie-with-routing"
+    elif routing_known and lead < 0.0:
+        kind = "routing"
+    else:
+        kind = "tie" if len(best) > 1 else "leads"
+    leaning = {"routing": KEEP, "leads": models[best[0]] if best else None}.get(kind)
+    return Comparison(
         family=estimate.family,
-        model=model,
-        favoured=KEEP_ROUTING if keep else model,
-        leaning=words.leaning,
-        action=words.action,
-        value=np.nan if best is None else _known(float(words.values[best]), words.errors[best]),
-        error=np.nan if best is None else float(words.errors[best]),
-        routing_value=_known(*words.routing),
-        routing_error=words.routing[1],
-        sentence=words.sentence,
+        models=models,
+        kind=kind,
+        top=tuple(best),
+        leaning=leaning,
+        values=tuple(values.tolist()),
+        errors=tuple(errors[:-1].tolist()),
+        routing=float(routing[0]) if routing_known else math.nan,
+        routing_error=float(errors[-1]) if routing_known else math.nan,
+        digits=min(max(3 - math.floor(math.log10(span)), 0), 15),
     )
 
 
-def _known(value: float, error: float) -> float:
-    """No value is told without its error."""
-    return value if math.isfinite(error) else np.nan
-
-
-class _Words:
-    """One comparison, and how it is said. errors: (K,) standard errors, NaN where unknown."""
-
-    def __init__(
-        self,
-        models: tuple[str, ...],
-        estimate: Estimate,
-        routing: tuple[float, float],
-        sign: int,
-        low: float,
-        high: float,
-        backing: Backing | None,
-    ) -> None:
-        self._models, self._sign, self._backing = models, sign, backing
-        self._span = high - low
-        self._tie = ROUNDING * self._span + _DIGITS * max(abs(low), abs(high))
-        self._digits = min(max(3 - math.floor(math.log10(self._span)), 0), 15)
-        self.values: Floats = estimate.values
-        variances = np.append(np.diagonal(estimate.covariance), routing[1])
-        # Rewards that never differed say nothing about how far their mean may be off.
-        known = np.isfinite(variances) & (variances > self._tie**2)
-        errors = np.sqrt(np.where(known, variances, np.nan))
-        self.errors, self.routing = errors[:-1], (float(routing[0]), float(errors[-1]))
-        turned = np.where(np.isfinite(self.values), sign * self.values, -np.inf)
-        top = float(turned.max(initial=-np.inf))
-        self._top: Flags = np.asarray(turned >= top - self._tie) & np.isfinite(self.values)
-        self.best: int | None = int(np.argmax(self._top)) if self._top.any() else None
-        self.leaning, self._estimated = self._compared()
-
-    @property
-    def action(self) -> str:
-        """The certified model, unless the estimates say that today's routing is better still."""
-        backing = self._backing
-        if backing is None or len(backing.models) > 1:
-            return KEEP
-        return KEEP if self.leaning == KEEP and backing.over_routing <= 0.0 else backing.models[0]
-
-    @property
-    def sentence(self) -> str:
-        backing = self._backing
-        if backing is None:
-            return f"Not certified: {self._estimated}."
-        promise = f"(wrong in at most {backing.delta:.3g} of such experiments)"
-        listed, model = ", ".join(backing.models), backing.models[0]
-        if len(backing.models) > 1:
-            return (
-                f"{listed} are certified within {backing.epsilon:.4g} of each other {promise}. Not"
-                f" certified: {self._estimated}."
-            )
-        if backing.lead > 0.0:
-            by = f", by at least {backing.by:.4g}" if backing.by > 0.0 else ""
-            claim = f"{model} is certified best of the models{by}"
-        else:
-            claim = f"{model} is certified within {backing.epsilon:.4g} of the best model"
-        over = f"at least {backing.over_routing:.4g} better than today's routing"
-        certified = backing.over_routing > 0.0
-        claim += f", and {over} {promise}" if certified else f" {promise}"
-        first = "Keep today's routing" if self.action == KEEP else f"Serve {model}"
-        beside = "By the estimates" if certified else "Against today's routing nothing is certified"
-        return f"{first}: {claim}. {beside}: {self._estimated}."
-
-    def _compared(self) -> tuple[str | None, str]:
-        """What the estimates lean to, and how that is said."""
-        best = self.best
-        if best is None:
-            return None, "no model has a value yet"
-        errors, (routing, routing_error) = self.errors, self.routing
-        names = [self._models[index] for index in np.flatnonzero(self._top)]
-        unknown = [
-            self._models[index] for index in np.flatnonzero(self._top & ~np.isfinite(errors))
-        ]
-        if unknown:
-            return None, f"too few different rewards of {', '.join(unknown)} to say what is best"
-        if not float(errors[best]) <= self._span:
-            return None, (
-                f"the errors are larger than the range of rewards ({self._of(best)} for"
-                f" {names[0]}), so nothing can be said"
-            )
-        lead = self._sign * (float(self.values[best]) - routing)
-        known = math.isfinite(routing) and math.isfinite(routing_error)
-        if known and not routing_error <= self._span:
-            known = False
-        others = self._missing()
-        if known and abs(lead) <= self._tie:
-            listed = " and ".join([*names, "today's routing"])
-            return None, f"{listed} tie at {self._of(best)}{others}"
-        if known and lead < 0.0:
-            return KEEP, (
-                f"no single model looks better than what you deploy: the best one, {names[0]}, is"
-                f" worth {self._of(best)}, today's routing {self._both(*self.routing)}{others}"
-            )
-        if len(names) > 1:
-            return None, f"{' and '.join(names)} tie at {self._of(best)}{others}"
-        against = "; the value of today's routing is unknown"
-        if known:
-            gap = float(self.values[best]) - routing
-            error = math.hypot(float(errors[best]), routing_error)
-            against = (
-                f", {gap:+.{self._digits}f} ± {error:.{self._digits}f} against today's routing"
-                f" ({self._both(*self.routing)})"
-            )
-        return names[0], f"{names[0]} looks best, worth {self._of(best)}{against}{others}"
-
-    def _missing(self) -> str:
-        """Models of which nothing is known, "" where there is none."""
-        blank = np.flatnonzero(~np.isfinite(self.values))
-        if not len(blank):
-            return ""
-        return f"; of {', '.join(self._models[index] for index in blank)} nothing is known"
-
-    def _of(self, index: int) -> str:
-        return self._both(float(self.values[index]), float(self.errors[index]))
-
-    def _both(self, value: float, error: float) -> str:
-        return f"{value:.{self._digits}f} ± {error:.{self._digits}f}"
+def favoured(comparison: Comparison, routing: float, sign: int = 1) -> str | None:
+    """The best model, or KEEP_ROUTING where today's routing is worth as much, whatever the
+    errors."""
+    if not comparison.top:
+        return None
+    best = comparison.top[0]
+    keep = sign * (routing - comparison.values[best]) >= 0.0
+    return KEEP_ROUTING if keep else comparison.models[best]

@@ -3,6 +3,7 @@
     exploring --> decided | equivalent          what the certified contrasts allow to say
     any ------> paused(reason) --> as before    randomizing stopped by a person, a check or a file
     any ------> restarted(drift) --> exploring  a new era whose sums hold no row yet, or too few
+    any ------> ended --> restarted             ended for good by a person, until it is resumed
 
 `decided` may go back to `exploring` only through a new era: bounds of the running average can
 widen again when traffic moves, so the status is what the newest bounds say.
@@ -12,7 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from equipoise.store.batches import Flags, Floats
@@ -27,6 +31,7 @@ class State(StrEnum):
     EQUIVALENT = "equivalent"
     PAUSED = "paused"
     RESTARTED = "restarted"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,24 @@ class Status:
 
     def __str__(self) -> str:
         return self.sentence
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What is certified. models: one, `best` of all or `within` epsilon of the best; or several,
+    `alike`, within epsilon of each other. by: lower end of the lead of the best at the level of all
+    pairs, which "by at least" needs; over_routing: lower end of what one is better than today's
+    routing by. Reward units, larger being better. delta: probability that this is ever wrong.
+    about: which requests it is about, "" for all; whole: whether that may be said of the traffic.
+    """
+
+    kind: Literal["best", "within", "alike"]
+    models: tuple[str, ...]
+    by: float
+    over_routing: float
+    epsilon: float
+    delta: float
+    about: str = ""
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +95,11 @@ class Standing:
         best = int(np.argmax(worst))
         return (best, float(worst[best])) if worst[best] > -self.epsilon else None
 
+    @property
+    def decided(self) -> bool:
+        """Whether there is a winner, or all that is left is alike."""
+        return self.winner() is not None or bool(self.equivalent())
+
     def lead(self, model: int) -> float:
         """Lower end of a model's lead over the best of the others, at the level of all pairs.
 
@@ -92,64 +120,92 @@ class Standing:
             return ()
         return tuple(unbeaten.tolist())
 
+    def claim(
+        self, delta: float, over_routing: Floats, about: str = "", whole: bool = True
+    ) -> Claim | None:
+        """What is certified at level delta, None while nothing is.
 
-def decide(
-    standing: Standing,
-    delta: float,
-    *,
-    paused: str | None,
-    era_reason: str,
-    randomized: float,
-    about: str = "",
-) -> Status:
-    """The status of an experiment.
+        over_routing: (K,) lower ends of V(m) - V(today's routing), larger being better.
+        """
+        claim = partial(Claim, epsilon=self.epsilon, delta=delta, about=about, whole=whole)
+        winner, alike = self.winner(), self.equivalent()
+        best = winner is not None and winner[1] > 0.0
+        # Alike comes before the best within epsilon.
+        if alike and not best:
+            models = tuple(self.names[index] for index in alike)
+            return claim(kind="alike", models=models, by=0.0, over_routing=-np.inf)
+        if winner is None:
+            return None
+        model = winner[0]
+        return claim(
+            kind="best" if best else "within",
+            models=(self.names[model],),
+            by=self.lead(model),
+            over_routing=float(over_routing[model]),
+        )
 
-    paused: why randomizing is stopped, None where it is not. era_reason: why the running era was
-    opened if it is not the first, "" otherwise. randomized: randomized rows in its sums. about:
-    which requests the sums are about, "" for all.
+
+class Activity(StrEnum):
+    """What is done with requests, in the order in which one hides another.
+
+    kill-switch: its file exists, requests are passed through. passing-through: the store fails, or
+    the process stops or starts again; requests are passed through. ended: for good, until somebody
+    resumes it. observing: the mode is `observe`. paused: by a person or a check. decided: the rule
+    in force stopped after the decision (`budget.after_decision = "stop"`). unpriced: a budget in
+    money, and no model has a price that is known. budget-spent: a hard stop is reached. ramp: the
+    decision has been made and only the smallest share goes on (`after_decision = "ramp"`).
     """
 
-    def status_of(state: State, models: tuple[str, ...], sentence: str) -> Status:
-        return Status(state, models, standing.epsilon, delta, sentence)
+    KILL_SWITCH = "kill-switch"
+    PASSING_THROUGH = "passing-through"
+    ENDED = "ended"
+    OBSERVING = "observing"
+    PAUSED = "paused"
+    DECIDED = "decided"
+    UNPRICED = "unpriced"
+    BUDGET_SPENT = "budget-spent"
+    RAMP = "ramp"
+    RANDOMIZING = "randomizing"
 
-    winner, alike = standing.winner(), standing.equivalent()
-    answer = _answer(standing, winner, alike, delta, about)
-    if paused is not None:
-        before = "" if answer is None else f" What was certified stands: {answer[2]}"
-        return status_of(State.PAUSED, answer[1] if answer else (), f"Paused: {paused}.{before}")
-    if answer is not None:
-        return status_of(*answer)
-    if era_reason and randomized < RESTARTING_ROWS:
-        sentence = f"Started afresh ({era_reason}): {randomized:,.0f} randomized requests so far."
-        return status_of(State.RESTARTED, (), sentence)
-    return status_of(
-        State.EXPLORING,
-        (),
-        f"Nothing is certified yet{about} after {randomized:,.0f} randomized requests.",
-    )
+    @property
+    def randomizing(self) -> bool:
+        """Whether any request may be randomized."""
+        return self in (Activity.RAMP, Activity.RANDOMIZING)
+
+    @property
+    def logging(self) -> bool:
+        """Whether decisions are logged."""
+        return self not in (Activity.KILL_SWITCH, Activity.PASSING_THROUGH)
 
 
-def _answer(
-    standing: Standing,
-    winner: tuple[int, float] | None,
-    alike: tuple[int, ...],
-    delta: float,
-    about: str,
-) -> tuple[State, tuple[str, ...], str] | None:
-    names = standing.names
-    promise = f"wrong in at most {delta:.3g} of such experiments, whenever one looks"
-    if winner is not None and winner[1] > 0.0:
-        lead = standing.lead(winner[0])
-        by = f", by at least {lead:.4g}" if lead > 0.0 else ""
-        sentence = f"{names[winner[0]]} is best{about}{by} ({promise})."
-        return State.DECIDED, (names[winner[0]],), sentence
-    if alike:
-        listed = ", ".join(names[index] for index in alike)
-        sentence = f"{listed} are within {standing.epsilon:.4g} of each other{about} ({promise})."
-        return State.EQUIVALENT, tuple(names[index] for index in alike), sentence
-    if winner is not None:
-        sentence = (
-            f"{names[winner[0]]} is within {standing.epsilon:.4g} of the best{about} ({promise})."
-        )
-        return State.DECIDED, (names[winner[0]],), sentence
-    return None
+def activity(
+    *,
+    kill_switch: bool = False,
+    passing_through: bool = False,
+    ended: bool = False,
+    observing: bool = False,
+    paused: bool = False,
+    decided: bool = False,
+    unpriced: bool = False,
+    budget_spent: bool = False,
+    ramp: bool = False,
+) -> Activity:
+    """The word for everything that holds. Embedded, without a daemon, the first two never do.
+
+    >>> activity(paused=True, budget_spent=True)
+    <Activity.PAUSED: 'paused'>
+    >>> activity().randomizing
+    True
+    """
+    holds = {
+        Activity.KILL_SWITCH: kill_switch,
+        Activity.PASSING_THROUGH: passing_through,
+        Activity.ENDED: ended,
+        Activity.OBSERVING: observing,
+        Activity.PAUSED: paused,
+        Activity.DECIDED: decided,
+        Activity.UNPRICED: unpriced,
+        Activity.BUDGET_SPENT: budget_spent,
+        Activity.RAMP: ramp,
+    }
+    return next((each for each in Activity if holds.get(each)), Activity.RANDOMIZING)

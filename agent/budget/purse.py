@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
@@ -100,6 +101,13 @@ class Spending:
         return self.limit - self.spent
 
 
+class Exhausted(StrEnum):
+    """Why no further request is covered: a limit is reached, or a charge is not known."""
+
+    SPENT = "spent"
+    UNPRICED = "unpriced"
+
+
 class Purse:
     """Limits of one experiment over a ledger, at the charges of the last `revalue`.
 
@@ -149,6 +157,19 @@ class Purse:
             result = stopped if result is None else result | stopped
         return result if result is not None and result.any() else None
 
+    @property
+    def exhausted(self) -> Exhausted | None:
+        """Why the next request is not covered, whatever is drawn for it; None where it is."""
+        if not self.limits.keys() <= self._worst.keys():
+            return None  # nothing was valued yet: an agent that does not decide
+        if any(np.isinf(worst) for worst in self._worst.values()):
+            return Exhausted.UNPRICED
+        rooms = (
+            limit * (1.0 + _ROUNDING) - self._spent[name] - self._worst[name]
+            for name, limit in self.limits.items()
+        )
+        return Exhausted.SPENT if any(room < 0.0 for room in rooms) else None
+
     def charge(self, routed: Ints, model: Ints, randomized: Flags) -> None:
         """Count n decisions that were made."""
         for name in self.limits:
@@ -158,6 +179,18 @@ class Purse:
                     self._spent[name] += float(charges[routed[0], model[0]])
             else:
                 self._spent[name] += float(charges[routed[randomized], model[randomized]].sum())
+
+    def by_model(self, name: str) -> Floats:
+        """(K,) mean charge of a request that is randomized onto each model, by who is routed."""
+        routed = self._ledger.expected.sum(axis=1)
+        routed = routed if routed.sum() > 0.0 else np.ones(len(routed))
+        result: Floats = routed / routed.sum() @ self._charges[name]
+        return result
+
+    def covers(self, name: str) -> bool:
+        """Whether the dearest draw possible would still be within a limit."""
+        room = self.limits[name] * (1.0 + _ROUNDING) - self._spent[name]
+        return room >= self._worst[name]
 
     def rate(self, rate: float) -> float:
         """The rate that spends what is left in the time left; `rate` without a horizon or traffic.

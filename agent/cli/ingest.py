@@ -95,6 +95,8 @@ def ingest(
 def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool) -> None:
     import msgspec
 
+    from equipoise.store.words import plural, verb
+
     if as_json:
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
         for name in ("unrated", "left_out", "empty"):
@@ -103,13 +105,19 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         typer.echo(msgspec.json.encode(facts).decode())
         return
     typer.echo(
-        f"{result.accepted:,} rows are new, {result.duplicates:,} were there before"
+        f"{plural(result.accepted, 'row')} {verb(result.accepted, 'is', 'are')} new,"
+        f" {result.duplicates:,} {verb(result.duplicates, 'was', 'were')} there before"
         + (f", {result.late:,} came too late" if result.late else "")
-        + (f", {result.rejected:,} were refused" if result.rejected else "")
+        + (
+            f", {result.rejected:,} {verb(result.rejected, 'was', 'were')} refused"
+            if result.rejected
+            else ""
+        )
     )
     if result.unrated:
         typer.echo(
-            f"{result.unrated:,} have no reward and were left out: a usage row teaches by its "
+            f"{plural(result.unrated, 'row')} without a reward"
+            f" {verb(result.unrated, 'was', 'were')} left out: a usage row teaches by its "
             "reward; declare reward.missing if a row without one has a known value"
         )
     if result.left_out:

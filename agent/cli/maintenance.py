@@ -1,13 +1,17 @@
-"""`equipoise audit`, `backup`, `restore`, `export`, `repair`: commands that look after a store."""
+"""`equipoise audit`, `backup`, `restore`, `export`, `repair`, `end`: commands that look after a
+store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from equipoise.agent.cli import say
 
 if TYPE_CHECKING:
     from equipoise.agent.config import ExperimentConfig
@@ -72,19 +76,19 @@ def audit(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from equipoise.agent.maintenance.audit import audit as run
     from equipoise.agent.maintenance.audit_chain import read_anchors
     from equipoise.agent.maintenance.key_file import read_key
+    from equipoise.store.words import plural
 
     anchors = [each for path in anchor or () for each in read_anchors(path)]
-    with reading(store) as (opened, config), Console(stderr=True).status("auditing") as spinner:
+    with reading(store) as (opened, config), _progress("auditing") as say_progress:
+        total = opened.next_seq
         result = run(
             opened,
             config,
             read_key(store),
-            lambda rows: spinner.update(f"auditing: {rows:,} of {opened.next_seq:,} rows"),
+            lambda doing, rows: say_progress(f"{doing}: {rows:,} of {plural(total, 'row')}"),
             anchors,
         )
     if as_json:
@@ -92,13 +96,26 @@ def audit(
 
         typer.echo(msgspec.json.encode({**asdict(result), "clean": result.clean}).decode())
     else:
-        for line in _sentences(result):
-            typer.echo(line)
+        say(_sentences(result))
     if not result.clean:
         raise typer.Exit(1)
 
 
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[str], None]]:
+    """A line of standard error that says what is being done, on a terminal; else nothing."""
+    if not sys.stderr.isatty():
+        yield lambda words: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(doing) as spinner:
+        yield spinner.update
+
+
 def _sentences(result: Audit) -> list[str]:
+    from equipoise.store.words import plural, verb
+
     sentences = []
     if result.begins:
         sentences.append(
@@ -106,16 +123,19 @@ def _sentences(result: Audit) -> list[str]:
         )
     sentences += [f"lost: {sentence}" for sentence in result.losses]
     if result.unchecked:
-        sentences.append(f"{result.unchecked:,} decisions follow one that was removed: not checked")
+        followers = plural(result.unchecked, "decision")
+        follow = verb(result.unchecked, "follows", "follow")
+        sentences.append(f"{followers} {follow} one that was removed: not checked")
     sentences.append(
-        f"{result.rows:,} log rows, {result.decisions:,} decisions under {result.rules:,} "
-        f"rules ({result.randomized:,} randomized, {result.capped:,} capped), "
-        f"{result.outcomes:,} outcome parts"
+        f"{plural(result.rows, 'log row')}, {plural(result.decisions, 'decision')} under"
+        f" {plural(result.rules, 'rule')} ({result.randomized:,} randomized"
+        f"{_not_randomizable(result)}), {plural(result.outcomes, 'outcome part')}"
     )
     if result.chained_from is not None:
-        compared = f", compared with {result.anchors:,} anchors" if result.anchors else ""
-        rows, first = result.chained_rows, result.chained_from
-        sentences.append(f"hash chain: {rows:,} rows from row {first:,} on{compared}")
+        anchors = plural(result.anchors, "anchor")
+        compared = f", compared with {anchors}" if result.anchors else ""
+        rows, first = plural(result.chained_rows, "row"), result.chained_from
+        sentences.append(f"hash chain: {rows} from row {first:,} on{compared}")
     drawn = "" if result.uniforms_redrawn else " (no key beside the store: uniforms not redrawn)"
     if result.clean:
         sentences.append(
@@ -124,13 +144,36 @@ def _sentences(result: Audit) -> list[str]:
         )
     sentences += [f"fault: {fault}" for fault in result.faults]
     if not result.clean:
-        sentences.append(f"{result.fault_count:,} faults{drawn}")
+        sentences.append(f"{plural(result.fault_count, 'fault')}{drawn}")
     return [*sentences, *(f"not proven: {sentence}" for sentence in result.unproven)]
+
+
+def _not_randomizable(result: Audit) -> str:
+    """How many decisions a stop kept from being randomized, and which, where the log says."""
+    from equipoise.agent.monitors.lost_rows import CLOSURE_WORDS
+
+    if not result.capped:
+        return ""
+    reasons = [
+        f"{count:,} {words}"
+        for closure, words in CLOSURE_WORDS.items()
+        if (count := result.closed_by.get(closure.name.lower(), 0))
+    ]
+    unsaid = result.capped - sum(result.closed_by.values())
+    if unsaid:
+        reasons.append(f"{unsaid:,} for a reason that an older log does not say")
+    return f", {result.capped:,} not open to randomizing: {', '.join(reasons)}"
 
 
 def backup(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace the folder of an earlier backup, once this is whole."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Copy a store and its key, even while it is in use.
@@ -142,7 +185,7 @@ def backup(
     """
     from equipoise.agent.maintenance.backups import back_up
 
-    _print(back_up(store, out), out, as_json)
+    _print(back_up(store, out, force=force), out, as_json)
 
 
 def restore(
@@ -167,8 +210,12 @@ def _print(facts: dict[str, object], where: Path, as_json: bool) -> None:
 
         typer.echo(msgspec.json.encode({"path": str(where), **facts}).decode())
         return
+    from equipoise.store.words import plural
+
     key = "with its key" if facts["key"] else "without a key (there is none beside the store)"
-    typer.echo(f"{where}: {facts['log_rows']:,} log rows, {key}")
+    rows = facts["log_rows"]
+    assert isinstance(rows, int)
+    typer.echo(f"{where}: {plural(rows, 'log row')}, {key}")
     losses = facts.get("losses")
     for sentence in losses if isinstance(losses, list) else ():
         typer.echo(f"lost: {sentence}")
@@ -188,28 +235,40 @@ def export(
     """Write a store as tidy tables, with all the certificate needs.
 
     One file each for decisions, outcomes, observations, simulations, expiries, rules, eras,
-    configurations, controls and alerts, and one that describes every column. Models are named;
-    features are columns x_* and y_*, probabilities columns p_*. experiment.json holds what is
-    certified now.
+    configurations, controls, alerts and losses, and one that describes every column. Models are
+    named; features are columns x_* and y_*, probabilities columns p_*. experiment.json holds what
+    is certified now.
 
     Example: equipoise export experiment.db --out tables --format csv
     """
     from equipoise.agent.maintenance.atomic_files import check_target
     from equipoise.agent.maintenance.export import write_tables
+    from equipoise.store.words import plural
 
     if format_ not in ("parquet", "csv"):
         raise typer.BadParameter(f"{format_!r} is not one of parquet, csv", param_hint="--format")
     # Before the store is opened: a long log is not read for nothing.
     check_target(out, "experiment.json" if force else None)
-    with reading(store) as (opened, config):
-        written = write_tables(opened, config, out, format_, force=force)
+    with reading(store) as (opened, config), _progress("reading the log") as say_progress:
+        total = opened.next_seq
+        written = write_tables(
+            opened,
+            config,
+            out,
+            format_,
+            force=force,
+            progress=lambda table, rows: say_progress(
+                f"writing {table}: {plural(rows, 'row')}, of {total:,} in the log"
+            ),
+        )
     if as_json:
         import msgspec
 
         typer.echo(msgspec.json.encode({"out": str(out), "rows": written}).decode())
     else:
         for name, rows in written.items():
-            typer.echo(f"{out / f'{name}.{format_}'}: {rows:,} rows")
+            typer.echo(f"{out / f'{name}.{format_}'}: {plural(rows, 'row')}")
+        typer.echo(f"{out / 'experiment.json'}: what is certified, and the settings")
 
 
 def repair(
@@ -231,6 +290,7 @@ def repair(
     """
     from equipoise.store.errors import LostRowsError, MissingStoreError
     from equipoise.store.sqlite import SqliteStore
+    from equipoise.store.words import plural
 
     if not store.is_file():
         raise MissingStoreError(f"store {store} does not exist")
@@ -259,10 +319,94 @@ def repair(
     elif check:
         typer.echo(refusal or f"{store}: nothing is missing")
     else:
-        typer.echo(f"{store}: {recovered:,} rows taken in from the tail")
+        typer.echo(f"{store}: {plural(recovered, 'row')} taken in from the tail")
         for sentence in losses or ["nothing"]:
             typer.echo(f"lost: {sentence}")
         if put_aside:
             typer.echo(f"put aside: {', '.join(put_aside)}")
     if refusal:
         raise typer.Exit(1)
+
+
+def end(
+    store: Annotated[
+        Path | None, typer.Argument(help="The store (a SQLite file); no daemon may run.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Serve this model from now on.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave today's routing as it is.")] = False,
+    reason: Annotated[str, typer.Option(help="Kept in the store, for people.")] = "",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask this daemon instead, with the token in EQUIPOISE_TOKEN (admin)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """End an experiment for good.
+
+    Nothing is randomized any more, through every restart, and who is to be served from now on is
+    kept. Without --model or --keep that is the action of the recommendation. Requests are still
+    decided and logged, as routed. `POST /v1/resume` begins a new era.
+
+    Example: equipoise end experiment.db --model large --reason "large won"
+
+    Example: equipoise end --url http://127.0.0.1:8080 --keep
+    """
+    import msgspec
+
+    from equipoise.agent.answers.recommendation import KEEP
+    from equipoise.agent.errors import AgentError
+    from equipoise.agent.experiment import Experiment
+    from equipoise.agent.lifecycle.eras import Ended
+    from equipoise.store.errors import StoreInUseError
+
+    if model is not None and keep:
+        raise typer.BadParameter("--keep leaves no model to serve", param_hint="--model")
+    if (store is None) is (url is None):
+        raise typer.BadParameter("give a store, or else --url", param_hint="STORE")
+    if url is not None:
+        body = {"model": model, "keep": keep, "reason": reason}
+        ended = msgspec.convert(_asked(url, "/v1/end", body)["ended"], Ended)
+    else:
+        try:
+            with Experiment.open(store) as experiment:
+                ended = experiment.end(model, keep=keep, reason=reason)
+        except StoreInUseError as error:
+            why = "end it with --url http://HOST:PORT if that is a daemon"
+            raise AgentError(f"{error}: {why}") from None
+    if as_json:
+        typer.echo(msgspec.json.encode(ended).decode())
+        return
+    typer.echo(f"ended in era {ended.era}; serve: {ended.model or KEEP}")
+    typer.echo(f"certified: {'yes' if ended.certified else 'no'}")
+
+
+def _asked(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What a daemon answers. Raises AgentError where it does not, or refuses."""
+    import os
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    import msgspec
+
+    from equipoise.agent.errors import AgentError
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AgentError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    headers = {"Content-Type": "application/json"}
+    if token := os.environ.get("EQUIPOISE_TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        with closing(kind(parts.hostname, parts.port, timeout=60.0)) as connection:
+            connection.request(
+                "POST", parts.path.rstrip("/") + path, msgspec.json.encode(body), headers
+            )
+            response = connection.getresponse()
+            answer = msgspec.json.decode(response.read(), type=dict[str, Any])
+    except (OSError, HTTPException, msgspec.MsgspecError) as error:
+        raise AgentError(f"the daemon does not answer: {error or type(error).__name__}") from None
+    if response.status != 200:
+        detail = answer.get("detail", "")
+        raise AgentError(f"the daemon answers with status {response.status}: {detail}")
+    return answer

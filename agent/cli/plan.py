@@ -25,7 +25,8 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
 
     def plan(
         models: Annotated[
-            int | None, typer.Option(help="How many models to compare.", show_default="2")
+            str | None,
+            typer.Option(help="The models to compare: how many, or their names.", show_default="2"),
         ] = None,
         traffic: Annotated[float | None, typer.Option(help="Requests per hour.")] = None,
         reward_rate: Annotated[
@@ -51,7 +52,21 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         budget_harm: Annotated[
             float | None, typer.Option(help="Budget in reward lost on randomized requests.")
         ] = None,
-        price: Annotated[float | None, typer.Option(help="USD per request.")] = None,
+        price: Annotated[
+            list[str] | None,
+            typer.Option(help="NAME=USD, the price of a request to a model; or one USD for all."),
+        ] = None,
+        mix: Annotated[
+            str | None,
+            typer.Option(help="NAME=SHARE,…: who serves today's traffic, to plan the extra bill."),
+        ] = None,
+        candidate: Annotated[
+            str | None,
+            typer.Option(
+                help="The model that may be better.", show_default="least of --mix, or the first"
+            ),
+        ] = None,
+        title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
         reward_sd: Annotated[
             float | None, typer.Option(help="Standard deviation of a reward; omit for 0/1 rewards.")
         ] = None,
@@ -154,6 +169,9 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         ] = None,
         csv: Annotated[Path | None, typer.Option(help="Write every row to this CSV file.")] = None,
         html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+        every: Annotated[
+            bool, typer.Option("--all", help="Print every table, not only what comes first.")
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     ) -> None:
         """Plan a budget: what a goal costs, or what a budget buys.
@@ -161,6 +179,9 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         The cost is in randomized requests, time, money and harm (reward lost to randomizing).
 
         Example: equipoise plan --traffic 1000 --reward-rate 0.5 --effect 0.05
+
+        Example: equipoise plan --traffic 1000 --reward-rate 0.5 --effect 0.05
+        --price large=0.01,small=0.002 --mix large=0.2,small=0.8
 
         Example: equipoise plan --models 3 --reward-rate 0.5 --budget 2000
 
@@ -170,7 +191,9 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             validate(validation.split(","), count, out, as_json)
             return
         fields = _without_none(
-            models=models,
+            **_of_models(models, price, mix),
+            candidate=candidate,
+            title=title,
             traffic=traffic,
             reward_rate=reward_rate,
             effect=effect,
@@ -180,7 +203,6 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             budget_requests=budget,
             budget_money=budget_money,
             budget_harm=budget_harm,
-            price=price,
             reward_sd=reward_sd,
             reward_low=reward_low,
             reward_high=reward_high,
@@ -204,9 +226,68 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             seed=seed,
         )
         answer = _answer(fields, store, benchmark, world or [], of_benchmark)
-        _deliver(answer, csv, html, as_json)
+        _deliver(answer, csv, html, as_json, every)
 
     return plan
+
+
+def _of_models(models: str | None, price: list[str] | None, mix: str | None) -> dict[str, Any]:
+    """What is said of models by their names, as fields of a request: lists in one order, that of
+    --models or, where that is a number, of the prices or of the mix. Raises PlanError."""
+    from equipoise.agent.errors import PlanError
+
+    counted = None
+    names = [name.strip() for name in models.split(",")] if models else []
+    if len(names) == 1:
+        try:
+            counted, names = int(names[0]), []
+        except ValueError:
+            limit = "how many, or their names: NAME,NAME,…"
+            raise PlanError("models", models, limit) from None
+    result: dict[str, Any] = {"models": counted}
+    given = [part for text in price or [] for part in text.split(",")]
+    if len(given) == 1 and "=" not in given[0]:
+        result["price"], given = _number("price", given[0], "USD a request, or NAME=USD"), []
+    prices = _by_name("price", given, "NAME=USD")
+    shares = _by_name("mix", mix.split(",") if mix else [], "NAME=SHARE")
+    names = names or list(prices or shares)
+    for field, values in (("price", prices), ("mix", shares)):
+        if field == "mix" and values:
+            # Who is not named serves nobody today.
+            values = {**dict.fromkeys(names, 0.0), **values}
+        unknown = next((name for name in values if name not in names), None)
+        if unknown is not None:
+            raise PlanError(field, f"of {unknown}", f"one of {', '.join(names)}")
+        if values and len(values) < len(names):
+            lacking = next(name for name in names if name not in values)
+            raise PlanError(field, f"missing for {lacking}", "NAME=USD for every model")
+        if values:
+            result["prices" if field == "price" else field] = [values[name] for name in names]
+    result["names"] = names or None
+    return result
+
+
+def _by_name(field: str, parts: list[str], form: str) -> dict[str, float]:
+    from equipoise.agent.errors import PlanError
+
+    values: dict[str, float] = {}
+    for part in parts:
+        name, equals, text = part.rpartition("=")
+        if not (equals and name.strip()):
+            raise PlanError(field, repr(part)[:80], f"{form}, separated by commas")
+        if name.strip() in values:
+            raise PlanError(field, f"{name.strip()} twice", "every model once")
+        values[name.strip()] = _number(field, text, form)
+    return values
+
+
+def _number(field: str, text: str, form: str) -> float:
+    from equipoise.agent.errors import PlanError
+
+    try:
+        return float(text)
+    except ValueError:
+        raise PlanError(field, repr(text)[:80], form) from None
 
 
 def _missing(text: str | None) -> float | str | None:
@@ -246,7 +327,7 @@ def _answer(
     return make_plan(Problem.of_numbers(read_request(fields)))
 
 
-def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -> None:
+def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool, every: bool) -> None:
     from equipoise.agent.planning.output.page import as_page
     from equipoise.agent.planning.output.terminal import as_csv, print_plan
 
@@ -260,6 +341,6 @@ def _deliver(answer: Plan, csv: Path | None, html: Path | None, as_json: bool) -
 
         typer.echo(msgspec.json.encode(answer).decode())
         return
-    print_plan(answer)
+    print_plan(answer, every=every)
     for path, _ in files:
         typer.echo(f"Written: {path}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from equipoise.agent.cli import say
+
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder for the files; it must exist.")] = Path(),
@@ -97,6 +99,9 @@ def serve(
     if check:
         facts = check_only(config, overrides)
         sentence = facts.pop("sentence")
-        typer.echo(msgspec.json.encode(facts).decode() if as_json else sentence)
+        if as_json:
+            typer.echo(msgspec.json.encode(facts).decode())
+        else:
+            say(sentence.splitlines())
     else:
         raise typer.Exit(run(config, overrides))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+NORMAL_95 = 1.959963984540054
+
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from equipoise.agent.agent import Agent
     from equipoise.agent.answers.certifier import Certified
 
@@ -45,21 +50,32 @@ def status(
 
 def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` prints, JSON-able: numbers in reward units, null where unknown."""
-    from equipoise.agent.service.analyst.reports import current, number
+    import msgspec
 
+    from equipoise.agent.lifecycle.eras import OBSERVING, read_stops
+    from equipoise.agent.service.analyst.reports import current, eras, number
+
+    # The mode is the daemon's, and what its last decision stood under is in the store.
+    notes = read_stops(agent.store)
+    agent.state.observing_only = bool(notes) and notes[-1].off == OBSERVING
     estimates, answer, checks = current(agent)
     delivery = next(check.figures for check in checks.checks if check.name == "delivery")
-    budget, watermark = agent.config.budget.requests, estimates.watermark
+    budget, watermark = agent.controls.budget, estimates.watermark
     return {
         "experiment": estimates.experiment,
         "policy": f"{agent.config.policy.gate}+{agent.config.policy.assignment}",
         "rule_id": agent.rule.rule_id,
         "era": estimates.era,
+        "eras": msgspec.to_builtins(eras(agent).eras),
         "log_rows": estimates.log_rows,
         "decisions": estimates.decisions,
         "losses": [gap.sentence for gap in agent.state.gaps],
         "randomized": estimates.randomized,
+        "activity": agent.answers.activity().value,
+        "ended": msgspec.to_builtins(agent.state.ended),
+        "after_decision": agent.config.budget.after,
         "budget_left": None if budget is None else budget - estimates.randomized,
+        "spent": msgspec.to_builtins(agent.answers.spent()),
         "spending": [
             {
                 "resource": each.resource,
@@ -89,14 +105,25 @@ def describe(agent: Agent) -> dict[str, Any]:
         "recommendation": answer.action,
         "leaning": answer.leaning,
         "sentence": answer.sentence,
+        "certified_sentence": answer.certified_sentence,
+        "estimate_sentence": answer.estimate_sentence,
+        "outlook_sentence": answer.outlook_sentence,
+        "activity_sentence": answer.activity_sentence,
+        "family": answer.family,
         "estimator": estimates.estimator,
+        "reward_range": list(estimates.reward_range),
         "todays_routing": answer.routing_value,
+        "todays_routing_standard_error": answer.routing_standard_error,
         "models": [
             {
                 "model": model.model,
                 "value": model.value,
                 "standard_error": model.standard_error,
                 "log_mean": model.log_mean,
+                "log_standard_error": model.log_standard_error,
+                "shown": msgspec.to_builtins(model.shown),
+                "note": model.note,
+                "compared": model.compared,
                 "exp_rewards": model.exp_rewards,
                 **{
                     name: int(delivery[name][index]) for name in ("decided", "delivered", "exposed")
@@ -139,28 +166,38 @@ def _print(facts: dict[str, Any]) -> None:
     from equipoise.agent.config.parts import ROUTING
 
     console = Console()
-    console.print(f"[bold]{facts['experiment']}[/] under {facts['policy']}, era {facts['era']}")
+    console.print(
+        f"[bold]{facts['experiment']}[/]: {facts['status']}, era {facts['era']},"
+        f" under {facts['policy']}"
+    )
+    console.print(f"[bold]{facts['certified_sentence']}[/]", highlight=False)
+    for name in ("estimate_sentence", "outlook_sentence", "activity_sentence"):
+        if facts[name]:
+            console.print(facts[name], highlight=False)
     certified = facts["certificate"]
     columns = (certified["candidates"], certified["lower"], certified["upper"])
     ends = {name: (low, high) for name, low, high in zip(*columns, strict=True)}
-    names = ("model", "value", "± s.e.", "certified", "mean in the log", "EXP rewards")
+    names = ("model", "value ± 95%", "certified", "mean in the log ± 95%", "EXP rewards")
     table = Table(*(Column(name, overflow="fold") for name in names))
     for row in facts["models"]:
-        low, high = ends.pop(row["model"])
+        shown = row["shown"] or {"value": None, "standard_error": None, "family": ""}
+        by = "" if shown["family"] in ("", facts["estimator"]) else f" by {shown['family']}"
+        notes = [row["note"], "" if row["compared"] else "not compared"]
+        note = ", ".join(filter(None, notes))
         table.add_row(
-            row["model"],
-            _cell(row["value"]),
-            _cell(row["standard_error"]),
-            f"{low:.3f} … {high:.3f}",
-            _cell(row["log_mean"]),
+            row["model"] + (f" ({note})" if note else ""),
+            _with_error(shown["value"], shown["standard_error"]) + by,
+            _ends(*ends.pop(row["model"]), facts["reward_range"]),
+            _with_error(row["log_mean"], row["log_standard_error"]),
             f"{row['exp_rewards']:,}",
         )
     for name, (low, high) in ends.items():
-        value = facts["todays_routing"] if name == ROUTING else None
-        table.add_row(name, _cell(value), "", f"{low:.3f} … {high:.3f}", "", "")
+        value = ""
+        if name == ROUTING:
+            value = _with_error(facts["todays_routing"], facts["todays_routing_standard_error"])
+        table.add_row(name, value, _ends(low, high, facts["reward_range"]), "", "")
     console.print(table)
-    console.print(f"{facts['estimator']}: {facts['sentence']}")
-    console.print(f"[bold]{facts['status']}[/]: {facts['status_sentence']}")
+    console.print(_cost_table(facts["spent"]))
     console.print(
         f"Certified on {certified['requests']:,} requests by the {certified['sequence']} sequence "
         f"({certified['reason']}), at all times together with probability"
@@ -175,6 +212,11 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(f"Draws that are closed: {'; '.join(draws)}.")
     for segment in facts["segments"]:
         console.print(f"Segment {segment['segment']}: {segment['status']}")
+    for era in facts["eras"][:-1]:
+        answer = era["answer"]
+        said = "what was certified of it was not kept" if answer is None else answer["sentence"]
+        times = f"{_moment(era['opened_at'])} to {_moment(era['ended_at'])}"
+        console.print(f"Era {era['era']} ({times}; ended: {era['ended_reason']}): {said}")
     for check in facts["checks"]:
         if check["status"] in ("watch", "alarm"):
             console.print(f"[bold]{check['status']}[/], {check['check']}: {check['sentence']}")
@@ -195,5 +237,42 @@ def _print(facts: dict[str, Any]) -> None:
     )
 
 
-def _cell(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4f}"
+def _cost_table(spent: dict[str, Any]) -> Table:
+    """What randomizing has cost so far, a row a model and one for all."""
+    from rich.table import Column, Table
+
+    priced = any(row["usd"] is not None for row in spent["models"])
+    heads = ["randomized onto", "requests", "rewards", "gained ± 95%"]
+    heads += ["USD", "USD extra"] if priced else []
+    table = Table(*(Column(head, overflow="fold") for head in heads))
+    for row in (*spent["models"], spent | {"model": "in all"}):
+        rewards = "unknown" if row["rewards"] is None else f"{row['rewards']:,}"
+        gained = _with_error(row["gained"], row["gained_error"], digits=1)
+        money = [_amount(row[name]) for name in ("usd", "extra_usd")] if priced else []
+        table.add_row(row["model"], f"{row['requests']:,}", rewards, gained, *money)
+    return table
+
+
+def _amount(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.4f}"
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _with_error(value: float | None, error: float | None, digits: int = 3) -> str:
+    """A value and half of its 95% interval."""
+    if value is None or error is None:
+        return "unknown"
+    return f"{value:,.{digits}f} ± {NORMAL_95 * error:,.{digits}f}"
+
+
+def _ends(low: float, high: float, reward: list[float]) -> str:
+    """Certified ends; one that is an end of what rewards can be is not known."""
+    below, above = low > reward[0], high < reward[1]
+    if below and above:
+        return f"{low:.3f} … {high:.3f}"
+    if below or above:
+        return f"at least {low:.3f}" if below else f"at most {high:.3f}"
+    return "unknown"

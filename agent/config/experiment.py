@@ -50,7 +50,12 @@ _LATER_PARTS = {
 class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that fixes an experiment: what is compared, on what scale, at what risk.
 
-    checks: what an alarm of a check does, by the check's name, where it is not the default.
+    name: of the experiment; with the key it fixes every draw. models: what requests may be sent to,
+    2 to 64 of them. reward: what comes back. features: what is known of a request and of an answer.
+    policy: which requests are randomized, and how sure a decision must be. budget: hard stops.
+    certify: how certified intervals are made. units: sticky assignment, off unless declared.
+    guardrails: metrics that no model may take beyond a limit. checks: what an alarm of a check
+    does, by the check's name, where it is not the default.
 
     >>> config = config_from_dict({"name": "chat", "models": [{"name": "a"}, {"name": "b"}]})
     >>> config.limits
@@ -111,6 +116,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if name not in _LATER_PARTS or value != _LATER_PARTS[name]
         }
         parts["features"] = without_defaults(parts["features"])
+        if self.budget.after == "continue":
+            del parts["budget"]["after_decision"]
         return msgspec.json.encode(parts, order="sorted").decode()
 
     @property

@@ -26,9 +26,11 @@ MOST_PER_SECOND = 1e6
 
 
 class CapacityConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `serve --check` reckons with. requests_per_second: expected traffic, on average."""
+    """What `serve --check` reckons with. requests_per_second: expected traffic, on average; rated:
+    share of requests whose reward ever comes, None where nobody said."""
 
     requests_per_second: Annotated[float, bound(gt=0.0, le=MOST_PER_SECOND)] = 10.0
+    rated: Annotated[float, bound(gt=0.0, le=1.0)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def unreadable(error: Exception) -> str:
 
 EXAMPLE = """\
 # Equipoise beside a router that serves chats. Everything but name and models has a default.
-# Check it with `equipoise serve --config equipoise.toml --check`.
+# Check it with `equipoise serve --config equipoise.toml --check`. Every other key, such as limits
+# on users and segments, [units], [certify] and [[guardrails]]: `equipoise reference configuration`.
 
 name = "chat"
 
@@ -124,6 +127,9 @@ price = 0.002
 # What comes back. A reward that has not come after `window` seconds is missing; certified
 # intervals then take the worst case for either end, or a value you declare. Without `window` the
 # agent waits for ever: one reward that never comes, and nothing after it is certified.
+# Thumbs: where only some users rate, the worst case certifies little (3% unrated: no difference
+# below 0.03) and, from half unrated on, nothing. Declare a value then, for example missing = 0.0:
+# an answer without a thumb counts as one without a thumb up.
 [reward]
 low = 0.0
 high = 1.0
@@ -165,8 +171,10 @@ delta = 0.05
 epsilon = 0.01
 
 # A hard stop, in randomized requests. Leave it out for none.
+# Once it is decided, nothing is randomized any more; "ramp" and "continue" go on.
 [budget]
 requests = 20000
+after_decision = "stop"
 
 # The daemon. In mode "observe" it logs everything and randomizes nothing: a good way to begin.
 [service]
@@ -179,6 +187,7 @@ durability = "process"
 # Expected traffic, for `serve --check`.
 [capacity]
 requests_per_second = 10
+# rated = 0.08  # the share of requests whose reward ever comes
 
 # How `equipoise ingest --mapping NAME` reads logs that are not in our shape.
 [[ingest]]

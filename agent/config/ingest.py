@@ -452,10 +452,12 @@ declare the path of `request_id`.
 class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A mapping by name.
 
-    kind: of the records. preset: fields of a common log, which `fields` override. fields, features,
-    outputs: name to path (`agent/config/ingest.py`). models: the log's model names to ours, where
-    they differ; rows of other models are rejected. rewards: values of the reward's column, as
-    text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds "1.0" too.
+    name: what `equipoise ingest --mapping` calls it. kind: of the records. preset: fields of a
+    common log, which `fields` override. fields: name of a field to the path of its value. features:
+    the same for context features. outputs: the same for outputs. models: the log's model names to
+    ours, where they differ; rows of other models are rejected. rewards: values of the reward's
+    column, as text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds
+    "1.0" too.
     """
 
     name: Annotated[str, bound("a name", "`equipoise ingest --mapping NAME`", min_length=1)]

@@ -51,9 +51,9 @@ _PRICE = bound("USD per request, 0 or more", "leave it out where it is unknown",
 class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model that requests may be sent to.
 
-    name: what the router calls it. price: USD per request, None where unknown. version: a new
-    version of a model is a new treatment, and starts an era. retired: no request is randomized onto
-    it any more; it stays in the list, since the log counts models by position. max_requests:
+    name: what the router calls it. price: USD per request; unknown where it is left out. version: a
+    new version of a model is a new treatment, and starts an era. retired: no request is randomized
+    onto it any more; it stays in the list, since the log counts models by position. max_requests:
     randomized requests it may get in all; once it is full, an era without it begins.
     """
 
@@ -73,7 +73,7 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     low, high: the declared range; a reward outside it is refused, and certified intervals rest on
     it. maximise: whether larger is better. missing: what a certified interval takes for a reward
     that never comes: a declared value, or the worst case for either end. window: seconds after
-    which a reward counts as missing; None waits for ever.
+    which a reward counts as missing; without one it is waited for without end.
     """
 
     low: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 0.0
@@ -107,7 +107,8 @@ _EPSILON = bound(
 class PolicyConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which requests are randomized and onto which model, and how sure a decision must be.
 
-    gate, assignment, estimator: registered names. rate: target share of requests to randomize.
+    gate: decides which requests are randomized. assignment: decides onto which model. estimator:
+    the family of estimates that rules and answers use. rate: target share of requests to randomize.
     rate_min, rate_max: bounds of the probability of randomizing a request; rate_min is the smaller
     of `rate` and 0.01 unless declared. floor: smallest assignment probability of an eligible
     model, 0.1 / K unless declared. The largest weight a reward can get is 1 / (rate_min * floor).
@@ -150,8 +151,11 @@ ROUTING = "(today's routing)"
 class SegmentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A declared part of the traffic that gets certified answers of its own.
 
-    column: a column of the context features. The segment holds low <= value < high; a missing end
-    is open. Half of delta is spent on the whole traffic, half on all segments together.
+    name: what answers call it. column: a column of the context features. low: the smallest value in
+    the segment, open where it is left out. high: the value at which the segment ends, not in it,
+    open where it is left out.
+
+    Half of delta is spent on the whole traffic, half on all segments together.
     """
 
     name: Name
@@ -170,7 +174,9 @@ class SegmentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class DeclaredPolicy(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A per-request policy whose value is certified beside that of every single model.
 
-    Requests with column >= at_least would get `model`, the others `otherwise`.
+    name: what answers call it. column: a column of the context features. at_least: the value of the
+    column from which on a request would get `model`. model: what those requests would get.
+    otherwise: what all others would get.
     """
 
     name: Name
@@ -258,8 +264,11 @@ class PerUser(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     share: Annotated[float, probability(fix="leave it out for no limit")]
 
 
+AfterDecision: TypeAlias = Literal["stop", "ramp", "continue"]
+
+
 class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hard stops of what randomizing may cost in all; None for no limit.
+    """Hard stops of what randomizing may cost in all; without an amount there is no limit.
 
     requests: randomized requests. money: USD for the answers to them, by the models' prices, or by
     the mean price of their replays where none is declared; rules weigh prices only under a budget
@@ -268,6 +277,9 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     left, the time left and the traffic to expect; without one it is the policy's `rate`.
     planned: randomized requests that `equipoise plan` said to plan for until the decision. It stops
     nothing; the check `plan` raises an alarm once they are used up and nothing is decided.
+    after_decision: what goes on once the status is decided or equivalent: nothing is randomized
+    until a new era (`stop`), only the smallest share, rate_min (`ramp`), or all (`continue`). Left
+    out it is `stop` in a new store, and in one that is there what that store has.
     segments: parts of the traffic with caps of their own. per_user: a limit for every user.
     """
 
@@ -276,8 +288,14 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     harm: Annotated[float, amount("reward units, more than 0")] | None = None
     horizon: Annotated[float, amount("seconds, more than 0")] | None = None
     planned: Annotated[int, count(fix="leave it out where nothing was planned")] | None = None
+    after_decision: AfterDecision | None = None
     segments: list[SegmentBudget] = msgspec.field(default_factory=list)
     per_user: PerUser | None = None
+
+    @property
+    def after(self) -> AfterDecision:
+        """`after_decision` as it is acted by; stores that say nothing of it go on."""
+        return self.after_decision or "continue"
 
     def faults(self) -> Iterator[Problem]:
         if self.horizon is not None and (self.requests, self.money, self.harm) == (None,) * 3:

@@ -1,21 +1,26 @@
-"""What a changed configuration means for a running experiment: applied, a new era, or refused.
+"""What a changed configuration means for a running experiment: applied, later, or never.
 
 `reload_plan` is a pure function; carrying its verdicts out is the daemon's. The rules:
 
 - applied: what a predictable policy may change at any time without breaking a promise;
-- era: what changes the meaning of the certified sums, which start afresh;
-- refused: what a running daemon, or an experiment at all, cannot change.
+- restart: what a running daemon holds open or has counted by, taken over at its next start;
+- era: what changes the meaning of the certified sums, taken over at the next start, where they
+  start afresh;
+- refused: what an experiment cannot change at all.
+
+What waits for a start is no mistake: the rest of the file is applied without it (`in_force`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.errors import ConfigError
 from equipoise.agent.features.schema import without_limits
 from equipoise.agent.features.values import shown
 
@@ -23,10 +28,10 @@ if TYPE_CHECKING:
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.config.file import ConfigFile
 
-Effect: TypeAlias = Literal["applied", "era", "refused"]
+Effect: TypeAlias = Literal["applied", "restart", "era", "refused"]
 
 _COUNTED = "what was randomized is counted by what was declared at first: start a new store"
-_RESTART = "stop the daemon and start it again"
+_RESTART = "the running daemon keeps the old value"
 _ANOTHER = "it would be another experiment: start a new store"
 _SCALE = "rewards on another scale cannot be added to those in the log: start a new store"
 
@@ -42,6 +47,7 @@ NEED_RESTART = (
     "retention",
     "names",
     "outcomes",
+    "webhook",
 )
 """Keys of `[service]` that keep their value until the next start."""
 
@@ -73,6 +79,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "policy.exclude": ("applied", "from the next decision on"),
         "policy.epsilon": ("applied", "intervals hold for every difference at once"),
         "budget": ("applied", "from the next decision on"),
+        "budget.after_decision": ("applied", "from the next rule on"),
         "budget.segments": ("refused", _COUNTED),
         "budget.segments[].max_requests": ("applied", "from the next decision on"),
         "budget.per_user": ("refused", _COUNTED),
@@ -81,7 +88,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "units": ("refused", "who belongs to whom is in the log: start a new store"),
         "guardrails": ("refused", "the log holds one column for each: start a new store"),
         "checks": ("applied", "from the next look on"),
-        **{f"service.{name}": ("refused", _RESTART) for name in NEED_RESTART},
+        **{f"service.{name}": ("restart", _RESTART) for name in NEED_RESTART},
         "service": ("applied", "at once"),
         "ingest": ("applied", "`equipoise ingest` reads it anew each time"),
         "capacity": ("applied", "`serve --check` reads it anew each time"),
@@ -92,11 +99,23 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key whose value changed, and what follows. sentence: for people and logs, no secrets."""
+    """A key whose value changed, and what follows. values: from what to what, no secrets; why: the
+    reason, for people."""
 
     key: str
     effect: Effect
-    sentence: str
+    values: str
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        """For people and logs."""
+        return f"{self.key} {self.values}: {_WORDS[self.effect]}, {self.why}"
+
+    @property
+    def postponed(self) -> Change:
+        """The same for the next start, because another change that it needs waits for it."""
+        return replace(self, effect="restart", why="it needs what the next start takes over")
 
     @property
     def of_experiment(self) -> bool:
@@ -106,7 +125,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ReloadPlan:
-    """Every change. What is refused keeps its old value."""
+    """Every change. What waits keeps its old value until the next start."""
 
     changes: tuple[Change, ...]
 
@@ -117,8 +136,13 @@ class ReloadPlan:
     @property
     def effect(self) -> Effect:
         """The gravest effect, "applied" where nothing changed."""
-        effects: tuple[Effect, ...] = ("refused", "era")
+        effects: tuple[Effect, ...] = ("refused", "era", "restart")
         return next((effect for effect in effects if self.of(effect)), "applied")
+
+    @property
+    def waiting(self) -> tuple[Change, ...]:
+        """The changes that the next start takes over."""
+        return tuple(change for change in self.changes if change.effect in ("era", "restart"))
 
 
 def experiment_changes(old: ExperimentConfig, new: ExperimentConfig) -> tuple[Change, ...]:
@@ -139,6 +163,41 @@ def reload_plan(old: ConfigFile, new: ConfigFile) -> ReloadPlan:
     return ReloadPlan(tuple(_changes(_builtins(old), _builtins(new), "")))
 
 
+def in_force(
+    plan: ReloadPlan, old: ExperimentConfig, new: ExperimentConfig
+) -> tuple[ReloadPlan, ExperimentConfig]:
+    """The experiment until the next start, which is `new` but for what waits, and the plan for it.
+
+    Where the rest makes no experiment without what waits (it names a model that is added), the
+    whole experiment waits.
+    """
+    waiting = [change for change in plan.waiting if change.of_experiment]
+    before, after = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    # From the last key on: models are added at the end, and taken away from there.
+    for change in reversed(waiting):
+        _put_back(list(_path(change.key)), before, after)
+    try:
+        return plan, type(new).from_builtins(after)
+    except ConfigError:
+        later = (
+            change.postponed if change.of_experiment and change.effect == "applied" else change
+            for change in plan.changes
+        )
+        return ReloadPlan(tuple(later)), old
+
+
+def _put_back(path: list[str], before: Any, after: Any) -> None:
+    """Give a key of `after` the value that it has in `before`, or remove it where it has none."""
+    for part in path[:-1]:
+        step: Any = int(part) if isinstance(before, list) else part
+        before, after = before[step], after[step]
+    last: Any = int(path[-1]) if isinstance(before, list) else path[-1]
+    if isinstance(before, list) and last >= len(before):
+        del after[last]
+    else:
+        after[last] = before[last]
+
+
 def rule_of(key: str) -> tuple[Effect, str] | None:
     """The rule for a key such as `models[0].price`; None where there is none."""
     general = "".join("[]" if part.isdecimal() else part for part in _split(key))
@@ -147,6 +206,12 @@ def rule_of(key: str) -> tuple[Effect, str] | None:
         if general[:end] in RULES:
             return RULES[general[:end]]
     return None
+
+
+def _path(key: str) -> Iterator[str]:
+    """The steps to a key: `models[2].price` is models, 2, price."""
+    for part in _split(key):
+        yield from filter(None, part.split("."))
 
 
 def _split(key: str) -> Iterator[str]:
@@ -203,5 +268,15 @@ def _same_but_limits(old: Any, new: Any) -> bool:
 
 
 def _change(key: str, values: str) -> Change:
-    effect, why = rule_of(key) or ("refused", _RESTART)
-    return Change(key, effect, f"{key} {values}: {effect}, {why}")
+    effect, why = rule_of(key) or ("refused", _ANOTHER)
+    return Change(key, effect, values, why)
+
+
+_WORDS: Mapping[Effect, str] = MappingProxyType(
+    {
+        "applied": "applied",
+        "restart": "at the next start",
+        "era": "at the next start, in a new era",
+        "refused": "refused",
+    }
+)

@@ -17,6 +17,7 @@ from functools import cache
 from hashlib import sha256
 from itertools import product
 from typing import Annotated, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -97,7 +98,11 @@ Source: TypeAlias = Literal["text", "prompt_tokens", "completion_tokens", "secon
 
 
 class ShadowModel(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """name: in the experiment. calls: at the endpoint. Prices in USD per million tokens."""
+    """A model that is replayed.
+
+    name: in the experiment. calls: what the endpoint calls it. input_usd: USD per million tokens of
+    the prompt. output_usd: USD per million tokens of the answer.
+    """
 
     name: str
     calls: str
@@ -110,11 +115,12 @@ class ShadowSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     contexts: a file of JSON lines: context_id, features, messages. endpoint: base URL of an
     OpenAI-compatible interface, such as http://127.0.0.1:8000/v1. key_env: the environment variable
-    that holds its key. outputs: for each output feature where its value comes from.
-    budget_usd: a hard stop on what all SIM rows of the log cost, in USD. max_tokens: of an answer;
-    what it could cost at most is set aside before a request is sent. requests_per_minute,
-    concurrency: pace. attempts: per request, where the endpoint is busy or fails.
-    timeout_seconds: of one attempt. every_seconds: between two looks for new contexts.
+    that holds its key. models: which are replayed, and at what price. outputs: for each output
+    feature where its value comes from. budget_usd: a hard stop on what all SIM rows of the log
+    cost, in USD. max_tokens: of an answer; what it could cost at most is set aside before a request
+    is sent. requests_per_minute, concurrency: pace. attempts: per request, where the endpoint is
+    busy or fails. timeout_seconds: of one attempt. every_seconds: between two looks for new
+    contexts.
     """
 
     contexts: str
@@ -135,8 +141,8 @@ class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How long rows stay in the store. Without this table they stay for ever.
 
     days: after which rows are moved out; until then a request_id that comes again gets its
-    decision, and outcomes of it are taken. archive: the folder for their Parquet files; or delete:
-    keep nothing of them. every_seconds: between two looks.
+    decision, and outcomes of it are taken. archive: the folder for their Parquet files. delete:
+    whether to keep nothing of them instead of an archive. every_seconds: between two looks.
     """
 
     days: Annotated[float, bound("days, above 0, at most 36,500", gt=0.0, le=36_500.0)]
@@ -174,8 +180,12 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class TokenSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A bearer token: `sha256` of it in hexadecimal, so that the file holds no secret; or `token`
-    itself, or `env`, the name of an environment variable that holds it. name: for logs."""
+    """A bearer token, by exactly one of `sha256`, `token` and `env`.
+
+    name: for logs. scope: `route` may decide, send rows and read; `admin` may also change the
+    budget, pause and resume. sha256: its SHA-256 in 64 hexadecimal digits, so that the file holds
+    no secret. token: the token itself. env: an environment variable that holds it.
+    """
 
     name: str
     scope: Scope = "route"
@@ -223,11 +233,11 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     connection. store_seconds: how long another program may lock the store. waiting_rows: logged
     rows that may wait in memory for SQLite before requests are passed through. rejects: refused
     lines of a bulk body after which the rest is not read. decide_per_second: requests that one
-    token may have decided, a second's worth at once; null for any number. analyst_seconds: how long
-    one question to the analyst may take before that is started again. reads: reports and metrics of
-    one token that are under way at once; a plan counts for eight.
-    open_bytes: of memory for decisions that wait for their outcome, in the daemon and in each
-    analyst; more of them lie in a file beside the store.
+    token may have decided, a second's worth at once; without it any number. analyst_seconds: how
+    long one question to the analyst may take before that is started again. reads: reports and
+    metrics of one token that are under way at once; a plan counts for eight. open_bytes: of memory
+    for decisions that wait for their outcome, in the daemon and in each analyst; more of them lie
+    in a file beside the store.
     """
 
     body_bytes: Count = 1 << 20
@@ -247,6 +257,9 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     open_bytes: Count = 16 << 20
 
 
+_ADDRESS = re.compile(r"https?://[^\s/?#]+\S*")
+
+
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The daemon.
 
@@ -255,16 +268,20 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     durability: what an answered decision survives, the death of the `process` or of the machine
     (`power`, an fsync before each answer).
     kill_switch: while this file exists every request is passed through, whatever the store does;
-    null for `<store>.kill`.
+    `<store>.kill` unless declared.
     anchor: a file to which every checkpoint adds where the store's hash chain stands, for audits.
     refresh_seconds, refresh_outcomes: a new rule after so much time or so many outcomes, whichever
     comes first, and at the most four times a second. checkpoint_seconds: between two checkpoints.
     expiry_seconds: between two looks for outcomes that never came. forecast_seconds: between two
-    forecasts of when the experiment will be decided.
+    forecasts of when the experiment will be decided. shutdown_seconds: how long requests that are
+    under way may take when it stops. log_level: the least grave lines that are logged.
+    limits: on what clients may send.
     shadow: replays of cached contexts on candidate models; retention: moving old rows out of the
     store; neither unless declared.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     names: host names, beside those of loopback, under which browsers reach the page.
+    webhook: addresses that get a small JSON document at every change of status, https, or http on
+    this machine.
     outcomes: `signed` takes an outcome from a token of scope route only with the `outcome_token`
     that came with its decision; `open` takes it without, from clients that do not know of it.
     """
@@ -286,6 +303,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shadow: ShadowSettings | None = None
     retention: RetentionSettings | None = None
     names: list[HostName] = msgspec.field(default_factory=list)
+    webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"
     tokens: list[TokenSettings] = msgspec.field(default_factory=list)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
@@ -293,12 +311,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach `host`."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _loopback(self.host)
 
     @property
     def kill_switch_path(self) -> str:
@@ -313,3 +326,31 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             fix = "add [[service.tokens]], or bind to 127.0.0.1"
             yield Problem("tokens", "none", f"a token, since host is {shown(self.host)}", fix)
         yield from twice("tokens", (token.name for token in self.tokens))
+        for at, address in enumerate(self.webhook):
+            if (fault := _address_fault(address)) is not None:
+                yield Problem(f"webhook[{at}]", *fault)
+
+
+def _address_fault(address: str) -> tuple[str, str] | None:
+    """What the address of a webhook is and what it should be, None for one that may be used. The
+    address itself is not shown: it may hold a secret."""
+    limit = "an address that begins with https://, or with http:// on this machine, without spaces"
+    if not _ADDRESS.fullmatch(address):
+        return "something else", limit
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return "something else", limit
+    if parts.scheme == "http" and not _loopback(host):
+        return f"http to {shown(host)}", limit
+    return None
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -50,7 +50,7 @@ class Decider:
             requests = replace(requests, eligible=eligible & rule.active)
         uniform = self._uniforms.of(first, len(requests))
         drawn = state.caps.draw(rule.allocation, requests, uniform, state.light.ledger)
-        if state.observing_only:
+        if state.observing_only and not rule.stops:
             self.would_randomize += int(np.count_nonzero(drawn.randomized))
         batch = DecisionBatch(
             number=np.arange(first, first + len(requests)),
@@ -81,7 +81,6 @@ class Decider:
     def _within_hard_stops(self, batch: DecisionBatch) -> DecisionBatch:
         """The batch with every request that may not be randomized served as routed."""
         state = self._state
-        reason = Closure.BUDGET
         off = OBSERVING if state.observing_only else state.paused
         if len(batch):
             first, at = int(batch.number[0]), float(batch.at[0])
@@ -89,20 +88,31 @@ class Decider:
             self._stops.note(first, off, limit, self._config_version, at)
         if off is not None:
             reason = Closure.OBSERVING if state.observing_only else Closure.PAUSED
-            stopped: Flags | None = np.ones(len(batch), dtype=bool)
-        else:
-            stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
-        if stopped is None:
-            return batch
-        rate = np.where(stopped, 0.0, batch.rate)
-        model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
-        before = np.zeros(len(batch), dtype=np.int64)
-        before = before if batch.closed_by is None else batch.closed_by
-        return replace(
-            batch,
-            rate=rate,
-            model=model,
-            randomized=randomized,
-            capped=batch.capped | stopped,
-            closed_by=np.where(stopped & (before == 0), int(reason), before),
-        )
+            return _closed(batch, _all(batch), reason)
+        if state.rule.stops:
+            # A unit that was drawn before keeps its model until it ends: served otherwise from now
+            # on, it would count against what it had drawn.
+            opens = _all(batch) if batch.leader is None else batch.leader == batch.number
+            batch = _closed(batch, opens, Closure.DECIDED)
+        stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
+        return batch if stopped is None else _closed(batch, stopped, Closure.BUDGET)
+
+
+def _all(batch: DecisionBatch) -> Flags:
+    return np.ones(len(batch), dtype=bool)
+
+
+def _closed(batch: DecisionBatch, stopped: Flags, reason: Closure) -> DecisionBatch:
+    """The batch with these rows (n,) served as routed."""
+    rate = np.where(stopped, 0.0, batch.rate)
+    model, randomized = draw(batch.uniform, rate, batch.probabilities, batch.routed)
+    before = np.zeros(len(batch), dtype=np.int64)
+    before = before if batch.closed_by is None else batch.closed_by
+    return replace(
+        batch,
+        rate=rate,
+        model=model,
+        randomized=randomized,
+        capped=batch.capped | stopped,
+        closed_by=np.where(stopped & (before == 0), int(reason), before),
+    )

@@ -156,7 +156,7 @@ class Feature(
 ):
     """Base of the kinds of features.
 
-    name: a letter, then letters, digits, `_`, `.` or `-`.
+    name: what rows call it, and the beginning of the names of its columns.
     missing: the number that each column of the feature takes, after the transform, where its
     value is absent or null. Without it a row that lacks the feature is refused.
     """
@@ -253,11 +253,14 @@ class Number(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
     """A number v becomes (v - offset) / scale, or (log(1 + v) - offset) / scale where `log`.
 
     low, high: bounds of v, both included; a value outside is refused. With `log`, low is 0 unless
-    declared, and must be above -1. offset and scale are declared, never learned: a transform that
-    followed the data would make old sums meaningless.
-    limit: largest magnitude of what v becomes; 1e9 unless declared, or what low and high allow if
-    that is more. winsorize: whether a finite value beyond bounds or limit counts as the nearest
-    value that is allowed, instead of being refused.
+    declared, and must be above -1. offset: what is subtracted. scale: what it is divided by. log:
+    whether it enters as log(1 + v), as amounts should that differ by factors. limit: largest
+    magnitude of what v becomes; 1e9 unless declared, or what low and high allow if that is more.
+    winsorize: whether a finite value beyond bounds or limit counts as the nearest value that is
+    allowed, instead of being refused.
+
+    offset and scale are declared, never learned: a transform that followed the data would make old
+    sums meaningless.
 
     >>> columns = []
     >>> Number(name="length", low=0, offset=100, scale=50).encoder()(150, columns)
@@ -376,7 +379,9 @@ class Text(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
 
 
 class Vector(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="vector"):
-    """length: how many finite numbers the value has; each becomes a column as it is.
+    """A list of numbers, such as an embedding, becomes a column for each.
+
+    length: how many finite numbers the value has; each becomes a column as it is.
 
     limit: largest magnitude of one, 1e9 unless declared. winsorize: whether a number beyond it
     counts as the limit instead of being refused.

@@ -73,7 +73,8 @@ class SchemaError(ValueError):
         self.problems = list(problems)
 
     def __str__(self) -> str:
-        return "feature schema: " + "; ".join(self.problems)
+        """A line for each."""
+        return "\n".join(f"feature schema: {problem}" for problem in self.problems)
 
 
 def shown(value: object) -> str:

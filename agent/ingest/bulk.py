@@ -44,12 +44,15 @@ from equipoise.agent.ingest.records import (
     nested,
     rows,
 )
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import text_key
 from equipoise.store.errors import StoreInUseError
+from equipoise.store.files import OpenHereError
 from equipoise.store.records import Observation, Outcome, Simulation
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.words import plural
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -507,7 +510,8 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
-        agent = Agent(file.experiment, store, open_key(store), at=time.time())
+        config = with_after_decision(file.experiment, store)
+        agent = Agent(config, store, open_key(store), at=time.time())
         yield StoreSink(RecordAdapter(agent), kind)
         agent.checkpoint(time.time())
 
@@ -515,6 +519,8 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
 def _opened(path: Path) -> SqliteStore:
     try:
         return SqliteStore(path)
+    except OpenHereError:
+        raise
     except StoreInUseError as error:
         raise AgentError(
             f"{error}: send them with --url http://HOST:PORT if that is a daemon"
@@ -545,4 +551,4 @@ def _progress() -> Iterator[Any]:
     from rich.console import Console
 
     with Console(stderr=True).status("reading") as spinner:
-        yield lambda read: spinner.update(f"reading: {read:,} rows")
+        yield lambda read: spinner.update(f"reading: {plural(read, 'row')}")

@@ -1,7 +1,9 @@
 """Eras, within which certified sums belong together, and from where on randomizing was stopped.
 
 A change of what is compared (a model taken out, a new version) and an accepted drift alarm start a
-new one. Nothing is silently forgotten inside a sequence, and nothing is carried into the next.
+new one. Nothing is silently forgotten inside a sequence, and nothing is carried into the next. What
+was certified of an era when it ended stays true of its own time, and is kept among the controls.
+An experiment that was ended keeps who is to be served; resuming it begins an era.
 
 Pausing, observing and a changed budget are decided outside of the log. Every decision that such a
 stop serves as routed says `capped`; so that this can be checked too, each change is kept among the
@@ -15,6 +17,7 @@ import contextlib
 import msgspec
 import numpy as np
 
+from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.errors import StoreError
@@ -22,6 +25,63 @@ from equipoise.store.records import Control, Era
 
 DRIFT = "drift"
 """How the reason of an era begins that a drift alarm opened."""
+ANSWER = "era-answer"
+"""The name under which the last answers of eras are kept among the controls."""
+
+
+class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What was certified of one part of the traffic when its era ended, in reward units.
+
+    segment: None for the whole traffic. candidates: (A,) names: models, today's routing, declared
+    policies. active: (K,) models that were compared. The other fields are those of `Certified`
+    (`agent.answers.certifier`), null where a number is not finite.
+    """
+
+    segment: str | None
+    candidates: list[str]
+    active: list[bool]
+    sequence: str
+    assumptions: list[str]
+    rows: int
+    randomized: int
+    missing: int
+    limited: int
+    closed: int
+    delta: float
+    epsilon: float
+    sign: int
+    lower: list[float | None]
+    upper: list[float | None]
+    contrasts: list[list[float | None]]
+    decision: list[list[float | None]]
+
+
+class EraAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The last certified answer of an era. parts: the whole traffic, then every segment."""
+
+    era: int
+    parts: list[KeptAnswer]
+
+
+def keep_answer(store: Store, answer: EraAnswer, at: float) -> None:
+    """Keep what was certified of an era that is about to end. at: seconds since the epoch."""
+    store.put(Control(at=at, name=ANSWER, value=msgspec.json.encode(answer).decode()))
+
+
+def read_answers(store: Store) -> dict[int, EraAnswer]:
+    """The kept answers by era, the last one of each; eras that ended before answers were kept have
+    none. Raises AgentError where one cannot be read."""
+    answers: dict[int, EraAnswer] = {}
+    for control in store.controls():
+        if control.name == ANSWER:
+            try:
+                answer = msgspec.json.decode(control.value, type=EraAnswer)
+            except msgspec.MsgspecError as error:
+                raise AgentError(
+                    f"a kept answer of the store cannot be read ({error}): restore a backup"
+                ) from error
+            answers[answer.era] = answer
+    return answers
 
 
 class Eras:
@@ -81,6 +141,36 @@ STOPS = "stops"
 OBSERVING = "observing only"
 _RETRY = 1000
 """Decisions until what could not be kept is tried again."""
+
+
+END = "end"
+"""The name under which the end of an experiment is kept among the controls."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of an experiment: nothing is randomized any more until somebody resumes it.
+
+    model: who is to be served from now on, None to leave today's routing as it is. certified:
+    whether that model was certified then. reason: of whoever ended it, "" for none. era: the one
+    that ended. at: seconds since the epoch.
+    """
+
+    model: str | None
+    certified: bool
+    reason: str
+    era: int
+    at: float
+
+
+def standing_end(store: Store) -> Ended | None:
+    """The end that stands, None where the experiment goes on."""
+    values = [control.value for control in store.controls() if control.name == END]
+    return msgspec.json.decode(values[-1], type=Ended | None) if values else None
+
+
+def keep_end(store: Store, ended: Ended | None, at: float) -> None:
+    """Keep that it ended, or, with None, that it goes on."""
+    store.put(Control(at=at, name=END, value=msgspec.json.encode(ended).decode()))
 
 
 class Stops(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

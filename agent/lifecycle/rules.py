@@ -38,7 +38,9 @@ class Rule:
     stood; widened: whether one of them asks for the fewest assumptions, and so for the worst case
     for missing rewards, whatever was declared. missing: declared value of a reward that never
     comes, in reward units, None for the worst case; unset in rules that do not say (0.1.0 up to
-    2026-11), whose rows go by the configuration in force.
+    2026-11), whose rows go by the configuration in force. after_decision: whether its era was
+    decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the requests
+    (`ramp`); None before a decision, and where all of it goes on.
     """
 
     era: int
@@ -51,6 +53,12 @@ class Rule:
     widened: bool = False
     missing: float | msgspec.UnsetType | None = msgspec.UNSET
     rule_id: str = ""
+    after_decision: str | None = None
+
+    @property
+    def stops(self) -> bool:
+        """Whether no request is randomized any more, since its era is decided."""
+        return self.after_decision == "stop"
 
     def encode(self) -> str:
         """Canonical JSON text, whose hash is the rule's id."""
@@ -67,6 +75,8 @@ class Rule:
         }
         if self.missing is not msgspec.UNSET:
             body["missing"] = self.missing
+        if self.after_decision is not None:
+            body["after_decision"] = self.after_decision
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:
@@ -90,6 +100,7 @@ class Rule:
             body["widened"],
             body.get("missing", msgspec.UNSET),
             record.rule_id,
+            body.get("after_decision"),
         )
 
 

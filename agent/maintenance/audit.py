@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -19,11 +20,14 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.decisions.uniforms import Uniforms, key_hash
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.eras import read_answers
+from equipoise.agent.lifecycle.opening import check_key
 from equipoise.agent.lifecycle.rules import Rule, rule_id
 from equipoise.agent.maintenance.audit_chain import check_chain
 from equipoise.agent.maintenance.audit_rows import PartAudit, StopAudit
 from equipoise.policies.draw import draw
 from equipoise.store.batches import (
+    Closure,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -39,6 +43,7 @@ from equipoise.store.errors import TrimmedError
 from equipoise.store.records import Gap, RuleRecord
 from equipoise.store.sqlite import SqliteStore
 from equipoise.store.sqlite.chain import Anchor
+from equipoise.store.words import plural, verb
 
 TOLERANCE = 1e-9
 _SHOWN = 20
@@ -56,7 +61,9 @@ class Audit:
     """What an audit found. `faults` holds sentences, at most 20; `fault_count` counts all.
 
     begins: the first row of the log; digest: of the removed rows before it, "" where there are
-    none. unchecked: decisions that follow one among those rows. chained_from: the first row that
+    none. unchecked: decisions that follow one among those rows. capped: decisions that a stop kept
+    from being randomized; closed_by: how many of them by what (`Closure`, in lower case), where the
+    log says. chained_from: the first row that
     the hash chain covers, None where there is no chain; chained_rows: how many it covers.
     anchors: how many copies of the chain's end were compared. losses: what the log is known to
     lack, which is no fault of what it holds. unproven: what was not proven.
@@ -69,6 +76,7 @@ class Audit:
     decisions: int = 0
     randomized: int = 0
     capped: int = 0
+    closed_by: dict[str, int] = field(default_factory=dict)
     outcomes: int = 0
     rules: int = 0
     chained_from: int | None = None
@@ -102,10 +110,10 @@ def audit(
     store: Store,
     config: ExperimentConfig,
     key: bytes | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[str, int], None] = lambda doing, rows: None,
     anchors: Sequence[Anchor] = (),
 ) -> Audit:
-    """Audit a whole store. progress is called with the number of rows read so far.
+    """Audit a whole store. progress: called with what is being done, and the rows done so far.
 
     anchors: where its chains ended at earlier moments, from a file or a backup.
     Raises AgentError where the key is not the one the store was opened with, TrimmedError where
@@ -113,9 +121,7 @@ def audit(
     """
     draws = None
     if key is not None:
-        frozen = store.settings().get("key_hash")
-        if frozen != key_hash(key):
-            raise AgentError(f"key does not match the store: its hash should be {frozen}")
+        check_key(store, key_hash(key))
         draws = Uniforms(key, config.name)
     result = Audit(uniforms_redrawn=draws is not None)
     root = store.base_snapshot()
@@ -124,12 +130,14 @@ def audit(
     gaps = store.gaps()
     result.losses = [gap.sentence for gap in gaps]
     if isinstance(store, SqliteStore):
-        chained = check_chain(store, anchors, progress)
+        chained = check_chain(store, anchors, partial(progress, "comparing with the hash chain"))
         result.chained_from, result.chained_rows = chained.begins, chained.rows
         result.anchors = chained.anchors
         for sentence in chained.faults:
             result.fault(sentence)
-    _LogAudit(result, store, config, draws, gaps).run(progress)
+    progress("reading rules", 0)
+    log_audit = _LogAudit(result, store, config, draws, gaps)
+    log_audit.run(partial(progress, "recomputing decisions"))
     after = store.base_snapshot()
     if after is not None and after.seq != result.begins:
         raise TrimmedError("old rows were removed meanwhile: run it again")
@@ -155,7 +163,8 @@ def _unproven(result: Audit, in_a_file: bool) -> list[str]:
             " with --anchor"
         )
     if result.begins:
-        sentences.append(f"anything of the {result.begins} removed rows but their digest")
+        removed = plural(result.begins, "removed row")
+        sentences.append(f"anything of the {removed} but their digest")
     return [*sentences, *NEVER_PROVEN]
 
 
@@ -219,7 +228,8 @@ class _LogAudit:
                 self._other(segment.seq, batch)
             progress(result.rows)
         for why, count in self._stops.unproven.items():
-            result.unproven.append(f"why {count} decisions were served as routed: {why}")
+            served = f"{plural(count, 'decision')} {verb(count, 'was', 'were')} served as routed"
+            result.unproven.append(f"why {served}: {why}")
 
     def _check_eras(self) -> set[int]:
         result, settings = self._result, self._store.settings()
@@ -233,6 +243,14 @@ class _LogAudit:
             for name in ("key_hash", "schema_hash"):
                 if getattr(era, name) != settings.get(name):
                     result.fault(f"era {era.era} has another {name} than the store")
+        try:
+            answers = read_answers(self._store)
+        except AgentError as error:
+            result.fault(str(error))
+        else:
+            unknown = sorted(answers.keys() - {era.era for era in eras})
+            if unknown:
+                result.fault(f"there are kept answers of eras {unknown}, which are not there")
         schema = self._config.features.schema_hash
         if settings.get("schema_hash", schema) != schema:
             result.fault("the features of the configuration are not those of the store")
@@ -259,11 +277,19 @@ class _LogAudit:
         result.decisions += count
         result.randomized += int(np.count_nonzero(batch.randomized))
         result.capped += int(np.count_nonzero(batch.capped))
+        if batch.closed_by is not None:
+            reasons = batch.closed_by[batch.capped]
+            for closure in Closure:
+                rows = int(np.count_nonzero(reasons == closure))
+                if rows:
+                    name = closure.name.lower()
+                    result.closed_by[name] = result.closed_by.get(name, 0) + rows
         expected = np.arange(number, number + count)
         self._report(batch, batch.number != expected, "is out of sequence")
         rule = self._rules.get(batch.rule_id)
         if rule is None:
-            result.fault(f"rule {batch.rule_id} of {count} decisions is not in the store", count)
+            of = plural(count, "decision")
+            result.fault(f"rule {batch.rule_id} of {of} is not in the store", count)
             return
         if batch.era != rule.era:
             result.fault(f"decision d{number} is of era {batch.era}, its rule of {rule.era}", count)
@@ -299,6 +325,7 @@ class _LogAudit:
             own_shares if opened is None else shares,
             rule.active,
             opened,
+            rule.stops,
         )
         self._report(batch, stops.shut, "is capped, and nothing stopped it")
         self._report(batch, stops.loose, "is not capped, and a stop stood")

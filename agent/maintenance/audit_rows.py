@@ -186,10 +186,12 @@ class StopAudit:
         shares: Floats,
         active: Flags,
         opened_rate: Floats | None,
+        decided: bool = False,
     ) -> StopFaults:
         """number: of the first decision. rate, shares: (n,), (n, K) as the rule gives them. active:
         (K,) models its era compares. opened_rate: (n,) the logged rate of the decision that opened
-        the unit, NaN where the row opened it; None without units."""
+        the unit, NaN where the row opened it; None without units. decided: whether the rule stops
+        since its era is decided."""
         parts = []
         for start, stop, note in self._spans(number, len(batch)):
             rows = slice(start, stop)
@@ -201,6 +203,7 @@ class StopAudit:
                     active,
                     None if opened_rate is None else opened_rate[rows],
                     note,
+                    decided,
                 )
             )
         return StopFaults(
@@ -233,6 +236,7 @@ class StopAudit:
         active: Flags,
         opened_rate: Floats | None,
         note: Stops | None,
+        decided: bool,
     ) -> StopFaults:
         count = len(batch)
         config = self._configs.get(0 if note is None else note.config)
@@ -261,6 +265,8 @@ class StopAudit:
             closed = np.where(follows, self._of_followers(batch, opened_rate, shares), closed)
         onto = (batch.model[:, None] == np.arange(self._models)) & batch.randomized[:, None]
         stopped = np.full(count, note.off is not None)
+        if decided:
+            stopped |= np.ones(count, dtype=bool) if opened_rate is None else np.isnan(opened_rate)
         if note.requests is not None:
             if self._counted:
                 spent = before[1] + np.cumsum(batch.randomized) - batch.randomized

@@ -46,17 +46,18 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     anchor: Anchor | None = None
 
 
-def back_up(store: Path, out: Path) -> dict[str, object]:
+def back_up(store: Path, out: Path, *, force: bool = False) -> dict[str, object]:
     """Copy a store and its key to a new folder; what its manifest says.
 
     The copy holds every row acknowledged before the call, those of the daemon's tail included.
     An older schema is copied as it is, so that a backup can be made before an upgrade.
-    Raises StoreError where there is no store, AgentError where `out` exists.
+    force: replace a folder that holds a backup, once the new one is whole.
+    Raises StoreError where there is no store, AgentError where `out` exists otherwise.
     """
     check_path(store, read_only=True)
     check_header(store, read_only=True)
     key = read_key(store)
-    with whole_folder(out, hint="choose another --out") as folder:
+    with whole_folder(out, replace=MANIFEST if force else None) as folder:
         folder.chmod(0o700)
         copy = folder / STORE
         # The tail first: what leaves it meanwhile is in the database by then.

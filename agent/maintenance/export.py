@@ -7,12 +7,12 @@ that memory does not grow with the log.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -33,6 +33,9 @@ from equipoise.store.contract import Store
 from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind, Table, merge
 from equipoise.store.sqlite import SqliteStore
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 ROWS_AT_ONCE = 16_384
 _OF_MODELS = ("routed", "model", "served")
 _TYPES = {
@@ -48,6 +51,8 @@ _TYPES = {
 
 def tables(store: Store, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
     """Every table of a store by name, rows in log order; those without a row are left out."""
+    import pandas as pd  # slow to import, and no file needs it
+
     frames: dict[str, pd.DataFrame] = {}
     for name, schema, batches in _tables(store, config, reader(store, config)):
         table = pa.Table.from_batches(batches, schema)
@@ -57,26 +62,40 @@ def tables(store: Store, config: ExperimentConfig) -> dict[str, pd.DataFrame]:
 
 
 def write_tables(
-    store: Store, config: ExperimentConfig, out: Path, format_: str, *, force: bool = False
+    store: Store,
+    config: ExperimentConfig,
+    out: Path,
+    format_: str,
+    *,
+    force: bool = False,
+    progress: Callable[[str, int], None] = lambda table, rows: None,
 ) -> dict[str, int]:
     """Write every table into a new folder, whole or not at all; rows written by table.
 
-    format_: parquet or csv. force: replace a folder that an export made before. Raises AgentError,
-    before anything is read, where `out` exists otherwise.
+    format_: parquet or csv. force: replace a folder that an export made before. progress: called
+    with the table that is written and its rows so far. Raises AgentError, before anything is read,
+    where `out` exists otherwise.
     """
     rows: dict[str, int] = {}
     with whole_folder(out, replace="experiment.json" if force else None) as folder:
         agent = reader(store, config)
         for name, schema, batches in _tables(store, config, agent):
-            rows[name] = _write(folder / f"{name}.{format_}", schema, batches, format_)
+            path = folder / f"{name}.{format_}"
+            rows[name] = _write(path, schema, batches, format_, partial(progress, name))
             if not rows[name]:
                 del rows[name]
-                (folder / f"{name}.{format_}").unlink()
+                path.unlink()
         (folder / "experiment.json").write_bytes(experiment_json(store, config, agent))
     return rows
 
 
-def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], format_: str) -> int:
+def _write(
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch],
+    format_: str,
+    progress: Callable[[int], None],
+) -> int:
     rows = 0
     csv = format_ == "csv"
     with pa_csv.CSVWriter(path, schema) if csv else pq.ParquetWriter(path, schema) as writer:
@@ -84,6 +103,7 @@ def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], for
             table = pa.Table.from_batches(group, schema)
             writer.write_table(table)
             rows += table.num_rows
+            progress(rows)
     return rows
 
 

@@ -21,6 +21,7 @@ from equipoise.agent.features import Transform
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.mixture import LAMBDAS
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.store.contract import Store
 from equipoise.store.records import lost_before
@@ -52,7 +53,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "randomized": "whether it came from the draw",
             "capped": "whether a stop set e to 0 after the rule had spoken",
             "closed_by": "what closed the request to randomizing: open, observing, paused, budget, "
-            "segment, user, excluded, ineligible; empty in older logs",
+            "segment, user, excluded, ineligible, decided; empty in older logs",
             "rule_id": "the rule it was made under",
             "era": "the era of that rule",
             "leader_id": "decision whose draw this one took over, its own where it drew itself",
@@ -141,6 +142,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "reason": "why it was opened",
             "models": "model list, JSON",
             "active": "models it compares, JSON, empty for all",
+            "answer": "what was certified when it ended, JSON; empty in the last, and where it was "
+            "not kept",
             "key_hash": "hash of the key of its draws",
             "schema_hash": "hash of the feature schema",
         },
@@ -150,7 +153,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "controls": {
             "at": _REQUEST["at"],
-            "name": "what was set: budget, or stops (from which decision on what stopped)",
+            "name": "what was set: budget, stops (from which decision on what stopped), or the "
+            "answer of an era that ended",
             "value": "JSON",
         },
         "alerts": {
@@ -158,6 +162,15 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "check": "name of the check, or pause",
             "status": "its verdict",
             "sentence": "for people",
+        },
+        "losses": {
+            "at": "when it was found, seconds since the epoch",
+            "row": "the first row of the log behind what is missing",
+            "rows": "how many log rows are missing, as far as is known",
+            "first": "the first decision number that no decision has, empty where none is lost",
+            "numbers": "how many numbers from there on no decision has",
+            "reason": "what happened",
+            "kept": "files that were put aside",
         },
         "columns": {
             "table": "name of a table",
@@ -175,6 +188,7 @@ _TYPES = {
     **dict.fromkeys(("at", "opened_at", "floor", "coefficient", "offset", "factor"), pa.float64()),
     **dict.fromkeys(("usual", "low", "high", "seen", "rho"), pa.float64()),
     **dict.fromkeys(("era", "since", "cap", "version"), pa.int64()),
+    **dict.fromkeys(("row", "rows", "first", "numbers"), pa.int64()),
     "widened": pa.bool_(),
 }
 """Of columns that are not text."""
@@ -326,8 +340,9 @@ def _of_rule(config: ExperimentConfig, rule: Rule) -> list[str]:
 
 
 def _around(store: Store) -> Iterator[_Table]:
-    """Eras, settings, configurations, controls and alerts."""
-    settings = store.settings()
+    """Eras, settings, configurations, controls, alerts and losses."""
+    settings, answers = store.settings(), read_answers(store)
+    records = store.eras()
     eras = [
         (
             era.era,
@@ -335,16 +350,31 @@ def _around(store: Store) -> Iterator[_Table]:
             era.reason,
             msgspec.json.encode(era.models).decode(),
             settings.get(f"active:{era.era}"),
+            msgspec.json.encode(answers[era.era]).decode()
+            if era.era in answers and era is not records[-1]
+            else None,
             era.key_hash,
             era.schema_hash,
         )
-        for era in store.eras()
+        for era in records
     ]
     plain: dict[str, list[tuple[Any, ...]]] = {
         "eras": eras,
         "configurations": sorted(stored_config.versions(store).items()),
         "controls": [(each.at, each.name, each.value) for each in store.controls()],
         "alerts": [(each.at, each.check, each.status, each.sentence) for each in store.alerts()],
+        "losses": [
+            (
+                each.at,
+                each.row,
+                each.rows,
+                each.first if each.numbers else None,
+                each.numbers,
+                each.reason,
+                each.kept or None,
+            )
+            for each in store.gaps()
+        ],
     }
     for name, rows in plain.items():
         schema = _schema(name)

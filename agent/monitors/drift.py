@@ -20,6 +20,7 @@ import numpy as np
 
 from equipoise.agent.monitors.check import Check, Monitor, percent
 from equipoise.store.batches import Floats, Ints
+from equipoise.store.words import plural
 
 WARM_UP = 100
 """Rows that set a stream's origin and are not tested."""
@@ -112,7 +113,7 @@ class Drift(Monitor):
                 f"an alarm has been reached."
             )
             return Check(self.name, "watch", sentence, figures, self.level)
-        sentence = f"Rewards and residuals are steady over {rows.sum():,.0f} values."
+        sentence = f"Rewards and residuals are steady over {plural(rows.sum(), 'value')}."
         if self.sums["limited"][0]:
             sentence += (
                 " Since limits closed a part of the traffic, only rewards of traffic as routed are"

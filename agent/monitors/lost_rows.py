@@ -20,6 +20,7 @@ import numpy as np
 from equipoise.agent.monitors import assignment as shares
 from equipoise.agent.monitors.check import Check, Monitor, by_evidence, percent
 from equipoise.store.batches import Closure, Flags, Floats, Ints
+from equipoise.store.words import plural, verb
 
 FEWEST_ROWS = 30
 
@@ -177,9 +178,53 @@ class Missingness(LostRows):
         return Check(self.name, "ok", sentence, check.figures, self.level)
 
 
+def smallest_certifiable(lost: float, epsilon: float) -> float:
+    """The least difference, of rewards that come, that can ever be certified where so many of the
+    rewards count as the worst case; both on the [0, 1] scale. From 1 on there is none.
+
+    The lower end of a lead is at most (1 - lost) difference - lost, and must be above -epsilon.
+
+    >>> round(smallest_certifiable(0.03, 0.01), 4), smallest_certifiable(0.92, 0.01) > 1
+    (0.0206, True)
+    """
+    return float("inf") if lost >= 1.0 else max(lost - epsilon, 0.0) / (1.0 - lost)
+
+
+ERRORS = 3.0
+"""Standard errors by which the largest lead that is plausible exceeds the one that is seen."""
+
+
+def out_of_reach(check: Check, lead: float, error: float, epsilon: float, scale: float) -> Check:
+    """The verdict of `missingness` where every missing reward counts as the worst case: an alarm
+    once no lead that is plausible can ever be certified.
+
+    lead, error: of the best model over the runner-up by the rewards that came, with its standard
+    error, NaN while unknown; epsilon: the smallest difference that matters. Reward units; scale:
+    the range of rewards.
+    """
+    if check.figures["rows"] < FEWEST_ROWS or check.status == "alarm":
+        return check
+    share = float(check.figures["share"])
+    least = smallest_certifiable(share, epsilon / scale)
+    plausible = (lead + ERRORS * error) / scale
+    plausible = plausible if np.isfinite(plausible) else 1.0
+    if share <= epsilon / scale or min(plausible, 1.0) > least:
+        return check
+    below = "no difference"
+    if least < 1.0:
+        below = f"no difference below {least * scale:.3g}"
+    seen = f" (the best model leads by {lead:.3g} so far)" if np.isfinite(lead + error) else ""
+    facts = f"{percent(share)} of {check.figures['rows']:,.0f} randomized requests"
+    sentence = (
+        f"{facts} {Missingness.verb}, and as each counts as the worst case {below} can ever be"
+        f" certified{seen}: declare what a missing reward is worth (reward.missing, a new era)."
+    )
+    return replace(check, status="alarm", sentence=sentence)
+
+
 LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
-_WORDS = {
+CLOSURE_WORDS = {
     Closure.OBSERVING: "only observed",
     Closure.PAUSED: "while paused",
     Closure.BUDGET: "beyond the budget",
@@ -187,7 +232,11 @@ _WORDS = {
     Closure.USER: "beyond the share of a user",
     Closure.EXCLUDED: "of excluded users",
     Closure.INELIGIBLE: "open to no model",
+    Closure.DECIDED: "after the decision",
 }
+_COUNTED = Closure.DECIDED
+"""Closures below it have a sum each. What was closed otherwise is the rest of `capped`, so that
+states from before there was another can be read."""
 
 
 class Floors(Monitor):
@@ -206,7 +255,7 @@ class Floors(Monitor):
         self.rate_min = rate_min
         self.largest_weight = largest_weight
         names = ("rows", "capped", "below", "closed", "largest", "weight", "weight_squares")
-        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(len(Closure))}
+        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(_COUNTED)}
 
     def update(
         self,
@@ -219,7 +268,7 @@ class Floors(Monitor):
         """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; closed_by: (n,) a
         `Closure`; open_to_all: (n,) whether every model was eligible."""
         capped = closed_by > 0
-        self.sums["by"] += np.bincount(closed_by, minlength=len(Closure))
+        self.sums["by"] += np.bincount(closed_by, minlength=_COUNTED)[:_COUNTED]
         below = ~capped & (rate < self.rate_min)
         closed = ~capped & ~below & ~open_to_all
         certified = ~capped & ~below & open_to_all
@@ -234,7 +283,8 @@ class Floors(Monitor):
         sums["weight_squares"] += (weight * weight).sum()
 
     def result(self) -> Check:
-        by = dict(zip(Closure, self.sums["by"].tolist(), strict=True))
+        by = dict(zip(Closure, self.sums["by"].tolist(), strict=False))
+        by[Closure.DECIDED] = float(self.sums["capped"][0] - self.sums["by"][1:].sum())
         figures = {name: float(array[0]) for name, array in self.sums.items() if name != "by"}
         rows, squares = figures["rows"], figures.pop("weight_squares")
         weight, largest = figures.pop("weight"), figures["largest"]
@@ -243,18 +293,21 @@ class Floors(Monitor):
         figures["certified"] = share
         figures["effective_rows"] = weight**2 / squares if squares else 0.0
         figures["largest_allowed"] = self.largest_weight
+        figures |= {closure.name.lower(): by[closure] for closure in CLOSURE_WORDS}
         if not rows:
             return Check(self.name, "unknown", "No decision has been made yet.", figures)
         reasons = [
             f"{percent(count / rows)} {words}"
             for count, words in (
-                *((by[closure], words) for closure, words in _WORDS.items()),
+                *((by[closure], words) for closure, words in CLOSURE_WORDS.items()),
                 (figures["below"], "randomized too rarely"),
                 (figures["closed"], "closed to some model"),
             )
             if count
         ]
-        sentence = f"{percent(share)} of {rows:,.0f} requests count towards certified intervals"
+        counts = verb(rows, "counts", "count")
+        sentence = f"{percent(share)} of {plural(rows, 'request')} {counts} towards certified"
+        sentence += " intervals"
         sentence += f" ({', '.join(reasons)})" if reasons else ""
         if largest > self.largest_weight * (1.0 + _ROUNDING):
             sentence += (
@@ -263,4 +316,7 @@ class Floors(Monitor):
             )
             return Check(self.name, "alarm", sentence, figures)
         sentence += f"; the largest weight is {largest:,.1f} of {self.largest_weight:,.1f} allowed."
-        return Check(self.name, "watch" if share < LEAST_CERTIFIED else "ok", sentence, figures)
+        # What comes once all is decided was not to be certified.
+        asked = rows - by[Closure.DECIDED]
+        few = asked > 0.0 and rows - out < LEAST_CERTIFIED * asked
+        return Check(self.name, "watch" if few else "ok", sentence, figures)

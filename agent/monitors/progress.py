@@ -19,6 +19,7 @@ from equipoise.agent.errors import SKEW, dated
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.estimators.outliers import LeftOut
 from equipoise.agent.monitors.check import Check, Status, listed, percent
+from equipoise.store.words import plural, verb
 
 
 def computed(
@@ -82,7 +83,8 @@ def outputs(rewarded: float, complete: float) -> Check:
     share = complete / rewarded if rewarded else float("nan")
     figures = {"rewarded": rewarded, "complete": complete, "share": share}
     if rewarded < FEWEST_ROWS:
-        sentence = f"{rewarded:,.0f} randomized requests have a reward: too few to look at outputs."
+        rows = f"{plural(rewarded, 'randomized request')} {verb(rewarded, 'has', 'have')}"
+        sentence = f"{rows} a reward: too few to look at outputs."
         return Check("outputs", "unknown", sentence, figures)
     facts = f"{percent(share)} of {rewarded:,.0f} rewarded randomized requests have outputs"
     if share >= FEW:
@@ -237,4 +239,4 @@ def _without_window(behind: Behind, effect: str, waits: float) -> tuple[Status, 
 
 
 def _rows(count: int) -> str:
-    return "1 request" if count == 1 else f"{count:,} requests"
+    return plural(count, "request")

@@ -9,6 +9,7 @@ import numpy as np
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.monitors.check import Check
 from equipoise.store.batches import Flags
+from equipoise.store.words import plural
 
 FEWEST_ROWS = 100
 LARGE_EFFECT = 0.1
@@ -82,7 +83,7 @@ def representation(
         return Check("representation", "watch", sentence, figures, level)
     sentence = (
         f"The outputs explain what the models are worth: with and without them values agree within "
-        f"{ratio[worst]:.1f} standard errors over {rows:,.0f} randomized requests."
+        f"{ratio[worst]:.1f} standard errors over {plural(rows, 'randomized request')}."
     )
     return Check("representation", "ok", sentence, figures, level)
 

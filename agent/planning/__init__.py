@@ -5,7 +5,9 @@
 request, problem  what is asked for; the question behind it, on the [0, 1] scale
 tables            one simulation each (`simulation`), and ways to pay; rows are a `requirement`
 plan, sentences   all tables, the recommended row, and what it rests on (`output` prints it)
-stored, forecast  a problem out of a running experiment, and when that will be decided
+stored            a problem out of a running experiment
+futures, pace     that experiment simulated on, and how fast its traffic comes
+forecast          when it will be decided, or why nobody can say
 """
 
 from __future__ import annotations

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.wording import brief, count, dollars, figure
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
-from equipoise.agent.planning.problem import Case, Problem
+from equipoise.agent.planning.levers import Lever, Question, levers, question
+from equipoise.agent.planning.problem import Case, Input, Problem, inputs
 from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
-from equipoise.agent.planning.requirement import Requirement, cheapest
-from equipoise.agent.planning.sentences import assumptions, budget_sentence, recommendation
+from equipoise.agent.planning.requirement import FixedSample, Requirement, cheapest, fixed_sample
+from equipoise.agent.planning.sentences import (
+    assumptions,
+    billed,
+    budget_sentence,
+    decided_already,
+    fixed_sentence,
+    lever_sentence,
+    lever_words,
+    question_sentences,
+    recommendation,
+)
 from equipoise.agent.planning.simulation.forward import anytime_rows, contrast_variance
 from equipoise.agent.planning.tables import (
     EFFECTS,
@@ -45,17 +59,28 @@ NOT_OFFERED = ("policies whose probabilities depend on the request: a plan knows
 class Plan(msgspec.Struct, frozen=True):
     """Everything that a plan says; numbers in reward units, requests, hours and USD.
 
-    source: numbers, benchmark or store. sentence: the recommended plan. assumptions: what it rests
-    on. recommended: None where no policy gets there. goals: a row per policy, sequence and goal.
-    effects: a row per policy and effect. rates: EXP against waiting, by share of traffic that is
-    randomized; floors: the price of the floor; explained: what a prediction from replays would
-    save; splits: ways to pay, by the number of replays; segments: each segment by itself. bought:
-    what the budget buys. curves: certainty against spend, at `effect`; power, traffic: as asked.
-    not_offered: questions without an honest answer. stored: what a store already holds.
+    source: numbers, benchmark or store. title, date (UTC), models: whose plan it is; inputs: what
+    was asked. sentence: the best lever and the recommended plan. answers: what an experiment says
+    of the question; why: why it takes more than a calculator says, `fixed`; billed: what the USD
+    are of. assumptions: what it rests on. recommended: None where no policy gets there. goals: a
+    row per policy, sequence and goal. effects: a row per policy and effect. rates: EXP against
+    waiting, by share of traffic that is randomized; floors: the price of the floor; explained: what
+    a prediction from replays would save; splits: ways to pay, by the number of replays; segments:
+    each segment by itself. bought: what the budget buys. levers: what would make it cheaper or
+    faster; question: whether a model is better by the effect. curves: certainty against spend, at
+    `effect`; power, traffic: as asked. not_offered: questions without an honest answer. binary:
+    whether a reward is 0 or 1. stored: what a store already holds.
     """
 
     source: str
+    title: str
+    date: str
+    models: list[str]
+    inputs: list[Input]
     sentence: str
+    answers: list[str]
+    why: str
+    billed: str
     assumptions: list[str]
     effect: float
     recommended: Requirement | None
@@ -67,11 +92,60 @@ class Plan(msgspec.Struct, frozen=True):
     splits: list[Split]
     segments: list[Requirement]
     bought: list[Bought]
+    levers: list[Lever]
+    question: Question | None
+    fixed: FixedSample | None
     curves: list[Curve]
     not_offered: list[str]
     power: float
     traffic: float | None
+    binary: bool
     stored: dict[str, Any]
+
+    @property
+    def money_name(self) -> str:
+        """What a column of USD is called."""
+        goals = any(row.extra is not None for row in self.goals)
+        extra = goals or any(row.extra is not None for row in self.bought)
+        return "extra bill" if extra else "whole bill"
+
+    @property
+    def harm_name(self) -> str:
+        """What a column of harm is called, with its unit."""
+        return "successes lost" if self.binary else "reward lost"
+
+    @property
+    def columns(self) -> list[tuple[str, Callable[[Requirement], str]]]:
+        """Titles and cells of a table of rows that are known; no money without prices, no time
+        without traffic."""
+
+        def band(row: Requirement) -> str:
+            low, high = row.randomized.low, row.randomized.high
+            end = "…" if high is None else count(high)
+            return "" if low is None else f"{count(low)} to {end}"
+
+        def bill(row: Requirement) -> str:
+            known = None if row.bill is None else row.bill.needed
+            return "" if known is None else dollars(known)
+
+        columns: list[tuple[str, Callable[[Requirement], str]]] = [
+            ("plan for", lambda row: count(row.randomized.needed)),
+        ]
+        if self.traffic is not None:
+            columns.append(("time", lambda row: brief(row.hours.needed if row.hours else None)))
+        if any(row.bill is not None for row in self.goals):
+            columns.append((self.money_name, bill))
+        columns.append(("80% of them", band))
+        harm = self.harm_name
+        columns.append(
+            (harm, lambda row: "" if row.harm.median is None else figure(row.harm.median))
+        )
+        return columns
+
+    def levers_as_rows(self) -> list[tuple[str, Requirement]]:
+        """The plan and its levers, by what they change."""
+        asked, models = self.levers[0].row.rate, len(self.models)
+        return [(lever_words(asked, models, each), each.row) for each in self.levers]
 
 
 def make_plan(
@@ -110,17 +184,29 @@ def make_plan(
     rates, floors, explained = _side(tables, problem, sequence, side) if effects else ([], [], [])
     unknown = missing_fields(problem)
     paid = splits(tables, problem, side) if side is not None and effects and not unknown else []
+    offered = levers(problem, side, rates, effects, goals, most) if effects and side else []
+    asked = question(problem, best or side, most) if effects and _is_asked(problem) else None
+    fixed = fixed_sample(problem, effect, best) if effects else None
     if effects or not bought:
         sentence = recommendation(problem, best, main, effect)
+        first = lever_sentence(problem, offered)
+        sentence = f"{first} As asked: {_lower(sentence)}" if first else sentence
     else:
         sentence = budget_sentence(problem, bought)
     if effects and bought:
         sentence += f" What the budget buys: {budget_sentence(problem, bought)}"
-    if stored and stored["decided"] is not None:
-        sentence = f"{stored['decided']} is certified already: there is nothing to plan for."
+    if stored:
+        sentence = _of_store(stored, best, sentence)
     return Plan(
         source=problem.source,
+        title=request.title or "Randomization plan",
+        date=datetime.now(UTC).date().isoformat(),
+        models=list(problem.names),
+        inputs=inputs(problem, effect),
         sentence=sentence,
+        answers=[] if asked is None else question_sentences(problem, asked),
+        why="" if fixed is None else fixed_sentence(problem, fixed),
+        billed=billed(problem),
         assumptions=assumptions(problem, sequence),
         effect=effect * scale,
         recommended=best,
@@ -132,12 +218,40 @@ def make_plan(
         splits=paid,
         segments=_segments(problem, sequence, side, most) if effects else [],
         bought=bought,
+        levers=offered,
+        question=asked,
+        fixed=fixed,
         curves=curves,
         not_offered=_not_offered(unknown),
         power=request.power,
         traffic=request.traffic,
+        binary=problem.variances is None and scale == 1.0,
         stored=stored or {},
     )
+
+
+def _of_store(stored: dict[str, Any], best: Requirement | None, sentence: str) -> str:
+    """The sentence of a running experiment: nothing is planned for one that is decided, and one
+    that is stopped, or whose budget ends before, is told so first."""
+    if stored["decided"] is not None:
+        return f"{decided_already(stored)}."
+    if stored["stopped"] is not None:
+        return f"The experiment is {stored['stopped']}. Once that ends: {_lower(sentence)}"
+    needed = None if best is None else best.randomized.needed
+    left = stored["left"]
+    if left is not None and needed is not None and needed > left:
+        first = f"The budget allows {count(left)} more randomized requests, which are too few."
+        return f"{first} {sentence}"
+    return sentence
+
+
+def _is_asked(problem: Problem) -> bool:
+    """Whether one model stands against others that are alike: others have values of their own."""
+    return problem.source == "numbers" and problem.request.effect is not None
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _not_offered(unknown: list[str]) -> list[str]:
@@ -232,6 +346,12 @@ def _affordable(problem: Problem) -> float | None:
         price = float(problem.prices.mean())
         if not price > 0:
             raise PlanError("price", "unknown or 0", "USD a request, to plan with budget_money")
+        if problem.today is not None:
+            # What they cost under uniform shares; the guess is corrected by the simulation.
+            price = price - problem.today
+            if not price > 0:
+                expected = "more than 0: these requests cost no more than today's routing"
+                raise PlanError("extra bill", f"{price:.3g} USD a request", expected)
         return _guess("money", request.budget_money, price)
     if request.budget_harm is not None and request.effect is None:
         raise PlanError("effect", "missing", "how much a worse model loses, to plan with harm")
@@ -296,6 +416,8 @@ def _side(
     effect, rate = row.effect / problem.scale, problem.request.rate
     floor, explained = problem.floor, problem.explained
     rates = [each * rate for each in RATES if each * rate <= 1.0]
+    if rates[-1] == rate < 1.0:
+        rates.append(1.0)
     floors = [each / problem.models for each in FLOORS]
     shares = sorted({*EXPLAINED, explained, problem.attainable or 0.0})
     cases = [Case(effect, each, floor, explained) for each in rates]
@@ -335,7 +457,8 @@ def _bought(tables: Tables, problem: Problem, sequence: Sequence, effect: float)
         elif request.budget_money is not None:
             guess = _affordable(problem)
             assert guess is not None
-            result.append(_spending(tables, policy, sequence, guess, effect, "money"))
+            field = "money" if problem.today is None else "extra"
+            result.append(_spending(tables, policy, sequence, guess, effect, field))
         elif request.budget_harm is not None:
             guess = _guess("harm", request.budget_harm, effect * problem.scale)
             result.append(_spending(tables, policy, sequence, guess, effect, "harm"))
@@ -346,13 +469,15 @@ def _spending(
     tables: Tables, policy: str, sequence: Sequence, guess: float, effect: float, field: str
 ) -> Bought:
     """What is bought when all of the money, or of the harm, is spent: two corrected guesses."""
-    limit = getattr(tables.request, f"budget_{field}")
+    name = "budget_harm" if field == "harm" else "budget_money"
+    limit = getattr(tables.request, name)
     purchase = tables.bought(policy, sequence, guess, effect)
     for _ in range(2):
         spent = getattr(purchase, field)
         if spent is None or spent <= 0:
-            expected = "a loss: these experiments are expected to win reward, so harm sets no limit"
-            raise PlanError(f"budget_{field}", limit, expected)
+            what = "win reward" if field == "harm" else "cost less than today's routing"
+            expected = f"a loss: these experiments are expected to {what}, so it sets no limit"
+            raise PlanError(name, limit, expected)
         guess = min(guess * (limit / spent), LARGEST)
         purchase = tables.bought(policy, sequence, guess, effect)
     # What is left is the error of the simulation.

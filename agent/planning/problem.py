@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
+import msgspec
 import numpy as np
 
+from equipoise.agent.answers.wording import count, dollars, duration, figure, percent
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.inference.levels import segment_levels
@@ -29,7 +32,8 @@ class Problem:
     None where rewards are 0 or 1 and their values say it. rated: (K,) share of requests whose
     reward comes; values, variances and effects are theirs. missing: what the others count as, None
     for the worst case. prices: (K,) USD, NaN where unknown.
-    routing: value of today's routing, None where unknown. scale: reward units of 1.
+    routing: value of today's routing, None where unknown; mix: (K,) shares of today's traffic, from
+    which it then follows; today: USD of a request as it is routed today. scale: reward units of 1.
     candidates: A. start: sums so far, None from the beginning. explained: share of the variance
     that the prediction is taken to explain; attainable: what it could explain at best, None where
     nobody knows. era_caps: of the sums in `start`, fixed when their era began. read: columns that
@@ -53,13 +57,15 @@ class Problem:
     attainable: float | None = None
     era_caps: tuple[float, ...] | None = None
     read: int | None = None
+    mix: Floats | None = None
+    today: float | None = None
 
     @classmethod
     def of_numbers(cls, request: PlanRequest) -> Self:
         """From a few numbers. Raises PlanError where the reward is missing."""
         if request.reward_rate is None:
             raise PlanError("reward_rate", "missing", "what models are worth today, reward units")
-        models = 2 if request.models is None else request.models
+        models = request.count
         scale = request.reward_high - request.reward_low
         rate = (request.reward_rate - request.reward_low) / scale
         rate = rate if request.maximise else 1.0 - rate
@@ -69,18 +75,25 @@ class Problem:
         prices = np.full(models, np.nan if request.price is None else request.price)
         if request.prices is not None:
             prices = np.array(request.prices)
+        names = request.names or [f"model {index + 1}" for index in range(models)]
+        mix = None if request.mix is None else np.array(request.mix) / math.fsum(request.mix)
+        today = None if mix is None else float(mix @ prices)
+        # The model that may be better comes first.
+        order = _candidate_first(request, mix)
         return cls(
             "numbers",
             request,
-            tuple(f"model {index + 1}" for index in range(models)),
+            tuple(names[index] for index in order),
             np.full(models, rate),
             variances,
             *cls.of_missing(request, models),
-            prices,
+            prices[order],
             None,
             scale,
             models + 1,
             request.explained,
+            mix=None if mix is None else mix[order],
+            today=None if today is None or not math.isfinite(today) else today,
         )
 
     @staticmethod
@@ -112,13 +125,15 @@ class Problem:
         """Whether rewards of 0 and 1 are so too once missing ones count."""
         return self.missing in (None, 0.0, 1.0) or bool((self.rated == 1.0).all())
 
-    @property
-    def reference(self) -> float | None:
-        """What today's routing is worth over all requests, as the values of a design are."""
-        if self.routing is None:
-            return None
-        rated = float(self.rated.mean())
-        return self.routing * rated + (self.missing or 0.0) * (1.0 - rated)
+    def reference(self, values: Floats) -> Floats:
+        """(N,) what harm counts against, of values (N, K) over all requests, as those of a design
+        are: today's routing or, where nobody knows it, the best model."""
+        if self.routing is not None:
+            rated = float(self.rated.mean())
+            worth = self.routing * rated + (self.missing or 0.0) * (1.0 - rated)
+            return np.full(len(values), worth)
+        result: Floats = values.max(axis=1) if self.mix is None else values @ self.mix
+        return result
 
     def lead(self, effect: float) -> float:
         """The most that can be certified of the lead of a model that is better by `effect` among
@@ -223,6 +238,14 @@ class Problem:
         return values * rated + (1.0 - rated) * self.missing, rated * own + between
 
 
+def _candidate_first(request: PlanRequest, mix: Floats | None) -> list[int]:
+    """Positions of the models with the one that may be better at the head."""
+    first = 0 if mix is None else int(np.argmin(mix))
+    if request.candidate is not None and request.names is not None:
+        first = request.names.index(request.candidate)
+    return [first, *(index for index in range(request.count) if index != first)]
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """What may differ between the rows of a table. effect on the [0, 1] scale."""
@@ -231,3 +254,107 @@ class Case:
     rate: float
     floor: float
     explained: float
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One line of what was asked: its name, and the value with its unit."""
+
+    name: str
+    value: str
+
+
+def inputs(problem: Problem, effect: float) -> list[Input]:
+    """Everything that the numbers of a plan follow from. effect: on the [0, 1] scale."""
+    request = problem.request
+    lines = [
+        ("models", ", ".join(problem.names)),
+        ("traffic", _traffic(problem)),
+        ("mean reward today", _reward_line(problem)),
+        ("rewards", _rewards(problem)),
+        ("requests that are rated", _rated(problem)),
+        ("difference to find", figure(effect * problem.scale)),
+        ("power", percent(request.power)),
+        ("wrong in at most", f"{percent(request.delta)} of such experiments, at any look"),
+        ("within the best counts as best", _optional(request.epsilon)),
+        ("half-width", "" if request.half_width is None else f"± {figure(request.half_width)}"),
+        ("regret", "" if request.regret is None else figure(request.regret)),
+        ("share randomized", percent(request.rate)),
+        ("least probability of a model", percent(problem.floor)),
+        ("certified by", f"the {request.sequence} sequence"),
+        ("explained by replays", percent(problem.explained) if problem.explained else ""),
+        ("prices", _price_line(problem)),
+        ("today's routing", _mix(problem)),
+        ("budget", _budget(problem)),
+        ("reward is final after", duration(request.window) if request.window else ""),
+        ("horizon", "none" if request.horizon is None else duration(request.horizon)),
+        ("segments", str(request.segments) if request.segments else ""),
+        ("seed", str(request.seed)),
+    ]
+    return [Input(name, value) for name, value in lines if value]
+
+
+def _optional(value: float) -> str:
+    return figure(value) if value else ""
+
+
+def _traffic(problem: Problem) -> str:
+    traffic = problem.request.traffic
+    if traffic is None:
+        return ""
+    return f"{count(traffic)} requests an hour ({count(24.0 * traffic)} a day)"
+
+
+def _reward_line(problem: Problem) -> str:
+    rate = problem.request.reward_rate
+    return "" if rate is None or problem.source != "numbers" else figure(rate)
+
+
+def _rewards(problem: Problem) -> str:
+    request = problem.request
+    kind = "0 or 1" if problem.variances is None else "between"
+    low, high = figure(request.reward_low), figure(request.reward_high)
+    text = f"{low} or {high}" if kind == "0 or 1" else f"{low} to {high}"
+    if request.reward_sd is not None:
+        text += f", standard deviation {figure(request.reward_sd)}"
+    return f"{text}, {'larger' if request.maximise else 'smaller'} is better"
+
+
+def _rated(problem: Problem) -> str:
+    """The share, and what the others count as."""
+    rated = float(problem.rated.mean())
+    if rated == 1.0:
+        return "100%: every reward comes (--rated SHARE where not)"
+    missing = problem.request.missing_value
+    others = "the worst case" if problem.missing is None else figure(missing or 0.0)
+    return f"{percent(rated)}; the others count as {others}"
+
+
+def _price_line(problem: Problem) -> str:
+    prices = problem.prices
+    if not np.isfinite(prices).any():
+        return ""
+    if (prices == prices[0]).all():
+        return f"{dollars(float(prices[0]))} (USD) a request"
+    each = [
+        f"{name} {dollars(price) if np.isfinite(price) else 'unknown'}"
+        for name, price in zip(problem.names, prices.tolist(), strict=True)
+    ]
+    return f"{', '.join(each)} (USD a request)"
+
+
+def _mix(problem: Problem) -> str:
+    if problem.mix is None:
+        return ""
+    pairs = zip(problem.names, problem.mix.tolist(), strict=True)
+    text = ", ".join(f"{name} {percent(share)}" for name, share in pairs)
+    return text if problem.today is None else f"{text}; {dollars(problem.today)} a request"
+
+
+def _budget(problem: Problem) -> str:
+    request = problem.request
+    parts = [
+        "" if request.budget_requests is None else f"{count(request.budget_requests)} requests",
+        "" if request.budget_money is None else f"{dollars(request.budget_money)} (USD)",
+        "" if request.budget_harm is None else f"{figure(request.budget_harm)} reward lost",
+    ]
+    return ", ".join(part for part in parts if part)

@@ -19,6 +19,8 @@ LEAST_DELTA, LEAST_WEIGHT = 1e-12, 1e-9
 """Of delta, and of the probability rate * floor that a request is given to a model."""
 FEWEST_DIGITS = 1e-9
 """Of differences, as a share of the range of rewards; of the range, as a share of its ends."""
+MIX_ROUNDING = 0.005
+"""By which shares of today's traffic may miss 1: people round them."""
 FLOOR_SHARE = 0.1
 """The default floor is this share of the uniform probability 1 / K, as in a configuration."""
 
@@ -33,10 +35,14 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Goals: effect to be found with `power`, half_width of the contrast of the leader with the
     runner-up, regret that is exceeded with probability at most delta; or a budget of randomized
     requests, money or harm.
-    price: of a request; prices: one for each model. policies: assignments. rate: share of requests
-    that are randomized; floor: least probability of a model, 0.1 / K if None. sequence: the
-    declared one. explained: share of the reward's variance that replays (SIM) predict; 0 while
-    nothing is known. window, horizon: hours until a reward is final, and until you must know.
+    price: of a request to any model; prices: one for each model; mix: (K,) shares of today's
+    traffic that each model gets, so that money is the extra bill against it and harm counts against
+    it too. names: (K,); candidate: which of them may be better than all the others, the one with
+    the least share of `mix`, the first if None. title: of the page. policies: assignments. rate:
+    share of requests that are randomized; floor: least probability of a model, 0.1 / K if None.
+    sequence: the declared one. explained: share of the reward's variance that replays (SIM)
+    predict; 0 while nothing is known. window, horizon: hours until a reward is final, and until you
+    must know.
     segments: parts of equal traffic that get answers of their own.
     rated: share of randomized requests whose reward comes, all of them if None; reward_rate,
     reward_sd and effect are then those of requests whose reward comes, and half_width, regret and
@@ -60,6 +66,10 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     maximise: bool = True
     price: float | None = None
     prices: list[float] | None = None
+    mix: list[float] | None = None
+    names: list[str] | None = None
+    candidate: str | None = None
+    title: str | None = None
     policies: list[str] = msgspec.field(
         default_factory=lambda: ["uniform", "top-two", "track-and-stop"]
     )
@@ -79,6 +89,13 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rated: float | None = None
     missing: Literal["worst-case"] | float = "worst-case"
     seed: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many models: as many as are named, two where nothing says otherwise."""
+        if self.models is not None:
+            return self.models
+        return FEWEST_MODELS if self.names is None else len(self.names)
 
     @property
     def missing_value(self) -> float | None:
@@ -123,7 +140,7 @@ def check(request: PlanRequest) -> None:
     span, digits = high - low, FEWEST_DIGITS * max(abs(low), abs(high))
     expected = f"more than {low:.12g}, by more than {digits:.3g}"
     _hold("reward_high", high, span > digits, expected)
-    models = FEWEST_MODELS if request.models is None else request.models
+    models = request.count
     within = FEWEST_MODELS <= models <= MOST_MODELS
     _hold("models", models, within, f"{FEWEST_MODELS} to {MOST_MODELS}")
     rate = request.rate
@@ -173,6 +190,7 @@ def check(request: PlanRequest) -> None:
         expected = f"'worst-case', or {low:g} to {high:g}, the range of rewards"
         _hold("missing", missing, low <= missing <= high, expected)
     _names(request)
+    _models(request, models)
     _prices(request, models)
     _reward(request)
 
@@ -210,6 +228,36 @@ def _names(request: PlanRequest) -> None:
     for name in request.policies:
         limit = f"one of {', '.join(ASSIGNMENTS)}: plans know no contexts"
         _hold("policies", name, name in ASSIGNMENTS, limit)
+
+
+MOST_LETTERS = 200
+"""Of a name or a title."""
+
+
+def _models(request: PlanRequest, models: int) -> None:
+    names = request.names
+    if names is not None:
+        _hold("names", f"of length {len(names)}", len(names) == models, f"{models} names")
+        for name in names:
+            within = 0 < len(name) <= MOST_LETTERS
+            _hold("names", f"{name!r}"[:80], within, f"1 to {MOST_LETTERS} letters each")
+            _hold("names", f"{name!r} twice", names.count(name) == 1, "every name once")
+    candidate = request.candidate
+    if candidate is not None:
+        known = names or []
+        expected = f"one of {', '.join(known)}" if known else "none where no models are named"
+        _hold("candidate", candidate, candidate in known, expected)
+    if request.title is not None:
+        within = 0 < len(request.title) <= MOST_LETTERS
+        _hold("title", f"{request.title!r}"[:80], within, f"1 to {MOST_LETTERS} letters")
+    mix = request.mix
+    if mix is not None:
+        _hold("mix", f"of length {len(mix)}", len(mix) == models, f"{models} shares")
+        for share in mix:
+            _hold("mix", share, 0 <= share <= 1, "shares of today's traffic, 0 to 1")
+        total = math.fsum(mix)
+        within = abs(total - 1.0) <= MIX_ROUNDING
+        _hold("mix", f"{total:.4g} in all", within, "shares that add up to 1")
 
 
 def _prices(request: PlanRequest, models: int) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence as Rows
 
 import msgspec
 import numpy as np
+from scipy import special
 
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.simulation.forward import Design, Ends, fewest_rewards
-from equipoise.store.batches import Floats
+from equipoise.store.batches import Flags, Floats
 
 BAND = (0.1, 0.9)
 NEARLY = 0.1
@@ -32,7 +33,9 @@ class Requirement(msgspec.Struct, frozen=True):
 
     effect, rate, floor, explained: of this row. randomized: EXP requests; requests: all traffic
     meanwhile; hours: until it is known, the outcome window included, None without traffic; money:
-    USD of the randomized requests; harm: reward lost on them (below 0: won). fewest: Garivier &
+    USD of the randomized requests; extra: USD that they cost more than today's routing would have
+    paid for them (below 0: less), None where today's mix or a price is unknown; harm: reward lost
+    on them (below 0: won). fewest: Garivier &
     Kaufmann's lower bound on the mean of `randomized`. known: whether the planner stands by the
     numbers; note: why not.
     """
@@ -48,10 +51,16 @@ class Requirement(msgspec.Struct, frozen=True):
     requests: Interval80
     hours: Interval80 | None
     money: Interval80 | None
+    extra: Interval80 | None
     harm: Interval80
     fewest: float | None
     known: bool
     note: str
+
+    @property
+    def bill(self) -> Interval80 | None:
+        """The USD that are asked for: the extra ones where today's bill is known, else all."""
+        return self.money if self.extra is None else self.extra
 
 
 def interval80(values: Floats, power: float) -> Interval80:
@@ -75,9 +84,7 @@ def requirement(
     requests, counts = ends.requests[part], ends.counts[part]
     done = np.isfinite(requests)
     values = design.values[part]
-    routing = problem.reference
-    reference = values.max(axis=1) if routing is None else np.full(len(values), routing)
-    lost = (counts * (reference[:, None] - values)).sum(axis=1) * scale
+    lost = (counts * (problem.reference(values)[:, None] - values)).sum(axis=1) * scale
     paid = (counts * problem.prices).sum(axis=1)
     hours = _hours(problem, requests)
     known, note = _known(problem, hours, power, done)
@@ -95,7 +102,10 @@ def requirement(
         randomized=interval80(np.where(done, counts.sum(axis=1), np.inf), power),
         requests=interval80(requests, power),
         hours=None if hours is None else interval80(hours, power),
-        money=None if np.isnan(paid).any() else interval80(np.where(done, paid, np.inf), power),
+        money=_band(problem, paid, done),
+        extra=None
+        if problem.today is None
+        else _band(problem, paid - problem.today * counts.sum(axis=1), done),
         harm=interval80(np.where(done, lost, np.inf), power),
         fewest=fewest if np.isfinite(fewest) else None,
         known=known,
@@ -103,12 +113,19 @@ def requirement(
     )
 
 
+def _band(problem: Problem, amounts: Floats, done: Flags) -> Interval80 | None:
+    """Of USD (n,) that paths cost; None where they are unknown."""
+    if np.isnan(amounts).any():
+        return None
+    return interval80(np.where(done, amounts, np.inf), problem.request.power)
+
+
 def _hours(problem: Problem, requests: Floats) -> Floats | None:
     traffic = problem.request.traffic
     return None if traffic is None else requests / traffic + problem.request.window
 
 
-def _known(problem: Problem, hours: Floats | None, power: float, done: Floats) -> tuple[bool, str]:
+def _known(problem: Problem, hours: Floats | None, power: float, done: Flags) -> tuple[bool, str]:
     if done.mean() < power:
         return False, (
             f"only {done.mean():.0%} of the simulated experiments ever get there under this policy"
@@ -116,6 +133,40 @@ def _known(problem: Problem, hours: Floats | None, power: float, done: Floats) -
     if hours is not None and np.quantile(hours, power, method="inverted_cdf") > YEAR:
         return False, "it would take more than a year, and nothing stays as assumed for that long"
     return True, ""
+
+
+class FixedSample(msgspec.Struct, frozen=True):
+    """What a calculator for A/B tests says of the same difference, power and level.
+
+    each: requests per model; models: all of them together, with as many models as are compared;
+    two: of two. times: randomized requests of the plan over `models`. None where it has no number.
+    """
+
+    each: float
+    two: float
+    models: float
+    times: float | None
+
+
+def fixed_sample(problem: Problem, effect: float, row: Requirement | None) -> FixedSample:
+    """The sample size of a two-sided z test of two means that is read once, at the end.
+
+    n = (z(1 - delta / 2) + z(power))^2 (v_1 + v_2) / d^2 a model, with the variances that the two
+    models have where one is better by d. effect: d on the [0, 1] scale, of requests whose reward
+    comes; where the others count as the worst case it knows nothing of them.
+    """
+    request = problem.request
+    values, variances = problem.over_all(problem.values_at(effect)[None, :])
+    best, second = np.argsort(-values[0], kind="stable")[:2]
+    rated = 1.0 - float(problem.lost.mean())
+    difference = float(values[0, best] - values[0, second]) / rated
+    quantiles = special.ndtri(1.0 - request.delta / 2.0) + special.ndtri(request.power)
+    noise = float(variances[0, best] + variances[0, second])
+    each = max(quantiles, 0.0) ** 2 * noise / difference**2 / rated
+    each = float(max(np.ceil(each), 2.0))
+    needed = None if row is None else row.randomized.needed
+    times = None if needed is None else needed / (each * problem.models)
+    return FixedSample(each, 2.0 * each, each * problem.models, times)
 
 
 def cheapest(rows: Rows[Requirement], horizon: float | None) -> Requirement | None:

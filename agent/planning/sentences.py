@@ -6,12 +6,28 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Rows
 from typing import Any
 
+import numpy as np
+
+from equipoise.agent.answers.wording import (
+    count,
+    dollars,
+    duration,
+    figure,
+    percent,
+    tenths,
+)
 from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.planning.levers import Lever, Question, World
 from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.requirement import Requirement
+from equipoise.agent.planning.requirement import FixedSample, Requirement
 from equipoise.agent.planning.tables import Bought, Split
 
 _MINUTE = 1.0 / 60.0
+RESTS_BRIEFLY = {
+    Sequence.BOUNDED: "no further assumption",
+    Sequence.PER_MODEL: "traffic must be stationary",
+    Sequence.ASYMPTOTIC: "exact only in the limit",
+}
 RESTS_ON = {
     Sequence.BOUNDED: "certified by the bounded sequence, which needs no further assumption",
     Sequence.PER_MODEL: (
@@ -34,19 +50,145 @@ def recommendation(
         return _none(problem, rows, effect)
     needed, span = best.randomized.needed, best.randomized
     traffic = "" if best.hours is None else f", {duration(best.hours.needed)} at this traffic"
-    paid = "" if best.money is None else f", {dollars(best.money.needed)}"
+    paid = bill_words(None if best.bill is None else best.bill.needed, problem.today is not None)
     what = {
-        "effect": f"to find a model that is better by {best.effect:.3g} with"
-        f" {request.power:.0%} power",
-        "half-width": f"to know the leader's lead to ± {request.half_width or 0:.3g}",
-        "regret": f"to be certified within {request.regret or 0:.3g} of the best",
+        "effect": f"to find a model that is better by {figure(best.effect)} with"
+        f" {percent(request.power)} power",
+        "half-width": f"to know the leader's lead to ± {figure(request.half_width or 0.0)}",
+        "regret": f"to be certified within {figure(request.regret or 0.0)} of the best",
     }[best.goal]
     return (
-        f"Randomize {best.rate:.3g} of the requests by {best.policy}: plan for {count(needed)}"
+        f"Randomize {percent(best.rate)} of the requests by {best.policy}: plan for {count(needed)}"
         f" randomized requests ({count(best.requests.needed)} in all{traffic}{paid}) {what}, at"
-        f" any look wrong with probability at most {request.delta:.3g}; half of such experiments"
-        f" end by {count(span.median)}, 80% between {count(span.low)} and {count(span.high)}."
+        f" any look wrong with probability at most {figure(request.delta)}; half of such"
+        f" experiments end by {count(span.median)}, 80% between {count(span.low)} and"
+        f" {count(span.high)}."
     )
+
+
+def bill_words(amount: float | None, extra: bool) -> str:
+    """USD in a list of what a plan takes, and what they are of; "" where unknown.
+
+    extra: against what today's routing would have paid for the same requests.
+    """
+    if amount is None:
+        return ""
+    if not extra:
+        return f", {dollars(amount)} for the randomized requests"
+    if amount < 0:
+        return f", {dollars(-amount)} less than today's bill"
+    return f", {dollars(amount)} on top of today's bill"
+
+
+def billed(problem: Problem) -> str:
+    """What the USD of a plan are of, in one sentence; "" without prices."""
+    if np.isnan(problem.prices).any():
+        return ""
+    if problem.today is not None:
+        return (
+            "Money is the extra bill: what the randomized requests cost more than today's routing"
+            f" would have paid for them ({dollars(problem.today)} a request)."
+        )
+    text = "Money is the whole bill of the randomized requests, most of which is paid today too"
+    if problem.source == "benchmark":
+        return f"{text}."
+    return (
+        f"{text}; give --price NAME=USD for every model and --mix NAME=SHARE for the extra bill"
+        " against today's routing."
+    )
+
+
+def lever_sentence(problem: Problem, offered: Rows[Lever]) -> str:
+    """The best lever: what to change, and what it saves. "" where nothing helps."""
+    if len(offered) < 2:
+        return ""
+    plain, best = offered[0].row, offered[1]
+    needed, before = best.row.randomized.needed, plain.randomized.needed
+    saved = ""
+    if best.row.hours is not None and best.row.hours.needed is not None:
+        saved = f"an answer in {duration(best.row.hours.needed)}"
+        if plain.hours is not None and plain.hours.needed is not None:
+            saved += f" instead of {duration(plain.hours.needed)}"
+    if best.kind != "rate" and needed is not None and before is not None:
+        fewer = f"{count(needed)} randomized requests instead of {count(before)}"
+        saved = f"{fewer}, and {saved}" if saved else fewer
+    elif best.kind == "rate":
+        saved += ", for about as many randomized requests"
+    words = lever_words(plain.rate, problem.models, best)
+    return f"{words[:1].upper()}{words[1:]}: {saved}."
+
+
+def lever_words(asked: float, models: int, lever: Lever) -> str:
+    """What a lever changes. asked: the share randomized; models: how many, both as asked."""
+    value, row = lever.value, lever.row
+    if isinstance(value, str):
+        return f"certify by the {value} sequence ({RESTS_BRIEFLY[Sequence(value)]})"
+    if value is None:
+        return f"as asked ({percent(row.rate)} randomized by {row.policy})"
+    return {
+        "rate": f"randomize {percent(value)} of the requests instead of {percent(asked)}",
+        "models": f"compare 2 models instead of {models}",
+        "epsilon": f"accept a model within {figure(value)} of the best",
+        "effect": f"look for a difference of {figure(value)} only",
+    }[lever.kind]
+
+
+def fixed_sentence(problem: Problem, fixed: FixedSample) -> str:
+    """Why a plan takes more than a calculator for A/B tests says, with that number."""
+    request = problem.request
+    several = "" if problem.models == 2 else f" ({count(fixed.models)} for {problem.models} models)"
+    text = (
+        f"A fixed-n calculator says {count(fixed.two)} for two models{several}, at level"
+        f" {figure(request.delta)} and {percent(request.power)} power, read once, at the end"
+    )
+    if fixed.times is None:
+        return f"{text}."
+    against = "" if problem.models == 2 else " and against every other model at once"
+    return (
+        f"{text}; this plan takes {figure(fixed.times)} times that, because its answer may be read"
+        f" at any time{against}."
+    )
+
+
+def question_sentences(problem: Problem, asked: Question) -> list[str]:
+    """Is it better by so much: what an experiment of the planned size says where it is, where it
+    is equal and where it is worse."""
+    when = f"after {count(asked.requests[asked.at])} requests"
+    if asked.hours is not None:
+        when = f"after {duration(asked.hours[asked.at])}"
+    lines = [
+        f"Is {asked.candidate} better than every other model by {figure(asked.difference)}? Yes"
+        " means certified better, no means certified not better by"
+        f" {figure(asked.difference)}; whichever comes first ends the experiment."
+    ]
+    lines += [
+        f"If it is {world_words(world)}: {when} {_verdicts(asked, world)}"
+        f"{_soonest(problem, world)}."
+        for world in asked.worlds
+    ]
+    return lines
+
+
+def world_words(world: World) -> str:
+    if world.lead == 0.0:
+        return "equal"
+    return f"{'better' if world.lead > 0 else 'worse'} by {figure(abs(world.lead))}"
+
+
+def _verdicts(asked: Question, world: World) -> str:
+    yes, no = world.yes[asked.at], world.no[asked.at]
+    text = f"yes in {tenths(yes)}, no in {tenths(no)}, cannot say in {tenths(1.0 - yes - no)}"
+    known = world.half_width
+    return text if known is None else f"{text}; its lead is known to ± {figure(known)}"
+
+
+def _soonest(problem: Problem, world: World) -> str:
+    power = percent(problem.request.power)
+    if world.answered is None:
+        return f"; {power} have no answer by the last look simulated"
+    when = f"{count(world.answered)} requests"
+    when = when if world.hours is None else duration(world.hours)
+    return f"; {power} have an answer after {when}"
 
 
 def never(problem: Problem, effect: float) -> str:
@@ -56,7 +198,9 @@ def never(problem: Problem, effect: float) -> str:
     if lost == 0.0 or problem.lead(effect) + problem.epsilon > 0.0:
         return ""
     least = (lost - problem.epsilon) / (1.0 - lost)
-    below = "no difference" if least >= 1.0 else f"no difference below {least * problem.scale:.3g}"
+    below = "no difference"
+    if least < 1.0:
+        below = f"no difference below {figure(least * problem.scale)}"
     cure = "declare what a missing reward is worth (reward.missing)"
     if problem.request.missing_value is not None:
         cure = "deliver what is drawn (the check delivery says which model is affected)"
@@ -66,27 +210,22 @@ def never(problem: Problem, effect: float) -> str:
     )
 
 
-def percent(share: float) -> str:
-    """A share in words, never rounded to none or all."""
-    return f"{share:.0%}" if 0.005 <= share < 0.995 else f"{100.0 * share:.3g}%"
-
-
 def _none(problem: Problem, rows: Rows[Requirement], effect: float) -> str:
     request = problem.request
     impossible = never(problem, effect)
     if impossible:
-        return f"A difference of {effect * problem.scale:.3g} is never found: {impossible}."
+        return f"A difference of {figure(effect * problem.scale)} is never found: {impossible}."
     reasons = [f"{row.policy}: {row.note}" for row in rows if row.note]
     if len(reasons) == len(rows):
         return (
-            f"The planner cannot know when a difference of {effect * problem.scale:.3g} would be"
-            f" found ({'; '.join(reasons)}); look for a larger one, randomize more, or declare"
+            f"The planner cannot know when a difference of {figure(effect * problem.scale)} would"
+            f" be found ({'; '.join(reasons)}); look for a larger one, randomize more, or declare"
             " another sequence."
         )
     hours = [row.hours.needed for row in rows if row.hours and row.hours.needed is not None]
     soonest = f"the soonest plan takes {duration(min(hours))}" if hours else "no plan ends"
     return (
-        f"Not within the horizon of {request.horizon or 0:g} hours: {soonest}; randomize more,"
+        f"Not within the horizon of {duration(request.horizon)}: {soonest}; randomize more,"
         " look for a larger difference, or wait longer."
     )
 
@@ -95,22 +234,22 @@ def budget_sentence(problem: Problem, bought: Rows[Bought]) -> str:
     """What the budget buys under the policy that finds the smallest effect."""
     best = min(bought, key=lambda each: (each.smallest_effect or 9e99, each.half_width or 9e99))
     hours = "" if best.hours is None else f" ({duration(best.hours)} at this traffic)"
-    paid = "" if best.money is None else f", {dollars(best.money)}"
+    paid = bill_words(best.bill, problem.today is not None)
     purchases = (
         "finds none of the differences that fit the range of rewards"
         if best.smallest_effect is None
-        else f"finds a difference of {best.smallest_effect:.3g} with {problem.request.power:.0%}"
-        " power"
+        else f"finds a difference of {figure(best.smallest_effect)} with"
+        f" {percent(problem.request.power)} power"
     )
     width = (
         "and says nothing yet about the lead of the leader"
         if best.half_width is None
-        else f"and knows the leader's lead to ± {best.half_width:.3g}"
+        else f"and knows the leader's lead to ± {figure(best.half_width)}"
     )
     return (
         f"{count(best.randomized)} randomized requests{hours}{paid} by {best.policy}: that"
         f" {purchases} {width}, at any look wrong with probability at most"
-        f" {problem.request.delta:.3g}."
+        f" {figure(problem.request.delta)}."
     )
 
 
@@ -133,14 +272,14 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
         "rewards are 0 or 1" if problem.variances is None else "sums of rewards are nearly normal"
     )
     lines.append(
-        "harm counts against the best model, as if today's routing served it already"
-        if problem.routing is None
-        else "harm counts against today's routing"
+        "harm counts against today's routing"
+        if problem.routing is not None or problem.mix is not None
+        else "harm counts against the best model, as if today's routing served it already"
     )
     if problem.explained > 0:
         lines.append(
-            f"a prediction frozen in advance explains {problem.explained:.0%} of the variance of"
-            " rewards; if it does not, plan with explained = 0"
+            f"a prediction frozen in advance explains {percent(problem.explained)} of the variance"
+            " of rewards; if it does not, plan with explained = 0"
         )
     else:
         lines.append(
@@ -150,7 +289,7 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
     if problem.attainable is not None:
         lines.append(
             f"at best a linear scorer of this benchmark's replays explains"
-            f" {problem.attainable:.0%} of the variance of rewards"
+            f" {percent(problem.attainable)} of the variance of rewards"
         )
     if request.window >= _MINUTE:
         lines.append(f"a reward is final after {duration(request.window)}, added to the time")
@@ -169,7 +308,8 @@ def _about_missing(problem: Problem) -> str:
         return f"{text}the worst case, 0 for one end of the interval and 1 for the other"
     low, high = problem.request.reward_low, problem.request.reward_high
     value = missing if problem.request.maximise else 1.0 - missing
-    return f"{text}{low + value * (high - low):.3g}, and what is certified is the mean of all"
+    worth = figure(low + value * (high - low))
+    return f"{text}{worth}, and what is certified is the mean of all"
 
 
 def split_sentence(splits: Rows[Split]) -> str:
@@ -193,59 +333,21 @@ def split_sentence(splits: Rows[Split]) -> str:
     instead = "" if plain.total is None else f", instead of {dollars(plain.total)} without replays"
     return (
         f"Cheapest: replay {count(best.replays)} contexts on every model"
-        f" ({dollars(best.replay_money)}), which predicts {best.explained:.0%} of the variance, and"
+        f" ({dollars(best.replay_money)}), which predicts {tenths(best.explained)} of the variance,"
+        " and"
         f" randomize {count(best.randomized)} requests ({dollars(best.exp_money)}{waiting}):"
         f" {dollars(best.total)} in all{instead}.{more}"
     )
-
-
-def count(number: float | None) -> str:
-    """A number of requests to three digits, rounded up."""
-    if number is None:
-        return "more than were simulated"
-    if number < 1000:
-        return f"{number:.0f}"
-    return f"{float(f'{number:.3g}'):,.0f}"
-
-
-def dollars(amount: float | None) -> str:
-    if amount is None:
-        return "unknown money"
-    return f"${float(f'{amount:.3g}'):,.0f}" if amount >= 100 else f"${amount:.2f}"
-
-
-def duration(hours: float | None) -> str:
-    """Hours, days or years in words."""
-    if hours is None:
-        return "longer than was simulated"
-    if hours < 1.0:
-        return f"{hours * 60:.0f} minutes"
-    if hours < 48:
-        return f"{hours:.3g} hours"
-    if hours < 24 * 365:
-        return f"{hours / 24:.3g} days"
-    return f"{hours / 24 / 365:.3g} years"
-
-
-def brief(hours: float | None) -> str:
-    """Hours, days or years for a narrow column; "" where unknown."""
-    if hours is None:
-        return ""
-    if hours < 1.0:
-        return f"{hours * 60:.0f} min"
-    if hours < 48:
-        return f"{hours:.3g} h"
-    return f"{hours / 24:.3g} d" if hours < 24 * 365 else f"{hours / 24 / 365:.3g} y"
 
 
 def store_sentence(stored: Mapping[str, Any]) -> str:
     """What a store knows, and at today's pace when it will know."""
     name, progress = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
     if stored["decided"] is not None:
-        return f"{name}, {progress}: {stored['decided']} is certified already."
+        return f"{name}, {progress}: {decided_already(stored)}."
     lead = (
-        f"{stored['leader']} leads {stored['runner_up']} by {stored['gap']:.3g}"
-        f" ± {stored['gap_error']:.2g}"
+        f"{stored['leader']} leads {stored['runner_up']} by {figure(stored['gap'])}"
+        f" ± {figure(1.96 * stored['gap_error'])}"
     )
     remaining = stored["remaining"]
 
@@ -258,6 +360,12 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         when = f"nothing will be decided: {stored['never']}"
     elif remaining["median"] is None:
         when = "the planner cannot know when: the true difference may be too small to be found"
+    elif stored["stopped"] is not None:
+        when = (
+            f"it is {stored['stopped']}, so nothing more will be known until that ends; then you"
+            f" will know in {in_words(remaining['median'])} at today's pace in half of the cases"
+            f" (80%: {in_words(remaining['low'])} to {in_words(remaining['high'])})"
+        )
     else:
         when = (
             f"at today's pace you will know in {in_words(remaining['median'])} in half of the cases"
@@ -267,6 +375,12 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
     )
     return f"{name}, {progress}; {lead}; {when}.{warnings}"
+
+
+def decided_already(stored: Mapping[str, Any]) -> str:
+    """That a store has its answer."""
+    verb = "are certified alike" if stored["alike"] else "is certified"
+    return f"{stored['decided']} {verb} already: there is nothing to plan for"
 
 
 def family_lines(stored: Mapping[str, Any]) -> list[str]:
@@ -279,4 +393,4 @@ def family_lines(stored: Mapping[str, Any]) -> list[str]:
 
 
 def _nearness(within: float) -> str:
-    return "the best" if within == 0 else f"within {within:.3g} of the best"
+    return "the best" if within == 0 else f"within {figure(within)} of the best"

@@ -9,15 +9,16 @@ import numpy as np
 
 from equipoise.agent.answers.answers import Answers
 from equipoise.agent.answers.policy_snapshot import logged_moments
+from equipoise.agent.answers.status import Activity
 from equipoise.agent.budget.purse import model_costs
 from equipoise.agent.errors import PlanError
-from equipoise.agent.inference.certificate import CertificateMoments, Sequence
+from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.score import ScoreMoments
-from equipoise.agent.planning.problem import Case, Problem, Start
+from equipoise.agent.planning.futures import RECENT, futures, pace_of
+from equipoise.agent.planning.problem import Problem, Start
 from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
 from equipoise.agent.planning.requirement import interval80
 from equipoise.agent.planning.sentences import never
-from equipoise.agent.planning.simulation.forward import Ends, expected_end, looks, simulate
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
 from equipoise.store.batches import Floats, Ints
 
@@ -28,7 +29,7 @@ TOO_FEW = "rewards of the least tried model"
 EXP_FAMILIES = ("ipw", "representation-exp", "doubly-robust", "hierarchical")
 """Families whose answer rests on EXP, whatever the log says."""
 _SHRUNK_BY = 10.0
-_PATHS = 200
+_LAST_REQUESTS = 1_000.0
 _DRAWS = 2000
 
 
@@ -39,7 +40,21 @@ def of_experiment(answers: Answers, data: dict[str, Any]) -> tuple[Problem, dict
     too little is known.
     """
     problem, count = running_problem(answers, data)
-    return problem, _known(answers, problem, count)
+    told = data.get("traffic") is not None
+    known = _known(answers, problem, count, told)
+    return replace(problem, today=_today(answers)), known
+
+
+def _today(answers: Answers) -> float | None:
+    """USD of a request as it is routed today, by who was routed where; None where unknown."""
+    config, ledger = answers.state.config, answers.state.light.ledger
+    routed = ledger.expected.sum(axis=1)
+    declared = np.array([np.nan if m.price is None else m.price for m in config.models])
+    prices = model_costs(answers.view().moments.simulation, declared)
+    used = routed > 0
+    if not used.any() or np.isnan(prices[used]).any():
+        return None
+    return float(routed[used] @ prices[used] / routed[used].sum())
 
 
 def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Floats]:
@@ -50,8 +65,7 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
     """
     config, view = answers.state.config, answers.view()
     active = np.flatnonzero(answers.state.rule.active)
-    arms = view.moments.arms
-    count, mean, variance = (part[active] for part in logged_moments(arms))
+    count, mean, variance, effective = (part[active] for part in _rewards(answers))
     if not (count >= FEWEST_REWARDS).all():
         least = float(count.min(initial=0.0))
         raise PlanError(
@@ -92,8 +106,28 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
         era_caps=answers.state.certifier.spec.caps,
         read=view.moments.dimensions.features - 1,
     )
-    weight = arms.weight.sum(axis=0)[active]
-    return problem, weight**2 / arms.weight_sq.sum(axis=0)[active]
+    return problem, effective
+
+
+def _rewards(answers: Answers) -> tuple[Floats, Floats, Floats, Floats]:
+    """Randomized rewards per model, (K,) each: how many, their mean and variance by the logged
+    probabilities, reward units, and how many of equal weights would say as much.
+
+    With sticky units these are of units, whose reward is the mean of their requests.
+    """
+    view, config = answers.view(), answers.state.config
+    if config.units is None:
+        arms = view.moments.arms
+        weight, squares = arms.weight.sum(axis=0), arms.weight_sq.sum(axis=0)
+        effective = np.divide(weight**2, squares, out=np.zeros_like(weight), where=squares > 0)
+        return *logged_moments(arms), effective
+    low, scale = config.reward.low, config.reward.high - config.reward.low
+    rewards = view.certified.overall.rewards
+    came = np.maximum(rewards.count - (rewards.high - rewards.low), 1e-9)
+    mean = np.clip(rewards.low / came, 0.0, 1.0)
+    # Squares around the running centre, which a missing reward entered as 0.
+    variance = np.clip(rewards.low_squares / np.maximum(rewards.count, 1.0), 0.0, 0.25)
+    return came, low + scale * mean, scale**2 * variance, came
 
 
 def _rated(
@@ -124,11 +158,14 @@ def _rated(
 
 def _request(answers: Answers, data: dict[str, Any], models: int) -> PlanRequest:
     config = answers.state.config
+    for name in ("names", "candidate", "mix", "price", "prices"):
+        if name in data:
+            raise PlanError(name, data[name], "none beside a store, which knows its models")
     own = config.policy.assignment
     limits = config.limits
     declared: dict[str, Any] = {
         "models": models,
-        "rate": limits.rate,
+        "rate": _rate(answers),
         "floor": min(limits.floor, 1.0 / models),
         # A request's delta is that of all statements together; half of it is the whole traffic's.
         "delta": answers.state.certifier.delta(answers.state.rule.era, 0)
@@ -150,17 +187,23 @@ def _request(answers: Answers, data: dict[str, Any], models: int) -> PlanRequest
     return read_request({**declared, **data})
 
 
+def _rate(answers: Answers) -> float:
+    """The share that is randomized, as the newest decisions of the era were; the declared one
+    before any. With a horizon, or a gate of its own mind, it is not what was declared."""
+    table, limits = answers.state.light.pending, answers.state.config.limits
+    recent = slice(max(table.size - RECENT, 0), table.size)
+    open_ = table.certifiable[recent] & (table.era[recent] == answers.state.rule.era)
+    rates = table.rate[recent][open_]
+    return float(rates.mean()) if len(rates) else limits.rate
+
+
 def _traffic(answers: Answers) -> float | None:
-    """Requests an hour, by the decisions that are still in the table; None where unknown."""
+    """Requests an hour over the last thousand; None where unknown."""
     if answers.state.config.units is not None:
-        # Rows are units there, and how many open in an hour is not kept.
+        # Rows are units there, and plans from numbers speak of requests.
         return None
-    table = answers.state.light.pending
-    at = table.at[: table.size]
-    at = at[np.isfinite(at)]
-    if len(at) < 2 or not at[-1] > at[0]:
-        return None
-    return float((len(at) - 1) / (at[-1] - at[0]) * 3600.0)
+    now = answers.state.light.pending.newest_at
+    return pace_of(answers, now).per_hour(_LAST_REQUESTS)
 
 
 def _explained(sums: CertificateMoments, active: Ints) -> float:
@@ -221,24 +264,32 @@ def _mirrored(score: ScoreMoments) -> ScoreMoments:
     )
 
 
-def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
-    """What the store holds, and when it will be decided if its estimates are what they look."""
+def _known(answers: Answers, problem: Problem, count: Floats, told: bool) -> dict[str, Any]:
+    """What the store holds, and when it will be decided if its estimates are what they look.
+
+    told: whether the traffic to come was.
+    """
     order = np.argsort(-problem.values)
     first, second = int(order[0]), int(order[1])
     assert problem.variances is not None
     noise = problem.variances / count
     winner = answers.certified_winner()
-    by = None
-    if winner is None:
-        requests = until_decided(problem, count).requests
-        traffic = problem.request.traffic
-        hours = requests if traffic is None else requests / traffic + problem.request.window
-        by = interval80(hours, problem.request.power)
+    alike = [answers.state.models[each] for each in answers.certified().standing.equivalent()]
+    by, unit = None, "requests" if problem.request.traffic is None else "hours"
+    if winner is None and not alike:
+        # Of the store alone, "now" is its newest decision.
+        now = answers.state.light.pending.newest_at
+        coming = futures(answers, problem, count, now, told)
+        left = coming.rows if unit == "requests" or coming.hours is None else coming.hours
+        by = interval80(left, problem.request.power)
     alarms = ", ".join(answers.state.alarms)
     return {
         "experiment": answers.state.config.name,
         "randomized": int(answers.state.light.randomized),
-        "decided": winner,
+        "decided": winner or (" and ".join(alike) if alike else None),
+        "alike": alike,
+        "stopped": _stopped(answers),
+        "left": _left(answers),
         "leader": problem.names[first],
         "runner_up": problem.names[second],
         "gap": problem.gap * problem.scale,
@@ -246,7 +297,7 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
         "remaining": None
         if by is None
         else {"median": by.median, "low": by.low, "high": by.high, "needed": by.needed},
-        "unit": "requests" if problem.request.traffic is None else "hours",
+        "unit": unit,
         "lost": float(problem.lost.mean()),
         "never": never(problem, problem.gap),
         "families": _families(answers, problem.request.regret or problem.request.epsilon),
@@ -254,22 +305,29 @@ def _known(answers: Answers, problem: Problem, count: Floats) -> dict[str, Any]:
     }
 
 
-def until_decided(problem: Problem, count: Floats) -> Ends:
-    """Where experiments end that go on from a store, with true values drawn from what its rewards
-    say. count: (K,) rewards that the values rest on."""
-    assert problem.variances is not None
-    noise = problem.variances / count
-    rng = np.random.default_rng(problem.request.seed)
-    case = Case(max(problem.gap, 1e-3), problem.request.rate, problem.floor, problem.explained)
-    sequence = Sequence(problem.request.sequence)
-    policy = problem.request.policies[0]
-    design = problem.design(policy, sequence, [case], _PATHS)
-    drawn = problem.values + np.sqrt(noise) * rng.standard_normal(design.values.shape)
-    values, variances = problem.over_all(np.clip(drawn, 0.0, 1.0))
-    design = replace(design, values=values, variances=variances)
-    start = None if problem.start is None else problem.start(_PATHS, len(design.caps()))
-    typical = np.full(_PATHS, np.median(expected_end(design)))
-    return simulate(design, rng, start=start, trail=looks(typical))
+_STOPPED = {
+    Activity.ENDED: "ended",
+    Activity.OBSERVING: "only observed",
+    Activity.PAUSED: "paused",
+    Activity.DECIDED: "stopped after its decision",
+    Activity.UNPRICED: "stopped, as its budget is in money and no price is known",
+    Activity.BUDGET_SPENT: "out of its budget",
+}
+
+
+def _stopped(answers: Answers) -> str | None:
+    """Why nothing is randomized now, to follow "it is"; None if something is."""
+    now = answers.activity()
+    if now.randomizing:
+        return None
+    why = f" ({answers.state.paused})" if now is Activity.PAUSED else ""
+    return _STOPPED[now] + why
+
+
+def _left(answers: Answers) -> float | None:
+    """Randomized requests that the budget still allows, None without such a budget."""
+    left = [each.left for each in answers.spending() if each.resource == "requests"]
+    return max(left[0], 0.0) if left else None
 
 
 def _families(answers: Answers, within: float) -> list[dict[str, Any]]:

@@ -62,10 +62,10 @@ class Curve(msgspec.Struct, frozen=True):
 class Bought(msgspec.Struct, frozen=True):
     """What a budget buys under a policy.
 
-    randomized, requests, hours, money, harm: all of it spent. half_width: certified, of the leader
-    against the runner-up, median. smallest_effect: found with the wanted power, None if none of
-    the effects tried is. chances: power by effect; right: chance that `ipw` then recommends the
-    best model, by effect.
+    randomized, requests, hours, money, extra, harm: all of it spent, as in a `Requirement`.
+    half_width: certified, of the leader against the runner-up, median. smallest_effect: found with
+    the wanted power, None if none of the effects tried is. chances: power by effect; right: chance
+    that `ipw` then recommends the best model, by effect.
     """
 
     policy: str
@@ -74,12 +74,18 @@ class Bought(msgspec.Struct, frozen=True):
     requests: float
     hours: float | None
     money: float | None
+    extra: float | None
     harm: float
     half_width: float | None
     smallest_effect: float | None
     effects: list[float]
     chances: list[float]
     right: list[float]
+
+    @property
+    def bill(self) -> float | None:
+        """As `Requirement.bill`."""
+        return self.money if self.extra is None else self.extra
 
 
 class Tables:
@@ -215,6 +221,9 @@ class Tables:
             requests=float(requests),
             hours=None if traffic is None else requests / traffic + problem.request.window,
             money=money if np.isfinite(money) else None,
+            extra=None
+            if problem.today is None or not np.isfinite(money)
+            else money - problem.today * float(spent.sum(axis=1).mean()),
             harm=self._harm(design, spent, middle),
             half_width=self._half_width(design, ends, middle),
             smallest_effect=self._smallest(tried, chances),
@@ -225,8 +234,7 @@ class Tables:
 
     def _harm(self, design: Design, spent: Floats, part: slice) -> float:
         values = design.values[part]
-        routing = self._problem.reference
-        reference = values.max(axis=1, keepdims=True) if routing is None else routing
+        reference = self._problem.reference(values)[:, None]
         lost: Floats = (spent * (reference - values)).sum(axis=1)
         return float(lost.mean() * self._problem.scale)
 

@@ -51,7 +51,7 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Applica
 
 def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:
     adapter, switches, analysis, log = daemon.adapter, daemon.switches, daemon.analysis, daemon.log
-    return Queries(adapter, switches, analysis, log), Admin(
+    return Queries(adapter, daemon.store, switches, analysis, log), Admin(
         adapter,
         switches,
         analysis,

@@ -10,14 +10,26 @@ does not forget them.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.service.api.schema import BudgetAnswer, Mode, ModeAnswer, PassThrough
+from equipoise.agent.answers.statements import Outlook, Situation, activity_sentence
+from equipoise.agent.answers.status import Activity
+from equipoise.agent.budget.cost import Basis, spent_so_far
+from equipoise.agent.controls import BUDGET
+from equipoise.agent.service.api.schema import (
+    BudgetAnswer,
+    LimitAnswer,
+    Mode,
+    ModeAnswer,
+    PassThrough,
+)
 from equipoise.store.errors import FullStoreError, ReadOnlyStoreError, SlowStoreError, StoreError
 from equipoise.store.records import Control
 
@@ -142,16 +154,24 @@ def _reason(error: StoreError) -> PassThrough:
 
 NO_REASON = "an operator paused it"
 """The reason of a pause for which none was given."""
-BUDGET = "budget"
 
 
 class Switches:
-    """What an operator turns: mode (as configured), pause, budget, kill switch."""
+    """What an operator turns: mode (as configured), pause, end, budget, kill switch.
 
-    def __init__(self, agent: Agent, mode: Mode, kill_switch: KillSwitch) -> None:
+    passing_through: whether requests are passed through for another reason than the kill switch.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        mode: Mode,
+        kill_switch: KillSwitch,
+        passing_through: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._agent = agent
         self.kill_switch = kill_switch
-        self.keep_budget()
+        self._passing_through = passing_through
         self.set_mode(mode)
 
     def pause(self, reason: str, at: float) -> ModeAnswer:
@@ -160,8 +180,15 @@ class Switches:
         return self.answer()
 
     def resume(self, reason: str, at: float) -> ModeAnswer:
-        """Randomize again, if the mode is `run`; after a check had paused, in a new era."""
+        """Randomize again, if the mode is `run`; after a check had paused, or an end, in a new
+        era."""
         self._agent.controls.resume(at, reason)
+        return self.answer()
+
+    def end(self, model: str | None, reason: str, at: float, *, certified: bool) -> ModeAnswer:
+        """Randomize no more, and keep who is to be served. Raises AgentError for no model of
+        ours."""
+        self._agent.controls.end(model, reason, at, certified=certified)
         return self.answer()
 
     @property
@@ -175,36 +202,68 @@ class Switches:
         reason = self._agent.state.paused
         return "" if reason is None or reason == NO_REASON else reason
 
-    def set_budget(self, requests: int | None, at: float) -> BudgetAnswer:
+    def set_budget(self, requests: int | None, at: float) -> None:
         """Change the hard stop; counted from the start of the experiment."""
         value = msgspec.json.encode(requests).decode()
         self._agent.store.put(Control(at=at, name=BUDGET, value=value))
         self._agent.controls.set_budget(requests)
-        return self.budget()
-
-    def keep_budget(self) -> None:
-        """Put the budget that an operator set last in force again."""
-        for control in self._agent.store.controls():
-            if control.name == BUDGET:
-                self._agent.controls.set_budget(msgspec.json.decode(control.value))
 
     def set_mode(self, mode: Mode) -> None:
         """Take another mode, from a configuration that was read again."""
         self._mode = mode
         self._agent.state.observing_only = mode == "observe"
 
-    def budget(self) -> BudgetAnswer:
-        """The budget in force and what of it was spent."""
-        limit, spent = self._agent.controls.budget, self._agent.light.randomized
-        rest = None if limit is None else max(limit - spent, 0)
-        return BudgetAnswer(requests=limit, randomized=spent, left=rest)
+    def budget(self, basis: Basis | None) -> BudgetAnswer:
+        """The budget in force and what was spent. basis: what that is valued by, as far as it is
+        known."""
+        agent = self._agent
+        limit, spent = agent.controls.budget, agent.light.randomized
+        declared = [model.price for model in agent.config.models]
+        return BudgetAnswer(
+            requests=limit,
+            randomized=spent,
+            left=None if limit is None else max(limit - spent, 0),
+            after_decision=agent.config.budget.after,
+            limits=[
+                LimitAnswer(
+                    resource=each.resource,
+                    limit=each.limit,
+                    spent=_finite(each.spent),
+                    expected=_finite(each.expected),
+                    planned=_finite(each.planned),
+                )
+                for each in agent.answers.spending()
+            ],
+            spent=spent_so_far(agent.models, agent.light.ledger.spent, basis, declared),
+        )
+
+    @property
+    def activity(self) -> Activity:
+        """What is done with requests now."""
+        return self._agent.answers.activity(
+            kill_switch=self.kill_switch.on, passing_through=self._passing_through()
+        )
 
     def answer(self) -> ModeAnswer:
         """What they say together."""
+        activity = self.activity
         return ModeAnswer(
             mode=self._mode,
             paused=self.paused,
             reason=self.reason,
             kill_switch=self.kill_switch.on,
-            randomizing=self._mode == "run" and not self.paused and not self.kill_switch.on,
+            randomizing=activity.randomizing,
+            activity=activity,
+            activity_sentence=activity_sentence(activity, self.reason),
+            ended=self._agent.state.ended,
         )
+
+    def situation(self, outlook: Outlook | None = None) -> Situation:
+        """What happens to requests now. outlook: what the newest forecast says."""
+        known = self._agent.answers.situation()
+        reason = "" if known.reason == NO_REASON else known.reason
+        return replace(known, activity=self.activity, reason=reason, outlook=outlook)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.maintenance.audit_chain import append_anchor
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
@@ -35,6 +36,7 @@ from equipoise.agent.service.hot_path.batching import GroupCommit
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.http.access import OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Counters, Log
+from equipoise.agent.service.upkeep.announcer import Announcer
 from equipoise.agent.service.upkeep.jobs import Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
 from equipoise.store.errors import StoreError
@@ -70,6 +72,7 @@ class Daemon:
         self.log = log
         self.clock = Clock()
         open_bytes = settings.limits.open_bytes
+        config = with_after_decision(config, store)
         self.agent = Agent(config, store, key, at=self.clock(), open_bytes=open_bytes)
         self.agent.when_broken = self._broke
         self.exit_code = 0
@@ -78,7 +81,8 @@ class Daemon:
         """Ends the process that serves, soon; set by who runs it."""
         self.counters = Counters()
         self.breaker = Breaker()
-        self.switches = Switches(self.agent, settings.mode, KillSwitch(settings.kill_switch_path))
+        kill_switch = KillSwitch(settings.kill_switch_path)
+        self.switches = Switches(self.agent, settings.mode, kill_switch, self._passes_through)
         self.adapter = RecordAdapter(self.agent, self.clock, lambda: self.clock.off)
         rate = settings.limits.decide_per_second
         self.rates = None if rate is None else Rates(rate)
@@ -102,7 +106,9 @@ class Daemon:
         self.retention = (
             None if days is None else Retention(days, self.analysis, store, self.counters, log)
         )
+        self.announcer = Announcer(config.name, settings.webhook, store, log)
         self.stopping = False
+        self._seen: tuple[object, ...] = ()
         self._refused_logged, self._refused_logged_at = 0, -math.inf
         self._polling: asyncio.TimerHandle | None = None
         self._reloads: set[asyncio.Task[None]] = set()
@@ -124,6 +130,7 @@ class Daemon:
             self.jobs.add("retention", settings.retention.every_seconds, self._retain)
         self._lighten()
         self._compare_clocks()
+        self.announcer.start(self.clock())
         self.jobs.start()
         self.jobs.soon("refresh")
         self._poll()
@@ -215,6 +222,7 @@ class Daemon:
         await self.jobs.stop(seconds * STOP_SHARE / 2)
         if self.shadow is not None:
             await self.shadow.close()
+        await self.announcer.close()
         try:
             whole = self.agent.broken is None and self.store.displaced is None
             if self.agent.light.next_seq > self._checkpointed and whole:
@@ -247,13 +255,23 @@ class Daemon:
 
     def reconfigure(self, config: ExperimentConfig) -> None:
         """Take over what may change in a running experiment. Raises AgentError for the rest."""
+        config = with_after_decision(config, self.store)
         changes = self.agent.reconfigure(config, self.clock())
         if any(change.key == "budget.requests" for change in changes):
             self.switches.set_budget(config.budget.requests, self.clock())
         else:
-            self.switches.keep_budget()
+            self.agent.controls.keep_budget()
         # The next analyst reads the configuration, and every rule, from the store.
         self.analysis.forget()
+
+    def _passes_through(self) -> bool:
+        """Whether requests are passed through, be the kill switch on or not."""
+        return (
+            self.stopping
+            or self.agent.broken is not None
+            or self.store.displaced is not None
+            or self.breaker.reason is not None
+        )
 
     def readiness(self) -> Readiness:
         """Whether requests are decided and logged now, else why not."""
@@ -313,11 +331,24 @@ class Daemon:
         if self.switches.kill_switch.poll():
             self.log.warning("kill-switch", on=self.switches.kill_switch.on)
         self.poll_store()
+        self._look()
         self._log_refused()
         outcomes = self.counters.outcomes["accepted"]
         if outcomes - self._outcomes >= self.settings.refresh_outcomes:
             self._outcomes = outcomes
             self.jobs.soon("refresh")
+
+    def _look(self) -> None:
+        """Announce what the status is now, where it may be another than before."""
+        state, report = self.agent.state, self.analysis.newest
+        seen = id(report), state.paused, state.ended, self.agent.rule.era
+        if report is None or seen == self._seen:
+            return
+        self._seen = seen
+        if report.estimates.era != self.agent.rule.era:
+            return  # what it says is of an era that has ended
+        answer = report.recommendation(situation=self.switches.situation())
+        self.announcer.look(answer, report.estimates.era, self.clock())
 
     def _log_refused(self) -> None:
         """Log, once a minute at the most, that connections were refused."""
@@ -332,7 +363,9 @@ class Daemon:
         rows = self.agent.light.next_seq
         if self.store.displaced is not None:
             return  # who reads by name would read something else
-        if rows == self._folded:
+        report = self.analysis.newest
+        of_this_era = report is None or report.estimates.era == self.agent.rule.era
+        if rows == self._folded and of_this_era:
             # Started before there is anything to do, the analyst is there when there is.
             await self.analysis.start()
             return
@@ -399,7 +432,7 @@ class Daemon:
 
     async def _shadow(self) -> None:
         assert self.shadow is not None
-        if not self.switches.kill_switch.on:
+        if not self.switches.kill_switch.on and self.agent.state.ended is None:
             rows = await self.shadow.run()
             if rows:
                 self.counters.bulk["shadow"] += rows

@@ -29,10 +29,17 @@ import uvicorn
 
 from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
-from equipoise.agent.config.reload import NEED_RESTART, reload_plan
+from equipoise.agent.config.reload import (
+    NEED_RESTART,
+    ReloadPlan,
+    in_force,
+    reload_plan,
+)
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
+from equipoise.agent.monitors.lost_rows import smallest_certifiable
 from equipoise.agent.service.app import build
 from equipoise.agent.service.daemon import BROKEN, Daemon
 from equipoise.agent.service.hot_path.application import Application, DirectProtocol
@@ -183,6 +190,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
         "new_era": later,
         "descriptors": asdict(files),
         "longest_wait_seconds": longest_wait(file.experiment),
+        "rated": file.capacity.rated,
         "sentence": "\n".join(
             [
                 f"{path}: {file.experiment.name} compares {', '.join(file.experiment.model_names)};"
@@ -191,6 +199,7 @@ def check_only(path: Path, overrides: Mapping[str, object]) -> dict[str, Any]:
                 str(expected),
                 *([files.sentence] if files.sentence else []),
                 waiting_sentence(file.experiment),
+                *rated_sentences(file),
                 str(needed),
                 *_retention(file),
             ]
@@ -216,6 +225,28 @@ def waiting_sentence(config: ExperimentConfig) -> str:
     return f"requests are certified {longest:g} s after they were decided at the latest"
 
 
+def rated_sentences(file: ConfigFile) -> list[str]:
+    """What the worst case for missing rewards leaves to be certified, at the share that is rated;
+    nothing where a value is declared or every request is."""
+    reward, rated = file.experiment.reward, file.capacity.rated
+    if reward.missing_value is not None or rated == 1.0:
+        return []
+    scale = reward.high - reward.low
+    epsilon = file.experiment.policy.epsilon / scale
+    cure = 'declare what a missing reward is worth (reward.missing, now "worst-case")'
+    if rated is None:
+        most = smallest_certifiable(0.03, epsilon) * scale
+        return [
+            "which share of the requests is ever rated is not declared (capacity.rated): each"
+            f" missing reward counts as the worst case, so with 97% rated no difference below"
+            f" {most:.3g} is ever certified, and with less than half nothing is; unless nearly all"
+            f" are rated, {cure}"
+        ]
+    least = smallest_certifiable(1.0 - rated, epsilon)
+    below = "no difference" if least >= 1.0 else f"no difference below {least * scale:.3g}"
+    return [f"warning: with {100.0 * rated:.3g}% rated, {below} is ever certified: {cure}"]
+
+
 def _possible(file: ConfigFile) -> Needs:
     """What it needs. Raises ConfigError where that cannot work."""
     needed = needs(file.experiment, file.service, file.capacity.requests_per_second)
@@ -235,7 +266,8 @@ def _changes_of_store(file: ConfigFile) -> list[str]:
         if path.is_file():
             with SqliteStore(path, read_only=True) as store:
                 differences = changes(store, file.experiment)
-            return [change.sentence for change in differences if change.effect == "era"]
+            eras = (change for change in differences if change.effect == "era")
+            return [f"{change.key} {change.values} ({change.why})" for change in eras]
     return []
 
 
@@ -245,7 +277,8 @@ def _retention(file: ConfigFile) -> list[str]:
     if retention is None:
         return []
     where = "are deleted" if retention.archive is None else f"go to {retention.archive}"
-    return [f"rows older than {retention.days:g} days {where}: the store stops growing by then"]
+    days = "a day" if retention.days == 1 else f"{retention.days:g} days"
+    return [f"rows older than {days} {where}: the store stops growing by then"]
 
 
 def run(path: Path, overrides: Mapping[str, object]) -> int:
@@ -300,14 +333,21 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
 
 
 def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:
-    """Take over what may change while the daemon runs; say what may not."""
-    log, old = daemon.log, daemon.settings
+    """Take over what may change while the daemon runs; say what waits for its next start.
+
+    A file with a mistake, or with a change that no start would take, changes nothing.
+    """
+    log, old, config = daemon.log, daemon.settings, daemon.agent.config
     try:
         file = load_file(path, overrides)
-        before = replace(file, experiment=daemon.agent.config, service=old)
-        changes = reload_plan(before, file).changes
-        if any(change.of_experiment for change in changes):
-            daemon.reconfigure(file.experiment)
+        file = replace(file, experiment=with_after_decision(file.experiment, daemon.store))
+        before = replace(file, experiment=config, service=old)
+        plan = reload_plan(before, file)
+        if any(change.of_experiment for change in plan.changes):
+            changes(daemon.store, file.experiment)  # raises AgentError for what no start would take
+            plan, experiment = in_force(plan, config, file.experiment)
+            if experiment != config:
+                daemon.reconfigure(experiment)
         new = file.service
         tokens.replace(new.tokens)
     except ValueError as error:
@@ -316,4 +356,15 @@ def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: 
         return
     unchanged = {name: getattr(old, name) for name in NEED_RESTART}
     daemon.apply(msgspec.structs.replace(new, **unchanged))
-    log.info("reloaded", changes=[change.sentence for change in changes])
+    log.info("reloaded", changes=[change.sentence for change in plan.of("applied")])
+    if plan.waiting:
+        log.warning(
+            "restart-needed",
+            sentence=_restart_sentence(plan),
+            changes=[change.sentence for change in plan.waiting],
+        )
+
+
+def _restart_sentence(plan: ReloadPlan) -> str:
+    era = ", which begins a new era" if plan.of("era") else ""
+    return f"Restart the daemon to take over these changes{era}; the rest of the file is in force."

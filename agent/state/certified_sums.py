@@ -232,7 +232,10 @@ class CertifiedSums:
         closed = (
             own
             & ~limited
-            & ((closed_by >= Closure.EXCLUDED) | ((closed_by == 0) & ~table.open_to_all[run]))
+            & (
+                np.isin(closed_by, (Closure.EXCLUDED, Closure.INELIGIBLE))
+                | ((closed_by == 0) & ~table.open_to_all[run])
+            )
         )
         if not (limited.any() or closed.any() or self.left_out.any()):
             return enters

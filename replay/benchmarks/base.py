@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Floats
 
 Value = TypeVar("Value", int, float, str)
@@ -117,6 +119,36 @@ def _check_one(declared: Field[Any], value: object) -> None:
 
 class BenchmarkError(ValueError):
     """A benchmark that cannot be had, in one line for the person who asked for it."""
+
+
+class OptionError(AgentError):
+    """An option that cannot be honoured.
+
+    Its text names keywords of `replay`, `in_flags` the options of the command.
+
+    >>> error = OptionError("exp_rate", "2 is not within (0, 1]")
+    >>> str(error), error.in_flags
+    ('exp_rate: 2 is not within (0, 1]', '--exp-rate: 2 is not within (0, 1]')
+    """
+
+    def __init__(self, options: str, reason: str) -> None:
+        """options: keywords, with commas between."""
+        super().__init__(f"{options}: {reason}")
+        names = (f"--{_FLAGS.get(name, name.replace('_', '-'))}" for name in options.split(", "))
+        self.in_flags = f"{', '.join(names)}: {reason}"
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Inside, options are refused under the names they have on the command line."""
+    try:
+        yield
+    except OptionError as error:
+        raise AgentError(error.in_flags) from None
+
+
+_FLAGS = {"benchmark_options": "benchmark-option"}
+"""Where it is not the keyword with hyphens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ Columns: context_id, model, reward, optionally cost (USD), x_* (features of the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from equipoise.agent.config.ingest import as_feature, as_text
+from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
+from equipoise.agent.features.kinds import LONGEST_VALUE, STATISTICS
 from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, check, option
 from equipoise.replay.benchmarks.reading.complete import ImportOptions, chosen, complete, scaled
-from equipoise.replay.benchmarks.reading.declared import declared, encoded
 from equipoise.replay.benchmarks.reading.files import (
     TableFile,
     feature_names,
@@ -85,10 +88,12 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     file = read_table(path)
     x_columns, y_columns, exclusions = _features(file)
     words: dict[str, Floats] = {}
-    x_names, y_names = (_read_words(file, names, words) for names in (x_columns, y_columns))
+    context_ids = file.texts("context_id")
+    x_names = _read_words(file, x_columns, words, len(set(context_ids)))
+    y_names = _read_words(file, y_columns, words, len(context_ids))
     numbers = [name for name in (*x_names, *y_names) if name not in words]
     columns = {**_numbers(file, numbers, options), **words}
-    context, contexts = _positions(file.texts("context_id"))
+    context, contexts = _positions(context_ids)
     model, models = _positions(file.texts("model"))
     rows, repeated = _unique_rows(file, _Rows(context, model, columns), contexts, models)
     if repeated:
@@ -158,11 +163,13 @@ def _features(file: TableFile) -> tuple[list[str], list[str], dict[str, int]]:
     return x_names, y_names, {kind: len(others)}
 
 
-def _read_words(file: TableFile, names: list[str], words: dict[str, Floats]) -> list[str]:
+def _read_words(
+    file: TableFile, names: list[str], words: dict[str, Floats], units: int
+) -> list[str]:
     """Names of the columns that features become; those of words are put into `words`."""
     columns: list[str] = []
     for name, short in zip(names, feature_names(names), strict=True):
-        feature = declared(file, name, short)
+        feature = declared(file, name, short, units)
         if feature is None:
             columns.append(name)
             continue
@@ -174,6 +181,44 @@ def _read_words(file: TableFile, names: list[str], words: dict[str, Floats]) -> 
 
 def _short(words: Mapping[str, Floats], short: Mapping[str, str]) -> set[str]:
     return {short[name] for name in words if name in short}
+
+
+MOST_CATEGORIES = 20
+"""A column with more different words is text."""
+
+Words = Boolean | Category | Text
+
+
+def declared(file: TableFile, column: str, name: str, units: int) -> Words | None:
+    """The feature `name` that a column is, None for numbers. units: how many contexts or outputs
+    it describes, each of which may stand in several rows.
+
+    true and false are a boolean; up to MOST_CATEGORIES words, used twice on average, are a
+    category, its values in alphabetical order; everything else is a text, with all statistics.
+    """
+    if file.is_numeric(column):
+        return None
+    values = [value for value in file.values(column) if value not in (None, "")]
+    if values and all(str(value).strip().lower() in ("true", "false") for value in values):
+        return Boolean(name=name)
+    words = sorted({word for value in values if (word := as_text(column, value))})
+    if 2 <= len(words) <= min(MOST_CATEGORIES, units // 2) and all(
+        word.isprintable() and len(word) <= LONGEST_VALUE for word in words
+    ):
+        return Category(name=name, values=words)
+    return Text(name=name, statistics=list(STATISTICS))
+
+
+def encoded(file: TableFile, column: str, feature: Words) -> dict[str, Floats]:
+    """The columns of a feature by name, each (n,), NaN where a cell is empty."""
+    transform = Transform(FeatureSchema(context=[feature]))
+    kind = type(feature).__name__
+    left_out: Counter[str] = Counter()
+    values = [as_feature(kind, column, value, left_out) for value in file.values(column)]
+    known = np.array([value is not None for value in values], dtype=bool)
+    rows = np.full((len(values), transform.d), np.nan)
+    rows[known] = transform.context_rows([{feature.name: v} for v in values if v is not None])
+    return dict(zip(transform.context_names, rows.T, strict=True))
 
 
 def _numbers(file: TableFile, features: list[str], options: TableOptions) -> dict[str, Floats]:

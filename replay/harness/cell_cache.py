@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.replay.benchmarks import Benchmark
-from equipoise.replay.errors import OptionError
+from equipoise.replay.benchmarks.base import OptionError
 
 Rows: TypeAlias = list[dict[str, Any]]
 

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.recommendation import KEEP_ROUTING, recommend
+from equipoise.agent.answers.recommendation import KEEP_ROUTING, compare, favoured
 from equipoise.agent.config import (
     BudgetConfig,
     CertifyConfig,
@@ -223,7 +223,12 @@ def experiment(
             delta=settings.delta,
             epsilon=settings.epsilon,
         ),
-        budget=BudgetConfig(requests=settings.budget, money=UNSPENDABLE if priced else None),
+        # Policies are compared at equal numbers of randomized requests, decided or not.
+        budget=BudgetConfig(
+            requests=settings.budget,
+            money=UNSPENDABLE if priced else None,
+            after_decision="continue",
+        ),
         certify=CertifyConfig(sequence=settings.sequence),
     )
 
@@ -403,18 +408,19 @@ def result_rows(
         **certificate.columns(checkpoint),
     }
     for name, estimate in estimates.items():
-        answer = recommend(agent.models, estimate, routing)
-        model = None if answer.model is None else agent.models.index(answer.model)
+        comparison = compare(agent.models, estimate, routing)
+        model = comparison.top[0] if comparison.top else None
+        action = favoured(comparison, routing[0])
         regret = simple_regret(truth, model)
         best = float(truth.values.max())
         regret_action = regret
-        if answer.favoured == KEEP_ROUTING:
+        if action == KEEP_ROUTING:
             regret_action = best - truth.routing
         row = {
             "estimator": name,
             "values": estimate.values.tolist(),
-            "recommended": answer.model,
-            "action": answer.favoured,
+            "recommended": None if model is None else agent.models[model],
+            "action": action,
             "regret": regret,
             "regret_action": regret_action + max(truth.routing - best, 0.0),
             **value_errors(estimate.values, world.answered_values(checkpoint.drifted)),

@@ -14,8 +14,7 @@ from rich.console import Console
 from equipoise.agent.config.experiment import MOST_MODELS
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks.base import BenchmarkError
-from equipoise.replay.errors import OptionError
+from equipoise.replay.benchmarks.base import BenchmarkError, OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.text import print_findings
 from equipoise.replay.openbandit.findings import findings

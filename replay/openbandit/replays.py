@@ -22,7 +22,13 @@ import numpy as np
 import pandas as pd
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import ExperimentConfig, ModelConfig, PolicyConfig, RewardConfig
+from equipoise.agent.config import (
+    BudgetConfig,
+    ExperimentConfig,
+    ModelConfig,
+    PolicyConfig,
+    RewardConfig,
+)
 from equipoise.agent.features import FeatureSchema
 from equipoise.policies.registry import policy
 from equipoise.replay.harness.stream import as_assigned, play, stream_key
@@ -118,6 +124,8 @@ def configuration(log: LoggedFeedback, name: str) -> ExperimentConfig:
             rate_min=1.0,
             estimator=STEERING,
         ),
+        # What every item earns is asked for, whichever is best.
+        budget=BudgetConfig(after_decision="continue"),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import load_from_texts
-from equipoise.replay.errors import OptionError
+from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.harness.sweep import cells
 from equipoise.replay.order import (
     Analysis,

@@ -175,6 +175,8 @@ LEFT JOIN totals AS t ON t.era = e.era AND t.model = m.key
 ORDER BY e.era, m.key
 """
 
+# A part that repeats the reward of its decision, of a second attempt say, is no second reward, and
+# neither is one that came after the window; the rows of both are among the outcome parts.
 _DAILY_COUNTS = """
 SELECT
     day,
@@ -188,7 +190,16 @@ SELECT
 FROM (
     SELECT 'decision' AS kind, randomized AS flag, date(at, 'unixepoch') AS day FROM decisions
     UNION ALL
-    SELECT 'outcome', reward IS NOT NULL, date(at, 'unixepoch') FROM outcomes
+    SELECT
+        'outcome',
+        o.reward IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM outcomes AS b
+            WHERE b.number = o.number AND b.reward IS NOT NULL AND b.seq < o.seq
+        ) AND NOT EXISTS (
+            SELECT 1 FROM expiries AS x WHERE x.number = o.number AND x.seq < o.seq
+        ),
+        date(o.at, 'unixepoch')
+    FROM outcomes AS o
     UNION ALL
     SELECT 'observation', 0, date(at, 'unixepoch') FROM observations
     UNION ALL
@@ -285,6 +296,7 @@ MIGRATIONS: Sequence[Migration] = (
     (9, index_simulations),
     (10, create_chain),
     (11, create_gaps),
+    (12, create_views),
 )
 """Each with the schema version that it leads to: 7, 8, …; append only."""
 

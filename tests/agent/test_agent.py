@@ -13,7 +13,7 @@ from equipoise.agent.config import BudgetConfig, ModelConfig, PolicyConfig
 from equipoise.agent.controls import Controls
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.policies.registry import PRESETS
-from equipoise.store.errors import FullStoreError, StoreError
+from equipoise.store.errors import FullStoreError
 from equipoise.store.memory import MemoryStore
 
 
@@ -172,7 +172,7 @@ def test_another_configuration_is_refused_on_the_same_store(agent):
 
 
 def test_another_key_is_refused_on_the_same_store(agent):
-    with pytest.raises(StoreError, match="key_hash"):
+    with pytest.raises(AgentError, match="the key is that of another store"):
         Agent(config(), agent.store, bytes(32))
 
 
@@ -231,7 +231,7 @@ def test_no_single_model_beats_skilled_routing(agent, traffic):
         agent.observe(replace(traffic.outcomes(decided), reward=reward))
     answer = agent.answers.recommendation("ipw")
     assert (answer.action, answer.leaning, answer.favoured) == ("keep", "keep", "(today's routing)")
-    assert "no single model looks better than what you deploy" in answer.sentence
+    assert "no model looks better than today's routing" in answer.sentence
     assert answer.routing_value == pytest.approx(0.9, abs=0.03)
 
 

@@ -126,7 +126,7 @@ def test_a_log_that_holds_one_absurd_row_answers_as_without_it(tmp_path, said, w
                 assert mine.value == pytest.approx(other.value, abs=0.06), family
         for truth, model in zip(TRUTH, told.estimates.models, strict=True):
             assert model.lower <= truth <= model.upper
-        assert told.recommendations["hierarchical"].model == "b"
+        assert told.recommendation("hierarchical").model == "b"
         checks = {check.name: check for check in told.checks.checks}
         assert checks["estimators"].status == "watch"
         assert "so far off" in checks["estimators"].sentence

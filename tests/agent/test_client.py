@@ -375,3 +375,27 @@ def test_it_can_be_copied() -> None:
         words[1].partition(".")[0] for words in lines if words[:1] in (["import"], ["from"])
     }
     assert imported <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "limit"),
+    [
+        ("timeout", -1, "seconds above 0"),
+        ("timeout", 0.0, "seconds above 0"),
+        ("timeout", float("nan"), "seconds above 0"),
+        ("timeout", float("inf"), "at most 3600"),
+        ("timeout", "1", "seconds above 0"),
+        ("timeout", True, "seconds above 0"),
+        ("buffer", 0, "at least 1"),
+        ("buffer", 2.5, "a whole number"),
+        ("url", "http://[::1", "expected http://HOST:PORT"),
+        ("url", "http://host:99999", "Port out of range"),
+        ("url", None, "expected http://HOST:PORT"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_by_name(
+    argument: str, value: object, limit: str
+) -> None:
+    with pytest.raises(ValueError, match=limit) as raised:
+        Client(**{argument: value})  # type: ignore[arg-type]
+    assert str(raised.value).startswith(f"{argument} is {value!r}, expected")

@@ -217,7 +217,7 @@ def test_a_simulator_that_is_wrong_leaves_the_recommendation():
     answer = agent.answers.recommendation()
     assert answer.family == "ipw"
     assert "hierarchical is left out" in answer.sentence
-    told = report(agent, [], 3.0).recommendations["hierarchical"]
+    told = report(agent, [], 3.0).recommendation()
     assert told.family == "ipw", "the daemon's report leaves it out too"
     assert agent.answers.recommendation("hierarchical").family == "hierarchical"
     assert Agent(agent.config, agent.store, KEY).answers.recommendation().family == "ipw"
@@ -271,7 +271,7 @@ def test_without_replays_the_plain_experiment_answers_and_says_what_is_missing()
     assert answer.sentence.startswith("Not certified: ")
     assert "(hierarchical waits for replays (SIM)" in answer.sentence
     assert agent.answers.recommendation("hierarchical").model is None, "asked by name it says so"
-    told = report(agent, [], 0.0).recommendations["hierarchical"]
+    told = report(agent, [], 0.0).recommendation()
     assert (told.family, told.model) == ("ipw", answer.model), "the daemon's report says the same"
     agent.simulate(traffic.simulations())
     assert agent.answers.recommendation().family == "hierarchical"

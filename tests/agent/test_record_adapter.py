@@ -148,6 +148,32 @@ def test_logs_and_replays_come_in_by_name(gateway):
         )
 
 
+def test_a_usage_row_without_a_reward_is_counted_and_left_out(gateway):
+    """It is no fault of the log, in which most rows have none; rated later, it counts."""
+
+    def row(name: str, reward: float | None, routed: str = "cheap") -> Observation:
+        return Observation(
+            request_id=name,
+            routed=routed,
+            features={"a": 0.1, "b": 0.2},
+            outputs={"u": 1.0, "v": 2.0},
+            reward=reward,
+        )
+
+    first = gateway.ingest([row("q0", None), row("q1", 0.25), row("q2", None), row("q1", 0.25)])
+    assert (first.rows, first.duplicates, first.unrated) == (1, 1, 2)
+    alone = gateway.ingest([row("q0", None), row("q1", None)])
+    assert (alone.rows, alone.duplicates, alone.unrated) == (0, 0, 2), "q1 says nothing new"
+    later = gateway.ingest([row("q2", None), row("q0", 0.75), row("q1", 0.25)])
+    assert (later.rows, later.duplicates, later.unrated) == (1, 1, 1)
+    moments = gateway.agent.answers.view().moments
+    assert moments.obs.count.sum(axis=0).tolist() == [0, 0, 2]
+    with pytest.raises(ConflictError, match="observation row 1: request_id 'q0' has other reward"):
+        gateway.ingest([row("q3", None), row("q0", 0.5)])
+    with pytest.raises(AgentError, match="model 'nobody'"):
+        gateway.ingest([row("q4", None, routed="nobody")])
+
+
 def test_one_request_alone_is_decided_as_in_a_batch():
     """The short way of a live request and the long way of a batch: the same bits."""
     long, short = (

@@ -15,6 +15,7 @@ import yaml
 from equipoise.agent.monitors import DEFAULT_ACTIONS
 from equipoise.agent.service.api.schema import PassThrough
 from equipoise.agent.service.upkeep.jobs import Jobs
+from equipoise.replay.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = ROOT / "docs" / "operations"
@@ -72,9 +73,8 @@ def test_what_the_runbook_quotes_exists() -> None:
     assert Jobs.__name__ in SERVICE
     commands = set(re.findall(r"equipoise (\w+)", RUNBOOK))
     commands -= {"db"}
-    listed = (ROOT / "replay" / "cli.py").read_text()
-    for command in commands & {"init", "serve", "status", "audit", "backup", "restore"}:
-        assert f"app.command()({command})" in listed
+    there = {each.callback.__name__ for each in app.registered_commands if each.callback}
+    assert commands <= there
     assert {"backup", "restore", "audit", "init"} <= commands
     for anchor in re.findall(r"\(#(\w+)\)", RUNBOOK):
         assert anchor in {name.lower() for name in sections()}

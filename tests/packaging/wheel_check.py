@@ -16,7 +16,14 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("agent", "policies", "store", "replay")
-COMMANDS = (["--help"], ["benchmarks"])
+ITSELF = "equipoise/replay/package/"
+"""The folder of the tree whose files are the package `equipoise` itself."""
+COMMANDS = (
+    ["bin/equipoise", "--help"],
+    ["bin/equipoise", "benchmarks"],
+    ["bin/python", "-m", "equipoise", "--version"],
+    ["bin/python", "-c", "import equipoise; assert equipoise.__version__"],
+)
 
 
 def copy_sources(to: Path) -> Path:
@@ -42,7 +49,7 @@ def build_wheel(sources: Path, to: Path) -> Path:
 def differences(sources: Path, wheel: Path) -> list[str]:
     """Name the files that only the tree or only the wheel has."""
     in_tree = {
-        f"equipoise/{path.relative_to(sources).as_posix()}"
+        f"equipoise/{path.relative_to(sources).as_posix()}".replace(ITSELF, "equipoise/")
         for folder in FOLDERS
         for path in (sources / folder).rglob("*")
         if path.is_file()
@@ -58,13 +65,12 @@ def try_commands(wheel: Path, work: Path) -> None:
     """Install the wheel alone and run its command from an empty folder."""
     environment = work / "environment"
     venv.create(environment, with_pip=True)
-    scripts = environment / "bin"
-    install = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
+    install = [str(environment / "bin/python"), "-m", "pip", "install", "--quiet"]
     run(*install, "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"), str(wheel))
     empty = work / "empty"
     empty.mkdir()
-    for arguments in COMMANDS:
-        run(str(scripts / "equipoise"), *arguments, cwd=empty)
+    for command, *arguments in COMMANDS:
+        run(str(environment / command), *arguments, cwd=empty)
     left = [path.name for path in empty.iterdir()]
     if left:
         raise SystemExit(f"the commands left files in the working folder: {left}")

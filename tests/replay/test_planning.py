@@ -143,6 +143,19 @@ def test_the_readme_quotes_the_plan_of_its_command():
     assert mine == pytest.approx(theirs, rel=0.1)
 
 
+def test_models_prices_and_the_mix_are_named():
+    prices = ("--price", "large=0.01", "--price", "new=0.004,small=0.002")
+    mix = ("--mix", "small=0.8,large=0.2", "--title", "Ours")
+    options = ("--traffic", "1000", "--reward-rate", "0.5", "--effect", "0.1", "--rate", "1")
+    result = run("plan", *options, *prices, *mix, "--json")
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["models"] == ["new", "large", "small"]
+    assert answer["title"] == "Ours"
+    assert {"name": "horizon", "value": "none"} in answer["inputs"]
+    assert answer["recommended"]["extra"]["needed"] > 0
+
+
 def test_a_budget_alone_needs_no_traffic():
     result = run("plan", "--models", "3", "--reward-rate", "0.5", "--budget", "500", "--json")
     assert result.returncode == 0, result.stderr
@@ -157,6 +170,9 @@ def test_a_budget_alone_needs_no_traffic():
         (("--effect", "0.1", "--horizon", "1", "--window", "2"), "horizon is 1"),
         (("--effect", "0.1", "--rate", "2"), "rate is 2"),
         ((), "effect is missing"),
+        (("--effect", "0.1", "--price", "a=1,b"), "price is 'b', expected NAME=USD"),
+        (("--effect", "0.1", "--mix", "a=0.5,b=0.2,c=0.1"), "mix is 0.8 in all"),
+        (("--effect", "0.1", "--rated", "0.08"), "declare what one is worth (--missing VALUE"),
     ],
 )
 def test_impossible_goals_end_with_2_and_one_line(options, said, tmp_path):

@@ -102,7 +102,9 @@ def browsing(folder: Path, *options: str) -> Iterator[Tab]:
         port = line.rsplit(":", 1)[1].split("/")[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
             pages = [each for each in json.load(answer) if each["type"] == "page"]
-        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as connection:
+        url = pages[0]["webSocketDebuggerUrl"]
+        # Messages of a page that still polls keep the closing handshake from ending.
+        with connect(url, max_size=None, close_timeout=0.5) as connection:
             yield Tab(connection)
     finally:
         process.kill()

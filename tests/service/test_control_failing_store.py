@@ -51,6 +51,8 @@ def test_a_full_disk_passes_requests_through_and_loses_nothing(tmp_path: Path):
     assert passed["reason"] in ("store-full", "store-failed")  # as SQLite takes it
     assert (passed["model"], passed["randomized"]) == ("small", False)
     readiness = daemon.ask("GET", "/readyz")
+    mode = readiness.json["mode"]
+    assert (mode["activity"], mode["randomizing"]) == ("passing-through", False)
     assert readiness.status == 503
     assert "store" in readiness.json["problems"][0]
     outcome = daemon.ask("POST", "/v1/outcomes", {"request_id": "first", "reward": 1.0})

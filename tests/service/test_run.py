@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.sqlite import SqliteStore
+
+SMALL = '{name = "small", price = 0.01}'
 
 
 def test_it_is_ready_when_it_says_where_it_listens(tmp_path):
@@ -124,8 +127,12 @@ def test_a_pause_is_logged_with_e_0_and_a_budget_is_a_hard_stop_and_both_outlive
     with running(tmp_path) as daemon:
         assert daemon.ask("GET", "/readyz").json["mode"]["reason"] == "a release"
         budget = daemon.ask("GET", "/v1/budget").json
-        assert budget == {"requests": 3, "randomized": 3, "left": 0}
-        assert daemon.ask("POST", "/v1/resume").json["randomizing"] is True
+        assert (budget["requests"], budget["randomized"], budget["left"]) == (3, 3, 0)
+        assert daemon.ask("GET", "/readyz").json["mode"]["activity"] == "paused"
+        answer = daemon.ask("POST", "/v1/resume").json
+        # It is not paused, and with nothing left in the budget nothing is randomized either.
+        assert (answer["paused"], answer["activity"]) == (False, "budget-spent")
+        assert answer["randomizing"] is False
         assert not any(daemon.decide(f"r{index}")["randomized"] for index in range(40))
         for wrong in ({"requests": -1}, {"requests": 1.5}, {}, {"budget": 5}, {"requests": 2**63}):
             assert daemon.ask("PUT", "/v1/budget", wrong).status == 422
@@ -174,7 +181,7 @@ def test_a_hangup_reads_the_configuration_again(tmp_path):
         write_config(tmp_path, 'mode = "observe"\ndurability = "power"')
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: daemon.ask("GET", "/readyz").json["mode"]["mode"] == "observe")
-        until(lambda: any("durability" in line and "reloaded" in line for line in daemon.log))
+        until(lambda: any("durability" in line and "restart-needed" in line for line in daemon.log))
         write_config(tmp_path, "mode = 5")
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: any("service.mode" in line for line in daemon.log))
@@ -197,12 +204,30 @@ def test_a_hangup_takes_over_what_may_change_in_a_running_experiment(tmp_path):
         drawn = [daemon.decide(f"r{index}")["randomized"] for index in range(20)]
         assert sum(drawn) == 1
         assert daemon.ask("GET", "/v1/estimates").status == 200
-        write_config(tmp_path, config=other.replace("rate = 0.5", "rate = 0.25"))
+        added = other.replace("rate = 0.5", "rate = 0.25")
+        added = added.replace(SMALL, f'{SMALL}, {{name = "tiny"}}')
+        service = 'log_level = "warning"\nmode = "observe"'
+        write_config(tmp_path, service, added + "[budget]\nrequests = 2\n")
         daemon.process.send_signal(signal.SIGHUP)
-        until(lambda: any("at the next start" in line for line in daemon.log))
-    with running(tmp_path, config=other.replace("rate = 0.5", "rate = 0.25")) as daemon:
-        assert daemon.decide("later")["era"] == 1
-        assert daemon.ask("GET", "/v1/budget").json["requests"] == 1
+        # What waits for a start is no fault, and keeps nothing else of the file from being applied.
+        until(lambda: any("restart-needed" in line for line in daemon.log))
+        said = json.loads(next(line for line in daemon.log if "restart-needed" in line))
+        assert said["level"] == "warning"
+        assert said["sentence"].startswith("Restart the daemon")
+        assert "begins a new era" in said["sentence"]
+        assert [change.partition(" ")[0] for change in said["changes"]] == [
+            "models[2]",
+            "policy.rate",
+        ]
+        assert sum("reload-refused" in line for line in daemon.log) == 1, "the mistake above"
+        assert daemon.ask("GET", "/readyz").json["mode"]["mode"] == "observe"
+        assert daemon.ask("GET", "/v1/budget").json["requests"] == 2
+        assert daemon.decide("before a start")["probabilities"].keys() == {"large", "small"}
+    with running(tmp_path, config=added + "[budget]\nrequests = 2\n") as daemon:
+        later = daemon.decide("later")
+        assert later["era"] == 1
+        assert later["probabilities"].keys() == {"large", "small", "tiny"}
+        assert daemon.ask("GET", "/v1/budget").json["requests"] == 2
 
 
 def test_an_outcome_that_never_comes_expires(tmp_path):
@@ -321,6 +346,10 @@ def test_an_alarm_that_the_analyst_finds_is_carried_out_by_the_daemon(tmp_path):
         drawn = {one["model"] for one in made if one["randomized"]}
         assert drawn == {"tiny", "large"}
         assert {one["era"] for one in made} == {1}
+        ended, running_era = daemon.ask("GET", "/v1/eras").json["eras"]
+        assert ended["answer"]["randomized"] > 100, "its own fold keeps no sums, the analyst's does"
+        assert ended["ended_reason"] == running_era["reason"]
+        assert running_era["compared"] == ["tiny", "large"]
         alerts = [line for line in daemon.log if '"era"' in line]
         assert any("guardrail" in line for line in alerts)
     with running(tmp_path, "refresh_seconds = 0.3", config=config) as daemon:

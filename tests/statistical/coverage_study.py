@@ -29,6 +29,8 @@ NOT_RUN = {
     "width_tables.py",
     "markdown_text.py",
     "monitors_study.py",
+    "forecast_study.py",
+    "live_experiments.py",
     "conftest.py",
 }
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from importlib.resources import files
 
 import numpy as np
 
+from equipoise.agent.answers.wording import count, dollars, duration, figure, percent, tenths
+from equipoise.agent.planning.levers import Question
 from equipoise.agent.planning.plan import Plan
-from equipoise.agent.planning.requirement import Interval80, Requirement
+from equipoise.agent.planning.requirement import Requirement
 from equipoise.agent.planning.sentences import (
-    count,
-    dollars,
-    duration,
     family_lines,
     split_sentence,
     store_sentence,
+    world_words,
 )
-from equipoise.agent.planning.tables import Bought, Curve, Split
+from equipoise.agent.planning.tables import Curve, Split
 
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 16, 56
@@ -48,7 +47,8 @@ def curve_figure(curves: Rows[Curve], power: float) -> str:
     for chance in (0.0, 0.25, 0.5, 0.75, 1.0):
         parts.append(f'<path class="frame" d="M{LEFT} {y(chance):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(
-            f'<text x="{LEFT - 8}" y="{y(chance) + 5:.1f}" text-anchor="end">{chance:.0%}</text>'
+            f'<text x="{LEFT - 8}" y="{y(chance) + 5:.1f}" text-anchor="end">'
+            f"{tenths(chance)}</text>"
         )
     for tick in _ticks(low, max(ends)):
         x_tick = f"{x(tick):.1f}"
@@ -101,7 +101,7 @@ def calendar(curve: Curve, traffic: float, rate: float) -> str:
         strong = ' class="strong"' if chance >= _STRONG else ""
         cells.append(
             f'<div{strong} style="background:rgb(var(--heat) / {chance:.2f})">{name} {number}'
-            f"<b>{chance:.0%}</b></div>"
+            f"<b>{tenths(chance)}</b></div>"
         )
     each = count(traffic * length * rate)
     text = (
@@ -130,51 +130,45 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
-_HEAD = ("plan for", "median", "80% of experiments", "time", "money", "harm")
 
 
 def as_page(plan: Plan) -> str:
-    """The whole page."""
+    """The whole page: the answer, its cheapest lever, yes or no, and pictures; the rest folded."""
     style = (
         files("equipoise.agent.planning.output").joinpath("page.css").read_text(encoding="utf-8")
     )
-    parts = [f'<p class="answer">{html.escape(plan.sentence)}</p>']
+    title = html.escape(plan.title)
+    about = f"{plan.date}; {html.escape(', '.join(plan.models))}"
+    parts = [f'<h1>{title}</h1><p class="note">{about}</p>']
     if plan.stored:
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in family_lines(plan.stored))
         summary = html.escape(store_sentence(plan.stored))
-        parts.insert(0, f"<section><p>{summary}</p><ul>{lines}</ul></section>")
+        parts.append(f"<section><p>{summary}</p><ul>{lines}</ul></section>")
+    answer = f"<p>{html.escape(plan.sentence)}</p>"
+    notes = (plan.billed, plan.why)
+    answer += "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes if note)
+    parts.append(f'<div class="answer">{answer}</div>')
+    if len(plan.levers) > 1:
+        note = "First what asks for nothing less, then what does. The first line is the plan."
+        table = _table(plan, "change", plan.levers_as_rows())
+        parts.append(_section("What would make it cheaper or faster", note, table))
+    else:
+        table = _table(plan, "policy and reading", [(_goal(row), row) for row in plan.goals[:1]])
+        parts.append(_section("What the goal takes", "", table))
+    if plan.question is not None:
+        note = " ".join(plan.answers[:1])
+        parts.append(
+            _section("Yes, no, or cannot say", note, _verdicts(plan.question, percent(plan.power)))
+        )
+    if plan.bought:
+        parts.append(_section("What the budget buys", "", _bought(plan)))
     parts += _figures(plan)
-    parts += [
-        _section(
-            "What the goal takes",
-            "",
-            _table("policy and reading", plan.goals, _goal, plan.recommended),
-        ),
-        _section(
-            "As a function of the difference",
-            "Nobody knows the true difference before the experiment: half of it costs four times"
-            " as much.",
-            _table("difference", _effects(plan), lambda row: f"{row.effect:.3g}"),
-        ),
-        _section(
-            "Experiment or wait",
-            "Randomizing a larger share costs as much in all, and is over sooner.",
-            _table("share randomized", plan.rates, lambda row: f"{row.rate:.3g}"),
-        ),
-        _section(
-            "The price of the floor",
-            "The floor keeps every model's probability, and so the weights, in bounds.",
-            _table("floor, policy", plan.floors, lambda row: f"{row.floor:.3g}, {row.policy}"),
-        ),
-        _section(
-            "What a prediction from replays (SIM) would save",
-            "By the share of the reward's variance that it explains.",
-            _table("explained", plan.explained, lambda row: f"{row.explained:.0%}"),
-        ),
-        _section("How to pay", split_sentence(plan.splits), _splits(plan.splits)),
-        _section("Each segment by itself", "", _table("policy", plan.segments, _goal)),
-        _section("What the budget buys", "", _bought(plan.bought)),
-    ]
+    asked = "".join(
+        f"<dt>{html.escape(each.name)}</dt><dd>{html.escape(each.value)}</dd>"
+        for each in plan.inputs
+    )
+    parts.append(f"<section><h2>What was asked</h2><dl>{asked}</dl></section>")
+    parts += _folded(plan)
     rests = "".join(f"<li>{html.escape(line)}</li>" for line in plan.assumptions)
     offered = "".join(f"<li>not offered: {html.escape(line)}</li>" for line in plan.not_offered)
     parts.append(f"<section><h2>What this rests on</h2><ul>{rests}{offered}</ul></section>")
@@ -182,9 +176,60 @@ def as_page(plan: Plan) -> str:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Randomization plan</title><style>{style}</style></head>"
-        f"<body><main><h1>Randomization plan</h1>{''.join(parts)}</main></body></html>\n"
+        f"<title>{title}</title><style>{style}</style></head>"
+        f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
+
+
+def _folded(plan: Plan) -> list[str]:
+    """Every other table, behind its title."""
+    asked = plan.question
+    tables = [
+        (
+            "By policy and certified sequence",
+            "",
+            _table(
+                plan,
+                "policy and reading",
+                [(_goal(row), row) for row in plan.goals],
+                plan.recommended,
+            ),
+        ),
+        ("Yes, no, or cannot say, by time", "", "" if asked is None else _by_time(asked)),
+        (
+            "By the difference",
+            "Nobody knows the true difference before the experiment: half of it costs four times"
+            " as much.",
+            _table(plan, "difference", [(figure(row.effect), row) for row in _effects(plan)]),
+        ),
+        (
+            "Experiment or wait",
+            "Randomizing a larger share needs about as many randomized requests, and is over"
+            " sooner.",
+            _table(plan, "share randomized", [(percent(row.rate), row) for row in plan.rates]),
+        ),
+        (
+            "The price of the floor",
+            "The floor keeps every model's probability, and so the weights, in bounds.",
+            _table(
+                plan,
+                "floor, policy",
+                [(f"{percent(row.floor)}, {row.policy}", row) for row in plan.floors],
+            ),
+        ),
+        (
+            "What a prediction from replays (SIM) would save",
+            "By the share of the reward's variance that it explains.",
+            _table(plan, "explained", [(percent(row.explained), row) for row in plan.explained]),
+        ),
+        ("How to pay", split_sentence(plan.splits), _splits(plan.splits)),
+        (
+            "Each segment by itself",
+            "",
+            _table(plan, "policy", [(_goal(row), row) for row in plan.segments]),
+        ),
+    ]
+    return [_section(title, note, body, folded=True) for title, note, body in tables if body]
 
 
 def _figures(plan: Plan) -> list[str]:
@@ -199,10 +244,13 @@ def _figures(plan: Plan) -> list[str]:
     return sections
 
 
-def _section(title: str, note: str, body: str) -> str:
+def _section(title: str, note: str, body: str, *, folded: bool = False) -> str:
     if not body:
         return ""
     paragraph = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    if folded:
+        name = f"<summary>{html.escape(title)}</summary>"
+        return f"<details>{name}{paragraph}{body}</details>"
     return f"<section><h2>{html.escape(title)}</h2>{paragraph}{body}</section>"
 
 
@@ -218,58 +266,80 @@ def _goal(row: Requirement) -> str:
 
 
 def _table(
+    plan: Plan,
     first: str,
-    rows: Rows[Requirement],
-    name: Callable[[Requirement], str],
+    rows: Rows[tuple[str, Requirement]],
     best: Requirement | None = None,
 ) -> str:
+    """Named rows; without prices there is no column of money, without traffic none of time."""
     if not rows:
         return ""
-    head = "".join(f"<th>{title}</th>" for title in (first, *_HEAD))
+    columns = plan.columns
+    head = "".join(f"<th>{title}</th>" for title in (first, *(name for name, _ in columns)))
     body = ""
-    for row in rows:
-        cells = (
-            html.escape(name(row)),
-            _unknown(row.randomized.needed, row.note),
-            _unknown(row.randomized.median, row.note),
-            _span(row.randomized),
-            "" if row.hours is None or row.hours.needed is None else duration(row.hours.needed),
-            "" if row.money is None or row.money.needed is None else dollars(row.money.needed),
-            "" if row.harm.median is None else f"{row.harm.median:.3g}",
-        )
+    for name, row in rows:
         marked = ' class="best"' if best is not None and row == best else ""
-        body += f"<tr{marked}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        cells = f"<td>{html.escape(name)}</td>"
+        if row.randomized.needed is None:
+            why = html.escape(row.note or "the last look that was simulated came before")
+            cells += f'<td class="why" colspan="{len(columns)}">cannot know: {why}</td>'
+        else:
+            cells += "".join(f"<td>{cell(row)}</td>" for _, cell in columns)
+        body += f"<tr{marked}>{cells}</tr>"
     return _grid(head, body)
 
 
-def _unknown(number: float | None, note: str) -> str:
-    if number is not None:
-        return count(number)
-    return f'<span title="{html.escape(note)}">cannot know</span>'
+def _verdicts(asked: Question, power: str) -> str:
+    """A row for each world: what is said at the planned end."""
+    titles = ("if it is", "yes", "no", "cannot say", f"{power} answered after", "lead known to")
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    body = ""
+    for world in asked.worlds:
+        yes, no = world.yes[asked.at], world.no[asked.at]
+        soonest = count(world.answered) if world.hours is None else duration(world.hours)
+        known = "nothing yet" if world.half_width is None else f"± {figure(world.half_width)}"
+        shares = (tenths(yes), tenths(no), tenths(1.0 - yes - no))
+        cells = (world_words(world), *shares, soonest, known)
+        body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    at = count(asked.requests[asked.at]) + " requests"
+    at = at if asked.hours is None else duration(asked.hours[asked.at])
+    caption = f'<p class="note">Share of experiments that say so by {at}.</p>'
+    return _grid(head, body) + caption
 
 
-def _span(band: Interval80) -> str:
-    if band.low is None:
-        return ""
-    return f"{count(band.low)} to {'…' if band.high is None else count(band.high)}"
+def _by_time(asked: Question) -> str:
+    """Every fourth look: yes, no and neither in each world."""
+    titles = ["after", *(world_words(world) for world in asked.worlds)]
+    head = "".join(f"<th>{title}: yes, no, neither</th>" for title in titles[1:])
+    body = ""
+    for look in range(asked.at % 4, len(asked.requests), 4):
+        after = f"{count(asked.requests[look])} requests"
+        after = after if asked.hours is None else duration(asked.hours[look])
+        cells = [
+            f"{tenths(world.yes[look])}, {tenths(world.no[look])},"
+            f" {tenths(1.0 - world.yes[look] - world.no[look])}"
+            for world in asked.worlds
+        ]
+        body += f"<tr><td>{after}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return _grid(f"<th>after</th>{head}", body)
 
 
-def _bought(rows: Rows[Bought]) -> str:
-    if not rows:
-        return ""
-    titles = ("policy", "randomized", "time", "money", "lead known to", "finds", "harm")
+def _bought(plan: Plan) -> str:
+    rows = plan.bought
+    priced, timed = any(row.bill is not None for row in rows), plan.traffic is not None
+    titles = ["policy", "randomized", *(["time"] if timed else [])]
+    titles += [*([plan.money_name] if priced else []), "lead known to", "finds", plan.harm_name]
     head = "".join(f"<th>{title}</th>" for title in titles)
     body = ""
     for row in rows:
-        cells = (
-            html.escape(row.policy),
-            count(row.randomized),
-            "" if row.hours is None else duration(row.hours),
-            "" if row.money is None else dollars(row.money),
-            "nothing yet" if row.half_width is None else f"± {row.half_width:.3g}",
-            "nothing" if row.smallest_effect is None else f"{row.smallest_effect:.3g}",
-            f"{row.harm:.3g}",
-        )
+        cells = [html.escape(row.policy), count(row.randomized)]
+        cells += [duration(row.hours)] if timed else []
+        cells += [dollars(row.bill)] if priced else []
+        cells += [
+            "nothing yet" if row.half_width is None else f"± {figure(row.half_width)}",
+            "nothing" if row.smallest_effect is None else figure(row.smallest_effect),
+            figure(row.harm),
+        ]
         body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return _grid(head, body)
 
@@ -283,8 +353,8 @@ def _splits(rows: Rows[Split]) -> str:
     for row in rows:
         cells = (
             count(row.replays),
-            f"{row.explained:.0%}",
-            _unknown(row.randomized, "too few of the simulated experiments get there"),
+            tenths(row.explained),
+            "cannot know" if row.randomized is None else count(row.randomized),
             "" if row.hours is None else duration(row.hours),
             "" if row.exp_money is None else dollars(row.exp_money),
             dollars(row.replay_money),

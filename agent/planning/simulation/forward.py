@@ -89,9 +89,9 @@ class Design:
     values: (N, K) true ones, rewards that never come and count as the worst case as 0; variances:
     (N, K) of a reward that comes; explained: (N,) share of them that the frozen prediction
     explains; rate, floor: (N,). binary: whether rewards are 0 or 1. costs: (K,) USD per request.
-    lost: (K,) share of requests whose reward never comes and counts as the worst case. candidates:
-    A, models and today's routing and declared policies. era_caps: of the era that is gone on with,
-    None for those that a new one takes.
+    lost: (N, K), or (K,) for all of them, share of requests whose reward never comes and counts as
+    the worst case. candidates: A, models and today's routing and declared policies. era_caps: of
+    the era that is gone on with, None for those that a new one takes.
     """
 
     assignment: str
@@ -110,6 +110,9 @@ class Design:
     tuned_rows: float = 10_000.0
     era_caps: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lost", np.broadcast_to(self.lost, self.values.shape))
+
     def caps(self) -> Floats:
         """(C, N) caps whose sums are kept."""
         return needed_caps(self.sequence, self.models, self.rate, self.era_caps)
@@ -120,7 +123,7 @@ class Design:
 
     def take(self, paths: Ints) -> Design:
         """These experiments only."""
-        names = ("values", "variances", "explained", "rate", "floor")
+        names = ("values", "variances", "explained", "rate", "floor", "lost")
         return replace(self, **{name: getattr(self, name)[paths] for name in names})
 
 
@@ -158,7 +161,7 @@ def expected_end(design: Design, width: float | None = None) -> Floats:
         a, b = int(order[0]), int(order[1])
         effect = values[a] - values[b] + design.epsilon if width is None else width
         # The upper end of the runner-up, or either end, counts what is lost as the best.
-        effect -= design.lost[b]
+        effect -= design.lost[row, b]
         chance = np.full(design.models, design.rate[row] / design.models)
         unexplained = 1.0 - float(design.explained[row])
         noise = contrast_variance(design.variances[row], chance, a, b, unexplained)
@@ -285,7 +288,7 @@ class _Run:
 
     def advance(self, rows: Floats, rng: np.random.Generator) -> None:
         """rows: (N,) requests of the next step, for all paths."""
-        _advance(self._design, self.state, rows[self.paths], self._caps, rng)
+        advance(self._design, self.state, rows[self.paths], self._caps, rng)
 
     def spent(self) -> Floats:
         """(n, K) randomized requests since the start."""
@@ -304,7 +307,7 @@ class _Run:
             goal.keep(paths)
 
 
-def _advance(
+def advance(
     design: Design, state: PathState, rows: Floats, caps: Floats, rng: np.random.Generator
 ) -> None:
     shares = ASSIGNMENTS[design.assignment](
@@ -343,7 +346,7 @@ def draw(design: Design, rows: Floats, chance: Floats, rng: np.random.Generator)
 
 def _draw_with_lost(design: Design, rows: Floats, count: Floats, rng: np.random.Generator) -> Draws:
     """As `draw`, of rows `count` (N, K), some of whose rewards are lost."""
-    share = np.broadcast_to(design.lost, count.shape)
+    share = design.lost
     lost = rng.binomial(count.astype(np.int64), share).astype(float)
     rewarded, value = count - lost, design.values / (1.0 - share)
     noise = np.sqrt(rewarded * design.variances)

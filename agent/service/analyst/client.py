@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.budget.cost import Basis
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst.connection import (
     AnalystConnection,
@@ -99,6 +100,11 @@ class AnalystClient(AnalystConnection):
         self._paces = {wide: _Pace() for wide in (False, True)}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping = asyncio.Event()
+
+    @property
+    def basis(self) -> Basis | None:
+        """What the newest report values spent requests by, None before there is one."""
+        return None if self.newest is None else self.newest.basis
 
     @property
     def hung(self) -> str | None:
@@ -244,7 +250,7 @@ class AnalystClient(AnalystConnection):
             and report.estimates.era == self._agent.rule.era
             # So is one without a family that cost an analyst its life since.
             and report.off == list(self._off)
-            and report.recommendations.keys() >= set(families)
+            and report.facts.keys() >= set(families)
         )
 
     def _covering(self, rows: int, families: Sequence[str]) -> Report | None:

@@ -29,6 +29,7 @@ from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.errors import StoreError
 from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Alert, RuleRecord
+from equipoise.store.words import plural
 
 LONGEST_SECONDS = 300.0
 """Between two tries of something that always fails."""
@@ -230,8 +231,8 @@ class AnalystConnection:
         seconds = restarts.wait(kind)
         if seconds:
             raise AnalystError(
-                f"the analyst failed {restarts.failures(kind)} times in a row; it is asked again "
-                f"in {seconds:.0f} s"
+                f"the analyst failed {plural(restarts.failures(kind), 'time')} in a row; it is"
+                f" asked again in {seconds:.0f} s"
             )
         self._doing = ""
         try:
@@ -270,8 +271,8 @@ class AnalystConnection:
             without = f" It goes on without {families}." if families else ""
             await self._alert(
                 "alarm",
-                f"The analyst failed {count} times in a row: {error}.{without} Decisions go on "
-                f"under the last rule.",
+                f"The analyst failed {plural(count, 'time')} in a row: {error}.{without} Decisions"
+                " go on under the last rule.",
             )
 
     async def _alert(self, status: str, sentence: str) -> None:

@@ -6,14 +6,18 @@ one. That is the same fold of the same log, so what it computes is what the daem
 bytes are the daemon's checkpoint.
 
 Messages, which come first here, are msgpack with a length in front, over standard input and
-output. When the daemon dies, however it dies, its end of the pipe closes and the analyst leaves.
+output. When the daemon dies, however it dies, its end of the pipe closes and the analyst leaves;
+one that is in the middle of its work, or hangs, hears nothing of that and is ended (`_end_with`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import struct
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -125,6 +129,7 @@ Reply: TypeAlias = Answer | State | Planned | Foreseen | Doing | Failure
 
 def main() -> None:
     """Answer questions from standard input until it ends."""
+    _end_with(os.getppid())
     # Whatever a library prints must not end up between two messages.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -133,6 +138,25 @@ def main() -> None:
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     _serve(sys.stdin.buffer, answers)
+
+
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl."""
+_WATCH_SECONDS = 1.0
+
+
+def _end_with(daemon: int) -> None:
+    """Have this process end when the daemon, its parent, is gone, whatever it does at the time."""
+    if sys.platform == "linux":
+        # The kernel ends it, even where it hangs in a library or is stopped.
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(daemon,), name="watch", daemon=True).start()
+
+
+def _watch(daemon: int) -> None:
+    while os.getppid() == daemon:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(0)
 
 
 def _serve(questions: BinaryIO, answers: BinaryIO) -> None:

@@ -13,6 +13,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.answers.statements import Pill
+from equipoise.agent.answers.status import Activity, State
+from equipoise.agent.budget.cost import Spent
+from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.store.records import Decision, Id, Outcome, Request
 
@@ -29,7 +33,14 @@ PassThrough: TypeAlias = Literal[
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Status: TypeAlias = Literal["exploring", "decided", "equivalent", "paused", "restarted"]
+ClosedBy: TypeAlias = Literal[
+    "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
+]
+"""`Closure` in words."""
+Lack: TypeAlias = Literal["replays", "outputs", "rewards", "computation"]
+"""What a family waits for that has no value of a model."""
+Verdict: TypeAlias = Literal["better", "worse", "alike", "close", "open"]
+Status: TypeAlias = State
 
 
 class Wire(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +61,10 @@ class DecideRequest(Request, frozen=True, kw_only=True):
 
 
 class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Several requests, decided together or not at all, each request_id once."""
+    """Several requests, decided together or not at all, each request_id once.
+
+    requests: the requests, at most `service.limits.rows` of them.
+    """
 
     requests: list[DecideRequest]
 
@@ -58,13 +72,14 @@ class DecideBatchRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=
 class DecisionAnswer(Wire, frozen=True, kw_only=True):
     """What to serve.
 
-    decision_id: name of the decision in the log, to be given with its outcome, and outcome_token:
-    what shows that whoever gives it was told of this decision; null where the request was passed
-    through (see `reason`). model: the model to serve. randomized: whether it
-    came from a draw. propensity: the probability with which `model` was served. probabilities: the
-    assignment's probability of each model for a request that is randomized. reason: why the request
-    was passed through, null otherwise; then `model` is the routed model, `propensity` 1 and nothing
-    was logged.
+    decision_id: name of the decision in the log, to be given with its outcome; null where the
+    request was passed through (see `reason`). outcome_token: what shows that whoever reports the
+    outcome was told of this decision; null likewise. request_id: as it was asked with. rule_id: the
+    frozen rule that the decision follows. era: the span of the log that it belongs to. model: the
+    model to serve. randomized: whether it came from a draw. propensity: the probability with which
+    `model` was served. probabilities: the assignment's probability of each model for a request that
+    is randomized. reason: why the request was passed through, null otherwise; then `model` is the
+    routed model, `propensity` 1 and nothing was logged.
     """
 
     decision_id: Id | None
@@ -80,7 +95,10 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
 
 
 class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
-    """One answer per request, in order."""
+    """One answer per request, in order.
+
+    decisions: the answers.
+    """
 
     decisions: list[DecisionAnswer]
 
@@ -122,21 +140,38 @@ class OutcomesAnswer(Wire, frozen=True, kw_only=True):
 
 
 class BulkAnswer(Wire, frozen=True, kw_only=True):
-    """What became of the lines of a bulk body. rejected: how many were refused; rejects: the first
-    hundred of those, with the reason."""
+    """What became of the lines of a bulk body. rows: how many are in the log now; duplicates: exact
+    repeats; unrated: usage rows without a reward, left out unless `reward.missing` declares their
+    value; rejected: refused lines; rejects: the first hundred of those, with the reason."""
 
     rows: int
     duplicates: int
     rejected: int
     rejects: list[Rejected] = []
+    unrated: int = 0
+
+
+class ShownValue(Wire, frozen=True, kw_only=True):
+    """The value to show of a model: by the configured family where that has one, else by `ipw`.
+    interval: as in `ModelEstimate`."""
+
+    family: str
+    value: float
+    standard_error: float
+    interval: tuple[float, float]
 
 
 class ModelEstimate(Wire, frozen=True, kw_only=True):
     """What is known of a model. value, standard_error: by the configured family; interval: its 95%
-    interval by that error, as far as rewards can lie in it. lower, upper: certified
-    at any moment, whatever the simulator and the log say. log_mean: plain mean where
-    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of
-    this kind too, under the name `(today's routing)`."""
+    interval by that error, as far as rewards can lie in it. model: its name. lower, upper:
+    certified at any moment, whatever the simulator and the log say. log_mean: plain mean where
+    users or the router chose it. exp_rewards: rewards from draws. Today's routing has a row of this
+    kind too, under the name `(today's routing)`.
+
+    shown: null where no value has an error yet. waits_for: what the configured family lacks to
+    value this model, null where it has; note: the same for people. compared: whether the era in
+    force compares it; retired: whether it is declared so. era_draws: randomized requests of that
+    era that are closed."""
 
     model: str
     value: float | None
@@ -146,10 +181,21 @@ class ModelEstimate(Wire, frozen=True, kw_only=True):
     upper: float | None
     log_mean: float | None
     exp_rewards: int
+    log_standard_error: float | None = None
+    shown: ShownValue | None = None
+    waits_for: Lack | None = None
+    note: str = ""
+    compared: bool = True
+    retired: bool = False
+    era_draws: int = 0
 
 
 class FamilyValue(Wire, frozen=True, kw_only=True):
-    """A model's value by one family. interval: as in `ModelEstimate`."""
+    """A model's value by one family.
+
+    model: its name. value: estimated by this family, null where it cannot be. standard_error: of
+    the value, null where it is unknown. interval: as in `ModelEstimate`.
+    """
 
     model: Id
     value: float | None
@@ -158,7 +204,11 @@ class FamilyValue(Wire, frozen=True, kw_only=True):
 
 
 class Contrast(Wire, frozen=True, kw_only=True):
-    """Certified ends of value(model) - value(other)."""
+    """Certified ends of value(model) - value(other).
+
+    model: the one. other: the other; it may be `(today's routing)`. lower, upper: the ends, null
+    while nothing is certified.
+    """
 
     model: Id
     other: Id
@@ -166,8 +216,24 @@ class Contrast(Wire, frozen=True, kw_only=True):
     upper: float | None
 
 
+class Comparison(Wire, frozen=True, kw_only=True):
+    """Certified ends of value(model) - value(other), and what they say: `better` or `worse`, model
+    than other; `alike`, within epsilon of each other; `close`, at most epsilon worse; `open`,
+    none of these. Ends hold for every pair at once; those of the model that is decided on are
+    raised to what the decision certifies."""
+
+    model: str
+    other: str
+    lower: float
+    upper: float
+    verdict: Verdict
+
+
 class CertifiedValue(Wire, frozen=True, kw_only=True):
-    """Certified ends of the value of a model, of today's routing, or of a declared policy."""
+    """Certified ends of the value of a model, of today's routing, or of a declared policy.
+
+    candidate: its name. lower, upper: the ends.
+    """
 
     candidate: str
     lower: float
@@ -175,7 +241,11 @@ class CertifiedValue(Wire, frozen=True, kw_only=True):
 
 
 class SegmentAnswer(Wire, frozen=True, kw_only=True):
-    """What is certified of a declared segment of the traffic, at its share of delta."""
+    """What is certified of a declared segment of the traffic, at its share of delta.
+
+    segment: its name. status: of the decision in it. sentence: the same for people. delta: its
+    share of the error level. certified_rows: requests that its ends hold. values: of candidates.
+    """
 
     segment: str
     status: Status
@@ -201,7 +271,19 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     waiting: decisions that wait for their outcome; watermark: what that holds back. delta: the
     error level of the certified ends; sequence, assumptions: what they are made by and rest on;
     certified_rows: requests (or units) of the era that they hold. families: other families that
-    were asked for, by name; fallbacks: why families have no values that cannot be computed."""
+    were asked for, by name; fallbacks: why families have no values that cannot be computed.
+
+    reward_range: what rewards can be; an end that lies there is not known. maximise: whether larger
+    is better. epsilon: the smallest difference that matters. routing_contrasts: certified ends of
+    value(model) - value(today's routing). leader: the model decided on, else the one that looks
+    best of those compared, null where none has a value; comparisons: of it with every other model
+    of the era, and with today's routing.
+
+    experiment: its name. decisions: how many were made; randomized: how many of them were drawn.
+    estimator: the configured family. era: the one in force. models: a row for each.
+    todays_routing: the same for what is deployed. contrasts: certified differences of every pair.
+    segments: what is certified of declared segments.
+    """
 
     experiment: str
     at: float
@@ -222,20 +304,89 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     segments: list[SegmentAnswer]
     families: dict[str, list[FamilyValue]]
     fallbacks: dict[str, str] = {}
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    maximise: bool = True
+    epsilon: float = 0.0
+    routing_contrasts: list[Contrast] = []
+    leader: str | None = None
+    comparisons: list[Comparison] = []
+
+
+class CertifiedAnswer(Wire, frozen=True, kw_only=True):
+    """What was certified of an era when it ended: true of its own time. status, status_models,
+    sentence: the decision then. lead: what its model was better by than every other of the era, at
+    least; null where that was not certified. requests, randomized: certified ones. values,
+    contrasts: certified ends; comparisons: as in `EstimatesAnswer`."""
+
+    status: Status
+    status_models: list[str]
+    sentence: str
+    lead: float | None
+    epsilon: float
+    delta: float
+    sequence: str
+    assumptions: list[str]
+    requests: int
+    randomized: int
+    values: list[CertifiedValue]
+    contrasts: list[Contrast]
+    leader: str | None
+    comparisons: list[Comparison]
+    segments: list[SegmentAnswer]
+
+
+class EraEntry(Wire, frozen=True, kw_only=True):
+    """An era. reason: why it was opened. compared: its models. ended_at, ended_reason: null for the
+    era in force. answer: the last certified one; null for the era in force, whose answer is
+    `/v1/estimates`, and where none was kept, because an older version ended it or because it was
+    declared void."""
+
+    era: int
+    opened_at: float
+    reason: str
+    compared: list[str]
+    ended_at: float | None
+    ended_reason: str | None
+    answer: CertifiedAnswer | None
+
+
+class ErasAnswer(Wire, frozen=True, kw_only=True):
+    """Every era, the oldest first. era: the one in force."""
+
+    era: int
+    eras: list[EraEntry]
 
 
 class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     """What to do with production traffic. action: `keep`, which is today's routing, until a model
-    is certified; then that model, unless today's routing looks better still. leaning: what
-    estimates favour meanwhile, a model or `keep`, not certified; null where too little is known,
-    and in a tie. model: the best single model of the family, with value and standard error, null
-    where the error is unknown. certified: the model certified best, null while none is. status,
-    status_models, status_sentence: the decision and what it concerns, with its guarantee."""
+    is certified for all of the traffic; then that model, unless today's routing looks better still.
+    leaning: what estimates favour, a model or `keep`, not certified; null where too little
+    is known, and in a tie. model: the best single model of the family, with value and standard
+    error, null where the error is unknown. claim: whether `certified` is the best of the models or
+    within epsilon of the best, or `status_models` are alike; null while nothing is certified.
+    status, status_models, status_sentence: the decision and what it concerns, with its guarantee.
+    sentence: for people, `certified_sentence`, `estimate_sentence` and `outlook_sentence` in a row,
+    in which ± is half of a 95% interval. activity, activity_sentence: what happens to requests now.
+    pills: the same in a word each. final: who is to be served once the experiment has ended, a
+    model or `keep`, which then is the action too, certified or not; null before.
+
+    certified_sentence: what is certified. estimate_sentence: the best estimate. outlook_sentence:
+    what a decision would take. certified: the certified model, null while none is. family: the
+    estimator family that was asked. value: of `model`, null where its error is unknown.
+    standard_error: of the value. routing_value: of today's routing. routing_standard_error: of
+    that. at: when it was made, in seconds since the epoch. log_rows: rows of the log that it holds.
+    """
 
     status: Status
     status_models: list[str]
     status_sentence: str
     sentence: str
+    certified_sentence: str
+    estimate_sentence: str
+    outlook_sentence: str
+    activity: Activity
+    activity_sentence: str
+    pills: list[Pill]
     family: str
     model: str | None
     action: str
@@ -244,13 +395,20 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     standard_error: float | None
     routing_value: float | None
     routing_standard_error: float | None
+    claim: Literal["best", "within", "alike"] | None
     certified: str | None
     at: float
     log_rows: int
+    final: str | None = None
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):
-    """The verdict of one check, with the figures behind it and the models it concerns."""
+    """The verdict of one check.
+
+    name: of the check. status: `ok`, `watch`, `alarm` or `unknown`. sentence: the same for people.
+    figures: the numbers behind it, by name. level: the error level of an alarm, null where it has
+    none. models: those it concerns.
+    """
 
     name: str
     status: CheckStatus
@@ -261,7 +419,8 @@ class CheckAnswer(Wire, frozen=True, kw_only=True):
 
 
 class ChecksAnswer(Wire, frozen=True, kw_only=True):
-    """Every check. status: the gravest of them."""
+    """Every check. status: the gravest of them. checks: their verdicts. at: when they were made, in
+    seconds since the epoch. log_rows: rows of the log that they hold."""
 
     status: CheckStatus
     checks: list[CheckAnswer]
@@ -276,18 +435,43 @@ class BudgetRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True)
     requests: Annotated[int, msgspec.Meta(ge=0, le=MOST_BUDGET)] | None
 
 
+class LimitAnswer(Wire, frozen=True, kw_only=True):
+    """A hard stop. resource: requests (in all, or in a segment), money in USD, or harm in reward
+    units. limit: the hard stop. spent: by the draws; expected: by the probabilities; planned: the
+    part of the limit that belongs to the traffic so far. null where a price is unknown."""
+
+    resource: str
+    limit: float
+    spent: float | None
+    expected: float | None
+    planned: float | None
+
+
 class BudgetAnswer(Wire, frozen=True, kw_only=True):
-    """The budget in force, what was spent, what is left (null for no limit)."""
+    """The budget in force, what was spent, what is left (null for no limit).
+
+    requests: how many requests may be randomized in all. randomized: how many were. left: the rest.
+    limits: every hard stop. after_decision: what goes on once the status is decided or equivalent.
+    spent: what randomizing has cost so far, in all eras; prices and values are those known now, for
+    past requests too.
+    """
 
     requests: int | None
     randomized: int
     left: int | None
+    after_decision: Literal["stop", "ramp", "continue"]
+    limits: list[LimitAnswer]
+    spent: Spent
 
 
 class OutcomePart(Wire, frozen=True, kw_only=True):
     """One accepted part of an outcome. outputs: as transformed, null where not in this part.
     attempt: which one it speaks of, null for none; served: null where it does not say who answered
-    it. A part after an expiry is late."""
+    it. A part after an expiry is late.
+
+    delivered: whether that attempt reached the user. reward: null where not in this part. at: when
+    it came, in seconds since the epoch.
+    """
 
     served: Id | None
     attempt: int | None
@@ -298,7 +482,13 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
-    """A decision as it stands in the log, with every part of its outcome."""
+    """A decision as it stands in the log, with every part of its outcome.
+
+    decision: what was answered. unit_id: who asked. context_id: the cached context that it is.
+    features: as transformed, a number for each context column. capped: whether something closed it
+    to randomizing. closed_by: what did; null for nothing, and where an older log does not say.
+    outcomes: every part that was accepted.
+    """
 
     decision: Decision
     unit_id: str | None
@@ -306,10 +496,15 @@ class LoggedDecision(Wire, frozen=True, kw_only=True):
     features: list[float]
     capped: bool
     outcomes: list[OutcomePart]
+    closed_by: ClosedBy | None = None
 
 
 class RuleAnswer(Wire, frozen=True, kw_only=True):
-    """A frozen rule: body is what its id is a hash of."""
+    """A frozen rule.
+
+    rule_id: its name. era: the span of the log that it belongs to. at: when it was made, in seconds
+    since the epoch. body: what its id is a hash of.
+    """
 
     rule_id: str
     era: int
@@ -323,15 +518,30 @@ class PauseRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reason: Reason = ""
 
 
+class EndRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """model: who is to be served from now on; keep: today's routing stays as it is. With neither it
+    is the action of the recommendation. reason: kept, for people. An empty body is fine."""
+
+    model: Id | None = None
+    keep: bool = False
+    reason: Reason = ""
+
+
 class ModeAnswer(Wire, frozen=True, kw_only=True):
-    """mode: as configured. paused: whether an operator paused it; kill_switch: whether the file is
-    there. randomizing: what follows of all three. While paused, decisions are logged with e = 0."""
+    """mode: as configured. paused: whether an operator or a check paused it, or it has ended;
+    reason: why, as it was given. kill_switch: whether the file is there. activity: what is done
+    with requests now. activity_sentence: the same for people. randomizing: whether any may be
+    randomized. ended: the end that stands, with who is to be served. While paused, decisions are
+    logged with e = 0."""
 
     mode: Mode
     paused: bool
     reason: str
     kill_switch: bool
     randomizing: bool
+    activity: Activity
+    activity_sentence: str = ""
+    ended: Ended | None = None
 
 
 class Health(Wire, frozen=True, kw_only=True):
@@ -354,9 +564,13 @@ class Readiness(Wire, frozen=True, kw_only=True):
 
 
 class ProblemDocument(Wire, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457. type: a name for the kind of problem, stable between versions (`about:blank` where
-    the status says all). field: the key in the body that is wrong, and limit: what it must keep,
-    where that can be said. retry_after: seconds after which to try again."""
+    """A refusal (RFC 9457).
+
+    title: of the kind of problem. status: as in the answer's first line. detail: what is wrong with
+    this request, for people. type: a name for the kind of problem, stable between versions
+    (`about:blank` where the status says all). field: the key in the body that is wrong, where that
+    can be said. limit: what it must keep, likewise. retry_after: seconds after which to try again.
+    """
 
     title: str
     status: int

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from equipoise.agent.agent import Accepted
+from equipoise.agent.answers.recommendation import KEEP
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
@@ -25,6 +26,7 @@ from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     BudgetRequest,
     BulkAnswer,
+    EndRequest,
     ModeAnswer,
     PauseRequest,
     Rejected,
@@ -35,6 +37,7 @@ from equipoise.agent.service.hot_path.handlers import take_by_bisection
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.store.records import Observation, Simulation
+from equipoise.store.words import plural, verb
 
 R = TypeVar("R", Observation, Simulation)
 
@@ -89,6 +92,7 @@ class BulkBody(Generic[R]):
             duplicates=self._totals["duplicates"],
             rejected=self._rejected,
             rejects=sorted(self._rejects, key=lambda row: row.index),
+            unrated=self._totals["unrated"],
         )
 
     async def _read_line(self, line: bytes) -> None:
@@ -135,11 +139,13 @@ class BulkBody(Generic[R]):
         if len(self._rejects) < SHOWN_REJECTS:
             self._rejects.append(Rejected(index=line, status=status, detail=detail))
         if self._rejected > self._most_rejects:
-            limit, first = f"{self._most_rejects} refused lines", self._rejects[0]
+            limit = plural(self._most_rejects, "refused line")
+            first = self._rejects[0]
             raise Refusal(
                 413,
                 f"more than {limit}: the body is not read beyond line {self._line - 1}, of which "
-                f"{self._totals['rows']} rows were taken; line {first.index}: {first.detail}",
+                f"{plural(self._totals['rows'], 'row')} {verb(self._totals['rows'], 'was', 'were')}"
+                f" taken; line {first.index}: {first.detail}",
                 limit=limit,
             )
 
@@ -201,7 +207,8 @@ class Admin:
     async def set_budget(self, call: Call) -> BudgetAnswer:
         """Change how many requests may be randomized."""
         body = msgspec.json.decode(call.body, type=BudgetRequest)
-        answer = self._switches.set_budget(body.requests, self._clock())
+        self._switches.set_budget(body.requests, self._clock())
+        answer = self._switches.budget(self._analysis.basis)
         self._log.info("budget", requests=answer.requests, randomized=answer.randomized)
         return answer
 
@@ -238,6 +245,41 @@ class Admin:
         self._log.warning("paused")
         return answer
 
+    @Operation(
+        "POST",
+        "/v1/end",
+        **(_SWITCH | {"body": EndRequest}),
+        example={"reason": "the answer is in"},
+    )
+    async def end(self, call: Call) -> ModeAnswer:
+        """End the experiment.
+
+        Nothing is randomized any more, and who is to be served from now on is kept, until somebody
+        resumes it in a new era. Requests are still logged.
+        """
+        body = msgspec.json.decode(call.body, type=EndRequest) if call.body else EndRequest()
+        if body.model is not None and body.keep:
+            limit = "either model or keep"
+            raise Refusal(422, f"received both, expected {limit}", field="keep", limit=limit)
+        model, certified = body.model, False
+        if model is not None and model not in self._adapter.agent.models:
+            limit = f"one of {', '.join(self._adapter.agent.models)}"
+            raise Refusal(
+                422, f"model: received {model!r}, expected {limit}", field="model", limit=limit
+            )
+        if not body.keep:
+            try:
+                report = await self._analysis.read([])
+            except AnalystError as error:
+                raise unanswered(error) from error
+            answer = report.recommendation()
+            if model is None and answer.action != KEEP:
+                model = answer.action
+            certified = model is not None and model == answer.certified
+        ended = self._switches.end(model, body.reason, self._clock(), certified=certified)
+        self._log.warning("ended", serve=model or KEEP, certified=certified)
+        return ended
+
     @Operation("POST", "/v1/resume", example={"reason": "the release is out"}, **_SWITCH)
     async def resume(self, call: Call) -> ModeAnswer:
         """Randomize again."""
@@ -255,7 +297,11 @@ class Admin:
         def counted(rows: Sequence[T]) -> dict[str, int]:
             accepted = take(rows)
             self._counters.bulk[name] += accepted.rows
-            return {"rows": accepted.rows, "duplicates": accepted.duplicates}
+            return {
+                "rows": accepted.rows,
+                "duplicates": accepted.duplicates,
+                "unrated": accepted.unrated,
+            }
 
         return counted
 

@@ -18,13 +18,16 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.statements import Situation
+from equipoise.agent.answers.status import Activity, State
+from equipoise.agent.budget.cost import Spent
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name
 from equipoise.agent.planning.forecast import Forecast
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.reports import Report
-from equipoise.agent.service.api.schema import Status
 from equipoise.agent.service.control import Breaker, Clock, Switches
+from equipoise.agent.service.handlers.queries import expected_now
 from equipoise.agent.service.telemetry import Counters
 from equipoise.store.journal import JournaledStore
 
@@ -80,9 +83,12 @@ class Exposition:
         yield from self._traffic()
         yield from self._state()
         if self._analysis.newest is not None:
-            yield from _knowledge(self._analysis.newest)
+            yield from _knowledge(self._analysis.newest, self._switches.situation())
         if self._analysis.forecast is not None:
-            yield from _expectation(self._analysis.forecast)
+            made = expected_now(
+                self._analysis.forecast, self._agent, self._switches, self._analysis
+            )
+            yield from _expectation(made)
 
     def _traffic(self) -> Iterator[Metric]:
         counters = self._counters
@@ -141,7 +147,7 @@ class Exposition:
 
     def _state(self) -> Iterator[Metric]:
         agent, store, switches = self._agent, self._store, self._switches
-        budget = switches.budget()
+        budget, activity = switches.budget(self._analysis.basis), switches.activity
         works = self._breaker.reason is None and store.trouble is None
         gauges: dict[str, tuple[str, float]] = {
             "equipoise_log_rows": ("Rows of the log.", agent.light.next_seq),
@@ -157,18 +163,28 @@ class Exposition:
                 "Seconds by which the machine's clock is ahead of the daemon's own.",
                 self._clock.off,
             ),
-            "equipoise_paused": ("1 while an operator paused it.", float(switches.paused)),
+            "equipoise_paused": (
+                "1 while an operator or a check paused it, or it has ended.",
+                float(switches.paused),
+            ),
             "equipoise_kill_switch": (
                 "1 while the kill switch is on.",
                 float(switches.kill_switch.on),
             ),
             "equipoise_randomizing": (
                 "1 while requests may be randomized.",
-                float(switches.answer().randomizing),
+                float(activity.randomizing),
             ),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
+        doing = GaugeMetricFamily(
+            "equipoise_activity", "1 for what is done with requests now.", labels=["activity"]
+        )
+        for each in Activity:
+            doing.add_metric([each.value], float(each is activity))
+        yield doing
+        yield from _spent(budget.spent)
         yield CounterMetricFamily(
             "equipoise_would_randomize",
             "Requests that would have been randomized, had they not only been observed.",
@@ -200,6 +216,40 @@ class Exposition:
         )
 
 
+_SPENT = {
+    "requests": ("randomized_requests", "Requests randomized onto a model, in all eras."),
+    "usd": ("randomized_usd", "USD for their answers, by the prices in force."),
+    "extra_usd": ("randomized_extra_usd", "USD more than the models routed would have cost."),
+    "rewards": ("rewards", "Rewards of them that came."),
+    "reward_sum": ("reward_sum", "The sum of those."),
+    "gained": ("gained_rewards", "Rewards gained against today's routing, estimated."),
+    "gained_error": ("gained_rewards_error", "Its standard error."),
+}
+
+
+def _spent(spent: Spent) -> Iterator[Metric]:
+    """What randomizing has cost; what is not known is left out, and never 0."""
+    for field, (name, text) in _SPENT.items():
+        gauge = GaugeMetricFamily(f"equipoise_{name}", text, labels=["model"])
+        for row in spent.models:
+            if (value := getattr(row, field)) is not None:
+                gauge.add_metric([row.model], value)
+        yield gauge
+    # Errors of several models do not add up, and a sum lacks the models without a price.
+    for field in ("usd", "extra_usd", "gained", "gained_error"):
+        name, text = _SPENT[field]
+        gauge = GaugeMetricFamily(f"equipoise_{name}_in_all", f"In all: {text}")
+        if (value := getattr(spent, field)) is not None:
+            gauge.add_metric([], value)
+        yield gauge
+    unpriced = GaugeMetricFamily(
+        "equipoise_unpriced", "1 for a model without a price.", labels=["model"]
+    )
+    for row in spent.models:
+        unpriced.add_metric([row.model], float(row.model in spent.unpriced))
+    yield unpriced
+
+
 def _text(families: list[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Read(families))
@@ -216,8 +266,8 @@ class _Read(Collector):
         return self._families
 
 
-def _knowledge(report: Report) -> Iterator[Metric]:
-    """Values, interval widths, status and checks of the newest report."""
+def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
+    """Values, interval widths and checks of the newest report, and the status as it stands."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
     width = GaugeMetricFamily(
@@ -231,10 +281,10 @@ def _knowledge(report: Report) -> Iterator[Metric]:
         if row.lower is not None and row.upper is not None:
             width.add_metric([row.model], row.upper - row.lower)
     yield from (value, error, width)
+    answer = report.recommendation(situation=situation)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
-    answer = report.recommendations[report.estimates.estimator]
-    for name in get_args(Status):
-        status.add_metric([name], float(answer.status == name))
+    for each in State:
+        status.add_metric([each.value], float(answer.status is each))
     yield status
     checks = GaugeMetricFamily(
         "equipoise_check", "1 for the present status of a check.", labels=["check", "status"]

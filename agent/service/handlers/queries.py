@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import msgspec
 import numpy as np
 
+from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
-from equipoise.agent.planning.forecast import Forecast
+from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
-from equipoise.agent.service.analyst.reports import Report, number
+from equipoise.agent.service.analyst.reports import Report, eras, number
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
     ChecksAnswer,
+    ClosedBy,
+    ErasAnswer,
     EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
@@ -30,7 +36,8 @@ from equipoise.agent.service.control import Switches
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
-from equipoise.store.batches import OutcomeBatch
+from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
+from equipoise.store.journal import JournaledStore
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -43,9 +50,15 @@ class Queries:
     """Read-only handlers."""
 
     def __init__(
-        self, adapter: RecordAdapter, switches: Switches, analysis: AnalystClient, log: Log
+        self,
+        adapter: RecordAdapter,
+        store: JournaledStore,
+        switches: Switches,
+        analysis: AnalystClient,
+        log: Log,
     ) -> None:
         self._adapter = adapter
+        self._store = store
         self._switches = switches
         self._analysis = analysis
         self._log = log
@@ -58,6 +71,11 @@ class Queries:
         values = {name: answer.families[name] for name in [answer.estimator, *families]}
         return msgspec.structs.replace(answer, families=values)
 
+    @Operation("GET", "/v1/eras")
+    async def eras(self, call: Call) -> ErasAnswer:
+        """Every era, with what was certified when it ended."""
+        return eras(self._adapter.agent)
+
     @Operation("GET", "/v1/recommendation", problems=(422,), parameters=_FAMILY, weight=1)
     async def recommendation(self, call: Call) -> RecommendationAnswer:
         """What to do with production traffic."""
@@ -65,18 +83,11 @@ class Queries:
         if len(families) > 1:
             raise Refusal(422, "family: one at a time here", field="family", limit="one family")
         report = await self._report(families)
-        answer = report.recommendations[families[0] if families else report.estimates.estimator]
-        switches = self._switches
-        if switches.paused:
-            why = f" ({switches.reason})" if switches.reason else ""
-            before = "" if answer.status == "paused" else f" Before: {answer.status_sentence}"
-            return msgspec.structs.replace(
-                answer,
-                status="paused",
-                status_sentence=f"Paused{why}.{before}",
-                sentence=f"Paused{why}. {answer.sentence}",
-            )
-        return answer
+        made = self._analysis.forecast
+        if made is not None:
+            made = expected_now(made, self._adapter.agent, self._switches, self._analysis)
+        situation = self._switches.situation(outlook(made))
+        return report.recommendation(families[0] if families else None, situation)
 
     @Operation("GET", "/v1/checks", weight=1)
     async def checks(self, call: Call) -> ChecksAnswer:
@@ -86,19 +97,21 @@ class Queries:
     @Operation("GET", "/v1/budget")
     async def budget(self, call: Call) -> BudgetAnswer:
         """The budget, what was spent and what is left."""
-        return self._switches.budget()
+        return self._switches.budget(self._analysis.basis)
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
-        """When the experiment will be decided, at today's pace.
+        """When the experiment will be decided, or why that cannot be said.
 
-        The newest forecast, made now where there is none or an era has begun since.
+        What holds now of the newest forecast, which is made now where there is none or an era has
+        begun since.
         """
         analysis, era = self._analysis, self._adapter.agent.rule.era
-        if analysis.forecast is not None and analysis.forecast.era == era:
-            return analysis.forecast
-        with self._answering():
-            return await analysis.read_forecast()
+        made = analysis.forecast
+        if made is None or made.era != era:
+            with self._answering():
+                made = await analysis.read_forecast()
+        return expected_now(made, self._adapter.agent, self._switches, analysis)
 
     @Operation(
         "GET",
@@ -112,7 +125,7 @@ class Queries:
         if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
             raise Refusal(404, detail, field="decision_id")
-        return self._logged(int(match[1]), "decision_id")
+        return await self._logged(int(match[1]), "decision_id")
 
     @Operation(
         "GET",
@@ -129,15 +142,18 @@ class Queries:
         if not name:
             limit = "the id of a request, percent-encoded"
             raise Refusal(422, "query: expected request_id", field="request_id", limit=limit)
-        number = self._adapter.agent.store.find_requests([name]).get(name)
-        return self._logged(number, "request_id")
+        number = await asyncio.to_thread(self._store.number_reader(name))
+        return await self._logged(number, "request_id")
 
-    def _logged(self, number: int | None, field: str) -> LoggedDecision:
-        agent, store = self._adapter.agent, self._adapter.agent.store
-        stored = None if number is None else store.decision(number)
+    async def _logged(self, number: int | None, field: str) -> LoggedDecision:
+        """Decisions of others must not wait while SQLite looks for this one: a thread does."""
+        agent, store = self._adapter.agent, self._store
+        stored, outcomes = None, list[OutcomeBatch]()
+        if number is not None:
+            readers = store.decision_reader(number), store.parts_reader(number)
+            stored, outcomes = await asyncio.to_thread(_both, *readers)
         if stored is None:
             raise Refusal(404, "there is no decision of that id", field=field)
-        outcomes = store.outcome_parts(int(stored.number[0]))
         return LoggedDecision(
             decision=self._adapter.records(stored)[0],
             unit_id=stored.unit_id[0] or None if stored.unit_id else None,
@@ -145,6 +161,7 @@ class Queries:
             features=stored.x[0].tolist(),
             capped=bool(stored.capped[0]),
             outcomes=[_part(part, agent.models) for part in outcomes],
+            closed_by=_closed_by(stored),
         )
 
     @Operation(
@@ -156,7 +173,8 @@ class Queries:
     async def rule(self, call: Call) -> RuleAnswer:
         """A frozen rule."""
         name = call.path["rule_id"]
-        record = self._adapter.agent.store.rule(name) if _RULE.fullmatch(name) else None
+        known = _RULE.fullmatch(name)
+        record = await asyncio.to_thread(self._store.rule, name) if known else None
         if record is None:
             raise Refusal(404, "there is no rule of that id", field="rule_id")
         body = msgspec.json.decode(record.body)
@@ -176,12 +194,40 @@ class Queries:
             raise unanswered(error) from error
 
 
+def expected_now(
+    made: Forecast, agent: Agent, switches: Switches, analysis: AnalystClient
+) -> Forecast:
+    """What holds of a forecast in the situation that the daemon knows of."""
+    report, era, limit = analysis.newest, agent.rule.era, agent.controls.budget
+    decided: list[str] = []
+    if report is not None and report.rule.era == era:
+        claim = report.facts[report.estimates.estimator].claim
+        decided = [] if claim is None else list(claim.models)
+    return current(
+        made,
+        at=time.time(),
+        decided=decided,
+        paused=agent.state.paused,
+        observing=agent.state.observing_only,
+        killed=switches.kill_switch.on,
+        budget_left=None if limit is None else limit - agent.light.randomized,
+        era=era,
+        newest_at=agent.light.pending.newest_at,
+    )
+
+
 def unanswered(error: AnalystError) -> Refusal:
     """What a client gets whom the analyst gave no answer."""
     if isinstance(error, CrowdedError):
         return Refusal(429, str(error), retry_after=5.0)
     why = "its work failed" if isinstance(error, WorkError) else str(error)
     return Refusal(503, f"no answer from the analyst: {why}", retry_after=2.0)
+
+
+def _both(
+    decision: Callable[[], DecisionBatch | None], parts: Callable[[], list[OutcomeBatch]]
+) -> tuple[DecisionBatch | None, list[OutcomeBatch]]:
+    return decision(), parts()
 
 
 def _families(call: Call) -> list[str]:
@@ -191,6 +237,11 @@ def _families(call: Call) -> list[str]:
             limit = ", ".join(FAMILIES)
             raise Refusal(422, f"family: expected some of {limit}", field="family", limit=limit)
     return list(dict.fromkeys(names))
+
+
+def _closed_by(stored: DecisionBatch) -> ClosedBy | None:
+    closure = Closure.OPEN if stored.closed_by is None else Closure(stored.closed_by.item())
+    return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
 
 
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:

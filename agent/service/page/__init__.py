@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from typing import TypeAlias
 
 import msgspec
 
@@ -14,14 +15,19 @@ from equipoise.agent.service.upkeep.jobs import Jobs
 MOST_POINTS = 240
 
 
+Shown: TypeAlias = tuple[float, float, float] | None
+"""A value and the ends of its 95% interval; None where it is not known."""
+
+
 class Point(Wire, frozen=True, kw_only=True):
-    """What was estimated at a moment; the rows in the order of the models, then routing."""
+    """What was shown at a moment. models: in the order of the configuration."""
 
     at: float
     log_rows: int
+    era: int
     randomized: int
-    models: list[ModelEstimate]
-    todays_routing: ModelEstimate
+    models: list[Shown]
+    routing: Shown
 
 
 class HistoryAnswer(Wire, frozen=True, kw_only=True):
@@ -52,9 +58,10 @@ class History:
         self._newest = Point(
             at=estimates.at,
             log_rows=estimates.log_rows,
+            era=estimates.era,
             randomized=estimates.randomized,
-            models=estimates.models,
-            todays_routing=estimates.todays_routing,
+            models=[_shown(each) for each in estimates.models],
+            routing=_shown(estimates.todays_routing),
         )
         if self._seen % self._every == 0:
             self._points.append(self._newest)
@@ -69,6 +76,10 @@ class History:
         if self._newest is not None and points[-1] is not self._newest:
             points = [*points, self._newest]
         return HistoryAnswer(points=points)
+
+
+def _shown(each: ModelEstimate) -> Shown:
+    return None if each.shown is None else (each.shown.value, *each.shown.interval)
 
 
 HISTORY_SECONDS = 5.0
@@ -86,6 +97,7 @@ _FILES = (
     ("/", "page.html", "text/html; charset=utf-8"),
     ("/page.css", "page.css", "text/css; charset=utf-8"),
     ("/page.js", "page.js", "text/javascript; charset=utf-8"),
+    ("/charts.js", "charts.js", "text/javascript; charset=utf-8"),
 )
 
 

@@ -1,25 +1,12 @@
 "use strict";
-// Everything that came from somebody goes through textContent or an attribute, never through HTML.
-// The token a user enters lives in the input field of this tab and nowhere else.
+// What is asked of the daemon, and where its answers go. Sentences are the daemon's own. Everything
+// that came from somebody goes through textContent or an attribute, never through HTML. The token a
+// user enters lives in the input field of this tab and nowhere else.
 
-const SVG = "http://www.w3.org/2000/svg";
 const EVERY_MS = 5000;
-const COLOURS = 8;
-const NORMAL_95 = 1.959964;
+const ARMED_MS = 10000;
 
 const at = (id) => document.getElementById(id);
-
-function element(name, attributes = {}, ...children) {
-  const made = SVG_NAMES.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children.map((child) => (child instanceof Node ? child : String(child))));
-  return made;
-}
-const SVG_NAMES = new Set(["svg", "line", "rect", "circle", "path", "text", "title", "g"]);
-
-const number = (value, digits = 3) => (value === null ? "unknown" : value.toFixed(digits));
-const count = (value) => value.toLocaleString("en-US");
-const colour = (index) => `c${index % COLOURS}`;
 
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
@@ -39,142 +26,110 @@ function said(status, body) {
   return body.detail || `The daemon answered with status ${status}.`;
 }
 
-function pill(id, text, kind) {
-  const made = at(id);
-  made.textContent = text;
-  made.className = `pill ${kind}`;
+function show(id, text) {
+  at(id).textContent = text;
+  at(id).hidden = !text;
 }
 
-function range(values, pad) {
-  const known = values.filter((value) => value !== null && Number.isFinite(value));
-  if (!known.length) return [0, 1];
-  const low = Math.min(...known);
-  const high = Math.max(...known);
-  const room = (high - low || Math.abs(high) || 1) * pad;
-  return [low - room, high + room];
+function showAnswer(answer) {
+  at("pills").replaceChildren(...answer.pills.flatMap((pill) =>
+    [element("span", { class: `pill ${pill.kind === "watch" ? "" : pill.kind}` }, pill.text), " "]));
+  show("certified", answer.certified_sentence);
+  show("estimate", answer.estimate_sentence);
+  show("outlook", answer.outlook_sentence);
+  show("mode", answer.activity_sentence);
 }
 
-function ends(row) {
-  return row.interval === null ? [row.value, row.value] : row.interval;
+function showMode(mode) {
+  at("end").disabled = Boolean(mode.ended);
+  at("pause").disabled = mode.paused;
+  at("resume").disabled = !mode.paused;
 }
 
-function showValues(estimates) {
-  const rows = [...estimates.models, estimates.todays_routing];
-  const all = rows.flatMap((row) => [...ends(row), row.lower, row.upper]);
-  const [low, high] = range(all, 0.03);
-  const x = (value) => (400 * (value - low)) / (high - low);
-  const routing = estimates.todays_routing.value;
-  at("values").replaceChildren(
-    ...rows.map((row, index) => {
-      const [from, to] = ends(row);
-      const drawn = element("svg", { viewBox: "0 0 400 28", role: "img", class: colour(index) });
-      drawn.append(element("title", {}, `${row.model}: ${number(row.value)}`));
-      drawn.append(element("line", { x1: 0, x2: 400, y1: 14, y2: 14, class: "grid" }));
-      if (row.lower !== null && row.upper !== null) {
-        for (const [x1, x2, y1, y2] of [
-          [row.lower, row.upper, 14, 14],
-          [row.lower, row.lower, 9, 19],
-          [row.upper, row.upper, 9, 19],
-        ]) {
-          drawn.append(element("line", { x1: x(x1), x2: x(x2), y1, y2, class: "certain-line" }));
-        }
-      }
-      if (row.value !== null) {
-        const width = Math.max(x(to) - x(from), 2);
-        const box = { x: x(from), y: 9, width, height: 10, rx: 5, class: "fill", opacity: 0.6 };
-        drawn.append(element("rect", box));
-        drawn.append(element("circle", { cx: x(row.value), cy: 14, r: 5, class: "fill" }));
-      }
-      if (routing !== null) {
-        const places = { x1: x(routing), x2: x(routing), y1: 0, y2: 28 };
-        drawn.append(element("line", { ...places, class: "routing-line" }));
-      }
-      const error = row.standard_error === null ? "" : ` ± ${number(NORMAL_95 * row.standard_error)}`;
-      const certain = row.lower === null ? "not certified" : `${number(row.lower)} … ${number(row.upper)}`;
-      return element(
-        "div",
-        { class: "row" },
-        element("div", { class: "name" }, row.model),
-        element("div", { class: "figure" }, drawn),
-        element("div", { class: "number" }, number(row.value) + error, element("small", {}, certain)),
-      );
-    }),
-  );
+function comparisonsKey(answer) {
+  const parts = [element("i", { class: "certain" }),
+    ` certified ends: all of them together are wrong in at most ${answer.delta} of such experiments,`
+      + " whenever one looks ", element("i", { class: "zero" }), " no difference"];
+  if (answer.epsilon > 0) {
+    parts.push(" ", element("i", { class: "alike" }), ` too small to matter (ε = ${answer.epsilon})`);
+  }
+  return parts;
 }
 
-function showHistory(points) {
-  if (points.length < 2) {
-    at("history").replaceChildren(element("p", { class: "muted" }, "Nothing to draw yet."));
-    at("history-key").replaceChildren();
+function showComparisons(estimates) {
+  const { comparisons, epsilon, reward_range: span } = estimates;
+  if (!comparisons.length) {
+    const none = "No model has a value yet, so there is nothing to compare.";
+    at("comparisons").replaceChildren(element("p", { class: "muted" }, none));
+    at("comparisons-key").replaceChildren();
     return;
   }
-  const names = points[points.length - 1].models.map((row) => row.model);
-  // The first points are so unsure that they would flatten all the others.
-  const settled = points.slice(Math.floor(points.length / 8));
-  const [low, high] = range(settled.flatMap((point) => point.models.flatMap(ends)), 0.05);
-  const first = points[0].at;
-  const span = points[points.length - 1].at - first || 1;
-  // In pixels of the screen, so that labels have the same size on a phone.
-  const right = Math.max(at("history").clientWidth, 240) - 4;
-  const x = (time) => 40 + ((right - 40) * (time - first)) / span;
-  const y = (value) => 200 - (190 * (Math.min(Math.max(value, low), high) - low)) / (high - low);
-  const drawn = element("svg", { viewBox: `0 0 ${right + 4} 225`, role: "img" });
-  drawn.append(element("title", {}, `Estimates of ${names.join(", ")} over time`));
-  for (let tick = 0; tick <= 4; tick += 1) {
-    const value = low + ((high - low) * tick) / 4;
-    drawn.append(element("line", { x1: 40, x2: right, y1: y(value), y2: y(value), class: "grid" }));
-    drawn.append(element("text", { x: 34, y: y(value) + 4, "text-anchor": "end" }, number(value, 2)));
+  drawComparisons(at("comparisons"), { comparisons, epsilon, span });
+  at("comparisons-key").replaceChildren(...comparisonsKey(estimates));
+}
+
+function showHistory(points, models) {
+  const places = models.flatMap((each, place) => (each.compared ? [place] : []));
+  const drawn = drawHistory(at("history"), points, places);
+  if (!drawn) {
+    const none = "Nothing to draw: no reward of a randomized request has come since.";
+    at("history").replaceChildren(element("p", { class: "muted" }, none));
   }
-  const moment = (seconds) => new Date(1000 * seconds).toLocaleTimeString();
-  drawn.append(element("text", { x: 40, y: 220 }, moment(first)));
-  drawn.append(element("text", { x: right, y: 220, "text-anchor": "end" }, moment(first + span)));
-  names.forEach((_, index) => {
-    const known = points.filter((point) => point.models[index] && point.models[index].value !== null);
-    const places = known.map((point) => [x(point.at), point.models[index]]);
-    const group = element("g", { class: colour(index) });
-    const upper = places.map(([left, row]) => `${left},${y(ends(row)[1])}`);
-    const lower = places.map(([left, row]) => `${left},${y(ends(row)[0])}`).reverse();
-    if (places.length > 1) {
-      group.append(element("path", { d: `M${[...upper, ...lower].join("L")}Z`, class: "band" }));
-      const middle = places.map(([left, row]) => `${left},${y(row.value)}`);
-      group.append(element("path", { d: `M${middle.join("L")}`, class: "line" }));
-    }
-    drawn.append(group);
-  });
-  at("history").replaceChildren(drawn);
   at("history-key").replaceChildren(
-    ...names.flatMap((name, index) => [element("i", { class: `estimate ${colour(index)}` }), ` ${name} `]),
+    ...(drawn ? [...places.flatMap((place) =>
+      [element("i", { class: `estimate ${colour(place)}` }), ` ${models[place].model} `]),
+      element("i", { class: "routing" }), " today's routing; below: randomized requests made, and when"] : []),
   );
 }
 
-function showSpent(estimates, budget) {
-  const total = estimates.models.reduce((sum, row) => sum + row.exp_rewards, 0);
+function showSpent(estimates, budget, eras) {
+  const compared = estimates.models.filter((each) => each.compared);
+  const total = compared.reduce((sum, each) => sum + each.era_draws, 0);
+  const of = eras.length > 1 ? ` of era ${estimates.era}` : "";
   at("spent").replaceChildren(
-    ...estimates.models.map((row, index) => bar(row.model, row.exp_rewards, total, colour(index))),
-    element("p", { class: "muted" }, `Rewards that came of ${count(estimates.randomized)} randomized requests`
-      + ` among ${count(estimates.decisions)}; ${estimates.watermark.sentence}`),
+    ...(total ? compared : []).map((each) =>
+      bar(each.model, each.era_draws, total, colour(estimates.models.indexOf(each)))),
+    element("p", { class: "muted" }, `${count(total)} randomized requests${of} whose reward came or whose`
+      + ` window ended; ${count(estimates.randomized)} randomized in all among`
+      + ` ${count(estimates.decisions)}. ${estimates.watermark.sentence}`),
   );
-  if (budget.requests === null) {
-    at("budget").replaceChildren(element("p", {}, `No limit; ${count(budget.randomized)} spent.`));
-    return;
-  }
+  showBudget(budget);
+}
+
+function showBudget(budget) {
+  const limits = budget.limits.map((each) =>
+    bar(each.resource, each.spent ?? 0, each.limit, "c5", each.spent === null ? "unknown" : ""));
+  const left = budget.left === null ? `No limit of requests; ${count(budget.randomized)} spent.`
+    : `${count(budget.left)} of ${count(budget.requests)} requests are left.`;
   at("budget").replaceChildren(
-    bar("spent", budget.randomized, budget.requests, "c5"),
-    element("p", { class: "muted" }, `${count(budget.left)} of ${count(budget.requests)} are left.`),
+    ...limits,
+    element("p", { class: "muted" }, left,
+      budget.after_decision ? ` After a decision: ${budget.after_decision}.` : ""),
+    ...spentTable(budget.spent),
   );
 }
 
-function bar(name, value, total, kind) {
-  const share = total ? (100 * value) / total : 0;
-  const inner = element("div", { class: `fill ${kind}` });
-  inner.style.width = `${Math.min(share, 100)}%`;
-  return element(
-    "div",
-    { class: "row" },
-    element("div", {}, name),
-    element("div", { class: "figure" }, element("div", { class: "bar" }, inner)),
-    element("div", { class: "number" }, `${count(value)} (${share.toFixed(0)}%)`),
-  );
+const amount = (value, text) => (value === null ? "unknown" : text(value));
+const money = (value) => signed(value.toFixed(2), value);
+const gain = (each) => (each.gained === null || each.gained_error === null ? "unknown"
+  : `${signed(each.gained.toFixed(1), each.gained)} ± ${(NORMAL_95 * each.gained_error).toFixed(1)}`);
+
+// What randomizing has cost, of each model and in all.
+function spentTable(spent) {
+  const heads = ["", "requests", "USD", "extra USD", "rewards gained"];
+  const line = (name, each) => element("tr", {}, ...[
+    name, count(each.requests), amount(each.usd, money), amount(each.extra_usd, money), gain(each),
+  ].map((text, index) => element(index ? "td" : "th", index ? {} : { scope: "row" }, text)));
+  const table = element("table", {},
+    element("thead", {}, element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)))),
+    element("tbody", {}, ...spent.models.map((each) => line(each.model, each)), line("in all", spent)));
+  const by = spent.family === null ? "" : ` by ${spent.family}`;
+  return [
+    element("h3", {}, "Spent so far"),
+    element("div", { class: "wide-table", tabindex: 0 }, table),
+    element("p", { class: "muted" }, "Extra: more than today's routing would have cost. Gained: against"
+      + ` today's routing, estimated${by}, 95%, not certified. All eras, at the prices known now.`),
+  ];
 }
 
 const KINDS = { ok: "good", alarm: "bad", watch: "", unknown: "plain" };
@@ -187,48 +142,66 @@ function showChecks(checks) {
   at("checks").replaceChildren(...items);
 }
 
-function showMode(ready) {
-  const mode = ready.mode;
-  if (mode.kill_switch) pill("acting", "kill switch on", "bad");
-  else if (mode.paused) pill("acting", "paused", "bad");
-  else if (mode.mode === "observe") pill("acting", "observing only", "plain");
-  else pill("acting", mode.randomizing ? "randomizing" : "not randomizing", mode.randomizing ? "good" : "");
-  const why = mode.paused && mode.reason ? ` (${mode.reason})` : "";
-  at("mode").textContent = mode.paused
-    ? `Paused${why}: decisions are logged, every request is served as routed.`
-    : `Mode ${mode.mode}. A pause stops randomizing at once and keeps logging.`;
-  at("pause").disabled = mode.paused;
-  at("resume").disabled = !mode.paused;
-  return ready.problems;
+function showEras(eras, span) {
+  at("eras-section").hidden = eras.length < 2;
+  const open = new Set([...document.querySelectorAll("#eras details[open]")].map((each) => each.dataset.era));
+  at("eras").replaceChildren();
+  for (const era of [...eras].reverse()) {
+    const times = era.ended_at === null
+      ? `since ${moment(era.opened_at, true)}`
+      : `${moment(era.opened_at, true)} to ${moment(era.ended_at, true)}`;
+    const answer = era.answer;
+    const entry = element("article", {},
+      element("h3", {}, `Era ${era.era} `, element("span", { class: "muted" }, times)),
+      element("p", { class: "muted" }, `Compares ${era.compared.join(", ")}. Opened: ${era.reason}`));
+    if (era.ended_at !== null) {
+      const none = "What was certified of it was not kept.";
+      entry.append(element("p", answer ? { class: "answer" } : { class: "muted" }, answer ? answer.sentence : none));
+      entry.append(element("p", { class: "muted" }, `Ended: ${era.ended_reason}`));
+    }
+    at("eras").append(entry);
+    if (!answer || !answer.comparisons.length) continue;
+    const figure = element("div");
+    const details = element("details", { "data-era": era.era },
+      element("summary", {}, `Certified differences, ${count(answer.randomized)} randomized requests`),
+      figure, element("p", { class: "muted key" }, ...comparisonsKey(answer)));
+    details.open = open.has(String(era.era));
+    entry.append(details);
+    const draw = () => details.open && drawComparisons(figure, { ...answer, span });
+    details.addEventListener("toggle", draw);
+    draw();
+  }
 }
 
-function showAnswer(answer, estimates) {
-  const decided = { decided: "good", equivalent: "good", paused: "bad", restarted: "bad" };
-  pill("status", answer.status, decided[answer.status] ?? "");
-  at("sentence").textContent = answer.sentence;
-  at("certified").textContent = answer.certified
-    ? `Certified at level ${estimates.delta}: ${answer.certified} is best, whenever one looks.`
-    : `Nothing is certified yet at level ${estimates.delta}.`;
+let last = null;
+
+function draw() {
+  const { estimates, budget, checks, history, eras } = last;
+  adoptRange(estimates.reward_range);
+  drawValues(at("values"), estimates);
+  showComparisons(estimates);
+  showHistory(history.points, estimates.models);
+  showSpent(estimates, budget, eras.eras);
+  showChecks(checks);
+  showEras(eras.eras, estimates.reward_range);
 }
 
 async function refresh() {
   try {
-    const problems = showMode(await ask("/readyz"));
-    const paths = ["estimates", "recommendation", "checks", "budget", "forecast"].map((name) => `/v1/${name}`);
-    const [estimates, answer, checks, budget, forecast, history] = await Promise.all(
-      [...paths, "/page/history"].map((path) => ask(path)),
+    const ready = await ask("/readyz");
+    showMode(ready.mode);
+    trouble(ready.problems.join(" "));
+    const names = ["estimates", "recommendation", "checks", "budget", "eras"];
+    const [estimates, answer, checks, budget, eras, history] = await Promise.all(
+      [...names.map((name) => `/v1/${name}`), "/page/history"].map((path) => ask(path)),
     );
+    last = { estimates, budget, checks, history, eras };
     at("experiment").textContent = estimates.experiment;
     document.title = `${estimates.experiment} · Equipoise`;
-    showAnswer(answer, estimates);
-    at("forecast").textContent = forecast.state === "decided" ? "" : forecast.sentence;
-    showValues(estimates);
-    showHistory(history.points);
-    showSpent(estimates, budget);
-    showChecks(checks);
+    showAnswer(answer);
+    draw();
     at("foot").textContent = `${count(estimates.log_rows)} log rows, ${estimates.estimator},`
-      + ` as of ${new Date(1000 * estimates.at).toLocaleTimeString()}.`;
-    trouble(problems.join(" "));
+      + ` as of ${moment(estimates.at, !today(estimates.at))}.`;
     document.documentElement.dataset.shown = "yes";
   } catch (error) {
     trouble(error instanceof TypeError ? "The daemon does not answer." : error.message);
@@ -236,26 +209,49 @@ async function refresh() {
 }
 
 function trouble(text) {
-  at("trouble").textContent = text;
-  at("trouble").hidden = !text;
+  show("trouble", text);
 }
+
+const DONE = { "/v1/pause": "Paused.", "/v1/resume": "Resumed.", "/v1/end": "Ended." };
 
 async function control(path) {
   try {
     const body = JSON.stringify({ reason: at("reason").value });
     const headers = { "Content-Type": "application/json" };
     await ask(path, { method: "POST", body, headers });
-    at("said").textContent = path.endsWith("pause") ? "Paused." : "Resumed.";
+    at("said").textContent = DONE[path];
   } catch (error) {
     at("said").textContent = error.message;
   }
   await refresh();
 }
 
+// Twice, for it is meant to last.
+async function endAfterConfirmation() {
+  const button = at("end");
+  if (button.dataset.armed) {
+    disarm();
+    await control("/v1/end");
+    return;
+  }
+  button.dataset.armed = setTimeout(disarm, ARMED_MS);
+  button.textContent = "Yes, end it";
+  at("said").textContent = "Nothing will be randomized any more, and the action above is kept as the"
+    + " answer. Press the button again to end the experiment.";
+}
+
+function disarm() {
+  clearTimeout(Number(at("end").dataset.armed));
+  delete at("end").dataset.armed;
+  at("end").textContent = "End…";
+}
+
 at("pause").addEventListener("click", () => control("/v1/pause"));
 at("resume").addEventListener("click", () => control("/v1/resume"));
+at("end").addEventListener("click", endAfterConfirmation);
 at("token").addEventListener("change", refresh);
 at("control").addEventListener("submit", (event) => event.preventDefault());
+window.addEventListener("resize", () => last && draw());
 setInterval(() => document.hidden || refresh(), EVERY_MS);
 document.addEventListener("visibilitychange", () => document.hidden || refresh());
 refresh();

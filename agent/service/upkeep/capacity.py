@@ -29,6 +29,7 @@ from equipoise.policies.allocation import Allocation
 from equipoise.policies.kernels import ConstantRate, ConstantShares
 from equipoise.store.batches import OutcomeBatch, RequestBatch
 from equipoise.store.sqlite import SqliteStore
+from equipoise.store.words import plural
 
 DAEMON_BYTES, ANALYST_BYTES = 190e6, 65e6
 """Resident with next to nothing in the log."""
@@ -56,7 +57,7 @@ class Growth:
         return (
             f"{self.requests_per_second:g} requests/s of {self.bytes_per_request:,.0f} bytes:"
             f" {self.gigabytes_per_day:.3g} GB per day,"
-            f" {self.days_until_full:,.0f} days until {self.free_gigabytes:,.0f} GB are full"
+            f" {plural(self.days_until_full, 'day')} until {self.free_gigabytes:,.0f} GB are full"
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equipoise.agent.answers.status import RESTARTING_ROWS, Standing, State, decide
+from equipoise.agent.answers.statements import Progress, Situation, decision
+from equipoise.agent.answers.status import RESTARTING_ROWS, Activity, Standing, State
 
 NAMES = ("a", "b", "c")
 
@@ -21,9 +22,13 @@ A_BEST = [[0, 0.02, 0.1], [-0.2, 0, -0.1], [-0.3, -0.2, 0]]
 A_AND_B = [[0, -0.02, 0.1], [-0.01, 0, 0.1], [-0.3, -0.3, 0]]
 
 
-def said(one, **changes):
-    settings = {"paused": None, "era_reason": "", "randomized": 500.0, **changes}
-    return decide(one, 0.05, **settings)
+def said(one, paused=None, era_reason="", randomized=500):
+    doing = Activity.RANDOMIZING if paused is None else Activity.PAUSED
+    progress = Progress(randomized, randomized, 1 if era_reason else 0, era_reason)
+    claim = one.claim(0.05, np.full(len(one.names), -np.inf))
+    return decision(
+        claim, progress, Situation(doing, paused or ""), epsilon=one.epsilon, delta=0.05
+    )
 
 
 def test_nothing_certified_is_exploring():
@@ -46,7 +51,7 @@ def test_a_lead_is_said_at_the_level_of_all_pairs():
     status = said(standing(A_BEST, pairs))
     assert status.state is State.DECIDED
     assert "at least" not in status.sentence.replace("at most", "")
-    assert status.sentence.startswith("a is best (")
+    assert status.sentence.startswith("a is certified best of the models (")
 
 
 def test_a_tie_at_zero_is_not_decided():
@@ -85,16 +90,16 @@ def test_paused_says_why_and_keeps_what_was_certified():
     status = said(standing(A_BEST), paused="the owner asked")
     assert (status.state, status.models) == (State.PAUSED, ("a",))
     assert "the owner asked" in status.sentence
-    assert "a is best" in status.sentence
+    assert "a is certified best" in status.sentence
 
 
 def test_a_new_era_is_restarted_until_it_has_some_rows():
-    few = said(standing(WIDE), era_reason="drift: rewards fell", randomized=RESTARTING_ROWS - 1.0)
+    few = said(standing(WIDE), era_reason="drift: rewards fell", randomized=RESTARTING_ROWS - 1)
     assert few.state is State.RESTARTED
     assert "drift: rewards fell" in few.sentence
-    enough = said(standing(WIDE), era_reason="drift", randomized=float(RESTARTING_ROWS))
+    enough = said(standing(WIDE), era_reason="drift", randomized=RESTARTING_ROWS)
     assert enough.state is State.EXPLORING
-    assert said(standing(A_BEST), era_reason="drift", randomized=5.0).state is State.DECIDED
+    assert said(standing(A_BEST), era_reason="drift", randomized=5).state is State.DECIDED
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
@@ -103,14 +108,6 @@ def test_relabelling_models_relabels_the_answer(order):
     names = tuple(NAMES[i] for i in order)
     for table, epsilon in ((A_BEST, 0.0), (A_AND_B, 0.03), (WIDE, 0.1)):
         moved = np.array(table, dtype=float)[np.ix_(order, order)]
-        plain = decide(
-            standing(table, epsilon=epsilon), 0.05, paused=None, era_reason="", randomized=9
-        )
-        other = decide(
-            Standing(names, moved, moved, np.ones(3, dtype=bool), epsilon),
-            0.05,
-            paused=None,
-            era_reason="",
-            randomized=9,
-        )
+        plain = said(standing(table, epsilon=epsilon))
+        other = said(Standing(names, moved, moved, np.ones(3, dtype=bool), epsilon))
         assert (plain.state, set(plain.models)) == (other.state, set(other.models))

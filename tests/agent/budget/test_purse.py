@@ -12,7 +12,8 @@ import pytest
 from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.budget.purse import harm_charges, money_charges
+from equipoise.agent.answers.status import Activity
+from equipoise.agent.budget.purse import Exhausted, harm_charges, money_charges
 from equipoise.agent.config import (
     BudgetConfig,
     ConfigError,
@@ -133,6 +134,30 @@ def test_nothing_is_randomized_for_money_while_no_price_is_known() -> None:
     assert agent.answers.spending()[0].spent == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [BudgetConfig(requests=12), BudgetConfig(money=0.3), BudgetConfig(money=0.5, harm=9.0)],
+)
+def test_exhausted_is_said_when_the_next_request_is_not_covered(budget: BudgetConfig) -> None:
+    """By asking about every draw the next request could get."""
+    agent, traffic = agent_of(budget), Traffic(np.random.default_rng(6))
+    pairs = np.array([(r, m) for r in range(3) for m in range(3)])
+    words = []
+    for _ in range(200):
+        agent.decide(traffic.requests(1))
+        purse = agent.state.purse
+        covered = [
+            purse.stopped(pair[:1], pair[1:], np.ones(1, dtype=bool)) is None for pair in pairs
+        ]
+        words.append(purse.exhausted)
+        assert covered == [purse.exhausted is None] * len(pairs)
+    assert words[0] is None
+    assert words[-1] is Exhausted.SPENT
+    unpriced = agent_of(BudgetConfig(money=1.0), models=[ModelConfig(name=n) for n in MODELS])
+    assert unpriced.state.purse.exhausted is Exhausted.UNPRICED
+    assert unpriced.answers.activity() is Activity.UNPRICED
+
+
 def test_spending_survives_a_restart() -> None:
     traffic = Traffic(np.random.default_rng(5))
     agent = agent_of(BudgetConfig(money=3.0, horizon=500.0))
@@ -220,7 +245,7 @@ def test_a_horizon_needs_an_amount() -> None:
 
 
 def test_the_examples_of_the_pages_are_configurations() -> None:
-    policy, budget, second = (
+    policy, budget, after, second = (
         example
         for page in ("policies.md", "budget.md")
         for example in re.findall(r"```toml\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
@@ -228,6 +253,7 @@ def test_the_examples_of_the_pages_are_configurations() -> None:
     found = ExperimentConfig.from_builtins(tomllib.loads(policy + budget))
     assert found.budget == BudgetConfig(money=500.0, requests=40_000, horizon=14 * DAY)
     assert found.models[1].max_requests == 20_000
+    assert ExperimentConfig.from_builtins(tomllib.loads(policy + after)).budget.after == "stop"
     prompt = {"type": "text", "name": "prompt", "statistics": ["words", "code"]}
     rest = {
         "name": "x",

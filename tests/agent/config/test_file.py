@@ -18,7 +18,7 @@ from equipoise.agent.config.file import (
     file_from_dict,
     load_file,
 )
-from equipoise.agent.config.reload import Effect, reload_plan, rule_of
+from equipoise.agent.config.reload import Effect, in_force, reload_plan, rule_of
 from equipoise.agent.config.service import ServiceSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -210,14 +210,61 @@ def test_the_daemon_keeps_its_place_and_no_token_is_repeated() -> None:
     made = reload_plan(file_from_dict(MINIMAL), file_from_dict(MINIMAL | {"service": new}))
     assert {change.key: change.effect for change in made.changes} == {
         "service.mode": "applied",
-        "service.port": "refused",
-        "service.store": "refused",
-        "service.limits.rows": "refused",
+        "service.port": "restart",
+        "service.store": "restart",
+        "service.limits.rows": "restart",
         "service.tokens": "applied",
     }
-    assert made.effect == "refused"
+    assert made.effect == "restart"
+    assert [change.key for change in made.waiting] == [
+        "service.store",
+        "service.port",
+        "service.limits.rows",
+    ]
     assert not any(secret in change.sentence for change in made.changes)
     assert not any(change.of_experiment for change in made.changes)
+
+
+def test_until_the_next_start_the_rest_of_the_file_is_in_force() -> None:
+    """What waits keeps its old value, by a file that was written without it."""
+    a, b = ({"name": name} for name in "ab")
+    features = {"context": [{"type": "number", "name": "words"}]}
+    old = MINIMAL | {"models": [a, b], "features": features}
+    later = {
+        "models": [
+            {**a, "version": "2", "price": 0.5},
+            {**b, "retired": True},
+            {"name": "c"},
+            {"name": "d"},
+        ],
+        "policy": {"epsilon": 0.2, "delta": 0.01, "rate": 0.3},
+        "reward": {"window": 60.0, "missing": 0.0},
+        "certify": {"segments": [{"name": "long", "column": "words", "low": 0.5}]},
+    }
+    now = {"models": [{**a, "price": 0.5}, b], "policy": {"epsilon": 0.2}}
+    before, after = file_from_dict(old), file_from_dict(old | later)
+    plan, experiment = in_force(reload_plan(before, after), before.experiment, after.experiment)
+    assert experiment == file_from_dict(old | now).experiment
+    assert {change.key for change in plan.of("applied")} == {"models[0].price", "policy.epsilon"}
+    assert {"models[2]", "models[3]", "models[1].retired", "policy.delta"} < {
+        change.key for change in plan.waiting
+    }
+    assert all("in a new era" in change.sentence for change in plan.waiting)
+
+
+def test_what_needs_a_change_that_waits_waits_with_it() -> None:
+    """A highest rate below the old rate, which stays until the start."""
+    before = file_from_dict(MINIMAL | {"policy": {"rate": 0.3}})
+    after = file_from_dict(
+        MINIMAL | {"policy": {"rate": 0.1, "rate_max": 0.2}, "service": {"mode": "observe"}}
+    )
+    plan, experiment = in_force(reload_plan(before, after), before.experiment, after.experiment)
+    assert experiment == before.experiment
+    assert {change.key: change.effect for change in plan.changes} == {
+        "policy.rate": "era",
+        "policy.rate_max": "restart",
+        "service.mode": "applied",
+    }
 
 
 def keys(struct: Any, prefix: str) -> list[str]:

@@ -113,7 +113,7 @@ def test_the_same_configuration_again_changes_nothing():
 
 def test_an_era_is_for_the_next_start_and_says_so():
     agent, _ = begun(MemoryStore())
-    with pytest.raises(AgentError, match=r"at the next start, in a new era: policy\.delta"):
+    with pytest.raises(AgentError, match=r"policy\.delta .*: at the next start, in a new era"):
         agent.reconfigure(config(policy=PolicyConfig(assignment="uniform", rate=0.3, delta=0.01)))
     assert agent.config == config()
 

@@ -79,7 +79,7 @@ def test_a_capped_decision_that_claims_a_rate_is_found(log, settings):
 
 
 def test_another_key_is_not_the_stores(log, settings):
-    with pytest.raises(AgentError, match="key does not match"):
+    with pytest.raises(AgentError, match=r"log\.db\.key is not the key of log\.db"):
         audited(log, settings, bytes(32))
 
 

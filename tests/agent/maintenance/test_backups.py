@@ -14,6 +14,7 @@ from commands import run_as_users_do, run_command
 from running import running, start, until
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.maintenance.audit_chain import MANIFEST
 from equipoise.agent.maintenance.backups import back_up, put_back
 from equipoise.store.errors import StoreError
 from equipoise.store.format.frames import tail_files
@@ -99,6 +100,14 @@ def test_the_commands(tmp_path: Path) -> None:
     assert facts["key"] is True
     again = command(tmp_path, "backup", "log.db", "--out", "copy")
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "--force" in again.stderr
+    (tmp_path / "copy" / MANIFEST).replace(tmp_path / "kept")
+    foreign = command(tmp_path, "backup", "log.db", "--out", "copy", "--force")
+    assert "not replacing what is not ours" in foreign.stderr
+    (tmp_path / "kept").replace(tmp_path / "copy" / MANIFEST)
+    forced = command(tmp_path, "backup", "log.db", "--out", "copy", "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert modes(tmp_path / "copy")["store.db"] == 0o600
     taken = command(tmp_path, "restore", "copy", "--store", "log.db")
     assert taken.returncode == 2
     assert "nothing is replaced" in taken.stderr

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.optimize import brentq
 from traffic import KEY, MODELS, Traffic, config, run
@@ -22,10 +27,12 @@ from equipoise.agent.config import (
     UnitsConfig,
 )
 from equipoise.agent.errors import AgentError
+from equipoise.agent.maintenance import export
 from equipoise.agent.maintenance.export import tables, write_tables
-from equipoise.agent.maintenance.export_sums import MEANINGS
+from equipoise.agent.maintenance.export_sums import MEANINGS, _around
 from equipoise.replay.cli import app
 from equipoise.store.memory import MemoryStore
+from equipoise.store.records import Gap
 from equipoise.store.sqlite import SqliteStore
 
 DOCUMENTED = Path(__file__).parents[3] / "docs/export.md"
@@ -347,6 +354,72 @@ def test_the_target_is_checked_before_anything_is_read(tmp_path):
         )
         assert isinstance(result.exception, AgentError)
         assert says in str(result.exception)
+
+
+def test_losses_are_a_table_of_their_own(tmp_path):
+    store = MemoryStore()
+    played(store, config())
+    assert "losses" not in tables(store, config())
+    gaps = [
+        Gap(at=5.0, first=40, numbers=3, row=70, rows=9, reason="a crash", kept="log.db.damaged"),
+        Gap(at=6.0, first=0, numbers=0, row=90, rows=1, reason="repaired"),
+    ]
+    lossy = SimpleNamespace(
+        **{name: getattr(store, name) for name in ("settings", "eras", "controls", "alerts")},
+        gaps=lambda: gaps,
+    )
+    found = {name: pa.Table.from_batches(rows, schema) for name, schema, rows in _around(lossy)}
+    assert found["losses"].to_pylist() == [
+        {**msgspec.to_builtins(gaps[0])},
+        {**msgspec.to_builtins(gaps[1]), "first": None, "kept": None},
+    ]
+
+
+def test_a_large_log_says_what_is_written_as_it_goes(tmp_path):
+    """In steps, so that memory is bounded, and up to the rows of each table."""
+    said = []
+    with SqliteStore(tmp_path / "log.db") as store:
+        played(store, config())
+        rows = write_tables(
+            store, config(), tmp_path / "out", "csv", progress=lambda *each: said.append(each)
+        )
+    assert {table: count for table, count in said if count} == rows
+    counts = [count for table, count in said if table == "rules"]
+    assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("where", ["file/out", "closed/out"])
+def test_a_target_that_cannot_be_made_is_refused_at_once(tmp_path, where, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir()
+    # Root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
+    (tmp_path / "text.db").write_text("no database")
+    result = CliRunner().invoke(
+        app, ["export", str(tmp_path / "text.db"), "--out", str(tmp_path / where)]
+    )
+    assert isinstance(result.exception, AgentError)
+    assert "out cannot be made" in str(result.exception)
+
+
+def test_a_replacement_that_was_killed_or_failed_is_undone(tmp_path, monkeypatch):
+    """By whatever runs next for the same folder: the old one is back, and then replaced."""
+    out = tmp_path / "out"
+    settings = config()
+    with SqliteStore(tmp_path / "log.db") as store:
+        played(store, settings)
+        write_tables(store, settings, out, "csv")
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        out.rename(tmp_path / f".out.replaced-{dead.pid}")
+        with pytest.raises(AgentError, match="--force"):
+            write_tables(store, settings, out, "csv")
+        assert (out / "decisions.csv").is_file()
+        monkeypatch.setattr(export, "experiment_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_tables(store, settings, out, "parquet", force=True)
+        assert (out / "decisions.csv").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 def test_force_replaces_an_export(tmp_path):

@@ -81,11 +81,21 @@ _OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     "segments": st.one_of(st.integers(0, 5), st.just(64)),
     "rated": _number(0.0, 1.0, 0.01, 0.08, 0.5, 0.97),
     "missing": st.one_of(st.just("worst-case"), _number(0.0, 1.0)),
+    "mix": st.lists(_amount(1e-3, 1.0), min_size=2, max_size=5).map(
+        lambda shares: [share / sum(shares) for share in shares]
+    ),
+    "names": st.lists(st.sampled_from("abcde"), min_size=2, max_size=5, unique=True),
+    "candidate": st.sampled_from("abcde"),
+    "title": st.just("A <plan> & its [name]"),
     "seed": st.one_of(st.integers(0, 9), st.just(2**63)),
 }
 _OUTSIDE: dict[str, st.SearchStrategy[Any]] = {
     "models": st.sampled_from([-1, 0, 1, 65, 2**70]),
     "prices": st.just([]),
+    "mix": st.sampled_from([[], [0.5, 0.1], [2.0, -1.0]]),
+    "names": st.sampled_from([[], ["a", "a"], ["", "b"]]),
+    "candidate": st.just("nobody"),
+    "title": st.just(""),
     "policies": st.sampled_from([[], ["contrast"], ["uniform", ""]]),
     "sequence": st.sampled_from(["", "other"]),
     "columns": st.sampled_from([-1, 0, 10_001, 2**70]),
@@ -108,6 +118,9 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
     data = {name: draw(every[name]) for name in sorted(named)}
     if {"models", "prices"} <= named and draw(st.booleans()):
         data["models"] = len(data["prices"])
+    for name in ("mix", "names"):
+        if name in data and draw(st.booleans()):
+            data["models"] = len(data[name])
     if "reward_rate" in named and data.get("maximise", True) and draw(st.booleans()):
         # Leave room for the effect.
         data["reward_rate"] = min(data["reward_rate"], 1.0 - data.get("effect", 0.0))
@@ -149,6 +162,10 @@ def hold(plan: Plan) -> None:
             for band in (row.randomized, row.requests, row.hours, row.money, row.harm):
                 if band is not None:
                     _ordered(band)
+    if plan.question is not None:
+        for world in plan.question.worlds:
+            for yes, no in zip(world.yes, world.no, strict=True):
+                assert 0.0 <= yes <= yes + no <= 1.0 + 1e-12
     for curve in plan.curves:
         assert all(0.0 <= chance <= 1.0 for chance in curve.chance)
     for each in plan.bought:

@@ -10,8 +10,12 @@ from traffic import KEY, Traffic, config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
 from equipoise.agent.planning import plan_request
-from equipoise.agent.planning.forecast import forecast
+from equipoise.agent.planning.forecast import current, forecast, outlook, sentence
+from equipoise.agent.planning.requirement import Interval80
+from equipoise.agent.planning.stored import FEWEST_REWARDS
+from equipoise.store.batches import take
 from equipoise.store.memory import MemoryStore
+from equipoise.store.records import Control
 
 
 def lived(rows, seed=2, **changes):
@@ -41,12 +45,10 @@ def test_it_says_what_the_planner_says_of_the_same_store():
 def test_what_was_spent_is_part_of_the_total():
     agent, _ = lived(600)
     made = forecast(agent.answers, 0.0)
-    # Half of the traffic is randomized, so the hours say how many are to come.
-    pace = plan_request({"effect": 0.1}, agent.answers)["traffic"]
-    waiting = agent.config.reward.window / 3600.0
-    coming = (made.hours.median - waiting) * pace * 0.5
+    # Half of 50 requests a second are randomized, and their rewards come at once.
+    coming = made.hours.median * 3600.0 * 25.0
     assert made.total.median == pytest.approx(made.randomized + coming, rel=0.1)
-    assert f"{made.randomized:,} of them made" in made.sentence
+    assert f"{made.randomized:,} of them certified" in made.sentence
 
 
 def test_experiments_end_inside_the_band_about_as_often_as_it_says():
@@ -103,3 +105,104 @@ def replace_total(made, era=None, **changes):
     total = msgspec.structs.replace(made.total, **changes)
     era = made.era if era is None else era
     return msgspec.structs.replace(made, total=total, era=era)
+
+
+def test_a_budget_that_ends_before_the_decision_is_named_with_its_chance():
+    free, _ = lived(600)
+    expected = forecast(free.answers, 0.0)
+    spent = free.light.randomized
+    agent, _ = lived(600, budget=BudgetConfig(requests=spent + 10))
+    made = forecast(agent.answers, 0.0)
+    assert (made.state, made.reason, made.limit) == ("unknown", "budget-too-small", "requests")
+    assert made.chance < 0.5
+    assert made.unlimited.median == pytest.approx(expected.total.median, rel=0.25)
+    assert "the budget of requests is spent first" in made.sentence
+    wide, _ = lived(600, budget=BudgetConfig(requests=50 * spent))
+    assert forecast(wide.answers, 0.0).state == "pending"
+
+
+def test_a_spent_budget_is_the_reason():
+    agent, _ = lived(600, budget=BudgetConfig(requests=150))
+    made = forecast(agent.answers, 0.0)
+    assert agent.light.randomized == 150
+    assert (made.reason, made.limit) == ("budget-spent", "requests")
+
+
+def test_what_an_operator_set_is_the_budget():
+    """Whoever follows the log hears of it from the store alone."""
+    agent, _ = lived(600)
+    agent.store.put(Control(at=1.0, name="budget", value=str(agent.light.randomized)))
+    assert forecast(agent.answers, 0.0).reason == "budget-spent"
+    agent.store.put(Control(at=2.0, name="budget", value="null"))
+    assert forecast(agent.answers, 0.0).state == "pending"
+
+
+def test_time_counts_from_what_waits_behind_the_watermark():
+    """The first reward never comes: nothing is certified before its window ends, and then all that
+    waited is at once."""
+    agent, traffic = lived(1000)
+    chosen = agent.decide(traffic.requests(200))
+    outcomes = traffic.outcomes(chosen)
+    agent.observe(take(outcomes, np.arange(1, 200)))
+    agent.refresh()
+    made = forecast(agent.answers, traffic.at + 50.0)
+    assert agent.answers.behind().held == 199
+    assert made.hours.low >= (agent.config.reward.window - 50.0) / 3600.0
+    assert forecast(lived(1000)[0].answers, 0.0).hours.low < made.hours.low
+
+
+SITUATIONS = [
+    ({"decided": ["cheap"]}, "decided", "decided"),
+    ({"decided": ["cheap", "fast"]}, "decided", "equivalent"),
+    ({"killed": True}, "unknown", "kill-switch"),
+    ({"paused": "a release"}, "unknown", "paused"),
+    ({"observing": True}, "unknown", "observing"),
+    ({"era": 1}, "unknown", "new-era"),
+    ({"budget_left": 0}, "unknown", "budget-spent"),
+    ({"at": 2_000.0}, "unknown", "no-traffic"),
+]
+
+
+@pytest.mark.parametrize(("now", "state", "reason"), SITUATIONS)
+def test_nothing_foretold_survives_what_ended_it(now, state, reason):
+    made = forecast(lived(600)[0].answers, 12.0)
+    assert made.state == "pending"
+    found = current(made, **{"at": 12.0, **now})
+    assert (found.state, found.reason) == (state, reason)
+    assert found.hours is None
+    assert found.total is None or reason == "no-traffic"
+    assert found.sentence == sentence(found) != made.sentence
+    assert "expected" not in found.sentence
+    # What comes first hides the rest.
+    both = current(made, **{"at": 12.0, "killed": True, **now})
+    assert both.reason == ("kill-switch" if state == "unknown" else reason)
+
+
+def test_a_forecast_gets_nearer_as_time_goes_by():
+    made = forecast(lived(600)[0].answers, 12.0)
+    later = current(made, at=22.0, newest_at=22.0)
+    assert later.hours.high == pytest.approx(made.hours.high - 10.0 / 3600.0)
+    assert later.hours.low == max(made.hours.low - 10.0 / 3600.0, 0.0)
+    assert later.total == made.total
+    back = current(current(made, at=500.0), at=501.0, newest_at=500.5)
+    assert back.reason == "no-traffic", "a new forecast says how long from now"
+
+
+def test_words_are_those_of_one_and_many():
+    made = forecast(lived(600)[0].answers, 12.0)
+    one = msgspec.structs.replace(made, hours=Interval80(1 / 60, 1 / 60, 1.0, 1.0))
+    assert "in 1 minute (80%: 1 minute to 1 hour)" in sentence(one)
+    soon = msgspec.structs.replace(made, hours=Interval80(0.0, 0.0, 0.001, 0.001))
+    assert "within a minute (80%: less than a minute)" in sentence(soon)
+
+
+def test_statements_get_the_numbers_and_the_reason():
+    made = forecast(lived(600)[0].answers, 12.0)
+    told = outlook(made)
+    assert (told.reason, told.total, told.chance) == (None, made.total, made.chance)
+    few = outlook(forecast(lived(0)[0].answers, 0.0))
+    assert (few.reason, few.rewards, few.fewest) == ("too-few-rewards", 0.0, FEWEST_REWARDS)
+    silent = outlook(current(made, at=500.0))
+    assert (silent.reason, silent.newest_at) == ("no-traffic", made.newest_at)
+    assert outlook(current(made, at=12.0, decided=["cheap"])).models == ["cheap"]
+    assert outlook(None) is None

@@ -9,11 +9,13 @@ import re
 
 import numpy as np
 import pytest
+from rich.console import Console
+from scipy import stats
 
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.output.page import as_page
-from equipoise.agent.planning.output.terminal import as_csv
+from equipoise.agent.planning.output.terminal import as_csv, print_plan
 from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
@@ -192,6 +194,10 @@ IMPOSSIBLE = [
     ({"explained": 1.0}, "explained is 1, expected 0 or more, below 1"),
     ({"effect": float("nan")}, "effect is nan, expected a finite number"),
     ({"prices": [0.1]}, "prices is of length 1, expected 3 prices"),
+    ({"mix": [0.5, 0.2, 0.2]}, "mix is 0.9 in all, expected shares that add up to 1"),
+    ({"mix": [1.0]}, "mix is of length 1, expected 3 shares"),
+    ({"names": ["a", "a", "b"]}, "names is 'a' twice, expected every name once"),
+    ({"candidate": "a"}, "candidate is a, expected none where no models are named"),
     ({"speed": 3}, "speed is no field of a plan, expected one of models, "),
     ({"models": "two"}, "models is 'two', expected `int | null`"),
     ({"effect": 1e-12}, "effect is 1e-12, expected at least 1e-09"),
@@ -236,7 +242,7 @@ def test_tiny_effects_are_not_answered_with_a_number():
 def test_a_horizon_that_is_too_short_is_said():
     answer = planned(effect=0.05, horizon=1.0)
     assert answer.recommended is None
-    assert "Not within the horizon of 1 hours" in answer.sentence
+    assert "not within the horizon of 1 hour:" in answer.sentence
 
 
 def test_the_daemon_s_answer_is_json(plain):
@@ -248,7 +254,8 @@ def test_the_daemon_s_answer_is_json(plain):
 def test_csv_has_a_line_for_every_row(plain):
     rows = list(csv.DictReader(io.StringIO(as_csv(plain))))
     told = [*plain.goals, *plain.effects, *plain.rates, *plain.floors, *plain.explained]
-    assert len(rows) == len(told)
+    looks = len(plain.question.worlds) * len(plain.question.requests)
+    assert len(rows) == len(told) + len(plain.levers) + looks
     assert float(rows[0]["randomized_needed"]) == plain.goals[0].randomized.needed
 
 
@@ -266,3 +273,119 @@ def test_the_page_stands_alone(plain):
 def test_pages_of_budgets_and_of_what_cannot_be_known():
     as_page(planned(effect=None, budget_requests=500.0, traffic=None))
     assert "cannot know" in as_page(planned(effect=0.0005, traffic=10.0))
+
+
+MIXED = {
+    "names": ["large", "new", "small"],
+    "prices": [0.01, 0.004, 0.002],
+    "mix": [0.2, 0.0, 0.8],
+    "policies": ["uniform"],
+}
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return planned(**MIXED, title="Is <new> worth it?")
+
+
+def test_money_is_what_is_paid_beyond_today_s_routing(mixed):
+    """Uniform shares pay the mean of the prices; today's routing pays 0.2 x 0.01 + 0.8 x 0.002."""
+    best = mixed.recommended
+    paid, extra = best.money.median, best.extra.median
+    assert paid == pytest.approx(best.randomized.median * 0.016 / 3, rel=0.03)
+    assert extra == pytest.approx(paid - best.randomized.median * 0.0036, rel=0.03)
+    assert "on top of today's bill" in mixed.sentence
+    assert "today's routing" in mixed.billed
+    dearer = planned(**{**MIXED, "mix": [1.0, 0.0, 0.0]})
+    assert dearer.recommended.extra.median < 0
+    assert "less than today's bill" in dearer.sentence
+
+
+def test_one_price_is_said_to_be_the_whole_bill(plain):
+    assert plain.recommended.extra is None
+    assert plain.billed.startswith("Money is the whole bill")
+    assert planned().billed == ""
+
+
+def test_the_model_asked_about_is_the_one_that_serves_least_or_that_is_named(mixed):
+    assert mixed.models[0] == mixed.question.candidate == "new"
+    assert planned(**MIXED, candidate="large").models[0] == "large"
+
+
+def test_harm_counts_against_the_mix(mixed):
+    """Uniform shares send a third to the better model, today's routing nothing: a gain of a third
+    of the effect a request."""
+    best = mixed.recommended
+    assert best.harm.median == pytest.approx(-best.randomized.median * 0.1 / 3, rel=0.1)
+
+
+def test_money_buys_requests_at_the_extra_price():
+    bought = planned(**MIXED, effect=None, budget_money=2.0).bought[0]
+    assert bought.extra == pytest.approx(2.0)
+    assert bought.randomized == pytest.approx(2.0 / (0.016 / 3 - 0.0036), rel=0.02)
+
+
+def test_a_calculator_s_sample_size_has_the_power_it_says():
+    """By the two binomials themselves: all pairs of counts of the z test at the planned size, 385
+    or so a model. The normal approximation is right to a hundredth here."""
+    plan = planned(models=2, effect=0.1, delta=0.05, policies=["uniform"])
+    n = round(plan.fixed.each)
+    assert (plan.fixed.two, plan.fixed.models) == (2.0 * n, 2.0 * n)
+    count = np.arange(n + 1)
+    low, high = stats.binom.pmf(count, n, 0.5), stats.binom.pmf(count, n, 0.6)
+    mean = count / n
+    noise = mean * (1 - mean) / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = (mean[None, :] - mean[:, None]) / np.sqrt(noise[None, :] + noise[:, None])
+    power = (low[:, None] * high[None, :])[np.abs(z) > stats.norm.isf(0.025)].sum()
+    assert power == pytest.approx(0.8, abs=0.01)
+    assert plan.fixed.times == pytest.approx(plan.recommended.randomized.needed / (2 * n))
+    assert plan.why.startswith(f"A fixed-n calculator says {2 * n} for two models")
+
+
+def test_the_cheapest_lever_comes_first(plain):
+    kinds = [each.kind for each in plain.levers]
+    assert kinds[:2] == ["as asked", "rate"]
+    assert plain.sentence.startswith("Randomize 40% of the requests instead of 10%: an answer in")
+    rows = {each.kind: each.row for each in plain.levers}
+    assert rows["models"].randomized.needed == pytest.approx(
+        planned(models=2).recommended.randomized.needed, rel=0.3
+    )
+    close = planned(epsilon=0.05).recommended.randomized.needed
+    assert rows["epsilon"].randomized.needed == pytest.approx(close, rel=0.3)
+    alone = planned(models=2, rate=1.0)
+    assert alone.levers[1].kind != "rate"
+
+
+def test_yes_is_said_when_the_plan_says_and_equal_models_end_in_no(plain):
+    asked = plain.question
+    better, equal, worse = asked.worlds
+    assert [each.lead for each in asked.worlds] == pytest.approx([0.1, 0.0, -0.1])
+    # The same experiments in other words: the plan's end is that of the wanted power.
+    assert better.yes[asked.at] == pytest.approx(0.8, abs=0.08)
+    assert max(equal.yes + worse.yes + better.no) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 600)
+    assert worse.answered < equal.answered
+    said = " ".join(plain.answers)
+    assert "If it is equal: after" in said
+    assert planned(horizon=5.0).question.hours[planned(horizon=5.0).question.at] == 5.0
+
+
+def test_the_page_carries_what_was_asked_and_folds_the_rest(mixed):
+    page = as_page(mixed)
+    opened = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    assert opened.count("<table>") == 2
+    assert "Is &lt;new&gt; worth it?" in opened
+    assert mixed.date in opened
+    for text in ("new, large, small", "1,000 requests an hour", "extra bill", "USD", "0.0036"):
+        assert text in opened
+    assert not re.search(r"[0-9]e[+-][0-9]", page)
+    assert "bill" not in as_page(planned(policies=["uniform"]))
+
+
+def test_the_terminal_has_the_order_of_the_page(mixed):
+    text = io.StringIO()
+    print_plan(mixed, Console(file=text, width=100), every=False)
+    told = text.getvalue()
+    marks = ("Is <new> worth it?", "Randomize 40%", "cheaper or faster", "If it is equal", "Asked:")
+    places = [told.index(mark) for mark in marks]
+    assert places == sorted(places)

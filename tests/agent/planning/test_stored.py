@@ -11,7 +11,9 @@ from traffic import KEY, Traffic, config
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.policy_snapshot import sample_moments
 from equipoise.agent.config import (
+    BudgetConfig,
     CertifyConfig,
+    ModelConfig,
     PolicyConfig,
     RewardConfig,
     SegmentConfig,
@@ -21,7 +23,7 @@ from equipoise.agent.errors import PlanError
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning import plan_request
-from equipoise.agent.planning.sentences import family_lines
+from equipoise.agent.planning.sentences import family_lines, store_sentence
 from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
 from equipoise.agent.planning.stored import of_experiment
 from equipoise.store.memory import MemoryStore
@@ -125,7 +127,7 @@ def test_too_few_rewards_are_refused_with_their_number():
 
 
 def test_sticky_units_need_their_traffic_told():
-    agent = lived(600, units=UnitsConfig(ttl=5.0))
+    agent = lived(1500, units=UnitsConfig(ttl=5.0))
     with pytest.raises(PlanError, match="traffic is missing"):
         plan_request({"effect": 0.4}, agent.answers)
 
@@ -134,3 +136,34 @@ def _tiny():
     from equipoise.agent.config import BudgetConfig
 
     return BudgetConfig(requests=12)
+
+
+def test_a_store_that_is_decided_stopped_or_out_of_budget_is_told_so():
+    asked = {"effect": 0.4, "traffic": 100.0}
+    agent = lived(600)
+    agent.controls.pause("holiday", 10.0)
+    plan = plan_request(asked, agent.answers)
+    assert plan["stored"]["stopped"] == "paused (holiday)"
+    assert plan["sentence"].startswith("The experiment is paused (holiday). Once that ends: ")
+    spent = plan_request(asked, lived(900, budget=BudgetConfig(requests=250)).answers)
+    assert spent["stored"]["stopped"] == "out of its budget"
+    assert spent["stored"]["left"] == 0.0
+    assert "nothing more will be known until that ends" in store_sentence(spent["stored"])
+    few = plan_request(asked, lived(600, budget=BudgetConfig(requests=320)).answers)
+    assert few["stored"]["stopped"] is None
+    assert few["sentence"].startswith("The budget allows ")
+    decided = plan_request(asked, lived(6000).answers)
+    assert decided["stored"]["decided"] == "cheap"
+    assert decided["sentence"] == "cheap is certified already: there is nothing to plan for."
+
+
+def test_today_s_routing_pays_the_mean_price_of_whom_it_routes_to():
+    models = [
+        ModelConfig(name=n, price=p) for n, p in (("slow", 0.03), ("fast", 0.02), ("cheap", 0.01))
+    ]
+    agent = lived(600, models=models)
+    problem, _ = of_experiment(agent.answers, {"effect": 0.4})
+    # Requests are routed to each of the three alike: 600 draws of a price with deviation 0.008.
+    assert problem.today == pytest.approx(0.02, abs=0.001)
+    with pytest.raises(PlanError, match="price is 1, expected none beside a store"):
+        of_experiment(agent.answers, {"effect": 0.4, "price": 1.0})

@@ -12,6 +12,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.monitors.lost_rows import smallest_certifiable
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import forecast
 from equipoise.agent.planning.plan import make_plan
@@ -159,3 +160,27 @@ def test_experiments_end_inside_the_band_about_as_often_as_it_says():
         spent = agent.answers.certified().randomized
         hits += band.low * 0.95 <= spent <= (np.inf if band.high is None else band.high * 1.05)
     assert hits >= 4
+
+
+@pytest.mark.parametrize(("lost", "status"), [(0.92, "alarm"), (0.3, "alarm"), (0.03, "ok")])
+def test_the_check_alarms_where_nothing_can_ever_be_certified(lost, status):
+    """The best model leads by some .15: with 3% lost it can be certified, with 30% no difference
+    below .43 can, and with 92% none."""
+    agent, *_ = lived(1200, lost)
+    (check,) = [each for each in agent.answers.checks() if each.name == "missingness"]
+    assert check.status == status
+    if status == "alarm":
+        assert "declare what a missing reward is worth (reward.missing" in check.sentence
+    declared, *_ = lived(1200, lost, missing=0.0)
+    (check,) = [each for each in declared.answers.checks() if each.name == "missingness"]
+    assert check.status == "ok"
+
+
+@pytest.mark.parametrize("lost", [0.03, 0.2, 0.4])
+def test_the_least_difference_is_where_a_certificate_of_endless_data_stops(lost):
+    """By the ends of the interval themselves: with endless data the lower end of a lead is the mean
+    of the best with its lost rewards as 0, less that of the other with its as 1."""
+    least, epsilon = smallest_certifiable(lost, 0.01), 0.01
+    for difference, certified in ((least * 0.999, False), (least * 1.001, True)):
+        lower = (1 - lost) * difference - ((1 - lost) * 0.0 + lost)
+        assert (lower > -epsilon) is certified

@@ -18,6 +18,7 @@ from running import running, write_config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import load_file
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.service.analyst.client import MOST_WAITING, Saved
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError
@@ -70,7 +71,7 @@ def test_its_state_and_its_report_are_those_of_the_daemon(daemon: Daemon):
             assert made.log_rows == agent.light.next_seq
             own = report(agent, ["ipw"], made.at)
             assert made.estimates == own.estimates
-            assert made.recommendations == own.recommendations
+            assert made.recommendation() == own.recommendation()
             assert made.rule.rule_id == own.rule.rule_id
             assert await daemon.analysis.refresh() is True
             assert agent.rule.rule_id == own.rule.rule_id
@@ -169,12 +170,12 @@ def test_what_one_client_wants_to_see_is_not_computed_for_ever(daemon: Daemon):
         traffic(daemon, 0, 60)
         plain = await daemon.analysis.report()
         wide = await daemon.analysis.read(["ipw", "obs-only", "doubly-robust"])
-        assert wide.recommendations.keys() > plain.recommendations.keys()
+        assert wide.facts.keys() > plain.facts.keys()
         traffic(daemon, 60, 90)
         assert await daemon.analysis.refresh() is True
         newest = daemon.analysis.newest
         assert newest is not None
-        assert newest.recommendations.keys() == plain.recommendations.keys()
+        assert newest.facts.keys() == plain.facts.keys()
         again = await daemon.analysis.read(["ipw", "obs-only"])
         assert again.log_rows == newest.log_rows
         assert again.estimates.models == newest.estimates.models
@@ -347,7 +348,10 @@ def test_a_daemon_that_keeps_no_sums_regains_them_bit_for_bit(daemon: Daemon):
         async with daemon.with_sums():
             canonical = Agent(agent.config, daemon.store, None)
             assert agent.fold.to_bytes() == canonical.fold.to_bytes()
+            certified = agent.answers.certified()
             agent.controls.open_era("a test", 5.0)
+        kept = read_answers(daemon.store)[0].parts[0]
+        assert (kept.rows, kept.lower) == (certified.rows, certified.lower.tolist())
         assert (agent.light.watermark, *before[1:]) == before
         assert not agent.state.keeps_sums
         traffic(daemon, 900, 1500)

@@ -212,7 +212,9 @@ def test_every_rate_has_a_plan(daemon: Running):
     for rate in (0.500001, 1.0):
         answer = daemon.ask("POST", "/v1/plan", numbers | {"rate": rate, "policies": ["uniform"]})
         assert answer.status == 200
-        assert answer.json["rates"][-1]["rate"] == rate
+        rates = [row["rate"] for row in answer.json["rates"]]
+        assert rate in rates
+        assert rates[-1] == 1.0
     seldom = problem(daemon.ask("POST", "/v1/plan", numbers | {"rated": 0.08}), 422)
     assert "declare what one is worth" in seldom["detail"]
     assert seldom["field"] == "rated"
@@ -247,14 +249,15 @@ def test_bulk_lines_are_taken_once_and_judged_alone(daemon: Running):
         {"routed": "large", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": 1.0},
         {"routed": "large", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": 9.0},
         {"routed": "nobody", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": 1.0},
+        {"routed": "large", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": None},
     ]
     body = b"\n".join(json.dumps(line).encode() for line in lines) + b"\n\n{broken\n"
     answer = daemon.ask("POST", "/v1/observations", body).json
-    assert (answer["rows"], answer["rejected"]) == (1, 3)
+    assert (answer["rows"], answer["unrated"], answer["rejected"]) == (1, 1, 3)
     assert [(row["index"], row["status"]) for row in answer["rejects"]] == [
         (1, 422),
         (2, 422),
-        (4, 400),
+        (5, 400),
     ]
     simulated = [
         {"context_id": "c1", "model": model, "features": {"words": 1}, "outputs": {"seconds": 2}}

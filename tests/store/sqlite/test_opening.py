@@ -125,7 +125,7 @@ def test_a_file_that_begins_later_than_the_one_before_ends_is_named(
     frames = scan(cut.read_bytes(), standing.store_id).frames
     cut.write_bytes(cut.read_bytes()[: frames[-1][0] + 40])
     later = tail_files(path)[-1].name
-    with pytest.raises(LostRowsError, match=rf"1 log rows are missing .* {later} begins later"):
+    with pytest.raises(LostRowsError, match=rf"1 log row is missing .* {later} begins later"):
         SqliteStore(path)
 
 
@@ -315,7 +315,7 @@ def test_no_new_store_is_made_where_one_is_gone(path: Path, author: Any, name: s
 def test_one_writer_a_file_whatever_it_is_called(path: Path, author: Any) -> None:
     with JournaledStore(path) as store:
         path.with_name("log.db.lock").unlink()
-        with pytest.raises(StoreInUseError, match="another writer"):
+        with pytest.raises(StoreInUseError, match="in this process already"):
             SqliteStore(path)
         os.link(path, path.with_name("hard.db"))
         with pytest.raises(StoreError, match="2 names"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,35 @@ def test_daily_counts(database: sqlite3.Connection) -> None:
     ]
     (unknown,) = database.execute("SELECT * FROM daily_counts WHERE day IS NULL").fetchall()
     assert tuple(unknown)[1:] == (0, 0, 1, 1, 0, 0, 0)
+
+
+def test_daily_counts_have_one_reward_a_decision(tmp_path: Path, author: Any) -> None:
+    """A second attempt repeats the reward, another one comes late: as many as the decision log."""
+    path = tmp_path / "twice.db"
+    with SqliteStore(path) as store:
+        store.append(author.decisions(3))
+        parts = {"served": np.array([0]), "delivered": np.array([True])}
+        for attempt, number, at in ((1, 0, 1.0), (2, 0, 2.0), (1, 1, DAY)):
+            found = author.outcomes(
+                1,
+                number=np.array([number]),
+                attempt=np.array([attempt]),
+                reward=np.array([0.5]),
+                at=np.array([at]),
+                **parts,
+            )
+            if number == 1:
+                store.append(ExpiryBatch(number=np.array([1]), at=np.array([DAY])))
+            store.append(found)
+    with closing(sqlite3.connect(path)) as database:
+        counts = database.execute(
+            "SELECT day, outcome_parts, rewards FROM daily_counts WHERE outcome_parts"
+        ).fetchall()
+        rewards = database.execute(
+            "SELECT count(*) FROM decision_log WHERE reward IS NOT NULL"
+        ).fetchone()
+    assert counts == [("1970-01-01", 2, 1), ("1970-01-02", 1, 0)]
+    assert rewards == (1,)
 
 
 def test_vectors_are_json_for_any_tool(database: sqlite3.Connection) -> None:

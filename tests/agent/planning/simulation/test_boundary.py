@@ -11,7 +11,7 @@ from equipoise.agent.inference.mixture import contrast_bounds
 from equipoise.agent.inference.per_model import RewardMoments
 from equipoise.agent.inference.score import ScoreMoments
 from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
-from equipoise.agent.planning.simulation.forward import Design, _advance
+from equipoise.agent.planning.simulation.forward import Design, advance
 from equipoise.agent.planning.simulation.paths import PathState
 
 PATHS, MODELS, RATE = 40, 3, 0.5
@@ -36,7 +36,7 @@ def advanced(sequence=Sequence.ASYMPTOTIC, rows=(200, 400, 600), seed=3, lost=(0
     caps = needed_caps(sequence, MODELS, design.rate)
     state, rng = PathState.empty(PATHS, MODELS, len(caps)), np.random.default_rng(seed)
     for count in rows:
-        _advance(design, state, np.full(PATHS, float(count)), caps, rng)
+        advance(design, state, np.full(PATHS, float(count)), caps, rng)
     return state, caps
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from equipoise.store.batches import OutcomeBatch
-from equipoise.store.journal import RecentOutcomes
+from equipoise.store.memory import RecentOutcomes
 
 
 def parts(*numbers: int, reward: float = 1.0) -> OutcomeBatch:

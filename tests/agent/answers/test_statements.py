@@ -1,0 +1,327 @@
+"""Statements never say more than is known, and no two of them contradict each other.
+
+`python tests/agent/answers/test_statements.py 100000` asks as many random states.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from equipoise.agent.answers.recommendation import KEEP, compare
+from equipoise.agent.answers.statements import (
+    Facts,
+    Outlook,
+    Progress,
+    Situation,
+    activity_sentence,
+    decision,
+    state,
+)
+from equipoise.agent.answers.status import Activity, Claim, State
+from equipoise.agent.estimators.base import Estimate
+
+NAMES = ("large", "small", "tiny", "mid")
+STATES = 3_000
+STOPPED = (Activity.PAUSED, Activity.ENDED)
+REASONS = (
+    None,
+    "too-few-rewards",
+    "no-traffic",
+    "budget-spent",
+    "budget-too-small",
+    "never",
+    "too-small-a-difference",
+    "held-back",
+    "new-era",
+    "planner",
+)
+
+
+@dataclass(frozen=True)
+class Band:
+    low: float | None
+    median: float | None
+    high: float | None
+
+
+def compared(rng: np.random.Generator):
+    models = NAMES[: rng.integers(2, 5)]
+    low = float(rng.choice([0.0, -1.0, 1e6]))
+    span = float(rng.choice([1.0, 10.0, 1e-3]))
+    values = low + span * np.round(rng.random(len(models)), int(rng.choice([1, 6])))
+    values[rng.random(len(models)) < 0.15] = np.nan
+    errors = span * 10.0 ** rng.uniform(-3, 1, len(models))
+    errors[rng.random(len(models)) < 0.15] = rng.choice([np.nan, 0.0, np.inf])
+    place = float(rng.choice([rng.random(), np.nan]))
+    routing = low + span * place, (span * rng.random()) ** 2
+    if rng.random() < 0.1 and np.isfinite(values).any():
+        routing = float(np.nanmax(values)), routing[1]
+    estimate = Estimate("ipw", values, np.diag(errors**2))
+    sign = int(rng.choice([1, -1]))
+    return compare(models, estimate, routing, sign, low=low, high=low + span)
+
+
+def claimed(rng: np.random.Generator, models: tuple[str, ...]) -> Claim | None:
+    kind = rng.choice(["none", "best", "within", "alike"])
+    if kind == "none":
+        return None
+    about = str(rng.choice(["", " on requests that were still open (3 were not)"]))
+    size = int(rng.integers(2, len(models) + 1)) if kind == "alike" else 1
+    return Claim(
+        kind=kind,
+        models=tuple(rng.permutation(models)[:size].tolist()),
+        by=float(rng.choice([-0.01, 0.0, 10.0 ** rng.uniform(-6, 0)])),
+        over_routing=float(rng.choice([-np.inf, -0.2, 10.0 ** rng.uniform(-6, 0)])),
+        epsilon=float(rng.choice([0.01, 0.25])),
+        delta=0.05,
+        about=about,
+        whole=not about,
+    )
+
+
+def foretold(rng: np.random.Generator) -> Outlook | None:
+    if rng.random() < 0.1:
+        return None
+    reason = REASONS[rng.integers(len(REASONS))]
+
+    def band(scale: float, last: int) -> Band:
+        """Beyond some end everything is more than was simulated."""
+        ends = np.sort(scale * 10.0 ** rng.uniform(-3, 3, 3)).tolist()
+        return Band(*(None if place >= last else end for place, end in enumerate(ends)))
+
+    last = int(rng.choice([2, 3, 3, 3]))
+    simulated = reason in (None, "no-traffic", "budget-too-small", "budget-spent", "never")
+    return Outlook(
+        reason=reason,
+        total=band(1000.0, last) if simulated else None,
+        hours=band(10.0, last) if reason is None and rng.random() < 0.7 else None,
+        randomized=int(rng.integers(0, 5000)),
+        planned=int(rng.integers(1, 5000)) if rng.random() < 0.3 else None,
+        chance=float(rng.random() ** 4) if simulated else None,
+        limit=str(rng.choice(["requests", "money", "horizon"])) if simulated else None,
+        unlimited=band(1000.0, last) if reason == "budget-too-small" else None,
+        why="the reason" if reason == "planner" else "",
+        rewards=float(rng.choice([0.0, 1.0, 7.5])),
+        fewest=20.0,
+        lost=float(rng.random()) if simulated else None,
+        least_difference=float(rng.choice([0.3, 0.0])) or None,
+        held_by="d7",
+        newest_at=float(10.0 ** rng.uniform(1, 9)),
+    )
+
+
+def drawn(seed: int) -> tuple[Facts, Situation]:
+    rng = np.random.default_rng(seed)
+    comparison = compared(rng)
+    certified = int(rng.choice([0, 1, 57, 4321]))
+    era = int(rng.choice([0, 0, 2]))
+    reason = "drift: rewards fell" if era else ""
+    progress = Progress(certified, certified + int(rng.choice([0, 12])), era, reason)
+    facts = Facts(claimed(rng, comparison.models), comparison, progress)
+    why = str(rng.choice(["", "a release"]))
+    return facts, Situation(list(Activity)[rng.integers(len(Activity))], why, foretold(rng))
+
+
+FORETELLS = re.compile(
+    r"Likely decided|of such experiments are decided|may be too small|in all \(80%"
+)
+RANDOMIZES = re.compile(r"still randomized|share of the requests is randomized")
+NO_WORD = re.compile(
+    r"\bnan\b|\binf\b|\bNone\b|  |\.\.|\( | \)|(?<![\d.,])1 (minutes|hours|days|years)\b"
+)
+
+
+def check_state(seed: int) -> None:
+    """Every law, for one random state."""
+    facts, situation = drawn(seed)
+    said, claim, one = state(facts, situation), facts.claim, facts.comparison
+    activity, outlook = situation.activity, situation.outlook
+    words = (said.certified, said.estimate, said.status_sentence, said.activity_sentence)
+    for text in (*words, said.headline):
+        assert not NO_WORD.search(text), text
+        assert text[0].isupper() or text.startswith(one.models), text
+        assert text.endswith((".", ".)")), text
+    assert said.headline.startswith(said.certified)
+
+    # No value without its error.
+    rest = re.sub(r"[+-]?\d+\.?\d* ± \d+\.?\d*", "", said.estimate)
+    assert not re.search(r"\d", rest), said.estimate
+    for value, error in re.findall(r"([+-]?\d+\.?\d*) ± (\d+\.?\d*)", said.estimate):
+        assert math.isfinite(float(value))
+        assert math.isfinite(float(error))
+
+    # No action without a certificate for all of the traffic, or the words "not certified".
+    whole = claim is not None and claim.whole
+    if said.action != KEEP:
+        assert whole
+        assert claim.kind != "alike"
+        assert claim.models == (said.action,)
+        assert said.certified.startswith(f"Serve {said.action}: {said.action} is certified ")
+        assert one.leaning != KEEP or claim.over_routing > 0.0
+    else:
+        assert "Serve" not in said.headline
+        assert "eep today's routing" in said.certified
+    assert said.certified.startswith("Not certified") is not whole
+    if not whole:
+        assert "which certify nothing" in said.estimate or one.leaning is None
+    assert ("better than today's routing (" in said.certified) is (
+        claim is not None and claim.kind != "alike" and claim.over_routing > 0.0
+    )
+
+    # A guarantee beside every certificate; not "best" for "within epsilon".
+    for text in (said.certified, said.status_sentence):
+        assert ("wrong in at most" in text) is (claim is not None)
+        best = claim is not None and claim.kind == "best"
+        assert ("certified best of the models" in text) is best
+        if claim is not None and not best:
+            assert f"within {claim.epsilon:.4g} of " in text
+    for bound in re.findall(r"at least ([\d.e+-]+)", said.certified):
+        assert any(0.0 < float(bound) <= each for each in (claim.by, claim.over_routing))
+
+    # No forecast while nothing is randomized, once it is decided, or of nothing.
+    assert not FORETELLS.search(said.outlook) or (
+        activity.randomizing and claim is None and outlook is not None
+    ), said.outlook
+    if claim is None and activity.randomizing and outlook is not None:
+        assert said.outlook
+        assert ("A decision is expected" in said.outlook) is (outlook.reason is None)
+
+    # Status, models, leaning, pills and sentences agree.
+    assert (said.status is State.PAUSED) is (activity is Activity.PAUSED)
+    assert (said.status is State.ENDED) is (activity is Activity.ENDED)
+    assert said.models == (() if claim is None else claim.models)
+    if activity not in STOPPED:
+        alike = claim is not None and claim.kind == "alike"
+        assert (said.status is State.EQUIVALENT) is alike
+        assert (said.status is State.DECIDED) is (claim is not None and not alike)
+    knowledge, doing = (pill.text for pill in said.pills)
+    assert ("not certified" in knowledge) is (claim is None)
+    assert knowledge != doing
+    assert bool(RANDOMIZES.search(said.activity_sentence)) is activity.randomizing
+    if RANDOMIZES.search(said.outlook):
+        assert activity.randomizing
+    looks = [name for name in one.models if f"{name} looks best" in said.estimate]
+    assert looks == ([said.leaning] if said.leaning in one.models else [])
+    assert ("better than today's routing, which" in said.estimate) is (said.leaning == KEEP)
+    same = decision(claim, facts.progress, situation, epsilon=0.0, delta=0.05)
+    assert (same.state, same.models, same.sentence) == (
+        said.status,
+        said.models,
+        said.status_sentence,
+    )
+
+
+def test_no_random_state_is_contradicted():
+    for seed in range(STATES):
+        check_state(seed)
+
+
+def test_random_states_reach_every_case():
+    """Else the laws above would hold of nothing."""
+    kinds, pairs = set(), set()
+    for seed in range(STATES):
+        facts, situation = drawn(seed)
+        kinds.add(facts.comparison.kind)
+        claim = None if facts.claim is None else (facts.claim.kind, facts.claim.whole)
+        outlook = (situation.outlook and situation.outlook.reason) or "pending"
+        outlook = outlook if situation.outlook else None
+        pairs |= set(combinations((("c", claim), ("a", situation.activity), ("o", outlook)), 2))
+    assert len(kinds) == 7
+    assert len(pairs) == 7 * 10 + 7 * 11 + 10 * 11, "every two of claim, activity and outlook meet"
+
+
+def comparison(values, errors, routing=(0.4, 0.05), sign=1, **more):
+    covariance = np.diag(np.square(np.array(errors, dtype=float)))
+    estimate = Estimate("ipw", np.array(values, dtype=float), covariance)
+    routing = (routing[0], routing[1] ** 2)
+    return compare(NAMES[: len(values)], estimate, routing, sign, **more)
+
+
+def said(values, errors, routing=(0.4, 0.05), sign=1, claim=None, situation=None, **more):
+    facts = Facts(claim, comparison(values, errors, routing, sign, **more), Progress(40, 52))
+    return state(facts, Situation() if situation is None else situation)
+
+
+def test_before_anything_is_certified():
+    pending = Outlook(total=Band(1950, 2500, 4740), hours=Band(1.5, 2, 5), randomized=40)
+    answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], situation=Situation(outlook=pending))
+    assert (answer.action, answer.leaning, answer.status) == (KEEP, "large", State.EXPLORING)
+    assert answer.headline == (
+        "Not certified: keep today's routing. 40 randomized requests are in the certified sums,"
+        " of 52 made. By the estimates, which certify nothing, large looks best, worth 0.700 ±"
+        " 0.039, +0.300 ± 0.106 against today's routing (0.400 ± 0.098). A decision is expected in"
+        " 2 hours (80%: 1.5 hours to 5 hours) at the pace of late, after 2,500 randomized requests"
+        " in all (80%: 1,950 to 4,740), 40 of them certified."
+    )
+
+
+def test_one_rating_is_too_little_to_say():
+    answer = said([1.0, 0.0, np.nan], [np.nan, np.nan, np.nan])
+    assert (answer.action, answer.leaning) == (KEEP, None)
+    assert "nothing can be said: too few different rewards of large." in answer.estimate
+
+
+HELD = Claim(kind="best", models=("large",), by=0.05, over_routing=-0.02, epsilon=0.0, delta=0.05)
+
+
+def changed(**changes) -> Claim:
+    return Claim(**{name: getattr(HELD, name) for name in HELD.__struct_fields__} | changes)
+
+
+def test_what_is_certified_is_served_and_said_first():
+    values = [0.7, 0.5, 0.6], [0.02, 0.02, 0.03]
+    answer = said(*values, claim=HELD)
+    assert answer.action == "large"
+    assert answer.certified == (
+        "Serve large: large is certified best of the models, by at least 0.05 (wrong in at most"
+        " 0.05 of such experiments, whenever one looks)."
+    )
+    assert answer.estimate.startswith("Against today's routing nothing is certified; by the")
+    sure = said(*values, claim=changed(over_routing=0.1))
+    assert "and at least 0.1 better than today's routing (" in sure.certified
+    near = said(*values, claim=changed(kind="within", epsilon=0.02, by=-0.01))
+    assert near.certified.startswith("Serve large: large is certified within 0.02 of the best")
+
+
+def test_the_best_model_may_still_be_worse_than_what_is_deployed():
+    answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.8, 0.01), claim=HELD)
+    assert (answer.action, answer.status) == (KEEP, State.DECIDED)
+    assert answer.certified.startswith(
+        "Keep today's routing: large is certified best of the models"
+    )
+
+
+def test_models_that_are_alike_are_no_action():
+    alike = changed(kind="alike", models=("large", "tiny"), by=0.0, epsilon=0.1)
+    answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], claim=alike)
+    assert answer.action == KEEP
+    assert "large and tiny are certified within 0.1 of each other" in answer.certified
+
+
+def test_a_stop_says_why_and_keeps_what_was_certified():
+    answer = said(
+        [0.7, 0.5], [0.1, 0.1], claim=HELD, situation=Situation(Activity.PAUSED, "a release")
+    )
+    assert (answer.status, answer.models, answer.action) == (State.PAUSED, ("large",), "large")
+    assert answer.status_sentence.startswith("Paused (a release): decisions are logged")
+    assert "What was certified stands: large is certified best" in answer.status_sentence
+    assert [pill.text for pill in answer.pills] == ["decided", "paused"]
+
+
+def test_every_activity_has_a_sentence():
+    assert len({activity_sentence(each) for each in Activity}) == len(Activity)
+
+
+if __name__ == "__main__":
+    wanted = int(sys.argv[1])
+    for number in range(wanted):
+        check_state(number)
+        if number % 10_000 == 0:
+            print(f"{number:,} of {wanted:,}", flush=True)
+    print(f"{wanted:,} random states: no statement contradicts another")
