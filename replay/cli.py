@@ -250,7 +250,6 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
-@app.command()
 def policies(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -268,7 +267,6 @@ def policies(
     _print_listing(describe(), as_json)
 
 
-@app.command()
 def estimators(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -304,6 +302,8 @@ for command in (
     replay,
     benchmarks,
     worlds,
+    policies,
+    estimators,
     init,
     serve,
     ingest,
