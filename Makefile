@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PACKAGES := agent policies store replay
-DEMO_FLAGS ?= --benchmark imagesegments --policies uniform,top-two,track-and-stop --estimators all --confounding 1 --alpha 0.5 --world reward=bounded --exp-rate 0.25 --budget 2000 --seeds 3 --out runs/demo --force
+DEMO_FLAGS ?= --benchmark imagesegments --policies uniform,track-and-stop --estimators ipw,obs-only,doubly-robust,hierarchical --confounding 1 --alpha 0.5 --world reward=bounded --exp-rate 0.5 --budget 5000 --epsilon 0.05 --seeds 5 --out runs/demo --force
 # Half as many workers again as cores: some tests wait for a daemon while others compute.
 TEST_WORKERS := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) * 3 / 2)))
 TEST_FLAGS ?= -n $(TEST_WORKERS) --dist worksteal
@@ -18,7 +18,7 @@ help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1: \2/p' Makefile
 
-demo: .venv/.stamp-run ## Compare three policies and seven estimators on a bundled benchmark
+demo: .venv/.stamp-run ## Compare two policies and four estimators on a bundled benchmark
 	$(BIN)/equipoise replay $(DEMO_FLAGS)
 
 # One BLAS thread per test worker: the workers already fill the cores. Bytecode is kept: the workers,

@@ -21,7 +21,7 @@ UNIFORM = 0.5
 """Share of the rate that every request gets alike: no weight more than doubles by the gate."""
 
 
-@gate("active")
+@gate("active", idea="randomizes more where rewards are hard to predict")
 def active(snapshot: Snapshot) -> RateKernel:
     """e proportional to the predicted residual scale over the root of the price, half uniform.
 
@@ -57,7 +57,7 @@ def _variances(scorer: ContextScorer, design: Floats, bounds: tuple[float, float
     return np.asarray(forms / (high - low) ** 2)
 
 
-@gate("contrast")
+@gate("contrast", idea="randomizes more where a request tells the models apart, less once decided")
 def contrast(snapshot: Snapshot) -> RateKernel:
     """e proportional to the best attainable cut (`policies.design`) per price, half of it uniform.
 
@@ -76,13 +76,15 @@ def contrast(snapshot: Snapshot) -> RateKernel:
     )
 
 
-@gate("fixed-rate", uses_estimate=False)
+@gate("fixed-rate", uses_estimate=False, idea="randomizes the same share of all requests")
 def fixed_rate(snapshot: Snapshot) -> ConstantRate:
     """The target rate, whatever is known."""
     return ConstantRate(snapshot.limits.rate)
 
 
-@gate("uncertainty")
+@gate(
+    "uncertainty", idea="randomizes the target share until a decision is certified, then the least"
+)
 def uncertainty(snapshot: Snapshot) -> ConstantRate:
     """The target rate while no decision is certified, rate_min while one is.
 

@@ -29,21 +29,23 @@ class Gate:
     """A registered gate: which requests to randomize.
 
     uses_estimate: whether it reads anything that rests on an estimator family (values,
-    covariance, scorer, certified).
+    covariance, scorer, certified). idea: what it does, in a line.
     """
 
     name: str
     function: GateFunction
     uses_estimate: bool
+    idea: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A registered assignment: onto which model. uses_estimate as for a gate."""
+    """A registered assignment: onto which model. uses_estimate and idea as for a gate."""
 
     name: str
     function: AssignmentFunction
     uses_estimate: bool
+    idea: str = ""
 
 
 GATES: dict[str, Gate] = {}
@@ -60,25 +62,31 @@ PRESETS: dict[str, tuple[str, str]] = {
 _DEFAULT_GATE = "fixed-rate"
 
 
-def gate(name: str, *, uses_estimate: bool = True) -> Callable[[GateFunction], GateFunction]:
-    """Register a pure function from snapshot to rate kernel as the gate `name`."""
+def gate(
+    name: str, *, uses_estimate: bool = True, idea: str = ""
+) -> Callable[[GateFunction], GateFunction]:
+    """Register a pure function from snapshot to rate kernel as the gate `name`.
+
+    idea: what it does, for listings; the first line of the function's docstring unless given.
+    """
     _check_name("gate", name, name in GATES)
 
     def register(function: GateFunction) -> GateFunction:
-        GATES[name] = Gate(name, function, uses_estimate)
+        GATES[name] = Gate(name, function, uses_estimate, idea or _first_line(function))
         return function
 
     return register
 
 
 def assignment(
-    name: str, *, uses_estimate: bool = True
+    name: str, *, uses_estimate: bool = True, idea: str = ""
 ) -> Callable[[AssignmentFunction], AssignmentFunction]:
-    """Register a pure function from snapshot to assignment kernel as the assignment `name`."""
+    """Register a pure function from snapshot to assignment kernel as the assignment `name`; idea as
+    for a gate."""
     _check_name("assignment", name, name in ASSIGNMENTS)
 
     def register(function: AssignmentFunction) -> AssignmentFunction:
-        ASSIGNMENTS[name] = Assignment(name, function, uses_estimate)
+        ASSIGNMENTS[name] = Assignment(name, function, uses_estimate, idea or _first_line(function))
         return function
 
     return register
@@ -144,6 +152,41 @@ def policy(name: str) -> Policy:
             f"with gates: {', '.join(sorted(GATES))}; assignments: {', '.join(sorted(ASSIGNMENTS))}"
         )
     return Policy(GATES[gate_name], ASSIGNMENTS[assignment_name])
+
+
+def describe() -> list[dict[str, str]]:
+    """A row per preset, then per gate and assignment: its name, what it does, what it needs."""
+
+    def needs(part: Gate | Assignment | Policy) -> str:
+        return "an estimator family" if part.uses_estimate else ""
+
+    presets = [
+        {
+            "name": name,
+            "kind": f"policy, {policy(name).name}",
+            "what it does": _idea(policy(name)),
+            "needs": needs(policy(name)),
+        }
+        for name in PRESETS
+    ]
+    parts: list[tuple[str, Gate | Assignment]] = [
+        *(("gate", each) for _, each in sorted(GATES.items())),
+        *(("assignment", each) for _, each in sorted(ASSIGNMENTS.items())),
+    ]
+    return presets + [
+        {"name": each.name, "kind": kind, "what it does": each.idea, "needs": needs(each)}
+        for kind, each in parts
+    ]
+
+
+def _idea(policy: Policy) -> str:
+    if policy.gate.name == _DEFAULT_GATE:
+        return policy.assignment.idea
+    return f"{policy.assignment.idea}; {policy.gate.idea}"
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (function.__doc__ or "").partition("\n")[0]
 
 
 def _check_name(kind: str, name: str, taken: bool) -> None:

@@ -30,7 +30,11 @@ EPSILON = 0.1
 """share of epsilon-greedy's pulls that ignore the rewards"""
 
 
-@assignment("river-ucb", uses_estimate=False)
+@assignment(
+    "river-ucb",
+    uses_estimate=False,
+    idea="the model with the highest upper bound (bandit of river)",
+)
 def river_ucb(snapshot: Snapshot) -> ConstantShares:
     """river.bandit.UCB with delta = 1 (UCB1): arms without a reward first, in random order."""
     means = _standard_means(snapshot)
@@ -43,7 +47,11 @@ def river_ucb(snapshot: Snapshot) -> ConstantShares:
     return _shares_of_pulls(policy, rewards, snapshot)
 
 
-@assignment("river-epsilon-greedy", uses_estimate=False)
+@assignment(
+    "river-epsilon-greedy",
+    uses_estimate=False,
+    idea="mostly the best mean so far (bandit of river)",
+)
 def river_epsilon_greedy(snapshot: Snapshot) -> ConstantShares:
     """river.bandit.EpsilonGreedy; an arm without a reward has river's mean of 0, the average."""
     means = _standard_means(snapshot)
@@ -56,7 +64,11 @@ def river_epsilon_greedy(snapshot: Snapshot) -> ConstantShares:
     return _shares_of_pulls(policy, rewards, snapshot)
 
 
-@assignment("river-thompson", uses_estimate=False)
+@assignment(
+    "river-thompson",
+    uses_estimate=False,
+    idea="Thompson sampling with Beta posteriors (bandit of river)",
+)
 def river_thompson(snapshot: Snapshot) -> ConstantShares:
     """river.bandit.ThompsonSampling on Gaussian means; uniform until every arm has a reward."""
     means = _standard_means(snapshot)

@@ -36,17 +36,16 @@ def _numbers(name: str, text: str | None) -> list[float] | None:
         try:
             number = float(part)
         except ValueError:
-            raise typer.BadParameter(f"{part!r} is not a number", param_hint=name) from None
+            from equipoise.agent.errors import AgentError
+
+            raise AgentError(f"{name}: {part!r} is not a number") from None
         numbers.append(number)
     return list(dict.fromkeys(numbers))
 
 
 def _families(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    from equipoise.agent.estimators.base import FAMILIES
-
-    return list(FAMILIES) if text == "all" else text.split(",")
+    """The named families; None for all that the benchmark has the sources for."""
+    return None if text in (None, "all") else text.split(",")
 
 
 def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
@@ -56,8 +55,6 @@ def _print_listing(rows: list[dict[str, str]], as_json: bool) -> None:
 
         typer.echo(msgspec.json.encode(rows).decode())
         return
-    if not rows:
-        typer.echo("It has no options.")
     lines = textwrap.TextWrapper(
         min(shutil.get_terminal_size().columns, 100),
         initial_indent=4 * " ",
@@ -104,41 +101,53 @@ def replay(
     policies: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated presets or gate+assignment pairs.",
+            help="Comma-separated presets or gate+assignment pairs; see `equipoise policies`.",
             show_default="uniform,top-two,track-and-stop",
         ),
     ] = None,
     estimators: Annotated[
         str | None,
-        typer.Option(help="Comma-separated families, or `all` seven.", show_default="all"),
+        typer.Option(
+            help="Comma-separated families, or `all` that the benchmark has the sources for; see"
+            " `equipoise estimators`.",
+            show_default="all",
+        ),
     ] = None,
     alpha: Annotated[
         str | None,
         typer.Option(
             help="Alignment: weight of task success in the reward, 0 to 1; a list.",
-            show_default="0.5",
+            show_default="0.5; 1 on a table of your own",
         ),
     ] = None,
     confounding: Annotated[
         str | None,
-        typer.Option(help="Strength of self-selection, 0 or more; a list.", show_default="1"),
+        typer.Option(
+            help="Strength of self-selection, 0 or more; a list.",
+            show_default="1; 0 on a table of your own",
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Streams per cell.", show_default="3")
+        int | None,
+        typer.Option(help="Streams per cell; intervals are formed from 5 on.", show_default="5"),
     ] = None,
     obs: Annotated[
         int | None,
-        typer.Option(min=0, help="Rows of usage log before the start.", show_default="5000"),
+        typer.Option(
+            help="Rows of usage log to invent before the start.",
+            show_default="5000; 0 on a table of your own",
+        ),
     ] = None,
-    requests: Annotated[
-        int | None, typer.Option(min=1, help="At most this many live requests.")
-    ] = None,
+    requests: Annotated[int | None, typer.Option(help="At most this many live requests.")] = None,
     exp_rate: Annotated[
         float | None,
-        typer.Option(help="Share of requests to randomize, in (0, 1].", show_default="0.1"),
+        typer.Option(
+            help="Share of requests to randomize, in (0, 1].",
+            show_default="0.1; 1 on a table of your own",
+        ),
     ] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Hard stop, in randomized requests.")
+        int | None, typer.Option(help="Hard stop, in randomized requests.", show_default="1000")
     ] = None,
     delta: Annotated[float, typer.Option(help="Error level of certified answers.")] = 0.05,
     epsilon: Annotated[
@@ -151,7 +160,7 @@ def replay(
         list[str] | None,
         typer.Option(help="NAME=VALUE, an option of the world; see `equipoise worlds`."),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
     store: Annotated[
         Path | None, typer.Option(help="Also keep the first stream's log in this SQLite store.")
     ] = None,
@@ -165,16 +174,20 @@ def replay(
     Replays every combination of policy, estimator, setting and seed on a benchmark. Writes
     results.parquet, summary.json and a self-contained report.html, all or nothing; a study also
     writes findings.md. After an interruption, give the same command again: finished streams are
-    not run twice.
+    not run twice. Whatever a replay invents around a benchmark is named in its headline; around a
+    table of your own (table:FILE) it invents nothing unless you ask for it.
 
     Example: equipoise replay --policies uniform,top-two --budget 1000
 
+    Example: equipoise replay --benchmark table:outcomes.csv
+
     Example: equipoise replay --experiment grid --benchmark swebench:PATH
     """
+    from equipoise.replay.benchmarks.base import in_flags
     from equipoise.replay.command import complete_order, run_replay
 
-    run_replay(
-        complete_order(
+    with in_flags():
+        order = complete_order(
             {
                 "benchmark": benchmark,
                 "benchmark_options": [
@@ -202,7 +215,7 @@ def replay(
                 "as_json": as_json,
             }
         )
-    )
+        run_replay(order)
 
 
 def benchmarks(
@@ -219,6 +232,8 @@ def benchmarks(
 
     rows = describe() if name is None else describe_options(name)
     _print_listing(rows, as_json)
+    if not rows and not as_json:
+        typer.echo("It has no options.")
 
 
 def worlds(
@@ -235,10 +250,46 @@ def worlds(
     _print_listing(describe_options(), as_json)
 
 
+def policies(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """List the policies of `replay`, gates and assignments.
+
+    A gate says which requests are randomized, an assignment onto which model; gate+assignment is
+    a policy too.
+
+    Example: equipoise policies
+
+    Example: equipoise replay --policies uniform,uncertainty+top-two
+    """
+    from equipoise.policies.registry import describe
+
+    _print_listing(describe(), as_json)
+
+
+def estimators(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """List the estimator families and what they use.
+
+    OBS is the usage log, EXP the randomized requests, SIM replays of cached requests.
+
+    Example: equipoise estimators
+
+    Example: equipoise replay --estimators ipw,hierarchical
+    """
+    import equipoise.agent.estimators  # noqa: F401 - registers the families
+    from equipoise.agent.estimators.base import describe
+
+    _print_listing(describe(), as_json)
+
+
 def _plan_of_benchmark(name: str, world: list[str], fields: Mapping[str, Any]) -> Problem:
+    from equipoise.replay.benchmarks.base import in_flags
     from equipoise.replay.planning import of_benchmark
 
-    return of_benchmark(name, world, fields)
+    with in_flags():
+        return of_benchmark(name, world, fields)
 
 
 def _validate_plans(benchmarks: list[str], count: int, out: Path | None, as_json: bool) -> None:
@@ -251,6 +302,8 @@ for command in (
     replay,
     benchmarks,
     worlds,
+    policies,
+    estimators,
     init,
     serve,
     ingest,

@@ -13,11 +13,11 @@ import pandas as pd
 from rich.console import Console
 
 from equipoise.agent.config import SequenceName
-from equipoise.agent.errors import AgentError
-from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.estimators.base import FAMILIES, NOTES
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_from_texts
+from equipoise.replay.benchmarks import Benchmark, has_own_rewards, load_from_texts
+from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.report import print_summary, write_report
 from equipoise.replay.findings.text import as_markdown, print_findings
@@ -32,10 +32,13 @@ from equipoise.replay.order import (
     describe_run,
     result_folder,
     stream_settings,
+    unchanged,
     write_results,
 )
-from equipoise.replay.results.summary import summarize
+from equipoise.replay.planning import certainty
+from equipoise.replay.results.summary import invented_sentence, summarize
 from equipoise.replay.worlds import World
+from equipoise.replay.worlds.options import traffic_is_routed
 from equipoise.store.sqlite import SqliteStore
 
 
@@ -73,7 +76,7 @@ def replay(
     jobs: processes, 0 for one per core. Nothing is written unless `out` names a folder (which
     gets the files that the command writes) or `store` a file. progress: shown on standard error.
 
-    Raises AgentError, BenchmarkError or WorldError naming what is wrong.
+    Raises OptionError, BenchmarkError or WorldError naming what is wrong.
 
     >>> from equipoise.replay import replay
     >>> results = replay(
@@ -128,11 +131,15 @@ def _several(numbers: float | Sequence[float] | None) -> list[float] | None:
 
 
 def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
-    """An order from options, None where one was not given: the defaults of a replay, or of the
-    experiment that is asked for. Raises AgentError where there is no such experiment.
+    """An order from options, None where one was not given: the defaults of a replay, of a benchmark
+    whose rewards are somebody's own, or of the experiment that is asked for.
+
+    Raises OptionError where there is no such experiment.
     """
     defaults = DEFAULTS
-    if options["experiment"] is not None:
+    if options["experiment"] is None and has_own_rewards(options["benchmark"]):
+        options, defaults = unchanged(options)
+    elif options["experiment"] is not None:
         from equipoise.replay.studies.registry import planned
 
         defaults = {**DEFAULTS, **planned(options["experiment"], options)}
@@ -141,7 +148,7 @@ def complete_order(options: Mapping[str, Any]) -> ReplayOrder:
 
 
 def run_replay(order: ReplayOrder) -> None:
-    """Run, write and print. Raises AgentError, BenchmarkError or StoreError on bad input."""
+    """Run, write and print. Raises OptionError, BenchmarkError or StoreError on bad input."""
     _, text, show = run_order(order)
     if order.as_json:
         print(text, end="")
@@ -200,14 +207,32 @@ def _progress(order: ReplayOrder, total: int) -> Iterator[Advance]:
 
 def prepare(order: ReplayOrder) -> Prepared:
     """Check everything that can be wrong with an order, before anything runs or is written."""
-    families = checked_families(order.estimators or FAMILIES)
+    log = traffic_is_routed(order.obs, order.exp_rate)
+    # Without a log these say nothing, or the same as others.
+    lacking = [name for name, notes in NOTES.items() if notes.without_log and not log]
+    families = checked_families(
+        order.estimators or [name for name in FAMILIES if name not in lacking]
+    )
     policies = checked_policies(order.policies)
     if order.store is not None and order.store.exists():
-        raise AgentError(f"--store: {order.store} exists")
+        raise OptionError("store", f"{order.store} exists")
     settings = stream_settings(order)
     benchmark = load_from_texts(order.benchmark, order.benchmark_options)
     sweep = cells(order.alphas, order.confoundings, policies, families, order.seeds)
-    return Prepared(settings, benchmark, sweep, describe_run(benchmark, settings, order))
+    meta = describe_run(benchmark, settings, order)
+    if lacking:
+        meta["without_log"] = lacking
+        meta["without_log_words"] = (
+            "; ".join(
+                f"{name} is {NOTES[name].without_log}" for name in lacking if name in families
+            )
+            or "they were not run"
+        )
+    if len(sweep) and len(order.alphas) == len(order.confoundings) == 1:
+        world = World(benchmark, sweep[0].world_options(settings))
+        own = order.benchmark if meta["own_rewards"] else None
+        meta["certainty"] = certainty(world, settings, order.policies, own)
+    return Prepared(settings, benchmark, sweep, meta)
 
 
 def _write(folder: Path, results: pd.DataFrame, prepared: Prepared) -> tuple[str, Show]:
@@ -217,6 +242,8 @@ def _write(folder: Path, results: pd.DataFrame, prepared: Prepared) -> tuple[str
         write_report(folder / "report.html", results, summary, meta)
         return write_results(folder, results, summary), partial(print_summary, summary=summary)
     findings = prepared.analyse(results, meta)
+    first, *others = findings.sentences
+    findings = replace(findings, sentences=(f"{invented_sentence(meta)} {first}", *others))
     (folder / "findings.md").write_text(as_markdown(findings), encoding="utf-8")
     write_page(folder / "report.html", findings, meta)
     text = write_results(folder, results, {**meta, "findings": findings})

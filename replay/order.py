@@ -14,23 +14,28 @@ import msgspec
 import pandas as pd
 
 from equipoise.agent.config import SequenceName
-from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.benchmarks import Benchmark, has_own_rewards
+from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.findings.findings import Findings
 from equipoise.replay.harness.cell_cache import cells_beside, holds_cells
 from equipoise.replay.harness.stream import StreamSettings
 from equipoise.replay.harness.sweep import Cell
-from equipoise.replay.worlds import World
-from equipoise.replay.worlds.options import parse_options
+from equipoise.replay.worlds import World, WorldOptions
+from equipoise.replay.worlds.options import (
+    UNCHANGED_WORLD,
+    inventions,
+    parse_options,
+    traffic_is_routed,
+)
 
 DEFAULTS: dict[str, Any] = {
     "policies": ["uniform", "top-two", "track-and-stop"],
     "alphas": [0.5],
     "confoundings": [1.0],
-    "seeds": 3,
+    "seeds": 5,
     "obs": 5000,
     "exp_rate": 0.1,
     "delta": 0.05,
@@ -44,6 +49,7 @@ DEFAULTS: dict[str, Any] = {
     "out": Path("runs/replay"),
 }
 """Of the options that are not None where nobody gives them."""
+_UNCHANGED = {"alphas": [1.0], "confoundings": [0.0], "obs": 0, "exp_rate": 1.0}
 DEFAULT_BUDGET = 1000
 """Randomized requests, where neither a budget nor a number of requests is given."""
 INTERRUPTED = 130
@@ -56,7 +62,7 @@ class ReplayOrder:
 
     estimators: None for all families. requests, budget: None for no limit of its own. out: None
     to write nothing. experiment: a study, None for a plain replay. progress: shown on standard
-    error. Raises AgentError for a number out of its range.
+    error. Raises OptionError for a number out of its range.
     """
 
     benchmark: str
@@ -84,26 +90,40 @@ class ReplayOrder:
 
     def __post_init__(self) -> None:
         if not 0 < self.exp_rate <= 1:
-            raise AgentError(f"--exp-rate: {self.exp_rate} is not within (0, 1]")
+            raise OptionError("exp_rate", f"{self.exp_rate} is not within (0, 1]")
         if not 0 < self.delta < 1:
-            raise AgentError(f"--delta: {self.delta} is not within (0, 1)")
+            raise OptionError("delta", f"{self.delta} is not within (0, 1)")
         for name in ("epsilon", "obs", "jobs"):
             if getattr(self, name) < 0:
-                raise AgentError(f"--{name}: {getattr(self, name)} is negative")
+                raise OptionError(name, f"{getattr(self, name)} is negative")
         for name in ("seeds", "requests", "budget"):
             count = getattr(self, name)
             if count is not None and count < 1:
-                raise AgentError(f"--{name}: {count} is not 1 or more")
+                raise OptionError(name, f"{count} is not 1 or more")
         if self.sequence not in get_args(SequenceName):
             words = ", ".join(get_args(SequenceName))
-            raise AgentError(f"--sequence: {self.sequence!r} is not one of {words}")
+            raise OptionError("sequence", f"{self.sequence!r} is not one of {words}")
         for name, values, most in (
             ("alpha", self.alphas, 1),
             ("confounding", self.confoundings, 100),
         ):
             for value in values:
                 if not 0 <= value <= most:
-                    raise AgentError(f"--{name}: {value:g} is not within [0, {most}]")
+                    raise OptionError(name, f"{value:g} is not within [0, {most}]")
+
+
+def unchanged(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and defaults of a replay that changes nothing about the rewards of its benchmark.
+
+    No taste, no types of users, no noise, and every request randomized, so that there is no usage
+    log. Whoever asks for confounding asks for users who differ, and for a log that shows it.
+    """
+    confounded = any(options["confoundings"] or ())
+    # Types of users that rate alike would hide nothing.
+    world = [*UNCHANGED_WORLD[: 1 if confounded else 2], *options["world"]]
+    asked = ("obs", "exp_rate") if confounded else ()
+    own = {name: value for name, value in _UNCHANGED.items() if name not in asked}
+    return {**options, "world": world}, {**DEFAULTS, **own}
 
 
 Analysis: TypeAlias = Callable[[pd.DataFrame, Mapping[str, Any]], Findings]
@@ -124,22 +144,22 @@ class Prepared:
 
 
 def checked_families(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of estimator families without repeats. Raises AgentError for one that is none."""
+    """Names of estimator families without repeats. Raises OptionError for one that is none."""
     families = tuple(dict.fromkeys(names))
     for name in families:
         if name not in FAMILIES:
-            raise AgentError(f"--estimators: {name!r} is not one of {', '.join(FAMILIES)}")
+            raise OptionError("estimators", f"{name!r} is not one of {', '.join(FAMILIES)}")
     return families
 
 
 def checked_policies(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of policies without repeats. Raises AgentError for one that is none."""
+    """Names of policies without repeats. Raises OptionError for one that is none."""
     policies = tuple(dict.fromkeys(names))
     for name in policies:
         try:
             policy(name)
         except ValueError as error:
-            raise AgentError(f"--policies: {error}") from None
+            raise OptionError("policies", f"{error}") from None
     return policies
 
 
@@ -197,15 +217,27 @@ def stream_settings(order: ReplayOrder) -> StreamSettings:
 
 
 def describe_run(
-    benchmark: Benchmark, settings: StreamSettings, order: ReplayOrder
+    benchmark: Benchmark,
+    settings: StreamSettings,
+    order: ReplayOrder,
+    variants: Iterable[WorldOptions] = (),
 ) -> dict[str, Any]:
-    """What a reader of the results needs to know, truth included."""
+    """What a reader of the results needs to know, truth and inventions included.
+
+    variants: worlds besides the one of the settings.
+    """
     from importlib.metadata import version
 
     scenarios = [
         describe_world(
             World(benchmark, replace(settings.world, alpha=alpha, confounding=confounding))
         )
+        for alpha in order.alphas
+        for confounding in order.confoundings
+    ]
+    worlds = [
+        replace(world, alpha=alpha, confounding=confounding)
+        for world in (list(variants) or [settings.world])
         for alpha in order.alphas
         for confounding in order.confoundings
     ]
@@ -217,6 +249,13 @@ def describe_run(
         "contexts": len(benchmark.x),
         "exclusions": dict(benchmark.exclusions),
         "scenarios": scenarios,
+        "invented": [
+            {"name": each.name, "detail": each.detail}
+            for each in inventions(benchmark, worlds, order.obs, order.exp_rate)
+        ],
+        "own_rewards": has_own_rewards(order.benchmark),
+        "scale": benchmark.scale,
+        "usage_log": traffic_is_routed(order.obs, order.exp_rate),
         "options": {
             "requests": settings.requests,
             "exp_rate": settings.exp_rate,

@@ -10,6 +10,7 @@ realised number lies in the planned 80% band.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -28,8 +29,9 @@ from equipoise.agent.inference.certificate import Sequence as CertifiedSequence
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
 from equipoise.agent.planning.simulation.forward import Design, simulate
+from equipoise.agent.planning.simulation.paths import ASSIGNMENTS
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks import Benchmark, load_from_texts
+from equipoise.replay.benchmarks import Benchmark, has_own_rewards, load_from_texts
 from equipoise.replay.harness.stream import (
     StreamSettings,
     as_assigned,
@@ -39,7 +41,7 @@ from equipoise.replay.harness.stream import (
 )
 from equipoise.replay.harness.sweep import show_progress
 from equipoise.replay.worlds import Hidden, World, WorldOptions
-from equipoise.replay.worlds.options import parse_options
+from equipoise.replay.worlds.options import UNCHANGED_WORLD, parse_options
 from equipoise.store.batches import DecisionBatch, Floats, Ints, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 
@@ -54,6 +56,45 @@ def restricted(benchmark: Benchmark, models: Sequence[int] | Ints) -> Benchmark:
         outcome=benchmark.outcome[:, indices],
         cost=benchmark.cost[:, indices],
     )
+
+
+def certainty(
+    world: World, settings: StreamSettings, policies: Sequence[str], own: str | None
+) -> dict[str, Any]:
+    """Randomized requests by which half of such experiments certify, as plans foresee it.
+
+    policies: of the replay; the first one whose shares a plan knows is taken. own: the benchmark,
+    where its rewards are left as they are. median: None where most never end. command: of a plan
+    for the same difference.
+    """
+    known = [name for name in policies if name in ASSIGNMENTS] or ["uniform"]
+    design = replace(
+        design_of(world, known[0], settings.sequence, settings.exp_rate, 0.0),
+        delta=settings.delta,
+        epsilon=settings.epsilon,
+    )
+    values = np.sort(world.values)[::-1]
+    median = np.inf
+    if values[0] - values[1] + settings.epsilon > 0:
+        ends = simulate(design, np.random.default_rng(SEED))
+        median = float(np.median(ends.requests)) * settings.exp_rate
+    command = f"equipoise plan --models {len(values)} --reward-rate {values[1]:.2g}"
+    command += f" --effect {max(values[0] - values[1], 0.001):.2g} --traffic 1000"
+    if own is None and settings.epsilon:
+        command += f" --epsilon {settings.epsilon:g}"
+    if own is not None:
+        command = f"equipoise plan --benchmark {shlex.quote(own)} --traffic 1000"
+    return {
+        "policy": known[0],
+        "median": median if np.isfinite(median) else None,
+        "command": command,
+    }
+
+
+def _is_binary(world: World) -> bool:
+    """Whether rewards are 0 or 1."""
+    kind, means = world.options.reward, world.means
+    return kind == "bernoulli" or (kind == "exact" and bool(((means == 0) | (means == 1)).all()))
 
 
 def reward_variances(world: World) -> Floats:
@@ -100,7 +141,11 @@ def of_benchmark(name: str, world_options: list[str], fields: Mapping[str, Any])
     Raises BenchmarkError, WorldError or PlanError.
     """
     benchmark = load_from_texts(name, [])
-    world = World(benchmark, parse_options(world_options))
+    if has_own_rewards(name):
+        options = parse_options([*UNCHANGED_WORLD, *world_options])
+        world = World(benchmark, replace(options, alpha=1.0, confounding=0.0))
+    else:
+        world = World(benchmark, parse_options(world_options))
     fixed = {"models": len(benchmark.models), "reward_low": 0.0, "reward_high": 1.0}
     own = {*fixed, "reward_rate", "reward_sd", "price", "prices", "maximise"}
     own |= {"names", "mix", "candidate"}
@@ -114,7 +159,7 @@ def of_benchmark(name: str, world_options: list[str], fields: Mapping[str, Any])
         request=request,
         names=benchmark.models,
         values=world.values,
-        variances=None if world.options.reward == "bernoulli" else reward_variances(world),
+        variances=None if _is_binary(world) else reward_variances(world),
         rated=rated,
         missing=missing,
         prices=prices(benchmark),
@@ -239,7 +284,7 @@ def design_of(
         explained=np.full(paths, explained),
         rate=np.full(paths, rate),
         floor=np.full(paths, 0.1 / models),
-        binary=world.options.reward == "bernoulli",
+        binary=_is_binary(world),
         costs=np.full(models, np.nan),
         lost=np.zeros(models),
         candidates=models + 1,

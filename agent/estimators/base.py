@@ -46,16 +46,48 @@ Family: TypeAlias = Callable[[Moments], Estimate]
 FAMILIES: dict[str, Family] = {}
 
 
-def family(name: str) -> Callable[[Family], Family]:
-    """Register a function of the moments as the estimator family `name`."""
+@dataclass(frozen=True, slots=True)
+class FamilyNotes:
+    """What people choose a family by.
+
+    idea: in a line. sources: of OBS, EXP and SIM, those it uses. without_log: what it is where
+    there is no usage log; empty where that is nothing worth saying.
+    """
+
+    idea: str
+    sources: tuple[str, ...]
+    without_log: str = ""
+
+
+NOTES: dict[str, FamilyNotes] = {}
+
+
+def family(
+    name: str, idea: str = "", *sources: str, without_log: str = ""
+) -> Callable[[Family], Family]:
+    """Register a function of the moments as the estimator family `name`, with its notes."""
 
     def register(function: Family) -> Family:
         if name in FAMILIES:
             raise ValueError(f"estimator family {name!r} is registered twice")
         FAMILIES[name] = function
+        NOTES[name] = FamilyNotes(idea, sources, without_log)
         return function
 
     return register
+
+
+def describe() -> list[dict[str, str]]:
+    """A row per family for a listing: its name, what it is, and the sources it uses."""
+    return [
+        {
+            "family": name,
+            "what it is": notes.idea,
+            "uses": ", ".join(notes.sources),
+            "without a usage log": notes.without_log,
+        }
+        for name, notes in NOTES.items()
+    ]
 
 
 def deletions(weight: Floats) -> Floats:

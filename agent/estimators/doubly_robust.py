@@ -31,7 +31,12 @@ from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Floats
 
 
-@family("doubly-robust")
+@family(
+    "doubly-robust",
+    "the scorer's value plus the weighted mean of its errors on randomized requests",
+    "EXP",
+    "SIM",
+)
 def doubly_robust(moments: Moments) -> Estimate:
     """Cross-fitted augmented inverse propensity weighting (Robins 1994; Bang & Robins 2005).
 

@@ -30,7 +30,13 @@ ENOUGH_ROWS = 10
 """EXP rows from which its own variance, rather than that of OBS, scales the prior of sigma^2."""
 
 
-@family("hierarchical")
+@family(
+    "hierarchical",
+    "a scorer that starts from the log, if there is one, plus an effect of every model",
+    "OBS",
+    "EXP",
+    "SIM",
+)
 def hierarchical(moments: Moments) -> Estimate:
     """R = phi (beta_0 + delta) + rho f_m + a_m + error, averaged over scales by evidence on EXP.
 

@@ -67,7 +67,7 @@ def _between(rows: Floats, offset: Floats) -> Floats:
     return np.asarray(np.einsum("gk,gkp,gkq->gpq", rows, offset, offset, optimize=True))
 
 
-@family("ipw")
+@family("ipw", "weighted mean of the rewards of each model, as an A/B test", "EXP")
 def ipw(moments: Moments) -> Estimate:
     """Hajek mean of the EXP rewards per model, w = 1 / (e pi): valid whatever e and pi looked at.
 

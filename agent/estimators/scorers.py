@@ -34,7 +34,13 @@ from equipoise.store.batches import Floats
 LAMBDAS: Floats = np.arange(11) / 10.0
 
 
-@family("obs-only")
+@family(
+    "obs-only",
+    "a linear scorer of rewards fitted to the usage log; inherits its bias",
+    "OBS",
+    "SIM",
+    without_log="no answer",
+)
 def obs_only(moments: Moments) -> Estimate:
     """Ridge of R on phi over OBS rows with one pseudo-row of penalty; V(m) = mean phi_m theta.
 
@@ -43,7 +49,12 @@ def obs_only(moments: Moments) -> Estimate:
     return _of_one_source("obs-only", moments, moments.obs, PSEUDO_ROW)
 
 
-@family("representation-exp")
+@family(
+    "representation-exp",
+    "the same scorer fitted to randomized requests, all models together",
+    "EXP",
+    "SIM",
+)
 def representation_exp(moments: Moments) -> Estimate:
     """Ridge of R on phi over EXP rows of all models together; V(m) = mean phi_m theta.
 
@@ -80,7 +91,14 @@ def _of_one_source(
     )
 
 
-@family("cvci")
+@family(
+    "cvci",
+    "one scorer for log and randomized requests; cross-validation weighs the log",
+    "OBS",
+    "EXP",
+    "SIM",
+    without_log="representation-exp",
+)
 def cvci(moments: Moments) -> Estimate:
     """theta minimises (1 - lambda) loss_EXP + lambda loss_OBS (mean losses), lambda by 5 folds.
 
@@ -155,7 +173,14 @@ def _choose_share(exp: Floats, obs: Floats) -> tuple[float, Floats]:
     return float(LAMBDAS[np.argmin(errors)]), errors
 
 
-@family("grounded")
+@family(
+    "grounded",
+    "the log's scorer, corrected on randomized requests",
+    "OBS",
+    "EXP",
+    "SIM",
+    without_log="representation-exp",
+)
 def grounded(moments: Moments) -> Estimate:
     """theta = theta_OBS + delta, delta a ridge fit of the EXP residuals of theta_OBS.
 

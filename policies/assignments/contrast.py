@@ -9,7 +9,9 @@ from equipoise.policies.registry import assignment
 from equipoise.policies.snapshot import Snapshot
 
 
-@assignment("contrast")
+@assignment(
+    "contrast", idea="more requests to the model whose reward there would narrow the contrasts most"
+)
 def contrast(snapshot: Snapshot) -> AssignmentKernel:
     """pi(m | x) proportional to the cut (`policies.design`) of a reward of m at x, per price.
 

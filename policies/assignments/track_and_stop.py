@@ -49,7 +49,11 @@ _TIE = 1e-12  # means that agree to this share of the largest one are equal
 _BISECTIONS = 200  # more than enough to halve any bracket down to neighbouring floats
 
 
-@assignment("track-and-stop", uses_estimate=False)
+@assignment(
+    "track-and-stop",
+    uses_estimate=False,
+    idea="the shares that decide soonest: most to the models close to the best",
+)
 def track_and_stop(snapshot: Snapshot) -> ConstantShares:
     """Uniform start, then optimal shares, then the leader alone (above the floor)."""
     means = snapshot.sign * snapshot.sample_means

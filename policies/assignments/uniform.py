@@ -14,7 +14,7 @@ def uniform_shares(snapshot: Snapshot) -> ConstantShares:
     return ConstantShares(np.ones(len(snapshot.models)))
 
 
-@assignment("uniform", uses_estimate=False)
+@assignment("uniform", uses_estimate=False, idea="every model equally often")
 def uniform(snapshot: Snapshot) -> ConstantShares:
     """Equal shares."""
     return uniform_shares(snapshot)

@@ -6,6 +6,7 @@ from equipoise.replay.benchmarks.base import (
     benchmark,
     describe,
     describe_options,
+    has_own_rewards,
     load,
     load_from_texts,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "benchmark",
     "describe",
     "describe_options",
+    "has_own_rewards",
     "load",
     "load_from_texts",
 ]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Floats
 
 Value = TypeVar("Value", int, float, str)
@@ -119,6 +121,36 @@ class BenchmarkError(ValueError):
     """A benchmark that cannot be had, in one line for the person who asked for it."""
 
 
+class OptionError(AgentError):
+    """An option that cannot be honoured.
+
+    Its text names keywords of `replay`, `in_flags` the options of the command.
+
+    >>> error = OptionError("exp_rate", "2 is not within (0, 1]")
+    >>> str(error), error.in_flags
+    ('exp_rate: 2 is not within (0, 1]', '--exp-rate: 2 is not within (0, 1]')
+    """
+
+    def __init__(self, options: str, reason: str) -> None:
+        """options: keywords, with commas between."""
+        super().__init__(f"{options}: {reason}")
+        names = (f"--{_FLAGS.get(name, name.replace('_', '-'))}" for name in options.split(", "))
+        self.in_flags = f"{', '.join(names)}: {reason}"
+
+
+@contextmanager
+def in_flags() -> Iterator[None]:
+    """Inside, options are refused under the names they have on the command line."""
+    try:
+        yield
+    except OptionError as error:
+        raise AgentError(error.in_flags) from None
+
+
+_FLAGS = {"benchmark_options": "benchmark-option"}
+"""Where it is not the keyword with hyphens."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Benchmark:
     """C contexts × K models: what each model put out, how well it did, what it cost.
@@ -128,6 +160,8 @@ class Benchmark:
     models: K names. context_names: d names. output_names: q names. context_ids: C texts.
     source: where the data is from. exclusions: what was left out, and how many of each.
     outcome_features: whether the outcome is itself one of the output features.
+    invented: which of "outcomes" and "costs" were not measured but made up.
+    scale: how rewards of the source became outcomes, in words; empty where they are the same.
 
     Arrays are copied to float64 and made read-only. Raises BenchmarkError naming the field, the
     value and the limit.
@@ -146,6 +180,8 @@ class Benchmark:
     source: str
     exclusions: Mapping[str, int] = field(default_factory=dict)
     outcome_features: bool = False
+    invented: tuple[str, ...] = ()
+    scale: str = ""
 
     def __post_init__(self) -> None:
         for names in ("models", "context_names", "output_names", "context_ids"):
@@ -223,13 +259,18 @@ class NoOptions:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A registered benchmark. options: the frozen dataclass that its loader is given."""
+    """A registered benchmark. options: the frozen dataclass that its loader is given.
+
+    own_rewards: whether its rewards are those of real users, so that a replay adds nothing to
+    them unless it is asked to.
+    """
 
     name: str
     title: str
     options: type[Any]
     needs_path: bool
     loader: Loader
+    own_rewards: bool = False
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -239,7 +280,12 @@ LOGS = {"openbandit": "A real log of recommendations with its propensities (Open
 
 
 def benchmark(
-    name: str, title: str, *, options: type[Any] = NoOptions, needs_path: bool = False
+    name: str,
+    title: str,
+    *,
+    options: type[Any] = NoOptions,
+    needs_path: bool = False,
+    own_rewards: bool = False,
 ) -> Callable[[Loader], Loader]:
     """Register a loader `(path, options) -> Benchmark` under a name.
 
@@ -250,7 +296,7 @@ def benchmark(
     def register(loader: Loader) -> Loader:
         if name in _ENTRIES:
             raise ValueError(f"benchmark {name!r} is registered twice")
-        _ENTRIES[name] = Entry(name, title, options, needs_path, loader)
+        _ENTRIES[name] = Entry(name, title, options, needs_path, loader, own_rewards)
         return loader
 
     return register
@@ -261,6 +307,13 @@ def entries() -> dict[str, Entry]:
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"{__package__}.{module.name}")
     return dict(sorted(_ENTRIES.items()))
+
+
+def has_own_rewards(spec: str) -> bool:
+    """Whether the rewards of the benchmark "name" or "name:PATH" are to be left as they are."""
+    name = spec.partition(":")[0]
+    registered = entries()
+    return name in registered and registered[name].own_rewards
 
 
 def _names(registered: Mapping[str, Entry]) -> str:

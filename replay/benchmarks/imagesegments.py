@@ -97,6 +97,7 @@ def load_imagesegments(path: Path | None, options: NoOptions) -> Benchmark:
         cost=np.broadcast_to(prices, chosen.shape),
         context_ids=tuple(f"segment-{row}" for row in arrays["rows"].tolist()),
         source="ImageSegments of the river package (UCI Image Segmentation, Statlog version)",
+        invented=("costs",),
         exclusions={"segments used for training": _TRAINING_ROWS},
     )
 

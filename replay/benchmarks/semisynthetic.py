@@ -71,5 +71,6 @@ def load_semisynthetic(path: Path | None, options: SemisyntheticOptions) -> Benc
         outcome=(1.0 - options.misfit) * linear + options.misfit * other,
         cost=np.broadcast_to(price, (contexts, models)),
         context_ids=tuple(f"context-{c + 1}" for c in range(contexts)),
+        invented=("outcomes", "costs"),
         source=f"drawn from seed {options.seed}",
     )

@@ -1,11 +1,12 @@
 """Anyone's outcomes: a Parquet or CSV file with one row per (context, model).
 
 Columns: context_id, model, reward, optionally cost (USD), x_* (features of the context) and y_*
-(features of the output).
+(features of the output): numbers, true or false, categories or texts.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from equipoise.agent.config.ingest import as_feature, as_text
+from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
+from equipoise.agent.features.kinds import LONGEST_VALUE, STATISTICS
 from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, check, option
 from equipoise.replay.benchmarks.reading.complete import ImportOptions, chosen, complete, scaled
@@ -66,13 +70,14 @@ class _Rows:
     columns: Mapping[str, Floats]
 
 
-@benchmark("table", _TITLE, options=TableOptions, needs_path=True)
+@benchmark("table", _TITLE, options=TableOptions, needs_path=True, own_rewards=True)
 def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     """Contexts × models of a file. PATH: a Parquet, CSV or TSV file, or a folder with only one.
 
     outcome: (reward - reward_low) / (reward_high - reward_low). cost: USD, unknown where the
     column or a value is missing. outputs: the columns y_*, x: the columns x_*, each robustly
-    standardized (see `scaling`). x_* must be the same in all rows of a context. A cell that is
+    standardized (see `scaling`); those of words are read as the agent reads them, and stay on
+    its scale (see `declared`). x_* must be the same in all rows of a context. A cell that is
     empty or says nan, na or null is missing.
 
     Left out and counted: models that lack too many contexts (`max_missing`), contexts that a
@@ -81,9 +86,14 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     """
     assert path is not None
     file = read_table(path)
-    x_names, y_names, exclusions = _features(file)
-    columns = _numbers(file, [*x_names, *y_names], options)
-    context, contexts = _positions(file.texts("context_id"))
+    x_columns, y_columns, exclusions = _features(file)
+    words: dict[str, Floats] = {}
+    context_ids = file.texts("context_id")
+    x_names = _read_words(file, x_columns, words, len(set(context_ids)))
+    y_names = _read_words(file, y_columns, words, len(context_ids))
+    numbers = [name for name in (*x_names, *y_names) if name not in words]
+    columns = {**_numbers(file, numbers, options), **words}
+    context, contexts = _positions(context_ids)
     model, models = _positions(file.texts("model"))
     rows, repeated = _unique_rows(file, _Rows(context, model, columns), contexts, models)
     if repeated:
@@ -103,12 +113,13 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
     x = scaled(
         {short[name]: of_context[name][selected.contexts] for name in x_names},
         (len(selected.contexts),),
+        _short(words, short),
     )
     with_outcome = options.features == "with-outcome"
     output_columns = {short[name]: cells[name][whole] for name in y_names}
     if with_outcome:
         output_columns["outcome"] = outcome
-    outputs = scaled(output_columns, outcome.shape, ("outcome",))
+    outputs = scaled(output_columns, outcome.shape, {"outcome", *_short(words, short)})
     outputs.require_one(file.path)
     kept_contexts = [contexts[row] for row in selected.contexts.tolist()]
     return Benchmark(
@@ -131,6 +142,7 @@ def load_table(path: Path | None, options: TableOptions) -> Benchmark:
             **outputs.exclusions("output"),
         },
         outcome_features=with_outcome,
+        scale=_scale(options),
     )
 
 
@@ -147,7 +159,66 @@ def _features(file: TableFile) -> tuple[list[str], list[str], dict[str, int]]:
     others = [name for name in names if name not in {*_REQUIRED, "cost", *x_names, *y_names}]
     if not others:
         return x_names, y_names, {}
-    return x_names, y_names, {f"columns of no known kind ({names_listed(others)})": len(others)}
+    kind = f"columns of no known kind ({names_listed(others)}; features begin with x_ or y_)"
+    return x_names, y_names, {kind: len(others)}
+
+
+def _read_words(
+    file: TableFile, names: list[str], words: dict[str, Floats], units: int
+) -> list[str]:
+    """Names of the columns that features become; those of words are put into `words`."""
+    columns: list[str] = []
+    for name, short in zip(names, feature_names(names), strict=True):
+        feature = declared(file, name, short, units)
+        if feature is None:
+            columns.append(name)
+            continue
+        parts = encoded(file, name, feature)
+        words.update(parts)
+        columns += parts
+    return columns
+
+
+def _short(words: Mapping[str, Floats], short: Mapping[str, str]) -> set[str]:
+    return {short[name] for name in words if name in short}
+
+
+MOST_CATEGORIES = 20
+"""A column with more different words is text."""
+
+Words = Boolean | Category | Text
+
+
+def declared(file: TableFile, column: str, name: str, units: int) -> Words | None:
+    """The feature `name` that a column is, None for numbers. units: how many contexts or outputs
+    it describes, each of which may stand in several rows.
+
+    true and false are a boolean; up to MOST_CATEGORIES words, used twice on average, are a
+    category, its values in alphabetical order; everything else is a text, with all statistics.
+    """
+    if file.is_numeric(column):
+        return None
+    values = [value for value in file.values(column) if value not in (None, "")]
+    if values and all(str(value).strip().lower() in ("true", "false") for value in values):
+        return Boolean(name=name)
+    words = sorted({word for value in values if (word := as_text(column, value))})
+    if 2 <= len(words) <= min(MOST_CATEGORIES, units // 2) and all(
+        word.isprintable() and len(word) <= LONGEST_VALUE for word in words
+    ):
+        return Category(name=name, values=words)
+    return Text(name=name, statistics=list(STATISTICS))
+
+
+def encoded(file: TableFile, column: str, feature: Words) -> dict[str, Floats]:
+    """The columns of a feature by name, each (n,), NaN where a cell is empty."""
+    transform = Transform(FeatureSchema(context=[feature]))
+    kind = type(feature).__name__
+    left_out: Counter[str] = Counter()
+    values = [as_feature(kind, column, value, left_out) for value in file.values(column)]
+    known = np.array([value is not None for value in values], dtype=bool)
+    rows = np.full((len(values), transform.d), np.nan)
+    rows[known] = transform.context_rows([{feature.name: v} for v in values if v is not None])
+    return dict(zip(transform.context_names, rows.T, strict=True))
 
 
 def _numbers(file: TableFile, features: list[str], options: TableOptions) -> dict[str, Floats]:
@@ -159,6 +230,13 @@ def _numbers(file: TableFile, features: list[str], options: TableOptions) -> dic
     cost = file.numbers("cost") if "cost" in file.columns else np.full(len(reward), np.nan)
     file.require("cost", cost, np.isnan(cost) | (cost >= 0), "0 or more, or empty if unknown")
     return {**columns, "cost": cost}
+
+
+def _scale(options: TableOptions) -> str:
+    low, high = options.reward_low, options.reward_high
+    if (low, high) == (0.0, 1.0):
+        return ""
+    return f"Rewards are shown from 0 to 1, which are {low:g} and {high:g} in the table"
 
 
 def _positions(names: list[str]) -> tuple[Ints, list[str]]:

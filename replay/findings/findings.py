@@ -1,7 +1,7 @@
 """What a study or a replay found, as plain data: sentences, tables and figures.
 
-Every measured number is a `Measured`: a mean over seeds with its 95% bootstrap interval. Nothing
-here knows of HTML, terminals or Markdown.
+Every measured number is a `Measured`: a mean over seeds with its 95% interval, if there were seeds
+enough for one. Nothing here knows of HTML, terminals or Markdown.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from equipoise.replay.results.averages import (
     RIGHT,
-    TAILS,
     Floats,
+    bootstrap_interval,
     mean_with_interval,
     resample_counts,
     resampled_means,
@@ -30,6 +30,11 @@ class Measured:
     mean: float | None
     low: float | None = None
     high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Percentage(Measured):
+    """A measured share of runs, from 0 to 1, which people read in percent."""
 
 
 Grade: TypeAlias = Literal["right", "near", "wrong", "silent"]
@@ -195,9 +200,10 @@ class Findings:
     figures: tuple[Figure, ...]
 
 
-def measured(values: Floats) -> Measured:
-    """The mean of (R,) seeds; differences of the same seeds give a paired interval."""
-    means = mean_with_interval(values[:, None])
+def measured(values: Floats, least: float = -np.inf) -> Measured:
+    """The mean of (R,) seeds; differences of the same seeds give a paired interval. least: what no
+    value can be below, as 0 for regrets and errors."""
+    means = mean_with_interval(values[:, None], least)
     return entry(means.mean[0], means.low[0], means.high[0])
 
 
@@ -210,7 +216,8 @@ def share(yes: Floats) -> Measured:
 def root_mean_square(values: Floats) -> Measured:
     """sqrt of the mean square of (R,) seeds."""
     squares = values[:, None] ** 2
-    return _with_tails(np.sqrt(_mean(squares)[0]), np.sqrt(resampled_means(squares)[:, 0]))
+    drawn = np.sqrt(resampled_means(squares)[:, 0])
+    return _with_ends(np.sqrt(_mean(squares)[0]), drawn, len(values))
 
 
 def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
@@ -237,7 +244,7 @@ def bias_and_deviation(errors: Floats) -> tuple[Measured, Measured]:
 
     bias, deviation = parts(np.ones((1, runs)))
     biases, deviations = parts(resample_counts(runs))
-    return _with_tails(bias[0], biases), _with_tails(deviation[0], deviations)
+    return _with_ends(bias[0], biases, runs), _with_ends(deviation[0], deviations, runs)
 
 
 def _mean(values: Floats) -> Floats:
@@ -247,18 +254,14 @@ def _mean(values: Floats) -> Floats:
     return mean
 
 
-def _with_tails(mean: float, resampled: Floats) -> Measured:
-    finite = resampled[np.isfinite(resampled)]
-    if len(finite) < 2:
-        return entry(mean, np.nan, np.nan)
-    low, high = np.quantile(finite, TAILS)
-    return entry(mean, low, high)
+def _with_ends(mean: float, resampled: Floats, runs: int) -> Measured:
+    return entry(mean, *bootstrap_interval(resampled[np.isfinite(resampled)], runs))
 
 
 def entry(mean: float, low: float, high: float) -> Measured:
     """Numbers as a Measured; None where unknown."""
-    numbers = (float(each) if np.isfinite(each) else None for each in (mean, low, high))
-    return Measured(*numbers)
+    ends = [float(each) if np.isfinite(each) else None for each in (mean, low, high)]
+    return Measured(ends[0], ends[1], ends[2])
 
 
 def above_zero(value: Measured) -> bool:

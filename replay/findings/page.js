@@ -83,7 +83,14 @@
     });
   });
 
+  const markWide = () => document.querySelectorAll(".scroll").forEach((box) => {
+    box.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+  });
+  window.addEventListener("resize", markWide);
+  markWide();
+
   document.querySelectorAll("details").forEach((fold) => fold.addEventListener("toggle", () => {
+    markWide();
     places().filter((place) => visible(place) && !place.dataset.drawn).forEach((p) => draw(p));
   }));
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawVisible);

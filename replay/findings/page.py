@@ -413,6 +413,7 @@ def table_html(table: Table) -> str:
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}">\n<thead><tr>{head}</tr></thead>\n'
         "<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
+        '<p class="more" aria-hidden="true">This table goes on to the right: scroll it.</p>'
     )
 
 
@@ -464,7 +465,9 @@ def facts(meta: Mapping[str, Any]) -> str:
         "Models": ", ".join(meta.get("models", ())),
         "Contexts": _counted(meta.get("contexts"), ""),
         "Left out": ", ".join(f"{why}: {n}" for why, n in meta.get("exclusions", {}).items()),
-        "Usage log": _counted(options.get("obs"), " requests, served as routed, before the start"),
+        "Usage log": _counted(
+            options.get("obs") or None, " requests, served as routed, before the start"
+        ),
         "Live requests": _counted(options.get("requests"), " a run", "up to "),
         "Randomized": _randomized(options),
         "Runs": _counted(options.get("seeds"), " for every setting, policy and estimator"),

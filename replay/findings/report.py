@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,6 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.agent.inference.projection import within_range
 from equipoise.replay.findings.findings import (
     CurvePanel,
@@ -30,21 +30,30 @@ from equipoise.replay.findings.findings import (
     Progress,
     Scatter,
     Table,
-    Verdict,
     entry,
     measured,
 )
 from equipoise.replay.findings.page import Tile, label, write_page
+from equipoise.replay.findings.report_tables import (
+    LOST,
+    Row,
+    certificates,
+    costs,
+    distinct,
+    every_number,
+    number,
+    verdicts,
+)
 from equipoise.replay.findings.text import MOST_WIDTH, print_findings
 from equipoise.replay.results.averages import (
     NAIVE,
-    TAILS,
     Counts,
     Floats,
     Mean,
     Pair,
     Runs,
     Scenario,
+    bootstrap_interval,
     mean_by_seed,
     mean_with_interval,
     resampled_means,
@@ -52,12 +61,13 @@ from equipoise.replay.results.averages import (
     share_with_interval,
     together,
 )
-from equipoise.replay.results.summary import NEAR, best_name, minus, percent, reward
+from equipoise.replay.results.summary import best_name, reward, target
 
-Row: TypeAlias = Mapping[str, Any]
 Average: TypeAlias = Callable[[Floats], Mean]
 
-REGRET = "Regret is the true value of the best model less that of the recommended one."
+NONNEGATIVE: Average = partial(mean_with_interval, least=0.0)
+"""Of regrets, errors and widths."""
+
 MOST_MODELS = 12
 """Models in the figure of values: the best ones, and those somebody recommends."""
 
@@ -71,11 +81,17 @@ def write_report(
     """
     rows, scenarios = summary["rows"], summary["scenarios"]
     runs = runs_by_scenario(results, float(meta["options"].get("epsilon", 0.0)))
+    if not meta.get("usage_log", True):
+        # The comparison of a log that is not there.
+        runs = {
+            setting: {pair: each for pair, each in of_setting.items() if pair[1] != NAIVE}
+            for setting, of_setting in runs.items()
+        }
     described = {
         **meta,
         "options": {
-            "policies": _distinct(rows, "policy"),
-            "estimators": [name for name in _distinct(rows, "estimator") if name != NAIVE],
+            "policies": distinct(rows, "policy"),
+            "estimators": [name for name in distinct(rows, "estimator") if name != NAIVE],
             **meta["options"],
         },
     }
@@ -88,7 +104,8 @@ def write_report(
         findings = overall_findings(summary, runs)
         write_page(path, findings, described, settings, _tiles(summary))
     else:
-        sentences = (summary["headline"], *settings[0].sentences[:2])
+        own = (scenarios[0]["naive"]["sentence"], scenarios[0]["routing"]["sentence"])
+        sentences = (summary["headline"], *summary["notes"], *filter(None, own))
         whole = replace(settings[0], title=meta["title"], sentences=sentences)
         write_page(path, whole, described, tiles=_tiles(summary))
 
@@ -96,10 +113,12 @@ def write_report(
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the headline, who recommends what, what it cost, and what to open next."""
     scenarios, rows = summary["scenarios"], summary["rows"]
-    sentences = [summary["headline"]]
+    sentences = [summary["headline"], *summary["notes"]]
     if len(scenarios) == 1:
         sentences += [scenarios[0]["naive"]["sentence"], scenarios[0]["routing"]["sentence"]]
-    tables = (_verdicts(rows, len(scenarios)), _costs(rows))
+    sentences = [each for each in sentences if each]
+    log = scenarios[0]["usage_log"]
+    tables = (verdicts(rows, len(scenarios)), costs(rows, log))
     print_findings(console, Findings("", summary["title"], tuple(sentences), tables, ()))
     console.print(
         "Next: open report.html for every number with its interval and the curves; results.parquet"
@@ -115,22 +134,30 @@ def setting_findings(
     meta: Mapping[str, Any],
 ) -> Findings:
     """What one setting showed. rows: of the summary; runs: by policy and estimator."""
-    verdict = "the log misleads" if scenario["naive"]["misleads"] else "the log does not mislead"
+    verdict = (
+        "the log misleads, " if scenario["naive"]["misleads"] else "the log does not mislead, "
+    )
+    log = scenario["usage_log"]
     return Findings(
         experiment="",
-        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: {verdict}, "
-        f"{scenario['pairs_right']} of {scenario['pairs']} pairs find the best model",
-        sentences=(
-            scenario["naive"]["sentence"],
-            scenario["routing"]["sentence"],
-            *([scenario["pairs_sentence"]] if scenario["pairs_sentence"] else []),
+        title=f"α = {scenario['alpha']:g}, ω = {scenario['confounding']:g}: {verdict * log}"
+        f"{scenario['pairs_right']} of {scenario['pairs']} pairs find {target(scenario)}",
+        sentences=tuple(
+            filter(
+                None,
+                (
+                    scenario["naive"]["sentence"],
+                    scenario["routing"]["sentence"],
+                    scenario["pairs_sentence"],
+                ),
+            )
         ),
-        tables=(_verdicts(rows, 1), _certificates(rows), _every_number(rows)),
+        tables=(verdicts(rows, 1), certificates(rows, log), every_number(rows, log)),
         figures=(
             *_values(scenario, rows, runs, meta["models"]),
             _regret(runs, "How soon: regret against randomized requests", "Mean over runs"),
             _errors(runs, "How exactly: error of the differences between models", "Over all pairs"),
-            *_cost_dots(rows),
+            *_cost_dots(rows, log),
             *_certified_curves(runs, meta["options"].get("delta")),
         ),
     )
@@ -141,7 +168,7 @@ def overall_findings(
 ) -> Findings:
     """What all settings together showed. runs: by setting, then by policy and estimator."""
     pairs = dict.fromkeys(pair for each in runs.values() for pair in each)
-    policies = _distinct(summary["rows"], "policy")
+    policies = distinct(summary["rows"], "policy")
     several = {
         pair: parts
         for pair in pairs
@@ -151,8 +178,8 @@ def overall_findings(
     return Findings(
         experiment="",
         title=summary["title"],
-        sentences=(summary["headline"],),
-        tables=(_verdicts(summary["rows"], len(runs)), _worst_settings(runs, joint)),
+        sentences=(summary["headline"], *summary["notes"]),
+        tables=(verdicts(summary["rows"], len(runs)), _worst_settings(runs, joint)),
         figures=(
             _regret(joint, f"How soon: regret over all {len(runs)} settings", "Mean over settings"),
             _errors(joint, "How exactly: RMSE over all settings", "Mean over settings and runs"),
@@ -168,20 +195,14 @@ def worst(parts: Sequence[Runs], seeds: Sequence[int]) -> tuple[int, Measured]:
     """
     finals = np.array([each.final("regret")[np.isin(each.seeds, seeds)] for each in parts]).T
     means: Floats = finals.mean(axis=0)
-    low, high = np.nan, np.nan
-    if len(finals) > 1:
-        low, high = np.quantile(resampled_means(finals).max(axis=1), TAILS)
     at = int(means.argmax())
-    return at, entry(means[at], low, high)
+    return at, entry(means[at], *bootstrap_interval(_worst_of(finals), len(finals)))
 
 
-def _distinct(rows: Sequence[Row], column: str) -> list[str]:
-    return list(dict.fromkeys(row[column] for row in rows))
-
-
-def _measured(value: Mapping[str, Any]) -> Measured:
-    """A number of the summary."""
-    return Measured(value["mean"], *(value["interval"] or ()))
+def _worst_of(finals: Floats) -> Floats:
+    """(RESAMPLES,) the largest mean over settings, of (R, settings) regrets."""
+    largest: Floats = resampled_means(finals).max(axis=1)
+    return largest
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
@@ -196,172 +217,16 @@ def _tiles(summary: Mapping[str, Any]) -> list[Tile]:
         ]
     (one,) = scenarios
     naive, best, routing = one["naive"], one["best"], one["routing"]["value"]
+    found = (f"found {target(one)}", f"{right} of {pairs}", "policy × estimator pairs")
+    truly = ("the best model is", best_name(one), f"truly worth {reward(best['value'])}")
+    if not one["usage_log"]:
+        return [truly, found]
     return [
         ("the log recommends", naive["model"], f"truly worth {reward(naive['value'])}"),
-        ("the best model is", best_name(one), f"truly worth {reward(best['value'])}"),
+        truly,
         ("today’s routing", reward(routing), "worth of what is deployed"),
-        ("found the best model", f"{right} of {pairs}", "policy × estimator pairs"),
+        found,
     ]
-
-
-def _verdicts(rows: Sequence[Row], settings: int) -> Table:
-    """Who recommends what in the end: estimators down, policies across."""
-    policies = _distinct(rows, "policy")
-    lines: list[tuple[Entry, ...]] = []
-    for estimator in _distinct(rows, "estimator"):
-        cells: list[Entry] = [label(estimator)]
-        for policy in policies:
-            pair = [row for row in rows if (row["policy"], row["estimator"]) == (policy, estimator)]
-            verdict = _verdict(pair[0]) if settings == 1 and pair else _average_verdict(pair)
-            cells.append(verdict if pair else "not run")
-        lines.append(tuple(cells))
-    caption = (
-        "The usage log alone compares the models' mean rewards in it. Each cell: whether the model "
-        f"recommended in the end is a best one, its regret and its name. {REGRET} near: not a best "
-        f"one, but a mean regret of at most {NEAR:g}."
-    )
-    runs = rows[0]["runs"]
-    if settings > 1:
-        caption = (
-            f"Averages over {settings} settings: share of runs that end with a best model, mean "
-            f"regret, and the mean regret in the worst setting. {REGRET}"
-        )
-    elif runs > 1:
-        caption += (
-            f" Over {runs} runs: how many of them are right, the mean regret, and the name that "
-            "most of them recommend."
-        )
-    return Table(
-        "verdicts", "Who finds the best model?", caption, ("estimator", *policies), tuple(lines)
-    )
-
-
-def _verdict(row: Row) -> Verdict:
-    runs, right = row["runs"], row["right"]["mean"]
-    if row["verdict"] == "silent":
-        return Verdict("silent")
-    often = "" if runs == 1 else f"{round(runs * right)}/{runs}".rjust(2 * len(str(runs)) + 1)
-    return Verdict(
-        row["verdict"],
-        row["recommended"],
-        _measured(row["regret"]),
-        percent(right).rjust(4) if runs >= 100 else often,
-        "advises to keep today’s routing" if row["action"] == KEEP_ROUTING else "",
-    )
-
-
-def _average_verdict(rows: Sequence[Row]) -> Verdict:
-    regrets = [row["regret"]["mean"] for row in rows if row["regret"]["mean"] is not None]
-    if not regrets:
-        return Verdict("silent")
-    right = float(np.mean([row["right"]["mean"] for row in rows]))
-    regret = Measured(float(np.mean(regrets)))
-    grade: Any = "right" if right > 0.5 else "wrong"
-    return Verdict(grade, f"≤ {reward(max(regrets))}", regret, percent(right).rjust(4))
-
-
-def _costs(rows: Sequence[Row]) -> Table:
-    """What each policy used and risked; a range where estimators steered different streams."""
-    lines: list[tuple[Entry, ...]] = []
-    for policy in _distinct(rows, "policy"):
-        streams = [row for row in rows if row["policy"] == policy and row["estimator"] != NAIVE]
-        streams = streams or [row for row in rows if row["policy"] == policy]
-        decided = percent(float(np.mean([row["decided"]["mean"] for row in streams])))
-        at = _range(streams, "decided_at", ",.0f")
-        lines.append(
-            (
-                policy,
-                _range(streams, "exp_used", ",.0f"),
-                _range(streams, "spend", ",.2f"),
-                _range(streams, "harm", ",.1f"),
-                decided if decided == "0%" else f"{decided} at {at}",
-                _range(streams, "decided_wrong", ".0%"),
-            )
-        )
-    return Table(
-        "costs",
-        "At what cost?",
-        "Spend: USD on randomized requests. Harm: reward lost by serving them another model than "
-        "the routed one. Certified: share of runs that named the best model with a guarantee, "
-        "after how many randomized requests, and how many of those runs were wrong.",
-        ("policy", "randomized", "spend (USD)", "harm", "certified", "wrong"),
-        tuple(lines),
-    )
-
-
-def _range(rows: Sequence[Row], column: str, form: str) -> str:
-    """The mean of a column, as low to high where it differs between estimators."""
-    means = [row[column]["mean"] for row in rows if row[column]["mean"] is not None]
-    if not means:
-        return "–"
-    low, high = format(min(means), form), format(max(means), form)
-    return minus(low if low == high else f"{low} to {high}")
-
-
-def _certificates(rows: Sequence[Row]) -> Table:
-    """What each policy used, and what it certified. Streams that are the same share a line."""
-    columns = (
-        *("exp_used", "spend", "harm", "decided", "decided_at", "decided_wrong"),
-        *("width", "covered", "ever_miscovered"),
-    )
-    lines: list[tuple[Entry, ...]] = []
-    for policy in _distinct(rows, "policy"):
-        streams: dict[tuple[Measured, ...], list[str]] = {}
-        for row in rows:
-            if row["policy"] == policy and row["estimator"] != NAIVE:
-                cells = tuple(_measured(row[name]) for name in columns)
-                streams.setdefault(cells, []).append(row["estimator"])
-        for cells, estimators in streams.items():
-            steered = f", steered by {', '.join(estimators)}" if len(streams) > 1 else ""
-            lines.append((policy + steered, *cells))
-    return Table(
-        "certified",
-        "What is certified",
-        "Certified intervals rest on the logged probabilities, and on requests being served as "
-        "logged, alone: neither the usage log nor the simulator nor an estimator can break them. "
-        "They hold at all moments at once, and are wider for it. Harm: the expected reward lost by "
-        "serving randomized requests another model than the routed one.",
-        (
-            *("policy", "randomized", "spend (USD)", "harm", "share certified"),
-            *("EXP until certified", "share wrong", "half-width", "share covered in the end"),
-            "share ever missed",
-        ),
-        tuple(lines),
-    )
-
-
-def _every_number(rows: Sequence[Row]) -> Table:
-    limits = list(rows[0]["settled"])
-    lines: list[tuple[Entry, ...]] = []
-    for row in rows:
-        share = row["recommended_share"]
-        often = "" if share == 1 else f" ({percent(share)} of runs)"
-        lines.append(
-            (
-                f"{row['policy']} × {label(row['estimator'])}",
-                "–" if row["recommended"] is None else row["recommended"] + often,
-                *(
-                    _measured(row[n])
-                    for n in ("right", "regret", "regret_action", "regret_average")
-                ),
-                *(_settled(row["settled"][limit]) for limit in limits),
-                *(_measured(row[n]) for n in ("bias", "rmse", "rmse_contrast")),
-                *(_measured(row[n]) for n in ("exp_used", "spend", "harm")),
-            )
-        )
-    columns = (
-        *("policy × estimator", "recommends", "share right", "regret", "regret of the advice"),
-        *("average regret", *(f"EXP until regret ≤ {limit}" for limit in limits)),
-        *("bias", "RMSE", "RMSE of contrasts", "randomized", "spend (USD)", "harm"),
-    )
-    return Table("numbers", "Every number", "Means over runs.", columns, tuple(lines))
-
-
-def _settled(value: Mapping[str, Any]) -> str:
-    """When a regret settled, and its interval, of which an end may be never."""
-    number = "not reached" if value["exp"] is None else f"{value['exp']:,.0f}"
-    ends = ["never" if end is None else f"{end:,.0f}" for end in value["interval"] or ()]
-    return number if not ends or ends == ["never"] * 2 else f"{number} [{', '.join(ends)}]"
 
 
 def _worst_settings(
@@ -428,9 +293,10 @@ def _values(
             means = mean_with_interval(each.values[:, places])
             ends = (within_range(part, 0.0, 1.0) for part in (means.mean, means.low, means.high))
             lines.setdefault(policy, []).append(Line(estimator, _measures(Mean(*ends))))
+    question = "Does the usage log mislead?" if scenario["usage_log"] else "What does each say?"
     for policy, of_policy in lines.items():
         yield figure(
-            f"Does the usage log mislead? Estimates under {policy}",
+            f"{question} Estimates under {policy}",
             "A bar is the true value of a model; marks are what each estimator says of it at the "
             "end, with 95% intervals of the mean over runs. Models are sorted by their true value.",
             of_policy,
@@ -488,7 +354,8 @@ def _panels(runs: Mapping[Pair, Runs], column: str) -> Iterator[CurvePanel]:
             policy,
             next(iter(streams.values())).checkpoints,
             {
-                name: (each.numbers[column][:, : each.extent], mean_with_interval)
+                # Regrets and errors are never negative.
+                name: (each.numbers[column][:, : each.extent], NONNEGATIVE)
                 for name, each in streams.items()
             },
         )
@@ -506,22 +373,22 @@ def _panel(
     return CurvePanel(title, tuple(checkpoints[:longest].astype(float).tolist()), tuple(lines))
 
 
-def _cost_dots(rows: Sequence[Row]) -> Iterator[Scatter]:
+def _cost_dots(rows: Sequence[Row], log: bool) -> Iterator[Scatter]:
     harm = (
         "Harm is the expected reward lost by serving randomized requests another model than the "
         "routed one; it is negative where randomizing did users good."
     )
     spend = "Spend is what answers to randomized requests cost."
     for column, title, meaning in (
-        ("harm", "harm (reward units)", harm),
+        *[("harm", LOST[0], harm)][:log],
         ("spend", "spend (USD)", spend),
     ):
         dots = tuple(
             Dot(
                 row["estimator"],
                 row["policy"],
-                _measured(row[column]),
-                _measured(row["regret_average"]),
+                number(row[column]),
+                number(row["regret_average"]),
             )
             for row in rows
             if row["estimator"] != NAIVE and row[column]["mean"] is not None
@@ -541,7 +408,7 @@ def _cost_dots(rows: Sequence[Row]) -> Iterator[Scatter]:
 
 def _certified_curves(runs: Mapping[Pair, Runs], delta: float | None) -> Iterator[Progress]:
     kinds: tuple[tuple[str, str, str, Average], ...] = (
-        ("width", "half-width of the certified contrasts", "mean half-width", mean_with_interval),
+        ("width", "half-width of the certified contrasts", "mean half-width", NONNEGATIVE),
         ("covered", "coverage of the certified contrasts", "share covered", share_with_interval),
     )
     for column, title, y_label, average in kinds:
@@ -562,7 +429,7 @@ def _maps(rows: Sequence[Row], policy: str) -> Figure:
     alphas = sorted({row["alpha"] for row in rows})
     confoundings = sorted({row["confounding"] for row in rows})
     regrets = {
-        (row["estimator"], row["alpha"], row["confounding"]): _measured(row["regret"])
+        (row["estimator"], row["alpha"], row["confounding"]): number(row["regret"])
         for row in rows
         if row["policy"] == policy
     }
@@ -576,7 +443,7 @@ def _maps(rows: Sequence[Row], policy: str) -> Figure:
                 for a in alphas
             ),
         )
-        for name in _distinct(rows, "estimator")
+        for name in distinct(rows, "estimator")
     ]
     return Heatmaps(
         "maps",

@@ -21,11 +21,12 @@ from equipoise.replay.findings.findings import (
     Findings,
     Heatmaps,
     Measured,
+    Percentage,
     Scatter,
     Table,
     Verdict,
 )
-from equipoise.replay.results.summary import FAMILIES, minus, printable
+from equipoise.replay.results.summary import FAMILIES, minus, percent, printable
 
 UNKNOWN = "–"
 
@@ -39,6 +40,8 @@ def in_words(entry: Entry, signed: bool = False) -> tuple[str, str]:
     (('0.012', '[0.000, 0.021]'), ('−0.0004', '[−0.0010, 0.0002]'))
     >>> in_words(3000), in_words(0.25), in_words(None), in_words("ipw")
     (('3,000', ''), ('0.25', ''), ('–', ''), ('ipw', ''))
+    >>> in_words(Percentage(2 / 3, 0.21, 0.94)), in_words(Measured(0.067, 0.067, 0.067))
+    (('67%', '[21%, 94%]'), ('0.067', ''))
     """
     if entry is None:
         return UNKNOWN, ""
@@ -51,6 +54,11 @@ def in_words(entry: Entry, signed: bool = False) -> tuple[str, str]:
     mean, low, high = (finite(each) for each in (entry.mean, entry.low, entry.high))
     if mean is None:
         return UNKNOWN, ""
+    if low is not None and low == high:
+        low = None  # runs that all agree do not say how far others may be
+    if isinstance(entry, Percentage):
+        ends = "" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
+        return percent(mean), ends
     digits = _digits(max(abs(each) for each in (mean, low, high) if each is not None))
     number = _fixed(mean, digits)
     if signed and mean > 0 and number != _fixed(0.0, digits):

@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from equipoise.agent.errors import AgentError
 from equipoise.replay.benchmarks import Benchmark
+from equipoise.replay.benchmarks.base import OptionError
 
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -137,8 +137,8 @@ def cells_beside(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` for finished cells, locked against a second run.
 
     It disappears when the block ends well. After an error or an interruption, or a kill, it stays
-    if a cell had finished, and the next run into `out` finds it. Raises AgentError where another
-    run is writing to `out`.
+    if a cell had finished, and the next run into `out` finds it. Raises OptionError where
+    another run is writing to `out`.
     """
     out = out.absolute()
     folder = out.with_name(f".{out.name}.cells")
@@ -147,7 +147,7 @@ def cells_beside(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AgentError(f"--out: another run is writing to {out}") from None
+            raise OptionError("out", f"another run is writing to {out}") from None
         for stale in folder.glob("*.tmp"):
             stale.unlink()
         try:

@@ -158,7 +158,8 @@ class Checkpoint:
     """The agent at one point of the common EXP grid.
 
     target: the grid's count; requests, exp_used: so far, whether or not their rewards have come;
-    spend: USD of the answers to randomized requests; harm: expected reward lost by serving them
+    spend: USD of the answers to randomized requests, NaN where no
+    cost is known; harm: expected reward lost by serving them
     the assigned instead of the routed model, where the assignment was carried out.
     drifted: share of the world's drift that has happened, averaged over the decisions that may be
     certified; drifted_closed: over those of them that the certified sums hold by now.
@@ -254,7 +255,9 @@ def run_stream(
     clock = DriftClock(world, config.limits.rate_min)
     targets = list(settings.checkpoints)
     requests = exp_used = 0
-    spend = harm = 0.0
+    harm = 0.0
+    # Where no cost is known, what was spent is unknown too.
+    spend = 0.0 if np.isfinite(world.benchmark.cost).any() else np.nan
     while True:
         while targets and exp_used >= targets[0]:
             target, drifted = targets.pop(0), clock.read(agent)

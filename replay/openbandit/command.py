@@ -12,10 +12,9 @@ import pandas as pd
 from rich.console import Console
 
 from equipoise.agent.config.experiment import MOST_MODELS
-from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.policies.registry import policy
-from equipoise.replay.benchmarks.base import BenchmarkError
+from equipoise.replay.benchmarks.base import BenchmarkError, OptionError
 from equipoise.replay.findings.page import write_page
 from equipoise.replay.findings.text import print_findings
 from equipoise.replay.openbandit.findings import findings
@@ -24,22 +23,14 @@ from equipoise.replay.openbandit.replays import KEPT_PER_REFRESH, STEERING, Repl
 from equipoise.replay.order import DEFAULTS, ReplayOrder, write_results
 
 _SENSELESS = {
-    "estimators": "--estimators",
-    "alphas": "--alpha",
-    "confoundings": "--confounding",
-    "obs": "--obs",
-    "requests": "--requests",
-    "exp_rate": "--exp-rate",
-    "budget": "--budget",
-    "delta": "--delta",
-    "epsilon": "--epsilon",
-    "sequence": "--sequence",
-    "world": "--world",
-    "store": "--store",
-    "experiment": "--experiment",
-    "benchmark_options": "--features, --benchmark-option",
+    "estimators": "estimators",
+    "alphas": "alpha",
+    "confoundings": "confounding",
+    **{name: name for name in ("obs", "requests", "exp_rate", "budget", "delta", "epsilon")},
+    **{name: name for name in ("sequence", "world", "store", "experiment")},
+    "benchmark_options": "features, benchmark_options",
 }
-"""Options of worlds and streams, which must have the values that they have by default."""
+"""Fields of an order that must have their defaults, with the options of worlds and streams."""
 
 
 def replay_open_bandit(
@@ -48,14 +39,14 @@ def replay_open_bandit(
     """Value and replay on the logs of a benchmark `openbandit:PATH`, as `run_order` does.
 
     PATH: a folder of random/ and bts/, or one of the two. Nothing is left under `out` on an error.
-    Raises AgentError naming an option that a log without a world cannot honour, or a policy;
+    Raises OptionError naming an option that a log without a world cannot honour, or a policy;
     BenchmarkError for logs that cannot be used.
     """
     for name, option in _SENSELESS.items():
         if getattr(order, name) != DEFAULTS.get(name):
-            raise AgentError(
-                f"{option}: a log is replayed as it is, so openbandit takes only --policies,"
-                " --seeds, --jobs, --out, --force and --json"
+            raise OptionError(
+                option,
+                "a log is replayed as it is: openbandit takes policies, seeds, jobs, out and force",
             )
     location = order.benchmark.partition(":")[2]
     if not location:
@@ -118,11 +109,12 @@ def _checked(name: str) -> str:
     try:
         gate = policy(name).gate.name
     except ValueError as error:
-        raise AgentError(f"--policies: {error}") from None
+        raise OptionError("policies", str(error)) from None
     if gate != "fixed-rate":
-        raise AgentError(
-            f"--policies: {name!r} has the gate {gate!r}, must be fixed-rate: a replay decides"
-            " every row of a log"
+        raise OptionError(
+            "policies",
+            f"{name!r} has the gate {gate!r}, must be fixed-rate: a replay decides every row of a"
+            " log",
         )
     return name
 

@@ -47,7 +47,8 @@ def findings(results: Mapping[str, LogResults]) -> Findings:
 
 def scaled(value: Measured) -> Measured:
     """Per 1,000 rows."""
-    return Measured(*(None if x is None else PER * x for x in (value.mean, value.low, value.high)))
+    ends = [None if x is None else PER * x for x in (value.mean, value.low, value.high)]
+    return Measured(ends[0], ends[1], ends[2])
 
 
 def _sentences(results: Mapping[str, LogResults]) -> Iterator[str]:

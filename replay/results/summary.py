@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,14 +17,15 @@ import pandas as pd
 
 from equipoise.agent.answers.recommendation import KEEP_ROUTING
 from equipoise.replay.results.averages import (
+    FEWEST_RUNS,
     NAIVE,
-    TAILS,
     Floats,
     Mean,
     Pair,
     ResultsError,
     Runs,
     area_under,
+    bootstrap_interval,
     mean_with_interval,
     resampled_means,
     runs_by_scenario,
@@ -53,6 +54,7 @@ MEANS = (
     *("regret", "regret_action", "bias", "rmse", "rmse_contrast", "width"),
     *("exp_used", "requests", "spend", "harm"),
 )
+SIGNED = ("bias", "harm")
 SHARES = ("covered", "ever_miscovered")
 
 NEAR = 0.02
@@ -64,16 +66,23 @@ def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
 
     results: one row per run, checkpoint and estimator (see `equipoise.replay.harness.stream`).
     meta: benchmark, title, source, models, version, options, and scenarios with alpha,
-    confounding, values, naive_limit (both model -> reward) and routing_value.
+    confounding, values, naive_limit (both model -> reward) and routing_value. usage_log: False
+    where every request was randomized, so that there is neither a log nor a routing to speak of.
+    invented, exclusions, certainty: what was made up, left out, and would be needed.
     Raises ResultsError for results that cannot be averaged or a scenario without truth.
     """
     truths = {(each["alpha"], each["confounding"]): each for each in meta["scenarios"]}
     epsilon = float(meta["options"].get("epsilon", 0.0))
     scenarios, rows = [], []
+    log = bool(meta.get("usage_log", True))
     for scenario, runs in runs_by_scenario(results, epsilon).items():
+        if not log:
+            runs = {pair: each for pair, each in runs.items() if pair[1] != NAIVE}
         if scenario not in truths:
             raise ResultsError(f"meta: no scenario has alpha, confounding = {scenario}")
-        of_setting = [_row(scenario, pair, runs[pair], meta["models"]) for pair in ordered(runs)]
+        of_setting = [
+            _row(scenario, pair, runs[pair], meta["models"], log) for pair in ordered(runs)
+        ]
         scenarios.append(_scenario(truths[scenario], of_setting, meta))
         rows += of_setting
     return {
@@ -81,12 +90,13 @@ def summarize(results: pd.DataFrame, meta: Mapping[str, Any]) -> dict[str, Any]:
         "title": meta["title"],
         "version": meta["version"],
         "options": dict(meta["options"]),
-        "headline": headline(scenarios),
+        "headline": " ".join([invented_sentence(meta), headline(scenarios)]).strip(),
+        "notes": list(notes(scenarios, rows, meta)),
         "naive": {
             "misleads": any(each["naive"]["misleads"] for each in scenarios),
             "scenarios": len(scenarios),
             "scenarios_misled": sum(each["naive"]["misleads"] for each in scenarios),
-            "sentence": naive_sentence(scenarios),
+            "sentence": naive_sentence(scenarios) if meta.get("usage_log", True) else "",
         },
         "scenarios": scenarios,
         "rows": rows,
@@ -101,18 +111,19 @@ def ordered(pairs: Mapping[Pair, Runs]) -> list[Pair]:
 
 
 def _row(
-    scenario: tuple[float, float], pair: Pair, runs: Runs, models: Sequence[str]
+    scenario: tuple[float, float], pair: Pair, runs: Runs, models: Sequence[str], log: bool
 ) -> dict[str, Any]:
     recommended, share = _most_often(runs.last["recommended"], models)
     action, action_share = _most_often(runs.last["action"], [*models, KEEP_ROUTING])
     decided = np.isfinite(runs.final("decided_at"))
-    right, regret = _share(runs.right), _mean(runs.final("regret"))
+    right, regret = _share(runs.right), _mean(runs.final("regret"), "regret")
     return {
         "alpha": scenario[0],
         "confounding": scenario[1],
         "policy": pair[0],
         "estimator": pair[1],
         "runs": len(runs.seeds),
+        "log": log,
         "recommended": recommended,
         "recommended_share": share,
         "action": action,
@@ -121,7 +132,7 @@ def _row(
         "right": right,
         "settled": {f"{limit:g}": _settled(runs, limit) for limit in LIMITS},
         **_areas(runs),
-        **{name: _mean(runs.final(name)) for name in MEANS},
+        **{name: _mean(runs.final(name), name) for name in MEANS},
         **{name: _share(runs.final(name)) for name in SHARES},
         "decided": _share(decided.astype(float)),
         "decided_at": _mean(runs.final("decided_at")),
@@ -153,11 +164,16 @@ def _scenario(
             "advised_by": sum(row["action"] == KEEP_ROUTING for row in pairs),
         },
         "naive": _naive(rows, values, limits),
+        "usage_log": bool(meta.get("usage_log", True)),
+        "epsilon": float(meta["options"].get("epsilon", 0.0)),
         "exp_used": number(float(np.mean([row["exp_used"]["mean"] for row in pairs or rows]))),
         "pairs": len(pairs),
         "pairs_right": sum(row["verdict"] == "right" for row in pairs),
         "pairs_near": sum(row["verdict"] == "near" for row in pairs),
     }
+    if not scenario["usage_log"]:
+        scenario["naive"] = {**dict.fromkeys(scenario["naive"]), "misleads": False}
+        scenario["routing"] = {"value": None, "beats_best": False, "advised_by": 0}
     scenario["naive"]["sentence"] = naive_sentence([scenario])
     scenario["routing"]["sentence"] = routing_sentence(scenario)
     scenario["pairs_sentence"] = pairs_sentence(scenario)
@@ -209,24 +225,26 @@ def _most_often(words: Sequence[str | None], order: Sequence[str]) -> tuple[str 
 def _areas(runs: Runs) -> dict[str, Any]:
     """Area under the regret curve (reward units x EXP), and the same per randomized request."""
     area = area_under(runs.numbers["regret"], runs.checkpoints)
-    return {"regret_area": _mean(area), "regret_average": _mean(runs.average_regret)}
+    return {
+        "regret_area": _mean(area, "regret"),
+        "regret_average": _mean(runs.average_regret, "regret"),
+    }
 
 
 def _settled(runs: Runs, limit: float) -> dict[str, Any]:
     """EXP from which the mean regret stays <= limit. null: not within the replay."""
     regret = runs.numbers["regret"]
     at = settles_at(mean_with_interval(regret).mean[None], runs.checkpoints, limit)[0]
-    interval = None
-    if len(regret) > 1:
-        resampled = settles_at(resampled_means(regret), runs.checkpoints, limit)
-        # A quantile between two draws would average a number with "never".
-        ends = np.quantile(resampled, TAILS, method="inverted_cdf")
-        interval = [number(end) for end in ends]
+    resampled = settles_at(resampled_means(regret), runs.checkpoints, limit)
+    # A quantile between two draws would average a number with "never".
+    ends = bootstrap_interval(resampled, len(regret), "inverted_cdf")
+    interval = None if math.isnan(ends[0]) else [number(end) for end in ends]
     return {"exp": number(at), "interval": interval}
 
 
-def _mean(values: Floats) -> dict[str, Any]:
-    return as_json(mean_with_interval(values[:, None]))
+def _mean(values: Floats, column: str = "") -> dict[str, Any]:
+    least = -math.inf if column in SIGNED else 0.0
+    return as_json(mean_with_interval(values[:, None], least))
 
 
 def _share(values: Floats) -> dict[str, Any]:
@@ -252,7 +270,7 @@ def headline(scenarios: Sequence[Scenario]) -> str:
         return scenario_headline(scenarios[0])
     pairs = sum(each["pairs"] for each in scenarios)
     right = sum(each["pairs_right"] for each in scenarios)
-    parts = [naive_sentence(scenarios)]
+    parts = [naive_sentence(scenarios)] if scenarios[0]["usage_log"] else []
     if pairs:
         parts.append(
             f"{_with_requests(scenarios)}, {right} of {pairs} combinations of setting, policy and "
@@ -268,7 +286,9 @@ def scenario_headline(scenario: Scenario) -> str:
     """The result of one scenario: the log, the truth, the pairs, and today's routing."""
     naive, best = scenario["naive"], scenario["best"]
     often = _in_most_runs(naive)
-    if naive["misleads"]:
+    if not scenario["usage_log"]:
+        first = f"The best model is {best_name(scenario)} at {reward(best['value'])}."
+    elif naive["misleads"]:
         first = (
             f"The usage log recommends {naive['model']}, which is worth "
             f"{reward(naive['value'])}{often}; the best model is {best_name(scenario)} at "
@@ -285,6 +305,73 @@ def scenario_headline(scenario: Scenario) -> str:
     return " ".join(part for part in parts if part)
 
 
+def invented_sentence(meta: Mapping[str, Any]) -> str:
+    """What of a replay is no measurement, by name; empty where a description does not say."""
+    if "invented" not in meta:
+        return ""
+    names = [each["name"] for each in meta["invented"]]
+    if names:
+        return f"Invented: {_listed(names)}."
+    return "Rewards are those of the table, nothing is invented but which request comes when."
+
+
+def notes(
+    scenarios: Sequence[Scenario], rows: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]
+) -> Iterator[str]:
+    """What else a reader has to know: inventions, what was left out, intervals, what is missing."""
+    details = [each["detail"] for each in meta.get("invented", ())]
+    if details:
+        yield f"What is invented: {'; '.join(details)}."
+    if meta.get("scale"):
+        yield f"{meta['scale']}."
+    left_out = meta.get("exclusions", {})
+    if left_out:
+        yield f"Left out: {'; '.join(f'{why}: {count:,}' for why, count in left_out.items())}."
+    if meta.get("without_log"):
+        yield (
+            f"There is no usage log, which {_listed(meta['without_log'])} need:"
+            f" {meta['without_log_words']}."
+        )
+    if epsilon := meta["options"].get("epsilon"):
+        yield f"A model within {epsilon:g} of the best counts as right, and is what is certified."
+    runs = max(each["runs"] for each in scenarios)
+    if runs < FEWEST_RUNS:
+        many = "This is 1 run" if runs == 1 else f"These are means of {runs} runs"
+        yield f"{many}. Intervals need at least {FEWEST_RUNS} runs (seeds)."
+    if len(scenarios) == 1 and meta.get("certainty"):
+        yield certainty_sentence(meta["certainty"], rows)
+
+
+def certainty_sentence(certainty: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What it takes to certify the best model, and how to plan for it."""
+    best = max(row["decided"]["mean"] for row in rows)
+    known = f"Certified in {percent(best)} of the runs of the best policy" if best else ""
+    known = known or "Nothing was certified"
+    if certainty["median"] is None:
+        return (
+            f"{known}; the best models are too close for {certainty['policy']} to tell apart: "
+            "a larger epsilon asks for less."
+        )
+    needed = _rounded(certainty["median"])
+    return (
+        f"{known}; half of such experiments certify by {needed} randomized requests under "
+        f"{certainty['policy']}. Plan one: {certainty['command']}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _rounded(count: float) -> str:
+    """To two digits.
+
+    >>> _rounded(12_345.0), _rounded(87.0)
+    ('12,000', '87')
+    """
+    return f"{round(count, min(0, 2 - len(str(int(count))))):,.0f}"
+
+
 def naive_sentence(scenarios: Sequence[Scenario]) -> str:
     """Whether the naive comparison of the log misleads."""
     if len(scenarios) > 1:
@@ -297,6 +384,8 @@ def naive_sentence(scenarios: Sequence[Scenario]) -> str:
             f"is not the best, which loses up to {reward(worst)}."
         )
     naive = scenarios[0]["naive"]
+    if naive["model"] is None:
+        return ""
     often, model = _in_most_runs(naive), naive["model"]
     if naive["misleads"]:
         return (
@@ -314,6 +403,8 @@ def naive_sentence(scenarios: Sequence[Scenario]) -> str:
 def routing_sentence(scenario: Scenario) -> str:
     """Whether today's routing is better than every single model."""
     routing, best = scenario["routing"], scenario["best"]
+    if routing["value"] is None:
+        return ""
     advisers = routing["advised_by"]
     advice = f" {advisers} of {scenario['pairs']} pairs advise to keep it." if advisers else ""
     if routing["beats_best"]:
@@ -335,14 +426,24 @@ def pairs_sentence(scenario: Scenario) -> str:
         return ""
     in_most = " in most of their runs" if scenario["runs"] > 1 else ""
     if right == pairs:
-        finders = f"every policy × estimator pair finds {best_name(scenario)}{in_most}"
+        finders = f"every policy × estimator pair finds {target(scenario, name=True)}{in_most}"
     elif not right:
-        finders = f"no policy × estimator pair finds {best_name(scenario)}{in_most}"
+        finders = f"no policy × estimator pair finds {target(scenario, name=True)}{in_most}"
     else:
-        finders = f"{right} of {pairs} policy × estimator pairs find {best_name(scenario)}{in_most}"
-    if near:
-        finders += f", {near} {'more come' if right else 'come'} within {NEAR:g} of it"
+        found = f"{target(scenario, name=True)}{in_most}"
+        finders = f"{right} of {pairs} policy × estimator pairs find {found}"
+    if near and scenario["epsilon"] < NEAR:
+        verb = "comes" if near == 1 else "come"
+        more = f" more {verb}" if right else f" {verb}"
+        finders += f", {near}{more} within {NEAR:g} of it"
     return f"{_with_requests([scenario])}, {finders}{_log_alone(scenario)}."
+
+
+def target(scenario: Scenario, name: bool = False) -> str:
+    """What counts as right: the best model, or one within epsilon of it."""
+    best = best_name(scenario) if name else "the best model"
+    epsilon = scenario["epsilon"]
+    return f"a model within {epsilon:g} of {best}" if epsilon else best
 
 
 def _log_alone(scenario: Scenario) -> str:

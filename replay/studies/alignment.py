@@ -38,7 +38,7 @@ def alignment(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
         panels = []
         for name, title, losses in _quantities(streams, omega):
             rows = {
-                alpha: {family: measured(each) for family, each in by_family.items()}
+                alpha: {family: measured(each, least=0.0) for family, each in by_family.items()}
                 for alpha, by_family in losses.items()
             }
             tables.append(
@@ -122,7 +122,8 @@ def _sentence(title: str, omega: float, losses: dict[float, dict[str, Floats]]) 
     best = lowest(losses[alpha])
     text = (
         f"{title.partition(' (')[0]}, ω = {omega:g}: the lowest mean at α = {alpha:g} is"
-        f" {in_sentence(measured(losses[alpha][best]))} ({listed(tied(losses[alpha]))}); "
+        f" {in_sentence(measured(losses[alpha][best], least=0.0))}"
+        f" ({listed(tied(losses[alpha]))}); "
     )
     if not never:
         return text + "every family is beaten at some α, so none can be chosen beforehand."

@@ -32,10 +32,16 @@ from equipoise.replay.findings.findings import (
     Measured,
     Table,
     entry,
+    in_sentence,
     measured,
     share,
 )
-from equipoise.replay.results.averages import TAILS, area_under, resample_counts, resampled_means
+from equipoise.replay.results.averages import (
+    area_under,
+    bootstrap_interval,
+    resample_counts,
+    resampled_means,
+)
 from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import CHALLENGERS, Arm, ArmStreams, Setting, settled
 from equipoise.store.batches import Floats
@@ -97,8 +103,8 @@ def saving(
         ratios = np.where(np.isinf(own), 0.0, np.minimum(their, last) / np.minimum(own, last))
         return np.where(both, 1.0, ratios)
 
-    low, high = np.quantile(ratio(drawn, others_drawn), TAILS)
-    return float(ratio(np.array(point), np.array(others))), float(low), float(high)
+    ends = bootstrap_interval(ratio(drawn, others_drawn), streams.runs)
+    return float(ratio(np.array(point), np.array(others))), *ends
 
 
 def needed_tables(
@@ -114,12 +120,12 @@ def needed_tables(
         rows: list[tuple[Entry, ...]] = []
         for setting in streams.settings:
             counts = [
-                said_count(*needed(streams, setting, label, limit), last)
+                said_count(*needed(streams, setting, label, limit), last, streams.runs)
                 for label in streams.labels
             ]
             times, low, high = saving(streams, setting, ours, ab_test, limit)
             residual, plain = bounds[setting][place]
-            saved = f"{times:.1f} [{low:.1f}, {high:.1f}]"
+            saved = in_sentence(entry(times, low, high), 1)
             rows.append((str(setting), *counts, saved, round(residual), round(plain)))
         yield Table(
             f"needed-{limit:g}",
@@ -134,9 +140,11 @@ def needed_tables(
         )
 
 
-def said_count(point: float, drawn: Floats, last: int) -> str:
+def said_count(point: float, drawn: Floats, last: int, runs: int) -> str:
     """A count with its interval in words."""
-    low, high = np.quantile(drawn, TAILS, method="closest_observation")
+    low, high = bootstrap_interval(drawn, runs, "closest_observation")
+    if np.isnan(low):
+        return _count(point, last)
     return f"{_count(point, last)} [{_count(low, last)}, {_count(high, last)}]"
 
 
@@ -196,17 +204,14 @@ def _compared(
     return (
         float(round(np.sqrt(level), 4)),
         float(round(money, 1)),
-        _measured(float(ratio(every)[0]), ratio(resampled)),
+        _measured(float(ratio(every)[0]), ratio(resampled), runs),
         "never" if np.isinf(needed) else "at once" if needed <= 0.0 else float(round(needed, 1)),
     )
 
 
-def _measured(point: float, drawn: Floats) -> Measured:
-    finite = drawn[np.isfinite(drawn)]
-    if not np.isfinite(point) or len(finite) < 2:
-        return entry(point, np.nan, np.nan)
-    low, high = np.quantile(finite, TAILS)
-    return entry(point, float(low), float(high))
+def _measured(point: float, drawn: Floats, runs: int) -> Measured:
+    ends = bootstrap_interval(drawn[np.isfinite(drawn)], runs if np.isfinite(point) else 0)
+    return entry(point, *ends)
 
 
 def spend_at(errors: Floats, spend: Floats, level: Floats) -> Floats:
@@ -267,13 +272,13 @@ def target_table(
         least = np.minimum.reduce(list(drawn.values()))
         # A regret of 0 throughout is the best there is, however many others have it too.
         ratio = (areas[ours.label] + 1e-12) / (min(areas.values()) + 1e-12)
-        low, high = np.quantile((drawn[ours.label] + 1e-12) / (least + 1e-12), TAILS)
+        ends = bootstrap_interval((drawn[ours.label] + 1e-12) / (least + 1e-12), streams.runs)
         met.append(bool(ratio <= AREA))
         rows.append(
             (
                 str(setting),
                 f"area at most {AREA:g} of the best of the three",
-                f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
+                in_sentence(entry(float(ratio), *ends), 2),
                 "yes" if met[-1] else "NO",
             )
         )
@@ -349,7 +354,7 @@ def mean_regrets(streams: ArmStreams, label: str) -> dict[Any, Floats]:
 def _areas(streams: ArmStreams) -> Table:
     regrets = {label: mean_regrets(streams, label) for label in streams.labels}
     rows: list[tuple[Entry, ...]] = [
-        (str(setting), *(measured(regrets[label][setting]) for label in streams.labels))
+        (str(setting), *(measured(regrets[label][setting], least=0.0) for label in streams.labels))
         for setting in streams.settings
     ]
     overall = [np.mean(list(regrets[label].values()), axis=0) for label in streams.labels]

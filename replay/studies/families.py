@@ -18,7 +18,13 @@ from equipoise.replay.findings.findings import (
     entry,
     listed,
 )
-from equipoise.replay.results.averages import Floats, area_under, resample_counts
+from equipoise.replay.results.averages import (
+    FEWEST_RUNS,
+    Floats,
+    area_under,
+    resample_counts,
+    tails,
+)
 from equipoise.replay.studies.registry import FIFTHS, Plan, study
 from equipoise.replay.studies.streams import Setting, Streams
 
@@ -90,11 +96,12 @@ class _Losses:
     """One loss of every family: point (A, W, N) and resampled (B, A, W, N), by family.
 
     A alphas, W strengths of confounding, N budgets, B bootstrap resamples of the seeds, the same
-    for all.
+    for all. runs: seeds; fewer than FEWEST_RUNS have no interval.
     """
 
     def __init__(self, streams: Streams, budgets: Sequence[int], name: str) -> None:
         self.name, self.budgets = name, tuple(budgets)
+        self.runs = len(streams.seeds)
         self.alphas, self.omegas = streams.alphas, streams.confoundings
         self.is_regret = name == "regret"
         self.slack = SAME_AREA if self.is_regret else 0.0
@@ -162,7 +169,7 @@ class _Losses:
         ours, best, drawn, names = self.worst()
         worst_rows: list[tuple[Entry, ...]] = []
         for at, (a, n) in enumerate(np.ndindex(*ours.shape)):
-            low, high = np.quantile(drawn[:, a, n], (1 - UPPER, UPPER))
+            low, high = self._ends(drawn[:, a, n], 2 * UPPER - 1)
             ratio = (ours[a, n] + self.slack) / (best[a, n] + self.slack)
             worst_rows.append(
                 (
@@ -203,13 +210,25 @@ class _Losses:
             ),
         )
 
+    def upper(self) -> Floats:
+        """(A, N) upper bounds of the worst ratios, NaN where there are too few seeds for one."""
+        upper: Floats = self._ends(self.worst()[2], 2 * UPPER - 1)[1]
+        return upper
+
+    def _ends(self, drawn: Floats, level: float) -> Floats:
+        """Both ends of intervals of resampled numbers (B, ...)."""
+        if self.runs < FEWEST_RUNS:
+            return np.full((2, *drawn.shape[1:]), np.nan)
+        ends: Floats = np.nanquantile(drawn, tails(self.runs, level), axis=0)
+        return ends
+
     def figure(self) -> Heatmaps:
         best, _ = self.best()
         log = np.log2(np.maximum(self.ratio(best), 1e-3))
         drawn_best = np.stack([self.drawn[name] for name in SIX]).min(axis=0)
         slack = max(self.slack, 1e-9)
         drawn = np.log2((self.drawn[OURS] + slack) / (drawn_best + slack))
-        low, high = np.nanquantile(drawn, (0.025, 0.975), axis=0)
+        low, high = self._ends(drawn, 0.95)
         return Heatmaps(
             f"families-{'regret' if self.is_regret else 'rmse'}",
             f"hierarchical against the best of six at known ω: {self.name}",
@@ -239,8 +258,11 @@ class _Losses:
 
 def _tests(losses: _Losses) -> list[_Test]:
     name = losses.name
-    ours, best_worst, drawn, _ = losses.worst()
-    upper = np.quantile(drawn, UPPER, axis=0)
+    ours, best_worst, _, _ = losses.worst()
+    upper = losses.upper()
+    bounded = f"{int((upper > WORST[0]).sum())} of {upper.size} above, highest {upper.max():.2f}"
+    if losses.runs < FEWEST_RUNS:
+        bounded = f"unknown: {FEWEST_RUNS} seeds are needed, there are {losses.runs}"
     below = (ours < best_worst).mean()
     best, _ = losses.best()
     ratio, above = losses.ratio(best), losses.point[OURS] - best
@@ -252,7 +274,7 @@ def _tests(losses: _Losses) -> list[_Test]:
         _Test(
             f"(a) {name}, upper bound",
             f"at most {WORST[0]:.2f} everywhere",
-            f"{int((upper > WORST[0]).sum())} of {upper.size} above, highest {upper.max():.2f}",
+            bounded,
             bool((upper <= WORST[0]).all()),
         ),
         _Test(

@@ -18,7 +18,7 @@ from equipoise.replay.findings.findings import (
     entry,
     root_mean_square,
 )
-from equipoise.replay.results.averages import TAILS, Floats, resample_counts
+from equipoise.replay.results.averages import Floats, bootstrap_interval, resample_counts
 from equipoise.replay.studies.registry import Plan, study
 from equipoise.replay.studies.streams import CHALLENGERS, Arm, ArmStreams, Setting
 
@@ -87,8 +87,8 @@ def ratio(
     )
     counts = resample_counts(len(ours))
     drawn = np.sqrt((counts @ ours) / (counts @ plain))
-    low, high = np.quantile(drawn, TAILS)
-    return entry(float(np.sqrt(ours.mean() / plain.mean())), float(low), float(high))
+    ends = bootstrap_interval(drawn, len(ours))
+    return entry(float(np.sqrt(ours.mean() / plain.mean())), *ends)
 
 
 def _sentences(benchmark: str, ratios: Ratios, marks: list[int]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def grid(results: pd.DataFrame, meta: Mapping[str, Any]) -> Findings:
                     (
                         f"{place.alpha:g}, {place.confounding:g}",
                         *(
-                            measured(streams.at(place, family, "regret", mark))
+                            measured(streams.at(place, family, "regret", mark), least=0.0)
                             for family in streams.families
                         ),
                         cell.best,

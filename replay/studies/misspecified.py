@@ -99,7 +99,7 @@ def _errors(
                     bias,
                     deviation,
                     root_mean_square(streams.at(setting, family, "rmse", mark)),
-                    measured(streams.at(setting, family, "regret", mark)),
+                    measured(streams.at(setting, family, "regret", mark), least=0.0),
                 )
             )
     return Table(
@@ -126,7 +126,7 @@ def _diagnostic(
             rows.append(
                 (
                     f"{mark:,}: {setting.world}",
-                    measured(here),
+                    measured(here, least=0.0),
                     measured(here - right) if misspecified else None,
                     share(flagged(here, right)) if misspecified else None,
                     root_mean_square(streams.at(setting, DIRECT, "rmse", mark)),

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.errors import AgentError
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import load_from_texts
+from equipoise.replay.benchmarks.base import OptionError
 from equipoise.replay.harness.sweep import cells
 from equipoise.replay.order import (
     Analysis,
@@ -111,10 +111,10 @@ def studies() -> dict[str, Study]:
 
 
 def find_study(name: str) -> Study:
-    """The experiment of this name. Raises AgentError where there is none."""
+    """The experiment of this name. Raises OptionError where there is none."""
     registered = studies()
     if name not in registered:
-        raise AgentError(f"--experiment: {name!r} is not one of {', '.join(registered)}")
+        raise OptionError("experiment", f"{name!r} is not one of {', '.join(registered)}")
     return registered[name]
 
 
@@ -126,7 +126,7 @@ overshot."""
 def planned(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """What an experiment runs unless its command says otherwise, as options of an order.
 
-    options: those of the command line, None where one was not given. Raises AgentError where
+    options: those of the command line, None where one was not given. Raises OptionError where
     there is no such experiment.
     """
     plan = find_study(name).plan
@@ -155,25 +155,27 @@ def prepare(order: ReplayOrder) -> Prepared:
     families = checked_families(order.estimators or plan.estimators or FAMILIES)
     missing = [name for name in plan.needs if name not in families]
     if missing:
-        raise AgentError(
-            f"--estimators: {', '.join(missing)} missing; the experiment {chosen.name} compares"
-            f" {', '.join(plan.needs)}"
+        raise OptionError(
+            "estimators",
+            f"{', '.join(missing)} missing; the experiment {chosen.name} compares"
+            f" {', '.join(plan.needs)}",
         )
     policies = checked_policies(order.policies)
     if plan.arms and (order.estimators or policies != tuple(planned_policies(plan))):
-        raise AgentError(
-            f"--policies, --estimators: the experiment {chosen.name} compares arms of its own;"
-            " leave them out"
+        raise OptionError(
+            "policies, estimators",
+            f"the experiment {chosen.name} compares arms of its own; leave them out",
         )
     if len(policies) > 1 and not plan.arms:
-        raise AgentError(f"--policies: an experiment has one policy, got {', '.join(policies)}")
+        raise OptionError("policies", f"an experiment has one policy, got {', '.join(policies)}")
     if plan.extra and policy(policies[0]).uses_estimate:
-        raise AgentError(
-            f"--policies: {policies[0]} looks at estimates; the experiment {chosen.name} compares"
-            f" {', '.join(plan.extra)} on the stream of {', '.join(plan.needs)}"
+        raise OptionError(
+            "policies",
+            f"{policies[0]} looks at estimates; the experiment {chosen.name} compares"
+            f" {', '.join(plan.extra)} on the stream of {', '.join(plan.needs)}",
         )
     if order.store is not None:
-        raise AgentError("--store: an experiment keeps no store; leave out --store or --experiment")
+        raise OptionError("store", "an experiment keeps no store; leave out one of the two")
     variants = _worlds(chosen, order.world)
     settings = replace(stream_settings(order), batch=BATCH)
     if plan.refresh is not None:
@@ -186,7 +188,7 @@ def prepare(order: ReplayOrder) -> Prepared:
         sweep = arm_cells(arms, *scenarios, order.seeds, variants)
     else:
         sweep = cells(*scenarios, policies, (*families, *plan.extra), order.seeds, variants)
-    meta = describe_run(benchmark, settings, order)
+    meta = describe_run(benchmark, settings, order, [world for _, world in variants])
     places = {
         (cell.world, cell.alpha, cell.confounding): cell.world_options(settings) for cell in sweep
     }
@@ -215,5 +217,5 @@ def _worlds(chosen: Study, texts: Sequence[str]) -> list[tuple[str, WorldOptions
     for text in texts:
         name = text.partition("=")[0]
         if name in varied:
-            raise AgentError(f"--world: {name} is what the experiment {chosen.name} varies")
+            raise OptionError("world", f"{name} is what the experiment {chosen.name} varies")
     return [(each.name, parse_options([*texts, *each.options])) for each in chosen.plan.variants]

@@ -84,7 +84,8 @@ def _misfit(world: World, means: Floats) -> Floats:
 class ArmStreams:
     """Results by setting and arm; the same seed is the same row everywhere.
 
-    labels: arms in the order given. settings, checkpoints (C,), seeds (R,) as in Streams.
+    labels: arms in the order given. settings, checkpoints (C,), seeds (R,) as in Streams. runs:
+    how many seeds.
     """
 
     def __init__(self, results: pd.DataFrame, meta: Mapping[str, Any], arms: Sequence[Arm]) -> None:
@@ -98,6 +99,7 @@ class ArmStreams:
         first = next(iter(self._streams.values()))
         self.labels = tuple(self._streams)
         self.settings = first.settings
+        self.runs = len(first.seeds)
         self.checkpoints: Counts = np.unique(
             np.concatenate([each.checkpoints for each in self._streams.values()])
         )

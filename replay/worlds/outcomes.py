@@ -47,6 +47,7 @@ class Rewards:
 
     def __init__(self, options: WorldOptions) -> None:
         self._bounded = options.reward == "bounded"
+        self._exact = options.reward == "exact"
         self._concentration = options.concentration
         # P(observed | reward) = sure + slope · reward.
         self._sure = 1.0 - options.missing - max(options.missing_by_reward, 0.0)
@@ -55,7 +56,9 @@ class Rewards:
 
     def draw(self, mean: Floats, rng: np.random.Generator) -> Floats:
         """(n,) rewards with the given means (n,), NaN where they never arrive."""
-        if self._bounded:
+        if self._exact:
+            reward = mean.copy()
+        elif self._bounded:
             reward = self._beta(mean, np.random.default_rng(int(rng.integers(2**63))))
         else:
             reward = (rng.random(len(mean)) < mean).astype(np.float64)
@@ -66,6 +69,8 @@ class Rewards:
     def variance(self, mean: Floats) -> Floats:
         """Variance of rewards with these means (any shape)."""
         spread = mean * (1.0 - mean)
+        if self._exact:
+            return np.zeros_like(spread)
         return spread / (1.0 + self._concentration) if self._bounded else spread
 
     def observed(
@@ -79,7 +84,7 @@ class Rewards:
         square = mean**2 + self.variance(mean)
         if in_time is None:
             return self._sure + self._slope * mean, self._sure * mean + self._slope * square
-        cube = square
+        cube = mean**3 if self._exact else square
         if self._bounded:
             # E R^3 = E R^2 · (a + 2) / (a + b + 2), a the first parameter of the Beta.
             total = self._concentration

@@ -308,6 +308,21 @@ class TableFile:
         self.require(name, values, np.isnan(values) | (np.abs(values) <= LARGEST), "finite")
         return values
 
+    def values(self, name: str) -> list[Any]:
+        """A column as it stands, None or an empty text where there is nothing."""
+        values: list[Any] = self._plain(name).to_pylist()
+        return values
+
+    def is_numeric(self, name: str) -> bool:
+        """Whether a column holds numbers: by its type, or most of its texts; all of nothing do."""
+        column = self._plain(name)
+        if not _is_text(column.type):
+            return not pa.types.is_boolean(column.type)
+        lower = column.to_pandas().fillna("").astype(str).str.strip().str.lower()
+        filled = lower[~lower.isin(_UNKNOWN)]
+        numbers = pd.to_numeric(filled, errors="coerce").notna()
+        return not len(filled) or bool(numbers.mean() > 0.5)
+
     def require(self, name: str, values: Floats, holds: np.ndarray, limit: str) -> None:
         """Raise BenchmarkError for the first row where the condition does not hold."""
         if not holds.all():

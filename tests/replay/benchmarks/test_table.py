@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
+from equipoise.agent.features.kinds import STATISTICS
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, load
 
 
@@ -143,7 +145,9 @@ def test_without_cost_context_features_or_with_other_columns(tmp_path: Path) -> 
     loaded = read(tmp_path, table)
     assert np.isnan(loaded.cost).all()
     assert loaded.x.shape == (6, 0)
-    assert loaded.exclusions == {"columns of no known kind (note, when)": 2}
+    assert loaded.exclusions == {
+        "columns of no known kind (note, when; features begin with x_ or y_)": 2
+    }
 
 
 def test_outcome_as_a_feature(tmp_path: Path) -> None:
@@ -293,3 +297,43 @@ def test_a_folder_must_hold_one_table(tmp_path: Path) -> None:
 def test_feature_names_are_made_valid(tmp_path: Path) -> None:
     table = frame().rename(columns={"y_length": "y_length (words)", "y_score": "y_length-words"})
     assert read(tmp_path, table).output_names == ("y_length-words-2", "y_length-words")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_of_words_are_what_the_daemon_makes_of_them(tmp_path: Path, kind: str) -> None:
+    table = frame(contexts=8).astype({"y_score": float})
+    plans = ["free", "paid", "team", "free"]
+    prompts = [f"Fix this, {'please ' * c}{c}?" for c in range(8)]
+    refused = [c % 3 == 0 for c in range(24)]
+    table["x_plan"] = np.repeat([plans[c % 4] for c in range(8)], 3)
+    table["x_prompt"] = np.repeat(prompts, 3)
+    table["y_refused"] = refused
+    loaded = read(tmp_path, table, kind)
+    schema = FeatureSchema(
+        context=[
+            Category(name="x_plan", values=["free", "paid", "team"]),
+            Text(name="x_prompt", statistics=list(STATISTICS)),
+        ],
+        outputs=[Boolean(name="y_refused")],
+    )
+    daemon = Transform(schema)
+    x = daemon.context_rows([{"x_plan": plans[c % 4], "x_prompt": prompts[c]} for c in range(8)])
+    names = [each.replace("=", "-") for each in daemon.context_names]
+    varying = {name: x[:, at] for at, name in enumerate(names) if np.ptp(x[:, at])}
+    assert {"x_plan-paid", "x_plan-team", "x_prompt.words"} <= set(varying)
+    assert loaded.context_names == ("x_size", *varying)
+    for at, column in enumerate(varying.values(), start=1):
+        np.testing.assert_array_equal(loaded.x[:, at], column)
+    y = daemon.output_rows([{"y_refused": each} for each in refused])
+    at = loaded.output_names.index("y_refused")
+    np.testing.assert_array_equal(loaded.outputs[:, :, at].ravel(), y[:, 0])
+
+
+def test_an_empty_word_is_a_gap_and_many_words_are_a_text(tmp_path: Path) -> None:
+    table = frame(contexts=30)
+    table["x_plan"] = np.repeat(["free", "paid", ""], 30)
+    table["x_city"] = np.repeat([f"city {c}" for c in range(30)], 3)
+    loaded = read(tmp_path, table)
+    assert loaded.exclusions["contexts without a context feature"] == 10
+    assert "x_plan-paid" in loaded.context_names
+    assert "x_city.characters" in loaded.context_names

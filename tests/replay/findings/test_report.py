@@ -270,7 +270,9 @@ def test_several_settings_get_maps_and_folds(
     assert cells[0] == ["0.000", "0.141", "0.000", "0.141"]
     shares = re.findall(r"--share:(\d+)%", maps[0])
     assert shares == ["0", "100", "0", "100"], "all maps share the scale of the worst regret"
-    assert all(each.count('class="interval">[') == 4 for each in maps)
+    assert maps[0].count('class="interval">[') == 0, "runs that all agree have no interval"
+    assert all(each.count('class="interval">[') <= 4 for each in maps)
+    assert any('class="interval">[' in each for each in maps)
     folds = [a for tag, a in Elements(text).found if tag == "details" and a.get("class")]
     assert ["open" in each for each in folds] == [True, False, False, False]
 
@@ -281,8 +283,9 @@ def test_every_number_of_the_table_has_its_interval(page: str) -> None:
     assert len(lines) == 24
     for line in lines:
         assert line.count('class="number"') >= 10
-        bare = re.findall(r'class="number">[^<]*</span>(?! <span class="interval">\[)', line)
-        assert not bare
+        bare = re.findall(r'class="number">([^<]*)</span>(?! <span class="interval">\[)', line)
+        # Only where all runs agree: regrets of the same wrong model, and what is randomized.
+        assert set(bare) <= {"0.141", "0.000", "1,003"}
 
 
 def test_many_models_are_cut_to_those_that_matter(

@@ -77,7 +77,8 @@ def test_the_report_of_several_settings_opens_with_all_of_them(
     assert '<span class="number">0.141</span>' in naive[1]
     # Half of the settings have no confounding.
     assert re.search(r'class="number">0\.07[01]<', naive[1])
-    assert naive[1].count('class="interval">[') == 4
+    # Only the error differs between runs: they all recommend the same models.
+    assert naive[1].count('class="interval">[') == 1
 
 
 def test_facts_leave_out_what_is_not_known_and_name_the_rest() -> None:

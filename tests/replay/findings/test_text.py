@@ -16,6 +16,7 @@ from equipoise.replay.findings.findings import (
     HeatPanel,
     Line,
     Measured,
+    Percentage,
     Table,
 )
 from equipoise.replay.findings.text import (
@@ -101,7 +102,8 @@ def printed(findings: Findings, width: int) -> str:
         (Measured(0.5), "0.500", ""),
         (Measured(-0.00001, -0.00002, 0.02), "0.000", "[0.000, 0.020]"),
         (Measured(float("nan"), 0.0, 1.0), "–", ""),
-        (Measured(0.0, 0.0, 0.0), "0.000", "[0.000, 0.000]"),
+        (Measured(0.0, 0.0, 0.0), "0.000", ""),
+        (Percentage(2 / 3, 0.21, 1.0), "67%", "[21%, 100%]"),
         (float("inf"), "–", ""),
         ("a\x1b[2Jb", "a�[2Jb", ""),
     ],

@@ -77,7 +77,7 @@ def test_requests_alone_say_how_long_a_stream_is():
         ("grid", {"policies": ["uniform", "top-two"]}, "one policy"),
         ("misspecified", {"policies": ["top-two"]}, "top-two looks at estimates"),
         ("simulator", {"world": ["simulator_drift=2"]}, "simulator_drift is what"),
-        ("alignment", {"store": Path("x.db")}, "--store"),
+        ("alignment", {"store": Path("x.db")}, "^store: "),
     ],
 )
 def test_orders_that_make_no_sense_are_refused(name, given, says):
