@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 FOLDERS = ("agent", "policies", "store", "replay")
 ITSELF = "replay.package"
-"""The folder that becomes ``equipoise`` itself (decision 165)."""
+"""The folder that becomes ``equipoise`` itself (decision 155)."""
 
 setup(
     packages=[
