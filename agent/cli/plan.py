@@ -180,8 +180,6 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
 
         Example: equipoise plan --traffic 1000 --reward-rate 0.5 --effect 0.05
 
-        Example: equipoise plan --effect 0.1 --price big=0.01,tiny=0.002 --mix tiny=1
-
         Example: equipoise plan --models 3 --reward-rate 0.5 --budget 2000
 
         Example: equipoise plan --store experiment.db --effect 0.03
