@@ -170,7 +170,7 @@ def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
         action=action,
         leaning=comparison.leaning,
         certified=_ended(facts, situation) or _certified(facts, action),
-        estimate=_estimated(claim, comparison),
+        estimate=_estimated(claim, comparison, facts.progress),
         outlook=_outlook(claim, situation),
         status_sentence=_status(claim, facts.progress, situation),
         activity_sentence=activity_sentence(activity, situation.reason),
@@ -298,8 +298,9 @@ def _status(claim: Claim | None, progress: Progress, situation: Situation) -> st
     return f"{first} {'What was certified stands: ' if claim else ''}{answer}"
 
 
-def _estimated(claim: Claim | None, comparison: Comparison) -> str:
+def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) -> str:
     text = _compared(comparison)
+    pooled = ""
     if comparison.kind not in _NUMBERS:
         text = f"By the estimates nothing can be said: {text}"
     elif claim is None or not claim.whole:
@@ -308,7 +309,9 @@ def _estimated(claim: Claim | None, comparison: Comparison) -> str:
         text = f"By the estimates {text}"
     else:
         text = f"Against today's routing nothing is certified; by the estimates {text}"
-    return f"{text}.{comparison.note and ' ' + comparison.note}"
+    if comparison.kind in _NUMBERS and progress.era > 0 and progress.reason:
+        pooled = f" Estimates hold all eras, also from before this one ({progress.reason})."
+    return f"{text}.{pooled}{comparison.note and ' ' + comparison.note}"
 
 
 _NUMBERS = ("tie-with-routing", "routing", "tie", "leads")

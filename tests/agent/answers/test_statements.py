@@ -164,6 +164,10 @@ def check_state(seed: int) -> None:
         assert math.isfinite(float(value))
         assert math.isfinite(float(error))
 
+    # Rewards from before a change are in the estimates: it is said beside every one.
+    pooled = facts.progress.era > 0 and one.kind not in ("nothing", "few", "wide")
+    assert ("Estimates hold all eras" in said.estimate) is pooled
+
     # No action without a certificate for all of the traffic, or the words "not certified".
     whole = claim is not None and claim.whole
     if said.action != KEEP:
