@@ -28,7 +28,14 @@ from equipoise.agent.answers.recommendation import (
     compare,
     favoured,
 )
-from equipoise.agent.answers.statements import Facts, Progress, Situation, decision, state
+from equipoise.agent.answers.statements import (
+    Facts,
+    Prices,
+    Progress,
+    Situation,
+    decision,
+    state,
+)
 from equipoise.agent.answers.status import Activity, Status, activity
 from equipoise.agent.budget import Exhausted, Purse, Spending
 from equipoise.agent.budget.caps import Caps, Quotas, model_caps
@@ -259,7 +266,21 @@ class Answers:
         them are left out, and the plain experiment answers instead.
         """
         certified = self.certified()
-        return Facts(certified.claim, self._comparison(family), self._progress(certified))
+        comparison, progress = self._comparison(family), self._progress(certified)
+        return Facts(certified.claim, comparison, progress, self._prices())
+
+    def _prices(self) -> Prices | None:
+        """What a request costs, by model and as it is routed; None where no price is known."""
+        names, routed = self.state.models, self.state.light.ledger.spent.sum(axis=1)
+        costs = model_costs(self.view().moments.simulation, declared_prices(self.state.config))
+        known = np.isfinite(costs)
+        if not known.any():
+            return None
+        routing = None
+        if routed.any() and known[routed > 0.0].all():
+            routing = float(routed[known] @ costs[known] / routed.sum())
+        models = zip(names, costs.tolist(), known.tolist(), strict=True)
+        return Prices({name: cost for name, cost, told in models if told}, routing)
 
     def _progress(self, certified: Certified) -> Progress:
         era = self.state.rule.era

@@ -48,7 +48,7 @@ def test_what_was_spent_is_part_of_the_total():
     # Half of 50 requests a second are randomized, and their rewards come at once.
     coming = made.hours.median * 3600.0 * 25.0
     assert made.total.median == pytest.approx(made.randomized + coming, rel=0.1)
-    assert f"{made.randomized:,} of them certified" in made.sentence
+    assert f"{made.randomized:,} are certified so far" in made.sentence
 
 
 def test_experiments_end_inside_the_band_about_as_often_as_it_says():
