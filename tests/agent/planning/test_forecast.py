@@ -206,6 +206,15 @@ def test_a_budget_that_was_raised_is_spent_no_longer():
     assert unlimited.reason == "outdated", "no limit is left"
 
 
+def test_the_rewards_of_the_least_tried_model_are_said():
+    agent, _ = lived(50)
+    counts = agent.answers.view().moments.arms.count.sum(axis=0)
+    made = forecast(agent.answers, 0.0)
+    assert made.reason == "too-few-rewards"
+    assert made.rewards == counts.min() > 0.0
+    assert f"has {made.rewards:g} reward" in made.sentence
+
+
 def test_rewards_that_came_since_are_counted():
     few = forecast(lived(0)[0].answers, 0.0)
     assert "has 7 rewards" in current(few, at=1.0, rewards=7.0).sentence
