@@ -76,7 +76,8 @@ class ExperimentState:
 
     light: what decisions and outcomes ask for. rule: the one in force. alarms: names of the checks
     that stand at alarm. paused: why nothing is randomized, None if it is; observing_only: nothing
-    is (mode `observe`); ended: the end of the experiment, which stands beside a pause. gaps: what
+    is (mode `observe`); killed: the file of the kill switch was there when a store without its
+    daemon was opened; ended: the end of the experiment, which stands beside a pause. gaps: what
     the log is known to lack; no more is found out while it is open.
     """
 
@@ -102,6 +103,7 @@ class ExperimentState:
         self.paused = paused
         self.ended = ended
         self.observing_only = False
+        self.killed = False
         self.gaps = store.gaps()
         self.configure(config)
 
@@ -292,7 +294,8 @@ class Answers:
         """What happens to requests now, as far as the store knows it."""
         ended = self.state.ended
         final = None if ended is None else ended.model or KEEP
-        return Situation(self.activity(), self.state.paused or "", final=final)
+        paused = self.state.paused is not None
+        return Situation(self.activity(), self.state.paused or "", final=final, paused=paused)
 
     def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator
@@ -382,7 +385,7 @@ class Answers:
         state = self.state
         stopped = state.purse.exhausted
         return activity(
-            kill_switch=kill_switch,
+            kill_switch=kill_switch or state.killed,
             passing_through=passing_through,
             ended=state.ended is not None,
             observing=state.observing_only,

@@ -114,12 +114,21 @@ class Outlook:
 class Situation:
     """What is going on while `Facts` hold. reason: of the pause or the end, "" where nobody gave
     one. outlook: None where nobody asked for a forecast. final: who is to be served after the end,
-    a model or KEEP; None before."""
+    a model or KEEP; None before. paused: whether somebody paused it, which the status says whatever
+    else stops requests, such as the kill switch."""
 
     activity: Activity = Activity.RANDOMIZING
     reason: str = ""
     outlook: Outlook | None = None
     final: str | None = None
+    paused: bool = False
+
+    @property
+    def stopped(self) -> Activity | None:
+        """What people did to the experiment: an end or a pause, None without."""
+        if self.final is not None or self.activity is Activity.ENDED:
+            return Activity.ENDED
+        return Activity.PAUSED if self.paused or self.activity is Activity.PAUSED else None
 
 
 NOTHING_SPECIAL = Situation()
@@ -165,7 +174,7 @@ def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
     action = situation.final or action_of(claim, comparison)
     knowledge = _knowledge(claim, facts.progress)
     return Statements(
-        status=_STOPPED_BY_PEOPLE.get(activity, knowledge),
+        status=_stopped(situation) or knowledge,
         models=() if claim is None else claim.models,
         action=action,
         leaning=comparison.leaning,
@@ -183,7 +192,7 @@ def decision(
 ) -> Status:
     """The decision alone, also of a segment: what is certified of it at level delta."""
     return Status(
-        state=_STOPPED_BY_PEOPLE.get(situation.activity, _knowledge(claim, progress)),
+        state=_stopped(situation) or _knowledge(claim, progress),
         models=() if claim is None else claim.models,
         epsilon=epsilon,
         delta=delta,
@@ -192,6 +201,12 @@ def decision(
 
 
 _STOPPED_BY_PEOPLE = {Activity.PAUSED: State.PAUSED, Activity.ENDED: State.ENDED}
+
+
+def _stopped(situation: Situation) -> State | None:
+    """The status that people gave it, None where they did not stop it."""
+    stopped = situation.stopped
+    return None if stopped is None else _STOPPED_BY_PEOPLE[stopped]
 
 
 def past_decision(claim: Claim | None, randomized: int) -> tuple[State, str]:
@@ -292,9 +307,9 @@ def _progress(progress: Progress) -> str:
 
 def _status(claim: Claim | None, progress: Progress, situation: Situation) -> str:
     answer = f"{fact(claim)}." if claim else f"Nothing is certified yet. {_progress(progress)}"
-    if situation.activity not in _STOPPED_BY_PEOPLE:
+    if situation.stopped is None:
         return answer
-    first = activity_sentence(situation.activity, situation.reason)
+    first = activity_sentence(situation.stopped, situation.reason)
     return f"{first} {'What was certified stands: ' if claim else ''}{answer}"
 
 
@@ -362,7 +377,7 @@ def _both(comparison: Comparison, value: float, error: float) -> str:
 
 def _outlook(claim: Claim | None, situation: Situation) -> str:
     activity, outlook = situation.activity, situation.outlook
-    if activity is Activity.ENDED:
+    if situation.stopped is Activity.ENDED:
         return "The experiment has ended."
     if claim is not None:
         return _AFTER_DECISION.get(activity, "")
@@ -467,6 +482,10 @@ def _why_not(outlook: Outlook, reason: str) -> str:
         return nothing_while(_STOPS[reason], outlook.why)
     if reason == "new-era":
         return "A new era has begun: the forecast waits for its first rewards."
+    if reason == "ended":
+        return "The experiment has ended."
+    if reason == "outdated":
+        return "What the last forecast rested on has changed: the next one is on its way."
     if reason == "planner":
         return f"There is no forecast{why}."
     if reason == "held-back":

@@ -67,7 +67,7 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
     active = np.flatnonzero(answers.state.rule.active)
     count, mean, variance, effective = (part[active] for part in _rewards(answers))
     if not (count >= FEWEST_REWARDS).all():
-        least = float(count.min(initial=0.0))
+        least = float(count.min()) if len(count) else 0.0
         raise PlanError(
             TOO_FEW,
             least,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pytest
 
 from equipoise.agent.answers.recommendation import KEEP, compare
 from equipoise.agent.answers.statements import (
@@ -40,6 +41,8 @@ REASONS = (
     "too-small-a-difference",
     "held-back",
     "new-era",
+    "ended",
+    "outdated",
     "planner",
 )
 
@@ -133,7 +136,10 @@ def drawn(seed: int) -> tuple[Facts, Situation]:
     progress = Progress(certified, certified + int(rng.choice([0, 12])), era, reason)
     facts = Facts(claimed(rng, comparison.models), comparison, progress, priced(rng))
     why = str(rng.choice(["", "a release"]))
-    return facts, Situation(list(Activity)[rng.integers(len(Activity))], why, foretold(rng))
+    activity = list(Activity)[rng.integers(len(Activity))]
+    hides = activity in (Activity.KILL_SWITCH, Activity.PASSING_THROUGH)
+    paused = activity is Activity.PAUSED or (hides and bool(rng.random() < 0.3))
+    return facts, Situation(activity, why, foretold(rng), paused=paused)
 
 
 FORETELLS = re.compile(
@@ -218,10 +224,10 @@ def check_state(seed: int) -> None:
         assert ("A decision is expected" in said.outlook) is (outlook.reason is None)
 
     # Status, models, leaning, pills and sentences agree.
-    assert (said.status is State.PAUSED) is (activity is Activity.PAUSED)
+    assert (said.status is State.PAUSED) is situation.paused
     assert (said.status is State.ENDED) is (activity is Activity.ENDED)
     assert said.models == (() if claim is None else claim.models)
-    if activity not in STOPPED:
+    if said.status not in (State.PAUSED, State.ENDED):
         alike = claim is not None and claim.kind == "alike"
         assert (said.status is State.EQUIVALENT) is alike
         assert (said.status is State.DECIDED) is (claim is not None and not alike)
@@ -258,7 +264,7 @@ def test_random_states_reach_every_case():
         outlook = outlook if situation.outlook else None
         pairs |= set(combinations((("c", claim), ("a", situation.activity), ("o", outlook)), 2))
     assert len(kinds) == 7
-    assert len(pairs) == 7 * 10 + 7 * 11 + 10 * 11, "every two of claim, activity and outlook meet"
+    assert len(pairs) == 7 * 10 + 7 * 13 + 10 * 13, "every two of claim, activity and outlook meet"
 
 
 def comparison(values, errors, routing=(0.4, 0.05), sign=1, **more):
@@ -394,6 +400,17 @@ def test_a_stop_says_why_and_keeps_what_was_certified():
     assert answer.status_sentence.startswith("Paused (a release): decisions are logged")
     assert "What was certified stands: large is certified best" in answer.status_sentence
     assert [pill.text for pill in answer.pills] == ["decided", "paused"]
+
+
+@pytest.mark.parametrize("activity", [Activity.KILL_SWITCH, Activity.PASSING_THROUGH])
+def test_the_kill_switch_hides_neither_a_pause_nor_an_end(activity):
+    facts = drawn(0)[0]
+    paused = state(facts, Situation(activity, "a release", paused=True))
+    assert paused.status is State.PAUSED
+    assert paused.status_sentence.startswith("Paused (a release)")
+    assert paused.pills[1].text == activity.value.replace("-", " ")
+    ended = state(facts, Situation(activity, "it won", final="keep"))
+    assert (ended.status, ended.outlook) == (State.ENDED, "The experiment has ended.")
 
 
 def test_every_activity_has_a_sentence():
