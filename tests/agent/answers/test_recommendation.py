@@ -14,6 +14,7 @@ from equipoise.agent.answers.recommendation import KEEP, KEEP_ROUTING, compare, 
 from equipoise.agent.answers.statements import at_least
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.experiment import Experiment
 from equipoise.agent.service.analyst.reports import report
 from equipoise.store.memory import MemoryStore
 
@@ -126,3 +127,31 @@ def test_certified_over_routing_is_the_certified_contrast(maximise):
         f"at least {at_least(lower)} better than today's routing"
         in agent.answers.recommendation().sentence
     )
+
+
+@pytest.mark.parametrize("estimator", ["hierarchical", "doubly-robust", "grounded"])
+def test_a_family_that_knows_no_error_without_replays_is_named_and_ipw_speaks(estimator):
+    """Without features it has values from the first reward on, and never an error."""
+    declared = {
+        "name": "chat",
+        "models": [{"name": "a"}, {"name": "b"}],
+        "policy": {"assignment": "uniform", "rate": 0.5, "estimator": estimator},
+    }
+    rng = np.random.default_rng(0)
+    with Experiment.open(None, declared) as chat:
+        for number in range(300):
+            choice = chat.decide(f"r{number}", routed="ab"[number % 2], features=[])
+            right = {"a": 0.8, "b": 0.3}[choice.model]
+            chat.outcome(choice, reward=float(rng.random() < right))
+        own = chat.estimates()[estimator]
+        assert np.isfinite(own.values).all()
+        assert np.isinf(np.diagonal(own.covariance)).all()
+        said = chat.recommendation()
+        assert (said.family, said.leaning) == ("ipw", "a")
+        assert "too few" not in said.sentence
+        assert f"({estimator} waits for replays (SIM) of a, b" in said.sentence
+        spent = chat.spent()
+        assert spent.family == "ipw"
+        assert spent.gained is not None
+        assert spent.gained_error > 0.0
+        assert chat.recommendation(estimator).family == estimator, "asked for by name it speaks"
