@@ -304,7 +304,7 @@ class Answers:
             note = f"({name} is left out: replays are not what models answer live.)"
             return self._compared(self.estimates([PLAIN])[PLAIN], note)
         estimate = self.estimates([name])[name]
-        if np.isfinite(estimate.values).any():
+        if np.isfinite(estimate.values).any() and (_says_error(estimate) or not may_fall_back):
             return self._compared(estimate)
         failure = estimate.diagnostics.get("failed")
         if may_fall_back:
@@ -412,7 +412,7 @@ class Answers:
             estimate = self.estimates([PLAIN])[PLAIN]
         elif estimate is None:
             estimate = self.estimates([name])[name]
-        if not np.isfinite(estimate.values).any():
+        if not _says_error(estimate):
             estimate = self.estimates([PLAIN])[PLAIN]
         placed, routing = self.within_certified(estimate)
         arms, replays = self.view().moments.arms, self.view().moments.simulation
@@ -610,3 +610,9 @@ class Answers:
     def _context_free(self) -> bool:
         """Whether e and pi were the same for every request so far."""
         return self.state.rules.context_free and not self.state.light.masked
+
+
+def _says_error(estimate: Estimate) -> bool:
+    """Whether any value comes with an error. Families that rest on replays know none without."""
+    known = np.isfinite(estimate.values) & np.isfinite(np.diagonal(estimate.covariance))
+    return bool(known.any())

@@ -17,9 +17,10 @@ from typing import Literal, TypeAlias
 import msgspec
 import numpy as np
 
+from equipoise.agent.config import parts
 from equipoise.agent.estimators.base import Estimate
 
-KEEP = "keep"
+KEEP = parts.KEEP
 """The action, or the leaning, to leave today's routing as it is."""
 KEEP_ROUTING = "(today's routing)"
 """Today's routing among the candidates."""

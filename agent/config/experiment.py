@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from equipoise.agent.config.parts import (
+    KEEP,
     ROUTING,
     BudgetConfig,
     CertifyConfig,
@@ -155,6 +156,10 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             fix = "compare another one, or end the experiment"
             yield Problem("models", f"{names} not retired", f"{FEWEST_MODELS} or more", fix)
         yield from twice("models", self.model_names, "rename or remove one")
+        for at, name in enumerate(self.model_names):
+            if name == KEEP:
+                limit = f"another name: in answers {KEEP!r} is today's routing"
+                yield Problem(f"models[{at}].name", shown(name), limit)
         yield from guardrail_faults(self.guardrails)
         yield from check_faults(self.checks)
         floor, epsilon = self.policy.floor, self.policy.epsilon

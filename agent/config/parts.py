@@ -146,6 +146,8 @@ SequenceName: TypeAlias = Literal["bounded", "per-model", "asymptotic"]
 
 ROUTING = "(today's routing)"
 """The name of what is deployed, among the candidates."""
+KEEP = "keep"
+"""What answers say instead of a model to serve where today's routing is to be left as it is."""
 
 
 class SegmentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):

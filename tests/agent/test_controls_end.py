@@ -11,7 +11,7 @@ from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.controls import BUDGET
 from equipoise.agent.errors import AgentError
 from equipoise.agent.experiment import Experiment
-from equipoise.agent.lifecycle.eras import Ended, read_stops, standing_end
+from equipoise.agent.lifecycle.eras import Ended, keep_end, read_stops, standing_end
 from equipoise.agent.monitors.check import Action, Check, Consequence
 from equipoise.agent.service.analyst.reports import current
 from equipoise.store.records import Control
@@ -47,6 +47,7 @@ def test_an_end_outlives_restarts_pauses_and_alarms_until_it_is_resumed_in_a_new
         assert served(chat, "b", 60) == 0
         chat.pause("a release")
         assert chat.status().state is State.ENDED
+        assert chat.agent.state.paused == "the budget is needed elsewhere"
         drift = Consequence(Action.NEW_ERA, Check("drift", "alarm", "it drifts"), ())
         assert not chat.agent.controls.begins_era([drift])
         chat.agent.controls.apply_alarm_actions([drift], 9.0)
@@ -62,6 +63,25 @@ def test_an_end_outlives_restarts_pauses_and_alarms_until_it_is_resumed_in_a_new
     with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
         assert chat.activity() is Activity.RANDOMIZING
         assert current(chat.agent)[1].final is None
+
+
+def test_an_end_that_a_kill_cut_short_is_an_end(tmp_path):
+    """It is kept in two rows; the first alone stops the randomizing."""
+    ended = Ended(model="large", certified=False, reason="", era=0, at=3.0)
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        keep_end(chat.agent.store, ended, 3.0)
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        assert (chat.activity(), chat.agent.state.paused) == (Activity.ENDED, "by an operator")
+        assert served(chat, "a", 60) == 0
+
+
+def test_a_version_that_knows_no_end_finds_a_pause(tmp_path):
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        chat.end("large", reason="it won")
+        kept = chat.agent.store.alerts()[-1]
+        assert (kept.check, kept.status, kept.sentence) == ("pause", "paused", "it won")
+        chat.resume()
+        assert chat.agent.store.alerts()[-1].status == "resumed"
 
 
 def test_without_a_choice_the_end_is_what_is_recommended(tmp_path):

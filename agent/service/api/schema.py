@@ -18,7 +18,7 @@ from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
 from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
-from equipoise.store.records import Decision, Id, Outcome, Request
+from equipoise.store.records import UNPRINTABLE, Decision, Id, Outcome, Request
 
 Mode: TypeAlias = Literal["observe", "run"]
 PassThrough: TypeAlias = Literal[
@@ -32,7 +32,9 @@ PassThrough: TypeAlias = Literal[
 ]
 """Why a request was passed through: it is not in the log and nothing will be learnt from it."""
 MOST_BUDGET = 2**63 - 1
-Reason: TypeAlias = Annotated[str, msgspec.Meta(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Reason: TypeAlias = Annotated[
+    str, msgspec.Meta(max_length=500, pattern=rf"^[^{UNPRINTABLE}]*$(?!\n)")
+]
 ClosedBy: TypeAlias = Literal[
     "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
 ]

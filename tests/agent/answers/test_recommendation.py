@@ -14,6 +14,7 @@ from equipoise.agent.answers.recommendation import KEEP, KEEP_ROUTING, compare, 
 from equipoise.agent.answers.statements import at_least
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.experiment import Experiment
 from equipoise.agent.service.analyst.reports import report
 from equipoise.store.memory import MemoryStore
 
@@ -40,7 +41,9 @@ def test_errors_beyond_the_range_lean_to_nothing():
     assert compared([0.98, 0.5, 0.4], [4.69, 0.2, 0.2], low=0.0, high=10.0).leaning == "large"
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1e6, 1e6 + 1.0), (-1e-3, 1e-3)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (1e6, 1e6 + 1.0), (1e9, 1e9 + 1.0), (-1e-3, 1e-3)]
+)
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rounding_chooses_no_model(low, high, sign):
     middle, span = (low + high) / 2, high - low
@@ -57,6 +60,28 @@ def test_rounding_chooses_no_model(low, high, sign):
 def test_a_tie_with_today_s_routing_leans_to_nothing():
     one = compared([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.7 + 1e-16, 0.01))
     assert (one.kind, one.leaning) == ("tie-with-routing", None)
+
+
+@pytest.mark.parametrize("error", [2.0, float("inf"), 0.0])
+def test_no_tie_with_a_routing_whose_worth_is_not_known(error):
+    one = compared([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.7, error))
+    assert (one.kind, one.leaning) == ("leads", "large")
+    assert np.isnan(one.routing)
+
+
+def test_an_error_that_is_rounding_is_none():
+    one = compared([0.7, 0.5, 0.6], [1e-10, 0.02, 0.03])
+    assert (one.kind, one.unknown) == ("few", ["large"])
+    assert compared([0.7, 0.5, 0.6], [1e-8, 0.02, 0.03]).leaning == "large"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_replay_scores_routing_where_it_is_worth_as_much(sign):
+    values = sign * np.array([0.7, 0.5, 0.6])
+    one = compared(values, [0.02] * 3, (0.0, 0.02), sign, low=-1.0, high=1.0)
+    assert favoured(one, sign * 0.65, sign) == "large"
+    assert favoured(one, sign * 0.7, sign) == KEEP_ROUTING
+    assert favoured(one, sign * 0.75, sign) == KEEP_ROUTING
 
 
 def test_routing_that_looks_better_is_kept():
@@ -126,3 +151,31 @@ def test_certified_over_routing_is_the_certified_contrast(maximise):
         f"at least {at_least(lower)} better than today's routing"
         in agent.answers.recommendation().sentence
     )
+
+
+@pytest.mark.parametrize("estimator", ["hierarchical", "doubly-robust", "grounded"])
+def test_a_family_that_knows_no_error_without_replays_is_named_and_ipw_speaks(estimator):
+    """Without features it has values from the first reward on, and never an error."""
+    declared = {
+        "name": "chat",
+        "models": [{"name": "a"}, {"name": "b"}],
+        "policy": {"assignment": "uniform", "rate": 0.5, "estimator": estimator},
+    }
+    rng = np.random.default_rng(0)
+    with Experiment.open(None, declared) as chat:
+        for number in range(300):
+            choice = chat.decide(f"r{number}", routed="ab"[number % 2], features=[])
+            right = {"a": 0.8, "b": 0.3}[choice.model]
+            chat.outcome(choice, reward=float(rng.random() < right))
+        own = chat.estimates()[estimator]
+        assert np.isfinite(own.values).all()
+        assert np.isinf(np.diagonal(own.covariance)).all()
+        said = chat.recommendation()
+        assert (said.family, said.leaning) == ("ipw", "a")
+        assert "too few" not in said.sentence
+        assert f"({estimator} waits for replays (SIM) of a, b" in said.sentence
+        spent = chat.spent()
+        assert spent.family == "ipw"
+        assert spent.gained is not None
+        assert spent.gained_error > 0.0
+        assert chat.recommendation(estimator).family == estimator, "asked for by name it speaks"

@@ -385,6 +385,23 @@ def test_the_best_model_may_still_be_worse_than_what_is_deployed():
     )
 
 
+def test_what_is_certified_against_routing_outweighs_an_estimate():
+    against = [0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.8, 0.01)
+    assert said(*against, claim=changed(over_routing=0.0)).action == KEEP
+    assert said(*against, claim=changed(over_routing=0.001)).action == "large"
+
+
+def test_whom_the_end_chose_is_certified_only_where_all_of_the_traffic_is():
+    ended = Situation(Activity.ENDED, "it is over", final="large")
+    values = [0.7, 0.5, 0.6], [0.02, 0.02, 0.03]
+    whole = said(*values, claim=HELD, situation=ended)
+    assert whole.certified.startswith("Ended: serve large. large is certified best")
+    part = said(*values, claim=changed(whole=False, about=" on a part"), situation=ended)
+    assert part.certified.startswith("Ended: serve large, which is not certified. ")
+    other = said(*values, claim=changed(models=("tiny",)), situation=ended)
+    assert other.certified.startswith("Ended: serve large, which is not certified. tiny is")
+
+
 def test_models_that_are_alike_are_no_action():
     alike = changed(kind="alike", models=("large", "tiny"), by=0.0, epsilon=0.1)
     answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], claim=alike)

@@ -79,6 +79,15 @@ def test_equivalence_needs_the_level_of_all_pairs():
     assert (status.state, status.models) == (State.DECIDED, ("b",))
 
 
+def test_a_model_that_is_certified_best_is_not_called_alike():
+    """Better by less than epsilon: what is certified of all others says more."""
+    decision = [[0, 0.001, 0.1], [-0.01, 0, 0.1], [-0.3, -0.3, 0]]
+    pairs = [[0, -0.002, 0.08], [-0.012, 0, 0.08], [-0.32, -0.32, 0]]
+    status = said(standing(decision, pairs, epsilon=0.03))
+    assert (status.state, status.models) == (State.DECIDED, ("a",))
+    assert "a is certified best of the models (" in status.sentence
+
+
 def test_models_that_an_era_left_out_neither_win_nor_lose():
     status = said(standing(A_BEST, active=(False, True, True)))
     assert status.state is State.EXPLORING

@@ -166,3 +166,23 @@ def test_costs_outlive_a_restart(tmp_path):
     store = MemoryStore()
     spent = played(settings(), store=store).answers.spent()
     assert Agent(settings(), store, KEY).answers.spent() == spent
+
+
+@pytest.mark.parametrize("same", ["models", "routing", "nothing"])
+def test_rewards_that_never_differed_say_no_error(same):
+    """All thumbs of a model up, or all of what was served as routed: their mean is no certainty."""
+    agent, traffic = Agent(settings(), MemoryStore(), KEY), Traffic(np.random.default_rng(4))
+    for _ in range(10):
+        decisions = agent.decide(traffic.requests(40))
+        outcomes = traffic.outcomes(decisions)
+        fixed = decisions.randomized & (decisions.model == 0)
+        if same == "routing":
+            fixed = decisions.model == decisions.routed
+        if same != "nothing":
+            outcomes.reward[fixed] = 0.5
+        agent.observe(outcomes)
+    spent = agent.answers.spent()
+    known = same == "nothing"
+    assert (spent.gained is not None) is known
+    assert (spent.gained_error is not None) is known
+    assert [part.gained is not None for part in spent.models] == [known] + 2 * [same != "routing"]

@@ -151,6 +151,10 @@ def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
             {"models": [*MODELS, MODELS[0]]},
             "models: received 'small' twice, expected each name once",
         ),
+        (
+            {"models": [*MODELS, {"name": "keep"}]},
+            "models[2].name: received 'keep', expected another name: in answers 'keep' is today's",
+        ),
         ({"models": "small"}, "models: received 'small', expected a list"),
         ({"models": [*MODELS, "x"]}, "models[2]: received 'x', expected a table"),
         ({"models": [*MODELS, {}]}, "models[2].name: received nothing, expected text; add it"),

@@ -13,6 +13,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import BudgetConfig, PolicyConfig
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import current, forecast, outlook, sentence
+from equipoise.agent.planning.futures import _limits
 from equipoise.agent.planning.requirement import Interval80
 from equipoise.agent.planning.stored import FEWEST_REWARDS
 from equipoise.store.batches import take
@@ -121,6 +122,31 @@ def test_a_budget_that_ends_before_the_decision_is_named_with_its_chance():
     assert "the budget of requests is spent first" in made.sentence
     wide, _ = lived(600, budget=BudgetConfig(requests=50 * spent))
     assert forecast(wide.answers, 0.0).state == "pending"
+
+
+def test_what_waits_behind_the_watermark_is_paid_for_already():
+    """Its randomized requests, of this era alone, are a part of what may still be certified."""
+    agent, traffic = lived(600, budget=BudgetConfig(requests=1000))
+    agent.decide(traffic.requests(100))
+    agent.controls.open_era("another version", traffic.at)
+    chosen = agent.decide(traffic.requests(200))
+    agent.observe(take(traffic.outcomes(chosen), np.arange(1, 200)))
+    waiting = int(chosen.randomized.sum())
+    assert 0 < waiting < 200
+    (limit,) = _limits(agent.answers, 3)
+    assert limit.left == 1000 - agent.light.randomized + waiting
+
+
+def test_a_horizon_that_ends_before_the_decision_is_named_with_its_chance():
+    free, traffic = lived(600)
+    hours = forecast(free.answers, traffic.at).hours
+    for share, undecided in ((0.2, True), (20.0, False)):
+        horizon = traffic.at + share * hours.median * 3600.0
+        agent, _ = lived(600, budget=BudgetConfig(requests=100_000, horizon=horizon))
+        made = forecast(agent.answers, traffic.at)
+        assert (made.limit == "horizon") is undecided
+        assert (made.state == "unknown") is undecided
+        assert (made.chance < 0.5) is undecided
 
 
 def test_a_spent_budget_is_the_reason():
