@@ -6,7 +6,7 @@ Everything here only reads: the answers are functions of the folded log and of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -44,7 +44,7 @@ from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
-from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.estimators.base import Estimate, Estimates
 from equipoise.agent.estimators.ipw import routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
@@ -52,7 +52,14 @@ from equipoise.agent.inference.projection import nearest
 from equipoise.agent.lifecycle.eras import Ended, EraAnswer, Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
+from equipoise.agent.monitors.check import (
+    Action,
+    Check,
+    Checks,
+    Consequence,
+    action_table,
+    consequences,
+)
 from equipoise.agent.monitors.lost_rows import Missingness, out_of_reach
 from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
@@ -65,7 +72,6 @@ from equipoise.store.records import RuleRecord, lost_before
 
 RENEWAL = 1.1
 """Growth of the rewards at which a prediction that no policy needs is fitted anew."""
-NORMAL_95 = 1.959963984540054
 PLAIN = "ipw"
 """The family that rests on the experiment alone."""
 
@@ -159,33 +165,6 @@ class Foreseen:
     era: int
     low: float
     median: float
-
-
-class Checks(list[Check]):
-    """Checks in their order; printed, a line each."""
-
-    def __str__(self) -> str:
-        return "\n".join(f"{check.name}: {check.status}: {check.sentence}" for check in self)
-
-
-class Estimates(dict[str, Estimate]):
-    """Estimates by family; printed, each model's value with its 95% interval, reward units.
-
-    models: (K,) names.
-    """
-
-    def __init__(self, estimates: Mapping[str, Estimate], models: tuple[str, ...]) -> None:
-        super().__init__(estimates)
-        self.models = models
-
-    def __str__(self) -> str:
-        lines = []
-        for family, estimate in self.items():
-            errors = NORMAL_95 * np.sqrt(np.diagonal(estimate.covariance))
-            for name, value, error in zip(self.models, estimate.values, errors, strict=True):
-                text = f"{value:.3f} ± {error:.3f}" if np.isfinite(value) else "unknown"
-                lines.append(f"{family}: {name} {text}")
-        return "\n".join(lines)
 
 
 class Answers:
