@@ -248,7 +248,7 @@ def export(
     if format_ not in ("parquet", "csv"):
         raise typer.BadParameter(f"{format_!r} is not one of parquet, csv", param_hint="--format")
     # Before the store is opened: a long log is not read for nothing.
-    check_target(out, "experiment.json" if force else None)
+    check_target(out, "experiment.json" if force else None, source=store)
     with reading(store) as (opened, config), _progress("reading the log") as say_progress:
         total = opened.next_seq
         written = write_tables(

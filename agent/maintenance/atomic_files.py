@@ -43,13 +43,17 @@ def write_new(files: Mapping[Path, tuple[str, int]]) -> None:
 _FORCE = "choose another --out, or replace it with --force"
 
 
-def check_target(path: Path, replace: str | None = None, hint: str = _FORCE) -> None:
+def check_target(
+    path: Path, replace: str | None = None, hint: str = _FORCE, source: Path | None = None
+) -> None:
     """Raise AgentError where a folder exists and is not to be replaced, or could not be made.
 
     replace: name of a file by which a folder of ours is known; hint: what to do where none is
-    given.
+    given. source: the file that is read, which must not go with a folder that is replaced.
     """
     path = path.absolute()
+    if source is not None and path.resolve() in source.resolve().parents and path.exists():
+        raise AgentError(f"{path} holds {source.name}, which is read: choose another --out")
     if path.exists():
         if replace is None:
             raise AgentError(f"{path} exists: {hint}")
@@ -63,7 +67,9 @@ def check_target(path: Path, replace: str | None = None, hint: str = _FORCE) -> 
 
 
 @contextmanager
-def whole_folder(path: Path, *, replace: str | None = None, hint: str = _FORCE) -> Iterator[Path]:
+def whole_folder(
+    path: Path, *, replace: str | None = None, hint: str = _FORCE, source: Path | None = None
+) -> Iterator[Path]:
     """Yield a scratch folder beside `path` that becomes `path` when the block ends well.
 
     On an error or an interruption nothing is left under `path`; an existing `path` stays as it
@@ -71,15 +77,15 @@ def whole_folder(path: Path, *, replace: str | None = None, hint: str = _FORCE) 
     removes; one in the very moment of a replacement leaves the old folder under a hidden name, and
     the next run puts it back first. replace: name of a file by which a folder of ours is known; an
     existing folder that holds it is replaced. hint: what the error says to do where `path` exists.
+    source: as in `check_target`.
     Raises AgentError where it does and is not to be replaced.
     """
     path = path.absolute()
     _put_back(path)
-    check_target(path, replace, hint)
+    check_target(path, replace, hint, source)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.partial-*"):
-        if not _alive(int(stale.name.rpartition("-")[2])):
-            shutil.rmtree(stale, ignore_errors=True)
+    for stale in _abandoned(path, "partial"):
+        shutil.rmtree(stale, ignore_errors=True)
     scratch = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -93,7 +99,7 @@ def whole_folder(path: Path, *, replace: str | None = None, hint: str = _FORCE) 
             except BaseException:
                 old.rename(path)
                 raise
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         else:
             scratch.rename(path)
     finally:
@@ -102,13 +108,30 @@ def whole_folder(path: Path, *, replace: str | None = None, hint: str = _FORCE) 
 
 def _put_back(path: Path) -> None:
     """Undo a replacement that was killed half-way; remove what a whole one left."""
-    for old in sorted(path.parent.glob(f".{path.name}.replaced-*")):
-        if _alive(int(old.name.rpartition("-")[2])):
-            continue
+    for old in _abandoned(path, "replaced"):
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         else:
             old.rename(path)
+
+
+def _abandoned(path: Path, word: str) -> list[Path]:
+    """Our hidden folders beside `path` whose processes are gone."""
+    if not path.parent.is_dir():
+        return []
+    start = f".{path.name}.{word}-"
+    found = [each for each in path.parent.iterdir() if each.name.startswith(start)]
+    numbers = [each.name.removeprefix(start) for each in found]
+    ours = [each for each, number in zip(found, numbers, strict=True) if number.isdecimal()]
+    return sorted(each for each in ours if not _alive(int(each.name.removeprefix(start))))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder; of a link only the link."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _alive(process: int) -> bool:
@@ -118,4 +141,6 @@ def _alive(process: int) -> bool:
         return False
     except PermissionError:
         return True
+    except OverflowError:
+        return False
     return True

@@ -57,7 +57,7 @@ def back_up(store: Path, out: Path, *, force: bool = False) -> dict[str, object]
     check_path(store, read_only=True)
     check_header(store, read_only=True)
     key = read_key(store)
-    with whole_folder(out, replace=MANIFEST if force else None) as folder:
+    with whole_folder(out, replace=MANIFEST if force else None, source=store) as folder:
         folder.chmod(0o700)
         copy = folder / STORE
         # The tail first: what leaves it meanwhile is in the database by then.

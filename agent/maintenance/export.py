@@ -77,7 +77,8 @@ def write_tables(
     where `out` exists otherwise.
     """
     rows: dict[str, int] = {}
-    with whole_folder(out, replace="experiment.json" if force else None) as folder:
+    source: Path | None = getattr(store, "path", None)
+    with whole_folder(out, replace="experiment.json" if force else None, source=source) as folder:
         agent = reader(store, config)
         for name, schema, batches in _tables(store, config, agent):
             path = folder / f"{name}.{format_}"
