@@ -347,7 +347,8 @@ class Agent:
             turned = [change.key for change in changes if change.key.endswith(".retired")]
             back = np.array([f"models[{at}].retired" in turned for at in range(len(state.models))])
             before = state.eras.active(state.rule.era) | state.eras.added() | back
-            reason = f"configured anew: {', '.join(meaning)}"
+            words = (stored_config.in_words(key, state.config) for key in meaning)
+            reason = f"configured anew: {', '.join(words)}"
             self.controls.open_era(reason, at, before & ~retired(state.config), self._ended())
         else:
             self.controls.freeze_rule(state.rule.era, at)

@@ -38,13 +38,14 @@ from equipoise.agent.client import PARTS, Choice, Features
 
 if TYPE_CHECKING:
     from equipoise.agent.agent import Accepted, Agent
-    from equipoise.agent.answers.answers import Checks, Estimates
     from equipoise.agent.answers.recommendation import Recommendation
     from equipoise.agent.answers.status import Activity, Status
     from equipoise.agent.budget.cost import Spent
     from equipoise.agent.config import ExperimentConfig
     from equipoise.agent.errors import ConfigError
+    from equipoise.agent.estimators.base import Estimates
     from equipoise.agent.lifecycle.eras import Ended
+    from equipoise.agent.monitors.check import Checks
     from equipoise.store.contract import Store
     from equipoise.store.records import Observation, Simulation
 

@@ -6,7 +6,7 @@ Everything here only reads: the answers are functions of the folded log and of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -28,7 +28,14 @@ from equipoise.agent.answers.recommendation import (
     compare,
     favoured,
 )
-from equipoise.agent.answers.statements import Facts, Progress, Situation, decision, state
+from equipoise.agent.answers.statements import (
+    Facts,
+    Prices,
+    Progress,
+    Situation,
+    decision,
+    state,
+)
 from equipoise.agent.answers.status import Activity, Status, activity
 from equipoise.agent.budget import Exhausted, Purse, Spending
 from equipoise.agent.budget.caps import Caps, Quotas, model_caps
@@ -37,7 +44,7 @@ from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
-from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.estimators.base import Estimate, Estimates
 from equipoise.agent.estimators.ipw import routing_value
 from equipoise.agent.features import Transform
 from equipoise.agent.inference.prediction import Prediction
@@ -45,7 +52,14 @@ from equipoise.agent.inference.projection import nearest
 from equipoise.agent.lifecycle.eras import Ended, EraAnswer, Eras
 from equipoise.agent.lifecycle.rules import Rule, RuleBook, same_but_since
 from equipoise.agent.moments.state import Moments
-from equipoise.agent.monitors.check import Action, Check, Consequence, action_table, consequences
+from equipoise.agent.monitors.check import (
+    Action,
+    Check,
+    Checks,
+    Consequence,
+    action_table,
+    consequences,
+)
 from equipoise.agent.monitors.lost_rows import Missingness, out_of_reach
 from equipoise.agent.monitors.monitor_set import REPRESENTATION_FAMILIES
 from equipoise.agent.monitors.progress import Behind, computed, outputs, plan, watermark
@@ -58,7 +72,6 @@ from equipoise.store.records import RuleRecord, lost_before
 
 RENEWAL = 1.1
 """Growth of the rewards at which a prediction that no policy needs is fitted anew."""
-NORMAL_95 = 1.959963984540054
 PLAIN = "ipw"
 """The family that rests on the experiment alone."""
 
@@ -69,7 +82,8 @@ class ExperimentState:
 
     light: what decisions and outcomes ask for. rule: the one in force. alarms: names of the checks
     that stand at alarm. paused: why nothing is randomized, None if it is; observing_only: nothing
-    is (mode `observe`); ended: the end of the experiment, which stands beside a pause. gaps: what
+    is (mode `observe`); killed: the file of the kill switch was there when a store without its
+    daemon was opened; ended: the end of the experiment, which stands beside a pause. gaps: what
     the log is known to lack; no more is found out while it is open.
     """
 
@@ -95,6 +109,7 @@ class ExperimentState:
         self.paused = paused
         self.ended = ended
         self.observing_only = False
+        self.killed = False
         self.gaps = store.gaps()
         self.configure(config)
 
@@ -150,33 +165,6 @@ class Foreseen:
     era: int
     low: float
     median: float
-
-
-class Checks(list[Check]):
-    """Checks in their order; printed, a line each."""
-
-    def __str__(self) -> str:
-        return "\n".join(f"{check.name}: {check.status}: {check.sentence}" for check in self)
-
-
-class Estimates(dict[str, Estimate]):
-    """Estimates by family; printed, each model's value with its 95% interval, reward units.
-
-    models: (K,) names.
-    """
-
-    def __init__(self, estimates: Mapping[str, Estimate], models: tuple[str, ...]) -> None:
-        super().__init__(estimates)
-        self.models = models
-
-    def __str__(self) -> str:
-        lines = []
-        for family, estimate in self.items():
-            errors = NORMAL_95 * np.sqrt(np.diagonal(estimate.covariance))
-            for name, value, error in zip(self.models, estimate.values, errors, strict=True):
-                text = f"{value:.3f} ± {error:.3f}" if np.isfinite(value) else "unknown"
-                lines.append(f"{family}: {name} {text}")
-        return "\n".join(lines)
 
 
 class Answers:
@@ -259,7 +247,21 @@ class Answers:
         them are left out, and the plain experiment answers instead.
         """
         certified = self.certified()
-        return Facts(certified.claim, self._comparison(family), self._progress(certified))
+        comparison, progress = self._comparison(family), self._progress(certified)
+        return Facts(certified.claim, comparison, progress, self._prices())
+
+    def _prices(self) -> Prices | None:
+        """What a request costs, by model and as it is routed; None where no price is known."""
+        names, routed = self.state.models, self.state.light.ledger.spent.sum(axis=1)
+        costs = model_costs(self.view().moments.simulation, declared_prices(self.state.config))
+        known = np.isfinite(costs)
+        if not known.any():
+            return None
+        routing = None
+        if routed.any() and known[routed > 0.0].all():
+            routing = float(routed[known] @ costs[known] / routed.sum())
+        models = zip(names, costs.tolist(), known.tolist(), strict=True)
+        return Prices({name: cost for name, cost, told in models if told}, routing)
 
     def _progress(self, certified: Certified) -> Progress:
         era = self.state.rule.era
@@ -271,7 +273,8 @@ class Answers:
         """What happens to requests now, as far as the store knows it."""
         ended = self.state.ended
         final = None if ended is None else ended.model or KEEP
-        return Situation(self.activity(), self.state.paused or "", final=final)
+        paused = self.state.paused is not None
+        return Situation(self.activity(), self.state.paused or "", final=final, paused=paused)
 
     def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator
@@ -361,7 +364,7 @@ class Answers:
         state = self.state
         stopped = state.purse.exhausted
         return activity(
-            kill_switch=kill_switch,
+            kill_switch=kill_switch or state.killed,
             passing_through=passing_through,
             ended=state.ended is not None,
             observing=state.observing_only,

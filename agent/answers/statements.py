@@ -22,7 +22,15 @@ import msgspec
 
 from equipoise.agent.answers.recommendation import KEEP, Comparison
 from equipoise.agent.answers.status import RESTARTING_ROWS, Activity, Claim, State, Status
-from equipoise.agent.answers.wording import at_least, count, duration, listed, percent, tenths
+from equipoise.agent.answers.wording import (
+    at_least,
+    count,
+    dollars,
+    duration,
+    listed,
+    percent,
+    tenths,
+)
 from equipoise.agent.errors import dated
 from equipoise.store.words import plural
 
@@ -47,12 +55,22 @@ class Progress(msgspec.Struct, frozen=True):
         return self.era > 0 and bool(self.reason) and self.randomized < RESTARTING_ROWS
 
 
+class Prices(msgspec.Struct, frozen=True):
+    """USD a request. models: those whose price is known. routing: the mean of what today's routing
+    pays for the requests that were randomized, None where that is not known."""
+
+    models: dict[str, float]
+    routing: float | None
+
+
 class Facts(msgspec.Struct, frozen=True):
-    """What is known after some row of the log. claim: what is certified, None while nothing is."""
+    """What is known after some row of the log. claim: what is certified, None while nothing is.
+    prices: None where nobody gave any."""
 
     claim: Claim | None
     comparison: Comparison
     progress: Progress
+    prices: Prices | None = None
 
 
 class Band(Protocol):
@@ -96,12 +114,21 @@ class Outlook:
 class Situation:
     """What is going on while `Facts` hold. reason: of the pause or the end, "" where nobody gave
     one. outlook: None where nobody asked for a forecast. final: who is to be served after the end,
-    a model or KEEP; None before."""
+    a model or KEEP; None before. paused: whether somebody paused it, which the status says whatever
+    else stops requests, such as the kill switch."""
 
     activity: Activity = Activity.RANDOMIZING
     reason: str = ""
     outlook: Outlook | None = None
     final: str | None = None
+    paused: bool = False
+
+    @property
+    def stopped(self) -> Activity | None:
+        """What people did to the experiment: an end or a pause, None without."""
+        if self.final is not None or self.activity is Activity.ENDED:
+            return Activity.ENDED
+        return Activity.PAUSED if self.paused or self.activity is Activity.PAUSED else None
 
 
 NOTHING_SPECIAL = Situation()
@@ -147,12 +174,12 @@ def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
     action = situation.final or action_of(claim, comparison)
     knowledge = _knowledge(claim, facts.progress)
     return Statements(
-        status=_STOPPED_BY_PEOPLE.get(activity, knowledge),
+        status=_stopped(situation) or knowledge,
         models=() if claim is None else claim.models,
         action=action,
         leaning=comparison.leaning,
         certified=_ended(facts, situation) or _certified(facts, action),
-        estimate=_estimated(claim, comparison),
+        estimate=_estimated(claim, comparison, facts.progress),
         outlook=_outlook(claim, situation),
         status_sentence=_status(claim, facts.progress, situation),
         activity_sentence=activity_sentence(activity, situation.reason),
@@ -165,7 +192,7 @@ def decision(
 ) -> Status:
     """The decision alone, also of a segment: what is certified of it at level delta."""
     return Status(
-        state=_STOPPED_BY_PEOPLE.get(situation.activity, _knowledge(claim, progress)),
+        state=_stopped(situation) or _knowledge(claim, progress),
         models=() if claim is None else claim.models,
         epsilon=epsilon,
         delta=delta,
@@ -174,6 +201,12 @@ def decision(
 
 
 _STOPPED_BY_PEOPLE = {Activity.PAUSED: State.PAUSED, Activity.ENDED: State.ENDED}
+
+
+def _stopped(situation: Situation) -> State | None:
+    """The status that people gave it, None where they did not stop it."""
+    stopped = situation.stopped
+    return None if stopped is None else _STOPPED_BY_PEOPLE[stopped]
 
 
 def past_decision(claim: Claim | None, randomized: int) -> tuple[State, str]:
@@ -225,8 +258,9 @@ def _ended(facts: Facts, situation: Situation) -> str:
     sure = claim is not None and claim.whole and final in claim.models
     if final != KEEP and not sure:
         chosen += ", which is not certified"
-    answer = f"Not certified: {_progress(facts.progress)}" if claim is None else f"{fact(claim)}."
-    return f"Ended: {chosen}. {answer}"
+    if claim is None:
+        return f"Ended: {chosen}. Nothing is certified. {_progress(facts.progress)}"
+    return f"Ended: {chosen}. {fact(claim)}."
 
 
 def _certified(facts: Facts, action: str) -> str:
@@ -239,11 +273,24 @@ def _certified(facts: Facts, action: str) -> str:
             f" {fact(claim)}."
         )
     if claim.kind == "alike":
-        return f"Keep today's routing, or choose by price: {fact(claim)}."
+        paid = _paid(facts.prices, claim.models)
+        return f"Keep today's routing, or choose by price: {fact(claim)}.{paid}"
     if action == KEEP:
         worse = "but by the estimates today's routing is better still"
         return f"Keep today's routing: {fact(claim)}, {worse}."
-    return f"Serve {claim.models[0]}: {fact(claim)}."
+    paid = _paid(facts.prices, claim.models)
+    return f"Serve {claim.models[0]}: {fact(claim)}.{paid}"
+
+
+def _paid(prices: Prices | None, models: Sequence[str]) -> str:
+    """What a request costs on these models and as it is routed today; "" where one is unknown, or
+    all are free."""
+    if prices is None or prices.routing is None or not set(models) <= set(prices.models):
+        return ""
+    if not any((prices.routing, *(prices.models[name] for name in models))):
+        return ""
+    each = [f"{dollars(prices.models[name])} on {name}" for name in models]
+    return f" A request costs {', '.join(each)} and {dollars(prices.routing)} as routed today."
 
 
 def _progress(progress: Progress) -> str:
@@ -260,14 +307,15 @@ def _progress(progress: Progress) -> str:
 
 def _status(claim: Claim | None, progress: Progress, situation: Situation) -> str:
     answer = f"{fact(claim)}." if claim else f"Nothing is certified yet. {_progress(progress)}"
-    if situation.activity not in _STOPPED_BY_PEOPLE:
+    if situation.stopped is None:
         return answer
-    first = activity_sentence(situation.activity, situation.reason)
+    first = activity_sentence(situation.stopped, situation.reason)
     return f"{first} {'What was certified stands: ' if claim else ''}{answer}"
 
 
-def _estimated(claim: Claim | None, comparison: Comparison) -> str:
+def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) -> str:
     text = _compared(comparison)
+    pooled = ""
     if comparison.kind not in _NUMBERS:
         text = f"By the estimates nothing can be said: {text}"
     elif claim is None or not claim.whole:
@@ -276,7 +324,9 @@ def _estimated(claim: Claim | None, comparison: Comparison) -> str:
         text = f"By the estimates {text}"
     else:
         text = f"Against today's routing nothing is certified; by the estimates {text}"
-    return f"{text}.{comparison.note and ' ' + comparison.note}"
+    if comparison.kind in _NUMBERS and progress.era > 0 and progress.reason:
+        pooled = f" Estimates hold all eras, also from before this one ({progress.reason})."
+    return f"{text}.{pooled}{comparison.note and ' ' + comparison.note}"
 
 
 _NUMBERS = ("tie-with-routing", "routing", "tie", "leads")
@@ -327,7 +377,7 @@ def _both(comparison: Comparison, value: float, error: float) -> str:
 
 def _outlook(claim: Claim | None, situation: Situation) -> str:
     activity, outlook = situation.activity, situation.outlook
-    if activity is Activity.ENDED:
+    if situation.stopped is Activity.ENDED:
         return "The experiment has ended."
     if claim is not None:
         return _AFTER_DECISION.get(activity, "")
@@ -340,7 +390,7 @@ def _outlook(claim: Claim | None, situation: Situation) -> str:
 
 
 _AFTER_DECISION = {
-    Activity.DECIDED: "Nothing more is randomized.",
+    Activity.DECIDED: "Nothing more is randomized; every request is served as your router says.",
     Activity.RAMP: "A small share is still randomized, so that a change is noticed.",
     Activity.RANDOMIZING: "Requests are still randomized: end the experiment once this is enough.",
 }
@@ -376,10 +426,10 @@ def foretold(outlook: Outlook) -> str:
     assert total is not None
     when = ""
     if hours is not None:
-        when = f" {_in(hours.median)} (80%: {_band(hours)}) at the pace of late,"
+        when = f" {_in(hours.median)} (80%: {_band(hours)}) at the recent pace,"
     text = (
         f"A decision is expected{when} after {count(total.median)} randomized requests in all (80%:"
-        f" {count(total.low)} to {count(total.high)}), {outlook.randomized:,} of them certified."
+        f" {_counts(total)}); {outlook.randomized:,} are certified so far."
     )
     if outlook.limit is not None and outlook.chance is not None and outlook.chance < 0.95:
         text += f" {_ends_first(outlook)}."
@@ -394,7 +444,15 @@ def _in(hours: float | None) -> str:
     return f"in {duration(hours)}"
 
 
+def _counts(total: Band) -> str:
+    """An 80% band of requests; an end that is beyond a limit, or beyond what was simulated, is
+    open."""
+    return f"{count(total.low)} {'or more' if total.high is None else f'to {count(total.high)}'}"
+
+
 def _band(hours: Band) -> str:
+    if hours.high is None:
+        return f"{duration(hours.low)} or more"
     low, high = duration(hours.low), duration(hours.high)
     return low if low == high else f"{low} to {high}"
 
@@ -424,6 +482,10 @@ def _why_not(outlook: Outlook, reason: str) -> str:
         return nothing_while(_STOPS[reason], outlook.why)
     if reason == "new-era":
         return "A new era has begun: the forecast waits for its first rewards."
+    if reason == "ended":
+        return "The experiment has ended."
+    if reason == "outdated":
+        return "What the last forecast rested on has changed: the next one is on its way."
     if reason == "planner":
         return f"There is no forecast{why}."
     if reason == "held-back":
@@ -452,8 +514,10 @@ def _why_not(outlook: Outlook, reason: str) -> str:
     if reason == "budget-too-small":
         text = f"{_ends_first(outlook)}, and nothing is decided"
         if unlimited is not None and unlimited.median is not None:
-            band = f"80%: {count(unlimited.low)} to {count(unlimited.high)}"
-            text += f": it takes {count(unlimited.median)} randomized requests ({band})"
+            text += (
+                f"; without that limit it takes {count(unlimited.median)} randomized requests (80%:"
+                f" {_counts(unlimited)})"
+            )
         return f"{text}."
     if reason == "never" and outlook.lost is not None:
         below = outlook.least_difference

@@ -34,7 +34,10 @@ def status(
 
     with reading(store) as (opened, config):
         try:
-            facts = describe(Agent(config, opened, None))
+            agent = Agent(config, opened, None)
+            # Where a daemon looks unless its file names another; only the file says that.
+            agent.state.killed = Path(f"{store}.kill").exists()
+            facts = describe(agent)
         except (ValueError, OSError):
             raise
         except Exception as error:  # whatever is in the log, it is said in one line

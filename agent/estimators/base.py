@@ -11,6 +11,8 @@ import numpy as np
 from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import Flags, Floats
 
+NORMAL_95 = 1.959963984540054
+
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
@@ -134,3 +136,23 @@ def with_unknown(spread: Floats, unknown: Flags) -> Floats:
 def unknown_covariance(models: int) -> Floats:
     """(K, K) covariance of values nobody knows."""
     return with_unknown(np.zeros((models, models)), np.ones(models, dtype=bool))
+
+
+class Estimates(dict[str, Estimate]):
+    """Estimates by family; printed, each model's value with its 95% interval, reward units.
+
+    models: (K,) names.
+    """
+
+    def __init__(self, estimates: Mapping[str, Estimate], models: tuple[str, ...]) -> None:
+        super().__init__(estimates)
+        self.models = models
+
+    def __str__(self) -> str:
+        lines = []
+        for family, estimate in self.items():
+            errors = NORMAL_95 * np.sqrt(np.diagonal(estimate.covariance))
+            for name, value, error in zip(self.models, estimate.values, errors, strict=True):
+                text = f"{value:.3f} ± {error:.3f}" if np.isfinite(value) else "unknown"
+                lines.append(f"{family}: {name} {text}")
+        return "\n".join(lines)

@@ -7,6 +7,8 @@ rests on is refused (`equipoise.agent.config.reload` has the rules).
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from equipoise.agent.config import ExperimentConfig
@@ -59,6 +61,22 @@ def changes(store: Store, config: ExperimentConfig) -> tuple[Change, ...]:
     if refused:
         raise AgentError("the store was opened with another configuration: " + "; ".join(refused))
     return changed
+
+
+def in_words(key: str, config: ExperimentConfig) -> str:
+    """A key that changed, for people: what is one of a model names it.
+
+    config: with the change in it.
+    """
+    found = re.fullmatch(r"models\[(\d+)\](?:\.(\w+))?", key)
+    if found is None:
+        return key
+    model = config.models[int(found[1])]
+    if found[2] is None:
+        return f"{model.name} added"
+    if found[2] == "retired":
+        return f"{model.name} {'retired' if model.retired else 'compared again'}"
+    return f"{found[2]} of {model.name}"
 
 
 def _begins(key: str) -> bool:

@@ -255,3 +255,10 @@ class Monitor(ABC):
             else:
                 array += theirs
         return total
+
+
+class Checks(list[Check]):
+    """Checks in their order; printed, a line each."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{check.name}: {check.status}: {check.sentence}" for check in self)

@@ -28,11 +28,13 @@ Reason: TypeAlias = Literal[
     "decided",
     "equivalent",
     "kill-switch",
+    "ended",
     "paused",
     "observing",
     "budget-spent",
     "held-back",
     "new-era",
+    "outdated",
     "no-traffic",
     "too-few-rewards",
     "never",
@@ -43,7 +45,8 @@ Reason: TypeAlias = Literal[
 """Why no time or number is foretold.
 
 never: missing rewards, each of which counts as the worst case, rule a decision out. held-back: a
-decision that should be closed holds the watermark. planner: it has no answer, and says why.
+decision that should be closed holds the watermark. outdated: what it rested on has changed since,
+and the next one is not made yet. planner: it has no answer, and says why.
 """
 
 LIKELY, SURE = 0.5, 0.9
@@ -201,6 +204,9 @@ def current(
     paused: str | None = None,
     observing: bool = False,
     killed: bool = False,
+    ended: bool = False,
+    undecided: bool = False,
+    rewards: float | None = None,
     budget_left: float | None = None,
     era: int | None = None,
     newest_at: float | None = None,
@@ -208,13 +214,19 @@ def current(
     """What holds now of the newest forecast; nothing that it foretold survives what ended it.
 
     at: seconds since the epoch, now. status: the newest one; decided: the models it names, where
-    only they are known. paused: why, None while it is not. observing: the mode. killed: the kill
-    switch. budget_left: randomized requests, None for no such limit. era: the one in force.
-    newest_at: the time of the newest decision, seconds since the epoch.
+    only they are known. undecided: the newest report of this era has no decision, so one that the
+    forecast knows of was taken back. paused: why, None while it is not. observing: the mode.
+    rewards: those of the least tried model, by a newer report, None without one. killed: the kill
+    switch. ended: whether it has ended. budget_left: randomized requests, inf without such a limit,
+    None where nobody knows. era: the one in force. newest_at: the time of the newest decision,
+    seconds since the epoch.
     """
     names = list(status.models if status is not None else decided)
     same_era = era is None or era == forecast.era
-    if forecast.state == "decided" and same_era:
+    if ended:
+        return _bare(forecast, at, "unknown", "ended")
+    taken_back = forecast.state == "decided" and undecided and not names
+    if forecast.state == "decided" and same_era and not taken_back:
         return forecast
     if names:
         reason: Reason = "decided" if len(names) == 1 else "equivalent"
@@ -231,6 +243,13 @@ def current(
         limit = forecast.limit or "requests"
         # What still waits for its reward may decide: the next forecast says whether.
         return _bare(forecast, at, "unknown", "budget-spent", limit=limit)
+    raised = forecast.reason == "budget-spent" and (budget_left or 0.0) > 0.0
+    if taken_back or (raised and forecast.limit in (None, "requests")):
+        return _bare(forecast, at, "unknown", "outdated", limit=None, models=[])
+    if forecast.reason == "too-few-rewards" and rewards is not None:
+        if rewards >= FEWEST_REWARDS:
+            return _bare(forecast, at, "unknown", "outdated", rewards=None)
+        return _as(forecast, "unknown", forecast.reason, rewards=rewards)
     if forecast.state != "pending" and forecast.reason != "no-traffic":
         return forecast
     newest = max(_or(newest_at, 0.0), _or(forecast.newest_at, 0.0))

@@ -83,7 +83,8 @@ def _fewer(problem: Problem, row: Requirement, most: int | None) -> list[Lever]:
 
     if problem.source == "numbers" and problem.models > 2:
         found.append(Lever("models", 2, required(two_models(problem), problem.epsilon)))
-    close = effect / 2.0
+    # As the certificate: of all requests, where missing rewards count as declared.
+    close = problem.difference(effect) / 2.0
     if problem.epsilon < close:
         found.append(Lever("epsilon", close * problem.scale, required(problem, close)))
     return found
@@ -187,8 +188,7 @@ def question(problem: Problem, row: Requirement | None, most: int | None = None)
     grid = np.round(np.geomspace(max(planned * FIRST, 1.0), planned * LAST, LOOKS))
     trail = np.unique([*grid, planned])
     at = int(np.searchsorted(trail, planned))
-    # What the difference is of all requests, where missing rewards count as declared.
-    difference = effect if problem.missing is None else effect * float(problem.rated.mean())
+    difference = problem.difference(effect)
     paths = max(2 * PATHS // problem.models, 100)
     paths = paths if most is None else min(paths, most)
     leads = [effect, 0.0, *([-effect] if problem.values[0] >= effect else [])]

@@ -20,6 +20,7 @@ from equipoise.agent.planning.problem import Case, Input, Problem, inputs
 from equipoise.agent.planning.request import FEWEST_DIGITS, LARGEST
 from equipoise.agent.planning.requirement import FixedSample, Requirement, cheapest, fixed_sample
 from equipoise.agent.planning.sentences import (
+    ENDED,
     assumptions,
     billed,
     budget_sentence,
@@ -111,8 +112,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def harm_name(self) -> str:
-        """What a column of harm is called, with its unit."""
-        return "successes lost" if self.binary else "reward lost"
+        """What a column of harm with its sign turned is called: below 0 it is lost."""
+        return "successes gained" if self.binary else "reward gained"
 
     @property
     def columns(self) -> list[tuple[str, Callable[[Requirement], str]]]:
@@ -138,7 +139,7 @@ class Plan(msgspec.Struct, frozen=True):
         columns.append(("80% of them", band))
         harm = self.harm_name
         columns.append(
-            (harm, lambda row: "" if row.harm.median is None else figure(row.harm.median))
+            (harm, lambda row: "" if row.harm.median is None else figure(0.0 - row.harm.median))
         )
         return columns
 
@@ -235,6 +236,8 @@ def _of_store(stored: dict[str, Any], best: Requirement | None, sentence: str) -
     that is stopped, or whose budget ends before, is told so first."""
     if stored["decided"] is not None:
         return f"{decided_already(stored)}."
+    if stored["stopped"] == ENDED:
+        return "The experiment has ended: there is nothing to plan for unless it is resumed."
     if stored["stopped"] is not None:
         return f"The experiment is {stored['stopped']}. Once that ends: {_lower(sentence)}"
     needed = None if best is None else best.randomized.needed

@@ -135,6 +135,11 @@ class Problem:
         result: Floats = values.max(axis=1) if self.mix is None else values @ self.mix
         return result
 
+    def difference(self, effect: float) -> float:
+        """What a difference among the requests whose reward comes is of all requests, where the
+        others count as declared; it stays what it is under the worst case."""
+        return effect if self.missing is None else effect * float(self.rated.mean())
+
     def lead(self, effect: float) -> float:
         """The most that can be certified of the lead of a model that is better by `effect` among
         the requests whose reward comes: under the worst case all of the others may favour the

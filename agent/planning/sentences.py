@@ -19,10 +19,12 @@ from equipoise.agent.answers.wording import (
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.levers import Lever, Question, World
 from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.requirement import FixedSample, Requirement
+from equipoise.agent.planning.requirement import NEARLY, FixedSample, Requirement
 from equipoise.agent.planning.tables import Bought, Split
 
 _MINUTE = 1.0 / 60.0
+ENDED = "ended"
+"""What a store whose experiment has ended is called."""
 RESTS_BRIEFLY = {
     Sequence.BOUNDED: "no further assumption",
     Sequence.PER_MODEL: "traffic must be stationary",
@@ -108,12 +110,17 @@ def lever_sentence(problem: Problem, offered: Rows[Lever]) -> str:
     if best.row.hours is not None and best.row.hours.needed is not None:
         saved = f"an answer in {duration(best.row.hours.needed)}"
         if plain.hours is not None and plain.hours.needed is not None:
-            saved += f" instead of {duration(plain.hours.needed)}"
+            sooner, later = duration(best.row.hours.needed), duration(plain.hours.needed)
+            instead = later if later != sooner else f"a little more than {later}"
+            saved += f" instead of {instead}"
     if best.kind != "rate" and needed is not None and before is not None:
         fewer = f"{count(needed)} randomized requests instead of {count(before)}"
         saved = f"{fewer}, and {saved}" if saved else fewer
-    elif best.kind == "rate":
+    elif best.kind == "rate" and needed is not None and before is not None:
         saved += ", for about as many randomized requests"
+        if abs(needed - before) > NEARLY * before:
+            saved = saved.removesuffix("about as many randomized requests")
+            saved += f"{count(needed)} randomized requests instead of {count(before)}"
     words = lever_words(plain.rate, problem.models, best)
     return f"{words[:1].upper()}{words[1:]}: {saved}."
 
@@ -143,6 +150,13 @@ def fixed_sentence(problem: Problem, fixed: FixedSample) -> str:
     )
     if fixed.times is None:
         return f"{text}."
+    if fixed.times < 1.0 and problem.start is not None:
+        return (
+            f"{text}; from here on this plan takes {figure(fixed.times)} times that, because what"
+            " the store holds already counts."
+        )
+    if fixed.times < 1.0:
+        return f"{text}; this plan takes {figure(fixed.times)} times that."
     against = "" if problem.models == 2 else " and against every other model at once"
     return (
         f"{text}; this plan takes {figure(fixed.times)} times that, because its answer may be read"
@@ -156,8 +170,10 @@ def question_sentences(problem: Problem, asked: Question) -> list[str]:
     when = f"after {count(asked.requests[asked.at])} requests"
     if asked.hours is not None:
         when = f"after {duration(asked.hours[asked.at])}"
+    among = _of_all(problem, asked.difference)
     lines = [
-        f"Is {asked.candidate} better than every other model by {figure(asked.difference)}? Yes"
+        f"Is {asked.candidate} better than every other model by {figure(asked.difference)}"
+        f"{among}? Yes"
         " means certified better, no means certified not better by"
         f" {figure(asked.difference)}; whichever comes first ends the experiment."
     ]
@@ -173,6 +189,14 @@ def world_words(world: World) -> str:
     if world.lead == 0.0:
         return "equal"
     return f"{'better' if world.lead > 0 else 'worse'} by {figure(abs(world.lead))}"
+
+
+def _of_all(problem: Problem, difference: float) -> str:
+    """What a difference among rated requests is over all; "" where it is the same."""
+    share = problem.difference(1.0)
+    if share == 1.0:
+        return ""
+    return f" among rated requests ({figure(difference * share)} over all, as its lead below)"
 
 
 def _verdicts(asked: Question, world: World) -> str:
@@ -272,9 +296,10 @@ def assumptions(problem: Problem, sequence: Sequence) -> list[str]:
         "rewards are 0 or 1" if problem.variances is None else "sums of rewards are nearly normal"
     )
     lines.append(
-        "harm counts against today's routing"
+        "what is gained, or lost below 0, counts against today's routing"
         if problem.routing is not None or problem.mix is not None
-        else "harm counts against the best model, as if today's routing served it already"
+        else "what is gained, or lost below 0, counts against the best model, as if today's"
+        " routing served it already"
     )
     if problem.explained > 0:
         lines.append(
@@ -309,7 +334,7 @@ def _about_missing(problem: Problem) -> str:
     low, high = problem.request.reward_low, problem.request.reward_high
     value = missing if problem.request.maximise else 1.0 - missing
     worth = figure(low + value * (high - low))
-    return f"{text}{worth}, and what is certified is the mean of all"
+    return f"{text}{worth}, and what is certified, and within the best, is the mean of all"
 
 
 def split_sentence(splits: Rows[Split]) -> str:
@@ -347,7 +372,7 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         return f"{name}, {progress}: {decided_already(stored)}."
     lead = (
         f"{stored['leader']} leads {stored['runner_up']} by {figure(stored['gap'])}"
-        f" ± {figure(1.96 * stored['gap_error'])}"
+        f" ± {figure(1.96 * stored['gap_error'])} in the rewards of randomized requests alone"
     )
     remaining = stored["remaining"]
 
@@ -360,17 +385,18 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         when = f"nothing will be decided: {stored['never']}"
     elif remaining["median"] is None:
         when = "the planner cannot know when: the true difference may be too small to be found"
-    elif stored["stopped"] is not None:
-        when = (
-            f"it is {stored['stopped']}, so nothing more will be known until that ends; then you"
-            f" will know in {in_words(remaining['median'])} at today's pace in half of the cases"
-            f" (80%: {in_words(remaining['low'])} to {in_words(remaining['high'])})"
-        )
+    elif stored["stopped"] == ENDED:
+        when = "it has ended, and nothing more will be known unless it is resumed"
     else:
-        when = (
-            f"at today's pace you will know in {in_words(remaining['median'])} in half of the cases"
-            f" (80%: {in_words(remaining['low'])} to {in_words(remaining['high'])})"
-        )
+        low, high = in_words(remaining["low"]), in_words(remaining["high"])
+        band = f" (80%: {low} to {high})" if low != high else ""
+        half = f"in {in_words(remaining['median'])} at today's pace in half of the cases{band}"
+        when = f"you will know {half}"
+        if stored["stopped"] is not None:
+            when = (
+                f"it is {stored['stopped']}, so nothing more will be known until that ends; then"
+                f" {when}"
+            )
     warnings = "".join(
         f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
     )

@@ -18,7 +18,7 @@ from equipoise.agent.planning.futures import RECENT, futures, pace_of
 from equipoise.agent.planning.problem import Problem, Start
 from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
 from equipoise.agent.planning.requirement import interval80
-from equipoise.agent.planning.sentences import never
+from equipoise.agent.planning.sentences import ENDED, never
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
 from equipoise.store.batches import Floats, Ints
 
@@ -67,7 +67,7 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
     active = np.flatnonzero(answers.state.rule.active)
     count, mean, variance, effective = (part[active] for part in _rewards(answers))
     if not (count >= FEWEST_REWARDS).all():
-        least = float(count.min(initial=0.0))
+        least = float(count.min()) if len(count) else 0.0
         raise PlanError(
             TOO_FEW,
             least,
@@ -306,7 +306,7 @@ def _known(answers: Answers, problem: Problem, count: Floats, told: bool) -> dic
 
 
 _STOPPED = {
-    Activity.ENDED: "ended",
+    Activity.ENDED: ENDED,
     Activity.OBSERVING: "only observed",
     Activity.PAUSED: "paused",
     Activity.DECIDED: "stopped after its decision",

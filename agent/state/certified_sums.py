@@ -214,6 +214,11 @@ class CertifiedSums:
                 self._enter(frozen, table, at, simulated, parts)
                 self._refer(int(rule[first]), frozen)
                 predicted[first + rows] = self._referred(rules, table, at, simulated)
+            if frozen.after_decision == "ramp" and fits:
+                # Drawn for the checks alone: what changed has to be seen, nothing more certified.
+                drawn = np.flatnonzero(table.randomized[start + first : start + last])
+                at = drawn + start + first
+                predicted[first + drawn] = self._referred(rules, table, at, simulated)
         self.watermark += count
         return predicted
 

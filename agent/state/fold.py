@@ -226,6 +226,11 @@ class LightFold:
                 result |= rules == ordinal
         return result
 
+    def watches(self, rule: int) -> bool:
+        """Whether draws of a rule (by ordinal) are for the checks alone: those after the decision,
+        at the smallest rate, whose weights would drown what was decided on."""
+        return self._rules.by_ordinal(rule).after_decision == "ramp"
+
     def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats:
         phi = self._features.phi(x, y)
         rows = np.empty((len(phi), self.dimensions.features))
@@ -236,11 +241,12 @@ class LightFold:
     def _take(self, batch: Batch) -> None:
         if isinstance(batch, DecisionBatch):
             rule = self._rules.ordinal(batch.rule_id)
-            active = self._rules.by_ordinal(rule).active
+            active, ramp = self._rules.by_ordinal(rule).active, self.watches(rule)
             if len(active) < self.dimensions.models:
                 batch, active = widened(batch, active, self.dimensions.models)
             for part in self._without_gaps(batch, rule):
-                self.pending.insert(part, rule, self._rate_min, self.watermark, active)
+                least = np.inf if ramp else self._rate_min
+                self.pending.insert(part, rule, least, self.watermark, active)
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
             self.randomized += int(np.count_nonzero(batch.randomized))
@@ -490,7 +496,7 @@ class Fold:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self.light.pending, self.dimensions.groups
         model, group = table.model[at], unit_groups(table.unit[at], groups)
-        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at))
+        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at) & ~self._watched(at))
         if len(picked):
             rows = at[picked]
             if len(self.light.simulated):
@@ -514,9 +520,15 @@ class Fold:
         share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
         moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
 
+    def _watched(self, at: Ints) -> Flags:
+        """(n,) rows of rules whose draws are for the checks alone."""
+        rules, place = np.unique(self.light.pending.rule[at], return_inverse=True)
+        return np.array([self.light.watches(int(rule)) for rule in rules], dtype=bool)[place]
+
     def _sum_scorers(self, moments: Moments, at: Ints) -> None:
         """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
         table, groups = self.light.pending, self.dimensions.groups
+        at = at[~(table.randomized[at] & self._watched(at))]
         experiment = table.randomized[at] & table.as_drawn(at)
         group = unit_groups(table.unit[at], groups)
         rows = self.light.rows_of(table.x[at], table.y[at], table.reward[at])

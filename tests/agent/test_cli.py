@@ -35,7 +35,9 @@ def test_the_version_is_said_in_three_ways() -> None:
 
 
 def test_a_shell_completes_commands_and_options() -> None:
-    script = run_command("--show-completion", "bash").stdout
+    # Typer asks which shell it runs in, unless it is told not to; a test runs in any.
+    told = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = run_as_users_do("--show-completion", "bash", environment=told).stdout
     assert "complete -o default -F _equipoise_completion equipoise" in script
 
     def completed(words: str, place: int) -> set[str]:

@@ -112,9 +112,10 @@ def test_what_is_served_as_routed_is_still_watched_and_drift_begins_an_era_that_
     assert made.randomized.any()
 
 
-def test_ramp_goes_on_at_the_smallest_rate_which_is_certified():
+def test_ramp_goes_on_at_the_smallest_rate_for_the_checks_alone():
     agent, traffic = decided("ramp")
-    lowest, before = agent.config.limits.rate_min, agent.answers.certified().rows
+    lowest, before = agent.config.limits.rate_min, agent.answers.certified()
+    values = agent.answers.estimates(["ipw", "doubly-robust"])
     made = play(agent, traffic, 20)
     rates = np.concatenate([each.rate for each in made])
     assert (rates == lowest).all()
@@ -122,9 +123,40 @@ def test_ramp_goes_on_at_the_smallest_rate_which_is_certified():
     assert sum(np.count_nonzero(each.randomized) for each in made) > 0
     assert not any(each.capped.any() for each in made)
     assert agent.answers.activity() is Activity.RAMP
-    # What still comes is certified too: what has changed would be seen.
-    assert agent.answers.certified().rows == before + 2000
+    # Their weights are fifty times those of the rows before: in the sums they would drown them.
+    after, again = agent.answers.certified(), agent.answers.estimates(["ipw", "doubly-robust"])
+    assert (after.rows, after.randomized) == (before.rows, before.randomized)
+    np.testing.assert_array_equal(after.contrasts, before.contrasts)
+    np.testing.assert_array_equal(again["ipw"].values, values["ipw"].values)
+    np.testing.assert_array_equal(again["ipw"].covariance, values["ipw"].covariance)
+    for _ in range(20):
+        play(agent, traffic, 5)
+        agent.refresh()
+        assert agent.answers.status().state is State.DECIDED, "it stays decided"
+        assert agent.rule.after_decision == "ramp"
     clean(agent)
+
+
+def test_a_model_that_changes_under_ramp_is_noticed():
+    policy = msgspec.structs.replace(POLICY, rate_min=0.2)
+    agent = Agent(
+        config(budget=BudgetConfig(after_decision="ramp"), policy=policy), MemoryStore(), KEY
+    )
+    traffic = Traffic(np.random.default_rng(3))
+    for _ in range(60):
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(100))))
+        agent.refresh()
+    assert agent.rule.after_decision == "ramp"
+    (winner,) = (agent.models.index(name) for name in agent.answers.status().models)
+    for _ in range(60):
+        decisions = agent.decide(traffic.requests(100))
+        outcomes = traffic.outcomes(decisions)
+        # Only draws of the winner change, so traffic as routed shows nothing.
+        changed = decisions.randomized & (decisions.model == winner)
+        agent.observe(replace(outcomes, reward=np.where(changed, 0.0, outcomes.reward)))
+    agent.refresh()
+    assert agent.state.eras.reason(agent.rule.era).startswith("drift")
+    assert agent.rule.after_decision is None
 
 
 def test_without_a_choice_an_agent_goes_on():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from commands import run_command
 
@@ -119,3 +121,19 @@ def test_a_budget_that_an_operator_set_holds_for_whoever_opens_the_store(tmp_pat
         served(chat, "b", 1)
     status = run_command("status", tmp_path / "chat.db", "--json").stdout
     assert '"activity":"observing"' in status
+
+
+def test_the_command_sees_the_file_of_the_kill_switch_and_the_pause_behind_it(tmp_path):
+    store = tmp_path / "chat.db"
+    with Experiment.open(store, DECLARED) as chat:
+        chat.pause("a release")
+    assert told(store)["activity"] == "paused"
+    (tmp_path / "chat.db.kill").touch()
+    killed = told(store)
+    assert (killed["activity"], killed["status"]) == ("kill-switch", "paused")
+    assert "kill switch" in killed["activity_sentence"]
+    assert "kill switch" in killed["outlook_sentence"]
+
+
+def told(store):
+    return json.loads(run_command("status", str(store), "--json").stdout)

@@ -338,7 +338,7 @@ def _bought(plan: Plan) -> str:
         cells += [
             "nothing yet" if row.half_width is None else f"± {figure(row.half_width)}",
             "nothing" if row.smallest_effect is None else figure(row.smallest_effect),
-            figure(row.harm),
+            figure(0.0 - row.harm),
         ]
         body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return _grid(head, body)

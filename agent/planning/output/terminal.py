@@ -86,7 +86,7 @@ def _bought(console: Console, plan: Plan) -> None:
             *([dollars(each.bill)] if priced else []),
             "nothing yet" if each.half_width is None else f"± {figure(each.half_width)}",
             "nothing" if each.smallest_effect is None else figure(each.smallest_effect),
-            figure(each.harm),
+            figure(0.0 - each.harm),
         )
     console.print(bought)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -200,9 +201,14 @@ def expected_now(
     """What holds of a forecast in the situation that the daemon knows of."""
     report, era, limit = analysis.newest, agent.rule.era, agent.controls.budget
     decided: list[str] = []
+    undecided, rewards = False, None
     if report is not None and report.rule.era == era:
         claim = report.facts[report.estimates.estimator].claim
         decided = [] if claim is None else list(claim.models)
+        if report.estimates.log_rows > made.log_rows:  # else the forecast has seen more
+            undecided = claim is None
+            compared = [each.exp_rewards for each in report.estimates.models if each.compared]
+            rewards = float(min(compared, default=0))
     return current(
         made,
         at=time.time(),
@@ -210,7 +216,10 @@ def expected_now(
         paused=agent.state.paused,
         observing=agent.state.observing_only,
         killed=switches.kill_switch.on,
-        budget_left=None if limit is None else limit - agent.light.randomized,
+        ended=agent.state.ended is not None,
+        undecided=undecided,
+        rewards=rewards,
+        budget_left=math.inf if limit is None else limit - agent.light.randomized,
         era=era,
         newest_at=agent.light.pending.newest_at,
     )

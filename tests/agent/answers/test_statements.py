@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pytest
 
 from equipoise.agent.answers.recommendation import KEEP, compare
 from equipoise.agent.answers.statements import (
     Facts,
     Outlook,
+    Prices,
     Progress,
     Situation,
     activity_sentence,
@@ -39,6 +41,8 @@ REASONS = (
     "too-small-a-difference",
     "held-back",
     "new-era",
+    "ended",
+    "outdated",
     "planner",
 )
 
@@ -116,6 +120,13 @@ def foretold(rng: np.random.Generator) -> Outlook | None:
     )
 
 
+def priced(rng: np.random.Generator) -> Prices | None:
+    if rng.random() < 0.3:
+        return None
+    known = {name: float(rng.choice([0.0, 0.02, 12.5])) for name in NAMES if rng.random() < 0.8}
+    return Prices(known, None if rng.random() < 0.3 else float(rng.choice([0.0, 0.00931])))
+
+
 def drawn(seed: int) -> tuple[Facts, Situation]:
     rng = np.random.default_rng(seed)
     comparison = compared(rng)
@@ -123,9 +134,12 @@ def drawn(seed: int) -> tuple[Facts, Situation]:
     era = int(rng.choice([0, 0, 2]))
     reason = "drift: rewards fell" if era else ""
     progress = Progress(certified, certified + int(rng.choice([0, 12])), era, reason)
-    facts = Facts(claimed(rng, comparison.models), comparison, progress)
+    facts = Facts(claimed(rng, comparison.models), comparison, progress, priced(rng))
     why = str(rng.choice(["", "a release"]))
-    return facts, Situation(list(Activity)[rng.integers(len(Activity))], why, foretold(rng))
+    activity = list(Activity)[rng.integers(len(Activity))]
+    hides = activity in (Activity.KILL_SWITCH, Activity.PASSING_THROUGH)
+    paused = activity is Activity.PAUSED or (hides and bool(rng.random() < 0.3))
+    return facts, Situation(activity, why, foretold(rng), paused=paused)
 
 
 FORETELLS = re.compile(
@@ -156,6 +170,10 @@ def check_state(seed: int) -> None:
         assert math.isfinite(float(value))
         assert math.isfinite(float(error))
 
+    # Rewards from before a change are in the estimates: it is said beside every one.
+    pooled = facts.progress.era > 0 and one.kind not in ("nothing", "few", "wide")
+    assert ("Estimates hold all eras" in said.estimate) is pooled
+
     # No action without a certificate for all of the traffic, or the words "not certified".
     whole = claim is not None and claim.whole
     if said.action != KEEP:
@@ -173,6 +191,19 @@ def check_state(seed: int) -> None:
     assert ("better than today's routing (" in said.certified) is (
         claim is not None and claim.kind != "alike" and claim.over_routing > 0.0
     )
+
+    # What a change to the model costs, beside the advice, where every price in it is known.
+    if " A request costs " in said.certified:
+        assert claim is not None
+        assert facts.prices is not None
+        assert said.action != KEEP or claim.kind == "alike"
+        for name in claim.models:
+            assert re.search(rf"\$[\d.]+ on {name}\b", said.certified)
+        assert re.search(r" and \$[\d.]+ as routed today\.$", said.certified)
+    elif said.action != KEEP:
+        known = facts.prices is not None and said.action in facts.prices.models
+        free = known and not any((facts.prices.routing, facts.prices.models[said.action]))
+        assert free or not known or facts.prices.routing is None
 
     # A guarantee beside every certificate; not "best" for "within epsilon".
     for text in (said.certified, said.status_sentence):
@@ -193,10 +224,10 @@ def check_state(seed: int) -> None:
         assert ("A decision is expected" in said.outlook) is (outlook.reason is None)
 
     # Status, models, leaning, pills and sentences agree.
-    assert (said.status is State.PAUSED) is (activity is Activity.PAUSED)
+    assert (said.status is State.PAUSED) is situation.paused
     assert (said.status is State.ENDED) is (activity is Activity.ENDED)
     assert said.models == (() if claim is None else claim.models)
-    if activity not in STOPPED:
+    if said.status not in (State.PAUSED, State.ENDED):
         alike = claim is not None and claim.kind == "alike"
         assert (said.status is State.EQUIVALENT) is alike
         assert (said.status is State.DECIDED) is (claim is not None and not alike)
@@ -233,7 +264,7 @@ def test_random_states_reach_every_case():
         outlook = outlook if situation.outlook else None
         pairs |= set(combinations((("c", claim), ("a", situation.activity), ("o", outlook)), 2))
     assert len(kinds) == 7
-    assert len(pairs) == 7 * 10 + 7 * 11 + 10 * 11, "every two of claim, activity and outlook meet"
+    assert len(pairs) == 7 * 10 + 7 * 13 + 10 * 13, "every two of claim, activity and outlook meet"
 
 
 def comparison(values, errors, routing=(0.4, 0.05), sign=1, **more):
@@ -256,8 +287,65 @@ def test_before_anything_is_certified():
         "Not certified: keep today's routing. 40 randomized requests are in the certified sums,"
         " of 52 made. By the estimates, which certify nothing, large looks best, worth 0.700 ±"
         " 0.039, +0.300 ± 0.106 against today's routing (0.400 ± 0.098). A decision is expected in"
-        " 2 hours (80%: 1.5 hours to 5 hours) at the pace of late, after 2,500 randomized requests"
-        " in all (80%: 1,950 to 4,740), 40 of them certified."
+        " 2 hours (80%: 1.5 hours to 5 hours) at the recent pace, after 2,500 randomized requests"
+        " in all (80%: 1,950 to 4,740); 40 are certified so far."
+    )
+
+
+def test_an_end_beyond_the_budget_is_open_and_the_budget_is_named():
+    """Nothing was simulated beyond a limit, so "longer than was simulated" would be about us."""
+    ends = {"total": Band(1540, 3550, None), "hours": Band(0.5, 1, None)}
+    near = Outlook(**ends, randomized=591, limit="requests", chance=0.67)
+    told = said([0.7, 0.5], [0.02, 0.02], situation=Situation(outlook=near)).outlook
+    assert told == (
+        "A decision is expected in 1 hour (80%: 30 minutes or more) at the recent pace, after 3,550"
+        " randomized requests in all (80%: 1,540 or more); 591 are certified so far. In 33% of the"
+        " simulated futures the budget of requests is spent first."
+    )
+    unlimited = Band(1600, 6130, 43_900)
+    far = Outlook(reason="budget-too-small", limit="requests", chance=0.49, unlimited=unlimited)
+    told = said([0.7, 0.5], [0.02, 0.02], situation=Situation(outlook=far)).outlook
+    assert told == (
+        "In 51% of the simulated futures the budget of requests is spent first, and nothing is"
+        " decided; without that limit it takes 6,130 randomized requests (80%: 1,600 to 43,900)."
+    )
+
+
+def test_an_end_without_a_certificate_says_so_in_its_own_sentence():
+    ended = Situation(Activity.ENDED, "the quarter is over", final=KEEP)
+    facts = Facts(None, comparison([0.7, 0.5], [0.02, 0.02]), Progress(1270, 3553, 1, "drift: x"))
+    assert state(facts, ended).certified == (
+        "Ended: keep today's routing. Nothing is certified. A new era began (drift: x); 1,270"
+        " randomized requests are in the certified sums."
+    )
+
+
+def test_advice_to_change_says_what_it_costs():
+    values = comparison([0.7, 0.5, 0.6], [0.02, 0.02, 0.03])
+    prices = Prices({"large": 0.02, "small": 0.002}, 0.00923)
+    told = state(Facts(HELD, values, Progress(40, 52), prices)).certified
+    assert told.endswith("). A request costs $0.02 on large and $0.00923 as routed today.")
+    alike = changed(kind="alike", models=("large", "small"), by=0.0, epsilon=0.1)
+    told = state(Facts(alike, values, Progress(40, 52), prices)).certified
+    assert told.endswith(
+        "). A request costs $0.02 on large, $0.002 on small and $0.00923 as routed today."
+    )
+    for unknown in (
+        None,
+        Prices({}, 0.01),
+        Prices({"large": 0.02}, None),
+        Prices({"large": 0.0}, 0.0),
+    ):
+        told = state(Facts(HELD, values, Progress(40, 52), unknown)).certified
+        assert "costs" not in told
+
+
+def test_who_is_served_after_the_decision_is_said():
+    """The certified model is served by the router once it is told to, not by the experiment."""
+    stopped = Situation(Activity.DECIDED)
+    answer = said([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], claim=HELD, situation=stopped)
+    assert answer.outlook == (
+        "Nothing more is randomized; every request is served as your router says."
     )
 
 
@@ -329,6 +417,17 @@ def test_a_stop_says_why_and_keeps_what_was_certified():
     assert answer.status_sentence.startswith("Paused (a release): decisions are logged")
     assert "What was certified stands: large is certified best" in answer.status_sentence
     assert [pill.text for pill in answer.pills] == ["decided", "paused"]
+
+
+@pytest.mark.parametrize("activity", [Activity.KILL_SWITCH, Activity.PASSING_THROUGH])
+def test_the_kill_switch_hides_neither_a_pause_nor_an_end(activity):
+    facts = drawn(0)[0]
+    paused = state(facts, Situation(activity, "a release", paused=True))
+    assert paused.status is State.PAUSED
+    assert paused.status_sentence.startswith("Paused (a release)")
+    assert paused.pills[1].text == activity.value.replace("-", " ")
+    ended = state(facts, Situation(activity, "it won", final="keep"))
+    assert (ended.status, ended.outlook) == (State.ENDED, "The experiment has ended.")
 
 
 def test_every_activity_has_a_sentence():

@@ -111,8 +111,8 @@ def test_a_model_is_replaced_by_adding_one_and_retiring_another(begun):
     with SqliteStore(path) as store:
         agent = Agent(settings, store, KEY, at=9.0)
         assert agent.rule.active.tolist() == [True, False, True, True]
-        assert "models[1].retired" in agent.state.eras.reason(1)
-        assert "models[3]" in agent.state.eras.reason(1)
+        assert "fast retired" in agent.state.eras.reason(1)
+        assert "fast-2 added" in agent.state.eras.reason(1)
         decided = with_fourth(traffic, agent, 400)
         assert set(decided.model[decided.randomized]) == {0, 2, 3}
 

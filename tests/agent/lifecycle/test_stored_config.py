@@ -77,6 +77,24 @@ def test_what_changes_the_meaning_of_certified_sums_starts_an_era(changed, tmp_p
         assert audit(store, settings, KEY).clean
 
 
+def test_the_reason_of_an_era_names_the_model_and_not_its_position():
+    store = MemoryStore()
+    begun(store)
+    models = [msgspec.structs.replace(VERSIONS[0], version=""), *VERSIONS[1:]]
+    agent = Agent(config(models=models), store, KEY, at=5.0)
+    named = ", ".join(f"version of {each.name}" for each in models[1:])
+    assert agent.state.eras.reason(1) == f"configured anew: {named}"
+    name = models[1].name
+    for retired in (True, False):
+        turned = [
+            msgspec.structs.replace(each, retired=retired and each.name == name) for each in models
+        ]
+        words = stored_config.in_words("models[1].retired", config(models=turned))
+        assert words == f"{name} {'retired' if retired else 'compared again'}"
+    assert stored_config.in_words("models[1]", config()) == f"{name} added"
+    assert stored_config.in_words("policy.delta", config()) == "policy.delta"
+
+
 def test_what_may_change_at_any_time_is_taken_over_and_kept():
     store = MemoryStore()
     agent, traffic = begun(store)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def test_what_was_spent_is_part_of_the_total():
     # Half of 50 requests a second are randomized, and their rewards come at once.
     coming = made.hours.median * 3600.0 * 25.0
     assert made.total.median == pytest.approx(made.randomized + coming, rel=0.1)
-    assert f"{made.randomized:,} of them certified" in made.sentence
+    assert f"{made.randomized:,} are certified so far" in made.sentence
 
 
 def test_experiments_end_inside_the_band_about_as_often_as_it_says():
@@ -181,6 +183,7 @@ SITUATIONS = [
     ({"decided": ["cheap"]}, "decided", "decided"),
     ({"decided": ["cheap", "fast"]}, "decided", "equivalent"),
     ({"killed": True}, "unknown", "kill-switch"),
+    ({"ended": True, "paused": "a release"}, "unknown", "ended"),
     ({"paused": "a release"}, "unknown", "paused"),
     ({"observing": True}, "unknown", "observing"),
     ({"era": 1}, "unknown", "new-era"),
@@ -201,7 +204,48 @@ def test_nothing_foretold_survives_what_ended_it(now, state, reason):
     assert "expected" not in found.sentence
     # What comes first hides the rest.
     both = current(made, **{"at": 12.0, "killed": True, **now})
-    assert both.reason == ("kill-switch" if state == "unknown" else reason)
+    stays = state == "decided" or reason == "ended"
+    assert both.reason == (reason if stays else "kill-switch")
+
+
+def test_a_decision_that_was_taken_back_is_foretold_no_longer():
+    made = forecast(lived(600)[0].answers, 12.0)
+    decided = current(made, at=12.0, decided=["cheap"])
+    assert current(decided, at=13.0) == decided, "nothing newer is known"
+    back = current(decided, at=13.0, undecided=True)
+    assert (back.state, back.reason, back.models) == ("unknown", "outdated", [])
+    assert "certified" not in back.sentence
+
+
+def test_a_budget_that_was_raised_is_spent_no_longer():
+    made = forecast(lived(600)[0].answers, 12.0)
+    spent = msgspec.structs.replace(
+        current(made, at=12.0, budget_left=0), state="unknown", limit="requests"
+    )
+    assert "spent" in current(spent, at=13.0, budget_left=0).sentence
+    raised = current(spent, at=13.0, budget_left=100)
+    assert (raised.reason, raised.limit) == ("outdated", None)
+    assert "spent" not in raised.sentence
+    money = msgspec.structs.replace(spent, limit="money")
+    assert current(money, at=13.0, budget_left=100).reason == "budget-spent"
+    unlimited = current(spent, at=13.0, budget_left=inf)
+    assert unlimited.reason == "outdated", "no limit is left"
+
+
+def test_the_rewards_of_the_least_tried_model_are_said():
+    agent, _ = lived(50)
+    counts = agent.answers.view().moments.arms.count.sum(axis=0)
+    made = forecast(agent.answers, 0.0)
+    assert made.reason == "too-few-rewards"
+    assert made.rewards == counts.min() > 0.0
+    assert f"has {made.rewards:g} reward" in made.sentence
+
+
+def test_rewards_that_came_since_are_counted():
+    few = forecast(lived(0)[0].answers, 0.0)
+    assert "has 7 rewards" in current(few, at=1.0, rewards=7.0).sentence
+    enough = current(few, at=1.0, rewards=FEWEST_REWARDS)
+    assert (enough.reason, enough.rewards) == ("outdated", None)
 
 
 def test_a_forecast_gets_nearer_as_time_goes_by():

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 from scipy import stats
 
+from equipoise.agent.answers.wording import count, figure
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.levers import two_models
@@ -20,6 +23,7 @@ from equipoise.agent.planning.output.terminal import as_csv, print_plan
 from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
+from equipoise.agent.planning.sentences import fixed_sentence, lever_sentence
 
 THREE = {"models": 3, "traffic": 1000.0, "reward_rate": 0.5, "effect": 0.1}
 
@@ -390,6 +394,35 @@ def test_where_smaller_is_better_a_plan_is_the_mirror_image(low, high):
         assert other.lead == pytest.approx(one.lead)
         assert other.yes == pytest.approx(one.yes, abs=0.01)
         assert other.no == pytest.approx(one.no, abs=0.01)
+
+
+def test_a_lever_says_what_it_costs_where_that_is_more(plain):
+    problem, offered = Problem.of_numbers(read_request(THREE)), plain.levers[:2]
+    assert "for about as many randomized requests" in lever_sentence(problem, offered)
+    row = offered[1].row
+    dear = replace(row.randomized, needed=1.5 * offered[0].row.randomized.needed)
+    hours = replace(row.hours, needed=0.99999 * offered[0].row.hours.needed)
+    dearer = replace(offered[1], row=replace(row, randomized=dear, hours=hours))
+    told = lever_sentence(problem, [offered[0], dearer])
+    assert "about as many" not in told
+    assert f"{count(dear.needed)} randomized requests instead of " in told
+    sooner = told.partition("an answer in ")[2].partition(" instead of ")[0]
+    assert f"{sooner} instead of a little more than {sooner}" in told
+
+
+def test_less_than_a_calculator_says_is_not_explained_by_what_costs_more(plain):
+    problem = Problem.of_numbers(read_request(THREE))
+    fixed = replace(plain.fixed, times=0.7)
+    assert fixed_sentence(problem, fixed).endswith("; this plan takes 0.7 times that.")
+    begun = dataclasses.replace(problem, start=lambda paths, caps: None)
+    assert fixed_sentence(begun, fixed).endswith("what the store holds already counts.")
+
+
+def test_rewards_gained_have_the_sign_of_the_page(plain):
+    """Of what was spent, negative means lost; so in a plan."""
+    gained = dict(plain.columns)["successes gained"]
+    row = plain.goals[0]
+    assert gained(row) == figure(-row.harm.median)
 
 
 def test_yes_is_said_when_the_plan_says_and_equal_models_end_in_no(plain):

@@ -149,6 +149,11 @@ def test_a_store_that_is_decided_stopped_or_out_of_budget_is_told_so():
     assert spent["stored"]["stopped"] == "out of its budget"
     assert spent["stored"]["left"] == 0.0
     assert "nothing more will be known until that ends" in store_sentence(spent["stored"])
+    ended = lived(600)
+    ended.controls.end(None, "enough", 10.0, certified=False)
+    over = plan_request(asked, ended.answers)
+    assert over["sentence"].startswith("The experiment has ended: there is nothing to plan for")
+    assert "it has ended, and nothing more will be known unless" in store_sentence(over["stored"])
     few = plan_request(asked, lived(600, budget=BudgetConfig(requests=320)).answers)
     assert few["stored"]["stopped"] is None
     assert few["sentence"].startswith("The budget allows ")

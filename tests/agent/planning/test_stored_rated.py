@@ -42,6 +42,17 @@ def test_a_declared_zero_is_a_reward_of_zero():
         assert mine.randomized.needed == pytest.approx(theirs.randomized.needed, rel=1e-6)
 
 
+def test_the_close_lever_and_the_question_are_of_what_is_certified():
+    """Within 0.1 of the best of all requests would be any model, where the lead is 0.08 of them."""
+    told, same = planned(rated=0.4, missing=0.0), planned(reward_rate=0.24, effect=0.08)
+    mine, theirs = ({each.kind: each for each in plan.levers} for plan in (told, same))
+    assert mine["epsilon"].value == pytest.approx(theirs["epsilon"].value) == pytest.approx(0.04)
+    assert mine["epsilon"].row.randomized == theirs["epsilon"].row.randomized
+    assert "by 0.2 among rated requests (0.08 over all, as its lead below)?" in told.answers[0]
+    assert "among rated" not in same.answers[0]
+    assert "among rated" not in planned(rated=0.99).answers[0], "the worst case is no other scale"
+
+
 def test_any_other_value_leaves_the_variance_of_the_mixture():
     """Of 200,000 draws of reward-or-value, three standard errors wide."""
     problem = Problem.of_numbers(read_request({**ASKED, "rated": 0.7, "missing": 0.3}))

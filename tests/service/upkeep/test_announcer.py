@@ -190,9 +190,19 @@ def test_a_restart_goes_on_where_the_post_failed_and_repeats_nothing(receiver, m
     run([answer("paused")], [receiver.url], lambda: receiver.asked >= 2)
     assert receiver.got == []
     receiver.faults = []
-    run([answer("paused")], [receiver.url], lambda: len(receiver.got) == 1)
+
+    def got(number: int, posted: int) -> Any:
+        """That so many came, and that the store knows how far the address has got."""
+
+        def done() -> bool:
+            notes = [each.value for each in store.controls() if each.name == module.TOLD]
+            return len(receiver.got) == number and json.loads(notes[-1]).popitem()[1] == posted
+
+        return done
+
+    run([answer("paused")], [receiver.url], got(1, 2))
     assert told(receiver) == [("decided", "paused")]
-    run([answer("paused"), answer("ended")], [receiver.url], lambda: len(receiver.got) == 2)
+    run([answer("paused"), answer("ended")], [receiver.url], got(2, 3))
     assert told(receiver) == [("decided", "paused"), ("paused", "ended")]
 
 
