@@ -10,7 +10,7 @@ import pytest
 from traffic import KEY, Traffic, config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.status import Activity, State
+from equipoise.agent.answers.status import Activity, Standing, State
 from equipoise.agent.config import BudgetConfig, ExperimentConfig, PolicyConfig, UnitsConfig
 from equipoise.agent.experiment import Experiment
 from equipoise.agent.lifecycle import stored_config
@@ -254,3 +254,16 @@ def test_the_front_door_stops_by_itself_and_says_so(tmp_path):
         )
     with Experiment.open(tmp_path / "chat.db", declared) as chat:
         assert chat.activity() is Activity.DECIDED
+
+
+def test_models_that_are_alike_stop_it_where_none_of_them_is_near_all_others(monkeypatch):
+    """Each may beat another loser: then several are left, and no single one is the winner."""
+    agent, traffic = Agent(settings("stop"), MemoryStore(), KEY), Traffic(np.random.default_rng(0))
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(50))))
+    agent.refresh()
+    assert not agent.rule.stops
+    monkeypatch.setattr(Standing, "winner", lambda self: None)
+    monkeypatch.setattr(Standing, "equivalent", lambda self: (0, 1))
+    agent.refresh()
+    assert agent.rule.stops
+    assert agent.answers.status().state is State.EQUIVALENT

@@ -17,6 +17,7 @@ from scipy import stats
 from equipoise.agent.answers.wording import count, figure
 from equipoise.agent.errors import PlanError
 from equipoise.agent.planning import plan_request
+from equipoise.agent.planning.levers import two_models
 from equipoise.agent.planning.output.page import as_page
 from equipoise.agent.planning.output.terminal import as_csv, print_plan
 from equipoise.agent.planning.plan import make_plan
@@ -359,6 +360,40 @@ def test_the_cheapest_lever_comes_first(plain):
     assert rows["epsilon"].randomized.needed == pytest.approx(close, rel=0.3)
     alone = planned(models=2, rate=1.0)
     assert alone.levers[1].kind != "rate"
+
+
+def test_no_lever_asks_for_more(plain):
+    for each in plain.levers[1:]:
+        assert each.kind in ("rate", "sequence", "models", "epsilon", "effect")
+        if each.kind in ("rate", "effect"):
+            assert each.value > getattr(plain.recommended, each.kind)
+    assert "effect" in [each.kind for each in plain.levers]
+
+
+def test_the_two_models_of_a_lever_are_the_new_one_and_the_one_in_most_use():
+    asked = {**THREE, "names": ["new", "old", "main"], "mix": [0.1, 0.2, 0.7]}
+    both = two_models(Problem.of_numbers(read_request(asked)))
+    assert both.names == ("new", "main")
+    assert both.mix.tolist() == pytest.approx([0.1, 0.9])
+    plain = two_models(Problem.of_numbers(read_request({**THREE, "names": ["new", "old", "main"]})))
+    assert plain.names == ("new", "old")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 0.0), (1e6, 1e6 + 1.0)])
+def test_where_smaller_is_better_a_plan_is_the_mirror_image(low, high):
+    """What is needed, and what it costs, is the same where all rewards change their sign."""
+    asked = {"prices": [0.02, 0.01, 0.001], "mix": [0.0, 0.3, 0.7], "policies": ["uniform"]}
+    rate = low + 0.4
+    larger = planned(reward_rate=rate, reward_low=low, reward_high=high, **asked)
+    ends = {"reward_rate": -rate, "reward_low": -high, "reward_high": -low}
+    smaller = planned(maximise=False, **ends, **asked)
+    for name in ("randomized", "requests", "money", "harm"):
+        one, other = (getattr(plan.recommended, name) for plan in (larger, smaller))
+        assert other.needed == pytest.approx(one.needed, rel=0.01), name
+    for one, other in zip(larger.question.worlds, smaller.question.worlds, strict=True):
+        assert other.lead == pytest.approx(one.lead)
+        assert other.yes == pytest.approx(one.yes, abs=0.01)
+        assert other.no == pytest.approx(one.no, abs=0.01)
 
 
 def test_a_lever_says_what_it_costs_where_that_is_more(plain):

@@ -20,7 +20,9 @@ from equipoise.agent.service.api.schema import RecommendationAnswer
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.service.upkeep import announcer as module
 from equipoise.agent.service.upkeep.announcer import Announcer
+from equipoise.store.errors import StoreError
 from equipoise.store.memory import MemoryStore
+from equipoise.store.records import Control
 
 SECRET = "T0KEN-in-the-path"
 
@@ -134,6 +136,37 @@ def test_what_fails_is_posted_again_in_order_and_nothing_secret_is_logged(receiv
     assert [line["event"] for line in log if line["event"] == "decided"] == ["decided"] * 2
     kept = "".join(control.value for control in store.controls())
     assert SECRET not in lines.getvalue() + kept
+
+
+class Full(MemoryStore):
+    """Takes no change of status before `room` is set."""
+
+    room = False
+
+    def put(self, record):
+        if isinstance(record, Control) and record.name == module.CHANGE and not self.room:
+            raise StoreError("the disk is full")
+        super().put(record)
+
+
+def test_nobody_is_told_what_is_not_kept_yet(receiver, monkeypatch):
+    """Who was told what a crash then loses would be told another story after it."""
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
+    store = Full()
+
+    async def run() -> None:
+        announcer = Announcer("chat", [receiver.url], store, Log("debug", io.StringIO()))
+        announcer.start(1.0)
+        announcer.look(answer("decided", "large"), 0, 2.0)
+        await asyncio.sleep(0.3)
+        assert receiver.asked == 0
+        store.room = True
+        await eventually(lambda: len(receiver.got) == 1)
+        await announcer.close()
+
+    asyncio.run(run())
+    assert told(receiver) == [("exploring", "decided")]
 
 
 def test_a_restart_goes_on_where_the_post_failed_and_repeats_nothing(receiver, monkeypatch):
@@ -262,6 +295,10 @@ def test_a_daemon_decides_stops_tells_and_ends(receiver, tmp_path):
 
         assert daemon.ask("POST", "/v1/end", {"model": "large", "keep": True}).status == 422
         assert daemon.ask("POST", "/v1/end", {"model": "huge"}).status == 422
+        other = daemon.ask("POST", "/v1/end", {"model": "small"}).json["ended"]
+        assert (other["model"], other["certified"]) == ("small", False)
+        named = daemon.ask("POST", "/v1/end", {"model": "large"}).json["ended"]
+        assert (named["model"], named["certified"]) == ("large", True)
         ended = daemon.ask("POST", "/v1/end", {"reason": "large won"}).json
         assert (ended["activity"], ended["randomizing"]) == ("ended", False)
         assert (ended["ended"]["model"], ended["ended"]["certified"]) == ("large", True)

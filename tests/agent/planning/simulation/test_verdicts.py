@@ -55,12 +55,12 @@ def lived(values, rng):
     return said
 
 
-def planned(lead, paths=1500):
+def planned(lead, paths=1500, looks=LOOKS):
     fields = {"models": MODELS, "traffic": 1.0, "reward_rate": BASE, "effect": DIFFERENCE}
     problem = Problem.of_numbers(read_request({**fields, "rate": RATE}))
     case = Tables(problem).base(lead)
     design = problem.design("uniform", Sequence.BOUNDED, [case], paths)
-    return verdicts(design, 0, DIFFERENCE, LOOKS, len(LOOKS) - 1, np.random.default_rng(5))
+    return verdicts(design, 0, DIFFERENCE, looks, len(looks) - 1, np.random.default_rng(5))
 
 
 @pytest.mark.parametrize(("lead", "seed"), [(DIFFERENCE, 1), (0.0, 2)])
@@ -79,3 +79,15 @@ def test_as_many_experiments_end_in_yes_and_in_no_as_an_agent_s_do(lead, seed):
             assert stats.fisher_exact(table).pvalue > 0.001, (answer, counts, shares)
     answered = simulated.yes if lead else simulated.no
     assert ((answered > 0.2) & (answered < 0.8)).any(), "the looks lie where it is settled"
+
+
+def test_the_first_answer_ends_an_experiment_and_no_outweighs_yes():
+    """Of a model that leads by half of D both become certain; which is first is chance."""
+    said = planned(DIFFERENCE / 2, paths=300, looks=(300, 600, 1200, 2400, 4800, 9600))
+    assert (said.yes + said.no <= 1.0 + 1e-12).all()
+    assert (np.diff(said.yes) >= 0.0).all()
+    assert (np.diff(said.no) >= 0.0).all()
+    assert min(said.yes[-1], said.no[-1]) > 0.1
+    assert said.yes[-1] + said.no[-1] == pytest.approx(1.0)
+    once = planned(DIFFERENCE / 2, paths=300, looks=(9600,))
+    assert (once.yes.tolist(), once.no.tolist()) == ([0.0], [1.0])
