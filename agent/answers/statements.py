@@ -32,9 +32,9 @@ from equipoise.agent.answers.wording import (
     tenths,
 )
 from equipoise.agent.errors import dated
+from equipoise.agent.estimators.base import NORMAL_95
 from equipoise.store.words import plural
 
-NORMAL_95 = 1.959963984540054
 Kind: TypeAlias = Literal["good", "bad", "plain", "watch"]
 
 
@@ -178,7 +178,7 @@ def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
         models=() if claim is None else claim.models,
         action=action,
         leaning=comparison.leaning,
-        certified=_ended(facts, situation) or _certified(facts, action),
+        certified=_ended(claim, facts.progress, situation) or _certified(facts, action),
         estimate=_estimated(claim, comparison, facts.progress),
         outlook=_outlook(claim, situation),
         status_sentence=_status(claim, facts.progress, situation),
@@ -249,18 +249,19 @@ def fact(claim: Claim) -> str:
     return f"{text} {promise}"
 
 
-def _ended(facts: Facts, situation: Situation) -> str:
+def _ended(claim: Claim | None, progress: Progress, situation: Situation) -> str:
     """Whom an operator chose at the end, and whether that is certified; "" before."""
-    final, claim = situation.final, facts.claim
+    final = situation.final
     if final is None:
         return ""
+    why = f" ({situation.reason})" if situation.reason else ""
     chosen = "keep today's routing" if final == KEEP else f"serve {final}"
     sure = claim is not None and claim.whole and final in claim.models
     if final != KEEP and not sure:
         chosen += ", which is not certified"
     if claim is None:
-        return f"Ended: {chosen}. Nothing is certified. {_progress(facts.progress)}"
-    return f"Ended: {chosen}. {fact(claim)}."
+        return f"Ended{why}: {chosen}. Nothing is certified. {_progress(progress)}"
+    return f"Ended{why}: {chosen}. {fact(claim)}."
 
 
 def _certified(facts: Facts, action: str) -> str:
@@ -309,6 +310,8 @@ def _status(claim: Claim | None, progress: Progress, situation: Situation) -> st
     answer = f"{fact(claim)}." if claim else f"Nothing is certified yet. {_progress(progress)}"
     if situation.stopped is None:
         return answer
+    if situation.final is not None:
+        return _ended(claim, progress, situation)
     first = activity_sentence(situation.stopped, situation.reason)
     return f"{first} {'What was certified stands: ' if claim else ''}{answer}"
 
@@ -382,10 +385,7 @@ def _outlook(claim: Claim | None, situation: Situation) -> str:
     if claim is not None:
         return _AFTER_DECISION.get(activity, "")
     if not activity.randomizing:
-        why = (
-            f" ({situation.reason})" if activity in _STOPPED_BY_PEOPLE and situation.reason else ""
-        )
-        return f"{_NO_FORECAST[activity]}{why}."
+        return nothing_while(activity, situation.reason)
     return "" if outlook is None else foretold(outlook)
 
 
@@ -477,7 +477,7 @@ def _why_not(outlook: Outlook, reason: str) -> str:
     if reason == "decided":
         return f"{outlook.models[0]} is certified: there is nothing to wait for."
     if reason == "equivalent":
-        return f"{', '.join(outlook.models)} are alike: there is nothing to wait for."
+        return f"{listed(outlook.models)} are alike: there is nothing to wait for."
     if reason in _STOPS:
         return nothing_while(_STOPS[reason], outlook.why)
     if reason == "new-era":
@@ -494,10 +494,9 @@ def _why_not(outlook: Outlook, reason: str) -> str:
             " came after it (see the check watermark)."
         )
     if reason == "too-few-rewards":
-        rewards = outlook.rewards
         return (
-            f"Too little is known for a forecast: the least tried model has {rewards:g}"
-            f" reward{'' if rewards == 1 else 's'} of randomized requests, and"
+            "Too little is known for a forecast: the least tried model has"
+            f" {plural(outlook.rewards, 'reward')} of randomized requests, and"
             f" {outlook.fewest:g} are needed."
         )
     if reason == "no-traffic":

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-NORMAL_95 = 1.959963984540054
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -266,6 +264,8 @@ def _moment(seconds: float) -> str:
 
 def _with_error(value: float | None, error: float | None, digits: int = 3) -> str:
     """A value and half of its 95% interval."""
+    from equipoise.agent.estimators.base import NORMAL_95
+
     if value is None or error is None:
         return "unknown"
     return f"{value:,.{digits}f} ± {NORMAL_95 * error:,.{digits}f}"

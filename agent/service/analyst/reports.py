@@ -30,7 +30,7 @@ from equipoise.agent.answers.status import Status
 from equipoise.agent.budget.cost import Basis
 from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
-from equipoise.agent.estimators.base import Estimate
+from equipoise.agent.estimators.base import NORMAL_95, Estimate
 from equipoise.agent.estimators.ipw import naive_log
 from equipoise.agent.inference.projection import within_range
 from equipoise.agent.lifecycle.eras import EraAnswer, read_answers
@@ -58,7 +58,6 @@ from equipoise.agent.service.api.schema import (
 from equipoise.store.batches import Floats
 from equipoise.store.records import RuleRecord
 
-NORMAL_95 = 1.959963984540054
 ROUTED = "routed"
 """What is said of the value of today's routing in place of a family: it is a plain mean."""
 

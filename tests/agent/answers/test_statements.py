@@ -315,8 +315,8 @@ def test_an_end_without_a_certificate_says_so_in_its_own_sentence():
     ended = Situation(Activity.ENDED, "the quarter is over", final=KEEP)
     facts = Facts(None, comparison([0.7, 0.5], [0.02, 0.02]), Progress(1270, 3553, 1, "drift: x"))
     assert state(facts, ended).certified == (
-        "Ended: keep today's routing. Nothing is certified. A new era began (drift: x); 1,270"
-        " randomized requests are in the certified sums."
+        "Ended (the quarter is over): keep today's routing. Nothing is certified. A new era began"
+        " (drift: x); 1,270 randomized requests are in the certified sums."
     )
 
 
@@ -395,11 +395,14 @@ def test_whom_the_end_chose_is_certified_only_where_all_of_the_traffic_is():
     ended = Situation(Activity.ENDED, "it is over", final="large")
     values = [0.7, 0.5, 0.6], [0.02, 0.02, 0.03]
     whole = said(*values, claim=HELD, situation=ended)
-    assert whole.certified.startswith("Ended: serve large. large is certified best")
+    assert whole.certified.startswith("Ended (it is over): serve large. large is certified best")
+    assert whole.status_sentence == whole.certified, "who is told of the end hears whom to serve"
     part = said(*values, claim=changed(whole=False, about=" on a part"), situation=ended)
-    assert part.certified.startswith("Ended: serve large, which is not certified. ")
+    assert part.certified.startswith("Ended (it is over): serve large, which is not certified. ")
     other = said(*values, claim=changed(models=("tiny",)), situation=ended)
-    assert other.certified.startswith("Ended: serve large, which is not certified. tiny is")
+    assert other.certified.startswith(
+        "Ended (it is over): serve large, which is not certified. tiny is"
+    )
 
 
 def test_models_that_are_alike_are_no_action():
