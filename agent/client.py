@@ -388,6 +388,7 @@ class Client:
 
     def _post(self, path: str, body: bytes, timeout: float, call: _Call | None = None) -> Any:
         """(status, decoded body). A request that finds a stale connection is sent once more."""
+        sent = False  # perhaps to a daemon that logged it, and died before it could answer
         while True:
             try:
                 connection, fresh = self._idle.pop(), False
@@ -398,7 +399,7 @@ class Client:
                 if fresh:
                     connection.connect()
             except OSError:
-                raise _Failure("unreachable", logged=False) from None
+                raise _Failure("unreachable", logged=sent) from None
             try:
                 if call is not None:
                     call.sends_on(connection)
@@ -407,6 +408,7 @@ class Client:
                 answer = response.status, json.loads(response.read(MOST_BYTES))
             except (OSError, HTTPException, ValueError) as error:
                 connection.close()
+                sent = True
                 closed = isinstance(error, ConnectionError)  # RemoteDisconnected is one of them
                 if closed and not fresh:
                     continue

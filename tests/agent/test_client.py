@@ -236,6 +236,38 @@ def test_a_decision_that_came_too_late_was_not_delivered(daemon: Protocol) -> No
     assert parts[-1] == (False, 0.5)
 
 
+def test_a_daemon_that_died_after_it_decided_is_asked_about_it(daemon: Protocol) -> None:
+    """The request went out on a connection that was kept; sent once more, nobody was there."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+
+    def decide_twice() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for last in (False, True):
+                _, _, rest = connection.recv(1 << 16).partition(b"\r\n\r\n")
+                status, answer = daemon.answer("/v1/decide", rest or connection.recv(1 << 16))
+                if last:
+                    listener.close()
+                    return
+                connection.sendall(body(answer, b"%d OK" % status))
+
+    thread = threading.Thread(target=decide_twice)
+    thread.start()
+    router = client(port)
+    assert router.decide("r1", "large", FEATURES).reason == ""
+    lost = router.decide("r2", "large", FEATURES)
+    thread.join()
+    assert lost.reason == "unreachable"
+    router.outcome(lost, outputs={"seconds": 2.0}, reward=0.5)
+    with serving(daemon, port):
+        assert router.flush(PATIENT)
+        router.close()
+    assert rows(daemon, DecisionBatch) == 2
+    assert rows(daemon, ObservationBatch) == 0, "the decision is in the log, and nothing twice"
+    assert outcomes(daemon)[-1] == (False, 0.5)
+
+
 def test_a_late_decision_is_reported_though_no_outcome_ever_comes(daemon: Protocol) -> None:
     with serving(daemon, delay=0.5) as port:
         router = client(port, 0.1)
