@@ -353,7 +353,6 @@ def end(
     """
     import msgspec
 
-    from equipoise.agent.answers.recommendation import KEEP
     from equipoise.agent.errors import AgentError
     from equipoise.agent.experiment import Experiment
     from equipoise.agent.lifecycle.eras import Ended
@@ -376,8 +375,11 @@ def end(
     if as_json:
         typer.echo(msgspec.json.encode(ended).decode())
         return
-    typer.echo(f"ended in era {ended.era}; serve: {ended.model or KEEP}")
-    typer.echo(f"certified: {'yes' if ended.certified else 'no'}")
+    if ended.model is None:
+        typer.echo(f"ended in era {ended.era}: keep today's routing")
+    else:
+        sure = "certified" if ended.certified else "not certified"
+        typer.echo(f"ended in era {ended.era}: serve {ended.model}, which is {sure}")
 
 
 def _asked(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from equipoise.agent.planning.sentences import (
     assumptions,
     billed,
     budget_sentence,
-    decided_already,
     fixed_sentence,
     lever_sentence,
     lever_words,
@@ -207,7 +206,7 @@ def make_plan(
         sentence=sentence,
         answers=[] if asked is None else question_sentences(problem, asked),
         why="" if fixed is None else fixed_sentence(problem, fixed),
-        billed=billed(problem),
+        billed="" if stored and stored["decided"] is not None else billed(problem),
         assumptions=assumptions(problem, sequence),
         effect=effect * scale,
         recommended=best,
@@ -235,7 +234,7 @@ def _of_store(stored: dict[str, Any], best: Requirement | None, sentence: str) -
     """The sentence of a running experiment: nothing is planned for one that is decided, and one
     that is stopped, or whose budget ends before, is told so first."""
     if stored["decided"] is not None:
-        return f"{decided_already(stored)}."
+        return "There is nothing to plan for: the experiment is decided."
     if stored["stopped"] == ENDED:
         return "The experiment has ended: there is nothing to plan for unless it is resumed."
     if stored["stopped"] is not None:

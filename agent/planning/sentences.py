@@ -369,7 +369,7 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
     """What a store knows, and at today's pace when it will know."""
     name, progress = stored["experiment"], f"{stored['randomized']:,} randomized requests so far"
     if stored["decided"] is not None:
-        return f"{name}, {progress}: {decided_already(stored)}."
+        return f"{name}, {progress}: {stored['claim']}."
     lead = (
         f"{stored['leader']} leads {stored['runner_up']} by {figure(stored['gap'])}"
         f" ± {figure(1.96 * stored['gap_error'])} in the rewards of randomized requests alone"
@@ -401,12 +401,6 @@ def store_sentence(stored: Mapping[str, Any]) -> str:
         f" {each}: no plan can be trusted while they do." for each in stored["cannot_know"]
     )
     return f"{name}, {progress}; {lead}; {when}.{warnings}"
-
-
-def decided_already(stored: Mapping[str, Any]) -> str:
-    """That a store has its answer."""
-    verb = "are certified alike" if stored["alike"] else "is certified"
-    return f"{stored['decided']} {verb} already: there is nothing to plan for"
 
 
 def family_lines(stored: Mapping[str, Any]) -> list[str]:

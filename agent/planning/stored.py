@@ -9,6 +9,7 @@ import numpy as np
 
 from equipoise.agent.answers.answers import Answers
 from equipoise.agent.answers.policy_snapshot import logged_moments
+from equipoise.agent.answers.statements import fact
 from equipoise.agent.answers.status import Activity
 from equipoise.agent.budget.purse import model_costs
 from equipoise.agent.errors import PlanError
@@ -274,7 +275,9 @@ def _known(answers: Answers, problem: Problem, count: Floats, told: bool) -> dic
     assert problem.variances is not None
     noise = problem.variances / count
     winner = answers.certified_winner()
-    alike = [answers.state.models[each] for each in answers.certified().standing.equivalent()]
+    certified = answers.certified()
+    alike = [answers.state.models[each] for each in certified.standing.equivalent()]
+    claim = certified.claim
     by, unit = None, "requests" if problem.request.traffic is None else "hours"
     if winner is None and not alike:
         # Of the store alone, "now" is its newest decision.
@@ -288,6 +291,7 @@ def _known(answers: Answers, problem: Problem, count: Floats, told: bool) -> dic
         "randomized": int(answers.state.light.randomized),
         "decided": winner or (" and ".join(alike) if alike else None),
         "alike": alike,
+        "claim": "" if claim is None else fact(claim),
         "stopped": _stopped(answers),
         "left": _left(answers),
         "leader": problem.names[first],

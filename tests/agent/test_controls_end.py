@@ -98,7 +98,7 @@ def test_without_a_choice_the_end_is_what_is_recommended(tmp_path):
     ended = run_command("end", store, "--reason", "large won", "--json").stdout
     assert '"model":"large","certified":true,"reason":"large won","era":1' in ended
     ended = run_command("end", store, "--keep").stdout
-    assert ended == "ended in era 1; serve: keep\ncertified: no\n"
+    assert ended == "ended in era 1: keep today's routing\n"
     with Experiment.open(store, DECLARED) as chat:
         assert chat.agent.state.ended.model is None
         refused = run_command("end", store, "--model", "large")

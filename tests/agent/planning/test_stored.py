@@ -159,7 +159,9 @@ def test_a_store_that_is_decided_stopped_or_out_of_budget_is_told_so():
     assert few["sentence"].startswith("The budget allows ")
     decided = plan_request(asked, lived(6000).answers)
     assert decided["stored"]["decided"] == "cheap"
-    assert decided["sentence"] == "cheap is certified already: there is nothing to plan for."
+    assert decided["sentence"] == "There is nothing to plan for: the experiment is decided."
+    assert "so far: cheap is certified best of the models" in store_sentence(decided["stored"])
+    assert "(wrong in at most 0.05 of such experiments" in store_sentence(decided["stored"])
 
 
 def test_today_s_routing_pays_the_mean_price_of_whom_it_routes_to():
