@@ -48,8 +48,9 @@ def verdicts(rows: Sequence[Row], settings: int) -> Table:
     log = any(row["estimator"] == NAIVE for row in rows)
     caption = "The usage log alone compares the models' mean rewards in it. " * log + (
         "Each cell: whether the model "
-        f"recommended in the end is a best one, its regret and its name. {REGRET} near: not a best "
-        f"one, but a mean regret of at most {NEAR:g}."
+        "recommended in the end is right (a best one; with epsilon, one that is within epsilon of "
+        f"it), its regret and its name. {REGRET} near: not right, but a mean regret of at most "
+        f"{NEAR:g}."
     )
     runs = rows[0]["runs"]
     if settings > 1:
