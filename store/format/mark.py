@@ -161,11 +161,13 @@ class Mark:
                 self._write()
 
     def reserve(self, decisions: int) -> None:
-        """Have so many decision numbers, and a block more, reserved on the disk."""
+        """Have so many decision numbers, and a block more, reserved on the disk; never fewer than
+        before: another thread may have counted more meanwhile."""
         with self._lock:
             if self._file < 0:
                 return  # of a closed store, which says so itself
-            self.standing = replace(self.standing, reserved=decisions + BLOCK)
+            most = max(decisions + BLOCK, self.standing.reserved)
+            self.standing = replace(self.standing, reserved=most)
             self._write()
         self.sync()
 
