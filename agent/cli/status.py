@@ -47,6 +47,9 @@ def status(
         typer.echo(msgspec.json.encode(facts).decode())
         return
     _print(facts)
+    if facts["status"] in ("exploring", "restarted"):
+        # A forecast simulates for seconds: it is not part of what is asked for at a glance.
+        typer.echo(f"When it will be decided: equipoise plan --store {store}")
 
 
 def describe(agent: Agent) -> dict[str, Any]:
