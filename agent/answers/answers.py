@@ -17,6 +17,7 @@ from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
 from equipoise.agent.answers.policy_snapshot import (
     OutputMaps,
     build_snapshot,
+    known_rewards,
     logged_moments,
     recent_contexts,
 )
@@ -523,7 +524,12 @@ class Answers:
         """
         state = self.state
         active = state.eras.active(era)
-        certified = self.view().certified
+        certified, (known, variance) = self.view().certified, known_rewards(self.view().moments)
+        family = state.config.policy.estimator
+
+        def thought() -> Estimate | None:
+            return estimate or (None if known is None else self.estimates([family])[family])
+
         allocation, after = state.policy.freeze(snapshot), self._after_decision(era)
         if after == "ramp":
             allocation = allocation.at_rate(state.config.limits.rate_min)
@@ -532,12 +538,15 @@ class Answers:
             since=state.light.pending.next,
             allocation=allocation,
             prediction=self._prediction(estimate),
-            frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
+            frozen=state.certifier.freeze(
+                certified, state.rule, era, self.conditions, active, known
+            ),
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
             missing=state.config.reward.missing_value,
             after_decision=after,
+            prior=state.certifier.prior(certified, state.rule, era, active, thought, variance),
         )
 
     def _after_decision(self, era: int) -> str | None:

@@ -20,6 +20,8 @@ from equipoise.store.contract import Store
 
 RECENT = 512
 """decisions whose contexts stand for the traffic to come"""
+FEWEST_FOR_VARIANCE = 30
+"""rewards of today's routing from which their variance is known"""
 FEW = 64
 """decisions up to which replayed contexts stand for it instead"""
 
@@ -93,6 +95,29 @@ def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=weighted)
     variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
     return count, np.where(weighted, mean, np.nan), variance
+
+
+def known_rewards(moments: Moments) -> tuple[Floats | None, float | None]:
+    """(K + 1,) mean rewards of each model in OBS and EXP together and of all rows, that of all
+    rows where a model has none, and the variance of the reward; None where there is no reward.
+
+    Confounded, and meant for what may be wrong: where squares are taken, how large a plan is.
+    """
+    total = [part.weight.sum(axis=0) for part in (moments.obs, moments.exp)]
+    sums = [(part.weight * part.mean[..., -1]).sum(axis=0) for part in (moments.obs, moments.exp)]
+    rows, rewards = total[0] + total[1], sums[0] + sums[1]
+    if not rows.sum() > 0:
+        return None, None
+    overall = float(rewards.sum() / rows.sum())
+    means = np.divide(rewards, rows, out=np.full(len(rows), overall), where=rows > 0)
+    routing = moments.routing
+    weight = float(routing.weight.sum())
+    if routing.count.sum() < FEWEST_FOR_VARIANCE:
+        return np.append(means, overall), None
+    within = float(routing.scatter.sum())
+    centre = float((routing.weight * routing.mean).sum() / weight)
+    between_groups = float((routing.weight * (routing.mean - centre) ** 2).sum())
+    return np.append(means, overall), (within + between_groups) / weight
 
 
 def output_maps(moments: Moments) -> Floats:
