@@ -514,8 +514,11 @@ class Answers:
 
     def policy_estimate(self) -> Estimate | None:
         """The estimate of the configured family, None where the policy does not look at one."""
+        return self._thought() if self.state.policy.uses_estimate else None
+
+    def _thought(self) -> Estimate:
         family = self.state.config.policy.estimator
-        return self.estimates([family])[family] if self.state.policy.uses_estimate else None
+        return self.estimates([family])[family]
 
     def next_rule(self, era: int, snapshot: Snapshot, estimate: Estimate | None) -> Rule:
         """The next rule of an era, frozen from what is known; nothing is stored.
@@ -525,11 +528,6 @@ class Answers:
         state = self.state
         active = state.eras.active(era)
         certified, (known, variance) = self.view().certified, known_rewards(self.view().moments)
-        family = state.config.policy.estimator
-
-        def thought() -> Estimate | None:
-            return estimate or (None if known is None else self.estimates([family])[family])
-
         allocation, after = state.policy.freeze(snapshot), self._after_decision(era)
         if after == "ramp":
             allocation = allocation.at_rate(state.config.limits.rate_min)
@@ -546,7 +544,9 @@ class Answers:
             widened=self.asks_for(Action.WIDEN, state.alarms),
             missing=state.config.reward.missing_value,
             after_decision=after,
-            prior=state.certifier.prior(certified, state.rule, era, active, thought, variance),
+            prior=state.certifier.prior(
+                certified, state.rule, era, active, lambda: estimate or self._thought(), variance
+            ),
         )
 
     def _after_decision(self, era: int) -> str | None:

@@ -304,19 +304,31 @@ class Certifier:
         thought: what the models' values are estimated to be; variance: of the reward, in reward
         units squared; None where nothing is known.
         """
-        if last is not None and last.era == era and sums.era == era and sums.overall.rows:
+        if last is not None and last.era == era == sums.era and sums.overall.rows:
             return EraPrior.of_array(sums.prior)
-        config, scale = self._config, self._range**2
-        spread = (
-            0.25 if variance is None else float(np.clip(variance / scale, LEAST_VARIANCE, 0.25))
-        )
-        estimate, best = thought(), None
+        return self.first_prior(era, active, thought(), variance)
+
+    def prior_in_force(self, sums: CertifiedSums, rule: Rule) -> EraPrior | None:
+        """What was thought of a rule's era when its first certified row was decided; None where
+        that was by a version without."""
+        if sums.era == rule.era and sums.overall.rows:
+            return EraPrior.of_array(sums.prior)
+        return rule.prior
+
+    def first_prior(
+        self, era: int, active: Flags, estimate: Estimate | None, variance: float | None
+    ) -> EraPrior:
+        """What is thought of an era before a row of it is certified; as in `prior`."""
+        config, spread, best = self._config, 0.25, None
+        if variance is not None:
+            spread = float(np.clip(variance / self._range**2, LEAST_VARIANCE, 0.25))
         if estimate is not None:
             best = chances_of_best(self._sign * estimate.values, estimate.covariance, active)
         budget, planned = config.budget.requests, config.budget.planned
         return EraPrior.planned(
             self.spec.models,
             self.delta(era, 0),
+            config.policy.rate,
             declared=None if planned is None else float(planned),
             budget=None if budget is None else float(budget),
             epsilon=config.policy.epsilon / self._range,
@@ -343,11 +355,9 @@ class Certifier:
         active[:models] = rule.active
         for index, (_, inside, outside) in enumerate(self.spec.policies):
             active[models + 1 + index] = rule.active[inside] and rule.active[outside]
-        prior = rule.prior
+        prior = self.prior_in_force(sums, rule)
         if sums.era == rule.era:
             moments, frozen = sums.sums[part], rule.frozen[part]
-            if sums.overall.rows:
-                prior = EraPrior.of_array(sums.prior)
         else:
             moments, frozen = self.spec.empty()[part], self.spec.neutral()[part]
         chosen = self._choose(moments, conditions, rule.active, frozen)

@@ -255,11 +255,11 @@ class Reading:
             return asymptotic.value_bounds(score, self.frozen.opening, level)
         if sequence is Sequence.PER_MODEL:
             fallback = split_level(alpha)[1]
-            low, high = value_bounds(score, self.caps, fallback, models, self.prior)
+            low, high = value_bounds(score, self.caps, fallback, self.prior)
             own = per_model.value_bounds(self.moments.rewards, level)
             low[:models], high[:models] = own
             return low, high
-        return value_bounds(score, self.caps, level, models, self.prior)
+        return value_bounds(score, self.caps, level, self.prior)
 
     def _contrasts(self, alpha: Floats | float) -> Floats:
         level, sequence = self.chosen.level(alpha), self.chosen.sequence

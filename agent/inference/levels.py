@@ -43,11 +43,12 @@ nothing else was declared."""
 class EraPrior:
     """What was thought of an era before its first certified row was decided; frozen with it.
 
-    rows: randomized requests that a decision is expected to take. variance: expected of the reward
-    on the [0, 1] scale. best: (K,) chance that each model is the best, sums to 1.
+    requests: all of them, randomized or not, that a decision is expected to take. variance:
+    expected of the reward on the [0, 1] scale. best: (K,) chance that each model is the best, sums
+    to 1.
     """
 
-    rows: float
+    requests: float
     variance: float
     best: Floats
 
@@ -56,6 +57,7 @@ class EraPrior:
         cls,
         models: int,
         delta: float,
+        rate: float,
         *,
         declared: float | None = None,
         budget: float | None = None,
@@ -63,7 +65,7 @@ class EraPrior:
         variance: float = 0.25,
         best: Floats | None = None,
     ) -> Self:
-        """For K models that are compared at level delta.
+        """For K models that are compared at level delta, with a share `rate` randomized.
 
         declared: randomized requests it is planned for; without, those that find EFFECT standard
         deviations beyond epsilon ([0, 1] scale), or the budget of randomized requests, if less.
@@ -76,19 +78,19 @@ class EraPrior:
             needed = 2.0 * math.log(1.0 / decision_level(delta, count)) * noise / effect**2
             declared = needed if budget is None else min(needed, budget)
         even = np.full(models, 1.0 / max(models, 1))
-        return cls(max(declared, 1.0), variance, even if best is None else best)
+        return cls(max(declared, 1.0) / rate, variance, even if best is None else best)
 
     def encode(self) -> dict[str, Any]:
-        return {"rows": self.rows, "variance": self.variance, "best": self.best.tolist()}
+        return {"requests": self.requests, "variance": self.variance, "best": self.best.tolist()}
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Self:
         best = np.array(fields["best"], dtype=np.float64)
-        return cls(float(fields["rows"]), float(fields["variance"]), best)
+        return cls(float(fields["requests"]), float(fields["variance"]), best)
 
     def array(self) -> Floats:
         """(2 + K,) for a checkpoint."""
-        return np.concatenate([[self.rows, self.variance], self.best])
+        return np.concatenate([[self.requests, self.variance], self.best])
 
     @classmethod
     def of_array(cls, array: Floats) -> Self | None:

@@ -26,10 +26,10 @@ it afterwards would break the level: the two are mixed.
 Weights. A mixture with any weights that were fixed before the rows keeps the property, so they may
 be laid where a decision is expected: log-normal around the bet that is best for the planned size,
     lambda* = b sqrt(2 log(1 / alpha) / V),
-with V the variance that the sum of D will have by then: N randomized rows at the usual weight k of
-a uniform draw make N k / K requests, of variance 2 k v each with the cap k, v that of the reward,
-and of at most k with the cap 0. A plan that is wrong by a factor of four costs 5 to 15% of the
-requests; equal weights, which an era without a plan keeps, cost a third or more (docs/decided.md).
+with V the variance that the sum of D will have by then: k for each request with the cap 0, at most,
+and 2 k v with the cap k of the usual weight, v that of the reward. A plan that is wrong by a factor
+of four costs up to a quarter of the requests; equal weights, which an era without a plan keeps, cost
+a third to a half more (docs/decided.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SPREAD = 0.7
 LAST_SHARE = 0.85
 """Share of the weights that the last finite cap has; those before it have the rest in equal parts.
 Chosen with SPREAD on the cells of docs/decided.md, with the planned size off by four both ways."""
-_LARGEST_BET = 0.9
+LARGEST_BET = 0.9
 LAMBDAS: Floats = np.geomspace(1.5e-4, 0.97, 18)
 """Grid of the mixture: best for effective sums of squares from about 3 to 1e8."""
 _LOG_WEIGHT = -np.log(len(LAMBDAS))
@@ -81,23 +81,27 @@ def lower_mean(rows: float, total: Floats, squares: Floats, bound: float, alpha:
 
 
 def tuned_weights(
-    prior: EraPrior, caps: Floats, bounds: Floats, models: int, alpha: Floats | float
+    requests: Floats | float,
+    variance: float,
+    caps: Floats,
+    bounds: Floats,
+    alpha: Floats | float,
+    part: float = 1.0,
 ) -> Floats:
     """(..., C, J) log weights of the bets of C sequences for the size an era is planned for.
 
-    caps: (C,) finite, the last one the usual weight; bounds: (..., C) of xi; alpha: one-sided
-    level, which broadcasts to the leading axes of `bounds`. They sum to 1 over C and J.
+    requests, variance: of the `EraPrior`; caps: (..., C) finite, the last one the usual weight;
+    bounds: (..., C) of xi; alpha: one-sided level; part: of a contrast's variance that the sum has.
+    Leading axes broadcast. They sum to 1 over C and J.
     """
-    usual = float(caps[-1])
-    each = np.full(len(caps), usual)
-    each[-1] = 2.0 * usual * prior.variance
-    total = prior.rows * usual / models * np.maximum(each, 1e-12)
+    usual, count = np.asarray(caps)[..., -1:], np.shape(caps)[-1]
+    noise = np.ones(count)
+    noise[-1] = max(2.0 * variance, 1e-12)
+    total = part * np.asarray(requests, dtype=float)[..., None] * usual * noise
     evidence = np.log(1.0 / np.asarray(alpha, dtype=float))[..., None]
-    best = np.minimum(np.asarray(bounds) * np.sqrt(2.0 * evidence / total), _LARGEST_BET)
-    away = (np.log(LAMBDAS) - np.log(best)[..., None]) / SPREAD
-    weight = -0.5 * away**2
+    best = np.minimum(np.asarray(bounds) * np.sqrt(2.0 * evidence / total), LARGEST_BET)
+    weight = -0.5 * ((np.log(LAMBDAS) - np.log(best)[..., None]) / SPREAD) ** 2
     weight -= np.log(np.exp(weight).sum(axis=-1, keepdims=True))
-    count = len(caps)
     share = np.full(count, (1.0 - LAST_SHARE) / max(count - 1, 1))
     share[-1] = 1.0 if count == 1 else LAST_SHARE
     result: Floats = weight + np.log(share)[:, None]
@@ -215,20 +219,19 @@ def value_bounds(
     moments: ScoreMoments,
     caps: tuple[float, ...],
     alpha: float,
-    models: int = 0,
     prior: EraPrior | None = None,
 ) -> tuple[Floats, Floats]:
     """(A,) lower and upper ends on the [0, 1] scale, each at one-sided level alpha.
 
-    Infinite caps take no part. models: K, and prior: what the era is planned for, None for equal
-    weights.
+    Infinite caps take no part. prior: what the era is planned for, None for equal weights.
     """
     used = np.flatnonzero(np.isfinite(caps))
     finite = np.asarray(caps)[used]
     bound = finite + 1.0
     rows = float(moments.rows[0])
-    # A value has half the variance of a contrast.
-    weights = None if prior is None else tuned_weights(prior, finite, bound, 2 * models, alpha)
+    weights = None
+    if prior is not None:
+        weights = tuned_weights(prior.requests, prior.variance, finite, bound, alpha, part=0.5)
     low_squares = moments.low_squares[used].T / bound**2
     high_squares = moments.high_squares[used].T / bound**2
     low = lower_mean_of(rows, moments.low[used].T, low_squares, bound, alpha, weights)
@@ -255,7 +258,8 @@ def contrast_bounds(
     totals, squares, bound = (np.moveaxis(part, 0, -1) for part in (totals, squares, bound))
     weights = None
     if prior is not None:
-        weights = tuned_weights(prior, np.asarray(caps)[used], bound, models, alpha)
+        finite = np.asarray(caps)[used]
+        weights = tuned_weights(prior.requests, prior.variance, finite, bound, alpha)
     lower = lower_mean_of(float(moments.rows[0]), totals, squares, bound, alpha, weights)
     np.fill_diagonal(lower, 0.0)
     return np.clip(lower, -1.0, 1.0)
