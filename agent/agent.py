@@ -436,6 +436,6 @@ def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: floa
         frozen=certifier.spec.neutral(),
         active=active,
         missing=config.reward.missing_value,
-        prior=certifier.first_prior(0, active, None, None),
+        prior=certifier.first_prior(0, active),
     )
     return rules.add(first, at)

@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from equipoise.agent.answers.policy_snapshot import KnownRewards
 from equipoise.agent.answers.status import Claim, Standing
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.estimators.base import Estimate
@@ -264,18 +265,17 @@ class Certifier:
         era: int,
         conditions: Conditions,
         active: Flags,
-        known: Floats | None = None,
+        rewards: KnownRewards | None = None,
     ) -> tuple[Frozen, ...]:
         """What the next rule of an era freezes, for the whole traffic and every segment.
 
-        known: (K + 1,) mean rewards of the models and of all traffic, known from anywhere before
-        the rows that the rule decides; None for nothing.
+        rewards: those that came before the rows that the rule decides, None for none.
         """
-        if known is not None and self._declared is not Sequence.ASYMPTOTIC:
-            policies = [known[: self.spec.models].mean()] * len(self.spec.policies)
-            known = np.clip((np.append(known, policies) - self.spec.low) / self._range, 0.0, 1.0)
-        else:
-            known = None
+        known = None
+        if rewards is not None and self._declared is not Sequence.ASYMPTOTIC:
+            policies = [rewards.means[: self.spec.models].mean()] * len(self.spec.policies)
+            known = np.append(rewards.means, policies)
+            known = np.clip((known - self.spec.low) / self._range, 0.0, 1.0)
         if sums.era != era or last is None or last.era != era:
             if known is None:
                 return self.spec.neutral()
@@ -295,18 +295,18 @@ class Certifier:
         last: Rule | None,
         era: int,
         active: Flags,
-        thought: Callable[[], Estimate | None],
-        variance: float | None,
+        thought: Callable[[], Estimate],
+        known: KnownRewards | None,
     ) -> EraPrior | None:
         """What the next rule of an era says is thought of it: from its first certified row on, what
         was thought then; None where that rule was of a version without.
 
-        thought: what the models' values are estimated to be; variance: of the reward, in reward
-        units squared; None where nothing is known.
+        thought: what the models' values are estimated to be; known: the rewards that came so far,
+        None where none did.
         """
         if last is not None and last.era == era == sums.era and sums.overall.rows:
             return EraPrior.of_array(sums.prior)
-        return self.first_prior(era, active, thought(), variance)
+        return self.first_prior(era, active, known, thought)
 
     def prior_in_force(self, sums: CertifiedSums, rule: Rule) -> EraPrior | None:
         """What was thought of a rule's era when its first certified row was decided; None where
@@ -316,14 +316,22 @@ class Certifier:
         return rule.prior
 
     def first_prior(
-        self, era: int, active: Flags, estimate: Estimate | None, variance: float | None
+        self,
+        era: int,
+        active: Flags,
+        known: KnownRewards | None = None,
+        thought: Callable[[], Estimate] | None = None,
     ) -> EraPrior:
         """What is thought of an era before a row of it is certified; as in `prior`."""
         config, spread, best = self._config, 0.25, None
-        if variance is not None:
-            spread = float(np.clip(variance / self._range**2, LEAST_VARIANCE, 0.25))
-        if estimate is not None:
-            best = chances_of_best(self._sign * estimate.values, estimate.covariance, active)
+        if known is not None and known.variance is not None:
+            spread = float(np.clip(known.variance / self._range**2, LEAST_VARIANCE, 0.25))
+        if known is not None and thought is not None:
+            estimate = thought()
+            values, covariance = estimate.values, estimate.covariance
+            if not np.isfinite(values[active]).any():
+                values, covariance = known.beliefs(self._range)
+            best = chances_of_best(self._sign * values, covariance, active)
         budget, planned = config.budget.requests, config.budget.planned
         return EraPrior.planned(
             self.spec.models,

@@ -28,8 +28,8 @@ be laid where a decision is expected: log-normal around the bet that is best for
     lambda* = b sqrt(2 log(1 / alpha) / V),
 with V the variance that the sum of D will have by then: k for each request with the cap 0, at most,
 and 2 k v with the cap k of the usual weight, v that of the reward. A plan that is wrong by a factor
-of four costs up to a quarter of the requests; equal weights, which an era without a plan keeps, cost
-a third to a half more (docs/decided.md).
+of four costs up to a quarter of the requests; equal weights, which an era without a plan keeps,
+cost a third to a half more (docs/decided.md).
 """
 
 from __future__ import annotations

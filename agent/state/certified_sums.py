@@ -179,8 +179,6 @@ class CertifiedSums:
     def holds(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Whether `load` can take these: sums of as many candidates, caps and segments."""
         own = self.arrays()
-        if "prior" not in arrays:  # from before eras had one
-            del own["prior"]
         return own.keys() == arrays.keys() and all(
             own[name].shape == array.shape for name, array in arrays.items()
         )
@@ -189,7 +187,7 @@ class CertifiedSums:
         self.era, self.watermark = era, watermark
         self.reference = np.array(arrays["reference"], dtype=np.int64)
         self.left_out = np.array(arrays["left_out"])
-        self.prior = np.array(arrays.get("prior", np.full_like(self.prior, np.nan)))
+        self.prior = np.array(arrays["prior"])
         for index, sums in enumerate(self.sums):
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})

@@ -7,7 +7,7 @@ import pytest
 from traffic import KEY, Traffic, config, run
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.policy_snapshot import known_rewards
+from equipoise.agent.answers.policy_snapshot import KnownRewards
 from equipoise.agent.answers.status import State
 from equipoise.agent.config import CertifyConfig
 from equipoise.agent.errors import AgentError
@@ -50,7 +50,7 @@ def test_a_row_belongs_to_the_era_it_was_decided_in():
 def test_of_an_old_era_only_what_is_expected_is_frozen_into_a_new_one():
     """Centres and predictions are the mean rewards known so far, on which no validity rests."""
     agent, traffic = two_eras(MemoryStore())
-    known, _ = known_rewards(agent.answers.view().moments)
+    known = KnownRewards.of(agent.answers.view().moments).means
     for _ in range(2):
         frozen = agent.rule.frozen[0]
         assert (frozen.tuning.factor == 0.0).all()
