@@ -42,7 +42,7 @@ from equipoise.store.batches import Floats
 
 SPREAD = 0.7
 """Standard deviation of log lambda around the bet that is best for the planned size."""
-LAST_SHARE = 0.85
+LAST_SHARE = 0.9
 """Share of the weights that the last finite cap has; those before it have the rest in equal parts.
 Chosen with SPREAD on the cells of docs/decided.md, with the planned size off by four both ways."""
 LARGEST_BET = 0.9
