@@ -37,6 +37,9 @@ decision takes.
 EFFECT = 0.1
 """Difference, in standard deviations of the reward, that an experiment is planned to find where
 nothing else was declared."""
+AT_ANY_TIME = 2.0
+"""How many times the requests of one Gaussian test a decision takes: it waits for the last of K - 1
+comparisons and may be read at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class EraPrior:
         if declared is None:
             effect = EFFECT * math.sqrt(variance) + epsilon
             noise = 2.0 * count * variance
-            needed = 2.0 * math.log(1.0 / decision_level(delta, count)) * noise / effect**2
+            evidence = math.log(1.0 / decision_level(delta, count))
+            needed = AT_ANY_TIME * 2.0 * evidence * noise / effect**2
             declared = needed if budget is None else min(needed, budget)
         even = np.full(models, 1.0 / max(models, 1))
         return cls(max(declared, 1.0) / rate, variance, even if best is None else best)

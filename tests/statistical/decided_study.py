@@ -25,6 +25,7 @@ from watchers import EverMissed, FirstDecision, contrasts_of
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.levels import EraPrior, chances_of_best
+from equipoise.agent.planning import plan_request
 
 DELTA = 0.05
 RATE = 0.1
@@ -110,6 +111,19 @@ def decision_alpha(best):
     return alpha
 
 
+def needed(cell):
+    """Requests that `equipoise plan` says to plan for, with the gap it is to find."""
+    asked = {
+        "models": cell.models,
+        "traffic": 1000.0,
+        "reward_rate": cell.base,
+        "effect": cell.gap,
+        "rate": cell.rate,
+        "policies": [cell.allocation],
+    }
+    return plan_request(asked)["recommended"]["requests"]["needed"]
+
+
 def run(cell, seed):
     """Median randomized requests to `decided`, share of runs without, share of wrong ones, and the
     share of runs that ever missed a contrast, before and after."""
@@ -119,7 +133,8 @@ def run(cell, seed):
     stream = Stream(cell.values, int(cell.most / cell.rate), lag=cell.lag)
     setup = Setup(stream, cell.allocation, cell.rate)
     spread = cell.base * (1.0 - cell.base)
-    plan = planned(setup, variance=max(spread, 0.01))
+    default = planned(setup, variance=max(spread, 0.01))
+    plan = replace(default, requests=needed(cell))
     even = np.full(cell.models, 1.0 / cell.models)
     wrong = np.eye(cell.models)[0]
     logged, good = (np.stack([decision_alpha(each) for each in part]) for part in (best, sure))
@@ -137,6 +152,7 @@ def run(cell, seed):
                 "log": Bounded(logged, setup, plan),
                 "good log": Bounded(good, setup, plan),
                 "log is sure and wrong": Bounded(decision_alpha(wrong), setup, plan),
+                "no plan": Bounded(logged, setup, default),
                 "plan / 4": Bounded(logged, setup, off[0.25]),
                 "plan x 4": Bounded(logged, setup, off[4.0]),
             },
@@ -161,7 +177,15 @@ def run(cell, seed):
     return found
 
 
-AFTER = ("no log", "log", "good log", "log is sure and wrong", "plan / 4", "plan x 4")
+AFTER = (
+    "log",
+    "no log",
+    "good log",
+    "log is sure and wrong",
+    "no plan",
+    "plan / 4",
+    "plan x 4",
+)
 
 
 def page(results):
@@ -206,9 +230,10 @@ OPENING = [
     "nothing about who is best. In *log* each run has a log whose mean rewards err at random by a "
     "fifth of the reward's standard deviation, for every model; in *good log* by a twentieth, as "
     "replays that predict rewards do. *Log is sure and wrong* puts all of its belief on a wrong "
-    "model. All of them start from the mean rewards in the log. The plan is the default one (a "
-    "difference of a tenth of the standard deviation); in the last two columns it is four times "
-    "too small and too large, with the log.",
+    "model. All of them start from the mean rewards in the log. The plan is what `equipoise plan` "
+    "says for this gap and allocation; *no plan* has the default one, for a difference of a tenth "
+    "of the standard deviation; in the last two columns the plan is four times too small and too "
+    "large. The last three have the log.",
     "",
     "*Missed* is the share of runs in which any contrast of the models and of today's routing ever "
     "missed the truth, *wrong* that of runs that decided for a wrong model, the largest of all "

@@ -98,8 +98,8 @@ def test_the_chance_of_being_best_is_that_of_gaussian_draws():
 
 def test_a_plan_finds_its_effect_or_spends_its_budget():
     plan = EraPrior.planned(5, 0.05, 0.1)
-    # 2 log(1 / alpha) sd^2 / effect^2 of a contrast's variance 2 K v, by hand.
-    assert plan.requests == pytest.approx(2 * np.log(80) * 10 * 0.25 / 0.05**2 / 0.1)
+    # Twice 2 log(1 / alpha) sd^2 / effect^2 of a contrast's variance 2 K v, by hand.
+    assert plan.requests == pytest.approx(4 * np.log(80) * 10 * 0.25 / 0.05**2 / 0.1)
     assert EraPrior.planned(5, 0.05, 0.1, budget=100.0).requests == pytest.approx(1000.0)
     assert EraPrior.planned(5, 0.05, 0.5, declared=300.0).requests == pytest.approx(600.0)
     wide = EraPrior.planned(5, 0.05, 0.1, epsilon=0.05)
