@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # flagd's `fractional`: Python's evaluator 2.0.0 and JavaScript's 4.0.1 assign by different hashes.
 #
-# Guess: OpenFeature's flagd evaluators run one rule alike in every language, so a Python router and a
-# Node front end that read the same flag file give a user the same model. Seen, with
-# openfeature-flagd-core 1.0.0 and 2.0.0 (PyPI) and @openfeature/flagd-core 1.3.0 and 4.0.1 (npm), on a
-# rule of two equal shares and 2,000 targeting keys: Python 1.0.0 agrees with JavaScript 4.0.1 on every
-# key. Python 2.0.0 hashes the CBOR form of the key and not the text itself, and agrees with either on
-# about half of them, which is chance; so does JavaScript 1.3.0. Each of them is split evenly, so the
-# shares look right. A rule on a number of the context is hashed by Python 2.0.0 alone; the other
-# three give the default variant to everybody, without an error.
+# Guess: OpenFeature's flagd evaluators run one rule alike in every language, so a Python router and
+# a Node front end that read the same flag file give a user the same model. Seen, with
+# openfeature-flagd-core 1.0.0 and 2.0.0 (PyPI) and @openfeature/flagd-core 1.3.0 and 4.0.1 (npm),
+# on a rule of two equal shares and 2,000 targeting keys: Python 1.0.0 agrees with JavaScript 4.0.1
+# on every key. Python 2.0.0 hashes the CBOR form of the key and not the text itself, and agrees
+# with either on about half of them, which is chance; so does JavaScript 1.3.0. Each of them is
+# split evenly, so the shares look right. A rule on a number of the context is hashed by Python
+# 2.0.0 alone; the other three give the default variant to everybody, without an error.
 #
-# What follows: an assignment that has to be the same in two places is made in one and passed on, and
-# the propensity with it. An upgrade of the evaluator begins a new era: half of the users change
+# What follows: an assignment that has to be the same in two places is made in one and passed on,
+# and the propensity with it. An upgrade of the evaluator begins a new era: half of the users change
 # models, and units that were sticky are mixed.
 set -euo pipefail
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Four request ids from a CSV to Parquet: pandas keeps them, polars' file nobody else reads, two lose one.
+# Ids above 2**63 by way of Parquet: duckdb and pyarrow round them, and polars' file is polars' own.
 #
-# Guess: 64-bit ids (hashes, as xxhash and FarmHash make them) that stand in a CSV come through any of the
-# four common table tools exactly, or are refused; and what one of them writes as Parquet the others
-# read. Seen, with pandas 3.1.1, pyarrow 26.0.1, duckdb 2.0.1 and polars 2.1.0 (PyPI), on the ids 2**64 - 1,
-# 2**64 - 2, 2**53 + 1 and 2**53 + 2: pandas writes uint64, exact for all. pyarrow's CSV reader makes the
-# whole column double as soon as one id is above 2**63 - 1: three distinct ids are left. duckdb reads the
-# column as HUGEINT, exact while it stays in duckdb, and writes it to Parquet, and into a pandas frame,
-# as double: three left as well; as an arrow table it is decimal128(38, 0), exact. polars reads Int128
-# and writes a Parquet file that polars reads back exactly; pyarrow, and so pandas, raise
-# ArrowNotImplementedError for it, even when asked for another column alone, and duckdb finds
-# 16 bytes of BLOB, the low end first.
+# Guess: 64-bit ids (hashes, as xxhash and FarmHash make them) that stand in a CSV come through any
+# of the four common table tools exactly, or are refused; and what one of them writes as Parquet the
+# others read. Seen, with pandas 3.1.1, pyarrow 26.0.1, duckdb 2.0.1 and polars 2.1.0 (PyPI), on the
+# ids 2**64 - 1, 2**64 - 2, 2**53 + 1 and 2**53 + 2: pandas writes uint64, exact for all. pyarrow's
+# CSV reader makes the whole column double as soon as one id is above 2**63 - 1: three distinct ids
+# are left. duckdb reads the column as HUGEINT, exact while it stays in duckdb, and writes it to
+# Parquet, and into a pandas frame, as double: three left as well; as an arrow table it is
+# decimal128(38, 0), exact. polars reads Int128 and writes a Parquet file that polars reads back
+# exactly; pyarrow, and so pandas, raise ArrowNotImplementedError for it, even when asked for
+# another column alone, and duckdb finds 16 bytes of BLOB, the low end first.
 #
-# What follows: ids are text from the first tool on. A float that is an id is refused at 2**53 and above,
-# where its last digit cannot be known, and a Parquet file that pyarrow cannot read is not called "no
-# Parquet".
+# What follows: ids are text from the first tool on. A float that is an id is refused at 2**53 and
+# above, where its last digit cannot be known, and a Parquet file that pyarrow cannot read is not
+# called "no Parquet".
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -63,7 +63,8 @@ for writer in ("pandas", "pyarrow", "duckdb", "polars"):
 
 print("polars wrote; pyarrow reads of the reward alone:", by_pyarrow("polars.parquet", ["reward"]))
 blobs = [row[0] for row in duckdb.sql("select id from 'polars.parquet'").fetchall()]
-print("polars wrote; duckdb's bytes, the low end first:", told("BLOB", [int.from_bytes(b, "little") for b in blobs]))
+numbers = [int.from_bytes(blob, "little") for blob in blobs]
+print("polars wrote; duckdb's bytes, the low end first:", told("BLOB", numbers))
 csv = duckdb.sql("from 'ids.csv'")
 print("duckdb itself:", told(csv.types[0], [row[0] for row in csv.fetchall()]))
 print("duckdb to pandas:", told(csv.df()["id"].dtype, csv.df()["id"].tolist()))

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # OpenTelemetry's composite samplers: Python's never see the parent's tracestate, JavaScript's do.
 #
-# Guess: the composite samplers of both SDKs follow the specification of consistent sampling. A service
-# that gets `ot=rv:...` in tracestate decides by that random value, keeps the other vendors' entries,
-# and a child takes the threshold `ot=th:...` of its parent. Seen, with opentelemetry-sdk 1.45.2
-# (PyPI, experimental module) and @opentelemetry/sampler-composite 0.222.0 with sdk-trace-base 2.12.1
-# (npm): thresholds and, without a parent's tracestate, decisions are the same. With one JavaScript does
-# as guessed. Python's samplers can read it too, but the tracer does not hand it over: the random value
-# is ignored, so that the two services keep different spans of one trace; a child of a kept parent
-# that carries th:8 keeps its span without a threshold, so that nobody can weigh it; and the entries of
-# other vendors are gone from the span, and from what the service sends on.
+# Guess: the composite samplers of both SDKs follow the specification of consistent sampling. A
+# service that gets `ot=rv:...` in tracestate decides by that random value, keeps the other vendors'
+# entries, and a child takes the threshold `ot=th:...` of its parent. Seen, with opentelemetry-sdk
+# 1.45.2 (PyPI, experimental module) and @opentelemetry/sampler-composite 0.222.0 with
+# sdk-trace-base 2.12.1 (npm): thresholds and, without a parent's tracestate, decisions are the
+# same. With one JavaScript does as guessed. Python's samplers can read it too, but the tracer does
+# not hand it over: the random value is ignored, so that the two services keep different spans of
+# one trace; a child of a kept parent that carries th:8 keeps its span without a threshold, so that
+# nobody can weigh it; and the entries of other vendors are gone from the span, and from what the
+# service sends on.
 #
 # What follows: a span is no evidence of the share that was kept, and a tracestate entry that passed
 # through a Python service is no place for a decision's id or propensity.

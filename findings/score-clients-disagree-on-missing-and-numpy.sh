@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Ratings by way of langfuse 5.0.4 and langsmith 0.15.1: what NaN, a numpy bool and None are on the wire.
+# langfuse 5.0.4 and langsmith 0.15.1: NaN, None and numpy's True go out as different things.
 #
-# Guess: a client for scores sends a missing reward as nothing or refuses it, and a thumb is the same
-# value whether it is Python's True or numpy's, as it comes out of a frame. Seen, with langfuse 5.0.4,
-# langsmith 0.15.1 and numpy 2.4.6 (PyPI) against a server on the loopback address; no call raises.
-# langfuse sends NaN as the text "NaN" and an infinity as "Infinity", without a type, under the name of
-# a numeric score; None as a score without a value; True as 1.0 but numpy's True as true; 2**53 + 1 as
-# 2**53. langsmith sends NaN and infinities as null, True as true but numpy's True as 1.0, and 2**53 + 1
-# as it is. So the two turn the two kinds of True into number and boolean the opposite way round.
+# Guess: a client for scores sends a missing reward as nothing or refuses it, and a thumb is the
+# same value whether it is Python's True or numpy's, as it comes out of a frame. Seen, with langfuse
+# 5.0.4, langsmith 0.15.1 and numpy 2.4.6 (PyPI) against a server on the loopback address; no call
+# raises. langfuse sends NaN as the text "NaN" and an infinity as "Infinity", without a type, under
+# the name of a numeric score; None as a score without a value; True as 1.0 but numpy's True as
+# true; 2**53 + 1 as 2**53. langsmith sends NaN and infinities as null, True as true but numpy's
+# True as 1.0, and 2**53 + 1 as it is. So the two turn the two kinds of True into number and boolean
+# the opposite way round.
 #
-# What follows: an export of scores is read with a rule for each of text "NaN", null, absent, true and
-# 1.0, or a missing reward becomes a category and half of the thumbs another type than the rest.
+# What follows: an export of scores is read with a rule for each of text "NaN", null, absent, true
+# and 1.0, or a missing reward becomes a category and half of the thumbs another type than the rest.
 set -euo pipefail
 
 folder=$(mktemp -d)

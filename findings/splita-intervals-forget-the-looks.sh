@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# splita 0.1.0: what it calls always valid depends on the first batch, and its interval pays no looks.
+# splita 0.1.0: a sequence that stops at the first pair, and an interval that does not pay for looks.
 #
-# Guess: a confidence sequence for sequential A/B tests ends at the same interval whether rows are fed
-# one by one or at once; its always-valid p-value never rises, so that a test that has stopped stays
-# stopped; and its always-valid interval leaves out 0 exactly when p < alpha. Seen, with splita 0.1.0
-# and numpy 2.4.6 (PyPI), on two arms without a difference. ConfidenceSequence estimates sigma from
-# the first update and keeps it for ever: fed pair by pair it has sigma 0, an interval without width,
-# and says stop after the first pair and after every later one; fed at once it does not. mSPRT's
-# p-value is that of the last look, so should_stop can turn false again, and its interval leaves out the
-# part of the boundary that grows with the looks (in the long run it reaches 2.45 standard errors to
-# either side, however often one looks): in about one run in eleven it misses the truth by the 100th
-# look, where the p-value is not below alpha.
+# Guess: a confidence sequence for sequential A/B tests ends at the same interval whether rows are
+# fed one by one or at once; its always-valid p-value never rises, so that a test that has stopped
+# stays stopped; and its always-valid interval leaves out 0 exactly when p < alpha. Seen, with
+# splita 0.1.0 and numpy 2.4.6 (PyPI), on two arms without a difference. ConfidenceSequence
+# estimates sigma from the first update and keeps it for ever: fed pair by pair it has sigma 0, an
+# interval without width, and says stop after the first pair and after every later one; fed at once
+# it does not. mSPRT's p-value is that of the last look, so should_stop can turn false again, and
+# its interval leaves out the part of the boundary that grows with the looks (in the long run it
+# reaches 2.45 standard errors to either side, however often one looks): in about one run in eleven
+# it misses the truth by the 100th look, where the p-value is not below alpha.
 #
 # What follows: an interval, its p-value and its stopping rule are read from one function, and laws
 # hold them together: row by row equals at once, no error level without its looks.

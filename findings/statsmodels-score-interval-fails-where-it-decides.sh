@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# statsmodels 0.15.0: the score interval of a difference of rates raises for tables near significance.
+# statsmodels 0.15.0: the score interval of a difference of rates raises near significance.
 #
-# Guess: confint_proportions_2indep(method="score"), the interval that inverts the score test (Miettinen
-# and Nurminen) and suits small samples, is there for every table for which the test is. Seen, with
-# statsmodels 0.15.0 and scipy 1.17.1 (PyPI), on tables with a test statistic below 3: with 20 rows a
-# model it raises ValueError ("f(a) and f(b) must have different signs", or a NaN at which the solver
-# cannot continue) for 105 of 291 tables, and for 17 of the 20 whose statistic is between 1.9 and 2.1;
-# with 100 rows a model for 33 of the 64 of that kind, and for 18 of the other 771. The root is looked
-# for between the estimate and a little beyond Wald's interval, by a quarter or a half of that end's
-# own size: an end near 0 leaves no room, and that is a difference about to become significant. The same
-# call for a ratio of rates finds an interval for each of these tables. Where there is an interval it
-# agrees with its test.
+# Guess: confint_proportions_2indep(method="score"), the interval that inverts the score test
+# (Miettinen and Nurminen) and suits small samples, is there for every table for which the test is.
+# Seen, with statsmodels 0.15.0 and scipy 1.17.1 (PyPI), on tables with a test statistic below 3:
+# with 20 rows a model it raises ValueError ("f(a) and f(b) must have different signs", or a NaN at
+# which the solver cannot continue) for 105 of 291 tables, and for 17 of the 20 whose statistic is
+# between 1.9 and 2.1; with 100 rows a model for 33 of the 64 of that kind, and for 18 of the other
+# 771. The root is looked for between the estimate and a little beyond Wald's interval, by a quarter
+# or a half of that end's own size: an end near 0 leaves no room, and that is a difference about to
+# become significant. The same call for a ratio of rates finds an interval for each of these tables.
+# Where there is an interval it agrees with its test.
 #
-# What follows: an interval that is computed by a root has a bracket that is proved, such as the bounds of
-# the parameter; or it is missing exactly where somebody decides by it.
+# What follows: an interval that is computed by a root has a bracket that is proved, such as the
+# bounds of the parameter; or it is missing exactly where somebody decides by it.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Rewards without variance: five answers of four libraries to the same 500 unanimous pairs.
 #
-# Guess: where model A got a thumb up and model B a thumb down in each of 500 pairs, every library for
-# sequential or paired evaluation says that A is better, with an interval that has some width. Seen, with
-# errorbars 0.2.4, evalsig 0.1.2, splita 0.1.0 and ville 0.1.0 (PyPI): errorbars reports the interval
-# (1, 1) beside p = 1, and beside an exact McNemar p below 1e-100. evalsig reports (-inf, inf) and
-# never stops. splita's confidence sequence reports (1, 1) and stops, its mSPRT the same interval with
-# p = 1 and goes on; told that the metric is a conversion it finds p below 1e-40. ville's asymptotic sequence
-# jumps from (-inf, inf) at row 99 to (1, 1) at row 100; its betting sequence, which knows the bounds,
-# ends at (0.971, 1). The jump is no harmless corner: at a rate of .99 a third of the streams and more have
-# an asymptotic interval that misses .99 at some time within 3,000 rows, at a nominal 5%.
+# Guess: where model A got a thumb up and model B a thumb down in each of 500 pairs, every library
+# for sequential or paired evaluation says that A is better, with an interval that has some width.
+# Seen, with errorbars 0.2.4, evalsig 0.1.2, splita 0.1.0 and ville 0.1.0 (PyPI): errorbars reports
+# the interval (1, 1) beside p = 1, and beside an exact McNemar p below 1e-100. evalsig reports
+# (-inf, inf) and never stops. splita's confidence sequence reports (1, 1) and stops, its mSPRT the
+# same interval with p = 1 and goes on; told that the metric is a conversion it finds p below 1e-40.
+# ville's asymptotic sequence jumps from (-inf, inf) at row 99 to (1, 1) at row 100; its betting
+# sequence, which knows the bounds, ends at (0.971, 1). The jump is no harmless corner: at a rate of
+# .99, more than a third of the streams have an asymptotic interval that misses .99 at some time
+# within 3,000 rows, at a nominal 5%.
 #
-# What follows: an estimated variance of 0 is a statement about what has not happened yet. The certified
-# intervals here take their scale from the bounds of the reward, and the asymptotic one is withheld
-# until the rarer outcome was seen often enough.
+# What follows: an estimated variance of 0 is a statement about what has not happened yet. The
+# certified intervals here take their scale from the bounds of the reward, and the asymptotic one is
+# withheld until the rarer outcome was seen often enough.
 set -euo pipefail
 
 folder=$(mktemp -d)

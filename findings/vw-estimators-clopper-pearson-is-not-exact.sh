@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# vw-estimators 0.2.2: the Clopper-Pearson interval of an off-policy estimate covers half of the truths.
+# vw-estimators 0.2.2: its Clopper-Pearson interval covers half of the truths where rewards are high.
 #
-# Guess: of the intervals that Vowpal Wabbit's estimators offer, Clopper-Pearson is the careful one: it
-# is never below its nominal 95%, and shards that are added are the interval of all rows. Seen, with
-# vw-estimators 0.2.2 and scipy 1.17.1 (PyPI), for "serve one of K models to everybody", logged by equal
-# shares, 1,000 rows, 300 runs: at a rate of .05 it covers 96%, but with K = 4 and a rate of
-# .9 it covers 58%, with K = 10 44% (standard error 3%). It takes rows / largest weight as the number of trials, which
-# is the right variance only where the rate is small: the weights, not the rewards, are what varies
-# at a high rate. The gaussian and Cressie-Read intervals keep their level there. With rewards from -1
-# to 1 the sum of two halves is back at bounds of 0 and 1 and shares no point with the interval of all rows;
-# the sum of its confidence sequences raises TypeError, as what it raises is a text.
+# Guess: of the intervals that Vowpal Wabbit's estimators offer, Clopper-Pearson is the careful one:
+# it is never below its nominal 95%, and shards that are added are the interval of all rows. Seen,
+# with vw-estimators 0.2.2 and scipy 1.17.1 (PyPI), for "serve one of K models to everybody", logged
+# by equal shares, 1,000 rows, 300 runs: at a rate of .05 it covers 96%, but with K = 4 and a rate
+# of .9 it covers 58%, with K = 10 44% (standard error 3%). It takes rows / largest weight as the
+# number of trials, which is the right variance only where the rate is small: the weights, not the
+# rewards, are what varies at a high rate. The gaussian and Cressie-Read intervals keep their level
+# there. With rewards from -1 to 1 the sum of two halves is back at bounds of 0 and 1 and shares no
+# point with the interval of all rows; the sum of its confidence sequences raises TypeError, as what
+# it raises is a text.
 #
-# What follows: "exact for a proportion" says nothing about a weighted one; certified intervals here are
-# built from the squares of the weighted scores, and shards add sums, never intervals.
+# What follows: "exact for a proportion" says nothing about a weighted one; certified intervals here
+# are built from the squares of the weighted scores, and shards add sums, never intervals.
 set -euo pipefail
 
 folder=$(mktemp -d)
