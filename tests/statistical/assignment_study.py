@@ -12,12 +12,12 @@ import argparse
 import zlib
 
 import numpy as np
+from speed import lower_bound
 
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.planning.simulation import paths
 from equipoise.agent.planning.simulation.forward import Design, expected_end, simulate
-from equipoise.policies.assignments.track_and_stop import optimal_weights
 
 DELTA, RATE, FLOOR_SHARE = 0.05, 0.4, 0.1
 LOOKS, FIRST, LAST = 320, 0.02, 12.0
@@ -37,16 +37,6 @@ WORLDS = {
 }
 
 
-def lower_bound(values):
-    """T* ln(1 / delta) randomized rewards, Gaussian form with the rewards' own variances."""
-    values = np.asarray(values)
-    variances, leader = values * (1.0 - values), int(values.argmax())
-    noise = variances / optimal_weights(values, variances, 0.0)
-    others = np.arange(len(values)) != leader
-    rate = (values[leader] - values[others]) ** 2 / (noise[leader] + noise[others])
-    return float(2.0 * np.log(1.0 / DELTA) / rate.min())
-
-
 def thompson(counts, means, variances, costs, epsilon, delta):
     """(N, K) chances to be the best."""
     known = (counts > 1).all(axis=1, keepdims=True)
@@ -61,7 +51,7 @@ def run(values, assignment, runs, seed):
     (runs that did not end count as inf and with what they had spent)."""
     worth = np.tile(np.asarray(values, float), (runs, 1))
     size, spread = len(values), float(np.mean([value * (1.0 - value) for value in values]))
-    bound = lower_bound(values)
+    bound = lower_bound(values, DELTA)
     plain = Design(
         assignment=assignment,
         sequence=Sequence.BOUNDED,
