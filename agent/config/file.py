@@ -164,7 +164,7 @@ log = true
 # Which requests are randomized (gate), onto which model (assignment), and how sure to be.
 [policy]
 gate = "fixed-rate"
-assignment = "top-two"
+assignment = "certify"
 rate = 0.1
 estimator = "hierarchical"
 delta = 0.05
