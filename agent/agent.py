@@ -415,7 +415,7 @@ def _new_fold(
             GuardrailLimit(each.name, each.limit, each.low, each.high, each.direction == "at-most")
             for each in config.guardrails
         ],
-        missing=config.reward.missing_value,
+        missing=config.reward.kept_missing,
     )
     return Fold(light, transform, rules, spec, panel)
 
@@ -434,6 +434,6 @@ def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: floa
         prediction=None,
         frozen=Certifier(config).spec.neutral(),
         active=~retired(config),
-        missing=config.reward.missing_value,
+        missing=config.reward.kept_missing,
     )
     return rules.add(first, at)

@@ -42,6 +42,7 @@ from equipoise.agent.budget.caps import Caps, Quotas, model_caps
 from equipoise.agent.budget.cost import Basis, Spent, spent_so_far
 from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.parts import Meaning
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
 from equipoise.agent.estimators.base import Estimate, Estimates
@@ -450,7 +451,7 @@ class Answers:
     def _in_reach(self, check: Check) -> Check:
         """`missingness` with what its share leaves to be certified; every other check as it is."""
         reward = self.state.config.reward
-        if check.name != Missingness.name or reward.missing_value is not None:
+        if check.name != Missingness.name or reward.meaning is not Meaning.WORST_CASE:
             return check
         arms, active = self.view().moments.arms, np.flatnonzero(self.state.rule.active)
         count, mean, variance = (part[active] for part in logged_moments(arms))
@@ -536,7 +537,7 @@ class Answers:
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
-            missing=state.config.reward.missing_value,
+            missing=state.config.reward.kept_missing,
             after_decision=after,
         )
 

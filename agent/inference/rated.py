@@ -39,7 +39,7 @@ import numpy as np
 from equipoise.agent.inference.mixture import contrast_bound, evidence_of
 from equipoise.agent.inference.score import Rows, ScoreCentres, Tuning, with_policies
 from equipoise.agent.moments.additive import Additive
-from equipoise.store.batches import Flags, Floats
+from equipoise.store.batches import Flags, Floats, Ints
 
 LONE = 0.1
 """Share of a contrast's level for each of the two tests of one model alone. Half or twice as much
@@ -63,15 +63,6 @@ class RatedRows:
     rows: Rows
     low: Floats
     high: Floats
-
-    @classmethod
-    def of(cls, rows: Rows, low: Floats, high: Floats) -> Self:
-        """From rows with any rewards, which those of S replace."""
-        return cls(_with_ends(rows, *ends_of_rating(low, high)), low, high)
-
-    def taken(self, rows: Rows, at: Any) -> Self:
-        """Those at positions `at`, whose rows are given."""
-        return type(self)(rows, self.low[at], self.high[at])
 
     @property
     def rewards(self) -> Rows:
@@ -107,7 +98,9 @@ class RatedFrozen:
         return cls(half, centre, centre.copy())
 
 
-def neutral_rating(models: int, caps: int, candidates: int, share: float) -> Any:
+def neutral_rating(
+    models: int, caps: int, candidates: int, share: float
+) -> tuple[Tuning, ScoreCentres]:
     """(Tuning, ScoreCentres) of S before anything is known but the share that is rated."""
     tuning = Tuning(np.full(models + 1, share), np.zeros(models + 1))
     return tuning, ScoreCentres(*(np.full((caps, candidates), share) for _ in range(2)))
@@ -146,7 +139,8 @@ class RatedMoments(Additive):
 
     rows: (1,). low, high: (2, C, A) sums of the parts. low_products, high_products: (3, C, A) sums
     of u_A^2, u_A u_B, u_B^2 with u the low part less its centre, and of the high ones v;
-    cross: (2, 2, C, A, A) sums of u_i of one candidate times v_j of another.
+    cross: (2, 2, C, A, A) sums of u_i of one candidate times v_j of another. draws: (2, K) draws of
+    each model, and how many of them were rated (of units: what is rated of them).
     """
 
     rows: Floats
@@ -155,9 +149,10 @@ class RatedMoments(Additive):
     low_products: Floats
     high_products: Floats
     cross: Floats
+    draws: Floats
 
     @classmethod
-    def empty(cls, caps: int, candidates: int) -> Self:
+    def empty(cls, caps: int, candidates: int, models: int = 0) -> Self:
         one = (caps, candidates)
         return cls(
             np.zeros(1),
@@ -166,6 +161,7 @@ class RatedMoments(Additive):
             np.zeros((3, *one)),
             np.zeros((3, *one)),
             np.zeros((2, 2, *one, candidates)),
+            np.zeros((2, models)),
         )
 
     def update(
@@ -185,6 +181,12 @@ class RatedMoments(Additive):
                 for j in range(2):
                     self.cross[i, j, index] += u[i].T @ v[j]
 
+    def count(self, rows: RatedRows, model: Ints, drawn: Ints) -> None:
+        """Count draws. model: (d,) of the rows at positions `drawn` (d,)."""
+        models = self.draws.shape[1]
+        self.draws[0] += np.bincount(model, minlength=models)
+        self.draws[1] += np.bincount(model, rows.rows.low[drawn], models)
+
     def freeze(self, tuning: Tuning) -> RatedFrozen:
         """What the next rule freezes: the running means as centres. tuning: of S R."""
         if self.rows[0] == 0:
@@ -202,6 +204,7 @@ class RatedMoments(Additive):
             self.low_products[:, used],
             self.high_products[:, used],
             self.cross[:, :, used],
+            self.draws,
         )
 
     def ratios(self) -> Floats:

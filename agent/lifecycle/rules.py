@@ -36,11 +36,11 @@ class Rule:
     prediction: of rewards, None where no scorer is known. frozen: for the whole traffic and each
     segment. active: (K,) models that its era compares. alarms: names of the checks whose alarm
     stood; widened: whether one of them asks for the fewest assumptions, and so for the worst case
-    for missing rewards, whatever was declared. missing: declared value of a reward that never
-    comes, in reward units, None for the worst case; unset in rules that do not say (0.1.0 up to
-    2026-11), whose rows go by the configuration in force. after_decision: whether its era was
-    decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the requests
-    (`ramp`); None before a decision, and where all of it goes on.
+    for missing rewards, whatever value was declared. missing: declared value of a reward that never
+    comes, in reward units, None for the worst case, `rated` or `asked`; unset in rules that do not
+    say (0.1.0 up to 2026-11), whose rows go by the configuration in force. after_decision: whether
+    its era was decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the
+    requests (`ramp`); None before a decision, and where all of it goes on.
     """
 
     era: int
@@ -51,7 +51,7 @@ class Rule:
     active: Flags
     alarms: tuple[str, ...] = ()
     widened: bool = False
-    missing: float | msgspec.UnsetType | None = msgspec.UNSET
+    missing: float | str | msgspec.UnsetType | None = msgspec.UNSET
     rule_id: str = ""
     after_decision: str | None = None
 
