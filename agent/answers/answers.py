@@ -42,7 +42,6 @@ from equipoise.agent.budget.caps import Caps, Quotas, model_caps
 from equipoise.agent.budget.cost import Basis, Spent, spent_so_far
 from equipoise.agent.budget.purse import declared_prices, model_costs
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.config.parts import Meaning
 from equipoise.agent.estimators import LeftOut, Off, without_far_groups
 from equipoise.agent.estimators import estimate as estimate_families
 from equipoise.agent.estimators.base import Estimate, Estimates
@@ -300,7 +299,7 @@ class Answers:
         reward = self.state.config.reward
         ends = {"low": reward.low, "high": reward.high}
         comparison = compare(self.state.models, placed, routing, self.sign, **ends)
-        return msgspec.structs.replace(comparison, note=note)
+        return msgspec.structs.replace(comparison, note=note, about=reward.meaning.about)
 
     def within_certified(self, estimate: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -332,9 +331,12 @@ class Answers:
 
     def certified(self, part: int = 0) -> Certified:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""
-        return self.state.certifier.certified(
-            self.view().certified, self.state.rule, self.conditions, part
-        )
+        view, state, asked = self.view(), self.state, self.conditions
+        of = state.certifier, state.rule.rule_id, asked, part
+        if of not in view.answers:
+            view.answers[of] = state.certifier.certified(view.certified, state.rule, asked, part)
+        answer: Certified = view.answers[of]
+        return answer
 
     def era_answer(self) -> EraAnswer:
         """What is certified of the era in force, as it is kept when that ends."""
@@ -451,7 +453,7 @@ class Answers:
     def _in_reach(self, check: Check) -> Check:
         """`missingness` with what its share leaves to be certified; every other check as it is."""
         reward = self.state.config.reward
-        if check.name != Missingness.name or reward.meaning is not Meaning.WORST_CASE:
+        if check.name != Missingness.name or reward.kept_missing is not None:
             return check
         arms, active = self.view().moments.arms, np.flatnonzero(self.state.rule.active)
         count, mean, variance = (part[active] for part in logged_moments(arms))
@@ -467,10 +469,8 @@ class Answers:
 
     def _foreseen(self) -> tuple[float, float] | None:
         """(low, median) of the newest forecast of this era."""
-        forecast = self.forecast
-        if forecast is None or forecast.era != self.state.rule.era:
-            return None
-        return forecast.low, forecast.median
+        one = self.forecast
+        return None if one is None or one.era != self.state.rule.era else (one.low, one.median)
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""

@@ -81,6 +81,11 @@ class Meaning(StrEnum):
         """Whether answers are about the requests that are rated, and no others."""
         return self in (Meaning.RATED, Meaning.ASKED)
 
+    @property
+    def about(self) -> str:
+        """Which requests answers are about, "" for all."""
+        return "among those who rate" if self.of_raters else ""
+
 
 class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What comes back for a request.

@@ -179,6 +179,7 @@ function draw() {
   const { estimates, budget, checks, history, eras } = last;
   adoptRange(estimates.reward_range);
   drawValues(at("values"), estimates);
+  show("rating", estimates.rating_sentence);
   showComparisons(estimates);
   showHistory(history.points, estimates.models);
   showSpent(estimates, budget, eras.eras);
