@@ -278,15 +278,67 @@ def _edge(
 
 
 @dataclass(frozen=True, slots=True)
-class _Pairs:
-    """The contrast of every pair (a, b) at the thetas x of a and theta of b. bound: (C, A, A)."""
+class Contrasts:
+    """Tests of q(a) - q(b) of every pair of candidates (a, b), each at one-sided level alpha.
+
+    sums: under the finite caps. bound: (C, A, A) of xi. needed: of evidence, for the contrast of
+    two scores. lower, upper: (A,) what each candidate alone leaves open.
+    """
 
     sums: RatedMoments
     bound: Floats
     needed: float
+    lower: Floats
+    upper: Floats
 
-    def at(self, x: Floats, theta: Floats) -> tuple[Floats, Floats]:
-        """(..., C, A, A) sums of xi and of xi^2; x, theta: (..., 1, A, A)."""
+    @classmethod
+    def of(cls, sums: RatedMoments, caps: tuple[float, ...], models: int, alpha: float) -> Self:
+        used = np.flatnonzero(np.isfinite(caps))
+        bound = contrast_bound(np.asarray(caps)[used], sums.low.shape[2], models)
+        needed = float(np.log(1.0 / (alpha * (1.0 - 2.0 * LONE))))
+        return cls(sums.taken(used), bound, needed, *value_bounds(sums, caps, alpha * LONE))
+
+    def ruled_out(self, most: Floats, least: Floats | None = None) -> Flags:
+        """(A, A) whether every difference from `least` to `most` is ruled out; of one alone where
+        least is None. most: (A, A) at most 1 less `upper` of b, so that no theta exceeds 1."""
+        # The thetas of b that neither candidate alone rules out.
+        low = np.maximum(np.maximum(self.lower[:, None] - most, -most), 0.0)
+        high = np.broadcast_to(self.upper, low.shape)
+        grid = np.linspace(0.0, 1.0, _CELLS + 1)[:, None, None, None]
+        theta = low + np.maximum(high - low, 0.0) * grid
+        smallest, largest = self._at(theta + most, theta)
+        if least is not None:
+            sums, squares = self._at(theta + least, theta)
+            smallest, largest = np.minimum(smallest, sums), np.maximum(largest, squares)
+        smallest = np.minimum(smallest[:-1], smallest[1:])
+        largest = np.maximum(largest[:-1], largest[1:])
+        evidence = evidence_of(np.moveaxis(smallest, 1, -1), np.moveaxis(largest, 1, -1))
+        ruled_out: Flags = (evidence >= self.needed).all(axis=0) | (low > high)
+        return ruled_out
+
+    def ends(self) -> Floats:
+        """(A, A) lower ends."""
+        size = len(self.lower)
+        low = np.full((size, size), -1.0)
+        high = np.broadcast_to(1.0 - self.upper, (size, size))
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            out = self.ruled_out(middle)
+            low, high = np.where(out, middle, low), np.where(out, high, middle)
+        # That all below is ruled out too, as it must be, is made sure of in cells of double widths.
+        end = edge = low
+        width = 2.0 * 0.5**_HALVINGS
+        while (edge > -1.0).any():
+            further = np.maximum(edge - width, -1.0)
+            out = self.ruled_out(edge, further)
+            end = np.where(out | (edge <= -1.0), end, further)
+            edge, width = further, 2.0 * width
+        np.fill_diagonal(end, 0.0)
+        return end
+
+    def _at(self, x: Floats, theta: Floats) -> tuple[Floats, Floats]:
+        """(..., C, A, A) sums of xi and of xi^2 at the thetas x of a and theta of b, both
+        (..., 1, A, A)."""
         moments, rows = self.sums, self.sums.rows[0]
         one, other, cross = moments.low_products, moments.high_products, moments.cross
         a, b = np.s_[:, :, None], np.s_[:, None, :]
@@ -298,55 +350,9 @@ class _Pairs:
         squares = squares - 2.0 * both
         return sums / self.bound, np.maximum(squares, 0.0) / self.bound**2
 
-    def rejects(self, least: Floats, most: Floats, low: Floats, high: Floats) -> Flags:
-        """(A, A) whether every D from `least` to `most` is rejected at every theta from `low` to
-        `high`, all (A, A); nothing is left to reject where low > high."""
-        grid = np.linspace(0.0, 1.0, _CELLS + 1)[:, None, None, None]
-        theta = low + np.maximum(high - low, 0.0) * grid
-        smallest, largest = self.at(theta + most, theta)
-        if least is not most:
-            sums, squares = self.at(theta + least, theta)
-            smallest, largest = np.minimum(smallest, sums), np.maximum(largest, squares)
-        smallest = np.minimum(smallest[:-1], smallest[1:])
-        largest = np.maximum(largest[:-1], largest[1:])
-        evidence = evidence_of(np.moveaxis(smallest, 1, -1), np.moveaxis(largest, 1, -1))
-        rejected: Flags = (evidence >= self.needed).all(axis=0) | (low > high)
-        return rejected
-
 
 def contrast_bounds(
-    moments: RatedMoments,
-    caps: tuple[float, ...],
-    models: int,
-    alpha: float,
+    moments: RatedMoments, caps: tuple[float, ...], models: int, alpha: float
 ) -> Floats:
     """(A, A) lower ends of q(a) - q(b), each at one-sided level alpha."""
-    used = np.flatnonzero(np.isfinite(caps))
-    sums, candidates = moments.taken(used), moments.low.shape[2]
-    if moments.rows[0] == 0:
-        return np.where(np.eye(candidates, dtype=bool), 0.0, -1.0)
-    bound = contrast_bound(np.asarray(caps)[used], candidates, models)
-    pairs = _Pairs(sums, bound, float(np.log(1.0 / (alpha * (1.0 - 2.0 * LONE)))))
-    lower, upper = value_bounds(moments, caps, alpha * LONE)
-    least, most = lower[:, None], np.broadcast_to(upper, (candidates, candidates))
-
-    def open_from(difference: Floats) -> Floats:
-        """The smallest theta that a alone leaves open; x = theta + D stays in [0, 1]."""
-        return np.maximum(least - difference, np.maximum(-difference, 0.0))
-
-    low = np.full((candidates, candidates), -1.0)
-    high = 1.0 - most
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        rejected = pairs.rejects(middle, middle, open_from(middle), most)
-        low, high = np.where(rejected, middle, low), np.where(rejected, high, middle)
-    # That all below is rejected too, as it must be, is made sure of in cells of double widths.
-    end = edge = low
-    width = 2.0 * 0.5**_HALVINGS
-    while (edge > -1.0).any():
-        further = np.maximum(edge - width, -1.0)
-        rejected = pairs.rejects(further, edge, open_from(edge), most)
-        end = np.where(rejected | (edge <= -1.0), end, further)
-        edge, width = further, 2.0 * width
-    np.fill_diagonal(end, 0.0)
-    return end
+    return Contrasts.of(moments, caps, models, alpha).ends()
