@@ -257,24 +257,25 @@ def fact(claim: Claim) -> str:
 def rating(gaps: Sequence[RatedMore], shares: Sequence[tuple[str, float, int]]) -> str:
     """How many requests are rated. shares: of each model its name, the share, of how many draws."""
     known = [f"{percent(share)} of {rows:,} on {name}" for name, share, rows in shares if rows]
-    more = "No difference between models in how many rate is certified."
-    if gaps:
-        more = f"Certified: {listed([_rated_more(gap) for gap in gaps])}."
-    return f"Values are among those who rate: {listed(known) or 'none so far'}. {more}"
+    of = f"Values are among those who rate ({listed(known) or 'none so far'})"
+    more = f"certified: {_rated_more(gaps)}" if gaps else "no difference in how many is certified"
+    return f"{of}; {more}. A model that changes who rates changes its value."
 
 
-def _rated_more(gap: RatedMore) -> str:
-    least = at_least(100.0 * gap.by)
-    return f"{gap.model} is rated more often than {gap.other}, by at least {least}% of requests"
+def _rated_more(gaps: Sequence[RatedMore]) -> str:
+    one = max(gaps, key=lambda gap: gap.by)
+    most = f" (the largest of {len(gaps)} such differences)" if len(gaps) > 1 else ""
+    least = f"by at least {at_least(100.0 * one.by)}% of requests{most}"
+    return f"{one.model} is rated more often than {one.other}, {least}"
 
 
 def _sure(claim: Claim, but: str = "") -> str:
     """A certified claim, and what else it may rest on: who rates."""
-    if not claim.rating:
-        return f"{fact(claim)}{but}."
-    more = listed([_rated_more(gap) for gap in claim.rating])
-    why = f"Who rates depends on the model, and that may be the reason: {more} (certified)."
-    return f"{fact(claim)}{but}. {why}"
+    why = ""
+    if claim.rating:
+        why = " Who rates depends on the model, and that may be the reason. Certified:"
+        why += f" {_rated_more(claim.rating)}."
+    return f"{fact(claim)}{but}.{why}"
 
 
 def _ended(claim: Claim | None, progress: Progress, situation: Situation) -> str:
@@ -342,7 +343,7 @@ def _status(claim: Claim | None, progress: Progress, situation: Situation) -> st
 
 def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) -> str:
     text, pooled, numbers = _compared(comparison), "", comparison.kind in _NUMBERS
-    if comparison.about and numbers:
+    if comparison.about and (numbers or comparison.kind == "wide"):
         text = f"{comparison.about} {text}"
         if comparison.family != "ipw":
             pooled = f" ({comparison.family} takes those who rate for a random part of all.)"
