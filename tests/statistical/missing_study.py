@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -221,28 +222,28 @@ class Raters:
         return tests.ruled_out(first)[0, 1], tests.ruled_out(second)[1, 0]
 
 
-def simulate(world, rng):
+def simulate(world, rng, meanings=MEANINGS, looks=LOOKS):
     """One experiment. Per meaning: the look at which a side was first ruled out (0 for never) and
     which, and whether the truth ever was."""
-    own = {
-        "value": Plain(0.0),
-        "worst-case": Plain(None),
-        "rated": Raters(world.share),
-        "asked": Raters(world.share, asking=True),
+    made = {
+        "value": partial(Plain, 0.0),
+        "worst-case": partial(Plain, None),
+        "rated": partial(Raters, world.share),
+        "asked": partial(Raters, world.share, asking=True),
     }
-    step = world.horizon // LOOKS
+    own = {name: made[name]() for name in meanings}
+    told, asking = kinds(asking=False)[-1], kinds(asking=True)[-1]
+    step = world.horizon // looks
     first = dict.fromkeys((*own, "naive"), (0, -1))
     missed = dict.fromkeys(first, False)
     draws, passed = np.zeros((2, 3)), np.zeros((2, 3))
-    for look in range(1, LOOKS + 1):
-        chances = world.at((look - 0.5) / LOOKS)
+    for look in range(1, looks + 1):
+        chances = world.at((look - 0.5) / looks)
         passed += chances
-        told = own["rated"].of
         counts = rng.multinomial(step, cell_chances(chances, told, asking=False))
-        for name in ("value", "worst-case", "rated"):
-            own[name].add(counts.astype(float))
-        asked = rng.multinomial(step, cell_chances(chances, own["asked"].of, asking=True))
-        own["asked"].add(asked.astype(float))
+        asked = rng.multinomial(step, cell_chances(chances, asking, asking=True))
+        for name, sums in own.items():
+            sums.add((asked if name == "asked" else counts).astype(float))
         for (drawn, model, outcome, _), many in zip(told, counts, strict=True):
             draws[model, outcome] += many * drawn
         for name in first:
@@ -297,12 +298,13 @@ def naive(draws, truth):
     return distance > reach, -distance > reach
 
 
-def summary(world, runs):
+def summary(world, runs, looks=LOOKS):
     """Per meaning: share decided, median of the requests that took, shares that were right of
     their own estimand and of all answers, and that ever missed the truth."""
     truth = {**world.truth, "naive": world.truth["rated"]}
-    step, result = world.horizon // LOOKS, {}
-    for name, own in truth.items():
+    step, result = world.horizon // looks, {}
+    for name in runs[0]:
+        own = truth[name]
         look, side, missed = np.array([run[name] for run in runs], dtype=float).T
         decided = look > 0
         took = np.where(decided, look * step, np.inf)

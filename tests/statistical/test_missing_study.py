@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from missing_study import MODELS, RATE, Plain, Raters, World, cell_chances
+from missing_study import MODELS, RATE, Plain, Raters, World, cell_chances, simulate, summary
 
 from equipoise.agent.inference.prediction import TuningMoments
 from equipoise.agent.inference.rated import RatedMoments, RatedRows
@@ -55,3 +55,21 @@ def test_kinds_have_the_chances_of_the_world():
     assert chances[drawn == 1].sum() == pytest.approx(RATE)
     second = chances[(drawn == 1) & (model == 1)]
     np.testing.assert_allclose(second / second.sum(), [0.1, 0.3, 0.6])
+
+
+def test_a_difference_among_those_who_rate_is_seldom_missed():
+    """Who rates depends on model and reward, and what is certified among raters is not so of all.
+
+    60 runs at 2 x 5%: with 10% true misses more than 13 occur in 0.3% of honest studies. Here
+    hardly any does; nearly all runs decide, for the model that is ahead among raters.
+    """
+    hides, looks = World("", 0.6, (0.7, 0.4), ((0.9, 0.3), (0.1, 0.9))), 25
+    runs = [
+        simulate(hides, np.random.default_rng([2, run]), ("rated",), looks) for run in range(60)
+    ]
+    result = summary(hides, runs, looks)
+    assert sum(run["rated"][2] for run in runs) <= 13
+    assert sum(run["naive"][2] for run in runs) > 13
+    assert result["rated"]["decided"] > 0.9
+    assert result["rated"]["right"] == 1.0
+    assert result["rated"]["of_all"] == 0.0
