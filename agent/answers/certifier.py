@@ -9,7 +9,7 @@ here for the next rule.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
@@ -353,12 +353,15 @@ class Certifier:
         if frozen is not None and frozen.opening is None:
             # The condition may hold by now, but no rule has opened the sequence yet.
             rarer = np.zeros_like(rarer)
-        return choose(
+        chosen = choose(
             self._declared,
             context_free=conditions.context_free,
             drift_alarm=conditions.drift_alarm,
             rarer=rarer,
         )
+        if self.spec.of_raters and self._declared is Sequence.BOUNDED:
+            return replace(chosen, reason="it assumes that what those who rate say stays the same")
+        return chosen
 
     def _decision(self, reading: Reading, delta: float) -> Floats:
         """(A, A) lower ends at the level of a decision, turned so that larger is better."""

@@ -344,7 +344,7 @@ def _status(claim: Claim | None, progress: Progress, situation: Situation) -> st
 def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) -> str:
     text, pooled, numbers = _compared(comparison), "", comparison.kind in _NUMBERS
     if comparison.about and (numbers or comparison.kind == "wide"):
-        text = f"{comparison.about} {text}"
+        text = f"{comparison.about}, {text}"
         if comparison.family != "ipw":
             pooled = f" ({comparison.family} takes those who rate for a random part of all.)"
     if not numbers:
