@@ -1,5 +1,5 @@
 """What each meaning of a missing reward certifies: `python tests/statistical/missing_study.py
-[--runs 200] [--out docs/missing.md] [--keep FOLDER] [--only TEXT]`.
+[--runs 200] [--others 60] [--out docs/missing.md] [--keep FOLDER] [--only TEXT]`.
 
 Two models, thumbs up or down from a share of the users, all meanings on the same requests. What a
 row says depends on its kind alone (model, drawn or not, asked or not, thumb), so scores come from
@@ -37,6 +37,8 @@ ASKED = 0.25
 """Share of users that the meaning `asked` asks; they rate more often, so that as many rate."""
 DRIFTED = 0.3
 """How far what raters say moves in the world that drifts, over all its requests."""
+MAIN = 0.08
+"""The share of users who rate whose worlds have the most runs."""
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 MEANINGS = ("value", "worst-case", "rated", "asked")
 
@@ -348,7 +350,7 @@ def requests(number, fixed):
 
 
 def page(results, runs):
-    """Lines of the measured part."""
+    """Lines of the measured part. runs: of the worlds at MAIN, and of the others."""
     head = ["rated", "who rates", "meaning", "decided", "requests, median", "right of its own"]
     head += ["the better one of all", "ever missed"]
     rows = []
@@ -369,14 +371,16 @@ def page(results, runs):
                     percent(one["missed"]),
                 ]
             )
-    error = np.sqrt(0.05 * 0.95 / runs)
-    note = f"{runs} runs of each world; a share of 5% has a standard error of {percent(error)}."
+    most, others = (f"{count} ({100 * np.sqrt(0.05 * 0.95 / count):.1f} points)" for count in runs)
+    note = f"Runs of each world at {MAIN:.0%}, and the standard error of a share of 5%: {most}; of"
+    note += f" each of the others: {others}."
     return [note, "", *table(head, rows)]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=200, help=f"of worlds where {MAIN:.0%} rate")
+    parser.add_argument("--others", type=int, default=60, help="runs of the other worlds")
     parser.add_argument("--out", type=Path, help="also write the table into this page")
     parser.add_argument("--keep", type=Path, default=Path("build/missing"))
     parser.add_argument("--only", default="", help="worlds whose share and name begin with this")
@@ -384,9 +388,10 @@ def main():
     results = []
     for world in worlds():
         if f"{world.share:g} {world.name}".startswith(given.only):
-            results.append((world, study(world, given.runs, given.keep)))
+            runs = given.runs if world.share == MAIN else given.others
+            results.append((world, study(world, runs, given.keep)))
             print(world.share, world.name, json.dumps(results[-1][1]), flush=True)
-    written = "\n".join(page(results, given.runs))
+    written = "\n".join(page(results, (given.runs, given.others)))
     print(written)
     if given.out:
         text = given.out.read_text()
