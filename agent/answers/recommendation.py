@@ -44,7 +44,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     that look best. leaning: a model, KEEP, or None where too little is known, and in a tie. values,
     errors: (K,) estimates and standard errors, routing, routing_error: the same of today's routing;
     reward units, NaN where unknown. digits: after the point, for people. note: what else is to be
-    said, "" for nothing.
+    said, "" for nothing. about: which requests it is about, "" for all.
     """
 
     family: str
@@ -58,6 +58,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     routing_error: float
     digits: int
     note: str = ""
+    about: str = ""
 
     @property
     def unknown(self) -> list[str]:
