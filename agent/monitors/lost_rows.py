@@ -244,7 +244,7 @@ LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
 CLOSURE_WORDS = {
     Closure.OBSERVING: "only observed",
-    Closure.PAUSED: "while paused",
+    Closure.PAUSED: "while paused or after the end",
     Closure.BUDGET: "beyond the budget",
     Closure.SEGMENT: "beyond the limit of a segment",
     Closure.USER: "beyond the share of a user",
