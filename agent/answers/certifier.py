@@ -8,16 +8,18 @@ here for the next rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
 import numpy as np
 
+from equipoise.agent.answers.policy_snapshot import KnownRewards
 from equipoise.agent.answers.status import Claim, RatedMore, Standing
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.parts import Meaning
+from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.inference import levels, per_model
 from equipoise.agent.inference.asymptotic import Opening
 from equipoise.agent.inference.certificate import (
@@ -27,6 +29,7 @@ from equipoise.agent.inference.certificate import (
     Sequence,
     choose,
 )
+from equipoise.agent.inference.levels import EraPrior, chances_of_best
 from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.projection import within_range
 from equipoise.agent.lifecycle.eras import KeptAnswer
@@ -39,6 +42,8 @@ ALWAYS = (
     "rewards lie in the declared range",
     "what happens to one request does not depend on what others were assigned",
 )
+LEAST_VARIANCE = 0.01
+"""Smallest variance of a reward, on the [0, 1] scale, that an era is planned for."""
 ASSUMES: Mapping[Sequence, tuple[str, ...]] = {
     Sequence.BOUNDED: (),
     Sequence.PER_MODEL: (per_model.ASSUMPTION,),
@@ -297,16 +302,83 @@ class Certifier:
         era: int,
         conditions: Conditions,
         active: Flags,
+        rewards: KnownRewards | None = None,
     ) -> tuple[Frozen, ...]:
-        """What the next rule of an era freezes, for the whole traffic and every segment."""
+        """What the next rule of an era freezes, for the whole traffic and every segment.
+
+        rewards: those that came before the rows that the rule decides, None for none.
+        """
+        known = None
+        if rewards is not None and self._declared is not Sequence.ASYMPTOTIC:
+            policies = [rewards.means[: self.spec.models].mean()] * len(self.spec.policies)
+            known = np.append(rewards.means, policies)
+            known = np.clip((known - self.spec.low) / self._range, 0.0, 1.0)
         if sums.era != era or last is None or last.era != era:
-            return self.spec.neutral()
+            if known is None:
+                return self.spec.neutral()
+            return tuple(moments.freeze(None, known) for moments in self.spec.empty())
         return tuple(
             moments.freeze(
                 last.frozen[part].opening
-                or self._opening(moments, self.delta(era, part), conditions, active)
+                or self._opening(moments, self.delta(era, part), conditions, active),
+                known,
             )
             for part, moments in enumerate(sums.sums)
+        )
+
+    def prior(
+        self,
+        sums: CertifiedSums,
+        last: Rule | None,
+        era: int,
+        active: Flags,
+        thought: Callable[[], Estimate],
+        known: KnownRewards | None,
+    ) -> EraPrior | None:
+        """What the next rule of an era says is thought of it: from its first certified row on, what
+        was thought then; None where that rule was of a version without.
+
+        thought: what the models' values are estimated to be; known: the rewards that came so far,
+        None where none did.
+        """
+        if last is not None and last.era == era == sums.era and sums.overall.rows:
+            return EraPrior.of_array(sums.prior)
+        return self.first_prior(era, active, known, thought)
+
+    def prior_in_force(self, sums: CertifiedSums, rule: Rule) -> EraPrior | None:
+        """What was thought of a rule's era when its first certified row was decided; None where
+        that was by a version without."""
+        if sums.era == rule.era and sums.overall.rows:
+            return EraPrior.of_array(sums.prior)
+        return rule.prior
+
+    def first_prior(
+        self,
+        era: int,
+        active: Flags,
+        known: KnownRewards | None = None,
+        thought: Callable[[], Estimate] | None = None,
+    ) -> EraPrior:
+        """What is thought of an era before a row of it is certified; as in `prior`."""
+        config, spread, best = self._config, 0.25, None
+        if known is not None and known.variance is not None:
+            spread = float(np.clip(known.variance / self._range**2, LEAST_VARIANCE, 0.25))
+        if known is not None and thought is not None:
+            estimate = thought()
+            values, covariance = estimate.values, estimate.covariance
+            if not np.isfinite(values[active]).any():
+                values, covariance = known.beliefs(self._range)
+            best = chances_of_best(self._sign * values, covariance, active)
+        budget, planned = config.budget.requests, config.budget.planned
+        return EraPrior.planned(
+            self.spec.models,
+            self.delta(era, 0),
+            config.policy.rate,
+            declared=None if planned is None else float(planned),
+            budget=None if budget is None else float(budget),
+            epsilon=config.policy.epsilon / self._range,
+            variance=spread,
+            best=best,
         )
 
     def _opening(
@@ -328,12 +400,13 @@ class Certifier:
         active[:models] = rule.active
         for index, (_, inside, outside) in enumerate(self.spec.policies):
             active[models + 1 + index] = rule.active[inside] and rule.active[outside]
+        prior = self.prior_in_force(sums, rule)
         if sums.era == rule.era:
             moments, frozen = sums.sums[part], rule.frozen[part]
         else:
             moments, frozen = self.spec.empty()[part], self.spec.neutral()[part]
         chosen = self._choose(moments, conditions, rule.active, frozen)
-        return Reading(moments, frozen, chosen, self.spec.caps, active)
+        return Reading(moments, frozen, chosen, self.spec.caps, active, prior)
 
     def _choose(
         self,
@@ -365,6 +438,15 @@ class Certifier:
 
     def _decision(self, reading: Reading, delta: float) -> Floats:
         """(A, A) lower ends at the level of a decision, turned so that larger is better."""
-        active = int(np.count_nonzero(reading.active[: self.spec.models]))
-        lower = reading.contrasts(levels.decision_level(delta, active))
-        return lower if self._sign > 0 else lower.T
+        models = self.spec.models
+        active = reading.active[:models]
+        if reading.chosen.sequence is Sequence.PER_MODEL:
+            # One level for all pairs: the region of a level is what takes long.
+            one = levels.decision_level(delta, int(np.count_nonzero(active)))
+            lower = reading.contrasts(one)
+            return lower if self._sign > 0 else lower.T
+        alpha = np.full((len(self.spec.names),) * 2, delta)
+        alpha[:models, :models] = levels.decision_levels(delta, active, reading.prior)
+        if self._sign > 0:
+            return reading.contrasts(alpha)
+        return reading.contrasts(alpha.T).T

@@ -340,7 +340,9 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     horizon: seconds from the first decision in which to spend: the rate then follows from what is
     left, the time left and the traffic to expect; without one it is the policy's `rate`.
     planned: randomized requests that `equipoise plan` said to plan for until the decision. It stops
-    nothing; the check `plan` raises an alarm once they are used up and nothing is decided.
+    nothing; the check `plan` raises an alarm once they are used up and nothing is decided. An era
+    that begins is narrowest at this size and valid at any; without it, at the size that finds a
+    difference of a tenth of the reward's standard deviation beyond epsilon.
     after_decision: what goes on once the status is decided or equivalent: nothing is randomized
     until a new era (`stop`), only the smallest share, rate_min (`ramp`), or all (`continue`). Left
     out it is `stop` in a new store, and in one that is there what that store has.

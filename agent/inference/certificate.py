@@ -27,10 +27,10 @@ from scipy import special
 
 from equipoise.agent.inference import asymptotic, per_model, rated
 from equipoise.agent.inference.asymptotic import Opening
-from equipoise.agent.inference.levels import split_level
+from equipoise.agent.inference.levels import EraPrior, Level, split_level
 from equipoise.agent.inference.mixture import contrast_bounds, value_bounds
 from equipoise.agent.inference.per_model import RewardMoments
-from equipoise.agent.inference.prediction import Frozen, TuningMoments
+from equipoise.agent.inference.prediction import KNOWN_ROWS, Frozen, TuningMoments
 from equipoise.agent.inference.rated import RatedMoments, RatedRows
 from equipoise.agent.inference.score import Rows, ScoreMoments
 from equipoise.agent.moments.additive import Additive
@@ -61,7 +61,7 @@ class Chosen:
     share: float
     reason: str
 
-    def level(self, alpha: float) -> float:
+    def level(self, alpha: Level) -> Level:
         """The level at which the chosen sequence is to be read, for a declared one-sided alpha."""
         return alpha * self.share
 
@@ -191,17 +191,29 @@ class CertificateMoments:
         self.counts[0] += len(drawn)
         self.counts[1] += len(known) - np.count_nonzero(known)
 
-    def freeze(self, opening: Opening | None) -> Frozen:
-        """What the next rule freezes."""
+    def freeze(self, opening: Opening | None, known: Floats | None = None) -> Frozen:
+        """What the next rule freezes.
+
+        known: (A,) what is known of the candidates from elsewhere, on [0, 1]; None for nothing.
+        Not for the asymptotic sequence: it takes a small variance at its word.
+        """
+        raters = None
+        if self.rated is not None and self.rated_tuning is not None:
+            # What is known from elsewhere is the reward, and not how many rate.
+            raters, known = self.rated.freeze(self.rated_tuning.tuning()), None
+        if known is None:
+            centres, rewards = self.score.centres(), self.rewards.centres()
+            count = self.rewards.count.copy()
+            return Frozen(self.tuning.tuning(), centres, rewards, opening, count, raters)
+        models = len(self.rewards.count)
+        seen = np.full(len(known), self.rows)
+        seen[:models] = self.rewards.count
         return Frozen(
-            self.tuning.tuning(),
-            self.score.centres(),
-            self.rewards.centres(),
+            self.tuning.tuning(known[: models + 1]),
+            self.score.centres(known, KNOWN_ROWS / (seen + KNOWN_ROWS)),
+            self.rewards.centres(known[:models], KNOWN_ROWS),
             opening,
             self.rewards.count.copy(),
-            None
-            if self.rated is None or self.rated_tuning is None
-            else self.rated.freeze(self.rated_tuning.tuning()),
         )
 
     def arrays(self) -> dict[str, Floats]:
@@ -243,6 +255,7 @@ class Reading:
     active: (A,) candidates that this era compares; the others are only known to be in range.
     Where the chosen sequence does not speak of a candidate (per-model: today's routing and
     declared policies), the bounded one does, at the share of the level that it keeps.
+    prior: what the era is planned for, None for eras that began without.
     """
 
     moments: CertificateMoments
@@ -250,14 +263,15 @@ class Reading:
     chosen: Chosen
     caps: tuple[float, ...]
     active: Flags
+    prior: EraPrior | None = None
 
     def values(self, alpha: float) -> tuple[Floats, Floats]:
         """(A,) lower and upper ends, each at one-sided level alpha."""
         low, high = self._values(alpha)
         return np.where(self.active, low, 0.0), np.where(self.active, high, 1.0)
 
-    def contrasts(self, alpha: float) -> Floats:
-        """(A, A) lower ends of V(a) - V(b), each at one-sided level alpha."""
+    def contrasts(self, alpha: Floats | float) -> Floats:
+        """(A, A) lower ends of V(a) - V(b), each at its one-sided level. alpha: (A, A) or one."""
         both = self.active[:, None] & self.active[None, :]
         lower = np.where(both, self._contrasts(alpha), -1.0)
         np.fill_diagonal(lower, 0.0)
@@ -290,7 +304,8 @@ class Reading:
         if sequence is Sequence.ASYMPTOTIC and self.frozen.opening is not None:
             return asymptotic.value_bounds(score, self.frozen.opening, level)
         if sequence is Sequence.PER_MODEL:
-            low, high = self._bounded_values(split_level(alpha)[1])
+            fallback = split_level(alpha)[1]
+            low, high = self._bounded_values(fallback)
             own = per_model.value_bounds(self.moments.rewards, level)
             low[:models], high[:models] = own
             return low, high
@@ -298,22 +313,23 @@ class Reading:
 
     def _bounded_values(self, alpha: float) -> tuple[Floats, Floats]:
         if self.moments.rated is not None:
-            return rated.value_bounds(self.moments.rated, self.caps, alpha)
-        return value_bounds(self.moments.score, self.caps, alpha)
+            return rated.value_bounds(self.moments.rated, self.caps, alpha, self.prior)
+        return value_bounds(self.moments.score, self.caps, alpha, self.prior)
 
-    def _bounded_contrasts(self, alpha: float) -> Floats:
+    def _bounded_contrasts(self, alpha: Floats | float) -> Floats:
         models = len(self.moments.rewards.count)
         if self.moments.rated is not None:
-            return rated.contrast_bounds(self.moments.rated, self.caps, models, alpha)
-        return contrast_bounds(self.moments.score, self.caps, models, alpha)
+            return rated.contrast_bounds(self.moments.rated, self.caps, models, alpha, self.prior)
+        return contrast_bounds(self.moments.score, self.caps, models, alpha, self.prior)
 
-    def _contrasts(self, alpha: float) -> Floats:
+    def _contrasts(self, alpha: Floats | float) -> Floats:
         level, sequence = self.chosen.level(alpha), self.chosen.sequence
         score, models = self.moments.score, len(self.moments.rewards.count)
         if sequence is Sequence.ASYMPTOTIC and self.frozen.opening is not None:
             return asymptotic.contrast_bounds(score, self.frozen.opening, level)
         if sequence is Sequence.PER_MODEL:
             lower = self._bounded_contrasts(split_level(alpha)[1])
+            assert isinstance(level, float)  # it inverts a region for each level
             lower[:models, :models] = per_model.contrast_bounds(self.moments.rewards, level)
             return lower
         return self._bounded_contrasts(level)

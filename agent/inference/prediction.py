@@ -11,6 +11,10 @@ rows that drew m, with weights W (W - 1) (the coefficient of PPI++, Angelopoulos
 than a running mean; with the offset a useless prediction falls back to the running mean.
 The fit at a refresh rests on rows that are closed by then and is used for later decisions only, so
 mu stays predictable and no sequence loses its validity, however bad the fit.
+
+Before rows are certified, what is known of each candidate (the mean reward in the log, confounded
+as it may be) stands in for them with the weight of KNOWN_ROWS rewards: where rewards come late, or
+are nearly all alike, most of an era's width would else be due to its first rows, taken around 1/2.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ from equipoise.agent.inference.rated import RatedFrozen, neutral_rating
 from equipoise.agent.inference.score import Rows, ScoreCentres, Tuning
 from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats
+
+KNOWN_ROWS = 10.0
+"""Rewards of a model that what is known from elsewhere weighs as much as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +152,16 @@ class TuningMoments(Additive):
         self.qr += (weight * q * r).sum(axis=0)
         self.rr += (weight * r * r).sum(axis=0)
 
-    def tuning(self) -> Tuning:
+    def tuning(self, known: Floats | None = None) -> Tuning:
         """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
+
+        known: (K + 1,) what the rewards are expected to be before there are any, 1/2 if None.
 
         A scorer that is good for one model is mostly good for the others, and a model's own slope
         needs hundreds of rewards; so slopes are drawn to the one slope of all models together by
         empirical Bayes (moments of their spread beyond noise). That slope is in turn shrunk by its
         own noise, max(0, 1 - 1 / t^2) with t its t-statistic, so that garbage is switched off and
-        not merely made small. The mean is shrunk to 1/2 by one row.
+        not merely made small. The mean is shrunk to what is known of it.
         """
         seen = self.weight > 0
         weight = np.where(seen, self.weight, 1.0)
@@ -174,7 +183,10 @@ class TuningMoments(Additive):
         some = every > 0
         mean = (self.r + self.bare_r) / np.where(some, every, 1.0)
         rows = np.where(some, every**2 / np.where(some, squares, 1.0), 0.0)
-        mean = mean * rows / (rows + 1.0) + 0.5
+        if known is None:
+            mean = mean * rows / (rows + 1.0) + 0.5
+        else:
+            mean = (mean * rows + (known - 0.5) * KNOWN_ROWS) / (rows + KNOWN_ROWS) + 0.5
         usual = mean_q + 0.5
         return Tuning(mean - factor * usual, factor, usual)
 

@@ -222,9 +222,17 @@ class ScoreMoments(Additive):
         squares = self.low_squares[:, :, None] + self.high_squares[:, None, :] - 2.0 * self.cross
         return np.maximum(squares, 0.0)
 
-    def centres(self) -> ScoreCentres:
-        """Centres for the next rule: the running means, in [0, 1]."""
+    def centres(self, known: Floats | None = None, share: Floats | None = None) -> ScoreCentres:
+        """Centres for the next rule: the running means, in [0, 1].
+
+        known: (A,) what the scores are expected to be, and share: (A,) how much of it counts.
+        """
         if self.rows[0] == 0:
-            return ScoreCentres.neutral(*self.low.shape)
+            if known is None:
+                return ScoreCentres.neutral(*self.low.shape)
+            every = np.broadcast_to(known, self.low.shape)
+            return ScoreCentres(every.copy(), every.copy())
         low, high = self.means()
+        if known is not None and share is not None:
+            low, high = (mean + share * (known - mean) for mean in (low, high))
         return ScoreCentres(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0))

@@ -19,7 +19,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features import Transform
 from equipoise.agent.inference import levels
-from equipoise.agent.inference.mixture import LAMBDAS
+from equipoise.agent.inference.mixture import LAMBDAS, LARGEST_BET, LAST_SHARE, SPREAD
 from equipoise.agent.inference.rated import LONE
 from equipoise.agent.inference.score import Tuning
 from equipoise.agent.lifecycle import stored_config
@@ -451,6 +451,7 @@ def experiment_json(store: Store, config: ExperimentConfig, agent: Agent | None)
 def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
     spec, era = agent.state.certifier.spec, agent.rule.era
     candidates = len(spec.names)
+    prior = agent.state.certifier.prior_in_force(agent.answers.view().certified, agent.rule)
     parts = []
     for part in range(agent.state.certifier.parts):
         certified, delta = agent.answers.certified(part), agent.state.certifier.delta(era, part)
@@ -465,6 +466,7 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
                 "value_level": levels.value_level(delta, candidates),
                 "pair_level": levels.pair_level(delta, candidates),
                 "decision_level": levels.decision_level(delta, int(certified.active.sum())),
+                "decision_levels": levels.decision_levels(delta, certified.active, prior).tolist(),
                 "sequence": certified.sequence.value,
                 "reason": certified.reason,
                 "assumptions": list(certified.assumptions),
@@ -494,6 +496,10 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
         ],
         "caps": [_finite(cap) for cap in spec.caps],
         "lambdas": LAMBDAS.tolist(),
+        "prior": None if prior is None else prior.encode(),
+        "spread": SPREAD,
+        "last_share": LAST_SHARE,
+        "largest_bet": LARGEST_BET,
         "fallback_share": levels.FALLBACK_SHARE,
         "rate_min": config.limits.rate_min,
         "missing": config.reward.meaning.value if spec.of_raters else spec.missing,

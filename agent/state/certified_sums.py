@@ -157,6 +157,7 @@ class CertifiedSums:
     stays for the era, since a prediction that is still being learnt would look like drift.
     left_out: (parts, 2) rows of the era that passed the watermark and are in no sum: closed by a
     limit on a part of the traffic, and closed to some model from the start.
+    prior: (2 + K,) what was thought of the era when its first row was decided, NaN for none.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -166,6 +167,7 @@ class CertifiedSums:
         self.sums = spec.empty()
         self.reference = np.full(spec.models, -1, dtype=np.int64)
         self.left_out = np.zeros((1 + len(spec.segments), 2))
+        self.prior = np.full(2 + spec.models, np.nan)
 
     @property
     def overall(self) -> CertificateMoments:
@@ -176,12 +178,16 @@ class CertifiedSums:
         twin.era, twin.watermark = self.era, self.watermark
         twin.sums = [sums.copy() for sums in self.sums]
         twin.reference = self.reference.copy()
-        twin.left_out = self.left_out.copy()
+        twin.left_out, twin.prior = self.left_out.copy(), self.prior.copy()
         return twin
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The state by name, for a checkpoint; views, not copies."""
-        named: dict[str, NDArray[Any]] = {"reference": self.reference, "left_out": self.left_out}
+        named: dict[str, NDArray[Any]] = {
+            "reference": self.reference,
+            "left_out": self.left_out,
+            "prior": self.prior,
+        }
         for index, sums in enumerate(self.sums):
             named |= {f"{index}_{name}": array for name, array in sums.arrays().items()}
         return named
@@ -197,6 +203,7 @@ class CertifiedSums:
         self.era, self.watermark = era, watermark
         self.reference = np.array(arrays["reference"], dtype=np.int64)
         self.left_out = np.array(arrays["left_out"])
+        self.prior = np.array(arrays["prior"])
         for index, sums in enumerate(self.sums):
             head = f"{index}_"
             sums.load({n[len(head) :]: a for n, a in arrays.items() if n.startswith(head)})
@@ -222,6 +229,7 @@ class CertifiedSums:
                 self.era, self.sums = frozen.era, self.spec.empty()
                 self.reference[:] = -1
                 self.left_out[:] = 0.0
+                self.prior[:] = np.nan
             rows = np.flatnonzero(table.certifiable[start + first : start + last])
             fits = self.spec.fits(frozen)
             parts = self._parts(table, slice(start + first, start + last), rows, fits)
@@ -306,6 +314,8 @@ class CertifiedSums:
     ) -> None:
         """Add rows `at` (n,), decided under one rule, to the parts that they enter."""
         spec = self.spec
+        if rule.prior is not None and not self.overall.rows:
+            self.prior[:] = rule.prior.array()
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
         missing = None if rule.widened else spec.missing_under(rule)
         raters: list[Floats] = []
