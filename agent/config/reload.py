@@ -65,7 +65,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "reward.maximise": ("refused", _ANOTHER),
         "certify.limits": ("era", "other rows are certified"),
         "reward.missing": ("era", "missing rewards count otherwise"),
-        "reward.rated_share": ("applied", "from the next era on"),
+        "reward.rated_share": ("applied", "forecasts and checks expect it"),
         "reward.ask": ("era", "other users are asked"),
         "reward.window": ("era", "other rewards come in time"),
         "features": ("refused", "rows in the log are made of the old ones: start a new store"),

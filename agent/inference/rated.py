@@ -245,112 +245,134 @@ def value_bounds(
     alpha: float,
     prior: EraPrior | None = None,
 ) -> tuple[Floats, Floats]:
-    """(A,) lower and upper ends of q, each at one-sided level alpha. prior: as in `mixture`."""
-    used = np.flatnonzero(np.isfinite(caps))
-    sums, bound = moments.taken(used), np.asarray(caps)[used, None] + 1.0
-    weights = None
-    if prior is not None:
-        finite = np.asarray(caps)[used]
-        weights = tuned_weights(prior.requests, prior.variance, finite, finite + 1.0, alpha, 0.5)
-    rows = float(moments.rows[0])
-    low = _edge(sums.low[0], sums.low[1] - rows, sums.low_products, bound, alpha, weights)
-    # The upper end is the lower end in 1 - theta.
-    one, both, two = sums.high_products
-    turned = np.stack([one + 2.0 * both + two, -(both + two), two])
-    start, slope = rows - sums.high[0] - sums.high[1], sums.high[1] - rows
-    high = 1.0 - _edge(start, slope, turned, bound, alpha, weights)
+    """(A,) lower and upper ends of q, each at one-sided level alpha. prior: see `mixture`."""
+    sums, finite = _finite(moments, caps)
+    levels = np.full(moments.low.shape[2], alpha)
+    low, high = _lower(sums, finite, levels, prior), _upper(sums, finite, levels, prior)
     return low, np.maximum(high, low)
+
+
+def _finite(moments: RatedMoments, caps: tuple[float, ...]) -> tuple[RatedMoments, Floats]:
+    """The sums under finite caps, and those."""
+    used = np.flatnonzero(np.isfinite(caps))
+    return moments.taken(used), np.asarray(caps)[used]
+
+
+def _lower(sums: RatedMoments, caps: Floats, alpha: Floats, prior: EraPrior | None) -> Floats:
+    """Lower ends of q, of the candidates along the first axis of alpha (A, ...)."""
+    over = (..., *(None,) * (alpha.ndim - 1))
+    slope = sums.low[1] - sums.rows[0]
+    return _edge(sums.low[0][over], slope[over], sums.low_products[over], caps, alpha, prior)
+
+
+def _upper(sums: RatedMoments, caps: Floats, alpha: Floats, prior: EraPrior | None) -> Floats:
+    """Upper ends of q, of the candidates along the last axis of alpha (..., A): the lower ends in
+    1 - theta."""
+    over = (slice(None), *(None,) * (alpha.ndim - 1))
+    one, both, two = sums.high_products
+    products = np.stack([(one + 2.0 * both + two)[over], -(both + two)[over], two[over]])
+    start, slope = sums.rows[0] - sums.high[0] - sums.high[1], sums.high[1] - sums.rows[0]
+    return 1.0 - _edge(start[over], slope[over], products, caps, alpha, prior)
 
 
 def _edge(
     start: Floats,
     slope: Floats,
     products: Floats,
-    bound: Floats,
-    alpha: float,
-    weights: Floats | None,
+    caps: Floats,
+    alpha: Floats,
+    prior: EraPrior | None,
 ) -> Floats:
-    """(A,) the first theta that is not rejected. start, slope: (C, A) of the sum of xi times bound;
-    products: (3, C, A) coefficients of its sum of squares."""
-    needed = np.log(1.0 / alpha)
-    low, high = np.zeros(start.shape[1]), np.ones(start.shape[1])
+    """(...) the first theta that is not rejected at level alpha (...). start, slope: (C, ...) of
+    the sum of xi times its bound; products: (3, C, ...) coefficients of its sum of squares."""
+    needed, bound = np.log(1.0 / alpha), (caps + 1.0)[:, *(None,) * alpha.ndim]
+    weights = None
+    if prior is not None:
+        weights = tuned_weights(prior.requests, prior.variance, caps, caps + 1.0, alpha, part=0.5)
+    low, high = np.zeros(alpha.shape), np.ones(alpha.shape)
     for _ in range(_PASSES):
-        edges = low + (high - low) * np.linspace(0.0, 1.0, _CELLS + 1)[:, None]
+        edges = low + (high - low) * np.linspace(0.0, 1.0, _CELLS + 1)[:, *(None,) * alpha.ndim]
         theta = edges[:, None]
         sums = (start + theta * slope) / bound
         squares = products[0] + 2.0 * theta * products[1] + theta**2 * products[2]
-        squares = squares / bound**2
-        smallest = np.minimum(sums[:-1], sums[1:])
-        largest = np.maximum(squares[:-1], squares[1:])
-        evidence = evidence_of(np.moveaxis(smallest, 1, -1), np.moveaxis(largest, 1, -1), weights)
+        evidence = _least_evidence(sums, squares / bound**2, weights)
         open_ = evidence < needed
-        first = np.where(open_.any(axis=0), open_.argmax(axis=0), _CELLS - 1)
-        each = np.arange(len(low))
-        low, high = edges[first, each], edges[first + 1, each]
+        first = np.where(open_.any(axis=0), open_.argmax(axis=0), _CELLS - 1)[None]
+        low = np.take_along_axis(edges, first, axis=0)[0]
+        high = np.take_along_axis(edges, first + 1, axis=0)[0]
     return low
+
+
+def _least_evidence(
+    sums: Floats,
+    squares: Floats,
+    weights: Floats | None,
+    others: tuple[Floats, Floats] | None = None,
+) -> Floats:
+    """(cells, ...) what the evidence is at least inside each cell. sums, squares: (cells + 1, C,
+    ...) at its corners; others: the same at its other two, where it has four."""
+    smallest, largest = sums, squares
+    if others is not None:
+        smallest, largest = np.minimum(sums, others[0]), np.maximum(squares, others[1])
+    smallest = np.minimum(smallest[:-1], smallest[1:])
+    largest = np.maximum(largest[:-1], largest[1:])
+    return evidence_of(np.moveaxis(smallest, 1, -1), np.moveaxis(largest, 1, -1), weights)
 
 
 @dataclass(frozen=True, slots=True)
 class Contrasts:
-    """Tests of q(a) - q(b) of every pair of candidates (a, b), each at its one-sided level.
+    """Tests of q(a) - q(b) of every pair of candidates (a, b), each at one-sided level alpha.
 
-    sums: under the finite caps. bound: (C, A, A) of xi. needed: of evidence, for the contrast of
-    two scores, of all pairs or (A, A). lower, upper: (A,) what each candidate alone leaves open.
-    weights: of the bets, (A, A, C, J) logs; None for equal ones.
+    sums: under the finite caps. bound: (C, A, A) of xi. needed: (A, A) of evidence, for the
+    contrast of two scores; weights: of its bets. lower, upper: (A, A) what a alone, and b alone,
+    leave open.
     """
 
     sums: RatedMoments
     bound: Floats
     needed: Floats
+    weights: Floats | None
     lower: Floats
     upper: Floats
-    weights: Floats | None = None
 
     @classmethod
     def of(
         cls,
-        sums: RatedMoments,
+        moments: RatedMoments,
         caps: tuple[float, ...],
         models: int,
         alpha: Floats | float,
         prior: EraPrior | None = None,
     ) -> Self:
-        used = np.flatnonzero(np.isfinite(caps))
-        finite = np.asarray(caps)[used]
-        bound = contrast_bound(finite, sums.low.shape[2], models)
-        level = np.asarray(alpha, dtype=float) * (1.0 - 2.0 * LONE)
-        weights = None
+        """alpha: (A, A) or one. prior: see `mixture`."""
+        sums, finite = _finite(moments, caps)
+        size = moments.low.shape[2]
+        bound = contrast_bound(finite, size, models)
+        levels = np.broadcast_to(np.asarray(alpha, dtype=float), (size, size))
+        most, weights = levels * (1.0 - 2.0 * LONE), None
         if prior is not None:
-            last = np.moveaxis(bound, 0, -1)
-            weights = tuned_weights(prior.requests, prior.variance, finite, last, level)
-        # One level for a candidate alone, the smallest of its pairs.
-        lone = value_bounds(sums, caps, float(np.min(alpha)) * LONE, prior)
-        return cls(sums.taken(used), bound, np.log(1.0 / level), *lone, weights)
+            own = np.moveaxis(bound, 0, -1)
+            weights = tuned_weights(prior.requests, prior.variance, finite, own, most)
+        alone = levels * LONE
+        lower = _lower(sums, finite, alone, prior)
+        upper = _upper(sums, finite, alone, prior)
+        return cls(sums, bound, np.log(1.0 / most), weights, lower, upper)
 
     def ruled_out(self, most: Floats, least: Floats | None = None) -> Flags:
         """(A, A) whether every difference from `least` to `most` is ruled out; of one alone where
-        least is None. most: (A, A) at most 1 less `upper` of b, so that no theta exceeds 1."""
+        least is None. most: (A, A) at most 1 less `upper`, so that no theta exceeds 1."""
         # The thetas of b that neither candidate alone rules out.
-        low = np.maximum(np.maximum(self.lower[:, None] - most, -most), 0.0)
-        high = np.broadcast_to(self.upper, low.shape)
+        low = np.maximum(np.maximum(self.lower - most, -most), 0.0)
         grid = np.linspace(0.0, 1.0, _CELLS + 1)[:, None, None, None]
-        theta = low + np.maximum(high - low, 0.0) * grid
-        smallest, largest = self._at(theta + most, theta)
-        if least is not None:
-            sums, squares = self._at(theta + least, theta)
-            smallest, largest = np.minimum(smallest, sums), np.maximum(largest, squares)
-        smallest = np.minimum(smallest[:-1], smallest[1:])
-        largest = np.maximum(largest[:-1], largest[1:])
-        parts = np.moveaxis(smallest, 1, -1), np.moveaxis(largest, 1, -1)
-        evidence = evidence_of(*parts, self.weights)
-        ruled_out: Flags = (evidence >= self.needed).all(axis=0) | (low > high)
+        theta = low + np.maximum(self.upper - low, 0.0) * grid
+        others = None if least is None else self._at(theta + least, theta)
+        evidence = _least_evidence(*self._at(theta + most, theta), self.weights, others)
+        ruled_out: Flags = (evidence >= self.needed).all(axis=0) | (low > self.upper)
         return ruled_out
 
     def ends(self) -> Floats:
         """(A, A) lower ends."""
-        size = len(self.lower)
-        low = np.full((size, size), -1.0)
-        high = np.broadcast_to(1.0 - self.upper, (size, size))
+        low, high = np.full_like(self.upper, -1.0), 1.0 - self.upper
         for _ in range(_HALVINGS):
             middle = 0.5 * (low + high)
             out = self.ruled_out(middle)

@@ -58,22 +58,22 @@ class OfRaters(Outsider):
         expected = centre[[f"{side}_fixed", f"{side}_free"]].to_numpy(float)
         return mu + (reward - mu) * drawn / chance, expected
 
-    def evidence(self, first, second):
-        """log of the mixture for q(first) <= the one theta and q(second) >= the other, either
-        None for a test of one model alone."""
+    def rejects(self, first, second, level):
+        """Whether q(first) <= the one theta and q(second) >= the other is ruled out, either None
+        for a test of one model alone."""
         lambdas = np.array(self.facts["lambdas"])
-        exponents = []
-        for cap in (0, 1):
+        exponents, alone = [], None in (first, second)
+        bounds = [cap + (1.0 if alone else 2.0) for cap in self.caps[:2]]
+        for cap, bound in enumerate(bounds):
             xi, squares = 0.0, np.zeros(len(self.rows))
             for theta, end, sign in ((first, 0, 1), (second, 1, -1)):
                 if theta is not None:
                     psi, centre = self.parts[cap, end].transpose(1, 0, 2) @ [1.0, theta]
                     xi, squares = xi + sign * (psi - theta).sum(), squares + sign * (psi - centre)
-            bound = self.caps[cap] + (1.0 if None in (first, second) else 2.0)
             penalty = (-np.log1p(-lambdas) - lambdas) * (squares**2).sum() / bound**2
             exponents.append(lambdas * xi / bound - penalty)
-        exponents = np.concatenate(exponents)
-        return exponents.max() + np.log(np.exp(exponents - exponents.max()).mean())
+        weights = self.weights(lambdas, bounds, level, 0.5 if alone else 1.0)
+        return np.concatenate(weights) @ np.exp(np.concatenate(exponents)) >= 1 / level
 
 
 @pytest.mark.parametrize("pair", [("cheap", "slow"), ("slow", "cheap")])
@@ -93,7 +93,6 @@ def test_a_difference_among_those_who_rate_is_the_largest_that_every_theta_rules
     end = part["contrast_low"][first][second] / outsider.scale
     assert -0.9 < end < 0.9, "an end that says something"
     lone, level = outsider.facts["lone_share"], part["pair_level"]
-    needed = np.log(1 / (level * (1 - 2 * lone))), np.log(1 / (level * lone))
 
     def open_thetas(difference):
         """Thetas of a grid that none of the three tests rules out."""
@@ -101,9 +100,9 @@ def test_a_difference_among_those_who_rate_is_the_largest_that_every_theta_rules
         return [
             theta
             for theta in grid
-            if outsider.evidence(theta + difference, theta) < needed[0]
-            and outsider.evidence(theta + difference, None) < needed[1]
-            and outsider.evidence(None, theta) < needed[1]
+            if not outsider.rejects(theta + difference, theta, level * (1 - 2 * lone))
+            and not outsider.rejects(theta + difference, None, level * lone)
+            and not outsider.rejects(None, theta, level * lone)
         ]
 
     assert not open_thetas(end - 1e-6)
