@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
-from equipoise.agent.features.kinds import STATISTICS
+from equipoise.agent.features.text import STATISTICS
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, load
 
 
