@@ -63,6 +63,7 @@ def hierarchical(moments: Moments) -> Estimate:
     "OBS",
     "EXP",
     "SIM",
+    variant_of="hierarchical",
 )
 def hierarchical_cautious(moments: Moments) -> Estimate:
     """As `hierarchical`, but readings with large model effects keep a share of the weight while
