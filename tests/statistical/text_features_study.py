@@ -1,8 +1,9 @@
-"""What features of texts explain out of sample: `python FILE alpacaeval:PATH [--slopes NAME:PATH...]`.
+"""What features of texts explain out of sample: `python FILE [--slopes] NAME:PATH...`.
 
-Ridge fits to the judge's preference of AlpacaEval, cross-validated by prompt in ten parts. R2 without
-effects of models; `within`: the share of the variance around each model's mean with them; `effect`:
-what is left to a model, root mean square; `new`: RMSE of the mean of a model that was not fitted to.
+Ridge fits to the judge's preference of AlpacaEval, cross-validated by prompt in ten parts. R2
+without effects of models; `within`: the share of the variance around each model's mean, with them;
+`effect`: what is left to a model, root mean square; `new`: RMSE of the mean of a model that was
+not fitted to.
 
 With `--slopes` instead, for every benchmark named: the share of the explainable variance around a
 model's mean, from one reward per context and model, with slopes that models share and with a part
