@@ -415,7 +415,7 @@ def _new_fold(
             GuardrailLimit(each.name, each.limit, each.low, each.high, each.direction == "at-most")
             for each in config.guardrails
         ],
-        missing=config.reward.missing_value,
+        missing=config.reward.kept_missing,
     )
     return Fold(light, transform, rules, spec, panel)
 
@@ -427,13 +427,15 @@ def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: floa
     if fold.next_seq:
         raise AgentError("the store has log rows but no rule: it is not an agent's store")
     snapshot = build_snapshot(config, fold.moments, None, requests=0, certified=False, seed=0)
+    certifier, active = Certifier(config), ~retired(config)
     first = Rule(
         era=0,
         since=0,
         allocation=policy(f"{config.policy.gate}+{config.policy.assignment}").freeze(snapshot),
         prediction=None,
-        frozen=Certifier(config).spec.neutral(),
-        active=~retired(config),
-        missing=config.reward.missing_value,
+        frozen=certifier.spec.neutral(),
+        active=active,
+        missing=config.reward.kept_missing,
+        prior=certifier.first_prior(0, active),
     )
     return rules.add(first, at)

@@ -58,6 +58,7 @@ PRESETS: dict[str, tuple[str, str]] = {
     "track-and-stop": ("fixed-rate", "track-and-stop"),
     "active": ("active", "uniform"),
     "contrast": ("contrast", "contrast"),
+    "certify": ("fixed-rate", "certify"),
 }
 _DEFAULT_GATE = "fixed-rate"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 
 from equipoise.agent.answers.certifier import Certified, Certifier, Conditions
 from equipoise.agent.answers.policy_snapshot import (
+    KnownRewards,
     OutputMaps,
     build_snapshot,
     logged_moments,
@@ -283,7 +285,7 @@ class Answers:
             note = f"({name} is left out: replays are not what models answer live.)"
             return self._compared(self.estimates([PLAIN])[PLAIN], note)
         estimate = self.estimates([name])[name]
-        if np.isfinite(estimate.values).any() and (_says_error(estimate) or not may_fall_back):
+        if np.isfinite(estimate.values).any() and (estimate.says_error or not may_fall_back):
             return self._compared(estimate)
         failure = estimate.diagnostics.get("failed")
         if may_fall_back:
@@ -299,7 +301,7 @@ class Answers:
         reward = self.state.config.reward
         ends = {"low": reward.low, "high": reward.high}
         comparison = compare(self.state.models, placed, routing, self.sign, **ends)
-        return msgspec.structs.replace(comparison, note=note)
+        return msgspec.structs.replace(comparison, note=note, about=reward.meaning.about)
 
     def within_certified(self, estimate: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -331,9 +333,12 @@ class Answers:
 
     def certified(self, part: int = 0) -> Certified:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""
-        return self.state.certifier.certified(
-            self.view().certified, self.state.rule, self.conditions, part
-        )
+        view, state, asked = self.view(), self.state, self.conditions
+        of = state.certifier, state.rule.rule_id, asked, part
+        if of not in view.answers:
+            view.answers[of] = state.certifier.certified(view.certified, state.rule, asked, part)
+        answer: Certified = view.answers[of]
+        return answer
 
     def era_answer(self) -> EraAnswer:
         """What is certified of the era in force, as it is kept when that ends."""
@@ -391,7 +396,7 @@ class Answers:
             estimate = self.estimates([PLAIN])[PLAIN]
         elif estimate is None:
             estimate = self.estimates([name])[name]
-        if not _says_error(estimate):
+        if not estimate.says_error:
             estimate = self.estimates([PLAIN])[PLAIN]
         placed, routing = self.within_certified(estimate)
         arms, replays = self.view().moments.arms, self.view().moments.simulation
@@ -449,8 +454,8 @@ class Answers:
 
     def _in_reach(self, check: Check) -> Check:
         """`missingness` with what its share leaves to be certified; every other check as it is."""
-        reward = self.state.config.reward
-        if check.name != Missingness.name or reward.missing_value is not None:
+        reward, epsilon = self.state.config.reward, self.state.config.policy.epsilon
+        if check.name != Missingness.name or reward.kept_missing is not None:
             return check
         arms, active = self.view().moments.arms, np.flatnonzero(self.state.rule.active)
         count, mean, variance = (part[active] for part in logged_moments(arms))
@@ -461,15 +466,12 @@ class Answers:
             alike = weight**2 / arms.weight_sq.sum(axis=0)[active]
             lead = float(abs(mean[order[0]] - mean[order[1]]))
             error = float(np.sqrt((variance / alike)[order].sum()))
-        epsilon = self.state.config.policy.epsilon
         return out_of_reach(check, lead, error, epsilon, reward.high - reward.low)
 
     def _foreseen(self) -> tuple[float, float] | None:
         """(low, median) of the newest forecast of this era."""
-        forecast = self.forecast
-        if forecast is None or forecast.era != self.state.rule.era:
-            return None
-        return forecast.low, forecast.median
+        one = self.forecast
+        return None if one is None or one.era != self.state.rule.era else (one.low, one.median)
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
@@ -513,8 +515,11 @@ class Answers:
 
     def policy_estimate(self) -> Estimate | None:
         """The estimate of the configured family, None where the policy does not look at one."""
+        return self._thought() if self.state.policy.uses_estimate else None
+
+    def _thought(self, estimate: Estimate | None = None) -> Estimate:
         family = self.state.config.policy.estimator
-        return self.estimates([family])[family] if self.state.policy.uses_estimate else None
+        return estimate or self.estimates([family])[family]
 
     def next_rule(self, era: int, snapshot: Snapshot, estimate: Estimate | None) -> Rule:
         """The next rule of an era, frozen from what is known; nothing is stored.
@@ -523,7 +528,10 @@ class Answers:
         """
         state = self.state
         active = state.eras.active(era)
-        certified = self.view().certified
+        certified, known = self.view().certified, KnownRewards.of(self.view().moments)
+        frozen = state.certifier.freeze(certified, state.rule, era, self.conditions, active, known)
+        thought = partial(self._thought, estimate)
+        prior = state.certifier.prior(certified, state.rule, era, active, thought, known)
         allocation, after = state.policy.freeze(snapshot), self._after_decision(era)
         if after == "ramp":
             allocation = allocation.at_rate(state.config.limits.rate_min)
@@ -532,12 +540,13 @@ class Answers:
             since=state.light.pending.next,
             allocation=allocation,
             prediction=self._prediction(estimate),
-            frozen=state.certifier.freeze(certified, state.rule, era, self.conditions, active),
+            frozen=frozen,
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
-            missing=state.config.reward.missing_value,
+            missing=state.config.reward.kept_missing,
             after_decision=after,
+            prior=prior,
         )
 
     def _after_decision(self, era: int) -> str | None:
@@ -569,8 +578,7 @@ class Answers:
             same_models = current is not None and len(current.effects) == count
             if current is not None and same_models and rows < RENEWAL * current.rows:
                 return current
-            family = state.config.policy.estimator
-            estimate = self.estimates([family])[family]
+            estimate = self._thought()
         scorer = estimate.scorer
         if scorer is None:
             return None
@@ -589,9 +597,3 @@ class Answers:
     def _context_free(self) -> bool:
         """Whether e and pi were the same for every request so far."""
         return self.state.rules.context_free and not self.state.light.masked
-
-
-def _says_error(estimate: Estimate) -> bool:
-    """Whether any value comes with an error. Families that rest on replays know none without."""
-    known = np.isfinite(estimate.values) & np.isfinite(np.diagonal(estimate.covariance))
-    return bool(known.any())

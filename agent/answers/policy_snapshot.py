@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from equipoise.store.contract import Store
 
 RECENT = 512
 """decisions whose contexts stand for the traffic to come"""
+FEWEST_FOR_VARIANCE = 30
+"""rewards of today's routing from which their variance is known"""
+CONFOUNDING = 0.2
+"""standard deviations of the reward by which a log is taken to err about a model"""
 FEW = 64
 """decisions up to which replayed contexts stand for it instead"""
 
@@ -93,6 +98,48 @@ def logged_moments(arms: ArmMoments) -> tuple[Floats, Floats, Floats]:
     spread = np.divide(scatter, weight, out=np.zeros_like(weight), where=weighted)
     variance = np.where(effective > 1, spread * effective / np.maximum(effective - 1, 1e-9), np.nan)
     return count, np.where(weighted, mean, np.nan), variance
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRewards:
+    """Rewards of OBS and EXP together, for what may be wrong: where squares are taken, how large a
+    plan is, whom evidence is kept for. Confounded.
+
+    means: (K + 1,) of each model and of all rows, that of all rows where a model has none; counts:
+    (K,) rewards of each model; variance: of today's routing's rewards, None before there are 30.
+    Reward units.
+    """
+
+    means: Floats
+    counts: Floats
+    variance: float | None
+
+    @classmethod
+    def of(cls, moments: Moments) -> Self | None:
+        """None where there is no reward."""
+        sources = (moments.obs, moments.exp)
+        rows = np.sum([part.weight.sum(axis=0) for part in sources], axis=0)
+        rewards = np.sum(
+            [(part.weight * part.mean[..., -1]).sum(axis=0) for part in sources], axis=0
+        )
+        if not rows.sum() > 0:
+            return None
+        overall = float(rewards.sum() / rows.sum())
+        means = np.divide(rewards, rows, out=np.full(len(rows), overall), where=rows > 0)
+        routing, variance = moments.routing, None
+        if routing.count.sum() >= FEWEST_FOR_VARIANCE:
+            weight = float(routing.weight.sum())
+            centre = float((routing.weight * routing.mean).sum() / weight)
+            apart = float((routing.weight * (routing.mean - centre) ** 2).sum())
+            variance = (float(routing.scatter.sum()) + apart) / weight
+        return cls(np.append(means, overall), rows, variance)
+
+    def beliefs(self, scale: float) -> tuple[Floats, Floats]:
+        """(K,) values and (K, K) covariance that a log alone suggests: its means, as uncertain as
+        users who choose for themselves may make them. scale: of the reward's range."""
+        variance = 0.25 * scale**2 if self.variance is None else self.variance
+        doubt = variance * (CONFOUNDING**2 + 1.0 / np.maximum(self.counts, 1.0))
+        return np.where(self.counts > 0, self.means[:-1], np.nan), np.diag(doubt)
 
 
 def output_maps(moments: Moments) -> Floats:

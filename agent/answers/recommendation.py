@@ -59,7 +59,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     that look best. leaning: a model, KEEP, or None where too little is known, and in a tie. values,
     errors: (K,) estimates and standard errors, routing, routing_error: the same of today's routing;
     reward units, NaN where unknown. digits: after the point, for people. note: what else is to be
-    said, "" for nothing. readings: what other families say, where they were asked.
+    said, "" for nothing. about: which requests it is about, "" for all. readings: what other
+    families say, where they were asked.
     """
 
     family: str
@@ -73,6 +74,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     routing_error: float
     digits: int
     note: str = ""
+    about: str = ""
     readings: tuple[Reading, ...] = ()
 
     @property

@@ -159,6 +159,7 @@ NOTHING = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _YES = frozenset({"true", "yes", "t", "y"})
 _NO = frozenset({"false", "no", "f", "n"})
 _EXACT = 2**53
+"""The first float that may be another whole number rounded: 2**53 + 1 reads as it."""
 _TEXT_PARTS = frozenset({None, "text", "input_text", "output_text"})
 
 
@@ -174,7 +175,7 @@ def as_text(name: str, value: Any) -> str | None:
     if isinstance(value, float | Decimal):
         if not value.is_finite() if isinstance(value, Decimal) else not math.isfinite(value):
             raise AgentError(f"{name}: {shown(value)} is not an id")
-        if isinstance(value, float) and abs(value) > _EXACT:
+        if isinstance(value, float) and abs(value) >= _EXACT:
             raise AgentError(f"{name}: {shown(value)} has lost digits: write such ids as text")
         return str(int(value)) if value == int(value) else str(value)
     if isinstance(value, bytes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from functools import partial
 from importlib import import_module
 from typing import Annotated, Literal, TypeAlias, get_args
@@ -67,33 +68,78 @@ class ModelConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_requests: Annotated[int, count(fix="leave it out for no cap")] | None = None
 
 
+class Meaning(StrEnum):
+    """What it means that a reward never comes (docs/missing.md)."""
+
+    VALUE = "value"
+    WORST_CASE = "worst-case"
+    RATED = "rated"
+    ASKED = "asked"
+
+    @property
+    def of_raters(self) -> bool:
+        """Whether answers are about the requests that are rated, and no others."""
+        return self in (Meaning.RATED, Meaning.ASKED)
+
+    @property
+    def about(self) -> str:
+        """Which requests answers are about, "" for all."""
+        return "among those who rate" if self.of_raters else ""
+
+
 class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What comes back for a request.
 
     low, high: the declared range; a reward outside it is refused, and certified intervals rest on
-    it. maximise: whether larger is better. missing: what a certified interval takes for a reward
-    that never comes: a declared value, or the worst case for either end. window: seconds after
-    which a reward counts as missing; without one it is waited for without end.
+    it. maximise: whether larger is better. missing: what it means that a reward never comes: a
+    declared value that it counts as; `worst-case`, the lowest reward for a lower end and the
+    highest for an upper one; `rated`, the answer is about the requests that are rated; `asked`, the
+    same, but of the requests whose users the agent had asked, drawn with probability `ask`; `net`,
+    rewards are -1, 0 or 1 (thumbs) and none counts as 0. rated_share: share of the requests that
+    you expect to be rated, for forecasts and checks. window: seconds after which a reward counts
+    as missing; without one it is waited for without end.
     """
 
     low: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 0.0
     high: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 1.0
     maximise: bool = True
-    missing: Literal["worst-case"] | float = "worst-case"
+    missing: Literal["worst-case", "rated", "asked", "net"] | float = "worst-case"
+    rated_share: Annotated[float, probability(fix="set it to the share that is rated")] | None = (
+        None
+    )
+    ask: Annotated[float, probability(fix="set it to the share of users to ask")] | None = None
     window: Annotated[float, seconds(fix="leave it out to wait for ever")] | None = None
 
     @property
+    def meaning(self) -> Meaning:
+        """What a reward that never comes means."""
+        if not isinstance(self.missing, str) or self.missing == "net":
+            return Meaning.VALUE
+        return Meaning(self.missing)
+
+    @property
     def missing_value(self) -> float | None:
-        """The declared value of a missing reward, None for the worst case."""
+        """The declared value of a missing reward, None where none is declared."""
+        if self.missing == "net":
+            return 0.0
         return None if isinstance(self.missing, str) else self.missing
+
+    @property
+    def kept_missing(self) -> float | str | None:
+        """As a rule keeps it: the declared value, the name of a meaning of those who rate, None for
+        the worst case."""
+        return self.meaning.value if self.meaning.of_raters else self.missing_value
 
     def faults(self) -> Iterator[Problem]:
         yield from unordered(self.low, self.high, "swap or widen the range")
         missing = self.missing_value
         if missing is not None and not self.low <= missing <= self.high:
-            limit = f"'worst-case' or a number from {shown(self.low)} to {shown(self.high)}"
+            limit = f"a meaning or a number from {shown(self.low)} to {shown(self.high)}"
             fix = "take a reward that could occur"
             yield Problem("missing", shown(missing), limit, fix, ("low", "high"))
+        if (self.ask is not None) != (self.missing == "asked"):
+            limit = "set together with missing = 'asked', and only with it"
+            yield Problem("ask", shown(self.ask), limit, "set both or neither", ("missing",))
 
 
 _EPSILON = bound(
@@ -226,6 +272,22 @@ class UnitsConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ttl: Annotated[float, seconds(fix="set it to how long a user should keep a model")]
 
 
+def rating_faults(reward: RewardConfig, certify: CertifyConfig, units: bool) -> Iterator[Problem]:
+    """Sequences that say nothing of those who rate. units: whether units are sticky."""
+    if not reward.meaning.of_raters:
+        return
+    limit = (
+        f"one that can certify the mean among those who rate (reward.missing = {reward.missing!r})"
+    )
+    fix = "take 'bounded', or another meaning of missing rewards"
+    if certify.sequence == "asymptotic":
+        yield Problem("certify.sequence", shown(certify.sequence), limit, fix, ("reward.missing",))
+    elif certify.sequence == "per-model" and units:
+        limit += " of sticky units, which are rated in part"
+        names = ("reward.missing", "units")
+        yield Problem("certify.sequence", shown(certify.sequence), limit, fix, names)
+
+
 def reference_faults(
     config: CertifyConfig, columns: Sequence[str], models: Sequence[str]
 ) -> Iterator[Problem]:
@@ -278,7 +340,9 @@ class BudgetConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     horizon: seconds from the first decision in which to spend: the rate then follows from what is
     left, the time left and the traffic to expect; without one it is the policy's `rate`.
     planned: randomized requests that `equipoise plan` said to plan for until the decision. It stops
-    nothing; the check `plan` raises an alarm once they are used up and nothing is decided.
+    nothing; the check `plan` raises an alarm once they are used up and nothing is decided. An era
+    that begins is narrowest at this size and valid at any; without it, at the size that finds a
+    difference of a tenth of the reward's standard deviation beyond epsilon.
     after_decision: what goes on once the status is decided or equivalent: nothing is randomized
     until a new era (`stop`), only the smallest share, rate_min (`ramp`), or all (`continue`). Left
     out it is `stop` in a new store, and in one that is there what that store has.

@@ -65,6 +65,8 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "reward.maximise": ("refused", _ANOTHER),
         "certify.limits": ("era", "other rows are certified"),
         "reward.missing": ("era", "missing rewards count otherwise"),
+        "reward.rated_share": ("applied", "from the next era on"),
+        "reward.ask": ("era", "other users are asked"),
         "reward.window": ("era", "other rewards come in time"),
         "features": ("refused", "rows in the log are made of the old ones: start a new store"),
         "features.limits": ("applied", "from the next row on"),

@@ -43,6 +43,12 @@ class Estimate:
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
     scorer: Scorer | None = None
 
+    @property
+    def says_error(self) -> bool:
+        """Whether any value comes with an error: families of replays know none without them."""
+        known = np.isfinite(self.values) & np.isfinite(np.diagonal(self.covariance))
+        return bool(known.any())
+
 
 Family: TypeAlias = Callable[[Moments], Estimate]
 FAMILIES: dict[str, Family] = {}

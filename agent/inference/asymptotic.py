@@ -39,7 +39,9 @@ def tuned_rho(variance: Floats, alpha: float) -> Floats:
     return result
 
 
-def one_sided_half_width(rows: float, squares: Floats, rho: Floats, alpha: float) -> Floats:
+def one_sided_half_width(
+    rows: float, squares: Floats, rho: Floats, alpha: Floats | float
+) -> Floats:
     """(...) half-width of one end alone at level alpha; squares is V. inf where t = 0 or rho is not
     positive and finite."""
     squares, rho = np.broadcast_arrays(np.asarray(squares, float), np.asarray(rho, float))
@@ -98,7 +100,7 @@ def value_bounds(moments: ScoreMoments, opening: Opening, alpha: float) -> tuple
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
-def contrast_bounds(moments: ScoreMoments, opening: Opening, alpha: float) -> Floats:
+def contrast_bounds(moments: ScoreMoments, opening: Opening, alpha: Floats | float) -> Floats:
     """(A, A) lower ends of V(a) - V(b) on the [0, 1] scale, each at one-sided level alpha.
 
     -1 where t = 0.

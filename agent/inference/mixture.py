@@ -21,16 +21,31 @@ Cap 0 never needs large samples, and its squares grow like W^2 R^2. With a cap a
 usual weight less one they grow like W^2 (R - mu)^2: at a rate of .9 a contrast then has 5.6 times
 less variance. In exchange xi is divided by k + 2, so the gain sets in after some
 (k + 2) / weight * 10 rewards per model. Which one is narrower is not known in advance, and picking
-it afterwards would break the level; the equal mixture of the two costs log 2 of evidence.
+it afterwards would break the level: the two are mixed.
+
+Weights. A mixture with any weights that were fixed before the rows keeps the property, so they may
+be laid where a decision is expected: log-normal around the bet that is best for the planned size,
+    lambda* = b sqrt(2 log(1 / alpha) / V),
+with V the variance that the sum of D will have by then: k for each request with the cap 0, at most,
+and 2 k v with the cap k of the usual weight, v that of the reward. A plan that is wrong by a factor
+of four costs up to a quarter of the requests; equal weights, which an era without a plan keeps,
+cost a third to a half more (docs/decided.md).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.score import ScoreMoments
 from equipoise.store.batches import Floats
 
+SPREAD = 0.7
+"""Standard deviation of log lambda around the bet that is best for the planned size."""
+LAST_SHARE = 0.9
+"""Share of the weights that the last finite cap has; those before it have the rest in equal parts.
+Chosen with SPREAD on the cells of docs/decided.md, with the planned size off by four both ways."""
+LARGEST_BET = 0.9
 LAMBDAS: Floats = np.geomspace(1.5e-4, 0.97, 18)
 """Grid of the mixture: best for effective sums of squares from about 3 to 1e8."""
 _LOG_WEIGHT = -np.log(len(LAMBDAS))
@@ -65,24 +80,57 @@ def lower_mean(rows: float, total: Floats, squares: Floats, bound: float, alpha:
     return result
 
 
-def lower_mean_of(
-    rows: float, totals: Floats, squares: Floats, bounds: Floats, alpha: float
+def tuned_weights(
+    requests: Floats | float,
+    variance: float,
+    caps: Floats,
+    bounds: Floats,
+    alpha: Floats | float,
+    part: float = 1.0,
 ) -> Floats:
-    """As `lower_mean`, for C sequences on the same conditional means, mixed with equal weights.
+    """(..., C, J) log weights of the bets of C sequences for the size an era is planned for.
+
+    requests, variance: of the `EraPrior`; caps: (..., C) finite, the last one the usual weight;
+    bounds: (..., C) of xi; alpha: one-sided level; part: of a contrast's variance that the sum has.
+    Leading axes broadcast. They sum to 1 over C and J.
+    """
+    usual, count = np.asarray(caps)[..., -1:], np.shape(caps)[-1]
+    noise = np.ones(count)
+    noise[-1] = max(2.0 * variance, 1e-12)
+    total = part * np.asarray(requests, dtype=float)[..., None] * usual * noise
+    evidence = np.log(1.0 / np.asarray(alpha, dtype=float))[..., None]
+    best = np.minimum(np.asarray(bounds) * np.sqrt(2.0 * evidence / total), LARGEST_BET)
+    weight = -0.5 * ((np.log(LAMBDAS) - np.log(best)[..., None]) / SPREAD) ** 2
+    weight -= np.log(np.exp(weight).sum(axis=-1, keepdims=True))
+    share = np.full(count, (1.0 - LAST_SHARE) / max(count - 1, 1))
+    share[-1] = 1.0 if count == 1 else LAST_SHARE
+    result: Floats = weight + np.log(share)[:, None]
+    return result
+
+
+def lower_mean_of(
+    rows: float,
+    totals: Floats,
+    squares: Floats,
+    bounds: Floats,
+    alpha: Floats | float,
+    weights: Floats | None = None,
+) -> Floats:
+    """As `lower_mean`, for C sequences on the same conditional means, mixed.
 
     totals, squares: (..., C) sum of D and of xi^2 of each sequence; bounds: broadcasts to them.
-    Returns (...) bounds, -inf where t = 0. The average of supermartingales is one, so whichever
-    sequence happens to be narrow is used and only log C of evidence is paid for the others.
+    alpha: (...) or one. weights: (..., C, J) logs of `tuned_weights`, equal ones if None. Returns
+    (...) bounds, -inf where t = 0. The average of supermartingales is one, so whichever sequence
+    happens to be narrow is used and only its share of the weights is paid for the others.
     """
     if rows <= 0:
         return np.full(np.shape(totals)[:-1], -np.inf)
-    count = np.shape(totals)[-1]
-    needed = np.log(1.0 / alpha) + np.log(count * len(LAMBDAS))
     shape = (*np.shape(totals), len(LAMBDAS))
     rate = np.broadcast_to(LAMBDAS / np.asarray(bounds, dtype=float)[..., None], shape)
     rate = rate.reshape(*shape[:-2], -1)
     offset = rate * np.repeat(totals, len(LAMBDAS), axis=-1)
-    offset = offset - (_PSI * np.asarray(squares)[..., None]).reshape(rate.shape) - needed
+    offset = offset - (_PSI * np.asarray(squares)[..., None]).reshape(rate.shape)
+    offset = offset - _needed(alpha, shape, weights)
     # In theta the log of the mixture is convex and decreasing: Newton's steps from the left of
     # the root, where a single component already suffices, stay to its left.
     theta = (offset / rate).max(axis=-1) / rows
@@ -97,17 +145,31 @@ def lower_mean_of(
     return result
 
 
-def evidence_of(sums: Floats, squares: Floats) -> Floats:
+def _needed(
+    alpha: Floats | float, shape: tuple[int, ...], weights: Floats | None
+) -> Floats | float:
+    """log(1 / alpha) less the log weights, to be taken from exponents of (..., C * J). shape:
+    (..., C, J)."""
+    if weights is None:
+        level = np.log(1.0 / np.asarray(alpha, dtype=float)) + np.log(shape[-2] * shape[-1])
+        return level[..., None] if np.ndim(level) else float(level)
+    flat = np.broadcast_to(weights, shape).reshape(*shape[:-2], -1)
+    result: Floats = np.log(1.0 / np.asarray(alpha, dtype=float))[..., None] - flat
+    return result
+
+
+def evidence_of(sums: Floats, squares: Floats, weights: Floats | None = None) -> Floats:
     """(...) log of the mixture that `lower_mean_of` bounds, at one mean.
 
     sums: (..., C) sum of xi of each sequence at that mean; squares: (..., C) sum of xi^2. Larger
     than log(1 / alpha) just where the bound lies above the mean.
     """
     exponent = LAMBDAS * np.asarray(sums)[..., None] - _PSI * np.asarray(squares)[..., None]
-    exponent = exponent.reshape(*exponent.shape[:-2], -1)
+    needed = _needed(1.0, exponent.shape, weights)
+    exponent = exponent.reshape(*exponent.shape[:-2], -1) - needed
     peak = exponent.max(axis=-1)
     total = np.exp(exponent - peak[..., None]).sum(axis=-1)
-    result: Floats = peak + np.log(total) - np.log(exponent.shape[-1])
+    result: Floats = peak + np.log(total)
     return result
 
 
@@ -154,32 +216,50 @@ def contrast_bound(caps: Floats, candidates: int, models: int) -> Floats:
 
 
 def value_bounds(
-    moments: ScoreMoments, caps: tuple[float, ...], alpha: float
+    moments: ScoreMoments,
+    caps: tuple[float, ...],
+    alpha: float,
+    prior: EraPrior | None = None,
 ) -> tuple[Floats, Floats]:
     """(A,) lower and upper ends on the [0, 1] scale, each at one-sided level alpha.
 
-    Infinite caps take no part.
+    Infinite caps take no part. prior: what the era is planned for, None for equal weights.
     """
     used = np.flatnonzero(np.isfinite(caps))
-    bound = np.asarray(caps)[used] + 1.0
+    finite = np.asarray(caps)[used]
+    bound = finite + 1.0
     rows = float(moments.rows[0])
+    weights = None
+    if prior is not None:
+        weights = tuned_weights(prior.requests, prior.variance, finite, bound, alpha, part=0.5)
     low_squares = moments.low_squares[used].T / bound**2
     high_squares = moments.high_squares[used].T / bound**2
-    low = lower_mean_of(rows, moments.low[used].T, low_squares, bound, alpha)
-    high = -lower_mean_of(rows, -moments.high[used].T, high_squares, bound, alpha)
+    low = lower_mean_of(rows, moments.low[used].T, low_squares, bound, alpha, weights)
+    high = -lower_mean_of(rows, -moments.high[used].T, high_squares, bound, alpha, weights)
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 
 def contrast_bounds(
-    moments: ScoreMoments, caps: tuple[float, ...], models: int, alpha: float
+    moments: ScoreMoments,
+    caps: tuple[float, ...],
+    models: int,
+    alpha: Floats | float,
+    prior: EraPrior | None = None,
 ) -> Floats:
-    """(A, A) lower ends of V(a) - V(b) on the [0, 1] scale, each at one-sided level alpha."""
+    """(A, A) lower ends of V(a) - V(b) on the [0, 1] scale, each at its one-sided level.
+
+    alpha: (A, A) or one. prior: what the era is planned for, None for equal weights.
+    """
     used = np.flatnonzero(np.isfinite(caps))
     candidates = moments.low.shape[1]
     bound = contrast_bound(np.asarray(caps)[used], candidates, models)
     squares = moments.contrast_squares()[used] / bound**2
     totals = moments.low[used][:, :, None] - moments.high[used][:, None, :]
     totals, squares, bound = (np.moveaxis(part, 0, -1) for part in (totals, squares, bound))
-    lower = lower_mean_of(float(moments.rows[0]), totals, squares, bound, alpha)
+    weights = None
+    if prior is not None:
+        finite = np.asarray(caps)[used]
+        weights = tuned_weights(prior.requests, prior.variance, finite, bound, alpha)
+    lower = lower_mean_of(float(moments.rows[0]), totals, squares, bound, alpha, weights)
     np.fill_diagonal(lower, 0.0)
     return np.clip(lower, -1.0, 1.0)

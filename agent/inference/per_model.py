@@ -70,10 +70,13 @@ class RewardMoments(Additive):
         self.low_squares += np.bincount(model, (low - centres.low[model]) ** 2, models)
         self.high_squares += np.bincount(model, (high - centres.high[model]) ** 2, models)
 
-    def centres(self) -> RewardCentres:
-        """Centres for the next rule: the running means, drawn to 1/2 by one reward."""
-        weight = self.count + 1.0
-        return RewardCentres((self.low + 0.5) / weight, (self.high + 0.5) / weight)
+    def centres(self, known: Floats | None = None, rows: float = 1.0) -> RewardCentres:
+        """Centres for the next rule: the running means, drawn by `rows` rewards to what is known.
+
+        known: (K,) what the rewards are expected to be, 1/2 if None.
+        """
+        weight, drawn = self.count + rows, rows * (0.5 if known is None else known)
+        return RewardCentres((self.low + drawn) / weight, (self.high + drawn) / weight)
 
     def rarer(self) -> Floats:
         """(K,) amount of the rarer outcome: min of sum R and sum (1 - R). It never falls."""

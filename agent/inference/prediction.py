@@ -11,6 +11,10 @@ rows that drew m, with weights W (W - 1) (the coefficient of PPI++, Angelopoulos
 than a running mean; with the offset a useless prediction falls back to the running mean.
 The fit at a refresh rests on rows that are closed by then and is used for later decisions only, so
 mu stays predictable and no sequence loses its validity, however bad the fit.
+
+Before rows are certified, what is known of each candidate (the mean reward in the log, confounded
+as it may be) stands in for them with the weight of KNOWN_ROWS rewards: where rewards come late, or
+are nearly all alike, most of an era's width would else be due to its first rows, taken around 1/2.
 """
 
 from __future__ import annotations
@@ -24,9 +28,13 @@ import numpy as np
 
 from equipoise.agent.inference.asymptotic import Opening
 from equipoise.agent.inference.per_model import RewardCentres
+from equipoise.agent.inference.rated import RatedFrozen, neutral_rating
 from equipoise.agent.inference.score import Rows, ScoreCentres, Tuning
 from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats
+
+KNOWN_ROWS = 10.0
+"""Rewards of a model that what is known from elsewhere weighs as much as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +152,16 @@ class TuningMoments(Additive):
         self.qr += (weight * q * r).sum(axis=0)
         self.rr += (weight * r * r).sum(axis=0)
 
-    def tuning(self) -> Tuning:
+    def tuning(self, known: Floats | None = None) -> Tuning:
         """The fit for the next rule: factor in [0, 1], offset the rest of the running mean.
+
+        known: (K + 1,) what the rewards are expected to be before there are any, 1/2 if None.
 
         A scorer that is good for one model is mostly good for the others, and a model's own slope
         needs hundreds of rewards; so slopes are drawn to the one slope of all models together by
         empirical Bayes (moments of their spread beyond noise). That slope is in turn shrunk by its
         own noise, max(0, 1 - 1 / t^2) with t its t-statistic, so that garbage is switched off and
-        not merely made small. The mean is shrunk to 1/2 by one row.
+        not merely made small. The mean is shrunk to what is known of it.
         """
         seen = self.weight > 0
         weight = np.where(seen, self.weight, 1.0)
@@ -173,7 +183,10 @@ class TuningMoments(Additive):
         some = every > 0
         mean = (self.r + self.bare_r) / np.where(some, every, 1.0)
         rows = np.where(some, every**2 / np.where(some, squares, 1.0), 0.0)
-        mean = mean * rows / (rows + 1.0) + 0.5
+        if known is None:
+            mean = mean * rows / (rows + 1.0) + 0.5
+        else:
+            mean = (mean * rows + (known - 0.5) * KNOWN_ROWS) / (rows + KNOWN_ROWS) + 0.5
         usual = mean_q + 0.5
         return Tuning(mean - factor * usual, factor, usual)
 
@@ -214,7 +227,8 @@ class Frozen:
 
     tuning: how much of the raw prediction the score uses. centres, rewards: what scores and
     rewards are expected to be. opening: of the asymptotic sequence, None until it opens.
-    seen: (K,) rewards of each model that this was frozen from, None for none.
+    seen: (K,) rewards of each model that this was frozen from, None for none. rated: where answers
+    are about those who rate; `tuning` and `centres` are then of whether a request is rated.
     """
 
     tuning: Tuning
@@ -222,10 +236,20 @@ class Frozen:
     rewards: RewardCentres
     opening: Opening | None = None
     seen: Floats | None = None
+    rated: RatedFrozen | None = None
 
     @classmethod
-    def neutral(cls, models: int, candidates: int, caps: int) -> Self:
-        """Before anything is known."""
+    def neutral(cls, models: int, candidates: int, caps: int, rated: float | None = None) -> Self:
+        """Before anything is known. rated: the share of requests that is, to begin with, where
+        answers are about those; None where they are about all."""
+        if rated is not None:
+            tuning, centres = neutral_rating(models, caps, candidates, rated)
+            return cls(
+                tuning,
+                centres,
+                RewardCentres.neutral(models),
+                rated=RatedFrozen.neutral(models, caps, candidates, rated),
+            )
         return cls(
             Tuning.off(models),
             ScoreCentres.neutral(caps, candidates),
@@ -234,7 +258,7 @@ class Frozen:
 
     def encode(self) -> dict[str, Any]:
         opening = self.opening
-        return {
+        fields = {
             "offset": self.tuning.offset.tolist(),
             "factor": self.tuning.factor.tolist(),
             "usual": None if self.tuning.usual is None else self.tuning.usual.tolist(),
@@ -247,6 +271,8 @@ class Frozen:
             if opening is None
             else [_to_text(part) for part in (opening.low, opening.high, opening.contrast)],
         }
+        # Only where there is one: the text of other rules, and so their id, stays what it was.
+        return fields if self.rated is None else fields | {"rated": _rated_fields(self.rated)}
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Self:
@@ -264,7 +290,25 @@ class Frozen:
             RewardCentres(array("reward_low"), array("reward_high")),
             None if opening is None else Opening(*(_from_text(part) for part in opening)),
             None if fields["seen"] is None else array("seen"),
+            _read_rated(fields["rated"]) if "rated" in fields else None,
         )
+
+
+def _rated_fields(rated: RatedFrozen) -> dict[str, Any]:
+    usual = rated.tuning.usual
+    return {
+        "offset": rated.tuning.offset.tolist(),
+        "factor": rated.tuning.factor.tolist(),
+        "usual": None if usual is None else usual.tolist(),
+        "low": rated.low.tolist(),
+        "high": rated.high.tolist(),
+    }
+
+
+def _read_rated(fields: Mapping[str, Any]) -> RatedFrozen:
+    usual = None if fields["usual"] is None else np.array(fields["usual"])
+    tuning = Tuning(np.array(fields["offset"]), np.array(fields["factor"]), usual)
+    return RatedFrozen(tuning, np.array(fields["low"]), np.array(fields["high"]))
 
 
 def _to_text(array: Floats) -> Any:

@@ -142,10 +142,10 @@ def scores_under(
             # Where the weight is 1 there is nothing to bound.
             room = np.divide(cap, full - 1.0, out=np.full_like(full, np.inf), where=full > 1.0)
             low, high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
-        yield _with_policies(rows, low_end + rest * low, high_end + rest * high)
+        yield with_policies(rows, low_end + rest * low, high_end + rest * high)
 
 
-def _with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+def with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The scores of declared policies appended to those of models and of today's routing."""
     if not rows.shares.shape[1]:
         return low, high
@@ -222,9 +222,17 @@ class ScoreMoments(Additive):
         squares = self.low_squares[:, :, None] + self.high_squares[:, None, :] - 2.0 * self.cross
         return np.maximum(squares, 0.0)
 
-    def centres(self) -> ScoreCentres:
-        """Centres for the next rule: the running means, in [0, 1]."""
+    def centres(self, known: Floats | None = None, share: Floats | None = None) -> ScoreCentres:
+        """Centres for the next rule: the running means, in [0, 1].
+
+        known: (A,) what the scores are expected to be, and share: (A,) how much of it counts.
+        """
         if self.rows[0] == 0:
-            return ScoreCentres.neutral(*self.low.shape)
+            if known is None:
+                return ScoreCentres.neutral(*self.low.shape)
+            every = np.broadcast_to(known, self.low.shape)
+            return ScoreCentres(every.copy(), every.copy())
         low, high = self.means()
+        if known is not None and share is not None:
+            low, high = (mean + share * (known - mean) for mean in (low, high))
         return ScoreCentres(np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0))

@@ -145,6 +145,11 @@ def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
             for row in _readable(batch).to_pylist(maps_as_pydicts="lossy"):
                 number += 1
                 yield number, row
+    except pa.ArrowNotImplementedError as error:
+        # Such as integers of 128 bits, in whichever column: the file is sound, but not for pyarrow.
+        raise AgentError(
+            f"this Parquet file cannot be read here: {error}; write other types, such as text"
+        ) from None
     except pa.ArrowException as error:
         raise AgentError(f"this is not a Parquet file: {error}") from None
 

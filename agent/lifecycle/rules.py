@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.prediction import Frozen, Prediction
 from equipoise.agent.moments.codec import decode
 from equipoise.policies.allocation import Allocation
@@ -36,11 +37,12 @@ class Rule:
     prediction: of rewards, None where no scorer is known. frozen: for the whole traffic and each
     segment. active: (K,) models that its era compares. alarms: names of the checks whose alarm
     stood; widened: whether one of them asks for the fewest assumptions, and so for the worst case
-    for missing rewards, whatever was declared. missing: declared value of a reward that never
-    comes, in reward units, None for the worst case; unset in rules that do not say (0.1.0 up to
-    2026-11), whose rows go by the configuration in force. after_decision: whether its era was
-    decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the requests
-    (`ramp`); None before a decision, and where all of it goes on.
+    for missing rewards, whatever value was declared. missing: declared value of a reward that never
+    comes, in reward units, None for the worst case, `rated` or `asked`; unset in rules that do not
+    say (0.1.0 up to 2026-11), whose rows go by the configuration in force. after_decision: whether
+    its era was decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the
+    requests (`ramp`); None before a decision, and where all of it goes on. prior: what is thought
+    of the era; that of its first certified row holds for all of it. None in rules before 2026-12.
     """
 
     era: int
@@ -51,9 +53,10 @@ class Rule:
     active: Flags
     alarms: tuple[str, ...] = ()
     widened: bool = False
-    missing: float | msgspec.UnsetType | None = msgspec.UNSET
+    missing: float | str | msgspec.UnsetType | None = msgspec.UNSET
     rule_id: str = ""
     after_decision: str | None = None
+    prior: EraPrior | None = None
 
     @property
     def stops(self) -> bool:
@@ -77,6 +80,8 @@ class Rule:
             body["missing"] = self.missing
         if self.after_decision is not None:
             body["after_decision"] = self.after_decision
+        if self.prior is not None:
+            body["prior"] = self.prior.encode()
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:
@@ -88,7 +93,7 @@ class Rule:
     def decode(cls, record: RuleRecord) -> Self:
         """The rule of a stored record, bit for bit."""
         body: dict[str, Any] = msgspec.json.decode(record.body)
-        prediction = body["prediction"]
+        prediction, prior = body["prediction"], body.get("prior")
         return cls(
             body["era"],
             body["since"],
@@ -101,6 +106,7 @@ class Rule:
             body.get("missing", msgspec.UNSET),
             record.rule_id,
             body.get("after_decision"),
+            None if prior is None else EraPrior.decode(prior),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from equipoise.agent.answers.wording import count, dollars, duration, figure, percent
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import Sequence
-from equipoise.agent.inference.levels import segment_levels
+from equipoise.agent.inference.levels import EraPrior, segment_levels
 from equipoise.agent.planning.request import FLOOR_SHARE, PlanRequest
 from equipoise.agent.planning.simulation.forward import Design
 from equipoise.agent.planning.simulation.paths import PathState
@@ -36,8 +36,8 @@ class Problem:
     which it then follows; today: USD of a request as it is routed today. scale: reward units of 1.
     candidates: A. start: sums so far, None from the beginning. explained: share of the variance
     that the prediction is taken to explain; attainable: what it could explain at best, None where
-    nobody knows. era_caps: of the sums in `start`, fixed when their era began. read: columns that
-    the scorer of a benchmark or a store reads.
+    nobody knows. era_caps, prior: of the sums in `start`, fixed when their era began; no prior
+    where it began without one. read: columns that the scorer of a benchmark or a store reads.
     """
 
     source: str
@@ -56,6 +56,7 @@ class Problem:
     start: Start | None = None
     attainable: float | None = None
     era_caps: tuple[float, ...] | None = None
+    prior: EraPrior | None = None
     read: int | None = None
     mix: Floats | None = None
     today: float | None = None
@@ -211,6 +212,7 @@ class Problem:
 
         values = np.repeat(np.array([self.values_at(case.effect) for case in cases]), paths, axis=0)
         values, variances = self.over_all(np.clip(values, 0.0, 1.0))
+        prior = self._prior
         return Design(
             assignment=assignment,
             sequence=sequence,
@@ -227,7 +229,20 @@ class Problem:
             epsilon=self.epsilon,
             tuned_rows=self.tuned_rows,
             era_caps=self.era_caps,
+            prior=prior,
+            planned=None
+            if prior is None
+            else each([prior.requests * self.request.rate / case.rate for case in cases]),
         )
+
+    @property
+    def _prior(self) -> EraPrior | None:
+        """Of the era that is simulated: the running one's, or what a new one takes if nothing is
+        known and nothing was declared."""
+        if self.start is not None:
+            return self.prior
+        rate, epsilon = self.request.rate, self.epsilon
+        return EraPrior.planned(self.models, self.levels[0], rate, epsilon=epsilon)
 
     def over_all(self, values: Floats) -> tuple[Floats, Floats]:
         """(N, K) values of all requests, and variances, as a design takes them, out of values of

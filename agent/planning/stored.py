@@ -14,6 +14,7 @@ from equipoise.agent.answers.status import Activity
 from equipoise.agent.budget.purse import model_costs
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import CertificateMoments
+from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.score import ScoreMoments
 from equipoise.agent.planning.futures import RECENT, futures, pace_of
 from equipoise.agent.planning.problem import Problem, Start
@@ -21,6 +22,7 @@ from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
 from equipoise.agent.planning.requirement import interval80
 from equipoise.agent.planning.sentences import ENDED, never
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
+from equipoise.agent.state.certified_sums import CertifiedSums
 from equipoise.store.batches import Floats, Ints
 
 FEWEST_REWARDS = 20.0
@@ -105,9 +107,16 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
         tuned_rows=float(config.certify.tuned_rows),
         start=start,
         era_caps=answers.state.certifier.spec.caps,
+        prior=_prior(sums, active),
         read=view.moments.dimensions.features - 1,
     )
     return problem, effective
+
+
+def _prior(sums: CertifiedSums, active: Ints) -> EraPrior | None:
+    """What was thought of the running era, of its models alone."""
+    prior = EraPrior.of_array(sums.prior)
+    return None if prior is None else replace(prior, best=prior.best[active])
 
 
 def _rewards(answers: Answers) -> tuple[Floats, Floats, Floats, Floats]:

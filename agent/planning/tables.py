@@ -21,7 +21,6 @@ from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning.problem import Case, Problem
 from equipoise.agent.planning.request import PlanRequest
 from equipoise.agent.planning.requirement import Requirement, requirement
-from equipoise.agent.planning.simulation.boundary import boundary
 from equipoise.agent.planning.simulation.forward import (
     Design,
     Ends,
@@ -241,7 +240,7 @@ class Tables:
     def _half_width(self, design: Design, ends: Ends, part: slice) -> float | None:
         caps = design.caps()
         pairs = levels.pair_level(design.delta, design.candidates)
-        read = boundary(design.sequence, pairs, pairs, design.tuned_rows, caps)
+        read = design.boundary(pairs, pairs, caps)
         read.update(ends.state)
         order = np.argsort(-read.centre(ends.state), axis=1)[part]
         paths = np.arange(len(design.values))[part]

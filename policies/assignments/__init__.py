@@ -1,5 +1,6 @@
 """Assignments: onto which model. One file each; importing the package registers them."""
 
+from equipoise.policies.assignments import certify as certify
 from equipoise.policies.assignments import contrast as contrast
 from equipoise.policies.assignments import neyman as neyman
 from equipoise.policies.assignments import thompson as thompson

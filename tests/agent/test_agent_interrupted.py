@@ -8,6 +8,7 @@ import pytest
 from traffic import KEY, SETTINGS, config, steps
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.config import BudgetConfig
 from equipoise.store.sqlite import SqliteStore
 
 
@@ -43,7 +44,8 @@ def played(path, settings, reopen):
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_opening_the_store_anew_before_every_call_changes_nothing(kind, tmp_path):
-    settings = config(**SETTINGS[kind])
+    # Planned as small as it is, so that intervals move within it.
+    settings = config(**{"budget": BudgetConfig(planned=100), **SETTINGS[kind]})
     whole = played(tmp_path / "whole.db", settings, reopen=False)
     broken = played(tmp_path / "broken.db", settings, reopen=True)
     assert whole == broken

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from equipoise.agent.planning.simulation.paths import _certify
+
 FLOOR_SHARE = 0.1
 """The floor is this share of 1 / K, as it is in the agent unless declared."""
 DRAWS = 48
@@ -51,11 +53,18 @@ def track_and_stop(mean, count, rng):
     return weight / weight.sum(axis=1, keepdims=True)
 
 
+def certify(mean, count, rng):
+    """The shares that ship, on plug-in moments; chances of the plan's simulation."""
+    variance = mean * (1.0 - mean) + 1e-3
+    return _certify(count, mean, variance, np.full(mean.shape[1], np.nan), 0.0, 0.05)
+
+
 ALLOCATIONS = {
     "uniform": uniform,
     "neyman": neyman,
     "top-two": top_two,
     "track-and-stop": track_and_stop,
+    "certify": certify,
 }
 NAMES = (*ALLOCATIONS, "contrast")
 

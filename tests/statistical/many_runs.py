@@ -16,18 +16,22 @@ from streams import Stream, requests
 
 from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.per_model import RewardMoments
-from equipoise.agent.inference.prediction import TuningMoments
+from equipoise.agent.inference.prediction import KNOWN_ROWS, TuningMoments
 from equipoise.agent.inference.score import Rows, ScoreMoments, Tuning, scores_under
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A world, an allocation, the rate of randomization e, and the caps that are kept."""
+    """A world, an allocation, the rate of randomization e, and the caps that are kept.
+
+    known: (R, K + 1) mean rewards in a log from before, of each run, None without a log.
+    """
 
     stream: Stream
     allocation: str = "uniform"
     rate: float = 0.4
     caps: tuple[float, ...] | None = None
+    known: np.ndarray | None = None
 
     def caps_in_force(self):
         return usual_caps(self.stream.models, self.rate) if self.caps is None else self.caps
@@ -87,15 +91,27 @@ class Snapshot:
     reward_high: np.ndarray
 
     @classmethod
-    def of(cls, sums, prediction):
-        rewards, centres = sums.rewards, sums.rewards.centres()
+    def of(cls, sums, prediction, known=None):
+        rewards = sums.rewards
         seen = np.maximum(rewards.count, 1.0)
-        tuning = sums.tuning.tuning()
+        centres = rewards.centres()
+        if known is not None:
+            centres = rewards.centres(known[:, :-1], KNOWN_ROWS)
+        tuning = sums.tuning.tuning(known)
         if prediction == "garbage":
             tuning = Tuning(np.zeros_like(tuning.offset), np.ones_like(tuning.factor))
         t = max(sums.t, 1)
         low = np.clip(sums.low / t, 0, 1) if sums.t else np.full_like(sums.low, 0.5)
         high = np.clip(sums.high / t, 0, 1) if sums.t else np.full_like(sums.high, 0.5)
+        if known is not None:
+            # As `ScoreMoments.centres` has it.
+            count = np.column_stack([rewards.count, np.full(len(known), float(sums.t))])
+            share = KNOWN_ROWS / (count + KNOWN_ROWS)
+            low, high = (
+                np.clip(m / t + share * (known - m / t), 0, 1) for m in (sums.low, sums.high)
+            )
+            if not sums.t:
+                low, high = (np.broadcast_to(known, low.shape) for _ in range(2))
         return cls(
             np.where(rewards.count > 0, rewards.low / seen, 0.5),
             rewards.count.copy(),
@@ -261,7 +277,7 @@ def simulate(setup, runs, seed, watchers, looks=None, decide=decide):
     start = 0
     while start < stream.rows:
         size = min(block_size(start), stream.rows - start)
-        snapshots.append(Snapshot.of(sums, stream.prediction))
+        snapshots.append(Snapshot.of(sums, stream.prediction, setup.known))
         snapshot = snapshots[-1]
         if stream.lag:
             snapshot = behind(snapshots, rng.integers(0, stream.lag + 1, runs))

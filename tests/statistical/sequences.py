@@ -14,7 +14,14 @@ import numpy as np
 
 from equipoise.agent.inference import asymptotic, per_model
 from equipoise.agent.inference.certificate import RARER, Sequence, choose, split_level
-from equipoise.agent.inference.mixture import LAMBDAS, contrast_bound, contrast_bounds, value_bounds
+from equipoise.agent.inference.levels import EraPrior
+from equipoise.agent.inference.mixture import (
+    LAMBDAS,
+    contrast_bound,
+    contrast_bounds,
+    tuned_weights,
+    value_bounds,
+)
 
 _TINY = 1e-300
 _PSI = -np.log1p(-LAMBDAS) - LAMBDAS
@@ -28,37 +35,61 @@ def screen(excess, squares):
     return np.where(s > 0, s - squares * np.log1p(s / squares), 0.0)
 
 
-def log_sum(excess, squares, base):
-    """(...) log(base + sum over the grid of exp(lambda s - psi(lambda) V)); base is 0 or 1."""
-    exponent = LAMBDAS * excess[..., None] - _PSI * squares[..., None]
+def log_sum(excess, squares, base, weights=0.0):
+    """(...) log(base + sum over the grid of w exp(lambda s - psi(lambda) V)); base is 0 or 1.
+    weights: (..., J) logs of w."""
+    exponent = LAMBDAS * excess[..., None] - _PSI * squares[..., None] + weights
     peak = np.maximum(exponent.max(axis=-1), 0.0 if base else -np.inf)
     inside = base * np.exp(-peak) if base else 0.0
     return peak + np.log(inside + np.exp(exponent - peak[..., None]).sum(axis=-1))
 
 
-def mixed(parts, alpha):
-    """Evidence of the equal mixture over caps less log(1 / alpha): (excess, squares) per cap."""
+def mixed(parts, alpha, weights=None):
+    """Evidence of the mixture over caps less log(1 / alpha): (excess, squares) per cap.
+
+    weights: (..., C, J) logs, equal ones if None; they and alpha broadcast to the parts.
+    """
     parts = [np.broadcast_arrays(*part) for part in parts]
-    needed = np.log(1.0 / alpha)
+    shape = parts[0][0].shape
+    needed = np.broadcast_to(np.log(1.0 / np.asarray(alpha, dtype=float)), shape)
     result = np.max([screen(*part) for part in parts], axis=0) - needed
     here = result > 0
-    sums = [log_sum(excess[here], squares[here], 0) for excess, squares in parts]
-    count = len(parts) * len(LAMBDAS)
-    result[here] = np.logaddexp.reduce(sums, axis=0) - np.log(count) - needed + _ROUNDING
+    if weights is None:
+        weights = np.full((len(parts), len(LAMBDAS)), -np.log(len(parts) * len(LAMBDAS)))
+    weights = np.broadcast_to(weights, (*shape, *np.shape(weights)[-2:]))[here]
+    sums = [
+        log_sum(excess[here], squares[here], 0, weights[..., cap, :])
+        for cap, (excess, squares) in enumerate(parts)
+    ]
+    result[here] = np.logaddexp.reduce(sums, axis=0) - needed[here] + _ROUNDING
     return result
 
 
+def planned(setup, delta=0.05, **known):
+    """What an era is planned for where nothing is known of it."""
+    return EraPrior.planned(setup.stream.models, delta, setup.rate, **known)
+
+
 class Bounded:
-    """The bounded sequence that ships: the mixture over finite caps. Theta is (A, A)."""
+    """The bounded sequence that ships: the mixture over finite caps. Theta is (A, A).
+
+    alpha: one-sided level, of all pairs, (A, A), or (R, A, A) where each run has its own. prior:
+    what the era is planned for: the default plan if not given, equal weights if None.
+    """
 
     models_only = False
 
-    def __init__(self, alpha, setup):
+    def __init__(self, alpha, setup, prior="planned"):
         self.alpha, self.caps, self.models = alpha, setup.caps_in_force(), setup.stream.models
         self.finite = np.flatnonzero(np.isfinite(self.caps))
+        self.prior = planned(setup) if prior == "planned" else prior
         size = self.models + 1
         caps = np.asarray(self.caps)[self.finite]
         self.bounds = contrast_bound(caps, size, self.models)
+        self.weights = None
+        if self.prior is not None:
+            plan, bounds = self.prior, np.moveaxis(self.bounds, 0, -1)
+            self.weights = tuned_weights(plan.requests, plan.variance, caps, bounds, alpha)
 
     def evidence(self, sums, theta):
         parts = []
@@ -66,12 +97,14 @@ class Bounded:
             bound = self.bounds[place]
             total = sums.low[cap][:, :, None] - sums.high[cap][:, None, :]
             parts.append(((total - sums.t * theta) / bound, squares_of(sums, cap) / bound**2))
-        return mixed(parts, self.alpha)
+        return mixed(parts, self.alpha, self.weights)
 
     def lower(self, sums, runs):
-        return np.stack(
-            [contrast_bounds(sums.of_run(run), self.caps, self.models, self.alpha) for run in runs]
-        )
+        return np.stack([self._lower(sums, run) for run in runs])
+
+    def _lower(self, sums, run):
+        alpha = self.alpha[run] if np.ndim(self.alpha) == 3 else self.alpha
+        return contrast_bounds(sums.of_run(run), self.caps, self.models, alpha, self.prior)
 
 
 class BoundedValues:
@@ -85,6 +118,9 @@ class BoundedValues:
     def __init__(self, alpha, setup, upper=False):
         self.alpha, self.caps, self.upper = alpha, setup.caps_in_force(), upper
         self.finite = np.flatnonzero(np.isfinite(self.caps))
+        self.prior, caps = planned(setup), np.asarray(self.caps)[self.finite]
+        plan = self.prior
+        self.weights = tuned_weights(plan.requests, plan.variance, caps, caps + 1.0, alpha, 0.5)
 
     def evidence(self, sums, theta):
         parts = []
@@ -94,10 +130,10 @@ class BoundedValues:
             squares = sums.high_squares[cap] if self.upper else sums.low_squares[cap]
             excess = (total[:, None] - sums.t * theta) / bound
             parts.append((excess, squares[:, None] / bound**2))
-        return mixed(parts, self.alpha)
+        return mixed(parts, self.alpha, self.weights)
 
     def lower(self, sums, runs):
-        ends = [value_bounds(sums.of_run(run), self.caps, self.alpha) for run in runs]
+        ends = [value_bounds(sums.of_run(run), self.caps, self.alpha, self.prior) for run in runs]
         return np.stack([-high[None] if self.upper else low[None] for low, high in ends])
 
 

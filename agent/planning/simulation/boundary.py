@@ -20,6 +20,7 @@ from equipoise.agent.inference.mixture import (
     evidence_of,
     lower_mean_of,
     reach,
+    tuned_weights,
     usual_caps,
 )
 from equipoise.agent.inference.per_model import LEVELS
@@ -52,44 +53,59 @@ class Boundary(Protocol):
 
 @dataclass(slots=True)
 class Bounded:
-    """Capped scores, mixed over the finite of the caps (C, N)."""
+    """Capped scores, mixed over the finite of the caps (C, N).
 
-    alpha: float
+    alpha: one-sided level, of all pairs or (K, K). planned: (N,) requests that the era of each path
+    is planned for, None for equal weights; variance: of the reward that it expects.
+    """
+
+    alpha: Floats | float
     caps: Floats
+    planned: Floats | None = None
+    variance: float = 0.25
 
     def update(self, state: PathState) -> None:
         """It remembers nothing of a look."""
 
     def keep(self, paths: Ints) -> None:
         self.caps = self.caps[:, paths]
+        self.planned = None if self.planned is None else self.planned[paths]
 
     def centre(self, state: PathState) -> Floats:
         """(N, K) the values the sequence is centred on."""
         return state.low_means(len(self.caps) - 1)
 
     def hopeful(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
-        totals, squares, bound = self._sums(state, paths, a, b)
+        totals, squares, bound, alpha = self._sums(state, paths, a, b)
         sums = (totals - (state.rows[paths] * above)[..., None]) / bound
         evidence = np.where(sums > 0, sums**2, 0.0)
-        result: Flags = (evidence >= 2.0 * np.log(1.0 / self.alpha) * squares).any(axis=-1)
-        return result
+        needed = 2.0 * np.log(1.0 / alpha)[..., None]
+        return np.asarray((evidence >= needed * squares).any(axis=-1))
 
     def beyond(self, state: PathState, paths: Ints, a: Ints, b: Ints, above: Floats) -> Flags:
-        totals, squares, bound = self._sums(state, paths, a, b)
+        totals, squares, bound, alpha = self._sums(state, paths, a, b)
         # The evidence falls as the mean grows: where it suffices at `above`, the end lies beyond.
         sums = (totals - (state.rows[paths] * above)[..., None]) / bound
-        result: Flags = evidence_of(sums, squares) > np.log(1.0 / self.alpha)
+        weights = self._weights(paths, bound, alpha)
+        result: Flags = np.asarray(evidence_of(sums, squares, weights) > np.log(1.0 / alpha))
         return result
 
     def lower(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
-        totals, squares, bound = self._sums(state, paths, a, b)
+        totals, squares, bound, alpha = self._sums(state, paths, a, b)
         rows = np.maximum(state.rows[paths], 1.0)
-        result: Floats = lower_mean_of(1.0, totals, squares, bound, self.alpha) / rows
+        weights = self._weights(paths, bound, alpha)
+        result: Floats = lower_mean_of(1.0, totals, squares, bound, alpha, weights) / rows
         return np.clip(result, -1.0, 1.0)
+
+    def _weights(self, paths: Ints, bound: Floats, alpha: Floats) -> Floats | None:
+        if self.planned is None:
+            return None
+        caps = np.moveaxis(self.caps[np.isfinite(self.caps).all(axis=1)][:, paths], 0, -1)
+        return tuned_weights(self.planned[paths], self.variance, caps, bound, alpha)
 
     def _sums(
         self, state: PathState, paths: Ints, a: Ints, b: Ints
-    ) -> tuple[Floats, Floats, Floats]:
+    ) -> tuple[Floats, Floats, Floats, Floats]:
         finite = [cap for cap in range(len(self.caps)) if np.isfinite(self.caps[cap]).all()]
         parts = [state.contrast(cap, paths, a, b) for cap in finite]
         totals = np.stack([total for total, _ in parts], axis=-1)
@@ -98,7 +114,8 @@ class Bounded:
             [np.broadcast_to(self.caps[cap][paths] + 2.0, shape) for cap in finite], -1
         )
         squares = np.stack([square for _, square in parts], axis=-1) / bound**2
-        return totals, squares, bound
+        alpha = np.asarray(self.alpha, dtype=float)
+        return totals, squares, bound, np.broadcast_to(alpha[a, b] if alpha.ndim else alpha, shape)
 
 
 @lru_cache(maxsize=16)
@@ -165,11 +182,13 @@ class PerModel:
 class Asymptotic:
     """The asymptotic sequence once it has opened; until then the bounded one at its share."""
 
-    def __init__(self, alpha: float, opening_alpha: float, tuned_rows: float, caps: Floats) -> None:
-        self._alpha, fallback = levels.split_level(alpha)
+    def __init__(
+        self, alpha: Floats | float, opening_alpha: float, tuned_rows: float, before: Bounded
+    ) -> None:
+        self._alpha = levels.split_level(np.asarray(alpha, dtype=float))[0]
         self._opening = min(2.0 * levels.split_level(opening_alpha)[0], 0.5)
         self._tuned_rows = tuned_rows
-        self._before = Bounded(fallback, caps)
+        self._before, caps = before, before.caps
         self._cap = len(caps) - 1
         self._rho: Floats | None = None
         self._open: Flags | None = None
@@ -200,7 +219,7 @@ class Asymptotic:
         assert self._open is not None
         totals, squares = state.contrast(self._cap, paths, a, b)
         sums = totals - state.rows[paths] * above
-        opened = (sums > 0) & (sums**2 >= np.log(1.0 / self._alpha) * squares)
+        opened = (sums > 0) & (sums**2 >= np.log(1.0 / self._level(a, b)) * squares)
         before = self._before.hopeful(state, paths, a, b, above)
         return np.where(self._open[paths], opened, before)
 
@@ -220,11 +239,15 @@ class Asymptotic:
             result = np.where(shut, self._before.lower(state, paths, a, b), result)
         return result
 
+    def _level(self, a: Ints, b: Ints) -> Floats:
+        return self._alpha[a, b] if self._alpha.ndim else self._alpha
+
     def _opened(self, state: PathState, paths: Ints, a: Ints, b: Ints) -> Floats:
         """Lower ends as if every path's sequence had opened."""
         assert self._rho is not None
         totals, squares = state.contrast(self._cap, paths, a, b)
-        width = asymptotic.one_sided_half_width(1.0, squares, self._rho[paths, a, b], self._alpha)
+        rho, alpha = self._rho[paths, a, b], self._level(a, b)
+        width = asymptotic.one_sided_half_width(1.0, squares, rho, alpha)
         result: Floats = np.clip((totals - width) / np.maximum(state.rows[paths], 1.0), -1.0, 1.0)
         return result
 
@@ -238,14 +261,22 @@ def needed_caps(
 
 
 def boundary(
-    sequence: Sequence, alpha: float, opening_alpha: float, tuned_rows: float, caps: Floats
+    sequence: Sequence,
+    alpha: Floats | float,
+    opening_alpha: float,
+    tuned_rows: float,
+    caps: Floats,
+    planned: Floats | None = None,
+    variance: float = 0.25,
 ) -> Boundary:
-    """The boundary of a declared sequence at one-sided level alpha.
+    """The boundary of a declared sequence at one-sided level alpha, of all pairs or (K, K).
 
     opening_alpha: level of all pairs, for which the asymptotic sequence is tuned at `tuned_rows`.
+    planned, variance: as of `Bounded`. The per-model one has a single level, the smallest.
     """
     if sequence is Sequence.BOUNDED:
-        return Bounded(alpha, caps)
+        return Bounded(alpha, caps, planned, variance)
     if sequence is Sequence.PER_MODEL:
-        return PerModel(levels.split_level(alpha)[0])
-    return Asymptotic(alpha, opening_alpha, tuned_rows, caps)
+        return PerModel(levels.split_level(float(np.min(alpha)))[0])
+    fallback = levels.split_level(np.asarray(alpha, dtype=float))[1]
+    return Asymptotic(alpha, opening_alpha, tuned_rows, Bounded(fallback, caps, planned, variance))

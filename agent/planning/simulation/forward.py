@@ -21,6 +21,7 @@ import numpy as np
 
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.planning.simulation.boundary import Boundary, boundary, needed_caps
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, Draws, PathState
 from equipoise.policies.assignments.track_and_stop import leaders, optimal_weights
@@ -91,7 +92,8 @@ class Design:
     explains; rate, floor: (N,). binary: whether rewards are 0 or 1. costs: (K,) USD per request.
     lost: (N, K), or (K,) for all of them, share of requests whose reward never comes and counts as
     the worst case. candidates: A, models and today's routing and declared policies. era_caps: of
-    the era that is gone on with, None for those that a new one takes.
+    the era that is gone on with, None for those that a new one takes. prior: what is thought of the
+    era, None for equal weights and levels; planned: (N,) its requests at the rate of each path.
     """
 
     assignment: str
@@ -109,6 +111,8 @@ class Design:
     epsilon: float = 0.0
     tuned_rows: float = 10_000.0
     era_caps: tuple[float, ...] | None = None
+    prior: EraPrior | None = None
+    planned: Floats | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lost", np.broadcast_to(self.lost, self.values.shape))
@@ -121,10 +125,25 @@ class Design:
     def models(self) -> int:
         return int(self.values.shape[1])
 
+    @property
+    def decision_levels(self) -> Floats | float:
+        """One-sided level of each comparison in a decision: (K, K), or one for all."""
+        if self.prior is None or self.sequence is Sequence.PER_MODEL:
+            return levels.decision_level(self.delta, self.models)
+        active = np.ones(self.models, dtype=bool)
+        return levels.decision_levels(self.delta, active, self.prior)
+
+    def boundary(self, alpha: Floats | float, pairs: float, caps: Floats) -> Boundary:
+        """The boundary of these experiments at a level; pairs: that of all pairs at once."""
+        variance = 0.25 if self.prior is None else self.prior.variance
+        return boundary(self.sequence, alpha, pairs, self.tuned_rows, caps, self.planned, variance)
+
     def take(self, paths: Ints) -> Design:
         """These experiments only."""
         names = ("values", "variances", "explained", "rate", "floor", "lost")
-        return replace(self, **{name: getattr(self, name)[paths] for name in names})
+        planned = None if self.planned is None else self.planned[paths]
+        parts = {name: getattr(self, name)[paths] for name in names}
+        return replace(self, planned=planned, **parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,10 +420,8 @@ class _Goal:
         self._width = width
         self._above = np.full(1, -design.epsilon)
         pairs = levels.pair_level(design.delta, design.candidates)
-        level = levels.decision_level(design.delta, design.models) if width is None else pairs
-        self._boundary: Boundary = boundary(
-            design.sequence, level, pairs, design.tuned_rows, self.caps
-        )
+        level = design.decision_levels if width is None else pairs
+        self._boundary = design.boundary(level, pairs, self.caps)
         size = len(design.values)
         self.requests = np.full(size, np.inf)
         if wanted is not None:

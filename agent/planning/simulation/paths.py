@@ -23,6 +23,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from scipy import special
 
+from equipoise.policies.assignments.certify import cautious, certifying_shares
 from equipoise.policies.assignments.top_two import BETA
 from equipoise.policies.assignments.track_and_stop import START_REWARDS
 from equipoise.policies.posterior import VALUE_DRAWS
@@ -140,10 +141,25 @@ def _track_and_stop(
     return np.where(started, shares, 1.0 / size)
 
 
+def _certify(
+    counts: Floats, means: Floats, variances: Floats, costs: Floats, epsilon: float, delta: float
+) -> Floats:
+    known, size = _all(counts > 1), means.shape[1]
+    noise = np.where(known, np.maximum(variances, _LEAST_VARIANCE) / np.maximum(counts, 1.0), 1.0)
+    chance = best_chances(np.where(known, means, 0.0), noise)
+    chance = (chance * VALUE_DRAWS + 0.5) / (VALUE_DRAWS + 0.5 * size)
+    gaps = means[:, :, None] - means[:, None, :] + epsilon
+    apart = noise[:, :, None] + noise[:, None, :]
+    own = cautious(np.where(known, variances, 0.25), counts)
+    shares = certifying_shares(chance, gaps, apart, own, np.clip(means, 0.0, 1.0))
+    return np.where(known, shares, 1.0 / size)
+
+
 ASSIGNMENTS: dict[str, Shares] = {
     "uniform": _uniform,
     "neyman": _neyman,
     "top-two": _top_two,
+    "certify": _certify,
     "track-and-stop": _track_and_stop,
 }
 """Assignments that a plan can simulate, by the name of the policy."""

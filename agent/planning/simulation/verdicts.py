@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.agent.inference import levels
-from equipoise.agent.planning.simulation.boundary import Boundary, boundary
 from equipoise.agent.planning.simulation.forward import Design, advance
 from equipoise.agent.planning.simulation.paths import PathState
 from equipoise.store.batches import Flags, Floats, Ints
@@ -81,12 +80,8 @@ class _Reading:
         self._candidate, self._difference = candidate, difference
         self._others: Ints = np.delete(np.arange(design.models), candidate)
         pairs = levels.pair_level(design.delta, design.candidates)
-        decision = levels.decision_level(design.delta, design.models)
-        self._decision = self._boundary(design, decision, pairs)
-        self._shown = self._boundary(design, pairs, pairs)
-
-    def _boundary(self, design: Design, level: float, pairs: float) -> Boundary:
-        return boundary(design.sequence, level, pairs, design.tuned_rows, self.caps)
+        self._decision = design.boundary(design.decision_levels, pairs, self.caps)
+        self._shown = design.boundary(pairs, pairs, self.caps)
 
     def take(self, state: PathState) -> tuple[Flags, Flags]:
         """(N,) twice: where the candidate is certified better than all others, and where it is

@@ -364,6 +364,9 @@ def read_table(path: Path) -> TableFile:
         is_parquet = opened.read(len(_PARQUET)) == _PARQUET
     try:
         table = _parquet(file) if is_parquet else _csv(file)
+    except pa.ArrowNotImplementedError as error:
+        reason = one_line(error)
+        raise BenchmarkError(f"{file} has types that cannot be read here: {reason}") from None
     except pa.ArrowException as error:
         kind = "Parquet" if is_parquet else "CSV"
         reason = one_line(error)

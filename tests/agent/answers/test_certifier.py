@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from traffic import KEY, Traffic, config, run
@@ -11,6 +13,7 @@ from equipoise.agent.answers.certifier import Conditions
 from equipoise.agent.config import CertifyConfig, PolicyConfig, SegmentConfig
 from equipoise.agent.inference import asymptotic, per_model
 from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.inference.levels import decision_levels
 from equipoise.agent.inference.mixture import contrast_bounds, value_bounds
 from equipoise.store.memory import MemoryStore
 
@@ -25,16 +28,24 @@ def settled(batches=45, **changes):
     return agent
 
 
+def prior_of(agent):
+    return agent.state.certifier.prior_in_force(agent.answers.view().certified, agent.rule)
+
+
 def test_bounded_is_read_at_the_level_of_all_pairs():
     agent = settled()
     certified, sums = agent.answers.certified(), agent.answers.view().certified.overall
     caps = agent.state.certifier.spec.caps
-    expected = contrast_bounds(sums.score, caps, 3, 0.05 / PAIRS)
+    prior = prior_of(agent)
+    assert prior.requests > 1.0
+    expected = contrast_bounds(sums.score, caps, 3, 0.05 / PAIRS, prior)
     np.testing.assert_array_equal(certified.contrasts, expected)
-    low, high = value_bounds(sums.score, caps, 0.05 / 8)
+    low, high = value_bounds(sums.score, caps, 0.05 / 8, prior)
     np.testing.assert_array_equal(certified.lower, low)
     np.testing.assert_array_equal(certified.upper, high)
-    decision = contrast_bounds(sums.score, caps, 3, 0.05 / 2)
+    alpha = np.full((4, 4), 0.05)
+    alpha[:3, :3] = decision_levels(0.05, np.ones(3, dtype=bool), prior)
+    decision = contrast_bounds(sums.score, caps, 3, alpha, prior)
     np.testing.assert_array_equal(certified.decision, decision[:3, :3])
     assert certified.sequence is Sequence.BOUNDED
 
@@ -47,13 +58,14 @@ def test_per_model_speaks_of_models_and_bounded_of_the_rest():
     alpha = 0.05 / PAIRS
     expected = per_model.contrast_bounds(sums.rewards, 0.9 * alpha)
     np.testing.assert_array_equal(certified.contrasts[:3, :3], expected)
-    bounded = contrast_bounds(sums.score, agent.state.certifier.spec.caps, 3, alpha - 0.9 * alpha)
+    caps, prior = agent.state.certifier.spec.caps, prior_of(agent)
+    bounded = contrast_bounds(sums.score, caps, 3, alpha - 0.9 * alpha, prior)
     np.testing.assert_allclose(certified.contrasts[3], bounded[3], rtol=1e-12)
     low, high = per_model.value_bounds(sums.rewards, 0.9 * 0.05 / 8)
     np.testing.assert_array_equal(certified.lower[:3], low)
     np.testing.assert_array_equal(certified.upper[:3], high)
     level = 0.05 / 8 - 0.9 * 0.05 / 8
-    low, high = value_bounds(sums.score, agent.state.certifier.spec.caps, level)
+    low, high = value_bounds(sums.score, caps, level, prior)
     np.testing.assert_allclose((certified.lower[3], certified.upper[3]), (low[3], high[3]))
 
 
@@ -75,10 +87,10 @@ def test_alarms_fall_back_to_the_bounded_sequence_at_what_it_kept(declared):
     ):
         certified = agent.state.certifier.certified(sums, rule, conditions)
         assert certified.sequence is Sequence.BOUNDED
-        expected = contrast_bounds(
-            sums.overall.score, agent.state.certifier.spec.caps, 3, 0.1 * 0.05 / PAIRS
-        )
-        np.testing.assert_allclose(certified.contrasts, expected, rtol=1e-12)
+        caps = agent.state.certifier.spec.caps
+        level = 0.05 / PAIRS - 0.9 * 0.05 / PAIRS
+        expected = contrast_bounds(sums.overall.score, caps, 3, level, prior_of(agent))
+        np.testing.assert_allclose(certified.contrasts, expected, rtol=1e-9)
 
 
 def test_asymptotic_opens_once_and_is_frozen_with_the_rule():
@@ -107,6 +119,44 @@ def test_asymptotic_opens_once_and_is_frozen_with_the_rule():
     sums = agent.answers.view().certified.overall
     expected = asymptotic.contrast_bounds(sums.score, openings[-1], 0.9 * 0.05 / PAIRS)
     np.testing.assert_array_equal(agent.answers.certified().contrasts, expected)
+
+
+def test_what_is_thought_is_of_before_the_first_certified_row_and_stays_for_the_era():
+    """A log says the first model is best; later rules may think otherwise, the levels do not."""
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+    opened = prior_of(agent)
+    np.testing.assert_allclose(opened.best, 1.0 / 3.0)
+    # Rows of the first rule: what it thought holds, whatever later rules think.
+    run(agent, traffic, 3, size=60)
+    assert agent.rule.prior.encode() == opened.encode()
+    assert prior_of(agent).encode() == opened.encode()
+    # A new era, before any of its rows: what is known by now.
+    agent.controls.open_era("a new one")
+    thought = prior_of(agent)
+    assert thought.encode() == agent.rule.prior.encode()
+    assert thought.best.sum() == pytest.approx(1.0)
+    assert thought.best.argmax() == 2, "the best of the three so far"
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(60))))
+    for _ in range(4):
+        run(agent, traffic, 4, size=60)
+        assert prior_of(agent).encode() == thought.encode()
+    again = Agent(config(), agent.store, KEY)
+    assert prior_of(again).encode() == thought.encode()
+
+
+def test_sums_of_a_version_without_a_prior_keep_equal_weights():
+    """The rules of its era had none, so its first row brought none."""
+    agent = settled()
+    sums, rule = agent.answers.view().certified, replace(agent.rule, prior=None)
+    old = sums.copy()
+    old.prior[:] = np.nan
+    certifier, conditions = agent.state.certifier, Conditions(context_free=True)
+    assert certifier.prior_in_force(old, rule) is None
+    certified, caps = certifier.certified(old, rule, conditions), certifier.spec.caps
+    expected = contrast_bounds(sums.overall.score, caps, 3, 0.05 / PAIRS)
+    np.testing.assert_array_equal(certified.contrasts, expected)
+    decision = contrast_bounds(sums.overall.score, caps, 3, np.full((4, 4), 0.05 / 2))
+    np.testing.assert_array_equal(certified.decision, decision[:3, :3])
 
 
 def test_segments_get_half_of_delta_together_and_their_own_rows():

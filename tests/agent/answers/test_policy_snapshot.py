@@ -8,8 +8,15 @@ from msgspec.structs import replace
 from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.policy_snapshot import FEW, RECENT, OutputMaps, recent_contexts
+from equipoise.agent.answers.policy_snapshot import (
+    FEW,
+    RECENT,
+    KnownRewards,
+    OutputMaps,
+    recent_contexts,
+)
 from equipoise.agent.config import BudgetConfig, PolicyConfig
+from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 
 POLICY = PolicyConfig(gate="contrast", assignment="contrast", rate=0.3)
@@ -114,3 +121,27 @@ def test_regressions_of_outputs_are_renewed_when_replays_come_and_only_then():
     for mine, theirs, old in zip(again, fresh, first, strict=True):
         np.testing.assert_array_equal(mine, theirs)
         assert not np.array_equal(mine, old)
+
+
+def test_known_rewards_are_those_of_the_rows_logged_and_randomized(agent: Agent) -> None:
+    """Every row with its complete outcome, out of the log."""
+    known, rewards = KnownRewards.of(agent.answers.view().moments), [[] for _ in MODELS]
+    drawn: dict[int, int] = {}
+    for segment in agent.store.read(0, agent.light.next_seq):
+        batch = segment.batch
+        if isinstance(batch, DecisionBatch):
+            drawn |= dict(zip(batch.number.tolist(), batch.model.tolist(), strict=True))
+        elif isinstance(batch, ObservationBatch):
+            for model, reward in zip(batch.routed.tolist(), batch.reward.tolist(), strict=True):
+                rewards[model].append(reward)
+        elif isinstance(batch, OutcomeBatch):
+            for number, reward in zip(batch.number.tolist(), batch.reward.tolist(), strict=True):
+                if np.isfinite(reward):
+                    rewards[drawn[number]].append(reward)
+    np.testing.assert_allclose(known.counts, [len(each) for each in rewards])
+    np.testing.assert_allclose(known.means[:-1], [np.mean(each) for each in rewards])
+    np.testing.assert_allclose(known.means[-1], np.mean(np.concatenate(rewards)))
+    assert 0.5 < known.variance / np.var(np.concatenate(rewards)) < 2.0
+    values, covariance = known.beliefs(1.0)
+    np.testing.assert_array_equal(values, known.means[:-1])
+    assert (np.diag(covariance) > 0.04 * known.variance).all()

@@ -26,7 +26,7 @@ from equipoise.agent.answers.statements import (
     decision,
     state,
 )
-from equipoise.agent.answers.status import Activity, Claim, State
+from equipoise.agent.answers.status import Activity, Claim, RatedMore, State
 from equipoise.agent.estimators.base import Estimate
 
 NAMES = ("large", "small", "tiny", "mid")
@@ -78,11 +78,12 @@ def compared(rng: np.random.Generator):
     return msgspec.structs.replace(comparison, readings=told)
 
 
-def claimed(rng: np.random.Generator, models: tuple[str, ...]) -> Claim | None:
+def claimed(rng: np.random.Generator, models: tuple[str, ...], raters: bool) -> Claim | None:
     kind = rng.choice(["none", "best", "within", "alike"])
     if kind == "none":
         return None
-    about = str(rng.choice(["", " on requests that were still open (3 were not)"]))
+    part = str(rng.choice(["", " on requests that were still open (3 were not)"]))
+    about = (" among those who rate" if raters else "") + part
     size = int(rng.integers(2, len(models) + 1)) if kind == "alike" else 1
     return Claim(
         kind=kind,
@@ -92,7 +93,15 @@ def claimed(rng: np.random.Generator, models: tuple[str, ...]) -> Claim | None:
         epsilon=float(rng.choice([0.01, 0.25])),
         delta=0.05,
         about=about,
-        whole=not about,
+        whole=not part,
+        rating=rated_more(rng, models) if raters else (),
+    )
+
+
+def rated_more(rng: np.random.Generator, models: tuple[str, ...]) -> tuple[RatedMore, ...]:
+    pairs = [rng.permutation(models)[:2].tolist() for _ in range(rng.integers(0, 3))]
+    return tuple(
+        RatedMore(model=one, other=other, by=10.0 ** rng.uniform(-6, 0)) for one, other in pairs
     )
 
 
@@ -136,12 +145,14 @@ def priced(rng: np.random.Generator) -> Prices | None:
 
 def drawn(seed: int) -> tuple[Facts, Situation]:
     rng = np.random.default_rng(seed)
-    comparison = compared(rng)
+    comparison, raters = compared(rng), bool(rng.random() < 0.5)
+    if raters:
+        comparison = msgspec.structs.replace(comparison, about="among those who rate")
     certified = int(rng.choice([0, 1, 57, 4321]))
     era = int(rng.choice([0, 0, 2]))
     reason = "drift: rewards fell" if era else ""
     progress = Progress(certified, certified + int(rng.choice([0, 12])), era, reason)
-    facts = Facts(claimed(rng, comparison.models), comparison, progress, priced(rng))
+    facts = Facts(claimed(rng, comparison.models, raters), comparison, progress, priced(rng))
     why = str(rng.choice(["", "a release"]))
     activity = list(Activity)[rng.integers(len(Activity))]
     hides = activity in (Activity.KILL_SWITCH, Activity.PASSING_THROUGH)
@@ -230,8 +241,21 @@ def check_state(seed: int) -> None:
         assert ("certified best of the models" in text) is best
         if claim is not None and not best:
             assert f"within {claim.epsilon:.4g} of " in text
-    for bound in re.findall(r"at least ([\d.e+-]+)", said.certified):
-        assert any(0.0 < float(bound) <= each for each in (claim.by, claim.over_routing))
+    for bound, unit in re.findall(r"at least ([\d.e+-]+)(%?)", said.certified):
+        known = (
+            [100.0 * each.by for each in claim.rating] if unit else [claim.by, claim.over_routing]
+        )
+        assert any(0.0 < float(bound) <= each for each in known)
+
+    # Who an answer is about, wherever there is one; who rates, where that may be the reason.
+    raters = bool(one.about)
+    about_all = not raters
+    if claim is not None:
+        for text in (said.certified, said.status_sentence):
+            assert ("among those who rate" not in text) is about_all
+            assert ("Who rates depends on the model" in text) is bool(claim.rating)
+    if " ± " in said.estimate:
+        assert ("among those who rate" not in said.estimate) is about_all
 
     # No forecast while nothing is randomized, once it is decided, or of nothing.
     assert not FORETELLS.search(said.outlook) or (

@@ -9,16 +9,21 @@ from scipy import optimize, special
 from equipoise.agent.inference.mixture import (
     LAMBDAS,
     LOWEST_LEVEL,
+    evidence_of,
     lower_mean,
     lower_mean_of,
     reach,
+    tuned_weights,
 )
 
 PSI = -np.log1p(-LAMBDAS) - LAMBDAS
 
 
-def root_of_average(rows, totals, squares, bounds, alpha):
-    """theta where the average of the sequences' mixtures is 1 / alpha, by bisection."""
+def root_of_average(rows, totals, squares, bounds, alpha, weights=None):
+    """theta where the average of the sequences' mixtures is 1 / alpha, by bisection.
+
+    weights: (C, J) logs, equal ones if None.
+    """
 
     def excess(theta):
         parts = [
@@ -26,7 +31,8 @@ def root_of_average(rows, totals, squares, bounds, alpha):
             for total, square, bound in zip(totals, squares, bounds, strict=True)
         ]
         exponent = np.concatenate(parts)
-        return special.logsumexp(exponent) - np.log(len(exponent)) - np.log(1 / alpha)
+        weight = -np.log(len(exponent)) if weights is None else weights.ravel()
+        return special.logsumexp(exponent + weight) - np.log(1 / alpha)
 
     return optimize.brentq(excess, -1e6, 1e6, xtol=1e-13, rtol=8.9e-16, maxiter=500)
 
@@ -61,6 +67,46 @@ def test_bound_of_several_solves_its_equation_and_is_never_above(alpha):
         ours = lower_mean_of(rows, totals, squares, bounds, alpha)
         assert ours == pytest.approx(root, rel=1e-6, abs=1e-8)
         assert ours <= root + 1e-12 * max(1.0, abs(root))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1e-4])
+def test_a_bound_of_tuned_weights_solves_its_equation_at_each_level(alpha):
+    """Leading axes: two levels at once, each with weights of its own."""
+    rng, caps, bounds = np.random.default_rng(7), np.array([0.0, 20.0]), np.array([2.0, 22.0])
+    levels = np.array([alpha, alpha / 30.0])
+    weights = tuned_weights(5000.0, 0.2, caps, bounds, levels)
+    assert weights.shape == (2, 2, len(LAMBDAS))
+    np.testing.assert_allclose(special.logsumexp(weights, axis=(1, 2)), 0.0, atol=1e-12)
+    for rows in (1.0, 300.0, 2e5):
+        totals = rows * 0.3 + np.sqrt(rows) * rng.normal(size=2)
+        squares = rows * rng.random(2) * np.array([0.2, 0.02])
+        pair = np.broadcast_to(totals, (2, 2)), np.broadcast_to(squares, (2, 2))
+        ours = lower_mean_of(rows, *pair, bounds, levels, weights)
+        for level, weight, bound in zip(levels, weights, ours, strict=True):
+            root = root_of_average(rows, totals, squares, bounds, level, weight)
+            assert bound == pytest.approx(root, rel=1e-6, abs=1e-8)
+            assert bound <= root + 1e-12 * max(1.0, abs(root))
+            at = (totals - rows * bound) / bounds
+            assert evidence_of(at, squares, weight) == pytest.approx(np.log(1 / level), abs=1e-5)
+
+
+def test_weights_lie_where_the_plan_expects_the_decision():
+    """At the planned size the bound is narrower than with equal weights, by about what a grid of 18
+    bets and two caps costs, and a plan that is wrong by a factor of 30 still gives a bound."""
+    caps, bounds, alpha, variance = np.array([0.0, 20.0]), np.array([2.0, 22.0]), 0.01, 0.25
+    requests = 2e4
+    total = requests * 20.0 * np.array([1.0, 0.5])
+    found = {}
+    for planned in (requests / 30.0, requests, requests * 30.0):
+        weights = tuned_weights(planned, variance, caps, bounds, alpha)
+        found[planned] = -lower_mean_of(
+            requests, np.zeros(2), total / bounds**2, bounds, alpha, weights
+        )
+    equal = -lower_mean_of(requests, np.zeros(2), total / bounds**2, bounds, alpha)
+    fixed = np.sqrt(2.0 * np.log(1.0 / alpha) * total[1]) / requests
+    assert fixed < found[requests] < 0.87 * equal
+    assert found[requests] == min(found.values())
+    assert max(found.values()) < 1.6 * equal
 
 
 def test_one_sequence_is_the_mixture_of_one():

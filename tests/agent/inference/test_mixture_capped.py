@@ -7,9 +7,11 @@ import itertools
 import numpy as np
 import pytest
 
+from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.mixture import (
     contrast_bound,
     contrast_bounds,
+    tuned_weights,
     usual_caps,
     value_bounds,
 )
@@ -89,8 +91,9 @@ def test_the_bound_of_a_contrast_of_models_is_reached():
     assert step == pytest.approx(-contrast_bound(np.array([cap]), 3, 2)[0, 0, 1], abs=1e-12)
 
 
+@pytest.mark.parametrize("prior", [None, EraPrior(30.0, 0.25, np.array([0.5, 0.5]))])
 @pytest.mark.parametrize("values", [(0.9, 0.4), (0.5, 0.5), (0.02, 1.0)])
-def test_mean_evidence_against_the_truth_is_never_above_one(values):
+def test_mean_evidence_against_the_truth_is_never_above_one(values, prior):
     """Every path of 4 rows of a two-model world, weighted by its chance: no sampling at all.
 
     e = 1, pi = (0.2, 0.8), centres follow the path, predictions are poor. The evidence is the
@@ -108,12 +111,19 @@ def test_mean_evidence_against_the_truth_is_never_above_one(values):
             excess = (moments.low[:2, 0] - moments.high[:2, 1] - moments.rows[0] * truth) / bounds
             squares = moments.contrast_squares()[:2, 0, 1] / bounds**2
             exponent = LAMBDAS * excess[:, None] - PSI * squares[:, None]
+            # Weights follow the level: the mean is of those of one level.
             evidence = np.exp(exponent).mean()
+            if prior is not None:
+                weights = tuned_weights(30.0, 0.25, np.array(caps[:2]), bounds, 0.3)
+                evidence = np.exp(exponent + weights).sum()
             mean += chance * evidence
             for alpha in (0.99 / evidence, 1.01 / evidence):
-                if alpha < 1.0:
+                if alpha < 1.0 and prior is None:
                     lower = contrast_bounds(moments, caps, 2, alpha)[0, 1]
                     assert (lower > truth) == (evidence > 1 / alpha) or lower == -1.0
+            if prior is not None:
+                lower = contrast_bounds(moments, caps, 2, 0.3, prior)[0, 1]
+                assert (lower > truth) == (evidence > 1 / 0.3) or lower == -1.0
             return
         for model, reward in itertools.product((0, 1), (0.0, 1.0)):
             row = Rows.of(

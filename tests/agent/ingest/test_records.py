@@ -35,6 +35,7 @@ from equipoise.agent.ingest.bulk import Order, run
 from equipoise.agent.ingest.records import rows
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
+from tests.agent.ingest import wide_parquet
 
 CONFIG = """
 name = "chat"
@@ -152,6 +153,8 @@ IDS: list[tuple[Any, str | None]] = [
     (7, "7"),
     (7.0, "7"),
     (1e15, "1000000000000000"),
+    (2.0**53 - 1, "9007199254740991"),
+    (2**53, "9007199254740992"),
     (1.5, "1.5"),
     (2**60, "1152921504606846976"),
     (Decimal("7.00"), "7"),
@@ -170,7 +173,7 @@ def test_ids_of_any_type(given: Any, text: str | None) -> None:
     assert as_text("request_id", given) == text
 
 
-@pytest.mark.parametrize("given", [[1], {"a": 1}, math.inf, 1e17])
+@pytest.mark.parametrize("given", [[1], {"a": 1}, math.inf, 1e17, float(2**53 + 1)])
 def test_what_is_no_id_of_a_row(given: Any) -> None:
     with pytest.raises(AgentError, match="request_id: "):
         as_text("request_id", given)
@@ -474,6 +477,17 @@ def test_times_of_nanoseconds_inside_lists_are_read(folder: Path) -> None:
     assert row["turns"][0]["text"] == "a"
     assert as_seconds("at", row["turns"][0]["at"]) == 1.0
     assert as_seconds("at", row["d"]) == 5 * 86400.0
+
+
+def test_a_sound_parquet_file_of_a_type_that_is_not_read_is_not_called_another_file(
+    folder: Path,
+) -> None:
+    wide_parquet.write(folder / "a.parquet", pa.table({"request_id": ["a"], "reward": [1.0]}))
+    for columns in (None, {"request_id", "reward"}):
+        with pytest.raises(AgentError) as caught:
+            list(rows("a.parquet", "parquet", columns))
+        assert str(caught.value).startswith("a.parquet: this Parquet file cannot be read here: ")
+        assert "64 bits" in str(caught.value)
 
 
 def test_the_presets_name_no_row_by_what_rows_can_share(folder: Path) -> None:

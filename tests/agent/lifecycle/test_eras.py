@@ -7,6 +7,7 @@ import pytest
 from traffic import KEY, Traffic, config, run
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.answers.policy_snapshot import KnownRewards
 from equipoise.agent.answers.status import State
 from equipoise.agent.config import CertifyConfig
 from equipoise.agent.errors import AgentError
@@ -46,14 +47,19 @@ def test_a_row_belongs_to_the_era_it_was_decided_in():
     assert agent.answers.certified().rows == 20
 
 
-def test_nothing_of_an_old_era_is_frozen_into_a_new_one():
+def test_of_an_old_era_only_what_is_expected_is_frozen_into_a_new_one():
+    """Centres and predictions are the mean rewards known so far, on which no validity rests."""
     agent, traffic = two_eras(MemoryStore())
-    assert (agent.rule.frozen[0].tuning.factor == 0.0).all()
-    assert (agent.rule.frozen[0].centres.low == 0.5).all()
-    agent.refresh()
-    assert (agent.rule.frozen[0].centres.low == 0.5).all()
+    known = KnownRewards.of(agent.answers.view().moments).means
+    for _ in range(2):
+        frozen = agent.rule.frozen[0]
+        assert (frozen.tuning.factor == 0.0).all()
+        np.testing.assert_allclose(frozen.tuning.offset, known)
+        np.testing.assert_allclose(frozen.centres.low, np.broadcast_to(known, (3, 4)))
+        assert frozen.seen is None or not frozen.seen.any()
+        agent.refresh()
     run(agent, traffic, 3)
-    assert not (agent.rule.frozen[0].centres.low == 0.5).all()
+    assert not np.allclose(agent.rule.frozen[0].centres.low, known)
 
 
 def test_a_model_that_is_left_out_is_never_drawn_and_the_others_stay_certified():

@@ -55,6 +55,9 @@ def test_a_rule_comes_back_bit_for_bit():
     assert bits(again) == bits(rule)
     assert again.encode() == body
     assert again.frozen[1].opening is None
+    assert again.prior.encode() == rule.prior.encode()
+    before = replace(rule, prior=None)
+    assert '"prior"' not in before.encode(), "rules of before are written as they were"
 
 
 def test_the_id_follows_the_content_and_a_rule_is_kept_once():

@@ -233,6 +233,8 @@ class Outsider:
         """Where the mixture of supermartingales is 1 / level, by bisection."""
         lambdas = np.array(self.facts["lambdas"])
         psi = -np.log1p(-lambdas) - lambdas
+        weights = np.concatenate(self.weights(lambdas, bounds, level))
+        assert weights.sum() == pytest.approx(1.0)
 
         def evidence(theta: float) -> float:
             parts = [
@@ -241,9 +243,22 @@ class Outsider:
             ]
             exponents = np.concatenate(parts)
             top = exponents.max()
-            return float(top + np.log(np.exp(exponents - top).mean()) - np.log(1 / level))
+            return float(top + np.log(weights @ np.exp(exponents - top)) - np.log(1 / level))
 
         return float(brentq(evidence, -50.0, 50.0, xtol=1e-13, rtol=1e-14))
+
+    def weights(self, lambdas, bounds: list[float], level: float) -> list:
+        """Per finite cap, by the formula of docs/export.md."""
+        prior, usual = self.facts["prior"], max(cap for cap in self.caps if np.isfinite(cap))
+        shares = [1 - self.facts["last_share"], self.facts["last_share"]]
+        noises = [1.0, 2 * prior["variance"]]
+        found = []
+        for bound, share, noise in zip(bounds, shares, noises, strict=True):
+            variance = prior["requests"] * usual * noise
+            best = min(self.facts["largest_bet"], bound * np.sqrt(2 * np.log(1 / level) / variance))
+            weight = np.exp(-((np.log(lambdas / best) / self.facts["spread"]) ** 2) / 2)
+            found.append(share * weight / weight.sum())
+        return found
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_what_an_operator_set_is_the_budget():
 def test_time_counts_from_what_waits_behind_the_watermark():
     """The first reward never comes: nothing is certified before its window ends, and then all that
     waited is at once."""
-    agent, traffic = lived(1000)
+    agent, traffic = lived(500)
     chosen = agent.decide(traffic.requests(200))
     outcomes = traffic.outcomes(chosen)
     agent.observe(take(outcomes, np.arange(1, 200)))
@@ -176,7 +176,7 @@ def test_time_counts_from_what_waits_behind_the_watermark():
     made = forecast(agent.answers, traffic.at + 50.0)
     assert agent.answers.behind().held == 199
     assert made.hours.low >= (agent.config.reward.window - 50.0) / 3600.0
-    assert forecast(lived(1000)[0].answers, 0.0).hours.low < made.hours.low
+    assert forecast(lived(500)[0].answers, 0.0).hours.low < made.hours.low
 
 
 SITUATIONS = [

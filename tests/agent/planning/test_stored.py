@@ -24,8 +24,9 @@ from equipoise.agent.inference import levels
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.sentences import family_lines, store_sentence
-from equipoise.agent.planning.simulation.boundary import boundary, needed_caps
+from equipoise.agent.planning.simulation.boundary import needed_caps
 from equipoise.agent.planning.stored import of_experiment
+from equipoise.agent.planning.tables import Tables
 from equipoise.store.memory import MemoryStore
 
 
@@ -54,8 +55,9 @@ def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
     declared = Sequence(sequence)
     caps = needed_caps(declared, 3, np.full(1, 0.9), problem.era_caps)
     start = problem.start(1, len(caps))
-    level = levels.decision_level(0.05, 3)
-    read = boundary(declared, level, level, 1.0, caps)
+    design = problem.design("uniform", declared, [Tables(problem).base(0.1)], 1)
+    assert design.prior.requests == pytest.approx(agent.rule.prior.requests)
+    read = design.boundary(design.decision_levels, levels.pair_level(0.05, 4), caps)
     a, b = np.nonzero(~np.eye(3, dtype=bool))
     mine = read.lower(start, np.zeros(6, dtype=int), a, b) * problem.scale
     _, _, variances = sample_moments(agent.answers.view().moments.arms)

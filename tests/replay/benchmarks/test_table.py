@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
 from equipoise.agent.features.text import STATISTICS
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, load
+from tests.agent.ingest import wide_parquet
 
 
 def frame(contexts: int = 6, models: int = 3, seed: int = 0) -> pd.DataFrame:
@@ -266,6 +268,15 @@ def test_column_types_that_are_no_numbers(tmp_path: Path) -> None:
     table["model"] = table["y_score"]
     with pytest.raises(BenchmarkError, match="model has type double, must be text or whole num"):
         read(tmp_path, table, "parquet")
+
+
+def test_a_type_that_is_not_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    wide_parquet.write(path, pa.table({"context_id": ["a"], "model": ["m"], "reward": [1.0]}))
+    with pytest.raises(
+        BenchmarkError, match=r"data\.parquet has types that cannot be read.*64 bits"
+    ):
+        load(f"table:{path}")
 
 
 def test_a_category_a_decimal_and_a_column_of_nothing(tmp_path: Path) -> None:
