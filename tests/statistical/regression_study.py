@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--exp", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=0.25)
-    parser.add_argument("--out", type=Path, help="also write the table to this page")
+    parser.add_argument("--out", type=Path, help="also write the first part of the page here")
     parser.add_argument("--explained", action="store_true", help="only how much is explained")
     options = parser.parse_args()
     if options.explained:
