@@ -37,7 +37,8 @@ Comparing: TypeAlias = Literal[
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """What another family says of the same models; nothing is certified. favoured: its best model.
+    """What another family says of the same models; nothing is certified. family: its
+    name. favoured: its best model.
     value_of_model, value_of_second: its values of the two models that look best by the family that
     was asked. lead: by how much it holds `favoured` to be better than the first of them, 0 where
     that is the same model. lead_standard_error: of the lead. Reward units, null where unknown."""

@@ -1,4 +1,4 @@
-"""Mean regret of one setting by features and by baseline: `python FILE alpacaeval:PATH [--seeds N]`.
+"""Mean regret by features and by baseline, in one setting: `python FILE NAME:PATH [--seeds N]`.
 
 The streams of the study `allocation` (4,000 randomized requests, 20,000 rows of log), with standard
 errors over seeds. `plain`: track-and-stop read by unweighted means, as gateways read it. `outcome`:

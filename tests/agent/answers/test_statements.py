@@ -335,7 +335,7 @@ def test_before_anything_is_certified():
 
 
 def test_a_family_that_favours_another_model_is_named_with_the_error_of_its_lead():
-    one = comparison([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], sign=-1)
+    one = comparison([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.9, 0.05), sign=-1)
     spread = np.array([[0.01, 0, 0], [0, 0.04, 0.02], [0, 0.02, 0.09]])
     other = Estimate("cvci", np.array([0.4, 0.55, np.nan]), spread)
     alike = Estimate("grounded", np.array([0.7, 0.6, 0.7]), spread)
