@@ -357,7 +357,22 @@ def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) 
         text = f"Against today's routing nothing is certified; by the estimates {text}"
     if numbers and progress.era > 0 and progress.reason:
         pooled += f" Estimates hold all eras, also from before this one ({progress.reason})."
-    return f"{text}.{pooled}{comparison.note and ' ' + comparison.note}"
+    apart = "" if claim is not None else _apart(comparison)
+    return f"{text}.{apart}{pooled}{comparison.note and ' ' + comparison.note}"
+
+
+def _apart(comparison: Comparison) -> str:
+    """Families whose best model is another one; "" where none is, or by how much is not known."""
+    if comparison.kind != "leads":
+        return ""
+    best = comparison.models[comparison.top[0]]
+    told = [
+        f"{one.family} favours {one.favoured}, by"
+        f" {_both(comparison, one.lead, one.lead_standard_error)}"
+        for one in comparison.readings
+        if one.favoured != best and one.lead and one.lead_standard_error
+    ]
+    return f" Families of estimates disagree: over {best} {'; '.join(told)}." if told else ""
 
 
 _NUMBERS = ("tie-with-routing", "routing", "tie", "leads")

@@ -7,7 +7,7 @@ travels to the daemon as bytes, so that no estimate is ever computed between two
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, zip_longest
 from typing import Any
 
@@ -18,7 +18,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.answers import PLAIN
 from equipoise.agent.answers.certifier import Certified
 from equipoise.agent.answers.policy_snapshot import sample_moments
-from equipoise.agent.answers.recommendation import KEEP_ROUTING, ROUNDING
+from equipoise.agent.answers.recommendation import KEEP_ROUTING, ROUNDING, readings
 from equipoise.agent.answers.statements import (
     NOTHING_SPECIAL,
     Facts,
@@ -126,7 +126,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         log_rows=agent.light.next_seq,
         at=at,
         estimates=_estimates(agent, estimates, at),
-        facts={name: _facts(agent, name) for name in names},
+        facts={name: _facts(agent, name, estimates) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
         basis=agent.answers.basis(estimates[configured]),
@@ -423,10 +423,16 @@ def _interval(reward: RewardConfig, value: float, variance: float) -> tuple[floa
     return low, high
 
 
-def _facts(agent: Agent, family: str) -> Facts:
+def _facts(agent: Agent, family: str, beside: Mapping[str, Estimate]) -> Facts:
     # The configured family may be left out for an alarm, or for want of replays.
     configured = family == agent.config.policy.estimator
-    return agent.answers.facts(None if configured else family)
+    facts = agent.answers.facts(None if configured else family)
+    # What is said of those who rate is no family's.
+    if facts.comparison.note or facts.comparison.about:
+        return facts
+    told = readings(facts.comparison, beside.values(), agent.answers.sign)
+    comparison = msgspec.structs.replace(facts.comparison, readings=told)
+    return msgspec.structs.replace(facts, comparison=comparison)
 
 
 def recommendation(
@@ -461,6 +467,8 @@ def recommendation(
         at=at,
         log_rows=log_rows,
         final=situation.final,
+        families=list(comparison.readings),
+        spread=number(comparison.spread),
     )
 
 
@@ -511,7 +519,12 @@ def current(agent: Agent) -> tuple[EstimatesAnswer, RecommendationAnswer, Checks
     checks = agent.answers.checks()
     return (
         _estimates(agent, estimates, at),
-        recommendation(agent.answers.facts(), agent.answers.situation(), at, agent.light.next_seq),
+        recommendation(
+            _facts(agent, family, estimates),
+            agent.answers.situation(),
+            at,
+            agent.light.next_seq,
+        ),
         _checks(agent, checks, at),
     )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.answers.recommendation import Reading
 from equipoise.agent.answers.statements import Pill
 from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
@@ -386,6 +387,7 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     estimator family that was asked. value: of `model`, null where its error is unknown.
     standard_error: of the value. routing_value: of today's routing. routing_standard_error: of
     that. at: when it was made, in seconds since the epoch. log_rows: rows of the log that it holds.
+    families: what others say, where computed. spread: largest less smallest value of `model`.
     """
 
     status: Status
@@ -411,6 +413,8 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     at: float
     log_rows: int
     final: str | None = None
+    families: list[Reading] = []
+    spread: float | None = None
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from equipoise.agent.answers.recommendation import KEEP, compare
+from equipoise.agent.answers.recommendation import KEEP, compare, readings
 from equipoise.agent.answers.statements import (
     Facts,
     Outlook,
@@ -69,7 +69,13 @@ def compared(rng: np.random.Generator):
         routing = float(np.nanmax(values)), routing[1]
     estimate = Estimate("ipw", values, np.diag(errors**2))
     sign = int(rng.choice([1, -1]))
-    return compare(models, estimate, routing, sign, low=low, high=low + span)
+    comparison = compare(models, estimate, routing, sign, low=low, high=low + span)
+    others = [
+        Estimate(name, rng.permutation(values), np.diag(rng.permutation(errors) ** 2))
+        for name in ("hierarchical", "cvci")[: rng.integers(3)]
+    ]
+    told = readings(comparison, [estimate, *others], sign)
+    return msgspec.structs.replace(comparison, readings=told)
 
 
 def claimed(rng: np.random.Generator, models: tuple[str, ...], raters: bool) -> Claim | None:
@@ -181,6 +187,17 @@ def check_state(seed: int) -> None:
     for value, error in re.findall(r"([+-]?\d+\.?\d*) ± (\d+\.?\d*)", said.estimate):
         assert math.isfinite(float(value))
         assert math.isfinite(float(error))
+
+    # Families that favour another model are named while one leads by an estimate alone.
+    other = {each.family for each in one.readings if each.favoured != said.leaning}
+    told = set(re.findall(r"(hierarchical|cvci) favours ", said.estimate))
+    assert told <= other
+    assert not told or (claim is None and said.leaning in one.models)
+    assert bool(told) is (" Families of estimates disagree: over " in said.estimate)
+    for name in told:
+        each = next(each for each in one.readings if each.family == name)
+        assert each.lead > 0.0
+        assert one.spread >= abs(each.value_of_model - one.values[one.top[0]]) - 1e-9
 
     # Rewards from before a change are in the estimates: it is said beside every one.
     pooled = facts.progress.era > 0 and one.kind not in ("nothing", "few", "wide")
@@ -315,6 +332,23 @@ def test_before_anything_is_certified():
         " 2 hours (80%: 1.5 hours to 5 hours) at the recent pace, after 2,500 randomized requests"
         " in all (80%: 1,950 to 4,740); 40 are certified so far."
     )
+
+
+def test_a_family_that_favours_another_model_is_named_with_the_error_of_its_lead():
+    one = comparison([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.9, 0.05), sign=-1)
+    spread = np.array([[0.01, 0, 0], [0, 0.04, 0.02], [0, 0.02, 0.09]])
+    other = Estimate("cvci", np.array([0.4, 0.55, np.nan]), spread)
+    alike = Estimate("grounded", np.array([0.7, 0.6, 0.7]), spread)
+    (first, second) = readings(one, [other, alike], -1)
+    assert (first.favoured, first.value_of_model, first.value_of_second) == ("large", 0.55, None)
+    assert first.lead == pytest.approx(0.15)
+    assert first.lead_standard_error == pytest.approx(math.sqrt(0.05))
+    assert (second.favoured, second.lead, second.value_of_second) == ("small", 0.0, 0.7)
+    apart = msgspec.structs.replace(one, readings=(first, second))
+    assert apart.spread == pytest.approx(0.1)
+    told = state(Facts(None, apart, Progress(40, 52))).estimate
+    assert " Families of estimates disagree: over small cvci favours large, by 0.150 ± " in told
+    assert "grounded" not in told
 
 
 def test_an_end_beyond_the_budget_is_open_and_the_budget_is_named():
