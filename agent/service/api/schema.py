@@ -82,7 +82,8 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
     model to serve. randomized: whether it came from a draw. propensity: the probability with which
     `model` was served. probabilities: the assignment's probability of each model for a request that
     is randomized. reason: why the request was passed through, null otherwise; then `model` is the
-    routed model, `propensity` 1 and nothing was logged.
+    routed model, `propensity` 1 and nothing was logged. ask: whether to ask the user for a rating;
+    only where `reward.missing` is `asked`.
     """
 
     decision_id: Id | None
@@ -95,6 +96,7 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
     era: int | None
     reason: PassThrough | None = None
     outcome_token: str | None = None
+    ask: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
