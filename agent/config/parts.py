@@ -96,7 +96,8 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     highest for an upper one; `rated`, the answer is about the requests that are rated; `asked`, the
     same, but of the requests whose users the agent had asked, drawn with probability `ask`; `net`,
     rewards are -1, 0 or 1 (thumbs) and none counts as 0. rated_share: share of the requests that
-    you expect to be rated, for forecasts and checks. window: seconds after which a reward counts
+    you expect to be rated, for forecasts and checks. ask: share of
+    the requests whose users are asked, with `asked`. window: seconds after which a reward counts
     as missing; without one it is waited for without end.
     """
 

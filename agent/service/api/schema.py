@@ -284,8 +284,8 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     value(model) - value(today's routing). leader: the model decided on, else the one that looks
     best of those compared, null where none has a value; comparisons: of it with every other model
     of the era, and with today's routing. about: which requests values and differences are about, ""
-    for all; where those are the ones who rate, rating: certified ends of the difference between two
-    models in the share of requests that is rated, rating_sentence: the same for people.
+    for all. rating: certified ends of the difference between two models in the share of requests
+    that is rated, where answers are about those who rate; rating_sentence: the same for people.
 
     experiment: its name. decisions: how many were made; randomized: how many of them were drawn.
     estimator: the configured family. era: the one in force. models: a row for each.
