@@ -415,7 +415,7 @@ def _new_fold(
             GuardrailLimit(each.name, each.limit, each.low, each.high, each.direction == "at-most")
             for each in config.guardrails
         ],
-        missing=config.reward.missing_value,
+        missing=config.reward.kept_missing,
     )
     return Fold(light, transform, rules, spec, panel)
 
@@ -435,7 +435,7 @@ def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: floa
         prediction=None,
         frozen=certifier.spec.neutral(),
         active=active,
-        missing=config.reward.missing_value,
+        missing=config.reward.kept_missing,
         prior=certifier.first_prior(0, active),
     )
     return rules.add(first, at)

@@ -8,6 +8,8 @@ frozen after it.
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -16,6 +18,7 @@ import numpy as np
 from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.values import shown
 from equipoise.agent.lifecycle.eras import (
     DRIFT,
     Ended,
@@ -36,7 +39,7 @@ from equipoise.agent.monitors.check import (
 from equipoise.policies.snapshot import Snapshot
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
-from equipoise.store.records import Alert, RuleRecord
+from equipoise.store.records import UNPRINTABLE, Alert, RuleRecord
 
 BUDGET = "budget"
 """The name under which a hard stop in requests that an operator set is kept among the controls."""
@@ -44,6 +47,9 @@ BY_CHECK = "check "
 """How the reason of a pause begins that a check asked for."""
 NO_REASON = "by an operator"
 """What stands where nobody said why the experiment ended."""
+MOST_REASON = 500
+"""Characters of a reason that somebody gives."""
+_UNPRINTED = re.compile(f"[{UNPRINTABLE}]")
 _PAUSE = "pause"
 """The name under which pausing and resuming are kept among the alerts."""
 
@@ -122,7 +128,11 @@ class Controls:
 
     def pause(self, reason: str, at: float = 0.0) -> None:
         """Randomize nothing until `resume`; kept in the store, so a restart stays paused. What has
-        ended stays ended."""
+        ended stays ended. Raises AgentError for a reason that is no line of text."""
+        check_reason(reason)
+        self._pause(reason, at)
+
+    def _pause(self, reason: str, at: float) -> None:
         if self._state.ended is not None:
             return
         self._state.paused = reason
@@ -132,14 +142,20 @@ class Controls:
         self, model: str | None, reason: str = "", at: float = 0.0, *, certified: bool
     ) -> Ended:
         """Randomize nothing any more, and keep who is to be served: until `resume`, through every
-        restart. Ending again replaces what was kept.
+        restart. Ending again in the same way changes nothing, and gives the end that stands.
 
         model: None to leave today's routing as it is. certified: whether that model is certified
-        best, or within epsilon of it, now. Raises AgentError for a model that does not exist.
+        best, or within epsilon of it, now. Raises AgentError for a model that does not exist, for
+        a reason that is no line of text, and where it has ended in another way.
         """
         state = self._state
         if model is not None and model not in state.models:
             raise AgentError(f"model: {model!r} is none of {', '.join(state.models)}")
+        check_reason(reason)
+        if (standing := state.ended) is not None:
+            if (model, reason or standing.reason) == (standing.model, standing.reason):
+                return standing
+            raise AgentError(standing_sentence(standing))
         ended = Ended(model=model, certified=certified, reason=reason, era=state.rule.era, at=at)
         keep_end(state.store, ended, at)
         state.ended, state.paused = ended, reason or NO_REASON
@@ -153,6 +169,7 @@ class Controls:
 
         why: for people.
         """
+        check_reason(why)
         if self._state.ended is not None:
             # First the era: whatever happens in between, what was answered is not added to.
             self.open_era(f"resumed after the end{f': {why}' if why else ''}", at)
@@ -235,12 +252,12 @@ class Controls:
             check = consequence.check
             pauses_all = consequence.action is Action.PAUSE and not consequence.models
             if pauses_all and state.paused is None:
-                self.pause(f"{BY_CHECK}{check.name}: {check.sentence}", at)
+                self._pause(f"{BY_CHECK}{check.name}: {check.sentence}", at)
         active, reasons = self._next_era(consequences)
         if np.count_nonzero(active) < 2:
             # With a single model left there is nothing to compare.
             if state.paused is None and reasons:
-                self.pause(BY_CHECK + "; ".join(reasons), at)
+                self._pause(BY_CHECK + "; ".join(reasons), at)
             return
         if reasons:
             self.open_era("; ".join(reasons), at, active)
@@ -274,6 +291,22 @@ class Controls:
                 name = DRIFT if check.name == "drift" else check.name
                 reasons.append(f"{name}: {check.sentence}")
         return active, reasons
+
+
+def check_reason(reason: str) -> None:
+    """Raise AgentError for a reason that HTTP would refuse: it is printed, and stands in a line of
+    the log."""
+    if len(reason) > MOST_REASON or _UNPRINTED.search(reason):
+        limit = f"at most {MOST_REASON} characters, none of which is a control character"
+        raise AgentError(f"reason is {shown(reason)}, expected {limit}")
+
+
+def standing_sentence(ended: Ended) -> str:
+    """Why it cannot be ended in another way."""
+    date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(ended.at))
+    served = "today's routing stays" if ended.model is None else f"{ended.model} is served"
+    why = f" ({ended.reason})" if ended.reason else ""
+    return f"the experiment ended on {date}: {served}{why}; resume it first to end it otherwise"
 
 
 def alarms_of(consequences: Sequence[Consequence]) -> tuple[str, ...]:

@@ -252,12 +252,17 @@ class Experiment:
     def end(self, model: str | None = None, *, keep: bool = False, reason: str = "") -> Ended:
         """End the experiment: nothing is randomized until `resume`, and who is to be served from
         now on is kept. model: that one; keep: leave today's routing as it is; with neither, what
-        `recommendation` says to do. Raises AgentError for a model that does not exist."""
+        `recommendation` says to do. With neither, an end that stands is
+        repeated. Raises AgentError for a
+        model that does not exist, and where it has ended in another way."""
         from equipoise.agent.answers.recommendation import KEEP
 
         with self._opened():
             answers, action = self.agent.answers, model
-            if model is None and not keep:
+            standing = self.agent.state.ended
+            if standing is not None and model is None and not keep:
+                action = standing.model
+            elif model is None and not keep:
                 advice = answers.recommendation().action
                 action = None if advice == KEEP else advice
             certified = action is not None and action == answers.certified_winner()

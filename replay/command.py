@@ -13,7 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from equipoise.agent.config import SequenceName
-from equipoise.agent.estimators.base import FAMILIES, NOTES
+from equipoise.agent.estimators.base import NOTES, own_families
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import Benchmark, has_own_rewards, load_from_texts
@@ -211,7 +211,7 @@ def prepare(order: ReplayOrder) -> Prepared:
     # Without a log these say nothing, or the same as others.
     lacking = [name for name, notes in NOTES.items() if notes.without_log and not log]
     families = checked_families(
-        order.estimators or [name for name in FAMILIES if name not in lacking]
+        order.estimators or [name for name in own_families() if name not in lacking]
     )
     policies = checked_policies(order.policies)
     if order.store is not None and order.store.exists():

@@ -1,6 +1,6 @@
 """The `equipoise` command inside the process of the test, which has made its imports already.
 
-Each command also runs in a process of its own somewhere, as users run it (`run_as_users_do`).
+Each command also runs in a process of its own somewhere (`run_as_users_do`, `run_forked`).
 """
 
 from __future__ import annotations

@@ -301,7 +301,7 @@ class Answers:
         reward = self.state.config.reward
         ends = {"low": reward.low, "high": reward.high}
         comparison = compare(self.state.models, placed, routing, self.sign, **ends)
-        return msgspec.structs.replace(comparison, note=note)
+        return msgspec.structs.replace(comparison, note=note, about=reward.meaning.about)
 
     def within_certified(self, estimate: Estimate) -> tuple[Estimate, tuple[float, float]]:
         """An estimate, and the value of today's routing with its variance, moved to the nearest
@@ -333,9 +333,12 @@ class Answers:
 
     def certified(self, part: int = 0) -> Certified:
         """What is certified: of the whole traffic, or of segment number `part` from 1 on."""
-        return self.state.certifier.certified(
-            self.view().certified, self.state.rule, self.conditions, part
-        )
+        view, state, asked = self.view(), self.state, self.conditions
+        of = state.certifier, state.rule.rule_id, asked, part
+        if of not in view.answers:
+            view.answers[of] = state.certifier.certified(view.certified, state.rule, asked, part)
+        answer: Certified = view.answers[of]
+        return answer
 
     def era_answer(self) -> EraAnswer:
         """What is certified of the era in force, as it is kept when that ends."""
@@ -452,7 +455,7 @@ class Answers:
     def _in_reach(self, check: Check) -> Check:
         """`missingness` with what its share leaves to be certified; every other check as it is."""
         reward, epsilon = self.state.config.reward, self.state.config.policy.epsilon
-        if check.name != Missingness.name or reward.missing_value is not None:
+        if check.name != Missingness.name or reward.kept_missing is not None:
             return check
         arms, active = self.view().moments.arms, np.flatnonzero(self.state.rule.active)
         count, mean, variance = (part[active] for part in logged_moments(arms))
@@ -467,10 +470,8 @@ class Answers:
 
     def _foreseen(self) -> tuple[float, float] | None:
         """(low, median) of the newest forecast of this era."""
-        forecast = self.forecast
-        if forecast is None or forecast.era != self.state.rule.era:
-            return None
-        return forecast.low, forecast.median
+        one = self.forecast
+        return None if one is None or one.era != self.state.rule.era else (one.low, one.median)
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
@@ -543,7 +544,7 @@ class Answers:
             active=active,
             alarms=state.alarms,
             widened=self.asks_for(Action.WIDEN, state.alarms),
-            missing=state.config.reward.missing_value,
+            missing=state.config.reward.kept_missing,
             after_decision=after,
             prior=prior,
         )

@@ -9,14 +9,16 @@ here for the next rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.answers.policy_snapshot import KnownRewards
-from equipoise.agent.answers.status import Claim, Standing
+from equipoise.agent.answers.status import Claim, RatedMore, Standing
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.parts import Meaning
 from equipoise.agent.estimators.base import Estimate
 from equipoise.agent.inference import levels, per_model
 from equipoise.agent.inference.asymptotic import Opening
@@ -49,6 +51,12 @@ ASSUMES: Mapping[Sequence, tuple[str, ...]] = {
 }
 
 
+OF_RATERS = (
+    "the answer is about those who rate: a model that changes who rates changes it",
+    "what those who rate say of a model stays the same while the experiment runs (checked: drift)",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What the choice of the sequence may look at, all of it known before the rows it certifies.
@@ -75,6 +83,8 @@ class Certified:
     once; the upper end is -contrasts[b, a]. decision: (K, K) the same, larger being better
     whatever the sign of the reward, at the level of "m beats all others".
     fixed: (A, A) half-widths of fixed-n intervals at the level of `contrasts`: a comparison only.
+    rating: (K, K) lower ends of the difference in the share of requests that is rated, all pairs at
+    once, where answers are about those who rate; None where they are about all.
     """
 
     names: tuple[str, ...]
@@ -96,18 +106,20 @@ class Certified:
     active: Flags
     sign: int
     epsilon: float
+    rating: Floats | None = None
 
     @property
     def about(self) -> str:
         """Which requests the answers are about, to follow what is said of a model; "" for all."""
+        raters = "" if self.rating is None else f" {Meaning.RATED.about}"
         if self.limited:
             return (
-                " on requests that were still open to the experiment"
+                f"{raters} on requests that were still open to the experiment"
                 f" ({self.limited:,} were closed by limits on segments or users)"
             )
         if self.closed:
-            return f" on requests open to every model compared ({self.closed:,} were not)"
-        return ""
+            return f"{raters} on requests open to every model compared ({self.closed:,} were not)"
+        return raters
 
     @property
     def kept(self) -> KeptAnswer:
@@ -130,6 +142,7 @@ class Certified:
             upper=self.upper.tolist(),
             contrasts=self.contrasts.tolist(),
             decision=self.decision.tolist(),
+            rating=None if self.rating is None else self.rating.tolist(),
         )
 
     @classmethod
@@ -156,6 +169,7 @@ class Certified:
             active=np.array(kept.active, dtype=bool),
             sign=kept.sign,
             epsilon=kept.epsilon,
+            rating=None if kept.rating is None else np.array(kept.rating, dtype=float),
         )
 
     @property
@@ -165,7 +179,26 @@ class Certified:
         over = self.contrasts[:models, models]
         if self.sign < 0:
             over = self.contrasts[models, :models]
-        return self.standing.claim(self.delta, over, self.about, whole=not self.limited)
+        claim = self.standing.claim(self.delta, over, self.about, whole=not self.limited)
+        if claim is None or self.rating is None:
+            return claim
+        return msgspec.structs.replace(claim, rating=self.rated_more(claim))
+
+    def rated_more(self, claim: Claim | None = None) -> tuple[RatedMore, ...]:
+        """Certified differences in how many requests are rated: those between the models of a
+        claim, or between its one and the others; of all models that are compared without one."""
+        if self.rating is None:
+            return ()
+        names = self.names[: len(self.decision)]
+        said = set(names if claim is None else claim.models)
+        alone = claim is not None and len(said) == 1
+        return tuple(
+            RatedMore(model=names[a], other=names[b], by=float(self.rating[a, b]))
+            for a, b in zip(*np.nonzero(self.rating > 0.0), strict=True)
+            if self.active[a]
+            and self.active[b]
+            and (bool({names[a], names[b]} & said) if alone else {names[a], names[b]} <= said)
+        )
 
     @property
     def standing(self) -> Standing:
@@ -215,6 +248,7 @@ class Certifier:
         low, high = reading.values(levels.value_level(delta, candidates))
         scale, moments = self._range, reading.moments
         ends = self.spec.low, self.spec.high
+        rating = reading.rating(levels.pair_level(delta, models))
         with np.errstate(invalid="ignore", divide="ignore"):
             fixed = reading.fixed_half_widths(pair) * scale
         segments = self._config.certify.segments
@@ -223,7 +257,9 @@ class Certifier:
             segment=None if part == 0 else segments[part - 1].name,
             sequence=reading.chosen.sequence,
             reason=reading.chosen.reason,
-            assumptions=ALWAYS + ASSUMES[reading.chosen.sequence],
+            assumptions=ALWAYS
+            + (OF_RATERS if self.spec.of_raters else ())
+            + ASSUMES[reading.chosen.sequence],
             rows=int(moments.rows),
             randomized=int(moments.randomized),
             missing=int(moments.missing),
@@ -239,6 +275,7 @@ class Certifier:
             active=rule.active,
             sign=self._sign,
             epsilon=self._config.policy.epsilon,
+            rating=None if rating is None else rating[:models, :models],
         )
 
     def winner(
@@ -271,20 +308,22 @@ class Certifier:
 
         rewards: those that came before the rows that the rule decides, None for none.
         """
-        known = None
-        if rewards is not None and self._declared is not Sequence.ASYMPTOTIC:
+        known, share = None, self.spec.rated_share
+        usable = share is not None or not self.spec.of_raters
+        if rewards is not None and usable and self._declared is not Sequence.ASYMPTOTIC:
             policies = [rewards.means[: self.spec.models].mean()] * len(self.spec.policies)
             known = np.append(rewards.means, policies)
             known = np.clip((known - self.spec.low) / self._range, 0.0, 1.0)
         if sums.era != era or last is None or last.era != era:
             if known is None:
                 return self.spec.neutral()
-            return tuple(moments.freeze(None, known) for moments in self.spec.empty())
+            return tuple(moments.freeze(None, known, share) for moments in self.spec.empty())
         return tuple(
             moments.freeze(
                 last.frozen[part].opening
                 or self._opening(moments, self.delta(era, part), conditions, active),
                 known,
+                share,
             )
             for part, moments in enumerate(sums.sums)
         )
@@ -341,6 +380,7 @@ class Certifier:
             budget=None if budget is None else float(budget),
             epsilon=config.policy.epsilon / self._range,
             variance=spread,
+            rated=(config.reward.rated_share or 0.5) if self.spec.of_raters else 1.0,
             best=best,
         )
 
@@ -389,12 +429,15 @@ class Certifier:
         if frozen is not None and frozen.opening is None:
             # The condition may hold by now, but no rule has opened the sequence yet.
             rarer = np.zeros_like(rarer)
-        return choose(
+        chosen = choose(
             self._declared,
             context_free=conditions.context_free,
             drift_alarm=conditions.drift_alarm,
             rarer=rarer,
         )
+        if self.spec.of_raters and self._declared is Sequence.BOUNDED:
+            return replace(chosen, reason="it assumes that what those who rate say stays the same")
+        return chosen
 
     def _decision(self, reading: Reading, delta: float) -> Floats:
         """(A, A) lower ends at the level of a decision, turned so that larger is better."""

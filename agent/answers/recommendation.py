@@ -11,6 +11,7 @@ where the error is unknown or larger than the range of rewards, or where the dif
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -35,6 +36,21 @@ Comparing: TypeAlias = Literal[
 ]
 
 
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What another family says of the same models; nothing is certified. family: its
+    name. favoured: its best model.
+    value_of_model, value_of_second: its values of the two models that look best by the family that
+    was asked. lead: by how much it holds `favoured` to be better than the first of them, 0 where
+    that is the same model. lead_standard_error: of the lead. Reward units, null where unknown."""
+
+    family: str
+    favoured: str
+    value_of_model: float | None
+    value_of_second: float | None
+    lead: float | None
+    lead_standard_error: float | None
+
+
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """What a family's estimates say of every model and of today's routing; nothing is certified.
 
@@ -44,7 +60,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     that look best. leaning: a model, KEEP, or None where too little is known, and in a tie. values,
     errors: (K,) estimates and standard errors, routing, routing_error: the same of today's routing;
     reward units, NaN where unknown. digits: after the point, for people. note: what else is to be
-    said, "" for nothing.
+    said, "" for nothing. about: which requests it is about, "" for all. readings: what other
+    families say, where they were asked.
     """
 
     family: str
@@ -58,6 +75,18 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     routing_error: float
     digits: int
     note: str = ""
+    about: str = ""
+    readings: tuple[Reading, ...] = ()
+
+    @property
+    def spread(self) -> float:
+        """Largest less smallest value of the best model over the families that have one, reward
+        units; NaN where there is but one."""
+        if not self.top or not self.readings:
+            return math.nan
+        known = [self.values[self.top[0]]]
+        known += [one.value_of_model for one in self.readings if one.value_of_model is not None]
+        return max(known) - min(known) if len(known) > 1 else math.nan
 
     @property
     def unknown(self) -> list[str]:
@@ -143,6 +172,46 @@ def compare(
         routing_error=float(errors[-1]) if routing_known else math.nan,
         digits=min(max(3 - math.floor(math.log10(span)), 0), 15),
     )
+
+
+def _known(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def readings(
+    comparison: Comparison, estimates: Iterable[Estimate], sign: int = 1
+) -> tuple[Reading, ...]:
+    """What families other than that of the comparison say of its models."""
+    if not comparison.top:
+        return ()
+    first = comparison.top[0]
+    own = np.where(np.isfinite(comparison.values), sign * np.array(comparison.values), -np.inf)
+    own[first] = -np.inf
+    second = int(own.argmax())
+    result = []
+    for each in estimates:
+        values, spread = each.values, each.covariance
+        turned = np.where(np.isfinite(values), sign * values, -np.inf)
+        best = int(turned.argmax())
+        if each.family == comparison.family or not np.isfinite(values[best]):
+            continue
+        variance = 0.0
+        if best != first:
+            variance = spread[best, best] + spread[first, first] - 2.0 * spread[best, first]
+        knows = math.isfinite(values[first])
+        result.append(
+            Reading(
+                family=each.family,
+                favoured=comparison.models[best],
+                value_of_model=_known(values[first]),
+                value_of_second=_known(values[second]) if np.isfinite(own[second]) else None,
+                lead=_known(sign * (values[best] - values[first])),
+                lead_standard_error=_known(math.sqrt(variance))
+                if knows and variance >= 0.0
+                else None,
+            )
+        )
+    return tuple(result)
 
 
 def favoured(comparison: Comparison, routing: float, sign: int = 1) -> str | None:

@@ -21,7 +21,14 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from equipoise.agent.answers.recommendation import KEEP, Comparison
-from equipoise.agent.answers.status import RESTARTING_ROWS, Activity, Claim, State, Status
+from equipoise.agent.answers.status import (
+    RESTARTING_ROWS,
+    Activity,
+    Claim,
+    RatedMore,
+    State,
+    Status,
+)
 from equipoise.agent.answers.wording import (
     at_least,
     count,
@@ -191,13 +198,9 @@ def decision(
     claim: Claim | None, progress: Progress, situation: Situation, *, epsilon: float, delta: float
 ) -> Status:
     """The decision alone, also of a segment: what is certified of it at level delta."""
-    return Status(
-        state=_stopped(situation) or _knowledge(claim, progress),
-        models=() if claim is None else claim.models,
-        epsilon=epsilon,
-        delta=delta,
-        sentence=_status(claim, progress, situation),
-    )
+    known = _stopped(situation) or _knowledge(claim, progress)
+    models = () if claim is None else claim.models
+    return Status(known, models, epsilon, delta, _status(claim, progress, situation))
 
 
 _STOPPED_BY_PEOPLE = {Activity.PAUSED: State.PAUSED, Activity.ENDED: State.ENDED}
@@ -212,9 +215,11 @@ def _stopped(situation: Situation) -> State | None:
 def past_decision(claim: Claim | None, randomized: int) -> tuple[State, str]:
     """The decision of an era that has ended, and the sentence about it."""
     if claim is None:
-        count = plural(randomized, "randomized request")
-        return State.EXPLORING, f"Nothing was certified by {count}."
-    return _knowledge(claim, Progress(randomized, randomized)), f"{fact(claim)}."
+        return (
+            State.EXPLORING,
+            f"Nothing was certified by {plural(randomized, 'randomized request')}.",
+        )
+    return _knowledge(claim, Progress(randomized, randomized)), _sure(claim)
 
 
 def action_of(claim: Claim | None, comparison: Comparison) -> str:
@@ -249,6 +254,30 @@ def fact(claim: Claim) -> str:
     return f"{text} {promise}"
 
 
+def rating(gaps: Sequence[RatedMore], shares: Sequence[tuple[str, float, int]]) -> str:
+    """How many requests are rated. shares: of each model its name, the share, of how many draws."""
+    known = [f"{percent(share)} of {rows:,} on {name}" for name, share, rows in shares if rows]
+    of = f"Values are among those who rate ({listed(known) or 'none so far'})"
+    more = f"certified: {_rated_more(gaps)}" if gaps else "no difference in how many is certified"
+    return f"{of}; {more}. A model that changes who rates changes its value."
+
+
+def _rated_more(gaps: Sequence[RatedMore]) -> str:
+    one = max(gaps, key=lambda gap: gap.by)
+    most = f" (the largest of {len(gaps)} such differences)" if len(gaps) > 1 else ""
+    least = f"by at least {at_least(100.0 * one.by)}% of requests{most}"
+    return f"{one.model} is rated more often than {one.other}, {least}"
+
+
+def _sure(claim: Claim, but: str = "") -> str:
+    """A certified claim, and what else it may rest on: who rates."""
+    why = ""
+    if claim.rating:
+        why = " Who rates depends on the model, and that may be the reason. Certified:"
+        why += f" {_rated_more(claim.rating)}."
+    return f"{fact(claim)}{but}.{why}"
+
+
 def _ended(claim: Claim | None, progress: Progress, situation: Situation) -> str:
     """Whom an operator chose at the end, and whether that is certified; "" before."""
     final = situation.final
@@ -259,9 +288,8 @@ def _ended(claim: Claim | None, progress: Progress, situation: Situation) -> str
     sure = claim is not None and claim.whole and final in claim.models
     if final != KEEP and not sure:
         chosen += ", which is not certified"
-    if claim is None:
-        return f"Ended{why}: {chosen}. Nothing is certified. {_progress(progress)}"
-    return f"Ended{why}: {chosen}. {fact(claim)}."
+    known = _sure(claim) if claim else f"Nothing is certified. {_progress(progress)}"
+    return f"Ended{why}: {chosen}. {known}"
 
 
 def _certified(facts: Facts, action: str) -> str:
@@ -269,18 +297,15 @@ def _certified(facts: Facts, action: str) -> str:
     if claim is None:
         return f"Not certified: keep today's routing. {_progress(facts.progress)}"
     if not claim.whole:
-        return (
-            f"Not certified for all of the traffic: keep today's routing. On a part of it"
-            f" {fact(claim)}."
-        )
-    if claim.kind == "alike":
-        paid = _paid(facts.prices, claim.models)
-        return f"Keep today's routing, or choose by price: {fact(claim)}.{paid}"
-    if action == KEEP:
-        worse = "but by the estimates today's routing is better still"
-        return f"Keep today's routing: {fact(claim)}, {worse}."
+        part = f"On a part of it {_sure(claim)}"
+        return f"Not certified for all of the traffic: keep today's routing. {part}"
     paid = _paid(facts.prices, claim.models)
-    return f"Serve {claim.models[0]}: {fact(claim)}.{paid}"
+    if claim.kind == "alike":
+        return f"Keep today's routing, or choose by price: {_sure(claim)}{paid}"
+    if action == KEEP:
+        worse = ", but by the estimates today's routing is better still"
+        return f"Keep today's routing: {_sure(claim, worse)}"
+    return f"Serve {claim.models[0]}: {_sure(claim)}{paid}"
 
 
 def _paid(prices: Prices | None, models: Sequence[str]) -> str:
@@ -307,7 +332,7 @@ def _progress(progress: Progress) -> str:
 
 
 def _status(claim: Claim | None, progress: Progress, situation: Situation) -> str:
-    answer = f"{fact(claim)}." if claim else f"Nothing is certified yet. {_progress(progress)}"
+    answer = _sure(claim) if claim else f"Nothing is certified yet. {_progress(progress)}"
     if situation.stopped is None:
         return answer
     if situation.final is not None:
@@ -317,9 +342,12 @@ def _status(claim: Claim | None, progress: Progress, situation: Situation) -> st
 
 
 def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) -> str:
-    text = _compared(comparison)
-    pooled = ""
-    if comparison.kind not in _NUMBERS:
+    text, pooled, numbers = _compared(comparison), "", comparison.kind in _NUMBERS
+    if comparison.about and (numbers or comparison.kind == "wide"):
+        text = f"{comparison.about}, {text}"
+        if comparison.family != "ipw":
+            pooled = f" ({comparison.family} takes those who rate for a random part of all.)"
+    if not numbers:
         text = f"By the estimates nothing can be said: {text}"
     elif claim is None or not claim.whole:
         text = f"By the estimates, which certify nothing, {text}"
@@ -327,9 +355,24 @@ def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) 
         text = f"By the estimates {text}"
     else:
         text = f"Against today's routing nothing is certified; by the estimates {text}"
-    if comparison.kind in _NUMBERS and progress.era > 0 and progress.reason:
-        pooled = f" Estimates hold all eras, also from before this one ({progress.reason})."
-    return f"{text}.{pooled}{comparison.note and ' ' + comparison.note}"
+    if numbers and progress.era > 0 and progress.reason:
+        pooled += f" Estimates hold all eras, also from before this one ({progress.reason})."
+    apart = "" if claim is not None else _apart(comparison)
+    return f"{text}.{apart}{pooled}{comparison.note and ' ' + comparison.note}"
+
+
+def _apart(comparison: Comparison) -> str:
+    """Families whose best model is another one; "" where none is, or by how much is not known."""
+    if comparison.kind != "leads":
+        return ""
+    best = comparison.models[comparison.top[0]]
+    told = [
+        f"{one.family} favours {one.favoured}, by"
+        f" {_both(comparison, one.lead, one.lead_standard_error)}"
+        for one in comparison.readings
+        if one.favoured != best and one.lead and one.lead_standard_error
+    ]
+    return f" Families of estimates disagree: over {best} {'; '.join(told)}." if told else ""
 
 
 _NUMBERS = ("tie-with-routing", "routing", "tie", "leads")

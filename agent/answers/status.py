@@ -52,12 +52,22 @@ class Status:
         return self.sentence
 
 
+class RatedMore(msgspec.Struct, frozen=True, kw_only=True):
+    """A certified difference in how many requests are rated: a larger share of those of `model`
+    than of those of `other`, by at least `by` of all requests."""
+
+    model: str
+    other: str
+    by: float
+
+
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What is certified. models: one, `best` of all or `within` epsilon of the best; or several,
     `alike`, within epsilon of each other. by: lower end of the lead of the best at the level of all
     pairs, which "by at least" needs; over_routing: lower end of what one is better than today's
     routing by. Reward units, larger being better. delta: probability that this is ever wrong.
     about: which requests it is about, "" for all; whole: whether that may be said of the traffic.
+    rating: where it is about those who rate, what is certified of how many do on these models.
     """
 
     kind: Literal["best", "within", "alike"]
@@ -68,6 +78,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     delta: float
     about: str = ""
     whole: bool = True
+    rating: tuple[RatedMore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

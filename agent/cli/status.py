@@ -112,6 +112,7 @@ def describe(agent: Agent) -> dict[str, Any]:
         "certified_sentence": answer.certified_sentence,
         "estimate_sentence": answer.estimate_sentence,
         "outlook_sentence": answer.outlook_sentence,
+        "rating_sentence": estimates.rating_sentence,
         "activity_sentence": answer.activity_sentence,
         "family": answer.family,
         "estimator": estimates.estimator,
@@ -151,6 +152,7 @@ def certificate(certified: Certified) -> dict[str, Any]:
         "requests": certified.rows,
         "randomized": certified.randomized,
         "missing_rewards": certified.missing,
+        "rating": None if certified.rating is None else certified.rating.tolist(),
         "delta": certified.delta,
         "candidates": list(certified.names),
         "lower": certified.lower.tolist(),
@@ -175,7 +177,7 @@ def _print(facts: dict[str, Any]) -> None:
         f" under {facts['policy']}"
     )
     console.print(f"[bold]{facts['certified_sentence']}[/]", highlight=False)
-    for name in ("estimate_sentence", "outlook_sentence", "activity_sentence"):
+    for name in ("estimate_sentence", "rating_sentence", "outlook_sentence", "activity_sentence"):
         if facts[name]:
             console.print(facts[name], highlight=False)
     certified = facts["certificate"]

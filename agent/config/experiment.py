@@ -22,6 +22,7 @@ from equipoise.agent.config.parts import (
     budget_faults,
     check_faults,
     guardrail_faults,
+    rating_faults,
     reference_faults,
 )
 from equipoise.agent.errors import ConfigError
@@ -175,6 +176,7 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.units is not None and self.policy.rate > STICKY_RATE:
             limit = f"at most {STICKY_RATE} with sticky units"
             yield Problem("policy.rate", shown(self.policy.rate), limit, "lower it", ("units",))
+        yield from rating_faults(self.reward, self.certify, self.units is not None)
         columns = [name for each in self.features.context for name in sound_columns(each)]
         yield from reference_faults(self.certify, columns, self.model_names)
         yield from budget_faults(self.budget, columns, self.units is not None)

@@ -128,8 +128,9 @@ price = 0.002
 # intervals then take the worst case for either end, or a value you declare. Without `window` the
 # agent waits for ever: one reward that never comes, and nothing after it is certified.
 # Thumbs: where only some users rate, the worst case certifies little (3% unrated: no difference
-# below 0.03) and, from half unrated on, nothing. Declare a value then, for example missing = 0.0:
-# an answer without a thumb counts as one without a thumb up.
+# below 0.03) and, from half unrated on, nothing. Then declare what it means (docs/missing.md):
+# missing = 0.0: an answer without a thumb counts as one without a thumb up.
+# missing = "rated": the answer is about those who rate.
 [reward]
 low = 0.0
 high = 1.0

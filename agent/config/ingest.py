@@ -295,7 +295,7 @@ def as_words(name: str, value: Any, left_out: Counter[str]) -> str | None:
 
 def as_feature(kind: str, name: str, value: Any, left_out: Counter[str]) -> Any:
     """The value of a feature of this type, None where there is none."""
-    if kind == "Text":
+    if kind in ("Text", "Ngrams"):
         return as_words(name, value, left_out)
     if kind == "Category":
         return as_text(name, value)

@@ -76,6 +76,16 @@ class Meaning(StrEnum):
     RATED = "rated"
     ASKED = "asked"
 
+    @property
+    def of_raters(self) -> bool:
+        """Whether answers are about the requests that are rated, and no others."""
+        return self in (Meaning.RATED, Meaning.ASKED)
+
+    @property
+    def about(self) -> str:
+        """Which requests answers are about, "" for all."""
+        return "among those who rate" if self.of_raters else ""
+
 
 class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What comes back for a request.
@@ -113,6 +123,12 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.missing == "net":
             return 0.0
         return None if isinstance(self.missing, str) else self.missing
+
+    @property
+    def kept_missing(self) -> float | str | None:
+        """As a rule keeps it: the declared value, the name of a meaning of those who rate, None for
+        the worst case."""
+        return self.meaning.value if self.meaning.of_raters else self.missing_value
 
     def faults(self) -> Iterator[Problem]:
         yield from unordered(self.low, self.high, "swap or widen the range")
@@ -254,6 +270,22 @@ class UnitsConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     ttl: Annotated[float, seconds(fix="set it to how long a user should keep a model")]
+
+
+def rating_faults(reward: RewardConfig, certify: CertifyConfig, units: bool) -> Iterator[Problem]:
+    """Sequences that say nothing of those who rate. units: whether units are sticky."""
+    if not reward.meaning.of_raters:
+        return
+    limit = (
+        f"one that can certify the mean among those who rate (reward.missing = {reward.missing!r})"
+    )
+    fix = "take 'bounded', or another meaning of missing rewards"
+    if certify.sequence == "asymptotic":
+        yield Problem("certify.sequence", shown(certify.sequence), limit, fix, ("reward.missing",))
+    elif certify.sequence == "per-model" and units:
+        limit += " of sticky units, which are rated in part"
+        names = ("reward.missing", "units")
+        yield Problem("certify.sequence", shown(certify.sequence), limit, fix, names)
 
 
 def reference_faults(

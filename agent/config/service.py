@@ -257,7 +257,7 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     open_bytes: Count = 16 << 20
 
 
-_ADDRESS = re.compile(r"https?://[^\s/?#]+\S*")
+_ADDRESS = re.compile(r"https?://[^\s/?#\\]+[^\s\\]*")
 
 
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):

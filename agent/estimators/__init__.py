@@ -3,7 +3,7 @@
 ipw            `ipw`; the naive log and today's routing, which the families are compared with
 scorers        `obs-only`, `representation-exp`, `cvci`, `grounded`
 doubly_robust  `doubly-robust`
-hierarchical   `hierarchical`; its prior is in `log_prior`, its posterior in `evidence`
+hierarchical   `hierarchical` and `hierarchical-cautious`; `log_prior`, `evidence`: their parts
 base           what a family returns, the registry, jackknife covariances
 linear         frames and ridge fits that several families share
 outliers       moments without the groups in which a value far off drowns all others
@@ -34,6 +34,7 @@ from equipoise.agent.estimators.base import (
     Family,
     Scorer,
     family,
+    own_families,
     unknown_covariance,
 )
 from equipoise.agent.estimators.outliers import LeftOut, without_far_groups
@@ -71,7 +72,7 @@ def estimate(
     before: Callable[[str], None] | None = None,
     reward_range: tuple[float, float] | None = None,
 ) -> dict[str, Estimate]:
-    """Estimates of the named families (all of them for None), in the order asked for.
+    """Estimates of the named families (all but variants for None), in the order asked for.
 
     Every family goes by the logged probabilities: EXP rows stand for all of the traffic, however
     e and pi moved (`balanced`).
@@ -84,7 +85,7 @@ def estimate(
     are unknown, and its diagnostics say why under `failed`. What was left out of the moments is
     under `left_out`. Raises ValueError for a family nobody registered.
     """
-    wanted = list(FAMILIES if names is None else names)
+    wanted = list(own_families() if names is None else names)
     unknown = [name for name in wanted if name not in FAMILIES]
     if unknown:
         raise ValueError(f"unknown estimator families {unknown}: known are {list(FAMILIES)}")

@@ -59,19 +59,21 @@ class FamilyNotes:
     """What people choose a family by.
 
     idea: in a line. sources: of OBS, EXP and SIM, those it uses. without_log: what it is where
-    there is no usage log; empty where that is nothing worth saying.
+    there is no usage log; empty where that is nothing worth saying. variant_of: the family that it
+    is a setting of, "" for one of its own; who asks for all families is not given variants.
     """
 
     idea: str
     sources: tuple[str, ...]
     without_log: str = ""
+    variant_of: str = ""
 
 
 NOTES: dict[str, FamilyNotes] = {}
 
 
 def family(
-    name: str, idea: str = "", *sources: str, without_log: str = ""
+    name: str, idea: str = "", *sources: str, without_log: str = "", variant_of: str = ""
 ) -> Callable[[Family], Family]:
     """Register a function of the moments as the estimator family `name`, with its notes."""
 
@@ -79,10 +81,15 @@ def family(
         if name in FAMILIES:
             raise ValueError(f"estimator family {name!r} is registered twice")
         FAMILIES[name] = function
-        NOTES[name] = FamilyNotes(idea, sources, without_log)
+        NOTES[name] = FamilyNotes(idea, sources, without_log, variant_of)
         return function
 
     return register
+
+
+def own_families() -> list[str]:
+    """Names of the families that are no variant of another."""
+    return [name for name, notes in NOTES.items() if not notes.variant_of]
 
 
 def describe() -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from equipoise.agent.estimators.log_prior import Integrated, LogPrior, Sample, integrate_slopes
-from equipoise.store.batches import Floats
+from equipoise.store.batches import Flags, Floats
 
 TRUST = 0.97
 """Prior weight of the log's slopes against slopes that start from zero."""
@@ -32,6 +32,11 @@ ABSOLUTE: Floats = np.array([0.03, 0.06, 0.12, 0.25, 0.5])
 """The same in units of sigma, whatever the log shows: effects that confounding cancels there."""
 PRIOR_SHAPE = 2.0
 """Shape of the inverse gamma of sigma^2: four degrees of freedom, mean = its scale."""
+LARGE = 0.12
+"""Effects beyond the log's from this scale on, in units of sigma, are large."""
+CAUTION, CAUTIOUS_ROWS = 0.3, 100.0
+"""Least weight of readings with large effects where one is cautious, and the rewards of a model up
+to which it is as much."""
 INTERCEPT_WIDTH = 10.0
 """Prior standard deviation of the intercept where there is no EXP row, in units of sigma."""
 
@@ -99,8 +104,13 @@ class Grid:
         )
 
 
-def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
-    """Mixture posterior; `variance` is the prior mean of sigma^2, reward units squared."""
+def posterior(
+    sample: Sample, prior: LogPrior, variance: float, cautious: bool = False
+) -> Posterior:
+    """Mixture posterior; `variance` is the prior mean of sigma^2, reward units squared.
+
+    cautious: components with large effects keep together at least `least_large` of the weight.
+    """
     grid = Grid.of(prior)
     root = np.sqrt(prior.variances[:, None] + grid.scorer[..., None] ** 2)
     integrated = integrate_slopes(sample, prior.vectors[:, None], root)
@@ -142,6 +152,8 @@ def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
     )
     weights = np.exp(log_weight - log_weight.max())
     weights /= weights.sum()
+    if cautious:
+        weights = _floored(weights, grid.model >= LARGE, least_large(sample))
     weighted = weights * scale / (PRIOR_SHAPE + 0.5 * freedom - 1.0)
 
     effects = _rotate(shrunk * residual, integrated.basis.swapaxes(-1, -2)[..., None, :, :])
@@ -165,6 +177,23 @@ def posterior(sample: Sample, prior: LogPrior, variance: float) -> Posterior:
         tau_model=float((by_reading * grid.model).sum()),
         tau_scorer=float((weights.sum(axis=2) * grid.scorer).sum()),
     )
+
+
+def least_large(sample: Sample) -> float:
+    """phi = CAUTION min(1, (CAUTIOUS_ROWS / n)^2), n the rewards per model: it vanishes faster than
+    the error of a mean, so what many rewards say stands."""
+    rows = sample.rows / max(len(sample.count), 1)
+    return CAUTION * min(1.0, (CAUTIOUS_ROWS / max(rows, 1.0)) ** 2)
+
+
+def _floored(weights: Floats, large: Flags, least: float) -> Floats:
+    """Weights (B, D, R) with at least `least` on the components (B, R) that are large."""
+    chosen = np.broadcast_to(large[:, None], weights.shape)
+    together = float(weights[chosen].sum())
+    if not 0.0 < together < least:
+        return weights
+    raised: Floats = weights * np.where(chosen, least / together, (1 - least) / (1 - together))
+    return raised
 
 
 def _rotate(vectors: Floats, basis: Floats) -> Floats:

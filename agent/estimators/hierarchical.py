@@ -1,4 +1,5 @@
-"""Family `hierarchical`: a scorer that starts from the log, plus an effect of every model."""
+"""Families `hierarchical` and `hierarchical-cautious`: a scorer that starts from the log, plus an
+effect of every model."""
 
 from __future__ import annotations
 
@@ -53,15 +54,38 @@ def hierarchical(moments: Moments) -> Estimate:
     units, `tau_model` and `tau_scorer` posterior means in units of sigma, `residual_variance`,
     `model_effects` (K,) in reward units, around the intercept.
     """
+    return _estimate("hierarchical", moments)
+
+
+@family(
+    "hierarchical-cautious",
+    "hierarchical, ready for models that are worth more than their outputs show",
+    "OBS",
+    "EXP",
+    "SIM",
+    variant_of="hierarchical",
+)
+def hierarchical_cautious(moments: Moments) -> Estimate:
+    """As `hierarchical`, but readings with large model effects keep a share of the weight while
+    rewards are few (`evidence.least_large`).
+
+    It loses less where outputs say little of the reward, as in preferences for a better writer,
+    and somewhat more where the log is right.
+    """
+    return _estimate("hierarchical-cautious", moments)
+
+
+def _estimate(name: str, moments: Moments) -> Estimate:
     frame = common_frame(moments, moments.exp, moments.obs)
     if frame is None:
-        return unknown_estimate("hierarchical", moments)
+        return unknown_estimate(name, moments)
     experiment = _sample(moments.exp, frame)
     prior = LogPrior.of(_sample(moments.obs, frame), TRUST)
     scale = _prior_variance(experiment, prior.residual_variance)
     known = scale > 0
     # Without any spread of rewards the unit is arbitrary: values stand, variances are unknown.
-    result = posterior(experiment, prior, scale if known else 1.0)
+    cautious = name == "hierarchical-cautious"
+    result = posterior(experiment, prior, scale if known else 1.0, cautious)
 
     models = moments.dimensions.models
     phi = frame.standardize(mean_features(moments.simulation))
@@ -79,7 +103,7 @@ def hierarchical(moments: Moments) -> Estimate:
         variance = np.inf
     by_reading = result.weights.sum(axis=(1, 2))
     return Estimate(
-        family="hierarchical",
+        family=name,
         values=values,
         covariance=0.5 * (spread + spread.T),
         diagnostics={

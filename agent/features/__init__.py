@@ -6,7 +6,7 @@ data, so that sums taken under it stay meaningful, and a changed schema is anoth
 
 from __future__ import annotations
 
-from equipoise.agent.features.kinds import Boolean, Category, Number, Text, Vector
+from equipoise.agent.features.kinds import Boolean, Category, Ngrams, Number, Text, Vector
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.transform import Row, Transform
 from equipoise.agent.features.values import FeatureError, Problem, SchemaError
@@ -16,6 +16,7 @@ __all__ = [
     "Category",
     "FeatureError",
     "FeatureSchema",
+    "Ngrams",
     "Number",
     "Problem",
     "Row",

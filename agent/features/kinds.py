@@ -1,24 +1,20 @@
 """The kinds of features: what each declares, and the columns it becomes.
 
-A text becomes bounded statistics, each from 0 to 1 and fixed by its definition here. Lengths enter
-as log(1 + length) / log(1 + max_chars), since a tenth character matters and a ten-thousandth does
-not. Shares of an empty text are 0. A change of any definition must raise `schema.TRANSFORM`, which
-is part of the hash of every schema.
+A change of any definition must raise `schema.TRANSFORM`, which is part of the hash of every schema.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import string
 from collections.abc import Callable, Iterator
-from math import log1p
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
 from equipoise.agent.features.declarations import bound, finite, twice, unknown
+from equipoise.agent.features.text import LONGEST_RUN, MOST_PROJECTED, STATISTICS, projected
 from equipoise.agent.features.values import (
     LARGEST,
     LIMIT,
@@ -31,96 +27,6 @@ from equipoise.agent.features.values import (
     shown,
     within,
 )
-
-Statistic: TypeAlias = Callable[[str, int], float]
-
-FENCE = "```"
-_DIGITS = string.digits.encode()
-_LETTERS = string.ascii_letters.encode()
-_UPPERCASE = string.ascii_uppercase.encode()
-_ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]", re.MULTILINE)
-
-
-def characters(text: str, max_chars: int) -> float:
-    """Length in characters, on the log scale."""
-    return _length(len(text), max_chars)
-
-
-def words(text: str, max_chars: int) -> float:
-    """Number of runs of characters other than white space, on the log scale."""
-    return _length(len(text.split()), max_chars)
-
-
-def lines(text: str, max_chars: int) -> float:
-    """Number of lines, on the log scale; an empty text has none."""
-    return _length(text.count("\n") + 1 if text else 0, max_chars)
-
-
-def code(text: str, max_chars: int) -> float:
-    """Share of the characters that stand between code fences; an open fence runs to the end."""
-    return _share(sum(map(len, text.split(FENCE)[1::2])), len(text))
-
-
-def digits(text: str, max_chars: int) -> float:
-    """Share of the characters that are digits."""
-    return _share(_count(text, _DIGITS, str.isdigit), len(text))
-
-
-def uppercase(text: str, max_chars: int) -> float:
-    """Share of the letters that are capitals."""
-    letters = _count(text, _LETTERS, str.isalpha)
-    return _share(_count(text, _UPPERCASE, str.isupper), letters)
-
-
-def non_ascii(text: str, max_chars: int) -> float:
-    """Share of the characters outside ASCII."""
-    if text.isascii():
-        return 0.0
-    return 1.0 - _share(sum(map(str.isascii, text)), len(text))
-
-
-def question(text: str, max_chars: int) -> float:
-    """1 where a question mark occurs, else 0."""
-    return 1.0 if "?" in text or "？" in text or "؟" in text else 0.0
-
-
-def list_items(text: str, max_chars: int) -> float:
-    """Share of the lines that begin as an item of a list, bulleted or numbered."""
-    return _share(len(_ITEM.findall(text)), text.count("\n") + 1)
-
-
-STATISTICS: dict[str, Statistic] = {
-    statistic.__name__: statistic
-    for statistic in (
-        characters,
-        words,
-        lines,
-        code,
-        digits,
-        uppercase,
-        non_ascii,
-        question,
-        list_items,
-    )
-}
-
-
-def _length(length: int, max_chars: int) -> float:
-    return min(1.0, log1p(length) / log1p(max_chars))
-
-
-def _share(part: int, whole: int) -> float:
-    # Titlecase and other odd characters count in one way and not the other; a share stays a share.
-    return min(1.0, part / whole) if whole else 0.0
-
-
-def _count(text: str, ascii_kind: bytes, is_kind: Callable[[str], bool]) -> int:
-    """Characters of a kind. ASCII text, by far the most, is counted 20 times faster as bytes."""
-    if text.isascii():
-        raw = text.encode("ascii")
-        return len(raw) - len(raw.translate(None, ascii_kind))
-    return sum(map(is_kind, text))
-
 
 Encoder: TypeAlias = Callable[[object, list[float]], None]
 """Appends the columns of one value to a list. Raises Refused, and nothing else."""
@@ -374,6 +280,36 @@ class Text(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
             head = value[:max_chars]
             for statistic in chosen:
                 columns.append(statistic(head, max_chars))  # noqa: PERF401 - a closure in a hot path
+
+        return encode
+
+
+class Ngrams(Feature, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ngrams"):
+    """A text becomes counts of its words or shapes under a fixed random projection.
+
+    of: `words`, what a text is about, or `shapes`, how it is written: marks and line breaks as
+    they are, of a word its kind and rough length. size: how many columns. longest: of a run of
+    words or shapes. max_chars: only so many characters are looked at.
+
+    The text itself is dropped, and nothing reads it back from a few dozen sums of thousands of
+    counts; but who has a text can check whether it is that one.
+    """
+
+    of: Literal["words", "shapes"] = "shapes"
+    size: Annotated[int, bound(ge=1, le=MOST_PROJECTED)] = 16
+    longest: Annotated[int, bound(ge=1, le=LONGEST_RUN)] = 1
+    max_chars: Annotated[int, bound(ge=1, le=MOST_CHARACTERS)] = 20_000
+
+    def columns(self) -> list[str]:
+        return [f"{self.name}.{self.of}[{position}]" for position in range(self.size)]
+
+    def encoder(self) -> Encoder:
+        of, size, longest, max_chars = self.of, self.size, self.longest, self.max_chars
+
+        def encode(value: object, columns: list[float]) -> None:
+            if not isinstance(value, str):
+                raise Refused("text")
+            columns.extend(projected(value[:max_chars], of, longest, size).tolist())
 
         return encode
 

@@ -9,10 +9,10 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from equipoise.agent.features.declarations import WRONG, read, sound, twice
-from equipoise.agent.features.kinds import Boolean, Category, Number, Text, Vector
+from equipoise.agent.features.kinds import Boolean, Category, Ngrams, Number, Text, Vector
 from equipoise.agent.features.values import Problem, SchemaError, listed, shown, suggestion
 
-AnyFeature: TypeAlias = Number | Boolean | Category | Text | Vector
+AnyFeature: TypeAlias = Number | Boolean | Category | Text | Ngrams | Vector
 
 
 def sound_columns(feature: AnyFeature) -> list[str]:

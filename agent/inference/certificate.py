@@ -25,12 +25,13 @@ from typing import Any, Self
 import numpy as np
 from scipy import special
 
-from equipoise.agent.inference import asymptotic, per_model
+from equipoise.agent.inference import asymptotic, per_model, rated
 from equipoise.agent.inference.asymptotic import Opening
 from equipoise.agent.inference.levels import EraPrior, Level, split_level
 from equipoise.agent.inference.mixture import contrast_bounds, value_bounds
 from equipoise.agent.inference.per_model import RewardMoments
 from equipoise.agent.inference.prediction import KNOWN_ROWS, Frozen, TuningMoments
+from equipoise.agent.inference.rated import RatedMoments, RatedRows
 from equipoise.agent.inference.score import Rows, ScoreMoments
 from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats, Ints
@@ -110,20 +111,29 @@ class CertificateMoments:
     model. tuning: the regression inside psi. counts: (4,) randomized rows, rows without a reward,
     and rows before the last one in these sums that are not in them: because a limit on a part of
     the traffic was reached, and because they were closed to some model from the start.
+
+    Where answers are about those who rate, `score` and `tuning` are of whether a request is rated,
+    `rated` and `rated_tuning` of the rewards, and `rewards` holds those that came, with draws that
+    were not delivered.
     """
 
     score: ScoreMoments
     rewards: RewardMoments
     tuning: TuningMoments
     counts: Floats
+    rated: RatedMoments | None = None
+    rated_tuning: TuningMoments | None = None
 
     @classmethod
-    def empty(cls, models: int, candidates: int, caps: int) -> Self:
+    def empty(cls, models: int, candidates: int, caps: int, of_raters: bool = False) -> Self:
+        """of_raters: whether answers are about those who rate."""
         return cls(
             ScoreMoments.empty(caps, candidates),
             RewardMoments.empty(models),
             TuningMoments.empty(models),
             np.zeros(4),
+            RatedMoments.empty(caps, candidates, models) if of_raters else None,
+            TuningMoments.empty(models) if of_raters else None,
         )
 
     @property
@@ -154,40 +164,59 @@ class CertificateMoments:
         model: Ints,
         randomized: Flags,
         known: Flags,
+        raters: RatedRows | None = None,
     ) -> None:
         """Add n rows decided under one rule, in place. model: (n,) assigned; randomized: (n,);
-        known: (n,) whether the reward came (of a unit: all its rewards)."""
+        known: (n,) whether the reward came (of a unit: all its rewards). raters: the same rows,
+        where answers are about those who rate."""
         if not len(rows):
             return
         self.score.update(rows, frozen.tuning, frozen.centres, caps)
         self.tuning.update(rows)
         drawn = np.flatnonzero(randomized)
-        low, high = rows.low[drawn], rows.high[drawn]
+        low, high = rows.low, rows.high
+        if raters is not None:
+            assert self.rated is not None
+            assert self.rated_tuning is not None
+            assert frozen.rated is not None
+            self.rated.update(raters, frozen.tuning, frozen.rated, caps)
+            self.rated.count(raters, model[drawn], drawn)
+            self.rated_tuning.update(raters.rewards)
+            low, high = raters.low[:, 0], raters.high[:, 0]
+            # The mean of those that came, and of what was not delivered at its worst.
+            drawn = drawn[raters.low[drawn, 1] == 0.0]
+            self.counts[0] += np.count_nonzero(randomized) - len(drawn)
+        low, high = low[drawn], high[drawn]
         self.rewards.update(frozen.rewards, model[drawn], low, high)
         self.counts[0] += len(drawn)
         self.counts[1] += len(known) - np.count_nonzero(known)
 
-    def freeze(self, opening: Opening | None, known: Floats | None = None) -> Frozen:
+    def freeze(
+        self, opening: Opening | None, known: Floats | None = None, share: float | None = None
+    ) -> Frozen:
         """What the next rule freezes.
 
-        known: (A,) what is known of the candidates from elsewhere, on [0, 1]; None for nothing.
-        Not for the asymptotic sequence: it takes a small variance at its word.
+        known: (A,) what is known of the candidates' rewards from elsewhere, on [0, 1]; None for
+        nothing. Not for the asymptotic sequence: it takes a small variance at its word. share: of
+        requests that are rated, where answers are about those; scores are of S then.
         """
-        if known is None:
-            centres, rewards = self.score.centres(), self.rewards.centres()
-            return Frozen(
-                self.tuning.tuning(), centres, rewards, opening, self.rewards.count.copy()
-            )
-        models = len(self.rewards.count)
-        seen = np.full(len(known), self.rows)
-        seen[:models] = self.rewards.count
-        return Frozen(
-            self.tuning.tuning(known[: models + 1]),
-            self.score.centres(known, KNOWN_ROWS / (seen + KNOWN_ROWS)),
-            self.rewards.centres(known[:models], KNOWN_ROWS),
-            opening,
-            self.rewards.count.copy(),
-        )
+        models, of_rated = len(self.rewards.count), None
+        if self.rated is not None and self.rated_tuning is not None:
+            both = None if known is None or share is None else share * known[: models + 1]
+            of_rated = self.rated.freeze(self.rated_tuning.tuning(both), share)
+        expected = known
+        if known is not None and self.rated is not None:
+            expected = None if share is None else np.full(len(known), share)
+        if known is None or expected is None:
+            tuning, centres = self.tuning.tuning(), self.score.centres()
+            rewards = self.rewards.centres()
+        else:
+            seen = np.full(len(known), self.rows)
+            seen[:models] = self.rewards.count
+            tuning = self.tuning.tuning(expected[: models + 1])
+            centres = self.score.centres(expected, KNOWN_ROWS / (seen + KNOWN_ROWS))
+            rewards = self.rewards.centres(known[:models], KNOWN_ROWS)
+        return Frozen(tuning, centres, rewards, opening, self.rewards.count.copy(), of_rated)
 
     def arrays(self) -> dict[str, Floats]:
         """Every sum by name; views, not copies."""
@@ -211,7 +240,14 @@ class CertificateMoments:
         return replace(self, **parts, counts=self.counts + other.counts)
 
     def _parts(self) -> dict[str, Additive]:
-        return {"score": self.score, "rewards": self.rewards, "tuning": self.tuning}
+        parts: dict[str, Additive] = {
+            "score": self.score,
+            "rewards": self.rewards,
+            "tuning": self.tuning,
+        }
+        if self.rated is not None and self.rated_tuning is not None:
+            parts |= {"rated": self.rated, "rated_tuning": self.rated_tuning}
+        return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +281,24 @@ class Reading:
 
     def fixed_half_widths(self, alpha: float) -> Floats:
         """(A, A) `fixed_half_width` of the same contrasts: a comparison only."""
-        squares = self.moments.score.contrast_squares()[-1]
+        raters = self.moments.rated
+        if raters is None:
+            squares = self.moments.score.contrast_squares()[-1]
+        else:
+            squares = raters.fixed_squares()
         return fixed_half_width(np.asarray(self.moments.rows), squares, alpha)
+
+    def rating(self, alpha: float) -> Floats | None:
+        """(A, A) lower ends of E[S | a] - E[S | b], S = 1 if rated, each at one-sided level alpha;
+        None where answers are not about those who rate."""
+        if self.moments.rated is None:
+            return None
+        both = self.active[:, None] & self.active[None, :]
+        models = len(self.moments.rewards.count)
+        lower = contrast_bounds(self.moments.score, self.caps, models, alpha)
+        lower = np.where(both, lower, -1.0)
+        np.fill_diagonal(lower, 0.0)
+        return lower
 
     def _values(self, alpha: float) -> tuple[Floats, Floats]:
         level, sequence = self.chosen.level(alpha), self.chosen.sequence
@@ -254,12 +306,22 @@ class Reading:
         if sequence is Sequence.ASYMPTOTIC and self.frozen.opening is not None:
             return asymptotic.value_bounds(score, self.frozen.opening, level)
         if sequence is Sequence.PER_MODEL:
-            fallback = split_level(alpha)[1]
-            low, high = value_bounds(score, self.caps, fallback, self.prior)
+            low, high = self._bounded_values(split_level(alpha)[1])
             own = per_model.value_bounds(self.moments.rewards, level)
             low[:models], high[:models] = own
             return low, high
-        return value_bounds(score, self.caps, level, self.prior)
+        return self._bounded_values(level)
+
+    def _bounded_values(self, alpha: float) -> tuple[Floats, Floats]:
+        if self.moments.rated is not None:
+            return rated.value_bounds(self.moments.rated, self.caps, alpha, self.prior)
+        return value_bounds(self.moments.score, self.caps, alpha, self.prior)
+
+    def _bounded_contrasts(self, alpha: Floats | float) -> Floats:
+        models = len(self.moments.rewards.count)
+        if self.moments.rated is not None:
+            return rated.contrast_bounds(self.moments.rated, self.caps, models, alpha, self.prior)
+        return contrast_bounds(self.moments.score, self.caps, models, alpha, self.prior)
 
     def _contrasts(self, alpha: Floats | float) -> Floats:
         level, sequence = self.chosen.level(alpha), self.chosen.sequence
@@ -267,12 +329,11 @@ class Reading:
         if sequence is Sequence.ASYMPTOTIC and self.frozen.opening is not None:
             return asymptotic.contrast_bounds(score, self.frozen.opening, level)
         if sequence is Sequence.PER_MODEL:
-            fallback = split_level(alpha)[1]
-            lower = contrast_bounds(score, self.caps, models, fallback, self.prior)
+            lower = self._bounded_contrasts(split_level(alpha)[1])
             assert isinstance(level, float)  # it inverts a region for each level
             lower[:models, :models] = per_model.contrast_bounds(self.moments.rewards, level)
             return lower
-        return contrast_bounds(score, self.caps, models, level, self.prior)
+        return self._bounded_contrasts(level)
 
 
 def fixed_half_width(rows: Floats, squares: Floats, alpha: float) -> Floats:

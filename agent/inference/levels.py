@@ -66,23 +66,26 @@ class EraPrior:
         budget: float | None = None,
         epsilon: float = 0.0,
         variance: float = 0.25,
+        rated: float = 1.0,
         best: Floats | None = None,
     ) -> Self:
         """For K models that are compared at level delta, with a share `rate` randomized.
 
         declared: randomized requests it is planned for; without, those that find EFFECT standard
         deviations beyond epsilon ([0, 1] scale), or the budget of randomized requests, if less.
+        rated: share of the requests that answers are about; the variance is then that of
+        S (R - q), S = 1 if rated.
         best: None where nothing is known of them.
         """
         count = max(models, 2)
         if declared is None:
-            effect = EFFECT * math.sqrt(variance) + epsilon
-            noise = 2.0 * count * variance
+            effect = rated * (EFFECT * math.sqrt(variance) + epsilon)
+            noise = 2.0 * count * rated * variance
             evidence = math.log(1.0 / decision_level(delta, count))
             needed = AT_ANY_TIME * 2.0 * evidence * noise / effect**2
             declared = needed if budget is None else min(needed, budget)
         even = np.full(models, 1.0 / max(models, 1))
-        return cls(max(declared, 1.0) / rate, variance, even if best is None else best)
+        return cls(max(declared, 1.0) / rate, rated * variance, even if best is None else best)
 
     def encode(self) -> dict[str, Any]:
         return {"requests": self.requests, "variance": self.variance, "best": self.best.tolist()}

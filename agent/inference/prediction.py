@@ -28,6 +28,7 @@ import numpy as np
 
 from equipoise.agent.inference.asymptotic import Opening
 from equipoise.agent.inference.per_model import RewardCentres
+from equipoise.agent.inference.rated import RatedFrozen, neutral_rating
 from equipoise.agent.inference.score import Rows, ScoreCentres, Tuning
 from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats
@@ -226,7 +227,8 @@ class Frozen:
 
     tuning: how much of the raw prediction the score uses. centres, rewards: what scores and
     rewards are expected to be. opening: of the asymptotic sequence, None until it opens.
-    seen: (K,) rewards of each model that this was frozen from, None for none.
+    seen: (K,) rewards of each model that this was frozen from, None for none. rated: where answers
+    are about those who rate; `tuning` and `centres` are then of whether a request is rated.
     """
 
     tuning: Tuning
@@ -234,10 +236,20 @@ class Frozen:
     rewards: RewardCentres
     opening: Opening | None = None
     seen: Floats | None = None
+    rated: RatedFrozen | None = None
 
     @classmethod
-    def neutral(cls, models: int, candidates: int, caps: int) -> Self:
-        """Before anything is known."""
+    def neutral(cls, models: int, candidates: int, caps: int, rated: float | None = None) -> Self:
+        """Before anything is known. rated: the share of requests that is, to begin with, where
+        answers are about those; None where they are about all."""
+        if rated is not None:
+            tuning, centres = neutral_rating(models, caps, candidates, rated)
+            return cls(
+                tuning,
+                centres,
+                RewardCentres.neutral(models),
+                rated=RatedFrozen.neutral(models, caps, candidates, rated),
+            )
         return cls(
             Tuning.off(models),
             ScoreCentres.neutral(caps, candidates),
@@ -246,7 +258,7 @@ class Frozen:
 
     def encode(self) -> dict[str, Any]:
         opening = self.opening
-        return {
+        fields = {
             "offset": self.tuning.offset.tolist(),
             "factor": self.tuning.factor.tolist(),
             "usual": None if self.tuning.usual is None else self.tuning.usual.tolist(),
@@ -259,6 +271,8 @@ class Frozen:
             if opening is None
             else [_to_text(part) for part in (opening.low, opening.high, opening.contrast)],
         }
+        # Only where there is one: the text of other rules, and so their id, stays what it was.
+        return fields if self.rated is None else fields | {"rated": _rated_fields(self.rated)}
 
     @classmethod
     def decode(cls, fields: Mapping[str, Any]) -> Self:
@@ -276,7 +290,25 @@ class Frozen:
             RewardCentres(array("reward_low"), array("reward_high")),
             None if opening is None else Opening(*(_from_text(part) for part in opening)),
             None if fields["seen"] is None else array("seen"),
+            _read_rated(fields["rated"]) if "rated" in fields else None,
         )
+
+
+def _rated_fields(rated: RatedFrozen) -> dict[str, Any]:
+    usual = rated.tuning.usual
+    return {
+        "offset": rated.tuning.offset.tolist(),
+        "factor": rated.tuning.factor.tolist(),
+        "usual": None if usual is None else usual.tolist(),
+        "low": rated.low.tolist(),
+        "high": rated.high.tolist(),
+    }
+
+
+def _read_rated(fields: Mapping[str, Any]) -> RatedFrozen:
+    usual = None if fields["usual"] is None else np.array(fields["usual"])
+    tuning = Tuning(np.array(fields["offset"]), np.array(fields["factor"]), usual)
+    return RatedFrozen(tuning, np.array(fields["low"]), np.array(fields["high"]))
 
 
 def _to_text(array: Floats) -> Any:

@@ -142,10 +142,10 @@ def scores_under(
             # Where the weight is 1 there is nothing to bound.
             room = np.divide(cap, full - 1.0, out=np.full_like(full, np.inf), where=full > 1.0)
             low, high = np.minimum(mu, room), np.maximum(mu, 1.0 - room)
-        yield _with_policies(rows, low_end + rest * low, high_end + rest * high)
+        yield with_policies(rows, low_end + rest * low, high_end + rest * high)
 
 
-def _with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+def with_policies(rows: Rows, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The scores of declared policies appended to those of models and of today's routing."""
     if not rows.shares.shape[1]:
         return low, high

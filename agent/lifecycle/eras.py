@@ -54,6 +54,7 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     upper: list[float | None]
     contrasts: list[list[float | None]]
     decision: list[list[float | None]]
+    rating: list[list[float | None]] | None = None
 
 
 class EraAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,12 +37,12 @@ class Rule:
     prediction: of rewards, None where no scorer is known. frozen: for the whole traffic and each
     segment. active: (K,) models that its era compares. alarms: names of the checks whose alarm
     stood; widened: whether one of them asks for the fewest assumptions, and so for the worst case
-    for missing rewards, whatever was declared. missing: declared value of a reward that never
-    comes, in reward units, None for the worst case; unset in rules that do not say (0.1.0 up to
-    2026-11), whose rows go by the configuration in force. after_decision: whether its era was
-    decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the requests
-    (`ramp`); None before a decision, and where all of it goes on. prior: what is thought of the
-    era; that of its first certified row holds for all of it. None in rules of before 2026-12.
+    for missing rewards, whatever value was declared. missing: declared value of a reward that never
+    comes, in reward units, None for the worst case, `rated` or `asked`; unset in rules that do not
+    say (0.1.0 up to 2026-11), whose rows go by the configuration in force. after_decision: whether
+    its era was decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the
+    requests (`ramp`); None before a decision, and where all of it goes on. prior: what is thought
+    of the era; that of its first certified row holds for all of it. None in rules before 2026-12.
     """
 
     era: int
@@ -53,7 +53,7 @@ class Rule:
     active: Flags
     alarms: tuple[str, ...] = ()
     widened: bool = False
-    missing: float | msgspec.UnsetType | None = msgspec.UNSET
+    missing: float | str | msgspec.UnsetType | None = msgspec.UNSET
     rule_id: str = ""
     after_decision: str | None = None
     prior: EraPrior | None = None

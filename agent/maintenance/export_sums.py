@@ -20,6 +20,8 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features import Transform
 from equipoise.agent.inference import levels
 from equipoise.agent.inference.mixture import LAMBDAS, LARGEST_BET, LAST_SHARE, SPREAD
+from equipoise.agent.inference.rated import LONE
+from equipoise.agent.inference.score import Tuning
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.lifecycle.rules import Rule
@@ -122,6 +124,23 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "low": "what low scores were expected to be; squares are taken around it",
             "high": "the same of high scores",
         },
+        "rated_tuning": {
+            **_RULE,
+            "candidate": "model, or today's routing",
+            "offset": "a = min(b, clip(offset + factor * raw, 0, 1)), b by the table tuning; only "
+            "where reward.missing is rated or asked",
+            "factor": "see offset",
+            "usual": "raw prediction to assume where there is none",
+        },
+        "rated_centres": {
+            **_RULE,
+            "cap": "position in caps of experiment.json",
+            "candidate": "model, today's routing, or declared policy",
+            "low_fixed": "what low scores were expected to be at theta = 0",
+            "low_free": "and by how much more at theta = 1",
+            "high_fixed": "the same of high scores",
+            "high_free": "see high_fixed",
+        },
         "reward_centres": {
             **_RULE,
             "model": "model",
@@ -186,6 +205,7 @@ _Table = tuple[str, pa.Schema, Iterator[pa.RecordBatch]]
 _AT_ONCE = 100
 _TYPES = {
     **dict.fromkeys(("at", "opened_at", "floor", "coefficient", "offset", "factor"), pa.float64()),
+    **dict.fromkeys(("low_fixed", "low_free", "high_fixed", "high_free"), pa.float64()),
     **dict.fromkeys(("usual", "low", "high", "seen", "rho"), pa.float64()),
     **dict.fromkeys(("era", "since", "cap", "version"), pa.int64()),
     **dict.fromkeys(("row", "rows", "first", "numbers"), pa.int64()),
@@ -214,6 +234,8 @@ def frozen_tables(store: Store, config: ExperimentConfig) -> Iterator[_Table]:
         "predictions": partial(_predictions, models=models, transform=transform),
         "tuning": partial(_tuning, config=config, parts=parts),
         "centres": partial(_centres, config=config, parts=parts),
+        "rated_tuning": partial(_rated_tuning, config=config, parts=parts),
+        "rated_centres": partial(_rated_centres, config=config, parts=parts),
         "reward_centres": partial(_reward_centres, models=models, parts=parts),
         "openings": partial(_openings, config=config, parts=parts),
     }
@@ -293,11 +315,35 @@ def _predictions(
 
 def _tuning(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
     for part, frozen in zip(parts, rule.frozen, strict=False):
-        tuning = frozen.tuning
-        usual = np.full(len(tuning.offset), 0.5) if tuning.usual is None else tuning.usual
-        names = _of_rule(config, rule)[: len(tuning.offset)]
-        for name, *values in zip(names, tuning.offset, tuning.factor, usual, strict=True):
-            yield rule.rule_id, part, name, *values
+        for row in _fitted(frozen.tuning, _of_rule(config, rule)):
+            yield rule.rule_id, part, *row
+
+
+def _rated_tuning(
+    rule: Rule, config: ExperimentConfig, parts: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        if frozen.rated is not None:
+            for row in _fitted(frozen.rated.tuning, _of_rule(config, rule)):
+                yield rule.rule_id, part, *row
+
+
+def _fitted(tuning: Tuning, names: list[str]) -> Iterator[tuple[Any, ...]]:
+    usual = np.full(len(tuning.offset), 0.5) if tuning.usual is None else tuning.usual
+    own = names[: len(tuning.offset)]
+    yield from zip(own, tuning.offset, tuning.factor, usual, strict=True)
+
+
+def _rated_centres(
+    rule: Rule, config: ExperimentConfig, parts: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    for part, frozen in zip(parts, rule.frozen, strict=False):
+        if frozen.rated is None:
+            continue
+        columns = np.stack([*frozen.rated.low, *frozen.rated.high], axis=-1)
+        for cap, rows in enumerate(columns.tolist()):
+            for name, row in zip(_of_rule(config, rule), rows, strict=False):
+                yield rule.rule_id, part, cap, name, *row
 
 
 def _centres(rule: Rule, config: ExperimentConfig, parts: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -456,7 +502,8 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
         "largest_bet": LARGEST_BET,
         "fallback_share": levels.FALLBACK_SHARE,
         "rate_min": config.limits.rate_min,
-        "missing": spec.missing,
+        "missing": config.reward.meaning.value if spec.of_raters else spec.missing,
+        "lone_share": LONE,
         "parts": parts,
     }
 

@@ -135,9 +135,11 @@ class Delivery(LostRows):
 class Missingness(LostRows):
     """Rewards that never came, per model. lost: delivered, and expired without a reward.
 
-    declared: what such a reward counts as, in reward units, None for the worst case. Where a value
-    is declared nothing is lost: a model that gets fewer rewards is worth what they add up to, and
-    that its share differs is what the experiment is about.
+    declared: what such a reward counts as, in reward units, None for the worst case; or the name of
+    a meaning by which answers are about those who rate. Where a value is declared nothing is lost:
+    a model that gets fewer rewards is worth what they add up to, and that its share differs is what
+    the experiment is about. Where answers are about those who rate nothing is lost either, but a
+    share that depends on the model is to be watched: it changes who they are.
     """
 
     name = "missingness"
@@ -159,7 +161,7 @@ class Missingness(LostRows):
         level: float = 0.01,
         most: float = 0.2,
         *,
-        declared: float | None = None,
+        declared: float | str | None = None,
     ) -> None:
         super().__init__(models, level, most)
         self._declared = declared
@@ -171,11 +173,27 @@ class Missingness(LostRows):
             if check.status == "watch" and not check.models:
                 return replace(check, sentence=f"{check.sentence} {self._cure}")
             return check
+        if isinstance(self._declared, str):
+            return self._of_raters(check)
         sentence = (
             f"{percent(check.figures['share'])} of {rows:,.0f} randomized requests {self.verb} "
             f"and count as {self._declared:g}, as declared."
         )
         return Check(self.name, "ok", sentence, check.figures, self.level)
+
+    def _of_raters(self, check: Check) -> Check:
+        if not check.models:
+            share, rows = percent(check.figures["share"]), f"{check.figures['rows']:,.0f}"
+            sentence = (
+                f"{share} of {rows} randomized requests {self.verb}, alike for all models: answers"
+                " are about those who rate, as declared."
+            )
+            return replace(check, status="ok", sentence=sentence)
+        sentence = check.sentence.removesuffix(self.harm).rstrip()
+        sentence += " Answers are about those who rate, and who does depends on the model."
+        if check.status != "alarm":
+            sentence = f"{check.sentence} Answers are about those who rate, as declared."
+        return replace(check, status="watch", sentence=sentence)
 
 
 def smallest_certifiable(lost: float, epsilon: float) -> float:
@@ -226,7 +244,7 @@ LEAST_CERTIFIED = 0.5
 _ROUNDING = 1e-9
 CLOSURE_WORDS = {
     Closure.OBSERVING: "only observed",
-    Closure.PAUSED: "while paused",
+    Closure.PAUSED: "while paused or after the end",
     Closure.BUDGET: "beyond the budget",
     Closure.SEGMENT: "beyond the limit of a segment",
     Closure.USER: "beyond the share of a user",

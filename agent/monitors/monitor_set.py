@@ -83,7 +83,7 @@ class MonitorSet:
 
     models: (K,) names; features: (F,) names of the features of phi that depend on the model;
     limits: what every rule obeys; guardrails: their limits, in the order of the metrics.
-    missing: declared value of a reward that never comes, in reward units, None for none.
+    missing: what a reward that never comes means, as `Rule.missing`.
     level: the share of honest experiments in which a check may ever raise an alarm, for each;
     the guardrails share one.
     """
@@ -95,7 +95,7 @@ class MonitorSet:
         limits: Limits,
         guardrails: Sequence[GuardrailLimit] = (),
         level: float = 0.01,
-        missing: float | None = None,
+        missing: float | str | None = None,
     ) -> None:
         self.models = tuple(models)
         self._missing = missing

@@ -19,7 +19,7 @@ from equipoise.agent.config.file import CapacityConfig
 from equipoise.agent.config.ingest import FIELDS, GRAMMAR, PRESETS, IngestMapping
 from equipoise.agent.config.reload import RULES, Effect
 from equipoise.agent.config.service import ServiceSettings
-from equipoise.agent.features.kinds import STATISTICS
+from equipoise.agent.features.text import STATISTICS
 from equipoise.agent.monitors.check import DEFAULT_ACTIONS, Action
 from equipoise.agent.reference.documented import Field, described, fields_of, is_list, structs_of
 
@@ -105,6 +105,16 @@ missing = 0.0
 type = "text"
 name = "prompt"
 statistics = ["words", "code", "question"]
+max_chars = 20000
+missing = 0.0
+""",
+    "ngrams": """
+[[features.context]]
+type = "ngrams"
+name = "wording"
+of = "words"
+size = 8
+longest = 2
 max_chars = 20000
 missing = 0.0
 """,

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.config import ExperimentConfig
+from equipoise.agent.config.parts import Meaning
 from equipoise.agent.features.transform import ColumnRange
 from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.prediction import Frozen
+from equipoise.agent.inference.rated import RatedRows, ends_of_rating
 from equipoise.agent.inference.score import Rows
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.agent.state.open_decisions import OpenDecisions
@@ -44,6 +46,7 @@ class Spec:
     low, high: declared range of the reward; missing: declared value of a missing reward on the
     [0, 1] scale, None for the worst case. sticky: whether rows are units. freezes: whether no row
     enters once a limit on a part of the traffic was reached, rather than those still open.
+    meaning: of a missing reward; rated_share: of requests, as was declared, None for unknown.
     """
 
     models: int
@@ -56,6 +59,8 @@ class Spec:
     missing: float | None
     sticky: bool
     freezes: bool = False
+    meaning: Meaning = Meaning.WORST_CASE
+    rated_share: float | None = None
 
     @classmethod
     def of(cls, config: ExperimentConfig) -> Self:
@@ -85,16 +90,23 @@ class Spec:
             missing=missing,
             sticky=config.units is not None,
             freezes=certify.limits == "freeze",
+            meaning=reward.meaning,
+            rated_share=reward.rated_share,
         )
+
+    @property
+    def of_raters(self) -> bool:
+        """Whether answers are about the requests that are rated."""
+        return self.meaning.of_raters
 
     def scaled(self, reward: Floats) -> Floats:
         return (reward - self.low) / (self.high - self.low)
 
     def missing_reward(self, rule: Rule) -> float | None:
         """What a reward that never comes counts as for rows of a rule, in reward units, by what
-        was declared when the rule was frozen; None for the worst case."""
+        was declared when the rule was frozen; None where no value is declared."""
         if not isinstance(rule.missing, msgspec.UnsetType):
-            return rule.missing
+            return None if isinstance(rule.missing, str) else rule.missing
         return None if self.missing is None else self.low + self.missing * (self.high - self.low)
 
     def missing_under(self, rule: Rule) -> float | None:
@@ -115,17 +127,21 @@ class Spec:
         was not, and nobody asks for that era's sums any more."""
         shape = len(self.caps), len(self.names)
         return len(rule.frozen) == 1 + len(self.segments) and all(
-            frozen.centres.low.shape == shape for frozen in rule.frozen
+            frozen.centres.low.shape == shape and (frozen.rated is not None) == self.of_raters
+            for frozen in rule.frozen
         )
 
     def neutral(self) -> tuple[Frozen, ...]:
         """What the first rule of an era freezes, for the whole traffic and every segment."""
-        one = Frozen.neutral(self.models, len(self.names), len(self.caps))
+        share = 0.5 if self.rated_share is None else self.rated_share
+        rated = share if self.of_raters else None
+        one = Frozen.neutral(self.models, len(self.names), len(self.caps), rated)
         return (one,) * (1 + len(self.segments))
 
     def empty(self) -> list[CertificateMoments]:
         size = len(self.names), len(self.caps)
-        return [CertificateMoments.empty(self.models, *size) for _ in range(1 + len(self.segments))]
+        parts = range(1 + len(self.segments))
+        return [CertificateMoments.empty(self.models, *size, self.of_raters) for _ in parts]
 
 
 REFERENCE_REWARDS = 100.0
@@ -302,7 +318,12 @@ class CertifiedSums:
             self.prior[:] = rule.prior.array()
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
         missing = None if rule.widened else spec.missing_under(rule)
-        if spec.sticky:
+        raters: list[Floats] = []
+        if spec.of_raters:
+            ends = table.unit_rated_ends if spec.sticky else table.rated_ends
+            *raters, known = ends(at, spec.scaled)
+            low, high = ends_of_rating(*raters)
+        elif spec.sticky:
             low, high, known = table.unit_rewards(at, spec.scaled, missing)
         else:
             low, high, known = table.reward_ends(at, spec.scaled, missing)
@@ -321,13 +342,15 @@ class CertifiedSums:
         # A model that this era does not compare is never drawn: its column says nothing.
         rows = replace(rows, high=high, chance=np.where(rows.chance > 0.0, rows.chance, 1.0))
         for index, picked in enumerate(parts):
+            own = rows if len(picked) == len(rows) else _picked(rows, picked)
             self.sums[index].update(
-                rows if len(picked) == len(rows) else _picked(rows, picked),
+                own,
                 rule.frozen[index],
                 spec.caps,
                 model[picked],
                 randomized[picked],
                 known[picked],
+                RatedRows(own, *(end[picked] for end in raters)) if raters else None,
             )
 
 

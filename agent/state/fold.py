@@ -10,7 +10,7 @@ index of SIM rows) are made when a row arrives; sums are taken when its chunk is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -54,10 +54,12 @@ class FrozenRules(Rules, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Sums up to the newest log row. `certified` belongs to the era of the newest row in it."""
+    """Sums up to the newest log row. `certified` belongs to the era of the newest row in it.
+    answers: what was read from it before, by what was asked."""
 
     moments: Moments
     certified: CertifiedSums
+    answers: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     @property
     def watermark(self) -> int:

@@ -327,6 +327,22 @@ class OpenDecisions:
         )
         return low, high, known
 
+    def rated_ends(
+        self, at: Ints, scaled: Callable[[Floats], Floats]
+    ) -> tuple[Floats, Floats, Flags]:
+        """A and B of the rewards A + theta B of rows `at` (n,), a missing one counting as theta,
+        for lower and for upper ends (n, 2), and whether each came.
+
+        What a draw that was not delivered would have got is unknown, as in `reward_ends`.
+        """
+        delivered = self.as_drawn(at)
+        known: Flags = self.has_reward[at] & delivered
+        reward = np.where(known, scaled(self.reward[at]), 0.0)
+        free = (delivered & ~known).astype(np.float64)
+        low = np.column_stack([reward, free])
+        high = np.column_stack([np.where(delivered, reward, 1.0), free])
+        return low, high, known
+
     def behind(self, start: int) -> Behind:
         """What lies from decision `start` on, where a watermark stands that can go no further."""
         first = start - self.base
@@ -364,17 +380,35 @@ class OpenDecisions:
         missing: declared value of a missing one, None for the worst case. Returns (n,) the mean
         for lower ends, for upper ends, and whether every reward came.
         """
+        member, unit = self._members(at)
+        low, high, known = self.reward_ends(member, scaled, missing)
+        count = np.bincount(unit, minlength=len(at))
+        ends = [np.bincount(unit, end, len(at)) / count for end in (low, high)]
+        return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
+
+    def unit_rated_ends(
+        self, at: Ints, scaled: Callable[[Floats], Floats]
+    ) -> tuple[Floats, Floats, Flags]:
+        """`rated_ends` of units: means over the requests that rows `at` (n,), ascending, opened,
+        so a unit counts by the share of its requests that is rated."""
+        member, unit = self._members(at)
+        low, high, known = self.rated_ends(member, scaled)
+        count = np.bincount(unit, minlength=len(at))
+        ends = [
+            np.column_stack([np.bincount(unit, part, len(at)) / count for part in end.T])
+            for end in (low, high)
+        ]
+        return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
+
+    def _members(self, at: Ints) -> tuple[Ints, Ints]:
+        """Rows of the units that rows `at` (n,), ascending, opened, and which unit each is of."""
         start = int(at[0])
         position = np.full(self.size - start, -1, dtype=np.int64)
         position[at - start] = np.arange(len(at))
         leader = self.leader[start : self.size] - self.base - start
         member = np.flatnonzero(leader >= 0)
         unit = position[leader[member]]
-        member, unit = member[unit >= 0] + start, unit[unit >= 0]
-        low, high, known = self.reward_ends(member, scaled, missing)
-        count = np.bincount(unit, minlength=len(at))
-        ends = [np.bincount(unit, end, len(at)) / count for end in (low, high)]
-        return ends[0], ends[1], np.bincount(unit, known, len(at)) == count
+        return member[unit >= 0] + start, unit[unit >= 0]
 
     def front(self, watermark: int) -> int:
         """The first decision that is still needed: not closed, or not folded yet.

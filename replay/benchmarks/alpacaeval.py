@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from equipoise.agent.features.text import projected
 from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, option
 from equipoise.replay.benchmarks.reading.complete import (
@@ -34,6 +35,7 @@ from equipoise.replay.benchmarks.reading.files import (
 from equipoise.replay.benchmarks.reading.text_features import (
     ANSWER_FEATURES,
     ANSWER_INDICATORS,
+    MAX_CHARACTERS,
     PROMPT_FEATURES,
     PROMPT_INDICATORS,
     answer_features,
@@ -45,6 +47,7 @@ _TITLE = "Language models on AlpacaEval's instructions, judged against a baselin
 _OUTPUTS = "model_outputs.json"
 _ANNOTATIONS = "annotations.json"
 _MOST_DATASETS = 12
+_SHAPES = 8
 _REASONS = ("absent for a model", "never judged for a model", "without a verdict or an output")
 
 
@@ -54,8 +57,9 @@ class AlpacaevalOptions(ImportOptions):
 
     features: str = option(
         "without-outcome",
-        "the outcome is a judge's preference, which nothing computes offline",
-        choices=("without-outcome",),
+        "the outcome is a judge's preference, which nothing computes offline; with-text adds how"
+        f" answers are written: {_SHAPES} columns of their n-grams, projected at random",
+        choices=("without-outcome", "with-text"),
     )
     annotator: str = option(
         "weighted_alpaca_eval_gpt4_turbo", "folder of the judge whose annotations are read"
@@ -80,9 +84,10 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
     """Instructions × models. PATH: the folder `results`, or one that holds it.
 
     outcome: preference - 1, from 0 (the baseline's answer is better) to 1 (the model's is).
-    outputs: `answer_features`, x: `prompt_features` and indicators
-    of the dataset an instruction is from; both robustly standardized (see `scaling`), indicators
-    as they are. cost: unknown (the file's price is the judge's, not the model's).
+    outputs: `answer_features`, and with features=with-text a projection of the shapes of words;
+    x: `prompt_features` and indicators of the dataset an instruction is from; both robustly
+    standardized (see `scaling`), indicators as they are. cost: unknown (the file's price is the
+    judge's, not the model's).
 
     A context's id is its dataset and a hash of its instruction, so that it does not depend on
     which others are there. Left out and counted: folders without outputs or annotations, models
@@ -113,11 +118,13 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
     datasets = [_dataset(results, text) for text in texts]
     x = _contexts(texts, datasets)
     answers = np.array([_answers(text, kept_results) for text in texts])
-    outputs = scaled(
-        {f"answer-{name}": answers[:, :, column] for column, name in enumerate(ANSWER_FEATURES)},
-        answers.shape[:2],
-        [f"answer-{name}" for name in ANSWER_INDICATORS],
-    )
+    columns = {f"answer-{name}": answers[:, :, at] for at, name in enumerate(ANSWER_FEATURES)}
+    indicators = [f"answer-{name}" for name in ANSWER_INDICATORS]
+    tasted = scaled(columns, answers.shape[:2], indicators)
+    if options.features == "with-text":
+        shapes = np.array([_shapes(text, kept_results) for text in texts])
+        columns |= {f"answer-shapes-{at}": shapes[:, :, at] for at in range(_SHAPES)}
+    outputs = scaled(columns, answers.shape[:2], indicators)
     outputs.require_one(root)
     outcome = np.array([[one.verdicts[text] - 1.0 for one in kept_results] for text in texts])
     return Benchmark(
@@ -132,6 +139,7 @@ def load_alpacaeval(path: Path | None, options: AlpacaevalOptions) -> Benchmark:
         cost=np.full(outcome.shape, np.nan),
         context_ids=identifiers(map(_context_id, datasets, texts)),
         source=f"results/ of tatsu-lab/alpaca_eval, judged by {options.annotator}",
+        tasted=len(tasted.names),
         exclusions={
             **exclusions,
             **selected.exclusions,
@@ -230,3 +238,9 @@ def _answers(text: str, results: Sequence[_Results]) -> list[list[float]]:
     """Unscaled features of every model's answer to one instruction."""
     prompt_words = frozenset(words(text))
     return [answer_features(prompt_words, result.answers[text] or "") for result in results]
+
+
+def _shapes(text: str, results: Sequence[_Results]) -> list[list[float]]:
+    """The projected shapes of every model's answer to one instruction."""
+    answers = [(result.answers[text] or "")[:MAX_CHARACTERS] for result in results]
+    return [projected(answer, "shapes", 1, _SHAPES).tolist() for answer in answers]

@@ -162,6 +162,8 @@ class Benchmark:
     outcome_features: whether the outcome is itself one of the output features.
     invented: which of "outcomes" and "costs" were not measured but made up.
     scale: how rewards of the source became outcomes, in words; empty where they are the same.
+    tasted: how many output features, the first ones, the taste of a world is for; None for all.
+    More features then show more of the same world, instead of making another.
 
     Arrays are copied to float64 and made read-only. Raises BenchmarkError naming the field, the
     value and the limit.
@@ -182,6 +184,7 @@ class Benchmark:
     outcome_features: bool = False
     invented: tuple[str, ...] = ()
     scale: str = ""
+    tasted: int | None = None
 
     def __post_init__(self) -> None:
         for names in ("models", "context_names", "output_names", "context_ids"):

@@ -16,7 +16,8 @@ import pandas as pd
 
 from equipoise.agent.config.ingest import as_feature, as_text
 from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
-from equipoise.agent.features.kinds import LONGEST_VALUE, STATISTICS
+from equipoise.agent.features.kinds import LONGEST_VALUE
+from equipoise.agent.features.text import STATISTICS
 from equipoise.agent.features.values import shown
 from equipoise.replay.benchmarks.base import Benchmark, BenchmarkError, benchmark, check, option
 from equipoise.replay.benchmarks.reading.complete import ImportOptions, chosen, complete, scaled

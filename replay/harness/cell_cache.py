@@ -173,7 +173,7 @@ def benchmark_digest(benchmark: Benchmark) -> str:
     """A digest of everything a stream can see or be scored with."""
     names = (
         *(benchmark.name, benchmark.models, benchmark.context_names),
-        *(benchmark.output_names, benchmark.context_ids),
+        *(benchmark.output_names, benchmark.context_ids, benchmark.tasted),
     )
     digest = blake2b(repr(names).encode(), digest_size=16)
     for table in (benchmark.x, benchmark.outputs, benchmark.outcome, benchmark.cost):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.estimators.base import own_families
 from equipoise.policies.registry import policy
 from equipoise.replay.benchmarks import load_from_texts
 from equipoise.replay.benchmarks.base import OptionError
@@ -152,7 +152,7 @@ def prepare(order: ReplayOrder) -> Prepared:
     """Check everything that can be wrong with an order, before anything runs or is written."""
     chosen = find_study(order.experiment or "")
     plan = chosen.plan
-    families = checked_families(order.estimators or plan.estimators or FAMILIES)
+    families = checked_families(order.estimators or plan.estimators or own_families())
     missing = [name for name in plan.needs if name not in families]
     if missing:
         raise OptionError(

@@ -91,7 +91,10 @@ class World:
         self.options = options
         self.models = benchmark.models
         self.context_names = benchmark.context_names
-        likes = taste(benchmark.outputs, benchmark.output_names, options.world_seed)
+        seen = slice(benchmark.tasted)
+        likes = taste(
+            benchmark.outputs[..., seen], benchmark.output_names[seen], options.world_seed
+        )
         self.base: Floats = options.alpha * benchmark.outcome + (1.0 - options.alpha) * likes
         """(C, K) in [0, 1]: the part of a reward that depends on the model."""
         shared = options.rating + (1.0 - 2.0 * options.rating) * self.base

@@ -56,8 +56,8 @@ def test_an_audit_counts_in_english_and_says_what_was_not_open() -> None:
     )
     assert _sentences(many)[0] == (
         "2,000 log rows, 1,000 decisions under 2 rules (300 randomized, 18 not open to randomizing:"
-        " 6 only observed, 10 while paused, 2 for a reason that an older log does not say),"
-        " 0 outcome parts"
+        " 6 only observed, 10 while paused or after the end, 2 for a reason that an older log does"
+        " not say), 0 outcome parts"
     )
     faulty = Audit(fault_count=1, faults=["row 3 is wrong"])
     assert "1 fault (no key beside the store: uniforms not redrawn)" in _sentences(faulty)

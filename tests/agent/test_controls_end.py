@@ -75,6 +75,20 @@ def test_an_end_that_a_kill_cut_short_is_an_end(tmp_path):
         assert served(chat, "a", 60) == 0
 
 
+@pytest.mark.parametrize("reason", ["two\nlines", "\x1b[31mred", "\u202eturned", "x" * 501])
+def test_a_reason_is_a_short_line_as_over_http(tmp_path, reason):
+    with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
+        for verb in (chat.pause, chat.resume, lambda why: chat.end("large", reason=why)):
+            with pytest.raises(AgentError, match="none of which is a control character"):
+                verb(reason)
+        assert (chat.activity(), standing_end(chat.agent.store)) == (Activity.RANDOMIZING, None)
+        assert not chat.agent.store.alerts()
+        # What a check says is no reason that somebody gave.
+        floors = Consequence(Action.PAUSE, Check("floors", "alarm", "x" * 501), ())
+        chat.agent.controls.apply_alarm_actions([floors], 9.0)
+        assert chat.activity() is Activity.PAUSED
+
+
 def test_a_version_that_knows_no_end_finds_a_pause(tmp_path):
     with Experiment.open(tmp_path / "chat.db", DECLARED) as chat:
         chat.end("large", reason="it won")
@@ -97,10 +111,18 @@ def test_without_a_choice_the_end_is_what_is_recommended(tmp_path):
         assert chat.agent.answers.certified_winner() == "large"
     ended = run_command("end", store, "--reason", "large won", "--json").stdout
     assert '"model":"large","certified":true,"reason":"large won","era":1' in ended
-    ended = run_command("end", store, "--keep").stdout
-    assert ended == "ended in era 1: keep today's routing\n"
+    again = run_command("end", store)
+    assert again.stdout == "ended in era 1: serve large, which is certified\n"
+    refused = run_command("end", store, "--keep")
+    assert refused.returncode == 2
+    assert "UTC: large is served (large won); resume it first" in refused.stderr
     with Experiment.open(store, DECLARED) as chat:
-        assert chat.agent.state.ended.model is None
+        assert chat.agent.state.ended.model == "large"
+        assert [each.name for each in chat.agent.store.controls()].count("end") == 3
+        chat.resume()
+    ended = run_command("end", store, "--keep").stdout
+    assert ended == "ended in era 2: keep today's routing\n"
+    with Experiment.open(store, DECLARED) as chat:
         refused = run_command("end", store, "--model", "large")
     assert refused.returncode == 2
     assert "end it with --url" in refused.stderr

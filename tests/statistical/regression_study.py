@@ -7,6 +7,11 @@ same with garbage: replays that are noise, logs whose rewards are noise. Prints 
 `--out FILE` writes it as a page.
 
 Requests, draws and rewards are the same in every column (uniform assignment).
+
+With `--explained` it prints another table, of the last frozen predictions alone: how much of the
+variance of rewards around their model's mean the best prediction explains, how much the agent's
+does, and the latter as a share of the former. That share is also what it saves of the variance of
+the score, of all that could be saved over a constant mean per model.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from equipoise.agent.agent import Agent
-from equipoise.replay.benchmarks.base import load
+from equipoise.replay.benchmarks.base import load, load_from_texts
 from equipoise.replay.harness.stream import StreamSettings, experiment, stream_key
 from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.batches import OutcomeBatch
@@ -119,14 +124,62 @@ def oracle(world: World, rate: float) -> tuple[float, float]:
     return result[0], result[1]
 
 
+def explained(world: World, agent: Agent) -> tuple[float, float]:
+    """R^2 of the best prediction, and of the one that is frozen now, around the mean per model.
+
+    Under uniform draws of the model the variance of psi(m) is (1/p - 1) E[(E[R | x, m] - mu)^2] and
+    what no mu changes, so the ratio of the two R^2 is the share of the possible saving.
+    """
+    mean = world.means.mean(axis=1)
+    x, (contexts, models) = world.benchmark.x, mean.shape
+    rows = np.repeat(np.arange(contexts), models)
+    phi = agent.state.transform.phi(x[rows], world.outputs.reshape(len(rows), -1))
+    rule = agent.rule
+    assert rule.prediction is not None
+    known = np.ones((contexts, models), dtype=bool)
+    raw = rule.prediction.raw(x, phi.reshape(contexts, models, -1), known)
+    mu = rule.frozen[0].tuning.apply(np.column_stack([raw, raw[:, 0]]))[:, :models]
+    centre = mean.mean(axis=0)
+    spread = float((centre * (1.0 - centre)).mean())  # rewards are 0 or 1
+    possible = float(((mean - centre) ** 2).mean())
+    return possible / spread, (possible - float(((mean - mu) ** 2).mean())) / spread
+
+
+def explained_table(options: argparse.Namespace) -> None:
+    """Without garbage, so a quarter of the streams."""
+    print("| benchmark | alpha | R2, best | R2, ours | share of best | standard error |")
+    print("|---|---|---|---|---|---|")
+    for spec in options.benchmarks:
+        name, _, chosen = spec.partition(",")
+        benchmark = load_from_texts(name, [chosen] if chosen else [])
+        for alpha in (0.0, 0.5, 1.0):
+            world = World(benchmark, WorldOptions(alpha=alpha, confounding=1.0))
+            own = []
+            for seed in range(options.seeds):
+                arguments = world, seed, options.exp, options.rate, "hierarchical"
+                best, found = explained(world, list(stream(*arguments))[-1])
+                own.append(found)
+            error = np.std(own, ddof=1) / len(own) ** 0.5 if len(own) > 1 else np.nan
+            label = benchmark.name + (f", {chosen}" if chosen else "")
+            print(
+                f"| {label} | {alpha} | {best:.1%} | {np.mean(own):.1%} "
+                f"| {np.mean(own) / best:.0%} | {error / best:.0%} |",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmarks", nargs="+")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--exp", type=int, default=6000)
     parser.add_argument("--rate", type=float, default=0.25)
-    parser.add_argument("--out", type=Path, help="also write the table to this page")
+    parser.add_argument("--out", type=Path, help="also write the first part of the page here")
+    parser.add_argument("--explained", action="store_true", help="only how much is explained")
     options = parser.parse_args()
+    if options.explained:
+        explained_table(options)
+        return
     lines: list[str] = []
 
     def say(line: str) -> None:

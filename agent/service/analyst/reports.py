@@ -7,8 +7,8 @@ travels to the daemon as bytes, so that no estimate is ever computed between two
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
+from itertools import combinations, zip_longest
 from typing import Any
 
 import msgspec
@@ -18,12 +18,13 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.answers import PLAIN
 from equipoise.agent.answers.certifier import Certified
 from equipoise.agent.answers.policy_snapshot import sample_moments
-from equipoise.agent.answers.recommendation import KEEP_ROUTING, ROUNDING
+from equipoise.agent.answers.recommendation import KEEP_ROUTING, ROUNDING, readings
 from equipoise.agent.answers.statements import (
     NOTHING_SPECIAL,
     Facts,
     Situation,
     past_decision,
+    rating,
     state,
 )
 from equipoise.agent.answers.status import Status
@@ -32,6 +33,7 @@ from equipoise.agent.config import RewardConfig
 from equipoise.agent.controls import alarms_of
 from equipoise.agent.estimators.base import NORMAL_95, Estimate
 from equipoise.agent.estimators.ipw import naive_log
+from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.projection import within_range
 from equipoise.agent.lifecycle.eras import EraAnswer, read_answers
 from equipoise.agent.monitors.check import GRAVITY, Action, Check, Consequence
@@ -124,7 +126,7 @@ def report(agent: Agent, families: Sequence[str], at: float) -> Report:
         log_rows=agent.light.next_seq,
         at=at,
         estimates=_estimates(agent, estimates, at),
-        facts={name: _facts(agent, name) for name in names},
+        facts={name: _facts(agent, name, estimates) for name in names},
         checks=_checks(agent, checks, at),
         rule=rule,
         basis=agent.answers.basis(estimates[configured]),
@@ -164,7 +166,7 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
     compared, retired = agent.rule.active, {each.name for each in config.models if each.retired}
     leader = _leader(certified, shown)
     in_force = view.certified.era == agent.rule.era
-    draws = view.certified.overall.rewards.count if in_force else np.zeros(size)
+    draws, rated = _draws(view.certified.overall) if in_force else np.zeros((2, size))
 
     def ends(index: int) -> dict[str, Any]:
         value = configured.values[index] if index < size else routing[0]
@@ -238,7 +240,37 @@ def _estimates(agent: Agent, estimates: dict[str, Estimate], at: float) -> Estim
         routing_contrasts=[_contrast(certified, index, size) for index in range(size)],
         leader=None if leader is None else names[leader],
         comparisons=[] if leader is None else comparisons(certified, leader),
+        about=config.reward.meaning.about,
+        rating=_rating(certified),
+        rating_sentence=""
+        if certified.rating is None
+        else rating(
+            certified.rated_more(),
+            [
+                (name, float(rated[at] / max(draws[at], 1.0)), int(draws[at]))
+                for at, name in enumerate(names)
+                if compared[at]
+            ],
+        ),
     )
+
+
+def _draws(sums: CertificateMoments) -> Floats:
+    """(2, K) certified draws of each model, and how many of them were rated where that counts."""
+    if sums.rated is not None:
+        return sums.rated.draws
+    return np.stack([sums.rewards.count, np.zeros_like(sums.rewards.count)])
+
+
+def _rating(certified: Certified) -> list[Contrast]:
+    """Certified differences in how many requests are rated; none where that does not count."""
+    ahead = certified.rating
+    if ahead is None:
+        return []
+    return [
+        Contrast(model=one, other=other, lower=number(ahead[a, b]), upper=number(-ahead[b, a]))
+        for (a, one), (b, other) in combinations(enumerate(certified.names[: len(ahead)]), 2)
+    ]
 
 
 def contrasts(certified: Certified) -> list[Contrast]:
@@ -391,10 +423,16 @@ def _interval(reward: RewardConfig, value: float, variance: float) -> tuple[floa
     return low, high
 
 
-def _facts(agent: Agent, family: str) -> Facts:
+def _facts(agent: Agent, family: str, beside: Mapping[str, Estimate]) -> Facts:
     # The configured family may be left out for an alarm, or for want of replays.
     configured = family == agent.config.policy.estimator
-    return agent.answers.facts(None if configured else family)
+    facts = agent.answers.facts(None if configured else family)
+    # What is said of those who rate is no family's.
+    if facts.comparison.note or facts.comparison.about:
+        return facts
+    told = readings(facts.comparison, beside.values(), agent.answers.sign)
+    comparison = msgspec.structs.replace(facts.comparison, readings=told)
+    return msgspec.structs.replace(facts, comparison=comparison)
 
 
 def recommendation(
@@ -429,6 +467,8 @@ def recommendation(
         at=at,
         log_rows=log_rows,
         final=situation.final,
+        families=list(comparison.readings),
+        spread=number(comparison.spread),
     )
 
 
@@ -479,7 +519,12 @@ def current(agent: Agent) -> tuple[EstimatesAnswer, RecommendationAnswer, Checks
     checks = agent.answers.checks()
     return (
         _estimates(agent, estimates, at),
-        recommendation(agent.answers.facts(), agent.answers.situation(), at, agent.light.next_seq),
+        recommendation(
+            _facts(agent, family, estimates),
+            agent.answers.situation(),
+            at,
+            agent.light.next_seq,
+        ),
         _checks(agent, checks, at),
     )
 

@@ -18,7 +18,15 @@ import msgspec
 
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import Scope
-from equipoise.agent.features.kinds import Boolean, Category, Feature, Number, Text, Vector
+from equipoise.agent.features.kinds import (
+    Boolean,
+    Category,
+    Feature,
+    Ngrams,
+    Number,
+    Text,
+    Vector,
+)
 from equipoise.agent.service.api.problems import STATUSES
 from equipoise.agent.service.api.schema import ProblemDocument
 
@@ -107,7 +115,7 @@ def _value(feature: Feature) -> object:
         return True
     if isinstance(feature, Category):
         return (feature.values or ["other"])[0]
-    if isinstance(feature, Text):
+    if isinstance(feature, Text | Ngrams):
         return "How do I sort a list?"
     if isinstance(feature, Vector):
         return [0.0] * feature.length

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from equipoise.agent.answers.recommendation import Reading
 from equipoise.agent.answers.statements import Pill
 from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
@@ -280,7 +281,9 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     is better. epsilon: the smallest difference that matters. routing_contrasts: certified ends of
     value(model) - value(today's routing). leader: the model decided on, else the one that looks
     best of those compared, null where none has a value; comparisons: of it with every other model
-    of the era, and with today's routing.
+    of the era, and with today's routing. about: which requests values and differences are about, ""
+    for all; where those are the ones who rate, rating: certified ends of the difference between two
+    models in the share of requests that is rated, rating_sentence: the same for people.
 
     experiment: its name. decisions: how many were made; randomized: how many of them were drawn.
     estimator: the configured family. era: the one in force. models: a row for each.
@@ -313,6 +316,9 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     routing_contrasts: list[Contrast] = []
     leader: str | None = None
     comparisons: list[Comparison] = []
+    about: str = ""
+    rating: list[Contrast] = []
+    rating_sentence: str = ""
 
 
 class CertifiedAnswer(Wire, frozen=True, kw_only=True):
@@ -381,6 +387,7 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     estimator family that was asked. value: of `model`, null where its error is unknown.
     standard_error: of the value. routing_value: of today's routing. routing_standard_error: of
     that. at: when it was made, in seconds since the epoch. log_rows: rows of the log that it holds.
+    families: what others say, where computed. spread: largest less smallest value of `model`.
     """
 
     status: Status
@@ -406,6 +413,8 @@ class RecommendationAnswer(Wire, frozen=True, kw_only=True):
     at: float
     log_rows: int
     final: str | None = None
+    families: list[Reading] = []
+    spread: float | None = None
 
 
 class CheckAnswer(Wire, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import msgspec
 
 from equipoise.agent.agent import Accepted
 from equipoise.agent.answers.recommendation import KEEP
+from equipoise.agent.controls import standing_sentence
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.request import PlanRequest
@@ -242,20 +243,22 @@ class Admin:
     async def pause(self, call: Call) -> ModeAnswer:
         """Stop randomizing; requests are still logged."""
         answer = self._switches.pause(_reason(call), self._clock())
-        self._log.warning("paused")
+        if answer.ended is None:
+            self._log.warning("paused")
         return answer
 
     @Operation(
         "POST",
         "/v1/end",
-        **(_SWITCH | {"body": EndRequest}),
+        **(_SWITCH | {"body": EndRequest, "problems": (409, 429, 503)}),
         example={"reason": "the answer is in"},
     )
     async def end(self, call: Call) -> ModeAnswer:
         """End the experiment.
 
         Nothing is randomized any more, and who is to be served from now on is kept, until somebody
-        resumes it in a new era. Requests are still logged.
+        resumes it in a new era. Requests are still logged. Sent again, it changes nothing; one that
+        has ended in another way is refused (409).
         """
         body = msgspec.json.decode(call.body, type=EndRequest) if call.body else EndRequest()
         if body.model is not None and body.keep:
@@ -267,6 +270,13 @@ class Admin:
             raise Refusal(
                 422, f"model: received {model!r}, expected {limit}", field="model", limit=limit
             )
+        standing = self._adapter.agent.state.ended
+        if standing is not None:
+            # Nothing is computed anew: the same end again is answered, another one is refused.
+            model = standing.model if model is None and not body.keep else model
+            if (model, body.reason or standing.reason) != (standing.model, standing.reason):
+                raise Refusal(409, standing_sentence(standing))
+            return self._switches.answer()
         if not body.keep:
             try:
                 report = await self._analysis.read([])

@@ -48,7 +48,7 @@ function showMode(mode) {
 
 function comparisonsKey(answer) {
   const parts = [element("i", { class: "certain" }),
-    ` certified ends: all of them together are wrong in at most ${answer.delta} of such experiments,`
+    ` certified ends${answer.about ? `, ${answer.about}` : ""}: all of them together are wrong in at most ${answer.delta} of such experiments,`
       + " whenever one looks ", element("i", { class: "zero" }), " no difference"];
   if (answer.epsilon > 0) {
     parts.push(" ", element("i", { class: "alike" }), ` too small to matter (ε = ${answer.epsilon})`);
@@ -179,6 +179,7 @@ function draw() {
   const { estimates, budget, checks, history, eras } = last;
   adoptRange(estimates.reward_range);
   drawValues(at("values"), estimates);
+  show("rating", estimates.rating_sentence);
   showComparisons(estimates);
   showHistory(history.points, estimates.models);
   showSpent(estimates, budget, eras.eras);

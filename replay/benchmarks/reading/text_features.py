@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.features.kinds import STATISTICS
+from equipoise.agent.features.text import BLANK, BOLD, HEADING, STATISTICS, refusal
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -99,15 +99,6 @@ MAX_CHARACTERS = 20_000
 
 _WORD = re.compile(r"\w+")
 _FIRST_WORDS = 200
-_HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
-_EMPHASIS = re.compile(r"\*\*[^*\n]+\*\*")
-_PARAGRAPH = re.compile(r"\n[ \t]*\n")
-_REFUSAL = re.compile(
-    r"\b(?:i(?:'|’)?m sorry|i am sorry|i apologi[sz]e|my apologies|unfortunately"
-    r"|i(?: am|(?:'|’)m) (?:unable|not able|not comfortable)|i (?:cannot|can(?:'|’)t|can not)"
-    r"|i (?:do not|don(?:'|’)t) (?:have|feel|know)|as an? (?:ai|language model|text-based))\b"
-)
-_REFUSES_WITHIN = 300
 _ENDS = (".", "!", "?", ":", ")", "]", "}", '"', "”", "*", "`", "|", "。", "！", "？")
 _CODE = re.compile(
     r"```|\b(?:python|javascript|java|c\+\+|sql|html|css|regex|bash|code|function|script"
@@ -155,7 +146,7 @@ def words(text: str) -> list[str]:
 
 
 def prompt_features(prompt: str) -> list[float]:
-    """Length as in `agent.features.kinds`, then four hints by telling words.
+    """Length as in `agent.features.text`, then four hints by telling words.
 
     The hints are cheap guesses (whether it is about code or mathematics, asks for a list, is a
     question): they split prompts into kinds, and are wrong on some.
@@ -185,12 +176,12 @@ def answer_features(prompt_words: frozenset[str], answer: str) -> list[float]:
     head = tokens[:_FIRST_WORDS]
     return [
         *(STATISTICS[name](text, MAX_CHARACTERS) for name in _OF_ANSWER),
-        log1p(len(_HEADING.findall(text))),
-        log1p(len(_EMPHASIS.findall(text))),
-        log1p(len(_PARAGRAPH.findall(text))),
+        log1p(len(HEADING.findall(text))),
+        log1p(len(BOLD.findall(text))),
+        log1p(len(BLANK.findall(text))),
         len(set(head)) / len(head) if head else 0.0,
         shared / len(prompt_words) if prompt_words else 0.0,
         shared / len(types | prompt_words) if shared else 0.0,
-        1.0 if _REFUSAL.search(text[:_REFUSES_WITHIN].lower()) else 0.0,
+        refusal(text, MAX_CHARACTERS),
         0.0 if answer.rstrip().endswith(_ENDS) else 1.0,
     ]

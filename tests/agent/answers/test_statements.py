@@ -11,10 +11,11 @@ import sys
 from dataclasses import dataclass
 from itertools import combinations
 
+import msgspec
 import numpy as np
 import pytest
 
-from equipoise.agent.answers.recommendation import KEEP, compare
+from equipoise.agent.answers.recommendation import KEEP, compare, readings
 from equipoise.agent.answers.statements import (
     Facts,
     Outlook,
@@ -25,7 +26,7 @@ from equipoise.agent.answers.statements import (
     decision,
     state,
 )
-from equipoise.agent.answers.status import Activity, Claim, State
+from equipoise.agent.answers.status import Activity, Claim, RatedMore, State
 from equipoise.agent.estimators.base import Estimate
 
 NAMES = ("large", "small", "tiny", "mid")
@@ -68,14 +69,21 @@ def compared(rng: np.random.Generator):
         routing = float(np.nanmax(values)), routing[1]
     estimate = Estimate("ipw", values, np.diag(errors**2))
     sign = int(rng.choice([1, -1]))
-    return compare(models, estimate, routing, sign, low=low, high=low + span)
+    comparison = compare(models, estimate, routing, sign, low=low, high=low + span)
+    others = [
+        Estimate(name, rng.permutation(values), np.diag(rng.permutation(errors) ** 2))
+        for name in ("hierarchical", "cvci")[: rng.integers(3)]
+    ]
+    told = readings(comparison, [estimate, *others], sign)
+    return msgspec.structs.replace(comparison, readings=told)
 
 
-def claimed(rng: np.random.Generator, models: tuple[str, ...]) -> Claim | None:
+def claimed(rng: np.random.Generator, models: tuple[str, ...], raters: bool) -> Claim | None:
     kind = rng.choice(["none", "best", "within", "alike"])
     if kind == "none":
         return None
-    about = str(rng.choice(["", " on requests that were still open (3 were not)"]))
+    part = str(rng.choice(["", " on requests that were still open (3 were not)"]))
+    about = (" among those who rate" if raters else "") + part
     size = int(rng.integers(2, len(models) + 1)) if kind == "alike" else 1
     return Claim(
         kind=kind,
@@ -85,7 +93,15 @@ def claimed(rng: np.random.Generator, models: tuple[str, ...]) -> Claim | None:
         epsilon=float(rng.choice([0.01, 0.25])),
         delta=0.05,
         about=about,
-        whole=not about,
+        whole=not part,
+        rating=rated_more(rng, models) if raters else (),
+    )
+
+
+def rated_more(rng: np.random.Generator, models: tuple[str, ...]) -> tuple[RatedMore, ...]:
+    pairs = [rng.permutation(models)[:2].tolist() for _ in range(rng.integers(0, 3))]
+    return tuple(
+        RatedMore(model=one, other=other, by=10.0 ** rng.uniform(-6, 0)) for one, other in pairs
     )
 
 
@@ -129,12 +145,14 @@ def priced(rng: np.random.Generator) -> Prices | None:
 
 def drawn(seed: int) -> tuple[Facts, Situation]:
     rng = np.random.default_rng(seed)
-    comparison = compared(rng)
+    comparison, raters = compared(rng), bool(rng.random() < 0.5)
+    if raters:
+        comparison = msgspec.structs.replace(comparison, about="among those who rate")
     certified = int(rng.choice([0, 1, 57, 4321]))
     era = int(rng.choice([0, 0, 2]))
     reason = "drift: rewards fell" if era else ""
     progress = Progress(certified, certified + int(rng.choice([0, 12])), era, reason)
-    facts = Facts(claimed(rng, comparison.models), comparison, progress, priced(rng))
+    facts = Facts(claimed(rng, comparison.models, raters), comparison, progress, priced(rng))
     why = str(rng.choice(["", "a release"]))
     activity = list(Activity)[rng.integers(len(Activity))]
     hides = activity in (Activity.KILL_SWITCH, Activity.PASSING_THROUGH)
@@ -169,6 +187,17 @@ def check_state(seed: int) -> None:
     for value, error in re.findall(r"([+-]?\d+\.?\d*) ± (\d+\.?\d*)", said.estimate):
         assert math.isfinite(float(value))
         assert math.isfinite(float(error))
+
+    # Families that favour another model are named while one leads by an estimate alone.
+    other = {each.family for each in one.readings if each.favoured != said.leaning}
+    told = set(re.findall(r"(hierarchical|cvci) favours ", said.estimate))
+    assert told <= other
+    assert not told or (claim is None and said.leaning in one.models)
+    assert bool(told) is (" Families of estimates disagree: over " in said.estimate)
+    for name in told:
+        each = next(each for each in one.readings if each.family == name)
+        assert each.lead > 0.0
+        assert one.spread >= abs(each.value_of_model - one.values[one.top[0]]) - 1e-9
 
     # Rewards from before a change are in the estimates: it is said beside every one.
     pooled = facts.progress.era > 0 and one.kind not in ("nothing", "few", "wide")
@@ -212,8 +241,21 @@ def check_state(seed: int) -> None:
         assert ("certified best of the models" in text) is best
         if claim is not None and not best:
             assert f"within {claim.epsilon:.4g} of " in text
-    for bound in re.findall(r"at least ([\d.e+-]+)", said.certified):
-        assert any(0.0 < float(bound) <= each for each in (claim.by, claim.over_routing))
+    for bound, unit in re.findall(r"at least ([\d.e+-]+)(%?)", said.certified):
+        known = (
+            [100.0 * each.by for each in claim.rating] if unit else [claim.by, claim.over_routing]
+        )
+        assert any(0.0 < float(bound) <= each for each in known)
+
+    # Who an answer is about, wherever there is one; who rates, where that may be the reason.
+    raters = bool(one.about)
+    about_all = not raters
+    if claim is not None:
+        for text in (said.certified, said.status_sentence):
+            assert ("among those who rate" not in text) is about_all
+            assert ("Who rates depends on the model" in text) is bool(claim.rating)
+    if " ± " in said.estimate:
+        assert ("among those who rate" not in said.estimate) is about_all
 
     # No forecast while nothing is randomized, once it is decided, or of nothing.
     assert not FORETELLS.search(said.outlook) or (
@@ -290,6 +332,23 @@ def test_before_anything_is_certified():
         " 2 hours (80%: 1.5 hours to 5 hours) at the recent pace, after 2,500 randomized requests"
         " in all (80%: 1,950 to 4,740); 40 are certified so far."
     )
+
+
+def test_a_family_that_favours_another_model_is_named_with_the_error_of_its_lead():
+    one = comparison([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.9, 0.05), sign=-1)
+    spread = np.array([[0.01, 0, 0], [0, 0.04, 0.02], [0, 0.02, 0.09]])
+    other = Estimate("cvci", np.array([0.4, 0.55, np.nan]), spread)
+    alike = Estimate("grounded", np.array([0.7, 0.6, 0.7]), spread)
+    (first, second) = readings(one, [other, alike], -1)
+    assert (first.favoured, first.value_of_model, first.value_of_second) == ("large", 0.55, None)
+    assert first.lead == pytest.approx(0.15)
+    assert first.lead_standard_error == pytest.approx(math.sqrt(0.05))
+    assert (second.favoured, second.lead, second.value_of_second) == ("small", 0.0, 0.7)
+    apart = msgspec.structs.replace(one, readings=(first, second))
+    assert apart.spread == pytest.approx(0.1)
+    told = state(Facts(None, apart, Progress(40, 52))).estimate
+    assert " Families of estimates disagree: over small cvci favours large, by 0.150 ± " in told
+    assert "grounded" not in told
 
 
 def test_an_end_beyond_the_budget_is_open_and_the_budget_is_named():

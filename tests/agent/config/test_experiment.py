@@ -167,7 +167,20 @@ def test_a_missing_reward_is_a_value_or_the_worst_case() -> None:
         ({"models": [*MODELS, {"name": "x", "version": "\0"}]}, "models[2].version: received"),
         ({"reward": {"low": math.nan}}, "reward.low: received nan, expected a number within"),
         ({"reward": {"low": 1}}, "reward.high: received 1, expected a number above low, which is"),
-        ({"reward": {"missing": 2}}, "reward.missing: received 2, expected 'worst-case' or a n"),
+        (
+            {"reward": {"missing": "rated"}, "certify": {"sequence": "asymptotic"}},
+            "certify.sequence: received 'asymptotic', expected one that can certify the mean among"
+            " those who rate (reward.missing = 'rated')",
+        ),
+        (
+            {
+                "reward": {"missing": "rated"},
+                "certify": {"sequence": "per-model"},
+                "units": {"ttl": 60.0},
+            },
+            "(reward.missing = 'rated') of sticky units",
+        ),
+        ({"reward": {"missing": 2}}, "reward.missing: received 2, expected a meaning or a num"),
         ({"reward": {"missing": "worst"}}, "reward.missing: received 'worst', expected 'worst-ca"),
         ({"reward": {"window": 0}}, "reward.window: received 0, expected seconds, more than 0"),
         ({"reward": {"window": math.inf}}, "reward.window: received inf, expected seconds"),

@@ -19,6 +19,7 @@ ORDER = (
     "grounded",
     "doubly-robust",
     "hierarchical",
+    "hierarchical-cautious",
 )
 
 every_family = pytest.mark.parametrize("name", list(FAMILIES))

@@ -25,6 +25,7 @@ from equipoise.agent.estimators.evidence import (
     TRUST,
     Grid,
     absolute_share,
+    least_large,
     posterior,
 )
 from equipoise.agent.estimators.hierarchical import ENOUGH_ROWS
@@ -229,6 +230,26 @@ def test_against_dense_covariances_of_the_rows(simulate, seed, arguments):
     by_change = inner.weights.sum(axis=2)
     scales = np.vstack([CHANGES] * (len(by_change) - 1) + [SIZES])
     assert got.diagnostics["tau_scorer"] == pytest.approx((by_change * scales).sum(), rel=1e-8)
+
+
+@pytest.mark.parametrize(("exp", "least"), [(40, 0.3), (600, 0.3 / 2.25), (60_000, 0.3 / 22500)])
+def test_caution_keeps_large_effects_in_play_while_rewards_are_few(simulate, exp, least):
+    """The floor is .3 up to 100 rewards a model and falls with their square; 4 models."""
+    rows = simulate(seed=5, models=4, obs=400, exp=min(exp, 600))
+    scale = rows.sim_phi.std(axis=0)
+    prior = LogPrior.of(sample(rows.obs, scale, rows.models), TRUST)
+    some = replace(sample(rows.exp, scale, rows.models), rows=float(exp))
+    assert least_large(some) == pytest.approx(least)
+    plain = posterior(some, prior, 1.0)
+    wary = posterior(some, prior, 1.0, cautious=True)
+    large = np.broadcast_to((Grid.of(prior).model >= 0.12)[:, None], plain.weights.shape)
+    together = plain.weights[large].sum()
+    assert wary.weights.sum() == pytest.approx(1.0)
+    assert wary.weights[large].sum() == pytest.approx(max(least, together))
+    # Within large and small effects the evidence decides as before.
+    for part in (large, ~large):
+        shares = [each.weights[part] / each.weights[part].sum() for each in (plain, wary)]
+        np.testing.assert_allclose(*shares, rtol=1e-9, atol=1e-300)
 
 
 @pytest.mark.parametrize(

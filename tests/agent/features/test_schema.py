@@ -21,8 +21,8 @@ from equipoise.agent.features import (
     Transform,
     Vector,
 )
-from equipoise.agent.features.kinds import STATISTICS
 from equipoise.agent.features.schema import AnyFeature
+from equipoise.agent.features.text import STATISTICS
 
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_.\-]{0,8}", fullmatch=True)
 NUMBERS = st.floats(-1e6, 1e6)

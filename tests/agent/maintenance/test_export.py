@@ -247,14 +247,14 @@ class Outsider:
 
         return float(brentq(evidence, -50.0, 50.0, xtol=1e-13, rtol=1e-14))
 
-    def weights(self, lambdas, bounds: list[float], level: float) -> list:
-        """Per finite cap, by the formula of docs/export.md."""
+    def weights(self, lambdas, bounds: list[float], level: float, part: float = 1.0) -> list:
+        """Per finite cap, by the formula of docs/export.md. part: a half for a value."""
         prior, usual = self.facts["prior"], max(cap for cap in self.caps if np.isfinite(cap))
         shares = [1 - self.facts["last_share"], self.facts["last_share"]]
         noises = [1.0, 2 * prior["variance"]]
         found = []
         for bound, share, noise in zip(bounds, shares, noises, strict=True):
-            variance = prior["requests"] * usual * noise
+            variance = part * prior["requests"] * usual * noise
             best = min(self.facts["largest_bet"], bound * np.sqrt(2 * np.log(1 / level) / variance))
             weight = np.exp(-((np.log(lambdas / best) / self.facts["spread"]) ** 2) / 2)
             found.append(share * weight / weight.sum())

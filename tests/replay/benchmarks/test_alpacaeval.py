@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, load
+from equipoise.replay.worlds import World, WorldOptions
 from equipoise.store.records import Id
 
 DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "alpacaeval"
@@ -114,6 +116,18 @@ class TestSmallFolder:
         assert [name.partition("-")[0] for name in ids] == ["even", "odd", "even", "odd"]
         write(root, "alpha", answers=outputs("alpha")[1:])
         assert read(root).context_ids == ids[1:]
+
+    def test_more_features_show_more_of_the_same_world(self, root: Path) -> None:
+        plain, more = read(root), read(root, features="with-text")
+        size = len(plain.output_names)
+        assert more.output_names[:size] == plain.output_names
+        assert len(more.output_names) > size
+        assert np.array_equal(more.outputs[..., :size], plain.outputs)
+        options = WorldOptions(alpha=0.3, confounding=1.0)
+        assert np.array_equal(World(more, options).means, World(plain, options).means)
+        # Without the mark they would be features that people have a taste for.
+        other = World(replace(more, tasted=None), options)
+        assert not np.array_equal(other.means, World(plain, options).means)
 
     def test_results_folder_itself(self, root: Path) -> None:
         np.testing.assert_array_equal(read(root / "results").outputs, read(root).outputs)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from equipoise.agent.features import Boolean, Category, FeatureSchema, Text, Transform
-from equipoise.agent.features.kinds import STATISTICS
+from equipoise.agent.features.text import STATISTICS
 from equipoise.replay.benchmarks import Benchmark, BenchmarkError, load
 from tests.agent.ingest import wide_parquet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -218,6 +219,7 @@ def test_a_restart_goes_on_where_the_post_failed_and_repeats_nothing(receiver, m
         ("https://[abc-secret", "begins with https://"),
         ("https://hooks.example:abc-secret", "begins with https://"),
         ("https:///abc-secret", "begins with https://"),
+        ("https://\\abc-secret", "begins with https://"),
     ],
 )
 def test_an_address_that_would_carry_it_in_the_clear_is_refused(address, fault):
@@ -295,11 +297,19 @@ def test_a_daemon_decides_stops_tells_and_ends(receiver, tmp_path):
 
         assert daemon.ask("POST", "/v1/end", {"model": "large", "keep": True}).status == 422
         assert daemon.ask("POST", "/v1/end", {"model": "huge"}).status == 422
-        other = daemon.ask("POST", "/v1/end", {"model": "small"}).json["ended"]
-        assert (other["model"], other["certified"]) == ("small", False)
-        named = daemon.ask("POST", "/v1/end", {"model": "large"}).json["ended"]
-        assert (named["model"], named["certified"]) == ("large", True)
         ended = daemon.ask("POST", "/v1/end", {"reason": "large won"}).json
+        # The first end stands: the same again is answered, another is refused with its date.
+        for same in ({}, {"model": "large"}, {"reason": "large won"}):
+            assert daemon.ask("POST", "/v1/end", same).json["ended"] == ended["ended"]
+        for another in ({"model": "small"}, {"keep": True}, {"reason": "it did not"}):
+            refused = daemon.ask("POST", "/v1/end", another)
+            assert refused.status == 409
+            assert re.search(
+                r"ended on \d{4}-\d\d-\d\d .* UTC: large is served \(large won\); resume it first",
+                refused.json["detail"],
+            )
+        paused = daemon.ask("POST", "/v1/pause", {"reason": "too late"}).json
+        assert (paused["activity"], paused["reason"]) == ("ended", "large won")
         assert (ended["activity"], ended["randomizing"]) == ("ended", False)
         assert (ended["ended"]["model"], ended["ended"]["certified"]) == ("large", True)
         answer = daemon.ask("GET", "/v1/recommendation").json
