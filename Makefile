@@ -61,6 +61,7 @@ studies: .venv/.stamp-dev ## Measure the promises again: make studies DATA=PATH
 	@test -n "$(DATA)" || { echo "say where the benchmarks are: make studies DATA=PATH" >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/coverage_study.py --out docs/coverage.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/decided_study.py --out docs/decided.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/crossing_study.py --out docs/crossing.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/missing_study.py --out docs/missing.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/monitors_study.py --out docs/checks.md
 	OMP_NUM_THREADS=1 $(BIN)/python tests/statistical/forecast_study.py --out docs/forecasts.md

@@ -25,6 +25,7 @@ ROOT = HERE.parents[1]
 LOOKED_AT = (ROOT / "agent" / "inference", HERE)
 NOT_RUN = {
     "coverage_study.py",
+    "crossing_study.py",
     "tables.py",
     "width_tables.py",
     "markdown_text.py",
