@@ -141,9 +141,14 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         missing: Annotated[
             str | None,
             typer.Option(
-                help="Value of a reward that never arrives: a number or worst-case.",
+                help="What it means that a reward never arrives: a number it counts as, worst-case,"
+                " rated, asked or net.",
                 show_default="worst-case",
             ),
+        ] = None,
+        ask: Annotated[
+            float | None,
+            typer.Option(help="Share of users who are asked for a rating, with --missing asked."),
         ] = None,
         seed: Annotated[int | None, typer.Option(help="Seed of the simulation.")] = None,
         store: Annotated[
@@ -220,6 +225,7 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
             segments=segments,
             rated=rated,
             missing=_missing(missing),
+            ask=ask,
             seed=seed,
         )
         answer = _answer(fields, store, benchmark, world or [], of_benchmark)

@@ -43,7 +43,7 @@ import numpy as np
 
 from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.mixture import contrast_bound, evidence_of, tuned_weights
-from equipoise.agent.inference.score import Rows, ScoreCentres, Tuning, with_policies
+from equipoise.agent.inference.score import Rows, ScoreCentres, ScoreMoments, Tuning, with_policies
 from equipoise.agent.moments.additive import Additive
 from equipoise.store.batches import Flags, Floats, Ints
 
@@ -215,6 +215,22 @@ class RatedMoments(Additive):
             self.high_products[:, used],
             self.cross[:, :, used],
             self.draws,
+        )
+
+    def at(self, theta: float) -> ScoreMoments:
+        """The sums of psi(theta), as a declared value theta of a missing reward would have them."""
+        low, high = (
+            part[0] + 2.0 * theta * part[1] + theta**2 * part[2]
+            for part in (self.low_products, self.high_products)
+        )
+        cross = self.cross[0, 0] + theta * (self.cross[0, 1] + self.cross[1, 0])
+        return ScoreMoments(
+            self.rows.copy(),
+            self.low[0] + theta * self.low[1],
+            self.high[0] + theta * self.high[1],
+            low,
+            high,
+            cross + theta**2 * self.cross[1, 1],
         )
 
     def ratios(self) -> Floats:

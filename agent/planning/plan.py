@@ -50,8 +50,8 @@ EFFECT_PATHS, MAIN_SHARE = 110, 3
 SIDE_PATHS = 80
 """Simulated experiments per row of a table that only shows a direction."""
 _WORST_CASE = (
-    "while every missing reward counts as the worst case; declare what one is worth (--missing"
-    " VALUE; reward.missing in the configuration)"
+    "while every missing reward counts as the worst case; declare what one means (--missing VALUE,"
+    " or rated; reward.missing in the configuration)"
 )
 NOT_OFFERED = ("policies whose probabilities depend on the request: a plan knows no contexts",)
 

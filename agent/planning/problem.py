@@ -87,7 +87,7 @@ class Problem:
             tuple(names[index] for index in order),
             np.full(models, rate),
             variances,
-            *cls.of_missing(request, models),
+            *cls.of_missing(request, models, rate),
             prices[order],
             None,
             scale,
@@ -98,8 +98,16 @@ class Problem:
         )
 
     @staticmethod
-    def of_missing(request: PlanRequest, models: int) -> tuple[Floats, float | None]:
-        """(K,) the share rated that is asked for, and what the other rewards count as."""
+    def of_missing(request: PlanRequest, models: int, worth: float) -> tuple[Floats, float | None]:
+        """(K,) the share rated that is asked for, and what the other rewards count as.
+
+        worth: of the models that are compared, among those who rate. An answer about these is a
+        test at every value of the others (`inference.rated`); the one that binds lies between the
+        models', so planning with it as a declared value is planning the test.
+        """
+        if request.of_raters:
+            share = (1.0 if request.rated is None else request.rated) * (request.ask or 1.0)
+            return np.full(models, share), worth
         missing = request.missing_value
         if missing is not None:
             missing = (missing - request.reward_low) / (request.reward_high - request.reward_low)
@@ -226,7 +234,7 @@ class Problem:
             lost=self.lost,
             candidates=self.candidates,
             delta=self.levels[0] if delta is None else delta,
-            epsilon=self.epsilon,
+            epsilon=self.difference(self.epsilon) if self.request.of_raters else self.epsilon,
             tuned_rows=self.tuned_rows,
             era_caps=self.era_caps,
             prior=prior,
@@ -241,8 +249,9 @@ class Problem:
         known and nothing was declared."""
         if self.start is not None:
             return self.prior
+        rated = float(self.rated.mean()) if self.request.of_raters else 1.0
         rate, epsilon = self.request.rate, self.epsilon
-        return EraPrior.planned(self.models, self.levels[0], rate, epsilon=epsilon)
+        return EraPrior.planned(self.models, self.levels[0], rate, epsilon=epsilon, rated=rated)
 
     def over_all(self, values: Floats) -> tuple[Floats, Floats]:
         """(N, K) values of all requests, and variances, as a design takes them, out of values of
@@ -345,6 +354,8 @@ def _rated(problem: Problem) -> str:
     if rated == 1.0:
         return "100%: every reward comes (--rated SHARE where not)"
     missing = problem.request.missing_value
+    if problem.request.of_raters:
+        return f"{percent(rated)}; the answer is about those who rate"
     others = "the worst case" if problem.missing is None else figure(missing or 0.0)
     return f"{percent(rated)}; the others count as {others}"
 

@@ -87,7 +87,8 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     horizon: float | None = None
     segments: int = 0
     rated: float | None = None
-    missing: Literal["worst-case"] | float = "worst-case"
+    missing: Literal["worst-case", "rated", "asked", "net"] | float = "worst-case"
+    ask: float | None = None
     seed: int = 0
 
     @property
@@ -99,8 +100,15 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def missing_value(self) -> float | None:
-        """The declared value of a missing reward, None for the worst case."""
+        """The declared value of a missing reward, None where none is."""
+        if self.missing == "net":
+            return 0.0
         return None if isinstance(self.missing, str) else self.missing
+
+    @property
+    def of_raters(self) -> bool:
+        """Whether the answer is about the requests that are rated."""
+        return self.missing in ("rated", "asked")
 
 
 def read_request(data: object) -> PlanRequest:
@@ -123,7 +131,7 @@ def _refusal(data: object, text: str) -> PlanError:
     field = re.split(r"[`.\[]", where)[0] or "request"
     value = data.get(field, "no plan") if isinstance(data, dict) else "no plan"
     if field == "missing":
-        expected = "'worst-case' or a number"
+        expected = "'worst-case', 'rated', 'asked', 'net' or a number"
     return PlanError(field, f"{value!r}"[:80], expected.removeprefix("Expected "))
 
 
@@ -185,9 +193,13 @@ def check(request: PlanRequest) -> None:
     if request.rated is not None:
         expected = f"a share, at least {LEAST:g} and at most 1"
         _hold("rated", request.rated, LEAST <= request.rated <= 1, expected)
+    if request.ask is not None:
+        _hold("ask", request.ask, LEAST <= request.ask <= 1, f"a share, {LEAST:g} to 1")
+    if (request.ask is not None) != (request.missing == "asked"):
+        _hold("ask", request.ask, False, "a share with missing = 'asked', and only there")
     missing = request.missing_value
     if missing is not None:
-        expected = f"'worst-case', or {low:g} to {high:g}, the range of rewards"
+        expected = f"a meaning, or {low:g} to {high:g}, the range of rewards"
         _hold("missing", missing, low <= missing <= high, expected)
     _names(request)
     _models(request, models)

@@ -225,7 +225,7 @@ def never(problem: Problem, effect: float) -> str:
     below = "no difference"
     if least < 1.0:
         below = f"no difference below {figure(least * problem.scale)}"
-    cure = "declare what a missing reward is worth (reward.missing)"
+    cure = "declare what a missing reward means (reward.missing: a number, `rated` or `asked`)"
     if problem.request.missing_value is not None:
         cure = "deliver what is drawn (the check delivery says which model is affected)"
     return (
@@ -329,6 +329,11 @@ def _about_missing(problem: Problem) -> str:
         f"the reward of {percent(rated)} of the randomized requests comes, and differences are"
         " those of these requests; the others count as "
     )
+    if problem.request.of_raters:
+        return (
+            f"{percent(rated)} of the randomized requests are rated, and the answer is about those"
+            " who rate: a model that changes who rates changes it"
+        )
     if missing is None:
         return f"{text}the worst case, 0 for one end of the interval and 1 for the other"
     low, high = problem.request.reward_low, problem.request.reward_high

@@ -77,7 +77,7 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
             f"at least {FEWEST_REWARDS:g} to plan from a store; until then plan with numbers",
         )
     request = _request(answers, data, len(active))
-    rated, missing = _rated(answers, data, request, active)
+    rated, missing = _rated(answers, data, request, active, mean)
     low, scale = config.reward.low, config.reward.high - config.reward.low
     values = (mean - low) / scale
     values = values if answers.sign > 0 else 1.0 - values
@@ -87,7 +87,7 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
     sums = view.certified
     # Another meaning of a missing reward starts another era.
     same = sums.era == answers.state.rule.era and "missing" not in data
-    start = _starter(sums.overall, active, answers.sign) if same else None
+    start = _starter(sums.overall, active, answers.sign, missing) if same else None
     problem = Problem(
         source="store",
         request=request,
@@ -141,20 +141,31 @@ def _rewards(answers: Answers) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def _rated(
-    answers: Answers, data: dict[str, Any], request: PlanRequest, active: Ints
+    answers: Answers, data: dict[str, Any], request: PlanRequest, active: Ints, mean: Floats
 ) -> tuple[Floats, float | None]:
     """(K,) share of randomized requests whose reward enters as it came or as declared, and what the
     others count as: None for the worst case.
 
     A store that declares a value has it among its rewards already; what is left are draws that were
-    not delivered. A model's share is drawn to that of all by ten requests.
+    not delivered. A model's share is drawn to that of all by ten requests. mean: (K,) of the
+    rewards that came, in reward units.
     """
+    if request.of_raters:
+        worth = np.sort((mean - request.reward_low) / (request.reward_high - request.reward_low))
+        worth = worth if request.maximise else np.sort(1.0 - worth)
+        declared, missing = Problem.of_missing(request, len(active), float(worth[-2:].mean()))
+        sums = answers.view().certified.overall.rated
+        if sums is None or request.rated is not None:
+            return declared, missing
+        drawn, came = sums.draws[:, active]
+        share = (came + _SHRUNK_BY * came.sum() / max(drawn.sum(), 1.0)) / (drawn + _SHRUNK_BY)
+        return np.clip(share, LEAST, 1.0) * (request.ask or 1.0), missing
     if answers.state.config.reward.missing_value is not None:
         for name in ("rated", "missing"):
             if name in data:
                 limit = "nothing beside a store whose configuration declares reward.missing"
                 raise PlanError(name, data[name], f"{limit}: its rewards count it already")
-    declared, missing = Problem.of_missing(request, len(active))
+    declared, missing = Problem.of_missing(request, len(active), 0.5)
     if "missing" not in data:
         missing = None
     if request.rated is not None:
@@ -187,6 +198,7 @@ def _request(answers: Answers, data: dict[str, Any], models: int) -> PlanRequest
         "reward_high": config.reward.high,
         "maximise": config.reward.maximise,
         "missing": config.reward.missing,
+        "ask": config.reward.ask,
         "window": (config.reward.window or 0.0) / 3600.0,
     }
     if own in ASSIGNMENTS:
@@ -218,6 +230,8 @@ def _traffic(answers: Answers) -> float | None:
 
 def _explained(sums: CertificateMoments, active: Ints) -> float:
     """Share of the variance of rewards that the prediction in force explains, by past rows."""
+    if sums.rated is not None:
+        return 0.0  # predictions are of who rates
     moments = sums.tuning
     factor = moments.tuning().factor[active]
     weight = np.where(moments.weight[active] > 0, moments.weight[active], 1.0)
@@ -229,15 +243,29 @@ def _explained(sums: CertificateMoments, active: Ints) -> float:
     return float(np.clip(share.mean(), 0.0, 0.95))
 
 
-def _starter(sums: CertificateMoments, active: Ints, sign: int) -> Start:
-    """The certified sums so far, for any number of paths. Caps are in the order of an era's."""
-    score = _mirrored(sums.score) if sign < 0 else sums.score
+def _starter(sums: CertificateMoments, active: Ints, sign: int, missing: float | None) -> Start:
+    """The certified sums so far, for any number of paths. Caps are in the order of an era's.
+
+    missing: what others count as where the sums are of those who rate, larger being better.
+    """
+    plain = sums.score
+    if sums.rated is not None and missing is not None:
+        plain = sums.rated.at(missing if sign > 0 else 1.0 - missing)
+    score = _mirrored(plain) if sign < 0 else plain
     rewards = sums.rewards
     count = rewards.count[active]
     lost = (rewards.high - rewards.low)[active]
     total = rewards.low[active] if sign > 0 else count - rewards.high[active]
     own = np.stack([rewards.low_squares, rewards.high_squares])[:, active]
     own = own if sign > 0 else own[::-1]
+    if sums.rated is not None and missing is not None:
+        silent = np.maximum(sums.rated.draws[0][active] - count, 0.0)
+        before = total / np.maximum(count, 1.0)
+        total, count = total + missing * silent, count + silent
+        middle = total / np.maximum(count, 1.0)
+        # Around the mean of both kinds.
+        apart = (count - silent) * (before - middle) ** 2 + silent * (missing - middle) ** 2
+        own = own + apart
     mean = total / np.maximum(count, 1.0)
 
     def start(paths: int, caps: int) -> PathState:

@@ -29,6 +29,7 @@ import uvicorn
 
 from equipoise.agent.config import ConfigError, ExperimentConfig
 from equipoise.agent.config.file import ConfigFile, load_file
+from equipoise.agent.config.parts import Meaning
 from equipoise.agent.config.reload import (
     NEED_RESTART,
     ReloadPlan,
@@ -229,11 +230,16 @@ def rated_sentences(file: ConfigFile) -> list[str]:
     """What the worst case for missing rewards leaves to be certified, at the share that is rated;
     nothing where a value is declared or every request is."""
     reward, rated = file.experiment.reward, file.capacity.rated
-    if reward.missing_value is not None or rated == 1.0:
+    if reward.rated_share is not None:
+        rated = reward.rated_share
+    if reward.meaning is not Meaning.WORST_CASE or rated == 1.0:
         return []
     scale = reward.high - reward.low
     epsilon = file.experiment.policy.epsilon / scale
-    cure = 'declare what a missing reward is worth (reward.missing, now "worst-case")'
+    cure = (
+        'declare what a missing reward means (reward.missing, now "worst-case"; a number, "rated"'
+        ' or "asked": docs/missing.md)'
+    )
     if rated is None:
         most = smallest_certifiable(0.03, epsilon) * scale
         return [
