@@ -84,7 +84,7 @@ def _fewer(problem: Problem, row: Requirement, most: int | None) -> list[Lever]:
     if problem.source == "numbers" and problem.models > 2:
         found.append(Lever("models", 2, required(two_models(problem), problem.epsilon)))
     # As the certificate: of all requests, where missing rewards count as declared.
-    close = problem.difference(effect) / 2.0
+    close = (effect if problem.request.of_raters else problem.difference(effect)) / 2.0
     if problem.epsilon < close:
         found.append(Lever("epsilon", close * problem.scale, required(problem, close)))
     return found
@@ -206,7 +206,9 @@ def question(problem: Problem, row: Requirement | None, most: int | None = None)
                 no=said.no.tolist(),
                 answered=answered,
                 hours=None if answered is None else _answered_after(problem, answered),
-                half_width=said.half_width * problem.scale if said.half_width < 1.0 else None,
+                half_width=said.half_width * problem.scale / problem.simulated(1.0)
+                if said.half_width < 1.0
+                else None,
             )
         )
     return Question(

@@ -286,7 +286,7 @@ def _reachable(problem: Problem, effect: float) -> None:
     elif request.half_width is not None and request.effect is None:
         goals = []
     for within, consequence in goals:
-        if problem.lead(effect) + within <= 0.0:
+        if problem.lead(effect) + problem.simulated(within) <= 0.0:
             least = (1.0 - within) / (1.0 + effect)
             raise PlanError("rated", rated, f"more than {least:.4g}: {consequence} {_WORST_CASE}")
     width = request.half_width
@@ -337,7 +337,7 @@ def _rows(problem: Problem, effect: float) -> float:
     unexplained = 1.0 - problem.explained
     noise = contrast_variance(design.variances[0], chance, 0, 1, unexplained)
     alpha = levels.decision_level(design.delta, models)
-    lead = max(problem.lead(effect) + problem.epsilon, FEWEST_DIGITS)
+    lead = max(problem.lead(effect) + problem.simulated(problem.epsilon), FEWEST_DIGITS)
     return rate * anytime_rows(noise, lead, alpha, 2.0 + models / rate)
 
 

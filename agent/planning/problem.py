@@ -149,6 +149,11 @@ class Problem:
         others count as declared; it stays what it is under the worst case."""
         return effect if self.missing is None else effect * float(self.rated.mean())
 
+    def simulated(self, difference: float) -> float:
+        """What a difference in the answer is in the values that are simulated: those of all
+        requests, also where the answer is about those who rate."""
+        return difference * float(self.rated.mean()) if self.request.of_raters else difference
+
     def lead(self, effect: float) -> float:
         """The most that can be certified of the lead of a model that is better by `effect` among
         the requests whose reward comes: under the worst case all of the others may favour the
@@ -234,7 +239,7 @@ class Problem:
             lost=self.lost,
             candidates=self.candidates,
             delta=self.levels[0] if delta is None else delta,
-            epsilon=self.difference(self.epsilon) if self.request.of_raters else self.epsilon,
+            epsilon=self.simulated(self.epsilon),
             tuned_rows=self.tuned_rows,
             era_caps=self.era_caps,
             prior=prior,

@@ -194,6 +194,8 @@ def world_words(world: World) -> str:
 def _of_all(problem: Problem, difference: float) -> str:
     """What a difference among rated requests is over all; "" where it is the same."""
     share = problem.difference(1.0)
+    if problem.request.of_raters:
+        return " among those who rate"
     if share == 1.0:
         return ""
     return f" among rated requests ({figure(difference * share)} over all, as its lead below)"
@@ -219,7 +221,7 @@ def never(problem: Problem, effect: float) -> str:
     """Why no number of requests finds an effect on the [0, 1] scale: missing rewards that count as
     the worst case. "" where they do not stand in the way."""
     lost = float(problem.lost.mean())
-    if lost == 0.0 or problem.lead(effect) + problem.epsilon > 0.0:
+    if lost == 0.0 or problem.lead(effect) + problem.simulated(problem.epsilon) > 0.0:
         return ""
     least = (lost - problem.epsilon) / (1.0 - lost)
     below = "no difference"

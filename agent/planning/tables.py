@@ -131,7 +131,8 @@ class Tables:
         paths = self._paths(most)
         design = self._design(policy, sequence, cases, paths)
         if epsilon is not None:
-            design = replace(design, epsilon=epsilon)
+            design = replace(design, epsilon=self._problem.simulated(epsilon))
+        width = None if width is None else self._problem.simulated(width)
         ends = simulate(design, self._rng(), width=width, start=self._start(design))
         labels = policy, sequence.value, goal
         rows = [
@@ -247,7 +248,7 @@ class Tables:
         low = read.lower(ends.state, paths, order[:, 0], order[:, 1])
         high = read.lower(ends.state, paths, order[:, 1], order[:, 0])
         half = float(np.median(-(low + high) / 2.0))
-        return half * self._problem.scale if half < 1.0 else None
+        return half * self._problem.scale / self._problem.simulated(1.0) if half < 1.0 else None
 
     def _smallest(self, tried: list[float], chances: Floats) -> float | None:
         power = self._problem.request.power
