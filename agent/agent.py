@@ -437,5 +437,6 @@ def _newest_rule(config: ExperimentConfig, rules: RuleBook, fold: Fold, at: floa
         active=active,
         missing=config.reward.kept_missing,
         prior=certifier.first_prior(0, active),
+        ask=config.reward.ask,
     )
     return rules.add(first, at)

@@ -52,7 +52,8 @@ Body: TypeAlias = dict[str, Any]
 class Choice:
     """What to serve. reason: why the daemon did not decide, "" where it did; then decision_id and
     propensity, the probability with which `model` was served, are known, and outcome_token: keep it
-    where another process will report the reward."""
+    where another process will report the reward. ask: whether to ask the user for a rating, where
+    the experiment draws whom (`reward.missing = "asked"`)."""
 
     request_id: str
     model: str
@@ -62,6 +63,7 @@ class Choice:
     decision_id: str | None = None
     reason: str = ""
     outcome_token: str | None = None
+    ask: bool = False
 
 
 @dataclass(slots=True)
@@ -260,7 +262,9 @@ class Client:
                 raise _Failure(str(answer["reason"]), logged=False)
             drawn = bool(answer["randomized"]), float(answer["propensity"]), answer["decision_id"]
             token = answer.get("outcome_token")  # an older daemon has none
-            choice = Choice(name, str(answer["model"]), routed, *drawn, outcome_token=token)
+            ask = bool(answer.get("ask", False))
+            served = str(answer["model"])
+            choice = Choice(name, served, routed, *drawn, outcome_token=token, ask=ask)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise _Failure("garbage") from None
         if isinstance(token, str):

@@ -24,6 +24,7 @@ from equipoise.agent.errors import (
     check_against,
 )
 from equipoise.agent.features.values import shown_sent
+from equipoise.agent.inference.rated import asked
 from equipoise.agent.state.attempts import FIRST
 from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.policies.draw import propensity
@@ -133,6 +134,7 @@ class RecordAdapter:
             rule_id=batch.rule_id,
             era=batch.era,
             at=batch.at.item(),
+            ask=None if self.agent.config.reward.ask is None else bool(self._asked(batch)[0]),
         )
 
     def observe(
@@ -309,9 +311,15 @@ class RecordAdapter:
             )
         return self.records(stored)[0]
 
+    def _asked(self, batch: DecisionBatch) -> Flags:
+        """(n,) whose users are to be asked, by the rule that decided: nobody's of one without."""
+        share = self.agent.state.rules.rule(batch.rule_id).ask
+        return asked(batch.uniform, 0.0 if share is None else share)
+
     def records(self, batch: DecisionBatch) -> list[Decision]:
         models = self.agent.models
         chance = propensity(batch.rate, batch.probabilities, batch.model, batch.routed)
+        ask = None if self.agent.config.reward.ask is None else self._asked(batch).tolist()
         return [
             Decision(
                 decision_id=f"d{batch.number[row]}",
@@ -327,6 +335,7 @@ class RecordAdapter:
                 rule_id=batch.rule_id,
                 era=batch.era,
                 at=float(batch.at[row]),
+                ask=None if ask is None else ask[row],
             )
             for row in range(len(batch))
         ]

@@ -76,7 +76,8 @@ class Decision(Record, frozen=True, kw_only=True):
     the probability with which `model` was served. rate: the probability with which the request was
     randomized. probabilities: of each model where it is. uniform: the number that was drawn, from 0
     to 1. rule_id: the frozen rule that it follows. era: the span of the log that it belongs to. at:
-    when, in seconds since the epoch.
+    when, in seconds since the epoch. ask: whether the product is to ask the user for a rating; None
+    where it is not for the experiment to say.
     """
 
     decision_id: Id
@@ -91,6 +92,7 @@ class Decision(Record, frozen=True, kw_only=True):
     rule_id: str
     era: int
     at: float
+    ask: bool | None = None
 
 
 class Outcome(Record, frozen=True, kw_only=True):

@@ -547,6 +547,7 @@ class Answers:
             missing=state.config.reward.kept_missing,
             after_decision=after,
             prior=prior,
+            ask=state.config.reward.ask,
         )
 
     def _after_decision(self, era: int) -> str | None:

@@ -112,8 +112,9 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     highest for an upper one; `rated`, the answer is about the requests that are rated; `asked`, the
     same, but of the requests whose users the agent had asked, drawn with probability `ask`; `net`,
     rewards are -1, 0 or 1 (thumbs), none counts as 0, and the range is -1 to 1. rated_share: share
-    of the requests that you expect to be rated, for forecasts and checks. window: seconds after
-    which a reward counts as missing; without one it is waited for without end.
+    of the requests that you expect to be rated, for forecasts and checks. ask: share of the
+    requests whose users are asked, with `asked`. window: seconds after which a reward counts as
+    missing; without one it is waited for without end.
     """
 
     low: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 0.0

@@ -23,6 +23,11 @@ be sqrt(2) wider; the contrast alone fails where models differ in how many rate.
 of a grid the sum is linear and the sum of squares convex in (theta, D): the smallest and the
 largest value at the corners of a cell bound them inside, so nothing is missed between points.
 
+Whom the product asks for a rating may be drawn (`asked`), by the uniform of the decision: its bits
+are mixed (the finalizer of splitmix64, Steele, Lea & Flood 2014), so the second draw follows from
+what is logged and says nothing about the first. Who was not asked counts as not drawn, with a
+chance that much smaller, and S then tells refusals alone.
+
 Everything holds where q stays what it is while the sequence runs, whatever becomes of how many
 rate: under drift the test of one theta is of the running mean of Y(theta), and q moves away from
 that theta.
@@ -412,3 +417,20 @@ def contrast_bounds(
 ) -> Floats:
     """(A, A) lower ends of q(a) - q(b), each at its one-sided level. alpha: (A, A) or one."""
     return Contrasts.of(moments, caps, models, alpha, prior).ends()
+
+
+_MIX = tuple(
+    (np.uint64(shift), np.uint64(factor))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+)
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def asked(uniform: Floats, share: float) -> Flags:
+    """(n,) whether users are asked for a rating, by the uniforms (n,) of their decisions: each with
+    chance `share`, independent of what else was drawn by the uniform."""
+    word = (np.asarray(uniform) * 2.0**53).astype(np.uint64) + _ODD
+    for shift, factor in _MIX:
+        word = (word ^ (word >> shift)) * factor
+    result: Flags = (word >> np.uint64(11)) * 2.0**-53 < share
+    return result

@@ -43,6 +43,7 @@ class Rule:
     its era was decided when it was frozen, and what goes on: nothing (`stop`), or rate_min of the
     requests (`ramp`); None before a decision, and where all of it goes on. prior: what is thought
     of the era; that of its first certified row holds for all of it. None in rules before 2026-12.
+    ask: chance with which the user of a decision is asked for a rating, None where nobody is.
     """
 
     era: int
@@ -57,6 +58,7 @@ class Rule:
     rule_id: str = ""
     after_decision: str | None = None
     prior: EraPrior | None = None
+    ask: float | None = None
 
     @property
     def stops(self) -> bool:
@@ -82,6 +84,8 @@ class Rule:
             body["after_decision"] = self.after_decision
         if self.prior is not None:
             body["prior"] = self.prior.encode()
+        if self.ask is not None:
+            body["ask"] = self.ask
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:
@@ -107,6 +111,7 @@ class Rule:
             record.rule_id,
             body.get("after_decision"),
             None if prior is None else EraPrior.decode(prior),
+            body.get("ask"),
         )
 
 

@@ -62,7 +62,9 @@ low = 0.0
 high = 1.0
 maximise = true
 window = 86400
-missing = 0.0
+missing = "asked"
+ask = 0.25
+rated_share = 0.08
 """,
     "[features]": """
 [features]

@@ -22,7 +22,7 @@ from equipoise.agent.features.transform import ColumnRange
 from equipoise.agent.inference.certificate import CertificateMoments
 from equipoise.agent.inference.mixture import usual_caps
 from equipoise.agent.inference.prediction import Frozen
-from equipoise.agent.inference.rated import RatedRows, ends_of_rating
+from equipoise.agent.inference.rated import RatedRows, asked, ends_of_rating
 from equipoise.agent.inference.score import Rows
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.agent.state.open_decisions import OpenDecisions
@@ -72,7 +72,7 @@ class Spec:
         return cls(
             models=len(models),
             names=config.candidates,
-            caps=usual_caps(len(models), config.policy.rate),
+            caps=usual_caps(len(models), config.policy.rate * (reward.ask or 1.0)),
             segments=tuple(
                 ColumnRange.of(segment.column, segment.low, segment.high, columns)
                 for segment in certify.segments
@@ -341,6 +341,12 @@ class CertifiedSums:
         rows = _of_units(rows, randomized) if spec.sticky else rows
         # A model that this era does not compare is never drawn: its column says nothing.
         rows = replace(rows, high=high, chance=np.where(rows.chance > 0.0, rows.chance, 1.0))
+        counted = randomized
+        if rule.ask is not None:
+            # Who was not asked is as if not drawn: a rating of their own accord does not count.
+            heard = asked(table.uniform[at], rule.ask)
+            counted = randomized & heard
+            rows = replace(rows, chance=rows.chance * rule.ask, drawn=rows.drawn & heard[:, None])
         for index, picked in enumerate(parts):
             own = rows if len(picked) == len(rows) else _picked(rows, picked)
             self.sums[index].update(
@@ -348,7 +354,7 @@ class CertifiedSums:
                 rule.frozen[index],
                 spec.caps,
                 model[picked],
-                randomized[picked],
+                counted[picked],
                 known[picked],
                 RatedRows(own, *(end[picked] for end in raters)) if raters else None,
             )

@@ -82,7 +82,8 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
     model to serve. randomized: whether it came from a draw. propensity: the probability with which
     `model` was served. probabilities: the assignment's probability of each model for a request that
     is randomized. reason: why the request was passed through, null otherwise; then `model` is the
-    routed model, `propensity` 1 and nothing was logged.
+    routed model, `propensity` 1 and nothing was logged. ask: whether to ask the user for a rating;
+    only where `reward.missing` is `asked`.
     """
 
     decision_id: Id | None
@@ -95,6 +96,7 @@ class DecisionAnswer(Wire, frozen=True, kw_only=True):
     era: int | None
     reason: PassThrough | None = None
     outcome_token: str | None = None
+    ask: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
@@ -282,8 +284,8 @@ class EstimatesAnswer(Wire, frozen=True, kw_only=True):
     value(model) - value(today's routing). leader: the model decided on, else the one that looks
     best of those compared, null where none has a value; comparisons: of it with every other model
     of the era, and with today's routing. about: which requests values and differences are about, ""
-    for all; where those are the ones who rate, rating: certified ends of the difference between two
-    models in the share of requests that is rated, rating_sentence: the same for people.
+    for all. rating: certified ends of the difference between two models in the share of requests
+    that is rated, where answers are about those who rate; rating_sentence: the same for people.
 
     experiment: its name. decisions: how many were made; randomized: how many of them were drawn.
     estimator: the configured family. era: the one in force. models: a row for each.

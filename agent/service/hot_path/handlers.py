@@ -367,6 +367,7 @@ class HotHandlers:
             rule_id=decision.rule_id,
             era=decision.era,
             outcome_token=self._tokens.of(int(decision.decision_id[1:])),
+            ask=msgspec.UNSET if decision.ask is None else decision.ask,
         )
 
     def _check_rows(self, what: str, count: int) -> None:

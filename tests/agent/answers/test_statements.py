@@ -336,13 +336,13 @@ def test_before_anything_is_certified():
 
 def test_a_family_that_favours_another_model_is_named_with_the_error_of_its_lead():
     one = comparison([0.7, 0.5, 0.6], [0.02, 0.02, 0.03], (0.9, 0.05), sign=-1)
-    spread = np.array([[0.01, 0, 0], [0, 0.04, 0.02], [0, 0.02, 0.09]])
+    spread = np.array([[0.01, 0.005, 0], [0.005, 0.04, 0.02], [0, 0.02, 0.09]])
     other = Estimate("cvci", np.array([0.4, 0.55, np.nan]), spread)
     alike = Estimate("grounded", np.array([0.7, 0.6, 0.7]), spread)
     (first, second) = readings(one, [other, alike], -1)
     assert (first.favoured, first.value_of_model, first.value_of_second) == ("large", 0.55, None)
     assert first.lead == pytest.approx(0.15)
-    assert first.lead_standard_error == pytest.approx(math.sqrt(0.05))
+    assert first.lead_standard_error == pytest.approx(math.sqrt(0.04))
     assert (second.favoured, second.lead, second.value_of_second) == ("small", 0.0, 0.7)
     apart = msgspec.structs.replace(one, readings=(first, second))
     assert apart.spread == pytest.approx(0.1)
