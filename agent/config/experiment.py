@@ -24,6 +24,7 @@ from equipoise.agent.config.parts import (
     guardrail_faults,
     rating_faults,
     reference_faults,
+    with_net_range,
 )
 from equipoise.agent.errors import ConfigError
 from equipoise.agent.features.declarations import WRONG, read, twice
@@ -88,6 +89,8 @@ class ExperimentConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def from_builtins(cls, data: object, source: str = "configuration") -> Self:
         """Read tables, lists, texts and numbers. Raises ConfigError with every problem."""
         problems: list[Problem] = []
+        if isinstance(data, dict) and "reward" in data:
+            data = {**data, "reward": with_net_range(data["reward"])}
         config = read(data, cls, problems)
         if problems or config is WRONG:
             raise ConfigError([str(problem) for problem in problems], source)

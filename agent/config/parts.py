@@ -87,6 +87,22 @@ class Meaning(StrEnum):
         return "among those who rate" if self.of_raters else ""
 
 
+NET_RANGE = (-1.0, 1.0)
+"""Lowest and highest reward of `missing = "net"`."""
+
+
+def with_net_range(reward: object) -> object:
+    """A table of `reward` as it was given, with the range of `net` where it declares none.
+
+    The type's own default cannot depend on another key: only here is it known what was left out.
+    """
+    if not isinstance(reward, dict) or reward.get("missing") != "net":
+        return reward
+    if "low" in reward or "high" in reward:
+        return reward
+    return {**reward, "low": NET_RANGE[0], "high": NET_RANGE[1]}
+
+
 class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What comes back for a request.
 
@@ -95,10 +111,10 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     declared value that it counts as; `worst-case`, the lowest reward for a lower end and the
     highest for an upper one; `rated`, the answer is about the requests that are rated; `asked`, the
     same, but of the requests whose users the agent had asked, drawn with probability `ask`; `net`,
-    rewards are -1, 0 or 1 (thumbs) and none counts as 0. rated_share: share of the requests that
-    you expect to be rated, for forecasts and checks. ask: share of
-    the requests whose users are asked, with `asked`. window: seconds after which a reward counts
-    as missing; without one it is waited for without end.
+    rewards are -1, 0 or 1 (thumbs), none counts as 0, and the range is -1 to 1. rated_share: share
+    of the requests that you expect to be rated, for forecasts and checks. ask: share of the
+    requests whose users are asked, with `asked`. window: seconds after which a reward counts as
+    missing; without one it is waited for without end.
     """
 
     low: Annotated[float, end_of_range(fix="declare the range that rewards can have")] = 0.0
@@ -138,6 +154,11 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             limit = f"a meaning or a number from {shown(self.low)} to {shown(self.high)}"
             fix = "take a reward that could occur"
             yield Problem("missing", shown(missing), limit, fix, ("low", "high"))
+        elif self.missing == "net" and (self.low, self.high) != NET_RANGE:
+            limit = "-1 to 1 where missing = 'net' (-1 for a thumb down, 1 for a thumb up)"
+            fix = "leave out low and high, or declare low = -1 and high = 1"
+            given = f"{shown(self.low)} to {shown(self.high)}"
+            yield Problem("low", given, limit, fix, ("high", "missing"))
         if (self.ask is not None) != (self.missing == "asked"):
             limit = "set together with missing = 'asked', and only with it"
             yield Problem("ask", shown(self.ask), limit, "set both or neither", ("missing",))

@@ -83,3 +83,34 @@ def test_there_are_at_most_sixteen():
 @pytest.mark.parametrize("checks", [["drift"], "drift", {3: "pause"}])
 def test_checks_are_a_table_by_name(checks):
     assert problems(checks=checks)[0].startswith("checks")
+
+
+def test_net_takes_its_range_when_none_is_declared_and_keeps_it_in_the_frozen_text():
+    config = config_from_dict({**BASE, "reward": {"missing": "net"}})
+    declared = config_from_dict({**BASE, "reward": {"missing": "net", "low": -1, "high": 1}})
+    assert (config.reward.low, config.reward.high, config.reward.missing_value) == (-1.0, 1.0, 0.0)
+    assert config == declared
+    assert ExperimentConfig.from_json(config.to_json()) == config
+    # The range of a number, or of another meaning, stays what it was.
+    assert config_from_dict({**BASE, "reward": {"missing": 0}}).reward.low == 0.0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"low": 0, "high": 1},
+        {"low": -2, "high": 2},
+        {"low": -1, "high": 2},
+        {"low": -1.5},
+        {"high": 2},
+    ],
+)
+def test_net_refuses_another_range_in_one_line(given):
+    (problem,) = problems(reward={"missing": "net", **given})
+    assert "-1 to 1 where missing = 'net'" in problem
+    assert "leave out low and high" in problem
+
+
+def test_net_refuses_a_range_that_cannot_hold_silence_in_one_line():
+    (problem,) = problems(reward={"missing": "net", "low": 1, "high": 2})
+    assert "missing" in problem
