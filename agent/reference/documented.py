@@ -49,7 +49,8 @@ def fields_of(struct: type[msgspec.Struct]) -> list[Field]:
         if not field.required:
             factory = field.default_factory
             value = field.default if factory is msgspec.NODEFAULT else factory()
-            default = msgspec.json.encode(value).decode()
+            # What is unset is left out, and has no default to show.
+            default = None if value is msgspec.UNSET else msgspec.json.encode(value).decode()
         meaning = meanings.get(field.name, "")
         fields.append(Field(field.name, accepted(field.type), default, meaning, field.type))
     return fields

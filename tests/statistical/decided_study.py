@@ -20,7 +20,6 @@ from coverage_study import ROOT, digest, file_name
 from many_runs import Setup, look_times, simulate
 from markdown_text import percent, table
 from sequences import Bounded, planned
-from speed import lower_bound
 from streams import Stream
 from watchers import EverMissed, FirstDecision, contrasts_of
 
@@ -178,43 +177,6 @@ def run(cell, seed):
     return found
 
 
-WORLDS = (
-    (0.5, 0.6),
-    (0.5, 0.5, 0.5, 0.6),
-    (0.3, 0.4, 0.55, 0.6),
-    (0.2, 0.3, 0.4, 0.5, 0.6),
-    (0.1, 0.1, 0.1, 0.2),
-    (0.85, 0.85, 0.85, 0.95),
-    (0.02, 0.02, 0.05),
-    (0.95, 0.95, 0.98),
-    (*[0.5] * 14, 0.65),
-)
-ASSIGNMENTS = ("uniform", "neyman", "top-two", "track-and-stop", "certify")
-ROOM = 10.0
-"""Rows go to this many times the lower bound."""
-
-
-def assignments(values, runs, seed, rate=0.4):
-    """By assignment: the median of randomized requests to `decided` over Garivier & Kaufmann's
-    bound, the share of runs without a decision, and the mean reward of randomized requests."""
-    bound, models = lower_bound(values), len(values)
-    many_runs.block_size = lambda start: min(max(10, start // 4), 200)
-    found = {"bound": float(bound)}
-    for name in ASSIGNMENTS:
-        stream = Stream(values, int(ROOM * bound / rate))
-        setup = Setup(stream, name, rate)
-        watcher = FirstDecision(Bounded(levels.decision_level(DELTA, models), setup), models)
-        sums = simulate(setup, runs, seed, [watcher], look_times(stream.rows, 50, 0.03))
-        count = sums.rewards.count
-        reward = float(sums.rewards.low.sum() / count.sum())
-        found[name] = [
-            float(np.median(watcher.at) / bound),
-            float(np.isinf(watcher.at).mean()),
-            reward,
-        ]
-    return found
-
-
 AFTER = (
     "log",
     "no log",
@@ -226,7 +188,7 @@ AFTER = (
 )
 
 
-def page(results, costs):
+def page(results):
     rows, ratios = [], {name: [] for name in AFTER}
     for cell, found in results:
         before = found["before"][0]
@@ -252,35 +214,7 @@ def page(results, costs):
         ["**largest**", *[""] * 6, *(f"**{np.max(ratios[name]):.2f}**" for name in AFTER), ""]
     )
     head = ["models", "others worth", "gap", "allocation", "rate", "runs", "before", *AFTER]
-    tables = [*OPENING, *table([*head, "missed / wrong"], rows), "", *SECOND]
-    lines = [
-        [
-            " ".join(f"{value:g}" for value in values[:5]) + (" …" if len(values) > 5 else ""),
-            f"{found['bound']:,.0f}",
-            *(_cost(found[name]) for name in ASSIGNMENTS),
-        ]
-        for values, found in costs
-    ]
-    return "\n".join([*tables, *table(["values", "bound", *ASSIGNMENTS], lines), ""])
-
-
-def _cost(found):
-    """11.2 (30%), .54"""
-    ratio, without, reward = found
-    shown = f"{ratio:.2f}" if np.isfinite(ratio) else f"over {ROOM:g}"
-    return f"{shown} ({percent(without)}), {reward:.3f}"
-
-
-SECOND = [
-    "## What each assignment costs",
-    "",
-    "The median of randomized requests until `decided`, over the lower bound of Garivier and "
-    "Kaufmann (2016) with the rewards' own variances; in brackets the share of runs without a "
-    f"decision after {ROOM:g} times that bound; then the mean reward of the randomized requests. "
-    "Rate .4, no log, the default plan. *neyman*, *top-two* and *track-and-stop* see plug-in "
-    "variances, and starve models of which no rare outcome has been seen.",
-    "",
-]
+    return "\n".join([*OPENING, *table([*head, "missed / wrong"], rows), ""])
 
 
 OPENING = [
@@ -328,19 +262,8 @@ def main(arguments=None):
         results.append((cell, found))
         shown = {k: v[0] / found["before"][0] for k, v in found.items() if k in AFTER}
         print(cell.name, found["before"], {k: round(v, 2) for k, v in shown.items()}, flush=True)
-    costs = []
-    for values in WORLDS:
-        name = "assignments " + " ".join(f"{value:g}" for value in values)
-        if options.only not in name:
-            continue
-        path = folder / file_name(name)
-        if not path.exists():
-            runs = max(int(100 * options.scale * (4 if len(values) < 10 else 2) / 4), 2)
-            path.write_text(json.dumps(assignments(values, runs, zlib.crc32(name.encode()))))
-        costs.append((values, json.loads(path.read_text())))
-        print(name, costs[-1][1], flush=True)
     if not options.only:
-        options.out.write_text(page(results, costs))
+        options.out.write_text(page(results))
         print(f"wrote {options.out}")
 
 
