@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -24,7 +24,9 @@ from equipoise.agent.answers.recommendation import KEEP, Comparison
 from equipoise.agent.answers.status import (
     RESTARTING_ROWS,
     Activity,
+    Band,
     Claim,
+    Outlook,
     RatedMore,
     State,
     Status,
@@ -78,43 +80,6 @@ class Facts(msgspec.Struct, frozen=True):
     comparison: Comparison
     progress: Progress
     prices: Prices | None = None
-
-
-class Band(Protocol):
-    """Median and ends of an 80% interval, None beyond what was simulated."""
-
-    @property
-    def low(self) -> float | None: ...
-    @property
-    def median(self) -> float | None: ...
-    @property
-    def high(self) -> float | None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """What it would take until something is certified, by a forecast.
-
-    reason: why none is made, as `Forecast.reason`; None where one is. The other fields are those of
-    a `Forecast` by the same names. fewest: rewards of a model that a forecast needs.
-    """
-
-    reason: str | None = None
-    total: Band | None = None
-    hours: Band | None = None
-    randomized: int = 0
-    planned: int | None = None
-    chance: float | None = None
-    limit: str | None = None
-    unlimited: Band | None = None
-    models: Sequence[str] = ()
-    why: str = ""
-    rewards: float = 0.0
-    fewest: float = 0.0
-    lost: float | None = None
-    least_difference: float | None = None
-    held_by: str | None = None
-    newest_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,7 +532,7 @@ def _why_not(outlook: Outlook, reason: str) -> str:
         return (
             f"Nothing will be decided: {percent(outlook.lost)} of the randomized requests have no"
             f" reward, and as each counts as the worst case {least} can ever be certified: declare"
-            " what a missing reward is worth (reward.missing)."
+            " what a missing reward means (reward.missing)."
         )
     text = (
         "It cannot be said when this will be decided: as the rewards look now, the difference may"
@@ -576,7 +541,7 @@ def _why_not(outlook: Outlook, reason: str) -> str:
     if outlook.lost and outlook.least_difference is not None:
         text += (
             f", for {percent(outlook.lost)} of the randomized requests have no reward and each"
-            " counts as the worst case: declare what a missing reward is worth (reward.missing)"
+            " counts as the worst case: declare what a missing reward means (reward.missing)"
         )
     return f"{text}."
 

@@ -11,10 +11,11 @@ widen again when traffic moves, so the status is what the newest bounds say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -154,6 +155,43 @@ class Standing:
             by=self.lead(model),
             over_routing=float(over_routing[model]),
         )
+
+
+class Band(Protocol):
+    """Median and ends of an 80% interval, None beyond what was simulated."""
+
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def median(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What it would take until something is certified, by a forecast.
+
+    reason: why none is made, as `Forecast.reason`; None where one is. The other fields are those of
+    a `Forecast` by the same names. fewest: rewards of a model that a forecast needs.
+    """
+
+    reason: str | None = None
+    total: Band | None = None
+    hours: Band | None = None
+    randomized: int = 0
+    planned: int | None = None
+    chance: float | None = None
+    limit: str | None = None
+    unlimited: Band | None = None
+    models: Sequence[str] = ()
+    why: str = ""
+    rewards: float = 0.0
+    fewest: float = 0.0
+    lost: float | None = None
+    least_difference: float | None = None
+    held_by: str | None = None
+    newest_at: float = 0.0
 
 
 class Activity(StrEnum):

@@ -152,7 +152,7 @@ class Missingness(LostRows):
 
     _cure = (
         "As the worst case counts for each, no difference below that share can be certified:"
-        " declare what a missing reward is worth (reward.missing)."
+        " declare what a missing reward means (reward.missing)."
     )
 
     def __init__(
@@ -235,7 +235,7 @@ def out_of_reach(check: Check, lead: float, error: float, epsilon: float, scale:
     facts = f"{percent(share)} of {check.figures['rows']:,.0f} randomized requests"
     sentence = (
         f"{facts} {Missingness.verb}, and as each counts as the worst case {below} can ever be"
-        f" certified{seen}: declare what a missing reward is worth (reward.missing, a new era)."
+        f" certified{seen}: declare what a missing reward means (reward.missing, a new era)."
     )
     return replace(check, status="alarm", sentence=sentence)
 

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers, Foreseen
-from equipoise.agent.answers.statements import Outlook, foretold
-from equipoise.agent.answers.status import Status
+from equipoise.agent.answers.statements import foretold
+from equipoise.agent.answers.status import Outlook, Status
 from equipoise.agent.errors import PlanError
 from equipoise.agent.monitors.progress import watermark
 from equipoise.agent.planning.futures import Futures, budget_spent, futures, pace_of

@@ -19,8 +19,8 @@ from dataclasses import replace
 import msgspec
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.answers.statements import Outlook, Situation, activity_sentence
-from equipoise.agent.answers.status import Activity
+from equipoise.agent.answers.statements import Situation, activity_sentence
+from equipoise.agent.answers.status import Activity, Outlook
 from equipoise.agent.budget.cost import Basis, spent_so_far
 from equipoise.agent.controls import BUDGET
 from equipoise.agent.service.api.schema import (

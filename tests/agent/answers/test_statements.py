@@ -18,7 +18,6 @@ import pytest
 from equipoise.agent.answers.recommendation import KEEP, compare, readings
 from equipoise.agent.answers.statements import (
     Facts,
-    Outlook,
     Prices,
     Progress,
     Situation,
@@ -26,7 +25,7 @@ from equipoise.agent.answers.statements import (
     decision,
     state,
 )
-from equipoise.agent.answers.status import Activity, Claim, RatedMore, State
+from equipoise.agent.answers.status import Activity, Claim, Outlook, RatedMore, State
 from equipoise.agent.estimators.base import Estimate
 
 NAMES = ("large", "small", "tiny", "mid")

@@ -124,7 +124,7 @@ def test_where_nothing_can_be_decided_the_reason_is_the_true_one():
     assert "of the randomized requests have no reward, and as each counts as the worst case" in (
         made.sentence
     )
-    assert "declare what a missing reward is worth (reward.missing)" in made.sentence
+    assert "declare what a missing reward means (reward.missing)" in made.sentence
     plan = plan_request({"traffic": 100.0}, agent.answers)
     assert "have no reward, and as each counts as the worst case" in plan["sentence"]
     assert plan["stored"]["lost"] == pytest.approx(0.6, abs=0.05)
@@ -181,7 +181,7 @@ def test_the_check_alarms_where_nothing_can_ever_be_certified(lost, status):
     (check,) = [each for each in agent.answers.checks() if each.name == "missingness"]
     assert check.status == status
     if status == "alarm":
-        assert "declare what a missing reward is worth (reward.missing" in check.sentence
+        assert "declare what a missing reward means (reward.missing" in check.sentence
     declared, *_ = lived(1200, lost, missing=0.0)
     (check,) = [each for each in declared.answers.checks() if each.name == "missingness"]
     assert check.status == "ok"
