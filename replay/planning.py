@@ -153,7 +153,9 @@ def of_benchmark(name: str, world_options: list[str], fields: Mapping[str, Any])
     if refused:
         raise PlanError(refused[0], fields[refused[0]], f"none: {benchmark.name} has its own")
     request = read_request({**fixed, **fields})
-    rated, missing = Problem.of_missing(request, len(benchmark.models))
+    # Between the two that are hardest to tell apart.
+    worth = float(np.sort(world.values)[-2:].mean())
+    rated, missing = Problem.of_missing(request, len(benchmark.models), worth)
     return Problem(
         source="benchmark",
         request=request,
