@@ -14,6 +14,7 @@ from equipoise.agent.answers.wording import count, dollars, duration, figure, pe
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.inference.levels import EraPrior, segment_levels
+from equipoise.agent.inference.rated import LONE
 from equipoise.agent.planning.request import FLOOR_SHARE, PlanRequest
 from equipoise.agent.planning.simulation.forward import Design
 from equipoise.agent.planning.simulation.paths import PathState
@@ -225,7 +226,9 @@ class Problem:
 
         values = np.repeat(np.array([self.values_at(case.effect) for case in cases]), paths, axis=0)
         values, variances = self.over_all(np.clip(values, 0.0, 1.0))
-        prior = self._prior
+        prior, level = self._prior, self.levels[0] if delta is None else delta
+        if self.request.of_raters:
+            level *= 1.0 - 2.0 * LONE  # what the contrast of two scores has of it
         return Design(
             assignment=assignment,
             sequence=sequence,
@@ -238,7 +241,7 @@ class Problem:
             costs=self.prices,
             lost=self.lost,
             candidates=self.candidates,
-            delta=self.levels[0] if delta is None else delta,
+            delta=level,
             epsilon=self.simulated(self.epsilon),
             tuned_rows=self.tuned_rows,
             era_caps=self.era_caps,
