@@ -172,7 +172,7 @@ def test_a_budget_alone_needs_no_traffic():
         ((), "effect is missing"),
         (("--effect", "0.1", "--price", "a=1,b"), "price is 'b', expected NAME=USD"),
         (("--effect", "0.1", "--mix", "a=0.5,b=0.2,c=0.1"), "mix is 0.8 in all"),
-        (("--effect", "0.1", "--rated", "0.08"), "declare what one is worth (--missing VALUE"),
+        (("--effect", "0.1", "--rated", "0.08"), "declare what one means (--missing VALUE"),
     ],
 )
 def test_impossible_goals_end_with_2_and_one_line(options, said, tmp_path):

@@ -111,10 +111,11 @@ def replace_total(made, era=None, **changes):
 
 
 def test_a_budget_that_ends_before_the_decision_is_named_with_its_chance():
-    free, _ = lived(600)
+    # An era is planned for the budget unless something else was said.
+    free, _ = lived(600, budget=BudgetConfig(planned=1000))
     expected = forecast(free.answers, 0.0)
     spent = free.light.randomized
-    agent, _ = lived(600, budget=BudgetConfig(requests=spent + 10))
+    agent, _ = lived(600, budget=BudgetConfig(requests=spent + 10, planned=1000))
     made = forecast(agent.answers, 0.0)
     assert (made.state, made.reason, made.limit) == ("unknown", "budget-too-small", "requests")
     assert made.chance < 0.5

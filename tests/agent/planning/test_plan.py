@@ -208,8 +208,11 @@ IMPOSSIBLE = [
     ({"effect": 1e-12}, "effect is 1e-12, expected at least 1e-09"),
     ({"delta": 1e-300}, "delta is 1e-300, expected at least 1e-12"),
     ({"rated": 0.0}, "rated is 0, expected a share"),
-    ({"missing": "never"}, "missing is 'never', expected 'worst-case' or a number"),
-    ({"missing": 2.0}, "missing is 2, expected 'worst-case', or 0 to 1"),
+    (
+        {"missing": "never"},
+        "missing is 'never', expected 'worst-case', 'rated', 'asked', 'net' or a number",
+    ),
+    ({"missing": 2.0}, "missing is 2, expected a meaning, or 0 to 1"),
 ]
 
 

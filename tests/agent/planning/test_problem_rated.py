@@ -53,18 +53,18 @@ def decided_at(rng: np.random.Generator, looks: list[int], prior: EraPrior) -> f
 
 
 def test_the_plan_is_what_the_real_sums_take():
-    """24 experiments against the plan's median and middle 80%: of 24, fewer than 13 or none outside
-    would each have a chance below 0.02 if the band were right; it is seeded."""
+    """16 experiments against the plan's median and its middle 80%, with room for looks 7% apart: of
+    16, fewer than 10 inside has probability below 0.01 if the band is right; it is seeded."""
     fields = {"models": 2, "traffic": 1000.0, "reward_rate": 0.5, "effect": 0.2, "rate": RATE}
     plan = plan_request({**fields, "missing": "rated", "rated": SHARE, "policies": ["uniform"]})
     needed = plan["recommended"]["requests"]
-    looks = np.unique(np.geomspace(200, 6 * needed["median"], 60).astype(int)).tolist()
+    looks = np.unique(np.geomspace(400, 4 * needed["median"], 32).astype(int)).tolist()
     prior = EraPrior.planned(2, 0.05, RATE, rated=SHARE)
     rng = np.random.default_rng(8)
-    found = np.array([decided_at(rng, looks, prior) for _ in range(24)])
+    found = np.array([decided_at(rng, looks, prior) for _ in range(16)])
     assert np.isfinite(found).mean() > 0.9
     inside = ((found >= 0.85 * needed["low"]) & (found <= 1.15 * needed["high"])).sum()
-    assert inside >= 16
+    assert inside >= 10
     assert np.median(found) == pytest.approx(needed["median"], rel=0.35)
 
 

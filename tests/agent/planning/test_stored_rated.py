@@ -90,7 +90,7 @@ def test_what_the_worst_case_rules_out_is_refused_with_the_cure(changes, said):
     with pytest.raises(PlanError) as error:
         planned(**changes)
     assert said in str(error.value)
-    assert "declare what one is worth (--missing VALUE; reward.missing" in str(error.value)
+    assert "declare what one means (--missing VALUE, or rated; reward.missing" in str(error.value)
 
 
 def test_the_limit_that_is_named_is_the_limit():

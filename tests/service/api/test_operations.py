@@ -216,7 +216,7 @@ def test_every_rate_has_a_plan(daemon: Running):
         assert rate in rates
         assert rates[-1] == 1.0
     seldom = problem(daemon.ask("POST", "/v1/plan", numbers | {"rated": 0.08}), 422)
-    assert "declare what one is worth" in seldom["detail"]
+    assert "declare what one means" in seldom["detail"]
     assert seldom["field"] == "rated"
 
 
