@@ -442,7 +442,7 @@ _MIX = tuple(
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def asked(uniform: Floats, share: float) -> Flags:
+def asked(uniform: Floats, share: Floats | float) -> Flags:
     """(n,) whether users are asked for a rating, by the uniforms (n,) of their decisions: each with
     chance `share`, independent of what else was drawn by the uniform."""
     word = (np.asarray(uniform) * 2.0**53).astype(np.uint64) + _ODD

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
+from equipoise.agent.inference.rated import asked
 from equipoise.agent.moments.additive import context_groups, unit_groups
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
 from equipoise.agent.moments.state import Dimensions, Moments
@@ -232,6 +233,10 @@ class LightFold:
         """Whether draws of a rule (by ordinal) are for the checks alone: those after the decision,
         at the smallest rate, whose weights would drown what was decided on."""
         return self._rules.by_ordinal(rule).after_decision == "ramp"
+
+    def asks(self, rule: int) -> float | None:
+        """The share of users that a rule (by ordinal) asks for a rating, None where it does not."""
+        return self._rules.by_ordinal(rule).ask
 
     def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats:
         phi = self._features.phi(x, y)
@@ -497,6 +502,7 @@ class Fold:
     def _sum_rewards(self, moments: Moments, at: Ints) -> None:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self.light.pending, self.dimensions.groups
+        at = at[self._heard(at)]
         model, group = table.model[at], unit_groups(table.unit[at], groups)
         picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at) & ~self._watched(at))
         if len(picked):
@@ -527,9 +533,21 @@ class Fold:
         rules, place = np.unique(self.light.pending.rule[at], return_inverse=True)
         return np.array([self.light.watches(int(rule)) for rule in rules], dtype=bool)[place]
 
+    def _heard(self, at: Ints) -> Flags:
+        """(n,) rows whose rating counts: not those of users who were not asked, where a rule draws
+        whom to ask."""
+        table = self.light.pending
+        rules, place = np.unique(table.rule[at], return_inverse=True)
+        shares = [self.light.asks(int(rule)) for rule in rules]
+        if all(share is None for share in shares):
+            return np.ones(len(at), dtype=bool)
+        share = np.array([1.0 if each is None else each for each in shares])[place]
+        return asked(table.uniform[at], share)
+
     def _sum_scorers(self, moments: Moments, at: Ints) -> None:
         """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
         table, groups = self.light.pending, self.dimensions.groups
+        at = at[self._heard(at)]
         at = at[~(table.randomized[at] & self._watched(at))]
         experiment = table.randomized[at] & table.as_drawn(at)
         group = unit_groups(table.unit[at], groups)

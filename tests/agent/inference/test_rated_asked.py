@@ -78,12 +78,16 @@ def lived(answer_of_others):
     return agent
 
 
-def test_ratings_of_those_who_were_not_asked_change_nothing_certified():
+def test_ratings_of_those_who_were_not_asked_change_no_answer():
     agents = [lived(answer) for answer in (None, 1.0, 0.0)]
     certified = [agent.answers.view().certified for agent in agents]
     assert certified[0].overall.rows > 300
     for other in certified[1:]:
         np.testing.assert_array_equal(other.overall.rated.draws, certified[0].overall.rated.draws)
+    arms = [agent.answers.view().moments.arms for agent in agents]
+    for other in arms[1:]:
+        np.testing.assert_array_equal(other.mean, arms[0].mean)
+        np.testing.assert_array_equal(other.count, arms[0].count)
     drawn, rated = certified[0].overall.rated.draws
     assert 0.6 < rated.sum() / drawn.sum() < 0.95, "of those asked, not of all"
 
