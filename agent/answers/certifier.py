@@ -343,14 +343,14 @@ class Certifier:
         thought: what the models' values are estimated to be; known: the rewards that came so far,
         None where none did.
         """
-        if last is not None and last.era == era == sums.era and sums.overall.rows:
+        if last is not None and last.era == era == sums.era and sums.begun:
             return EraPrior.of_array(sums.prior)
         return self.first_prior(era, active, known, thought)
 
     def prior_in_force(self, sums: CertifiedSums, rule: Rule) -> EraPrior | None:
         """What was thought of a rule's era when its first certified row was decided; None where
         that was by a version without."""
-        if sums.era == rule.era and sums.overall.rows:
+        if sums.era == rule.era and sums.begun:
             return EraPrior.of_array(sums.prior)
         return rule.prior
 
