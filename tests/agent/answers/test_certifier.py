@@ -58,6 +58,8 @@ def test_per_model_speaks_of_models_and_bounded_of_the_rest():
     alpha = 0.05 / PAIRS
     expected = per_model.contrast_bounds(sums.rewards, 0.9 * alpha)
     np.testing.assert_array_equal(certified.contrasts[:3, :3], expected)
+    even = per_model.contrast_bounds(sums.rewards, 0.9 * 0.05 / 2)
+    np.testing.assert_allclose(certified.decision, even, atol=1e-12)
     caps, prior = agent.state.certifier.spec.caps, prior_of(agent)
     bounded = contrast_bounds(sums.score, caps, 3, alpha - 0.9 * alpha, prior)
     np.testing.assert_allclose(certified.contrasts[3], bounded[3], rtol=1e-12)

@@ -79,6 +79,18 @@ def test_before_the_first_row_enters_a_plan_takes_what_is_thought():
     assert problem.prior.encode() == agent.rule.prior.encode()
 
 
+def test_models_that_are_not_compared_have_no_part_in_what_is_thought():
+    agent = lived()
+    agent.controls.open_era("two are left", active=np.array([False, True, True]))
+    traffic = Traffic(np.random.default_rng(3), at=50.0)
+    outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+    agent.observe(replace(outcomes, reward=4.0 * outcomes.reward - 1.0))
+    problem, _ = of_experiment(agent.answers, {"effect": 0.4})
+    assert problem.prior.best.tolist() == agent.rule.prior.best[1:].tolist()
+    assert problem.prior.best.sum() == pytest.approx(1.0)
+    assert problem.prior.best[1] > 0.6
+
+
 def test_minimising_is_the_mirror_image_of_maximising():
     plain = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600).answers)
     mirror = plan_request({"effect": 0.4, "traffic": 100.0}, lived(600, maximise=False).answers)
