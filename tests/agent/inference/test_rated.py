@@ -11,6 +11,7 @@ from equipoise.agent.inference import mixture
 from equipoise.agent.inference.mixture import contrast_bound, evidence_of
 from equipoise.agent.inference.rated import (
     LONE,
+    Contrasts,
     RatedFrozen,
     RatedMoments,
     RatedRows,
@@ -245,3 +246,17 @@ def test_nothing_is_known_without_rows_and_of_a_model_that_nobody_rates():
     sums = moments(raters(replace(c, known=c.known & (c.model != 1))))
     assert value_bounds(sums, CAPS, 0.05)[0][1] == 0.0
     assert value_bounds(sums, CAPS, 0.05)[1][1] == 1.0
+
+
+def test_an_end_has_nothing_open_below_it(monkeypatch):
+    """Where differences below an edge are open again, they are not lost to the halving."""
+
+    def ruled_out(self, most, least=None):
+        least = most if least is None else least
+        return (most <= 0.1) & ~((most >= -0.3) & (least <= -0.25))
+
+    monkeypatch.setattr(Contrasts, "ruled_out", ruled_out)
+    ends = contrast_bounds(RatedMoments.empty(len(CAPS), 3, 2), CAPS, 2, 0.05)
+    off = ~np.eye(3, dtype=bool)
+    assert (ends[off] <= -0.3).all()
+    assert (ends[off] >= -0.7).all()
