@@ -277,10 +277,10 @@ def test_an_end_has_nothing_open_below_it(monkeypatch):
 
     def ruled_out(self, most, least=None):
         least = most if least is None else least
-        return (most <= 0.1) & ~((most >= -0.3) & (least <= -0.25))
+        return ~((most >= -0.45) & (least <= -0.35))
 
     monkeypatch.setattr(Contrasts, "ruled_out", ruled_out)
     ends = contrast_bounds(RatedMoments.empty(len(CAPS), 3, 2), CAPS, 2, 0.05)
     off = ~np.eye(3, dtype=bool)
-    assert (ends[off] <= -0.3).all()
-    assert (ends[off] >= -0.7).all()
+    assert (ends[off] <= -0.45).all()
+    assert (ends[off] >= -0.8).all()
