@@ -117,10 +117,10 @@ class KnownRewards:
     @classmethod
     def of(cls, moments: Moments) -> Self | None:
         """None where there is no reward."""
-        sources = (moments.obs, moments.exp)
-        rows = np.sum([part.weight.sum(axis=0) for part in sources], axis=0)
+        sources, models = (moments.obs, moments.exp), moments.dimensions.models
+        rows = np.sum([part.weight.sum(axis=0)[:models] for part in sources], axis=0)
         rewards = np.sum(
-            [(part.weight * part.mean[..., -1]).sum(axis=0) for part in sources], axis=0
+            [(part.weight * part.mean[..., -1]).sum(axis=0)[:models] for part in sources], axis=0
         )
         if not rows.sum() > 0:
             return None
