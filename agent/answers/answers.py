@@ -267,10 +267,9 @@ class Answers:
         return Prices({name: cost for name, cost, told in models if told}, routing)
 
     def _progress(self, certified: Certified) -> Progress:
-        era = self.state.rule.era
-        reason = self.state.eras.reason(era) if era else ""
-        made = self.state.light.randomized
-        renewed = tuple(self.state.models[at] for at in self.state.light.versions.renewed)
+        state, era = self.state, self.state.rule.era
+        reason, made = state.eras.reason(era) if era else "", state.light.randomized
+        renewed = tuple(state.models[at] for at in state.light.versions.renewed)
         return Progress(certified.randomized, made, era, reason, certified.about, renewed)
 
     def situation(self) -> Situation:
@@ -579,8 +578,8 @@ class Answers:
         if estimate is None:
             same_models = current is not None and len(current.effects) == count
             # One that was frozen before a model became another version speaks of the old one.
-            newest = state.rule.era >= state.light.versions.era
-            if current and same_models and newest and rows < RENEWAL * current.rows:
+            newest = same_models and state.rule.era >= state.light.versions.era
+            if current is not None and newest and rows < RENEWAL * current.rows:
                 return current
             estimate = self._thought()
         scorer = estimate.scorer
@@ -591,8 +590,7 @@ class Answers:
             count,
             scorer.model_effects,
             self._outputs.of(self.sound()[0])[0],
-            reward.low,
-            reward.high,
+            *(reward.low, reward.high),
             rows,
         )
         return prediction if prediction.usable else None

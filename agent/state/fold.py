@@ -153,6 +153,7 @@ class LightFold:
             start = stop
             if self.next_seq % CHUNK == 0:
                 yield
+        self._renew_replays()
 
     def renew(self, renewal: Renewal) -> None:
         """Know from the next row on that a model became another version."""
@@ -223,6 +224,7 @@ class LightFold:
         self.ledger.load(**part["ledger"])
         self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
         self.masked, self.late = fields["masked"], fields["late"]
+        self._renew_replays()
         waiting = part["open"]
         self.rewarded = [waiting["rewarded"]]
         self.completed = [waiting["completed"]]

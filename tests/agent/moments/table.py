@@ -86,7 +86,7 @@ def one_group(moments: Any, group: int) -> Any:
             _groups(moments.scorers, slice(group, None, step)),
             *(
                 _groups(part, slice(group, group + 1))
-                for part in (moments.arms, moments.simulation, moments.routing)
+                for part in (moments.arms, moments.simulation, moments.routing, moments.former)
             ),
         )
     return _groups(moments, slice(group, group + 1))
