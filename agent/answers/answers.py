@@ -590,8 +590,7 @@ class Answers:
             count,
             scorer.model_effects,
             self._outputs.of(self.sound()[0])[0],
-            *(reward.low, reward.high),
-            rows,
+            *(reward.low, reward.high, rows),
         )
         return prediction if prediction.usable else None
 

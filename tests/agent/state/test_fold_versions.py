@@ -224,7 +224,7 @@ def changed(estimator="hierarchical", replays=True):
 
 
 def test_right_after_the_change_nothing_is_known_of_the_new_version():
-    agent, traffic, earn = changed()
+    agent, _, earn = changed()
     for name, estimate in agent.answers.estimates(FAMILIES).items():
         # Without replays of it only a mean could say anything, and that has no row.
         assert np.isnan(estimate.values[FAST]), name
@@ -259,8 +259,7 @@ def test_the_prediction_inside_the_score_forgets_at_once():
     before, after = (
         agent.state.rules.by_ordinal(at).prediction for at in range(len(agent.state.rules))[-2:]
     )
-    others = [0, 2]
-    # An effect of its own beside those of the others, and then none that is known.
-    assert before.effects[FAST] - before.effects[others].max() > 0.1
-    assert abs(after.effects[FAST] - after.effects[others].mean()) < 0.1
+    # First one far above those of the others; then that of any model, around the intercept.
+    assert before.effects[FAST] > 0.1 > max(before.effects[[0, 2]])
+    assert abs(after.effects[FAST]) < 1e-9 < max(abs(after.effects[[0, 2]]))
     assert agent.rule.era == 1
