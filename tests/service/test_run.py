@@ -237,10 +237,10 @@ def test_a_new_version_of_a_model_is_estimated_by_its_own_rewards_alone(tmp_path
     assert changed != config
 
     def earn(daemon, first, worth):
-        """600 requests; of every ten on `small`, this many are rated 1."""
+        """200 requests; of every ten on `small`, this many are rated 1."""
         turn = 0
-        for at in range(first, first + 600):
-            decided, reward = daemon.decide(f"v{at}"), 0.5
+        for at in range(first, first + 200):
+            decided, reward = daemon.decide(f"v{at}"), float(at % 2)
             if decided["model"] == "small":
                 reward, turn = float(turn % 10 < worth), turn + 1
             body = {"request_id": f"v{at}", "reward": reward, "outputs": {"seconds": 1.0}}
@@ -255,21 +255,21 @@ def test_a_new_version_of_a_model_is_estimated_by_its_own_rewards_alone(tmp_path
 
     with running(tmp_path, config=config) as daemon:
         earn(daemon, 0, 9)
-        assert small(daemon)[0] == pytest.approx(0.9, abs=0.02)
+        assert small(daemon)[0] == pytest.approx(0.9, abs=0.03)
         write_config(tmp_path, config=changed)
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: any("restart-needed" in line for line in daemon.log))
-        assert small(daemon)[0] == pytest.approx(0.9, abs=0.02)
+        assert small(daemon)[0] == pytest.approx(0.9, abs=0.03)
     for again in range(2):
         with running(tmp_path, config=changed) as daemon:
             if not again:
                 assert small(daemon) == (None, None)
                 said = daemon.ask("GET", "/v1/recommendation").json["sentence"]
                 assert "knows nothing of small yet" in said
-                earn(daemon, 600, 1)
+                earn(daemon, 200, 1)
             value, error = small(daemon)
-            assert value == pytest.approx(0.1, abs=0.02)
-            assert 0.0 < error < 0.05
+            assert value == pytest.approx(0.1, abs=0.03)
+            assert 0.0 < error < 0.1
 
 
 def test_an_outcome_that_never_comes_expires(tmp_path):

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import msgspec
 import numpy as np
 import pytest
 from traffic import KEY, MODELS, Traffic, config, run
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import ModelConfig, PolicyConfig
+from equipoise.agent.config import BudgetConfig, ModelConfig, PolicyConfig
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.moments.additive import unit_groups
+from equipoise.agent.moments.codec import decode
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
@@ -48,9 +48,10 @@ def other_replays(traffic):
     return replace(only, outputs=only.outputs + 0.5)
 
 
-def stream(store):
+def stream(store, more=0):
     """Three versions of one model, two of another; late outcomes and a late log around each
-    change. Yields the configuration in force after every call that logs."""
+    change, the first of which comes after 960 rows and `more`. Yields the agent and the
+    configuration in force after every call that logs."""
     traffic = Traffic(np.random.default_rng(5))
     agent = Agent(FIRST, store, KEY, at=0.0)
     agent.simulate(traffic.simulations())
@@ -59,6 +60,9 @@ def stream(store):
     run(agent, traffic, 6, size=50)
     waiting = [agent.decide(traffic.requests(60))]
     yield agent, FIRST
+    if more:
+        agent.ingest(observations(traffic, more, 1001.0))
+        yield agent, FIRST
     for number, settings_ in enumerate((SECOND, THIRD), 1):
         began = 1000.0 * number
         agent = Agent(settings_, store, KEY, at=began)
@@ -83,13 +87,14 @@ def by_hand(store):
     Eras: `fast` changed with 1 and 2, `slow` with 2.
     """
     begins, dates = np.array([2, 2, 0]), np.array([2000.0, 2000.0, -np.inf])
-    decided, rows = {}, {"exp": [], "obs": []}
+    decided, rows = {}, {"exp": [], "obs": [], "routing": []}
     for segment in store.read():
         batch = segment.batch
         if isinstance(batch, DecisionBatch):
             for at in range(len(batch)):
                 decided[int(batch.number[at])] = (batch, at)
         elif isinstance(batch, ObservationBatch):
+            rows["routing"] += [(1.0, one) for one in batch.reward[batch.at >= dates.max()]]
             for at, model in enumerate(batch.routed.tolist()):
                 if batch.at[at] >= dates[model]:
                     rows["obs"].append((model, 1.0, batch.reward[at], batch.unit[at]))
@@ -97,6 +102,9 @@ def by_hand(store):
             for at, number in enumerate(batch.number.tolist()):
                 decision, row = decided[number]
                 model = int(decision.model[row])
+                if decision.era == begins.max() and model == decision.routed[row]:
+                    e, pi = decision.rate[row], decision.probabilities[row, model]
+                    rows["routing"].append((1.0 / (1.0 - e + e * pi), batch.reward[at]))
                 if decision.era < begins[model]:
                     continue
                 drawn = bool(decision.randomized[row])
@@ -132,6 +140,11 @@ def test_sums_of_a_model_are_those_of_its_newest_version_recomputed_from_the_log
         log = moments.obs
         logged = (log.weight[:, model] * log.mean[:, model, -1]).sum() / len(obs)
         assert logged == pytest.approx(obs.mean())
+    routed = np.array(rows["routing"])
+    assert moments.routing.count.sum() == len(routed) > 100
+    assert agent.answers.routing()[0] == pytest.approx(
+        routed.prod(axis=1).sum() / routed[:, 0].sum()
+    )
     groups = unit_groups(np.array([row[3] for row in rows["obs"] if row[0] == FAST]), 20)
     assert moments.obs.count[:, FAST].tolist() == np.bincount(groups, minlength=20).tolist()
     # Whatever was said of former versions still informs the slopes, in columns of its own.
@@ -172,11 +185,12 @@ def test_a_replay_that_comes_twice_is_one_and_of_the_same_version(lived):
         agent.simulate(take(old, np.flatnonzero(old.model == FAST)))
 
 
-def test_a_restart_at_every_point_finds_the_same_bits(tmp_path):
+@pytest.mark.parametrize("more", [0, CHUNK - 960], ids=["in a chunk", "between two"])
+def test_a_restart_at_every_point_finds_the_same_bits(tmp_path, more):
     """From the log alone, and from a checkpoint made before, at and after each change."""
     path, states = tmp_path / "log.db", []
     with SqliteStore(path) as store:
-        for agent, settings_ in stream(store):
+        for agent, settings_ in stream(store, more):
             states.append((agent.light.next_seq, agent.fold.to_bytes()))
             again = Agent(settings_, store, None)
             assert again.fold.to_bytes() == states[-1][1]
@@ -186,9 +200,10 @@ def test_a_restart_at_every_point_finds_the_same_bits(tmp_path):
             agent.checkpoint()
         assert audit(store, THIRD, KEY).clean
     sizes = [seq for seq, _ in states]
+    assert 960 + more in sizes
     assert any(one // CHUNK < other // CHUNK for one, other in pairwise(sizes)), "no chunk ended"
     memory = MemoryStore()
-    for agent, settings_ in stream(memory):
+    for agent, settings_ in stream(memory, more):
         # Without any checkpoint.
         assert Agent(settings_, memory, None).fold.to_bytes() == agent.fold.to_bytes()
     assert agent.rule.rule_id == rule.rule_id
@@ -197,13 +212,15 @@ def test_a_restart_at_every_point_finds_the_same_bits(tmp_path):
     assert Moments.from_bytes(moments.to_bytes()).to_bytes() == moments.to_bytes()
 
 
-def changed(estimator="hierarchical", replays=True):
-    """600 requests of which `fast` earns .9, then it becomes worth .1; replays of both."""
-    models = [ModelConfig(name=name, version="1") for name in MODELS]
-    policy = msgspec.structs.replace(POLICY, estimator=estimator)
-    before = config(models=models, policy=policy)
-    after = config(
-        models=[models[0], ModelConfig(name="fast", version="2"), models[2]], policy=policy
+def changed(waiting=0):
+    """600 requests of which `fast` earns .9, then it becomes worth .1. waiting: further ones that
+    are decided before and answered after."""
+    models = [ModelConfig(name=name, price=0.01, version="1") for name in MODELS]
+    newer = [models[0], ModelConfig(name="fast", price=0.01, version="2"), models[2]]
+    before, after = (
+        # With a limit in USD what is known is asked for before the change is carried out.
+        config(models=each, policy=POLICY, budget=BudgetConfig(money=1e6))
+        for each in (models, newer)
     )
     store, traffic = MemoryStore(), Traffic(np.random.default_rng(8))
 
@@ -219,8 +236,9 @@ def changed(estimator="hierarchical", replays=True):
     agent = Agent(before, store, KEY)
     agent.simulate(traffic.simulations())
     earn(agent, 0.9, 10)
+    late = agent.decide(traffic.requests(waiting)) if waiting else None
     agent = Agent(after, store, KEY, at=traffic.at)
-    return agent, traffic, earn
+    return agent, traffic, late if waiting else earn
 
 
 def test_right_after_the_change_nothing_is_known_of_the_new_version():
@@ -263,3 +281,20 @@ def test_the_prediction_inside_the_score_forgets_at_once():
     assert before.effects[FAST] > 0.1 > max(before.effects[[0, 2]])
     assert abs(after.effects[FAST]) < 1e-9 < max(abs(after.effects[[0, 2]]))
     assert agent.rule.era == 1
+
+
+def test_pairs_of_live_and_replayed_answers_are_of_one_version():
+    """New replays come before the last answers of the old version, and meet those of the new."""
+
+    def met():
+        agent.ingest(observations(traffic, CHUNK, traffic.at))
+        return decode(agent.fold.to_bytes())[0]["watch.pairs.met"][:, FAST].sum()
+
+    agent, traffic, late = changed(waiting=200)
+    agent.simulate(other_replays(traffic))
+    assert (late.model == FAST).sum() > 30
+    agent.observe(traffic.outcomes(late))
+    assert met() == 0
+    new = agent.decide(traffic.requests(200))
+    agent.observe(traffic.outcomes(new))
+    assert met() == len(np.unique(new.context[new.model == FAST])) > 20
