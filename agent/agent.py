@@ -33,7 +33,7 @@ from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.eras import EraAnswer, Eras, standing_end
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
-from equipoise.agent.moments.state import Dimensions
+from equipoise.agent.moments.state import Dimensions, Renewal
 from equipoise.agent.monitors.guardrails import GuardrailLimit
 from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.fold import Fold, LightFold
@@ -105,7 +105,7 @@ class Agent:
         identity = None if key is None else key_hash(key)
         freeze_identity(store, config, identity, changes, eras, at)
         rules = stored_rules(store)
-        fold = _new_fold(config, rules, store, open_bytes)
+        fold = _new_fold(config, rules, store, open_bytes, eras.renewals())
         restore(fold, store)
         for segment in store.read(since=fold.next_seq):
             fold.apply(segment.seq, segment.batch)
@@ -349,7 +349,10 @@ class Agent:
             before = state.eras.active(state.rule.era) | state.eras.added() | back
             words = (stored_config.in_words(key, state.config) for key in meaning)
             reason = f"configured anew: {', '.join(words)}"
-            self.controls.open_era(reason, at, before & ~retired(state.config), self._ended())
+            count = range(len(state.models))
+            renewed = tuple(at for at in count if f"models[{at}].version" in meaning)
+            left = before & ~retired(state.config)
+            self.controls.open_era(reason, at, left, self._ended(), renewed)
         else:
             self.controls.freeze_rule(state.rule.era, at)
         # Last: if the process ends before, the change is found again.
@@ -387,7 +390,11 @@ class Agent:
 
 
 def _new_fold(
-    config: ExperimentConfig, rules: RuleBook, store: Store, open_bytes: int | None
+    config: ExperimentConfig,
+    rules: RuleBook,
+    store: Store,
+    open_bytes: int | None,
+    renewals: tuple[Renewal, ...],
 ) -> Fold:
     """A fold of no rows. open_bytes: see `Agent`."""
     transform, models = Transform(config.features), tuple(model.name for model in config.models)
@@ -406,6 +413,7 @@ def _new_fold(
         Ledger(len(models), segment_ranges(config), config.budget.per_user is not None),
         None if folder is None else open_bytes,
         folder,
+        renewals,
     )
     panel = MonitorSet(
         models,

@@ -104,12 +104,15 @@ class Controls:
         at: float = 0.0,
         active: Flags | None = None,
         ended: EraAnswer | msgspec.UnsetType | None = msgspec.UNSET,
+        renewed: tuple[int, ...] = (),
     ) -> None:
         """Start certified sums afresh from the next decision on, and keep the last answer.
 
         reason: for people, and kept; active: (K,) models to compare from now on, None for those
-        compared so far. What the estimators know stays. ended: what was certified of the era that
-        ends, where the sums here are not those of its configuration; None where it is void.
+        compared so far. renewed: models that become another version with it, of which nothing is
+        known any more; whatever else the estimators know stays. ended: what was certified of the
+        era that ends, where the sums here are not those of its configuration; None where it is
+        void.
         Raises AgentError where fewer than two models would be left.
         """
         active = self._state.rule.active if active is None else active
@@ -123,8 +126,14 @@ class Controls:
             # Before the era: if the process ends in between, it is kept again when the era ends.
             keep_answer(self._state.store, answer, at)
         self._state.eras.open(newest.era + 1, reason, at, active, newest)
+        light, era = self._state.light, newest.era + 1
+        # Kept after the era: if the process ends in between, the change of the configuration is
+        # found again, and opens one more.
+        kept = self._state.eras.keep_renewals(era, renewed, at, light.next_seq, light.pending.next)
+        for renewal in kept:
+            light.renew(renewal)
         self._state.alarms = ()
-        self.freeze_rule(newest.era + 1, at)
+        self.freeze_rule(era, at)
 
     def pause(self, reason: str, at: float = 0.0) -> None:
         """Randomize nothing until `resume`; kept in the store, so a restart stays paused. What has

@@ -183,7 +183,7 @@ class Answers:
         self.before: Callable[[str], None] | None = None
         self._outputs = OutputMaps()
         self._view: View | None = None
-        self._view_seq = -1
+        self._view_of = (-1, 0)
         self._sound: tuple[View, tuple[Moments, tuple[LeftOut, ...]]] | None = None
 
     @property
@@ -193,8 +193,9 @@ class Answers:
 
     def view(self) -> View:
         """Sums up to the newest log row; copies that the caller must not write to."""
-        if self._view is None or self._view_seq != self.state.light.next_seq:
-            self._view, self._view_seq = self.state.fold.view(), self.state.light.next_seq
+        now = self.state.light.next_seq, len(self.state.light.versions.renewals)
+        if self._view is None or self._view_of != now:
+            self._view, self._view_of = self.state.fold.view(), now
         return self._view
 
     def estimates(self, families: Iterable[str]) -> Estimates:
@@ -266,10 +267,10 @@ class Answers:
         return Prices({name: cost for name, cost, told in models if told}, routing)
 
     def _progress(self, certified: Certified) -> Progress:
-        era = self.state.rule.era
-        reason = self.state.eras.reason(era) if era else ""
-        made = self.state.light.randomized
-        return Progress(certified.randomized, made, era, reason, certified.about)
+        state, era = self.state, self.state.rule.era
+        reason, made = state.eras.reason(era) if era else "", state.light.randomized
+        renewed = tuple(state.models[at] for at in state.light.versions.renewed)
+        return Progress(certified.randomized, made, era, reason, certified.about, renewed)
 
     def situation(self) -> Situation:
         """What happens to requests now, as far as the store knows it."""
@@ -327,7 +328,7 @@ class Answers:
                 f' `equipoise ingest`, or take estimator = "{PLAIN}"'
             )
         moments = self.view().moments
-        if family != PLAIN and moments.arms.count.sum() > 0 and not moments.exp.count.any():
+        if family != PLAIN and moments.arms.count.sum() > 0 and not moments.complete:
             return f'outputs: send them with the response, or take estimator = "{PLAIN}"'
         return "rewards of randomized requests"
 
@@ -441,8 +442,7 @@ class Answers:
         checks.append(computed(families, configured, self.sound()[1], features, PLAIN))
         if state.light.pending.y.shape[1]:
             moments = self.view().moments
-            rewarded, complete = moments.arms.count.sum(), moments.exp.count.sum()
-            checks.append(outputs(float(rewarded), float(complete)))
+            checks.append(outputs(float(moments.arms.count.sum()), moments.complete))
         planned = state.config.budget.planned
         if planned is not None:
             certified = self.certified()
@@ -577,7 +577,9 @@ class Answers:
         rows = float(moments.obs.count.sum() + moments.exp.count.sum())
         if estimate is None:
             same_models = current is not None and len(current.effects) == count
-            if current is not None and same_models and rows < RENEWAL * current.rows:
+            # One that was frozen before a model became another version speaks of the old one.
+            newest = same_models and state.rule.era >= state.light.versions.era
+            if current is not None and newest and rows < RENEWAL * current.rows:
                 return current
             estimate = self._thought()
         scorer = estimate.scorer
@@ -588,9 +590,7 @@ class Answers:
             count,
             scorer.model_effects,
             self._outputs.of(self.sound()[0])[0],
-            reward.low,
-            reward.high,
-            rows,
+            *(reward.low, reward.high, rows),
         )
         return prediction if prediction.usable else None
 

@@ -117,10 +117,10 @@ class KnownRewards:
     @classmethod
     def of(cls, moments: Moments) -> Self | None:
         """None where there is no reward."""
-        sources = (moments.obs, moments.exp)
-        rows = np.sum([part.weight.sum(axis=0) for part in sources], axis=0)
+        sources, models = (moments.obs, moments.exp), moments.dimensions.models
+        rows = np.sum([part.weight.sum(axis=0)[:models] for part in sources], axis=0)
         rewards = np.sum(
-            [(part.weight * part.mean[..., -1]).sum(axis=0) for part in sources], axis=0
+            [(part.weight * part.mean[..., -1]).sum(axis=0)[:models] for part in sources], axis=0
         )
         if not rows.sum() > 0:
             return None
@@ -180,19 +180,23 @@ def output_spread(moments: Moments, maps: Floats) -> Floats:
 class OutputMaps:
     """`output_maps` and `output_spread` of one experiment, made anew when SIM rows have come.
 
-    A (context, model) counts once and for ever, so the counts say whether any have.
+    A (context, model) counts once while the model is the same version, so the counts say whether
+    any have come, and how many versions were replaced says whether any have gone.
     """
 
     def __init__(self) -> None:
         self._count: Floats | None = None
+        self._former = 0
         self._made: tuple[Floats, Floats] | None = None
 
     def of(self, moments: Moments) -> tuple[Floats, Floats]:
         """Maps (K, p, 1 + d) and spread (K, p, p); not to be written to."""
-        count = moments.simulation.count
-        if self._made is None or self._count is None or not np.array_equal(self._count, count):
+        count, former = moments.simulation.count, moments.dimensions.former
+        known = former == self._former and np.array_equal(self._count, count)
+        if self._made is None or not known:
             maps = output_maps(moments)
             self._count, self._made = count.copy(), (maps, output_spread(moments, maps))
+            self._former = former
         return self._made
 
 

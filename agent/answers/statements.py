@@ -50,13 +50,15 @@ Kind: TypeAlias = Literal["good", "bad", "plain", "watch"]
 class Progress(msgspec.Struct, frozen=True):
     """Where an experiment stands. randomized: randomized requests that the certified sums of this
     era hold; made: those in the log, of all eras. reason: why this era was begun, "" for the
-    first. about: which requests the sums are about, "" for all."""
+    first. about: which requests the sums are about, "" for all. renewed: models that became another
+    version of themselves since the experiment began."""
 
     randomized: int
     made: int
     era: int = 0
     reason: str = ""
     about: str = ""
+    renewed: tuple[str, ...] = ()
 
     @property
     def restarted(self) -> bool:
@@ -321,7 +323,9 @@ def _estimated(claim: Claim | None, comparison: Comparison, progress: Progress) 
     else:
         text = f"Against today's routing nothing is certified; by the estimates {text}"
     if numbers and progress.era > 0 and progress.reason:
-        pooled += f" Estimates hold all eras, also from before this one ({progress.reason})."
+        only = f", but of {listed(progress.renewed)} only what the newest version answered"
+        pooled += f" Estimates hold all eras, also from before this one ({progress.reason})"
+        pooled += f"{only if progress.renewed else ''}."
     apart = "" if claim is not None else _apart(comparison)
     return f"{text}.{apart}{pooled}{comparison.note and ' ' + comparison.note}"
 

@@ -170,20 +170,31 @@ class Validator:
         if index.full and not stored.all():
             replays = self._store.simulations(batch.context[~stored], batch.model[~stored])
             pairs = zip(batch.context.tolist(), batch.model.tolist(), strict=True)
-            stored |= np.array([pair in replays for pair in pairs])
+            stored |= np.array(
+                [
+                    pair in replays and replays[pair].seq >= self._begun(int(pair[1]))
+                    for pair in pairs
+                ]
+            )
         return stored
+
+    def _begun(self, model: int) -> int:
+        """The first log row of the present version of a model."""
+        renewals = self._light.versions.renewals
+        return max((each.seq for each in renewals if each.model == model), default=0)
 
     def _check_known_replays(self, batch: SimulationBatch, stored: Flags) -> None:
         replays = self._store.simulations(batch.context[stored], batch.model[stored])
         phi = self._transform.phi(batch.x, batch.outputs)
         for row in np.flatnonzero(stored).tolist():
             pair = int(batch.context[row]), int(batch.model[row])
-            if pair in replays:
+            if pair in replays and replays[pair].seq >= self._begun(pair[1]):
                 replay = replays[pair]
                 assert isinstance(replay.batch, SimulationBatch)
                 self._check_same_replay(batch, row, replay.batch, 0, replay.seq)
                 continue
-            # Its row was removed by age: the state remembers outputs and context features.
+            # Its row was removed by age, or a former version's comes first: the state remembers
+            # outputs and context features.
             one = slice(row, row + 1)
             remembered, _ = self._light.simulated.lookup(batch.context[one], batch.model[one])
             if (remembered[0] != phi[row]).any():

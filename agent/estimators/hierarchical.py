@@ -89,7 +89,9 @@ def _estimate(name: str, moments: Moments) -> Estimate:
 
     models = moments.dimensions.models
     phi = frame.standardize(mean_features(moments.simulation))
-    design = np.hstack([np.ones((models, 1)), phi, np.eye(models)])
+    # Former versions have effects of their own, and no value.
+    effects = np.eye(models, models + moments.dimensions.former)
+    design = np.hstack([np.ones((models, 1)), phi, effects])
     values = frame.origin[-1] + design @ result.mean
     replicated = frame.standardize(mean_features_replicated(moments.simulation))
     contexts = replicated @ result.mean[1 : 1 + phi.shape[1]]
@@ -101,6 +103,7 @@ def _estimate(name: str, moments: Moments) -> Estimate:
     if not known:
         spread, of_theta = unknown_covariance(models), unknown_covariance(len(jacobian))
         variance = np.inf
+    kept = len(jacobian) - moments.dimensions.former
     by_reading = result.weights.sum(axis=(1, 2))
     return Estimate(
         family=name,
@@ -112,16 +115,16 @@ def _estimate(name: str, moments: Moments) -> Estimate:
             "log_weight": float(by_reading[prior.informed].sum()),
             "real": result.real,
             "log_effects": np.exp(prior.log_weight)[prior.informed]
-            @ prior.effects[prior.informed]
+            @ prior.effects[prior.informed][:, :models]
             / (TRUST if prior.informed.any() else 1.0),
             "tau_model": result.tau_model,
             "tau_scorer": result.tau_scorer,
             "residual_variance": variance,
-            "model_effects": result.mean[1 + phi.shape[1] :],
+            "model_effects": result.mean[1 + phi.shape[1] : kept],
         },
         scorer=Scorer(
-            theta=frame.original(result.mean),
-            covariance=0.5 * (of_theta + of_theta.T),
+            theta=frame.original(result.mean)[:kept],
+            covariance=0.5 * (of_theta + of_theta.T)[:kept, :kept],
             residual_variance=variance,
             model_effects=True,
         ),

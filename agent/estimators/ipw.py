@@ -10,6 +10,8 @@ Not an estimator family: it is the comparison the families are there to replace.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from equipoise.agent.estimators.base import (
@@ -20,7 +22,7 @@ from equipoise.agent.estimators.base import (
     total_covariance,
 )
 from equipoise.agent.moments.scorer import ScorerMoments
-from equipoise.agent.moments.state import Moments
+from equipoise.agent.moments.state import Moments, joined_arms
 from equipoise.store.batches import Floats
 
 CONSTANT = 1e-9
@@ -35,7 +37,8 @@ def balanced(moments: Moments) -> Moments:
     scaled by what is left of them: slopes hold wherever the scorer does. Where every e pi of a
     model was the same, w is constant and this is `moments` itself.
     """
-    exp, weighted, arms = moments.exp, moments.exp_weighted, moments.arms
+    exp, weighted = moments.exp, moments.exp_weighted
+    arms = joined_arms(moments.arms, moments.former)
     count, weight = exp.count.sum(axis=0), weighted.weight.sum(axis=0)
     squares = arms.weight_sq.sum(axis=0) * arms.count.sum(axis=0)
     share = np.divide(
@@ -59,7 +62,7 @@ def balanced(moments: Moments) -> Moments:
     own = ScorerMoments(exp.count, rows, weighted.mean, centre, scatter)
     parts = [source.arrays().values() for source in (moments.obs, own, weighted)]
     stacked = ScorerMoments(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    return Moments(moments.dimensions, stacked, arms, moments.simulation, moments.routing)
+    return replace(moments, scorers=stacked)
 
 
 def _between(rows: Floats, offset: Floats) -> Floats:
@@ -105,13 +108,14 @@ def ratio_means(weight: Floats, mean: Floats) -> tuple[Floats, Floats]:
 
 def naive_log(moments: Moments) -> Estimate:
     """Mean OBS reward per model with its jackknife covariance over groups of units."""
-    obs = moments.obs
-    values, replicates = ratio_means(obs.weight, np.ascontiguousarray(obs.mean[..., -1]))
+    obs, models = moments.obs, moments.dimensions.models
+    rewards = np.ascontiguousarray(obs.mean[:, :models, -1])
+    values, replicates = ratio_means(np.ascontiguousarray(obs.weight[:, :models]), rewards)
     return Estimate(
         family="naive-log",
         values=values,
         covariance=total_covariance(values, covariance(replicates)),
-        diagnostics={"rows": obs.count.sum(axis=0)},
+        diagnostics={"rows": obs.count.sum(axis=0)[:models]},
     )
 
 

@@ -83,6 +83,7 @@ def without_far_groups(moments: Moments) -> tuple[Moments, tuple[LeftOut, ...]]:
         moments,
         scorers=_emptied(moments.scorers, sources),
         arms=_emptied(moments.arms, exp),
+        former=_emptied(moments.former, exp),
         simulation=_emptied(moments.simulation, contexts),
     )
     return sound, tuple(losses)

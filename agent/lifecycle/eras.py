@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.moments.state import Renewal
 from equipoise.store.batches import Flags
 from equipoise.store.contract import Store
 from equipoise.store.errors import StoreError
@@ -85,6 +86,15 @@ def read_answers(store: Store) -> dict[int, EraAnswer]:
     return answers
 
 
+class _Renewed(msgspec.Struct, frozen=True):
+    """What is kept of models that became another version."""
+
+    models: list[str]
+    at: float
+    seq: int
+    number: int
+
+
 class Eras:
     """The eras of one store. models: (K,) names in the order of their positions."""
 
@@ -120,6 +130,30 @@ class Eras:
         """Keep which models an era compares."""
         names = [name for name, on in zip(self._models, active.tolist(), strict=True) if on]
         self._store.freeze(f"active:{era}", msgspec.json.encode(names).decode())
+
+    def keep_renewals(
+        self, era: int, models: tuple[int, ...], at: float, seq: int, number: int
+    ) -> tuple[Renewal, ...]:
+        """Keep which models become another version with an era. at, seq, number: see `Renewal`."""
+        if not models:
+            return ()
+        kept = _Renewed([self._models[model] for model in models], at, seq, number)
+        self._store.freeze(f"versions:{era}", msgspec.json.encode(kept).decode())
+        return tuple(Renewal(model, era, at, seq, number) for model in models)
+
+    def renewals(self) -> tuple[Renewal, ...]:
+        """Every model that became another version, in order. Of a change that a build before
+        these were kept made nothing is known: its sums go on as that build had them."""
+        settings, found = self._store.settings(), []
+        for era in (each.era for each in self._store.eras()):
+            text = settings.get(f"versions:{era}")
+            if text is not None:
+                kept = msgspec.json.decode(text, type=_Renewed)
+                found += [
+                    Renewal(self._models.index(name), era, kept.at, kept.seq, kept.number)
+                    for name in kept.models
+                ]
+        return tuple(found)
 
     def open(self, era: int, reason: str, at: float, active: Flags, like: Era) -> None:
         """Open an era. like: the one before it, whose key and schema stay."""

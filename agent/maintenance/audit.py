@@ -20,11 +20,12 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.decisions.uniforms import Uniforms, key_hash
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle import stored_config
-from equipoise.agent.lifecycle.eras import read_answers
+from equipoise.agent.lifecycle.eras import Eras, read_answers
 from equipoise.agent.lifecycle.opening import check_key
 from equipoise.agent.lifecycle.rules import Rule, rule_id
 from equipoise.agent.maintenance.audit_chain import check_chain
 from equipoise.agent.maintenance.audit_rows import PartAudit, StopAudit
+from equipoise.agent.moments.state import Versions
 from equipoise.policies.draw import draw
 from equipoise.store.batches import (
     Closure,
@@ -206,6 +207,8 @@ class _LogAudit:
         self._parts = PartAudit(config, configs, self._first)
         self._stops = StopAudit(store, config, self._first)
         self._replayed: set[tuple[int, int]] = set()
+        names = tuple(model.name for model in config.models)
+        self._versions = Versions(len(names), Eras(store, names).renewals())
 
     def run(self, progress: Callable[[int], None]) -> None:
         result = self._result
@@ -394,7 +397,11 @@ class _LogAudit:
             model = batch.routed
         else:
             model = batch.model
-            pairs = list(zip(batch.context.tolist(), model.tolist(), strict=True))
+            # Each version of a model may answer a context once.
+            versions = self._versions
+            generation = np.array([versions.logged(row) for row in rows.tolist()])
+            column = versions.columns(generation, model, len(versions.renewals))
+            pairs = list(zip(batch.context.tolist(), column.tolist(), strict=True))
             again = np.array([pair in self._replayed for pair in pairs])
             self._result.faulty("row ", rows, again, "replays a context a second time")
             self._replayed.update(pairs)

@@ -1,15 +1,21 @@
-"""Columns of rows that a chunk has gathered and not summed yet."""
+"""What a chunk of the log has gathered, and how it enters the sums when the chunk is complete."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.inference.rated import asked
+from equipoise.agent.moments.additive import context_groups, unit_groups
+from equipoise.agent.moments.state import Moments
 from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
+
+if TYPE_CHECKING:
+    from equipoise.agent.state.fold import LightFold
 
 
 def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
@@ -74,3 +80,149 @@ def open_arrays(
         "replayed_phi": phi,
         "replayed_cost": cost,
     }
+
+
+class ChunkSums:
+    """Adds the rows of a chunk to moments. light: what has gathered them."""
+
+    def __init__(self, light: LightFold) -> None:
+        self._light = light
+
+    def columns(self, moments: Moments, at: Ints, model: Ints) -> tuple[Ints, Flags]:
+        """(n,) where decisions `at` enter the sums of these models (n,), and whether no model has
+        become another version since."""
+        known, table = moments.dimensions.former, self._light.pending
+        if not known:
+            return model, np.ones(len(at), dtype=bool)
+        generation = self._light.versions.decided(table.era[at])
+        return self._light.versions.columns(generation, model, known), generation >= known
+
+    def rows(self, moments: Moments, start: int) -> None:
+        """Add what the chunk has gathered, in place. start: the watermark before it."""
+        groups, known = self._light.dimensions.groups, moments.dimensions.former
+        models, versions = self._light.dimensions.models, self._light.versions
+        for context, coded, phi, cost in joined(self._light.replayed):
+            column = versions.columns(coded // models, coded % models, known)
+            now = np.flatnonzero(column < models)
+            group = context_groups(context[now], groups)
+            moments.simulation.update(group, column[now], phi[now], cost[now])
+        for rows, coded, unit in joined(self._light.observed):
+            group = unit_groups(unit, groups)
+            column = versions.columns(coded // models, coded % models, known)
+            moments.scorers.update(group, column, np.ones(len(rows)), rows)
+            now = np.flatnonzero(coded // models >= known)
+            reward = rows[now, -1]
+            moments.routing.update(group[now], np.ones(len(now)), reward)
+        table = self._light.pending
+        for (numbers,) in joined([(numbers,) for numbers in self._light.rewarded]):
+            at = table.rows(numbers)
+            self._rewards(moments, at[~self._light.in_order(at)])
+        for (numbers,) in joined([(numbers,) for numbers in self._light.completed]):
+            at = table.rows(numbers)
+            self._scorers(moments, at[~self._light.in_order(at) | (numbers < start)])
+
+    def passed(self, moments: Moments, start: int, stop: int) -> None:
+        """Add decisions start … stop - 1, which the watermark passed, where a reward that never
+        comes has a declared value.
+
+        Rewards that come are there at once, and those that do not only when their window ends:
+        counted as they come, every young request would have been rewarded. In decision order,
+        behind the watermark, all of them are closed.
+        """
+        table = self._light.pending
+        at = np.arange(start, stop) - table.base
+        rewarded = (table.has_reward | table.filled)[start - table.base : stop - table.base]
+        at = at[rewarded & ~table.summed[at]]
+        at = at[self._light.in_order(at)]
+        if len(at):
+            self._rewards(moments, at)
+            self._scorers(moments, at[table.has_outputs[at]])
+
+    def _rewards(self, moments: Moments, at: Ints) -> None:
+        """Add what needs no outputs: rows `at` (n,) that got their reward."""
+        table, groups = self._light.pending, self._light.dimensions.groups
+        at = at[self._heard(at)]
+        model, group = table.model[at], unit_groups(table.unit[at], groups)
+        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at) & ~self._watched(at))
+        if len(picked):
+            rows = at[picked]
+            if len(self._light.simulated):
+                predicted, simulated = self._light.simulated.lookup(
+                    table.context[rows], model[picked]
+                )
+            else:
+                predicted = np.zeros((len(picked), self._light.dimensions.features - 1))
+                simulated = np.zeros(len(picked), dtype=bool)
+            weight = 1.0 / (table.rate[rows] * table.propensity[rows])
+            column, _ = self.columns(moments, rows, model[picked])
+            models = self._light.dimensions.models
+            for arms, first, some in (
+                (moments.arms, 0, column < models),
+                (moments.former, models, column >= models),
+            ):
+                arms.update(
+                    group[picked][some],
+                    column[some] - first,
+                    weight[some],
+                    table.reward[rows][some],
+                    simulated[some],
+                    predicted[some],
+                    table.x[rows][some],
+                )
+        now = self.columns(moments, at, model)[1]
+        as_routed = np.flatnonzero(now & table.delivered[at] & (model == table.routed[at]))
+        rows = at[as_routed]
+        share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
+        moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
+
+    def _watched(self, at: Ints) -> Flags:
+        """(n,) rows of rules whose draws are for the checks alone."""
+        rules, place = np.unique(self._light.pending.rule[at], return_inverse=True)
+        return np.array([self._light.watches(int(rule)) for rule in rules], dtype=bool)[place]
+
+    def _heard(self, at: Ints) -> Flags:
+        """(n,) rows whose rating counts: not those of users who were not asked, where a rule draws
+        whom to ask."""
+        table = self._light.pending
+        rules, place = np.unique(table.rule[at], return_inverse=True)
+        shares = [self._light.asks(int(rule)) for rule in rules]
+        if all(share is None for share in shares):
+            return np.ones(len(at), dtype=bool)
+        share = np.array([1.0 if each is None else each for each in shares])[place]
+        return asked(table.uniform[at], share)
+
+    def _scorers(self, moments: Moments, at: Ints) -> None:
+        """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
+        table, groups = self._light.pending, self._light.dimensions.groups
+        at = at[self._heard(at)]
+        at = at[~(table.randomized[at] & self._watched(at))]
+        experiment = table.randomized[at] & table.as_drawn(at)
+        group = unit_groups(table.unit[at], groups)
+        rows = self._light.rows_of(table.x[at], table.y[at], table.reward[at])
+        picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)
+        source = np.concatenate([observed, picked, picked])
+        offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
+        weight = np.ones(len(source))
+        drawn = at[picked]
+        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
+        # OBS rows count for the model that really answered, EXP rows for the assigned one.
+        arm = np.where(experiment, table.model[at], table.served[at])
+        arm, _ = self.columns(moments, at, arm)
+        moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])
+
+
+def named(parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays of parts in one dict, as `part.name`."""
+    return {
+        f"{part}.{name}": array for part, named in parts.items() for name, array in named.items()
+    }
+
+
+def parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:
+    """`named`, undone."""
+    parts: dict[str, dict[str, NDArray[Any]]] = {}
+    for name, array in arrays.items():
+        if "." in name:
+            part, rest = name.split(".", 1)
+            parts.setdefault(part, {})[rest] = array
+    return parts

@@ -18,13 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.budget.ledger import Ledger
-from equipoise.agent.inference.rated import asked
-from equipoise.agent.moments.additive import context_groups, unit_groups
 from equipoise.agent.moments.codec import StateFormatError, decode, decode_like, encode, encode_to
-from equipoise.agent.moments.state import Dimensions, Moments
+from equipoise.agent.moments.state import Dimensions, Moments, Renewal, Versions
 from equipoise.agent.monitors.monitor_set import MonitorSet
 from equipoise.agent.state.certified_sums import CertifiedSums, Rules, Spec
-from equipoise.agent.state.chunk import joined, occurrence, open_arrays, widened
+from equipoise.agent.state.chunk import (
+    ChunkSums,
+    named,
+    occurrence,
+    open_arrays,
+    parts,
+    widened,
+)
 from equipoise.agent.state.monitor_feed import Features, MonitorFeed
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.replay_index import ReplayIndex
@@ -76,6 +81,7 @@ class LightFold:
     `OpenDecisions`. watermark: the first decision that is not closed. randomized: decisions that
     came from a draw; masked: decisions whose request was closed to some model; late: parts of
     outcomes that came too late to be used; ledger: what was randomized, and how traffic comes in.
+    renewals: models that became another version, in order.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class LightFold:
         ledger: Ledger | None = None,
         open_bytes: int | None = None,
         folder: Path | None = None,
+        renewals: tuple[Renewal, ...] = (),
     ) -> None:
         self.dimensions = dimensions
         self._features = features
@@ -98,6 +105,7 @@ class LightFold:
         self._spec = spec
         self._rate_min = rate_min
         self._outputs = outputs
+        self.versions = Versions(dimensions.models, renewals)
         self.next_seq = 0
         self.watermark = 0
         self.randomized = 0
@@ -134,13 +142,32 @@ class LightFold:
             raise ValueError(f"log row {seq} arrived where {self.next_seq} was due")
         start, count = 0, len(batch)
         while start < count:
+            self._renew_replays()
             stop = min(count, start + CHUNK - self.next_seq % CHUNK)
+            for renewal in self.versions.renewals:
+                if renewal.seq > self.next_seq:
+                    stop = min(stop, start + renewal.seq - self.next_seq)
             part = batch if stop - start == count else slice_rows(batch, start, stop)
             self._take(part)
             self.next_seq += stop - start
             start = stop
             if self.next_seq % CHUNK == 0:
                 yield
+        self._renew_replays()
+
+    def renew(self, renewal: Renewal) -> None:
+        """Know from the next row on that a model became another version."""
+        self.versions = Versions(self.dimensions.models, (*self.versions.renewals, renewal))
+        self._renew_replays()
+
+    def _renew_replays(self) -> None:
+        index = self.simulated
+        for renewal in self.versions.renewals[len(index.renewed) : self._generation]:
+            index.renew(renewal.model, renewal.number)
+
+    @property
+    def _generation(self) -> int:
+        return self.versions.logged(self.next_seq)
 
     def end_chunk(self, watermark: int) -> None:
         """Let go of what waited for the sums of a chunk. watermark: where it stands now."""
@@ -190,9 +217,14 @@ class LightFold:
         self.pending.clock = float(fields["clock"])
         self.units.rebuild(self.pending)
         self.simulated.load(**part["simulated"])
+        former = part["simulated"]["has"].shape[1] - self.dimensions.models
+        self.simulated.renewed = [
+            (each.model, each.number) for each in self.versions.renewals[:former]
+        ]
         self.ledger.load(**part["ledger"])
         self.next_seq, self.randomized = fields["next_seq"], fields["randomized"]
         self.masked, self.late = fields["masked"], fields["late"]
+        self._renew_replays()
         waiting = part["open"]
         self.rewarded = [waiting["rewarded"]]
         self.completed = [waiting["completed"]]
@@ -210,12 +242,12 @@ class LightFold:
 
     def to_bytes(self) -> bytes:
         """The light state alone, to come back to."""
-        return encode(_named(self.arrays()), self.fields())
+        return encode(named(self.arrays()), self.fields())
 
     def load_bytes(self, state: Buffer) -> None:
         """Become the state of `to_bytes`."""
         arrays, fields = decode(state)
-        self.load(_parts(arrays), fields)
+        self.load(parts(arrays), fields)
 
     def in_order(self, at: Ints) -> Flags:
         """(n,) rows whose rule gives a reward that never comes a value: they count in order."""
@@ -264,13 +296,19 @@ class LightFold:
             self._take_outcomes(batch)
         elif isinstance(batch, ObservationBatch):
             rows = self.rows_of(batch.x, batch.outputs, batch.reward)
-            self.observed.append((rows, batch.routed, batch.unit))
+            model = self._coded(self.versions.dated(self.next_seq, batch.at), batch.routed)
+            self.observed.append((rows, model, batch.unit))
         elif isinstance(batch, SimulationBatch):
             phi = self._features.phi(batch.x, batch.outputs)
             self.simulated.add(batch.context, batch.model, phi, self.pending.next)
-            self.replayed.append((batch.context, batch.model, phi, batch.cost))
+            model = self._coded(self._generation, batch.model)
+            self.replayed.append((batch.context, model, phi, batch.cost))
         elif isinstance(batch, ExpiryBatch):
             self._expire(batch)
+
+    def _coded(self, generation: Ints | int, model: Ints) -> Ints:
+        """(n,) a model and the generation of its row as one number: the model itself at first."""
+        return model + self.dimensions.models * generation
 
     def _without_gaps(self, batch: DecisionBatch, rule: int) -> Iterator[DecisionBatch]:
         """The batch in parts of consecutive numbers; numbers that no decision has are filled in
@@ -377,6 +415,7 @@ class Fold:
         self.light = light
         self.dimensions = dimensions = light.dimensions
         self._rules = rules
+        self._sums = ChunkSums(light)
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -389,28 +428,30 @@ class Fold:
     def apply(self, seq: int, batch: Batch) -> None:
         """Take in a batch whose first row has this seq, which must be `next_seq`."""
         for _ in self.light.chunks(seq, batch):
+            self.moments = self._renewed(self.moments, self.watch, self.light.next_seq)
             # Before the sums: what the check of the simulator goes by must not know this chunk.
-            self._compare(self.watch)
-            self._sum_rows(self.moments)
+            self._compare(self.watch, self.moments)
+            self._sums.rows(self.moments, self.certified.watermark)
             start = self.certified.watermark
             predicted = self._advance(self.certified)
-            self._sum_passed(self.moments, start, self.certified.watermark)
+            self._sums.passed(self.moments, start, self.certified.watermark)
             self._feed(self.watch, start, self.certified, predicted)
             self.light.end_chunk(self.certified.watermark)
 
     def view(self) -> View:
         """Everything that was logged so far, the unfinished chunk included, on copies."""
         moments, certified = self.moments.copy(), self.certified.copy()
-        self._sum_rows(moments)
+        moments = self._renewed(moments, None, self.light.next_seq + 1)
+        self._sums.rows(moments, certified.watermark)
         start = certified.watermark
         self._advance(certified)
-        self._sum_passed(moments, start, certified.watermark)
+        self._sums.passed(moments, start, certified.watermark)
         return View(moments, certified)
 
     def watched(self) -> MonitorSet:
         """The checks up to the newest log row, the unfinished chunk included, on copies."""
         watch, certified = self.watch.copy(), self.certified.copy()
-        self._compare(watch)
+        self._compare(watch, self._renewed(self.moments, watch, self.light.next_seq + 1))
         start = certified.watermark
         self._feed(watch, start, certified, self._advance(certified))
         return watch.monitors
@@ -426,7 +467,7 @@ class Fold:
     def load_bytes(self, state: Buffer) -> None:
         """Become the state of `to_bytes`; StateFormatError, and no change, on any other bytes."""
         arrays, fields = decode_like(state, *self._state())
-        part = _parts(arrays)
+        part = parts(arrays)
         if not self.certified.holds(part["certified"]):
             raise StateFormatError("the certified sums are of another configuration")
         self.moments = Moments.from_bytes(arrays["moments"].tobytes())
@@ -436,7 +477,7 @@ class Fold:
 
     def _state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         light = self.light.arrays()
-        arrays = _named(
+        arrays = named(
             {
                 "certified": self.certified.arrays(),
                 "pending": light["pending"],
@@ -460,121 +501,22 @@ class Fold:
     ) -> None:
         watch.take(self.light.pending, start, certified.watermark, predicted, self._rules)
 
-    def _compare(self, watch: MonitorFeed) -> None:
+    def _renewed(self, moments: Moments, watch: MonitorFeed | None, end: int) -> Moments:
+        """Sums, in which models that became another version before row `end` start afresh."""
+        for renewal in self.light.versions.renewals[moments.dimensions.former :]:
+            if renewal.seq < end:
+                moments = moments.renewed(renewal.model)
+                if watch is not None:
+                    watch.renew(renewal.model)
+        return moments
+
+    def _compare(self, watch: MonitorFeed, moments: Moments) -> None:
         replayed = any(len(context) for context, *_ in self.light.replayed)
-        watch.compare(
-            self.light.pending, self.light.simulated, self.light.completed, replayed, self.moments
-        )
-
-    def _sum_rows(self, moments: Moments) -> None:
-        groups = self.dimensions.groups
-        for context, model, phi, cost in joined(self.light.replayed):
-            moments.simulation.update(context_groups(context, groups), model, phi, cost)
-        for rows, model, unit in joined(self.light.observed):
-            group = unit_groups(unit, groups)
-            moments.scorers.update(group, model, np.ones(len(rows)), rows)
-            moments.routing.update(group, np.ones(len(rows)), rows[:, -1].copy())
-        table, start = self.light.pending, self.certified.watermark
-        for (numbers,) in joined([(numbers,) for numbers in self.light.rewarded]):
-            at = table.rows(numbers)
-            self._sum_rewards(moments, at[~self.light.in_order(at)])
-        for (numbers,) in joined([(numbers,) for numbers in self.light.completed]):
-            at = table.rows(numbers)
-            self._sum_scorers(moments, at[~self.light.in_order(at) | (numbers < start)])
-
-    def _sum_passed(self, moments: Moments, start: int, stop: int) -> None:
-        """Add decisions start … stop - 1, which the watermark passed, where a reward that never
-        comes has a declared value.
-
-        Rewards that come are there at once, and those that do not only when their window ends:
-        counted as they come, every young request would have been rewarded. In decision order,
-        behind the watermark, all of them are closed.
-        """
-        table = self.light.pending
-        at = np.arange(start, stop) - table.base
-        rewarded = (table.has_reward | table.filled)[start - table.base : stop - table.base]
-        at = at[rewarded & ~table.summed[at]]
-        at = at[self.light.in_order(at)]
-        if len(at):
-            self._sum_rewards(moments, at)
-            self._sum_scorers(moments, at[table.has_outputs[at]])
-
-    def _sum_rewards(self, moments: Moments, at: Ints) -> None:
-        """Add what needs no outputs: rows `at` (n,) that got their reward."""
-        table, groups = self.light.pending, self.dimensions.groups
-        at = at[self._heard(at)]
-        model, group = table.model[at], unit_groups(table.unit[at], groups)
-        picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at) & ~self._watched(at))
-        if len(picked):
-            rows = at[picked]
-            if len(self.light.simulated):
-                predicted, simulated = self.light.simulated.lookup(
-                    table.context[rows], model[picked]
-                )
-            else:
-                predicted = np.zeros((len(picked), self.dimensions.features - 1))
-                simulated = np.zeros(len(picked), dtype=bool)
-            moments.arms.update(
-                group[picked],
-                model[picked],
-                1.0 / (table.rate[rows] * table.propensity[rows]),
-                table.reward[rows],
-                simulated,
-                predicted,
-                table.x[rows],
-            )
-        as_routed = np.flatnonzero(table.delivered[at] & (model == table.routed[at]))
-        rows = at[as_routed]
-        share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
-        moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
-
-    def _watched(self, at: Ints) -> Flags:
-        """(n,) rows of rules whose draws are for the checks alone."""
-        rules, place = np.unique(self.light.pending.rule[at], return_inverse=True)
-        return np.array([self.light.watches(int(rule)) for rule in rules], dtype=bool)[place]
-
-    def _heard(self, at: Ints) -> Flags:
-        """(n,) rows whose rating counts: not those of users who were not asked, where a rule draws
-        whom to ask."""
-        table = self.light.pending
-        rules, place = np.unique(table.rule[at], return_inverse=True)
-        shares = [self.light.asks(int(rule)) for rule in rules]
-        if all(share is None for share in shares):
-            return np.ones(len(at), dtype=bool)
-        share = np.array([1.0 if each is None else each for each in shares])[place]
-        return asked(table.uniform[at], share)
-
-    def _sum_scorers(self, moments: Moments, at: Ints) -> None:
-        """Add what scorers are fitted to: rows `at` (n,) that have outputs and reward."""
-        table, groups = self.light.pending, self.dimensions.groups
-        at = at[self._heard(at)]
-        at = at[~(table.randomized[at] & self._watched(at))]
-        experiment = table.randomized[at] & table.as_drawn(at)
-        group = unit_groups(table.unit[at], groups)
-        rows = self.light.rows_of(table.x[at], table.y[at], table.reward[at])
-        picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)
-        source = np.concatenate([observed, picked, picked])
-        offset = np.repeat([0, groups, 2 * groups], [len(observed), len(picked), len(picked)])
-        weight = np.ones(len(source))
-        drawn = at[picked]
-        weight[len(observed) + len(picked) :] = 1.0 / (table.rate[drawn] * table.propensity[drawn])
-        # OBS rows count for the model that really answered, EXP rows for the assigned one.
-        arm = np.where(experiment, table.model[at], table.served[at])
-        moments.scorers.update(group[source] + offset, arm[source], weight, rows[source])
-
-
-def _named(parts: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Arrays of parts in one dict, as `part.name`."""
-    return {
-        f"{part}.{name}": array for part, named in parts.items() for name, array in named.items()
-    }
-
-
-def _parts(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:
-    """`_named`, undone."""
-    parts: dict[str, dict[str, NDArray[Any]]] = {}
-    for name, array in arrays.items():
-        if "." in name:
-            part, rest = name.split(".", 1)
-            parts.setdefault(part, {})[rest] = array
-    return parts
+        table, completed = self.light.pending, self.light.completed
+        if moments.dimensions.former:
+            served = [(rows, table.served[rows]) for rows in map(table.rows, completed)]
+            completed = [
+                numbers[self._sums.columns(moments, *each)[0] == each[1]]
+                for numbers, each in zip(completed, served, strict=True)
+            ]
+        watch.compare(table, self.light.simulated, completed, replayed, moments)

@@ -82,6 +82,10 @@ class MonitorFeed:
             simulated = index.phi(row, model)[:, first:]
             self.monitors.take_pairs(model, phi, simulated, scale[first:], theta[first:])
 
+    def renew(self, model: int) -> None:
+        """Compare nothing that the version before of a model answered any more."""
+        self._pairs.renew(model)
+
     def take(
         self, table: OpenDecisions, start: int, stop: int, predicted: Floats, rules: Rules
     ) -> None:

@@ -22,10 +22,14 @@ class ReplayIndex:
 
     Rows beyond the capacity still count in the moments; requests on such contexts are then
     predicted by regression, like those that were never replayed.
+    renewed: models that became another version, and the first decision after that. Replays of the
+    versions before stay beside the models, for the decisions that were made on them.
     """
 
     def __init__(self, models: int, width: int, capacity: int = 200_000) -> None:
         self._capacity = capacity
+        self._models = models
+        self.renewed: list[tuple[int, int]] = []
         self._row: dict[int, int] = {}
         self._phi = np.zeros((64, models, width))
         self._has = np.zeros((64, models), dtype=bool)
@@ -38,6 +42,15 @@ class ReplayIndex:
     def full(self) -> bool:
         """Whether a further context would not be kept."""
         return len(self._row) >= self._capacity
+
+    def renew(self, model: int, number: int) -> None:
+        """Know no replay of a model any more, from decision `number` on."""
+        for name in ("_phi", "_has", "_since"):
+            array = getattr(self, name)
+            grown = np.concatenate([array, array[:, [model]]], axis=1)
+            grown[:, model] = 0
+            setattr(self, name, grown)
+        self.renewed.append((model, number))
 
     def add(self, context: Ints, model: Ints, phi: Floats, since: int = 0) -> None:
         """Keep n rows: context, model (n,), phi (n, p - 1). since: the next decision's number."""
@@ -73,7 +86,12 @@ class ReplayIndex:
         get = self._row.get
         rows = np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
         known = self._has[rows] & (rows >= 0)[:, None] & (self._since[rows] <= number[:, None])
-        return self._phi[rows], known
+        phi = self._phi[rows]
+        for at in reversed(range(len(self.renewed))):
+            model, first = self.renewed[at]
+            before, column = number < first, self._models + at
+            phi[before, model], known[before, model] = phi[before, column], known[before, column]
+        return phi[:, : self._models], known[:, : self._models]
 
     def contexts(self, width: int, limit: int) -> Floats | None:
         """(n, width) heads of phi of up to `limit` contexts, evenly over their arrival.
@@ -176,6 +194,11 @@ class Pairs:
             np.concatenate([known_phi, live(named[fresh])]),
             np.concatenate([known_row, row[fresh]]),
         )
+
+    def renew(self, model: int) -> None:
+        """Start afresh with a model that became another version."""
+        self._met[:, model] = False
+        self._model[self._model == model] = -1
 
     def copy(self) -> Self:
         twin = self.__class__.__new__(self.__class__)

@@ -230,6 +230,48 @@ def test_a_hangup_takes_over_what_may_change_in_a_running_experiment(tmp_path):
         assert daemon.ask("GET", "/v1/budget").json["requests"] == 2
 
 
+def test_a_new_version_of_a_model_is_estimated_by_its_own_rewards_alone(tmp_path):
+    """A hang-up says that it waits for a start; from the start on the old rewards are nobody's."""
+    config = CONFIG.replace("[policy]", '[policy]\nestimator = "ipw"')
+    changed = config.replace(SMALL, f'{SMALL[:-1]}, version = "2"}}')
+    assert changed != config
+
+    def earn(daemon, first, worth):
+        """200 requests; of every ten on `small`, this many are rated 1."""
+        turn = 0
+        for at in range(first, first + 200):
+            decided, reward = daemon.decide(f"v{at}"), float(at % 2)
+            if decided["model"] == "small":
+                reward, turn = float(turn % 10 < worth), turn + 1
+            body = {"request_id": f"v{at}", "reward": reward, "outputs": {"seconds": 1.0}}
+            assert daemon.ask("POST", "/v1/outcomes", body).json["accepted"] == 1
+
+    def small(daemon):
+        """Its estimate and error, once they hold all of the log."""
+        answer = daemon.ask("GET", "/v1/estimates").json
+        row = answer["models"][1]
+        assert row["model"] == "small"
+        return row["value"], row["standard_error"]
+
+    with running(tmp_path, config=config) as daemon:
+        earn(daemon, 0, 9)
+        assert small(daemon)[0] == pytest.approx(0.9, abs=0.03)
+        write_config(tmp_path, config=changed)
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: any("restart-needed" in line for line in daemon.log))
+        assert small(daemon)[0] == pytest.approx(0.9, abs=0.03)
+    for again in range(2):
+        with running(tmp_path, config=changed) as daemon:
+            if not again:
+                assert small(daemon) == (None, None)
+                said = daemon.ask("GET", "/v1/recommendation").json["sentence"]
+                assert "knows nothing of small yet" in said
+                earn(daemon, 200, 1)
+            value, error = small(daemon)
+            assert value == pytest.approx(0.1, abs=0.03)
+            assert 0.0 < error < 0.1
+
+
 def test_an_outcome_that_never_comes_expires(tmp_path):
     config = CONFIG + "[reward]\nwindow = 0.2\n"
     with running(tmp_path, "expiry_seconds = 0.1", config=config) as daemon:

@@ -150,7 +150,10 @@ def drawn(seed: int) -> tuple[Facts, Situation]:
     certified = int(rng.choice([0, 1, 57, 4321]))
     era = int(rng.choice([0, 0, 2]))
     reason = "drift: rewards fell" if era else ""
-    progress = Progress(certified, certified + int(rng.choice([0, 12])), era, reason)
+    renewed = ("b",) if era and rng.random() < 0.5 else ()
+    progress = Progress(
+        certified, certified + int(rng.choice([0, 12])), era, reason, renewed=renewed
+    )
     facts = Facts(claimed(rng, comparison.models, raters), comparison, progress, priced(rng))
     why = str(rng.choice(["", "a release"]))
     activity = list(Activity)[rng.integers(len(Activity))]

@@ -110,3 +110,13 @@ def test_rewards_that_rise_while_shares_move_flatter_nobody(simulate, name):
     error = np.sqrt(np.diagonal(contrast @ got.covariance @ contrast.T))
     assert (np.abs(contrast @ got.values) < 4.0 * error).all()
     assert (error < 0.1).all()
+
+
+def test_a_former_version_counts_as_many_rows_as_it_was_worth(simulate):
+    """As a model of its own: nothing about the rows is known any less."""
+    moments = simulate(seed=4).moments()
+    whole, renewed = balanced(moments), balanced(moments.renewed(1))
+    assert (whole.exp.weight != moments.exp.weight).any()
+    np.testing.assert_allclose(renewed.exp.weight[:, -1], whole.exp.weight[:, 1], rtol=1e-12)
+    np.testing.assert_array_equal(renewed.exp.weight[:, 1], 0.0)
+    np.testing.assert_allclose(renewed.exp.scatter, whole.exp.scatter, rtol=1e-9, atol=1e-9)

@@ -15,7 +15,7 @@ import pytest
 
 from equipoise.agent.moments.arms import ArmMoments, RoutingMoments
 from equipoise.agent.moments.scorer import ScorerMoments, SimulationMoments
-from equipoise.agent.moments.state import Dimensions, Moments
+from equipoise.agent.moments.state import Moments
 from tests.agent.moments.raw_rows import (
     SHAPE,
     SOURCES,
@@ -58,12 +58,15 @@ class Case:
 def arrays_of(moments: Any) -> Arrays:
     """Every array by its name, through the parts of whole Moments too."""
     found: Arrays = {}
-    for field in fields(moments):
-        value = getattr(moments, field.name)
+    whole = isinstance(moments, Moments)
+    # Of whole moments those that are kept: sums of former versions only where there are any.
+    names = moments.parts() if whole else [field.name for field in fields(moments)]
+    for part in names:
+        value = getattr(moments, part)
         if isinstance(value, np.ndarray):
-            found[field.name] = value
-        elif not isinstance(value, Dimensions):
-            found |= {f"{field.name}.{name}": a for name, a in arrays_of(value).items()}
+            found[part] = value
+        else:
+            found |= {f"{part}.{name}": a for name, a in arrays_of(value).items()}
     return found
 
 
@@ -86,7 +89,7 @@ def one_group(moments: Any, group: int) -> Any:
             _groups(moments.scorers, slice(group, None, step)),
             *(
                 _groups(part, slice(group, group + 1))
-                for part in (moments.arms, moments.simulation, moments.routing)
+                for part in (moments.arms, moments.simulation, moments.routing, moments.former)
             ),
         )
     return _groups(moments, slice(group, group + 1))

@@ -83,3 +83,22 @@ def test_moments_are_not_added_to_other_things(case: Case) -> None:
         if other is not case:
             with pytest.raises(TypeError):
                 case.empty(1) + other.empty(1)
+
+
+def test_a_renewed_model_starts_afresh_and_shards_still_add_up():
+    rows = MOMENTS.rows(np.random.default_rng(6), 400)
+    parts = np.arange(400) < 150, np.arange(400) >= 150
+    first, second = (MOMENTS.of([take(rows, part)]) for part in parts)
+    whole, apart = (first + second).renewed(1), first.renewed(1) + second.renewed(1)
+    assert_close(whole, apart)
+    assert whole.dimensions.former == 1
+    assert not whole.arms.count[:, 1].any()
+    assert not whole.simulation.count[:, 1].any()
+    assert not whole.routing.count.any()
+    both = first + second
+    np.testing.assert_array_equal(whole.former.mean[:, 0], both.arms.mean[:, 1])
+    np.testing.assert_array_equal(whole.scorers.mean[:, -1], both.scorers.mean[:, 1])
+    # Slopes over models lose no row.
+    np.testing.assert_array_equal(whole.scorers.scatter, both.scorers.scatter)
+    assert whole.scorers.count.sum() == both.scorers.count.sum()
+    assert both.arms.count[:, 1].any(), "the sums it was made from are as they were"
