@@ -113,6 +113,8 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def read_request(data: object) -> PlanRequest:
     """The request in tables and numbers, checked field by field. Raises PlanError."""
+    if isinstance(data, dict) and data.get("missing") == "net":
+        data = {"reward_low": -1.0, "reward_high": 1.0, **data}
     try:
         request = msgspec.convert(data, PlanRequest)
     except msgspec.ValidationError as error:
@@ -201,6 +203,8 @@ def check(request: PlanRequest) -> None:
     else:
         expected = "nothing, or missing = 'asked' with it"
         _hold("ask", request.ask, request.ask is None, expected)
+    if request.missing == "net" and (low, high) != (-1.0, 1.0):
+        _hold("reward_low to reward_high", f"{low:g} to {high:g}", False, "-1 to 1 with 'net'")
     missing = request.missing_value
     if missing is not None:
         expected = f"a meaning, or {low:g} to {high:g}, the range of rewards"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from equipoise.agent.config import RewardConfig, config_from_dict
 from equipoise.agent.errors import PlanError
@@ -107,6 +108,11 @@ def test_net_counts_silence_as_nothing():
     )
     assert (config.reward.low, config.reward.high) == (-1.0, 1.0)
     assert config.reward == RewardConfig(low=-1.0, high=1.0, missing="net")
-    fields = {"models": 2, "effect": 0.1, "reward_rate": 0.2, "reward_low": -1.0, "rated": 0.1}
-    net, zero = (read_request({**fields, "missing": each}) for each in ("net", 0.0))
-    assert net.missing_value == zero.missing_value == 0.0
+    fields = {"models": 2, "effect": 0.1, "reward_rate": 0.2, "rated": 0.1}
+    net = read_request({**fields, "missing": "net"})
+    assert net == replace(
+        read_request({**fields, "reward_low": -1.0, "missing": 0.0}), missing="net"
+    )
+    assert (net.reward_low, net.reward_high, net.missing_value) == (-1.0, 1.0, 0.0)
+    with pytest.raises(PlanError, match="0 to 1, expected -1 to 1 with 'net'"):
+        read_request({**fields, "missing": "net", "reward_low": 0.0})
