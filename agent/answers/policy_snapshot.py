@@ -192,8 +192,9 @@ class OutputMaps:
     def of(self, moments: Moments) -> tuple[Floats, Floats]:
         """Maps (K, p, 1 + d) and spread (K, p, p); not to be written to."""
         count, former = moments.simulation.count, moments.dimensions.former
-        known = former == self._former and np.array_equal(self._count, count)
-        if self._made is None or not known:
+        gone = former != self._former
+        counted = self._count is not None and np.array_equal(self._count, count)
+        if self._made is None or gone or not counted:
             maps = output_maps(moments)
             self._count, self._made = count.copy(), (maps, output_spread(moments, maps))
             self._former = former

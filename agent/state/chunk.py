@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.agent.inference.rated import asked
 from equipoise.agent.moments.additive import context_groups, unit_groups
-from equipoise.agent.moments.state import Moments
+from equipoise.agent.moments.state import Dimensions, Moments, Versions
+from equipoise.agent.state.open_decisions import OpenDecisions
+from equipoise.agent.state.replay_index import ReplayIndex
 from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
 
-if TYPE_CHECKING:
-    from equipoise.agent.state.fold import LightFold
+
+class Gathered(Protocol):
+    """What a chunk has gathered, as `LightFold` keeps it, and what it knows of the rows."""
+
+    dimensions: Dimensions
+    versions: Versions
+    pending: OpenDecisions
+    simulated: ReplayIndex
+    rewarded: list[Ints]
+    completed: list[Ints]
+    observed: list[tuple[Floats, Ints, Ints]]
+    replayed: list[tuple[Ints, Ints, Floats, Floats]]
+
+    def in_order(self, at: Ints) -> Flags: ...
+
+    def watches(self, rule: int) -> bool: ...
+
+    def asks(self, rule: int) -> float | None: ...
+
+    def rows_of(self, x: Floats, y: Floats, reward: Floats) -> Floats: ...
 
 
 def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
@@ -85,7 +105,7 @@ def open_arrays(
 class ChunkSums:
     """Adds the rows of a chunk to moments. light: what has gathered them."""
 
-    def __init__(self, light: LightFold) -> None:
+    def __init__(self, light: Gathered) -> None:
         self._light = light
 
     def columns(self, moments: Moments, at: Ints, model: Ints) -> tuple[Ints, Flags]:

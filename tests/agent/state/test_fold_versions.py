@@ -19,6 +19,7 @@ from equipoise.agent.moments.codec import decode
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
+from equipoise.store.contract import Segment
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
@@ -298,3 +299,33 @@ def test_pairs_of_live_and_replayed_answers_are_of_one_version():
     new = agent.decide(traffic.requests(200))
     agent.observe(traffic.outcomes(new))
     assert met() == len(np.unique(new.context[new.model == FAST])) > 20
+
+
+def test_how_the_log_is_cut_says_nothing_about_versions(monkeypatch):
+    """Rows of the log before and after the change, read as one batch."""
+    store = MemoryStore()
+    for agent, settings_ in stream(store, 10):
+        state, read = agent.fold.to_bytes(), store.read
+
+        def whole(since=0, until=None, read=read):
+            kept = None
+            for segment in read(since):
+                both = [each.batch for each in (kept, segment) if each is not None]
+                if len(both) == 2 and all(isinstance(one, ObservationBatch) for one in both):
+                    columns = ((getattr(one, name) for one in both) for name in COLUMNS)
+                    joined = ObservationBatch(*map(np.concatenate, map(tuple, columns)))
+                    kept = Segment(kept.seq, joined)
+                    continue
+                if kept is not None:
+                    yield kept
+                kept = segment
+            yield kept
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "read", whole)
+            assert Agent(settings_, store, None).fold.to_bytes() == state
+            sizes = [len(each.batch) for each in store.read()]
+    assert 10 + 40 + 30 in sizes
+
+
+COLUMNS = ("unit", "at", "x", "routed", "outputs", "reward")
