@@ -308,12 +308,15 @@ class Certifier:
 
         rewards: those that came before the rows that the rule decides, None for none.
         """
-        known, share = None, self.spec.rated_share
+        known, share = None, self.spec.rated_share if self.spec.of_raters else None
         usable = share is not None or not self.spec.of_raters
         if rewards is not None and usable and self._declared is not Sequence.ASYMPTOTIC:
             policies = [rewards.means[: self.spec.models].mean()] * len(self.spec.policies)
             known = np.append(rewards.means, policies)
             known = np.clip((known - self.spec.low) / self._range, 0.0, 1.0)
+        elif share is not None:
+            # How many rate is known before anybody did.
+            known = np.full(len(self.spec.names), 0.5)
         if sums.era != era or last is None or last.era != era:
             if known is None:
                 return self.spec.neutral()
@@ -343,14 +346,14 @@ class Certifier:
         thought: what the models' values are estimated to be; known: the rewards that came so far,
         None where none did.
         """
-        if last is not None and last.era == era == sums.era and sums.overall.rows:
+        if last is not None and last.era == era == sums.era and sums.begun:
             return EraPrior.of_array(sums.prior)
         return self.first_prior(era, active, known, thought)
 
     def prior_in_force(self, sums: CertifiedSums, rule: Rule) -> EraPrior | None:
         """What was thought of a rule's era when its first certified row was decided; None where
         that was by a version without."""
-        if sums.era == rule.era and sums.overall.rows:
+        if sums.era == rule.era and sums.begun:
             return EraPrior.of_array(sums.prior)
         return rule.prior
 

@@ -136,7 +136,11 @@ def plan_command(of_benchmark: OfBenchmark, validate: Validate) -> Callable[...,
         ] = None,
         rated: Annotated[
             float | None,
-            typer.Option(help="Share of randomized requests that get a reward.", show_default="1"),
+            typer.Option(
+                help="Share of randomized requests that get a reward; with --missing asked, of"
+                " those whose users are asked.",
+                show_default="1",
+            ),
         ] = None,
         missing: Annotated[
             str | None,

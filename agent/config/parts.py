@@ -161,7 +161,12 @@ class RewardConfig(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Problem("low", given, limit, fix, ("high", "missing"))
         if (self.ask is not None) != (self.missing == "asked"):
             limit = "set together with missing = 'asked', and only with it"
-            yield Problem("ask", shown(self.ask), limit, "set both or neither", ("missing",))
+            fix = (
+                "leave it out, or set missing = 'asked'"
+                if self.ask is not None
+                else "set it to the share of users to ask, such as ask = 0.25"
+            )
+            yield Problem("ask", shown(self.ask), limit, fix, ("missing",))
 
 
 _EPSILON = bound(

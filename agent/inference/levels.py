@@ -108,17 +108,22 @@ class EraPrior:
 
 
 def chances_of_best(values: Floats, covariance: Floats, active: Flags) -> Floats:
-    """(K,) chance that each model has the largest value, for independent Gaussians.
+    """(K,) chance that each model has the largest value, for Gaussians that are independent but for
+    what all of them share, which says nothing of which is best.
 
     values: (K,), larger being better, NaN where unknown; covariance: (K, K), of which the diagonal
-    is used; active: (K,) models that are compared, 0 for others. Even where nothing is known.
+    is used, less the smallest covariance of two models that are known; active: (K,) models that
+    are compared, 0 for others. Even where nothing is known.
     """
     count = int(np.count_nonzero(active))
     even = np.where(active, 1.0 / max(count, 1), 0.0)
-    deviation = np.sqrt(np.diagonal(covariance))
-    known = active & np.isfinite(values) & np.isfinite(deviation)
+    variance = np.diagonal(covariance)
+    known = active & np.isfinite(values) & np.isfinite(variance)
     if not known.any():
         return even
+    several = np.count_nonzero(known) > 1
+    shared = float(covariance[np.ix_(known, known)].min()) if several else 0.0
+    deviation = np.sqrt(np.maximum(variance - np.maximum(shared, 0.0), 0.0))
     mean = np.where(known, values, values[known].mean())
     widest = max(float(deviation[known].max()), float(np.ptp(values[known])), 1e-12)
     sd = np.maximum(np.where(known, deviation, widest), 1e-9 * widest)

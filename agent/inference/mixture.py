@@ -50,6 +50,8 @@ LAMBDAS: Floats = np.geomspace(1.5e-4, 0.97, 18)
 """Grid of the mixture: best for effective sums of squares from about 3 to 1e8."""
 _LOG_WEIGHT = -np.log(len(LAMBDAS))
 _STEPS = 12
+_FAINT = -25.0
+"""Log weight of a bet below which it is left out."""
 _PSI: Floats = -np.log1p(-LAMBDAS) - LAMBDAS
 
 
@@ -131,6 +133,11 @@ def lower_mean_of(
     offset = rate * np.repeat(totals, len(LAMBDAS), axis=-1)
     offset = offset - (_PSI * np.asarray(squares)[..., None]).reshape(rate.shape)
     offset = offset - _needed(alpha, shape, weights)
+    if weights is not None:
+        # Without bets that next to nothing was laid on the bound is lower, by less than rounding.
+        flat = np.reshape(weights, (-1, weights.shape[-2] * weights.shape[-1]))
+        used = np.flatnonzero(flat.max(axis=0) > _FAINT)
+        rate, offset = rate[..., used], offset[..., used]
     # In theta the log of the mixture is convex and decreasing: Newton's steps from the left of
     # the root, where a single component already suffices, stay to its left.
     theta = (offset / rate).max(axis=-1) / rows

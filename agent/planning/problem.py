@@ -363,7 +363,9 @@ def _rated(problem: Problem) -> str:
         return "100%: every reward comes (--rated SHARE where not)"
     missing = problem.request.missing_value
     if problem.request.of_raters:
-        return f"{percent(rated)}; the answer is about those who rate"
+        ask = problem.request.ask
+        asked = "" if ask is None else f" when they are asked, as {percent(ask)} are"
+        return f"{percent(rated)}; the answer is about those who rate{asked}"
     others = "the worst case" if problem.missing is None else figure(missing or 0.0)
     return f"{percent(rated)}; the others count as {others}"
 

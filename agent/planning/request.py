@@ -195,8 +195,12 @@ def check(request: PlanRequest) -> None:
         _hold("rated", request.rated, LEAST <= request.rated <= 1, expected)
     if request.ask is not None:
         _hold("ask", request.ask, LEAST <= request.ask <= 1, f"a share, {LEAST:g} to 1")
-    if (request.ask is not None) != (request.missing == "asked"):
-        _hold("ask", request.ask, False, "a share with missing = 'asked', and only there")
+    if request.missing == "asked":
+        expected = "the share of users who are asked, with missing = 'asked'"
+        _hold("ask", request.ask, request.ask is not None, expected)
+    else:
+        expected = "nothing, or missing = 'asked' with it"
+        _hold("ask", request.ask, request.ask is None, expected)
     missing = request.missing_value
     if missing is not None:
         expected = f"a meaning, or {low:g} to {high:g}, the range of rewards"

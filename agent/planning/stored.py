@@ -22,7 +22,6 @@ from equipoise.agent.planning.request import LEAST, PlanRequest, read_request
 from equipoise.agent.planning.requirement import interval80
 from equipoise.agent.planning.sentences import ENDED, never
 from equipoise.agent.planning.simulation.paths import ASSIGNMENTS, PathState
-from equipoise.agent.state.certified_sums import CertifiedSums
 from equipoise.store.batches import Floats, Ints
 
 FEWEST_REWARDS = 20.0
@@ -107,15 +106,15 @@ def running_problem(answers: Answers, data: dict[str, Any]) -> tuple[Problem, Fl
         tuned_rows=float(config.certify.tuned_rows),
         start=start,
         era_caps=answers.state.certifier.spec.caps,
-        prior=_prior(sums, active),
+        prior=_prior(answers, active),
         read=view.moments.dimensions.features - 1,
     )
     return problem, effective
 
 
-def _prior(sums: CertifiedSums, active: Ints) -> EraPrior | None:
+def _prior(answers: Answers, active: Ints) -> EraPrior | None:
     """What was thought of the running era, of its models alone."""
-    prior = EraPrior.of_array(sums.prior)
+    prior = answers.state.certifier.prior_in_force(answers.view().certified, answers.state.rule)
     return None if prior is None else replace(prior, best=prior.best[active])
 
 

@@ -228,10 +228,18 @@ def waiting_sentence(config: ExperimentConfig) -> str:
 
 def rated_sentences(file: ConfigFile) -> list[str]:
     """What the worst case for missing rewards leaves to be certified, at the share that is rated;
-    nothing where a value is declared or every request is."""
+    what a meaning of those who rate is about. Nothing where a value is declared or every request
+    is rated."""
     reward, rated = file.experiment.reward, file.capacity.rated
     if reward.rated_share is not None:
         rated = reward.rated_share
+    if reward.meaning.of_raters:
+        who = "those who rate" if reward.ask is None else "those who rate when they are asked"
+        asked = "" if reward.ask is None else f", and {100.0 * reward.ask:.3g}% are asked"
+        return [
+            f"answers are about {who}{asked}: what the others think stays unknown, and fewer"
+            " ratings take more requests (equipoise plan says how many: docs/missing.md)"
+        ]
     if reward.meaning is not Meaning.WORST_CASE or rated == 1.0:
         return []
     scale = reward.high - reward.low

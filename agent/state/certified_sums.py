@@ -173,6 +173,12 @@ class CertifiedSums:
     def overall(self) -> CertificateMoments:
         return self.sums[0]
 
+    @property
+    def begun(self) -> bool:
+        """Whether a row of the era is in any of the sums: a limit may have closed the whole before
+        its first row, and a segment not."""
+        return any(sums.rows for sums in self.sums)
+
     def copy(self) -> Self:
         twin = type(self)(self.spec)
         twin.era, twin.watermark = self.era, self.watermark
@@ -314,7 +320,7 @@ class CertifiedSums:
     ) -> None:
         """Add rows `at` (n,), decided under one rule, to the parts that they enter."""
         spec = self.spec
-        if rule.prior is not None and not self.overall.rows:
+        if rule.prior is not None and not self.begun:
             self.prior[:] = rule.prior.array()
         x, model, randomized = table.x[at], table.model[at], table.randomized[at]
         missing = None if rule.widened else spec.missing_under(rule)

@@ -10,7 +10,7 @@ from traffic import KEY, Traffic, config, run
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.answers.certifier import Conditions
-from equipoise.agent.config import CertifyConfig, PolicyConfig, SegmentConfig
+from equipoise.agent.config import CertifyConfig, PolicyConfig, RewardConfig, SegmentConfig
 from equipoise.agent.inference import asymptotic, per_model
 from equipoise.agent.inference.certificate import Sequence
 from equipoise.agent.inference.levels import decision_levels
@@ -58,6 +58,8 @@ def test_per_model_speaks_of_models_and_bounded_of_the_rest():
     alpha = 0.05 / PAIRS
     expected = per_model.contrast_bounds(sums.rewards, 0.9 * alpha)
     np.testing.assert_array_equal(certified.contrasts[:3, :3], expected)
+    even = per_model.contrast_bounds(sums.rewards, 0.9 * 0.05 / 2)
+    np.testing.assert_allclose(certified.decision, even, atol=1e-12)
     caps, prior = agent.state.certifier.spec.caps, prior_of(agent)
     bounded = contrast_bounds(sums.score, caps, 3, alpha - 0.9 * alpha, prior)
     np.testing.assert_allclose(certified.contrasts[3], bounded[3], rtol=1e-12)
@@ -142,6 +144,88 @@ def test_what_is_thought_is_of_before_the_first_certified_row_and_stays_for_the_
         assert prior_of(agent).encode() == thought.encode()
     again = Agent(config(), agent.store, KEY)
     assert prior_of(again).encode() == thought.encode()
+
+
+def logged(traffic, count=300, mirror=False):
+    """A log that says the first model is best, larger being better; a mirror image of it."""
+    log = traffic.observations(count)
+    reward = (traffic.rng.random(count) < 0.9 - 0.35 * log.routed).astype(float)
+    return replace(log, reward=1.0 - reward if mirror else reward)
+
+
+def test_what_is_thought_is_that_of_the_first_row_and_not_of_the_first_that_closes():
+    """A log comes while the rows of the first rule still wait: their era keeps what was thought
+    when they were drawn, after a restart from a checkpoint as well."""
+    agent, traffic = Agent(config(), MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+    opened = agent.rule.prior
+    waiting = [agent.decide(traffic.requests(60))]
+    agent.ingest(logged(traffic))
+    agent.refresh(review=False)
+    assert agent.rule.prior.best[0] > 0.8
+    waiting.append(agent.decide(traffic.requests(60)))
+    for decided in waiting:
+        agent.observe(traffic.outcomes(decided))
+    assert agent.answers.view().certified.overall.rows == 120
+    assert prior_of(agent).encode() == opened.encode()
+    assert np.isnan(agent.fold.certified.prior).all(), "a view is a copy"
+    agent.refresh(review=False)
+    assert agent.rule.prior.encode() == opened.encode()
+    run(agent, traffic, 12, size=60)
+    agent.checkpoint()
+    assert np.isfinite(agent.fold.certified.prior).all()
+    again = Agent(config(), agent.store, KEY)
+    assert prior_of(again).encode() == opened.encode()
+    assert again.fold.to_bytes() == agent.fold.to_bytes()
+
+
+@pytest.mark.parametrize("sequence", ["bounded", "asymptotic"])
+def test_minimising_is_maximising_also_in_what_is_thought_and_its_levels(sequence):
+    """A log that is sure of a model, right or wrong: levels of pairs are far from even."""
+    lives = []
+    for maximise in (True, False):
+        reward = RewardConfig(low=0.0, high=1.0, window=100.0, maximise=maximise)
+        settings = config(
+            reward=reward,
+            certify=CertifyConfig(sequence=sequence),
+            policy=PolicyConfig(assignment="uniform", rate=0.3, estimator="ipw"),
+        )
+        agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+        agent.ingest(logged(traffic, mirror=not maximise))
+        agent.controls.open_era("a log came")
+        for _ in range(12):
+            outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+            told = outcomes.reward if maximise else 1.0 - outcomes.reward
+            agent.observe(replace(outcomes, reward=told))
+            agent.refresh(review=False)
+        lives.append(agent)
+    one, other = lives
+    assert prior_of(one).best[0] > 0.9
+    np.testing.assert_allclose(prior_of(other).array(), prior_of(one).array(), rtol=1e-9)
+    left, right = one.answers.certified(), other.answers.certified()
+    np.testing.assert_allclose(right.decision, left.decision, atol=1e-9)
+    np.testing.assert_allclose(right.contrasts.T, left.contrasts, atol=1e-9)
+    if sequence == "bounded":
+        caps, alpha = one.state.certifier.spec.caps, np.full((4, 4), 0.05)
+        alpha[:3, :3] = decision_levels(0.05, np.ones(3, dtype=bool), prior_of(one))
+        sums = one.answers.view().certified.overall.score
+        expected = contrast_bounds(sums, caps, 3, alpha, prior_of(one))[:3, :3]
+        np.testing.assert_array_equal(left.decision, expected)
+
+
+def test_what_is_thought_knows_the_scale_of_rewards():
+    thought = []
+    for low, scale in ((0.0, 1.0), (-50.0, 200.0)):
+        settings = config(
+            reward=RewardConfig(low=low, high=low + scale, window=100.0),
+            policy=PolicyConfig(assignment="uniform", epsilon=0.02 * scale),
+        )
+        agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(1))
+        log = logged(traffic)
+        agent.ingest(replace(log, reward=low + scale * log.reward))
+        agent.controls.open_era("a log came")
+        thought.append(agent.rule.prior)
+    assert 0.2 < thought[0].variance < 0.25
+    np.testing.assert_allclose(thought[1].array(), thought[0].array(), rtol=1e-9)
 
 
 def test_sums_of_a_version_without_a_prior_keep_equal_weights():

@@ -22,6 +22,7 @@ from equipoise.agent.config import (
     PolicyConfig,
     RewardConfig,
     SegmentBudget,
+    SegmentConfig,
 )
 from equipoise.agent.features import FeatureSchema
 from equipoise.agent.inference.certificate import Sequence
@@ -34,7 +35,7 @@ WORTH = np.array([[0.40, 0.60], [0.95, 0.60]])
 NAMED = "on requests that were still open to the experiment"
 
 
-def settings(budget, sequence="bounded", limits="name", **policy):
+def settings(budget, sequence="bounded", limits="name", segments=(), **policy):
     return ExperimentConfig(
         name="limits",
         models=[ModelConfig(name="m0"), ModelConfig(name="m1")],
@@ -42,7 +43,7 @@ def settings(budget, sequence="bounded", limits="name", **policy):
         reward=RewardConfig(low=0.0, high=1.0),
         policy=PolicyConfig(**{"assignment": "uniform", "rate": 0.8, "estimator": "ipw", **policy}),
         budget=budget,
-        certify=CertifyConfig(sequence=sequence, limits=limits),
+        certify=CertifyConfig(sequence=sequence, limits=limits, segments=list(segments)),
     )
 
 
@@ -126,6 +127,24 @@ def test_frozen_answers_stay_about_the_whole_traffic():
     assert certified.limited == 0
     assert NAMED not in agent.answers.status().sentence
     assert agent.answers.status().models != ("m1",)
+
+
+def test_what_is_thought_stays_where_a_limit_froze_the_whole_before_its_first_row():
+    """A segment goes on: what its levels and bets follow is that of its own first row's rule."""
+    bad = SegmentConfig(name="bad", column="a", high=0.5)
+    config = settings(BudgetConfig(segments=[GOOD]), limits="freeze", segments=[bad])
+    agent = run(config)
+    agent.controls.open_era("the limit is reached already")
+    opened, certifier = agent.rule.prior, agent.state.certifier
+    assert opened.best.max() > 0.6
+    for seed in (2, 3, 4):
+        # The first request of seed 2 is closed by the limit.
+        run(config, 1000, seed=seed, agent=agent)
+        certified = agent.answers.view().certified
+        assert certified.overall.rows == 0
+        assert certified.sums[1].rows > 100
+        assert certifier.prior_in_force(certified, agent.rule).encode() == opened.encode()
+        assert agent.rule.prior.encode() == opened.encode()
 
 
 @pytest.mark.parametrize("sequence", ["bounded", "per-model"])

@@ -115,6 +115,26 @@ def test_the_answer_of_an_era_and_the_state_of_a_store_keep_who_rates(life):
     )
 
 
+def test_a_declared_share_is_predicted_until_the_first_rating():
+    """Also by rules that are frozen before it: it is no less known then than at the beginning."""
+    settings = config(reward=RewardConfig(window=100.0, missing="rated", rated_share=0.04))
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(0))
+    first = agent.rule.frozen[0]
+    for silent in (False, True):
+        decided = agent.decide(traffic.requests(100))
+        if silent:
+            agent.expire(float(decided.at.max()) + 200.0)
+        agent.refresh()
+        # Before a row enters, the same; then drawn to what was seen of the first hundred.
+        frozen, close = agent.rule.frozen[0], 0.02 if silent else 1e-12
+        np.testing.assert_allclose(frozen.tuning.offset, 0.04, atol=2.0 * close)
+        np.testing.assert_allclose(frozen.rated.tuning.offset, 0.02, atol=close)
+        if not silent:
+            np.testing.assert_allclose(frozen.centres.low, first.centres.low)
+            np.testing.assert_allclose(frozen.rated.low, first.rated.low)
+    assert agent.answers.view().certified.overall.rows == 200
+
+
 def test_another_meaning_begins_another_era():
     agent, _ = lived(batches=4)
     with_value = msgspec.structs.replace(

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from equipoise.agent.inference.certificate import RARER, Sequence, choose
+from equipoise.agent.inference.certificate import RARER, CertificateMoments, Sequence, choose
 from equipoise.agent.inference.levels import split_level
 
 ENOUGH, TOO_FEW = np.array([RARER, RARER + 5]), np.array([RARER - 0.5, 1e6])
@@ -46,3 +46,15 @@ def test_the_condition_may_be_set():
         Sequence.ASYMPTOTIC, context_free=True, drift_alarm=False, rarer=few, needed=3.0
     )
     assert chosen.sequence is Sequence.ASYMPTOTIC
+
+
+def test_centres_leave_what_was_known_as_rewards_come():
+    """As ten rewards of each model, and ten rows of today's routing."""
+    sums = CertificateMoments.empty(2, 3, 1)
+    sums.score.rows[:], sums.rewards.count[:] = 1000.0, (90.0, 990.0)
+    sums.score.low[:] = sums.score.high[:] = 900.0
+    frozen = sums.freeze(None, np.full(3, 0.1))
+    expected = 0.9 - 0.8 * np.array([10.0 / 100.0, 10.0 / 1000.0, 10.0 / 1010.0])
+    np.testing.assert_allclose(frozen.centres.low[0], expected)
+    np.testing.assert_allclose(frozen.centres.high[0], expected)
+    np.testing.assert_allclose(sums.freeze(None).centres.low, 0.9)

@@ -96,6 +96,18 @@ def test_the_chance_of_being_best_is_that_of_gaussian_draws():
     assert 0.1 < one[1] < 0.6, "a model of which nothing is known may be the best"
 
 
+def test_what_is_uncertain_of_all_models_alike_says_nothing_of_which_is_best():
+    """As where replays tell models apart and nobody has rated one yet."""
+    values, own = np.array([0.50, 0.55, 0.60, np.nan]), np.diag([0.05, 0.03, 0.06, np.inf]) ** 2
+    active = np.array([True, True, True, False])
+    shared = own + 25.0
+    found = chances_of_best(values, shared, active)
+    np.testing.assert_allclose(found, chances_of_best(values, own, active), rtol=1e-9)
+    assert found[2] > 0.6
+    alone = np.array([True, False, False, False])
+    assert chances_of_best(values, shared, alone).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
 def test_a_plan_finds_its_effect_or_spends_its_budget():
     plan = EraPrior.planned(5, 0.05, 0.1)
     # Twice 2 log(1 / alpha) sd^2 / effect^2 of a contrast's variance 2 K v, by hand.

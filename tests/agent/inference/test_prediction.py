@@ -191,3 +191,13 @@ def test_relabelling_relabels_and_the_mirror_image_mirrors():
     mirrored = moments_of(c.mirrored()).tuning()
     np.testing.assert_allclose(mirrored.factor, tuned.factor, rtol=1e-9)
     np.testing.assert_allclose(mirrored.offset, 1 - tuned.offset - tuned.factor, rtol=1e-9)
+
+
+def test_what_is_known_counts_as_ten_rewards():
+    known = np.linspace(0.1, 0.9, MODELS + 1)
+    np.testing.assert_allclose(TuningMoments.empty(MODELS).tuning(known).offset, known)
+    moments = TuningMoments.empty(MODELS)
+    # Thirty rewards of equal weight, and no prediction of them.
+    moments.bare[:], moments.bare_sq[:], moments.bare_r[:] = 60.0, 120.0, 60.0 * (0.8 - 0.5)
+    drawn = (30.0 * 0.8 + 10.0 * known) / 40.0
+    np.testing.assert_allclose(moments.tuning(known).offset, drawn)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from equipoise.agent.inference import mixture
+from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.mixture import contrast_bound, evidence_of
 from equipoise.agent.inference.rated import (
     LONE,
+    Contrasts,
     RatedFrozen,
     RatedMoments,
     RatedRows,
@@ -245,3 +247,40 @@ def test_nothing_is_known_without_rows_and_of_a_model_that_nobody_rates():
     sums = moments(raters(replace(c, known=c.known & (c.model != 1))))
     assert value_bounds(sums, CAPS, 0.05)[0][1] == 0.0
     assert value_bounds(sums, CAPS, 0.05)[1][1] == 1.0
+
+
+def test_sums_at_a_theta_are_those_of_the_declared_value():
+    """Every pair, both ways: a product of parts of one candidate with those of another."""
+    rows = raters(columns(12, count=400, policies=False))
+    sums = moments(rows)
+    for theta in THETAS:
+        at, x = sums.at(theta), np.array([1.0, theta])
+        np.testing.assert_allclose(at.low, np.tensordot(x, sums.low, 1))
+        np.testing.assert_allclose(at.high, np.tensordot(x, sums.high, 1))
+        cross = np.einsum("i,j,ijcab->cab", x, x, sums.cross)
+        np.testing.assert_allclose(at.cross, cross, rtol=1e-9, atol=1e-9)
+
+
+def test_levels_of_pairs_are_those_of_each_pair_alone():
+    sums = moments(raters(columns(13, count=1500, policies=False)))
+    size = MODELS + 1
+    prior = EraPrior(1500.0, 0.2, np.full(MODELS, 1.0 / MODELS))
+    alpha = np.geomspace(1e-4, 0.1, size * size).reshape(size, size)
+    found = contrast_bounds(sums, CAPS, MODELS, alpha, prior)
+    for a, b in ((0, 1), (1, 0), (2, 0), (0, 2)):
+        alone = contrast_bounds(sums, CAPS, MODELS, float(alpha[a, b]), prior)
+        assert found[a, b] == pytest.approx(alone[a, b], abs=1e-9)
+
+
+def test_an_end_has_nothing_open_below_it(monkeypatch):
+    """Where differences below an edge are open again, they are not lost to the halving."""
+
+    def ruled_out(self, most, least=None):
+        least = most if least is None else least
+        return ~((most >= -0.45) & (least <= -0.35))
+
+    monkeypatch.setattr(Contrasts, "ruled_out", ruled_out)
+    ends = contrast_bounds(RatedMoments.empty(len(CAPS), 3, 2), CAPS, 2, 0.05)
+    off = ~np.eye(3, dtype=bool)
+    assert (ends[off] <= -0.45).all()
+    assert (ends[off] >= -0.8).all()

@@ -88,6 +88,10 @@ def test_ratings_of_those_who_were_not_asked_change_no_answer():
     for other in arms[1:]:
         np.testing.assert_array_equal(other.mean, arms[0].mean)
         np.testing.assert_array_equal(other.count, arms[0].count)
+    fitted = [agent.answers.view().moments for agent in agents]
+    for later in fitted[1:]:
+        np.testing.assert_array_equal(later.exp.count, fitted[0].exp.count)
+        np.testing.assert_array_equal(later.obs.count, fitted[0].obs.count)
     drawn, rated = certified[0].overall.rated.draws
     assert 0.6 < rated.sum() / drawn.sum() < 0.95, "of those asked, not of all"
 

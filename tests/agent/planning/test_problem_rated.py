@@ -89,8 +89,8 @@ def test_minimising_is_the_mirror_image():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"missing": "asked"}, "ask is None, expected a share with missing = 'asked'"),
-        ({"missing": "rated", "ask": 0.1}, "ask is 0.1, expected a share with missing = 'asked'"),
+        ({"missing": "asked"}, "ask is None, expected the share of users who are asked"),
+        ({"missing": "rated", "ask": 0.1}, "ask is 0.1, expected nothing, or missing = 'asked'"),
         ({"missing": "asked", "ask": 1.5}, "ask is 1.5, expected a share"),
         ({"missing": "odd"}, "missing is 'odd', expected 'worst-case', 'rated', 'asked', 'net'"),
     ],

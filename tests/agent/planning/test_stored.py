@@ -27,6 +27,7 @@ from equipoise.agent.planning.sentences import family_lines, store_sentence
 from equipoise.agent.planning.simulation.boundary import needed_caps
 from equipoise.agent.planning.stored import of_experiment
 from equipoise.agent.planning.tables import Tables
+from equipoise.store.batches import select
 from equipoise.store.memory import MemoryStore
 
 
@@ -65,6 +66,29 @@ def test_the_start_is_read_as_the_certifier_reads_it(maximise, sequence):
     np.testing.assert_allclose(start.variances()[0] * 16.0, variances, rtol=0.1)
     close = 1e-9 if declared is Sequence.BOUNDED else 4e-3
     np.testing.assert_allclose(mine, agent.answers.certified().decision[a, b], atol=close)
+
+
+def test_before_the_first_row_enters_a_plan_takes_what_is_thought():
+    """Rewards are there, and the oldest decision still waits: none of them is certified yet."""
+    settings = config(policy=PolicyConfig(assignment="uniform", rate=0.5, estimator="ipw"))
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(2))
+    outcomes = traffic.outcomes(agent.decide(traffic.requests(300)))
+    agent.observe(select(outcomes, np.arange(300) > 0))
+    assert agent.answers.view().certified.overall.rows == 0
+    problem, _ = of_experiment(agent.answers, {"effect": 0.1})
+    assert problem.prior.encode() == agent.rule.prior.encode()
+
+
+def test_models_that_are_not_compared_have_no_part_in_what_is_thought():
+    agent = lived()
+    agent.controls.open_era("two are left", active=np.array([False, True, True]))
+    traffic = Traffic(np.random.default_rng(3), at=50.0)
+    outcomes = traffic.outcomes(agent.decide(traffic.requests(100)))
+    agent.observe(replace(outcomes, reward=4.0 * outcomes.reward - 1.0))
+    problem, _ = of_experiment(agent.answers, {"effect": 0.4})
+    assert problem.prior.best.tolist() == agent.rule.prior.best[1:].tolist()
+    assert problem.prior.best.sum() == pytest.approx(1.0)
+    assert problem.prior.best[1] > 0.6
 
 
 def test_minimising_is_the_mirror_image_of_maximising():

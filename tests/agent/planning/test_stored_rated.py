@@ -12,12 +12,15 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.config import PolicyConfig, RewardConfig
 from equipoise.agent.errors import PlanError
 from equipoise.agent.inference.certificate import Sequence
+from equipoise.agent.inference.rated import LONE
 from equipoise.agent.monitors.lost_rows import smallest_certifiable
 from equipoise.agent.planning import plan_request
 from equipoise.agent.planning.forecast import forecast
 from equipoise.agent.planning.plan import make_plan
 from equipoise.agent.planning.problem import Problem
 from equipoise.agent.planning.request import read_request
+from equipoise.agent.planning.stored import of_experiment
+from equipoise.agent.planning.tables import Tables
 from equipoise.store.memory import MemoryStore
 
 ASKED = {"models": 2, "traffic": 1000.0, "reward_rate": 0.6, "effect": 0.2, "policies": ["uniform"]}
@@ -195,3 +198,36 @@ def test_the_least_difference_is_where_a_certificate_of_endless_data_stops(lost)
     for difference, certified in ((least * 0.999, False), (least * 1.001, True)):
         lower = (1 - lost) * difference - ((1 - lost) * 0.0 + lost)
         assert (lower > -epsilon) is certified
+
+
+def rated_by_few(maximise):
+    """An agent a quarter of whose users rate."""
+    settings = config(
+        reward=RewardConfig(window=100.0, missing="rated", maximise=maximise),
+        policy=PolicyConfig(assignment="uniform", rate=0.5, estimator="ipw"),
+    )
+    agent, traffic = Agent(settings, MemoryStore(), KEY), Traffic(np.random.default_rng(2))
+    for _ in range(10):
+        outcomes = traffic.outcomes(agent.decide(traffic.requests(200)))
+        reward = outcomes.reward if maximise else 1.0 - outcomes.reward
+        told = np.where(traffic.rng.random(200) < 0.25, reward, np.nan)
+        agent.observe(replace(outcomes, reward=told))
+        traffic.at += 300.0
+        agent.expire(traffic.at)
+    return agent
+
+
+def test_the_start_of_those_who_rate_is_the_same_for_a_mirror_image():
+    starts = []
+    for maximise in (True, False):
+        problem, _ = of_experiment(rated_by_few(maximise).answers, {"effect": 0.2})
+        assert 0.5 < problem.missing < 0.8
+        assert problem.start(1, 2).rows[0] == 2000.0
+        starts.append((problem.missing, problem.start(1, 2)))
+        # What the plan takes of a contrast's level is what its own test has of it.
+        design = problem.design("uniform", Sequence.BOUNDED, [Tables(problem).base(0.2)], 1)
+        assert design.delta == pytest.approx(0.05 * (1.0 - 2.0 * LONE))
+    (worth, one), (mirror, other) = starts
+    assert mirror == pytest.approx(worth)
+    for name in ("count", "lost", "total", "own", "ends", "end_squares", "cross"):
+        np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-6, atol=1e-6)
