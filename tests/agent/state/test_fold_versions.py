@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from traffic import KEY, MODELS, Traffic, config, run
@@ -14,6 +15,7 @@ from equipoise.agent.config import BudgetConfig, ModelConfig, PolicyConfig
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.additive import unit_groups
 from equipoise.agent.moments.codec import decode
 from equipoise.agent.moments.state import Moments
@@ -200,6 +202,14 @@ def test_a_restart_at_every_point_finds_the_same_bits(tmp_path, more):
             rule = agent.rule
             agent.checkpoint()
         assert audit(store, THIRD, KEY).clean
+        eras = tables(store, THIRD)["eras"]["renewed"]
+        assert [
+            msgspec.json.decode(each)["models"] if isinstance(each, str) else None for each in eras
+        ] == [
+            None,
+            ["fast"],
+            ["slow", "fast"],
+        ]
     sizes = [seq for seq, _ in states]
     assert 960 + more in sizes
     assert any(one // CHUNK < other // CHUNK for one, other in pairwise(sizes)), "no chunk ended"
