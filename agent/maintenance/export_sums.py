@@ -161,6 +161,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "reason": "why it was opened",
             "models": "model list, JSON",
             "active": "models it compares, JSON, empty for all",
+            "renewed": "models that became another version with it, from which date, log row and "
+            "decision on, JSON; empty for none",
             "answer": "what was certified when it ended, JSON; empty in the last, and where it was "
             "not kept",
             "key_hash": "hash of the key of its draws",
@@ -396,6 +398,7 @@ def _around(store: Store) -> Iterator[_Table]:
             era.reason,
             msgspec.json.encode(era.models).decode(),
             settings.get(f"active:{era.era}"),
+            settings.get(f"versions:{era.era}"),
             msgspec.json.encode(answers[era.era]).decode()
             if era.era in answers and era is not records[-1]
             else None,

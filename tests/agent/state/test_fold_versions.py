@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from traffic import KEY, MODELS, Traffic, config, run
@@ -14,11 +15,13 @@ from equipoise.agent.config import BudgetConfig, ModelConfig, PolicyConfig
 from equipoise.agent.errors import ConflictError
 from equipoise.agent.estimators import FAMILIES
 from equipoise.agent.maintenance.audit import audit
+from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.additive import unit_groups
 from equipoise.agent.moments.codec import decode
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.state.fold import CHUNK
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch, take
+from equipoise.store.contract import Segment
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
 
@@ -199,6 +202,14 @@ def test_a_restart_at_every_point_finds_the_same_bits(tmp_path, more):
             rule = agent.rule
             agent.checkpoint()
         assert audit(store, THIRD, KEY).clean
+        eras = tables(store, THIRD)["eras"]["renewed"]
+        assert [
+            msgspec.json.decode(each)["models"] if isinstance(each, str) else None for each in eras
+        ] == [
+            None,
+            ["fast"],
+            ["slow", "fast"],
+        ]
     sizes = [seq for seq, _ in states]
     assert 960 + more in sizes
     assert any(one // CHUNK < other // CHUNK for one, other in pairwise(sizes)), "no chunk ended"
@@ -298,3 +309,33 @@ def test_pairs_of_live_and_replayed_answers_are_of_one_version():
     new = agent.decide(traffic.requests(200))
     agent.observe(traffic.outcomes(new))
     assert met() == len(np.unique(new.context[new.model == FAST])) > 20
+
+
+def test_how_the_log_is_cut_says_nothing_about_versions(monkeypatch):
+    """Rows of the log before and after the change, read as one batch."""
+    store = MemoryStore()
+    for agent, settings_ in stream(store, 10):
+        state, read = agent.fold.to_bytes(), store.read
+
+        def whole(since=0, until=None, read=read):
+            kept = None
+            for segment in read(since):
+                both = [each.batch for each in (kept, segment) if each is not None]
+                if len(both) == 2 and all(isinstance(one, ObservationBatch) for one in both):
+                    columns = ((getattr(one, name) for one in both) for name in COLUMNS)
+                    joined = ObservationBatch(*map(np.concatenate, map(tuple, columns)))
+                    kept = Segment(kept.seq, joined)
+                    continue
+                if kept is not None:
+                    yield kept
+                kept = segment
+            yield kept
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "read", whole)
+            assert Agent(settings_, store, None).fold.to_bytes() == state
+            sizes = [len(each.batch) for each in store.read()]
+    assert 10 + 40 + 30 in sizes
+
+
+COLUMNS = ("unit", "at", "x", "routed", "outputs", "reward")
