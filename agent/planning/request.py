@@ -195,6 +195,9 @@ def check(request: PlanRequest) -> None:
     if request.rated is not None:
         expected = f"a share, at least {LEAST:g} and at most 1"
         _hold("rated", request.rated, LEAST <= request.rated <= 1, expected)
+    if request.of_raters and request.sequence == Sequence.ASYMPTOTIC:
+        expected = f"bounded or per-model with missing = '{request.missing}'"
+        _hold("sequence", request.sequence, False, expected)
     if request.ask is not None:
         _hold("ask", request.ask, LEAST <= request.ask <= 1, f"a share, {LEAST:g} to 1")
     if request.missing == "asked":

@@ -160,6 +160,8 @@ class Tables:
         most_often = int(np.argmax(times))
         main, part = cases[most_often], parts[most_often]
         sequences = [sequence, *(each for each in Sequence if each is not sequence)]
+        if self._problem.request.of_raters:
+            sequences = [sequence]  # the configuration refuses the asymptotic one there
         wanted = np.zeros((len(sequences), len(design.values)), dtype=np.bool_)
         wanted[0], wanted[:, part] = True, True
         start = self._start(design, len(all_caps(design, sequences)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -79,6 +81,15 @@ def test_asking_is_rating_at_the_share_that_is_asked_and_answers():
     assert 7.0 < ratio < 14.0, "about 1 / .1 times as many"
 
 
+def test_no_reading_is_offered_that_the_configuration_refuses():
+    fields = {"models": 2, "traffic": 100.0, "reward_rate": 0.6, "effect": 0.2}
+    plan, plain = (
+        plan_request({**fields, **more}) for more in ({"missing": "rated", "rated": 0.3}, {})
+    )
+    assert "asymptotic" not in json.dumps(plan)
+    assert "asymptotic" in json.dumps(plain)
+
+
 def test_minimising_is_the_mirror_image():
     fields = {"models": 2, "traffic": 100.0, "effect": 0.1, "missing": "rated", "rated": 0.2}
     plain = plan_request({**fields, "reward_rate": 0.7})
@@ -93,6 +104,10 @@ def test_minimising_is_the_mirror_image():
         ({"missing": "asked"}, "ask is None, expected the share of users who are asked"),
         ({"missing": "rated", "ask": 0.1}, "ask is 0.1, expected nothing, or missing = 'asked'"),
         ({"missing": "asked", "ask": 1.5}, "ask is 1.5, expected a share"),
+        (
+            {"missing": "rated", "sequence": "asymptotic"},
+            "sequence is asymptotic, expected bounded or per-model",
+        ),
         ({"missing": "odd"}, "missing is 'odd', expected 'worst-case', 'rated', 'asked', 'net'"),
     ],
 )
