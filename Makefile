@@ -12,7 +12,7 @@ TEST_FLAGS ?= -n $(TEST_WORKERS) --dist worksteal
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench bench-service findings studies torture reference wheel-check constraints clean
+.PHONY: help demo test lint format bench bench-service doors findings studies torture reference wheel-check constraints clean
 
 help: ## Show these targets
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -41,6 +41,10 @@ bench: .venv/.stamp-bench ## Measure speed against the peers
 
 bench-service: .venv/.stamp-run ## Load the daemon on schedule, beside a bare server
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/performance/service_bench.py $(BENCH_FLAGS)
+
+# Installs the peers into environments of their own, in build/doors. Some minutes the first time.
+doors: .venv/.stamp-dev ## Drive every door by the real product: make doors DOORS="litellm ofrep"
+	$(BIN)/python tests/doors/run.py $(DOORS)
 
 # About an hour and a half on two cores; what has finished is not run again.
 findings: .venv/.stamp-run ## Run every experiment on the LLM benchmarks: make findings DATA=PATH
