@@ -41,7 +41,7 @@ REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by 
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
-    {"served", "attempt", "delivered", "outputs", "reward", "metrics", "outcome_token"}
+    {"served", "attempt", "delivered", "outputs", "reward", "metrics", "outcome_token", "unit_id"}
 )
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
@@ -178,6 +178,7 @@ class Client:
         Parts: outputs, which come with the response ({} where none are configured); reward, which
         may come later; metrics; served, the model that answered where it is another than the chosen
         one; attempt; delivered, False where the chosen model was never tried. Each counts once.
+        unit_id, whose it is: the daemon refuses the outcome of another unit's decision.
         outcome_token, as in the choice, only where neither the choice is given nor this client made
         it, or 100,000 choices ago.
         Raises TypeError for another part, and nothing else.
