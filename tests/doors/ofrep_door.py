@@ -6,16 +6,23 @@ import json
 import random
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from commands import run_command
-from harness import PEERS, ROOT, Report, json_lines, python_with
+from harness import PEERS, ROOT, Report, json_lines, node_with, python_with
 from running import Running, running
 
 from equipoise.agent.client import Choice, Client
 
 SDK = ("openfeature-sdk==0.10.0", "openfeature-provider-ofrep==0.3.0")
+PACKAGES = (
+    "@openfeature/server-sdk@1.23.0",
+    "@openfeature/ofrep-provider@0.1.3",
+    "@openfeature/web-sdk@1.10.0",
+    "@openfeature/ofrep-web-provider@0.4.3",
+)
 EACH = 500
 VALUES = {"large": 0.7, "small": 0.5}
 CONFIG = """
@@ -27,22 +34,29 @@ outputs = [{type = "number", name = "seconds", low = 0}]
 [policy]
 assignment = "uniform"
 rate = 0.6
+[budget]
+after_decision = "continue"
 """
 SERVICE = 'refresh_seconds = 0.5\nofrep = {routed = "large"}'
 Row = dict[str, Any]
 
 
 def drive(folder: Path, report: Report) -> None:
-    python = python_with("ofrep-python", *SDK)
-    report.peer = "; ".join(SDK)
+    peers = {
+        "python": [python_with("ofrep-python", *SDK), PEERS / "ofrep_python.py"],
+        "node": ["node", PEERS / "ofrep_node.mjs"],
+    }
+    modules = node_with("ofrep-node", *PACKAGES) / "node_modules"
+    report.peer = "; ".join((*SDK, *PACKAGES))
     rows: list[Row] = []
     plans: dict[str, Row] = {}
     with running(folder, SERVICE, config=CONFIG) as daemon:
         url = f"http://127.0.0.1:{daemon.port}"
-        for kind in ("stock", "ours"):
-            plan = planned(f"python-{kind}", EACH)
+        for language, kind in product(peers, ("stock", "ours")):
+            plan = planned(f"{language}-{kind}", EACH)
             plans |= {request["request_id"]: request for request in plan}
-            got, said = evaluate(folder, [python, PEERS / "ofrep_python.py"], plan, url, kind)
+            place = folder / f"{language}-{kind}"
+            got, said = evaluate(place, modules, peers[language], plan, url, kind)
             rows += got
             if kind == "stock":
                 report_outcomes(url, got, plans)
@@ -51,7 +65,7 @@ def drive(folder: Path, report: Report) -> None:
                 assert counted["events"] == {"sent": 2 * EACH, "ignored": EACH}, counted
                 assert counted["client"] == {"delivered": 2 * EACH, "refused": 0}, counted
         checked(daemon, rows, plans, report)
-    audit = run_command("audit", str(folder / "log.db"), "--config", str(folder / "chat.toml"))
+    audit = run_command("audit", "log.db", cwd=folder)
     report.add("audit", audit.stdout.strip().splitlines()[-1])
 
 
@@ -72,15 +86,17 @@ def planned(kind: str, count: int) -> list[Row]:
 
 
 def evaluate(
-    folder: Path, command: list[Any], plan: list[Row], url: str, kind: str
+    place: Path, modules: Path, command: list[Any], plan: list[Row], url: str, kind: str
 ) -> tuple[list[Row], str]:
-    """What a peer got for every request of a plan, and what it printed."""
-    place = folder / f"{command[-1].stem}-{kind}"
+    """What a peer got for every request of a plan, and what it printed. place: a new folder, with
+    copies of our files; modules: for node."""
     place.mkdir()
+    (place / "node_modules").symlink_to(modules)
     script = shutil.copy(command[-1], place)
     for source, name in (
         ("client.py", "client.py"),
         ("doors/openfeature.py", "equipoise_openfeature.py"),
+        ("doors/openfeature.mjs", "openfeature.mjs"),
     ):
         shutil.copy(ROOT / "agent" / source, place / name)
     asked, got = json_lines(place / "plan.jsonl", plan), place / "got.jsonl"
@@ -90,7 +106,6 @@ def evaluate(
         capture_output=True,
         text=True,
         timeout=300.0,
-        env={"PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in got.read_text().splitlines()], done.stdout
@@ -125,7 +140,7 @@ def checked(daemon: Running, rows: list[Row], plans: dict[str, Row], report: Rep
         said, request = row["metadata"], plans[row["request_id"]]
         assert row["error"] is None, row
         assert row["value"] == row["variant"]
-        assert row["reason"] == "SPLIT"
+        assert row["reason"] == "SPLIT", row
         assert said["unit"] == request["unit"]
         assert said["ignored"] == "plan"
         logged = daemon.ask("GET", f"/v1/decisions/{said['decision_id']}").json
