@@ -206,6 +206,18 @@ class Client:
         except Exception:
             self.counters.refused += 1
 
+    def undelivered(self, request_id: str, served: str, path: str, request: Body) -> None:
+        """Report that nobody got what was asked for by another protocol, if it was decided at all.
+
+        served: the model that answered instead. request: the body that asked at `path`; what it is
+        answered with `again` holds the outcome token. Returns at once and raises nothing.
+        """
+        body = {"request_id": request_id, "served": served, "delivered": False}
+        with contextlib.suppress(Exception):
+            self._start_after_fork()
+            with self._changed:
+                self._put(_Item(body, request=json.loads(_dumps(request)), path=path))
+
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything is delivered; whether it was, within `timeout` seconds."""
         with self._changed:
@@ -361,9 +373,10 @@ class Client:
                 continue
             try:
                 body = _dumps({**item.request, "again": True})
-                status, answer = self._post("/v1/decide", body, DELIVERY_SECONDS)
+                status, answer = self._post(item.path, body, DELIVERY_SECONDS)
                 if status == 200:
-                    item.body["outcome_token"] = answer["outcome_token"]
+                    said = answer.get("metadata", answer)
+                    item.body["outcome_token"] = said["outcome_token"]
                 elif status in (401, 403, 408, 429) or status >= 500:
                     raise _Failure(f"status-{status}")
             except Exception:
@@ -473,12 +486,14 @@ class _Call:
 @dataclass(slots=True)
 class _Item:
     """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404.
-    request: one whose answer never came, with its outcome token; tried: whether that is missed."""
+    request: one whose answer never came, with its outcome token, and the path it was sent to;
+    tried: whether that is missed."""
 
     body: Body
     call: _Call | None = None
     row: bool = False
     request: Body | None = None
+    path: str = "/v1/decide"
     tried: bool = False
 
 

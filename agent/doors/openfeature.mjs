@@ -96,9 +96,9 @@ export class Outcomes {
     return 'sent';
   }
 
-  /** Put an outcome into the buffer. */
-  send(body) {
-    this.waiting.push(JSON.stringify(body)); // it may be changed after we return
+  /** Put an outcome into the buffer. ask: by what request its outcome token can be had again. */
+  send(body, ask) {
+    this.waiting.push({ body: structuredClone(body), ask }); // it may be changed after we return
     if (this.waiting.length > this.buffer) {
       this.waiting.shift();
       this.dropped += 1;
@@ -132,20 +132,8 @@ export class Outcomes {
 
   /** Whether the daemon answered; what it refuses for good is counted. */
   async post(batch) {
-    let status, answer;
-    try {
-      const response = await fetch(`${this.baseUrl}/v1/outcomes`, {
-        method: 'POST',
-        headers: { ...(await this.headers()), 'Content-Type': 'application/json' },
-        body: `[${batch.join(',')}]`,
-        signal: AbortSignal.timeout(DELIVERY_MS),
-      });
-      status = response.status;
-      answer = await response.json();
-    } catch {
-      return false;
-    }
-    if (AGAIN.has(status) || status >= 500) return false;
+    const [status, answer] = await this.ask('/v1/outcomes', batch.map(({ body }) => body));
+    if (status === 0) return false;
     if (status !== 200 && batch.length > 1) {
       // One of them is unreadable, the others are not.
       for (const [at, each] of batch.entries()) {
@@ -156,10 +144,43 @@ export class Outcomes {
       }
       return true;
     }
-    const refused = status === 200 ? answer.rejected.length : batch.length;
-    this.refused += refused;
-    this.delivered += batch.length - refused;
+    const rejected = status === 200 ? answer.rejected : [{ index: 0, status }];
+    this.delivered += batch.length - rejected.length;
+    for (const { index, status: each } of rejected) {
+      const item = batch[index];
+      if (item.ask === undefined) this.refused += 1;
+      else if (each === 403) await this.findToken(item);
+    }
     return true;
+  }
+
+  /** Send an outcome again with the token of a decision whose answer never came. */
+  async findToken({ body, ask }) {
+    const { flagKey, context } = ask;
+    const path = `/ofrep/v1/evaluate/flags/${flagKey}`;
+    const [status, answer] = await this.ask(path, { context: { ...context, again: true } });
+    if (status === 0) {
+      await this.pause(1000);
+      this.waiting.push({ body, ask });
+    } else if (status === 200) {
+      this.waiting.push({ body: { ...body, outcome_token: answer.metadata.outcome_token } });
+    }
+  }
+
+  /** Status and answer; status 0 where the same is to be sent again later. */
+  async ask(path, body) {
+    try {
+      const response = await fetch(this.baseUrl + path, {
+        method: 'POST',
+        headers: { ...(await this.headers()), 'Content-Type': 'application/json' },
+        body: JSON.stringify(body),
+        signal: AbortSignal.timeout(DELIVERY_MS),
+      });
+      const { status } = response;
+      return AGAIN.has(status) || status >= 500 ? [0] : [status, await response.json()];
+    } catch {
+      return [0];
+    }
   }
 
   pause(milliseconds) {
@@ -212,7 +233,9 @@ export class EquipoiseProvider extends OFREPProvider {
       return details;
     } catch (error) {
       if (perhapsDecided(error) && typeof defaultValue === 'string') {
-        this.outcomes.send({ request_id: named.request_id, served: defaultValue, delivered: false });
+        const { request_id: name } = named;
+        const lost = { request_id: name, served: defaultValue, delivered: false };
+        this.outcomes.send(lost, { flagKey, context: named });
       }
       throw error;
     }

@@ -200,7 +200,10 @@ class EquipoiseProvider(OFREPProvider):  # type: ignore[misc]
             details = super()._resolve(flag_type, flag_key, default_value, context)
         except Exception as error:
             if _perhaps_decided(error) and isinstance(default_value, str):
-                self.outcomes.client.outcome(name, served=default_value, delivered=False)
+                asked = {"context": {"targetingKey": context.targeting_key, **context.attributes}}
+                asked["context"]["again"] = True
+                path = f"/ofrep/v1/evaluate/flags/{flag_key}"
+                self.outcomes.client.undelivered(name, default_value, path, asked)
             raise
         self.outcomes.remember(details.flag_metadata)
         return details

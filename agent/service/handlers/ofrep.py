@@ -25,7 +25,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import FeatureError, listed, shown, shown_sent
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal, refusal_of
-from equipoise.agent.service.api.schema import DecisionAnswer, ProblemDocument, Wire
+from equipoise.agent.service.api.schema import DecideRequest, DecisionAnswer, ProblemDocument, Wire
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.http.access import Caller
 from equipoise.agent.service.http.endpoints import JSON_HEADER, Call, Whole
@@ -36,7 +36,7 @@ ErrorCode: TypeAlias = Literal[
 ]
 Metadata: TypeAlias = dict[str, bool | int | float | str]
 UNIT = "targetingKey"
-OPTIONS = ("request_id", "routed", "eligible", "context_id")
+OPTIONS = ("request_id", "routed", "eligible", "context_id", "again")
 """Attributes of a context that are no features but fields of a request to decide."""
 BULK = "a bulk evaluation is kept by clients, so nobody is randomized by it"
 
@@ -44,9 +44,9 @@ BULK = "a bulk evaluation is kept by clients, so nobody is randomized by it"
 class EvaluationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider asks with.
 
-    context: `targetingKey` is the unit; `request_id`, `routed`, `eligible` and `context_id` are as
-    in a request to decide; attributes with the names of features are these; all others are
-    ignored, and `ignored` in the metadata names them.
+    context: `targetingKey` is the unit; `request_id`, `routed`, `eligible`, `context_id` and
+    `again` are as in a request to decide; attributes with the names of features are these; all
+    others are ignored, and `ignored` in the metadata names them.
     """
 
     context: Annotated[dict[str, Any], msgspec.Meta(max_length=10_000)]
@@ -166,7 +166,7 @@ class Ofrep:
             return Whole(304, b"", [(b"etag", tag)])
         return Whole(200, body, [JSON_HEADER, (b"etag", tag)])
 
-    async def _decided(self, request: Request, caller: Caller) -> DecisionAnswer:
+    async def _decided(self, request: DecideRequest, caller: Caller) -> DecisionAnswer:
         answer = self._hot.decided(request, caller)
         if self._committed is not None and answer.decision_id is not None:
             try:
@@ -186,7 +186,7 @@ class Ofrep:
             raise AgentError(f"routed: model {sent} is not one of {', '.join(models)}")
         return routed
 
-    def _request(self, context: Mapping[str, Any]) -> Request:
+    def _request(self, context: Mapping[str, Any]) -> DecideRequest:
         """The request that a context describes."""
         unit = context.get(UNIT)
         if unit is None or unit == "":
@@ -213,7 +213,7 @@ class Ofrep:
                 "unit_id": unit,
                 "features": features,
             },
-            Request,
+            DecideRequest,
         )
 
     def _evaluation(
@@ -273,6 +273,8 @@ def _failure_of(error: Exception, key: str | None = None, ignored: Sequence[str]
         code = document.error_code
     elif document.status == 400:
         code = "PARSE_ERROR"
+    elif document.status == 404:
+        code = "FLAG_NOT_FOUND"  # by `again`: nothing was decided under that request_id
     elif isinstance(error, AgentError | FeatureError | msgspec.ValidationError) or (
         document.status in (409, 422)
     ):

@@ -182,8 +182,10 @@ class HotHandlers:
             return self._encode(self._earlier(request))
         return self._encode(self._decided([request])[0])
 
-    def decided(self, request: Request, caller: Caller) -> DecisionAnswer:
+    def decided(self, request: DecideRequest, caller: Caller) -> DecisionAnswer:
         """The answer to one request that came by another protocol. Raises as `decide`."""
+        if request.again:
+            return self._earlier(request)
         if self._rates is not None:
             self._rates.take(caller.name, 1)
         return self._decided([request])[0]
