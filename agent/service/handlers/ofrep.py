@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 from uuid import uuid4
 
 import msgspec
@@ -29,7 +29,7 @@ from equipoise.agent.service.api.schema import DecideRequest, DecisionAnswer, Pr
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.agent.service.http.access import Caller
 from equipoise.agent.service.http.endpoints import JSON_HEADER, Call, Whole
-from equipoise.store.records import Request
+from equipoise.store.records import FeatureValue, Request
 
 ErrorCode: TypeAlias = Literal[
     "PARSE_ERROR", "TARGETING_KEY_MISSING", "INVALID_CONTEXT", "FLAG_NOT_FOUND"
@@ -201,7 +201,7 @@ class Ofrep:
             )
         options = {name: context[name] for name in OPTIONS if context.get(name) is not None}
         features = {
-            name: value
+            name: _feature(name, value)
             for name, value in context.items()
             if name in self._features and value is not None
         }
@@ -240,6 +240,14 @@ class Ofrep:
             variant=answer.model,
             metadata={name: value for name, value in said.items() if value is not None},
         )
+
+
+def _feature(name: str, value: object) -> FeatureValue:
+    try:
+        return cast(FeatureValue, msgspec.convert(value, FeatureValue))
+    except msgspec.ValidationError:
+        limit = "a number, a text, true or false, or a list of numbers"
+        raise AgentError(f"{name}: received {shown_sent(value)}, expected {limit}") from None
 
 
 def _short(name: str) -> str:
