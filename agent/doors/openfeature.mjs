@@ -55,7 +55,7 @@ export class Outcomes {
     if (typeof metadata?.request_id !== 'string') return;
     this.decisions.delete(metadata.request_id);
     this.decisions.set(metadata.request_id, metadata);
-    this.requests.set(metadata.decision_id, metadata.request_id);
+    if (metadata.decision_id) this.requests.set(metadata.decision_id, metadata.request_id);
     if (this.decisions.size > this.remembered) {
       const [name, oldest] = this.decisions.entries().next().value;
       this.decisions.delete(name);

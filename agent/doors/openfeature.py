@@ -76,15 +76,16 @@ class Outcomes:
 
     def remember(self, metadata: Mapping[str, Any]) -> None:
         """Keep what an evaluation said of its decision."""
-        name = metadata.get("request_id")
+        name, decision_id = metadata.get("request_id"), metadata.get("decision_id")
         if not isinstance(name, str):
             return
         with self._lock:
             self._decisions[name] = dict(metadata)
-            self._requests[str(metadata.get("decision_id"))] = name
+            if decision_id is not None:
+                self._requests[decision_id] = name
             if len(self._decisions) > self._remembered:
                 _, oldest = self._decisions.popitem(last=False)
-                self._requests.pop(str(oldest.get("decision_id")), None)
+                self._requests.pop(oldest.get("decision_id", ""), None)
 
     def track(
         self,
@@ -119,7 +120,7 @@ class Outcomes:
             return "ignored"
         decision_id = attributes.get("decision_id")
         with self._lock:
-            name = attributes.get("request_id") or self._requests.get(str(decision_id))
+            name = attributes.get("request_id") or self._requests.get(decision_id or "")
             name = name or context.get("request_id")
             known = self._decisions.get(name, {}) if isinstance(name, str) else {}
         if not isinstance(name, str):
