@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 from uuid import uuid4
 
 import msgspec
@@ -49,7 +49,7 @@ class EvaluationRequest(msgspec.Struct, frozen=True, kw_only=True):
     others are ignored, and `ignored` in the metadata names them.
     """
 
-    context: Annotated[dict[str, Any], msgspec.Meta(max_length=10_000)]
+    context: dict[str, Any]
 
 
 class Evaluation(Wire, frozen=True, kw_only=True):
@@ -73,7 +73,10 @@ class Evaluation(Wire, frozen=True, kw_only=True):
 
 
 class BulkEvaluation(Wire, frozen=True, kw_only=True):
-    """flags: the experiment, with what is served without it."""
+    """What is served without the experiment, for clients that keep it.
+
+    flags: the experiment's flag.
+    """
 
     flags: list[Evaluation]
 
@@ -85,8 +88,8 @@ class EvaluationFailure(ProblemDocument, frozen=True, kw_only=True):
     as `detail`.
     """
 
-    error_code: ErrorCode = msgspec.field(name="errorCode")
-    error_details: str = msgspec.field(name="errorDetails")
+    errorCode: ErrorCode  # noqa: N815
+    errorDetails: str  # noqa: N815
     key: str | None = None
 
 
@@ -265,8 +268,8 @@ def _failure(code: ErrorCode, detail: str, key: str | None = None, *, status: in
         status=status,
         detail=document.detail,
         type=document.type,
-        error_code=code,
-        error_details=document.detail,
+        errorCode=code,
+        errorDetails=document.detail,
         key=key,
     )
     return refusal
@@ -278,7 +281,7 @@ def _failure_of(error: Exception, key: str | None = None, ignored: Sequence[str]
     refusal = refusal_of(error)
     document = refusal.document
     if isinstance(document, EvaluationFailure):
-        code = document.error_code
+        code = document.errorCode
     elif document.status == 400:
         code = "PARSE_ERROR"
     elif document.status == 404:
