@@ -68,7 +68,10 @@ class Outcomes:
     ) -> None:
         self.client = client
         self.counters: Counter[str] = Counter()
-        self._events: dict[str, dict[str, Any]] = {outcome: {}, exposure: {}}
+        self._events: dict[str, dict[str, Any]] = {
+            outcome: {},
+            exposure: {"exposed": True} if "exposed" in PARTS else {},
+        }
         self._remembered = remembered
         self._decisions: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._requests: dict[str, str] = {}
