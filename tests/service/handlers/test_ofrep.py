@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from running import CONFIG, Answer, Running, refused, running, until, write_conf
 
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
-from equipoise.agent.service.app import _evaluations
+from equipoise.agent.service.app import _evaluations, build
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.handlers.ofrep import Ofrep
+from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
+from equipoise.store.batches import Closure, text_key
 from equipoise.store.errors import FullStoreError
 from equipoise.store.journal import JournaledStore
 
@@ -299,3 +302,50 @@ def test_a_decision_that_is_not_on_the_disk_is_passed_through(made: Daemon) -> N
     assert waits == [1, 2], "each waited once, after it was written"
     evaluate(handler, "third")
     assert len(waits) == 2, "what was not logged has nothing to wait for"
+
+
+def test_what_is_known_of_a_decision_outlives_its_time_in_memory(
+    made: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.switches.pause("", 1.0)
+    evaluate(_evaluations(made), "old", unit="B")
+    key = text_key("unit", "B")
+    assert (made.adapter.unit(0), made.adapter.closure(0)) == (key, Closure.PAUSED)
+    monkeypatch.setattr(made.agent.light, "pending", SimpleNamespace(base=1, next=1))
+    assert (made.adapter.unit(0), made.adapter.closure(0)) == (key, Closure.PAUSED)
+    assert (made.adapter.unit(1), made.adapter.closure(1)) == (None, Closure.OPEN)
+
+
+def test_an_evaluation_waits_for_the_disk_by_itself(tmp_path: Path) -> None:
+    """The endpoint, which would answer 503 where that fails, does not wait again."""
+    service = f'{ROUTED}durability = "power"\n'
+    file = load_file(write_config(tmp_path, service, CONFIG), {"store": str(tmp_path / "log.db")})
+    with JournaledStore(file.service.store, "power", grouped=True) as store:
+        key = write_key(store.path)
+        daemon = Daemon(file.experiment, file.service, store, key, Log("error", io.StringIO()))
+
+        async def fail() -> None:
+            raise OSError("the disk is gone")
+
+        assert daemon.barrier is not None
+        daemon.barrier.wait = fail  # type: ignore[method-assign]
+        application = build(daemon, Tokens([]))
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps(context("w")).encode()}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": FLAG,
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"host", b"127.0.0.1")],
+        }
+        asyncio.run(application(scope, receive, send))
+    assert sent[0]["status"] == 200
+    assert json.loads(sent[1]["body"])["metadata"]["reason"] == "store-failed"
