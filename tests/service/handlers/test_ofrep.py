@@ -10,11 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from running import CONFIG, Answer, Running, refused, running, until, write_config
 
 from equipoise.agent.config.file import load_file
 from equipoise.agent.maintenance.key_file import write_key
+from equipoise.agent.service.api.problems import refusal_of
 from equipoise.agent.service.app import _evaluations, build
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.handlers.ofrep import Ofrep
@@ -237,14 +241,18 @@ def test_a_routed_model_that_does_not_exist_is_refused_at_the_start(tmp_path: Pa
     assert "did you mean 'large'?" in words
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Iterator[Daemon]:
+def in_process(folder: Path) -> Iterator[Daemon]:
     """A daemon in this process, that serves nobody."""
-    file = load_file(write_config(tmp_path, ROUTED, CONFIG), {"store": str(tmp_path / "log.db")})
+    file = load_file(write_config(folder, ROUTED, CONFIG), {"store": str(folder / "log.db")})
     store = JournaledStore(file.service.store)
     key = write_key(store.path)
     yield Daemon(file.experiment, file.service, store, key, Log("error", io.StringIO()))
     store.close()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Daemon]:
+    yield from in_process(tmp_path)
 
 
 def evaluate(handler: Ofrep, name: str, **attributes: Any) -> Any:
@@ -349,3 +357,49 @@ def test_an_evaluation_waits_for_the_disk_by_itself(tmp_path: Path) -> None:
         asyncio.run(application(scope, receive, send))
     assert sent[0]["status"] == 200
     assert json.loads(sent[1]["body"])["metadata"]["reason"] == "store-failed"
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+names = st.sampled_from(["large", "small", "r0", "r1"])
+contexts = st.fixed_dictionaries(
+    {"targetingKey": names | values, "words": st.floats(0, 9) | values},
+    optional={
+        "request_id": names | values,
+        "routed": names | values,
+        "eligible": st.lists(names, max_size=2) | values,
+        "context_id": names | values,
+        "again": st.booleans() | values,
+        "other": values,
+    },
+)
+bodies = st.fixed_dictionaries({"context": contexts | values}) | values
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    yield from in_process(tmp_path_factory.mktemp("offline"))
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(body=bodies)
+def test_whatever_a_context_holds_is_evaluated_or_refused_in_one_line(
+    offline: Daemon, body: Any
+) -> None:
+    handler, text = _evaluations(offline), json.dumps(body).encode()
+    for answer in (handler.evaluate_flag, handler.evaluate_flags):
+        call = Call({"experiment": "chat"}, {}, text, lambda: None)  # type: ignore[arg-type, return-value]
+        try:
+            given_answer = asyncio.run(answer(call))
+        except Exception as error:
+            document = refusal_of(error).document
+            assert document.status in (400, 404)
+            assert document.errorCode in (*CODES, "FLAG_NOT_FOUND")  # type: ignore[attr-defined]
+            assert "\n" not in document.detail.replace("\\n", "")
+        else:
+            if answer == handler.evaluate_flag:
+                sound(json.loads(msgspec.json.encode(given_answer)))
