@@ -1,0 +1,345 @@
+"""Bandit feedback: every propensity and estimate follows from the raw rows, and no row is lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from raw_feedback import ROUTING, RawRows
+from traffic import KEY, MODELS, Traffic, config, run
+from typer.testing import CliRunner
+
+from equipoise.agent.agent import Agent
+from equipoise.agent.config import (
+    BudgetConfig,
+    CertifyConfig,
+    DeclaredPolicy,
+    PolicyConfig,
+    RewardConfig,
+    SegmentBudget,
+    UnitsConfig,
+)
+from equipoise.agent.errors import AgentError
+from equipoise.agent.inference.rated import asked
+from equipoise.agent.maintenance import export_bandit
+from equipoise.agent.maintenance.export import write_tables
+from equipoise.agent.maintenance.export_bandit import BanditLog, write_feedback
+from equipoise.replay.cli import app
+from equipoise.store.batches import Closure, OutcomeBatch
+from equipoise.store.memory import MemoryStore
+from equipoise.store.sqlite import SqliteStore
+
+SPLIT = DeclaredPolicy(name="split", column="a", at_least=0.0, model="fast", otherwise="cheap")
+SETTINGS = {
+    "plain": {"policy": PolicyConfig(gate="contrast", assignment="contrast", rate=0.3)},
+    "declared": {
+        "policy": PolicyConfig(assignment="top-two", rate=0.4),
+        "reward": RewardConfig(low=-1.0, high=3.0, window=100.0, missing=0.3),
+        "certify": CertifyConfig(policies=[SPLIT]),
+    },
+    "sticky": {"units": UnitsConfig(ttl=3.0), "reward": RewardConfig(window=100.0, missing=0.0)},
+    "frozen": {
+        "budget": BudgetConfig(
+            segments=[SegmentBudget(name="left", column="a", high=0.1, max_requests=40)]
+        ),
+        "certify": CertifyConfig(limits="freeze"),
+    },
+}
+
+
+def played(store, settings, seed=6):
+    """An era before, then one without "slow": masks, excluded users, fallbacks, lost rewards."""
+    agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(seed))
+    rng = np.random.default_rng(seed + 1)
+    agent.ingest(traffic.observations(30))
+    run(agent, traffic, 2)
+    agent.controls.open_era("by hand", 1.0, active=np.array([False, True, True]))
+    for index in range(12):
+        asked_for = traffic.requests(60)
+        if settings.units is not None:
+            asked_for.unit[:] = rng.integers(0, 90, 60)
+        eligible = np.ones((60, 3), dtype=bool)
+        eligible[rng.random(60) < 0.1, 2] = False
+        eligible[np.arange(60), asked_for.routed] = True
+        names = [f"q{index}-{row}" if row % 5 else "" for row in range(60)]
+        decided = agent.decide(replace(asked_for, eligible=eligible, request_id=names))
+        for part in outcomes(traffic, rng, decided):
+            agent.observe(part)
+        traffic.at += 20.0
+        agent.expire(traffic.at)
+        if index % 3 == 2:
+            agent.refresh(traffic.at, review=False)
+    traffic.at += 200.0
+    agent.expire(traffic.at)
+    # Still open at the end.
+    agent.decide(traffic.requests(7))
+    return agent
+
+
+def outcomes(traffic, rng, decided):
+    """Rewards of which some are missing; some draws fail, and a fallback answers some of those."""
+    told = traffic.outcomes(decided)
+    kinds = rng.random(len(decided))
+    told.delivered[:] = kinds > 0.1
+    reward = told.reward.copy()
+    reward[rng.random(len(decided)) < 0.1] = np.nan
+    again = kinds < 0.05
+    told = replace(told, reward=np.where(again, np.nan, reward))
+    count = int(again.sum())
+    fallback = OutcomeBatch(
+        number=decided.number[again],
+        served=(decided.model[again] + 1) % 3,
+        attempt=np.full(count, 2),
+        delivered=np.ones(count, dtype=bool),
+        outputs=np.full((count, 2), np.nan),
+        reward=reward[again],
+        at=decided.at[again],
+    )
+    return told, fallback
+
+
+@pytest.fixture(params=sorted(SETTINGS))
+def exported(request, tmp_path):
+    """(settings, agent, folder) of a store that was exported in three formats."""
+    settings = config(**SETTINGS[request.param])
+    with SqliteStore(tmp_path / "log.db") as store:
+        agent = played(store, settings)
+    with SqliteStore(tmp_path / "log.db", read_only=True) as store:
+        write_tables(store, settings, tmp_path / "tables", "parquet")
+        for format_ in ("dsjson", "obp"):
+            write_feedback(store, settings, tmp_path / format_, format_)
+    return settings, agent, tmp_path
+
+
+def lines(folder, name="decisions.dsjson"):
+    return [json.loads(line) for line in (folder / "dsjson" / name).read_text().splitlines()]
+
+
+def arrays(folder):
+    """The columns as obp takes them."""
+    frame = pq.read_table(folder / "obp" / "bandit_feedback.parquet").to_pandas()
+    return {
+        name: np.stack(column)
+        if name[:4] in ("cont", "pi_b", "acti") and name != "action"
+        else column.to_numpy()
+        for name, column in frame.items()
+    }
+
+
+def test_every_row_follows_from_the_raw_rows(exported):
+    _, agent, folder = exported
+    raw = RawRows(folder / "tables")
+    assert len(raw.rows) == agent.answers.certified(0).rows > 100
+    low, high = lines(folder), lines(folder, "decisions_high.dsjson")
+    told = arrays(folder)
+    assert len(raw.rows) == len(low) == len(high) == len(told["action"])
+    for at, row in enumerate(raw.rows):
+        line, action = low[at], raw.actions.index(row["action"])
+        chances = [row["chances"][name] for name in raw.actions]
+        assert sum(chances) == pytest.approx(1.0, abs=1e-12)
+        # The drawn one first in `a` and `p`; actions count from 1, and the index from 0.
+        assert line["EventId"] == row["id"]
+        assert line["a"][0] == line["_label_Action"] == action + 1
+        assert line["_labelIndex"] == action == told["action"][at]
+        assert sorted(line["a"]) == list(range(1, len(raw.actions) + 1))
+        assert line["p"] == pytest.approx([chances[each - 1] for each in line["a"]], abs=1e-15)
+        assert line["p"][0] == line["_label_probability"] == told["pscore"][at]
+        assert told["pi_b"][at] == pytest.approx(chances, abs=1e-15)
+        assert -line["_label_cost"] == pytest.approx(row["low"], abs=1e-12) == told["reward"][at]
+        assert -high[at]["_label_cost"] == pytest.approx(row["high"], abs=1e-12)
+        assert -high[at]["_label_cost"] == told["reward_high"][at]
+        assert {**high[at], "_label_cost": 0} == {**line, "_label_cost": 0}
+        chosen = {name: float(row["chosen"][name] == row["action"]) for name in raw.candidates}
+        assert line["p_pred"] == chosen
+        for name in raw.candidates:
+            given = told[f"action_dist_{name}"][at]
+            assert given.sum() == given[raw.actions.index(row["chosen"][name])] == 1.0
+    assert len({line["EventId"] for line in low}) == len(low)
+    assert (told["position"] == 0).all()
+    assert told["action"].dtype == told["position"].dtype == np.int64
+
+
+def test_the_estimates_are_those_of_the_raw_rows(exported):
+    _, _, folder = exported
+    raw = RawRows(folder / "tables")
+    said = json.loads((folder / "dsjson" / "experiment.json").read_text())
+    assert list(said["estimates"]) == raw.candidates
+    for index, end in enumerate(("low", "high")):
+        for name, (ips, snips) in raw.estimates(end).items():
+            assert said["estimates"][name]["ips"][index] == pytest.approx(ips, abs=1e-12)
+            assert said["estimates"][name]["snips"][index] == pytest.approx(snips, abs=1e-12)
+
+
+def test_every_decision_is_a_row_or_is_left_out_with_a_reason(exported):
+    settings, agent, folder = exported
+    raw = RawRows(folder / "tables")
+    said = json.loads((folder / "obp" / "experiment.json").read_text())
+    left = said["left_out"]
+    assert said["rows"] + sum(left.values()) == agent.state.decisions
+    assert left["of another era"] == raw.left_out["another era"] == 80
+    assert left["at or behind the first that waits for its reward"] >= 7
+    assert left["a compared model was not eligible"] > 10
+    assert said["usage_rows"] == 30
+    assert ("in the row of its unit" in left) == (settings.units is not None)
+    if settings.certify.limits == "freeze":
+        assert left["closed: segment"] > 0
+        assert left["behind the first that a limit closed"] > 0
+
+
+def test_a_routed_draw_has_both_ways_to_its_model_in_its_probability():
+    """e pi + (1 - e) for the routed model, whichever way it came; e pi for another."""
+    store = MemoryStore()
+    agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(3))
+    decided = agent.decide(traffic.requests(300))
+    agent.observe(traffic.outcomes(decided))
+    (rows,) = BanditLog(store, config()).blocks()
+    routed = rows.action == rows.routed
+    assert 0 < (routed & decided.randomized).sum() < routed.sum()
+    np.testing.assert_allclose(rows.pscore[routed], 0.1 + 0.7, rtol=1e-15)
+    np.testing.assert_allclose(rows.pscore[~routed], 0.1, rtol=1e-15)
+
+
+def test_an_era_that_ended_can_be_asked_for():
+    settings = config(**SETTINGS["plain"])
+    store = MemoryStore()
+    played(store, settings)
+    log = BanditLog(store, settings, 0)
+    rows = sum(len(block) for block in log.blocks())
+    assert rows == log.rows == 80
+    assert log.actions.candidates == (*MODELS, ROUTING)
+    assert log.left_out["of another era"] + log.rows < store.decisions
+    with pytest.raises(AgentError, match="era 7 is not in the store, which has eras 0 to 1"):
+        BanditLog(store, settings, 7)
+
+
+def test_both_stores_say_the_same_however_they_are_read(tmp_path, monkeypatch):
+    settings = config(**SETTINGS["declared"])
+    memory = MemoryStore()
+    played(memory, settings)
+    write_feedback(memory, settings, tmp_path / "memory", "dsjson")
+    monkeypatch.setattr(export_bandit, "ROWS_AT_ONCE", 50)
+    with SqliteStore(tmp_path / "log.db") as store:
+        played(store, settings)
+        write_feedback(store, settings, tmp_path / "sqlite", "dsjson")
+    for name in ("decisions.dsjson", "decisions_high.dsjson", "experiment.json"):
+        one, other = (tmp_path / each / name for each in ("memory", "sqlite"))
+        if name.endswith("json") and "dsjson" not in name:
+            left, right = (json.loads(path.read_text()) for path in (one, other))
+            assert left["left_out"] == right["left_out"]
+        else:
+            assert one.read_text() == other.read_text()
+
+
+@pytest.mark.parametrize("missing", ["rated", "asked"])
+def test_where_only_some_rate_the_rows_are_those_who_did(missing, tmp_path):
+    ask = 0.5 if missing == "asked" else None
+    settings = config(reward=RewardConfig(window=100.0, missing=missing, ask=ask))
+    store = MemoryStore()
+    agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(3))
+    decided = agent.decide(traffic.requests(400))
+    told = traffic.outcomes(decided)
+    told.reward[::3] = np.nan
+    told.delivered[5] = False
+    agent.observe(told)
+    agent.expire(traffic.at + 200.0)
+    said = write_feedback(store, settings, tmp_path / "out", "obp")
+    heard = np.ones(400, dtype=bool) if ask is None else asked(decided.uniform, ask)
+    rated = ~np.isnan(told.reward) | ~told.delivered
+    assert said["rows"] == (heard & rated).sum()
+    assert said["left_out"]["not rated"] == (heard & ~rated).sum()
+    assert said["left_out"].get("not asked for a rating", 0) == (~heard).sum()
+    # Their number is no number of requests: only the ratio means something.
+    assert said["estimates"]["slow"]["ips"] is None
+    own = heard & rated & (decided.model == 0) & told.delivered
+    weight = 1 / np.where(decided.routed == 0, 0.8, 0.1)
+    low, high = said["estimates"]["slow"]["snips"]
+    if not heard[5] or decided.model[5] != 0:
+        assert low == high == pytest.approx(np.average(told.reward[own], weights=weight[own]))
+    sticky = config(reward=settings.reward, units=UnitsConfig(ttl=3.0))
+    with pytest.raises(AgentError, match=f"reward.missing is {missing} and units are sticky"):
+        BanditLog(MemoryStore(), sticky)
+
+
+def test_where_less_is_better_the_cost_is_the_reward(tmp_path):
+    settings = config(reward=RewardConfig(maximise=False, window=100.0))
+    store = MemoryStore()
+    agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(3))
+    agent.observe(traffic.outcomes(agent.decide(traffic.requests(40))))
+    write_feedback(store, settings, tmp_path / "dsjson", "dsjson")
+    costs = {line["_label_cost"] for line in lines(tmp_path)}
+    assert costs == {0.0, 1.0}
+    # Every reward is known, so there is one file.
+    assert {path.name for path in (tmp_path / "dsjson").iterdir()} == {
+        "decisions.dsjson",
+        "experiment.json",
+    }
+    assert "-0.0" not in (tmp_path / "dsjson" / "decisions.dsjson").read_text()
+
+
+def test_the_command_replaces_what_an_export_wrote_and_nothing_else(tmp_path):
+    settings = config(**SETTINGS["plain"])
+    with SqliteStore(tmp_path / "log.db") as store:
+        played(store, settings)
+    command = ["export", str(tmp_path / "log.db"), "--out", str(tmp_path / "out")]
+
+    def invoke(*more):
+        return CliRunner().invoke(app, [*command, *more])
+
+    first = invoke("--format", "dsjson")
+    assert first.exit_code == 0
+    assert "left out: 80 decisions of another era" in first.output
+    assert "left out: 30 rows of the usage log" in first.output
+    again = invoke("--format", "obp")
+    assert isinstance(again.exception, AgentError)
+    assert "replace it with --force" in str(again.exception)
+    forced = invoke("--format", "obp", "--force", "--json")
+    said = json.loads(forced.stdout)
+    assert said["files"] == {"bandit_feedback.parquet": said["rows"]}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "bandit_feedback.parquet",
+        "experiment.json",
+    ]
+    other = invoke("--format", "obp", "--force", "--era", "9")
+    assert isinstance(other.exception, AgentError)
+    assert (tmp_path / "out" / "bandit_feedback.parquet").exists()
+    assert invoke("--format", "csv", "--era", "0", "--force").exit_code == 2
+    assert invoke("--format", "xml").exit_code == 2
+    (tmp_path / "mine").mkdir()
+    mine = CliRunner().invoke(
+        app, [*command[:3], str(tmp_path / "mine"), "--format", "dsjson", "--force"]
+    )
+    assert "not replacing what is not ours" in str(mine.exception)
+
+
+def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+    settings = config(**SETTINGS["plain"])
+    store = MemoryStore()
+    played(store, settings)
+    monkeypatch.setattr(export_bandit, "ROWS_AT_ONCE", 64)
+    said = []
+
+    def interrupt(rows, left):
+        said.append(rows)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_feedback(store, settings, tmp_path / "out", "dsjson", progress=interrupt)
+    assert said[0] < said[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_closed_a_decision_is_named():
+    """One by one, as the reasons stand in the report."""
+    assert set(export_bandit._CLOSED) == set(Closure)
+    settings = config(budget=BudgetConfig(requests=20))
+    store = MemoryStore()
+    agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(3))
+    for _ in range(4):
+        agent.observe(traffic.outcomes(agent.decide(traffic.requests(40))))
+    log = BanditLog(store, settings)
+    rows = sum(len(block) for block in log.blocks())
+    assert log.left_out["closed: budget"] == 160 - rows > 0
