@@ -25,12 +25,13 @@ from equipoise.agent.config import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.inference.rated import asked
 from equipoise.agent.maintenance import export_bandit
-from equipoise.agent.maintenance.export import write_tables
+from equipoise.agent.maintenance.export import tables, write_tables
 from equipoise.agent.maintenance.export_bandit import BanditLog, write_feedback
 from equipoise.replay.cli import app
 from equipoise.store.batches import Closure, OutcomeBatch
 from equipoise.store.memory import MemoryStore
 from equipoise.store.sqlite import SqliteStore
+from tests.agent.test_controls_after_decision import decided, play
 
 SPLIT = DeclaredPolicy(name="split", column="a", at_least=0.0, model="fast", otherwise="cheap")
 SETTINGS = {
@@ -343,3 +344,20 @@ def test_what_closed_a_decision_is_named():
     log = BanditLog(store, settings)
     rows = sum(len(block) for block in log.blocks())
     assert log.left_out["closed: budget"] == 160 - rows > 0
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [("ramp", "drawn after the decision, for the checks"), ("stop", "closed: decided")],
+)
+def test_what_is_decided_after_the_decision_is_no_row(after, reason):
+    """Nor is it among those that the tables call certifiable."""
+    agent, traffic = decided(after)
+    rows = agent.answers.certified(0).rows
+    play(agent, traffic, 2)
+    assert agent.answers.certified(0).rows == rows
+    log = BanditLog(agent.store, agent.config)
+    assert sum(len(block) for block in log.blocks()) == rows
+    assert log.left_out == {reason: 200}
+    said = tables(agent.store, agent.config)["decisions"]
+    assert said["entered"].sum() == said["certifiable"].sum() == rows
