@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +117,8 @@ def newcomer(page: Path, environment: Mapping[str, str] | None = None) -> list[S
                 code = shell.wait(NEWCOMER_SECONDS)
             finally:
                 # What the page left running in the background belongs to the shell's session.
-                os.killpg(shell.pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.killpg(shell.pid, signal.SIGTERM)
             printed.seek(0)
             text = printed.read().decode(errors="replace")
         assert code == 0, f"{page.name}: exit code {code}\n{text[-3000:]}"
