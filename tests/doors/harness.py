@@ -123,12 +123,10 @@ def newcomer(page: Path, environment: Mapping[str, str] | None = None) -> list[S
             text = printed.read().decode(errors="replace")
         assert code == 0, f"{page.name}: exit code {code}\n{text[-3000:]}"
     shell_blocks = [block for kind, block in blocks if kind == "sh"]
-    before = started_at = None
-    for part in text.split(_MARK)[1:]:
-        at, _, output = part.partition("\n")
-        if started_at is not None:
-            steps.append(Step(shell_blocks[len(steps)], float(at) - started_at, before or ""))
-        started_at, before = float(at), output
+    # Two marks a block: what stands behind the first is what it printed.
+    marked = [part.partition("\n") for part in text.split(_MARK)[1:]]
+    for commands, first, last in zip(shell_blocks, marked[::2], marked[1::2], strict=True):
+        steps.append(Step(commands, float(last[0]) - float(first[0]), first[2]))
     assert time.monotonic() - started < NEWCOMER_SECONDS
     at = -1
     for kind, block in blocks:
