@@ -266,7 +266,7 @@ def export(
     with reading(store) as (opened, config), _progress("reading the log") as say_progress:
         total = opened.next_seq
         if of_rows:
-            from equipoise.agent.maintenance.export_bandit import write_feedback
+            from equipoise.agent.maintenance.bandit_files import write_feedback
 
             facts = write_feedback(
                 opened,
