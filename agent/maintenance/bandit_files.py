@@ -44,10 +44,13 @@ class DecisionServiceLines:
     ) -> None:
         self._folder, self._stack = folder, stack
         self._columns = [f"x_{name}" for name in Transform(config.features).context_names]
-        self._models, self._actions = config.model_names, log.actions
+        self._actions = log.actions
         self._rule_ids = log.rule_ids
         self._encode = msgspec.json.Encoder().encode
-        self._action_features = [{"m": {"model": name}} for name in log.actions.names]
+        # As names of features, not as values: in those Vowpal Wabbit takes "a:b" and "a_b"
+        # for the same.
+        self._action_features = [{"m": {f"model={name}": 1.0}} for name in log.actions.names]
+        self._routed = [{f"routed={name}": 1.0} for name in config.model_names]
         every = range(len(log.actions.names))
         self._orders = [[first, *(each for each in every if each != first)] for first in every]
         self._low = stack.enter_context((folder / self.NAME).open("wb"))
@@ -98,7 +101,7 @@ class DecisionServiceLines:
                         "a": [each + 1 for each in order],
                         "c": {
                             "x": dict(zip(self._columns, x, strict=True)),
-                            "r": {"routed": self._models[routed]},
+                            "r": self._routed[routed],
                             "_multi": self._action_features,
                         },
                         "p": [probabilities[each] for each in order],

@@ -12,7 +12,7 @@ from traffic import KEY, Traffic, config
 from typer.testing import CliRunner
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import RewardConfig
+from equipoise.agent.config import ModelConfig, RewardConfig
 from equipoise.agent.errors import AgentError
 from equipoise.agent.maintenance import export_bandit
 from equipoise.agent.maintenance.bandit_files import write_feedback
@@ -169,3 +169,19 @@ def test_both_stores_say_the_same_however_they_are_read(tmp_path, monkeypatch):
             assert left["left_out"] == right["left_out"]
         else:
             assert one.read_text() == other.read_text()
+
+
+def test_models_whose_names_are_nearly_alike_are_other_features(tmp_path):
+    """Values of features lose what names of features keep: ":" becomes "_" there."""
+    names = ("a:b", "a/b", "a_b")
+    settings = config(models=[ModelConfig(name=name, price=0.01) for name in names])
+    store = MemoryStore()
+    agent, traffic = Agent(settings, store, KEY), Traffic(np.random.default_rng(3))
+    decided = agent.decide(traffic.requests(20))
+    agent.observe(traffic.outcomes(decided))
+    write_feedback(store, settings, tmp_path / "dsjson", "dsjson")
+    for line, routed in zip(lines(tmp_path), decided.routed.tolist(), strict=True):
+        told = line["c"]
+        assert told["_multi"] == [{"m": {f"model={name}": 1.0}} for name in names]
+        assert told["r"] == {f"routed={names[routed]}": 1.0}
+        assert sorted(told["x"]) == ["x_a", "x_b"]

@@ -85,7 +85,8 @@ def served_to_everybody(name, events, scratch, actions, rows) -> float:
         chosen = [int(line.split(":")[0].split(",")[0]) for line in best if line.strip()]
         for at, (line, action) in enumerate(zip(lines, chosen, strict=True)):
             event = json.loads(line)
-            wanted = event["c"]["r"]["routed"] if name not in actions else name
+            (routed,) = event["c"]["r"]
+            wanted = name if name in actions else routed.removeprefix("routed=")
             assert actions[action] == wanted, (at, action, wanted)
     return -loss / rows
 
@@ -102,7 +103,10 @@ def lesson(at: int, actions: list, routed: str, reward: float) -> dict:
         "Version": "1",
         "EventId": "lesson",
         "a": [each + 1 for each in order],
-        "c": {"r": {"routed": routed}, "_multi": [{"m": {"model": each}} for each in actions]},
+        "c": {
+            "r": {f"routed={routed}": 1.0},
+            "_multi": [{"m": {f"model={each}": 1.0}} for each in actions],
+        },
         "p": [1 / count] * count,
     }
 
