@@ -97,7 +97,6 @@ def test_where_less_is_better_the_cost_is_the_reward(tmp_path):
         "decisions.dsjson",
         "experiment.json",
     }
-    assert "-0.0" not in (tmp_path / "dsjson" / "decisions.dsjson").read_text()
 
 
 def test_the_command_replaces_what_an_export_wrote_and_nothing_else(tmp_path):
@@ -180,8 +179,23 @@ def test_models_whose_names_are_nearly_alike_are_other_features(tmp_path):
     decided = agent.decide(traffic.requests(20))
     agent.observe(traffic.outcomes(decided))
     write_feedback(store, settings, tmp_path / "dsjson", "dsjson")
+    assert '"_label_cost":0.0' in (tmp_path / "dsjson" / "decisions.dsjson").read_text()
     for line, routed in zip(lines(tmp_path), decided.routed.tolist(), strict=True):
         told = line["c"]
         assert told["_multi"] == [{"m": {f"model={name}": 1.0}} for name in names]
         assert told["r"] == {f"routed={names[routed]}": 1.0}
         assert sorted(told["x"]) == ["x_a", "x_b"]
+
+
+def test_the_second_file_begins_with_the_rows_before_the_first_unknown_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(export_bandit, "ROWS_AT_ONCE", 10)
+    store = MemoryStore()
+    agent, traffic = Agent(config(), store, KEY), Traffic(np.random.default_rng(3))
+    told = traffic.outcomes(agent.decide(traffic.requests(40)))
+    told.delivered[35] = False
+    agent.observe(told)
+    write_feedback(store, config(), tmp_path / "dsjson", "dsjson")
+    low, high = (lines(tmp_path, name) for name in ("decisions.dsjson", "decisions_high.dsjson"))
+    assert len(low) == len(high) == 40
+    assert [at for at in range(40) if low[at] != high[at]] == [35]
+    assert (low[35]["_label_cost"], high[35]["_label_cost"]) == (0.0, -1.0)
