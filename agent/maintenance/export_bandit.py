@@ -243,6 +243,7 @@ class BanditLog:
             (ramp, "drawn after the decision, for the checks"),
             (rate < self._rate_min, "randomized with less than limits.rate_min"),
             (undrawn, "a compared model could not be drawn"),
+            (~table.certifiable[at], "certified sums do not count it"),
             (behind, "behind the first that a limit closed"),
         ]
         if self.spec.of_raters:
