@@ -366,9 +366,19 @@ class Client:
         if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
             answered = [self._deliver([item]) for item in batch]
             return all(answered)
+        decided = rows and status == 200 and answer.get("decided")
+        if (
+            decided and len(batch) > 1
+        ):  # which of them it was shows one by one; the others are repeats
+            answered = [self._deliver([item]) for item in batch]
+            return all(answered)
         with self._changed:
             for index, item in enumerate(batch):
-                self._settle(item, refused.get(index, status))
+                if decided and item.call is not None:
+                    # It decided after all, when nobody waited any more.
+                    self._put(_Item(item.call.undelivered(), request=item.call.request))
+                else:
+                    self._settle(item, refused.get(index, status))
         return True
 
     def _find_tokens(self, batch: list[_Item]) -> bool:
@@ -511,12 +521,13 @@ class _Call:
         body = {name: self.request[name] for name in names if name in self.request}
         body["routed"] = served
         body |= {"outputs": self.parts["outputs"], "reward": self.parts["reward"], "at": self.at}
-        return _Item(body, row=True)
+        return _Item(body, self, row=True)
 
 
 @dataclass(slots=True)
 class _Item:
-    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404.
+    """Something to deliver: a part of an outcome, or a row. call: what it is about, where that was
+    served as routed: after a 404 it becomes a row, and a row whose request was decided a part.
     request: one whose answer never came, with its outcome token, and the path it was sent to;
     tried: whether that is missed."""
 

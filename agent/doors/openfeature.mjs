@@ -22,7 +22,7 @@
 import { OFREPProvider } from '@openfeature/ofrep-provider';
 
 const PARTS = [
-  'served', 'attempt', 'attempts', 'delivered', 'exposed', 'outputs', 'reward', 'metrics',
+  'served', 'attempt', 'attempts', 'delivered', 'outputs', 'reward', 'metrics',
 ];
 const AT_ONCE = 100; // outcomes in one request of the delivery
 const DELIVERY_MS = 2000; // time-out of the delivery, for which nobody waits
@@ -40,7 +40,7 @@ const AGAIN = new Set([401, 403, 408, 429]); // of a whole request; what it carr
 export class Outcomes {
   constructor({ baseUrl, headers, outcome, exposure, buffer, remembered }) {
     Object.assign(this, { baseUrl: baseUrl.replace(/\/+$/, ''), headers, buffer, remembered });
-    this.events = new Map([[outcome, {}], [exposure, {}]]);
+    this.events = new Map([[outcome, {}], [exposure, { delivered: true }]]);
     this.counters = {};
     this.delivered = this.refused = this.dropped = this.retries = 0;
     this.decisions = new Map();

@@ -70,7 +70,7 @@ class Outcomes:
         self.counters: Counter[str] = Counter()
         self._events: dict[str, dict[str, Any]] = {
             outcome: {},
-            exposure: {"exposed": True} if "exposed" in PARTS else {},
+            exposure: {"delivered": True},
         }
         self._remembered = remembered
         self._decisions: OrderedDict[str, Mapping[str, Any]] = OrderedDict()

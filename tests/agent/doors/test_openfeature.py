@@ -120,11 +120,10 @@ def test_events_have_the_names_that_were_chosen(client: Recorder) -> None:
     assert outcomes.track("thumb", None, CONTEXT, 1.0, {}) == "sent"
 
 
-def test_an_exposure_says_so(client: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openfeature, "PARTS", {*openfeature.PARTS, "exposed"})
+def test_an_exposure_says_that_somebody_got_the_answer(client: Recorder) -> None:
     outcomes = Outcomes(client)  # type: ignore[arg-type]
     assert outcomes.track("exposure", "user-1", CONTEXT, None, {}) == "sent"
-    assert client.sent == [("r1", {"exposed": True, "unit_id": "user-1"})]
+    assert client.sent == [("r1", {"delivered": True, "unit_id": "user-1"})]
 
 
 def test_nothing_raises_whatever_an_event_holds(outcomes: Outcomes, client: Recorder) -> None:
