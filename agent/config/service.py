@@ -227,8 +227,9 @@ _RATE = bound("above 0, at most 1,000,000, or nothing", gt=0.0, le=1e6)
 class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hard limits on what clients may send.
 
-    body_bytes: of one request; bulk_bytes: of an NDJSON body. rows: of a batch of decisions or
-    outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
+    body_bytes: of one request; bulk_bytes: of an NDJSON body; both of what a compressed body
+    unpacks to; packed_bytes: of one that is compressed, as it comes. rows: of a batch of decisions
+    or outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
     last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
     connection. store_seconds: how long another program may lock the store. waiting_rows: logged
     rows that may wait in memory for SQLite before requests are passed through. rejects: refused
@@ -242,6 +243,7 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     body_bytes: Count = 1 << 20
     bulk_bytes: Count = 1 << 28
+    packed_bytes: Count = 1 << 24
     rows: Count = 1000
     connections: Count = 2048
     header_seconds: Period = 10.0

@@ -20,6 +20,7 @@ from equipoise.agent.config.service import Scope as TokenScope
 from equipoise.agent.service.api.operations import NDJSON, Method, Operation
 from equipoise.agent.service.api.problems import Refusal, logged_refusal_of
 from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
+from equipoise.agent.service.http.encodings import encoding_of, unpacked, unpacked_pieces
 from equipoise.agent.service.telemetry import Counters, Log
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -38,8 +39,23 @@ class ClientGone(Exception):  # noqa: N818
     """The client left before its request was whole."""
 
 
+async def read_plain_or_packed(
+    scope: Scope, receive: Receive, limit: int, limits: LimitSettings
+) -> bytes:
+    """The whole body, unpacked where it came compressed. limit: of its bytes, packed or not.
+
+    Raises as `read_body` and `unpacked`.
+    """
+    encoding = encoding_of(scope["headers"])
+    if not encoding:
+        return await read_body(scope, receive, limit, limits.body_seconds)
+    most = min(limit, limits.packed_bytes)
+    packed = await read_body(scope, receive, most, limits.body_seconds)
+    return await unpacked(packed, encoding, limit)
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
-    """The whole body; raises as `chunks`."""
+    """The whole body as it came; raises as `chunks`."""
     _check_length(scope, limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
@@ -82,6 +98,23 @@ async def chunks(
         raise Refusal(
             408, f"the body took longer than {seconds:g} seconds", limit=f"{seconds:g} seconds"
         ) from None
+
+
+async def bulk_chunks(
+    scope: Scope, receive: Receive, limits: LimitSettings
+) -> AsyncGenerator[bytes, None]:
+    """As `chunks` of a bulk body, unpacked where it comes compressed: then it is there as a whole
+    before the first part is read."""
+    encoding = encoding_of(scope["headers"])
+    if not encoding:
+        parts = chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
+    else:
+        most = min(limits.packed_bytes, limits.bulk_bytes)
+        packed = await read_body(scope, receive, most, limits.bulk_seconds)
+        parts = unpacked_pieces(packed, encoding, limits.bulk_bytes)
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            yield part
 
 
 async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
@@ -242,10 +275,10 @@ class Endpoint:
         limits = self._limits
         body = b""
         if operation.body is not None and operation.content != NDJSON:
-            body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
+            body = await read_plain_or_packed(scope, receive, limits.body_bytes, limits)
 
         def stream() -> AsyncGenerator[bytes, None]:
-            return chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
+            return bulk_chunks(scope, receive, limits)
 
         call = Call(scope["path_params"], _query(operation, scope), body, stream, caller)
         with self._doors.reading(caller, operation.weight):
