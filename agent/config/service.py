@@ -259,6 +259,14 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     open_bytes: Count = 16 << 20
 
 
+BasePath: TypeAlias = Annotated[
+    str,
+    bound(
+        "a path that begins with / and does not end with it",
+        "/equipoise",
+        pattern=r"^(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-]){0,8}$(?!\n)",
+    ),
+]
 _ADDRESS = re.compile(r"https?://[^\s/?#\\]+[^\s\\]*")
 
 
@@ -266,6 +274,10 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The daemon.
 
     store, host, port: `--store`, `--host`, `--port` override them; port 0 takes a free one.
+    uds: the file of a Unix socket to listen on, instead of host and port (`--uds`); uds_mode: its
+    permissions, in octal digits: who may write to it may do what a token is needed for elsewhere,
+    unless tokens are declared.
+    base_path: where a proxy shows the daemon, such as /equipoise; it answers there and without it.
     mode: `observe` logs everything and randomizes nothing, `run` acts.
     durability: what an answered decision survives, the death of the `process` or of the machine
     (`power`, an fsync before each answer).
@@ -291,6 +303,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     store: Annotated[str, bound("the path of the store", min_length=1)] = "equipoise.db"
     host: str = "127.0.0.1"
     port: Annotated[int, bound("0 to 65535", "0 takes a free one", ge=0, le=65_535)] = 8080
+    uds: Annotated[str, bound("the path of a socket", min_length=1)] | None = None
+    uds_mode: Annotated[str, bound("three octal digits", "660", pattern="^[0-7]{3}$")] = "660"
+    base_path: BasePath = ""
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
     kill_switch: str | None = None
@@ -312,8 +327,8 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach `host`."""
-        return _loopback(self.host)
+        """Whether only this machine can reach it."""
+        return self.uds is not None or _loopback(self.host)
 
     @property
     def kill_switch_path(self) -> str:

@@ -31,7 +31,9 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Applica
     operations = list(declared(*_handlers(daemon)))
     described = [operation for operation, _ in (*hot, *operations)]
     request = example_request(daemon.agent.config)
-    openapi = msgspec.json.encode(document(described, version("equipoise"), request))
+    openapi = msgspec.json.encode(
+        document(described, version("equipoise"), request, daemon.settings.base_path)
+    )
     by_path: dict[str, dict[str, Served]] = {}
     for operation, _ in hot:
         by_path.setdefault(operation.path, {})[operation.method] = None
@@ -46,7 +48,9 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Applica
         for path, served in by_path.items()
     ]
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
-    return Application(daemon.hot, rest, daemon, doors, limits, counters, log, daemon.barrier)
+    base = daemon.settings.base_path
+    barrier = daemon.barrier
+    return Application(daemon.hot, rest, daemon, doors, limits, counters, log, barrier, base)
 
 
 def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:

@@ -17,7 +17,7 @@ import pytest
 from misbehaving import Protocol, behaving, serving
 from running import until
 
-from equipoise.agent.client import Client
+from equipoise.agent.client import Address, Client
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 
 PATIENT = 10.0
@@ -283,9 +283,9 @@ def test_a_time_out_that_logged_nothing_becomes_an_observation(daemon: Protocol)
     with behaving(hang) as dead:
         router = client(dead, 0.1)
         router.outcome(router.decide("r1", "large", FEATURES), outputs={"seconds": 1}, reward=1)
-        router._port = None
+        router._address = Address.of("unix:///nowhere")
     with serving(daemon) as port:
-        router._port = port
+        router._address = Address.of(f"http://127.0.0.1:{port}")
         assert router.flush(PATIENT)
         router.close()
     assert rows(daemon, ObservationBatch) == 1

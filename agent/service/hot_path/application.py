@@ -168,7 +168,8 @@ class Lifespan(Protocol):
 class Application:
     """The ASGI application that the server runs.
 
-    hot: handlers of whole bodies, for POST. rest: the application for all other requests. barrier:
+    hot: handlers of whole bodies, for POST. base: a path under which everything is served a second
+    time, "" for none. rest: the application for all other requests. barrier:
     what answers wait at, where they promise what only the disk keeps.
     """
 
@@ -182,8 +183,10 @@ class Application:
         counters: Counters,
         log: Log,
         barrier: GroupCommit | None = None,
+        base: str = "",
     ) -> None:
         self._hot = hot
+        self._base = base
         self._handlers: dict[str, Handler] = {
             operation.path: handler for operation, handler in declared(hot)
         }
@@ -200,7 +203,8 @@ class Application:
         if barrier is None:
             for path in self._handlers:
                 most = SMALL_BYTES if path == OUTCOMES else min(limits.body_bytes, DIRECT_BYTES)
-                self.direct[path.encode()] = path, most
+                for url in (path, base + path):
+                    self.direct[url.encode()] = path, most
         self._batcher = MicroBatcher(hot.decide_each, partial(log.failed, "reply"))
 
     def answer(
@@ -241,6 +245,15 @@ class Application:
         self._batcher.flush()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._base and scope["type"] == "http":
+            path = scope["path"]
+            if path == self._base:
+                # Links of the page count from the folder that it seems to lie in.
+                place = [(b"location", f"{self._base}/".encode())]
+                await respond(send, 308, b"", place)
+                return
+            if path.startswith(f"{self._base}/"):
+                scope = {**scope, "path": path.removeprefix(self._base)}
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif (
