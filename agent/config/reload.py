@@ -47,6 +47,7 @@ NEED_RESTART = (
     "anchor",
     "limits",
     "shadow",
+    "otlp",
     "retention",
     "names",
     "outcomes",
@@ -95,7 +96,7 @@ RULES: Mapping[str, tuple[Effect, str]] = MappingProxyType(
         "checks": ("applied", "from the next look on"),
         **{f"service.{name}": ("restart", _RESTART) for name in NEED_RESTART},
         "service": ("applied", "at once"),
-        "ingest": ("applied", "`equipoise ingest` reads it anew each time"),
+        "ingest": ("applied", "`equipoise ingest` reads it anew each time, OTLP at the next start"),
         "capacity": ("applied", "`serve --check` reads it anew each time"),
     }
 )

@@ -241,7 +241,11 @@ class Rejected(NamedTuple):
     reason: str
 
 
-def rows(message: Traces | Logs, ignored: Counter[str] | None = None) -> Iterator[Row | Rejected]:
+def rows(
+    message: Traces | Logs,
+    ignored: Counter[str] | None = None,
+    parents: dict[str, str] | None = None,
+) -> Iterator[Row | Rejected]:
     """Every model call and every evaluation of a batch, in its order; a call before the evaluations
     that stand in its events.
 
@@ -250,7 +254,8 @@ def rows(message: Traces | Logs, ignored: Counter[str] | None = None) -> Iterato
     failed, attributes and resource; an evaluation has kind "evaluation", and trace_id, span_id (of
     what it is about), response_id, decision_id, outcome_token, name, score, label, failed, at. A
     span that is no call but names a decision has kind "decision". None where nothing is said.
-    ignored: counts what is none of these.
+    ignored: counts what is none of these. parents: filled with the parent of every span that has
+    one, calls or not, both as request_id writes them.
     """
     counted = Counter[str]() if ignored is None else ignored
     if isinstance(message, Traces):
@@ -258,6 +263,10 @@ def rows(message: Traces | Logs, ignored: Counter[str] | None = None) -> Iterato
             resource = _flat([] if batch.resource is None else batch.resource.attributes)
             for scope in batch.scope_spans:
                 for span in scope.spans:
+                    if parents is not None and span.parent_span_id:
+                        trace = span.trace_id.lower()
+                        parent = f"{trace}-{span.parent_span_id.lower()}"
+                        parents[f"{trace}-{span.span_id.lower()}"] = parent
                     yield from _of_span(span, resource, counted)
         return
     for each in message.resource_logs:

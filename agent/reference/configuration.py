@@ -239,6 +239,7 @@ token = "kept-in-a-file-that-nobody-else-reads"
 [service.limits]
 body_bytes = 1048576
 bulk_bytes = 268435456
+otlp_bytes = 16777216
 packed_bytes = 16777216
 rows = 1000
 connections = 2048
@@ -260,6 +261,15 @@ days = 90
 archive = "archive"
 delete = false
 every_seconds = 3600
+""",
+    "[service.otlp]": """
+[service.otlp]
+mapping = "requests"
+evaluation = "Relevance"
+only = {"gen_ai.agent.name" = "support"}
+settle_seconds = 15
+wait_seconds = 86400
+waiting = 1000000
 """,
     "[service.shadow]": """
 [service.shadow]

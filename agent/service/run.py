@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import sys
 import threading
@@ -38,12 +39,14 @@ from equipoise.agent.config.reload import (
     reload_plan,
 )
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.ingest.joining import Joining
 from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.monitors.lost_rows import smallest_certifiable
-from equipoise.agent.service.app import build
+from equipoise.agent.service.app import build, otlp_of
 from equipoise.agent.service.daemon import BROKEN, Daemon
+from equipoise.agent.service.handlers.otlp import SETTLE_EVERY_SECONDS
 from equipoise.agent.service.hot_path.application import Application, DirectProtocol
 from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.connection_limits import BACKLOG, Turns, descriptors, raise_limit
@@ -372,7 +375,11 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
         fewer = msgspec.structs.replace(settings.limits, connections=files.connections)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    with _listening(settings) as listener, _opened(settings) as store:
+    with (
+        _listening(settings) as listener,
+        _opened(settings) as store,
+        _joining(file) as joining,
+    ):
         daemon = Daemon(config, settings, store, open_key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
@@ -383,7 +390,11 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
             signal.SIGUSR2: partial(switch.signal, False),
         }
         daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
-        front = build(daemon, tokens, page(daemon.analysis, daemon.jobs))
+        otlp = None
+        if settings.otlp is not None:
+            otlp = otlp_of(daemon, file.mapping(settings.otlp.mapping), joining)
+            daemon.jobs.add("otlp", SETTLE_EVERY_SECONDS, otlp.settle)
+        front = build(daemon, tokens, page(daemon.analysis, daemon.jobs), otlp)
         serve_front(front, settings, listener, daemon.counters.refused, signals, log)
         return daemon.exit_code
 
@@ -405,6 +416,28 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
         waiting_rows=settings.limits.waiting_rows,
         grouped=True,
     )
+
+
+@contextlib.contextmanager
+def _joining(file: ConfigFile) -> Iterator[Joining | None]:
+    """Where spans wait. Raises StoreError where their file fails."""
+    settings = file.service
+    if settings.otlp is None:
+        yield None
+        return
+    path = Path(f"{settings.store}.spans")
+    try:
+        joining = Joining(
+            path,
+            settings.otlp.settle_seconds,
+            settings.otlp.wait_seconds,
+            keep_unrated=file.experiment.reward.missing_value is not None,
+            safe=settings.durability == "power",
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}, where spans wait, cannot be opened: {error}") from None
+    with joining:
+        yield joining
 
 
 def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:

@@ -19,6 +19,7 @@ from equipoise.agent.config.service import LimitSettings
 from equipoise.agent.config.service import Scope as TokenScope
 from equipoise.agent.service.api.operations import NDJSON, Method, Operation
 from equipoise.agent.service.api.problems import Refusal, logged_refusal_of
+from equipoise.agent.service.api.schema import ProblemDocument
 from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
 from equipoise.agent.service.http.encodings import encoding_of, unpacked, unpacked_pieces
 from equipoise.agent.service.telemetry import Counters, Log
@@ -124,21 +125,39 @@ async def respond(send: Send, status: int, body: bytes, headers: list[tuple[byte
     await send({"type": "http.response.body", "body": body})
 
 
-def answer_of(error: Exception, path: str, log: Log) -> tuple[int, bytes, dict[str, str]]:
+Render: TypeAlias = Callable[[ProblemDocument], tuple[bytes, str]]
+"""A refusal as a body and its content type, for interfaces that are not ours."""
+
+
+def answer_of(
+    error: Exception, path: str, log: Log, render: Render | None = None
+) -> tuple[int, bytes, dict[str, str]]:
     """The status, body and headers (but the length) for whatever a handler raised."""
     refusal = logged_refusal_of(error, path, log)
     document = refusal.document
-    headers = {"content-type": "application/problem+json", **refusal.headers}
+    body, content = _encode(document), "application/problem+json"
+    if render is not None:
+        body, content = render(document)
+    headers = {"content-type": content, **refusal.headers}
     if document.retry_after is not None:
         headers["retry-after"] = str(max(1, round(document.retry_after)))
-    return document.status, _encode(document), headers
+    return document.status, body, headers
 
 
-async def respond_error(receive: Receive, send: Send, error: Exception, path: str, log: Log) -> int:
-    """Send the problem document of an error; its status. After 408 and 413 the connection is
-    closed, for the rest of the body would be taken for the next request; what is on its way is
-    read first."""
-    status, body, named = answer_of(error, path, log)
+async def respond_error(
+    receive: Receive,
+    send: Send,
+    error: Exception,
+    path: str,
+    log: Log,
+    render: Render | None = None,
+) -> int:
+    """Send the problem document of an error, or what is rendered of it; its status.
+
+    After 408 and 413 the connection is closed, for the rest of the body would be taken for the next
+    request; what is on its way is read first.
+    """
+    status, body, named = answer_of(error, path, log, render)
     headers = [(b"content-length", b"%d" % len(body))]
     headers += [(name.encode(), value.encode()) for name, value in named.items()]
     closing = status in (408, 413)
