@@ -65,6 +65,22 @@ class Choice:
     outcome_token: str | None = None
     ask: bool = False
 
+    def span_attributes(self, experiment: str, unit_id: str | None = None) -> dict[str, Any]:
+        """Attributes for the caller's own OpenTelemetry span, or its baggage: the daemon then takes
+        the model call within that span as the outcome of this decision, and evaluations of it as
+        its reward. Names of `feature_flag.*` are OpenTelemetry's (release candidate)."""
+        attributes = {
+            "feature_flag.key": experiment,
+            "feature_flag.provider.name": "equipoise",
+            "feature_flag.result.variant": self.model,
+            "feature_flag.result.reason": "split" if self.randomized else "default",
+            "feature_flag.context.id": unit_id,
+            "equipoise.decision_id": self.decision_id,
+            "equipoise.propensity": self.propensity,
+            "equipoise.outcome_token": self.outcome_token,
+        }
+        return {name: value for name, value in attributes.items() if value is not None}
+
 
 @dataclass(slots=True)
 class Counters:

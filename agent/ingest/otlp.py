@@ -376,6 +376,11 @@ def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
     status = span.status.code if span.status is not None else 0
     for field in _CALL_FIELDS:
         row[field] = _number(field, attributes) if field in _NUMBERS else _text(field, attributes)
+    # OpenInference has these two only within what was sent and received, as JSON.
+    if row["requested_model"] is None:
+        row["requested_model"] = _inside(attributes.get("llm.invocation_parameters"), "model")
+    if row["response_id"] is None and "openinference.span.kind" in attributes:
+        row["response_id"] = _inside(attributes.get("output.value"), "id")
     reasons = _found("finish_reason", attributes)
     error = _text("error", attributes)
     row |= {
@@ -409,6 +414,25 @@ def _model(requested: str | None, answered: str | None) -> str | None:
     bare = answered.rpartition("/")[2]
     same = bare == plain or (bare.startswith(plain) and _DATED.fullmatch(bare, len(plain)))
     return requested if same else answered
+
+
+class _Inside(msgspec.Struct):
+    model: str | None = None
+    id: str | None = None
+
+
+_decode_inside = msgspec.json.Decoder(_Inside).decode
+
+
+def _inside(text: Any, name: Literal["model", "id"]) -> str | None:
+    """A text in a JSON object that an attribute holds, None where there is none."""
+    if not isinstance(text, str) or not text.startswith("{"):
+        return None
+    try:
+        value: str | None = getattr(_decode_inside(text), name)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return value or None
 
 
 def _evaluation(attributes: Row, trace: str, span: str, time: int | str) -> Row:

@@ -365,7 +365,7 @@ class Otlp:
 
 def _words(error: Exception) -> str:
     """Its sentence, in which a row of features has no place in a batch."""
-    return str(error).replace("context row 0: ", "features.").replace("output row 0: ", "outputs.")
+    return str(error).replace("context row 0: ", "features.").replace("outputs row 0: ", "outputs.")
 
 
 def _portions(ready: Sequence[Ready]) -> Iterator[tuple[int, int]]:
