@@ -6,8 +6,9 @@ it is, and a retry of an exporter changes nothing, for a span is noted once by i
 `settle_seconds`, when the spans around it have arrived, a call is judged:
 
 - within another call (a framework's around a library's): the outer one counts;
-- an answer that was there before, by its id: somebody else's answer out of a cache, or the same
-  call seen by two instrumentations, counts once;
+- an answer that was there before, by its id, counts once: the same call seen by two
+  instrumentations, or somebody's answer out of a cache, which is no trial of the model that was
+  drawn: that decision's outcome is that it was not delivered;
 - of a decision, which its own span names or the one it happened within: its outcome; of several
   that did not fail the last one, which is what the user got;
 - all others: rows of the usage log (OBS), as soon as their evaluation is there.
@@ -204,6 +205,7 @@ class Joining:
                         (*values, self._encode(each)),
                     ).rowcount
                     kind = "calls"
+                    self._reopen(each.span)
                 elif isinstance(each, Rating):
                     new = self._file.execute(
                         "INSERT OR IGNORE INTO ratings VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new')",
@@ -217,6 +219,7 @@ class Joining:
                     ).rowcount
                     kind = "decided"
                     self._wake(each.span, None)
+                    self._reopen(each.span)
                 counts[kind if new else "repeats"] += 1
         return counts
 
@@ -253,10 +256,17 @@ class Joining:
                 self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (outer, span))
                 self._leave_out(span, "inner", this)
                 continue
-            if answer is not None and self._answered_before(span, answer):
-                self._leave_out(span, "again", this)
-                continue
             decision = decision or within
+            first = None if answer is None else self._first(span, answer)
+            if first is not None:
+                if decision is None or decision == first.decision or _same_trace(span, first.span):
+                    self._leave_out(span, "again", this)
+                    continue
+                served = self._call(span).served
+                cached = Outcome(decision_id=decision, served=served, delivered=False)
+                self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+                this.ready.append(Ready("outcomes", cached, span))
+                continue
             call = self._call(span)
             if decision is None:
                 if call.reward is not None:
@@ -347,7 +357,7 @@ class Joining:
                 found = self._find("span = ?", found.parent or "")
                 continue
             first = self._find("answer = ? AND state NOT IN ('inner', 'again')", found.answer or "")
-            if first is None or first.span[:_TRACE] != found.span[:_TRACE]:
+            if first is None or not _same_trace(first.span, found.span):
                 break  # somebody else's, out of a cache
             found = first
         return found
@@ -388,6 +398,15 @@ class Joining:
             parent = self._parents.get(parent)
         return None, None
 
+    def _reopen(self, span: str) -> None:
+        """Have the calls of this trace that wait as rows judged again: what came may be around
+        them."""
+        trace = span[:_TRACE]
+        self._file.execute(
+            "UPDATE calls SET state = 'new' WHERE state = 'open' AND span >= ? AND span < ?",
+            (f"{trace}-", f"{trace}."),
+        )
+
     def _wake(self, span: str, answer: str | None) -> None:
         """Have the ratings that waited for this judged again."""
         query = "UPDATE ratings SET state = 'new' WHERE state = 'open' AND"
@@ -395,14 +414,15 @@ class Joining:
         if answer is not None:
             self._file.execute(f"{query} answer = ?", (answer,))
 
-    def _answered_before(self, span: str, answer: str) -> bool:
-        found = self._file.execute(
-            "SELECT 1 FROM calls WHERE answer = ?1 AND span != ?2 AND (state = 'new'"
-            " AND rowid < (SELECT rowid FROM calls WHERE span = ?2)"
-            " OR state NOT IN ('new', 'inner', 'again'))",
+    def _first(self, span: str, answer: str) -> _Found | None:
+        """An earlier call with the same answer."""
+        row = self._file.execute(
+            "SELECT span, state, decision, parent, answer FROM calls WHERE answer = ?1"
+            " AND span != ?2 AND (state = 'new' AND rowid < (SELECT rowid FROM calls WHERE"
+            " span = ?2) OR state NOT IN ('new', 'inner', 'again')) ORDER BY rowid",
             (answer, span),
-        )
-        return found.fetchone() is not None
+        ).fetchone()
+        return None if row is None else _Found(*row)
 
     def _delivered(self, decision: str) -> bool:
         query = "SELECT 1 FROM calls WHERE decision = ? AND state = 'done'"
@@ -434,6 +454,10 @@ class Joining:
 
     def _set_rating(self, number: int, state: str) -> None:
         self._file.execute("UPDATE ratings SET state = ? WHERE id = ?", (state, number))
+
+
+def _same_trace(span: str, other: str) -> bool:
+    return span[:_TRACE] == other[:_TRACE]
 
 
 @contextmanager
