@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -158,6 +158,9 @@ class DaemonSink:
         self._headers = {"Content-Type": content}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
+
+    def close(self) -> None:
+        self._connection.close()
 
     def take(self, records: Sequence[Record]) -> BatchResult:
         lines = [msgspec.json.encode(record) for record in records]
@@ -506,7 +509,8 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
     if order.url is not None:
         if order.store is not None:
             raise AgentError("--url and --store: the daemon has the store, leave one of them out")
-        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)
+        with closing(DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)) as daemon:
+            yield daemon
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
