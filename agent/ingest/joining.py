@@ -52,7 +52,7 @@ CREATE INDEX IF NOT EXISTS ratings_by_state ON ratings (state, came);
 CREATE INDEX IF NOT EXISTS ratings_by_time ON ratings (came);
 CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer != '';
 """
-_AT_ONCE = 2000
+_AT_ONCE = 500
 """Calls, or ratings, that are judged in one round."""
 MOST_PARENTS = 100_000
 """Spans whose parents are remembered, so that a call is found within whatever lies between."""

@@ -107,7 +107,7 @@ class Otlp:
             full = dict(otlp.FIELDS) | mapping.all_fields
             mapping = msgspec.structs.replace(mapping, preset=None, fields=full)
             self._rewards = Rewards(mapping.rewards) if mapping.rewards else None
-        self._mapping = mapping
+            self._to_record = mapped(mapping, adapter.agent.config.features)
 
     @Operation("GET", "/v1/otlp", problems=(404,))
     async def otlp_counts(self, call: Asked) -> OtlpAnswer:
@@ -275,13 +275,12 @@ class Otlp:
         return self._call(row, span, decision, read)
 
     def _call(self, row: otlp.Row, span: str, decision: str | None, read: _Read) -> Call:
-        assert self._mapping is not None
         assert self._settings is not None
         if self._counters.waiting.get("calls", 0) >= self._settings.waiting:
             raise AgentError(f"{self._settings.waiting} spans wait for their evaluation already")
         agent = self._adapter.agent
         transform = agent.state.transform
-        record = mapped(self._mapping, agent.config.features)(row)
+        record = self._to_record(row)
         assert isinstance(record, Observation)
         if record.routed not in agent.models:
             known = ", ".join(agent.models)
