@@ -9,8 +9,9 @@ it is, and a retry of an exporter changes nothing, for a span is noted once by i
 - an answer that was there before, by its id, counts once: the same call seen by two
   instrumentations, or somebody's answer out of a cache, which is no trial of the model that was
   drawn: that decision's outcome is that it was not delivered;
-- of a decision, which its own span names or the one it happened within: its outcome; of several
-  that did not fail the last one, which is what the user got;
+- of a decision, which its own span names or the one it happened within: an attempt of its outcome;
+  of several that did not fail the last one is what the user got. A call that failed waits for one
+  that did not, for retries may take longer than anything else;
 - all others: rows of the usage log (OBS), as soon as their evaluation is there.
 
 Prompts are not kept: features are columns of numbers already.
@@ -30,7 +31,7 @@ from typing import NamedTuple, Self, TypeAlias
 
 import msgspec
 
-from equipoise.store.records import Observation, Outcome
+from equipoise.store.records import AttemptReport, AttemptStatus, Observation, Outcome
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -56,6 +57,8 @@ _AT_ONCE = 500
 """Calls, or ratings, that are judged in one round."""
 MOST_PARENTS = 100_000
 """Spans whose parents are remembered, so that a call is found within whatever lies between."""
+_READ_AGAIN = ("open", "failed", "superseded")
+"""States of calls that may still be said something of."""
 _DEEPEST = 64
 _TRACE = 32
 """Digits of a trace id, with which the id of a span begins here."""
@@ -72,6 +75,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     answer: str | None
     decision: str | None
     ended: float
+    seconds: float | None
     failed: bool
     served: str
     reward: float | None
@@ -217,7 +221,7 @@ class Joining:
                         "INSERT OR IGNORE INTO decided VALUES (?, ?, ?)",
                         (each.span, each.decision, now),
                     ).rowcount
-                    kind = "decided"
+                    kind = "around"
                     self._wake(each.span, None)
                     self._reopen(each.span)
                 counts[kind if new else "repeats"] += 1
@@ -262,8 +266,8 @@ class Joining:
                 if decision is None or decision == first.decision or _same_trace(span, first.span):
                     self._leave_out(span, "again", this)
                     continue
-                served = self._call(span).served
-                cached = Outcome(decision_id=decision, served=served, delivered=False)
+                attempt = _attempt(self._call(span), "cached")
+                cached = Outcome(decision_id=decision, attempts=[attempt])
                 self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
                 this.ready.append(Ready("outcomes", cached, span))
                 continue
@@ -290,8 +294,20 @@ class Joining:
 
     def _outcome(self, decision: str, span: str) -> Ready:
         call = self._call(span)
+        query = (
+            "SELECT row, state FROM calls WHERE decision = ? AND span != ?"
+            " AND state IN ('failed', 'superseded') AND row IS NOT NULL ORDER BY ended, rowid"
+        )
+        before = self._file.execute(query, (decision, span)).fetchall()
+        attempts = [
+            _attempt(self._decode(row), "failed" if state == "failed" else "discarded")
+            for row, state in before
+        ]
         outcome = Outcome(
-            decision_id=decision, served=call.served, outputs=call.outputs, reward=call.reward
+            decision_id=decision,
+            attempts=[*attempts, _attempt(call, "delivered")],
+            outputs=call.outputs,
+            reward=call.reward,
         )
         return Ready("outcomes", outcome, span)
 
@@ -447,13 +463,18 @@ class Joining:
         this.left_out[state] += 1
 
     def _set_call(self, span: str, state: str) -> None:
-        over = "" if state == "open" else ", row = NULL"
+        over = "" if state in _READ_AGAIN else ", row = NULL"
         query = f"UPDATE calls SET state = ?{over} WHERE span = ? RETURNING answer"
         for (answer,) in self._file.execute(query, (state, span)).fetchall():
             self._wake(span, answer)
 
     def _set_rating(self, number: int, state: str) -> None:
         self._file.execute("UPDATE ratings SET state = ? WHERE id = ?", (state, number))
+
+
+def _attempt(call: Call, status: AttemptStatus) -> AttemptReport:
+    seconds = None if status == "cached" else call.seconds
+    return AttemptReport(model=call.served, status=status, seconds=seconds)
 
 
 def _same_trace(span: str, other: str) -> bool:

@@ -202,6 +202,7 @@ class Otlp:
             what: accepted.rows,
             "duplicates": accepted.duplicates,
             "unrated": accepted.unrated,
+            "decided": accepted.decided,
         }
         if what == "observations":
             self._counters.bulk["observations"] += accepted.rows
@@ -312,6 +313,7 @@ class Otlp:
             answer=row["response_id"],
             decision=decision,
             ended=(row["at"] or 0.0) + (row["seconds"] or 0.0),
+            seconds=row["seconds"],
             failed=row["failed"] and row["response_id"] is None and row["output_tokens"] is None,
             served=record.routed,
             reward=record.reward,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from equipoise.agent.ingest.joining import Arrival, Call, Decided, Joining, Rating, Ready, Within
-from equipoise.store.records import Observation, Outcome
+from equipoise.store.records import AttemptReport, Observation, Outcome
 
 SETTLE, WAIT = 10.0, 100.0
 
@@ -32,6 +32,7 @@ def call(span: int, trace: int = 1, parent: int | None = None, **others: Any) ->
         "answer": f"answer-{span}-{trace}",
         "decision": None,
         "ended": float(span),
+        "seconds": 0.5,
         "failed": False,
         "served": "large",
         "reward": None,
@@ -206,12 +207,32 @@ def test_an_answer_out_of_a_cache_counts_for_nobody_else(tmp_path: Path) -> None
         ]
         cached = next(each.record for each in ready if said([each])[0][1:] == ("d2", None))
         assert isinstance(cached, Outcome)
-        assert cached.delivered is False
+        assert cached.attempts == [AttemptReport(model="large", status="cached")]
         assert counts == Counter()
         # A row of the usage log out of a cache is nobody's trial either.
         joining.note([call(3, 3, answer="a"), rating(0.2, span=name(3, 3))], SETTLE)
         ready, counts = finished(joining, 2 * SETTLE)
         assert (ready, counts["again"], counts["spare"]) == ([], 1, 1)
+
+
+def test_an_outcome_lists_the_attempts_of_its_request_in_their_order(tmp_path: Path) -> None:
+    first = call(1, decision="d4", failed=True, answer=None)
+    others = [call(2, decision="d4"), call(3, decision="d4", served="small", seconds=None)]
+    with opened(tmp_path) as joining:
+        joining.note([first], 0.0)
+        assert finished(joining, SETTLE) == ([], Counter(failed=1))
+        joining.note(others, 2 * SETTLE)  # a time-out may be longer than anything
+        ready, counts = finished(joining, 3 * SETTLE)
+        joining.note([call(4, decision="d4")], 3 * SETTLE)
+        assert finished(joining, 4 * SETTLE) == ([], Counter(superseded=1))
+    (outcome,) = (each.record for each in ready)
+    assert isinstance(outcome, Outcome)
+    assert outcome.attempts == [
+        AttemptReport(model="large", status="failed", seconds=0.5),
+        AttemptReport(model="large", status="discarded", seconds=0.5),
+        AttemptReport(model="small", status="delivered"),
+    ]
+    assert counts == Counter(superseded=1)
 
 
 @pytest.mark.parametrize("late", ["decided", "outer"])
