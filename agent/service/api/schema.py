@@ -276,11 +276,12 @@ class OtlpAnswer(Wire, frozen=True, kw_only=True):
     and log records that are neither. other: calls without the attributes of `otlp.only`, and
     evaluations of another name. rejected: what was refused when it came. observations, outcomes,
     rewards: that were logged; duplicates: that were in the log before; decided: rows of requests
-    that were decided here. around: spans that name a decision and are no call. inner: calls within another
-    call, which counts. again: calls whose answer was there before. failed: calls of a decision that
-    got no answer; superseded: that got one before the last. unrated: calls whose evaluation never
-    came. spare: evaluations of a call that had one; unmatched: whose call never came. refused: what
-    the log does not take; the daemon's log says why. last_refusal: the newest reason.
+    that were decided here. around: spans that name a decision and are no call. inner: calls within
+    another call, which counts. again: calls whose answer was there before. failed: calls of a
+    decision that got no answer; superseded: that got one before the last. unrated: calls whose
+    evaluation never came. spare: evaluations of a call that had one; unmatched: whose call never
+    came. refused: what the log does not take; the daemon's log says why. last_refusal: the newest
+    reason.
     """
 
     waiting_calls: int
