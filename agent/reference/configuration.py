@@ -264,12 +264,17 @@ every_seconds = 3600
 """,
     "[service.otlp]": """
 [service.otlp]
-mapping = "requests"
+mapping = "spans"
 evaluation = "Relevance"
 only = {"gen_ai.agent.name" = "support"}
 settle_seconds = 15
 wait_seconds = 86400
 waiting = 1000000
+
+[[ingest]]
+name = "spans"
+features = {words = "attributes.app.words", plan = "resource.app.plan"}
+outputs = {seconds = "seconds"}
 """,
     "[service.shadow]": """
 [service.shadow]

@@ -86,6 +86,7 @@ def otlp_of(
         settings,
         mapping,
         joining,
+        None if daemon.barrier is None else daemon.barrier.wait,
     )
 
 

@@ -246,10 +246,10 @@ def test_a_row_of_a_usage_log_names_who_answered(
 ) -> None:
     with serving(daemon) as port:
         router = client(port)
-        host, router._host = router._host, "host.invalid"
+        there, router._address = router._address, Address.of("http://host.invalid")
         choice = router.decide("r1", "small", FEATURES)
         assert choice.decision_id is None
-        router._host = host
+        router._address = there
         router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5, **parts)
         assert router.flush(PATIENT)
         router.close()

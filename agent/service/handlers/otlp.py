@@ -12,7 +12,7 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,8 @@ class _Read:
 
 class Otlp:
     """joining: where spans wait, None where no OTLP is taken. unwell: why nothing can be noted now,
-    "" for nothing. mapping: how a span's row becomes an observation."""
+    "" for nothing. mapping: how a span's row becomes an observation. committed: awaited before what
+    was logged is forgotten here, where only the disk keeps it."""
 
     def __init__(
         self,
@@ -95,7 +96,9 @@ class Otlp:
         settings: OtlpSettings | None = None,
         mapping: IngestMapping | None = None,
         joining: Joining | None = None,
+        committed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._committed = committed
         self._adapter, self._tokens = adapter, tokens
         self._counters, self._log, self._clock = counters, log, clock
         self._unwell = unwell
@@ -183,6 +186,8 @@ class Otlp:
             if ready:
                 left = set(map(id, refused))
                 done = [each for each in ready if id(each) not in left]
+                if self._committed is not None:
+                    await self._committed()
                 await asyncio.to_thread(joining.finish, done, refused)
             self._counters.spans.update(counts)
             if reasons:
