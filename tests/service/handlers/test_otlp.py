@@ -300,6 +300,7 @@ def test_what_waits_survives_a_kill(tmp_path: Path):
 def test_a_missing_reward_with_a_value_counts_when_the_wait_is_over(tmp_path: Path):
     config = CONFIG.replace("window = 3600", "window = 3600\nmissing = 0.0")
     service = f"[service.otlp]\n{SETTINGS}settle_seconds = 0\nwait_seconds = 1.0\n"
+    service = f'durability = "power"\n{service}'
     with running(tmp_path, service, config=config) as daemon:
         send(daemon, traces(call(1)))
         until(lambda: counts(daemon)["observations"] == 1)
