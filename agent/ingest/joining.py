@@ -263,9 +263,14 @@ class Joining:
             decision = decision or within
             first = None if answer is None else self._first(span, answer)
             if first is not None:
-                if decision is None or decision == first.decision or _same_trace(span, first.span):
+                same = _same_trace(span, first.span)
+                if same and decision and first.decision is None and first.state in ("new", "open"):
+                    self._leave_out(first.span, "again", this)  # this one says more
+                    first = None
+                elif decision is None or decision == first.decision or same:
                     self._leave_out(span, "again", this)
                     continue
+            if first is not None:
                 attempt = _attempt(self._call(span), "cached")
                 cached = Outcome(decision_id=decision, attempts=[attempt])
                 self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))

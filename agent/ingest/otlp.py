@@ -44,6 +44,7 @@ _GENAI_OLD = "OpenTelemetry semantic conventions, until 1.36"
 _GENAI_26 = "OpenTelemetry semantic conventions, until 1.26"
 _INFERENCE = "OpenInference 0.1"
 _LLMETRY = "OpenLLMetry, until 0.40"
+_LITELLM = "LiteLLM 1"
 _OURS = "Equipoise"
 
 
@@ -97,7 +98,7 @@ NAMES = _names(
         ("gen_ai.usage.reasoning_tokens", _LLMETRY),
         ("llm.token_count.completion_details.reasoning", _INFERENCE),
     ],
-    cost=[("llm.cost.total", _INFERENCE)],
+    cost=[("llm.cost.total", _INFERENCE), ("gen_ai.cost.total_cost", _LITELLM)],
     first_token_seconds=[("gen_ai.response.time_to_first_chunk", _GENAI)],
     finish_reason=[
         ("gen_ai.response.finish_reasons", _GENAI_27),
@@ -113,7 +114,20 @@ NAMES = _names(
 """Field of a row to the attributes that fill it, the preferred one first."""
 
 EVALUATION_EVENT = "gen_ai.evaluation.result"
-CALLS = frozenset({"chat", "text_completion", "generate_content", "completion", "LLM"})
+CALLS = frozenset(
+    {
+        "chat",
+        "text_completion",
+        "generate_content",
+        "LLM",  # OpenInference
+        "completion",  # the rest as LiteLLM and OpenLLMetry write them
+        "acompletion",
+        "atext_completion",
+        "responses",
+        "aresponses",
+        "anthropic_messages",
+    }
+)
 """Operations that have a model answer; embeddings, tools, retrievals and agents are none."""
 FIELDS: Mapping[str, str] = MappingProxyType(
     {"request_id": "request_id", "routed": "model", "unit_id": "unit_id", "at": "at"}
@@ -251,7 +265,8 @@ def rows(
 
     A call has kind "call", and the keys of `NAMES` beside request_id (of its span), trace_id,
     span_id, parent_span_id, model (who answered, by the name that was asked for), at, seconds,
-    failed, attributes and resource; an evaluation has kind "evaluation", and trace_id, span_id (of
+    failed, answered (whether anything of an answer came, though the span may have failed after it),
+    attributes and resource; an evaluation has kind "evaluation", and trace_id, span_id (of
     what it is about), response_id, decision_id, outcome_token, name, score, label, failed, at. A
     span that is no call but names a decision has kind "decision". None where nothing is said.
     ignored: counts what is none of these. parents: filled with the parent of every span that has
@@ -391,6 +406,8 @@ def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
         "finish_reason": reasons[0] if isinstance(reasons, list) and reasons else reasons or None,
         "error": error,
         "failed": error is not None or status in (2, "2", "STATUS_CODE_ERROR"),
+        "answered": row["output_tokens"] is not None
+        or (row["response_id"] is not None and row["answered_model"] is not None),
         "attributes": attributes,
         "resource": resource,
     }

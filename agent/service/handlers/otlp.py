@@ -319,7 +319,7 @@ class Otlp:
             decision=decision,
             ended=(row["at"] or 0.0) + (row["seconds"] or 0.0),
             seconds=row["seconds"],
-            failed=row["failed"] and row["response_id"] is None and row["output_tokens"] is None,
+            failed=row["failed"] and not row["answered"],
             served=record.routed,
             reward=record.reward,
             outputs=outputs,

@@ -123,9 +123,19 @@ STORIES: dict[str, tuple[Sequence[Arrival], list[tuple[str, str, Any]], dict[str
         {"inner": 1},
     ),
     "one answer seen twice in a trace": (
-        [call(1, answer="a"), call(1, answer="a"), rating(0.7, answer="a")],
-        [("observations", name(1), 0.7)],
-        {},
+        [
+            call(1, answer="a", parent=7),
+            call(2, answer="a", parent=7),
+            Decided(span=name(7), decision="d4"),
+            rating(0.7, answer="a"),
+        ],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {"again": 1},
+    ),
+    "one answer seen twice, and one of the two names the decision": (
+        [call(1, answer="a"), call(2, answer="a", decision="d4"), rating(0.7, answer="a")],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {"again": 1},
     ),
     "a failed attempt and one that served": (
         [

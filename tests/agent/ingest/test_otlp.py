@@ -145,6 +145,30 @@ def test_a_status_is_no_outcome():
     assert "reward" not in found[0]
 
 
+def test_what_failed_after_an_answer_began_is_an_answer():
+    nothing = {"gen_ai.usage.output_tokens": None, "gen_ai.response.model": None}
+    error = {"error.type": "_OTHER"}
+    found = rows(
+        traces(
+            span(1, nothing | error | {"gen_ai.response.id": None}),
+            # LiteLLM gives a failed call an id of its own.
+            span(
+                2, nothing | error | {"gen_ai.response.id": "259f595b-bc51-496e-ac67-4a1d2d430ce8"}
+            ),
+            # A stream that the user left.
+            span(3, error | {"gen_ai.usage.output_tokens": None}),
+        )
+    )
+    assert [row["failed"] for row in found] == [True, True, True]
+    assert [row["answered"] for row in found] == [False, False, True]
+
+
+def test_what_litellm_calls_its_operations_are_calls():
+    for operation in ("acompletion", "aresponses", "anthropic_messages", "text_completion"):
+        (row,) = rows(traces(span(1, {"gen_ai.operation.name": operation})))
+        assert row["kind"] == "call"
+
+
 def test_a_stream_without_usage_has_no_tokens_rather_than_none_at_all():
     (row,) = rows(traces(span(1, {"gen_ai.usage.output_tokens": None})))
     assert row["output_tokens"] is None
