@@ -144,9 +144,10 @@ class OtlpSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     the row of a span. evaluation: the name of the evaluation whose result is the reward; others are
     counted and left out. only: attributes of a span, or of its resource, that it must have with
     these values to count: an application also calls models for what is no request of this
-    experiment. settle_seconds: how long a span waits for those around it. wait_seconds: how long it
-    waits for its evaluation, and an evaluation for its span; it is noted in a file beside the
-    store. waiting: the most spans that wait.
+    experiment. settle_seconds: how long a span waits for those around it, and twenty times as long
+    for one that it names as its parent and that has not come. wait_seconds: how long it waits for
+    its evaluation, and an evaluation for its span; it is noted in a file beside the store. waiting:
+    the most spans that wait.
     """
 
     mapping: str

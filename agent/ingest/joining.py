@@ -55,9 +55,13 @@ CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer !=
 """
 _AT_ONCE = 500
 """Calls, or ratings, that are judged in one round."""
-MOST_PARENTS = 100_000
+MOST_PARENTS = 50_000
 """Spans whose parents are remembered, so that a call is found within whatever lies between."""
-_READ_AGAIN = ("open", "failed", "superseded")
+PATIENCE = 20.0
+"""Times `settle_seconds`: how long a call waits for a span around it that has not come, and that
+may never come, such as another service's."""
+_WAITING = ("new", "partial", "open")
+_READ_AGAIN = (*_WAITING, "failed", "superseded")
 """States of calls that may still be said something of."""
 _DEEPEST = 64
 _TRACE = 32
@@ -103,7 +107,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Within(msgspec.Struct, frozen=True):
-    """Any span at all, and the one that it happened within."""
+    """Any span at all, and the one that it happened within, "" for none."""
 
     span: str
     parent: str
@@ -187,7 +191,7 @@ class Joining:
         with self._lock:
             counted = {}
             for kind, table in (("calls", "calls"), ("evaluations", "ratings")):
-                query = f"SELECT count(*) FROM {table} WHERE state IN ('new', 'open')"
+                query = f"SELECT count(*) FROM {table} WHERE state IN {_WAITING}"
                 counted[kind] = self._file.execute(query).fetchone()[0]
             return counted
 
@@ -195,9 +199,11 @@ class Joining:
         """Keep what has arrived, all or nothing; how many of each kind are new, and how many were
         there before."""
         counts: Counter[str] = Counter()
+        traces: dict[str, None] = {}
         with self._lock, _transaction(self._file):
             for each in arrivals:
                 if isinstance(each, Within):
+                    traces[each.span[:_TRACE]] = None
                     self._parents[each.span] = each.parent
                     if len(self._parents) > MOST_PARENTS:
                         self._parents.popitem(last=False)
@@ -209,7 +215,7 @@ class Joining:
                         (*values, self._encode(each)),
                     ).rowcount
                     kind = "calls"
-                    self._reopen(each.span)
+                    traces[each.span[:_TRACE]] = None
                 elif isinstance(each, Rating):
                     new = self._file.execute(
                         "INSERT OR IGNORE INTO ratings VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new')",
@@ -223,8 +229,10 @@ class Joining:
                     ).rowcount
                     kind = "around"
                     self._wake(each.span, None)
-                    self._reopen(each.span)
+                    traces[each.span[:_TRACE]] = None
                 counts[kind if new else "repeats"] += 1
+            for trace in traces:
+                self._reopen(trace)
         return counts
 
     def judge(self, now: float) -> Round:
@@ -248,14 +256,15 @@ class Joining:
 
     def _judge_calls(self, now: float, this: Round) -> None:
         settled = self._file.execute(
-            "SELECT span, parent, answer, decision, ended FROM calls"
-            " WHERE state = 'new' AND came <= ? ORDER BY came, rowid LIMIT ?",
-            (now - self._settle, _AT_ONCE),
+            "SELECT span, parent, answer, decision, ended, came FROM calls WHERE state = 'new' AND"
+            " came <= ?1 UNION ALL SELECT span, parent, answer, decision, ended, came FROM calls"
+            " WHERE state = 'partial' AND came <= ?2 ORDER BY came LIMIT ?3",
+            (now - self._settle, now - PATIENCE * self._settle, _AT_ONCE),
         ).fetchall()
         this.more = len(settled) == _AT_ONCE
         ready: dict[str, tuple[float, str]] = {}
-        for span, parent, answer, decision, ended in settled:
-            outer, within = self._around(parent)
+        for span, parent, answer, decision, ended, came in settled:
+            outer, within, complete = self._around(parent)
             if outer is not None:
                 self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (outer, span))
                 self._leave_out(span, "inner", this)
@@ -264,7 +273,7 @@ class Joining:
             first = None if answer is None else self._first(span, answer)
             if first is not None:
                 same = _same_trace(span, first.span)
-                if same and decision and first.decision is None and first.state in ("new", "open"):
+                if same and decision and first.decision is None and first.state in _WAITING:
                     self._leave_out(first.span, "again", this)  # this one says more
                     first = None
                 elif decision is None or decision == first.decision or same:
@@ -278,7 +287,9 @@ class Joining:
                 continue
             call = self._call(span)
             if decision is None:
-                if call.reward is not None:
+                if not complete and now - came < PATIENCE * self._settle:
+                    self._set_call(span, "partial")
+                elif call.reward is not None:
                     self._log(span, call.reward, (), this)
                 else:
                     self._set_call(span, "open")
@@ -335,7 +346,7 @@ class Joining:
                 this.ready.append(Ready("rewards", outcome, ratings=(number,)))
             elif target is not None and target.state == "open":
                 rows.setdefault(target.span, []).append((number, reward))
-            elif target is not None and target.state == "new":
+            elif target is not None and target.state in _WAITING:
                 # Woken when that call is judged.
                 query = "UPDATE OR REPLACE ratings SET state = 'open', span = ? WHERE id = ?"
                 self._file.execute(query, (target.span, number))
@@ -401,30 +412,33 @@ class Joining:
         # What is over is kept as long again, for whatever arrives twice.
         for table in ("calls", "ratings"):
             self._file.execute(
-                f"DELETE FROM {table} WHERE state NOT IN ('new', 'open') AND came <= ?",
+                f"DELETE FROM {table} WHERE state NOT IN {_WAITING} AND came <= ?",
                 (old - self._wait,),
             )
         self._file.execute("DELETE FROM decided WHERE came <= ?", (old - self._wait,))
 
-    def _around(self, parent: str | None) -> tuple[str | None, str | None]:
-        """The call that a span happened within, or else the decision."""
+    def _around(self, parent: str | None) -> tuple[str | None, str | None, bool]:
+        """The call that a span happened within, or else the decision; whether all spans around it
+        have come, as far as that matters."""
         for _ in range(_DEEPEST):
-            if parent is None:
+            if not parent:
                 break
             if self._find("span = ?", parent) is not None:
-                return parent, None
+                return parent, None, True
             decision = self._decision_of(parent)
             if decision is not None:
-                return None, decision
-            parent = self._parents.get(parent)
-        return None, None
+                return None, decision, True
+            if parent not in self._parents:
+                return None, None, False
+            parent = self._parents[parent]
+        return None, None, True
 
-    def _reopen(self, span: str) -> None:
+    def _reopen(self, trace: str) -> None:
         """Have the calls of this trace that wait as rows judged again: what came may be around
         them."""
-        trace = span[:_TRACE]
         self._file.execute(
-            "UPDATE calls SET state = 'new' WHERE state = 'open' AND span >= ? AND span < ?",
+            "UPDATE calls SET state = 'new' WHERE state IN ('open', 'partial')"
+            " AND span >= ? AND span < ?",
             (f"{trace}-", f"{trace}."),
         )
 

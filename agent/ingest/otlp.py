@@ -269,8 +269,8 @@ def rows(
     attributes and resource; an evaluation has kind "evaluation", and trace_id, span_id (of
     what it is about), response_id, decision_id, outcome_token, name, score, label, failed, at. A
     span that is no call but names a decision has kind "decision". None where nothing is said.
-    ignored: counts what is none of these. parents: filled with the parent of every span that has
-    one, calls or not, both as request_id writes them.
+    ignored: counts what is none of these. parents: filled with the parent of every span,
+    calls or not, both as request_id writes them; "" for one that has none.
     """
     counted = Counter[str]() if ignored is None else ignored
     if isinstance(message, Traces):
@@ -278,10 +278,10 @@ def rows(
             resource = _flat([] if batch.resource is None else batch.resource.attributes)
             for scope in batch.scope_spans:
                 for span in scope.spans:
-                    if parents is not None and span.parent_span_id:
-                        trace = span.trace_id.lower()
-                        parent = f"{trace}-{span.parent_span_id.lower()}"
-                        parents[f"{trace}-{span.span_id.lower()}"] = parent
+                    if parents is not None:
+                        trace, parent = span.trace_id.lower(), span.parent_span_id.lower()
+                        around = f"{trace}-{parent}" if parent.strip("0") else ""
+                        parents[f"{trace}-{span.span_id.lower()}"] = around
                     yield from _of_span(span, resource, counted)
         return
     for each in message.resource_logs:

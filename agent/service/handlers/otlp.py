@@ -107,7 +107,7 @@ class Otlp:
         self._under_way = 0
         self._last_refusal = ""
         if mapping is not None:
-            full = dict(otlp.FIELDS) | mapping.all_fields
+            full = dict(otlp.FIELDS) | mapping.fields
             mapping = msgspec.structs.replace(mapping, preset=None, fields=full)
             self._rewards = Rewards(mapping.rewards) if mapping.rewards else None
             self._to_record = mapped(mapping, adapter.agent.config.features)

@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 
-from equipoise.agent.ingest.joining import Arrival, Call, Decided, Joining, Rating, Ready, Within
+from equipoise.agent.ingest.joining import (
+    PATIENCE,
+    Arrival,
+    Call,
+    Decided,
+    Joining,
+    Rating,
+    Ready,
+    Within,
+)
 from equipoise.store.records import AttemptReport, Observation, Outcome
 
-SETTLE, WAIT = 10.0, 100.0
+SETTLE, WAIT = 10.0, 1000.0
 
 
 def name(span: int, trace: int = 1) -> str:
@@ -257,6 +266,19 @@ def test_what_is_around_a_call_may_end_long_after_it(late: str, tmp_path: Path) 
         assert counts["inner"] == (late == "outer")
 
 
+def test_a_call_waits_for_a_span_around_it_that_has_not_come(tmp_path: Path) -> None:
+    """An exporter may take its time; the span of another service never comes."""
+    with opened(tmp_path) as joining:
+        joining.note([call(3, parent=2), Within(name(3), name(2)), rating(span=name(3))], 0.0)
+        joining.note([call(4, 4, parent=1), rating(0.1, span=name(4, 4))], 0.0)
+        joining.note([Within(name(1, 4), "")], 0.0)  # whole: it happened in a span of no decision
+        assert said(finished(joining, SETTLE)[0]) == [("observations", name(4, 4), 0.1)]
+        assert joining.waiting() == {"calls": 1, "evaluations": 1}
+        assert finished(joining, PATIENCE * SETTLE - 1.0)[0] == []
+        ready, _ = finished(joining, PATIENCE * SETTLE)
+        assert said(ready) == [("observations", name(3), 0.5)]
+
+
 def test_who_is_never_rated_is_counted_or_kept(tmp_path: Path) -> None:
     for keep in (False, True):
         folder = tmp_path / str(keep)
@@ -322,7 +344,7 @@ def test_any_mixture_is_logged_once_and_everything_is_accounted_for(tmp_path: Pa
             if draw.random() < 0.3:
                 joining.close()
                 joining = opened(folder)
-        for now in (11.0, 12.0, 13.0, 120.0):
+        for now in (11.0, 12.0, 13.0, WAIT + 20.0):
             some, left_out = finished(joining, now)
             ready += some
             counts += left_out

@@ -134,6 +134,7 @@ def test_what_is_no_call_is_counted_and_its_place_is_known():
     place = f"{trace_id(9)}-"
     assert parents[place + span_id(5)] == place + span_id(4)
     assert parents[place + span_id(4)] == place + span_id(1)
+    assert parents[place + span_id(1)] == ""
     assert rows(logs({"body": {"stringValue": "hello"}}), ignored=ignored) == []
     assert ignored == {"spans": 4, "records": 1}
 
