@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -148,7 +149,9 @@ def _check_rows(daemon: Running, truth: list[Any]) -> None:
             _expected(row) for row in truth if row["decision"] is None and row["reward"] is not None
         )
     )
-    assert logged == expected
+    extra, missing = Counter(logged) - Counter(expected), Counter(expected) - Counter(logged)
+    assert not extra, f"logged without cause {extra}; not logged {missing}"
+    assert not missing, f"not logged {missing}"
 
 
 def _report(
