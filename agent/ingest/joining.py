@@ -47,10 +47,12 @@ CREATE TABLE IF NOT EXISTS decided (span TEXT PRIMARY KEY, decision TEXT NOT NUL
 CREATE TABLE IF NOT EXISTS ratings (
   id INTEGER PRIMARY KEY, span TEXT NOT NULL, answer TEXT NOT NULL, decision TEXT NOT NULL,
   reward REAL NOT NULL, at REAL NOT NULL, came REAL NOT NULL, state TEXT NOT NULL,
+  about TEXT, -- the call that it waits for
   UNIQUE (span, answer, decision, reward, at)
 ) STRICT;
 CREATE INDEX IF NOT EXISTS ratings_by_state ON ratings (state, came);
 CREATE INDEX IF NOT EXISTS ratings_by_time ON ratings (came);
+CREATE INDEX IF NOT EXISTS ratings_by_call ON ratings (about) WHERE about IS NOT NULL;
 CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer != '';
 """
 _AT_ONCE = 500
@@ -218,7 +220,7 @@ class Joining:
                     traces[each.span[:_TRACE]] = None
                 elif isinstance(each, Rating):
                     new = self._file.execute(
-                        "INSERT OR IGNORE INTO ratings VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new')",
+                        "INSERT OR IGNORE INTO ratings VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new', NULL)",
                         (each.span, each.answer, each.decision, each.reward, each.at, now),
                     ).rowcount
                     kind = "evaluations"
@@ -348,11 +350,12 @@ class Joining:
                 rows.setdefault(target.span, []).append((number, reward))
             elif target is not None and target.state in _WAITING:
                 # Woken when that call is judged.
-                query = "UPDATE OR REPLACE ratings SET state = 'open', span = ? WHERE id = ?"
+                query = "UPDATE ratings SET state = 'open', about = ? WHERE id = ?"
                 self._file.execute(query, (target.span, number))
             else:
-                self._set_rating(number, "spare")
-                this.left_out["spare"] += 1
+                state = "late" if target is not None and target.state == "unrated" else "spare"
+                self._set_rating(number, state)
+                this.left_out[state] += 1
         for span, ratings in rows.items():
             # The last one that was given counts; they are in that order.
             numbers = tuple(number for number, _ in ratings)
@@ -446,6 +449,7 @@ class Joining:
         """Have the ratings that waited for this judged again."""
         query = "UPDATE ratings SET state = 'new' WHERE state = 'open' AND"
         self._file.execute(f"{query} span = ?", (span,))
+        self._file.execute(f"{query} about = ?", (span,))
         if answer is not None:
             self._file.execute(f"{query} answer = ?", (answer,))
 

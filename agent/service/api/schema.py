@@ -279,9 +279,9 @@ class OtlpAnswer(Wire, frozen=True, kw_only=True):
     that were decided here. around: spans that name a decision and are no call. inner: calls within
     another call, which counts. again: calls whose answer was there before. failed: calls of a
     decision that got no answer; superseded: that got one before the last. unrated: calls whose
-    evaluation never came. spare: evaluations of a call that had one; unmatched: whose call never
-    came. refused: what the log does not take; the daemon's log says why. last_refusal: the newest
-    reason.
+    evaluation never came; late: evaluations that came after that. spare: evaluations of a call that
+    had one; unmatched: whose call never came. refused: what the log does not take; the daemon's log
+    says why. last_refusal: the newest reason.
     """
 
     waiting_calls: int
@@ -303,6 +303,7 @@ class OtlpAnswer(Wire, frozen=True, kw_only=True):
     failed: int
     superseded: int
     unrated: int
+    late: int
     spare: int
     unmatched: int
     refused: int

@@ -199,6 +199,15 @@ def test_an_exporter_that_sends_again_changes_nothing(tmp_path: Path) -> None:
         assert len(ready) == 2
         assert joining.note(arrivals, SETTLE + 1.0) == {"repeats": 3}
         assert finished(joining, 3 * SETTLE)[0] == []
+        # One that waits for the call around its own is the same when it is sent again.
+        joining.note([call(4, 4, parent=3), rating(span=name(4, 4))], 4 * SETTLE)
+        joining.judge(5 * SETTLE)
+        joining.note([call(3, 4), rating(span=name(4, 4))], 5 * SETTLE)
+        joining.judge(5 * SETTLE)
+        assert joining.note([rating(span=name(4, 4))], 5 * SETTLE) == {"repeats": 1}
+        ready, counts = finished(joining, 6 * SETTLE)
+        assert said(ready) == [("observations", name(3, 4), 0.5)]
+        assert counts["spare"] == 0
 
 
 def test_what_was_noted_survives_and_what_was_not_finished_comes_again(tmp_path: Path) -> None:
@@ -294,7 +303,9 @@ def test_who_is_never_rated_is_counted_or_kept(tmp_path: Path) -> None:
             assert this.left_out["unrated"] == (0 if keep else 1)
             assert this.left_out["unmatched"] == 2
             assert joining.waiting() == {"calls": 0, "evaluations": 0}
-            joining.judge(3 * WAIT)  # nothing of it is kept for ever
+            joining.note([rating(0.9, span=name(1))], WAIT)
+            assert joining.judge(WAIT).left_out["spare" if keep else "late"] == 1
+            joining.judge(4 * WAIT)  # nothing of it is kept for ever
             with sqlite3.connect(folder / "log.db.spans") as file:
                 assert file.execute("SELECT count(*) FROM calls").fetchone() == (0,)
                 assert file.execute("SELECT count(*) FROM ratings").fetchone() == (0,)
