@@ -220,7 +220,8 @@ class Joining:
                     traces[each.span[:_TRACE]] = None
                 elif isinstance(each, Rating):
                     new = self._file.execute(
-                        "INSERT OR IGNORE INTO ratings VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new', NULL)",
+                        "INSERT OR IGNORE INTO ratings"
+                        " VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new', NULL)",
                         (each.span, each.answer, each.decision, each.reward, each.at, now),
                     ).rowcount
                     kind = "evaluations"

@@ -175,7 +175,8 @@ def _report(
     report.add(
         f"{instrumentation}, {exporter}",
         f"{counts['calls']} calls: {counts['observations']} rows, {counts['outcomes']} outcomes, "
-        f"{counts['rewards']} rewards, {counts['failed']} failed, {counts['waiting_calls']} unrated; "
+        f"{counts['rewards']} rewards, {counts['failed']} failed, "
+        f"{counts['waiting_calls']} unrated; "
         f"{again} exports sent twice, {counts['repeats']} repeats counted once",
     )
 
