@@ -19,7 +19,7 @@ from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
 from equipoise.agent.lifecycle.eras import Ended
 from equipoise.agent.monitors.check import Status as CheckStatus
-from equipoise.store.records import UNPRINTABLE, Decision, Id, Outcome, Request
+from equipoise.store.records import UNPRINTABLE, AttemptReport, Decision, Id, Outcome, Request
 
 Mode: TypeAlias = Literal["observe", "run"]
 PassThrough: TypeAlias = Literal[
@@ -118,8 +118,8 @@ class OutcomeReport(Outcome, frozen=True, kw_only=True):
 
 OutcomesRequest: TypeAlias = OutcomeReport | list[OutcomeReport]
 """One outcome or many. Outputs come with the response, the reward later; each part counts once.
-`served`, `attempt` and `delivered` speak of one attempt: the delivered one with the highest number
-counts, in whatever order parts come. `at` may not lie in the future."""
+`served`, `attempt` and `delivered` speak of one attempt, `attempts` of all: the delivered one with
+the highest number counts, in whatever order parts come. `at` may not lie in the future."""
 
 
 class Rejected(Wire, frozen=True, kw_only=True):
@@ -484,7 +484,7 @@ class BudgetAnswer(Wire, frozen=True, kw_only=True):
 class OutcomePart(Wire, frozen=True, kw_only=True):
     """One accepted part of an outcome. outputs: as transformed, null where not in this part.
     attempt: which one it speaks of, null for none; served: null where it does not say who answered
-    it. A part after an expiry is late.
+    it. A part after an expiry is late. attempts: every attempt in its order, where it lists them.
 
     delivered: whether that attempt reached the user. reward: null where not in this part. at: when
     it came, in seconds since the epoch.
@@ -496,6 +496,7 @@ class OutcomePart(Wire, frozen=True, kw_only=True):
     outputs: list[float] | None
     reward: float | None
     at: float | None
+    attempts: list[AttemptReport] | None = None
 
 
 class LoggedDecision(Wire, frozen=True, kw_only=True):
