@@ -26,12 +26,13 @@ What was tried is counted where LiteLLM tries it, once per attempt. The daemon's
 is its call id, which the proxy takes from `x-litellm-call-id` and sends back in that header.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: LiteLLM executes this file without entering it into
+# sys.modules, where dataclasses would look for what a quoted annotation means.
 import atexit
 import importlib.util
 import logging
 import os
+import sys
 import time
 import uuid
 from collections import OrderedDict
@@ -50,8 +51,6 @@ else:
             "equipoise_client", Path(__file__).with_name("client.py")
         )
         _client = importlib.util.module_from_spec(_spec)
-        import sys
-
         sys.modules[_spec.name] = _client  # dataclasses look their module up
         _spec.loader.exec_module(_client)
         Choice, Client = _client.Choice, _client.Client
@@ -63,6 +62,7 @@ except ImportError:  # the parts that need no LiteLLM still work
 
 MARK = "equipoise_request_id"  # in the metadata of a request that was decided
 REMEMBERED = 20_000  # newest requests whose outcomes are told apart
+MOST_ATTEMPTS = 100  # that an outcome may list
 WARN_SECONDS = 60.0  # between two warnings of one kind
 SOURCES_OF_OUTPUTS = (
     "seconds",
@@ -187,13 +187,25 @@ def _truth(value: object) -> bool:
 @dataclass(slots=True)
 class Attempt:
     """One call of a deployment. model: of the experiment, None for a group that is none of its;
-    call_id: LiteLLM's, one for all attempts in the proxy and one per attempt in the SDK."""
+    call_id: LiteLLM's, one for all attempts in the proxy and one per attempt in the SDK. status: as
+    in an outcome's attempts, "" while it lasts. began, ended: seconds since the epoch."""
 
     model: str | None
-    group: str | None
     call_id: str | None
-    started: float
-    failed: bool = False
+    began: float
+    ended: float = 0.0
+    status: str = ""
+    cost: float | None = None
+
+    def ends(self, status: str, at: float, cost: float | None = None) -> None:
+        """The first end counts."""
+        if not self.status:
+            self.status, self.ended, self.cost = status, at, cost
+
+    def reported(self) -> Body:
+        seconds = round(max(0.0, self.ended - self.began), 6)
+        known = {} if self.cost is None else {"cost": self.cost}
+        return {"model": self.model, "status": self.status, "seconds": seconds, **known}
 
 
 @dataclass(slots=True)
@@ -223,7 +235,7 @@ class Counters:
     errors: int = 0
 
 
-class Equipoise(CustomLogger):  # type: ignore[misc, valid-type]
+class Equipoise(CustomLogger):  # type: ignore[misc]
     """Routing plugin and callback of LiteLLM. One per process. It never fails a request: whatever
     goes wrong, the routed model's group is served."""
 
@@ -375,65 +387,64 @@ class Equipoise(CustomLogger):  # type: ignore[misc, valid-type]
             self._went_wrong(error)
 
     def _begins(self, request: Request, kwargs: Body) -> None:
+        now = time.time()
+        if request.attempts:  # a stream that broke before its first word has no failure of its own
+            request.attempts[-1].ends("failed", now)
         group, deployment = _place(kwargs)
-        model = self._models.get(str(deployment)) or self._models.get(str(group))
-        call_id = kwargs.get("litellm_call_id")
-        request.attempts.append(Attempt(model, group, call_id, time.time()))
+        request.attempts.append(
+            Attempt(self._model(group, deployment), kwargs.get("litellm_call_id"), now)
+        )
+
+    def _model(self, group: object, deployment: object) -> str | None:
+        return self._models.get(str(deployment)) or self._models.get(str(group))
 
     def _failed_attempt(
         self, request: Request, kwargs: Body, from_proxy: bool | None = None
     ) -> None:
         if from_proxy is not None and request.from_proxy != from_proxy:
             return
-        call_id = kwargs.get("litellm_call_id")
-        tried = [at for at, each in enumerate(request.attempts) if each.call_id == call_id]
-        if tried:
-            self._undelivered(request, tried[-1])
+        call_id, now = kwargs.get("litellm_call_id"), time.time()
+        tried = [each for each in request.attempts if each.call_id == call_id]
+        if tried and not tried[-1].status:
+            tried[-1].ends("failed", now)
+            if not request.from_proxy:  # nothing says whether another attempt follows
+                self._report(request)
 
     def _failed(self, request: Request, _: Body) -> None:
         request.ended = "failed"
         self.counters.failed += 1
-        for at in range(len(request.attempts)):
-            self._undelivered(request, at)
-        if not request.attempts:
+        if request.attempts:
+            request.attempts[-1].ends("failed", time.time())
+            self._report(request)
+        else:
             self.client.outcome(request.choice, delivered=False)
 
     def _answered(self, request: Request, kwargs: Body) -> None:
         event = kwargs.get("standard_logging_object") or {}
         group, deployment = event.get("model_group"), event.get("model_id")
-        model = self._models.get(str(deployment)) or self._models.get(str(group))
-        if not request.attempts or request.attempts[-1].model != model:
-            self._begins(
-                request, {"metadata": {"model_group": group}, "model_info": {"id": deployment}}
-            )
-        last = len(request.attempts) - 1
-        for at in range(last):
-            self._undelivered(request, at)
+        model = self._model(group, deployment)
+        if not request.attempts or request.attempts[-1].model != model:  # a call without hooks
+            place = {"metadata": {"model_group": group}, "model_info": {"id": deployment}}
+            self._begins(request, place)
+        outputs = outputs_of(self.settings, kwargs, request.attempts)
+        cost = known_cost(self.settings, kwargs)
+        end = event.get("endTime") or time.time()
         if event.get("cache_hit") or kwargs.get("cache_hit"):
             # Another request's answer: nothing is known of what this draw's model would have said.
             request.ended = "cached"
             self.counters.cached += 1
-            self._undelivered(request, last)
-        elif model is None:
-            request.ended = "answered"
-            self.counters.answered += 1
-            self._undelivered(request, last)
+            request.attempts[-1].ends("cached", end)
+            self._report(request)
         else:
             request.ended = "answered"
             self.counters.answered += 1
-            began = request.attempts[last].started if last else None
-            outputs = outputs_of(self.settings, kwargs, began)
             self.counters.tokens_left_out += not tokens_known(self.settings, kwargs)
-            self.client.outcome(
-                request.choice, served=model, attempt=last + 1, delivered=True, outputs=outputs
-            )
+            request.attempts[-1].ends("delivered", end, cost)
+            self._report(request, outputs=outputs)
 
-    def _undelivered(self, request: Request, at: int) -> None:
-        attempt = request.attempts[at]
-        if not attempt.failed:
-            attempt.failed = True
-            named = {} if attempt.model is None else {"served": attempt.model}
-            self.client.outcome(request.choice, attempt=at + 1, delivered=False, **named)
+    def _report(self, request: Request, **parts: Any) -> None:
+        attempts = [each.reported() for each in request.attempts]
+        self.client.outcome(request.choice, attempts=attempts[-MOST_ATTEMPTS:], **parts)
 
     def _went_wrong(self, error: Exception) -> None:
         self.counters.errors += 1
@@ -505,30 +516,38 @@ def tokens_known(settings: Settings, kwargs: Mapping[str, Any]) -> bool:
     return settings.stream_usage and whole and bool(asked.get("include_usage"))
 
 
-def outputs_of(settings: Settings, kwargs: Mapping[str, Any], began: float | None) -> Body:
-    """The configured outputs of an answer, as far as they are known.
+def known_cost(settings: Settings, kwargs: Mapping[str, Any]) -> float | None:
+    """Cost of an answer in USD, None where it is none or made of estimates.
 
-    began: when the attempt that answered began, in seconds since the epoch, where others had failed
-    before it; LiteLLM counts a stream from the arrival of the request.
+    LiteLLM says 0.0 for a model that it knows no price of.
     """
     event = kwargs.get("standard_logging_object") or {}
-    streamed = event.get("stream") or kwargs.get("stream")
-    known: Body = {}
+    cost: float | None = event.get("response_cost")
+    unpriced = event.get("response_cost_failure_debug_info") or not cost
+    return None if unpriced or not tokens_known(settings, kwargs) else cost
+
+
+def outputs_of(settings: Settings, kwargs: Mapping[str, Any], attempts: Sequence[Attempt]) -> Body:
+    """The configured outputs of an answer, as far as they are known.
+
+    attempts: all of the request, of which the last one answered; LiteLLM counts a stream from the
+    arrival of the request, whatever had failed before it.
+    """
+    event = kwargs.get("standard_logging_object") or {}
+    known: Body = {"cost": known_cost(settings, kwargs)}
     start, end = event.get("startTime"), event.get("endTime")
-    if streamed and began is not None:
-        start = began
+    if len(attempts) > 1 and (event.get("stream") or kwargs.get("stream")):
+        start = attempts[-1].began
     if isinstance(start, int | float) and isinstance(end, int | float):
         known["seconds"] = max(0.0, end - start)
     if tokens_known(settings, kwargs):
         known["input_tokens"] = event.get("prompt_tokens")
         known["output_tokens"] = event.get("completion_tokens")
-        if event.get("response_cost") and not event.get("response_cost_failure_debug_info"):
-            known["cost"] = event.get("response_cost")
-    if "answer" in settings.outputs.values() or "finish_reason" in settings.outputs.values():
-        response = event.get("response")
-        choices = (response.get("choices") if isinstance(response, Mapping) else None) or [{}]
+    response = event.get("response")
+    choices = response.get("choices") if isinstance(response, Mapping) else None
+    if choices:
         known["answer"] = _at(choices[0], "message.content")
-        known["finish_reason"] = choices[0].get("finish_reason")
+        known["finish_reason"] = _at(choices[0], "finish_reason")
     pairs = ((name, known.get(source)) for name, source in settings.outputs.items())
     return {name: value for name, value in pairs if value is not None}
 

@@ -1,10 +1,11 @@
 """An OpenAI endpoint whose answers are known: the prompt itself says what each model does with it.
 
-A prompt is `TAG MODEL=WHAT,WHAT,... MODEL=WHAT ...`, such as `r17 large=500,ok small=ok`: the first
-call of `large` about r17 fails, later ones succeed; a model that is not named succeeds. WHAT is a
-status code, `ok`, `slowS` (an answer after S seconds), `cut0` or `cut1` (a stream that breaks before
-or after its first word; an answer that breaks off, where nothing is streamed), or `plain` (ok, and
-no usage). Every call is written to the record as one JSON line.
+A prompt is `TAG MODEL=WHAT,WHAT,... MODEL=WHAT ...`, such as `r17 large=500,ok small=ok`: the
+first call of `large` about r17 fails, later ones succeed; a model that is not named succeeds. WHAT
+is a status code, `late500` (that status after LATE_SECONDS), `ok`, `slow` (an answer after as
+long), `cut0` or `cut1` (a stream that breaks before or after its first word; an answer that breaks
+off, where nothing is streamed), or `plain` (ok, and no usage). Every call is written to the record
+as one JSON line.
 
     python fake_openai.py PORT RECORD
 """
@@ -21,6 +22,7 @@ from collections import Counter
 from typing import Any, TextIO
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 100, 20
+LATE_SECONDS = 0.3
 WORDS = 5  # of a streamed answer
 _PART = re.compile(r"(\S+)=(\S+)")
 
@@ -53,10 +55,11 @@ class Endpoint:
         line = {"tag": tag, "model": model, "what": what, "streamed": streamed, "at": time.time()}
         self.record.write(json.dumps(line) + "\n")
         self.record.flush()
-        if what.startswith("slow"):
-            await asyncio.sleep(float(what.removeprefix("slow")))
-        if what.isdigit():
-            answer(writer, int(what), {"error": {"message": f"told to: {what}", "code": what}})
+        if what.startswith(("slow", "late")):
+            await asyncio.sleep(LATE_SECONDS)
+        status = what.removeprefix("late")
+        if status.isdigit():
+            answer(writer, int(status), {"error": {"message": f"told to: {what}", "code": status}})
             return True
         if streamed:
             usage = (body.get("stream_options") or {}).get("include_usage") and what != "plain"
@@ -77,9 +80,8 @@ class Endpoint:
     async def stream(
         self, writer: asyncio.StreamWriter, model: str, tag: str, what: str, usage: bool
     ) -> bool:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n")
+        writer.write(b"transfer-encoding: chunked\r\n\r\n")
         chunk = common(model, tag, "chat.completion.chunk")
         words = [f"{model} ", "answers ", f"{tag} ", "at ", "length"]
         keep = {"cut0": 0, "cut1": 1}.get(what, WORDS)
