@@ -4,8 +4,8 @@ A prompt is `TAG MODEL=WHAT,WHAT,... MODEL=WHAT ...`, such as `r17 large=500,ok 
 first call of `large` about r17 fails, later ones succeed; a model that is not named succeeds. WHAT
 is a status code, `late500` (that status after LATE_SECONDS), `ok`, `slow` (an answer after as
 long), `cut0` or `cut1` (a stream that breaks before or after its first word; an answer that breaks
-off, where nothing is streamed), or `plain` (ok, and no usage). Every call is written to the record
-as one JSON line.
+off, where nothing is streamed), `drip` (LATE_SECONDS between two words of a stream) or `plain` (ok,
+and no usage). Every call is written to the record as one JSON line.
 
     python fake_openai.py PORT RECORD
 """
@@ -91,7 +91,7 @@ class Endpoint:
                 writer, {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
             )
             await writer.drain()
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(LATE_SECONDS if what == "drip" else 0.002)
         if keep < WORDS:
             return False
         send(writer, {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
