@@ -84,8 +84,7 @@ def proxy(
     port = free_port()
     place = folder / f"proxy-{port}"
     place.mkdir()
-    shutil.copy(ROOT / "agent" / "doors" / "litellm.py", place / "equipoise_litellm.py")
-    shutil.copy(ROOT / "agent" / "client.py", place / "client.py")
+    copy_plugin(place)
     groups = deployments(fakes)
     settings: dict[str, Any] = {"drop_params": True}
     config: dict[str, Any] = {
@@ -159,3 +158,9 @@ def answers(port: int, path: str) -> bool:
         connection.request("GET", path)
         return connection.getresponse().status < 500
     return False
+
+
+def copy_plugin(place: Path) -> None:
+    """As the page says: two files beside the configuration."""
+    shutil.copy(ROOT / "agent" / "doors" / "litellm.py", place / "equipoise_litellm.py")
+    shutil.copy(ROOT / "agent" / "client.py", place / "client.py")
