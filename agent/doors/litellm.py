@@ -191,7 +191,9 @@ class Attempt:
     in an outcome's attempts, "" while it lasts. began, ended: seconds since the epoch."""
 
     model: str | None
+    deployment: str | None
     call_id: str | None
+    call_type: Any
     began: float
     ended: float = 0.0
     status: str = ""
@@ -319,7 +321,7 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
             if value is not None:
                 features[name] = value
         unit = self.settings.unit and look_up(self.settings.unit, body, key)
-        return {"features": features} | ({} if unit is None else {"unit_id": str(unit)})
+        return {"features": features} | ({"unit_id": str(unit)} if unit not in (None, "") else {})
 
     def _send(self, body: Body, choice: Choice, *, from_proxy: bool, known: Request | None) -> None:
         body["model"] = self.settings.models[choice.model][0]
@@ -351,7 +353,7 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
 
     async def async_pre_call_deployment_hook(self, kwargs: Body, call_type: Any) -> None:
         """LiteLLM's, once per attempt, retries and fallbacks included."""
-        self._guarded(self._begins, kwargs)
+        self._guarded(self._begins, kwargs, call_type=call_type)
 
     async def async_post_call_failure_deployment_hook(
         self, request_data: Mapping[str, Any], exception: Exception, call_type: Any, **_: Any
@@ -386,14 +388,17 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
         except Exception as error:
             self._went_wrong(error)
 
-    def _begins(self, request: Request, kwargs: Body) -> None:
+    def _begins(self, request: Request, kwargs: Body, call_type: Any = None) -> None:
         now = time.time()
-        if request.attempts:  # a stream that broke before its first word has no failure of its own
-            request.attempts[-1].ends("failed", now)
         group, deployment = _place(kwargs)
-        request.attempts.append(
-            Attempt(self._model(group, deployment), kwargs.get("litellm_call_id"), now)
-        )
+        if request.attempts:
+            last = request.attempts[-1]
+            nested = last.deployment == deployment and last.call_type != call_type
+            if nested and not last.status:
+                return  # /v1/messages is carried out by another call, of the same attempt
+            last.ends("failed", now)  # a stream that broke may have no failure of its own
+        model, call_id = self._model(group, deployment), kwargs.get("litellm_call_id")
+        request.attempts.append(Attempt(model, deployment, call_id, call_type, now))
 
     def _model(self, group: object, deployment: object) -> str | None:
         return self._models.get(str(deployment)) or self._models.get(str(group))

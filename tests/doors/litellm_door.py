@@ -79,6 +79,8 @@ def drive(folder: Path, report: Report) -> None:
     report.peer = f"{PROXY[0]} as the proxy; litellm {' and '.join(LIBRARIES)} in a program."
     with endpoints(folder) as fakes:
         traffic(folder, fakes, report)
+        declared(folder, fakes, report)
+        other_endpoints(folder, fakes, report)
         daemon_away(folder, fakes, report)
         overhead(folder, fakes, report)
         routers(folder, fakes, report)
@@ -356,6 +358,79 @@ def certified(daemon: Running, decisions: int, report: Report) -> None:
         assert abs(shown["value"] - value) < 4 * shown["standard_error"], rows
         words.append(f"{model} {value}: {shown['value']:.3f}, certified [{low:.3f}, {high:.3f}]")
     report.add("truth inside", f"{'; '.join(words)}; {estimates['certified_rows']:,} rows")
+
+
+def declared(folder: Path, fakes: Fakes, report: Report) -> None:
+    """What two settings promise: drawn requests that no cache answers, and counts of streams."""
+    place = folder / "declared"
+    place.mkdir()
+    lists = [[Sent(f"f{at}", "cached", user="u") for _ in range(2)] for at in range(AWAY // 4)]
+    streams = [Sent(f"s{at}", "plain", "", True, at % 2 == 0) for at in range(AWAY // 4)]
+    with running(place, TOKENS, config=CONFIG) as daemon:
+        options = {"cached": "fresh", "stream_usage": True, "timeout": 1.0}
+        with proxy(folder, fakes, daemon.port, **options) as port:
+            asyncio.run(send_all(port, [*lists, *([each] for each in streams)]))
+        hits: Counter[bool] = Counter()
+        for sent in [each for pair in lists for each in pair] + streams:
+            call_id = sent.headers["x-litellm-call-id"]
+            logged = daemon.ask("GET", f"/v1/decisions?request_id={call_id}", token=route()).json
+            assert "outcomes" in logged, (sent, logged)
+            (part,) = logged["outcomes"]
+            if sent.kind == "cached":
+                hit = part["attempts"][-1]["status"] == "cached"
+                assert not (hit and logged["decision"]["randomized"]), (sent, logged)
+                hits[hit] += 1
+            else:
+                assert (part["outputs"][1] == 20.0) == sent.usage, (sent, logged)
+        daemon.stop()
+    report.add(
+        "cached = fresh", f"{hits[True]} of {hits.total()} from the cache, none of them drawn"
+    )
+    report.add(
+        "stream_usage", f"{len(streams) // 2} of {len(streams)} streams with tokens, all real"
+    )
+
+
+ENDPOINTS = {
+    "/v1/messages": {"max_tokens": 50},
+    "/v1/responses": {},
+    "/v1/completions": {},
+}
+
+
+def other_endpoints(folder: Path, fakes: Fakes, report: Report) -> None:
+    """Requests of other shapes are drawn and reported too, once, retries and fallbacks included."""
+    place = folder / "endpoints"
+    place.mkdir()
+    plans = ["", BOTH.format("500,ok"), "gpt-4o-mini=500 gpt-4o=ok"]
+    with running(place, TOKENS, config=CONFIG) as daemon:
+        with proxy(folder, fakes, daemon.port, timeout=1.0, cache=False) as port:
+            asked = []
+            for at in range(AWAY // 2):
+                for path, more in ENDPOINTS.items():
+                    prompt = f"e{at}{path} {plans[at % len(plans)]}"
+                    shaped: dict[str, Any] = {"input": prompt}
+                    if path == "/v1/completions":
+                        shaped = {"prompt": prompt}
+                    elif path == "/v1/messages":
+                        shaped = {"messages": [{"role": "user", "content": prompt}]}
+                    body = {"model": "chat", **shaped, **more}
+                    url = f"http://127.0.0.1:{port}{path}"
+                    answer = httpx.post(url, json=body, headers=KEY, timeout=60.0)
+                    assert answer.status_code == 200, answer.text
+                    asked.append((f"e{at}{path}", answer.headers["x-litellm-call-id"]))
+        calls, found = fakes.calls(), Counter[str]()
+        for tag, call_id in asked:
+            logged = daemon.ask("GET", f"/v1/decisions?request_id={call_id}", token=route()).json
+            (part,) = logged["outcomes"]
+            attempts = [(each["model"], each["status"]) for each in part["attempts"]]
+            statuses = ["failed"] * (len(calls[tag]) - 1) + ["delivered"]
+            models = [MODELS[call["model"]] for call in calls[tag]]
+            assert attempts == list(zip(models, statuses, strict=True)), (tag, logged, calls[tag])
+            assert part["outputs"][1] == 20.0, logged
+            found[tag.partition("/")[2]] += 1
+        daemon.stop()
+    report.add("other endpoints", f"all records right, {dict(found)}")
 
 
 # A daemon that is not there.

@@ -78,9 +78,12 @@ def endpoints(folder: Path) -> Iterator[Fakes]:
 
 @contextmanager
 def proxy(
-    folder: Path, fakes: Fakes, daemon: int | None, *, timeout: float = 0.05, cache: bool = True
+    folder: Path, fakes: Fakes, daemon: int | None, *, cache: bool = True, **options: Any
 ) -> Iterator[int]:
-    """A proxy on a port of its own, with the plugin for that daemon, or without it for None."""
+    """A proxy on a port of its own, with the plugin for that daemon, or without it for None.
+
+    options: of the plugin.
+    """
     port = free_port()
     place = folder / f"proxy-{port}"
     place.mkdir()
@@ -105,7 +108,7 @@ def proxy(
     else:
         settings["callbacks"] = "equipoise_litellm.plugin"
         url = f"http://127.0.0.1:{daemon}"
-        config["callback_settings"] = {"equipoise": {**PLUGIN, "url": url, "timeout": timeout}}
+        config["callback_settings"] = {"equipoise": {**PLUGIN, "url": url, **options}}
     (place / "config.yaml").write_text(json.dumps(config))  # YAML takes JSON
     command = python_with("litellm", *PROXY).parent / "litellm"
     order = [command, "--config", "config.yaml", "--host", "127.0.0.1", "--port", port]

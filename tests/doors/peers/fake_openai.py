@@ -47,7 +47,8 @@ class Endpoint:
             answer(writer, 200, {"object": "list", "data": []})
             return True
         model, streamed = body["model"], bool(body.get("stream"))
-        prompt = str(body["messages"][-1]["content"])
+        messages = body.get("messages") or body["input"]
+        prompt = messages if isinstance(messages, str) else text_of(messages[-1]["content"])
         tag, *_ = prompt.split()
         plan = dict(_PART.findall(prompt)).get(model, "ok").split(",")
         what = plan[min(self.calls[tag, model], len(plan) - 1)]
@@ -67,7 +68,9 @@ class Endpoint:
         message = {"role": "assistant", "content": f"{model} answers {tag}"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         content: dict[str, Any] = {**common(model, tag, "chat.completion"), "choices": [choice]}
-        if what != "plain":
+        if "input" in body:
+            content = response(model, tag, message["content"])
+        elif what != "plain":
             content["usage"] = USAGE
         if what.startswith("cut"):
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{")
@@ -108,6 +111,31 @@ USAGE = {
     "completion_tokens": COMPLETION_TOKENS,
     "total_tokens": PROMPT_TOKENS + COMPLETION_TOKENS,
 }
+
+
+def text_of(content: Any) -> str:
+    """Of a message, whose content is a text or a list of parts."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def response(model: str, tag: str, text: str) -> dict[str, Any]:
+    """An answer of /v1/responses."""
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "message", "id": f"msg-{tag}", "role": "assistant", "status": "completed"}
+    return {
+        **common(model, tag, "response"),
+        "created_at": time.time(),
+        "status": "completed",
+        "output": [{**message, "content": [part]}],
+        "usage": {
+            "input_tokens": PROMPT_TOKENS,
+            "output_tokens": COMPLETION_TOKENS,
+            "total_tokens": PROMPT_TOKENS + COMPLETION_TOKENS,
+        },
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+    }
 
 
 def common(model: str, tag: str, kind: str) -> dict[str, Any]:
