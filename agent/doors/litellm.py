@@ -324,6 +324,9 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
         return {"features": features} | ({"unit_id": str(unit)} if unit not in (None, "") else {})
 
     def _send(self, body: Body, choice: Choice, *, from_proxy: bool, known: Request | None) -> None:
+        if choice.model not in self.settings.models:
+            self.client.outcome(choice, delivered=False)
+            raise ValueError(f"models has no groups of {choice.model!r}, which was drawn")
         body["model"] = self.settings.models[choice.model][0]
         if choice.reason:
             self._passed(choice.reason)
