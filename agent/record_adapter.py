@@ -192,8 +192,9 @@ class RecordAdapter:
 
         A request_id counts once: the same content again is a repeat. A row without a reward is
         counted and left out, unless the value of a missing reward is declared: all that a usage row
-        teaches is its reward. Raises ConflictError where an id comes with other content, naming
-        both rows.
+        teaches is its reward. So is the row of a request that was decided here, which counts as a
+        decision: what came of it is an outcome. Raises ConflictError where an id comes with other
+        content, naming both rows.
         """
         missing = self.agent.config.reward.missing_value
         rewards = [missing if item.reward is None else item.reward for item in observations]
@@ -209,7 +210,8 @@ class RecordAdapter:
             unit_id=[item.unit_id or item.request_id or "" for item in observations],
         )
         dated = np.array([item.at is not None for item in observations], dtype=bool)
-        fresh = self._new_observations(batch, rated, dated)
+        decided = self._decided(batch) & rated
+        fresh = self._new_observations(batch, rated & ~decided, dated)
         rows = batch if fresh.all() else select(batch, fresh)
         first = self.agent.light.next_seq
         # A row that names nobody is somebody of its own, whatever others call theirs.
@@ -224,12 +226,23 @@ class RecordAdapter:
                 request_id=rows.request_id if any(rows.request_id or ()) else None,
             )
         )
-        unrated = len(batch) - int(rated.sum())
-        return Accepted(accepted.rows, duplicates=len(batch) - len(rows) - unrated, unrated=unrated)
+        unrated, known = len(batch) - int(rated.sum()), int(decided.sum())
+        return Accepted(
+            accepted.rows,
+            duplicates=len(batch) - len(rows) - unrated - known,
+            unrated=unrated,
+            decided=known,
+        )
+
+    def _decided(self, batch: ObservationBatch) -> Flags:
+        """(n,) the rows of requests that the log has decisions of."""
+        ids = batch.request_id or ()
+        numbers = self.agent.store.find_requests(list({name for name in ids if name}))
+        return np.array([name in numbers for name in ids], dtype=bool)
 
     def _new_observations(self, batch: ObservationBatch, rated: Flags, dated: Flags) -> Flags:
-        """(n,) the rows that have a reward and are no repeats. dated: whose times were given and
-        not taken from the clock, which is no part of their content."""
+        """(n,) the rows of `rated` that are no repeats. dated: whose times were given and not taken
+        from the clock, which is no part of their content."""
         ids = batch.request_id or ()
         repeated = self.agent.store.find_observations([name for name in ids if name])
         logged = self.agent.store.observations(sorted(repeated)) if repeated else {}

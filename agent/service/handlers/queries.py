@@ -20,17 +20,19 @@ from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, eras, number
+from equipoise.agent.service.api.estimates import (
+    ChecksAnswer,
+    ErasAnswer,
+    EstimatesAnswer,
+    RecommendationAnswer,
+)
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
-    ChecksAnswer,
     ClosedBy,
-    ErasAnswer,
-    EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
-    RecommendationAnswer,
     RuleAnswer,
 )
 from equipoise.agent.service.control import Switches
