@@ -61,17 +61,12 @@ except ImportError:  # the parts that need no LiteLLM still work
     CustomLogger = object
 
 MARK = "equipoise_request_id"  # in the metadata of a request that was decided
+REPEAT = "equipoise_repeat_of"  # in that of one that repeats it, and is not reported
+KNOWN = (MARK, REPEAT, "model_group")  # what tells LiteLLM's metadata from the client's
 REMEMBERED = 20_000  # newest requests whose outcomes are told apart
 MOST_ATTEMPTS = 100  # that an outcome may list
 WARN_SECONDS = 60.0  # between two warnings of one kind
-SOURCES_OF_OUTPUTS = (
-    "seconds",
-    "input_tokens",
-    "output_tokens",
-    "cost",
-    "answer",
-    "finish_reason",
-)
+SOURCES_OF_OUTPUTS = ("seconds", "input_tokens", "output_tokens", "cost", "answer", "finish_reason")
 SOURCES_OF_FEATURES = ("prompt", "body", "metadata", "key", "header")
 CACHED = ("undelivered", "fresh")
 Body: TypeAlias = dict[str, Any]
@@ -296,7 +291,8 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
         self, data: Body, user_api_key_dict: Any, response: Any, **_: Any
     ) -> dict[str, str] | None:
         """The proxy's: what the application needs to report a reward."""
-        request = self._requests.get(str(data.get("litellm_call_id")))
+        bucket = _metadata(data)
+        request = self._requests.get(str(bucket.get(MARK) or bucket.get(REPEAT)))
         if request is None:
             return None
         headers = {"x-equipoise-request-id": request.choice.request_id}
@@ -309,8 +305,8 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
     def _routed(self, body: Body) -> str | None:
         """The routed model of a request that belongs to the experiment."""
         bucket = _metadata(body)
-        if MARK in bucket:  # only the plugin says so
-            del bucket[MARK]
+        for name in (MARK, REPEAT):  # only the plugin says so
+            bucket.pop(name, None)
         model = body.get("model")
         return self._entries.get(model) if isinstance(model, str) else None
 
@@ -333,11 +329,13 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
             return
         if choice.randomized and self.settings.cached == "fresh":
             body["cache"] = {**(body.get("cache") or {}), "no-cache": True}
-        if known is not None and known.ended != "failed":
-            return  # a repeat of a request that is under way or answered: that one is reported
-        self.counters.decided += known is None
+        # Of a repeat of a request that is under way or answered, only that one is reported.
+        mark = MARK if known is None or known.ended == "failed" else REPEAT
         bucket = "litellm_metadata" if "litellm_metadata" in body else "metadata"
-        body[bucket] = {**(body.get(bucket) or {}), MARK: choice.request_id}
+        body[bucket] = {**(body.get(bucket) or {}), mark: choice.request_id}
+        if mark == REPEAT:
+            return
+        self.counters.decided += known is None
         attempts = [] if known is None else known.attempts
         self._requests[choice.request_id] = Request(choice, from_proxy, attempts)
         if len(self._requests) > REMEMBERED:
@@ -401,6 +399,9 @@ class Equipoise(CustomLogger):  # type: ignore[misc]
                 return  # /v1/messages is carried out by another call, of the same attempt
             last.ends("failed", now)  # a stream that broke may have no failure of its own
         model, call_id = self._model(group, deployment), kwargs.get("litellm_call_id")
+        if model != request.choice.model and not request.attempts:
+            told = f"group {group}, deployment {deployment} for {request.choice.model}, see models"
+            self._warn("other", "the first attempt is not of the model that was drawn: %s", told)
         request.attempts.append(Attempt(model, deployment, call_id, call_type, now))
 
     def _model(self, group: object, deployment: object) -> str | None:
@@ -566,7 +567,7 @@ def _metadata(kwargs: Mapping[str, Any]) -> Any:
     for place in (kwargs, inner):
         for name in ("litellm_metadata", "metadata"):
             bucket = place.get(name)
-            if isinstance(bucket, dict) and (MARK in bucket or "model_group" in bucket):
+            if isinstance(bucket, dict) and not bucket.keys().isdisjoint(KNOWN):
                 return bucket
     return kwargs.get("litellm_metadata") or kwargs.get("metadata") or {}
 

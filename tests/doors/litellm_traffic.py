@@ -135,7 +135,9 @@ def planned(number: int) -> list[list[Sent]]:
     return lists
 
 
-async def send_all(port: int, lists: Sequence[Sequence[Sent]]) -> None:
+async def send_all(
+    port: int, lists: Sequence[Sequence[Sent]], application: Application | None = None
+) -> None:
     queue = iter(lists)
     limits = httpx.Limits(max_connections=4 * AT_ONCE)
     async with httpx.AsyncClient(timeout=60.0, limits=limits, headers=KEY) as client:
@@ -144,6 +146,8 @@ async def send_all(port: int, lists: Sequence[Sequence[Sent]]) -> None:
             for chained in queue:
                 for sent in chained:
                     await send(client, port, sent)
+                    if application is not None:
+                        await application.rate(client, sent, chained[0])
 
         await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
 
@@ -185,17 +189,15 @@ def traffic(folder: Path, fakes: Fakes, report: Report) -> None:
     """All of LiteLLM at once: every record of the daemon against the endpoint's own."""
     place = folder / "traffic"
     place.mkdir()
-    draw = random.Random(SEED + 1)
     lists = planned(REQUESTS)
     everyone = [sent for chained in lists for sent in chained]
     with running(place, TOKENS, config=CONFIG) as daemon:
         with proxy(folder, fakes, daemon.port, timeout=1.0) as port:
             began = time.monotonic()
-            asyncio.run(send_all(port, lists))
+            asyncio.run(send_all(port, lists, Application(daemon.port)))
             seconds = time.monotonic() - began
             kinds = Counter(sent.kind for sent in everyone)
             report.add("requests", f"{len(everyone):,} in {seconds:.0f} s, {dict(kinds)}")
-            rate(daemon, lists, draw)
         # The proxy's end has delivered all reports.
         found = compare(daemon, lists, fakes.calls())
         report.add("records right", f"all, {dict(found)}")
@@ -211,26 +213,33 @@ def audited(place: Path, report: Report) -> None:
     report.add("audit", f"clean, {found['decisions']:,} propensities recomputed")
 
 
-def rate(daemon: Running, lists: Sequence[Sequence[Sent]], draw: random.Random) -> None:
-    """Users rate nine answers in ten; the application sends the thumb with the request's id."""
-    for chained in lists:
-        for sent in chained:
-            value = VALUES.get(MODELS.get(sent.model) or "", 0.5)
-            if sent.model and sent is chained[-1 if sent.kind == "again" else 0]:
-                thumb, rated = float(draw.random() < value), draw.random() < 0.9
-                if rated:
-                    sent.reward = thumb
-                    body = {
-                        "request_id": sent.headers["x-litellm-call-id"],
-                        "outcome_token": sent.headers["x-equipoise-outcome-token"],
-                        "reward": thumb,
-                    }
-                    answer = daemon.ask("POST", "/v1/outcomes", body, token=route())
-                    assert answer.status == 200, answer.body
+class Application:
+    """Rates nine answers in ten as they come, by the id and the token in their headers."""
+
+    def __init__(self, daemon: int) -> None:
+        self.url = f"http://127.0.0.1:{daemon}/v1/outcomes"
+        self.draw = random.Random(SEED + 1)
+
+    async def rate(self, client: httpx.AsyncClient, sent: Sent, first: Sent) -> None:
+        value = VALUES.get(MODELS.get(sent.model) or "", 0.5)
+        repeated = sent is not first and first.model and sent.kind == "again"
+        if not sent.model or repeated or self.draw.random() >= 0.9:
+            return
+        sent.reward = float(self.draw.random() < value)
+        body = {
+            "request_id": sent.headers["x-litellm-call-id"],
+            "outcome_token": sent.headers["x-equipoise-outcome-token"],
+            "reward": sent.reward,
+        }
+        answer = await client.post(self.url, json=body, headers=TOKEN)
+        assert answer.json() | {"accepted": 1, "late": 0} == answer.json(), answer.text
 
 
 def route() -> str:
     return str(PLUGIN["token"])
+
+
+TOKEN = {"authorization": f"Bearer {route()}"}
 
 
 def compare(
@@ -269,7 +278,10 @@ def check(
     where = (sent, logged, calls)
     answered = chained[1] if sent.kind == "again" and not sent.model else sent
     listed = [part["attempts"] for part in logged["outcomes"] if part["attempts"]]
-    assert len([part for part in logged["outcomes"] if part["reward"] is not None]) <= 1, where
+    rewards = [part["reward"] for part in logged["outcomes"] if part["reward"] is not None]
+    assert rewards == [each.reward for each in (sent, answered) if each.reward is not None][:1], (
+        where
+    )
     assert logged["unit_id"] == (sent.user or logged["decision"]["request_id"]), where
     if program and sent.kind == "stopped":  # LiteLLM has no event for it, the application must say
         assert not listed, where

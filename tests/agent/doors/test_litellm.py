@@ -14,6 +14,7 @@ from equipoise.agent.doors import litellm as door_module
 from equipoise.agent.doors.litellm import (
     MARK,
     MOST_ATTEMPTS,
+    REPEAT,
     Equipoise,
 )
 
@@ -72,7 +73,7 @@ def test_the_drawn_models_group_takes_the_place_of_the_requests_model():
 @pytest.mark.parametrize("model", ["other", None, 7, ["chat"]])
 def test_other_models_are_none_of_its_business(model):
     daemon = Daemon()
-    body = asked(model=model) | {"metadata": {MARK: "c0"}}  # which only the plugin may set
+    body = asked(model=model) | {"metadata": {MARK: "c0", REPEAT: "c0"}}  # the plugin's alone
     assert pre_call(plugin(daemon), body)["model"] == model
     assert not daemon.asked
     assert MARK not in body["metadata"]
@@ -300,6 +301,34 @@ def test_a_repeat_of_an_answered_request_is_served_alike_and_not_reported():
     play(door, again, ("begins", "gpt-small-0"), ("answers", "gpt-small-0"))
     assert len(daemon.told) == 1
     assert (door.counters.decided, door.counters.repeated) == (1, 1)
+
+
+def test_another_request_of_the_same_id_learns_nothing_of_the_first():
+    """The daemon refuses it; its application must not report for the decision of another."""
+    daemon = Daemon(outcome_token="T")
+    door = plugin(daemon)
+    first = pre_call(door, asked())
+    again = pre_call(door, asked())
+    daemon.choice = {"reason": "status-409", "decision_id": None, "outcome_token": None}
+    other = pre_call(door, asked(messages=[{"role": "user", "content": "something else"}]))
+    assert [body["model"] for body in (first, again, other)] == ["gpt-small"] * 2 + ["gpt-large"]
+    told = [
+        asyncio.run(door.async_post_call_response_headers_hook(body, None, None))
+        for body in (first, again, other)
+    ]
+    assert told[0] == told[1] == {"x-equipoise-request-id": "c1", "x-equipoise-outcome-token": "T"}
+    assert told[2] is None
+
+
+def test_a_group_that_the_settings_do_not_know_is_told_of(caplog):
+    """Such as an alias: its answers would all count as another model's."""
+    door = plugin()
+    play(door, pre_call(door, asked()), ("begins", "alias-0"), ("answers", "alias-0"))
+    assert "group alias, deployment alias-0 for small, see models" in caplog.text
+    caplog.clear()
+    body = pre_call(door, asked("c2"))
+    play(door, body, ("begins", "gpt-small-0"), ("begins", "alias-0"), ("answers", "alias-0"))
+    assert not caplog.records
 
 
 def test_a_repeat_of_a_failed_request_goes_on_with_its_story():
