@@ -227,6 +227,11 @@ STORIES = {
         [("small", "failed"), ("small", "delivered")],
         "answered",
     ),
+    "a fallback whose attempt had no hook": (
+        [("begins", "gpt-small-0"), ("answers", "gpt-large-0")],
+        [("small", "failed"), ("large", "delivered")],
+        "answered",
+    ),
     "an answer whose attempts had no hook": (
         [("answers", "gpt-large-0")],
         [("large", "delivered")],
