@@ -103,9 +103,7 @@ def proxy(
     }
     if cache:
         settings |= {"cache": True, "cache_params": {"type": "local"}}
-    if daemon is None:
-        groups += [{**each, "model_name": "chat"} for each in groups[:2]]
-    else:
+    if daemon is not None:
         settings["callbacks"] = "equipoise_litellm.plugin"
         url = f"http://127.0.0.1:{daemon}"
         config["callback_settings"] = {"equipoise": {**PLUGIN, "url": url, **options}}
