@@ -472,10 +472,11 @@ class RecordAdapter:
 
 def _encode_attempts(attempts: Sequence[AttemptReport]) -> str:
     """One text for one content: no spaces, nothing that is not known."""
-    rows = [
-        {name: value for name, value in msgspec.to_builtins(attempt).items() if value is not None}
-        for attempt in attempts
-    ]
+    rows = []
+    for attempt in attempts:
+        given = msgspec.to_builtins(attempt)
+        known = {name: value for name, value in given.items() if value is not None}
+        rows.append({"model": attempt.model, **known})  # null for a model that is none of ours
     return msgspec.json.encode(rows).decode()
 
 

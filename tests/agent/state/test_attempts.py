@@ -336,11 +336,12 @@ def test_a_list_of_attempts_is_kept_as_it_came_and_counts_once(kind, tmp_path):
             {"model": "cheap", "status": "delivered", "seconds": 1.0, "cost": 0.002},
         ],
         [
-            {"status": "failed"},
+            {"model": None, "status": "failed"},
             {"model": "cheap", "status": "delivered", "seconds": 1, "cost": 0.002},
         ],
         None,
     ]
+    assert msgspec.convert(lists[1], list[AttemptReport]) == other  # as the daemon reads it
     store.close()
 
 
