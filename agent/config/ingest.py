@@ -33,7 +33,10 @@ _STEP = re.compile(
     r"|\[(?P<index>-?\d{1,9})\]"
     r"|\[(?P<key>[^.\[\]=]+)=(?P<value>[^\[\]]*)\]"
 )
-GRAMMAR = "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries"
+GRAMMAR = (
+    "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries; "
+    "`a | b`: b where there is nothing at a"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,30 @@ class FieldPath:
 
     text: str
     steps: tuple[Step, ...]
+    others: tuple[FieldPath, ...] = ()
+    """Where to look when nothing stands at the first."""
+
+    @property
+    def ways(self) -> tuple[FieldPath, ...]:
+        """Every path that it may be, in order."""
+        return (self, *self.others)
 
     @property
     def columns(self) -> list[str]:
         """The columns of the row where it may start: `a` and `a.b` for `a.b[0]`."""
         names: list[str] = []
-        for step in self.steps:
-            if not isinstance(step, str):
-                break
-            names.append(f"{names[-1]}.{step}" if names else step)
+        for way in self.ways:
+            start = ""
+            for step in way.steps:
+                if not isinstance(step, str):
+                    break
+                start = f"{start}.{step}" if start else step
+                names.append(start)
         return names
+
+    def leads(self, row: Any) -> bool:
+        """Whether something is there, be it nothing but null."""
+        return any(way.walk(row)[0] == len(way.steps) for way in self.ways)
 
     def find(self, row: Any) -> Any:
         """The value in a row of mappings and lists, None where there is none.
@@ -80,12 +97,19 @@ class FieldPath:
         5
         >>> parse_path("usage.tokens").find({"usage.tokens": 5})
         5
+        >>> parse_path("group | model").find({"group": "", "model": "large"})
+        'large'
         """
-        steps, value = self.walk(row)
-        return value if steps == len(self.steps) else None
+        value = None
+        for way in self.ways:
+            steps, value = way.walk(row)
+            value = value if steps == len(way.steps) else None
+            if not self.others or not (value is None or value == ""):
+                return value
+        return value
 
     def walk(self, row: Any) -> tuple[int, Any]:
-        """How many steps lead somewhere in this row, and what stands there."""
+        """How many steps of the first way lead somewhere in this row, and what stands there."""
         place = 0
         while place < len(self.steps):
             step = self.steps[place]
@@ -119,6 +143,9 @@ class FieldPath:
 
 def parse_path(text: str) -> FieldPath:
     """The path that `text` writes. Raises AgentError with the grammar."""
+    first, *others = text.split(" | ")
+    if others:
+        return FieldPath(text, parse_path(first).steps, tuple(parse_path(each) for each in others))
     steps: list[Step] = []
     end = 0
     for match in _STEP.finditer(text):
