@@ -447,28 +447,21 @@ FIELDS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
 )
 """What a mapping can fill beside features and outputs."""
 
-PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "lmsys-chat": {"request_id": "conversation_id", "routed": "model"},
-        "wildchat": {
-            "routed": "model",
-            "at": "timestamp",
-            "unit_id": "conversation[0].hashed_ip",
-        },
-        "openai": {
-            "routed": "request.model",
-            "at": "response.created",
-            "unit_id": "request.user",
-        },
-    }
+PRESETS = (
+    "litellm",
+    "litellm-spend",
+    "langfuse",
+    "langfuse-traces",
+    "tensorzero",
+    "tensorzero-model",
+    "helicone",
+    "openrouter",
+    "dsjson",
+    "lmsys-chat",
+    "wildchat",
+    "openai",
 )
-"""Fields of logs that many people have. Their rewards are yours: name the column you joined.
-
-lmsys-chat, wildchat: the Parquet files of LMSYS-Chat-1M and WildChat; the text of a prompt is
-`conversation[role=user][0].content`, of an answer `conversation[role=assistant][0].content`.
-openai: a line for each call with the bodies of the chat completions API under `request` and
-`response`; the prompt is `request.messages[role=user][-1].content`, the answer
-`response.choices[0].message.content`, its length `response.usage.completion_tokens`.
+"""Logs that many people have, as `agent/ingest/presets.py` reads them.
 
 A preset names rows by an id only where no two rows can share it. WildChat's conversation_hash is
 one of the content, and the id of a response is served again with it from a cache; their rows are
@@ -496,13 +489,6 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outputs: dict[str, str] = msgspec.field(default_factory=dict)
     models: dict[str, str] = msgspec.field(default_factory=dict)
     rewards: dict[str, float] = msgspec.field(default_factory=dict)
-
-    @property
-    def all_fields(self) -> dict[str, str]:
-        """Fields with those of the preset."""
-        names = FIELDS[self.kind]
-        preset = PRESETS.get(self.preset or "", {})
-        return {name: path for name, path in preset.items() if name in names} | self.fields
 
     @property
     def declared(self) -> dict[str, FieldPath]:

@@ -12,13 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
-from equipoise.agent.config.ingest import as_flag, as_number, as_seconds, parse_path
+from equipoise.agent.config.ingest import (
+    FIELDS,
+    IngestMapping,
+    as_flag,
+    as_number,
+    as_seconds,
+    parse_path,
+)
 from equipoise.agent.errors import AgentError
 
 Row: TypeAlias = Mapping[str, Any]
+T = TypeVar("T")
 
 DERIVED: Final = "derived"
 """Of a row: what its preset has worked out."""
@@ -80,8 +88,11 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
     presets = [preset for preset in PRESETS.values() if family in (None, preset.family)]
     fitting, count = Counter[str](), 0
     for row in rows:
+        # A page of an API's answer is as many rows of its shape.
+        page = row.get("data") if isinstance(row, Mapping) else None
+        each = page[0] if isinstance(page, list) and page else row
         count += 1
-        fitting.update(preset.name for preset in presets if preset.fits(row))
+        fitting.update(p.name for p in presets if p.fits(row) or p.fits(each))
     if not fitting:
         return None
     best = max(fitting, key=lambda name: (fitting[name], len(PRESETS[name].signs)))
@@ -89,10 +100,15 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
 
 
 def preset_rows(preset: Preset, row: Any) -> Iterator[Row]:
-    """The rows that a row of the file holds. Raises AgentError where it is no row at all."""
+    """The rows that a row of the file holds: those under `data` where it is a page of an API's
+    answer. Raises AgentError where it is no row at all."""
     if not isinstance(row, Mapping):
-        raise AgentError(f"a row of {preset.holds} is an object, this is {type(row).__name__}")
-    if preset.rows is None:
+        raise AgentError(f"expected an object, this is of type {type(row).__name__}")
+    page = row.get("data")
+    if isinstance(page, list) and not preset.fits(row):
+        for each in page:
+            yield from preset_rows(preset, each)
+    elif preset.rows is None:
         yield row
     else:
         yield from preset.rows(row)
@@ -109,31 +125,27 @@ def find(row: Any, path: str) -> Any:
     return parsed.find(row)
 
 
-def _number(row: Row, path: str) -> float | None:
-    """A number of the log; in a field of the log's own, what is no number is unknown."""
+def _read(reader: Callable[[str, Any], T | None], row: Row, path: str) -> T | None:
+    """What a reader makes of a value; in a field of the log's own, what it refuses is unknown."""
     try:
-        return as_number(path, find(row, path))
+        return reader(path, find(row, path))
     except AgentError:
         return None
 
 
 def _flag(row: Row, path: str) -> bool:
-    try:
-        return bool(as_flag(path, find(row, path)))
-    except AgentError:
-        return False
+    return bool(_read(as_flag, row, path))
 
 
-def _time(row: Row, path: str) -> float | None:
-    try:
-        return as_seconds(path, find(row, path))
-    except AgentError:
-        return None
+def _seconds(row: Row, path: str) -> float | None:
+    """Of a field of milliseconds."""
+    milliseconds = _read(as_number, row, path)
+    return None if milliseconds is None else milliseconds / 1e3
 
 
 def _between(row: Row, start: str, end: str) -> float | None:
     """Seconds from a time to another; None where one is absent or they are the wrong way round."""
-    first, last = _time(row, start), _time(row, end)
+    first, last = _read(as_seconds, row, start), _read(as_seconds, row, end)
     return last - first if first is not None and last is not None and last >= first else None
 
 
@@ -145,8 +157,8 @@ def _counts(
     Every request has input: 0 tokens in and 0 out is what gateways write for a stream without
     usage, and its cost of 0 follows from that. priced: whether the log knew a price.
     """
-    tokens_in, tokens_out = _number(row, input_path), _number(row, output_path)
-    cost = _number(row, cost_path)
+    tokens_in, tokens_out = _read(as_number, row, input_path), _read(as_number, row, output_path)
+    cost = _read(as_number, row, cost_path)
     if not tokens_in and not tokens_out:
         tokens_in = tokens_out = None
     if not cost and (tokens_in is None or not priced):
@@ -163,74 +175,45 @@ _STOPPED = "client disconnected"
 
 
 def _litellm(row: Row) -> Iterator[Row]:
-    """StandardLoggingPayload. `response_time` is the time to the first token where streamed, so
-    the seconds are those between start and end; a model without a price costs "0.0"."""
-    counts = _counts(
-        row,
-        "prompt_tokens",
-        "completion_tokens",
-        "response_cost",
-        not find(row, "response_cost_failure_debug_info"),
-    )
+    """StandardLoggingPayload, or a row of LiteLLM_SpendLogs, whose `cache_hit` is the text "True",
+    "False" or "None". `response_time` is the time to the first token where streamed, so the seconds
+    are those between start and end; a model without a price has a cost of 0.0."""
+    priced = not find(row, "response_cost_failure_debug_info")
     call, error = str(find(row, "call_type") or ""), str(find(row, "error_str") or "")
-    yield _with(
-        row,
-        {
-            "status": _status(call, _flag(row, "cache_hit"), find(row, "status") == "failure"),
-            "seconds": _between(row, "startTime", "endTime"),
-            "stopped": _STOPPED in error.casefold(),
-            **counts,
-        },
-    )
-
-
-def _litellm_spend(row: Row) -> Iterator[Row]:
-    """LiteLLM_SpendLogs, whose `cache_hit` is the text "True", "False" or "None"."""
-    status = find(row, "status") or find(row, "metadata.status")
-    yield _with(
-        row,
-        {
-            "status": _status(
-                str(find(row, "call_type") or ""), _flag(row, "cache_hit"), status == "failure"
-            ),
-            "seconds": _between(row, "startTime", "endTime"),
-            **_counts(row, "prompt_tokens", "completion_tokens", "spend"),
-        },
-    )
-
-
-def _status(call: str, cached: bool, failed: bool) -> str:
+    status = CACHED if _flag(row, "cache_hit") else ANSWERED
     if call and not any(name in call for name in _CHATS):
-        return f"a call of {call[:40]}"
-    return FAILED if failed else CACHED if cached else ANSWERED
+        status = f"a call of {call[:40]}"
+    elif find(row, "status | metadata.status") == "failure":
+        status = FAILED
+    derived = {
+        "status": status,
+        "seconds": _between(row, "startTime", "endTime"),
+        "stopped": _STOPPED in error.casefold(),
+    }
+    counts = ("prompt_tokens", "completion_tokens", "response_cost | spend")
+    yield _with(row, derived | _counts(row, *counts, priced))
 
 
 def _langfuse(row: Row) -> Iterator[Row]:
-    yield _langfuse_observation(row)
-
-
-def _langfuse_observation(row: Row) -> Row:
     """Spans, events and tools are no answers. A cost of 0 without a price is unknown."""
     kind = str(find(row, "type") or "")
-    usage = "usageDetails | usage_details"
+    usage = "usageDetails | usage_details | usage"
     counts = _counts(
         row,
-        f"{_each(usage, 'input')} | usage.input | promptTokens",
-        f"{_each(usage, 'output')} | usage.output | completionTokens",
+        f"{_each(usage, 'input')} | promptTokens",
+        f"{_each(usage, 'output')} | completionTokens",
         "totalCost | total_cost | calculatedTotalCost | costDetails.total | cost_details.total",
         bool(find(row, "costDetails | cost_details | modelId | model_id")),
     )
-    status = ANSWERED
+    status = CACHED if _flag(row, "metadata.cache_hit") else ANSWERED
     if kind != "GENERATION":
         status = f"of type {kind[:40] or 'nothing'}"
     elif find(row, "level") == "ERROR":
         status = FAILED
-    elif _flag(row, "metadata.cache_hit"):
-        status = CACHED
-    elif _time(row, "endTime | end_time") is None:
+    elif _read(as_seconds, row, "endTime | end_time") is None:
         status = "without an end"
     seconds = _between(row, "startTime | start_time", "endTime | end_time")
-    return _with(row, {"status": status, "seconds": seconds, **counts})
+    yield _with(row, {"status": status, "seconds": seconds, **counts})
 
 
 def _each(paths: str, name: str) -> str:
@@ -245,23 +228,21 @@ def _langfuse_traces(row: Row) -> Iterator[Row]:
     for each in observations if isinstance(observations, Sequence) else ():
         # A list of trace listings names observations by their ids only.
         if isinstance(each, Mapping):
-            yield _langfuse_observation({"traceId": find(row, "id"), **own, **each})
+            yield from _langfuse({"traceId": find(row, "id"), **own, **each})
 
 
 def _tensorzero(row: Row) -> Iterator[Row]:
     """ChatInference and JsonInference: answers only; a failed inference is in no table."""
-    milliseconds = _number(row, "processing_time_ms")
-    seconds = None if milliseconds is None else milliseconds / 1e3
+    seconds = _seconds(row, "processing_time_ms")
     yield _with(row, {"status": ANSWERED, "seconds": seconds, "at": _uuid_time(find(row, "id"))})
 
 
 def _tensorzero_model(row: Row) -> Iterator[Row]:
-    milliseconds = _number(row, "response_time_ms")
     yield _with(
         row,
         {
             "status": CACHED if _flag(row, "cached") else ANSWERED,
-            "seconds": None if milliseconds is None else milliseconds / 1e3,
+            "seconds": _seconds(row, "response_time_ms"),
             "at": _uuid_time(find(row, "id")),
             **_counts(row, "input_tokens", "output_tokens", "cost"),
         },
@@ -283,15 +264,14 @@ _NO_REFERENCE = ("", "00000000-0000-0000-0000-000000000000")
 
 def _helicone(row: Row) -> Iterator[Row]:
     """A hit refers to the request whose answer it repeats."""
-    code, reference = _number(row, "response_status"), find(row, "cache_reference_id")
+    code, reference = _read(as_number, row, "response_status"), find(row, "cache_reference_id")
     hit = str(reference or "") not in _NO_REFERENCE or _flag(row, "cache_hit")
     failed = code is None or not 200 <= code < 300
-    milliseconds = _number(row, "delay_ms")
     yield _with(
         row,
         {
             "status": FAILED if failed else CACHED if hit else ANSWERED,
-            "seconds": None if milliseconds is None else milliseconds / 1e3,
+            "seconds": _seconds(row, "delay_ms"),
             **_counts(row, "prompt_tokens", "completion_tokens", "costUSD | cost_usd | cost"),
         },
     )
@@ -303,12 +283,11 @@ def _openrouter(row: Row) -> Iterator[Row]:
     inner = find(row, "data")
     row = inner if isinstance(inner, Mapping) else row
     reason = str(find(row, "finish_reason_normalized | finish_reason") or "").casefold()
-    milliseconds = _number(row, "generation_time_ms | generation_time | latency")
     yield _with(
         row,
         {
             "status": FAILED if reason == "error" else ANSWERED,
-            "seconds": None if milliseconds is None else milliseconds / 1e3,
+            "seconds": _seconds(row, "generation_time_ms | generation_time | latency"),
             "stopped": _flag(row, "cancelled"),
             **_counts(
                 row,
@@ -326,7 +305,7 @@ def _dsjson(row: Row) -> Iterator[Row]:
     actions, chances = find(row, "a"), find(row, "p")
     candidates = find(row, "c._multi")
     candidates = candidates if isinstance(candidates, Sequence) else ()
-    label, cost = _number(row, "_label_Action"), _number(row, "_label_cost")
+    label, cost = _read(as_number, row, "_label_Action"), _read(as_number, row, "_label_cost")
     names = [_action_name(each, at) for at, each in enumerate(candidates, 1)]
     drawn = None
     if isinstance(actions, Sequence) and isinstance(chances, Sequence):
@@ -336,7 +315,7 @@ def _dsjson(row: Row) -> Iterator[Row]:
             if isinstance(at, int) and 1 <= at <= len(names)
         ]
         drawn = dict(pairs) if len(pairs) == len(chances) == len(set(names)) else None
-    kept = _number(row, "pdrop")
+    kept = _read(as_number, row, "pdrop")
     at = int(label) if label is not None and label == int(label) else 0
     status = ANSWERED
     if "RewardValue" in row and "c" not in row:
@@ -368,6 +347,41 @@ def _action_name(action: Any, number: int) -> str:
 _MESSAGES = "messages[role=user][-1].content"
 _ANSWER = "response.choices[0].message.content"
 _OBS = "all rows are OBS"
+_MEASURED = {
+    "status": "derived.status",
+    "seconds": "derived.seconds",
+    "cost": "derived.cost",
+    "input_tokens": "derived.input_tokens",
+    "output_tokens": "derived.output_tokens",
+}
+_OF_LITELLM = {
+    "routed": "model_group | model",
+    "at": "startTime",
+    "model": "model_group",
+    "provider_model": "model",
+    "deployment": "model_id",
+    "call_id": "litellm_call_id | metadata.litellm_call_id",
+    "response_id": "response.id",
+    "answer": _ANSWER,
+    "cached": "cache_hit",
+    **_MEASURED,
+}
+_OF_LANGFUSE = {
+    "request_id": "id",
+    "routed": "providedModelName | provided_model_name | model",
+    "at": "startTime | start_time",
+    "unit_id": "userId | user_id",
+    "provider_model": "providedModelName | provided_model_name | model",
+    "trace": "traceId | trace_id",
+    "session": "sessionId | session_id",
+    "prompt": "input.messages[role=user][-1].content | input[role=user][-1].content | input",
+    "answer": "output.choices[0].message.content | output.content | output",
+    **_MEASURED,
+}
+_CONVERSATION = {
+    "prompt": "conversation[role=user][0].content",
+    "answer": "conversation[role=assistant][0].content",
+}
 
 _ALL = (
     Preset(
@@ -379,26 +393,13 @@ _ALL = (
         "cooldowns",
         fields={
             "request_id": "id",
-            "routed": "model_group | model",
-            "at": "startTime",
-            "unit_id": "end_user",
-            "status": "derived.status",
-            "model": "model_group",
-            "provider_model": "model",
-            "deployment": "model_id",
+            "unit_id": "end_user | metadata.user_api_key_end_user_id | model_parameters.user",
             "trace": "trace_id",
-            "call_id": "litellm_call_id",
-            "response_id": "response.id",
             "session": "session_id",
             "prompt": _MESSAGES,
-            "answer": _ANSWER,
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
             "streamed": "stream",
-            "cached": "cache_hit",
             "stopped": "derived.stopped",
+            **_OF_LITELLM,
         },
         signs=("call_type", "response_cost", "startTime", "status"),
         rows=_litellm,
@@ -411,27 +412,14 @@ _ALL = (
         about=f"{_OBS}: the table holds no probability",
         fields={
             "request_id": "request_id",
-            "routed": "model_group | model",
-            "at": "startTime",
             "unit_id": "end_user",
-            "status": "derived.status",
-            "model": "model_group",
-            "provider_model": "model",
-            "deployment": "model_id",
             "trace": "session_id",
-            "call_id": "litellm_call_id",
-            "response_id": "response.id",
             "session": "session_id",
             "prompt": f"{_MESSAGES} | proxy_server_request.{_MESSAGES}",
-            "answer": _ANSWER,
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
-            "cached": "cache_hit",
+            **_OF_LITELLM,
         },
         signs=("request_id", "spend", "startTime", "call_type"),
-        rows=_litellm_spend,
+        rows=_litellm,
         once="trace",
     ),
     Preset(
@@ -439,23 +427,7 @@ _ALL = (
         family="langfuse",
         holds="observations of Langfuse, from its API or an export",
         about=f"{_OBS}, unless a draw's probability was put into the metadata",
-        fields={
-            "request_id": "id",
-            "routed": "providedModelName | provided_model_name | model",
-            "at": "startTime | start_time",
-            "unit_id": "userId | user_id",
-            "status": "derived.status",
-            "provider_model": "providedModelName | provided_model_name | model",
-            "trace": "traceId | trace_id",
-            "session": "sessionId | session_id",
-            "prompt": "input.messages[role=user][-1].content | input[role=user][-1].content"
-            " | input",
-            "answer": "output.choices[0].message.content | output.content | output",
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
-        },
+        fields=_OF_LANGFUSE,
         signs=("traceId | trace_id", "type", "startTime | start_time"),
         rows=_langfuse,
         once="trace",
@@ -466,23 +438,7 @@ _ALL = (
         family="langfuse",
         holds="traces of Langfuse with their observations",
         about=f"{_OBS}, unless a draw's probability was put into the metadata",
-        fields={
-            "request_id": "id",
-            "routed": "providedModelName | model",
-            "at": "startTime",
-            "unit_id": "userId",
-            "status": "derived.status",
-            "provider_model": "providedModelName | model",
-            "trace": "traceId",
-            "session": "sessionId",
-            "prompt": "input.messages[role=user][-1].content | input[role=user][-1].content"
-            " | input",
-            "answer": "output.choices[0].message.content | output.content | output",
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
-        },
+        fields=_OF_LANGFUSE,
         signs=("observations", "timestamp", "id"),
         rows=_langfuse_traces,
         once="trace",
@@ -516,18 +472,14 @@ _ALL = (
         holds="TensorZero's ModelInference",
         about=f"{_OBS}: one inference may call several models, and no row holds a probability",
         fields={
-            "request_id": "inference_id",
+            "request_id": "id",
             "routed": "model_name",
             "at": "derived.at | timestamp",
-            "status": "derived.status",
             "provider_model": "model_provider_name",
             "trace": "inference_id",
             "prompt": "input_messages[role=user][-1].content",
             "answer": "output",
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
+            **_MEASURED,
             "cached": "cached",
         },
         signs=("inference_id", "model_name", "model_provider_name"),
@@ -546,16 +498,12 @@ _ALL = (
             "at": "request_created_at",
             "unit_id": "request_user_id",
             "reward": "feedback_rating",
-            "status": "derived.status",
             "model": "request_model",
             "response_id": "response_body.id | response_id",
             "session": "request_properties.Helicone-Session-Id",
             "prompt": f"request_body.{_MESSAGES}",
             "answer": "response_body.choices[0].message.content",
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
+            **_MEASURED,
         },
         signs=("request_id", "request_created_at", "response_status"),
         rows=_helicone,
@@ -570,12 +518,8 @@ _ALL = (
             "routed": "model_permaslug | model",
             "at": "created_at",
             "unit_id": "user | external_user",
-            "status": "derived.status",
             "response_id": "generation_id | id",
-            "seconds": "derived.seconds",
-            "cost": "derived.cost",
-            "input_tokens": "derived.input_tokens",
-            "output_tokens": "derived.output_tokens",
+            **_MEASURED,
             "streamed": "streamed",
             "stopped": "derived.stopped",
         },
@@ -612,12 +556,7 @@ _ALL = (
         family="lmsys-chat",
         holds="LMSYS-Chat-1M",
         about=_OBS,
-        fields={
-            "request_id": "conversation_id",
-            "routed": "model",
-            "prompt": "conversation[role=user][0].content",
-            "answer": "conversation[role=assistant][0].content",
-        },
+        fields={"request_id": "conversation_id", "routed": "model", **_CONVERSATION},
         signs=("conversation_id", "model", "conversation"),
     ),
     Preset(
@@ -629,8 +568,7 @@ _ALL = (
             "routed": "model",
             "at": "timestamp",
             "unit_id": "conversation[0].hashed_ip",
-            "prompt": "conversation[role=user][0].content",
-            "answer": "conversation[role=assistant][0].content",
+            **_CONVERSATION,
         },
         signs=("conversation_hash", "model", "conversation"),
     ),
@@ -657,3 +595,11 @@ _ALL = (
 PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _ALL})
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(preset.family for preset in _ALL))
 """What `--from` takes beside the names of presets."""
+
+
+def fields_of(mapping: IngestMapping) -> dict[str, str]:
+    """What fills the fields of a mapping's records: those of its preset and its own."""
+    preset = PRESETS.get(mapping.preset or "")
+    known = FIELDS[mapping.kind]
+    given = {} if preset is None else preset.fields
+    return {name: path for name, path in given.items() if name in known} | mapping.fields
