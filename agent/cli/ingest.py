@@ -143,7 +143,7 @@ def ingest(
         return
     result, refused = run(order)
     _print(result, refused, rejects, as_json)
-    if result.rejected:
+    if refused.count:
         raise typer.Exit(1)
 
 
@@ -156,7 +156,7 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
         if not facts["preset"] and not facts["scores"]:
             del facts["rows"]
-        for name in ("unrated", "skipped", "left_out", "empty", "scores", "preset"):
+        for name in ("unrated", "skipped", "left_out", "empty", "notes", "scores", "preset"):
             if not facts[name]:
                 del facts[name]
         typer.echo(msgspec.json.encode(facts).decode())
@@ -171,8 +171,20 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
             else ""
         )
     )
-    for reason, count in result.skipped.most_common():
-        typer.echo(f"{plural(count, 'row')} left out, no answer of a model: {reason}")
+    if result.preset:
+        from equipoise.agent.ingest.presets import PRESETS
+
+        preset = PRESETS[result.preset]
+        typer.echo(f"read as {preset.holds}: {preset.about}")
+    if result.skipped:
+        total = sum(result.skipped.values())
+        reasons = ", ".join(f"{count:,} {why}" for why, count in result.skipped.most_common())
+        typer.echo(
+            f"{plural(total, 'row')} {verb(total, 'is no observation', 'are no observations')}: "
+            f"{reasons}"
+        )
+    for note, count in result.notes.most_common():
+        typer.echo(f"{plural(count, 'row')} of {note}")
     if result.unrated:
         joined = "" if result.scores is not None or not result.preset else ", or join --scores FILE"
         typer.echo(
@@ -190,20 +202,20 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         typer.echo(f"no row has a value of {names}: every row gets the value of a missing one")
     for reject in refused.first:
         typer.echo(f"{reject.source}, row {reject.row}: {reject.reason}", err=True)
-    if result.rejected > len(refused.first):
+    if refused.count > len(refused.first):
         more = "" if path is not None else "; --rejects FILE lists them all"
-        typer.echo(f"… and {result.rejected - len(refused.first):,} more{more}", err=True)
+        typer.echo(f"… and {refused.count - len(refused.first):,} more{more}", err=True)
 
 
 def _print_scores(scores: Joined) -> None:
     from equipoise.store.words import plural
 
     parts = (
-        (scores.superseded, "came before the last of the same row"),
-        (scores.others, "have another name"),
-        (scores.left_out, "are of rows that were left out"),
-        (scores.unmatched, "are of no row of the log"),
-        (scores.refused, "were refused"),
+        (scores.superseded, "superseded by a later one of the same row"),
+        (scores.others, "of another name"),
+        (scores.left_out, "of rows that are no observations"),
+        (scores.unmatched, "of no row of the log"),
+        (scores.refused, "refused"),
     )
     rest = "".join(f", {count:,} {what}" for count, what in parts if count)
-    typer.echo(f"of {plural(scores.read, 'score')} {scores.joined:,} joined{rest}")
+    typer.echo(f"{plural(scores.read, 'score')}: {scores.joined:,} joined{rest}")

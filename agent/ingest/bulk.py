@@ -33,7 +33,7 @@ from equipoise.agent.ingest.files import (
     format_of,
 )
 from equipoise.agent.ingest.joins import Joined, Log, ScorePaths, Scores, Usage
-from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, find, recognise
+from equipoise.agent.ingest.presets import DERIVED, FAMILIES, PRESETS, Preset, find, recognise
 from equipoise.agent.ingest.records import (
     Namer,
     Record,
@@ -156,8 +156,9 @@ class Ingested:
     after their decision had expired; rejected are refused, with a reason each; unrated have no
     reward, and none is declared for those; skipped are no observations, by reason. Together they
     are all rows. left_out: parts of contents that are no text, by type. empty: features that no row
-    gives, so that all rows have the value declared for a missing one. scores: what became of those
-    of score files. preset: how the rows were read, "" without one.
+    gives, so that all rows have the value declared for a missing one. notes: observations with
+    something to know about, by what that is. scores: what became of those of score files. preset:
+    how the rows were read, "" without one.
     """
 
     rows: int = 0
@@ -169,6 +170,7 @@ class Ingested:
     skipped: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
     scores: Joined | None = None
     preset: str = ""
 
@@ -197,6 +199,7 @@ class Ingestion:
         self._log = Log((), mapping, columns=columns_of(mapping)) if log is None else log
         self._sink, self._schema = sink, schema
         self._kind, self._mapping = kind, mapping
+        self._of_preset = mapping is not None and mapping.preset is not None
         self._rejects = rejects
         self._progress = progress
         self._missing = missing
@@ -228,6 +231,8 @@ class Ingestion:
             except AgentError as error:
                 self._refused.append((number, str(error)))
                 continue
+            if self._of_preset:
+                self.result.notes.update(usage.row.get(DERIVED, {}).get("notes", ()))
             if isinstance(record, Observation):
                 if usage.reward is not None:
                     record = msgspec.structs.replace(record, reward=usage.reward)
@@ -359,6 +364,7 @@ def run(order: Order) -> tuple[Ingested, Rejects]:
             for source in sources:
                 ingestion.add(source)
         ingestion.result.scores = None if scores is None else scores.result
+        ingestion.result.preset = "" if mapping is None else mapping.preset or ""
     return ingestion.result, rejects
 
 

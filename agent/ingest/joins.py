@@ -38,10 +38,10 @@ IDS = ("request_id", "response_id", "call_id", "trace")
 """Fields by whose ids a score may name a row."""
 CACHE_HITS: Final = "cache hits"
 ATTEMPTS: Final = "failed attempts of answered requests"
-FAILURES: Final = "failures"
-STEPS: Final = "earlier calls of a request"
-CACHED_STEPS: Final = "calls of a request whose answer came from a cache"
-EMPTY: Final = "without any call in them"
+FAILURES: Final = "calls of requests that failed"
+STEPS: Final = "earlier calls of requests"
+CACHED_STEPS: Final = "calls of requests whose answer came from a cache"
+EMPTY: Final = "traces without calls"
 """Why rows are no observations. A row that is none for another reason brings its own words."""
 NO_TIME: Final = float("-inf")
 EXAMPLES: Final = 3
@@ -114,8 +114,9 @@ class ScorePaths:
     score's own in Langfuse and TensorZero, so it comes last. rewards: words to rewards."""
 
     id: str = (
-        "observationId | observation_id | target_id | request_id | response_id | call_id"
-        " | litellm_call_id | generation_id | inference_id | EventId | trace_id | traceId | id"
+        "subject.id | observationId | observation_id | target_id | request_id | response_id"
+        " | call_id | litellm_call_id | generation_id | inference_id | EventId | trace_id"
+        " | traceId | id"
     )
     value: str = "reward | score | value | rating | RewardValue"
     word: str = "stringValue | string_value"
@@ -189,7 +190,7 @@ class Scores:
         if id_ is None:
             raise AgentError(f"nothing at {paths.id}")
         value = find(row, paths.value)
-        if str(find(row, paths.type)) in ("CATEGORICAL", "TEXT"):
+        if str(find(row, paths.type)) in ("CATEGORICAL", "TEXT") and not isinstance(value, str):
             # Their number is the place of the word in a list, or always 0.
             value = find(row, paths.word)
         reward = as_number("score", value) if self._rewards is None else self._rewards.find(value)

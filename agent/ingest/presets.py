@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 from uuid import UUID
@@ -33,8 +34,8 @@ DERIVED: Final = "derived"
 ANSWERED: Final = "answered"
 CACHED: Final = "cached"
 FAILED: Final = "failed"
-"""`derived.status` of a row. Only an answered row is an observation; any other text is the reason
-why a row is none, such as "of type SPAN"."""
+"""`derived.status` of a row. Only an answered one is an observation; any other text is the reason
+why such rows are none, such as "of type SPAN"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +115,12 @@ def preset_rows(preset: Preset, row: Any) -> Iterator[Row]:
         yield from preset.rows(row)
 
 
-_PATHS: dict[str, Any] = {}
+_parsed = lru_cache(maxsize=512)(parse_path)
 
 
 def find(row: Any, path: str) -> Any:
     """The value at a path of a row, None where there is none."""
-    parsed = _PATHS.get(path)
-    if parsed is None:
-        parsed = _PATHS[path] = parse_path(path)
-    return parsed.find(row)
+    return _parsed(path).find(row)
 
 
 def _read(reader: Callable[[str, Any], T | None], row: Row, path: str) -> T | None:
@@ -166,7 +164,7 @@ def _counts(
     return {"input_tokens": tokens_in, "output_tokens": tokens_out, "cost": cost}
 
 
-def _with(row: Row, derived: dict[str, Any]) -> dict[str, Any]:
+def _with(row: Row, derived: dict[str, Any]) -> Row:
     return {**row, DERIVED: derived}
 
 
@@ -182,7 +180,7 @@ def _litellm(row: Row) -> Iterator[Row]:
     call, error = str(find(row, "call_type") or ""), str(find(row, "error_str") or "")
     status = CACHED if _flag(row, "cache_hit") else ANSWERED
     if call and not any(name in call for name in _CHATS):
-        status = f"a call of {call[:40]}"
+        status = f"calls of {call[:40]}"
     elif find(row, "status | metadata.status") == "failure":
         status = FAILED
     derived = {
@@ -259,13 +257,13 @@ def _uuid_time(text: Any) -> float | None:
     return (uuid.int >> 80) / 1e3 if uuid.version == 7 else None
 
 
-_NO_REFERENCE = ("", "00000000-0000-0000-0000-000000000000")
+_NO_UUID = "00000000-0000-0000-0000-000000000000"
 
 
 def _helicone(row: Row) -> Iterator[Row]:
     """A hit refers to the request whose answer it repeats."""
     code, reference = _read(as_number, row, "response_status"), find(row, "cache_reference_id")
-    hit = str(reference or "") not in _NO_REFERENCE or _flag(row, "cache_hit")
+    hit = str(reference or _NO_UUID) != _NO_UUID
     failed = code is None or not 200 <= code < 300
     yield _with(
         row,
@@ -316,14 +314,17 @@ def _dsjson(row: Row) -> Iterator[Row]:
         ]
         drawn = dict(pairs) if len(pairs) == len(chances) == len(set(names)) else None
     kept = _read(as_number, row, "pdrop")
+    notes = [] if find(row, "o") else ["the service's default reward, nothing was observed"]
+    if kept:
+        notes.append("a log that was thinned out (pdrop), each counted once")
     at = int(label) if label is not None and label == int(label) else 0
     status = ANSWERED
     if "RewardValue" in row and "c" not in row:
-        status = "an observation that joined no event"
+        status = "rewards that joined no event"
     elif _flag(row, "_skipLearn"):
-        status = "not activated"
+        status = "events that were not activated"
     elif find(row, "_outcomes") is not None:
-        status = "of several slots"
+        status = "events of several slots"
     yield _with(
         row,
         {
@@ -333,7 +334,7 @@ def _dsjson(row: Row) -> Iterator[Row]:
             "reward": None if cost is None else 0.0 - cost,
             "candidates": drawn,
             "keep_prob": 1.0 - (kept or 0.0),
-            "default_reward": not find(row, "o"),
+            "notes": notes,
         },
     )
 

@@ -387,8 +387,9 @@ def as_table(
             if label.startswith(f"{side}."):
                 why = "a path is needed" if needed else "its declared missing value without a path"
                 lines.append(f'# {_quoted(label.partition(".")[2])} = ""  # {why}')
-    rest = [f"{name} {_quoted(path)}" for name, path in preset.fields.items()]
-    lines += ["", "# The log has: " + ", ".join(rest) + "."]
+    lines += ["", "# What features and outputs can be filled from:"]
+    able = dict.fromkeys([*_BEFORE, *_AFTER])
+    lines += [f"# {name}: {_quoted(preset.fields[name])}" for name in able if name in preset.fields]
     return "\n".join(lines) + "\n"
 
 
