@@ -156,7 +156,16 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
         if not facts["preset"] and not facts["scores"]:
             del facts["rows"]
-        for name in ("unrated", "skipped", "left_out", "empty", "notes", "scores", "preset"):
+        for name in (
+            "unrated",
+            "decided",
+            "skipped",
+            "left_out",
+            "empty",
+            "notes",
+            "scores",
+            "preset",
+        ):
             if not facts[name]:
                 del facts[name]
         typer.echo(msgspec.json.encode(facts).decode())
@@ -194,6 +203,12 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         )
     if result.scores is not None:
         _print_scores(result.scores)
+    if result.decided:
+        typer.echo(
+            f"{plural(result.decided, 'row')} {verb(result.decided, 'is', 'are')} of requests that "
+            "were decided here and were left out: a request counts once; report what came of it "
+            "with --kind outcomes"
+        )
     if result.left_out:
         parts = ", ".join(f"{count:,} {kind}" for kind, count in result.left_out.items())
         typer.echo(f"contents have parts that are no text and were left out: {parts}")

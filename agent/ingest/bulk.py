@@ -154,11 +154,12 @@ HELD_BACK = 4096
 class Ingested:
     """What became of rows: accepted are in the log now; duplicates were there before; late came
     after their decision had expired; rejected are refused, with a reason each; unrated have no
-    reward, and none is declared for those; skipped are no observations, by reason. Together they
-    are all rows. left_out: parts of contents that are no text, by type. empty: features that no row
-    gives, so that all rows have the value declared for a missing one. notes: observations with
-    something to know about, by what that is. scores: what became of those of score files. preset:
-    how the rows were read, "" without one.
+    reward, and none is declared for those; decided are usage rows of requests that the log has as
+    decisions, and do not count again; skipped are no observations, by reason. Together they are all
+    rows. left_out: parts of contents that are no text, by type. empty: features that no row gives,
+    so that all rows have the value declared for a missing one. notes: observations with something
+    to know about, by what that is. scores: what became of those of score files. preset: how the
+    rows were read, "" without one.
     """
 
     rows: int = 0
@@ -167,6 +168,7 @@ class Ingested:
     late: int = 0
     rejected: int = 0
     unrated: int = 0
+    decided: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
@@ -307,6 +309,7 @@ class Ingestion:
                 self._refused.append((number, reason))
             self.result.accepted += result.counts["accepted"]
             self.result.duplicates += result.counts["duplicates"]
+            self.result.decided += result.counts["decided"]
             self.result.late += result.counts["late"]
             batch.clear()
         for row, reason in sorted(self._refused):

@@ -98,8 +98,12 @@ class StoreSink:
 
     def _counts(self, records: Sequence[Record]) -> dict[str, int]:
         accepted = self._take(records)
-        duplicates, late = accepted.duplicates, accepted.late
-        return {"accepted": accepted.rows, "duplicates": duplicates, "late": late}
+        return {
+            "accepted": accepted.rows,
+            "duplicates": accepted.duplicates,
+            "late": accepted.late,
+            "decided": accepted.decided,
+        }
 
 
 class DaemonSink:
@@ -140,7 +144,7 @@ class DaemonSink:
         if response.status != 200:
             detail = answer.get("detail", "") if isinstance(answer, dict) else ""
             raise AgentError(f"the daemon answers with status {response.status}: {detail}")
-        counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late")})
+        counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late", "decided")})
         counts["accepted"] = answer["rows" if self._bulk else "accepted"]
         refused = answer["rejects" if self._bulk else "rejected"]
         return BatchResult(
