@@ -84,7 +84,8 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
     """The shape of these rows, None where fewer than half of them have one. The first hundred
     or so say enough.
 
-    family: only its shapes. Of shapes that fit as many rows, the one with more signs.
+    family: only its shapes, and one row of such a shape is enough. Of shapes that fit as many rows,
+    the one with more signs.
     """
     presets = [preset for preset in PRESETS.values() if family in (None, preset.family)]
     fitting, count = Counter[str](), 0
@@ -97,7 +98,7 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
     if not fitting:
         return None
     best = max(fitting, key=lambda name: (fitting[name], len(PRESETS[name].signs)))
-    return PRESETS[best] if 2 * fitting[best] >= count else None
+    return PRESETS[best] if family is not None or 2 * fitting[best] >= count else None
 
 
 def preset_rows(preset: Preset, row: Any) -> Iterator[Row]:
@@ -305,14 +306,15 @@ def _dsjson(row: Row) -> Iterator[Row]:
     candidates = candidates if isinstance(candidates, Sequence) else ()
     label, cost = _read(as_number, row, "_label_Action"), _read(as_number, row, "_label_cost")
     names = [_action_name(each, at) for at, each in enumerate(candidates, 1)]
-    drawn = None
+    drawn: dict[str, Any] | None = None
     if isinstance(actions, Sequence) and isinstance(chances, Sequence):
-        pairs = [
-            (names[at - 1], chance)
+        drawn = {
+            names[at - 1]: chance
             for at, chance in zip(actions, chances, strict=False)
             if isinstance(at, int) and 1 <= at <= len(names)
-        ]
-        drawn = dict(pairs) if len(pairs) == len(chances) == len(set(names)) else None
+        }
+        # Every candidate once, or nothing is known of the draw.
+        drawn = drawn if len(drawn) == len(chances) == len(names) else None
     kept = _read(as_number, row, "pdrop")
     notes = [] if find(row, "o") else ["the service's default reward, nothing was observed"]
     if kept:
