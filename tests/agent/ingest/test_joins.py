@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from equipoise.agent.config import ConfigError
-from equipoise.agent.config.ingest import IngestMapping
+from equipoise.agent.config.file import load_file
+from equipoise.agent.config.ingest import FIELDS, IngestMapping
 from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.bulk import Ingested, Order, run
+from equipoise.agent.ingest.bulk import Ingested, Order, run, table
 from equipoise.agent.ingest.files import Source, format_of
 from equipoise.agent.ingest.joins import (
     ATTEMPTS,
@@ -26,10 +27,12 @@ from equipoise.agent.ingest.joins import (
     ScorePaths,
     Scores,
 )
+from equipoise.agent.ingest.presets import PRESETS, fields_of
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
 from tests.agent.ingest import recorded
 from tests.agent.ingest.recorded import attempt, cached, litellm, observation, score
+from tests.commands import run_command
 
 CONFIG = """
 name = "chat"
@@ -402,3 +405,62 @@ def test_scores_of_ones_own_shape_are_described_by_a_table(folder: Path) -> None
     Path("chat.toml").write_text(CONFIG + table.replace('reward = "thumb"\n', ""))
     with pytest.raises(AgentError, match=r"^--scores-from thumbs: expected an \[\[ingest\]\]"):
         ingest("a.jsonl", preset="litellm", scores=["s.csv"], scores_from="thumbs")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_table_that_is_shown_is_one_that_is_read(folder: Path, name: str) -> None:
+    plan = '{type = "category", name = "plan.of-it", values = ["a", "b"], missing = 0.0}, '
+    config = CONFIG.replace('{type = "text"', plan + '{type = "text"')
+    Path("chat.toml").write_text(config)
+    shown = table(Order(files=[], config=Path("chat.toml"), preset=name))
+    Path("chat.toml").write_text(config + shown)
+    mapping = load_file(Path("chat.toml")).mapping(
+        PRESETS[name].family if "-" not in name else name
+    )
+    assert mapping.preset == mapping.name
+    assert fields_of(mapping) == {
+        field: path
+        for field, path in PRESETS[mapping.name].fields.items()
+        if field in FIELDS[mapping.kind]
+    }
+    # What is commented out is read too, with its paths.
+    uncommented = shown.replace("# routed =", "routed =").replace("# at =", "at =")
+    Path("chat.toml").write_text(config + uncommented)
+    assert fields_of(load_file(Path("chat.toml")).mapping(mapping.name)) == fields_of(mapping)
+
+
+def test_names_of_models_that_are_not_ours_are_shown(folder: Path) -> None:
+    lines(folder / "a.jsonl", [litellm(1), *[litellm(n, model_group='q"x') for n in (2, 3)]])
+    shown = table(Order(files=["a.jsonl"], config=Path("chat.toml"), preset="litellm"))
+    assert '\n# "q\\"x" = "large"  # 2 rows\n' in shown
+    assert '"large" = ' not in shown
+    edited = shown.replace('# "q\\"x" = "large"', '"q\\"x" = "small"')
+    Path("chat.toml").write_text(CONFIG + edited)
+    lines(folder / "s.jsonl", [{"trace_id": f"trace-{n}", "score": 1} for n in (1, 2, 3)])
+    assert ingest("a.jsonl", mapping="litellm", scores=["s.jsonl"]).accepted == 3
+
+
+def test_what_became_of_the_rows_is_said(folder: Path) -> None:
+    lines(folder / "a.jsonl", [litellm(1), attempt(2, 1), cached(3, 1), recorded.streamed(4)])
+    (folder / "s.csv").write_text("id,score\nchatcmpl-0001,1\nchatcmpl-0001,0\nzz,1\nx,up\n")
+    command = ["ingest", "a.jsonl", "--config", "chat.toml", "--from", "litellm"]
+    ran = run_command(*command, "--scores", "s.csv", cwd=folder)
+    assert ran.returncode == 1
+    assert ran.stdout.splitlines() == [
+        "1 row is new, 0 were there before",
+        f"read as LiteLLM's StandardLoggingPayload: {PRESETS['litellm'].about}",
+        "2 rows are no observations: 1 failed attempts of answered requests, 1 cache hits",
+        "1 row without a reward was left out: a usage row teaches by its reward; declare "
+        "reward.missing if a row without one has a known value",
+        "4 scores: 1 joined, 1 superseded by a later one of the same row, 1 of no row of the log, "
+        "1 refused",
+    ]
+    assert ran.stderr == "s.csv, row 4: score: 'up' is not a number\n"
+    given = "".join(json.dumps(row) + "\n" for row in (litellm(1), cached(3, 1)))
+    ran = run_command(*command[:1], "-", *command[2:], "--json", cwd=folder, given=given)
+    facts = json.loads(ran.stdout)
+    assert (facts["rows"], facts["unrated"], facts["skipped"]) == (2, 1, {"cache hits": 1})
+    assert facts["preset"] == "litellm"
+    ran = run_command(*command[:1], *command[2:], cwd=folder)
+    assert ran.returncode == 2
+    assert "name a file, or - for standard input" in ran.stderr
