@@ -178,7 +178,7 @@ def _litellm(row: Row) -> Iterator[Row]:
     "False" or "None". `response_time` is the time to the first token where streamed, so the seconds
     are those between start and end; a model without a price has a cost of 0.0."""
     priced = not find(row, "response_cost_failure_debug_info")
-    call, error = str(find(row, "call_type") or ""), str(find(row, "error_str") or "")
+    call, error = (str(find(row, name) or "") for name in ("call_type", "error_str"))
     status = CACHED if _flag(row, "cache_hit") else ANSWERED
     if call and not any(name in call for name in _CHATS):
         status = f"calls of {call[:40]}"
@@ -196,11 +196,10 @@ def _litellm(row: Row) -> Iterator[Row]:
 def _langfuse(row: Row) -> Iterator[Row]:
     """Spans, events and tools are no answers. A cost of 0 without a price is unknown."""
     kind = str(find(row, "type") or "")
-    usage = "usageDetails | usage_details | usage"
     counts = _counts(
         row,
-        f"{_each(usage, 'input')} | promptTokens",
-        f"{_each(usage, 'output')} | completionTokens",
+        "usageDetails.input | usage_details.input | usage.input | promptTokens",
+        "usageDetails.output | usage_details.output | usage.output | completionTokens",
         "totalCost | total_cost | calculatedTotalCost | costDetails.total | cost_details.total",
         bool(find(row, "costDetails | cost_details | modelId | model_id")),
     )
@@ -213,10 +212,6 @@ def _langfuse(row: Row) -> Iterator[Row]:
         status = "without an end"
     seconds = _between(row, "startTime | start_time", "endTime | end_time")
     yield _with(row, {"status": status, "seconds": seconds, **counts})
-
-
-def _each(paths: str, name: str) -> str:
-    return " | ".join(f"{path}.{name}" for path in paths.split(" | "))
 
 
 def _langfuse_traces(row: Row) -> Iterator[Row]:
@@ -459,7 +454,6 @@ _ALL = (
             "at": "derived.at | timestamp",
             "unit_id": "episode_id",
             "status": "derived.status",
-            "model": "function_name",
             "trace": "episode_id",
             "session": "episode_id",
             "prompt": "input.messages[role=user][-1].content",
