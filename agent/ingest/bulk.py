@@ -25,6 +25,7 @@ from equipoise.agent.config.ingest import IngestMapping, Kind
 from equipoise.agent.errors import AgentError, ConfigError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import listed
+from equipoise.agent.ingest.derived import DERIVED, find
 from equipoise.agent.ingest.files import (
     JSON_FORMATS,
     STANDARD_INPUT,
@@ -33,7 +34,7 @@ from equipoise.agent.ingest.files import (
     format_of,
 )
 from equipoise.agent.ingest.joins import Joined, Log, ScorePaths, Scores, Usage
-from equipoise.agent.ingest.presets import DERIVED, FAMILIES, PRESETS, Preset, find, recognise
+from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, recognise
 from equipoise.agent.ingest.records import (
     Namer,
     Record,

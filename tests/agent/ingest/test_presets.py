@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -10,16 +12,8 @@ from equipoise.agent.cli.ingest import FAMILIES as FAMILIES_OF_THE_COMMAND
 from equipoise.agent.config.ingest import PRESETS as NAMES
 from equipoise.agent.config.ingest import as_number, as_seconds, as_text, as_words, parse_path
 from equipoise.agent.errors import AgentError
-from equipoise.agent.ingest.presets import (
-    ANSWERED,
-    CACHED,
-    FAILED,
-    FAMILIES,
-    PRESETS,
-    find,
-    preset_rows,
-    recognise,
-)
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, find
+from equipoise.agent.ingest.presets import FAMILIES, PRESETS, preset_rows, recognise
 from tests.agent.ingest import recorded
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -34,6 +28,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "helicone": [recorded.helicone(1)],
     "openrouter": [recorded.activity(1), recorded.generation(2)],
     "dsjson": [recorded.dsjson(1)],
+    "otlp": [{"resourceSpans": []}, {"resourceLogs": []}],
     "lmsys-chat": [{"conversation_id": "c", "model": "large", "conversation": []}],
     "wildchat": [{"conversation_hash": "h", "model": "large", "conversation": []}],
     "openai": [{"request": {"model": "large"}, "response": {"choices": []}}],
@@ -226,3 +221,19 @@ def test_the_first_path_that_says_something_is_taken() -> None:
     assert path.columns == ["a", "a.b", "c", "d"]
     with pytest.raises(AgentError, match="is not valid"):
         parse_path("a | ")
+
+
+def test_calls_of_a_batch_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = {"kind": "call", "request_id": "t-s", "model": "large", "at": 1.8e9, "seconds": 1.5}
+    call |= {"failed": False, "answered_model": "large-2026", "response_id": "r"}
+    call |= {"input_tokens": 0, "output_tokens": 0, "cost": None}
+    left = {**call, "failed": True}
+    dead = {**left, "answered_model": None, "response_id": None}
+    module = ModuleType("equipoise.agent.ingest.otlp")
+    module.rows_of = lambda line: line["resourceSpans"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "equipoise.agent.ingest.otlp", module)
+    batch = {"resourceSpans": [call, left, dead, {**dead, "kind": "evaluation"}]}
+    held = list(preset_rows(PRESETS["otlp"], batch))
+    said = [find(each, "derived.status") for each in held]
+    assert said == [ANSWERED, ANSWERED, FAILED, "evaluations without their call"]
+    assert find(held[0], PRESETS["otlp"].fields["input_tokens"]) is None
