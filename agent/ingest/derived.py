@@ -252,7 +252,11 @@ def _action_name(action: Any, number: int) -> str:
 def of_otlp(row: Row) -> Iterator[Row]:
     """A batch of spans and log records. Instrumentations call a stream that its user left a
     failure: a call has failed only where no model answered at all."""
-    for each in import_module("equipoise.agent.ingest.otlp").rows_of(row):
+    try:
+        rows_of = import_module("equipoise.agent.ingest.otlp").rows_of
+    except ModuleNotFoundError:
+        raise AgentError("batches of OpenTelemetry are not read here") from None
+    for each in rows_of(row):
         status = ANSWERED
         if each["kind"] != "call":
             status = f"{each['kind']}s without their call"
