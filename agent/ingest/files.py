@@ -224,7 +224,9 @@ class _Text:
             except (RecursionError, ValueError) as error:
                 raise AgentError(str(error)) from None
             else:
-                if end < len(self._text) or self._ended:
+                whole = isinstance(value, dict | list | str)
+                # A number at the end of the block may go on.
+                if whole or self._ended or end < len(self._text) - _NEAR_THE_END:
                     self._at = end
                     return value
                 problem = ""

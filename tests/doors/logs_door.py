@@ -36,7 +36,7 @@ window = 86400
 OUTPUTS = """
 [features]
 outputs = [
-  {type = "number", name = "seconds", low = 0, log = true},
+  {type = "number", name = "seconds", low = 0},
   {type = "number", name = "tokens", low = 0, missing = -1.0},
   {type = "number", name = "cost", low = 0, missing = -1.0},
 ]

@@ -55,6 +55,9 @@ def test_a_list_reads_alike_wherever_its_blocks_end(
     numbers = [{"n": -12.5e-7}, {"n": 1234567890123}, {"t": True, "u": None}, {}]
     path.write_text(json.dumps(ROWS[:20] + numbers, ensure_ascii=False, indent=1))
     assert [row for _, row in read(path)] == ROWS[:20] + numbers
+    path.write_text("[1234567890, -5e-7, 77]")
+    refused = [f"expected an object, this is of type {each}" for each in ("int", "float", "int")]
+    assert [row for _, row in read(path)] == refused
 
 
 def test_what_is_no_object_is_a_row_that_is_refused(tmp_path: Path) -> None:

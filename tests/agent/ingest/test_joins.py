@@ -146,8 +146,9 @@ def test_a_score_finds_its_row_by_any_id_and_the_last_one_counts(tmp_path: Path)
         [
             {"id": "chatcmpl-0001", "score": 0.1, "time": "2026-11-28T10:00:00Z"},
             {"id": "chatcmpl-0001", "score": 0.9, "time": "2026-11-28T09:00:00Z"},
-            {"call_id": "call-2", "value": "0.2"},
-            {"trace_id": "trace-2", "rating": 0.3},
+            {"call_id": "call-2", "value": "0.1", "at": 1},
+            {"call_id": "call-2", "value": "0.2", "at": 2},
+            {"trace_id": "trace-2", "rating": 0.3, "at": 1.5},
             {"trace_id": "trace-3", "reward": True},
             {"response_id": "nobody's", "reward": 1},
             {"response_id": "chatcmpl-0004", "reward": "up"},
@@ -158,10 +159,9 @@ def test_a_score_finds_its_row_by_any_id_and_the_last_one_counts(tmp_path: Path)
     )
     source = lines(tmp_path / "a.jsonl", rows)
     log = log_of("litellm", source, scores=scores)
-    # Of two scores without a time the one further down counts, by whichever id.
-    assert [usage.reward for usage in log.usages(source)] == [0.1, 0.3, 1.0, None]
+    assert [usage.reward for usage in log.usages(source)] == [0.1, 0.2, 1.0, None]
     assert scores.result == Joined(
-        read=10, joined=3, superseded=2, unmatched=1, refused=4, others=0, left_out=0
+        read=11, joined=3, superseded=3, unmatched=1, refused=4, others=0, left_out=0
     )
     assert [reason for _, _, reason in scores.refused] == [  # type: ignore[attr-defined]
         "score: 'up' is not a number",
@@ -169,6 +169,32 @@ def test_a_score_finds_its_row_by_any_id_and_the_last_one_counts(tmp_path: Path)
         "nothing at " + ScorePaths().value,
         "expected an object",
     ]
+
+
+def test_of_scores_without_a_time_the_one_further_down_counts(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", [litellm(1)])
+    for ids in (
+        ({"call_id": "call-1"}, {"call_id": "call-1"}),
+        ({"call_id": "call-1"}, {"trace_id": "trace-1"}),
+    ):
+        rows = [{**ids[0], "score": 0.0}, {**ids[1], "score": 1.0}]
+        log = log_of("litellm", source, scores=scored(tmp_path / "s.jsonl", rows))
+        assert [usage.reward for usage in log.usages(source)] == [1.0]
+
+
+def test_rows_without_an_id_of_their_own_keep_their_scores_apart(tmp_path: Path) -> None:
+    """The id of a response is served again from a cache, so it names no row of this shape."""
+    rows = [
+        {
+            "request": {"model": "large"},
+            "response": {"id": f"r{at % 3}", "choices": [], "created": at},
+        }
+        for at in range(6)
+    ]
+    source = lines(tmp_path / "a.jsonl", rows)
+    scores = scored(tmp_path / "s.jsonl", [{"id": "r0", "score": 0.5}, {"id": "r2", "score": 0.25}])
+    log = log_of("openai", source, scores=scores)
+    assert [usage.reward for usage in log.usages(source)] == [None, None, None, 0.5, None, 0.25]
 
 
 def test_a_rating_of_a_conversation_is_of_its_last_answer(tmp_path: Path) -> None:
@@ -392,6 +418,16 @@ def test_a_feature_that_the_log_does_not_have_needs_a_path(folder: Path) -> None
     lines(folder / "s.jsonl", [{"id": "chatcmpl-0001", "score": 1}])
     result = ingest("a.jsonl", preset="litellm", scores=["s.jsonl"])
     assert (result.accepted, result.empty) == (1, ["features.prompt"])
+
+
+def test_a_path_with_another_way_leads_somewhere_where_either_does(folder: Path) -> None:
+    table = '[[ingest]]\nname = "own"\n[ingest.fields]\nrouted = "served | model"\nreward = "r"\n'
+    Path("chat.toml").write_text(CONFIG + table)
+    lines(folder / "a.jsonl", [{"model": "large", "r": 1}, {"model": "small", "r": 0}])
+    assert ingest("a.jsonl", mapping="own").accepted == 2
+    lines(folder / "a.jsonl", [{"modle": "large", "r": 1}])
+    with pytest.raises(AgentError, match=r"^a.jsonl: fields.routed: no row has served \| model: "):
+        ingest("a.jsonl", mapping="own")
 
 
 def test_scores_of_ones_own_shape_are_described_by_a_table(folder: Path) -> None:
