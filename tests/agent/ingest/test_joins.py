@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from equipoise.agent.config import ConfigError
@@ -357,6 +360,17 @@ def test_every_shape_is_taken_in(folder: Path) -> None:
         scores = [] if family in own else ["s.jsonl"]
         result = ingest("a.jsonl", preset=family, store=Path(f"{family}.db"), scores=scores)
         assert (result.accepted, result.rejected) == (2, 0), family
+    # Columns of JSON text and of quoted numbers, as tables of databases are exported.
+    spent = [recorded.spend(at, spend="0.00045", prompt_tokens="100") for at in (1, 2)]
+    pq.write_table(pa.Table.from_pylist(spent), "a.parquet")
+    with open("b.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, spent[0])
+        writer.writeheader()
+        writer.writerows([recorded.spend(at) for at in (3, 4)])
+    lines(folder / "s.jsonl", [{"call_id": f"call-{at}", "score": 0.5} for at in (1, 2, 3, 4)])
+    options: dict[str, Any] = {"preset": "litellm", "scores": ["s.jsonl"], "store": Path("t.db")}
+    result = ingest("a.parquet", "b.csv", **options)
+    assert (result.accepted, result.empty) == (4, [])
     (folder / "a.csv").write_text(
         ",".join(recorded.activity()) + "\n" + ",".join(recorded.activity().values()) + "\n"
     )
