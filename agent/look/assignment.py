@@ -1,0 +1,642 @@
+"""Who is sent where, and which rows look as if the model had been drawn at random.
+
+Tests are score tests of independence between the model and a column, clustered by user: with
+s_u the sum over the rows of user u of (d - mean d)(x - mean x)', for indicators d of models and
+x of a column's levels, R² of regressing 1 on s_u gives Hotelling's F with (df, users - df) degrees
+of freedom. They are corrected for the number of columns by Holm's method.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from scipy import special, stats
+
+from equipoise.agent.look.reading import NONE, Reader
+from equipoise.store.batches import Floats
+
+MOST_TESTED = 8
+"""Models that tests tell apart; the rest count as one."""
+LEVELS = 7
+PARTS = 5
+"""Levels of a category, without the rest; parts that the range of a number is cut into."""
+SIZE = 0.01
+"""Probability that a part which is split at random is not found: the level of its tests."""
+FALSE_ALARMS = 0.05
+"""Probability that any part which is sent as the rest is called random, over all parts tried."""
+FEWEST_ROWS, FEWEST_OF_MODEL = 200, 20
+FEWEST_CLUSTERS = 30
+Ints: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
+Verdict: TypeAlias = Literal["looks random", "not random", "too few"]
+
+
+class Level(msgspec.Struct, frozen=True):
+    """The rows of one value of a column. shares: by model."""
+
+    label: str
+    rows: int
+    shares: dict[str, float]
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """How much the model depends on one column. strength: Cramér's V, 0 to 1. p: of independence,
+    clustered by user, corrected by Holm; None where it cannot be tested, `note` says why."""
+
+    column: str
+    strength: float
+    p: float | None
+    levels: list[Level]
+    note: str = ""
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A part of the log, and whether it looks like a random split. where: which rows. rows,
+    clusters: of the sample. shares: by model. columns: tested. p: smallest, corrected by Holm;
+    worst: its column. power: probability that the test would have said no, were these rows sent as
+    the rest is; detectable: difference of a model's share between two halves that is seen with
+    80%. sticky: whether each user has one model."""
+
+    where: str
+    column: str
+    value: str
+    rows: int
+    clusters: int
+    shares: dict[str, float]
+    columns: int
+    p: float
+    worst: str
+    power: float
+    detectable: float
+    sticky: bool
+    verdict: Verdict
+    same: list[str] = []
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """A model against the one with the most requests. naive: difference of the means; adjusted: by
+    least squares on every column, with a 95% interval clustered by user, None where no column
+    leaves a choice. robustness: share of what is left of choice and reward that a hidden cause
+    would have to explain to bring `adjusted` to 0 (Cinelli and Hazlett 2020, equation 18).
+    strongest: the column that explains most of the choice, and the shares that it explains of
+    choice and of reward."""
+
+    model: str
+    against: str
+    naive: float
+    low: float
+    high: float
+    adjusted: float | None
+    adjusted_low: float | None
+    adjusted_high: float | None
+    robustness: float | None
+    strongest: str
+    explains_choice: float
+    explains_reward: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A model's rated requests: their mean with a 95% interval."""
+
+    name: str
+    rated: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A column of the sample as codes. codes: (rows,); labels: of the codes. source: the column it
+    was made of; candidate: whether its values may be parts that are split at random."""
+
+    name: str
+    codes: Ints
+    labels: list[str]
+    source: str
+    candidate: bool
+
+
+class Sample:
+    """The rows that tests rest on, sorted by user. fraction: of all rows that were used."""
+
+    def __init__(self, reader: Reader, kept: Mapping[str, np.ndarray] | None) -> None:
+        self.reader = reader
+        empty = np.zeros(0)
+        kept = kept or {"model": empty.astype(np.int64), "unit": empty.astype(np.int64)}
+        unit = kept["unit"]
+        # Hashes of texts differ from run to run: users are numbered as they come.
+        _, first, inverse = np.unique(unit, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first, kind="stable")] = np.arange(len(first))
+        cluster = rank[inverse] if len(unit) else unit.astype(np.int64)
+        alone = unit == 0
+        # Rows without a user stand for themselves.
+        cluster[alone] = len(first) + np.arange(np.count_nonzero(alone))
+        order = np.argsort(cluster, kind="stable")
+        self._kept = {name: values[order] for name, values in kept.items()}
+        self.rows = len(unit)
+        self.model = self._kept["model"].astype(np.int64)
+        self.cluster = cluster[order]
+        self.clusters = len(np.unique(self.cluster))
+        self.clustered = bool(self.rows and not alone.all())
+        self.reward = self._kept.get("reward", np.full(self.rows, math.nan))
+        self.names: list[str] = []
+        self.factors: list[Factor] = []
+
+    def design(self, code: int, requests: float) -> float:
+        """Variance of a model's mean reward, as a multiple of that of independent rows.
+
+        Pairs of rows of a user are in the sample as the square of single rows, so what they add is
+        scaled up to all rows.
+        """
+        rows = (self.model == code) & np.isfinite(self.reward)
+        if not self.clustered or np.count_nonzero(rows) < 2:
+            return 1.0
+        errors = self.reward[rows] - self.reward[rows].mean()
+        squares = float(errors @ errors)
+        if squares == 0.0:
+            return 1.0
+        sums = np.add.reduceat(errors, _starts(self.cluster[rows]))
+        fraction = np.count_nonzero(self.model == code) / requests
+        return 1.0 + max(float(sums @ sums) / squares - 1.0, 0.0) / float(fraction)
+
+    def seconds(self, code: int) -> tuple[float | None, float | None]:
+        values = self._kept.get("seconds")
+        if values is None:
+            return None, None
+        values = values[(self.model == code) & np.isfinite(values)]
+        if not len(values):
+            return None, None
+        return float(np.median(values)), float(np.quantile(values, 0.95))
+
+    def settle(self, order: Sequence[int]) -> None:
+        """Number the models by how many requests they have, and make the factors."""
+        labels = self.reader.models.labels
+        shown = list(order[:MOST_TESTED])
+        self.names = [labels[code] for code in shown]
+        if len(order) > MOST_TESTED:
+            self.names.append("other models")
+        numbers = np.full(len(labels) + 1, len(shown), np.int64)
+        numbers[shown] = np.arange(len(shown))
+        self.model = numbers[self.model]
+        self.factors = [factor for factor in self._factors() if len(factor.labels) > 1]
+
+    def _factors(self) -> Iterator[Factor]:
+        for number, column in enumerate(self.reader.chosen.columns):
+            values = self._kept.get(f"column {number}")
+            if values is None:
+                return
+            codes = self.reader.columns[number]
+            if codes is None:
+                name = f"length of {column.path}" if column.kind == "length" else column.path
+                few = column.kind == "number" and len(np.unique(values)) <= 2 * LEVELS
+                made = (_few if few else _parts)(values)
+                yield Factor(name, *made, column.path, few)
+            elif column.kind == "tags":
+                yield from _tags(column.path, values, codes.labels)
+            else:
+                made = _categories(values, codes.labels)
+                yield Factor(column.path, *made, column.path, True)
+        at = self._kept.get("at")
+        if at is not None and np.isfinite(at).any():
+            hours = np.where(np.isfinite(at), np.floor(at / 3600.0) % 24.0, math.nan)
+            names = ["0 to 6 h", "6 to 12 h", "12 to 18 h", "18 to 24 h"]
+            quarter = np.where(np.isfinite(hours), hours // 6.0, 4.0).astype(np.int64)
+            yield Factor("hour (UTC)", *_packed(quarter, [*names, "nothing"]), "", False)
+            fifth, _ = _parts(at)
+            fifths = [f"{number + 1}. fifth of the log" for number in range(PARTS)] + ["nothing"]
+            yield Factor("time", *_packed(fifth, fifths), "", False)
+
+
+def _starts(cluster: Ints) -> Ints:
+    """Where each run of equal numbers begins."""
+    return np.flatnonzero(np.r_[True, cluster[1:] != cluster[:-1]])
+
+
+def _packed(codes: Ints, labels: Sequence[str]) -> tuple[Ints, list[str]]:
+    """Codes without those that no row has."""
+    there = np.flatnonzero(np.bincount(codes, minlength=len(labels)))
+    numbers = np.zeros(len(labels), np.int64)
+    numbers[there] = np.arange(len(there))
+    return numbers[codes], [labels[code] for code in there.tolist()]
+
+
+def _categories(values: np.ndarray, labels: Sequence[object]) -> tuple[Ints, list[str]]:
+    counts = np.bincount(values[values >= 0], minlength=len(labels))
+    most = [int(code) for code in np.argsort(-counts, kind="stable")[:LEVELS] if counts[code]]
+    numbers = np.full(len(labels), len(most), np.int64)
+    numbers[most] = np.arange(len(most))
+    names = [*(_label(labels[code]) for code in most), "others", "nothing"]
+    codes = np.full(len(values), len(most), np.int64)
+    codes[values >= 0] = numbers[values[values >= 0]]
+    codes[values == NONE] = len(most) + 1
+    return _packed(codes, names)
+
+
+def _label(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)[:60]
+
+
+def _tags(path: str, values: np.ndarray, labels: Sequence[object]) -> Iterator[Factor]:
+    """A factor for each tag: whether a row has it."""
+    tags = [set(label) if isinstance(label, tuple) else {_label(label)} for label in labels]
+    counts = np.bincount(values[values >= 0], minlength=len(labels))
+    rows: Counter[str] = Counter()
+    for own, number in zip(tags, counts.tolist(), strict=True):
+        for tag in own:
+            rows[tag] += number
+    ranked = sorted(rows.items(), key=lambda item: (-item[1], item[0]))
+    for tag, number in ranked[:20]:
+        if number == len(values):
+            continue
+        has = np.array([tag in own for own in tags] + [False, False])
+        codes = has[np.where(values >= 0, values, len(labels))].astype(np.int64)
+        yield Factor(f"{path} has {tag}", codes, ["no", "yes"], path, True)
+
+
+def _few(values: Floats) -> tuple[Ints, list[str]]:
+    found, codes = np.unique(np.where(np.isfinite(values), values, math.inf), return_inverse=True)
+    names = ["nothing" if value == math.inf else _label(float(value)) for value in found]
+    return codes.astype(np.int64), names
+
+
+def _parts(values: Floats) -> tuple[Ints, list[str]]:
+    there = np.isfinite(values)
+    if not there.any():
+        return np.zeros(len(values), np.int64), ["nothing"]
+    ends = np.unique(np.quantile(values[there], np.arange(1, PARTS) / PARTS))
+    codes = np.where(there, np.searchsorted(ends, values, side="right"), len(ends) + 1)
+    shown = [f"{end:.4g}" for end in ends]
+    names = [f"below {shown[0]}", *(f"from {end}" for end in shown), "nothing"]
+    return _packed(codes.astype(np.int64), names)
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """A test of independence. statistic: R² of regressing 1 on the users' scores. strength:
+    Cramér's V."""
+
+    p: float
+    df: int
+    clusters: int
+    ratio: float
+    strength: float
+
+
+def independence(
+    first: Ints, second: Ints, cluster: Ints, strata: Ints | None = None
+) -> Test | None:
+    """Whether two columns of codes are independent, clustered. cluster: sorted. strata: within
+    which they are compared. None where there is nothing to test."""
+    left, right = _indicators(first, strata), _indicators(second, strata)
+    if not left.shape[1] or not right.shape[1]:
+        return None
+    scores = (left[:, :, None] * right[:, None, :]).reshape(len(first), -1)
+    sums = np.add.reduceat(scores, _starts(cluster), axis=0)
+    gram = sums.T @ sums
+    values, vectors = np.linalg.eigh(gram)
+    real = values > max(values[-1], 0.0) * 1e-9
+    df, clusters = int(np.count_nonzero(real)), len(sums)
+    if not df or clusters <= df + 1:
+        return None
+    total = vectors[:, real].T @ sums.sum(axis=0)
+    share = float(np.sum(total * total / values[real])) / clusters
+    share = min(share, 1.0)
+    freedom = clusters - df
+    ratio = share / max(1.0 - share, 1e-300)
+    p = float(stats.f.sf(ratio * freedom / df, df, freedom))
+    return Test(p, df, clusters, ratio, cramer(first, second))
+
+
+def _indicators(codes: Ints, strata: Ints | None) -> Floats:
+    """(rows, levels - 1) indicators less their means, of levels that rows have."""
+    _, packed = np.unique(codes, return_inverse=True)
+    levels = int(packed.max()) + 1 if len(packed) else 0
+    matrix: Floats = (packed[:, None] == np.arange(1, levels)).astype(np.float64)
+    if strata is None:
+        return np.asarray(matrix - matrix.mean(axis=0)) if len(matrix) else matrix
+    _, stratum = np.unique(strata, return_inverse=True)
+    rows = np.bincount(stratum)
+    for column in matrix.T:
+        column -= (np.bincount(stratum, column) / rows)[stratum]
+    return matrix
+
+
+def cramer(first: Ints, second: Ints) -> float:
+    """Cramér's V of two columns of codes: 0 where they are independent, 1 where one is a function
+    of the other."""
+    table = np.zeros((int(first.max()) + 1, int(second.max()) + 1))
+    np.add.at(table, (first, second), 1.0)
+    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+    least = min(table.shape) - 1
+    if least < 1:
+        return 0.0
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    return math.sqrt(float(((table - expected) ** 2 / expected).sum()) / table.sum() / least)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    result, highest = [0.0] * len(values), 0.0
+    for rank, at in enumerate(order):
+        highest = max(highest, min(1.0, values[at] * (len(values) - rank)))
+        result[at] = highest
+    return result
+
+
+def assignment(sample: Sample) -> tuple[list[Sent], list[Split], dict[str, int]]:
+    """Who is sent where, and which parts look randomized."""
+    if sample.rows < FEWEST_ROWS or len(sample.names) < 2:
+        return [], [], {}
+    tests = {
+        factor.name: independence(sample.model, factor.codes, sample.cluster)
+        for factor in sample.factors
+    }
+    known = {name: test for name, test in tests.items() if test is not None}
+    corrected = dict(zip(known, holm([test.p for test in known.values()]), strict=True))
+    sent = [_sent(sample, factor, tests[factor.name], corrected) for factor in sample.factors]
+    sent.sort(key=lambda each: (each.p is None, -each.strength))
+    splits, tried = _splits(sample, known)
+    return sent, splits, tried
+
+
+def _sent(
+    sample: Sample, factor: Factor, test: Test | None, corrected: Mapping[str, float]
+) -> Sent:
+    levels = []
+    for code, label in enumerate(factor.labels):
+        counts = np.bincount(sample.model[factor.codes == code], minlength=len(sample.names))
+        shares = counts / max(counts.sum(), 1)
+        pairs = zip(sample.names, shares.tolist(), strict=True)
+        levels.append(Level(label, int(counts.sum()), dict(pairs)))
+    strength = cramer(sample.model, factor.codes)
+    if test is None:
+        return Sent(factor.name, strength, None, levels, f"only {sample.clusters} users")
+    return Sent(factor.name, strength, corrected[factor.name], levels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows that may be split at random. split: what is drawn, the model or a column's values."""
+
+    where: str
+    column: str
+    value: str
+    rows: np.ndarray
+    split: Ints
+
+
+_DEVICES = re.compile(
+    r"bucket|split|variant|cohort|experiment|canary|random|treatment|slot|arm$|ab_?test|holdout",
+    re.I,
+)
+
+
+def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], dict[str, int]]:
+    """The whole log first; where it does not look random, every value of every column."""
+    devices = _devices(sample)
+    factors = [factor for factor in sample.factors if factor.source not in devices]
+    order = sorted(
+        (factor for factor in factors if factor.name in overall),
+        key=lambda factor: overall[factor.name].p,
+    )
+    everything = np.ones(sample.rows, np.bool_)
+    whole = _judged(sample, _Part("all requests", "", "", everything, sample.model), order, {}, 1)
+    if whole.verdict == "looks random":
+        return [whole], {whole.verdict: 1}
+    parts: list[_Part] = []
+    seen: dict[bytes, list[str]] = {}
+    for factor in sample.factors:
+        if not factor.candidate:
+            continue
+        for code, label in enumerate(factor.labels):
+            if label in ("others", "nothing", "no"):
+                continue
+            rows = factor.codes == code
+            counts = np.bincount(sample.model[rows], minlength=len(sample.names))
+            if rows.sum() < FEWEST_ROWS or np.sum(counts >= FEWEST_OF_MODEL) < 2:
+                continue
+            where = factor.name if label == "yes" and " has " in factor.name else ""
+            where = where or f"{factor.name} = {label}"
+            key = np.packbits(rows).tobytes()
+            if key in seen:
+                seen[key].append(where)
+                continue
+            seen[key] = [where]
+            parts.append(_Part(where, factor.source, label, rows, sample.model))
+    splits = [whole]
+    for part in parts:
+        judged = _judged(sample, part, order, overall, len(parts))
+        same = seen[np.packbits(part.rows).tobytes()][1:]
+        splits.append(msgspec.structs.replace(judged, same=same))
+    ranks = {"looks random": 0, "too few": 1, "not random": 2}
+    splits.sort(key=lambda each: (ranks[each.verdict], -each.rows))
+    return splits, dict(Counter(each.verdict for each in splits))
+
+
+def _devices(sample: Sample) -> set[str]:
+    """Columns that look as if they were what the split was made by: named so, and independent of
+    every other column. What they say of the model is the split itself, no confounding."""
+    named = {factor.source for factor in sample.factors if _DEVICES.search(factor.source)}
+    found = set()
+    for source in named:
+        own = [factor for factor in sample.factors if factor.source == source]
+        others = [factor for factor in sample.factors if factor.source not in named]
+        tests = [
+            independence(mine.codes, other.codes, sample.cluster)
+            for mine in own
+            for other in others
+        ]
+        values = [test.p for test in tests if test is not None]
+        if values and min(holm(values)) >= SIZE:
+            found.add(source)
+    return found
+
+
+def _judged(
+    sample: Sample, part: _Part, factors: Sequence[Factor], overall: Mapping[str, Test], parts: int
+) -> Split:
+    """Whether a part looks random. factors: in the order in which they are likely to say no; as
+    soon as one does, the others are not asked. overall: the tests of the whole log."""
+    rows = part.rows
+    cluster, split = sample.cluster[rows], part.split[rows]
+    counts = np.bincount(split, minlength=len(sample.names))
+    shares = counts / counts.sum()
+    level = SIZE / max(len(factors), 1)
+    values: dict[str, float] = {}
+    power = 0.0
+    elsewhere = np.bincount(sample.model) / sample.rows
+    for factor in factors:
+        test = independence(split, factor.codes[rows], cluster)
+        if test is None:
+            continue
+        values[factor.name] = test.p
+        if test.p < level:
+            break
+        before = overall.get(factor.name)
+        if before is not None:
+            # The association of the whole log, with as many users as here and these shares.
+            ratio = before.ratio * float((1 - shares @ shares) / (1 - elsewhere @ elsewhere))
+            limit = stats.chi2.isf(level, test.df)
+            power = max(power, float(stats.ncx2.sf(limit, test.df, ratio * test.clusters)))
+    clusters = len(np.unique(cluster))
+    corrected = dict(zip(values, holm(list(values.values())), strict=True))
+    worst = min(corrected, key=corrected.__getitem__, default="")
+    smallest = corrected.get(worst, 1.0)
+    refused = bool(values) and min(values.values()) < level
+    enough = power >= 1.0 - FALSE_ALARMS / parts if overall else clusters >= FEWEST_CLUSTERS
+    verdict: Verdict = "not random" if refused else "looks random"
+    if not refused and (not enough or not values):
+        verdict = "too few"
+    return Split(
+        where=part.where,
+        column=part.column,
+        value=part.value,
+        rows=int(rows.sum()),
+        clusters=clusters,
+        shares={
+            name: float(share)
+            for name, share in zip(sample.names, shares.tolist(), strict=True)
+            if share
+        },
+        columns=len(values),
+        p=smallest,
+        worst=worst,
+        power=power,
+        detectable=_detectable(split, cluster, level),
+        sticky=_sticky(split, cluster),
+        verdict=verdict,
+    )
+
+
+def _detectable(split: Ints, cluster: Ints, level: float) -> float:
+    """The difference of a model's share between two halves of the rows that is seen with 80%."""
+    counts = np.bincount(split)
+    indicator = (split == int(np.argmax(counts))).astype(np.float64)
+    errors = indicator - indicator.mean()
+    sums = np.add.reduceat(errors, _starts(cluster))
+    z = float(special.ndtri(1.0 - level / 2.0) + special.ndtri(0.8))
+    return min(1.0, 2.0 * z * math.sqrt(float(sums @ sums)) / len(split))
+
+
+def _sticky(split: Ints, cluster: Ints) -> bool:
+    """Whether nearly every user with several rows has one model in all of them."""
+    starts = _starts(cluster)
+    sizes = np.diff(np.r_[starts, len(split)])
+    same = np.minimum.reduceat(split, starts) == np.maximum.reduceat(split, starts)
+    several = sizes > 1
+    return bool(several.sum() >= FEWEST_CLUSTERS and same[several].mean() > 0.98)
+
+
+def comparisons(sample: Sample, models: Sequence[Rated]) -> list[Comparison]:
+    """Each model against the one with the most rated requests."""
+    rated = [model for model in models if model.rated >= 2 and model.name in sample.names]
+    if len(rated) < 2:
+        return []
+    against = max(rated, key=lambda model: model.rated)
+    return [_comparison(sample, model, against) for model in rated if model is not against]
+
+
+def _comparison(sample: Sample, model: Rated, against: Rated) -> Comparison:
+    codes = (sample.names.index(model.name), sample.names.index(against.name))
+    rows = np.isin(sample.model, codes) & np.isfinite(sample.reward)
+    naive = model.mean - against.mean
+    half = math.hypot(_half(model), _half(against))
+    fit = _adjusted(sample, rows, codes[0])
+    return Comparison(
+        model.name,
+        against.name,
+        naive,
+        naive - half,
+        naive + half,
+        *fit,
+        int(rows.sum()),
+    )
+
+
+def _half(model: Rated) -> float:
+    return (model.high - model.low) / 2.0
+
+
+_Fit: TypeAlias = "tuple[float | None, float | None, float | None, float | None, str, float, float]"
+_BLOCK = 8192
+
+
+def _adjusted(sample: Sample, rows: np.ndarray, code: int) -> _Fit:
+    """Least squares of the reward on the model and every factor's levels, in blocks of rows."""
+    reward, cluster = sample.reward[rows], sample.cluster[rows]
+    chosen = (sample.model[rows] == code).astype(np.float64)
+    factors = [(factor.name, factor.codes[rows], len(factor.labels)) for factor in sample.factors]
+    nothing: _Fit = (None, None, None, None, "", 0.0, 0.0)
+    if len(reward) < FEWEST_ROWS or not 0.0 < chosen.mean() < 1.0:
+        return nothing
+    owners = np.array([-1, *(at for at, each in enumerate(factors) for _ in range(1, each[2]))])
+    size = len(owners)
+    gram = np.zeros((size + 2, size + 2))
+    middle = reward.mean()
+
+    def block(at: int) -> Floats:
+        part = slice(at, at + _BLOCK)
+        columns = [np.ones((len(reward[part]), 1))]
+        columns += [
+            (codes[part, None] == np.arange(1, levels)).astype(np.float64)
+            for _, codes, levels in factors
+        ]
+        return np.hstack([*columns, chosen[part, None], reward[part, None] - middle])
+
+    for at in range(0, len(reward), _BLOCK):
+        matrix = block(at)
+        gram += matrix.T @ matrix
+    every = np.arange(size)
+    choice, left = _left(gram, every, size)
+    if left < 1e-9 * gram[size, size]:
+        return nothing
+    outcome, _ = _left(gram, np.r_[every, size], size + 1)
+    influence = np.empty(len(reward))
+    for at in range(0, len(reward), _BLOCK):
+        matrix = block(at)
+        part = slice(at, at + _BLOCK)
+        of_choice = matrix[:, size] - matrix[:, :size] @ choice
+        influence[part] = of_choice * (matrix[:, size + 1] - matrix[:, : size + 1] @ outcome)
+    effect = float(outcome[-1])
+    sums = np.add.reduceat(influence, _starts(cluster))
+    error = math.sqrt(float(sums @ sums)) / left
+    z = float(special.ndtri(0.975))
+    _, rest = _left(gram, np.r_[every, size], size + 1)
+    squared = effect * effect * left / max(rest, 1e-300)
+    # Cinelli and Hazlett, equation 18, with f² = t² / df of the plain regression.
+    robustness = (math.sqrt(squared * squared + 4.0 * squared) - squared) / 2.0
+    strongest = ("", 0.0, 0.0)
+    for at, (name, _, _) in enumerate(factors):
+        others = every[owners != at]
+        _, without = _left(gram, others, size)
+        explains = 1.0 - left / without if without > 0 else 0.0
+        if explains > strongest[1]:
+            _, plain = _left(gram, np.r_[others, size], size + 1)
+            strongest = (name, explains, 1.0 - rest / plain if plain > 0 else 0.0)
+    return effect, effect - z * error, effect + z * error, robustness, *strongest
+
+
+def _left(gram: Floats, columns: Ints, target: int) -> tuple[Floats, float]:
+    """Coefficients of one column on others, and the sum of squares that is left of it."""
+    inner, cross = gram[np.ix_(columns, columns)], gram[columns, target]
+    coefficients = np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ cross
+    return coefficients, max(float(gram[target, target] - cross @ coefficients), 0.0)
