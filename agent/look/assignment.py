@@ -252,7 +252,7 @@ def _label(value: object) -> str:
 
 def _tags(path: str, values: np.ndarray, labels: Sequence[object]) -> Iterator[Factor]:
     """A factor for each tag: whether a row has it."""
-    tags = [set(label) if isinstance(label, tuple) else {_label(label)} for label in labels]
+    tags = [_tags_of(label) for label in labels]
     counts = np.bincount(values[values >= 0], minlength=len(labels))
     rows: Counter[str] = Counter()
     for own, number in zip(tags, counts.tolist(), strict=True):
@@ -265,6 +265,16 @@ def _tags(path: str, values: np.ndarray, labels: Sequence[object]) -> Iterator[F
         has = np.array([tag in own for own in tags] + [False, False])
         codes = has[np.where(values >= 0, values, len(labels))].astype(np.int64)
         yield Factor(f"{path} has {tag}", codes, ["no", "yes"], path, True)
+
+
+def _tags_of(label: object) -> set[str]:
+    """A list of tags, or the text of one."""
+    if isinstance(label, str) and label.startswith("["):
+        try:
+            label = msgspec.json.decode(label)
+        except (msgspec.DecodeError, UnicodeError):
+            return {_label(label)}
+    return set(map(_label, label)) if isinstance(label, list | tuple) else {_label(label)}
 
 
 def _few(values: Floats) -> tuple[Ints, list[str]]:

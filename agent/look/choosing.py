@@ -147,6 +147,7 @@ class Sightings:
 
     def __init__(self) -> None:
         self.rows = 0
+        self._known: set[tuple[str, ...]] = set()
         self.paths: dict[str, Sighting] = {}
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -155,22 +156,20 @@ class Sightings:
 
     def _walk(self, row: Mapping[str, Any], before: tuple[str, ...], plain: bool) -> None:
         for name, value in row.items():
-            if not _PLAIN.fullmatch(str(name)):
-                continue
-            keys = (*before, str(name))
-            if isinstance(value, str) and value[:1] in ("{", "["):
+            inner, inside = value, plain
+            if type(value) is str and value[:1] in ("{", "["):
                 try:
-                    inner, inside = msgspec.json.decode(value), False
+                    inner = msgspec.json.decode(value)
+                    # A list is read from its text; what is below a mapping in a text is not plain.
+                    inside = plain and type(inner) is not dict
                 except (msgspec.DecodeError, UnicodeError, RecursionError):
-                    inner, inside = value, plain
-                if isinstance(inner, list):
-                    inside = plain
-            else:
-                inner, inside = value, plain
-            if isinstance(inner, Mapping) and len(keys) < DEEPEST:
+                    pass
+            keys = (*before, name)
+            if type(inner) is dict and len(keys) < DEEPEST:
                 self._walk(inner, keys, inside)
-                continue
-            self._see(keys, inside, inner)
+            elif keys in self._known or all(_PLAIN.fullmatch(str(each)) for each in keys):
+                self._known.add(keys)
+                self._see(keys, inside, inner)
 
     def _see(self, keys: tuple[str, ...], plain: bool, value: Any) -> None:
         text = ".".join(keys)

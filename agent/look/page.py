@@ -26,6 +26,8 @@ from equipoise.agent.answers.wording import (
 from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Comparison, Sent, Split
 from equipoise.agent.look.findings import Findings
 from equipoise.agent.look.start import Settled
+from equipoise.agent.planning.plan import Plan
+from equipoise.agent.planning.sentences import bill_words
 from equipoise.store.words import plural, verb
 
 SHOWN = 12
@@ -73,10 +75,24 @@ def summary(look: Look) -> list[str]:
         lines.append(_random_sentence(random[0]))
     plan = look.settled.plan
     if plan is not None:
-        lines.append(f"What would settle it: {plan.sentence}")
+        lines.append(_settling(plan))
     elif look.settled.why:
         lines.append(f"No plan can be made: {look.settled.why}.")
     return lines
+
+
+def _settling(plan: Plan) -> str:
+    """What it takes, in short; the plan's own sentence says it all."""
+    best = plan.recommended
+    if best is None:
+        return f"What would settle it: {plan.sentence}"
+    bill = None if best.bill is None else best.bill.needed
+    time = "" if best.hours is None else f", {duration(best.hours.needed)} of this traffic"
+    return (
+        f"What would settle it: {count(best.randomized.needed)} randomized requests"
+        f" ({percent(best.rate)} of all{time}{bill_words(bill, best.extra is not None)}), to find a"
+        f" model that is better by {figure(best.effect)} with {percent(plan.power)} power."
+    )
 
 
 def _verdict(found: Findings) -> str:
@@ -100,7 +116,12 @@ def _verdict(found: Findings) -> str:
             f"{naive}. No column says who was sent where, so that this may be a difference between"
             " the models, if something drew them at random."
         )
-    causes = [each for each in found.sent if each.p is not None and each.p < 0.05]
+    drawn = {each.where for each in found.splits if each.verdict == "looks random"}
+    causes = [
+        each
+        for each in found.sent
+        if each.p is not None and each.p < 0.05 and each.column not in drawn
+    ]
     if not causes:
         return f"{naive}. That is a difference between requests, too: nothing says they are alike."
     names = listed([each.column for each in causes[:3]])
@@ -225,9 +246,9 @@ def _flattery(found: Findings) -> Part:
         ]
         for each in rated
     ]
-    below = [line for each in found.comparisons for line in compared(each)]
+    notes += [line for each in found.comparisons for line in compared(each)]
     head = ("model", "rated", "naive mean", "95%, if requests were alike")
-    return Part(title, notes, head, rows, below)
+    return Part(title, notes, head, rows, figure=_differences(found.comparisons))
 
 
 def compared(each: Comparison) -> list[str]:
@@ -305,7 +326,7 @@ def extremes(each: Sent) -> str:
     low = min(levels, key=lambda level: level.shares[name])
     high = max(levels, key=lambda level: level.shares[name])
     return (
-        f"{name}: {tenths(low.shares[name])} of {low.label}, {tenths(high.shares[name])} of"
+        f"{name}: {tenths(low.shares[name])} where {low.label}, {tenths(high.shares[name])} where"
         f" {high.label}"
     )
 
@@ -432,7 +453,7 @@ def _read(look: Look) -> list[Part]:
     return parts
 
 
-_WIDTH, _HEIGHT, _FOOT = 720, 180, 24
+_WIDTH, _HEIGHT, _HEAD, _FOOT = 720, 190, 30, 28
 
 
 def _days_figure(found: Findings) -> str:
@@ -449,7 +470,7 @@ def _days_figure(found: Findings) -> str:
         base = float(_HEIGHT - _FOOT)
         rest = sum(number for name, number in each.items() if name not in names)
         for index, number in enumerate([*(each.get(name, 0) for name in names), rest]):
-            high = number / most * (_HEIGHT - _FOOT - 14)
+            high = number / most * (_HEIGHT - _FOOT - _HEAD)
             base -= high
             bars.append(
                 f'<rect x="{at * step + step * 0.1:.1f}" y="{base:.1f}" width="{step * 0.8:.1f}"'
@@ -467,8 +488,47 @@ def _days_figure(found: Findings) -> str:
     )
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Requests a day by model">'
-        f'<text x="0" y="10">{count(most)} a day</text>{"".join(bars)}{ends}</svg>'
+        f'<text x="0" y="18">{count(most)} a day</text>{"".join(bars)}{ends}</svg>'
         f'<p class="keys">{keys}</p>'
+    )
+
+
+_ROW, _NAMES = 46, 250
+
+
+def _differences(comparisons: Sequence[Comparison]) -> str:
+    """Each difference as the log has it, and among requests alike, against 0."""
+    lines = []
+    for each in comparisons[:8]:
+        name = f"{each.model} - {each.against}"
+        lines.append((name, "as the log has it", each.naive, each.low, each.high, 1))
+        if each.adjusted is not None:
+            low, high = each.adjusted_low or 0.0, each.adjusted_high or 0.0
+            lines.append(("", "among requests alike", each.adjusted, low, high, 0))
+    if not lines:
+        return ""
+    ends = [0.0, *(line[3] for line in lines), *(line[4] for line in lines)]
+    least, span = min(ends), (max(ends) - min(ends)) or 1.0
+
+    def x(value: float) -> float:
+        return _NAMES + 20 + (value - least) / span * (_WIDTH - _NAMES - 90)
+
+    bottom = _ROW * len(lines) + 8
+    drawn = [f'<path class="goal" d="M{x(0):.1f} 4V{bottom}"/>']
+    for at, (name, kind, middle, low, high, colour) in enumerate(lines):
+        y = _ROW * at + 26
+        drawn.append(
+            f'<text x="0" y="{y - 8}">{html.escape(name[:34])}</text>'
+            f'<text x="0" y="{y + 12}">{kind}</text>'
+            f'<path class="curve" style="stroke:var(--line-{colour})" d="M{x(low):.1f} {y}'
+            f'H{x(high):.1f}"/><circle cx="{x(middle):.1f}" cy="{y}" r="5"'
+            f' fill="var(--line-{colour})"/>'
+            f'<text x="{x(high) + 8:.1f}" y="{y + 5}">{signed(middle)}</text>'
+        )
+    label = "Differences of mean reward with 95% intervals; the dashed line is no difference"
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {bottom + 4}" role="img" aria-label="{label}">'
+        f"{''.join(drawn)}</svg>"
     )
 
 

@@ -35,7 +35,7 @@ from equipoise.store.batches import Floats
 Shape: TypeAlias = Literal["json lines", "json", "csv", "parquet"]
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 4096
-SURVEY_ROWS, SPOTS = 2000, 8
+SURVEY_ROWS, SPOTS = 1500, 8
 """Rows that are looked at before the columns are chosen; places of a file they come from."""
 MOST_CODES = 1000
 """Distinct values of a column that are told apart; the rest count as one."""
@@ -149,10 +149,11 @@ def survey(
     shape, where a path is in no row, or where no model is found."""
     together, first = Sightings(), None
     for source in sources:
-        seen = Sightings()
+        seen = Sightings() if len(sources) > 1 else together
         for row in _some_rows(source):
             seen.add(row)
-            together.add(row)
+            if seen is not together:
+                together.add(row)
         if not seen.rows:
             raise AgentError(f"{source.path}: no row can be read as {source.shape}")
         shape = _shape(seen)
@@ -550,24 +551,26 @@ class _Fields:
     def values(self, rows: list[Any]) -> dict[str, list[Any]]:
         """The values of every path in these rows, None where there is none."""
         found: dict[tuple[str, ...], list[Any]] = {(): rows}
-
-        def at(keys: tuple[str, ...]) -> list[Any]:
-            if keys not in found:
-                get, parents = self._names[keys], at(keys[:-1])
-                if len(keys) == 1:
-                    found[keys] = list(map(get, parents))
-                else:
-                    found[keys] = [None if row is None else get(row) for row in parents]
-            return found[keys]
-
         result = {}
         for path, (keys, rest) in self._ways.items():
-            if rest is None:
-                result[path] = at(keys)
-            else:
-                name = keys[0]
-                result[path] = [rest.find({name: value}) for value in at(keys)]
+            values = self._at(keys, found)
+            if rest is not None:
+                values = [rest.find({keys[0]: value}) for value in values]
+            result[path] = values
         return result
+
+    def _at(self, keys: tuple[str, ...], found: dict[tuple[str, ...], list[Any]]) -> list[Any]:
+        """The values below these names. found: those that are known already.
+
+        No inner function: one that calls itself is a cycle, and would keep the rows for ever.
+        """
+        if keys not in found:
+            get, parents = self._names[keys], self._at(keys[:-1], found)
+            if len(keys) == 1:
+                found[keys] = list(map(get, parents))
+            else:
+                found[keys] = [None if row is None else get(row) for row in parents]
+        return found[keys]
 
 
 def _struct(name: str, tree: Mapping[str, Any]) -> type[msgspec.Struct]:
