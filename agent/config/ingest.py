@@ -33,7 +33,10 @@ _STEP = re.compile(
     r"|\[(?P<index>-?\d{1,9})\]"
     r"|\[(?P<key>[^.\[\]=]+)=(?P<value>[^\[\]]*)\]"
 )
-GRAMMAR = "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries"
+GRAMMAR = (
+    "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries; "
+    "`a | b`: b where there is nothing at a"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,30 @@ class FieldPath:
 
     text: str
     steps: tuple[Step, ...]
+    others: tuple[FieldPath, ...] = ()
+    """Where to look when nothing stands at the first."""
+
+    @property
+    def ways(self) -> tuple[FieldPath, ...]:
+        """Every path that it may be, in order."""
+        return (self, *self.others)
 
     @property
     def columns(self) -> list[str]:
         """The columns of the row where it may start: `a` and `a.b` for `a.b[0]`."""
         names: list[str] = []
-        for step in self.steps:
-            if not isinstance(step, str):
-                break
-            names.append(f"{names[-1]}.{step}" if names else step)
+        for way in self.ways:
+            start = ""
+            for step in way.steps:
+                if not isinstance(step, str):
+                    break
+                start = f"{start}.{step}" if start else step
+                names.append(start)
         return names
+
+    def leads(self, row: Any) -> bool:
+        """Whether something is there, be it nothing but null."""
+        return any(way.walk(row)[0] == len(way.steps) for way in self.ways)
 
     def find(self, row: Any) -> Any:
         """The value in a row of mappings and lists, None where there is none.
@@ -80,12 +97,19 @@ class FieldPath:
         5
         >>> parse_path("usage.tokens").find({"usage.tokens": 5})
         5
+        >>> parse_path("group | model").find({"group": "", "model": "large"})
+        'large'
         """
-        steps, value = self.walk(row)
-        return value if steps == len(self.steps) else None
+        value = None
+        for way in self.ways:
+            steps, value = way.walk(row)
+            value = value if steps == len(way.steps) else None
+            if not self.others or not (value is None or value == ""):
+                return value
+        return value
 
     def walk(self, row: Any) -> tuple[int, Any]:
-        """How many steps lead somewhere in this row, and what stands there."""
+        """How many steps of the first way lead somewhere in this row, and what stands there."""
         place = 0
         while place < len(self.steps):
             step = self.steps[place]
@@ -119,6 +143,9 @@ class FieldPath:
 
 def parse_path(text: str) -> FieldPath:
     """The path that `text` writes. Raises AgentError with the grammar."""
+    first, *others = text.split(" | ")
+    if others:
+        return FieldPath(text, parse_path(first).steps, tuple(parse_path(each) for each in others))
     steps: list[Step] = []
     end = 0
     for match in _STEP.finditer(text):
@@ -420,28 +447,21 @@ FIELDS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
 )
 """What a mapping can fill beside features and outputs."""
 
-PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "lmsys-chat": {"request_id": "conversation_id", "routed": "model"},
-        "wildchat": {
-            "routed": "model",
-            "at": "timestamp",
-            "unit_id": "conversation[0].hashed_ip",
-        },
-        "openai": {
-            "routed": "request.model",
-            "at": "response.created",
-            "unit_id": "request.user",
-        },
-    }
+PRESETS = (
+    "litellm",
+    "litellm-spend",
+    "langfuse",
+    "langfuse-traces",
+    "tensorzero",
+    "tensorzero-model",
+    "helicone",
+    "openrouter",
+    "dsjson",
+    "lmsys-chat",
+    "wildchat",
+    "openai",
 )
-"""Fields of logs that many people have. Their rewards are yours: name the column you joined.
-
-lmsys-chat, wildchat: the Parquet files of LMSYS-Chat-1M and WildChat; the text of a prompt is
-`conversation[role=user][0].content`, of an answer `conversation[role=assistant][0].content`.
-openai: a line for each call with the bodies of the chat completions API under `request` and
-`response`; the prompt is `request.messages[role=user][-1].content`, the answer
-`response.choices[0].message.content`, its length `response.usage.completion_tokens`.
+"""Logs that many people have, as `agent/ingest/presets.py` reads them.
 
 A preset names rows by an id only where no two rows can share it. WildChat's conversation_hash is
 one of the content, and the id of a response is served again with it from a cache; their rows are
@@ -469,13 +489,6 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outputs: dict[str, str] = msgspec.field(default_factory=dict)
     models: dict[str, str] = msgspec.field(default_factory=dict)
     rewards: dict[str, float] = msgspec.field(default_factory=dict)
-
-    @property
-    def all_fields(self) -> dict[str, str]:
-        """Fields with those of the preset."""
-        names = FIELDS[self.kind]
-        preset = PRESETS.get(self.preset or "", {})
-        return {name: path for name, path in preset.items() if name in names} | self.fields
 
     @property
     def declared(self) -> dict[str, FieldPath]:
