@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from equipoise.agent.look.choosing import Chosen, Sighting, Sightings
+    from equipoise.agent.look.findings import Findings, Settled
     from equipoise.agent.look.page import Look
 
 LONG = 1 << 26
@@ -119,8 +123,7 @@ def look(
         for path in (config, out):
             if path is not None:
                 typer.echo(f"Written: {path}")
-    unread = set(found.findings.reasons) - {"no model", "answered from a cache"}
-    if unread:
+    if found.findings.lost:
         raise typer.Exit(1)
 
 
@@ -152,10 +155,9 @@ def _looked(
     from datetime import UTC, datetime
 
     from equipoise.agent.errors import AgentError
-    from equipoise.agent.look.findings import Tally
+    from equipoise.agent.look.findings import Tally, settled
     from equipoise.agent.look.page import Look
     from equipoise.agent.look.reading import Reader, inspected, survey
-    from equipoise.agent.look.start import configuration, settled
 
     sources = [inspected(path) for path in logs]
     chosen, seen = survey(sources, shape, given, columns, rewards)
@@ -183,8 +185,8 @@ def _looked(
     found = Look(
         files=[str(path) for path in logs],
         date=datetime.now(UTC).date().isoformat(),
-        shape="" if preset is None else preset.name,
-        why="" if preset is None else preset.why,
+        shape="" if preset is None else preset.holds,
+        why="" if preset is None else preset.about,
         roles={role: (path, chosen.how[role]) for role, path in chosen.roles.items()},
         tested=[column.path for column in chosen.columns],
         left_out=dict(chosen.left_out),
@@ -232,7 +234,9 @@ def _print(found: Look) -> None:
         if part.rows:
             table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
             for at, name in enumerate(part.head):
-                table.add_column(name, justify="left" if at == 0 else "right", overflow="fold")
+                longest = max(map(len, name.split()))
+                side: Literal["left", "right"] = "left" if at == 0 else "right"
+                table.add_column(name, justify=side, overflow="fold", min_width=longest)
             for row in part.rows[:SHOWN]:
                 table.add_row(*row)
             console.print(table, markup=False)
@@ -240,3 +244,188 @@ def _print(found: Look) -> None:
                 console.print(f"… and {len(part.rows) - SHOWN} more: --out FILE or --json")
         for line in part.below:
             console.print(line, markup=False, highlight=False)
+
+
+def configuration(
+    findings: Findings, chosen: Chosen, seen: Sightings, settled: Settled, name: str, log: str
+) -> str:
+    """The TOML text to begin with: mode observe, the models of the log, and how to read it.
+
+    Raises ConfigError where it would not be one, PlanError where the log has but one model.
+    """
+    import tomllib
+
+    from equipoise.agent.config.file import file_from_dict
+    from equipoise.agent.errors import PlanError
+    from equipoise.agent.look.findings import SOFT, plain, rounded
+
+    names = settled.compared
+    if len(names) < 2:
+        raise PlanError("--config", ", ".join(names) or "no model", "a log with two models or more")
+    lines = [
+        f"# Made from {log} by `equipoise look`. In mode observe the daemon logs and randomizes",
+        "# nothing. Read every line; then: equipoise serve --config THIS FILE --check",
+        "",
+        f"name = {_quoted(SOFT.sub('-', name).strip('-._:/@+') or 'look')}",
+    ]
+    for model in findings.models:
+        if model.name not in names:
+            continue
+        lines += ["", "[[models]]", f"name = {_quoted(names[model.name])}"]
+        if model.cost is not None and model.cost >= 0:
+            lines.append(f"price = {plain(rounded(model.cost))}  # USD a request, as measured")
+    lines += _reward(findings)
+    features, paths = _features(findings, chosen, seen)
+    lines += features
+    needed = None
+    if settled.plan is not None and settled.plan.recommended is not None:
+        needed = settled.plan.recommended.randomized.needed
+    lines += [
+        "",
+        "[policy]",
+        "rate = 0.1  # share of requests that will be randomized, once the mode is run",
+        "",
+        "[budget]",
+        *(
+            [f"requests = {int(needed)}  # randomized requests, as planned"]
+            if needed is not None
+            else ["# requests = 20000  # a hard stop, in randomized requests"]
+        ),
+        "",
+        "[service]",
+        'store = "equipoise.db"',
+        'mode = "observe"  # "run" begins the experiment',
+        "",
+        "[capacity]",
+        f"requests_per_second = {plain(rounded(max((findings.traffic or 36e3) / 3600.0, 1e-3)))}",
+    ]
+    if findings.reward is not None:
+        share = min(1.0, max(findings.reward.rated / findings.used, 1e-6))
+        lines.append(f"rated = {plain(rounded(share))}")
+    lines += _mapping(chosen, names, paths)
+    text = "\n".join(lines) + "\n"
+    file_from_dict(tomllib.loads(text), source="the configuration made from this log")
+    return text
+
+
+def _reward(findings: Findings) -> list[str]:
+    from equipoise.agent.answers.wording import percent
+
+    reward = findings.reward
+    lines = [
+        "",
+        "# Declare the range that rewards can have, not the one that was seen.",
+        "[reward]",
+    ]
+    low, high = (reward.low, reward.high) if reward else (0.0, 1.0)
+    lines += [f"low = {low!r}", f"high = {high!r}"]
+    lines.append("window = 86400  # seconds after which a reward counts as missing")
+    if reward is not None and reward.rated < findings.used:
+        share = percent(reward.rated / findings.used)
+        lines.append(
+            f'missing = "rated"  # {share} are rated: answers are about those (docs/missing.md)'
+        )
+    return lines
+
+
+FIELDS = {"routed": "model", "reward": "reward", "at": "at", "unit_id": "unit"}
+"""Fields of an observation, and what a look calls them."""
+
+
+def _features(
+    findings: Findings, chosen: Chosen, seen: Sightings
+) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Tables of features, and the paths that fill them."""
+    lines: list[str] = []
+    paths: dict[str, dict[str, str]] = {"features": {}, "outputs": {}}
+
+    def table(side: str, kind: str, path: str, *more: str) -> None:
+        part = "context" if side == "features" else "outputs"
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", path.split(".")[-1]).strip("_")[:80]
+        name = name if name[:1].isalpha() else f"x_{name}"
+        taken = {*paths["features"], *paths["outputs"]}
+        while name in taken:
+            name += "_2"
+        lines.extend(["", f"[[features.{part}]]", f'type = "{kind}"', f'name = "{name}"', *more])
+        lines.append("missing = 0.0")
+        paths[side][name] = path
+
+    known = {} if chosen.preset is None else dict(chosen.preset.fields)
+    prompt = known.get("prompt") or chosen.roles.get("prompt")
+    for column in chosen.columns:
+        each = seen.paths.get(column.path)
+        if each is not None and column.kind == "category":
+            words = _words(each)
+            if len(words) >= 2:
+                listed = ", ".join(_quoted(word) for word in words)
+                table("features", "category", column.path, f"values = [{listed}]", "other = true")
+        elif column.path == chosen.roles.get("prompt"):
+            path = prompt or column.path
+            if each is not None and each.kind != "text" and "[" not in path:
+                path += "[role=user][-1].content"
+            table("features", "text", path, 'statistics = ["words"]')
+        elif each is not None and column.kind == "length" and each.kind == "text":
+            table("features", "text", column.path, 'statistics = ["words"]')
+        elif column.kind == "number" and column.path != chosen.roles.get("input_tokens"):
+            table("features", "number", column.path, "winsorize = true")
+    for role in ("seconds", "output_tokens"):
+        where = known.get(role) or chosen.roles.get(role)
+        if where is not None and not (role == "seconds" and chosen.milliseconds):
+            table("outputs", "number", where, "low = 0.0", "log = true", "winsorize = true")
+    return lines, paths
+
+
+def _words(each: Sighting) -> list[str]:
+    """Values of a category as the reader of logs spells them, the most frequent first."""
+    from equipoise.agent.config.ingest import as_text
+
+    words: list[str] = []
+    for value, _ in each.values.most_common():
+        try:
+            word = as_text("", value)
+        except ValueError:
+            continue
+        if (
+            word
+            and word not in words
+            and word != "other"
+            and len(word) <= 100
+            and word.isprintable()
+        ):
+            words.append(word)
+    return words[:32]
+
+
+def _mapping(
+    chosen: Chosen, names: Mapping[str, str], paths: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    lines = ["", "# equipoise ingest LOG --config THIS FILE --mapping log", "[[ingest]]"]
+    lines.append('name = "log"')
+    preset = chosen.preset
+    if preset is not None:
+        lines.append(f'preset = "{preset.name}"')
+    own = []
+    for ours, role in FIELDS.items():
+        path = chosen.roles.get(role)
+        given = preset is None or ours not in preset.fields
+        if path is not None and (given or chosen.how[role] == "as you said"):
+            own.append(f"{ours} = {_quoted(path)}")
+    if own:
+        lines += ["", "[ingest.fields]", *own]
+    if chosen.rewards:
+        lines += ["", "[ingest.rewards]"]
+        lines += [f"{_quoted(word)} = {float(value)!r}" for word, value in chosen.rewards.items()]
+    renamed = {theirs: ours for theirs, ours in names.items() if theirs != ours}
+    if renamed:
+        lines += ["", "[ingest.models]"]
+        lines += [f"{_quoted(theirs)} = {_quoted(ours)}" for theirs, ours in renamed.items()]
+    for side, table in paths.items():
+        if table:
+            lines += ["", f"[ingest.{side}]"]
+            lines += [f"{name} = {_quoted(path)}" for name, path in table.items()]
+    return lines
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

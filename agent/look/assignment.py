@@ -33,6 +33,9 @@ FALSE_ALARMS = 0.05
 """Probability that any part which is sent as the rest is called random, over all parts tried."""
 FEWEST_ROWS, FEWEST_OF_MODEL = 200, 20
 FEWEST_CLUSTERS = 30
+LARGEST_ERROR = 0.25
+"""Share by which the sum of 1 / p may be off, and still be seen with 80%, where propensities are
+believed."""
 Ints: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 Verdict: TypeAlias = Literal["looks random", "not random", "too few"]
 
@@ -72,45 +75,11 @@ class Split(msgspec.Struct, frozen=True):
     columns: int
     p: float
     worst: str
-    power: float
+    power: float | None
     detectable: float
     sticky: bool
     verdict: Verdict
     same: list[str] = []
-
-
-class Comparison(msgspec.Struct, frozen=True):
-    """A model against the one with the most requests. naive: difference of the means; adjusted: by
-    least squares on every column, with a 95% interval clustered by user, None where no column
-    leaves a choice. robustness: share of what is left of choice and reward that a hidden cause
-    would have to explain to bring `adjusted` to 0 (Cinelli and Hazlett 2020, equation 18).
-    strongest: the column that explains most of the choice, and the shares that it explains of
-    choice and of reward."""
-
-    model: str
-    against: str
-    naive: float
-    low: float
-    high: float
-    adjusted: float | None
-    adjusted_low: float | None
-    adjusted_high: float | None
-    robustness: float | None
-    strongest: str
-    explains_choice: float
-    explains_reward: float
-    rows: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rated:
-    """A model's rated requests: their mean with a 95% interval."""
-
-    name: str
-    rated: int
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +118,7 @@ class Sample:
         self.clusters = len(np.unique(self.cluster))
         self.clustered = bool(self.rows and not alone.all())
         self.reward = self._kept.get("reward", np.full(self.rows, math.nan))
+        self.propensity = self._kept.get("propensity", np.full(self.rows, math.nan))
         self.names: list[str] = []
         self.factors: list[Factor] = []
 
@@ -165,7 +135,7 @@ class Sample:
         squares = float(errors @ errors)
         if squares == 0.0:
             return 1.0
-        sums = np.add.reduceat(errors, _starts(self.cluster[rows]))
+        sums = np.add.reduceat(errors, starts(self.cluster[rows]))
         fraction = np.count_nonzero(self.model == code) / requests
         return 1.0 + max(float(sums @ sums) / squares - 1.0, 0.0) / float(fraction)
 
@@ -217,7 +187,7 @@ class Sample:
             yield Factor("time", *_packed(fifth, fifths), "", False)
 
 
-def _starts(cluster: Ints) -> Ints:
+def starts(cluster: Ints) -> Ints:
     """Where each run of equal numbers begins."""
     return np.flatnonzero(np.r_[True, cluster[1:] != cluster[:-1]])
 
@@ -306,43 +276,38 @@ class Test:
     strength: float
 
 
-def independence(
-    first: Ints, second: Ints, cluster: Ints, strata: Ints | None = None
-) -> Test | None:
-    """Whether two columns of codes are independent, clustered. cluster: sorted. strata: within
-    which they are compared. None where there is nothing to test."""
-    left, right = _indicators(first, strata), _indicators(second, strata)
+def independence(first: Ints, second: Ints, cluster: Ints) -> Test | None:
+    """Whether two columns of codes are independent, clustered. cluster: sorted. None where there
+    is nothing to test."""
+    left, right = _indicators(first), _indicators(second)
     if not left.shape[1] or not right.shape[1]:
         return None
     scores = (left[:, :, None] * right[:, None, :]).reshape(len(first), -1)
-    sums = np.add.reduceat(scores, _starts(cluster), axis=0)
-    gram = sums.T @ sums
-    values, vectors = np.linalg.eigh(gram)
+    return _around_zero(scores, cluster, cramer(first, second))
+
+
+def _around_zero(scores: Floats, cluster: Ints, strength: float) -> Test | None:
+    """Hotelling's test that the sums of scores over clusters have mean 0. scores: (rows, any)."""
+    sums = np.add.reduceat(scores, starts(cluster), axis=0)
+    values, vectors = np.linalg.eigh(sums.T @ sums)
     real = values > max(values[-1], 0.0) * 1e-9
     df, clusters = int(np.count_nonzero(real)), len(sums)
     if not df or clusters <= df + 1:
         return None
     total = vectors[:, real].T @ sums.sum(axis=0)
-    share = float(np.sum(total * total / values[real])) / clusters
-    share = min(share, 1.0)
+    share = min(float(np.sum(total * total / values[real])) / clusters, 1.0)
     freedom = clusters - df
     ratio = share / max(1.0 - share, 1e-300)
     p = float(stats.f.sf(ratio * freedom / df, df, freedom))
-    return Test(p, df, clusters, ratio, cramer(first, second))
+    return Test(p, df, clusters, ratio, strength)
 
 
-def _indicators(codes: Ints, strata: Ints | None) -> Floats:
+def _indicators(codes: Ints) -> Floats:
     """(rows, levels - 1) indicators less their means, of levels that rows have."""
     _, packed = np.unique(codes, return_inverse=True)
     levels = int(packed.max()) + 1 if len(packed) else 0
     matrix: Floats = (packed[:, None] == np.arange(1, levels)).astype(np.float64)
-    if strata is None:
-        return np.asarray(matrix - matrix.mean(axis=0)) if len(matrix) else matrix
-    _, stratum = np.unique(strata, return_inverse=True)
-    rows = np.bincount(stratum)
-    for column in matrix.T:
-        column -= (np.bincount(stratum, column) / rows)[stratum]
-    return matrix
+    return np.asarray(matrix - matrix.mean(axis=0)) if len(matrix) else matrix
 
 
 def cramer(first: Ints, second: Ints) -> float:
@@ -422,6 +387,7 @@ _DEVICES = re.compile(
 
 def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], dict[str, int]]:
     """The whole log first; where it does not look random, every value of every column."""
+    weighted = _weighted(sample)
     devices = _devices(sample)
     factors = [factor for factor in sample.factors if factor.source not in devices]
     order = sorted(
@@ -431,7 +397,7 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
     everything = np.ones(sample.rows, np.bool_)
     whole = _judged(sample, _Part("all requests", "", "", everything, sample.model), order, {}, 1)
     if whole.verdict == "looks random":
-        return [whole], {whole.verdict: 1}
+        return [*weighted, whole], {whole.verdict: 1}
     parts: list[_Part] = []
     seen: dict[bytes, list[str]] = {}
     for factor in sample.factors:
@@ -452,7 +418,7 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
                 continue
             seen[key] = [where]
             parts.append(_Part(where, factor.source, label, rows, sample.model))
-    splits = [whole]
+    splits = [*weighted, whole]
     for part in parts:
         judged = _judged(sample, part, order, overall, len(parts))
         same = seen[np.packbits(part.rows).tobytes()][1:]
@@ -460,6 +426,51 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
     ranks = {"looks random": 0, "too few": 1, "not random": 2}
     splits.sort(key=lambda each: (ranks[each.verdict], -each.rows))
     return splits, dict(Counter(each.verdict for each in splits))
+
+
+def _weighted(sample: Sample) -> list[Split]:
+    """Whether a column is the probability that the model had: then 1 / p sums up to the number of
+    rows for every model, whatever else a row holds."""
+    chance = sample.propensity
+    rows = np.isfinite(chance) & (chance > 0.0) & (chance < 1.0)
+    if rows.sum() < FEWEST_ROWS:
+        return []
+    cluster, model, inverse = sample.cluster[rows], sample.model[rows], 1.0 / chance[rows]
+    counts = np.bincount(model, minlength=len(sample.names))
+    codes = np.flatnonzero(counts >= FEWEST_OF_MODEL)
+    left = (model[:, None] == codes) * inverse[:, None] - 1.0
+    values: dict[str, float] = {}
+    for factor in sample.factors:
+        right = np.hstack([np.ones((len(model), 1)), _indicators(factor.codes[rows])])
+        scores = (left[:, :, None] * right[:, None, :]).reshape(len(model), -1)
+        test = _around_zero(scores, cluster, 0.0)
+        if test is not None:
+            values[factor.name] = test.p
+    sums = np.add.reduceat(left, starts(cluster), axis=0)
+    level = SIZE / max(len(values), 1)
+    z = float(special.ndtri(1.0 - level / 2.0) + special.ndtri(0.8))
+    seen = z * float(np.sqrt((sums * sums).sum(axis=0)).max()) / len(model)
+    corrected = dict(zip(values, holm(list(values.values())), strict=True))
+    worst = min(corrected, key=corrected.__getitem__, default="")
+    smallest = corrected.get(worst, 1.0)
+    verdict: Verdict = "looks random" if seen <= LARGEST_ERROR else "too few"
+    return [
+        Split(
+            where="rows with a propensity",
+            column="",
+            value="propensity",
+            rows=int(rows.sum()),
+            clusters=len(sums),
+            shares={sample.names[code]: float(counts[code] / counts.sum()) for code in codes},
+            columns=len(values),
+            p=smallest,
+            worst=worst,
+            power=None,
+            detectable=min(seen, 1.0),
+            sticky=_sticky(model, cluster),
+            verdict="not random" if smallest < SIZE else verdict if values else "too few",
+        )
+    ]
 
 
 def _devices(sample: Sample) -> set[str]:
@@ -542,111 +553,15 @@ def _detectable(split: Ints, cluster: Ints, level: float) -> float:
     counts = np.bincount(split)
     indicator = (split == int(np.argmax(counts))).astype(np.float64)
     errors = indicator - indicator.mean()
-    sums = np.add.reduceat(errors, _starts(cluster))
+    sums = np.add.reduceat(errors, starts(cluster))
     z = float(special.ndtri(1.0 - level / 2.0) + special.ndtri(0.8))
     return min(1.0, 2.0 * z * math.sqrt(float(sums @ sums)) / len(split))
 
 
 def _sticky(split: Ints, cluster: Ints) -> bool:
     """Whether nearly every user with several rows has one model in all of them."""
-    starts = _starts(cluster)
-    sizes = np.diff(np.r_[starts, len(split)])
-    same = np.minimum.reduceat(split, starts) == np.maximum.reduceat(split, starts)
+    begin = starts(cluster)
+    sizes = np.diff(np.r_[begin, len(split)])
+    same = np.minimum.reduceat(split, begin) == np.maximum.reduceat(split, begin)
     several = sizes > 1
     return bool(several.sum() >= FEWEST_CLUSTERS and same[several].mean() > 0.98)
-
-
-def comparisons(sample: Sample, models: Sequence[Rated]) -> list[Comparison]:
-    """Each model against the one with the most rated requests."""
-    rated = [model for model in models if model.rated >= 2 and model.name in sample.names]
-    if len(rated) < 2:
-        return []
-    against = max(rated, key=lambda model: model.rated)
-    return [_comparison(sample, model, against) for model in rated if model is not against]
-
-
-def _comparison(sample: Sample, model: Rated, against: Rated) -> Comparison:
-    codes = (sample.names.index(model.name), sample.names.index(against.name))
-    rows = np.isin(sample.model, codes) & np.isfinite(sample.reward)
-    naive = model.mean - against.mean
-    half = math.hypot(_half(model), _half(against))
-    fit = _adjusted(sample, rows, codes[0])
-    return Comparison(
-        model.name,
-        against.name,
-        naive,
-        naive - half,
-        naive + half,
-        *fit,
-        int(rows.sum()),
-    )
-
-
-def _half(model: Rated) -> float:
-    return (model.high - model.low) / 2.0
-
-
-_Fit: TypeAlias = "tuple[float | None, float | None, float | None, float | None, str, float, float]"
-_BLOCK = 8192
-
-
-def _adjusted(sample: Sample, rows: np.ndarray, code: int) -> _Fit:
-    """Least squares of the reward on the model and every factor's levels, in blocks of rows."""
-    reward, cluster = sample.reward[rows], sample.cluster[rows]
-    chosen = (sample.model[rows] == code).astype(np.float64)
-    factors = [(factor.name, factor.codes[rows], len(factor.labels)) for factor in sample.factors]
-    nothing: _Fit = (None, None, None, None, "", 0.0, 0.0)
-    if len(reward) < FEWEST_ROWS or not 0.0 < chosen.mean() < 1.0:
-        return nothing
-    owners = np.array([-1, *(at for at, each in enumerate(factors) for _ in range(1, each[2]))])
-    size = len(owners)
-    gram = np.zeros((size + 2, size + 2))
-    middle = reward.mean()
-
-    def block(at: int) -> Floats:
-        part = slice(at, at + _BLOCK)
-        columns = [np.ones((len(reward[part]), 1))]
-        columns += [
-            (codes[part, None] == np.arange(1, levels)).astype(np.float64)
-            for _, codes, levels in factors
-        ]
-        return np.hstack([*columns, chosen[part, None], reward[part, None] - middle])
-
-    for at in range(0, len(reward), _BLOCK):
-        matrix = block(at)
-        gram += matrix.T @ matrix
-    every = np.arange(size)
-    choice, left = _left(gram, every, size)
-    if left < 1e-9 * gram[size, size]:
-        return nothing
-    outcome, _ = _left(gram, np.r_[every, size], size + 1)
-    influence = np.empty(len(reward))
-    for at in range(0, len(reward), _BLOCK):
-        matrix = block(at)
-        part = slice(at, at + _BLOCK)
-        of_choice = matrix[:, size] - matrix[:, :size] @ choice
-        influence[part] = of_choice * (matrix[:, size + 1] - matrix[:, : size + 1] @ outcome)
-    effect = float(outcome[-1])
-    sums = np.add.reduceat(influence, _starts(cluster))
-    error = math.sqrt(float(sums @ sums)) / left
-    z = float(special.ndtri(0.975))
-    _, rest = _left(gram, np.r_[every, size], size + 1)
-    squared = effect * effect * left / max(rest, 1e-300)
-    # Cinelli and Hazlett, equation 18, with f² = t² / df of the plain regression.
-    robustness = (math.sqrt(squared * squared + 4.0 * squared) - squared) / 2.0
-    strongest = ("", 0.0, 0.0)
-    for at, (name, _, _) in enumerate(factors):
-        others = every[owners != at]
-        _, without = _left(gram, others, size)
-        explains = 1.0 - left / without if without > 0 else 0.0
-        if explains > strongest[1]:
-            _, plain = _left(gram, np.r_[others, size], size + 1)
-            strongest = (name, explains, 1.0 - rest / plain if plain > 0 else 0.0)
-    return effect, effect - z * error, effect + z * error, robustness, *strongest
-
-
-def _left(gram: Floats, columns: Ints, target: int) -> tuple[Floats, float]:
-    """Coefficients of one column on others, and the sum of squares that is left of it."""
-    inner, cross = gram[np.ix_(columns, columns)], gram[columns, target]
-    coefficients = np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ cross
-    return coefficients, max(float(gram[target, target] - cross @ coefficients), 0.0)

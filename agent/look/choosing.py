@@ -1,8 +1,5 @@
 """Which column of a log is the model, the reward, the time: by a preset, by its name and content,
-or as the user says; and which of the others were known before the model was chosen.
-
-A guess is always said, with what it rests on, so that it can be overruled.
-"""
+or as the user says; and which of the others were known before the model was chosen."""
 
 from __future__ import annotations
 
@@ -10,98 +7,58 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.config.ingest import NOTHING, as_number, as_seconds, parse_path
+from equipoise.agent.config.ingest import (
+    NOTHING,
+    FieldPath,
+    as_number,
+    as_seconds,
+    parse_path,
+)
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
+from equipoise.agent.ingest.presets import DERIVED, Preset
 
 Kind: TypeAlias = Literal["category", "number", "length", "tags"]
 ROLES = (
-    *("model", "reward", "at", "unit", "cost", "ended", "seconds"),
-    *("input_tokens", "output_tokens", "prompt", "status", "cached"),
+    *("model", "reward", "at", "unit", "cost", "ended", "seconds", "input_tokens"),
+    *("output_tokens", "prompt", "status", "cached", "call", "unpriced", "propensity"),
 )
-MOST_PATHS, DEEPEST, MOST_VALUES = 400, 6, 2001
+MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
 FEW = 40
 """Distinct values up to which a column of texts is one of categories."""
 MOST_COLUMNS = 40
 """Columns that are tested; the first ones of a row come first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A log that many people have. fields: role to the paths it may be at, the first that is there
-    counts. signs: paths that rows of this shape have, all of them. why: which rows could be
-    randomized, and why the rest is not."""
-
-    name: str
-    fields: Mapping[str, Sequence[str]]
-    signs: Sequence[str]
-    why: str
-
-
-_LITELLM = {
-    "model": ("model_group", "model"),
-    "at": ("startTime",),
-    "ended": ("endTime",),
-    "unit": ("metadata.user_api_key_user_id", "end_user", "user"),
-    "input_tokens": ("prompt_tokens",),
-    "output_tokens": ("completion_tokens",),
-    "status": ("status",),
-    "cached": ("cache_hit",),
-    "prompt": ("messages",),
-}
-PRESETS: Mapping[str, Preset] = MappingProxyType(
+ALIASES: Mapping[str, str] = MappingProxyType({"model": "routed", "unit": "unit_id"})
+"""What a preset calls what we call so."""
+_LITELLM: Mapping[str, str] = MappingProxyType(
     {
-        preset.name: preset
-        for preset in (
-            Preset(
-                "equipoise",
-                {
-                    "model": ("routed",),
-                    "reward": ("reward",),
-                    "at": ("at",),
-                    "unit": ("unit_id",),
-                    "cost": ("outputs.cost", "cost"),
-                    "seconds": ("outputs.seconds",),
-                    "output_tokens": ("outputs.tokens",),
-                },
-                ("routed", "features"),
-                "a usage row names no draw",
-            ),
-            Preset(
-                "litellm",
-                {**_LITELLM, "cost": ("response_cost",)},
-                ("model_group", "response_cost", "startTime"),
-                "the weights of a router are no propensities: retries, cooldowns and fallbacks"
-                " choose again",
-            ),
-            Preset(
-                "litellm-spend",
-                {**_LITELLM, "cost": ("spend",), "unit": ("end_user", "user", "api_key")},
-                ("model_group", "spend", "startTime"),
-                "the weights of a router are no propensities: retries, cooldowns and fallbacks"
-                " choose again",
-            ),
-            Preset(
-                "openai",
-                {
-                    "model": ("request.model",),
-                    "at": ("response.created",),
-                    "unit": ("request.user", "request.safety_identifier"),
-                    "input_tokens": ("response.usage.prompt_tokens",),
-                    "output_tokens": ("response.usage.completion_tokens",),
-                    "prompt": ("request.messages",),
-                },
-                ("request.model", "response.usage"),
-                "a call of the interface names no draw",
-            ),
-        )
+        "model": "model_group | model",
+        "at": "startTime",
+        "ended": "endTime",
+        "unit": "end_user | metadata.user_api_key_end_user_id | metadata.user_api_key_user_id",
+        "cost": "response_cost | spend",
+        "input_tokens": "prompt_tokens",
+        "output_tokens": "completion_tokens",
+        "status": "status | metadata.status",
+        "cached": "cache_hit",
+        "call": "call_type",
+        "unpriced": "response_cost_failure_debug_info",
+        "prompt": "messages",
     }
 )
+RAW: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {"litellm": _LITELLM, "litellm-spend": _LITELLM}
+)
+"""Where the rows of a preset hold what its own function works out of them, so that a row need not
+become an object for it. That both say the same is tested."""
 
 
 @dataclass
@@ -149,9 +106,12 @@ class Sightings:
         self.rows = 0
         self._known: set[tuple[str, ...]] = set()
         self.paths: dict[str, Sighting] = {}
+        self.examples: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         self.rows += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(row)
         self._walk(row, (), True)
 
     def _walk(self, row: Mapping[str, Any], before: tuple[str, ...], plain: bool) -> None:
@@ -215,11 +175,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The paths of a log. roles: role to path. how: role to what the choice rests on. columns: that
-    are tested; left_out: the others, with the reason. rewards: words of the reward to numbers.
-    scale: of seconds."""
+    """The paths of a log. preset: whose log it is; whole: whether its function has to see each row.
+    roles: role to path. how: role to what the choice rests on. columns: that are tested; left_out:
+    the others, with the reason. rewards: words of the reward to numbers. milliseconds: whether
+    `seconds` are."""
 
     preset: Preset | None
+    whole: bool
     roles: Mapping[str, str]
     how: Mapping[str, str]
     columns: Sequence[Column]
@@ -234,7 +196,7 @@ class Chosen:
 
 _NAMES: Mapping[str, Sequence[str]] = {
     "model": (
-        *("model_group", "served_model", "served", "model", "model_name", "modelname", "llm"),
+        *("model_group", "served_model", "served", "model", "model_name", "llm"),
         *("routed", "engine", "deployment", "variant_name", "arm", "action"),
     ),
     "reward": (
@@ -242,13 +204,13 @@ _NAMES: Mapping[str, Sequence[str]] = {
         *("accepted", "correct", "label", "stars", "csat", "grade", "quality", "vote", "outcome"),
     ),
     "at": (
-        *("timestamp", "created_at", "start_time", "starttime", "created", "time", "at", "ts"),
+        *("timestamp", "created_at", "start_time", "created", "time", "at", "ts"),
         *("datetime", "date", "start", "requested_at", "request_time"),
     ),
-    "ended": ("end_time", "endtime", "ended_at", "completed_at", "finished_at"),
+    "ended": ("end_time", "ended_at", "completed_at", "finished_at"),
     "unit": (
-        *("user_id", "userid", "user", "unit_id", "unit", "end_user", "customer_id", "customer"),
-        *("account_id", "account", "session_id", "sessionid", "session", "hashed_ip", "client"),
+        *("user_id", "user", "unit_id", "unit", "end_user", "customer_id", "customer"),
+        *("account_id", "account", "session_id", "session", "hashed_ip", "client"),
         *("conversation_id", "subject"),
     ),
     "cost": ("cost", "cost_usd", "total_cost", "response_cost", "spend", "usd", "price"),
@@ -262,6 +224,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
     "prompt": ("messages", "prompt", "question", "query", "input", "user_message", "text"),
     "status": ("status", "state", "status_code", "http_status"),
     "cached": ("cache_hit", "cached", "from_cache"),
+    "propensity": ("propensity", "action_probability", "probability", "pscore", "prob"),
 }
 REWARD_WORDS: Mapping[str, float] = {
     **dict.fromkeys(("up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive"), 1.0),
@@ -281,13 +244,19 @@ _OF_MODEL = re.compile(
 )
 _IDS = re.compile(r"(^|[._])(id|uuid|guid|hash|trace_?id|span_?id|call_?id|request_?id|key)$", re.I)
 _TOKENS = re.compile(r"tokens?$", re.I)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[^.\[\]]+(\.[^.\[\]]+)*")
 """Names that a path can hold."""
 
 
+def is_whole(preset: Preset | None) -> bool:
+    """Whether every row has to become an object, for the preset's own function to see."""
+    return preset is not None and preset.rows is not None and preset.name not in RAW
+
+
 def choose(
     seen: Sightings,
-    preset: str | None,
+    preset: Preset | None,
     given: Mapping[str, str],
     columns: Sequence[str],
     rewards: Mapping[str, float],
@@ -297,76 +266,67 @@ def choose(
 
     Raises AgentError where a path is in no row, or no model can be found, with the nearest names.
     """
-    if preset is not None and preset not in PRESETS:
-        raise AgentError(f"--from {preset}: {suggestion(preset, PRESETS)}")
-    found = PRESETS[preset] if preset is not None else recognised(seen)
     roles: dict[str, str] = {}
     how: dict[str, str] = {}
     for role, path in given.items():
-        if path in ("", "none"):
-            continue
-        known(seen, path, f"--{role.replace('_', '-')}")
-        roles[role], how[role] = path, "as you said"
+        if path not in ("", "none"):
+            known(seen, path, f"--{role}")
+            roles[role], how[role] = path, "as you said"
     for role in ROLES:
-        if role in given:
+        if role in given or (role == "seconds" and "ended" in roles):
             continue
-        there = _of_preset(seen, found, role)
-        if there is not None:
-            roles[role], how[role] = there, f"as in logs of {found.name}" if found else ""
-            continue
-        if role == "seconds" and "ended" in roles:
-            continue
-        guess = _by_name(seen, role, set(roles.values()))
-        if guess is not None:
-            roles[role], how[role] = guess, "by its name and values"
+        there = None if preset is None else _of_preset(seen, preset, role)
+        if there is not None and preset is not None:
+            roles[role], how[role] = there, f"as in logs of {preset.name}"
+        elif role in _CONTENTS and not (preset is not None and role in ("status", "cached")):
+            guess = _by_name(seen, role, set(roles.values()))
+            if guess is not None:
+                roles[role], how[role] = guess, "by its name and values"
     if "model" not in roles:
         texts = [name for name, each in seen.paths.items() if each.kind == "text"]
         raise AgentError(
             "no column looks like a model: name it with --model PATH, such as"
             f" {', '.join(texts[:8]) or 'none of these rows, which hold no texts'}"
         )
-    if "seconds" in roles and roles.get("ended"):
-        del roles["ended"], how["ended"]
     words = _words(seen, roles, rewards)
     tested, left_out = _columns(seen, roles, columns)
-    return Chosen(found, roles, how, tested, left_out, words, _milliseconds(seen, roles))
-
-
-def recognised(seen: Sightings) -> Preset | None:
-    """The preset whose signs most rows have."""
-    least = max(1, seen.rows // 2)
-
-    def there(sign: str) -> bool:
-        under = sign + "."
-        rows = max(
-            (
-                each.rows if sign == name else each.kinds.total()
-                for name, each in seen.paths.items()
-                if name == sign or name.startswith(under)
-            ),
-            default=0,
-        )
-        return rows >= least
-
-    return next(
-        (each for each in PRESETS.values() if all(there(sign) for sign in each.signs)), None
+    return Chosen(
+        preset,
+        is_whole(preset),
+        roles,
+        how,
+        tested,
+        left_out,
+        words,
+        _milliseconds(seen, roles),
     )
 
 
 def known(seen: Sightings, path: str, option: str) -> None:
     """Raise AgentError where no row has this path, with the nearest one that there is."""
-    parse_path(path)
-    if path in seen.paths or "[" in path:
-        return
-    fix = suggestion(path, seen.paths)
-    raise AgentError(f"{option} {path}: no row has it; {fix}")
+    if path not in seen.paths and not _found(seen, path):
+        fix = suggestion(path, seen.paths)
+        raise AgentError(f"{option} {path}: no row has it; {fix}")
 
 
-def _of_preset(seen: Sightings, preset: Preset | None, role: str) -> str | None:
-    if preset is None:
-        return None
-    paths = preset.fields.get(role, ())
-    return next((path for path in paths if path in seen.paths and seen.paths[path].rows), None)
+def _found(seen: Sightings, path: str) -> bool:
+    steps = parse_path(path)
+    return any(steps.find(row) not in (None, "") for row in seen.examples)
+
+
+def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
+    """The ways of the preset's path at which something was seen."""
+    table = RAW.get(preset.name, preset.fields)
+    ways = table.get(role if preset.name in RAW else ALIASES.get(role, role), "").split(" | ")
+    there = []
+    for way in ways:
+        sighting = seen.paths.get(way)
+        if (sighting is not None and sighting.rows) or ("[" in way and _found(seen, way)):
+            there.append(way)
+    if role == "prompt" and there and "[" in there[0]:
+        start = there[0].partition("[")[0]
+        return start if start in seen.paths else there[0]
+    return " | ".join(there) or None
 
 
 def _by_name(seen: Sightings, role: str, taken: set[str]) -> str | None:
@@ -377,7 +337,7 @@ def _by_name(seen: Sightings, role: str, taken: set[str]) -> str | None:
     for name, each in seen.paths.items():
         if name in taken or not each.rows:
             continue
-        last = each.keys[-1].lower().replace("-", "_").replace(" ", "_")
+        last = _CAMEL.sub("_", each.keys[-1]).lower().replace("-", "_").replace(" ", "_")
         words = _NAMES[role]
         if last in words:
             rank = words.index(last)
@@ -387,23 +347,23 @@ def _by_name(seen: Sightings, role: str, taken: set[str]) -> str | None:
             rank = len(words)
         else:
             continue
-        if fits(each, seen.rows):
+        if fits(each):
             ranked.append((len(each.keys) > 1 and role != "model", rank, len(each.keys), name))
     return min(ranked)[-1] if ranked else None
 
 
-def _is_model(each: Sighting, rows: int) -> bool:
+def _is_model(each: Sighting) -> bool:
     return each.kind == "text" and each.distinct <= max(2, each.rows // 3) and each.distinct <= 1000
 
 
-def _is_reward(each: Sighting, rows: int) -> bool:
+def _is_reward(each: Sighting) -> bool:
     if each.kind in ("number", "flag"):
         return True
     words = {str(value).strip().casefold() for value in each.values} - NOTHING
     return bool(each.numbers()) or (bool(words) and words <= REWARD_WORDS.keys())
 
 
-def _is_time(each: Sighting, rows: int) -> bool:
+def _is_time(each: Sighting) -> bool:
     for value in list(each.values)[:20]:
         try:
             at = as_seconds("", value)
@@ -414,29 +374,30 @@ def _is_time(each: Sighting, rows: int) -> bool:
     return bool(each.values)
 
 
-def _is_number(each: Sighting, rows: int) -> bool:
+def _is_number(each: Sighting) -> bool:
     return each.kind != "flag" and bool(each.numbers())
 
 
-def _is_unit(each: Sighting, rows: int) -> bool:
+def _is_unit(each: Sighting) -> bool:
     return each.kind in ("text", "number") and each.distinct > 1
 
 
-def _is_prompt(each: Sighting, rows: int) -> bool:
+def _is_prompt(each: Sighting) -> bool:
     return each.kind in ("parts", "texts") or (
         each.kind == "text" and each.letters > 12 * each.rows and each.distinct > FEW
     )
 
 
-def _is_status(each: Sighting, rows: int) -> bool:
+def _is_chance(each: Sighting) -> bool:
+    numbers = each.numbers() if each.kind != "flag" else []
+    return bool(numbers) and 0.0 < min(numbers) < 1.0 and max(numbers) <= 1.0
+
+
+def _is_few(each: Sighting) -> bool:
     return each.distinct <= FEW
 
 
-def _is_flag(each: Sighting, rows: int) -> bool:
-    return each.kinds.keys() <= {"flag", "text", "number"} and each.distinct <= 4
-
-
-_CONTENTS: Mapping[str, Callable[[Sighting, int], bool]] = {
+_CONTENTS: Mapping[str, Callable[[Sighting], bool]] = {
     "model": _is_model,
     "reward": _is_reward,
     "at": _is_time,
@@ -447,8 +408,9 @@ _CONTENTS: Mapping[str, Callable[[Sighting, int], bool]] = {
     "input_tokens": _is_number,
     "output_tokens": _is_number,
     "prompt": _is_prompt,
-    "status": _is_status,
-    "cached": _is_flag,
+    "status": _is_few,
+    "cached": _is_few,
+    "propensity": _is_chance,
 }
 
 
@@ -473,6 +435,8 @@ def _words(
 
 def _milliseconds(seen: Sightings, roles: Mapping[str, str]) -> bool:
     path = roles.get("seconds", "")
+    if path.startswith(DERIVED):
+        return False
     if re.search(r"(_|\b)(ms|millis|milliseconds)$", path.lower()):
         return True
     numbers = sorted(seen.paths[path].numbers()) if path in seen.paths else []
@@ -519,14 +483,14 @@ def _columns(
 def _left_out(each: Sighting, roles: Mapping[str, str], rows: int) -> str:
     """Why a column is no candidate; "" where it is one."""
     for role, path in roles.items():
-        if path == each.text:
+        if each.text in path.split(" | "):
             return {"unit": "the user", "at": "the time", "prompt": ""}.get(role, f"the {role}")
     name = each.text.lower()
     if not each.rows:
         return "empty"
     if each.distinct < 2 and each.rows == rows:
         return "the same in every row"
-    if _AFTER.search(name):
+    if _AFTER.search(name) or each.keys[0] == DERIVED:
         return "known only after the answer"
     if _OF_MODEL.search(name) and each.kind != "texts":
         return "names the model"
@@ -548,8 +512,100 @@ def _kind(each: Sighting) -> Kind | None:
         return "number"
     if each.distinct <= each.rows // 10:
         return "category"
-    if each.kind == "time" or _is_time(each, each.rows):
+    if each.kind == "time" or _is_time(each):
         return None
     if each.letters > 25 * each.rows and each.distinct > each.rows // 2:
         return "length"
     return None
+
+
+class Fields:
+    """A struct of nothing but the fields that are needed, and how to get at their values.
+
+    Whatever else a line holds is skipped by the decoder and never becomes an object.
+    """
+
+    def __init__(self, paths: Mapping[str, FieldPath], raw: set[str], seen: Sightings) -> None:
+        tops = {each.keys[0] for each in seen.paths.values()}
+        ways = {way.text: way for steps in paths.values() for way in steps.ways}
+        keys_of: dict[str, tuple[str, ...]] = {}
+        # A top-level name is taken whole, and followed from there, where a path below it leads
+        # through a list or through JSON in a text, or where its value is asked for, too.
+        whole: set[str] = set()
+        for text, way in ways.items():
+            sighting = seen.paths.get(text)
+            if sighting is not None:
+                keys_of[text] = sighting.keys
+            else:
+                names = FieldPath(text, way.steps).columns
+                keys_of[text] = (next((name for name in names[::-1] if name in tops), names[0]),)
+            if sighting is None or not sighting.plain:
+                whole.add(keys_of[text][0])
+        known = set(keys_of.values())
+        whole |= {keys[0] for keys in known for end in range(1, len(keys)) if keys[:end] in known}
+        tree: dict[str, Any] = {}
+        self._paths = paths
+        self._ways: dict[str, tuple[tuple[str, ...], FieldPath | None]] = {}
+        for text, keys in keys_of.items():
+            if keys[0] in whole:
+                tree[keys[0]] = object
+                self._ways[text] = keys[:1], FieldPath(text, ways[text].steps)
+                continue
+            node = tree
+            for key in keys[:-1]:
+                node = node.setdefault(key, {})
+            node[keys[-1]] = msgspec.Raw if text in raw else object
+            self._ways[text] = keys, None
+        self.decoder = msgspec.json.Decoder(_struct("Row", tree))
+        self._names: dict[tuple[str, ...], Callable[[Any], Any]] = {}
+        self._name(tree, ())
+
+    def _name(self, tree: Mapping[str, Any], before: tuple[str, ...]) -> None:
+        for at, (key, inner) in enumerate(tree.items()):
+            self._names[(*before, key)] = attrgetter(f"f{at}")
+            if isinstance(inner, dict):
+                self._name(inner, (*before, key))
+
+    def values(self, rows: list[Any]) -> dict[str, list[Any]]:
+        """The values of every path in these rows, None where there is none."""
+        found: dict[tuple[str, ...], list[Any]] = {(): rows}
+        by_way = {}
+        for text, (keys, rest) in self._ways.items():
+            values = self._at(keys, found)
+            if rest is not None:
+                values = [rest.find({keys[0]: value}) for value in values]
+            by_way[text] = values
+        result = {}
+        for path, steps in self._paths.items():
+            values, *others = (by_way[way.text] for way in steps.ways)
+            for more in others:
+                values = [
+                    other if value is None or value == "" else value
+                    for value, other in zip(values, more, strict=True)
+                ]
+            # The caller may add to a list, and several paths may lead to one.
+            result[path] = list(values)
+        return result
+
+    def _at(self, keys: tuple[str, ...], found: dict[tuple[str, ...], list[Any]]) -> list[Any]:
+        """The values below these names. found: those that are known already.
+
+        No inner function: one that calls itself is a cycle, and would keep the rows for ever.
+        """
+        if keys not in found:
+            get, parents = self._names[keys], self._at(keys[:-1], found)
+            if len(keys) == 1:
+                found[keys] = list(map(get, parents))
+            else:
+                found[keys] = [None if row is None else get(row) for row in parents]
+        return found[keys]
+
+
+def _struct(name: str, tree: Mapping[str, Any]) -> type[msgspec.Struct]:
+    fields, names = [], {}
+    for at, (key, inner) in enumerate(tree.items()):
+        kind = _struct(f"{name}{at}", inner) | None if isinstance(inner, dict) else inner
+        default = msgspec.Raw(b"null") if kind is msgspec.Raw else None
+        fields.append((f"f{at}", kind, default))
+        names[f"f{at}"] = key
+    return msgspec.defstruct(name, fields, rename=names, gc=False)

@@ -23,9 +23,8 @@ from equipoise.agent.answers.wording import (
     percent,
     tenths,
 )
-from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Comparison, Sent, Split
-from equipoise.agent.look.findings import Findings
-from equipoise.agent.look.start import Settled
+from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Sent, Split
+from equipoise.agent.look.findings import FROM_CACHE, Comparison, Findings, Settled
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.sentences import bill_words
 from equipoise.store.words import plural, verb
@@ -140,7 +139,7 @@ def _rewards(found: Findings) -> str:
 
 def _random_sentence(split: Split) -> str:
     shares = listed([f"{name} {tenths(share)}" for name, share in split.shares.items()])
-    where = "All requests" if not split.column else f"Requests with {split.where}"
+    where = split.where.capitalize() if not split.column else f"Requests where {split.where}"
     per = ", one draw for each user" if split.sticky else ""
     return (
         f"{where} look like a random split ({shares}{per}; {count(split.rows)} rows):"
@@ -195,7 +194,7 @@ def _traffic(found: Findings) -> Part:
         below.append(f"Rows that do not count: {reasons}.")
     for name, number in found.unreadable.items():
         below.append(f"{plural(number, 'value')} of {name} could not be read and count as none.")
-    if any(name == "answered from a cache" for name in found.reasons):
+    if FROM_CACHE in found.reasons:
         below.append("An answer from a cache was written by another request's model.")
     return Part(
         "Models and traffic",
@@ -370,11 +369,17 @@ def _splits(look: Look) -> Part:
 
 def declared(split: Split, look: Look) -> list[str]:
     """What to declare so that these rows count as EXP."""
+    how = "unit" if split.sticky else "request"
+    if split.value == "propensity" and not split.column:
+        path = look.roles["propensity"][0]
+        return [
+            f"{path}: if it is the probability with which something drew the model, declare it:"
+            f' [[ingest]] kind = "decisions", drawn = "{how}", fields.propensity = "{path}".'
+        ]
     names = look.settled.compared
     shares = ", ".join(
         f'"{names.get(name, name)}" = {share:.3g}' for name, share in split.shares.items()
     )
-    how = "unit" if split.sticky else "request"
     where = "these rows" if split.column else "the log"
     also = f" (the same rows: {', '.join(split.same)})" if split.same else ""
     return [

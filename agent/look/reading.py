@@ -1,75 +1,84 @@
-"""A usage log as it lies there, as blocks of columns, a few megabytes at a time.
+"""A usage log as it lies there, as blocks of columns, a megabyte at a time.
 
-Three steps: `opened` finds out what kind of file it is from its bytes; `survey` looks at rows from
-several places and chooses the paths of model, reward, time and all the rest; `blocks` reads every
-row. JSON lines go through a struct that has no other fields than those paths, so that whatever else
-a line holds is skipped and never becomes an object. A line that does not fit the struct is read
-anew without it, and one that cannot be read is counted.
+Three steps: `inspected` finds out what kind of file it is from its bytes; `survey` looks at rows
+from several places and chooses the paths of model, reward, time and all the rest; `Reader` reads
+every row. JSON lines go through a struct that has no other fields than those paths, so that
+whatever else a line holds is skipped and never becomes an object. A line that does not fit the
+struct is read anew without it, and one that cannot be read is counted.
 """
 
 from __future__ import annotations
 
-import csv
 import gc
 import gzip
-import io
 import math
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Any, Final
 
 import msgspec
 import numpy as np
 
-from equipoise.agent.config.ingest import FieldPath, as_flag, as_number, as_seconds, parse_path
+from equipoise.agent.config.ingest import as_flag, as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
-from equipoise.agent.features.values import shown
-from equipoise.agent.look.choosing import Chosen, Sightings, choose, recognised
+from equipoise.agent.features.values import shown, suggestion
+from equipoise.agent.ingest import files
+from equipoise.agent.ingest.presets import (
+    ANSWERED,
+    CACHED,
+    FAILED,
+    FAMILIES,
+    PRESETS,
+    Preset,
+    preset_rows,
+    recognise,
+)
+from equipoise.agent.look.choosing import Chosen, Fields, Sightings, choose, is_whole
 from equipoise.store.batches import Floats
 
-Shape: TypeAlias = Literal["json lines", "json", "csv", "parquet"]
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 4096
 SURVEY_ROWS, SPOTS = 1500, 8
 """Rows that are looked at before the columns are chosen; places of a file they come from."""
 MOST_CODES = 1000
 """Distinct values of a column that are told apart; the rest count as one."""
+MOST_REASONS = 20
 NONE, OTHER = -1, -2
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-csv.field_size_limit(1 << 24)
+"""Codes of a value that is not there, and of all that are beyond MOST_CODES."""
+FATES: Final = (ANSWERED, CACHED, FAILED)
+"""What became of a request, by number; a higher number is another reason why a row is none."""
+_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file and what it turned out to be. size: bytes on disk. header: of a CSV file."""
+    """A file and what it turned out to be. size: bytes on disk. packing: .gz, .zst or nothing."""
 
     path: Path
     size: int
     packing: str
-    shape: Shape
-    delimiter: str = ","
+    format: files.Format
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
     """Some rows as columns, all of length (rows,). model, columns: codes, NONE or OTHER, or numbers
-    with NaN; unit: a hash, 0 for none; failed, cached: flags; lost: reason to rows that are in none
-    of the columns; odd: rows that the struct did not fit."""
+    with NaN; numbers: by role; unit: a hash, 0 for none; fate: number of one of FATES. done: bytes
+    of the file that were read."""
 
     rows: int
     model: np.ndarray
     numbers: Mapping[str, Floats]
     unit: np.ndarray
-    failed: np.ndarray
-    cached: np.ndarray
+    fate: np.ndarray
     columns: Sequence[np.ndarray]
     done: int
-    odd: int
 
 
 def inspected(path: Path) -> Source:
@@ -81,203 +90,173 @@ def inspected(path: Path) -> Source:
     size = path.stat().st_size
     with open(path, "rb") as raw:
         start = raw.read(4)
-    packing = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), "")
-    if start == b"PAR1":
-        return Source(path, size, packing, "parquet")
-    with opened(path, packing) as file:
+    packing = next((suffix for magic, suffix in _MAGIC.items() if start.startswith(magic)), "")
+    with opened(path, packing) as (file, _):
         try:
             head = file.read(1 << 16)
-        except (OSError, EOFError) as error:
-            raise AgentError(f"{path}: {packing or 'the file'} cannot be read: {error}") from None
-    if head[:4] == b"PAR1":
-        return Source(path, size, packing, "parquet")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        except (OSError, EOFError, zlib.error) as error:
+            raise AgentError(f"{path} cannot be unpacked: {error}") from None
+    text = head.removeprefix(_BOM).lstrip()
     if not text:
         raise AgentError(f"{path} is empty")
+    if head[:4] == b"PAR1":
+        return _as("parquet", path, size, packing)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise AgentError(f"{path} is UTF-16: write it as UTF-8")
     if b"\0" in head:
         raise AgentError(f"{path} is binary: expected JSON lines, JSON, CSV or Parquet")
-    if text[:1] == b"[":
-        return Source(path, size, packing, "json")
+    if text[:1] == b"[" or text.split(b"\n", 1)[0].strip() == b"{":
+        return _as("json", path, size, packing)
     if text[:1] == b"{":
-        first, newline, after = text.partition(b"\n")
-        try:
-            # A document over several lines, or one object that holds the rows.
-            whole = msgspec.json.decode(first)
-            several = bool(after.strip()) or not _rows_within(whole)
-            return Source(path, size, packing, "json lines" if several else "json")
-        except (msgspec.DecodeError, UnicodeError):
-            # The first line may be longer than what was read.
-            lines = not newline or after.lstrip()[:1] == b"{"
-            return Source(path, size, packing, "json lines" if lines else "json")
+        page = _decoded(text.split(b"\n", 1)[0])
+        whole = isinstance(page, dict) and isinstance(page.get("data"), list)
+        return _as("json", path, size, packing) if whole else Source(path, size, packing, "jsonl")
     try:
-        line = text.split(b"\n", 1)[0].decode()
+        line = text.split(b"\n", 1)[0].decode().strip()
     except UnicodeDecodeError:
         raise AgentError(f"{path} is neither UTF-8 text nor Parquet") from None
-    delimiter = max(",;\t|", key=line.count)
-    if not line.count(delimiter):
-        expected = "expected JSON lines, JSON, Parquet, or CSV with a header"
+    if "," not in line:
+        expected = "expected JSON lines, JSON, Parquet, or CSV with commas and a header"
         raise AgentError(f"{path} begins with {shown(line)}: {expected}")
-    return Source(path, size, packing, "csv", delimiter)
+    return _as("csv", path, size, packing)
+
+
+def _as(format_: files.Format, path: Path, size: int, packing: str) -> Source:
+    """A source for the reader of `ingest`, which goes by suffixes."""
+    suffix = path.suffix.lower().replace(".zstd", ".zst")
+    if packing != (suffix if suffix in _MAGIC.values() else ""):
+        fix = f"name it {path.name}{packing}" if packing else f"rename it: it is not {suffix}"
+        raise AgentError(f"{path} is {packing[1:] or 'not packed'}: {fix}")
+    return Source(path, size, packing, format_)
 
 
 @contextmanager
-def opened(path: Path, packing: str) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked."""
-    if packing == "zstd":
-        import pyarrow as pa
+def opened(path: Path, packing: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The bytes of a file, unpacked, and the file itself, whose place says how far it is read."""
+    with open(path, "rb") as raw:
+        if packing == ".zst":
+            import pyarrow as pa
 
-        with pa.CompressedInputStream(str(path), "zstd") as stream:
-            yield stream
-    elif packing == "gzip":
-        with gzip.open(path) as file:
-            yield file  # type: ignore[misc]
-    else:
-        with open(path, "rb") as file:
-            yield file
+            with pa.CompressedInputStream(raw, "zstd") as stream:
+                yield stream, raw
+        elif packing == ".gz":
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield file, raw  # type: ignore[misc]
+        else:
+            yield raw, raw
 
 
 def survey(
     sources: Sequence[Source],
-    preset: str | None = None,
+    shape: str | None = None,
     given: Mapping[str, str] | None = None,
     columns: Sequence[str] = (),
     rewards: Mapping[str, float] | None = None,
 ) -> tuple[Chosen, Sightings]:
-    """Look at rows of every file and choose the columns. Raises AgentError where files differ in
-    shape, where a path is in no row, or where no model is found."""
-    together, first = Sightings(), None
-    for source in sources:
-        seen = Sightings() if len(sources) > 1 else together
-        for row in _some_rows(source):
-            seen.add(row)
-            if seen is not together:
-                together.add(row)
-        if not seen.rows:
-            raise AgentError(f"{source.path}: no row can be read as {source.shape}")
-        shape = _shape(seen)
-        if first is None:
-            first = shape
-        elif shape != first and preset is None:
-            differ = f"{sources[0].path} holds {first}, {source.path} {shape}"
+    """Look at rows of every file and choose the columns. shape: whose log it is, as the user says.
+    Raises AgentError where files differ in shape, where a path is in no row, or where no model is
+    found."""
+    presets = [_preset(source, shape) for source in sources]
+    for source, preset in zip(sources, presets, strict=True):
+        if preset is not presets[0]:
+            names = [each.name if each else "no known shape" for each in (presets[0], preset)]
+            differ = f"{sources[0].path} holds rows of {names[0]}, {source.path} of {names[1]}"
             raise AgentError(f"{differ}: look at one kind at a time")
+    seen = Sightings()
+    for source, preset in zip(sources, presets, strict=True):
+        before = seen.rows
+        for row in _some_rows(source, preset):
+            seen.add(row)
+        if seen.rows == before:
+            raise AgentError(f"{source.path}: none of the first rows can be read")
     try:
-        return choose(together, preset, given or {}, columns, rewards or {}), together
+        return choose(seen, presets[0], given or {}, columns, rewards or {}), seen
     except AgentError as error:
         raise AgentError(f"{sources[0].path}: {error}") from None
 
 
-def _shape(seen: Sightings) -> str:
-    found = recognised(seen)
-    if found is not None:
-        return f"rows of {found.name}"
-    names = sorted({each.keys[0] for each in seen.paths.values()})
-    return f"rows of {', '.join(names[:6])}"
+def _preset(source: Source, shape: str | None) -> Preset | None:
+    """Whose log a file is, by its first rows or as the user says. Raises AgentError."""
+    if shape is not None and shape in PRESETS:
+        return PRESETS[shape]
+    if shape is not None and shape not in FAMILIES:
+        names = dict.fromkeys([*FAMILIES, *PRESETS])
+        raise AgentError(f"--from {shape}: {suggestion(shape, names)}")
+    first = [row for row in islice(_raw_rows(source, Counter()), 100) if isinstance(row, dict)]
+    found = recognise(first, shape)
+    if found is None and shape is not None:
+        raise AgentError(f"{source.path}: its rows are not of {shape}; leave out --from to guess")
+    return found
 
 
-def _some_rows(source: Source) -> Iterator[Mapping[str, Any]]:
+def _some_rows(source: Source, preset: Preset | None) -> Iterator[Mapping[str, Any]]:
     """The first rows and, where the file can be jumped in, some from later places."""
-    yield from islice(_mappings(source), SURVEY_ROWS)
-    if source.shape == "json lines" and not source.packing:
+    yield from islice(_rows(source, preset, Counter()), SURVEY_ROWS)
+    if source.format == "jsonl" and not source.packing and not is_whole(preset):
         with open(source.path, "rb") as file:
             for spot in range(1, SPOTS):
                 file.seek(source.size * spot // SPOTS)
                 file.readline()
                 for line in islice(file, SURVEY_ROWS // SPOTS):
-                    row = _row(line)
-                    if row is not None:
+                    row = _decoded(line)
+                    if isinstance(row, dict):
                         yield row
 
 
-def _row(line: bytes) -> Mapping[str, Any] | None:
+def _raw_rows(source: Source, lost: Counter[str]) -> Iterator[Any]:
+    """What a file holds, before anything is made of it; rows that cannot be read are counted."""
+    if source.format == "jsonl":
+        with opened(source.path, source.packing) as (file, _):
+            for lines in _line_blocks(file):
+                for line in lines.split(b"\n"):
+                    if not line.strip():
+                        continue
+                    row = _decoded(line)
+                    if row is None:
+                        _lose(lost, "not JSON")
+                    else:
+                        yield row
+        return
+    for _, entry in files.rows(str(source.path), source.format):
+        if isinstance(entry, AgentError):
+            # Its numbers differ from row to row.
+            cells = "cells" in str(entry)
+            _lose(lost, "too few or too many cells" if cells else str(entry)[:80])
+        else:
+            yield _decoded(entry) if isinstance(entry, bytes) else entry
+
+
+def _lose(lost: Counter[str], reason: str, number: int = 1) -> None:
+    lost[reason if reason in lost or len(lost) < MOST_REASONS else "other reasons"] += number
+
+
+def _decoded(line: bytes) -> Any:
     try:
-        row = msgspec.json.decode(line)
+        return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
 
 
-def _mappings(source: Source) -> Iterator[Mapping[str, Any]]:
-    with opened(source.path, source.packing) as file:
-        if source.shape == "json lines":
-            for line in file:
-                row = _row(line.removeprefix(b"\xef\xbb\xbf"))
-                if row is not None:
-                    yield row
+def _rows(source: Source, preset: Preset | None, lost: Counter[str]) -> Iterator[Mapping[str, Any]]:
+    """Rows as objects: what a preset's function makes of them, where one has to."""
+    for row in _raw_rows(source, lost):
+        if not isinstance(row, Mapping):
+            _lose(lost, "not an object")
+            continue
+        page = row.get("data")
+        if preset is not None and is_whole(preset):
+            try:
+                yield from preset_rows(preset, row)
+            except AgentError as error:
+                _lose(lost, str(error)[:80])
+        elif isinstance(page, list) and len(row) <= 3:
+            # A page of an API's answer.
+            kept = [each for each in page if isinstance(each, dict)]
+            if len(kept) < len(page):
+                _lose(lost, "not an object", len(page) - len(kept))
+            yield from kept
         else:
-            for rows in _tables(source, file, Counter()):
-                yield from rows
-
-
-def _tables(
-    source: Source, file: IO[bytes], lost: Counter[str]
-) -> Iterator[list[Mapping[str, Any]]]:
-    """The rows of a file that is no JSON lines, some thousand at a time."""
-    if source.shape == "json":
-        rows = _document(source, file)
-    elif source.shape == "csv":
-        rows = _csv(source, file, lost)
-    else:
-        rows = _parquet(source, file)
-    while some := list(islice(rows, BLOCK_ROWS)):
-        kept: list[Mapping[str, Any]] = [row for row in some if isinstance(row, dict)]
-        if len(kept) < len(some):
-            lost["not an object"] += len(some) - len(kept)
-        yield kept
-
-
-def _document(source: Source, file: IO[bytes]) -> Iterator[Any]:
-    try:
-        whole = msgspec.json.decode(file.read().removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise AgentError(f"{source.path} is not JSON: {error}") from None
-    if isinstance(whole, list):
-        return iter(whole)
-    return iter(_rows_within(whole) or [whole])
-
-
-def _rows_within(whole: object) -> list[Any]:
-    """The longest list of objects that an object holds, such as that of {"data": [...]}."""
-    if not isinstance(whole, dict):
-        return []
-    lists = [each for each in whole.values() if isinstance(each, list) and each]
-    rows = [each for each in lists if all(isinstance(row, dict) for row in each)]
-    # Messages of a chat are a list of objects, too: a row has more beside it than an export has.
-    return max(rows, key=len, default=[]) if len(whole) <= 4 and "messages" not in whole else []
-
-
-def _csv(source: Source, file: IO[bytes], lost: Counter[str]) -> Iterator[dict[str, Any]]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    try:
-        reader = csv.reader(text, delimiter=source.delimiter)
-        header = [name.strip() for name in next(reader, [])]
-        twice = next((name for name in header if header.count(name) > 1), None)
-        if twice is not None:
-            raise AgentError(f"{source.path}: its header has two columns {twice!r}: rename one")
-        for cells in reader:
-            if len(cells) == len(header):
-                yield dict(zip(header, cells, strict=True))
-            elif cells:
-                lost[f"not {len(header)} cells"] += 1
-    except UnicodeDecodeError as error:
-        raise AgentError(f"{source.path} is not UTF-8: {error.reason}") from None
-    except csv.Error as error:
-        raise AgentError(f"{source.path} is no CSV: {error}") from None
-    finally:
-        text.detach()
-
-
-def _parquet(source: Source, file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(io.BytesIO(file.read()) if source.packing else source.path)
-        for batch in table.iter_batches(BLOCK_ROWS):
-            yield from batch.to_pylist(maps_as_pydicts="lossy")
-    except (pa.ArrowException, ValueError) as error:
-        raise AgentError(f"{source.path} cannot be read as Parquet: {error}") from None
+            yield row
 
 
 class _Codes(dict[Any, int]):
@@ -314,7 +293,8 @@ class _Codes(dict[Any, int]):
 class Reader:
     """Rows of the chosen columns as arrays; it keeps the codes of categories over blocks and files.
 
-    lost: rows that are in no block, by reason. bad: values that could not be read, by role.
+    lost: rows that are in no block, by reason. reasons: of fates beyond FATES. bad: values that
+    could not be read, by role. odd: rows that the struct did not fit.
     """
 
     def __init__(self, chosen: Chosen, seen: Sightings) -> None:
@@ -332,9 +312,11 @@ class Reader:
             for each in chosen.columns
             if each.kind == "length" and seen.paths[each.path].kind == "parts"
         }
-        self._fields = _Fields(self._paths, self._raw, seen)
-        self._failures: dict[Any, bool] = {None: False}
-        self._flags: dict[Any, bool] = {None: False}
+        self._fields = Fields(self._paths, self._raw, seen)
+        self.reasons: list[str] = []
+        self._fates: dict[Any, int] = {None: 0, "": 0}
+        self._calls: dict[Any, int] = {None: 0, "": 0}
+        self._flags: dict[Any, int] = {None: 0, "": 0}
 
     def blocks(
         self, sources: Sequence[Source], progress: Callable[[int, int], None] = lambda _a, _b: None
@@ -356,57 +338,71 @@ class Reader:
                 gc.enable()
 
     def _of_file(self, source: Source) -> Iterator[Block]:
-        with opened(source.path, source.packing) as file:
-            if source.shape == "json lines":
+        if source.format == "jsonl" and not self.chosen.whole:
+            with opened(source.path, source.packing) as (file, raw):
                 for lines in _line_blocks(file):
-                    values, odd = self._lines(lines)
-                    yield self._block(values, 0, odd)
-                return
-            for rows in _tables(source, file, self.lost):
-                values = {
-                    path: [steps.find(row) for row in rows] for path, steps in self._paths.items()
-                }
-                yield self._block(values, 0, 0)
+                    yield self._block(self._lines(lines), raw.tell())
+            return
+        found = _rows(source, self.chosen.preset, self.lost)
+        while rows := list(islice(found, BLOCK_ROWS)):
+            values = {
+                path: [steps.find(row) for row in rows] for path, steps in self._paths.items()
+            }
+            yield self._block(values, 0)
 
-    def _lines(self, lines: bytes) -> tuple[dict[str, list[Any]], int]:
+    def _lines(self, lines: bytes) -> dict[str, list[Any]]:
         try:
-            return self._fields.values(self._fields.decoder.decode_lines(lines)), 0
+            return self._fields.values(self._fields.decoder.decode_lines(lines))
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             pass
         fit, odd = [], []
         decode = self._fields.decoder.decode
-        for line in lines.splitlines():
+        for line in lines.split(b"\n"):
             if not line.strip():
                 continue
             try:
                 fit.append(decode(line))
                 continue
             except (msgspec.DecodeError, UnicodeError, RecursionError):
-                pass
-            try:
-                row = msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeError, RecursionError):
-                self.lost["not JSON"] += 1
-                continue
+                row = _decoded(line)
             if isinstance(row, dict):
                 odd.append(row)
             else:
-                self.lost["not an object"] += 1
+                _lose(self.lost, "not JSON" if row is None else "not an object")
         values = self._fields.values(fit)
         for path, steps in self._paths.items():
             values[path].extend(steps.find(row) for row in odd)
-        return values, len(odd)
+        self.odd += len(odd)
+        return values
 
-    def _block(self, values: Mapping[str, list[Any]], done: int, odd: int) -> Block:
+    def _block(self, values: Mapping[str, list[Any]], done: int) -> Block:
         roles = self.chosen.roles
-        self.odd += odd
         count = len(next(iter(values.values()), []))
 
         def of(role: str) -> list[Any]:
             return values[roles[role]] if role in roles else []
 
+        columns = [
+            self._column(column.kind, values[column.path], codes)
+            for column, codes in zip(self.chosen.columns, self.columns, strict=True)
+        ]
+        fate = _told(of("status"), count, self._fates, self._fate)
+        fate = np.maximum(fate, _told(of("call"), count, self._calls, self._call))
+        cached = _told(of("cached"), count, self._flags, _flag)
+        return Block(
+            rows=count,
+            model=self.models.of([_name(value) for value in of("model")]),
+            numbers=self._numbers(of, count),
+            unit=_hashes(of("unit"), count),
+            fate=np.where((fate == 0) & (cached > 0), FATES.index(CACHED), fate),
+            columns=columns,
+            done=done,
+        )
+
+    def _numbers(self, of: Callable[[str], list[Any]], count: int) -> dict[str, Floats]:
+        roles = self.chosen.roles
         numbers: dict[str, Floats] = {}
-        for role in ("cost", "input_tokens", "output_tokens", "seconds"):
+        for role in ("cost", "input_tokens", "output_tokens", "seconds", "propensity"):
             if role in roles:
                 numbers[role] = self._floats(of(role), role)
         if "seconds" in numbers and self.chosen.milliseconds:
@@ -416,23 +412,36 @@ class Reader:
         for role in ("at", "ended"):
             if role in roles:
                 numbers[role] = self._times(of(role), role)
-        if "ended" in numbers and "at" in numbers:
-            numbers["seconds"] = numbers.pop("ended") - numbers["at"]
-        columns = [
-            self._column(column.kind, values[column.path], codes)
-            for column, codes in zip(self.chosen.columns, self.columns, strict=True)
-        ]
-        return Block(
-            rows=count,
-            model=self.models.of([_name(value) for value in of("model")]),
-            numbers=numbers,
-            unit=_hashes(of("unit"), count),
-            failed=_told(of("status"), count, self._failures, _failure),
-            cached=_told(of("cached"), count, self._flags, _flag),
-            columns=columns,
-            done=done,
-            odd=odd,
-        )
+        if "ended" in numbers:
+            ended = numbers.pop("ended")
+            if "at" in numbers:
+                took = ended - numbers["at"]
+                numbers["seconds"] = np.where(took >= 0, took, math.nan)
+        unpriced = [bool(value) for value in of("unpriced")] or [False] * count
+        _forget_zeros(numbers, np.array(unpriced))
+        return numbers
+
+    def _fate(self, value: Any) -> int:
+        """The number of what became of a request; every other reason has one of its own."""
+        if value in FATES:
+            return FATES.index(value)
+        if self.chosen.whole:
+            return self._other(str(value)[:60])
+        return FATES.index(FAILED) if _failure(value) else 0
+
+    def _call(self, value: Any) -> int:
+        """Calls of LiteLLM that are no chats."""
+        if any(name in str(value) for name in CHATS):
+            return 0
+        return self._other(f"calls of {str(value)[:40]}")
+
+    def _other(self, reason: str) -> int:
+        if reason not in self.reasons:
+            if len(self.reasons) >= MOST_REASONS:
+                reason = "other reasons"
+            if reason not in self.reasons:
+                self.reasons.append(reason)
+        return len(FATES) + self.reasons.index(reason)
 
     def _column(self, kind: str, values: list[Any], codes: _Codes | None) -> np.ndarray:
         if codes is not None:
@@ -494,7 +503,7 @@ def _line_blocks(file: IO[bytes]) -> Iterator[bytes]:
     first = True
     while chunk := file.read(BLOCK_BYTES):
         if first:
-            chunk, first = chunk.removeprefix(b"\xef\xbb\xbf"), False
+            chunk, first = chunk.removeprefix(_BOM), False
         end = chunk.rfind(b"\n")
         if end < 0:
             rest.append(chunk)
@@ -504,83 +513,6 @@ def _line_blocks(file: IO[bytes]) -> Iterator[bytes]:
     last = b"".join(rest)
     if last.strip():
         yield last
-
-
-class _Fields:
-    """A struct of nothing but the fields that are needed, and how to get at their values."""
-
-    def __init__(self, paths: Mapping[str, FieldPath], raw: set[str], seen: Sightings) -> None:
-        tops = {each.keys[0] for each in seen.paths.values()}
-        keys_of: dict[str, tuple[str, ...]] = {}
-        # A top-level name is taken whole, and followed from there, where a path below it leads
-        # through a list or through JSON in a text, or where its value is asked for, too.
-        whole: set[str] = set()
-        for path, steps in paths.items():
-            sighting = seen.paths.get(path)
-            if sighting is not None:
-                keys_of[path] = sighting.keys
-            else:
-                top = next((name for name in steps.columns[::-1] if name in tops), None)
-                keys_of[path] = (top or steps.columns[0],)
-            if sighting is None or not sighting.plain:
-                whole.add(keys_of[path][0])
-        ways = set(keys_of.values())
-        whole |= {keys[0] for keys in ways for end in range(1, len(keys)) if keys[:end] in ways}
-        tree: dict[str, Any] = {}
-        self._ways: dict[str, tuple[tuple[str, ...], FieldPath | None]] = {}
-        for path, keys in keys_of.items():
-            if keys[0] in whole:
-                tree[keys[0]] = object
-                self._ways[path] = keys[:1], paths[path]
-                continue
-            node = tree
-            for key in keys[:-1]:
-                node = node.setdefault(key, {})
-            node[keys[-1]] = msgspec.Raw if path in raw else object
-            self._ways[path] = keys, None
-        self.decoder = msgspec.json.Decoder(_struct("Row", tree))
-        self._names: dict[tuple[str, ...], Callable[[Any], Any]] = {}
-        self._name(tree, ())
-
-    def _name(self, tree: Mapping[str, Any], before: tuple[str, ...]) -> None:
-        for at, (key, inner) in enumerate(tree.items()):
-            self._names[(*before, key)] = attrgetter(f"f{at}")
-            if isinstance(inner, dict):
-                self._name(inner, (*before, key))
-
-    def values(self, rows: list[Any]) -> dict[str, list[Any]]:
-        """The values of every path in these rows, None where there is none."""
-        found: dict[tuple[str, ...], list[Any]] = {(): rows}
-        result = {}
-        for path, (keys, rest) in self._ways.items():
-            values = self._at(keys, found)
-            if rest is not None:
-                values = [rest.find({keys[0]: value}) for value in values]
-            result[path] = values
-        return result
-
-    def _at(self, keys: tuple[str, ...], found: dict[tuple[str, ...], list[Any]]) -> list[Any]:
-        """The values below these names. found: those that are known already.
-
-        No inner function: one that calls itself is a cycle, and would keep the rows for ever.
-        """
-        if keys not in found:
-            get, parents = self._names[keys], self._at(keys[:-1], found)
-            if len(keys) == 1:
-                found[keys] = list(map(get, parents))
-            else:
-                found[keys] = [None if row is None else get(row) for row in parents]
-        return found[keys]
-
-
-def _struct(name: str, tree: Mapping[str, Any]) -> type[msgspec.Struct]:
-    fields, names = [], {}
-    for at, (key, inner) in enumerate(tree.items()):
-        kind = _struct(f"{name}{at}", inner) | None if isinstance(inner, dict) else inner
-        default = msgspec.Raw(b"null") if kind is msgspec.Raw else None
-        fields.append((f"f{at}", kind, default))
-        names[f"f{at}"] = key
-    return msgspec.defstruct(name, fields, rename=names, gc=False)
 
 
 def _name(value: Any) -> Any:
@@ -608,25 +540,38 @@ def _hashes(values: list[Any], count: int) -> np.ndarray:
 
 
 def _told(
-    values: list[Any], count: int, known: dict[Any, bool], tell: Callable[[Any], bool]
+    values: list[Any], count: int, known: dict[Any, int], tell: Callable[[Any], int]
 ) -> np.ndarray:
-    """A flag for each row, worked out once for each distinct value."""
-    if not values:
-        return np.zeros(count, np.bool_)
-    flags = np.empty(count, np.bool_)
+    """A number for each row, worked out once for each distinct value."""
+    numbers = np.zeros(count, np.int64)
     for at, value in enumerate(values):
-        if value.__hash__ is None:
-            flags[at] = tell(value)
-            continue
-        flag = known.get(value)
-        if flag is None:
-            flag = tell(value)
+        try:
+            number = known.get(value)
+        except TypeError:
+            number = tell(value)
+        if number is None:
+            number = tell(value)
             if len(known) < MOST_CODES:
-                known[value] = flag
-        flags[at] = flag
-    return flags
+                known[value] = number
+        numbers[at] = number
+    return numbers
 
 
+def _forget_zeros(numbers: dict[str, Floats], unpriced: np.ndarray) -> None:
+    """Zeros that stand for unknown become so, as in `presets`: every request has input, so 0
+    tokens in and 0 out are those of a stream without usage, and its cost of 0 follows from that."""
+    tokens_in, tokens_out = numbers.get("input_tokens"), numbers.get("output_tokens")
+    if tokens_in is None or tokens_out is None:
+        return
+    unknown = (np.nan_to_num(tokens_in) == 0) & (np.nan_to_num(tokens_out) == 0)
+    for tokens in (tokens_in, tokens_out):
+        tokens[unknown] = math.nan
+    if "cost" in numbers:
+        free = (numbers["cost"] == 0) & (np.isnan(tokens_in) | unpriced)
+        numbers["cost"][free] = math.nan
+
+
+CHATS = ("completion", "responses", "anthropic_messages", "generate_content")
 _FAILURES = ("fail", "error", "exception", "timeout", "timed_out", "refused", "cancel")
 
 
@@ -638,8 +583,8 @@ def _failure(value: Any) -> bool:
     return code is not None and 400 <= code < 600
 
 
-def _flag(value: Any) -> bool:
+def _flag(value: Any) -> int:
     try:
-        return bool(as_flag("", value))
+        return int(bool(as_flag("", value)))
     except (AgentError, TypeError):
-        return str(value).casefold() in ("hit", "cached")
+        return int(str(value).casefold() in ("hit", "cached"))
