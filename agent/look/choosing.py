@@ -317,6 +317,9 @@ def _found(seen: Sightings, path: str) -> bool:
 def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
     """The ways of the preset's path at which something was seen."""
     table = RAW.get(preset.name, preset.fields)
+    if preset.name in RAW and role in ("status", "cached", "call", "unpriced"):
+        # What is rare may be in none of the rows that were looked at.
+        return table[role]
     ways = table.get(role if preset.name in RAW else ALIASES.get(role, role), "").split(" | ")
     there = []
     for way in ways:
@@ -536,10 +539,13 @@ class Fields:
             sighting = seen.paths.get(text)
             if sighting is not None:
                 keys_of[text] = sighting.keys
+            elif all(isinstance(step, str) for step in way.steps):
+                keys_of[text] = tuple(map(str, way.steps))
             else:
                 names = FieldPath(text, way.steps).columns
                 keys_of[text] = (next((name for name in names[::-1] if name in tops), names[0]),)
-            if sighting is None or not sighting.plain:
+                whole.add(keys_of[text][0])
+            if sighting is not None and not sighting.plain:
                 whole.add(keys_of[text][0])
         known = set(keys_of.values())
         whole |= {keys[0] for keys in known for end in range(1, len(keys)) if keys[:end] in known}

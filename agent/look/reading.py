@@ -103,16 +103,20 @@ def inspected(path: Path) -> Source:
         return _as("parquet", path, size, packing)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise AgentError(f"{path} is UTF-16: write it as UTF-8")
-    if b"\0" in head:
-        raise AgentError(f"{path} is binary: expected JSON lines, JSON, CSV or Parquet")
     if text[:1] == b"[" or text.split(b"\n", 1)[0].strip() == b"{":
         return _as("json", path, size, packing)
     if text[:1] == b"{":
         page = _decoded(text.split(b"\n", 1)[0])
         whole = isinstance(page, dict) and isinstance(page.get("data"), list)
         return _as("json", path, size, packing) if whole else Source(path, size, packing, "jsonl")
+    if b"\0" in head:
+        raise AgentError(f"{path} is binary: expected JSON lines, JSON, CSV or Parquet")
+    lines = text.split(b"\n", 5)
+    if _decoded(lines[0]) is not None and any(line.lstrip()[:1] == b"{" for line in lines):
+        # Lines of JSON, the first of which is no object.
+        return Source(path, size, packing, "jsonl")
     try:
-        line = text.split(b"\n", 1)[0].decode().strip()
+        line = lines[0].decode().strip()
     except UnicodeDecodeError:
         raise AgentError(f"{path} is neither UTF-8 text nor Parquet") from None
     if "," not in line:

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 START = 1_795_000_000.0
-_WORDS = (
-    "please explain how to fix this bug in my code and write a short test for it then show the"
-    " result of the run with all the steps"
-).split()
+_SENTENCE = "please explain how to fix this bug in my code and write a short test for it then show"
+_WORDS = _SENTENCE.split()
 
 
 @dataclass(frozen=True)
