@@ -33,6 +33,9 @@ FALSE_ALARMS = 0.05
 """Probability that any part which is sent as the rest is called random, over all parts tried."""
 FEWEST_ROWS, FEWEST_OF_MODEL = 200, 20
 FEWEST_CLUSTERS = 30
+LARGEST_DIFFERENCE = 0.15
+"""Difference of a model's share between two halves of the log that must be seen with 80%, for the
+whole log to be called random."""
 LARGEST_ERROR = 0.25
 """Share by which the sum of 1 / p may be off, and still be seen with 80%, where propensities are
 believed."""
@@ -523,7 +526,10 @@ def _judged(
     worst = min(corrected, key=corrected.__getitem__, default="")
     smallest = corrected.get(worst, 1.0)
     refused = bool(values) and min(values.values()) < level
-    enough = power >= 1.0 - FALSE_ALARMS / parts if overall else clusters >= FEWEST_CLUSTERS
+    detectable = _detectable(split, cluster, level)
+    enough = clusters >= FEWEST_CLUSTERS and detectable <= LARGEST_DIFFERENCE
+    if overall:
+        enough = power >= 1.0 - FALSE_ALARMS / parts
     verdict: Verdict = "not random" if refused else "looks random"
     if not refused and (not enough or not values):
         verdict = "too few"
@@ -542,7 +548,7 @@ def _judged(
         p=smallest,
         worst=worst,
         power=power,
-        detectable=_detectable(split, cluster, level),
+        detectable=detectable,
         sticky=_sticky(split, cluster),
         verdict=verdict,
     )

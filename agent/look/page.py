@@ -141,10 +141,11 @@ def _random_sentence(split: Split) -> str:
     shares = listed([f"{name} {tenths(share)}" for name, share in split.shares.items()])
     where = split.where.capitalize() if not split.column else f"Requests where {split.where}"
     per = ", one draw for each user" if split.sticky else ""
+    seen = f"{100 * split.detectable:.0f} points between two halves would have been seen with 80%"
     return (
         f"{where} look like a random split ({shares}{per}; {count(split.rows)} rows):"
-        f" p = {p_value(split.p)} for the column that differs most. If it was one, declare it and"
-        " they count as EXP."
+        f" p = {p_value(split.p)} for the column that differs most, and {seen}. If it was one,"
+        " declare it and they count as EXP."
     )
 
 
