@@ -339,9 +339,9 @@ def _features(
     lines: list[str] = []
     paths: dict[str, dict[str, str]] = {"features": {}, "outputs": {}}
 
-    def table(side: str, kind: str, path: str, *more: str) -> None:
+    def table(side: str, kind: str, path: str, *more: str, called: str = "") -> None:
         part = "context" if side == "features" else "outputs"
-        name = re.sub(r"[^A-Za-z0-9_]+", "_", path.split(".")[-1]).strip("_")[:80]
+        name = re.sub(r"[^A-Za-z0-9_]+", "_", called or path.split(".")[-1]).strip("_")[:80]
         name = name if name[:1].isalpha() else f"x_{name}"
         taken = {*paths["features"], *paths["outputs"]}
         while name in taken:
@@ -363,7 +363,7 @@ def _features(
             path = prompt or column.path
             if each is not None and each.kind != "text" and "[" not in path:
                 path += "[role=user][-1].content"
-            table("features", "text", path, 'statistics = ["words"]')
+            table("features", "text", path, 'statistics = ["words"]', called="prompt")
         elif each is not None and column.kind == "length" and each.kind == "text":
             table("features", "text", column.path, 'statistics = ["words"]')
         elif column.kind == "number" and column.path != chosen.roles.get("input_tokens"):

@@ -245,8 +245,8 @@ _OF_MODEL = re.compile(
 _IDS = re.compile(r"(^|[._])(id|uuid|guid|hash|trace_?id|span_?id|call_?id|request_?id|key)$", re.I)
 _TOKENS = re.compile(r"tokens?$", re.I)
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_PLAIN = re.compile(r"[^.\[\]]+(\.[^.\[\]]+)*")
-"""Names that a path can hold."""
+_PLAIN = re.compile(r"[^.\[\]|\"\\\x00-\x1f]+(\.[^.\[\]|\"\\\x00-\x1f]+)*")
+"""Names that a path can hold, and a field of a struct."""
 
 
 def is_whole(preset: Preset | None) -> bool:

@@ -502,6 +502,8 @@ def settled(
     rest = [model.name for model in findings.models if model.name not in names]
     reward = findings.reward
     fields: dict[str, Any] = {}
+    options = {"effect": effect, "traffic": traffic, "rate": rate}
+    given = {name for name, value in options.items() if value is not None}
     if traffic is None:
         traffic = findings.traffic
     if len(names) < 2:
@@ -547,6 +549,8 @@ def settled(
     try:
         plan = make_plan(Problem.of_numbers(read_request(fields)))
     except PlanError as error:
+        if error.field in given:
+            raise
         return Settled(str(error), _command(fields), names, rest, None)
     return Settled("", _command(fields), names, rest, plan)
 

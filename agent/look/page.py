@@ -181,7 +181,7 @@ def _traffic(found: Findings) -> Part:
         [each.name, count(each.requests), percent(each.share), *(cells[at] for _, cells in columns)]
         for at, each in enumerate(models)
     ]
-    notes = [f"{plural(found.rows, 'row')}, {found.used:,} of them requests to a known model."]
+    notes = [f"{plural(found.rows, 'row')}, {found.used:,} of them answered by a known model."]
     if found.first is not None and found.last is not None and found.hours:
         notes[0] += (
             f" From {_when(found.first)} to {_when(found.last)} (UTC), {duration(found.hours)}:"

@@ -181,14 +181,12 @@ def survey(
 
 def _preset(source: Source, shape: str | None) -> Preset | None:
     """Whose log a file is, by its first rows or as the user says. Raises AgentError."""
-    if shape is not None and shape in PRESETS:
-        return PRESETS[shape]
-    if shape is not None and shape not in FAMILIES:
+    if shape is not None and shape not in PRESETS and shape not in FAMILIES:
         names = dict.fromkeys([*FAMILIES, *PRESETS])
         raise AgentError(f"--from {shape}: {suggestion(shape, names)}")
     first = [row for row in islice(_raw_rows(source, Counter()), 100) if isinstance(row, dict)]
-    found = recognise(first, shape)
-    if found is None and shape is not None:
+    found = recognise(first, shape if shape in FAMILIES else None)
+    if shape is not None and (found is None or shape not in (found.name, found.family)):
         raise AgentError(f"{source.path}: its rows are not of {shape}; leave out --from to guess")
     return found
 

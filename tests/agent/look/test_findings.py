@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from equipoise.agent.errors import PlanError
 from equipoise.agent.look.assignment import Sample
 from equipoise.agent.look.findings import (
     Findings,
@@ -258,7 +259,10 @@ def test_where_nothing_can_be_planned_it_says_why(
     assert plan({"score": 0}, minimise=True).startswith("every reward is the lowest there can be")
     assert plan({"at": None}).startswith("no row has a time")
     assert plan({"at": None}, traffic=10.0) == ""
-    assert plan({}, effect=0.9).startswith("effect is 0.9, expected at most 0.5")
+    with pytest.raises(PlanError, match=r"effect is 0\.9, expected at most 0\.5"):
+        plan({}, effect=0.9)
+    with pytest.raises(PlanError, match="rate is 2"):
+        plan({}, rate=2.0)
 
 
 def test_names_that_a_configuration_cannot_hold_are_changed() -> None:
