@@ -66,9 +66,9 @@ def main() -> int:
 
 _HEAD = """# The doors, measured
 
-Written by `.venv/bin/python tests/doors/run.py --out docs/doors/measured.md`: each door driven by the
-real product on loopback, then its page run command by command as a newcomer would, in a new folder with a
-clone of this repository. Seconds include downloads.
+Written by `.venv/bin/python tests/doors/run.py --out docs/doors/measured.md`: each door driven by
+the real product on loopback, then its page run command by command as a newcomer would, in a new
+folder with a clone of this repository. Seconds include downloads.
 """
 
 
