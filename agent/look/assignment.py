@@ -24,6 +24,7 @@ from equipoise.store.batches import Floats
 
 MOST_TESTED = 8
 """Models that tests tell apart; the rest count as one."""
+NORMAL_90 = 1.6449
 LEVELS = 7
 PARTS = 5
 """Levels of a category, without the rest; parts that the range of a number is cut into."""
@@ -269,14 +270,21 @@ def _parts(values: Floats) -> tuple[Ints, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """A test of independence. statistic: R² of regressing 1 on the users' scores. strength:
-    Cramér's V."""
+    """A test of independence. ratio: R² of regressing 1 on the users' scores, by what is left.
+    strength: Cramér's V."""
 
     p: float
     df: int
     clusters: int
     ratio: float
     strength: float
+
+    @property
+    def noncentrality(self) -> float:
+        """Of the chi-squared statistic, a lower bound with 95%: the statistic of an association
+        that is there is larger than its noncentrality, by chance and by its degrees of freedom."""
+        middle = max(self.clusters * self.ratio - self.df, 0.0)
+        return max(middle - NORMAL_90 * math.sqrt(2.0 * (self.df + 2.0 * middle)), 0.0)
 
 
 def independence(first: Ints, second: Ints, cluster: Ints) -> Test | None:
@@ -517,10 +525,12 @@ def _judged(
             break
         before = overall.get(factor.name)
         if before is not None:
-            # The association of the whole log, with as many users as here and these shares.
-            ratio = before.ratio * float((1 - shares @ shares) / (1 - elsewhere @ elsewhere))
+            # The association of the whole log, with as few rows and users as here, these shares.
+            spread = float((1 - shares @ shares) / (1 - elsewhere @ elsewhere))
+            size = min(len(split) / sample.rows, test.clusters / before.clusters)
             limit = stats.chi2.isf(level, test.df)
-            power = max(power, float(stats.ncx2.sf(limit, test.df, ratio * test.clusters)))
+            chance = stats.ncx2.sf(limit, test.df, before.noncentrality * size * spread)
+            power = max(power, float(chance))
     clusters = len(np.unique(cluster))
     corrected = dict(zip(values, holm(list(values.values())), strict=True))
     worst = min(corrected, key=corrected.__getitem__, default="")

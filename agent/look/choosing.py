@@ -13,13 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.config.ingest import (
-    NOTHING,
-    FieldPath,
-    as_number,
-    as_seconds,
-    parse_path,
-)
+from equipoise.agent.config.ingest import NOTHING, FieldPath, as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest.presets import DERIVED, Preset
@@ -34,9 +28,7 @@ FEW = 40
 """Distinct values up to which a column of texts is one of categories."""
 MOST_COLUMNS = 40
 """Columns that are tested; the first ones of a row come first."""
-
-
-ALIASES: Mapping[str, str] = MappingProxyType({"model": "routed", "unit": "unit_id"})
+_THEIRS = {"model": "routed", "unit": "unit_id"}
 """What a preset calls what we call so."""
 _LITELLM: Mapping[str, str] = MappingProxyType(
     {
@@ -54,9 +46,7 @@ _LITELLM: Mapping[str, str] = MappingProxyType(
         "prompt": "messages",
     }
 )
-RAW: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {"litellm": _LITELLM, "litellm-spend": _LITELLM}
-)
+RAW = MappingProxyType({"litellm": _LITELLM, "litellm-spend": _LITELLM})
 """Where the rows of a preset hold what its own function works out of them, so that a row need not
 become an object for it. That both say the same is tested."""
 
@@ -88,15 +78,11 @@ class Sighting:
 
     def numbers(self) -> list[float]:
         """The values as numbers; empty where one is none."""
-        found = []
-        for value in self.values:
-            try:
-                number = as_number("", value)
-            except AgentError:
-                return []
-            if number is not None:
-                found.append(number)
-        return found
+        try:
+            found = [as_number("", value) for value in self.values]
+        except AgentError:
+            return []
+        return [number for number in found if number is not None]
 
 
 class Sightings:
@@ -320,7 +306,7 @@ def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
     if preset.name in RAW and role in ("status", "cached", "call", "unpriced"):
         # What is rare may be in none of the rows that were looked at.
         return table[role]
-    ways = table.get(role if preset.name in RAW else ALIASES.get(role, role), "").split(" | ")
+    ways = table.get(role if preset.name in RAW else _THEIRS.get(role, role), "").split(" | ")
     there = []
     for way in ways:
         sighting = seen.paths.get(way)
@@ -403,17 +389,12 @@ def _is_few(each: Sighting) -> bool:
 _CONTENTS: Mapping[str, Callable[[Sighting], bool]] = {
     "model": _is_model,
     "reward": _is_reward,
-    "at": _is_time,
-    "ended": _is_time,
     "unit": _is_unit,
-    "cost": _is_number,
-    "seconds": _is_number,
-    "input_tokens": _is_number,
-    "output_tokens": _is_number,
     "prompt": _is_prompt,
-    "status": _is_few,
-    "cached": _is_few,
     "propensity": _is_chance,
+    **dict.fromkeys(("at", "ended"), _is_time),
+    **dict.fromkeys(("cost", "seconds", "input_tokens", "output_tokens"), _is_number),
+    **dict.fromkeys(("status", "cached"), _is_few),
 }
 
 

@@ -116,11 +116,8 @@ def _verdict(found: Findings) -> str:
             " the models, if something drew them at random."
         )
     drawn = {each.where for each in found.splits if each.verdict == "looks random"}
-    causes = [
-        each
-        for each in found.sent
-        if each.p is not None and each.p < 0.05 and each.column not in drawn
-    ]
+    clear = [each for each in found.sent if each.p is not None and each.p < 0.05]
+    causes = [each for each in clear if each.column not in drawn]
     if not causes:
         return f"{naive}. That is a difference between requests, too: nothing says they are alike."
     names = listed([each.column for each in causes[:3]])

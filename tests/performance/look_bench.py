@@ -26,6 +26,7 @@ _LOOK = """
 from pathlib import Path
 from equipoise.agent.look.findings import Tally
 from equipoise.agent.look.reading import Reader, inspected, survey
+begin()
 sources = [inspected(Path(FILE))]
 reader = Reader(*survey(sources))
 tally = Tally(reader)
@@ -33,16 +34,11 @@ for block in reader.blocks(sources):
     tally.add(block)
 rows = tally.rows
 """
-_TESTED = (
-    _LOOK
-    + """
-from equipoise.agent.look.start import settled
-settled(tally.findings())
-"""
-)
+_TESTED = _LOOK.replace("import Tally", "import Tally, settled") + "settled(tally.findings())\n"
 _ARROW = """
 import pyarrow as pa, pyarrow.json as pj
 pa.set_cpu_count(1)
+begin()
 text = pa.string()
 metadata = pa.struct([("user_api_key_user_id", text), ("requester_metadata", pa.struct(
     [("plan", text), ("country", text), ("thumb", text)]))])
@@ -57,6 +53,7 @@ rows = sum(len(batch) for batch in pj.open_json(FILE, reading, options))
 """
 _DUCKDB = """
 import duckdb
+begin()
 db = duckdb.connect()
 db.execute("SET threads = 1")
 db.execute("SET memory_limit = '4GB'")
@@ -83,8 +80,10 @@ _COLUMNS = {
 }
 _FRAME = """
 import json, resource, sys, time
-FILE = sys.argv[1]
-start, cpu = time.perf_counter(), time.process_time()
+FILE, start, cpu = sys.argv[1], 0.0, 0.0
+def begin():
+    global start, cpu
+    start, cpu = time.perf_counter(), time.process_time()
 {work}
 print(json.dumps([rows, time.perf_counter() - start, time.process_time() - cpu,
     resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
