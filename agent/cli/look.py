@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from equipoise.agent.cli import say
+
 if TYPE_CHECKING:
     from equipoise.agent.look.choosing import Chosen, Sighting, Sightings
     from equipoise.agent.look.findings import Findings, Settled
@@ -219,18 +221,17 @@ def _print(found: Look) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from equipoise.agent.look.page import SHOWN, parts, summary
 
-    console = Console(soft_wrap=False)
-    for line in summary(found):
-        console.print(line, style="bold", markup=False, highlight=False)
+    console = Console()
+    say(summary(found))
     for part in parts(found):
         if part.folded:
             continue
-        console.print(f"\n{part.title}", style="bold underline", markup=False)
-        for line in part.notes:
-            console.print(line, markup=False, highlight=False)
+        console.print(f"\n{part.title}", style="bold", markup=False)
+        say(part.notes)
         if part.rows:
             table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
             for at, name in enumerate(part.head):
@@ -238,12 +239,11 @@ def _print(found: Look) -> None:
                 side: Literal["left", "right"] = "left" if at == 0 else "right"
                 table.add_column(name, justify=side, overflow="fold", min_width=longest)
             for row in part.rows[:SHOWN]:
-                table.add_row(*row)
-            console.print(table, markup=False)
+                table.add_row(*map(Text, row))
+            console.print(table)
             if len(part.rows) > SHOWN:
-                console.print(f"… and {len(part.rows) - SHOWN} more: --out FILE or --json")
-        for line in part.below:
-            console.print(line, markup=False, highlight=False)
+                typer.echo(f"… and {len(part.rows) - SHOWN} more: --out FILE or --json")
+        say(part.below)
 
 
 def configuration(
@@ -274,7 +274,7 @@ def configuration(
         lines += ["", "[[models]]", f"name = {_quoted(names[model.name])}"]
         if model.cost is not None and model.cost >= 0:
             lines.append(f"price = {plain(rounded(model.cost))}  # USD a request, as measured")
-    lines += _reward(findings)
+    lines += _reward(findings, settled.maximise)
     features, paths = _features(findings, chosen, seen)
     lines += features
     needed = None
@@ -283,7 +283,7 @@ def configuration(
     lines += [
         "",
         "[policy]",
-        "rate = 0.1  # share of requests that will be randomized, once the mode is run",
+        f"rate = {plain(settled.rate)}  # share of requests to randomize, once the mode is run",
         "",
         "[budget]",
         *(
@@ -308,7 +308,7 @@ def configuration(
     return text
 
 
-def _reward(findings: Findings) -> list[str]:
+def _reward(findings: Findings, maximise: bool) -> list[str]:
     from equipoise.agent.answers.wording import percent
 
     reward = findings.reward
@@ -319,6 +319,7 @@ def _reward(findings: Findings) -> list[str]:
     ]
     low, high = (reward.low, reward.high) if reward else (0.0, 1.0)
     lines += [f"low = {low!r}", f"high = {high!r}"]
+    lines += [] if maximise else ["maximise = false"]
     lines.append("window = 86400  # seconds after which a reward counts as missing")
     if reward is not None and reward.rated < findings.used:
         share = percent(reward.rated / findings.used)

@@ -352,10 +352,8 @@ def assignment(sample: Sample) -> tuple[list[Sent], list[Split], dict[str, int]]
     """Who is sent where, and which parts look randomized."""
     if sample.rows < FEWEST_ROWS or len(sample.names) < 2:
         return [], [], {}
-    tests = {
-        factor.name: independence(sample.model, factor.codes, sample.cluster)
-        for factor in sample.factors
-    }
+    model, cluster = sample.model, sample.cluster
+    tests = {each.name: independence(model, each.codes, cluster) for each in sample.factors}
     known = {name: test for name, test in tests.items() if test is not None}
     corrected = dict(zip(known, holm([test.p for test in known.values()]), strict=True))
     sent = [_sent(sample, factor, tests[factor.name], corrected) for factor in sample.factors]
@@ -373,21 +371,19 @@ def _sent(
         shares = counts / max(counts.sum(), 1)
         pairs = zip(sample.names, shares.tolist(), strict=True)
         levels.append(Level(label, int(counts.sum()), dict(pairs)))
+    note = f"only {sample.clusters} users" if test is None else ""
     strength = cramer(sample.model, factor.codes)
-    if test is None:
-        return Sent(factor.name, strength, None, levels, f"only {sample.clusters} users")
-    return Sent(factor.name, strength, corrected[factor.name], levels)
+    return Sent(factor.name, strength, corrected.get(factor.name), levels, note)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Rows that may be split at random. split: what is drawn, the model or a column's values."""
+    """Rows that may be split at random."""
 
     where: str
     column: str
     value: str
     rows: np.ndarray
-    split: Ints
 
 
 _DEVICES = re.compile(
@@ -406,7 +402,7 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
         key=lambda factor: overall[factor.name].p,
     )
     everything = np.ones(sample.rows, np.bool_)
-    whole = _judged(sample, _Part("all requests", "", "", everything, sample.model), order, {}, 1)
+    whole = _judged(sample, _Part("all requests", "", "", everything), order, None)
     if whole.verdict == "looks random":
         return [*weighted, whole], {whole.verdict: 1}
     parts: list[_Part] = []
@@ -428,10 +424,11 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
                 seen[key].append(where)
                 continue
             seen[key] = [where]
-            parts.append(_Part(where, factor.source, label, rows, sample.model))
+            parts.append(_Part(where, factor.source, label, rows))
     splits = [*weighted, whole]
-    for part in parts:
-        judged = _judged(sample, part, order, overall, len(parts))
+    powers = [_power(sample, part, order, overall) for part in parts]
+    for part, power, enough in zip(parts, powers, believable(powers), strict=True):
+        judged = _judged(sample, part, order, power, enough)
         same = seen[np.packbits(part.rows).tobytes()][1:]
         splits.append(msgspec.structs.replace(judged, same=same))
     ranks = {"looks random": 0, "too few": 1, "not random": 2}
@@ -472,7 +469,7 @@ def _weighted(sample: Sample) -> list[Split]:
             value="propensity",
             rows=int(rows.sum()),
             clusters=len(sums),
-            shares={sample.names[code]: float(counts[code] / counts.sum()) for code in codes},
+            shares=_shares(sample, counts),
             columns=len(values),
             p=smallest,
             worst=worst,
@@ -503,43 +500,64 @@ def _devices(sample: Sample) -> set[str]:
     return found
 
 
+def _power(
+    sample: Sample, part: _Part, factors: Sequence[Factor], overall: Mapping[str, Test]
+) -> float:
+    """The probability that the test of a part says no, were it sent as the whole log is: that of
+    the column which says no most often, with as few rows or users as here, and these shares."""
+    shares = np.bincount(sample.model[part.rows], minlength=len(sample.names)) / part.rows.sum()
+    elsewhere = np.bincount(sample.model, minlength=len(sample.names)) / sample.rows
+    spread = float((1 - shares @ shares) / (1 - elsewhere @ elsewhere))
+    size = min(float(part.rows.mean()), len(np.unique(sample.cluster[part.rows])) / sample.clusters)
+    level = SIZE / max(len(factors), 1)
+    power = 0.0
+    for factor in factors:
+        before = overall[factor.name]
+        if factor.source != part.column:
+            limit = stats.chi2.isf(level, before.df)
+            chance = stats.ncx2.sf(limit, before.df, before.noncentrality * size * spread)
+            power = max(power, float(chance))
+    return power
+
+
+def believable(powers: Sequence[float]) -> list[bool]:
+    """Which parts may be called random: those with most power, as many as may pass wrongly with
+    FALSE_ALARMS in all.
+
+    >>> believable([0.99, 1.0, 0.97, 0.9])
+    [True, True, True, False]
+    """
+    missed, result = 0.0, [False] * len(powers)
+    for at in sorted(range(len(powers)), key=lambda each: -powers[each]):
+        missed += 1.0 - powers[at]
+        result[at] = missed <= FALSE_ALARMS
+    return result
+
+
 def _judged(
-    sample: Sample, part: _Part, factors: Sequence[Factor], overall: Mapping[str, Test], parts: int
+    sample: Sample, part: _Part, factors: Sequence[Factor], power: float | None, enough: bool = True
 ) -> Split:
     """Whether a part looks random. factors: in the order in which they are likely to say no; as
-    soon as one does, the others are not asked. overall: the tests of the whole log."""
+    soon as one does, the others are not asked. power: None for the whole log, which has nothing to
+    be compared with. enough: whether the power is."""
     rows = part.rows
-    cluster, split = sample.cluster[rows], part.split[rows]
+    cluster, split = sample.cluster[rows], sample.model[rows]
     counts = np.bincount(split, minlength=len(sample.names))
-    shares = counts / counts.sum()
     level = SIZE / max(len(factors), 1)
     values: dict[str, float] = {}
-    power = 0.0
-    elsewhere = np.bincount(sample.model) / sample.rows
     for factor in factors:
         test = independence(split, factor.codes[rows], cluster)
-        if test is None:
-            continue
-        values[factor.name] = test.p
-        if test.p < level:
-            break
-        before = overall.get(factor.name)
-        if before is not None:
-            # The association of the whole log, with as few rows and users as here, these shares.
-            spread = float((1 - shares @ shares) / (1 - elsewhere @ elsewhere))
-            size = min(len(split) / sample.rows, test.clusters / before.clusters)
-            limit = stats.chi2.isf(level, test.df)
-            chance = stats.ncx2.sf(limit, test.df, before.noncentrality * size * spread)
-            power = max(power, float(chance))
+        if test is not None:
+            values[factor.name] = test.p
+            if test.p < level:
+                break
     clusters = len(np.unique(cluster))
     corrected = dict(zip(values, holm(list(values.values())), strict=True))
     worst = min(corrected, key=corrected.__getitem__, default="")
-    smallest = corrected.get(worst, 1.0)
     refused = bool(values) and min(values.values()) < level
     detectable = _detectable(split, cluster, level)
-    enough = clusters >= FEWEST_CLUSTERS and detectable <= LARGEST_DIFFERENCE
-    if overall:
-        enough = power >= 1.0 - FALSE_ALARMS / parts
+    if power is None:
+        enough = clusters >= FEWEST_CLUSTERS and detectable <= LARGEST_DIFFERENCE
     verdict: Verdict = "not random" if refused else "looks random"
     if not refused and (not enough or not values):
         verdict = "too few"
@@ -549,19 +567,20 @@ def _judged(
         value=part.value,
         rows=int(rows.sum()),
         clusters=clusters,
-        shares={
-            name: float(share)
-            for name, share in zip(sample.names, shares.tolist(), strict=True)
-            if share
-        },
+        shares=_shares(sample, counts),
         columns=len(values),
-        p=smallest,
+        p=corrected.get(worst, 1.0),
         worst=worst,
         power=power,
         detectable=detectable,
         sticky=_sticky(split, cluster),
         verdict=verdict,
     )
+
+
+def _shares(sample: Sample, counts: Ints) -> dict[str, float]:
+    shares = (counts / counts.sum()).tolist()
+    return {name: share for name, share in zip(sample.names, shares, strict=True) if share}
 
 
 def _detectable(split: Ints, cluster: Ints, level: float) -> float:

@@ -462,9 +462,12 @@ def _left(gram: Floats, columns: Ints, target: int) -> tuple[Floats, float]:
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """What would settle it. command: the same plan on the command line. compared: models of the
-    log to their names in it. why: why there is no plan, "" where there is one."""
+    """What would settle it. rate: share of requests to randomize. command: the same plan on the
+    command line. compared: models of the log to their names in it. why: why there is no plan, ""
+    where there is one."""
 
+    rate: float
+    maximise: bool
     why: str
     command: str
     compared: dict[str, str]
@@ -498,6 +501,7 @@ def settled(
 ) -> Settled:
     """The product's own plan for the numbers of the log. Raises PlanError where an option is
     wrong; where the log lacks what a plan needs, `why` says so."""
+    share, maximise = 0.1 if rate is None else rate, not minimise
     names = compared(findings.models)
     rest = [model.name for model in findings.models if model.name not in names]
     reward = findings.reward
@@ -508,13 +512,13 @@ def settled(
         traffic = findings.traffic
     if len(names) < 2:
         why = "the log holds one model: there is nothing to compare it with"
-        return Settled(why, "", names, rest, None)
+        return Settled(share, maximise, why, "", names, rest, None)
     if reward is None:
         why = "no row has a reward: name its column with --reward, or give one to requests first"
-        return Settled(why, "", names, rest, None)
+        return Settled(share, maximise, why, "", names, rest, None)
     if traffic is None:
         why = "no row has a time: say how many requests an hour there are with --traffic"
-        return Settled(why, "", names, rest, None)
+        return Settled(share, maximise, why, "", names, rest, None)
     mean = rounded(reward.mean)
     room = reward.high - mean if not minimise else mean - reward.low
     if effect is None:
@@ -522,7 +526,7 @@ def settled(
     if not room > 0:
         best = "lowest" if minimise else "highest"
         why = f"every reward is the {best} there can be: no model can be better"
-        return Settled(why, "", names, rest, None)
+        return Settled(share, maximise, why, "", names, rest, None)
     rows = [model for model in findings.models if model.name in names]
     fields |= {
         "names": list(names.values()),
@@ -543,16 +547,16 @@ def settled(
         fields["prices"] = [rounded(model.cost or 0.0) for model in rows]
     total = sum(model.requests for model in rows)
     fields["mix"] = [rounded(model.requests / total) for model in rows]
-    share = reward.rated / findings.used
-    if share < 0.9995:
-        fields |= {"rated": rounded(share), "missing": "rated"}
+    rated = reward.rated / findings.used
+    if rated < 0.9995:
+        fields |= {"rated": rounded(rated), "missing": "rated"}
     try:
         plan = make_plan(Problem.of_numbers(read_request(fields)))
     except PlanError as error:
         if error.field in given:
             raise
-        return Settled(str(error), _command(fields), names, rest, None)
-    return Settled("", _command(fields), names, rest, plan)
+        return Settled(share, maximise, str(error), _command(fields), names, rest, None)
+    return Settled(share, maximise, "", _command(fields), names, rest, plan)
 
 
 def rounded(number: float, digits: int = DIGITS) -> float:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,17 +117,16 @@ def newcomer(page: Path, environment: Mapping[str, str] | None = None) -> list[S
                 code = shell.wait(NEWCOMER_SECONDS)
             finally:
                 # What the page left running in the background belongs to the shell's session.
-                os.killpg(shell.pid, signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.killpg(shell.pid, signal.SIGTERM)
             printed.seek(0)
             text = printed.read().decode(errors="replace")
         assert code == 0, f"{page.name}: exit code {code}\n{text[-3000:]}"
     shell_blocks = [block for kind, block in blocks if kind == "sh"]
-    before = started_at = None
-    for part in text.split(_MARK)[1:]:
-        at, _, output = part.partition("\n")
-        if started_at is not None:
-            steps.append(Step(shell_blocks[len(steps)], float(at) - started_at, before or ""))
-        started_at, before = float(at), output
+    # Two marks a block: what stands behind the first is what it printed.
+    marked = [part.partition("\n") for part in text.split(_MARK)[1:]]
+    for commands, first, last in zip(shell_blocks, marked[::2], marked[1::2], strict=True):
+        steps.append(Step(commands, float(last[0]) - float(first[0]), first[2]))
     assert time.monotonic() - started < NEWCOMER_SECONDS
     at = -1
     for kind, block in blocks:

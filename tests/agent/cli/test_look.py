@@ -84,6 +84,17 @@ def test_the_configuration_is_accepted_and_reads_the_log(
     assert data["budget"]["requests"] > 1000
 
 
+def test_options_of_the_plan_stand_in_the_configuration(log: Path, tmp_path: Path) -> None:
+    path = tmp_path / "eq.toml"
+    done = run_command("look", log, "--config", path, "--minimise", "--rate", "0.25")
+    assert done.returncode == 0, done.stderr
+    data = tomllib.loads(path.read_text())
+    assert data["reward"]["maximise"] is False
+    assert data["policy"]["rate"] == 0.25
+    assert "--minimise" in done.stdout
+    assert "--rate 0.25" in done.stdout
+
+
 class _Tags(HTMLParser):
     """Every tag with its attributes; text of cells."""
 
