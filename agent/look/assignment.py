@@ -24,16 +24,13 @@ from equipoise.store.batches import Floats
 
 MOST_TESTED = 8
 """Models that tests tell apart; the rest count as one."""
-NORMAL_90 = 1.6449
-LEVELS = 7
-PARTS = 5
+LEVELS, PARTS = 7, 5
 """Levels of a category, without the rest; parts that the range of a number is cut into."""
 SIZE = 0.01
 """Probability that a part which is split at random is not found: the level of its tests."""
 FALSE_ALARMS = 0.05
 """Probability that any part which is sent as the rest is called random, over all parts tried."""
-FEWEST_ROWS, FEWEST_OF_MODEL = 200, 20
-FEWEST_CLUSTERS = 30
+FEWEST_ROWS, FEWEST_OF_MODEL, FEWEST_CLUSTERS = 200, 20, 30
 LARGEST_DIFFERENCE = 0.15
 """Difference of a model's share between two halves of the log that must be seen with 80%, for the
 whole log to be called random."""
@@ -284,7 +281,7 @@ class Test:
         """Of the chi-squared statistic, a lower bound with 95%: the statistic of an association
         that is there is larger than its noncentrality, by chance and by its degrees of freedom."""
         middle = max(self.clusters * self.ratio - self.df, 0.0)
-        return max(middle - NORMAL_90 * math.sqrt(2.0 * (self.df + 2.0 * middle)), 0.0)
+        return max(middle - 1.6449 * math.sqrt(2.0 * (self.df + 2.0 * middle)), 0.0)
 
 
 def independence(first: Ints, second: Ints, cluster: Ints) -> Test | None:
