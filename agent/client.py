@@ -29,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Self, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import unquote, urlsplit
 
 MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
 MOST_THREADS = 32  # requests under way at once
@@ -65,6 +65,22 @@ class Choice:
     outcome_token: str | None = None
     ask: bool = False
 
+    def span_attributes(self, experiment: str, unit_id: str | None = None) -> dict[str, Any]:
+        """Attributes for the caller's own OpenTelemetry span, or its baggage: the daemon then takes
+        the model call within that span as the outcome of this decision, and evaluations of it as
+        its reward. Names of `feature_flag.*` are OpenTelemetry's (release candidate)."""
+        attributes = {
+            "feature_flag.key": experiment,
+            "feature_flag.provider.name": "equipoise",
+            "feature_flag.result.variant": self.model,
+            "feature_flag.result.reason": "split" if self.randomized else "default",
+            "feature_flag.context.id": unit_id,
+            "equipoise.decision_id": self.decision_id,
+            "equipoise.propensity": self.propensity,
+            "equipoise.outcome_token": self.outcome_token,
+        }
+        return {name: value for name, value in attributes.items() if value is not None}
+
 
 @dataclass(slots=True)
 class Counters:
@@ -88,19 +104,61 @@ class Counters:
     retries: int = 0
 
 
-def _parts_of(url: str) -> SplitResult:
-    """Scheme, host and port of a daemon's address. Raises ValueError."""
-    refusal = f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT"
-    if not isinstance(url, str):
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon listens: https or not, host and port, or the file of a Unix socket; path: of
+    the proxy before it, "" for none."""
+
+    secure: bool
+    host: str
+    port: int | None
+    path: str = ""
+    socket_file: str = ""
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The address that `url` writes: http://HOST:PORT, https://HOST:PORT, either with the path
+        of a proxy, unix:///PATH, or http+unix://PATH with %2F for each slash. Raises ValueError."""
+        refusal = (
+            f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT, or unix:///SOCKET"
+        )
+        if not isinstance(url, str):
+            raise ValueError(refusal)
+        try:
+            parts = urlsplit(url)
+            port = parts.port if parts.scheme in ("http", "https") else None
+        except ValueError as error:  # a port that is none, a bracket that is not closed
+            raise ValueError(f"{refusal} ({error})") from None
+        path = parts.path.rstrip("/")
+        if parts.scheme in ("http", "https") and parts.hostname and port != 0:
+            return cls(parts.scheme == "https", parts.hostname, port, path)
+        if parts.scheme == "http+unix" and parts.netloc:
+            return cls(False, "localhost", None, path, unquote(parts.netloc))
+        if parts.scheme == "unix" and not parts.netloc and path:
+            return cls(False, "localhost", None, "", unquote(parts.path))
         raise ValueError(refusal)
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError as error:  # a port that is none, a bracket that is not closed
-        raise ValueError(f"{refusal} ({error})") from None
-    if not known:
-        raise ValueError(refusal)
-    return parts
+
+    def connection(self, timeout: float) -> HTTPConnection:
+        """A connection that is not open yet."""
+        if self.socket_file:
+            return _UnixConnection(self.socket_file, timeout)
+        kind = HTTPSConnection if self.secure else HTTPConnection
+        return kind(self.host, self.port, timeout=timeout)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, file: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._file = file
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._file)
+        except OSError:
+            self.close()
+            raise
 
 
 def _is_number(value: object) -> bool:
@@ -110,9 +168,10 @@ def _is_number(value: object) -> bool:
 class Client:
     """One per process, for any number of threads and event loops.
 
-    url: of the daemon, http or https. token: of scope `route`, where the daemon asks for one.
-    timeout: seconds that `decide` may take. buffer: outcomes kept while the daemon is away, and
-    rows of fallbacks kept until they are complete; the oldest are dropped, and counted.
+    url: of the daemon, http, https, or unix:///PATH of its socket. token: of scope `route`, where
+    the daemon asks for one. timeout: seconds that `decide` may take. buffer: outcomes kept while
+    the daemon is away, and rows of fallbacks kept until they are complete; the oldest are dropped,
+    and counted.
     Raises ValueError for what cannot be one of these. `close` delivers what is left.
     """
 
@@ -124,7 +183,7 @@ class Client:
         timeout: float = 0.05,
         buffer: int = 10_000,
     ) -> None:
-        parts = _parts_of(url)
+        self._address = Address.of(url)
         if token is not None and not (
             isinstance(token, str) and token.isascii() and token.isprintable()
         ):
@@ -135,12 +194,6 @@ class Client:
             )
         if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
             raise ValueError(f"buffer is {buffer!r}, expected a whole number of rows, at least 1")
-        self._host, self._port, self._path = (
-            parts.hostname or "",
-            parts.port,
-            parts.path.rstrip("/"),
-        )
-        self._scheme = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -411,7 +464,7 @@ class Client:
                 connection, fresh = self._idle.pop(), False
                 connection.sock.settimeout(timeout)
             except IndexError:
-                connection, fresh = self._scheme(self._host, self._port, timeout=timeout), True
+                connection, fresh = self._address.connection(timeout), True
             try:
                 if fresh:
                     connection.connect()
@@ -420,7 +473,7 @@ class Client:
             try:
                 if call is not None:
                     call.sends_on(connection)
-                connection.request("POST", self._path + path, body, self._headers)
+                connection.request("POST", self._address.path + path, body, self._headers)
                 response = connection.getresponse()
                 answer = response.status, json.loads(response.read(MOST_BYTES))
             except (OSError, HTTPException, ValueError) as error:

@@ -385,25 +385,23 @@ def end(
 def _asked(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """What a daemon answers. Raises AgentError where it does not, or refuses."""
     import os
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
-    from urllib.parse import urlsplit
+    from http.client import HTTPException
 
     import msgspec
 
+    from equipoise.agent.client import Address
     from equipoise.agent.errors import AgentError
 
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AgentError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    try:
+        address = Address.of(url)
+    except ValueError as error:
+        raise AgentError(str(error)) from None
     headers = {"Content-Type": "application/json"}
     if token := os.environ.get("EQUIPOISE_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"
     try:
-        with closing(kind(parts.hostname, parts.port, timeout=60.0)) as connection:
-            connection.request(
-                "POST", parts.path.rstrip("/") + path, msgspec.json.encode(body), headers
-            )
+        with closing(address.connection(60.0)) as connection:
+            connection.request("POST", address.path + path, msgspec.json.encode(body), headers)
             response = connection.getresponse()
             answer = msgspec.json.decode(response.read(), type=dict[str, Any])
     except (OSError, HTTPException, msgspec.MsgspecError) as error:

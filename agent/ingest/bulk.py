@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -512,7 +512,8 @@ def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
     if order.url is not None:
         if order.store is not None:
             raise AgentError("--url and --store: the daemon has the store, leave one of them out")
-        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)
+        with closing(DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)) as daemon:
+            yield daemon
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from importlib import import_module
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
 from equipoise.agent.config.ingest import as_flag, as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
+from equipoise.agent.ingest import otlp
 
 Row: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
@@ -251,16 +251,12 @@ def _action_name(action: Any, number: int) -> str:
 
 def of_otlp(row: Row) -> Iterator[Row]:
     """A batch of spans and log records. Instrumentations call a stream that its user left a
-    failure: a call has failed only where no model answered at all."""
-    try:
-        rows_of = import_module("equipoise.agent.ingest.otlp").rows_of
-    except ModuleNotFoundError:
-        raise AgentError("batches of OpenTelemetry are not read here") from None
-    for each in rows_of(row):
+    failure: a call has failed only where no model answered."""
+    for each in otlp.rows_of(row):
         status = ANSWERED
         if each["kind"] != "call":
             status = f"{each['kind']}s without their call"
-        elif each["failed"] and each["answered_model"] is None and each["response_id"] is None:
+        elif each["failed"] and not each["answered"]:
             status = FAILED
         counts = _counts(each, "input_tokens", "output_tokens", "cost")
         yield _with(each, {"status": status, **counts})

@@ -17,6 +17,7 @@ from equipoise.agent.service.api.operations import NDJSON, Operation, Parameter
 from equipoise.agent.service.api.problems import STATUSES
 from equipoise.agent.service.api.schema import Body, ProblemDocument
 from equipoise.agent.service.handlers.admin import Admin
+from equipoise.agent.service.handlers.otlp import Otlp
 from equipoise.agent.service.handlers.queries import Queries
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.store.records import ID_RULE, Observation, Outcome, Record, Simulation
@@ -87,7 +88,7 @@ def operations() -> list[Operation]:
     """Every operation, in the order in which the examples of the page can be sent."""
     declared = [
         member.operation
-        for holder in (HotHandlers, Admin, Queries)
+        for holder in (HotHandlers, Admin, Queries, Otlp)
         for member in vars(holder).values()
         if hasattr(member, "operation")
     ]

@@ -18,7 +18,7 @@ import pytest
 from misbehaving import Protocol, behaving, serving
 from running import until
 
-from equipoise.agent.client import Client
+from equipoise.agent.client import Address, Client
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 
 PATIENT = 10.0
@@ -246,10 +246,10 @@ def test_a_row_of_a_usage_log_names_who_answered(
 ) -> None:
     with serving(daemon) as port:
         router = client(port)
-        host, router._host = router._host, "host.invalid"
+        there, router._address = router._address, Address.of("http://host.invalid")
         choice = router.decide("r1", "small", FEATURES)
         assert choice.decision_id is None
-        router._host = host
+        router._address = there
         router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5, **parts)
         assert router.flush(PATIENT)
         router.close()
@@ -320,9 +320,9 @@ def test_a_time_out_that_logged_nothing_becomes_an_observation(daemon: Protocol)
     with behaving(hang) as dead:
         router = client(dead, 0.1)
         router.outcome(router.decide("r1", "large", FEATURES), outputs={"seconds": 1}, reward=1)
-        router._port = None
+        router._address = Address.of("unix:///nowhere")
     with serving(daemon) as port:
-        router._port = port
+        router._address = Address.of(f"http://127.0.0.1:{port}")
         assert router.flush(PATIENT)
         router.close()
     assert rows(daemon, ObservationBatch) == 1

@@ -132,9 +132,10 @@ _ALWAYS = (401, 403, 421, 431, 500)
 
 
 def document(
-    operations: Sequence[Operation], version: str, request: Mapping[str, object]
+    operations: Sequence[Operation], version: str, request: Mapping[str, object], base: str = ""
 ) -> dict[str, Any]:
-    """The OpenAPI document as JSON-able data. request: a body that /v1/decide accepts here."""
+    """The OpenAPI document as JSON-able data. request: a body that /v1/decide accepts here. base:
+    where a proxy shows the paths."""
     types = [ProblemDocument]
     for operation in operations:
         types += [kind for kind in (operation.body, operation.answer) if kind is not None]
@@ -158,6 +159,7 @@ def document(
             "version": version,
             "description": "Decides which requests to randomize, and onto which model.",
         },
+        **({"servers": [{"url": base}]} if base else {}),
         "paths": paths,
         "components": {
             "schemas": components,

@@ -114,6 +114,15 @@ class Exposition:
         )
         yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
         yield _counter(
+            "equipoise_otlp", "What came by OTLP, by what became of it.", "what", counters.spans
+        )
+        waiting = GaugeMetricFamily(
+            "equipoise_otlp_waiting", "What of it waits, by kind.", labels=["kind"]
+        )
+        for kind, count in counters.waiting.items():
+            waiting.add_metric([kind], count)
+        yield waiting
+        yield _counter(
             "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
         )
         refused = {str(status): count for status, count in counters.refused.items()}

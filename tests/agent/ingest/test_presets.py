@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ from equipoise.agent.cli.ingest import FAMILIES as FAMILIES_OF_THE_COMMAND
 from equipoise.agent.config.ingest import PRESETS as NAMES
 from equipoise.agent.config.ingest import as_number, as_seconds, as_text, as_words, parse_path
 from equipoise.agent.errors import AgentError
+from equipoise.agent.ingest import otlp
 from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, find
 from equipoise.agent.ingest.presets import FAMILIES, PRESETS, preset_rows, recognise
 from tests.agent.ingest import recorded
@@ -225,15 +224,42 @@ def test_the_first_path_that_says_something_is_taken() -> None:
 
 def test_calls_of_a_batch_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     call = {"kind": "call", "request_id": "t-s", "model": "large", "at": 1.8e9, "seconds": 1.5}
-    call |= {"failed": False, "answered_model": "large-2026", "response_id": "r"}
+    call |= {"failed": False, "answered": True, "response_id": "r"}
     call |= {"input_tokens": 0, "output_tokens": 0, "cost": None}
     left = {**call, "failed": True}
-    dead = {**left, "answered_model": None, "response_id": None}
-    module = ModuleType("equipoise.agent.ingest.otlp")
-    module.rows_of = lambda line: line["resourceSpans"]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "equipoise.agent.ingest.otlp", module)
+    dead = {**left, "answered": False}
+    monkeypatch.setattr(otlp, "rows_of", lambda line: line["resourceSpans"])
     batch = {"resourceSpans": [call, left, dead, {**dead, "kind": "evaluation"}]}
     held = list(preset_rows(PRESETS["otlp"], batch))
     said = [find(each, "derived.status") for each in held]
     assert said == [ANSWERED, ANSWERED, FAILED, "evaluations without their call"]
     assert find(held[0], PRESETS["otlp"].fields["input_tokens"]) is None
+
+
+TIMES = {"start": 260, "end": 275}
+
+
+def test_a_batch_of_a_collectors_file() -> None:
+    def span(number: int, **attributes: object) -> dict[str, object]:
+        keyed = [{"key": key.replace("__", "."), "value": each} for key, each in attributes.items()]
+        times = {
+            "startTimeUnixNano": "1795799526000000000",
+            "endTimeUnixNano": "1795799527500000000",
+        }
+        ids = {"traceId": f"{number:032x}", "spanId": f"{number:016x}"}
+        return {**ids, **times, "name": "chat", "kind": 3, "attributes": keyed, "status": {}}
+
+    chat = span(
+        1,
+        gen_ai__operation__name={"stringValue": "chat"},
+        gen_ai__request__model={"stringValue": "large"},
+        gen_ai__response__model={"stringValue": "large-2026-10-01"},
+        gen_ai__usage__input_tokens={"intValue": "100"},
+        gen_ai__usage__output_tokens={"intValue": "20"},
+    )
+    line = {"resourceSpans": [{"scopeSpans": [{"spans": [chat, span(2)]}]}]}
+    assert recognise([line]) is PRESETS["otlp"]
+    said = read("otlp", line)
+    assert (said["status"], said["routed"], said["output_tokens"]) == (ANSWERED, "large", 20.0)
+    assert (said["at"], said["seconds"]) == (1795799526.0, 1.5)
+    assert said["trace"] == f"{1:032x}"
