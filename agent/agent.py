@@ -30,6 +30,7 @@ from equipoise.agent.decisions.validation import Validator
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.lifecycle.eras import EraAnswer, Eras, standing_end
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
@@ -45,13 +46,17 @@ from equipoise.store.batches import (
     Batch,
     DecisionBatch,
     ExpiryBatch,
+    Flags,
+    Ints,
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
     SimulationBatch,
+    select,
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
+from equipoise.store.words import plural, verb
 
 MISCOUNTED = (
     "an older version counted missing rewards wrongly: what it certified of the era before is void"
@@ -181,6 +186,8 @@ class Agent:
             raise AgentError("this agent was opened without its key and cannot decide")
         self._validation.check_requests(requests)
         state = self.state
+        if state.rule.drawn is not None and len(requests):
+            self.end_drawn(float(requests.at[-1]))
         if state.config.units is not None and state.caps.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
         batch = self._decider.decide(requests)
@@ -204,6 +211,72 @@ class Agent:
             self._log(fresh)
         late = self.light.late - before
         return Accepted(len(fresh) - late, duplicates, late)
+
+    def begin_drawn(self, drawn: Drawn, active: Flags, rows: int, at: float) -> None:
+        """Begin an era of rows that were drawn elsewhere, unless it is the one in force.
+
+        active: (K,) models that they compare. rows: how many are expected. at: seconds since the
+        epoch, now. Raises AgentError where a decision still waits: the rows would wait behind it.
+        """
+        rule = self.rule
+        if drawn.continues(rule.drawn) and np.array_equal(active, rule.active):
+            return
+        if rule.drawn is not None:
+            self._complete_drawn(at)
+        self.expire(at)
+        waiting = self.light.pending.next - self.answers.view().watermark
+        if waiting:
+            raise AgentError(
+                f"{plural(waiting, 'decision')} {verb(waiting, 'is', 'are')} not closed yet, the"
+                f" first is d{self.answers.view().watermark}: rows drawn elsewhere would be"
+                " certified only after them; take these into a store of their own, or later"
+            )
+        requests = max(rows, 1) * self.config.policy.rate
+        self.controls.open_era(drawn.reason, at, active, drawn=drawn, requests=requests)
+
+    def take_drawn(self, decisions: DecisionBatch, outcomes: OutcomeBatch, at: float) -> None:
+        """Log decisions that were drawn elsewhere, under the rule in force, with their outcomes;
+        what did not come with them never comes. at: seconds since the epoch, now.
+
+        outcomes: of these decisions and of earlier ones whose outcome is not in the log, the last
+        n of these. Raises AgentError naming what cannot be; nothing is logged then.
+        """
+        drawn = self.rule.drawn
+        if drawn is None:
+            raise AgentError("the era in force is of decisions that are drawn here")
+        self._validation.check_drawn(decisions, outcomes)
+        if len(decisions):
+            self._log(decisions)
+        news = ~np.isnan(outcomes.reward) | ~np.isnan(outcomes.outputs).all(axis=1)
+        news |= outcomes.attempt != 0
+        if news.any():
+            self._log(select(outcomes, news))
+        if drawn.how != "unit":
+            self._complete_drawn(at, outcomes.number)
+
+    def end_drawn(self, at: float) -> None:
+        """Begin the next era where the one in force is of rows that were drawn elsewhere: decisions
+        are made here from now on. at: seconds since the epoch, now."""
+        if self.rule.drawn is None:
+            return
+        self._complete_drawn(at)
+        active = ~retired(self.config)
+        self.controls.open_era("decisions are drawn here from now on", at, active)
+
+    def complete_drawn(self, at: float) -> None:
+        """Say that the rows of units that were drawn elsewhere are all there. at: seconds, now."""
+        if self.rule.drawn is not None:
+            self._complete_drawn(at)
+
+    def _complete_drawn(self, at: float, numbers: Ints | None = None) -> None:
+        """Close decisions drawn elsewhere, by default all in force, for what did not come."""
+        table, era = self.light.pending, self.rule.era
+        rows = np.arange(table.size) if numbers is None else table.rows(numbers)
+        rows = rows[(table.era[rows] == era) & ~table.expired[rows] & ~table.is_void(rows)]
+        complete = table.has_reward[rows] & table.has_outputs[rows]
+        rows = rows[~complete | np.isposinf(table.until[rows])]
+        if len(rows):
+            self._log(ExpiryBatch(rows + table.base, np.full(len(rows), at)))
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""

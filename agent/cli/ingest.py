@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from equipoise.agent.ingest.bulk import Ingested, Rejects
 
-KINDS = ("observations", "outcomes", "simulations")
+KINDS = ("observations", "outcomes", "simulations", "decisions")
 FORMATS = ("jsonl", "csv", "parquet")
 
 
@@ -24,7 +24,7 @@ def ingest(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What the rows are: a usage log, outcomes, or offline replays.",
+            help="What the rows are: a usage log, outcomes, offline replays, or drawn elsewhere.",
             metavar="|".join(KINDS),
             show_default="from the mapping, or observations",
         ),
@@ -99,7 +99,7 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
 
     if as_json:
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
-        for name in ("unrated", "left_out", "empty"):
+        for name in ("unrated", "left_out", "empty", "drawn"):
             if not facts[name]:
                 del facts[name]
         typer.echo(msgspec.json.encode(facts).decode())
@@ -114,6 +114,8 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
             else ""
         )
     )
+    if result.drawn:
+        typer.echo(f"Drawn elsewhere: {result.drawn}.")
     if result.unrated:
         typer.echo(
             f"{plural(result.unrated, 'row')} without a reward"

@@ -29,6 +29,8 @@ from equipoise.agent.config.ingest import IngestMapping, Kind
 from equipoise.agent.errors import AgentError, ConfigError, ConflictError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import FeatureError
+from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, Declared, DrawnRows, declared_of
+from equipoise.agent.ingest.drawn_rows import DrawnRow
 from equipoise.agent.ingest.records import (
     STANDARD_INPUT,
     Format,
@@ -38,10 +40,8 @@ from equipoise.agent.ingest.records import (
     Sightings,
     check_paths,
     columns_of,
-    flat,
     format_of,
-    mapped,
-    nested,
+    reader,
     rows,
 )
 from equipoise.agent.lifecycle.opening import with_after_decision
@@ -111,16 +111,22 @@ class StoreSink:
 
     rows_at_once = 4096
 
-    def __init__(self, gateway: RecordAdapter, kind: Kind) -> None:
+    def __init__(self, gateway: RecordAdapter, kind: Kind, drawn: DrawnRows | None = None) -> None:
         takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
             "observations": gateway.ingest,
             "outcomes": gateway.observe,
             "simulations": gateway.simulate,
         }
-        self._take = takes[kind]
+        if drawn is not None:
+            takes["decisions"] = drawn.take
+            # Rules are frozen between batches, from the rows before.
+            self.rows_at_once = DRAWN_AT_ONCE
+        self._take, self._drawn = takes[kind], drawn
 
     def take(self, records: Sequence[Record]) -> BatchResult:
         result = BatchResult()
+        if self._drawn is not None:
+            self._drawn.begin(cast(Sequence[DrawnRow], records))
         for counts, refusal in take_by_bisection(records, range(len(records)), self._counts):
             result.counts.update(counts)
             if refusal is not None:
@@ -194,19 +200,19 @@ class Places(Generic[P]):
     def __init__(self) -> None:
         self._first: dict[int, P] = {}
 
-    def keep(self, record: Observation | Outcome | Simulation, place: P) -> None:
+    def keep(self, record: Record, place: P) -> None:
         """The row at this place was taken, or was a repeat."""
         for key in _keys(record):
             self._first.setdefault(key, place)
 
-    def of(self, record: Observation | Outcome | Simulation) -> list[P]:
+    def of(self, record: Record) -> list[P]:
         """Where what this record says of its id was said before, each place once."""
         places = [self._first[key] for key in _keys(record) if key in self._first]
         return list(dict.fromkeys(places))
 
 
-def _keys(record: Observation | Outcome | Simulation) -> Iterator[int]:
-    if isinstance(record, Observation):
+def _keys(record: Record) -> Iterator[int]:
+    if isinstance(record, Observation | DrawnRow):
         if record.request_id is not None:
             yield text_key("observation", record.request_id)
     elif isinstance(record, Simulation):
@@ -280,6 +286,7 @@ class Ingested:
     after their decision had expired; rejected are refused, with a reason each; unrated have no
     reward, and none is declared for those. left_out: parts of contents that are no text, by type.
     empty: features that no row gives, so that all rows have the value declared for a missing one.
+    drawn: what rows that were drawn elsewhere count for, "" for other rows.
     """
 
     accepted: int = 0
@@ -289,6 +296,7 @@ class Ingested:
     unrated: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
+    drawn: str = ""
 
 
 class Ingestion:
@@ -342,8 +350,9 @@ class Ingestion:
             except AgentError as error:
                 self._refused.append((number, str(error)))
                 continue
-            if isinstance(record, Observation):
-                if record.reward is None and self._missing is None:
+            if isinstance(record, Observation | DrawnRow):
+                unrated = isinstance(record, Observation) and record.reward is None
+                if unrated and self._missing is None:
                     self.result.unrated += 1
                     continue
                 record = self._namer.named(record)
@@ -367,7 +376,7 @@ class Ingestion:
                 f"{side}.{name}" for side, missing in self._empty.items() for name in missing
             )
 
-    def _note(self, record: Observation | Simulation) -> None:
+    def _note(self, record: Observation | Simulation | DrawnRow) -> None:
         """Remember which features have a value in some row; a vector has all."""
         for side, missing in self._empty.items():
             if missing:
@@ -393,25 +402,7 @@ class Ingestion:
         yield from waiting
 
     def _reader(self, kind: Format) -> Callable[[Any], Record]:
-        mapping, left_out = self._mapping, self.result.left_out
-        if mapping is not None:
-            to_record = mapped(mapping, self._schema, left_out)
-        elif kind == "jsonl":
-            to_record = nested(self._kind, self._schema, left_out)
-        else:
-            to_record = flat(self._kind, self._schema)
-        if kind != "jsonl":
-            return to_record
-        decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
-
-        def read(line: bytes) -> Record:
-            try:
-                row = decode(line)
-            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-                raise AgentError(str(error)) from None
-            return to_record(row)
-
-        return read
+        return reader(kind, self._kind, self._schema, self._mapping, self.result.left_out)
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
@@ -475,15 +466,19 @@ def run(order: Order) -> tuple[Ingested, Rejects]:
     sources = [(name, _format(order, name)) for name, _ in apart]
     check_paths(mapping, sources)
     schema = file.experiment.features
+    declared = declared_of(file, mapping, sources) if kind == "decisions" else None
     with (
         Rejects(order.rejects) as rejects,
-        _sink(order, file, kind) as sink,
+        _sink(order, file, kind, declared) as (sink, drawn),
         _progress() as progress,
     ):
         missing = file.experiment.reward.missing_value
         ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress, missing)
         for (name, shape), (_, copy) in zip(sources, apart, strict=True):
             ingestion.add(name, shape, copy)
+        if drawn is not None:
+            drawn.finish()
+            ingestion.result.drawn = drawn.sentence
     return ingestion.result, rejects
 
 
@@ -502,17 +497,25 @@ def _format(order: Order, name: str) -> Format:
 
 
 @contextmanager
-def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
+def _sink(
+    order: Order, file: ConfigFile, kind: Kind, declared: Declared | None
+) -> Iterator[tuple[Sink, DrawnRows | None]]:
     if order.url is not None:
+        if declared is not None:
+            raise AgentError(
+                "--url: a daemon takes no rows that were drawn elsewhere; read them into its store"
+                " while it is stopped, or into a store of their own"
+            )
         if order.store is not None:
             raise AgentError("--url and --store: the daemon has the store, leave one of them out")
-        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)
+        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind), None
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
         config = with_after_decision(file.experiment, store)
         agent = Agent(config, store, open_key(store), at=time.time())
-        yield StoreSink(RecordAdapter(agent), kind)
+        drawn = None if declared is None else DrawnRows(agent, declared, time.time())
+        yield StoreSink(RecordAdapter(agent), kind, drawn), drawn
         agent.checkpoint(time.time())
 
 

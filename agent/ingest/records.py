@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -37,6 +37,7 @@ from equipoise.agent.config.ingest import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import LONGEST_SHOWN, shown, suggestion
+from equipoise.agent.ingest.drawn_rows import DrawnRow, as_candidates, with_candidates
 from equipoise.store.records import Observation, Outcome, Simulation, readable
 
 if TYPE_CHECKING:
@@ -293,13 +294,14 @@ def columns_of(mapping: IngestMapping | None) -> set[str] | None:
     return {name for table in paths for path in table.values() for name in parse_path(path).columns}
 
 
-Record: TypeAlias = Observation | Outcome | Simulation
+Record: TypeAlias = Observation | Outcome | Simulation | DrawnRow
 Row: TypeAlias = Mapping[str, Any]
 
 RECORDS: Mapping[Kind, type[Record]] = {
     "observations": Observation,
     "outcomes": Outcome,
     "simulations": Simulation,
+    "decisions": DrawnRow,
 }
 _TEXTS = ("request_id", "decision_id", "unit_id", "context_id", "routed", "model", "served")
 _MODELS = ("routed", "model", "served")
@@ -348,7 +350,7 @@ def mapped(
             values = {name: value for name, value in values.items() if value is not None}
             if values or mapping.kind != "outcomes":
                 record[side] = values
-        return _convert(record, kind)
+        return _convert(record, kind, mapping.models)
 
     return read
 
@@ -363,6 +365,7 @@ def nested(
     }
     struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
     plain = {*struct.__struct_fields__} - {*sides, "metrics"}
+    plain |= {"probabilities"} if kind == "decisions" else set()
 
     def read(row: Any) -> Record:
         if not isinstance(row, Mapping):
@@ -396,6 +399,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     }
     struct, counted = RECORDS[kind], Counter[str]()
     names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
+    names |= {"probabilities"} if kind == "decisions" else set()
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
@@ -422,6 +426,37 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     return read
 
 
+def reader(
+    format_: Format,
+    kind: Kind,
+    schema: FeatureSchema,
+    mapping: IngestMapping | None,
+    left_out: Counter[str] | None = None,
+) -> Callable[[Any], Record]:
+    """The function that makes a record of a row as `rows` gives it; it raises AgentError."""
+    if mapping is not None:
+        to_record = mapped(mapping, schema, left_out)
+    elif format_ == "jsonl":
+        to_record = nested(kind, schema, left_out)
+    else:
+        to_record = flat(kind, schema)
+    if format_ != "jsonl":
+        return to_record
+    decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+
+    def read(line: bytes) -> Record:
+        try:
+            row = decode(line)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise AgentError(str(error)) from None
+        return to_record(row)
+
+    return read
+
+
+Named = TypeVar("Named", bound=Observation | DrawnRow)
+
+
 class Namer:
     """Names for observations that have none, so that a file that is read again counts once.
 
@@ -443,7 +478,7 @@ class Namer:
                 self._before[digest] = self._before.get(digest, 0) + count
         self._here = {}
 
-    def named(self, record: Observation) -> Observation:
+    def named(self, record: Named) -> Named:
         if record.request_id is not None:
             return record
         digest = blake2b(_encode(record), digest_size=12).digest()
@@ -454,7 +489,9 @@ class Namer:
         return msgspec.structs.replace(record, request_id=name)
 
 
-def _convert(record: Any, kind: type[Record]) -> Record:
+def _convert(record: Any, kind: type[Record], models: Mapping[str, str] | None = None) -> Record:
+    if kind is DrawnRow and isinstance(record, dict):
+        record = with_candidates(record, models or {})
     try:
         return msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
@@ -466,6 +503,8 @@ def _field(name: str, value: Any) -> Any:
         return as_text(name, value)
     if name == "at":
         return as_seconds(name, value)
-    if name == "delivered":
+    if name in ("delivered", "sticky"):
         return as_flag(name, value)
+    if name in ("candidates", "probabilities"):
+        return as_candidates(name, value)
     return as_whole(name, value) if name == "attempt" else as_number(name, value)
