@@ -24,7 +24,7 @@ from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.config.file import ConfigFile
 from equipoise.agent.config.ingest import IngestMapping
 from equipoise.agent.decisions.validation import other_content, stored_row
-from equipoise.agent.errors import AgentError, ConflictError, check_against, dated
+from equipoise.agent.errors import SKEW, AgentError, ConflictError, check_against, dated
 from equipoise.agent.features.values import shown
 from equipoise.agent.ingest.drawn_rows import DrawnRow
 from equipoise.agent.ingest.records import STANDARD_INPUT, Format, columns_of, reader, rows
@@ -86,7 +86,8 @@ def survey(
         rows += 1
         routed, kept = routed or row.routed is not None, kept or row.keep_prob is not None
         at, here = row.at, f"{source}, row {number}"
-        if at is not None:
+        # One that has not come yet is refused alone.
+        if at is not None and at <= declared.declared + SKEW:
             if at < latest and not disorder:
                 disorder = f"{here}: at is {dated(at)}, before {place} ({dated(latest)})"
             latest, place = (at, f"row {number}") if at >= latest else (latest, place)
@@ -116,7 +117,8 @@ def survey(
     if drawn_as.certifies:
         if disorder:
             raise AgentError(f"{disorder}: rows must stand in the order of their draws; sort them")
-        if drawn_as.complete and float(np.log(np.exp(evidence).mean())) > BY_UNIT:
+        together = float(np.logaddexp.reduce(evidence)) - math.log(len(_STUCK))
+        if drawn_as.complete and together > BY_UNIT:
             raise AgentError(
                 f"of {plural(repeats, 'row')} whose unit had one before, {same:,} got the same"
                 f" model, where draws by request give about {expected:,.0f}: a unit was drawn once;"
