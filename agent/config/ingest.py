@@ -417,8 +417,8 @@ FIELDS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
         "outcomes": ("request_id", "decision_id", "reward", "served", "attempt", "delivered", "at"),
         "simulations": ("context_id", "model", "cost", "at"),
         "decisions": (
-            *("model", "candidates", "probabilities", "propensity", "keep_prob", "sticky"),
-            *("routed", "served", "delivered", "reward", "request_id", "unit_id", "at"),
+            *("model", "candidates", "probabilities", "propensity", "keep_prob", "drop_prob"),
+            *("sticky", "routed", "served", "delivered", "reward", "request_id", "unit_id", "at"),
         ),
     }
 )

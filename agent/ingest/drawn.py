@@ -84,7 +84,7 @@ def survey(
     evidence, repeats, same, expected = np.zeros(len(_STUCK)), 0, 0, 0.0
     for source, number, row in placed:
         rows += 1
-        routed, kept = routed or row.routed is not None, kept or row.keep_prob is not None
+        routed, kept = routed or row.routed is not None, kept or row.keep_prob not in (None, 1.0)
         at, here = row.at, f"{source}, row {number}"
         # One that has not come yet is refused alone.
         if at is not None and at <= declared.declared + SKEW:

@@ -12,6 +12,9 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown
 from equipoise.store.records import Features, Id, Record, Seconds
 
+SPELLINGS = frozenset({"probabilities", "drop_prob"})
+"""Names that a row may use beside those of a record."""
+
 
 class DrawnRow(Record, frozen=True, kw_only=True):
     """A row that was randomized elsewhere.
@@ -68,10 +71,13 @@ def as_candidates(name: str, value: Any) -> Any:
 def with_candidates(record: dict[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
     """A record with one mapping of candidates to probabilities. models: the log's names to ours.
 
-    A list of probabilities follows the list of candidates; without one, candidates are called by
+    What a log says of dropping a row is turned into the probability of keeping it. A list of
+    probabilities follows the list of candidates; without one, candidates are called by
     their places: 0, 1, …
     """
     record = dict(record)
+    if (dropped := record.pop("drop_prob", None)) is not None:
+        record["keep_prob"] = 1.0 - dropped
     numbers, names = record.pop("probabilities", None), record.get("candidates")
     if isinstance(numbers, Mapping):
         names, numbers = numbers, None

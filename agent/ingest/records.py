@@ -37,7 +37,7 @@ from equipoise.agent.config.ingest import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import LONGEST_SHOWN, shown, suggestion
-from equipoise.agent.ingest.drawn_rows import DrawnRow, as_candidates, with_candidates
+from equipoise.agent.ingest.drawn_rows import SPELLINGS, DrawnRow, as_candidates, with_candidates
 from equipoise.store.records import Observation, Outcome, Simulation, readable
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ def nested(
     }
     struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
     plain = {*struct.__struct_fields__} - {*sides, "metrics"}
-    plain |= {"probabilities"} if kind == "decisions" else set()
+    plain |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Any) -> Record:
         if not isinstance(row, Mapping):
@@ -399,7 +399,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     }
     struct, counted = RECORDS[kind], Counter[str]()
     names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
-    names |= {"probabilities"} if kind == "decisions" else set()
+    names |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
