@@ -67,12 +67,14 @@ MISCOUNTED = (
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """What became of a batch: rows taken in, exact repeats dropped, rows that came too late, which
-    are logged, counted and never used, and usage rows without a reward, which are left out."""
+    are logged, counted and never used, and usage rows that are left out: unrated ones have no
+    reward, decided ones are of requests that the log has as decisions."""
 
     rows: int
     duplicates: int = 0
     late: int = 0
     unrated: int = 0
+    decided: int = 0
 
 
 class Agent:

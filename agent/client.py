@@ -41,7 +41,7 @@ REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by 
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
-    {"served", "attempt", "delivered", "outputs", "reward", "metrics", "outcome_token"}
+    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics", "outcome_token"}
 )
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
@@ -73,6 +73,7 @@ class Counters:
     decided: answered by the daemon. fallbacks: served as routed, by reason. delivered: outcomes it
     took in; observations: rows. refused: what it, or JSON, does not take. dropped: lost because the
     buffer was full. incomplete: rows of fallbacks forgotten before outputs and reward were known.
+    unserved: rows of fallbacks that no model answered, so that there is nothing to learn from them.
     retries: deliveries tried again.
     """
 
@@ -83,6 +84,7 @@ class Counters:
     refused: int = 0
     dropped: int = 0
     incomplete: int = 0
+    unserved: int = 0
     retries: int = 0
 
 
@@ -177,7 +179,9 @@ class Client:
 
         Parts: outputs, which come with the response ({} where none are configured); reward, which
         may come later; metrics; served, the model that answered where it is another than the chosen
-        one; attempt; delivered, False where the chosen model was never tried. Each counts once.
+        one; attempt; delivered, False where the chosen model was never tried; or, in place of these
+        three, attempts, all in their order: [{"model": …, "status": "failed", "seconds": 1.2,
+        "cost": 0.0}, …], status delivered, failed, discarded or cached. Each counts once.
         outcome_token, as in the choice, only where neither the choice is given nor this client made
         it, or 100,000 choices ago.
         Raises TypeError for another part, and nothing else.
@@ -200,8 +204,10 @@ class Client:
                 call.parts |= body
                 if call.parts.keys() >= {"outputs", "reward"}:
                     del self._fallbacks[name]
-                    late = _Item(call.undelivered(), call, request=call.request)
-                    self._put(late if call.logged else call.observation())
+                    if call.logged:
+                        self._put(_Item(call.undelivered(), call, request=call.request))
+                    else:
+                        self._put_row(call)
         except Exception:
             self.counters.refused += 1
 
@@ -377,9 +383,16 @@ class Client:
             self._items.extendleft(reversed(batch))
             self._put()
 
+    def _put_row(self, call: _Call) -> None:
+        row = call.observation()
+        if row is None:
+            self.counters.unserved += 1
+        else:
+            self._put(row)
+
     def _settle(self, item: _Item, status: int) -> None:
         if status == 404 and item.call is not None:
-            self._put(item.call.observation())
+            self._put_row(item.call)
         elif status == 403 and item.request is not None and not item.tried:
             item.tried = True
             self._put(item)
@@ -460,11 +473,28 @@ class _Call:
 
     def undelivered(self) -> Body:
         name, routed = self.request["request_id"], self.request["routed"]
-        return {**self.parts, "request_id": name, "served": routed, "delivered": False}
+        parts = {part: value for part, value in self.parts.items() if part != "attempts"}
+        return {**parts, "request_id": name, "served": routed, "delivered": False}
 
-    def observation(self) -> _Item:
-        names = ("request_id", "routed", "features", "unit_id")
+    def served(self) -> str | None:
+        """The model that answered in the end, None where none did."""
+        attempts = self.parts.get("attempts")
+        if attempts is not None:
+            models = [each["model"] for each in attempts if each["status"] == "delivered"]
+            return models[-1] if models else None
+        if self.parts.get("delivered") is False:
+            return None
+        served: str = self.parts.get("served") or self.request["routed"]
+        return served
+
+    def observation(self) -> _Item | None:
+        """The row of a usage log; None where no model answered, so that there is none."""
+        served = self.served()
+        if served is None:
+            return None
+        names = ("request_id", "features", "unit_id")
         body = {name: self.request[name] for name in names if name in self.request}
+        body["routed"] = served
         body |= {"outputs": self.parts["outputs"], "reward": self.parts["reward"], "at": self.at}
         return _Item(body, row=True)
 

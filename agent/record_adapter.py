@@ -11,7 +11,9 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
@@ -23,7 +25,7 @@ from equipoise.agent.errors import (
     UnknownDecisionError,
     check_against,
 )
-from equipoise.agent.features.values import shown_sent
+from equipoise.agent.features.values import shown, shown_sent
 from equipoise.agent.inference.rated import asked
 from equipoise.agent.state.attempts import FIRST
 from equipoise.agent.state.replay_index import NO_CONTEXT
@@ -40,7 +42,15 @@ from equipoise.store.batches import (
     select,
     text_key,
 )
-from equipoise.store.records import Decision, Features, Observation, Outcome, Request, Simulation
+from equipoise.store.records import (
+    AttemptReport,
+    Decision,
+    Features,
+    Observation,
+    Outcome,
+    Request,
+    Simulation,
+)
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 """Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
@@ -153,18 +163,18 @@ class RecordAdapter:
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
         if with_outputs:
             outputs[with_outputs] = self._outputs([outcomes[row].outputs for row in with_outputs])
+        reports = [_attempt(outcome) for outcome in outcomes]
         served = [
-            self._assigned(number)
-            if outcome.served is None
-            else self._model("served", outcome.served)
-            for outcome, number in zip(outcomes, numbers.tolist(), strict=True)
+            self._assigned(number) if report.served is None else self._model(*report.served)
+            for report, number in zip(reports, numbers.tolist(), strict=True)
         ]
+        attempts = [self._attempts(outcome) for outcome in outcomes]
         return self.agent.observe(
             OutcomeBatch(
                 number=numbers,
                 served=np.array(served, dtype=np.int64),
-                attempt=np.array([_attempt(outcome) for outcome in outcomes], dtype=np.int64),
-                delivered=np.array([item.delivered is not False for item in outcomes], dtype=bool),
+                attempt=np.array([report.attempt for report in reports], dtype=np.int64),
+                delivered=np.array([report.delivered for report in reports], dtype=bool),
                 outputs=outputs,
                 reward=np.array(
                     [np.nan if item.reward is None else item.reward for item in outcomes],
@@ -172,6 +182,7 @@ class RecordAdapter:
                 ),
                 at=self._times([outcome.at for outcome in outcomes], live=True),
                 metrics=self._metrics([outcome.metrics for outcome in outcomes]),
+                attempts=attempts if any(attempts) else None,
             ),
             came=self._clock(),
         )
@@ -181,8 +192,9 @@ class RecordAdapter:
 
         A request_id counts once: the same content again is a repeat. A row without a reward is
         counted and left out, unless the value of a missing reward is declared: all that a usage row
-        teaches is its reward. Raises ConflictError where an id comes with other content, naming
-        both rows.
+        teaches is its reward. So is the row of a request that was decided here, which counts as a
+        decision: what came of it is an outcome. Raises ConflictError where an id comes with other
+        content, naming both rows.
         """
         missing = self.agent.config.reward.missing_value
         rewards = [missing if item.reward is None else item.reward for item in observations]
@@ -198,7 +210,8 @@ class RecordAdapter:
             unit_id=[item.unit_id or item.request_id or "" for item in observations],
         )
         dated = np.array([item.at is not None for item in observations], dtype=bool)
-        fresh = self._new_observations(batch, rated, dated)
+        decided = self._decided(batch) & rated
+        fresh = self._new_observations(batch, rated & ~decided, dated)
         rows = batch if fresh.all() else select(batch, fresh)
         first = self.agent.light.next_seq
         # A row that names nobody is somebody of its own, whatever others call theirs.
@@ -213,12 +226,23 @@ class RecordAdapter:
                 request_id=rows.request_id if any(rows.request_id or ()) else None,
             )
         )
-        unrated = len(batch) - int(rated.sum())
-        return Accepted(accepted.rows, duplicates=len(batch) - len(rows) - unrated, unrated=unrated)
+        unrated, known = len(batch) - int(rated.sum()), int(decided.sum())
+        return Accepted(
+            accepted.rows,
+            duplicates=len(batch) - len(rows) - unrated - known,
+            unrated=unrated,
+            decided=known,
+        )
+
+    def _decided(self, batch: ObservationBatch) -> Flags:
+        """(n,) the rows of requests that the log has decisions of."""
+        ids = batch.request_id or ()
+        numbers = self.agent.store.find_requests(list({name for name in ids if name}))
+        return np.array([name in numbers for name in ids], dtype=bool)
 
     def _new_observations(self, batch: ObservationBatch, rated: Flags, dated: Flags) -> Flags:
-        """(n,) the rows that have a reward and are no repeats. dated: whose times were given and
-        not taken from the clock, which is no part of their content."""
+        """(n,) the rows of `rated` that are no repeats. dated: whose times were given and not taken
+        from the clock, which is no part of their content."""
         ids = batch.request_id or ()
         repeated = self.agent.store.find_observations([name for name in ids if name])
         logged = self.agent.store.observations(sorted(repeated)) if repeated else {}
@@ -393,6 +417,13 @@ class RecordAdapter:
     def _outputs(self, rows: Sequence[Features | None]) -> Floats:
         return self.agent.state.transform.output_rows([{} if row is None else row for row in rows])
 
+    def _attempts(self, outcome: Outcome) -> str:
+        """The attempts that a part lists as they are logged, "" where it lists none."""
+        for place, attempt in enumerate(outcome.attempts or ()):
+            if attempt.model is not None:
+                self._model(f"attempts[{place}].model", attempt.model)
+        return "" if outcome.attempts is None else _encode_attempts(outcome.attempts)
+
     def _model(self, field: str, name: str) -> int:
         position = self._position.get(name)
         if position is None:
@@ -420,13 +451,44 @@ class RecordAdapter:
         return at
 
 
-def _attempt(outcome: Outcome) -> int:
-    """The attempt that a part speaks of, as `OutcomeBatch` takes it."""
+def _encode_attempts(attempts: Sequence[AttemptReport]) -> str:
+    """One text for one content: no spaces, nothing that is not known."""
+    rows = [
+        {name: value for name, value in msgspec.to_builtins(attempt).items() if value is not None}
+        for attempt in attempts
+    ]
+    return msgspec.json.encode(rows).decode()
+
+
+class _Report(NamedTuple):
+    """What a part says of attempts, as `OutcomeBatch` takes it. served: the field that names who
+    answered, and the name; None where none does."""
+
+    attempt: int
+    delivered: bool
+    served: tuple[str, str] | None
+
+
+def _attempt(outcome: Outcome) -> _Report:
+    """Raises AgentError where a part says it twice."""
+    if outcome.attempts is not None:
+        for name in ("served", "attempt", "delivered"):
+            if getattr(outcome, name) is not None:
+                value = shown(getattr(outcome, name))
+                raise AgentError(f"{name}: received {value} beside attempts, expected one of them")
+        places = range(len(outcome.attempts))
+        delivered = [place for place in places if outcome.attempts[place].status == "delivered"]
+        place = (delivered or places)[-1]
+        model = outcome.attempts[place].model
+        if model is None:  # whatever it answered, no model of ours did
+            return _Report(-(FIRST + place), False, None)
+        return _Report(FIRST + place, bool(delivered), (f"attempts[{place}].model", model))
+    delivered_ = outcome.delivered is not False
     if outcome.served is not None:
-        return outcome.attempt or FIRST
+        return _Report(outcome.attempt or FIRST, delivered_, ("served", outcome.served))
     if outcome.attempt is None and outcome.delivered is None:
-        return 0
-    return -(outcome.attempt or FIRST)
+        return _Report(0, delivered_, None)
+    return _Report(-(outcome.attempt or FIRST), delivered_, None)
 
 
 def _differences(

@@ -125,7 +125,8 @@ class OutcomeBatch:
     outputs: (n, q) output features, a row of NaN where this part does not carry them.
     reward: (n,) in reward units, NaN where this part does not carry it. at: (n,) seconds.
     metrics: (n, G) guardrail metrics in their declared order, NaN where this part does not carry
-    one, or None where no part does.
+    one, or None where no part does. attempts: n JSON lists of all attempts in their order, "" where
+    the part does not list them; what they come to stands in attempt, served and delivered.
     """
 
     number: Ints
@@ -136,6 +137,7 @@ class OutcomeBatch:
     reward: Floats
     at: Floats
     metrics: Floats | None = None
+    attempts: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.number)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -95,6 +95,25 @@ class Decision(Record, frozen=True, kw_only=True):
     ask: bool | None = None
 
 
+AttemptStatus: TypeAlias = Literal["delivered", "failed", "discarded", "cached"]
+"""delivered: the user got its answer. failed: it gave none. discarded: it gave one that nobody got,
+as another was faster or the user had left. cached: the user got what a model had once answered to
+another request, so no model answered this one."""
+
+
+class AttemptReport(Record, frozen=True, kw_only=True):
+    """One attempt to serve a request.
+
+    model: whom it was sent to, null for one that the experiment does not have. status: what came of
+    it. seconds: how long it took. cost: USD.
+    """
+
+    model: Id | None
+    status: AttemptStatus
+    seconds: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] | None = None
+    cost: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)] | None = None
+
+
 class Outcome(Record, frozen=True, kw_only=True):
     """One part of what came of a decision: outputs with the response, the reward later.
 
@@ -102,11 +121,13 @@ class Outcome(Record, frozen=True, kw_only=True):
     decided. served: the model that answered, where it may be another than the one drawn. attempt:
     which attempt to serve it this part speaks of; the first where only `served` or `delivered` is
     given. delivered: whether that attempt reached the user; true where only `served` or `attempt`
-    is given. outputs: value of every declared output feature by name, or the list of output
-    columns. reward: what the user thought of it, in the declared range. metrics: value of a
-    guardrail by its name. at: when, in seconds since the epoch; now where it is left out.
+    is given. attempts: every attempt in its order, in place of these three; the last that was
+    delivered counts, and where none was, the last. outputs: value of every declared output feature
+    by name, or the list of output columns. reward: what the user thought of it, in the declared
+    range. metrics: value of a guardrail by its name. at: when, in seconds since the epoch; now
+    where it is left out.
 
-    A part with none of served, attempt and delivered speaks of no attempt.
+    A part with none of served, attempt, delivered and attempts speaks of no attempt.
 
     >>> Outcome(request_id="r1", reward=0.9).reward
     0.9
@@ -117,6 +138,9 @@ class Outcome(Record, frozen=True, kw_only=True):
     served: Id | None = None
     attempt: Attempt | None = None
     delivered: bool | None = None
+    attempts: Annotated[list[AttemptReport], msgspec.Meta(min_length=1, max_length=100)] | None = (
+        None
+    )
     outputs: Features | None = None
     reward: float | None = None
     metrics: dict[str, float] = {}

@@ -99,7 +99,7 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
 
     if as_json:
         facts = {**msgspec.to_builtins(result), "rejects": refused.first}
-        for name in ("unrated", "left_out", "empty", "drawn"):
+        for name in ("unrated", "decided", "left_out", "empty", "drawn"):
             if not facts[name]:
                 del facts[name]
         typer.echo(msgspec.json.encode(facts).decode())
@@ -121,6 +121,12 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
             f"{plural(result.unrated, 'row')} without a reward"
             f" {verb(result.unrated, 'was', 'were')} left out: a usage row teaches by its "
             "reward; declare reward.missing if a row without one has a known value"
+        )
+    if result.decided:
+        typer.echo(
+            f"{plural(result.decided, 'row')} {verb(result.decided, 'is', 'are')} of requests that "
+            "were decided here and were left out: a request counts once; report what came of it "
+            "with --kind outcomes"
         )
     if result.left_out:
         parts = ", ".join(f"{count:,} {kind}" for kind, count in result.left_out.items())

@@ -264,7 +264,7 @@ class Validator:
                     "a part is accepted once"
                 )
             more = more or bool((filled & np.isnan(before)).any())
-        return more or self._tells_more(batch, row)
+        return more or self._tells_more(batch, row) or self._lists_more(batch, row)
 
     def _retold(self, number: Ints) -> Flags:
         """(n,) decisions of whose attempts more is known than what most parts say."""
@@ -287,6 +287,13 @@ class Validator:
                 "a part is accepted once"
             )
         return not before.holds(new)
+
+    def _lists_more(self, batch: OutcomeBatch, row: int) -> bool:
+        """As `_says_more`, of a list of attempts: one that was not logged before is kept beside
+        earlier ones, so that a gateway may report again when more of them are over."""
+        text = "" if batch.attempts is None else batch.attempts[row]
+        parts = self._store.outcome_parts(int(batch.number[row])) if text else []
+        return bool(text) and all(text not in (part.attempts or ()) for part in parts)
 
     def _attempts(self, number: int) -> dict[int, Attempt]:
         """What is known of a decision's attempts."""

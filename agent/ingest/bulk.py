@@ -137,8 +137,12 @@ class StoreSink:
 
     def _counts(self, records: Sequence[Record]) -> dict[str, int]:
         accepted = self._take(records)
-        duplicates, late = accepted.duplicates, accepted.late
-        return {"accepted": accepted.rows, "duplicates": duplicates, "late": late}
+        return {
+            "accepted": accepted.rows,
+            "duplicates": accepted.duplicates,
+            "late": accepted.late,
+            "decided": accepted.decided,
+        }
 
 
 class DaemonSink:
@@ -179,7 +183,7 @@ class DaemonSink:
         if response.status != 200:
             detail = answer.get("detail", "") if isinstance(answer, dict) else ""
             raise AgentError(f"the daemon answers with status {response.status}: {detail}")
-        counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late")})
+        counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late", "decided")})
         counts["accepted"] = answer["rows" if self._bulk else "accepted"]
         refused = answer["rejects" if self._bulk else "rejected"]
         return BatchResult(
@@ -284,7 +288,8 @@ HELD_BACK = 4096
 class Ingested:
     """What became of rows: accepted are in the log now; duplicates were there before; late came
     after their decision had expired; rejected are refused, with a reason each; unrated have no
-    reward, and none is declared for those. left_out: parts of contents that are no text, by type.
+    reward, and none is declared for those; decided are usage rows of requests that the log has as
+    decisions, and do not count again. left_out: parts of contents that are no text, by type.
     empty: features that no row gives, so that all rows have the value declared for a missing one.
     drawn: what rows that were drawn elsewhere count for, "" for other rows.
     """
@@ -294,6 +299,7 @@ class Ingested:
     late: int = 0
     rejected: int = 0
     unrated: int = 0
+    decided: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
     drawn: str = ""
@@ -418,6 +424,7 @@ class Ingestion:
                 self._refused.append((number, reason))
             self.result.accepted += result.counts["accepted"]
             self.result.duplicates += result.counts["duplicates"]
+            self.result.decided += result.counts["decided"]
             self.result.late += result.counts["late"]
             batch.clear()
         for row, reason in sorted(self._refused):

@@ -74,6 +74,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "reward": "in reward units, empty where this part carries none",
             "at": _REQUEST["at"],
             "metric_*": "guardrail metrics, empty where this part carries none",
+            "attempts": "every attempt in its order, a JSON list of model, status, seconds and "
+            "cost (USD), empty where the part does not list them",
         },
         "observations": {**_REQUEST, **_OUTPUTS, "reward": "in reward units"},
         "simulations": {
@@ -508,7 +510,19 @@ def _certified(agent: Agent, config: ExperimentConfig) -> dict[str, Any]:
         "rate_min": config.limits.rate_min,
         "missing": config.reward.meaning.value if spec.of_raters else spec.missing,
         "lone_share": LONE,
+        "delivery": _delivery(agent),
         "parts": parts,
+    }
+
+
+def _delivery(agent: Agent) -> dict[str, dict[str, int]]:
+    """By model, the draws of the era that are closed: decided, delivered, exposed (`Delivery`)."""
+    figures = agent.fold.watched().delivery.result().figures
+    return {
+        model.name: {
+            what: int(figures[what][index]) for what in ("decided", "delivered", "exposed")
+        }
+        for index, model in enumerate(agent.config.models)
     }
 
 

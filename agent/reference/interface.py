@@ -65,6 +65,14 @@ ROWS: dict[str, tuple[type[msgspec.Struct], list[dict[str, Any]]]] = {
                 "outputs": OUTPUTS,
             },
             {"request_id": "r1", "reward": 1.0},
+            {
+                "request_id": "r2",
+                "attempts": [
+                    {"model": "large", "status": "failed", "seconds": 1.2, "cost": 0.0},
+                    {"model": "small", "status": "delivered", "seconds": 0.8, "cost": 0.001},
+                ],
+                "outputs": OUTPUTS,
+            },
         ],
     ),
 }

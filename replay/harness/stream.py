@@ -54,6 +54,7 @@ from equipoise.store.batches import (
     take,
 )
 from equipoise.store.contract import Store
+from equipoise.store.format.sql_rows import joined
 from equipoise.store.memory import MemoryStore
 
 GRID = (25, 50, 100, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000)
@@ -137,9 +138,7 @@ class Arrivals:
         comes = ~np.isnan(outcomes.reward)
         coming = select(later, comes)
         if self._waiting is not None:
-            names = [name for name in OutcomeBatch.__slots__ if name != "metrics"]
-            columns = [[getattr(part, name) for name in names] for part in (self._waiting, coming)]
-            coming = OutcomeBatch(*map(np.concatenate, zip(*columns, strict=True)))
+            coming = joined([self._waiting, coming])
         self._waiting = coming
         self._late = np.concatenate([self._late, seconds[comes] > self._delays.window])
 

@@ -136,6 +136,7 @@ OUTCOMES = Table(
         "reward": Kind.REAL,
         "at": Kind.REAL,
         "metrics": Kind.OPTIONAL_VECTOR,
+        "attempts": Kind.TEXT,
     },
 )
 OBSERVATIONS = Table(

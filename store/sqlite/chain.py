@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.format.sql_rows import LOG_TABLES, OUTCOMES
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -57,6 +57,7 @@ _STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
 _encode = msgspec.msgpack.Encoder().encode
+_ATTEMPTS = OUTCOMES.names.index("attempts")
 _NAMES = {table.name: table.name.encode() for table in LOG_TABLES}
 
 
@@ -106,7 +107,14 @@ def first_digest(position: int) -> bytes:
 
 def next_digest(digest: bytes, table: str, row: Row) -> bytes:
     """D after one more row of a table, as SQL holds it."""
-    return blake2b(digest + table.encode() + _encode(row), digest_size=32).digest()
+    return blake2b(digest + table.encode() + _content(table, row), digest_size=32).digest()
+
+
+def _content(table: str, row: Row) -> bytes:
+    # The chain is older than this column: a row without it has the digest that it had then.
+    if table == OUTCOMES.name and row[_ATTEMPTS] is None:
+        row = row[:_ATTEMPTS] + row[_ATTEMPTS + 1 :]
+    return _encode(row)
 
 
 def extend(
@@ -126,13 +134,13 @@ def extend(
     links: list[tuple[int, str, int, str]] = []
     if len(written) == 1:
         name, rows = written[0]
-        mixed: Iterable[tuple[bytes, Row]] = ((_NAMES[name], row) for row in rows)
+        mixed: Iterable[tuple[str, Row]] = ((name, row) for row in rows)
     else:
-        pairs = [(_NAMES[name], row) for name, rows in written for row in rows]
+        pairs = [(name, row) for name, rows in written for row in rows]
         pairs.sort(key=_number)
         mixed = pairs
-    for name_, row in mixed:
-        digest = blake2b(digest + name_ + _encode(row), digest_size=32).digest()
+    for name, row in mixed:
+        digest = blake2b(digest + _NAMES[name] + _content(name, row), digest_size=32).digest()
         position += 1
         if position % EVERY == 0:
             links.append((position, LOG, position, digest.hex()))
@@ -141,7 +149,7 @@ def extend(
     return position, digest
 
 
-def _number(pair: tuple[bytes, Row]) -> int:
+def _number(pair: tuple[str, Row]) -> int:
     return int(pair[1][0])
 
 

@@ -37,7 +37,7 @@ STORE_ID = "store_id"
 _MAY_BE_NULL = frozenset(
     {"request_id", "unit_id", "context_id", "eligible", "at", "reward", "cost", "negative_zeros"}
 )
-_ADDED = ("metrics", "leader", "closed_by")
+_ADDED = ("metrics", "leader", "closed_by", "attempts")
 """Columns of the log that came later and stand last in their tables; they may be NULL too."""
 _RECORDS: dict[str, dict[str, type]] = {
     "eras": {
@@ -268,6 +268,11 @@ def add_closed_by(database: Database) -> None:
     database.table("decisions").add_column("closed_by", int)
 
 
+def add_attempts(database: Database) -> None:
+    """The column `attempts`, NULL in rows that were written before."""
+    database.table("outcomes").add_column("attempts", str)
+
+
 def index_simulations(database: Database) -> None:
     """Not unique: rows of more contexts than the state keeps may hold a pair twice."""
     database.execute("CREATE INDEX idx_simulations_context ON simulations (context, model)")
@@ -297,6 +302,7 @@ MIGRATIONS: Sequence[Migration] = (
     (10, create_chain),
     (11, create_gaps),
     (12, create_views),
+    (13, add_attempts),
 )
 """Each with the schema version that it leads to: 7, 8, …; append only."""
 

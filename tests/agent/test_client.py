@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +220,42 @@ def test_a_row_without_a_daemon_becomes_an_observation(daemon: Protocol) -> None
     rewards = np.concatenate([b.reward for b in batches if isinstance(b, ObservationBatch)])
     assert sorted(rewards) == [0.25] * 15 + [1.0]
     assert all(b.routed.tolist() == [1] for b in batches if isinstance(b, ObservationBatch))
+
+
+@pytest.mark.parametrize(
+    ("parts", "served"),
+    [
+        ({}, "small"),
+        ({"served": "large"}, "large"),
+        ({"served": "large", "delivered": False}, None),
+        (
+            {
+                "attempts": [
+                    {"model": "small", "status": "failed"},
+                    {"model": "large", "status": "delivered"},
+                    {"model": "small", "status": "discarded"},
+                ]
+            },
+            "large",
+        ),
+        ({"attempts": [{"model": "small", "status": "cached"}]}, None),
+    ],
+)
+def test_a_row_of_a_usage_log_names_who_answered(
+    daemon: Protocol, parts: dict[str, Any], served: str | None
+) -> None:
+    with serving(daemon) as port:
+        router = client(port)
+        host, router._host = router._host, "host.invalid"
+        choice = router.decide("r1", "small", FEATURES)
+        assert choice.decision_id is None
+        router._host = host
+        router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5, **parts)
+        assert router.flush(PATIENT)
+        router.close()
+    rows = [s.batch for s in daemon.desk.agent.store.read()]
+    assert [daemon.desk.agent.models[batch.routed[0]] for batch in rows] == [served] * bool(served)
+    assert router.counters.unserved == (served is None)
 
 
 def test_a_decision_that_came_too_late_was_not_delivered(daemon: Protocol) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from traffic import KEY, MODELS, config
 
-from equipoise.agent.agent import Agent
+from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.memory import MemoryStore
@@ -146,6 +146,26 @@ def test_logs_and_replays_come_in_by_name(gateway):
         gateway.ingest(
             [Observation(routed="cheap", features=features, outputs=outputs, reward=3.0)]
         )
+
+
+def test_the_usage_row_of_a_request_that_was_decided_does_not_count_again(gateway):
+    """A log of the gateway holds every request, those that came here for a decision as well."""
+    decided = gateway.decide([request(number) for number in range(3)])
+    rows = [
+        Observation(
+            request_id=name,
+            routed="cheap",
+            features={"a": 0.1, "b": 0.2},
+            outputs={"u": 1.0, "v": 2.0},
+            reward=reward,
+        )
+        for name, reward in (("r1", 0.25), ("q1", 0.5), ("r2", None), ("q2", 0.75), ("r9", 1.0))
+    ]
+    taken = gateway.ingest(rows)
+    assert (taken.rows, taken.decided, taken.unrated, taken.duplicates) == (3, 1, 1, 0)
+    assert gateway.ingest(rows[:2]) == Accepted(0, duplicates=1, decided=1)
+    assert gateway.agent.store.next_seq == len(decided) + 3
+    assert gateway.agent.answers.view().moments.obs.count.sum() == 3
 
 
 def test_a_usage_row_without_a_reward_is_counted_and_left_out(gateway):

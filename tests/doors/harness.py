@@ -5,6 +5,7 @@ A peer lives in an environment of its own under build/doors, so that its pins ca
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -116,7 +117,8 @@ def newcomer(page: Path, environment: Mapping[str, str] | None = None) -> list[S
                 code = shell.wait(NEWCOMER_SECONDS)
             finally:
                 # What the page left running in the background belongs to the shell's session.
-                os.killpg(shell.pid, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(shell.pid, signal.SIGTERM)
             printed.seek(0)
             text = printed.read().decode(errors="replace")
         assert code == 0, f"{page.name}: exit code {code}\n{text[-3000:]}"

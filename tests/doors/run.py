@@ -8,6 +8,7 @@ command, as a newcomer would.
     make doors
     make doors DOORS="litellm ofrep"
     .venv/bin/python tests/doors/run.py litellm --no-newcomer
+    .venv/bin/python tests/doors/run.py --out docs/doors/measured.md
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> int:
     parser.add_argument("doors", nargs="*", metavar="DOOR", help=f"of {', '.join(DOORS)}")
     parser.add_argument("--no-newcomer", action="store_true", help="do not run the pages")
     parser.add_argument("--only-newcomer", action="store_true", help="run nothing but the pages")
-    parser.add_argument("--out", type=Path, help="write the figures of each door into this folder")
+    parser.add_argument("--out", type=Path, help="write the figures into this page")
     options = parser.parse_args()
     if unknown := set(options.doors) - set(DOORS):
         parser.error(f"no door is called {', '.join(sorted(unknown))}: {', '.join(DOORS)}")
@@ -57,25 +58,41 @@ def main() -> int:
             continue
         print(f"  {time.monotonic() - started:.0f} s in all", flush=True)
         if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
-            text = _page(report, steps)
-            (options.out / f"{door}.md").write_text(text, encoding="utf-8")
+            _write(options.out, door, _section(report, steps))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _page(report: Report, steps: list[Step]) -> str:
-    lines = [f"# {report.door}, measured", "", report.peer, "", "| check | figure |", "|---|---|"]
+_HEAD = """# The doors, measured
+
+Written by `.venv/bin/python tests/doors/run.py --out docs/doors/measured.md`: each door driven by
+the real product on loopback, then its page run command by command as a newcomer would, in a new
+folder with a clone of this repository. Seconds include downloads.
+"""
+
+
+def _write(page: Path, door: str, section: str) -> None:
+    """Put the section of a door into a page, in place of an older one; others stay."""
+    text = page.read_text(encoding="utf-8") if page.exists() else _HEAD
+    head, *parts = text.split("\n## ")
+    sections = {part.split("\n", 1)[0]: part.rstrip("\n") for part in parts}
+    sections[door] = f"{door}\n\n{section}"
+    body = "".join(f"\n\n## {sections[name]}" for name in sorted(sections))
+    page.write_text(head.rstrip("\n") + body + "\n", encoding="utf-8")
+
+
+def _section(report: Report, steps: list[Step]) -> str:
+    lines = [report.peer, "", "| check | figure |", "|---|---|"] if report.rows else []
     lines += [f"| {check} | {figure} |" for check, figure in report.rows]
     if steps:
         total = sum(step.seconds for step in steps)
-        lines += ["", f"The page as a newcomer runs it: {total:.0f} s.", "", "| s | commands |"]
+        lines += ["", f"The page as a newcomer runs it, {total:.0f} s:", "", "| s | commands |"]
         lines += ["|---|---|"]
         for step in steps:
             first = step.commands.strip().splitlines()[0].replace("|", "\\|")
             lines.append(f"| {step.seconds:.1f} | `{first}` |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).strip("\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from browser import Tab, browsing
 from running import CONFIG, Running, running
 
-from equipoise.agent.service.api.schema import EstimatesAnswer, ModelEstimate, WatermarkAnswer
+from equipoise.agent.service.api.estimates import EstimatesAnswer, ModelEstimate, WatermarkAnswer
 from equipoise.agent.service.page import History
 
 NASTY = "<img src=x onerror=document.title='taken'> & \"'</script>"

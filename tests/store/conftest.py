@@ -95,6 +95,9 @@ class Author:
             columns["outputs"][self.rng.integers(n)] = np.nan
         if self.rng.random() < 0.5:
             columns["metrics"] = self.floats(n, 2)
+        if n % 2:
+            listed = '[{"model":"fast","status":"delivered"}]'
+            columns["attempts"] = [listed if row % 3 else "" for row in range(n)]
         return OutcomeBatch(**{**columns, **given})
 
     def observations(self, n: int) -> ObservationBatch:
@@ -179,6 +182,7 @@ DROP VIEW exp_summary;
 DROP VIEW decision_log;
 DROP VIEW attempts;
 ALTER TABLE decisions DROP COLUMN closed_by;
+ALTER TABLE outcomes DROP COLUMN attempts;
 CREATE VIEW decision_log AS SELECT number FROM decisions;
 CREATE VIEW exp_summary AS SELECT era FROM eras;
 PRAGMA user_version = 6;

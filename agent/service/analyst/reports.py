@@ -38,7 +38,7 @@ from equipoise.agent.inference.projection import within_range
 from equipoise.agent.lifecycle.eras import EraAnswer, read_answers
 from equipoise.agent.monitors.check import GRAVITY, Action, Check, Consequence
 from equipoise.agent.monitors.check import Status as CheckStatus
-from equipoise.agent.service.api.schema import (
+from equipoise.agent.service.api.estimates import (
     CertifiedAnswer,
     CertifiedValue,
     CheckAnswer,

@@ -94,6 +94,7 @@ class BulkBody(Generic[R]):
             rejected=self._rejected,
             rejects=sorted(self._rejects, key=lambda row: row.index),
             unrated=self._totals["unrated"],
+            decided=self._totals["decided"],
         )
 
     async def _read_line(self, line: bytes) -> None:
@@ -311,6 +312,7 @@ class Admin:
                 "rows": accepted.rows,
                 "duplicates": accepted.duplicates,
                 "unrated": accepted.unrated,
+                "decided": accepted.decided,
             }
 
         return counted

@@ -20,17 +20,19 @@ from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, eras, number
+from equipoise.agent.service.api.estimates import (
+    ChecksAnswer,
+    ErasAnswer,
+    EstimatesAnswer,
+    RecommendationAnswer,
+)
 from equipoise.agent.service.api.operations import Operation, Parameter
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import (
     BudgetAnswer,
-    ChecksAnswer,
     ClosedBy,
-    ErasAnswer,
-    EstimatesAnswer,
     LoggedDecision,
     OutcomePart,
-    RecommendationAnswer,
     RuleAnswer,
 )
 from equipoise.agent.service.control import Switches
@@ -39,6 +41,7 @@ from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
 from equipoise.store.journal import JournaledStore
+from equipoise.store.records import AttemptReport
 
 _DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -253,6 +256,9 @@ def _closed_by(stored: DecisionBatch) -> ClosedBy | None:
     return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
 
 
+_read_attempts = msgspec.json.Decoder(list[AttemptReport]).decode
+
+
 def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
     outputs, attempt = part.outputs[0], reported_attempt(part, 0)
     served = UNNAMED if attempt is None else attempt[1].served
@@ -263,4 +269,5 @@ def _part(part: OutcomeBatch, models: tuple[str, ...]) -> OutcomePart:
         outputs=None if not len(outputs) or np.isnan(outputs).any() else outputs.tolist(),
         reward=number(float(part.reward[0])),
         at=number(float(part.at[0])),
+        attempts=_read_attempts(part.attempts[0]) if part.attempts and part.attempts[0] else None,
     )

@@ -8,7 +8,8 @@ from typing import TypeAlias
 import msgspec
 
 from equipoise.agent.service.analyst.client import AnalystClient
-from equipoise.agent.service.api.schema import EstimatesAnswer, ModelEstimate, Wire
+from equipoise.agent.service.api.estimates import EstimatesAnswer, ModelEstimate
+from equipoise.agent.service.api.schema import Wire
 from equipoise.agent.service.http.endpoints import Plain
 from equipoise.agent.service.upkeep.jobs import Jobs
 

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from equipoise.agent.answers.status import State
-from equipoise.agent.service.api.schema import RecommendationAnswer, Status
+from equipoise.agent.service.api.estimates import RecommendationAnswer, Status
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.errors import StoreError
 from equipoise.store.journal import JournaledStore

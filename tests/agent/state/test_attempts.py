@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import sqlite3
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 from traffic import KEY, MODELS, config
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.errors import ConflictError
+from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.maintenance.export import tables
 from equipoise.agent.moments.codec import StateFormatError, decode, encode
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.state.fold import CHUNK
 from equipoise.agent.state.recovery import _with_attempts
 from equipoise.store.memory import MemoryStore
-from equipoise.store.records import Outcome, Request
+from equipoise.store.records import AttemptReport, Outcome, Request
 from equipoise.store.sqlite import SqliteStore
 
 FEATURES = {"a": 0.1, "b": 0.2}
@@ -46,6 +49,13 @@ def recounted(parts, assigned, routed):
     """The same from the rule in words, part by part, without the product's code."""
     failed, named, tried = set(), {}, set()
     for part in parts:
+        statuses = [each["status"] for each in part.get("attempts", ())]
+        if statuses:
+            while "delivered" in statuses and statuses[-1] != "delivered":
+                statuses.pop()
+            model = part["attempts"][len(statuses) - 1]["model"]
+            part = {"attempt": len(statuses)} | ({"served": model} if model else {})
+            part |= {} if model and statuses[-1] == "delivered" else {"delivered": False}
         if part.keys() & {"served", "attempt", "delivered"}:
             attempt = part.get("attempt", 1)
             tried.add(attempt)
@@ -92,6 +102,42 @@ CASES = {
         {"attempt": 3, "delivered": False},
         {"reward": 0.5},
     ],
+    "a gateway lists what it tried": [
+        {
+            "attempts": [
+                {"model": "fast", "status": "failed", "seconds": 0.25, "cost": 0.0},
+                {"model": "fast", "status": "failed"},
+                {"model": "cheap", "status": "delivered", "seconds": 1.5, "cost": 0.002},
+            ],
+            "outputs": OUTPUTS,
+        },
+        {"reward": 0.5},
+    ],
+    "a list says more than the one before": [
+        {"attempts": [{"model": "fast", "status": "failed"}]},
+        {
+            "attempts": [
+                {"model": "fast", "status": "failed"},
+                {"model": "slow", "status": "delivered"},
+                {"model": "cheap", "status": "discarded"},
+            ]
+        },
+        {"outputs": OUTPUTS, "reward": 0.5},
+    ],
+    "no model answered what came from a cache": [
+        {"attempts": [{"model": "fast", "status": "cached", "cost": 0.0}], "outputs": OUTPUTS},
+        {"reward": 0.5},
+    ],
+    "the answer came from a model that is not compared": [
+        {
+            "attempts": [
+                {"model": "slow", "status": "failed"},
+                {"model": None, "status": "delivered"},
+            ],
+            "outputs": OUTPUTS,
+            "reward": 0.5,
+        }
+    ],
     "nobody speaks of attempts": [{"outputs": OUTPUTS}, {"reward": 0.5}],
 }
 
@@ -107,7 +153,8 @@ def test_the_order_of_parts_decides_nothing(name, tmp_path):
         assert {item.model for item in decided} == set(MODELS)
         for item, order in zip(decided, itertools.cycle(orders), strict=False):
             for part in order:
-                assert door.observe([Outcome(decision_id=item.decision_id, **part)]).rows == 1
+                outcome = msgspec.convert({"decision_id": item.decision_id, **part}, Outcome)
+                assert door.observe([outcome]).rows == 1
         expected = [recounted(CASES[name], item.model, "slow") for item in decided]
         assert [counted(door, number) for number in range(len(decided))] == expected
         again = Agent(config(), store, KEY)
@@ -259,3 +306,60 @@ def test_tables_and_answers_name_what_a_part_says_and_no_more():
     assert table["attempt"].tolist() == [pd.NA, 2, 3]
     assert table["served"].isna().tolist() == [True, True, False]
     assert table["served"].tolist()[-1] == "cheap"
+
+
+LIST = [
+    AttemptReport(model="fast", status="failed", seconds=0.5),
+    AttemptReport(model="cheap", status="delivered", seconds=1.0, cost=0.002),
+]
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_list_of_attempts_is_kept_as_it_came_and_counts_once(kind, tmp_path):
+    store = MemoryStore() if kind == "memory" else SqliteStore(tmp_path / "log.db")
+    door = gateway(store)
+    decide(door, 2)
+    outcome = Outcome(decision_id="d0", attempts=LIST, outputs=OUTPUTS)
+    assert door.observe([outcome]).rows == 1
+    assert door.observe([outcome]).duplicates == 1
+    # The same that counts in the end, and another way to it: worth keeping.
+    other = [AttemptReport(model=None, status="failed"), LIST[1]]
+    assert door.observe([Outcome(decision_id="d0", attempts=other)]).rows == 1
+    assert door.observe([Outcome(decision_id="d0", attempts=other)]).duplicates == 1
+    door.observe([Outcome(decision_id="d1", outputs=OUTPUTS)])
+    assert counted(door, 0) == (True, "cheap")
+    table = tables(store, door.agent.config)["outcomes"]
+    lists = [None if pd.isna(text) else json.loads(text) for text in table["attempts"]]
+    assert lists == [
+        [
+            {"model": "fast", "status": "failed", "seconds": 0.5},
+            {"model": "cheap", "status": "delivered", "seconds": 1.0, "cost": 0.002},
+        ],
+        [
+            {"status": "failed"},
+            {"model": "cheap", "status": "delivered", "seconds": 1, "cost": 0.002},
+        ],
+        None,
+    ]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (
+            {"attempts": LIST, "delivered": True},
+            "delivered: received true beside attempts, expected one of them",
+        ),
+        (
+            {"attempts": [AttemptReport(model="fats", status="failed"), LIST[1]]},
+            "attempts[0].model: model 'fats' is not one of slow, fast, cheap",
+        ),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused(parts, words):
+    door = gateway()
+    decide(door, 1)
+    with pytest.raises(AgentError, match=re.escape(words)):
+        door.observe([Outcome(decision_id="d0", **parts)])
+    assert door.agent.store.next_seq == 1

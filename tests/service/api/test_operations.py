@@ -245,6 +245,10 @@ def test_methods_that_a_path_does_not_take(daemon: Running):
 
 
 def test_bulk_lines_are_taken_once_and_judged_alone(daemon: Running):
+    daemon.decide("decided before")
+    usage = {"routed": "large", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": 1.0}
+    again = daemon.ask("POST", "/v1/observations", usage | {"request_id": "decided before"}).json
+    assert (again["rows"], again["decided"]) == (0, 1)
     lines = [
         {"routed": "large", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": 1.0},
         {"routed": "large", "features": {"words": 1}, "outputs": {"seconds": 1}, "reward": 9.0},

@@ -82,6 +82,8 @@ def test_an_id_is_anybodys_text_from_the_router_to_the_export(daemon: Running) -
         if other.status == 200:
             assert other.json["decision"]["decision_id"] == name
     rows = [{**ROW, "request_id": name, "unit_id": name, "reward": 0.5} for name in IDS]
+    assert lines(daemon, "/v1/observations", rows)["decided"] == len(IDS)
+    rows = [{**row, "request_id": f"{row['request_id'][:199]}+"} for row in rows]
     assert lines(daemon, "/v1/observations", rows)["rows"] == len(IDS)
     assert lines(daemon, "/v1/observations", rows)["duplicates"] == len(IDS)
     replay = {"features": {"words": 1.0}, "outputs": {"seconds": 1.0}, "model": "small"}

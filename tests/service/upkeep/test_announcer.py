@@ -17,7 +17,7 @@ from running import CONFIG, running, until
 from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import file_from_dict
-from equipoise.agent.service.api.schema import RecommendationAnswer
+from equipoise.agent.service.api.estimates import RecommendationAnswer
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.service.upkeep import announcer as module
 from equipoise.agent.service.upkeep.announcer import Announcer

@@ -16,7 +16,7 @@ from running import write_config
 from equipoise.agent.config.file import load_file
 from equipoise.agent.controls import Controls
 from equipoise.agent.maintenance.key_file import write_key
-from equipoise.agent.service.api.schema import CheckAnswer, ChecksAnswer
+from equipoise.agent.service.api.estimates import CheckAnswer, ChecksAnswer
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.telemetry import Log
 from equipoise.store.journal import JournaledStore
