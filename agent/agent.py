@@ -23,7 +23,7 @@ from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.controls import Controls, standing_pause
+from equipoise.agent.controls import Controls, standing_pause, standing_sentence
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.decisions.validation import Validator
@@ -214,27 +214,41 @@ class Agent:
         late = self.light.late - before
         return Accepted(len(fresh) - late, duplicates, late)
 
-    def begin_drawn(self, drawn: Drawn, active: Flags, rows: int, at: float) -> None:
-        """Begin an era of rows that were drawn elsewhere, unless it is the one in force.
+    def continues_drawn(self, drawn: Drawn, active: Flags) -> bool:
+        """Whether the era in force is that of rows drawn so elsewhere. active: (K,) models that
+        they compare."""
+        same = np.array_equal(active, self.rule.active)
+        return drawn.continues(self.rule.drawn) and bool(same)
 
-        active: (K,) models that they compare. rows: how many are expected. at: seconds since the
-        epoch, now. Raises AgentError where a decision still waits: the rows would wait behind it.
+    def close_before_drawn(self, at: float) -> None:
+        """Close what has ended before rows that were drawn elsewhere are taken. at: seconds, now.
+
+        Raises AgentError where a decision still waits, since the rows would be certified only after
+        it, and where the experiment has ended.
         """
-        rule = self.rule
-        if drawn.continues(rule.drawn) and np.array_equal(active, rule.active):
-            return
-        if rule.drawn is not None:
-            self._complete_drawn(at)
+        if self.state.ended is not None:
+            raise AgentError(standing_sentence(self.state.ended))
+        self.complete_drawn(at)
         self.expire(at)
-        waiting = self.light.pending.next - self.answers.view().watermark
+        first = self.answers.view().watermark
+        waiting = self.light.pending.next - first
         if waiting:
             raise AgentError(
                 f"{plural(waiting, 'decision')} {verb(waiting, 'is', 'are')} not closed yet, the"
-                f" first is d{self.answers.view().watermark}: rows drawn elsewhere would be"
-                " certified only after them; take these into a store of their own, or later"
+                f" first is d{first}: rows drawn elsewhere would be certified only after them; take"
+                " these into a store of their own, or later"
             )
-        requests = max(rows, 1) * self.config.policy.rate
-        self.controls.open_era(drawn.reason, at, active, drawn=drawn, requests=requests)
+
+    def begin_drawn(self, drawn: Drawn, active: Flags, rows: int, at: float) -> None:
+        """Begin an era of rows that were drawn elsewhere, unless it is the one in force.
+
+        rows: how many are expected; the rest as in `continues_drawn` and `close_before_drawn`,
+        which raises what this does.
+        """
+        if not self.continues_drawn(drawn, active):
+            self.close_before_drawn(at)
+            requests = max(rows, 1) * self.config.policy.rate
+            self.controls.open_era(drawn.reason, at, active, drawn=drawn, requests=requests)
 
     def take_drawn(self, decisions: DecisionBatch, outcomes: OutcomeBatch, at: float) -> None:
         """Log decisions that were drawn elsewhere, under the rule in force, with their outcomes;

@@ -197,21 +197,25 @@ class DrawnRows:
         return f"each {what} counts for certificates, as drawn by {drawn.label}{part}"
 
     def begin(self, rows: Sequence[DrawnRow]) -> None:
-        """Before rows are taken: begin their era, where one of them is new.
+        """Before rows are taken: what is known of their era, and the prediction of its next rows.
 
-        Raises AgentError where decisions in the store still wait for something.
+        Raises AgentError where one of them is new and decisions in the store still wait.
         """
+        agent, declared = self._agent, self._declared
         names = [row.request_id or "" for row in rows]
-        if len(self._agent.store.find_requests(names)) < len(set(names)):
-            self._agent.begin_drawn(
-                self._declared.drawn, self._declared.active, self._declared.rows, self._now
-            )
-            if self._units is None:
-                self._read_era()
-            if self._declared.drawn.certifies and self._taken >= self._next_rule:
-                # What the next rows are compared with rests on rows before them.
-                self._agent.controls.freeze_rule(self._agent.rule.era, self._now)
-                self._next_rule = 2 * self._taken
+        if len(agent.store.find_requests(names)) == len(set(names)):
+            return
+        continues = agent.continues_drawn(declared.drawn, declared.active)
+        if not continues:
+            agent.close_before_drawn(self._now)
+        if self._units is None:
+            self._units = {}
+            if continues:
+                self._read_era(self._units)
+        if declared.drawn.certifies and self._taken >= self._next_rule:
+            # What the next rows are compared with rests on the rows before them.
+            agent.controls.freeze_rule(agent.rule.era, self._now)
+            self._next_rule = 2 * self._taken
 
     def finish(self) -> None:
         """After the last row: units have no further rows."""
@@ -256,6 +260,11 @@ class DrawnRows:
             answered.append((at, first + len(fresh)))
             fresh.append(at)
         self._check_observed([names[at] for at in fresh])
+        if not answered:
+            return Accepted(0, len(rows))
+        if fresh:
+            declared = self._declared
+            self._agent.begin_drawn(declared.drawn, declared.active, declared.rows, self._now)
         decisions = self._decisions(rows, fresh, units, x, first)
         # Those whose decision was logged when the process ended come first: numbers ascend.
         answered.sort(key=lambda each: each[1])
@@ -265,9 +274,9 @@ class DrawnRows:
             self._units.update(opened)
         return Accepted(len(fresh), len(rows) - len(fresh))
 
-    def _read_era(self) -> None:
-        """Units and the newest time of rows of this era that are in the store."""
-        self._units, era = {}, self._agent.rule.era
+    def _read_era(self, units: dict[int, _Unit]) -> None:
+        """The units and the newest time of rows of this era that are in the store."""
+        era = self._agent.rule.era
         for segment in self._agent.store.read(0):
             batch = segment.batch
             if not isinstance(batch, DecisionBatch) or batch.era != era or not len(batch):
@@ -276,7 +285,7 @@ class DrawnRows:
             self._latest = max(self._latest, float(batch.at.max()))
             if batch.leader is not None and self._declared.drawn.how == "unit":
                 for at in np.flatnonzero(batch.leader == batch.number).tolist():
-                    self._units[int(batch.unit[at])] = _Unit(
+                    units[int(batch.unit[at])] = _Unit(
                         int(batch.model[at]), batch.probabilities[at], int(batch.number[at])
                     )
         self._next_rule = max(_FIRST_RULE, 2 * self._taken)

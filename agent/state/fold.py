@@ -79,9 +79,9 @@ class LightFold:
 
     metrics: how many an outcome may carry. ttl: of units, seconds; open_bytes, folder: see
     `OpenDecisions`. watermark: the first decision that is not closed. randomized: decisions that
-    came from a draw; masked: decisions whose request was closed to some model; late: parts of
-    outcomes that came too late to be used; ledger: what was randomized, and how traffic comes in.
-    renewals: models that became another version, in order.
+    came from a draw of ours; masked: decisions whose request was closed to some model; late: parts
+    of outcomes that came too late to be used; ledger: what was randomized, and how traffic comes
+    in. renewals: models that became another version, in order.
     """
 
     def __init__(
@@ -295,9 +295,9 @@ class LightFold:
                 self.pending.insert(part, rule, least, self.watermark, active, drawn)
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
-            self.randomized += int(np.count_nonzero(batch.randomized))
             if drawn is None:
                 # What others randomized is no traffic of ours, and no part of our budget.
+                self.randomized += int(np.count_nonzero(batch.randomized))
                 self.ledger.take(batch)
             if batch.eligible is not None:
                 self.masked += int(np.count_nonzero(~batch.eligible[:, active].all(axis=1)))

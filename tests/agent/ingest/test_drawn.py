@@ -367,7 +367,8 @@ def test_the_next_decision_here_begins_an_era_and_the_answer_is_kept():
     assert said.outlook == "", "nothing is randomized here yet"
     # What others randomized is no part of our budget.
     assert agent.state.purse.limits["requests"] == 100
-    assert agent.light.ledger.spent.sum() == 0.0
+    assert agent.light.ledger.spent.sum() == agent.light.randomized == 0
+    assert agent.light.ledger.arrivals.total == 0
     decided = agent.decide(requests(40))
     assert decided.era == 2
     assert (decided.rate > 0.0).all(), "it is not decided here"
@@ -376,6 +377,13 @@ def test_the_next_decision_here_begins_an_era_and_the_answer_is_kept():
     answer = read_answers(agent.store)[1].parts[0]
     assert (answer.rows, answer.drawn) == (1500, "flags, as declared on 2027-01-15")
     assert agent.answers.certified().rows == 0
+    # The file once more: it is known, and begins nothing.
+    seq = agent.store.next_seq
+    taken(agent, epsilon_greedy(16, 1500, (0.1, 0.2, 0.9)), declared())
+    assert (agent.store.next_seq, agent.rule.era) == (seq, 2)
+    agent.controls.end(None, "enough", NOW, certified=False)
+    with pytest.raises(AgentError, match=r"the experiment ended on .*; resume it first"):
+        taken(agent, [CHANGES(ROW, request_id="new")], declared())
 
 
 def test_rows_do_not_wait_behind_decisions_that_are_open():
@@ -385,6 +393,11 @@ def test_rows_do_not_wait_behind_decisions_that_are_open():
         taken(agent, epsilon_greedy(17, 20), declared())
     reader = DrawnRows(agent, survey([("log", 1, ROW)], declared(), MODELS), NOW + 1000.0)
     reader.begin([ROW])  # their window has ended
+    assert agent.rule.drawn is None
+    with pytest.raises(AgentError):
+        reader.take([CHANGES(ROW, model="gpt")])
+    assert agent.rule.drawn is None, "no row, no era"
+    reader.take([ROW])
     assert agent.rule.drawn is not None
 
 
