@@ -99,6 +99,14 @@ def test_estimates_are_the_weighted_means_of_the_raw_rows(sampled):
         reward = np.array([row.reward for row in own])
         assert values[at] == pytest.approx(weight @ reward / weight.sum(), abs=1e-12)
     assert agent.answers.certified().rows == (0 if sampled else 900)
+    # What is left of a sample may depend on the reward, and so on the model: no test of that.
+    rows_of = {
+        check.name: check.figures["rows"]
+        for check in agent.answers.checks()
+        if "rows" in check.figures
+    }
+    for name in ("missingness", "delivery", "assignment"):
+        assert rows_of[name] == (0 if sampled else 900), name
 
 
 @pytest.mark.parametrize(
@@ -264,6 +272,11 @@ def test_probabilities_add_up_to_the_declared_coverage():
     reader = taken(agent, [row], declared(coverage=0.4))
     assert agent.store.decision(0).probabilities[0].tolist() == [0.5, 0.5, 0.0]
     assert "of the 0.4 that was drawn at all" in reader.sentence
+    alone = [CHANGES(row, candidates=None, propensity=0.1, request_id=f"p{at}") for at in range(2)]
+    alone[1] = CHANGES(alone[1], model="slow")
+    agent = agent_of(experiment())
+    taken(agent, alone, declared(coverage=0.4))
+    assert agent.store.decision(0).probabilities[0].tolist() == [0.75, 0.25, 0.0]
     with pytest.raises(AgentError, match=r"add up to 1, expected the declared coverage 0.4"):
         taken(agent_of(experiment()), [ROW], declared(coverage=0.4))
 
@@ -323,6 +336,19 @@ def test_a_process_that_ended_between_decision_and_outcome_goes_on():
     taken(whole, rows, declared())
     ends = [each.answers.certified().contrasts for each in (again, whole)]
     assert np.allclose(*ends, atol=0.02)
+
+
+def test_units_of_a_reading_that_broke_off_are_closed_by_the_next_decision():
+    agent = agent_of(experiment(**STICKY))
+    rows = hash_split(26, 30, 4)[:100]
+    found = survey((("log", at, row) for at, row in enumerate(rows)), declared("unit"), MODELS)
+    reader = DrawnRows(agent, found, NOW)
+    reader.begin(rows)
+    reader.take(rows)
+    assert agent.answers.certified().rows == 0, "each may have further rows"
+    agent.decide(requests(3))
+    assert read_answers(agent.store)[1].parts[0].rows == 30
+    assert agent.answers.view().watermark == 100
 
 
 def test_rows_of_years_ago_are_not_late_and_lost_rewards_are_closed():
