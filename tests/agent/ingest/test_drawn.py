@@ -349,6 +349,15 @@ def test_units_of_a_reading_that_broke_off_are_closed_by_the_next_decision():
     agent.decide(requests(3))
     assert read_answers(agent.store)[1].parts[0].rows == 30
     assert agent.answers.view().watermark == 100
+    # Or by rows of another mapping.
+    other = agent_of(experiment(**STICKY))
+    reader = DrawnRows(other, found, NOW)
+    reader.begin(rows)
+    reader.take(rows)
+    more = [CHANGES(row, request_id=f"e{at}") for at, row in enumerate(epsilon_greedy(26, 60))]
+    taken(other, more, declared())
+    assert read_answers(other.store)[1].parts[0].rows == 30
+    assert other.answers.certified().rows == 60
 
 
 def test_rows_of_years_ago_are_not_late_and_lost_rewards_are_closed():
