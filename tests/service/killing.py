@@ -252,6 +252,8 @@ def study(
         kill_once(folder, moment, rng, promises, kind)
     with running(folder, SERVICE) as daemon:
         send_open(daemon, promises)
+        # An analyst that is still starting has no state to save when the daemon ends.
+        until(lambda: daemon.ask("GET", "/v1/estimates").status == 200)
         if daemon.stop() != 0:
             found.append("the daemon did not end in good order")
     found += faults(daemon.store, promises)
