@@ -14,6 +14,7 @@ from equipoise.agent.features import FeatureSchema
 from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, DrawnRows, survey
 from equipoise.agent.ingest.drawn_rows import DrawnRow
 from equipoise.agent.lifecycle.drawn import Drawn
+from equipoise.store.batches import RequestBatch
 from equipoise.store.contract import Store
 from equipoise.store.memory import MemoryStore
 
@@ -106,3 +107,14 @@ def taken(agent: Agent, rows: Sequence[DrawnRow], how: Drawn, at_once: int = 0) 
         reader.take(part)
     reader.finish()
     return reader
+
+
+def requests(count: int = 5, at: float = NOW) -> RequestBatch:
+    """Live requests, all as routed to the first model."""
+    return RequestBatch(
+        unit=np.arange(count),
+        context=np.full(count, -1),
+        at=np.full(count, at),
+        x=np.zeros((count, 1)),
+        routed=np.zeros(count, dtype=np.int64),
+    )
