@@ -24,7 +24,7 @@ FAMILIES = (
     "openai",
 )
 """As in `agent/ingest/presets.py`, which this file does not import to print its help."""
-KINDS = ("observations", "outcomes", "simulations")
+KINDS = ("observations", "outcomes", "simulations", "decisions")
 FORMATS = ("jsonl", "json", "csv", "parquet", "dsjson")
 
 
@@ -40,7 +40,7 @@ def ingest(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="What the rows are: a usage log, outcomes, or offline replays.",
+            help="What the rows are: a usage log, outcomes, offline replays, or drawn elsewhere.",
             metavar="|".join(KINDS),
             show_default="from the mapping, or observations",
         ),
@@ -166,6 +166,7 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
             "notes",
             "scores",
             "preset",
+            "drawn",
         ):
             if not facts[name]:
                 del facts[name]
@@ -181,6 +182,8 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
             else ""
         )
     )
+    if result.drawn:
+        typer.echo(f"Drawn elsewhere: {result.drawn}.")
     if result.preset:
         from equipoise.agent.ingest.presets import PRESETS
 

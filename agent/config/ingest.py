@@ -436,13 +436,17 @@ def _vector(name: str, value: Any) -> list[float | None] | None:
     raise AgentError(f"{name}: {shown(value)} is not a list of numbers")
 
 
-Kind: TypeAlias = Literal["observations", "outcomes", "simulations"]
+Kind: TypeAlias = Literal["observations", "outcomes", "simulations", "decisions"]
 
 FIELDS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {
         "observations": ("routed", "reward", "request_id", "unit_id", "at"),
         "outcomes": ("request_id", "decision_id", "reward", "served", "attempt", "delivered", "at"),
         "simulations": ("context_id", "model", "cost", "at"),
+        "decisions": (
+            *("model", "candidates", "probabilities", "propensity", "keep_prob", "drop_prob"),
+            *("sticky", "routed", "served", "delivered", "reward", "request_id", "unit_id", "at"),
+        ),
     }
 )
 """What a mapping can fill beside features and outputs."""
@@ -471,6 +475,13 @@ declare the path of `request_id`.
 """
 
 
+_COVERAGE = bound(
+    "a number above 0, at most 1", "leave it out where rows add up to 1", gt=0.0, le=1.0
+)
+How: TypeAlias = Literal["request", "unit", "unknown"]
+"""How rows were drawn elsewhere: each for itself, each unit once, or nobody knows."""
+
+
 class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A mapping by name.
 
@@ -479,7 +490,11 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     the same for context features. outputs: the same for outputs. models: the log's model names to
     ours, where they differ; rows of other models are rejected. rewards: values of the reward's
     column, as text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds
-    "1.0" too.
+    "1.0" too. drawn: of `decisions`, how models were drawn: each `request` for itself with
+    probabilities that were fixed before, each `unit` once, or `unknown`, which is never certified.
+    shares: of `decisions`, the probability of each model where it never changed and rows do not say
+    it. coverage: of `decisions`, the share of the traffic that was drawn at all, where the
+    probabilities of a row add up to that and not to 1.
     """
 
     name: Annotated[str, bound("a name", "`equipoise ingest --mapping NAME`", min_length=1)]
@@ -490,6 +505,9 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outputs: dict[str, str] = msgspec.field(default_factory=dict)
     models: dict[str, str] = msgspec.field(default_factory=dict)
     rewards: dict[str, float] = msgspec.field(default_factory=dict)
+    drawn: How | None = None
+    shares: dict[str, float] = msgspec.field(default_factory=dict)
+    coverage: Annotated[float, _COVERAGE] = 1.0
 
     @property
     def declared(self) -> dict[str, FieldPath]:
@@ -513,6 +531,23 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
                     parse_path(path)
                 except AgentError:
                     yield Problem(f"{table}.{name}", shown(path), f"a path: {GRAMMAR}")
+        yield from self._draw_faults()
+
+    def _draw_faults(self) -> Iterator[Problem]:
+        if self.kind != "decisions":
+            for name in ("drawn", "shares", "coverage"):
+                if (value := getattr(self, name)) not in (None, {}, 1.0):
+                    fix = 'set kind = "decisions"'
+                    yield Problem(name, shown(value), "nothing, of other kinds", fix, ("kind",))
+            return
+        if self.drawn is None:
+            limit = '"request", "unit" or "unknown": how each row was drawn'
+            yield Problem("drawn", "nothing", limit, "declare it")
+        if self.shares and not abs(sum(self.shares.values()) - 1.0) <= 1e-9:
+            yield Problem("shares", f"{sum(self.shares.values()):.9g} in all", "1 in all")
+        for name, share in self.shares.items():
+            if not 0.0 < share < 1.0:
+                yield Problem(f"shares.{name}", shown(share), "a number above 0, below 1")
 
 
 def mapping_faults(
@@ -529,6 +564,11 @@ def mapping_faults(
             if ours not in experiment.model_names:
                 limit = f"one of {listed(experiment.model_names)}"
                 yield Problem(f"{key}.models", f"{shown(ours)} for {shown(theirs)}", limit)
+        for name in mapping.shares:
+            yield from unknown(f"{key}.shares", name, experiment.model_names, limit="a model")
+        if mapping.drawn == "unit" and experiment.units is None:
+            limit = "a ttl, as draws by unit are counted by unit"
+            yield Problem("units", "nothing", limit, "add [units] with a ttl", (f"{key}.drawn",))
         for table, features in declared.items():
             mapped, names = getattr(mapping, table), [feature.name for feature in features]
             for name in mapped:
@@ -536,5 +576,6 @@ def mapping_faults(
                 yield from unknown(f"{key}.{table}", name, names, limit=limit)
             for feature in features:
                 needed = feature.missing is None and mapping.kind != "outcomes"
+                needed = needed and (table == "features" or mapping.kind != "decisions")
                 if needed and feature.name not in mapped:
                     yield Problem(f"{key}.{table}.{feature.name}", "nothing", "a path", "add it")

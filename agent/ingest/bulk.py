@@ -26,8 +26,9 @@ from equipoise.agent.errors import AgentError, ConfigError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import listed
 from equipoise.agent.ingest.derived import DERIVED, find
+from equipoise.agent.ingest.drawn import Declared, DrawnRows, declared_of
+from equipoise.agent.ingest.drawn_rows import DrawnRow
 from equipoise.agent.ingest.files import (
-    JSON_FORMATS,
     STANDARD_INPUT,
     Format,
     Source,
@@ -43,9 +44,7 @@ from equipoise.agent.ingest.records import (
     check_paths,
     columns_of,
     fitted,
-    flat,
-    mapped,
-    nested,
+    reader,
     without_path,
 )
 from equipoise.agent.ingest.sinks import DaemonSink, Sink, StoreSink
@@ -71,19 +70,19 @@ class Places(Generic[P]):
     def __init__(self) -> None:
         self._first: dict[int, P] = {}
 
-    def keep(self, record: Observation | Outcome | Simulation, place: P) -> None:
+    def keep(self, record: Record, place: P) -> None:
         """The row at this place was taken, or was a repeat."""
         for key in _keys(record):
             self._first.setdefault(key, place)
 
-    def of(self, record: Observation | Outcome | Simulation) -> list[P]:
+    def of(self, record: Record) -> list[P]:
         """Where what this record says of its id was said before, each place once."""
         places = [self._first[key] for key in _keys(record) if key in self._first]
         return list(dict.fromkeys(places))
 
 
-def _keys(record: Observation | Outcome | Simulation) -> Iterator[int]:
-    if isinstance(record, Observation):
+def _keys(record: Record) -> Iterator[int]:
+    if isinstance(record, Observation | DrawnRow):
         if record.request_id is not None:
             yield text_key("observation", record.request_id)
     elif isinstance(record, Simulation):
@@ -160,7 +159,8 @@ class Ingested:
     rows. left_out: parts of contents that are no text, by type. empty: features that no row gives,
     so that all rows have the value declared for a missing one. notes: observations with something
     to know about, by what that is. scores: what became of those of score files. preset: how the
-    rows were read, "" without one.
+    rows were read, "" without one. drawn: what rows that were drawn elsewhere count for, "" for
+    other rows.
     """
 
     rows: int = 0
@@ -176,6 +176,7 @@ class Ingested:
     notes: Counter[str] = field(default_factory=Counter)
     scores: Joined | None = None
     preset: str = ""
+    drawn: str = ""
 
 
 class Ingestion:
@@ -236,10 +237,11 @@ class Ingestion:
                 continue
             if self._of_preset:
                 self.result.notes.update(usage.row.get(DERIVED, {}).get("notes", ()))
-            if isinstance(record, Observation):
+            if isinstance(record, Observation | DrawnRow):
                 if usage.reward is not None:
                     record = msgspec.structs.replace(record, reward=usage.reward)
-                if record.reward is None and self._missing is None:
+                unrated = isinstance(record, Observation) and record.reward is None
+                if unrated and self._missing is None:
                     self.result.unrated += 1
                     continue
                 record = self._namer.named(record)
@@ -263,7 +265,7 @@ class Ingestion:
                 f"{side}.{name}" for side, missing in self._empty.items() for name in missing
             )
 
-    def _note(self, record: Observation | Simulation) -> None:
+    def _note(self, record: Observation | Simulation | DrawnRow) -> None:
         """Remember which features have a value in some row; a vector has all."""
         for side, missing in self._empty.items():
             if missing:
@@ -289,12 +291,7 @@ class Ingestion:
         yield from waiting
 
     def _reader(self, kind: Format) -> Callable[[Any], Record]:
-        mapping, left_out = self._mapping, self.result.left_out
-        if mapping is not None:
-            return mapped(mapping, self._schema, left_out)
-        if kind in JSON_FORMATS:
-            return nested(self._kind, self._schema, left_out)
-        return flat(self._kind, self._schema)
+        return reader(kind, self._kind, self._schema, self._mapping, self.result.left_out)
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
@@ -362,11 +359,15 @@ def run(order: Order) -> tuple[Ingested, Rejects]:
         scores = _scores(order, file, kind, rejects)
         log = Log(sources, mapping, scores, columns)
         schema = file.experiment.features
-        with _sink(order, file, kind) as sink, _progress() as progress:
+        declared = declared_of(file, mapping, sources, log) if kind == "decisions" else None
+        with _sink(order, file, kind, declared) as (sink, drawn), _progress() as progress:
             missing = file.experiment.reward.missing_value
             ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress, missing, log)
             for source in sources:
                 ingestion.add(source)
+            if drawn is not None:
+                drawn.finish()
+                ingestion.result.drawn = drawn.sentence
         ingestion.result.scores = None if scores is None else scores.result
         ingestion.result.preset = "" if mapping is None else mapping.preset or ""
     return ingestion.result, rejects
@@ -508,18 +509,26 @@ def _format(order: Order, name: str) -> Format:
 
 
 @contextmanager
-def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
+def _sink(
+    order: Order, file: ConfigFile, kind: Kind, declared: Declared | None
+) -> Iterator[tuple[Sink, DrawnRows | None]]:
     if order.url is not None:
+        if declared is not None:
+            raise AgentError(
+                "--url: a daemon takes no rows that were drawn elsewhere; read them into its store"
+                " while it is stopped, or into a store of their own"
+            )
         if order.store is not None:
             raise AgentError("--url and --store: the daemon has the store, leave one of them out")
         with closing(DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)) as daemon:
-            yield daemon
+            yield daemon, None
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
         config = with_after_decision(file.experiment, store)
         agent = Agent(config, store, open_key(store), at=time.time())
-        yield StoreSink(RecordAdapter(agent), kind)
+        drawn = None if declared is None else DrawnRows(agent, declared, time.time())
+        yield StoreSink(RecordAdapter(agent), kind, drawn), drawn
         agent.checkpoint(time.time())
 
 

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -28,7 +28,8 @@ from equipoise.agent.config.ingest import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import LONGEST_SHOWN, shown, suggestion
-from equipoise.agent.ingest.files import STANDARD_INPUT, Source
+from equipoise.agent.ingest.drawn_rows import SPELLINGS, DrawnRow, as_candidates, with_candidates
+from equipoise.agent.ingest.files import JSON_FORMATS, STANDARD_INPUT, Format, Source
 from equipoise.agent.ingest.presets import Preset, fields_of
 from equipoise.store.records import Observation, Outcome, Simulation, readable
 
@@ -144,13 +145,14 @@ def columns_of(mapping: IngestMapping | None) -> set[str] | None:
     return {name for table in paths for path in table.values() for name in parse_path(path).columns}
 
 
-Record: TypeAlias = Observation | Outcome | Simulation
+Record: TypeAlias = Observation | Outcome | Simulation | DrawnRow
 Row: TypeAlias = Mapping[str, Any]
 
 RECORDS: Mapping[Kind, type[Record]] = {
     "observations": Observation,
     "outcomes": Outcome,
     "simulations": Simulation,
+    "decisions": DrawnRow,
 }
 _TEXTS = ("request_id", "decision_id", "unit_id", "context_id", "routed", "model", "served")
 _MODELS = ("routed", "model", "served")
@@ -199,7 +201,7 @@ def mapped(
             values = {name: value for name, value in values.items() if value is not None}
             if values or mapping.kind != "outcomes":
                 record[side] = values
-        return _convert(record, kind)
+        return _convert(record, kind, mapping.models)
 
     return read
 
@@ -214,6 +216,7 @@ def nested(
     }
     struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
     plain = {*struct.__struct_fields__} - {*sides, "metrics"}
+    plain |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Any) -> Record:
         if not isinstance(row, Mapping):
@@ -247,6 +250,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     }
     struct, counted = RECORDS[kind], Counter[str]()
     names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
+    names |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
@@ -273,6 +277,24 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     return read
 
 
+def reader(
+    format_: Format,
+    kind: Kind,
+    schema: FeatureSchema,
+    mapping: IngestMapping | None,
+    left_out: Counter[str] | None = None,
+) -> Callable[[Any], Record]:
+    """The function that makes a record of a row as `Log` gives it; it raises AgentError."""
+    if mapping is not None:
+        return mapped(mapping, schema, left_out)
+    if format_ in JSON_FORMATS:
+        return nested(kind, schema, left_out)
+    return flat(kind, schema)
+
+
+Named = TypeVar("Named", bound=Observation | DrawnRow)
+
+
 class Namer:
     """Names for observations that have none, so that a file that is read again counts once.
 
@@ -294,7 +316,7 @@ class Namer:
                 self._before[digest] = self._before.get(digest, 0) + count
         self._here = {}
 
-    def named(self, record: Observation) -> Observation:
+    def named(self, record: Named) -> Named:
         if record.request_id is not None:
             return record
         digest = blake2b(_encode(record), digest_size=12).digest()
@@ -305,7 +327,9 @@ class Namer:
         return msgspec.structs.replace(record, request_id=name)
 
 
-def _convert(record: Any, kind: type[Record]) -> Record:
+def _convert(record: Any, kind: type[Record], models: Mapping[str, str] | None = None) -> Record:
+    if kind is DrawnRow and isinstance(record, dict):
+        record = with_candidates(record, models or {})
     try:
         return msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
@@ -317,8 +341,10 @@ def _field(name: str, value: Any) -> Any:
         return as_text(name, value)
     if name == "at":
         return as_seconds(name, value)
-    if name == "delivered":
+    if name in ("delivered", "sticky"):
         return as_flag(name, value)
+    if name in ("candidates", "probabilities"):
+        return as_candidates(name, value)
     return as_whole(name, value) if name == "attempt" else as_number(name, value)
 
 

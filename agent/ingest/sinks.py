@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -19,6 +19,8 @@ from equipoise.agent.client import Address
 from equipoise.agent.config.ingest import Kind
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.features.values import FeatureError
+from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, DrawnRows
+from equipoise.agent.ingest.drawn_rows import DrawnRow
 from equipoise.agent.ingest.records import Record
 from equipoise.agent.record_adapter import RecordAdapter
 
@@ -78,16 +80,22 @@ class StoreSink:
 
     rows_at_once = 4096
 
-    def __init__(self, gateway: RecordAdapter, kind: Kind) -> None:
+    def __init__(self, gateway: RecordAdapter, kind: Kind, drawn: DrawnRows | None = None) -> None:
         takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
             "observations": gateway.ingest,
             "outcomes": gateway.observe,
             "simulations": gateway.simulate,
         }
-        self._take = takes[kind]
+        if drawn is not None:
+            takes["decisions"] = drawn.take
+            # Rules are frozen between batches, from the rows before.
+            self.rows_at_once = DRAWN_AT_ONCE
+        self._take, self._drawn = takes[kind], drawn
 
     def take(self, records: Sequence[Record]) -> BatchResult:
         result = BatchResult()
+        if self._drawn is not None:
+            self._drawn.begin(cast(Sequence[DrawnRow], records))
         for counts, refusal in take_by_bisection(records, range(len(records)), self._counts):
             result.counts.update(counts)
             if refusal is not None:

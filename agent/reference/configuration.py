@@ -312,6 +312,15 @@ features = {words = "prompt_words", plan = "user.plan"}
 outputs = {seconds = "latency_seconds"}
 models = {"large-2026-10-01" = "large"}
 rewards = {up = 1.0, down = 0.0}
+
+[[ingest]]
+name = "flag"
+kind = "decisions"
+drawn = "request"
+shares = {large = 0.3, small = 0.7}
+coverage = 0.4
+fields = {model = "arm", reward = "thumb", request_id = "id", at = "time"}
+features = {words = "prompt_words", plan = "user.plan"}
 """,
 }
 EXAMPLES = {**EXAMPLES, "[[service.shadow.models]]": EXAMPLES["[service.shadow]"]}
