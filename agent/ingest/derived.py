@@ -220,7 +220,7 @@ def of_dsjson(row: Row) -> Iterator[Row]:
     kept = _read(as_number, row, "pdrop")
     notes = [] if find(row, "o") else ["the service's default reward, nothing was observed"]
     if kept:
-        notes.append("a log that was thinned out (pdrop), each counted once")
+        notes.append("a log that was thinned out (pdrop)")
     at = int(label) if label is not None and label == int(label) else 0
     status = ANSWERED
     if "RewardValue" in row and "c" not in row:

@@ -388,7 +388,7 @@ def test_a_file_of_the_decision_service_says_what_it_is(folder: Path) -> None:
     assert result.accepted == 3
     assert result.notes == {
         "the service's default reward, nothing was observed": 2,
-        "a log that was thinned out (pdrop), each counted once": 1,
+        "a log that was thinned out (pdrop)": 1,
     }
 
 
