@@ -23,13 +23,14 @@ from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.reload import Change
-from equipoise.agent.controls import Controls, standing_pause
+from equipoise.agent.controls import Controls, standing_pause, standing_sentence
 from equipoise.agent.decisions.decide import Decider
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.decisions.validation import Validator
 from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.lifecycle.eras import EraAnswer, Eras, standing_end
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
@@ -45,13 +46,17 @@ from equipoise.store.batches import (
     Batch,
     DecisionBatch,
     ExpiryBatch,
+    Flags,
+    Ints,
     ObservationBatch,
     OutcomeBatch,
     RequestBatch,
     SimulationBatch,
+    select,
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
+from equipoise.store.words import plural, verb
 
 MISCOUNTED = (
     "an older version counted missing rewards wrongly: what it certified of the era before is void"
@@ -183,6 +188,8 @@ class Agent:
             raise AgentError("this agent was opened without its key and cannot decide")
         self._validation.check_requests(requests)
         state = self.state
+        if state.rule.drawn is not None and len(requests):
+            self.end_drawn(float(requests.at[-1]))
         if state.config.units is not None and state.caps.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
         batch = self._decider.decide(requests)
@@ -206,6 +213,86 @@ class Agent:
             self._log(fresh)
         late = self.light.late - before
         return Accepted(len(fresh) - late, duplicates, late)
+
+    def continues_drawn(self, drawn: Drawn, active: Flags) -> bool:
+        """Whether the era in force is that of rows drawn so elsewhere. active: (K,) models that
+        they compare."""
+        same = np.array_equal(active, self.rule.active)
+        return drawn.continues(self.rule.drawn) and bool(same)
+
+    def close_before_drawn(self, at: float) -> None:
+        """Close what has ended before rows that were drawn elsewhere are taken. at: seconds, now.
+
+        Raises AgentError where a decision still waits, since the rows would be certified only after
+        it, and where the experiment has ended.
+        """
+        if self.state.ended is not None:
+            raise AgentError(standing_sentence(self.state.ended))
+        self.complete_drawn(at)
+        self.expire(at)
+        first = self.answers.view().watermark
+        waiting = self.light.pending.next - first
+        if waiting:
+            raise AgentError(
+                f"{plural(waiting, 'decision')} {verb(waiting, 'is', 'are')} not closed yet, the"
+                f" first is d{first}: rows drawn elsewhere would be certified only after them; take"
+                " these into a store of their own, or later"
+            )
+
+    def begin_drawn(self, drawn: Drawn, active: Flags, rows: int, at: float) -> None:
+        """Begin an era of rows that were drawn elsewhere, unless it is the one in force.
+
+        rows: how many are expected; the rest as in `continues_drawn` and `close_before_drawn`,
+        which raises what this does.
+        """
+        if not self.continues_drawn(drawn, active):
+            self.close_before_drawn(at)
+            requests = max(rows, 1) * self.config.policy.rate
+            self.controls.open_era(drawn.reason, at, active, drawn=drawn, requests=requests)
+
+    def take_drawn(self, decisions: DecisionBatch, outcomes: OutcomeBatch, at: float) -> None:
+        """Log decisions that were drawn elsewhere, under the rule in force, with their outcomes;
+        what did not come with them never comes. at: seconds since the epoch, now.
+
+        outcomes: of these decisions and of earlier ones whose outcome is not in the log, the last
+        n of these. Raises AgentError naming what cannot be; nothing is logged then.
+        """
+        drawn = self.rule.drawn
+        if drawn is None:
+            raise AgentError("the era in force is of decisions that are drawn here")
+        self._validation.check_drawn(decisions, outcomes)
+        if len(decisions):
+            self._log(decisions)
+        news = ~np.isnan(outcomes.reward) | ~np.isnan(outcomes.outputs).all(axis=1)
+        news |= outcomes.attempt != 0
+        if news.any():
+            self._log(select(outcomes, news))
+        if drawn.how != "unit":
+            self._complete_drawn(at, outcomes.number)
+
+    def end_drawn(self, at: float) -> None:
+        """Begin the next era where the one in force is of rows that were drawn elsewhere: decisions
+        are made here from now on. at: seconds since the epoch, now."""
+        if self.rule.drawn is None:
+            return
+        self._complete_drawn(at)
+        active = ~retired(self.config)
+        self.controls.open_era("decisions are drawn here from now on", at, active)
+
+    def complete_drawn(self, at: float) -> None:
+        """Say that the rows of units that were drawn elsewhere are all there. at: seconds, now."""
+        if self.rule.drawn is not None:
+            self._complete_drawn(at)
+
+    def _complete_drawn(self, at: float, numbers: Ints | None = None) -> None:
+        """Close decisions drawn elsewhere, by default all in force, for what did not come."""
+        table, era = self.light.pending, self.rule.era
+        rows = np.arange(table.size) if numbers is None else table.rows(numbers)
+        rows = rows[(table.era[rows] == era) & ~table.expired[rows] & ~table.is_void(rows)]
+        complete = table.has_reward[rows] & table.has_outputs[rows]
+        rows = rows[~complete | np.isposinf(table.until[rows])]
+        if len(rows):
+            self._log(ExpiryBatch(rows + table.base, np.full(len(rows), at)))
 
     def ingest(self, observations: ObservationBatch) -> Accepted:
         """Log OBS rows that never went through a decision."""

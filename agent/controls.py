@@ -19,6 +19,7 @@ from equipoise.agent.answers.answers import Answers, ExperimentState
 from equipoise.agent.budget.purse import charges_in_force
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.lifecycle.eras import (
     DRIFT,
     Ended,
@@ -63,16 +64,22 @@ class Controls:
         self._kept: dict[str, str] | None = None
         """Status by check of the newest alert of each, read when first needed."""
 
-    def freeze_rule(self, era: int, at: float) -> Snapshot:
+    def freeze_rule(
+        self, era: int, at: float, drawn: Drawn | None = None, requests: float | None = None
+    ) -> Snapshot:
         """Freeze the next rule, the first one of a new era perhaps; what the policy saw.
 
-        at: seconds since the epoch, now.
+        at: seconds since the epoch, now. drawn, requests: of a new era, as in `open_era`.
         """
         state = self._state
         self.revalue()
         estimate = self._answers.policy_estimate()
         snapshot = self._answers.snapshot(estimate)
         proposed = self._answers.next_rule(era, snapshot, estimate)
+        if drawn is None and era == state.rule.era:
+            drawn = state.rule.drawn
+        if drawn is not None:
+            proposed = proposed.elsewhere(drawn, requests)
         if not same_but_since(proposed, state.rule):
             state.rule = state.rules.add(proposed, at)
         return snapshot
@@ -105,6 +112,8 @@ class Controls:
         active: Flags | None = None,
         ended: EraAnswer | msgspec.UnsetType | None = msgspec.UNSET,
         renewed: tuple[int, ...] = (),
+        drawn: Drawn | None = None,
+        requests: float | None = None,
     ) -> None:
         """Start certified sums afresh from the next decision on, and keep the last answer.
 
@@ -112,7 +121,8 @@ class Controls:
         compared so far. renewed: models that become another version with it, of which nothing is
         known any more; whatever else the estimators know stays. ended: what was certified of the
         era that ends, where the sums here are not those of its configuration; None where it is
-        void.
+        void. drawn: what is declared of its rows where they were drawn elsewhere, and requests: how
+        many are expected, as `EraPrior` counts them.
         Raises AgentError where fewer than two models would be left.
         """
         active = self._state.rule.active if active is None else active
@@ -133,7 +143,7 @@ class Controls:
         for renewal in kept:
             light.renew(renewal)
         self._state.alarms = ()
-        self.freeze_rule(era, at)
+        self.freeze_rule(era, at, drawn, requests)
 
     def pause(self, reason: str, at: float = 0.0) -> None:
         """Randomize nothing until `resume`; kept in the store, so a restart stays paused. What has

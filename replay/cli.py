@@ -16,6 +16,7 @@ import typer
 
 from equipoise.agent.cli import add_command, application, run
 from equipoise.agent.cli.ingest import ingest
+from equipoise.agent.cli.look import look
 from equipoise.agent.cli.maintenance import audit, backup, end, export, repair, restore
 from equipoise.agent.cli.plan import plan_command
 from equipoise.agent.cli.reference import reference
@@ -304,6 +305,7 @@ for command in (
     worlds,
     policies,
     estimators,
+    look,
     init,
     serve,
     ingest,

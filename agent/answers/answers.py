@@ -269,15 +269,15 @@ class Answers:
     def _progress(self, certified: Certified) -> Progress:
         state, era = self.state, self.state.rule.era
         reason, made = state.eras.reason(era) if era else "", state.light.randomized
-        renewed = tuple(state.models[at] for at in state.light.versions.renewed)
-        return Progress(certified.randomized, made, era, reason, certified.about, renewed)
+        renewed = tuple(map(state.models.__getitem__, state.light.versions.renewed))
+        about, why = certified.about, state.rule.uncertified
+        return Progress(certified.randomized, made, era, reason, about, renewed, why)
 
     def situation(self) -> Situation:
         """What happens to requests now, as far as the store knows it."""
-        ended = self.state.ended
+        ended, paused = self.state.ended, self.state.paused
         final = None if ended is None else ended.model or KEEP
-        paused = self.state.paused is not None
-        return Situation(self.activity(), self.state.paused or "", final=final, paused=paused)
+        return Situation(self.activity(), paused or "", final=final, paused=paused is not None)
 
     def _comparison(self, family: str | None) -> Comparison:
         name = family or self.state.config.policy.estimator

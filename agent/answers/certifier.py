@@ -42,6 +42,12 @@ ALWAYS = (
     "rewards lie in the declared range",
     "what happens to one request does not depend on what others were assigned",
 )
+DECLARED = (
+    "the mapping's probabilities are those with which each row, or the unit of it, was drawn,"
+    " fixed before the draw; the key proves nothing about them (their shares are checked:"
+    " assignment)",
+    "every row that was drawn is in the log, whatever came of it",
+)
 LEAST_VARIANCE = 0.01
 """Smallest variance of a reward, on the [0, 1] scale, that an era is planned for."""
 ASSUMES: Mapping[Sequence, tuple[str, ...]] = {
@@ -85,6 +91,7 @@ class Certified:
     fixed: (A, A) half-widths of fixed-n intervals at the level of `contrasts`: a comparison only.
     rating: (K, K) lower ends of the difference in the share of requests that is rated, all pairs at
     once, where answers are about those who rate; None where they are about all.
+    drawn: by whom its rows were drawn, "" where this experiment drew them.
     """
 
     names: tuple[str, ...]
@@ -107,11 +114,13 @@ class Certified:
     sign: int
     epsilon: float
     rating: Floats | None = None
+    drawn: str = ""
 
     @property
     def about(self) -> str:
         """Which requests the answers are about, to follow what is said of a model; "" for all."""
         raters = "" if self.rating is None else f" {Meaning.RATED.about}"
+        raters += f" on requests drawn by {self.drawn}" if self.drawn else ""
         if self.limited:
             return (
                 f"{raters} on requests that were still open to the experiment"
@@ -143,6 +152,7 @@ class Certified:
             contrasts=self.contrasts.tolist(),
             decision=self.decision.tolist(),
             rating=None if self.rating is None else self.rating.tolist(),
+            drawn=self.drawn or msgspec.UNSET,
         )
 
     @classmethod
@@ -170,6 +180,7 @@ class Certified:
             sign=kept.sign,
             epsilon=kept.epsilon,
             rating=None if kept.rating is None else np.array(kept.rating, dtype=float),
+            drawn="" if isinstance(kept.drawn, msgspec.UnsetType) else kept.drawn,
         )
 
     @property
@@ -257,7 +268,7 @@ class Certifier:
             segment=None if part == 0 else segments[part - 1].name,
             sequence=reading.chosen.sequence,
             reason=reading.chosen.reason,
-            assumptions=ALWAYS
+            assumptions=(ALWAYS if rule.drawn is None else (*DECLARED, *ALWAYS[1:]))
             + (OF_RATERS if self.spec.of_raters else ())
             + ASSUMES[reading.chosen.sequence],
             rows=int(moments.rows),
@@ -276,6 +287,7 @@ class Certifier:
             sign=self._sign,
             epsilon=self._config.policy.epsilon,
             rating=None if rating is None else rating[:models, :models],
+            drawn="" if rule.drawn is None else rule.drawn.label,
         )
 
     def winner(
@@ -404,6 +416,9 @@ class Certifier:
         models = self.spec.models
         active = np.ones(len(self.spec.names), dtype=bool)
         active[:models] = rule.active
+        if rule.drawn is not None:
+            # What today's routing would have served is known of requests at most, not of units.
+            active[models] = rule.drawn.routed and not self.spec.sticky
         for index, (_, inside, outside) in enumerate(self.spec.policies):
             active[models + 1 + index] = rule.active[inside] and rule.active[outside]
         prior = self.prior_in_force(sums, rule)

@@ -51,7 +51,8 @@ class Progress(msgspec.Struct, frozen=True):
     """Where an experiment stands. randomized: randomized requests that the certified sums of this
     era hold; made: those in the log, of all eras. reason: why this era was begun, "" for the
     first. about: which requests the sums are about, "" for all. renewed: models that became another
-    version of themselves since the experiment began."""
+    version of themselves since the experiment began. uncertified: of rows that were drawn
+    elsewhere why they count for estimates alone, "" where they do not; None for other rows."""
 
     randomized: int
     made: int
@@ -59,6 +60,7 @@ class Progress(msgspec.Struct, frozen=True):
     reason: str = ""
     about: str = ""
     renewed: tuple[str, ...] = ()
+    uncertified: str | None = None
 
     @property
     def restarted(self) -> bool:
@@ -147,6 +149,7 @@ def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
     claim, comparison, activity = facts.claim, facts.comparison, situation.activity
     action = situation.final or action_of(claim, comparison)
     knowledge = _knowledge(claim, facts.progress)
+    elsewhere = facts.progress.uncertified is not None and activity.randomizing
     return Statements(
         status=_stopped(situation) or knowledge,
         models=() if claim is None else claim.models,
@@ -154,9 +157,9 @@ def state(facts: Facts, situation: Situation = NOTHING_SPECIAL) -> Statements:
         leaning=comparison.leaning,
         certified=_ended(claim, facts.progress, situation) or _certified(facts, action),
         estimate=_estimated(claim, comparison, facts.progress),
-        outlook=_outlook(claim, situation),
+        outlook="" if elsewhere else _outlook(claim, situation),
         status_sentence=_status(claim, facts.progress, situation),
-        activity_sentence=activity_sentence(activity, situation.reason),
+        activity_sentence=_NEXT if elsewhere else activity_sentence(activity, situation.reason),
         pills=_pills(knowledge, claim, activity),
     )
 
@@ -287,6 +290,8 @@ def _paid(prices: Prices | None, models: Sequence[str]) -> str:
 
 
 def _progress(progress: Progress) -> str:
+    if progress.uncertified:
+        return f"These are {progress.reason}, for estimates alone: {progress.uncertified}."
     verb = "is" if progress.randomized == 1 else "are"
     count = f"{plural(progress.randomized, 'randomized request')} {verb} in the certified sums"
     if progress.about:
@@ -566,6 +571,9 @@ def activity_sentence(activity: Activity, reason: str = "") -> str:
         Activity.RAMP: "Decided: a small share of the requests is still randomized.",
         Activity.RANDOMIZING: "A share of the requests is randomized.",
     }[activity]
+
+
+_NEXT = "These rows were drawn elsewhere; the next decision here begins an era of its own."
 
 
 def _pills(knowledge: State, claim: Claim | None, activity: Activity) -> tuple[Pill, ...]:

@@ -49,9 +49,10 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
     """requests: randomized, and with sticky units those that follow one. usd: for their answers, by
     the price of the model that was assigned; extra_usd: what that is more than for the models that
     were routed, negative where it is less; null where a price is unknown. rewards, reward_sum: of
-    these requests, as many as came. gained: rewards gained against today's routing, more being
-    better and negative where they were lost; every request counts, rated or not; null where a value
-    or its error is unknown. gained_error: its standard error."""
+    these requests, and of rows that were drawn elsewhere, as many as came. gained: rewards gained
+    against today's routing, more being better and negative where they were lost; every request
+    counts, rated or not; null where a value or its error is unknown. gained_error: its standard
+    error."""
 
     requests: int
     usd: float | None

@@ -33,7 +33,10 @@ _STEP = re.compile(
     r"|\[(?P<index>-?\d{1,9})\]"
     r"|\[(?P<key>[^.\[\]=]+)=(?P<value>[^\[\]]*)\]"
 )
-GRAMMAR = "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries"
+GRAMMAR = (
+    "names joined by dots, [0] or [-1] for an entry of a list, [role=user] to choose entries; "
+    "`a | b`: b where there is nothing at a"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,30 @@ class FieldPath:
 
     text: str
     steps: tuple[Step, ...]
+    others: tuple[FieldPath, ...] = ()
+    """Where to look when nothing stands at the first."""
+
+    @property
+    def ways(self) -> tuple[FieldPath, ...]:
+        """Every path that it may be, in order."""
+        return (self, *self.others)
 
     @property
     def columns(self) -> list[str]:
         """The columns of the row where it may start: `a` and `a.b` for `a.b[0]`."""
         names: list[str] = []
-        for step in self.steps:
-            if not isinstance(step, str):
-                break
-            names.append(f"{names[-1]}.{step}" if names else step)
+        for way in self.ways:
+            start = ""
+            for step in way.steps:
+                if not isinstance(step, str):
+                    break
+                start = f"{start}.{step}" if start else step
+                names.append(start)
         return names
+
+    def leads(self, row: Any) -> bool:
+        """Whether something is there, be it nothing but null."""
+        return any(way.walk(row)[0] == len(way.steps) for way in self.ways)
 
     def find(self, row: Any) -> Any:
         """The value in a row of mappings and lists, None where there is none.
@@ -80,12 +97,19 @@ class FieldPath:
         5
         >>> parse_path("usage.tokens").find({"usage.tokens": 5})
         5
+        >>> parse_path("group | model").find({"group": "", "model": "large"})
+        'large'
         """
-        steps, value = self.walk(row)
-        return value if steps == len(self.steps) else None
+        value = None
+        for way in self.ways:
+            steps, value = way.walk(row)
+            value = value if steps == len(way.steps) else None
+            if not self.others or not (value is None or value == ""):
+                return value
+        return value
 
     def walk(self, row: Any) -> tuple[int, Any]:
-        """How many steps lead somewhere in this row, and what stands there."""
+        """How many steps of the first way lead somewhere in this row, and what stands there."""
         place = 0
         while place < len(self.steps):
             step = self.steps[place]
@@ -119,6 +143,9 @@ class FieldPath:
 
 def parse_path(text: str) -> FieldPath:
     """The path that `text` writes. Raises AgentError with the grammar."""
+    first, *others = text.split(" | ")
+    if others:
+        return FieldPath(text, parse_path(first).steps, tuple(parse_path(each) for each in others))
     steps: list[Step] = []
     end = 0
     for match in _STEP.finditer(text):
@@ -409,45 +436,50 @@ def _vector(name: str, value: Any) -> list[float | None] | None:
     raise AgentError(f"{name}: {shown(value)} is not a list of numbers")
 
 
-Kind: TypeAlias = Literal["observations", "outcomes", "simulations"]
+Kind: TypeAlias = Literal["observations", "outcomes", "simulations", "decisions"]
 
 FIELDS: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
     {
         "observations": ("routed", "reward", "request_id", "unit_id", "at"),
         "outcomes": ("request_id", "decision_id", "reward", "served", "attempt", "delivered", "at"),
         "simulations": ("context_id", "model", "cost", "at"),
+        "decisions": (
+            *("model", "candidates", "probabilities", "propensity", "keep_prob", "drop_prob"),
+            *("sticky", "routed", "served", "delivered", "reward", "request_id", "unit_id", "at"),
+        ),
     }
 )
 """What a mapping can fill beside features and outputs."""
 
-PRESETS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "lmsys-chat": {"request_id": "conversation_id", "routed": "model"},
-        "wildchat": {
-            "routed": "model",
-            "at": "timestamp",
-            "unit_id": "conversation[0].hashed_ip",
-        },
-        "openai": {
-            "routed": "request.model",
-            "at": "response.created",
-            "unit_id": "request.user",
-        },
-    }
+PRESETS = (
+    "litellm",
+    "litellm-spend",
+    "langfuse",
+    "langfuse-traces",
+    "tensorzero",
+    "tensorzero-model",
+    "helicone",
+    "openrouter",
+    "dsjson",
+    "otlp",
+    "lmsys-chat",
+    "wildchat",
+    "openai",
 )
-"""Fields of logs that many people have. Their rewards are yours: name the column you joined.
-
-lmsys-chat, wildchat: the Parquet files of LMSYS-Chat-1M and WildChat; the text of a prompt is
-`conversation[role=user][0].content`, of an answer `conversation[role=assistant][0].content`.
-openai: a line for each call with the bodies of the chat completions API under `request` and
-`response`; the prompt is `request.messages[role=user][-1].content`, the answer
-`response.choices[0].message.content`, its length `response.usage.completion_tokens`.
+"""Logs that many people have, as `agent/ingest/presets.py` reads them.
 
 A preset names rows by an id only where no two rows can share it. WildChat's conversation_hash is
 one of the content, and the id of a response is served again with it from a cache; their rows are
 named by their whole content, like all rows without an id (`Namer`). Where your ids are unique,
 declare the path of `request_id`.
 """
+
+
+_COVERAGE = bound(
+    "a number above 0, at most 1", "leave it out where rows add up to 1", gt=0.0, le=1.0
+)
+How: TypeAlias = Literal["request", "unit", "unknown"]
+"""How rows were drawn elsewhere: each for itself, each unit once, or nobody knows."""
 
 
 class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -458,7 +490,11 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     the same for context features. outputs: the same for outputs. models: the log's model names to
     ours, where they differ; rows of other models are rejected. rewards: values of the reward's
     column, as text, to rewards, where it holds words: `true` finds true, "TRUE" and 1, `1` finds
-    "1.0" too.
+    "1.0" too. drawn: of `decisions`, how models were drawn: each `request` for itself with
+    probabilities that were fixed before, each `unit` once, or `unknown`, which is never certified.
+    shares: of `decisions`, the probability of each model where it never changed and rows do not say
+    it. coverage: of `decisions`, the share of the traffic that was drawn at all, where the
+    probabilities of a row add up to that and not to 1.
     """
 
     name: Annotated[str, bound("a name", "`equipoise ingest --mapping NAME`", min_length=1)]
@@ -469,13 +505,9 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     outputs: dict[str, str] = msgspec.field(default_factory=dict)
     models: dict[str, str] = msgspec.field(default_factory=dict)
     rewards: dict[str, float] = msgspec.field(default_factory=dict)
-
-    @property
-    def all_fields(self) -> dict[str, str]:
-        """Fields with those of the preset."""
-        names = FIELDS[self.kind]
-        preset = PRESETS.get(self.preset or "", {})
-        return {name: path for name, path in preset.items() if name in names} | self.fields
+    drawn: How | None = None
+    shares: dict[str, float] = msgspec.field(default_factory=dict)
+    coverage: Annotated[float, _COVERAGE] = 1.0
 
     @property
     def declared(self) -> dict[str, FieldPath]:
@@ -499,6 +531,23 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
                     parse_path(path)
                 except AgentError:
                     yield Problem(f"{table}.{name}", shown(path), f"a path: {GRAMMAR}")
+        yield from self._draw_faults()
+
+    def _draw_faults(self) -> Iterator[Problem]:
+        if self.kind != "decisions":
+            for name in ("drawn", "shares", "coverage"):
+                if (value := getattr(self, name)) not in (None, {}, 1.0):
+                    fix = 'set kind = "decisions"'
+                    yield Problem(name, shown(value), "nothing, of other kinds", fix, ("kind",))
+            return
+        if self.drawn is None:
+            limit = '"request", "unit" or "unknown": how each row was drawn'
+            yield Problem("drawn", "nothing", limit, "declare it")
+        if self.shares and not abs(sum(self.shares.values()) - 1.0) <= 1e-9:
+            yield Problem("shares", f"{sum(self.shares.values()):.9g} in all", "1 in all")
+        for name, share in self.shares.items():
+            if not 0.0 < share < 1.0:
+                yield Problem(f"shares.{name}", shown(share), "a number above 0, below 1")
 
 
 def mapping_faults(
@@ -515,6 +564,11 @@ def mapping_faults(
             if ours not in experiment.model_names:
                 limit = f"one of {listed(experiment.model_names)}"
                 yield Problem(f"{key}.models", f"{shown(ours)} for {shown(theirs)}", limit)
+        for name in mapping.shares:
+            yield from unknown(f"{key}.shares", name, experiment.model_names, limit="a model")
+        if mapping.drawn == "unit" and experiment.units is None:
+            limit = "a ttl, as draws by unit are counted by unit"
+            yield Problem("units", "nothing", limit, "add [units] with a ttl", (f"{key}.drawn",))
         for table, features in declared.items():
             mapped, names = getattr(mapping, table), [feature.name for feature in features]
             for name in mapped:
@@ -522,5 +576,6 @@ def mapping_faults(
                 yield from unknown(f"{key}.{table}", name, names, limit=limit)
             for feature in features:
                 needed = feature.missing is None and mapping.kind != "outcomes"
+                needed = needed and (table == "features" or mapping.kind != "decisions")
                 if needed and feature.name not in mapped:
                     yield Problem(f"{key}.{table}.{feature.name}", "nothing", "a path", "add it")

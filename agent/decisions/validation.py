@@ -21,6 +21,7 @@ from equipoise.agent.state.attempts import (
 )
 from equipoise.agent.state.fold import LightFold
 from equipoise.store.batches import (
+    DecisionBatch,
     Flags,
     Floats,
     Ints,
@@ -68,6 +69,18 @@ class Validator:
             raise AgentError(
                 f"eligible has shape {batch.eligible.shape}, expected {(count, self._models)}"
             )
+
+    def check_drawn(self, decisions: DecisionBatch, outcomes: OutcomeBatch) -> None:
+        """As `check_requests`, of decisions that were drawn elsewhere and of their outcomes."""
+        self._transform.check_context(decisions.x)
+        self._check_models("model", decisions.model)
+        self._check_models("routed", decisions.routed)
+        check_times(decisions.at)
+        with_outputs = ~np.isnan(outcomes.outputs).any(axis=1)
+        if with_outputs.any():
+            self._transform.check_outputs(outcomes.outputs[with_outputs])
+        self._check_models("served", outcomes.served)
+        self._check_rewards(outcomes.reward, np.isnan(outcomes.reward))
 
     def check_observations(self, batch: ObservationBatch) -> None:
         """As `check_requests`; outputs and rewards too."""

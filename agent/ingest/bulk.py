@@ -1,49 +1,53 @@
-"""Files into a store: records in batches to a sink, refusals one by one.
-
-A sink is the store that is open here, or the daemon that has it open. Where it refuses a batch,
-halves are tried until the rows that it refuses are alone.
-"""
+"""Files into a store: records in batches to a sink, refusals one by one."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import re
+import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from equipoise.agent.agent import Accepted, Agent
-from equipoise.agent.client import Address
+from equipoise.agent.agent import Agent
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.ingest import IngestMapping, Kind
-from equipoise.agent.errors import AgentError, ConfigError, ConflictError
+from equipoise.agent.errors import AgentError, ConfigError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.features.values import FeatureError
-from equipoise.agent.ingest.records import (
+from equipoise.agent.features.values import listed
+from equipoise.agent.ingest.derived import DERIVED, find
+from equipoise.agent.ingest.drawn import Declared, DrawnRows, declared_of
+from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.files import (
     STANDARD_INPUT,
     Format,
+    Source,
+    format_of,
+)
+from equipoise.agent.ingest.joins import Joined, Log, ScorePaths, Scores, Usage
+from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, recognise
+from equipoise.agent.ingest.records import (
     Namer,
-    Numbered,
     Record,
     Sightings,
+    as_table,
     check_paths,
     columns_of,
-    flat,
-    format_of,
-    mapped,
-    nested,
-    rows,
+    fitted,
+    reader,
+    without_path,
 )
+from equipoise.agent.ingest.sinks import DaemonSink, Sink, StoreSink
 from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.record_adapter import RecordAdapter
@@ -55,141 +59,6 @@ from equipoise.store.sqlite import SqliteStore
 from equipoise.store.words import plural
 
 P = TypeVar("P")
-T = TypeVar("T")
-
-TIMEOUT_SECONDS = 60.0
-_IN_BODY = re.compile(r" \(index \d+ of this body\)$")
-"""Bodies are ours, and what counts is the row of the file."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """What became of a batch. counts: of accepted, duplicates and late. refused: positions in the
-    batch, each with the reason and whether it contradicts a row that was there."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    refused: list[tuple[int, str, bool]] = field(default_factory=list)
-
-
-def take_by_bisection(
-    items: Sequence[T],
-    rows: Sequence[int],
-    take: Callable[[Sequence[T]], Mapping[str, int]],
-    refusals: tuple[type[Exception], ...] = (AgentError, FeatureError),
-) -> Iterator[tuple[Counter[str], tuple[int, Exception] | None]]:
-    """Take the items at these positions; yields after every try what became of them, by name, or
-    the row that was refused and why, so that others can have a turn.
-
-    `take` takes all it is given or raises and takes none. Where it raises one of `refusals`, halves
-    are tried until the rows it refuses are alone. Good rows cost one call, a bad one among n costs
-    2 log2(n) more. Any other exception (a store that fails) is raised.
-    """
-    try:
-        counts = Counter(take([items[row] for row in rows]))
-    except refusals as error:
-        yield Counter(), (rows[0], error) if len(rows) == 1 else None
-    else:
-        yield counts, None
-        return
-    if len(rows) > 1:
-        middle = len(rows) // 2
-        yield from take_by_bisection(items, rows[:middle], take, refusals)
-        yield from take_by_bisection(items, rows[middle:], take, refusals)
-
-
-class Sink(Protocol):
-    """Takes batches of records of one kind."""
-
-    rows_at_once: int
-
-    def take(self, records: Sequence[Record]) -> BatchResult:
-        """Take in what can be taken. Raises where it is not the rows' fault."""
-
-
-class StoreSink:
-    """Records into the store behind a gateway."""
-
-    rows_at_once = 4096
-
-    def __init__(self, gateway: RecordAdapter, kind: Kind) -> None:
-        takes: dict[Kind, Callable[[Sequence[Any]], Accepted]] = {
-            "observations": gateway.ingest,
-            "outcomes": gateway.observe,
-            "simulations": gateway.simulate,
-        }
-        self._take = takes[kind]
-
-    def take(self, records: Sequence[Record]) -> BatchResult:
-        result = BatchResult()
-        for counts, refusal in take_by_bisection(records, range(len(records)), self._counts):
-            result.counts.update(counts)
-            if refusal is not None:
-                row, error = refusal
-                reason = str(error).replace(" row 0: ", ": ", 1)  # its place in a batch of one
-                result.refused.append((row, reason, isinstance(error, ConflictError)))
-        return result
-
-    def _counts(self, records: Sequence[Record]) -> dict[str, int]:
-        accepted = self._take(records)
-        return {
-            "accepted": accepted.rows,
-            "duplicates": accepted.duplicates,
-            "late": accepted.late,
-            "decided": accepted.decided,
-        }
-
-
-class DaemonSink:
-    """Records to a daemon, over one connection.
-
-    url: http, https, or unix:///PATH of a socket. token: of scope `route`, None where none is
-    needed. Raises AgentError for a url that is none, and from `take` where the daemon refuses a
-    request as a whole.
-    """
-
-    rows_at_once = 100
-    """A bulk answer lists so many refused rows, and no more."""
-
-    def __init__(self, url: str, token: str | None, kind: Kind) -> None:
-        try:
-            address = Address.of(url)
-        except ValueError as error:
-            raise AgentError(str(error)) from None
-        self._connection = address.connection(TIMEOUT_SECONDS)
-        self._path = f"{address.path}/v1/{kind}"
-        self._bulk = kind != "outcomes"
-        content = "application/x-ndjson" if self._bulk else "application/json"
-        self._headers = {"Content-Type": content}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def take(self, records: Sequence[Record]) -> BatchResult:
-        lines = [msgspec.json.encode(record) for record in records]
-        body = b"\n".join(lines) if self._bulk else b"[" + b",".join(lines) + b"]"
-        try:
-            self._connection.request("POST", self._path, body, self._headers)
-            response = self._connection.getresponse()
-            answer = msgspec.json.decode(response.read())
-        except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
-            raise AgentError(
-                f"the daemon does not answer: {error or type(error).__name__}"
-            ) from None
-        if response.status != 200:
-            detail = answer.get("detail", "") if isinstance(answer, dict) else ""
-            raise AgentError(f"the daemon answers with status {response.status}: {detail}")
-        counts = Counter({name: answer.get(name, 0) for name in ("duplicates", "late", "decided")})
-        counts["accepted"] = answer["rows" if self._bulk else "accepted"]
-        refused = answer["rejects" if self._bulk else "rejected"]
-        return BatchResult(
-            counts,
-            [
-                (each["index"], _IN_BODY.sub("", each["detail"]), each["status"] == 409)
-                for each in refused
-            ],
-        )
 
 
 class Places(Generic[P]):
@@ -201,19 +70,19 @@ class Places(Generic[P]):
     def __init__(self) -> None:
         self._first: dict[int, P] = {}
 
-    def keep(self, record: Observation | Outcome | Simulation, place: P) -> None:
+    def keep(self, record: Record, place: P) -> None:
         """The row at this place was taken, or was a repeat."""
         for key in _keys(record):
             self._first.setdefault(key, place)
 
-    def of(self, record: Observation | Outcome | Simulation) -> list[P]:
+    def of(self, record: Record) -> list[P]:
         """Where what this record says of its id was said before, each place once."""
         places = [self._first[key] for key in _keys(record) if key in self._first]
         return list(dict.fromkeys(places))
 
 
-def _keys(record: Observation | Outcome | Simulation) -> Iterator[int]:
-    if isinstance(record, Observation):
+def _keys(record: Record) -> Iterator[int]:
+    if isinstance(record, Observation | DrawnRow):
         if record.request_id is not None:
             yield text_key("observation", record.request_id)
     elif isinstance(record, Simulation):
@@ -286,18 +155,28 @@ class Ingested:
     """What became of rows: accepted are in the log now; duplicates were there before; late came
     after their decision had expired; rejected are refused, with a reason each; unrated have no
     reward, and none is declared for those; decided are usage rows of requests that the log has as
-    decisions, and do not count again. left_out: parts of contents that are no text, by type.
-    empty: features that no row gives, so that all rows have the value declared for a missing one.
+    decisions, and do not count again; skipped are no observations, by reason. Together they are all
+    rows. left_out: parts of contents that are no text, by type. empty: features that no row gives,
+    so that all rows have the value declared for a missing one. notes: observations with something
+    to know about, by what that is. scores: what became of those of score files. preset: how the
+    rows were read, "" without one. drawn: what rows that were drawn elsewhere count for, "" for
+    other rows.
     """
 
+    rows: int = 0
     accepted: int = 0
     duplicates: int = 0
     late: int = 0
     rejected: int = 0
     unrated: int = 0
     decided: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     empty: list[str] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    scores: Joined | None = None
+    preset: str = ""
+    drawn: str = ""
 
 
 class Ingestion:
@@ -305,7 +184,8 @@ class Ingestion:
 
     mapping: how rows of somebody else's log are read; without it they have our names, in tables
     with x_ and y_ before features and outputs. progress: called with the rows read so far.
-    missing: the declared value of a missing reward, None where there is none.
+    missing: the declared value of a missing reward, None where there is none. log: the rows of all
+    files, where they were surveyed.
     """
 
     def __init__(
@@ -317,14 +197,16 @@ class Ingestion:
         rejects: Rejects,
         progress: Callable[[int], None] = lambda read: None,
         missing: float | None = None,
+        log: Log | None = None,
     ) -> None:
         self.result = Ingested()
+        self._log = Log((), mapping, columns=columns_of(mapping)) if log is None else log
         self._sink, self._schema = sink, schema
         self._kind, self._mapping = kind, mapping
+        self._of_preset = mapping is not None and mapping.preset is not None
         self._rejects = rejects
         self._progress = progress
         self._missing = missing
-        self._read = 0
         self._namer = Namer()
         self._places: Places[tuple[str, int]] = Places()
         self._refused: list[tuple[int, str]] = []
@@ -333,26 +215,33 @@ class Ingestion:
             for side, features in (("features", schema.context), ("outputs", schema.outputs))
         }
 
-    def add(self, source: str, kind: Format, copy: bool = False) -> None:
-        """Take in a file, or standard input. What was taken stays taken if it breaks off.
-
-        copy: whether the file before was the same, byte for byte.
-        """
+    def add(self, file: Source) -> None:
+        """Take in a file, or standard input. What was taken stays taken if it breaks off."""
         batch: list[tuple[int, Record]] = []
         decisions: set[str | None] = set()
-        to_record = self._reader(kind)
-        self._namer.begin(copy)
-        for number, row in self._rows(source, kind):
-            self._read += 1
+        to_record = self._reader(file.format)
+        source = file.name
+        self._namer.begin(file.copy)
+        for usage in self._usages(file):
+            self.result.rows += 1
+            number = usage.number
+            if usage.reason is not None:
+                self.result.skipped[usage.reason] += 1
+                continue
             try:
-                if isinstance(row, AgentError):
-                    raise row
-                record = to_record(row)
+                if usage.error is not None:
+                    raise usage.error
+                record = to_record(usage.row)
             except AgentError as error:
                 self._refused.append((number, str(error)))
                 continue
-            if isinstance(record, Observation):
-                if record.reward is None and self._missing is None:
+            if self._of_preset:
+                self.result.notes.update(usage.row.get(DERIVED, {}).get("notes", ()))
+            if isinstance(record, Observation | DrawnRow):
+                if usage.reward is not None:
+                    record = msgspec.structs.replace(record, reward=usage.reward)
+                unrated = isinstance(record, Observation) and record.reward is None
+                if unrated and self._missing is None:
                     self.result.unrated += 1
                     continue
                 record = self._namer.named(record)
@@ -376,25 +265,25 @@ class Ingestion:
                 f"{side}.{name}" for side, missing in self._empty.items() for name in missing
             )
 
-    def _note(self, record: Observation | Simulation) -> None:
+    def _note(self, record: Observation | Simulation | DrawnRow) -> None:
         """Remember which features have a value in some row; a vector has all."""
         for side, missing in self._empty.items():
             if missing:
                 values = getattr(record, side)
                 missing.difference_update(values if isinstance(values, dict) else set(missing))
 
-    def _rows(self, source: str, kind: Format) -> Iterator[Numbered]:
+    def _usages(self, file: Source) -> Iterator[Usage]:
         """The rows of a file. Of standard input none before every path of the mapping was seen,
         or so many rows that a path may be of few."""
-        numbered = rows(source, kind, columns_of(self._mapping))
-        if source != STANDARD_INPUT or self._mapping is None:
-            yield from numbered
+        usages = self._log.usages(file)
+        if file.path != STANDARD_INPUT or self._mapping is None:
+            yield from usages
             return
-        sightings, waiting = Sightings(self._mapping.declared), list[Numbered]()
-        for number, row in numbered:
-            if not sightings.complete:
-                sightings.add(row)
-            waiting.append((number, row))
+        sightings, waiting = Sightings(self._mapping.declared), list[Usage]()
+        for usage in usages:
+            if not sightings.complete and usage.row is not None:
+                sightings.add(usage.row)
+            waiting.append(usage)
             if sightings.complete or len(waiting) >= HELD_BACK:
                 yield from waiting
                 waiting = []
@@ -402,25 +291,7 @@ class Ingestion:
         yield from waiting
 
     def _reader(self, kind: Format) -> Callable[[Any], Record]:
-        mapping, left_out = self._mapping, self.result.left_out
-        if mapping is not None:
-            to_record = mapped(mapping, self._schema, left_out)
-        elif kind == "jsonl":
-            to_record = nested(self._kind, self._schema, left_out)
-        else:
-            to_record = flat(self._kind, self._schema)
-        if kind != "jsonl":
-            return to_record
-        decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
-
-        def read(line: bytes) -> Record:
-            try:
-                row = decode(line)
-            except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-                raise AgentError(str(error)) from None
-            return to_record(row)
-
-        return read
+        return reader(kind, self._kind, self._schema, self._mapping, self.result.left_out)
 
     def _flush(self, source: str, batch: list[tuple[int, Record]]) -> None:
         if batch:
@@ -443,7 +314,7 @@ class Ingestion:
             self._rejects.add(source, row, reason)
         self.result.rejected += len(self._refused)
         self._refused.clear()
-        self._progress(self._read)
+        self._progress(self.result.rows)
 
 
 def _also(places: Sequence[tuple[str, int]], source: str) -> str:
@@ -463,7 +334,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     store: Path | None = None
     kind: str | None = None
     mapping: str | None = None
+    preset: str | None = None
     format: str | None = None
+    scores: list[str] = []
+    scores_from: str | None = None
+    score: str | None = None
     rejects: Path | None = None
     url: str | None = None
 
@@ -476,25 +351,147 @@ def run(order: Order) -> tuple[Ingested, Rejects]:
     the same command goes on from there.
     """
     file = load_file(order.config)
-    mapping = None if order.mapping is None else file.mapping(order.mapping)
-    kind = _kind(order, mapping)
-    for name in order.files:
+    with _kept(order, file) as sources, Rejects(order.rejects) as rejects:
+        mapping, unchecked = _mapping(order, file, sources)
+        kind = _kind(order, mapping)
+        columns = columns_of(mapping)
+        check_paths(mapping, sources, Log((), mapping).answers, unchecked)
+        scores = _scores(order, file, kind, rejects)
+        log = Log(sources, mapping, scores, columns)
+        schema = file.experiment.features
+        declared = declared_of(file, mapping, sources, log) if kind == "decisions" else None
+        with _sink(order, file, kind, declared) as (sink, drawn), _progress() as progress:
+            missing = file.experiment.reward.missing_value
+            ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress, missing, log)
+            for source in sources:
+                ingestion.add(source)
+            if drawn is not None:
+                drawn.finish()
+                ingestion.result.drawn = drawn.sentence
+        ingestion.result.scores = None if scores is None else scores.result
+        ingestion.result.preset = "" if mapping is None else mapping.preset or ""
+    return ingestion.result, rejects
+
+
+def table(order: Order) -> str:
+    """The `[[ingest]]` table for these files, as `--show` prints it. Raises as `run`."""
+    file = load_file(order.config)
+    experiment = file.experiment
+    with _kept(order, file) as sources:
+        preset = _preset(order.preset or "", sources)
+        log, path = Log((), IngestMapping(name="", preset=preset.name)), preset.fields["routed"]
+        seen = Counter[str]()
+        for source in sources:
+            for row in islice(log.answers(source), LOOKED_AT):
+                name = find(row, path)
+                if isinstance(name, str):
+                    seen[name] += 1
+    return as_table(preset, experiment.features, experiment.model_names, dict(seen.most_common(20)))
+
+
+LOOKED_AT = 10_000
+"""Rows of a file that `table` reads."""
+RECOGNISED_BY = 200
+
+
+def _preset(name: str, sources: Sequence[Source]) -> Preset:
+    """The preset by its name; of a family, the one whose shape the rows have."""
+    family = [preset for preset in PRESETS.values() if preset.family == name]
+    if not family:
+        if name in PRESETS:
+            return PRESETS[name]
+        known = ", ".join(dict.fromkeys([*FAMILIES, *PRESETS]))
+        raise AgentError(f"--from {name}: expected one of {known}")
+    if not sources:
+        return family[0]
+    plain, sample = Log((), None), list[Any]()
+    for source in sources:
+        usages = islice(plain.usages(source), RECOGNISED_BY)
+        sample += [usage.row for usage in usages if usage.row is not None]
+        if len(sample) >= RECOGNISED_BY:
+            break
+    found = recognise(sample, name)
+    if found is None and sample:
+        shapes = "; ".join(f"{each.holds}: {', '.join(each.signs)}" for each in family)
+        row = next((each for each in sample if isinstance(each, Mapping)), {})
+        other = recognise(sample)
+        looks = f"; it looks like --from {other.family}" if other is not None else ""
+        raise AgentError(
+            f"{sources[0].name} is no log of {name}{looks}: expected columns ({shapes}), "
+            f"the first row has {listed(map(str, row))}"
+        )
+    return found or family[0]
+
+
+def _mapping(
+    order: Order, file: ConfigFile, sources: Sequence[Source]
+) -> tuple[IngestMapping | None, list[str]]:
+    """How rows are read, and its paths that may lead nowhere: those of features that have a value
+    for it, where it was not the user who named them."""
+    name = order.preset
+    if order.mapping is not None:
+        return file.mapping(order.mapping), []
+    if name is None and any(source.format == "dsjson" for source in sources):
+        name = "dsjson"
+    if name is None:
+        return None, []
+    schema = file.experiment.features
+    preset = _preset(name, sources)
+    mapping = fitted(preset, schema)
+    lacking = [label for label, needed in without_path(mapping, schema) if needed]
+    if lacking:
+        raise AgentError(
+            f"nothing of {preset.name} is called {', '.join(lacking)}: give it a path in the table "
+            f"that `equipoise ingest --from {preset.name} --show` prints, or declare `missing`"
+        )
+    optional = [
+        f"{side}.{feature.name}"
+        for side, features in (("features", schema.context), ("outputs", schema.outputs))
+        for feature in features
+        if feature.missing is not None
+    ]
+    return mapping, optional
+
+
+def _scores(order: Order, file: ConfigFile, kind: Kind, rejects: Rejects) -> Scores | None:
+    if not order.scores:
+        if order.scores_from is not None or order.score is not None:
+            raise AgentError("--scores-from and --score say how --scores FILE is read: name it")
+        return None
+    if kind != "observations":
+        raise AgentError(f"--scores: joined to observations, these are {kind}")
+    paths = ScorePaths()
+    if order.scores_from is not None:
+        paths = ScorePaths.of(file.mapping(order.scores_from))
+    sources = [Source(name, name, format_of(name)) for name in order.scores]
+    return Scores(sources, paths, order.score, rejects.add)
+
+
+@contextmanager
+def _kept(order: Order, file: ConfigFile) -> Iterator[list[Source]]:
+    """The files in the order to read them. Standard input is kept in a file where the log must be
+    read more than once."""
+    if order.preset is not None and order.mapping is not None:
+        raise AgentError("--from and --mapping: leave one of them out")
+    for name in (*order.files, *order.scores):
         if name != STANDARD_INPUT:
             open(name, "rb").close()
-    apart = _apart(order.files)
-    sources = [(name, _format(order, name)) for name, _ in apart]
-    check_paths(mapping, sources)
-    schema = file.experiment.features
-    with (
-        Rejects(order.rejects) as rejects,
-        _sink(order, file, kind) as sink,
-        _progress() as progress,
-    ):
-        missing = file.experiment.reward.missing_value
-        ingestion = Ingestion(sink, schema, kind, mapping, rejects, progress, missing)
-        for (name, shape), (_, copy) in zip(sources, apart, strict=True):
-            ingestion.add(name, shape, copy)
-    return ingestion.result, rejects
+    sources = [Source(name, name, _format(order, name), copy) for name, copy in _apart(order.files)]
+    named = None if order.mapping is None else file.mapping(order.mapping)
+    of_preset = order.preset is not None or order.format == "dsjson"
+    twice = of_preset or order.scores or (named is not None and named.preset is not None)
+    if STANDARD_INPUT not in order.files or not twice:
+        yield sources
+        return
+    with tempfile.NamedTemporaryFile(prefix="equipoise-") as kept:
+        shutil.copyfileobj(sys.stdin.buffer, kept)
+        kept.flush()
+        yield [
+            replace(source, name="standard input", path=kept.name)
+            if source.path == STANDARD_INPUT
+            else source
+            for source in sources
+        ]
 
 
 def _kind(order: Order, mapping: IngestMapping | None) -> Kind:
@@ -512,18 +509,26 @@ def _format(order: Order, name: str) -> Format:
 
 
 @contextmanager
-def _sink(order: Order, file: ConfigFile, kind: Kind) -> Iterator[Sink]:
+def _sink(
+    order: Order, file: ConfigFile, kind: Kind, declared: Declared | None
+) -> Iterator[tuple[Sink, DrawnRows | None]]:
     if order.url is not None:
+        if declared is not None:
+            raise AgentError(
+                "--url: a daemon takes no rows that were drawn elsewhere; read them into its store"
+                " while it is stopped, or into a store of their own"
+            )
         if order.store is not None:
             raise AgentError("--url and --store: the daemon has the store, leave one of them out")
         with closing(DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)) as daemon:
-            yield daemon
+            yield daemon, None
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:
         config = with_after_decision(file.experiment, store)
         agent = Agent(config, store, open_key(store), at=time.time())
-        yield StoreSink(RecordAdapter(agent), kind)
+        drawn = None if declared is None else DrawnRows(agent, declared, time.time())
+        yield StoreSink(RecordAdapter(agent), kind, drawn), drawn
         agent.checkpoint(time.time())
 
 

@@ -1,21 +1,12 @@
-"""Files of logs as rows, and rows as records, each refusal with its reason.
-
-JSON lines, CSV and Parquet are read block by block, whatever their size.
-"""
+"""Rows of logs as records, each refusal with its reason."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
-import io
-import sys
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -37,151 +28,10 @@ from equipoise.agent.config.ingest import (
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import LONGEST_SHOWN, shown, suggestion
+from equipoise.agent.ingest.drawn_rows import SPELLINGS, DrawnRow, as_candidates, with_candidates
+from equipoise.agent.ingest.files import JSON_FORMATS, STANDARD_INPUT, Format, Source
+from equipoise.agent.ingest.presets import Preset, fields_of
 from equipoise.store.records import Observation, Outcome, Simulation, readable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Format: TypeAlias = Literal["jsonl", "csv", "parquet"]
-Numbered: TypeAlias = "tuple[int, Mapping[str, Any] | bytes | AgentError]"
-"""Number of a row from 1 (of a line, in JSON lines), and the row: bytes where it is JSON still, an
-error where there is no telling which cell belongs to which column."""
-
-STANDARD_INPUT = "-"
-_SUFFIXES: Mapping[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
-_BATCH_ROWS = 4096
-csv.field_size_limit(1 << 24)
-
-
-def format_of(source: str) -> Format:
-    """By the suffix, `.gz` aside; standard input is JSON lines. Raises AgentError."""
-    if source == STANDARD_INPUT:
-        return "jsonl"
-    suffixes = Path(source.removesuffix(".gz")).suffix.lower()
-    if suffixes not in _SUFFIXES:
-        accepted = ", ".join(_SUFFIXES)
-        raise AgentError(f"{source}: the suffix is not one of {accepted}; name it with --format")
-    return _SUFFIXES[suffixes]
-
-
-def rows(source: str, kind: Format, columns: set[str] | None = None) -> Iterator[Numbered]:
-    """Every row of a file, or of standard input. columns: those of a Parquet file that are needed.
-
-    Raises AgentError where the file as a whole cannot be read, OSError where it cannot be opened.
-    """
-    readers: Mapping[Format, Callable[[IO[bytes]], Iterator[Numbered]]] = {
-        "jsonl": _lines,
-        "csv": _csv,
-        "parquet": lambda file: _parquet(file, columns),
-    }
-    with _opened(source) as file:
-        try:
-            yield from readers[kind](file)
-        except AgentError as error:
-            raise AgentError(f"{source}: {error}") from None
-        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
-            raise AgentError(f"{source} is not a {kind} file: {error}") from None
-
-
-@contextmanager
-def _opened(source: str) -> Iterator[IO[bytes]]:
-    if source == STANDARD_INPUT:
-        yield sys.stdin.buffer
-    elif source.endswith(".gz"):
-        with gzip.open(source) as file:
-            yield file  # type: ignore[misc]
-    else:
-        with open(source, "rb") as file:
-            yield file
-
-
-def _lines(file: IO[bytes]) -> Iterator[Numbered]:
-    for number, line in enumerate(file, 1):
-        text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-        if text.strip():
-            yield number, text
-
-
-def _csv(file: IO[bytes]) -> Iterator[Numbered]:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    try:
-        reader = csv.reader(text, strict=True)
-        header = [name.strip() for name in next(reader, [])]
-        for name in header:
-            if header.count(name) > 1:
-                raise AgentError(f"its header has two columns {name!r}: rename one")
-        number = 0
-        for cells in reader:
-            if not cells:
-                continue
-            number += 1
-            if len(cells) == len(header):
-                yield number, dict(zip(header, cells, strict=True))
-            else:
-                # Whichever cell is missing or too many, those after it have moved.
-                yield number, AgentError(f"{len(cells)} cells, the header has {len(header)}")
-    finally:
-        text.detach()
-
-
-def _parquet(file: IO[bytes], columns: set[str] | None) -> Iterator[Numbered]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    source = file if file.seekable() else io.BytesIO(file.read())
-    try:
-        table = pq.ParquetFile(source)
-        names = table.schema_arrow.names
-        kept = names if columns is None else [name for name in names if name in columns]
-        number = 0
-        for batch in table.iter_batches(_BATCH_ROWS, columns=kept):
-            for row in _readable(batch).to_pylist(maps_as_pydicts="lossy"):
-                number += 1
-                yield number, row
-    except pa.ArrowNotImplementedError as error:
-        # Such as integers of 128 bits, in whichever column: the file is sound, but not for pyarrow.
-        raise AgentError(
-            f"this Parquet file cannot be read here: {error}; write other types, such as text"
-        ) from None
-    except pa.ArrowException as error:
-        raise AgentError(f"this is not a Parquet file: {error}") from None
-
-
-def _readable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Times of nanoseconds as microseconds, which is what Python's have."""
-    import pyarrow as pa
-
-    fields = [field.with_type(_microseconds(field.type)) for field in batch.schema]
-    schema = pa.schema(fields)
-    if schema.equals(batch.schema):
-        return batch
-    columns = [
-        column if column.type == field.type else column.cast(field.type, safe=False)
-        for column, field in zip(batch.columns, fields, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _microseconds(kind: pa.DataType) -> pa.DataType:
-    import pyarrow as pa
-
-    types = pa.types
-    if types.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
-    if types.is_struct(kind):
-        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
-    if types.is_list(kind) or types.is_large_list(kind):
-        inner = kind.value_field.with_type(_microseconds(kind.value_type))
-        return pa.list_(inner) if types.is_list(kind) else pa.large_list(inner)
-    return kind
-
 
 _MOST_NAMES = 200
 
@@ -205,20 +55,13 @@ class Sightings:
         return not self._missing
 
     def add(self, row: Any) -> None:
-        """Take a row into account; one that cannot be read says nothing."""
-        if isinstance(row, bytes):
-            try:
-                row = msgspec.json.decode(row)
-            except (msgspec.DecodeError, UnicodeError, RecursionError):
-                return
-        if isinstance(row, AgentError):
-            return
+        """Take a row into account."""
         self.rows += 1
         for label, path in list(self._missing.items()):
-            depth, value = path.walk(row)
-            if depth == len(path.steps):
+            if path.leads(row):
                 del self._missing[label]
                 continue
+            depth, value = path.walk(row)
             if depth > self._farthest[label]:
                 self._farthest[label], self._seen[label] = depth, {}
             if depth == self._farthest[label]:
@@ -260,46 +103,56 @@ def _names(there: Any, step: Step) -> list[str]:
     return []
 
 
-def check_paths(mapping: IngestMapping | None, sources: Sequence[tuple[str, Format]]) -> None:
+def check_paths(
+    mapping: IngestMapping | None,
+    sources: Sequence[Source],
+    rows: Callable[[Source], Iterable[Any]],
+    unchecked: Iterable[str] = (),
+) -> None:
     """Raise AgentError where a path of the mapping leads nowhere in a whole file, naming what
     stands there instead. Reads no further than to the first row of each path; not standard input,
     which is looked at as it is read.
 
-    Outcomes come in parts, so their paths may be spread over the files.
+    rows: the rows of a file. unchecked: what may stay empty. Outcomes come in parts, and gateways
+    begin a new file whenever they like (LiteLLM one a call), so their paths may be spread over the
+    files.
     """
     if mapping is None:
         return
-    sightings = Sightings(mapping.declared)
-    for source, kind in sources:
-        if source == STANDARD_INPUT:
+    together = mapping.kind == "outcomes" or mapping.preset is not None
+    paths = {name: path for name, path in mapping.declared.items() if name not in set(unchecked)}
+    sightings = Sightings(paths)
+    for source in sources:
+        if source.path == STANDARD_INPUT:
             continue
-        if mapping.kind != "outcomes":
-            sightings = Sightings(mapping.declared)
-        for _, row in rows(source, kind):
+        if not together:
+            sightings = Sightings(paths)
+        for row in rows(source):
             sightings.add(row)
             if sightings.complete:
                 break
-        if mapping.kind != "outcomes":
-            sightings.check(source)
-    if mapping.kind == "outcomes":
-        sightings.check(", ".join(source for source, _ in sources))
+        if not together:
+            sightings.check(source.name)
+    if together:
+        sightings.check(", ".join(source.name for source in sources))
 
 
 def columns_of(mapping: IngestMapping | None) -> set[str] | None:
     """The columns of a table that a mapping reads, None where it reads all."""
-    if mapping is None:
+    if mapping is None or mapping.preset is not None:
         return None
-    paths = (mapping.all_fields, mapping.features, mapping.outputs)
+    paths = (mapping.fields, mapping.features, mapping.outputs)
     return {name for table in paths for path in table.values() for name in parse_path(path).columns}
 
 
-Record: TypeAlias = Observation | Outcome | Simulation
+Record: TypeAlias = Observation | Outcome | Simulation | DrawnRow
 Row: TypeAlias = Mapping[str, Any]
 
 RECORDS: Mapping[Kind, type[Record]] = {
     "observations": Observation,
     "outcomes": Outcome,
     "simulations": Simulation,
+    "decisions": DrawnRow,
 }
 _TEXTS = ("request_id", "decision_id", "unit_id", "context_id", "routed", "model", "served")
 _MODELS = ("routed", "model", "served")
@@ -318,7 +171,7 @@ def mapped(
     kind = RECORDS[mapping.kind]
     rewards = Rewards(mapping.rewards) if mapping.rewards else None
     counted = Counter() if left_out is None else left_out
-    fields = [(name, parse_path(path)) for name, path in mapping.all_fields.items()]
+    fields = [(name, parse_path(path)) for name, path in fields_of(mapping).items()]
     declared = {"features": schema.context, "outputs": schema.outputs}
     sides = [
         (
@@ -348,7 +201,7 @@ def mapped(
             values = {name: value for name, value in values.items() if value is not None}
             if values or mapping.kind != "outcomes":
                 record[side] = values
-        return _convert(record, kind)
+        return _convert(record, kind, mapping.models)
 
     return read
 
@@ -363,6 +216,7 @@ def nested(
     }
     struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
     plain = {*struct.__struct_fields__} - {*sides, "metrics"}
+    plain |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Any) -> Record:
         if not isinstance(row, Mapping):
@@ -396,6 +250,7 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     }
     struct, counted = RECORDS[kind], Counter[str]()
     names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
+    names |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
@@ -422,6 +277,24 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     return read
 
 
+def reader(
+    format_: Format,
+    kind: Kind,
+    schema: FeatureSchema,
+    mapping: IngestMapping | None,
+    left_out: Counter[str] | None = None,
+) -> Callable[[Any], Record]:
+    """The function that makes a record of a row as `Log` gives it; it raises AgentError."""
+    if mapping is not None:
+        return mapped(mapping, schema, left_out)
+    if format_ in JSON_FORMATS:
+        return nested(kind, schema, left_out)
+    return flat(kind, schema)
+
+
+Named = TypeVar("Named", bound=Observation | DrawnRow)
+
+
 class Namer:
     """Names for observations that have none, so that a file that is read again counts once.
 
@@ -443,7 +316,7 @@ class Namer:
                 self._before[digest] = self._before.get(digest, 0) + count
         self._here = {}
 
-    def named(self, record: Observation) -> Observation:
+    def named(self, record: Named) -> Named:
         if record.request_id is not None:
             return record
         digest = blake2b(_encode(record), digest_size=12).digest()
@@ -454,7 +327,9 @@ class Namer:
         return msgspec.structs.replace(record, request_id=name)
 
 
-def _convert(record: Any, kind: type[Record]) -> Record:
+def _convert(record: Any, kind: type[Record], models: Mapping[str, str] | None = None) -> Record:
+    if kind is DrawnRow and isinstance(record, dict):
+        record = with_candidates(record, models or {})
     try:
         return msgspec.convert(record, kind)
     except msgspec.ValidationError as error:
@@ -466,6 +341,83 @@ def _field(name: str, value: Any) -> Any:
         return as_text(name, value)
     if name == "at":
         return as_seconds(name, value)
-    if name == "delivered":
+    if name in ("delivered", "sticky"):
         return as_flag(name, value)
+    if name in ("candidates", "probabilities"):
+        return as_candidates(name, value)
     return as_whole(name, value) if name == "attempt" else as_number(name, value)
+
+
+_BEFORE = ("prompt", "input_tokens", "streamed")
+_AFTER = ("answer", "seconds", "cost", "input_tokens", "output_tokens", "streamed", "stopped")
+"""What of a preset can fill context features, and what outputs."""
+_TEXTS_OF_LOGS = ("prompt", "answer")
+_ALIASES = {
+    "question": "prompt",
+    "response": "answer",
+    "latency_seconds": "seconds",
+    "cost_usd": "cost",
+    "prompt_tokens": "input_tokens",
+    "completion_tokens": "output_tokens",
+    "tokens": "output_tokens",
+}
+
+
+def fitted(preset: Preset, schema: FeatureSchema) -> IngestMapping:
+    """A mapping of a preset to these features, each by its name where the log has such a thing."""
+    sides: dict[str, dict[str, str]] = {"features": {}, "outputs": {}}
+    for side, features, able in (
+        ("features", schema.context, _BEFORE),
+        ("outputs", schema.outputs, _AFTER),
+    ):
+        for feature in features:
+            name = feature.name.casefold()
+            name = _ALIASES.get(name, name)
+            text = type(feature).__name__ in ("Text", "Ngrams")
+            if name in able and name in preset.fields and text == (name in _TEXTS_OF_LOGS):
+                sides[side][feature.name] = preset.fields[name]
+    return IngestMapping(name=preset.name, preset=preset.name, **sides)  # type: ignore[arg-type]
+
+
+def without_path(mapping: IngestMapping, schema: FeatureSchema) -> Iterator[tuple[str, bool]]:
+    """The features that a mapping does not fill, as `features.NAME`; whether they need a path."""
+    for side, features in (("features", schema.context), ("outputs", schema.outputs)):
+        for feature in features:
+            if feature.name not in getattr(mapping, side):
+                yield f"{side}.{feature.name}", feature.missing is None
+
+
+def as_table(
+    preset: Preset, schema: FeatureSchema, models: Sequence[str], seen: Mapping[str, int]
+) -> str:
+    """The `[[ingest]]` table of a preset as TOML, to be edited. seen: the log's own names of
+    models, with their rows."""
+    mapping = fitted(preset, schema)
+    lines = [f"# {preset.holds}: {preset.about}."]
+    lines += ["[[ingest]]", f'name = "{preset.name}"', f'preset = "{preset.name}"', ""]
+    lines += ["# What the preset reads; a line without its # replaces that.", "[ingest.fields]"]
+    lines += [f"# {name} = {_quoted(path)}" for name, path in fields_of(mapping).items()]
+    if "reward" not in fields_of(mapping):
+        lines.append('# reward = "a path, unless scores come from a file by --scores"')
+    lines += ["", "# The log's names of models to yours.", "[ingest.models]"]
+    for name, count in seen.items():
+        if name not in models:
+            lines.append(f"# {_quoted(name)} = {_quoted(models[0])}  # {count:,} rows")
+    lacking = dict(without_path(mapping, schema))
+    for side in ("features", "outputs"):
+        lines += ["", f"[ingest.{side}]"]
+        lines += [
+            f"{_quoted(name)} = {_quoted(path)}" for name, path in getattr(mapping, side).items()
+        ]
+        for label, needed in lacking.items():
+            if label.startswith(f"{side}."):
+                why = "a path is needed" if needed else "its declared missing value without a path"
+                lines.append(f'# {_quoted(label.partition(".")[2])} = ""  # {why}')
+    lines += ["", "# What features and outputs can be filled from:"]
+    able = dict.fromkeys([*_BEFORE, *_AFTER])
+    lines += [f"# {name}: {_quoted(preset.fields[name])}" for name in able if name in preset.fields]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -34,7 +34,8 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What was certified of one part of the traffic when its era ended, in reward units.
 
     segment: None for the whole traffic. candidates: (A,) names: models, today's routing, declared
-    policies. active: (K,) models that were compared. The other fields are those of `Certified`
+    policies. active: (K,) models that were compared. drawn: by whom its rows were drawn, left out
+    where this experiment drew them. The other fields are those of `Certified`
     (`agent.answers.certifier`), null where a number is not finite.
     """
 
@@ -56,6 +57,7 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     contrasts: list[list[float | None]]
     decision: list[list[float | None]]
     rating: list[list[float | None]] | None = None
+    drawn: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class EraAnswer(msgspec.Struct, frozen=True, kw_only=True):

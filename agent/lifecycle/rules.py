@@ -19,6 +19,7 @@ import numpy as np
 from equipoise.agent.errors import AgentError
 from equipoise.agent.inference.levels import EraPrior
 from equipoise.agent.inference.prediction import Frozen, Prediction
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.moments.codec import decode
 from equipoise.policies.allocation import Allocation
 from equipoise.policies.kernels import ConstantRate, ConstantShares
@@ -44,6 +45,8 @@ class Rule:
     requests (`ramp`); None before a decision, and where all of it goes on. prior: what is thought
     of the era; that of its first certified row holds for all of it. None in rules before 2026-12.
     ask: chance with which the user of a decision is asked for a rating, None where nobody is.
+    drawn: where its decisions were drawn elsewhere, what is declared of that; its allocation then
+    gives their probabilities only if those never changed.
     """
 
     era: int
@@ -59,11 +62,33 @@ class Rule:
     after_decision: str | None = None
     prior: EraPrior | None = None
     ask: float | None = None
+    drawn: Drawn | None = None
 
     @property
     def stops(self) -> bool:
         """Whether no request is randomized any more, since its era is decided."""
         return self.after_decision == "stop"
+
+    @property
+    def uncertified(self) -> str | None:
+        """Why its rows count for estimates alone, "" where they do not; None where the experiment
+        draws them itself."""
+        return None if self.drawn is None else self.drawn.uncertified
+
+    def elsewhere(self, drawn: Drawn, requests: float | None = None) -> Self:
+        """This rule for decisions that were drawn elsewhere. requests: rows that are expected, of
+        an era that has none yet."""
+        even = self.active / np.count_nonzero(self.active)
+        shares = even if drawn.shares is None else np.array(drawn.shares)
+        allocation = Allocation(
+            ConstantRate(1.0), ConstantShares(shares), 0.0, "elsewhere", "elsewhere"
+        )
+        prior = self.prior
+        if prior is not None and requests is not None:
+            prior = replace(prior, requests=requests)
+        return replace(
+            self, allocation=allocation, after_decision=None, prior=prior, ask=None, drawn=drawn
+        )
 
     def encode(self) -> str:
         """Canonical JSON text, whose hash is the rule's id."""
@@ -86,6 +111,8 @@ class Rule:
             body["prior"] = self.prior.encode()
         if self.ask is not None:
             body["ask"] = self.ask
+        if self.drawn is not None:
+            body["drawn"] = msgspec.to_builtins(self.drawn)
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:
@@ -98,6 +125,7 @@ class Rule:
         """The rule of a stored record, bit for bit."""
         body: dict[str, Any] = msgspec.json.decode(record.body)
         prediction, prior = body["prediction"], body.get("prior")
+        drawn = body.get("drawn")
         return cls(
             body["era"],
             body["since"],
@@ -112,6 +140,7 @@ class Rule:
             body.get("after_decision"),
             None if prior is None else EraPrior.decode(prior),
             body.get("ask"),
+            None if drawn is None else msgspec.convert(drawn, Drawn),
         )
 
 
@@ -242,6 +271,8 @@ FEWEST_HELD = 8
 
 def _context_free(rule: Rule) -> bool:
     allocation = rule.allocation
+    if rule.drawn is not None and rule.drawn.shares is None:
+        return False
     return isinstance(allocation.gate, ConstantRate) and isinstance(
         allocation.assignment, ConstantShares
     )
@@ -258,6 +289,7 @@ class _Allocation(msgspec.Struct):
 
 class _Looks(msgspec.Struct):
     allocation: _Allocation
+    drawn: Drawn | None = None
 
 
 _looks = msgspec.json.Decoder(_Looks)
@@ -265,7 +297,10 @@ _looks = msgspec.json.Decoder(_Looks)
 
 def _looks_at_none(body: str) -> bool:
     """As `_context_free`, of a rule's text, of which little is read."""
-    allocation = _looks.decode(body).allocation
+    looks = _looks.decode(body)
+    allocation = looks.allocation
+    if looks.drawn is not None and looks.drawn.shares is None:
+        return False
     return (allocation.gate.kind, allocation.assignment.kind) == _CONSTANT
 
 

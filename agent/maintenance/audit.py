@@ -20,6 +20,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.decisions.uniforms import Uniforms, key_hash
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lifecycle import stored_config
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.lifecycle.eras import Eras, read_answers
 from equipoise.agent.lifecycle.opening import check_key
 from equipoise.agent.lifecycle.rules import Rule, rule_id
@@ -67,7 +68,8 @@ class Audit:
     log says. chained_from: the first row that
     the hash chain covers, None where there is no chain; chained_rows: how many it covers.
     anchors: how many copies of the chain's end were compared. losses: what the log is known to
-    lack, which is no fault of what it holds. unproven: what was not proven.
+    lack, which is no fault of what it holds. drawn: decisions that were drawn elsewhere, by whom.
+    unproven: what was not proven.
     """
 
     begins: int = 0
@@ -85,6 +87,7 @@ class Audit:
     anchors: int = 0
     uniforms_redrawn: bool = False
     losses: list[str] = field(default_factory=list)
+    drawn: dict[str, int] = field(default_factory=dict)
     fault_count: int = 0
     faults: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
@@ -223,13 +226,21 @@ class _LogAudit:
                 while self._number in self._lost:
                     self._number = self._lost[self._number]
                 self._decisions(batch)
-                self._parts.decided(batch, self._number)
+                rule = self._rules.get(batch.rule_id)
+                elsewhere = rule is not None and rule.drawn is not None
+                self._parts.decided(batch, self._number, elsewhere)
                 self._number += len(batch)
             elif isinstance(batch, (OutcomeBatch, ExpiryBatch)):
                 self._answers(batch)
             else:
                 self._other(segment.seq, batch)
             progress(result.rows)
+        for label, count in result.drawn.items():
+            verb_ = verb(count, "was", "were")
+            result.unproven.append(
+                f"the probabilities of {plural(count, 'decision')} that {verb_} drawn by {label}:"
+                " they are taken as declared, and the key proves nothing about them"
+            )
         for why, count in self._stops.unproven.items():
             served = f"{plural(count, 'decision')} {verb(count, 'was', 'were')} served as routed"
             result.unproven.append(f"why {served}: {why}")
@@ -307,7 +318,39 @@ class _LogAudit:
         if shape[0] != len(rule.active):
             result.fault(f"decision d{number} has {shape[0]} probabilities, its rule", count)
             return
-        self._recompute(batch, rule)
+        if rule.drawn is None:
+            self._recompute(batch, rule)
+        else:
+            self._check_drawn(batch, rule, rule.drawn)
+
+    def _check_drawn(self, batch: DecisionBatch, rule: Rule, drawn: Drawn) -> None:
+        """What can be told of decisions that were drawn elsewhere."""
+        count = len(batch)
+        self._result.drawn[drawn.label] = self._result.drawn.get(drawn.label, 0) + count
+        off = (batch.rate != 1.0) | batch.capped | ~batch.randomized
+        self._report(batch, off, "was drawn elsewhere, and its rate is not 1")
+        shares, total = batch.probabilities, batch.probabilities.sum(axis=1)
+        inside = (shares >= 0.0).all(axis=1) & (total <= 1.0 + TOLERANCE) & (total > 0.0)
+        inside &= (np.abs(total - 1.0) <= TOLERANCE) | drawn.kept
+        self._report(batch, ~inside, "has probabilities that do not add up to 1")
+        closed = np.broadcast_to(~rule.active, shares.shape)
+        closed = closed if batch.eligible is None else closed | ~batch.eligible
+        off = np.count_nonzero(closed & (shares > 0.0), axis=1) > 0
+        self._report(batch, off, "gives a chance to a model that was no candidate")
+        if drawn.shares is not None and not drawn.kept:
+            off = np.abs(shares - np.array(drawn.shares)).max(axis=1) > TOLERANCE
+            self._report(batch, off, f"has probabilities that rule {batch.rule_id} does not give")
+        index = np.arange(count)
+        own = shares[index, np.clip(batch.model, 0, shares.shape[1] - 1)]
+        middle = np.add.accumulate(shares, axis=1)[index, batch.model] - 0.5 * own
+        model, randomized = draw(batch.uniform, batch.rate, shares, batch.routed)
+        off = (model != batch.model) | (randomized != batch.randomized)
+        off |= (batch.uniform != middle) | (own <= 0.0)
+        self._report(batch, off, "does not follow from its own uniform and probabilities")
+        if batch.leader is not None and (batch.leader != batch.number).any():
+            _, shares, uniform = self._of_leaders(batch, batch.rate, shares, batch.uniform)
+            off = (shares != batch.probabilities).any(axis=1) | (uniform != batch.uniform)
+            self._report(batch, off, "does not follow the draw of its unit")
 
     def _recompute(self, batch: DecisionBatch, rule: Rule) -> None:
         number, count = self._number, len(batch)

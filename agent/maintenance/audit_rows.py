@@ -51,12 +51,16 @@ class PartAudit:
             "at": np.empty(1024),
             "reward": np.empty(1024),
             "expired": np.empty(1024),
+            "elsewhere": np.empty(1024),
         }
         self._outputs: Floats | None = None
         self._metrics: Floats = np.empty((1024, len(self._guardrails)))
 
-    def decided(self, batch: DecisionBatch, number: int) -> None:
-        """Take in decisions, whose first has this number; those left out before it are lost."""
+    def decided(self, batch: DecisionBatch, number: int, elsewhere: bool = False) -> None:
+        """Take in decisions, whose first has this number; those left out before it are lost.
+
+        elsewhere: whether they were drawn elsewhere: what did not come with them never comes.
+        """
         end = number - self._first + len(batch)
         while end > len(self._metrics):
             grown = {name: np.resize(each, 2 * len(each)) for name, each in self._columns.items()}
@@ -72,6 +76,7 @@ class PartAudit:
         self._columns["at"][end - len(batch) : end] = batch.at
         self._columns["reward"][rows] = np.nan
         self._columns["expired"][rows] = 0.0
+        self._columns["elsewhere"][rows] = elsewhere
         self._metrics[rows] = np.nan
         if self._outputs is not None:
             self._outputs[rows] = np.nan
@@ -139,7 +144,8 @@ class PartAudit:
             return
         at = self._columns["at"][rows]
         # Closed before it was made: by a clock that was set back since (docs/runbook.md).
-        early = ~(batch.at > at + self._window) & (batch.at >= at)
+        elsewhere = self._columns["elsewhere"][rows] > 0
+        early = ~(batch.at > at + self._window) & (batch.at >= at) & ~elsewhere
         again = (self._columns["expired"][rows] > 0) | (occurrence(batch.number) > 0)
         self._columns["expired"][rows[known]] = 1.0
         # A part that comes after its window closes its decision, complete or not: it is late.

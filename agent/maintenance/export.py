@@ -198,6 +198,7 @@ class _Shape:
                 yield pa.field(name, pa.int64() if name == "era" else _TYPES[kind])
         if table is DECISIONS:
             yield from (pa.field(f"raw_{name}", pa.float64()) for name in self._models.tolist())
+            yield pa.field("drawn_by", pa.string())
             yield pa.field("certifiable", pa.bool_())
             yield pa.field("entered", pa.bool_())
 
@@ -235,6 +236,8 @@ class _Shape:
             raw = self._predicted(batch)
             for index, each in enumerate(self._models[: raw.shape[1]].tolist()):
                 columns[f"raw_{each}"] = np.ascontiguousarray(raw[:, index])
+            drawn = self._rules.rule(batch.rule_id).drawn
+            columns["drawn_by"] = None if drawn is None else [drawn.label] * count
             certifiable = self._certifiable(batch)
             columns["certifiable"] = certifiable
             columns["entered"] = certifiable & self._entered(batch)
@@ -247,6 +250,8 @@ class _Shape:
             # Drawn for the checks alone: nothing more is certified.
             return np.zeros(len(batch), dtype=bool)
         result: Flags = batch.rate >= self._config.limits.rate_min
+        if rule.uncertified:
+            result = np.zeros_like(result)
         if batch.eligible is not None:
             result = result & batch.eligible[:, rule.active].all(axis=1)
         if batch.leader is not None and self._config.units is not None:

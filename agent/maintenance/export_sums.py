@@ -60,6 +60,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "era": "the era of that rule",
             "leader_id": "decision whose draw this one took over, its own where it drew itself",
             "raw_*": "reward of each model that its rule predicted, on [0, 1], before the tuning",
+            "drawn_by": "by whom, where it was drawn elsewhere with the probabilities declared",
             "certifiable": "whether certified sums may count it, known before the draw",
             "entered": "whether those of the era in force have counted it",
         },

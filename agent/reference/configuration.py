@@ -16,10 +16,11 @@ import msgspec
 
 from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.file import CapacityConfig
-from equipoise.agent.config.ingest import FIELDS, GRAMMAR, PRESETS, IngestMapping
+from equipoise.agent.config.ingest import FIELDS, GRAMMAR, IngestMapping
 from equipoise.agent.config.reload import RULES, Effect
 from equipoise.agent.config.service import ServiceSettings
 from equipoise.agent.features.text import STATISTICS
+from equipoise.agent.ingest.presets import PRESETS
 from equipoise.agent.monitors.check import DEFAULT_ACTIONS, Action
 from equipoise.agent.reference.documented import Field, described, fields_of, is_list, structs_of
 
@@ -315,6 +316,15 @@ features = {words = "prompt_words", plan = "user.plan"}
 outputs = {seconds = "latency_seconds"}
 models = {"large-2026-10-01" = "large"}
 rewards = {up = 1.0, down = 0.0}
+
+[[ingest]]
+name = "flag"
+kind = "decisions"
+drawn = "request"
+shares = {large = 0.3, small = 0.7}
+coverage = 0.4
+fields = {model = "arm", reward = "thumb", request_id = "id", at = "time"}
+features = {words = "prompt_words", plan = "user.plan"}
 """,
 }
 EXAMPLES = {**EXAMPLES, "[[service.shadow.models]]": EXAMPLES["[service.shadow]"]}
@@ -476,9 +486,12 @@ def _notes(heading: str) -> Iterator[str]:
     elif heading == "[[ingest]]":
         yield f"A path is written as {GRAMMAR}."
         yield "\n".join(f"- fields of {kind}: {_listed(names)}" for kind, names in FIELDS.items())
-        for name, fields in PRESETS.items():
-            paths = ", ".join(f"`{field}` from `{path}`" for field, path in fields.items())
-            yield f"The preset `{name}` reads {paths}."
+        yield "Presets, each with what a mapping can fill from it:"
+        yield "\n".join(
+            f"- `{name}`, {preset.holds}: "
+            + ", ".join(f"{field} from `{path}`" for field, path in preset.fields.items())
+            for name, preset in PRESETS.items()
+        )
 
 
 def _listed(names: Any) -> str:

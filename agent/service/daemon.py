@@ -75,6 +75,8 @@ class Daemon:
         config = with_after_decision(config, store)
         self.agent = Agent(config, store, key, at=self.clock(), open_bytes=open_bytes)
         self.agent.when_broken = self._broke
+        # While the sums are here: what was certified of rows drawn elsewhere is kept.
+        self.agent.end_drawn(self.clock())
         self.exit_code = 0
         """What the process ends with: BROKEN where it has to be started again."""
         self.end: Callable[[], None] = lambda: None

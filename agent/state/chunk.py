@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -101,6 +101,8 @@ class Gathered(Protocol):
 
     def asks(self, rule: int) -> float | None: ...
 
+    def routes(self, rule: int) -> bool: ...
+
 
 class ChunkSums:
     """Adds the rows of a chunk to moments. light: what has gathered them."""
@@ -190,15 +192,20 @@ class ChunkSums:
                     table.x[rows][some],
                 )
         now = self.columns(moments, at, model)[1]
-        as_routed = np.flatnonzero(now & table.delivered[at] & (model == table.routed[at]))
+        known = self._of_rules(at, self._light.routes)
+        as_routed = np.flatnonzero(now & known & table.delivered[at] & (model == table.routed[at]))
         rows = at[as_routed]
         share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
         moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
 
     def _watched(self, at: Ints) -> Flags:
         """(n,) rows of rules whose draws are for the checks alone."""
+        return self._of_rules(at, self._light.watches)
+
+    def _of_rules(self, at: Ints, holds: Callable[[int], bool]) -> Flags:
+        """(n,) rows of rules (by ordinal) of which something holds."""
         rules, place = np.unique(self._light.pending.rule[at], return_inverse=True)
-        return np.array([self._light.watches(int(rule)) for rule in rules], dtype=bool)[place]
+        return np.array([holds(int(rule)) for rule in rules], dtype=bool)[place]
 
     def _heard(self, at: Ints) -> Flags:
         """(n,) rows whose rating counts: not those of users who were not asked, where a rule draws

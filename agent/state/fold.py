@@ -79,9 +79,9 @@ class LightFold:
 
     metrics: how many an outcome may carry. ttl: of units, seconds; open_bytes, folder: see
     `OpenDecisions`. watermark: the first decision that is not closed. randomized: decisions that
-    came from a draw; masked: decisions whose request was closed to some model; late: parts of
-    outcomes that came too late to be used; ledger: what was randomized, and how traffic comes in.
-    renewals: models that became another version, in order.
+    came from a draw of ours; masked: decisions whose request was closed to some model; late: parts
+    of outcomes that came too late to be used; ledger: what was randomized, and how traffic comes
+    in. renewals: models that became another version, in order.
     """
 
     def __init__(
@@ -266,6 +266,11 @@ class LightFold:
         at the smallest rate, whose weights would drown what was decided on."""
         return self._rules.by_ordinal(rule).after_decision == "ramp"
 
+    def routes(self, rule: int) -> bool:
+        """Whether decisions of a rule (by ordinal) say what today's routing would have served."""
+        drawn = self._rules.by_ordinal(rule).drawn
+        return drawn is None or drawn.routed
+
     def asks(self, rule: int) -> float | None:
         """The share of users that a rule (by ordinal) asks for a rating, None where it does not."""
         return self._rules.by_ordinal(rule).ask
@@ -280,16 +285,20 @@ class LightFold:
     def _take(self, batch: Batch) -> None:
         if isinstance(batch, DecisionBatch):
             rule = self._rules.ordinal(batch.rule_id)
-            active, ramp = self._rules.by_ordinal(rule).active, self.watches(rule)
+            frozen, ramp = self._rules.by_ordinal(rule), self.watches(rule)
+            active, drawn = frozen.active, frozen.drawn
+            ramp = ramp or (drawn is not None and not drawn.certifies)
             if len(active) < self.dimensions.models:
                 batch, active = widened(batch, active, self.dimensions.models)
             for part in self._without_gaps(batch, rule):
                 least = np.inf if ramp else self._rate_min
-                self.pending.insert(part, rule, least, self.watermark, active)
+                self.pending.insert(part, rule, least, self.watermark, active, drawn)
             if self.pending.ttl is not None:
                 self.units.take(batch, self.pending)
-            self.randomized += int(np.count_nonzero(batch.randomized))
-            self.ledger.take(batch)
+            if drawn is None:
+                # What others randomized is no traffic of ours, and no part of our budget.
+                self.randomized += int(np.count_nonzero(batch.randomized))
+                self.ledger.take(batch)
             if batch.eligible is not None:
                 self.masked += int(np.count_nonzero(~batch.eligible[:, active].all(axis=1)))
         elif isinstance(batch, OutcomeBatch):
@@ -328,6 +337,8 @@ class LightFold:
         table, number, now = self.pending, batch.number, float(batch.at.max())
         rows = table.rows(number)
         table.expired[rows] = True
+        # A unit that was drawn elsewhere is whole once its rows were read.
+        table.until[rows[np.isposinf(table.until[rows])]] = -np.inf
         ahead = rows[table.at[rows] > batch.at]
         if len(ahead):
             # Closed before they were made: their clock was set back since, and so is ours.

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.moments.state import Moments
 from equipoise.agent.monitors.monitor_set import ClosedRows, DecisionRows, MonitorSet
 from equipoise.agent.state.certified_sums import Rules, Spec
@@ -94,6 +95,10 @@ class MonitorFeed:
         start, stop: the watermark before and after; predicted: (stop - start,) as in `ClosedRows`.
         """
         for era, rows in _by_era(table, self._decided, table.next):
+            elsewhere = _elsewhere(table, rows, rules)
+            if elsewhere is not None and not elsewhere.certifies:
+                # Nothing says that they were drawn for themselves with these probabilities.
+                continue
             # A request that follows its unit's first one is no draw of its own.
             drawn = _drawn_here(table, rows)
             self.monitors.take_decisions(
@@ -112,13 +117,16 @@ class MonitorFeed:
         first = start - table.base
         for era, rows in _by_era(table, start, stop):
             numbers = np.arange(rows.start, rows.stop) + table.base
+            elsewhere = _elsewhere(table, rows, rules)
+            # What is left of a sample may depend on the reward, and so on the model.
+            whole = elsewhere is None or not elsewhere.kept
             self.monitors.take_closed(
                 era,
                 ClosedRows(
                     table.probabilities[rows],
                     table.model[rows],
                     table.routed[rows],
-                    table.randomized[rows] & (table.leader[rows] == numbers),
+                    table.randomized[rows] & (table.leader[rows] == numbers) & whole,
                     table.delivered[rows],
                     table.has_reward[rows],
                     table.has_reward[rows] | table.filled[rows],
@@ -180,6 +188,11 @@ def _as_routed(table: OpenDecisions, rows: slice, rules: Rules) -> Flags:
         model, _ = draw(table.uniform[at], rate, shares, table.routed[at])
         result[at - rows.start] = model == table.routed[at]
     return result
+
+
+def _elsewhere(table: OpenDecisions, rows: slice, rules: Rules) -> Drawn | None:
+    """What is declared of decisions of one era that were drawn elsewhere, None where none was."""
+    return rules.by_ordinal(int(table.rule[rows.start])).drawn
 
 
 def _by_era(table: OpenDecisions, start: int, stop: int) -> Iterator[tuple[int, slice]]:

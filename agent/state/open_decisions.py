@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.monitors.progress import Behind
 from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
@@ -166,10 +167,16 @@ class OpenDecisions:
         return self.base + self.size
 
     def insert(
-        self, batch: DecisionBatch, rule: int, rate_min: float, watermark: int, active: Flags
+        self,
+        batch: DecisionBatch,
+        rule: int,
+        rate_min: float,
+        watermark: int,
+        active: Flags,
+        drawn: Drawn | None = None,
     ) -> None:
         """Append decisions. watermark: the first decision that is not closed; active: (K,) models
-        that the batch's era compares."""
+        that the batch's era compares; drawn: what is declared of draws that were made elsewhere."""
         count = len(batch)
         if self.size + count > len(self.rate):
             self._make_room(count, watermark)
@@ -215,7 +222,11 @@ class OpenDecisions:
             self.clock = max(self.clock, float(batch.at.max()))
             opens = self.leader[rows] == batch.number
             self.certifiable[rows] &= opens
-            self.until[rows] = np.where(opens, batch.at + self.ttl, -np.inf)
+            until = batch.at + self.ttl
+            if drawn is not None:
+                # Their units last as long as the reading, whatever the time-to-live of ours.
+                until = np.full(count, np.inf if drawn.how == "unit" else -np.inf)
+            self.until[rows] = np.where(opens, until, -np.inf)
         self.has_outputs[rows] = self.y.shape[1] == 0
         self.has_reward[rows] = False
         self.delivered[rows] = True

@@ -24,9 +24,9 @@ from equipoise.agent.config.service import LimitSettings, OtlpSettings
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import FeatureError
 from equipoise.agent.ingest import otlp, protobuf
-from equipoise.agent.ingest.bulk import take_by_bisection
 from equipoise.agent.ingest.joining import Arrival, Call, Decided, Joining, Rating, Ready, Within
 from equipoise.agent.ingest.records import mapped
+from equipoise.agent.ingest.sinks import take_by_bisection
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.api.operations import Operation
 from equipoise.agent.service.api.problems import Refusal

@@ -16,7 +16,7 @@ import msgspec
 
 from equipoise.agent.errors import AgentError, BrokenError
 from equipoise.agent.features.values import FeatureError
-from equipoise.agent.ingest import bulk
+from equipoise.agent.ingest import sinks
 from equipoise.agent.ingest.bulk import Places
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.api.operations import Operation
@@ -49,9 +49,9 @@ def take_by_bisection(
     take: Callable[[Sequence[T]], dict[str, int]],
     rejected: list[Rejected],
 ) -> Iterator[Counter[str]]:
-    """As `bulk.take_by_bisection`; refusals are appended to `rejected`."""
+    """As `sinks.take_by_bisection`; refusals are appended to `rejected`."""
     refusals = (AgentError, FeatureError, Refusal)
-    for counts, refusal in bulk.take_by_bisection(items, rows, take, refusals):
+    for counts, refusal in sinks.take_by_bisection(items, rows, take, refusals):
         if refusal is not None:
             row, error = refusal
             document = refusal_of(error).document

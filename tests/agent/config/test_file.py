@@ -20,6 +20,7 @@ from equipoise.agent.config.file import (
 )
 from equipoise.agent.config.reload import Effect, in_force, reload_plan, rule_of
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.ingest.presets import fields_of
 
 ROOT = Path(__file__).resolve().parents[3]
 MINIMAL: dict[str, Any] = {"name": "chat", "models": [{"name": "a"}, {"name": "b"}]}
@@ -62,7 +63,7 @@ def test_every_part_says_all_its_problems_at_once() -> None:
         "service.tokens[0].sha256: received none of them, expected exactly one of",
         "service.mode: received 'off', expected 'observe' or 'run'",
         "capacity.requests_per_second: received 0, expected a number above 0",
-        "ingest[0].preset: received 'wildchats', expected one of lmsys-chat, wildchat, openai",
+        "ingest[0].preset: received 'wildchats', expected one of litellm, litellm-spend, langfuse",
         "ingest[0].fields: received 'rewrad', expected a field of observations; did you mean",
         "ingest[0].fields.routed: received 'a..b', expected a path",
     ]
@@ -127,7 +128,7 @@ def test_the_example_of_the_repository_is_the_one_that_init_writes() -> None:
     file = load_file(listed[0])
     assert file.service.loopback
     assert file.service.tokens == []
-    assert file.mapping("requests").all_fields["routed"] == "request.model"
+    assert fields_of(file.mapping("requests"))["routed"] == "request.model"
 
 
 def test_init_writes_a_configuration_and_its_tokens(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from commands import run_as_users_do, run_command
 from equipoise.agent.config.ingest import parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
-from equipoise.agent.ingest.bulk import BatchResult, Ingestion, Rejects
+from equipoise.agent.ingest.bulk import Ingestion, Rejects
+from equipoise.agent.ingest.files import Source
+from equipoise.agent.ingest.sinks import BatchResult
 from equipoise.store.batches import ObservationBatch, OutcomeBatch, SimulationBatch
 from equipoise.store.sqlite import SqliteStore
 
@@ -309,7 +311,9 @@ def test_two_parts_of_an_outcome_never_come_in_one_batch(tmp_path: Path) -> None
     path = write_lines(tmp_path / "out.jsonl", [{"request_id": name} for name in names])
     sink = Recorder()
     with Rejects(None) as rejects:
-        Ingestion(sink, FeatureSchema(), "outcomes", None, rejects).add(str(path), "jsonl")
+        Ingestion(sink, FeatureSchema(), "outcomes", None, rejects).add(
+            Source(str(path), str(path), "jsonl")
+        )
     assert sink.batches == [["a"], ["a", "b", "c", "d"], ["e", "f", "b", "g"]]
 
 

@@ -32,7 +32,8 @@ from equipoise.agent.config.ingest import (
 )
 from equipoise.agent.errors import AgentError
 from equipoise.agent.ingest.bulk import Order, run
-from equipoise.agent.ingest.records import rows
+from equipoise.agent.ingest.files import rows
+from equipoise.agent.ingest.presets import fields_of
 from equipoise.store.batches import ObservationBatch
 from equipoise.store.sqlite import SqliteStore
 from tests.agent.ingest import wide_parquet
@@ -496,7 +497,8 @@ def test_the_presets_name_no_row_by_what_rows_can_share(folder: Path) -> None:
         text = CONFIG.replace('name = "log"', f'name = "log"\npreset = "{preset}"')
         text = text.replace('request_id = "id"\n', "")
         Path("chat.toml").write_text(text)
-        assert ("request_id" in load_file(Path("chat.toml")).mapping("log").all_fields) == named
+        fields = fields_of(load_file(Path("chat.toml")).mapping("log"))
+        assert ("request_id" in fields) == named
 
 
 def test_a_column_of_no_name_of_ours_is_named_with_the_nearest(folder: Path) -> None:

@@ -1,0 +1,599 @@
+"""Which column of a log is the model, the reward, the time: by a preset, by its name and content,
+or as the user says; and which of the others were known before the model was chosen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from equipoise.agent.config.ingest import NOTHING, FieldPath, as_number, as_seconds, parse_path
+from equipoise.agent.errors import AgentError
+from equipoise.agent.features.values import shown, suggestion
+from equipoise.agent.ingest.derived import DERIVED
+from equipoise.agent.ingest.presets import Preset
+
+Kind: TypeAlias = Literal["category", "number", "length", "tags"]
+ROLES = (
+    *("model", "reward", "at", "unit", "cost", "ended", "seconds", "input_tokens"),
+    *("output_tokens", "prompt", "status", "cached", "call", "unpriced", "propensity"),
+)
+MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
+FEW = 40
+"""Distinct values up to which a column of texts is one of categories."""
+MOST_COLUMNS = 40
+"""Columns that are tested; the first ones of a row come first."""
+_THEIRS = {"model": "routed", "unit": "unit_id"}
+"""What a preset calls what we call so."""
+_LITELLM: Mapping[str, str] = MappingProxyType(
+    {
+        "model": "model_group | model",
+        "at": "startTime",
+        "ended": "endTime",
+        "unit": "end_user | metadata.user_api_key_end_user_id | metadata.user_api_key_user_id",
+        "cost": "response_cost | spend",
+        "input_tokens": "prompt_tokens",
+        "output_tokens": "completion_tokens",
+        "status": "status | metadata.status",
+        "cached": "cache_hit",
+        "call": "call_type",
+        "unpriced": "response_cost_failure_debug_info",
+        "prompt": "messages",
+    }
+)
+RAW = MappingProxyType({"litellm": _LITELLM, "litellm-spend": _LITELLM})
+"""Where the rows of a preset hold what its own function works out of them, so that a row need not
+become an object for it. That both say the same is tested."""
+
+
+@dataclass
+class Sighting:
+    """What stood at one path in the rows that were looked at. keys: the names that lead there;
+    plain: whether only mappings do, not JSON in a text. values: distinct ones, as counts."""
+
+    keys: tuple[str, ...]
+    plain: bool = True
+    rows: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    values: Counter[Any] = field(default_factory=Counter)
+    letters: int = 0
+
+    @property
+    def text(self) -> str:
+        return ".".join(self.keys)
+
+    @property
+    def kind(self) -> str:
+        """The most frequent one."""
+        return self.kinds.most_common(1)[0][0] if self.kinds else "nothing"
+
+    @property
+    def distinct(self) -> int:
+        return len(self.values)
+
+    def numbers(self) -> list[float]:
+        """The values as numbers; empty where one is none."""
+        try:
+            found = [as_number("", value) for value in self.values]
+        except AgentError:
+            return []
+        return [number for number in found if number is not None]
+
+
+class Sightings:
+    """Every path of the rows that were looked at, up to MOST_PATHS."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._known: set[tuple[str, ...]] = set()
+        self.paths: dict[str, Sighting] = {}
+        self.examples: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.rows += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(row)
+        self._walk(row, (), True)
+
+    def _walk(self, row: Mapping[str, Any], before: tuple[str, ...], plain: bool) -> None:
+        for name, value in row.items():
+            inner, inside = value, plain
+            if type(value) is str and value[:1] in ("{", "["):
+                try:
+                    inner = msgspec.json.decode(value)
+                    # A list is read from its text; what is below a mapping in a text is not plain.
+                    inside = plain and type(inner) is not dict
+                except (msgspec.DecodeError, UnicodeError, RecursionError):
+                    pass
+            keys = (*before, name)
+            if type(inner) is dict and len(keys) < DEEPEST:
+                self._walk(inner, keys, inside)
+            elif keys in self._known or all(_PLAIN.fullmatch(str(each)) for each in keys):
+                self._known.add(keys)
+                self._see(keys, inside, inner)
+
+    def _see(self, keys: tuple[str, ...], plain: bool, value: Any) -> None:
+        text = ".".join(keys)
+        sighting = self.paths.get(text)
+        if sighting is None:
+            if len(self.paths) >= MOST_PATHS:
+                return
+            sighting = self.paths[text] = Sighting(keys)
+        sighting.plain &= plain
+        if value is None or value == "":
+            return
+        sighting.rows += 1
+        kind, counted = _content(value)
+        sighting.kinds[kind] += 1
+        if isinstance(value, str):
+            sighting.letters += len(value)
+        if counted in sighting.values or sighting.distinct < MOST_VALUES:
+            sighting.values[counted] += 1
+
+
+def _content(value: Any) -> tuple[str, Any]:
+    if isinstance(value, bool):
+        return "flag", value
+    if isinstance(value, int | float):
+        return "number", value
+    if isinstance(value, str):
+        return "text", value[:200]
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return "texts", tuple(each[:100] for each in value[:20])
+    if isinstance(value, list | Mapping):
+        return "parts", len(value)
+    return ("time", value) if hasattr(value, "timestamp") else ("text", str(value)[:200])
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that was known before the model was chosen. path: where it is. kind: what becomes
+    of it: a category, a number, the length of a text, or each of a list of tags."""
+
+    path: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The paths of a log. preset: whose log it is; whole: whether its function has to see each row.
+    roles: role to path. how: role to what the choice rests on. columns: that are tested; left_out:
+    the others, with the reason. rewards: words of the reward to numbers. milliseconds: whether
+    `seconds` are."""
+
+    preset: Preset | None
+    whole: bool
+    roles: Mapping[str, str]
+    how: Mapping[str, str]
+    columns: Sequence[Column]
+    left_out: Mapping[str, str]
+    rewards: Mapping[str, float]
+    milliseconds: bool
+
+    @property
+    def paths(self) -> list[str]:
+        return list(dict.fromkeys([*self.roles.values(), *(each.path for each in self.columns)]))
+
+
+_NAMES: Mapping[str, Sequence[str]] = {
+    "model": (
+        *("model_group", "served_model", "served", "model", "model_name", "llm"),
+        *("routed", "engine", "deployment", "variant_name", "arm", "action"),
+    ),
+    "reward": (
+        *("reward", "rating", "score", "feedback", "thumb", "thumbs", "resolved", "success"),
+        *("accepted", "correct", "label", "stars", "csat", "grade", "quality", "vote", "outcome"),
+    ),
+    "at": (
+        *("timestamp", "created_at", "start_time", "created", "time", "at", "ts"),
+        *("datetime", "date", "start", "requested_at", "request_time"),
+    ),
+    "ended": ("end_time", "ended_at", "completed_at", "finished_at"),
+    "unit": (
+        *("user_id", "user", "unit_id", "unit", "end_user", "customer_id", "customer"),
+        *("account_id", "account", "session_id", "session", "hashed_ip", "client"),
+        *("conversation_id", "subject"),
+    ),
+    "cost": ("cost", "cost_usd", "total_cost", "response_cost", "spend", "usd", "price"),
+    "seconds": (
+        *("latency", "latency_seconds", "latency_ms", "seconds", "duration", "duration_ms"),
+        *("duration_seconds", "elapsed", "elapsed_ms", "elapsed_seconds", "response_time"),
+        *("response_ms", "took", "took_ms"),
+    ),
+    "input_tokens": ("input_tokens", "prompt_tokens", "tokens_prompt", "tokens_in"),
+    "output_tokens": ("output_tokens", "completion_tokens", "tokens_completion", "tokens_out"),
+    "prompt": ("messages", "prompt", "question", "query", "input", "user_message", "text"),
+    "status": ("status", "state", "status_code", "http_status"),
+    "cached": ("cache_hit", "cached", "from_cache"),
+    "propensity": ("propensity", "action_probability", "probability", "pscore", "prob"),
+}
+REWARD_WORDS: Mapping[str, float] = {
+    **dict.fromkeys(("up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive"), 1.0),
+    "👍": 1.0,
+    **dict.fromkeys(("yes", "true", "accepted", "resolved", "correct", "pass", "success"), 1.0),
+    **dict.fromkeys(("down", "thumbs_down", "thumbsdown", "dislike", "disliked", "bad"), 0.0),
+    **dict.fromkeys(("negative", "👎", "no", "false", "rejected", "unresolved", "wrong"), 0.0),
+    **dict.fromkeys(("incorrect", "fail", "failure"), 0.0),
+}
+_AFTER = re.compile(
+    r"respon|output|complet|answer|usage|cost|spend|price|usd|latenc|durat|second|elapsed|took|\bend"
+    r"|ended|finish|error|exception|status|fail|cache|scor|rating|feedback|reward|thumb|eval|label"
+    r"|overhead|attempt|retr(y|ies)|fallback|total_tokens|generated|guardrail|first_token|ttft"
+)
+_OF_MODEL = re.compile(
+    r"model|provider|api_base|endpoint|deployment|engine|fingerprint|system$|backend|llm|vendor"
+)
+_IDS = re.compile(r"(^|[._])(id|uuid|guid|hash|trace_?id|span_?id|call_?id|request_?id|key)$", re.I)
+_TOKENS = re.compile(r"tokens?$", re.I)
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_PLAIN = re.compile(r"[^.\[\]|\"\\\x00-\x1f]+(\.[^.\[\]|\"\\\x00-\x1f]+)*")
+"""Names that a path can hold, and a field of a struct."""
+
+
+def is_whole(preset: Preset | None) -> bool:
+    """Whether every row has to become an object, for the preset's own function to see."""
+    return preset is not None and preset.rows is not None and preset.name not in RAW
+
+
+def choose(
+    seen: Sightings,
+    preset: Preset | None,
+    given: Mapping[str, str],
+    columns: Sequence[str],
+    rewards: Mapping[str, float],
+) -> Chosen:
+    """The paths of a log whose rows were looked at. given: role to path, as the user says;
+    columns: the paths to test and no others, all if empty.
+
+    Raises AgentError where a path is in no row, or no model can be found, with the nearest names.
+    """
+    roles: dict[str, str] = {}
+    how: dict[str, str] = {}
+    for role, path in given.items():
+        if path not in ("", "none"):
+            known(seen, path, f"--{role}")
+            roles[role], how[role] = path, "as you said"
+    for role in ROLES:
+        if role in given or (role == "seconds" and "ended" in roles):
+            continue
+        there = None if preset is None else _of_preset(seen, preset, role)
+        if there is not None and preset is not None:
+            roles[role], how[role] = there, f"as in logs of {preset.name}"
+        elif role in _CONTENTS and not (preset is not None and role in ("status", "cached")):
+            guess = _by_name(seen, role, set(roles.values()))
+            if guess is not None:
+                roles[role], how[role] = guess, "by its name and values"
+    if "model" not in roles:
+        texts = [name for name, each in seen.paths.items() if each.kind == "text"]
+        raise AgentError(
+            "no column looks like a model: name it with --model PATH, such as"
+            f" {', '.join(texts[:8]) or 'none of these rows, which hold no texts'}"
+        )
+    words = _words(seen, roles, rewards)
+    tested, left_out = _columns(seen, roles, columns)
+    return Chosen(
+        preset,
+        is_whole(preset),
+        roles,
+        how,
+        tested,
+        left_out,
+        words,
+        _milliseconds(seen, roles),
+    )
+
+
+def known(seen: Sightings, path: str, option: str) -> None:
+    """Raise AgentError where no row has this path, with the nearest one that there is."""
+    if path not in seen.paths and not _found(seen, path):
+        fix = suggestion(path, seen.paths)
+        raise AgentError(f"{option} {path}: no row has it; {fix}")
+
+
+def _found(seen: Sightings, path: str) -> bool:
+    steps = parse_path(path)
+    return any(steps.find(row) not in (None, "") for row in seen.examples)
+
+
+def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
+    """The ways of the preset's path at which something was seen."""
+    table = RAW.get(preset.name, preset.fields)
+    if preset.name in RAW and role in ("status", "cached", "call", "unpriced"):
+        # What is rare may be in none of the rows that were looked at.
+        return table[role]
+    ways = table.get(role if preset.name in RAW else _THEIRS.get(role, role), "").split(" | ")
+    there = []
+    for way in ways:
+        sighting = seen.paths.get(way)
+        if (sighting is not None and sighting.rows) or ("[" in way and _found(seen, way)):
+            there.append(way)
+    if role == "prompt" and there and "[" in there[0]:
+        start = there[0].partition("[")[0]
+        return start if start in seen.paths else there[0]
+    return " | ".join(there) or None
+
+
+def _by_name(seen: Sightings, role: str, taken: set[str]) -> str | None:
+    """The path with the best name whose content can be of this role; a shallow one before a deep
+    one."""
+    fits = _CONTENTS[role]
+    ranked = []
+    for name, each in seen.paths.items():
+        if name in taken or not each.rows:
+            continue
+        last = _CAMEL.sub("_", each.keys[-1]).lower().replace("-", "_").replace(" ", "_")
+        words = _NAMES[role]
+        if last in words:
+            rank = words.index(last)
+        elif role in ("model", "reward", "cost") and any(
+            last.endswith(f"_{word}") for word in words[:6]
+        ):
+            rank = len(words)
+        else:
+            continue
+        if fits(each):
+            ranked.append((len(each.keys) > 1 and role != "model", rank, len(each.keys), name))
+    return min(ranked)[-1] if ranked else None
+
+
+def _is_model(each: Sighting) -> bool:
+    return each.kind == "text" and each.distinct <= max(2, each.rows // 3) and each.distinct <= 1000
+
+
+def _is_reward(each: Sighting) -> bool:
+    if each.kind in ("number", "flag"):
+        return True
+    words = {str(value).strip().casefold() for value in each.values} - NOTHING
+    return bool(each.numbers()) or (bool(words) and words <= REWARD_WORDS.keys())
+
+
+def _is_time(each: Sighting) -> bool:
+    for value in list(each.values)[:20]:
+        try:
+            at = as_seconds("", value)
+        except AgentError:
+            return False
+        if at is None or not 9e8 < at < 5e9:
+            return False
+    return bool(each.values)
+
+
+def _is_number(each: Sighting) -> bool:
+    return each.kind != "flag" and bool(each.numbers())
+
+
+def _is_unit(each: Sighting) -> bool:
+    return each.kind in ("text", "number") and each.distinct > 1
+
+
+def _is_prompt(each: Sighting) -> bool:
+    return each.kind in ("parts", "texts") or (
+        each.kind == "text" and each.letters > 12 * each.rows and each.distinct > FEW
+    )
+
+
+def _is_chance(each: Sighting) -> bool:
+    numbers = each.numbers() if each.kind != "flag" else []
+    return bool(numbers) and 0.0 < min(numbers) < 1.0 and max(numbers) <= 1.0
+
+
+def _is_few(each: Sighting) -> bool:
+    return each.distinct <= FEW
+
+
+_CONTENTS: Mapping[str, Callable[[Sighting], bool]] = {
+    "model": _is_model,
+    "reward": _is_reward,
+    "unit": _is_unit,
+    "prompt": _is_prompt,
+    "propensity": _is_chance,
+    **dict.fromkeys(("at", "ended"), _is_time),
+    **dict.fromkeys(("cost", "seconds", "input_tokens", "output_tokens"), _is_number),
+    **dict.fromkeys(("status", "cached"), _is_few),
+}
+
+
+def _words(
+    seen: Sightings, roles: Mapping[str, str], given: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Words of the reward to numbers; empty where they are numbers."""
+    if given or "reward" not in roles or roles["reward"] not in seen.paths:
+        return given
+    each = seen.paths[roles["reward"]]
+    if each.kind in ("number", "flag") or each.numbers():
+        return {}
+    words = {str(value).strip() for value in each.values if str(value).casefold() not in NOTHING}
+    unknown = sorted(word for word in words if word.casefold() not in REWARD_WORDS)
+    if unknown:
+        raise AgentError(
+            f"--reward {each.text}: {shown(unknown[0])} is no number; say what the words are worth"
+            f" with --rewards, such as {unknown[0][:20]}=1"
+        )
+    return {word: REWARD_WORDS[word.casefold()] for word in words}
+
+
+def _milliseconds(seen: Sightings, roles: Mapping[str, str]) -> bool:
+    path = roles.get("seconds", "")
+    if path.startswith(DERIVED):
+        return False
+    if re.search(r"(_|\b)(ms|millis|milliseconds)$", path.lower()):
+        return True
+    numbers = sorted(seen.paths[path].numbers()) if path in seen.paths else []
+    # Half of all answers took longer than two minutes: these are no seconds.
+    return bool(numbers) and numbers[len(numbers) // 2] > 120.0
+
+
+def _columns(
+    seen: Sightings, roles: Mapping[str, str], named: Iterable[str]
+) -> tuple[list[Column], dict[str, str]]:
+    """The columns to test, and why the others are not."""
+    tested: list[Column] = []
+    left_out: dict[str, str] = {}
+    names = list(named)
+    for path in names:
+        known(seen, path, "--column")
+    prompt, unit = roles.get("prompt"), roles.get("unit")
+    for path, each in seen.paths.items():
+        if names and path not in names:
+            left_out[path] = "not named"
+            continue
+        reason = "" if names else _left_out(each, roles, seen.rows)
+        kind = _kind(each)
+        if path == prompt:
+            reason, kind = "", "length"
+        if path == unit and kind == "length":
+            reason = "the user"
+        if not reason and kind is None:
+            reason = "an id"
+        if reason or kind is None:
+            if reason:
+                left_out[path] = reason
+            continue
+        if len(tested) < MOST_COLUMNS:
+            tested.append(Column(path, kind))
+        else:
+            left_out[path] = f"beyond the first {MOST_COLUMNS}"
+    if prompt is None and not names and "input_tokens" in roles:
+        tested.append(Column(roles["input_tokens"], "number"))
+        left_out.pop(roles["input_tokens"], None)
+    return tested, left_out
+
+
+def _left_out(each: Sighting, roles: Mapping[str, str], rows: int) -> str:
+    """Why a column is no candidate; "" where it is one."""
+    for role, path in roles.items():
+        if each.text in path.split(" | "):
+            return {"unit": "the user", "at": "the time", "prompt": ""}.get(role, f"the {role}")
+    name = each.text.lower()
+    if not each.rows:
+        return "empty"
+    if each.distinct < 2 and each.rows == rows:
+        return "the same in every row"
+    if _AFTER.search(name) or each.keys[0] == DERIVED:
+        return "known only after the answer"
+    if _OF_MODEL.search(name) and each.kind != "texts":
+        return "names the model"
+    if _TOKENS.search(name):
+        return "tokens, which each model counts in its own way"
+    if _IDS.search(name) and each.distinct > FEW:
+        return "an id"
+    return ""
+
+
+def _kind(each: Sighting) -> Kind | None:
+    if each.kind == "texts":
+        return "tags"
+    if each.kind == "parts":
+        return "length"
+    if each.kind == "flag" or each.distinct <= FEW:
+        return "category"
+    if each.numbers():
+        return "number"
+    if each.distinct <= each.rows // 10:
+        return "category"
+    if each.kind == "time" or _is_time(each):
+        return None
+    if each.letters > 25 * each.rows and each.distinct > each.rows // 2:
+        return "length"
+    return None
+
+
+class Fields:
+    """A struct of nothing but the fields that are needed, and how to get at their values.
+
+    Whatever else a line holds is skipped by the decoder and never becomes an object.
+    """
+
+    def __init__(self, paths: Mapping[str, FieldPath], raw: set[str], seen: Sightings) -> None:
+        tops = {each.keys[0] for each in seen.paths.values()}
+        ways = {way.text: way for steps in paths.values() for way in steps.ways}
+        keys_of: dict[str, tuple[str, ...]] = {}
+        # A top-level name is taken whole, and followed from there, where a path below it leads
+        # through a list or through JSON in a text, or where its value is asked for, too.
+        whole: set[str] = set()
+        for text, way in ways.items():
+            sighting = seen.paths.get(text)
+            if sighting is not None:
+                keys_of[text] = sighting.keys
+            elif all(isinstance(step, str) for step in way.steps):
+                keys_of[text] = tuple(map(str, way.steps))
+            else:
+                names = FieldPath(text, way.steps).columns
+                keys_of[text] = (next((name for name in names[::-1] if name in tops), names[0]),)
+                whole.add(keys_of[text][0])
+            if sighting is not None and not sighting.plain:
+                whole.add(keys_of[text][0])
+        known = set(keys_of.values())
+        whole |= {keys[0] for keys in known for end in range(1, len(keys)) if keys[:end] in known}
+        tree: dict[str, Any] = {}
+        self._paths = paths
+        self._ways: dict[str, tuple[tuple[str, ...], FieldPath | None]] = {}
+        for text, keys in keys_of.items():
+            if keys[0] in whole:
+                tree[keys[0]] = object
+                self._ways[text] = keys[:1], FieldPath(text, ways[text].steps)
+                continue
+            node = tree
+            for key in keys[:-1]:
+                node = node.setdefault(key, {})
+            node[keys[-1]] = msgspec.Raw if text in raw else object
+            self._ways[text] = keys, None
+        self.decoder = msgspec.json.Decoder(_struct("Row", tree))
+        self._names: dict[tuple[str, ...], Callable[[Any], Any]] = {}
+        self._name(tree, ())
+
+    def _name(self, tree: Mapping[str, Any], before: tuple[str, ...]) -> None:
+        for at, (key, inner) in enumerate(tree.items()):
+            self._names[(*before, key)] = attrgetter(f"f{at}")
+            if isinstance(inner, dict):
+                self._name(inner, (*before, key))
+
+    def values(self, rows: list[Any]) -> dict[str, list[Any]]:
+        """The values of every path in these rows, None where there is none."""
+        found: dict[tuple[str, ...], list[Any]] = {(): rows}
+        by_way = {}
+        for text, (keys, rest) in self._ways.items():
+            values = self._at(keys, found)
+            if rest is not None:
+                values = [rest.find({keys[0]: value}) for value in values]
+            by_way[text] = values
+        result = {}
+        for path, steps in self._paths.items():
+            values, *others = (by_way[way.text] for way in steps.ways)
+            for more in others:
+                values = [
+                    other if value is None or value == "" else value
+                    for value, other in zip(values, more, strict=True)
+                ]
+            # The caller may add to a list, and several paths may lead to one.
+            result[path] = list(values)
+        return result
+
+    def _at(self, keys: tuple[str, ...], found: dict[tuple[str, ...], list[Any]]) -> list[Any]:
+        """The values below these names. found: those that are known already.
+
+        No inner function: one that calls itself is a cycle, and would keep the rows for ever.
+        """
+        if keys not in found:
+            get, parents = self._names[keys], self._at(keys[:-1], found)
+            if len(keys) == 1:
+                found[keys] = list(map(get, parents))
+            else:
+                found[keys] = [None if row is None else get(row) for row in parents]
+        return found[keys]
+
+
+def _struct(name: str, tree: Mapping[str, Any]) -> type[msgspec.Struct]:
+    fields, names = [], {}
+    for at, (key, inner) in enumerate(tree.items()):
+        kind = _struct(f"{name}{at}", inner) | None if isinstance(inner, dict) else inner
+        default = msgspec.Raw(b"null") if kind is msgspec.Raw else None
+        fields.append((f"f{at}", kind, default))
+        names[f"f{at}"] = key
+    return msgspec.defstruct(name, fields, rename=names, gc=False)
