@@ -124,6 +124,14 @@ def test_lines_that_do_not_fit_the_struct_are_read_without_it(tmp_path: Path) ->
     assert np.nansum(number(blocks, "cost")) == 2 * sum(range(400)) / 8
 
 
+def test_rows_without_a_user_stand_alone(tmp_path: Path) -> None:
+    users = ["u1", None, "", "u2", "u1", None] * 50
+    table = [{"model": "ab"[at % 2], "user": user} for at, user in enumerate(users)]
+    _, blocks = read(lines_of(tmp_path / "log.jsonl", table))
+    unit = whole(blocks, "unit")
+    assert ((unit == 0) == [not user for user in users]).all()
+
+
 def odd_payloads() -> list[dict[str, Any]]:
     """What LiteLLM logs beside ordinary answers: hits, failures, other calls, zeros, no prices."""
     plain = [litellm(row, at) for at, row in enumerate(rows(300, World(), 5))]
