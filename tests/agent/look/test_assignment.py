@@ -249,3 +249,20 @@ def test_propensities_are_believed_where_they_add_up() -> None:
 def test_a_log_without_choice_has_nothing_to_ask() -> None:
     assert assignment(sample_of(np.zeros(500, int), None, plan=["a", "b"] * 250)) == ([], [], {})
     assert assignment(sample_of([0, 1] * 20, None, plan=["a", "b"] * 20)) == ([], [], {})
+
+
+def test_the_power_that_is_said_is_not_more_than_what_happens() -> None:
+    """Three devices, each a third of every user's rows, all sent as the whole log is: how often
+    their tests say no, against how often they are said to."""
+    draws = np.random.default_rng(11)
+    said: list[float] = []
+    refused: list[bool] = []
+    for _ in range(25):
+        _, splits, _ = assignment(world(draws, 0.0, 0.25))
+        for each in splits:
+            if each.column == "device" and each.power is not None:
+                said.append(each.power)
+                refused.append(each.verdict == "not random")
+    assert len(said) == 75
+    assert 0.2 < np.mean(refused) < 0.95
+    assert np.mean(said) < np.mean(refused) + 0.1
