@@ -141,7 +141,8 @@ def _random_sentence(split: Split) -> str:
     seen = f"{100 * split.detectable:.0f} points between two halves would have been seen with 80%"
     return (
         f"{where} look like a random split ({shares}{per}; {count(split.rows)} rows):"
-        f" p = {p_value(split.p)} for the column that differs most, and {seen}. If it was one,"
+        f" p = {p_value(split.p)} for the one of {plural(split.columns, 'column')} that differs"
+        f" most, and {seen}. If it was one,"
         " declare it and they count as EXP."
     )
 

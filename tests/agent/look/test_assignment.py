@@ -258,11 +258,11 @@ def test_the_power_that_is_said_is_not_more_than_what_happens() -> None:
     said: list[float] = []
     refused: list[bool] = []
     for _ in range(25):
-        _, splits, _ = assignment(world(draws, 0.0, 0.25))
+        _, splits, _ = assignment(world(draws, 0.0, 0.16))
         for each in splits:
             if each.column == "device" and each.power is not None:
                 said.append(each.power)
                 refused.append(each.verdict == "not random")
-    assert len(said) == 75
-    assert 0.2 < np.mean(refused) < 0.95
-    assert np.mean(said) < np.mean(refused) + 0.1
+    assert len(said) > 50
+    assert 0.2 < np.mean(refused) < 0.8
+    assert np.mean(said) < np.mean(refused)
