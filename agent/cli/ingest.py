@@ -18,6 +18,7 @@ FAMILIES = (
     "helicone",
     "openrouter",
     "dsjson",
+    "otlp",
     "lmsys-chat",
     "wildchat",
     "openai",

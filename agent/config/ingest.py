@@ -457,6 +457,7 @@ PRESETS = (
     "helicone",
     "openrouter",
     "dsjson",
+    "otlp",
     "lmsys-chat",
     "wildchat",
     "openai",

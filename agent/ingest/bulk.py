@@ -25,6 +25,7 @@ from equipoise.agent.config.ingest import IngestMapping, Kind
 from equipoise.agent.errors import AgentError, ConfigError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import listed
+from equipoise.agent.ingest.derived import DERIVED, find
 from equipoise.agent.ingest.files import (
     JSON_FORMATS,
     STANDARD_INPUT,
@@ -33,7 +34,7 @@ from equipoise.agent.ingest.files import (
     format_of,
 )
 from equipoise.agent.ingest.joins import Joined, Log, ScorePaths, Scores, Usage
-from equipoise.agent.ingest.presets import DERIVED, FAMILIES, PRESETS, Preset, find, recognise
+from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, recognise
 from equipoise.agent.ingest.records import (
     Namer,
     Record,
@@ -428,8 +429,6 @@ def _mapping(
     for it, where it was not the user who named them."""
     name = order.preset
     if order.mapping is not None:
-        if name is not None:
-            raise AgentError("--from and --mapping: leave one of them out")
         return file.mapping(order.mapping), []
     if name is None and any(source.format == "dsjson" for source in sources):
         name = "dsjson"
@@ -471,6 +470,8 @@ def _scores(order: Order, file: ConfigFile, kind: Kind, rejects: Rejects) -> Sco
 def _kept(order: Order, file: ConfigFile) -> Iterator[list[Source]]:
     """The files in the order to read them. Standard input is kept in a file where the log must be
     read more than once."""
+    if order.preset is not None and order.mapping is not None:
+        raise AgentError("--from and --mapping: leave one of them out")
     for name in (*order.files, *order.scores):
         if name != STANDARD_INPUT:
             open(name, "rb").close()

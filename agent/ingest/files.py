@@ -155,6 +155,12 @@ def _json(file: IO[bytes]) -> Iterator[Numbered]:
     """JSON lines; where the file begins with a list, its entries; where it begins with an object
     over several lines, its objects. A brace and nothing else may also be a broken line: the one
     after it says."""
+    peek = getattr(file, "peek", None)
+    start = b"" if peek is None else peek(1 << 12).removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+        # It may be one line of many gigabytes.
+        yield from _entries(file, b"")
+        return
     waiting: list[tuple[int, bytes]] = []
     for number, line in enumerate(file, 1):
         text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
@@ -184,7 +190,7 @@ class _Text:
 
     def __init__(self, file: IO[bytes], begun: bytes) -> None:
         self._file = file
-        self._bytes = codecs.getincrementaldecoder("utf-8")()
+        self._bytes = codecs.getincrementaldecoder("utf-8-sig")()
         self._text = self._bytes.decode(begun)
         self._at = 0
         self._ended = False
@@ -218,7 +224,9 @@ class _Text:
             except (RecursionError, ValueError) as error:
                 raise AgentError(str(error)) from None
             else:
-                if end < len(self._text) or self._ended:
+                whole = isinstance(value, dict | list | str)
+                # A number at the end of the block may go on.
+                if whole or self._ended or end < len(self._text) - _NEAR_THE_END:
                     self._at = end
                     return value
                 problem = ""

@@ -23,16 +23,9 @@ from equipoise.agent.config.ingest import (
 )
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import listed, shown
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, find
 from equipoise.agent.ingest.files import Source, rows
-from equipoise.agent.ingest.presets import (
-    ANSWERED,
-    CACHED,
-    FAILED,
-    PRESETS,
-    fields_of,
-    find,
-    preset_rows,
-)
+from equipoise.agent.ingest.presets import PRESETS, fields_of, preset_rows
 
 IDS = ("request_id", "response_id", "call_id", "trace")
 """Fields by whose ids a score may name a row."""

@@ -9,33 +9,29 @@ request at all.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, TypeVar
-from uuid import UUID
+from typing import Any, Literal
 
 from equipoise.agent.config.ingest import (
     FIELDS,
     IngestMapping,
-    as_flag,
-    as_number,
-    as_seconds,
     parse_path,
 )
 from equipoise.agent.errors import AgentError
-
-Row: TypeAlias = Mapping[str, Any]
-T = TypeVar("T")
-
-DERIVED: Final = "derived"
-"""Of a row: what its preset has worked out."""
-ANSWERED: Final = "answered"
-CACHED: Final = "cached"
-FAILED: Final = "failed"
-"""`derived.status` of a row. Only an answered one is an observation; any other text is the reason
-why such rows are none, such as "of type SPAN"."""
+from equipoise.agent.ingest.derived import (
+    Row,
+    of_dsjson,
+    of_helicone,
+    of_langfuse,
+    of_langfuse_traces,
+    of_litellm,
+    of_openrouter,
+    of_otlp,
+    of_tensorzero,
+    of_tensorzero_model,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,8 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
     """The shape of these rows, None where fewer than half of them have one. The first hundred
     or so say enough.
 
-    family: only its shapes. Of shapes that fit as many rows, the one with more signs.
+    family: only its shapes, and one row of such a shape is enough. Of shapes that fit as many rows,
+    the one with more signs.
     """
     presets = [preset for preset in PRESETS.values() if family in (None, preset.family)]
     fitting, count = Counter[str](), 0
@@ -97,7 +94,7 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
     if not fitting:
         return None
     best = max(fitting, key=lambda name: (fitting[name], len(PRESETS[name].signs)))
-    return PRESETS[best] if 2 * fitting[best] >= count else None
+    return PRESETS[best] if family is not None or 2 * fitting[best] >= count else None
 
 
 def preset_rows(preset: Preset, row: Any) -> Iterator[Row]:
@@ -113,236 +110,6 @@ def preset_rows(preset: Preset, row: Any) -> Iterator[Row]:
         yield row
     else:
         yield from preset.rows(row)
-
-
-_parsed = lru_cache(maxsize=512)(parse_path)
-
-
-def find(row: Any, path: str) -> Any:
-    """The value at a path of a row, None where there is none."""
-    return _parsed(path).find(row)
-
-
-def _read(reader: Callable[[str, Any], T | None], row: Row, path: str) -> T | None:
-    """What a reader makes of a value; in a field of the log's own, what it refuses is unknown."""
-    try:
-        return reader(path, find(row, path))
-    except AgentError:
-        return None
-
-
-def _flag(row: Row, path: str) -> bool:
-    return bool(_read(as_flag, row, path))
-
-
-def _seconds(row: Row, path: str) -> float | None:
-    """Of a field of milliseconds."""
-    milliseconds = _read(as_number, row, path)
-    return None if milliseconds is None else milliseconds / 1e3
-
-
-def _between(row: Row, start: str, end: str) -> float | None:
-    """Seconds from a time to another; None where one is absent or they are the wrong way round."""
-    first, last = _read(as_seconds, row, start), _read(as_seconds, row, end)
-    return last - first if first is not None and last is not None and last >= first else None
-
-
-def _counts(
-    row: Row, input_path: str, output_path: str, cost_path: str, priced: bool = True
-) -> dict[str, float | None]:
-    """Tokens and cost, where a zero that stands for unknown is unknown.
-
-    Every request has input: 0 tokens in and 0 out is what gateways write for a stream without
-    usage, and its cost of 0 follows from that. priced: whether the log knew a price.
-    """
-    tokens_in, tokens_out = _read(as_number, row, input_path), _read(as_number, row, output_path)
-    cost = _read(as_number, row, cost_path)
-    if not tokens_in and not tokens_out:
-        tokens_in = tokens_out = None
-    if not cost and (tokens_in is None or not priced):
-        cost = None
-    return {"input_tokens": tokens_in, "output_tokens": tokens_out, "cost": cost}
-
-
-def _with(row: Row, derived: dict[str, Any]) -> Row:
-    return {**row, DERIVED: derived}
-
-
-_CHATS = ("completion", "responses", "anthropic_messages", "generate_content")
-_STOPPED = "client disconnected"
-
-
-def _litellm(row: Row) -> Iterator[Row]:
-    """StandardLoggingPayload, or a row of LiteLLM_SpendLogs, whose `cache_hit` is the text "True",
-    "False" or "None". `response_time` is the time to the first token where streamed, so the seconds
-    are those between start and end; a model without a price has a cost of 0.0."""
-    priced = not find(row, "response_cost_failure_debug_info")
-    call, error = str(find(row, "call_type") or ""), str(find(row, "error_str") or "")
-    status = CACHED if _flag(row, "cache_hit") else ANSWERED
-    if call and not any(name in call for name in _CHATS):
-        status = f"calls of {call[:40]}"
-    elif find(row, "status | metadata.status") == "failure":
-        status = FAILED
-    derived = {
-        "status": status,
-        "seconds": _between(row, "startTime", "endTime"),
-        "stopped": _STOPPED in error.casefold(),
-    }
-    counts = ("prompt_tokens", "completion_tokens", "response_cost | spend")
-    yield _with(row, derived | _counts(row, *counts, priced))
-
-
-def _langfuse(row: Row) -> Iterator[Row]:
-    """Spans, events and tools are no answers. A cost of 0 without a price is unknown."""
-    kind = str(find(row, "type") or "")
-    usage = "usageDetails | usage_details | usage"
-    counts = _counts(
-        row,
-        f"{_each(usage, 'input')} | promptTokens",
-        f"{_each(usage, 'output')} | completionTokens",
-        "totalCost | total_cost | calculatedTotalCost | costDetails.total | cost_details.total",
-        bool(find(row, "costDetails | cost_details | modelId | model_id")),
-    )
-    status = CACHED if _flag(row, "metadata.cache_hit") else ANSWERED
-    if kind != "GENERATION":
-        status = f"of type {kind[:40] or 'nothing'}"
-    elif find(row, "level") == "ERROR":
-        status = FAILED
-    elif _read(as_seconds, row, "endTime | end_time") is None:
-        status = "without an end"
-    seconds = _between(row, "startTime | start_time", "endTime | end_time")
-    yield _with(row, {"status": status, "seconds": seconds, **counts})
-
-
-def _each(paths: str, name: str) -> str:
-    return " | ".join(f"{path}.{name}" for path in paths.split(" | "))
-
-
-def _langfuse_traces(row: Row) -> Iterator[Row]:
-    """A trace with its observations and scores inside; an observation is a row, the trace's user
-    and session are its own."""
-    observations = find(row, "observations")
-    own = {name: find(row, name) for name in ("userId", "sessionId")}
-    for each in observations if isinstance(observations, Sequence) else ():
-        # A list of trace listings names observations by their ids only.
-        if isinstance(each, Mapping):
-            yield from _langfuse({"traceId": find(row, "id"), **own, **each})
-
-
-def _tensorzero(row: Row) -> Iterator[Row]:
-    """ChatInference and JsonInference: answers only; a failed inference is in no table."""
-    seconds = _seconds(row, "processing_time_ms")
-    yield _with(row, {"status": ANSWERED, "seconds": seconds, "at": _uuid_time(find(row, "id"))})
-
-
-def _tensorzero_model(row: Row) -> Iterator[Row]:
-    yield _with(
-        row,
-        {
-            "status": CACHED if _flag(row, "cached") else ANSWERED,
-            "seconds": _seconds(row, "response_time_ms"),
-            "at": _uuid_time(find(row, "id")),
-            **_counts(row, "input_tokens", "output_tokens", "cost"),
-        },
-    )
-
-
-def _uuid_time(text: Any) -> float | None:
-    """Seconds since the epoch that a UUIDv7 begins with: `SELECT *` leaves out the column
-    `timestamp`, which ClickHouse works out from the id."""
-    try:
-        uuid = text if isinstance(text, UUID) else UUID(str(text))
-    except ValueError:
-        return None
-    return (uuid.int >> 80) / 1e3 if uuid.version == 7 else None
-
-
-_NO_UUID = "00000000-0000-0000-0000-000000000000"
-
-
-def _helicone(row: Row) -> Iterator[Row]:
-    """A hit refers to the request whose answer it repeats."""
-    code, reference = _read(as_number, row, "response_status"), find(row, "cache_reference_id")
-    hit = str(reference or _NO_UUID) != _NO_UUID
-    failed = code is None or not 200 <= code < 300
-    yield _with(
-        row,
-        {
-            "status": FAILED if failed else CACHED if hit else ANSWERED,
-            "seconds": _seconds(row, "delay_ms"),
-            **_counts(row, "prompt_tokens", "completion_tokens", "costUSD | cost_usd | cost"),
-        },
-    )
-
-
-def _openrouter(row: Row) -> Iterator[Row]:
-    """A row of the activity export, or an answer of the generation API, that has its row under
-    `data`."""
-    inner = find(row, "data")
-    row = inner if isinstance(inner, Mapping) else row
-    reason = str(find(row, "finish_reason_normalized | finish_reason") or "").casefold()
-    yield _with(
-        row,
-        {
-            "status": FAILED if reason == "error" else ANSWERED,
-            "seconds": _seconds(row, "generation_time_ms | generation_time | latency"),
-            "stopped": _flag(row, "cancelled"),
-            **_counts(
-                row,
-                "native_tokens_prompt | tokens_prompt",
-                "native_tokens_completion | tokens_completion",
-                "cost_total | total_cost",
-            ),
-        },
-    )
-
-
-def _dsjson(row: Row) -> Iterator[Row]:
-    """A line of a decision service. Its labels win: what is in `o` was added up for them, and `p`
-    is the whole distribution, of which `_label_probability` is the part of the labelled action."""
-    actions, chances = find(row, "a"), find(row, "p")
-    candidates = find(row, "c._multi")
-    candidates = candidates if isinstance(candidates, Sequence) else ()
-    label, cost = _read(as_number, row, "_label_Action"), _read(as_number, row, "_label_cost")
-    names = [_action_name(each, at) for at, each in enumerate(candidates, 1)]
-    drawn = None
-    if isinstance(actions, Sequence) and isinstance(chances, Sequence):
-        pairs = [
-            (names[at - 1], chance)
-            for at, chance in zip(actions, chances, strict=False)
-            if isinstance(at, int) and 1 <= at <= len(names)
-        ]
-        drawn = dict(pairs) if len(pairs) == len(chances) == len(set(names)) else None
-    kept = _read(as_number, row, "pdrop")
-    notes = [] if find(row, "o") else ["the service's default reward, nothing was observed"]
-    if kept:
-        notes.append("a log that was thinned out (pdrop), each counted once")
-    at = int(label) if label is not None and label == int(label) else 0
-    status = ANSWERED
-    if "RewardValue" in row and "c" not in row:
-        status = "rewards that joined no event"
-    elif _flag(row, "_skipLearn"):
-        status = "events that were not activated"
-    elif find(row, "_outcomes") is not None:
-        status = "events of several slots"
-    yield _with(
-        row,
-        {
-            "status": status,
-            "action": names[at - 1] if 1 <= at <= len(names) else None,
-            "features": candidates[at - 1] if 1 <= at <= len(names) else None,
-            "reward": None if cost is None else 0.0 - cost,
-            "candidates": drawn,
-            "keep_prob": 1.0 - (kept or 0.0),
-            "notes": notes,
-        },
-    )
-
-
-def _action_name(action: Any, number: int) -> str:
-    """Its tag or id; its number from 1, as in `a` and `_label_Action`, where it has none."""
-    name = find(action, "_tag | i.id | id")
-    return str(name) if isinstance(name, str | int) and name != "" else str(number)
 
 
 _MESSAGES = "messages[role=user][-1].content"
@@ -403,7 +170,7 @@ _ALL = (
             **_OF_LITELLM,
         },
         signs=("call_type", "response_cost", "startTime", "status"),
-        rows=_litellm,
+        rows=of_litellm,
         once="trace",
     ),
     Preset(
@@ -420,7 +187,7 @@ _ALL = (
             **_OF_LITELLM,
         },
         signs=("request_id", "spend", "startTime", "call_type"),
-        rows=_litellm,
+        rows=of_litellm,
         once="trace",
     ),
     Preset(
@@ -430,7 +197,7 @@ _ALL = (
         about=f"{_OBS}, unless a draw's probability was put into the metadata",
         fields=_OF_LANGFUSE,
         signs=("traceId | trace_id", "type", "startTime | start_time"),
-        rows=_langfuse,
+        rows=of_langfuse,
         once="trace",
         merged=True,
     ),
@@ -441,7 +208,7 @@ _ALL = (
         about=f"{_OBS}, unless a draw's probability was put into the metadata",
         fields=_OF_LANGFUSE,
         signs=("observations", "timestamp", "id"),
-        rows=_langfuse_traces,
+        rows=of_langfuse_traces,
         once="trace",
         merged=True,
     ),
@@ -457,7 +224,6 @@ _ALL = (
             "at": "derived.at | timestamp",
             "unit_id": "episode_id",
             "status": "derived.status",
-            "model": "function_name",
             "trace": "episode_id",
             "session": "episode_id",
             "prompt": "input.messages[role=user][-1].content",
@@ -465,7 +231,7 @@ _ALL = (
             "seconds": "derived.seconds",
         },
         signs=("function_name", "variant_name", "episode_id"),
-        rows=_tensorzero,
+        rows=of_tensorzero,
     ),
     Preset(
         name="tensorzero-model",
@@ -484,7 +250,7 @@ _ALL = (
             "cached": "cached",
         },
         signs=("inference_id", "model_name", "model_provider_name"),
-        rows=_tensorzero_model,
+        rows=of_tensorzero_model,
         once="trace",
         merged=True,
     ),
@@ -507,7 +273,7 @@ _ALL = (
             **_MEASURED,
         },
         signs=("request_id", "request_created_at", "response_status"),
-        rows=_helicone,
+        rows=of_helicone,
     ),
     Preset(
         name="openrouter",
@@ -530,7 +296,7 @@ _ALL = (
             "cost_total | data.total_cost | total_cost",
             "tokens_prompt | data.tokens_prompt",
         ),
-        rows=_openrouter,
+        rows=of_openrouter,
     ),
     Preset(
         name="dsjson",
@@ -541,6 +307,7 @@ _ALL = (
         fields={
             "request_id": "EventId",
             "routed": "derived.action",
+            "model": "derived.action",
             "reward": "derived.reward",
             "at": "Timestamp",
             "status": "derived.status",
@@ -550,7 +317,29 @@ _ALL = (
             "keep_prob": "derived.keep_prob",
         },
         signs=("_label_cost", "_label_probability", "a", "c"),
-        rows=_dsjson,
+        rows=of_dsjson,
+    ),
+    Preset(
+        name="otlp",
+        family="otlp",
+        holds="batches of OpenTelemetry, as a collector's file exporter writes them",
+        about=f"{_OBS}: a span that names a decision of an experiment is its outcome, and no row "
+        "of its own",
+        fields={
+            **_MEASURED,
+            "request_id": "request_id",
+            "routed": "model",
+            "at": "at",
+            "unit_id": "unit_id",
+            "model": "requested_model",
+            "provider_model": "answered_model",
+            "trace": "trace_id",
+            "response_id": "response_id",
+            "session": "conversation_id",
+            "seconds": "seconds",
+        },
+        signs=("resourceSpans | resourceLogs",),
+        rows=of_otlp,
     ),
     Preset(
         name="lmsys-chat",
