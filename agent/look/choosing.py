@@ -16,7 +16,8 @@ import msgspec
 from equipoise.agent.config.ingest import NOTHING, FieldPath, as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
-from equipoise.agent.ingest.presets import DERIVED, Preset
+from equipoise.agent.ingest.derived import DERIVED
+from equipoise.agent.ingest.presets import Preset
 
 Kind: TypeAlias = Literal["category", "number", "length", "tags"]
 ROLES = (

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from equipoise.agent.errors import PlanError
-from equipoise.agent.ingest.presets import CACHED, FAILED
+from equipoise.agent.ingest.derived import CACHED, FAILED
 from equipoise.agent.look.assignment import (
     FEWEST_ROWS,
     Ints,

@@ -28,16 +28,8 @@ from equipoise.agent.config.ingest import as_flag, as_number, as_seconds, parse_
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest import files
-from equipoise.agent.ingest.presets import (
-    ANSWERED,
-    CACHED,
-    FAILED,
-    FAMILIES,
-    PRESETS,
-    Preset,
-    preset_rows,
-    recognise,
-)
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED
+from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, preset_rows, recognise
 from equipoise.agent.look.choosing import Chosen, Fields, Sightings, choose, is_whole
 from equipoise.store.batches import Floats
 
