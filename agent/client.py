@@ -41,7 +41,8 @@ REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by 
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
-    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics", "outcome_token"}
+    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
+    | {"unit_id", "outcome_token"}
 )
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
@@ -182,6 +183,7 @@ class Client:
         one; attempt; delivered, False where the chosen model was never tried; or, in place of these
         three, attempts, all in their order: [{"model": …, "status": "failed", "seconds": 1.2,
         "cost": 0.0}, …], status delivered, failed, discarded or cached. Each counts once.
+        unit_id, whose it is: the daemon refuses the outcome of another unit's decision.
         outcome_token, as in the choice, only where neither the choice is given nor this client made
         it, or 100,000 choices ago.
         Raises TypeError for another part, and nothing else.
@@ -210,6 +212,18 @@ class Client:
                         self._put_row(call)
         except Exception:
             self.counters.refused += 1
+
+    def undelivered(self, request_id: str, served: str, path: str, request: Body) -> None:
+        """Report that nobody got what was asked for by another protocol, if it was decided at all.
+
+        served: the model that answered instead. request: the body that asked at `path`; what it is
+        answered with `again` holds the outcome token. Returns at once and raises nothing.
+        """
+        body = {"request_id": request_id, "served": served, "delivered": False}
+        with contextlib.suppress(Exception):
+            self._start_after_fork()
+            with self._changed:
+                self._put(_Item(body, request=json.loads(_dumps(request)), path=path))
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything is delivered; whether it was, within `timeout` seconds."""
@@ -352,9 +366,19 @@ class Client:
         if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
             answered = [self._deliver([item]) for item in batch]
             return all(answered)
+        decided = rows and status == 200 and answer.get("decided")
+        if (
+            decided and len(batch) > 1
+        ):  # which of them it was shows one by one; the others are repeats
+            answered = [self._deliver([item]) for item in batch]
+            return all(answered)
         with self._changed:
             for index, item in enumerate(batch):
-                self._settle(item, refused.get(index, status))
+                if decided and item.call is not None:
+                    # It decided after all, when nobody waited any more.
+                    self._put(_Item(item.call.undelivered(), request=item.call.request))
+                else:
+                    self._settle(item, refused.get(index, status))
         return True
 
     def _find_tokens(self, batch: list[_Item]) -> bool:
@@ -366,9 +390,10 @@ class Client:
                 continue
             try:
                 body = _dumps({**item.request, "again": True})
-                status, answer = self._post("/v1/decide", body, DELIVERY_SECONDS)
+                status, answer = self._post(item.path, body, DELIVERY_SECONDS)
                 if status == 200:
-                    item.body["outcome_token"] = answer["outcome_token"]
+                    said = answer.get("metadata", answer)
+                    item.body["outcome_token"] = said["outcome_token"]
                 elif status in (401, 403, 408, 429) or status >= 500:
                     raise _Failure(f"status-{status}")
             except Exception:
@@ -496,18 +521,21 @@ class _Call:
         body = {name: self.request[name] for name in names if name in self.request}
         body["routed"] = served
         body |= {"outputs": self.parts["outputs"], "reward": self.parts["reward"], "at": self.at}
-        return _Item(body, row=True)
+        return _Item(body, self, row=True)
 
 
 @dataclass(slots=True)
 class _Item:
-    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404.
-    request: one whose answer never came, with its outcome token; tried: whether that is missed."""
+    """Something to deliver: a part of an outcome, or a row. call: what it is about, where that was
+    served as routed: after a 404 it becomes a row, and a row whose request was decided a part.
+    request: one whose answer never came, with its outcome token, and the path it was sent to;
+    tried: whether that is missed."""
 
     body: Body
     call: _Call | None = None
     row: bool = False
     request: Body | None = None
+    path: str = "/v1/decide"
     tried: bool = False
 
 

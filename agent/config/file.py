@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.ingest import IngestMapping, mapping_faults
 from equipoise.agent.config.parts import Part
-from equipoise.agent.config.service import ServiceSettings, retention_faults
+from equipoise.agent.config.service import ServiceSettings, ofrep_faults, retention_faults
 from equipoise.agent.errors import ConfigError
 from equipoise.agent.features.declarations import WRONG, bound, read
 from equipoise.agent.features.values import Problem, listed, shown
@@ -92,6 +92,7 @@ def file_from_dict(
         units = experiment.units
         ttl = None if units is None else units.ttl
         problems += retention_faults(service.retention, experiment.reward.window, ttl)
+        problems += ofrep_faults(service.ofrep, [model.name for model in experiment.models])
     sentences += map(str, problems)
     if sentences or experiment is None:
         raise ConfigError(sentences, source)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import product
@@ -23,7 +23,7 @@ import msgspec
 
 from equipoise.agent.config.parts import Part
 from equipoise.agent.features.declarations import bound, twice
-from equipoise.agent.features.values import Problem, shown
+from equipoise.agent.features.values import Problem, shown, suggestion
 
 SECONDS_A_DAY = 86_400.0
 Count: TypeAlias = Annotated[int, bound("a whole number of 1 or more", ge=1, le=2**40 - 1)]
@@ -168,6 +168,23 @@ def retention_faults(
             yield Problem("service.retention.days", shown(settings.days), limit)
 
 
+class OfrepSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The experiment as a feature flag (OFREP).
+
+    routed: the model that production serves where the context of an evaluation has no attribute
+    `routed`; the answer to bulk evaluations.
+    """
+
+    routed: str | None = None
+
+
+def ofrep_faults(settings: OfrepSettings, models: Sequence[str]) -> Iterator[Problem]:
+    """What the models of an experiment leave of these settings."""
+    if settings.routed is not None and settings.routed not in models:
+        limit, fix = "the name of a model", suggestion(settings.routed, models)
+        yield Problem("service.ofrep.routed", shown(settings.routed), limit, fix)
+
+
 Scope: TypeAlias = Literal["route", "admin"]
 """route: decide, outcomes, bulk rows and everything that is read. admin: budget, pause too."""
 
@@ -277,7 +294,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     under way may take when it stops. log_level: the least grave lines that are logged.
     limits: on what clients may send.
     shadow: replays of cached contexts on candidate models; retention: moving old rows out of the
-    store; neither unless declared.
+    store; neither unless declared. ofrep: the experiment as a feature flag.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     names: host names, beside those of loopback, under which browsers reach the page.
     webhook: addresses that get a small JSON document at every change of status, https, or http on
@@ -302,6 +319,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shadow: ShadowSettings | None = None
     retention: RetentionSettings | None = None
+    ofrep: OfrepSettings = msgspec.field(default_factory=OfrepSettings)
     names: list[HostName] = msgspec.field(default_factory=list)
     webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"

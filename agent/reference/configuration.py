@@ -258,6 +258,10 @@ archive = "archive"
 delete = false
 every_seconds = 3600
 """,
+    "[service.ofrep]": """
+[service.ofrep]
+routed = "large"
+""",
     "[service.shadow]": """
 [service.shadow]
 contexts = "contexts.jsonl"

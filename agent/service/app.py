@@ -18,6 +18,7 @@ from equipoise.agent.service.api.schema import Health
 from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.handlers import prometheus
 from equipoise.agent.service.handlers.admin import Admin
+from equipoise.agent.service.handlers.ofrep import Ofrep
 from equipoise.agent.service.handlers.queries import Queries
 from equipoise.agent.service.hot_path.application import Application
 from equipoise.agent.service.http.access import Doors, Tokens
@@ -28,7 +29,8 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Applica
     """The application over one daemon. more: what else it serves, such as its page."""
     limits, counters, log = daemon.settings.limits, daemon.counters, daemon.log
     hot = list(declared(daemon.hot))
-    operations = list(declared(*_handlers(daemon)))
+    evaluations = _evaluations(daemon)
+    operations = list(declared(*_handlers(daemon), evaluations))
     described = [operation for operation, _ in (*hot, *operations)]
     request = example_request(daemon.agent.config)
     openapi = msgspec.json.encode(document(described, version("equipoise"), request))
@@ -41,10 +43,11 @@ def build(daemon: Daemon, tokens: Tokens, more: Iterable[Plain] = ()) -> Applica
         by_path.setdefault(plain.path, {})["GET"] = plain
     doors = Doors(tokens, daemon.settings, daemon.rates)
     committed = None if daemon.barrier is None else daemon.barrier.wait
-    routes = [
-        Route(path, Endpoint(path, served, doors, limits, counters, log, committed))
-        for path, served in by_path.items()
-    ]
+    itself = {operation.path for operation, _ in declared(evaluations)}  # waits for the disk itself
+    routes = []
+    for path, served in by_path.items():
+        waits = None if path in itself else committed
+        routes.append(Route(path, Endpoint(path, served, doors, limits, counters, log, waits)))
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
     return Application(daemon.hot, rest, daemon, doors, limits, counters, log, daemon.barrier)
 
@@ -60,6 +63,18 @@ def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:
         daemon.clock,
         daemon.with_sums,
         daemon.settings.limits.rejects,
+    )
+
+
+def _evaluations(daemon: Daemon) -> Ofrep:
+    config = daemon.agent.config
+    return Ofrep(
+        daemon.hot,
+        config.name,
+        lambda: daemon.agent.models,
+        frozenset(feature.name for feature in config.features.context),
+        lambda: daemon.settings.ofrep,
+        None if daemon.barrier is None else daemon.barrier.wait,
     )
 
 

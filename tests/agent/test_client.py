@@ -330,6 +330,29 @@ def test_a_time_out_that_logged_nothing_becomes_an_observation(daemon: Protocol)
     assert router.counters.refused == 0
 
 
+def test_a_decision_that_was_logged_when_its_row_was_on_the_way_is_undelivered(
+    daemon: Protocol,
+) -> None:
+    """Asked about it the daemon knew of none yet: its request still lay in a buffer."""
+    with serving(daemon) as port:
+        router = client(port)
+        host, router._host = router._host, "host.invalid"
+        choices = [router.decide(f"r{row}", "small", FEATURES) for row in range(3)]
+        router._host = host
+        again = client(port)
+        assert again.decide("r1", "small", FEATURES).reason == ""
+        again.close()
+        with router._changed:  # so that all three are one batch
+            for choice in choices:
+                router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5)
+        assert router.flush(PATIENT)
+        router.close()
+    assert (rows(daemon, DecisionBatch), rows(daemon, ObservationBatch)) == (1, 2)
+    assert outcomes(daemon) == [(False, 0.5)]
+    counters = router.counters
+    assert (counters.observations, counters.delivered, counters.refused) == (2, 1, 0)
+
+
 def test_what_cannot_be_said_is_refused_and_counted(daemon: Protocol, port: int) -> None:
     with client(port) as router:
         for features in ({"words": float("nan")}, {"words": object()}, {"words": "many"}, {}):

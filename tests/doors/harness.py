@@ -57,6 +57,21 @@ def node_with(name: str, *packages: str) -> Path:
     return folder
 
 
+def debian_with(name: str, *packages: str) -> Path:
+    """A folder that holds the files of these Debian packages, NAME=VERSION, unpacked once and kept.
+    Nothing is installed, and what they depend on must be there."""
+    folder = BUILD / name
+    stamp, wanted = folder / ".packages", "\n".join(sorted(packages))
+    if not stamp.exists() or stamp.read_text() != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        get = ["apt-get", "download", "--quiet", *packages]
+        subprocess.run(get, cwd=folder, check=True, timeout=INSTALL_SECONDS)
+        for archive in folder.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", archive, folder], check=True)
+        stamp.write_text(wanted)
+    return folder
+
+
 @dataclass
 class Report:
     """What one door has shown. peer: products and versions that were driven."""

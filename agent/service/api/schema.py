@@ -104,9 +104,10 @@ class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
 class OutcomeReport(Outcome, frozen=True, kw_only=True):
     """What came of a decision. outcome_token: as it came with the decision; a token of scope admin,
     a daemon without tokens, or one with `outcomes = "open"` needs none, and a wrong one is always
-    refused (403)."""
+    refused (403). unit_id: whose it is, as decided with; refused (409) where it was another's."""
 
     outcome_token: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    unit_id: Id | None = None
 
 
 OutcomesRequest: TypeAlias = OutcomeReport | list[OutcomeReport]

@@ -270,8 +270,13 @@ def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
     """Values, interval widths and checks of the newest report, and the status as it stands."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
-    width = GaugeMetricFamily(
-        "equipoise_interval_width", "Width of the certified interval.", labels=["model"]
+    width, *ends = (
+        GaugeMetricFamily(f"equipoise_interval_{name}", text, labels=["model"])
+        for name, text in (
+            ("width", "Width of the certified interval."),
+            ("lower", "Its lower end."),
+            ("upper", "Its upper end."),
+        )
     )
     for row in (*report.estimates.models, report.estimates.todays_routing):
         if row.value is not None:
@@ -280,7 +285,9 @@ def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
             error.add_metric([row.model], row.standard_error)
         if row.lower is not None and row.upper is not None:
             width.add_metric([row.model], row.upper - row.lower)
-    yield from (value, error, width)
+            for gauge, end in zip(ends, (row.lower, row.upper), strict=True):
+                gauge.add_metric([row.model], end)
+    yield from (value, error, width, *ends)
     answer = report.recommendation(situation=situation)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
     for each in State:

@@ -19,7 +19,7 @@ from equipoise.agent.config.service import LimitSettings
 from equipoise.agent.config.service import Scope as TokenScope
 from equipoise.agent.service.api.operations import NDJSON, Method, Operation
 from equipoise.agent.service.api.problems import Refusal, logged_refusal_of
-from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
+from equipoise.agent.service.http.access import ANYBODY, Caller, Doors, Headers
 from equipoise.agent.service.telemetry import Counters, Log
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -101,6 +101,11 @@ def answer_of(error: Exception, path: str, log: Log) -> tuple[int, bytes, dict[s
     return document.status, _encode(document), headers
 
 
+async def _respond_unchanged(send: Send, answer: Whole) -> None:
+    await send({"type": "http.response.start", "status": 304, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def respond_error(receive: Receive, send: Send, error: Exception, path: str, log: Log) -> int:
     """Send the problem document of an error; its status. After 408 and 413 the connection is
     closed, for the rest of the body would be taken for the next request; what is on its way is
@@ -138,13 +143,23 @@ def _too_large(limit: int) -> Exception:
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request to an operation. path, query: parameters by name. body: b"" where the operation
-    streams it by `chunks` or has none. caller: who asks."""
+    streams it by `chunks` or has none. caller: who asks. headers: names in lower case."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
     chunks: Callable[[], AsyncGenerator[bytes, None]]
     caller: Caller = ANYBODY
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer with a status and headers of its own; 304 has no body, and no length of one."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
 
 
 HEALTH = "/healthz"
@@ -227,9 +242,12 @@ class Endpoint:
             else:
                 operation, handler = served
                 caller = self._admit(scope, operation.scope)
-                body = await self._operate(operation, handler, scope, receive, caller)
-                status = 200
-                await respond(send, status, body, [JSON_HEADER])
+                answer = await self._operate(operation, handler, scope, receive, caller)
+                status = answer.status
+                if status == 304:
+                    await _respond_unchanged(send, answer)
+                else:
+                    await respond(send, status, answer.body, answer.headers)
         except ClientGone:
             return
         except Exception as error:
@@ -238,7 +256,7 @@ class Endpoint:
 
     async def _operate(
         self, operation: Operation, handler: Method, scope: Scope, receive: Receive, caller: Caller
-    ) -> bytes:
+    ) -> Whole:
         limits = self._limits
         body = b""
         if operation.body is not None and operation.content != NDJSON:
@@ -247,12 +265,16 @@ class Endpoint:
         def stream() -> AsyncGenerator[bytes, None]:
             return chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
 
-        call = Call(scope["path_params"], _query(operation, scope), body, stream, caller)
+        query, headers = _query(operation, scope), scope["headers"]
+        call = Call(scope["path_params"], query, body, stream, caller, headers)
         with self._doors.reading(caller, operation.weight):
             answer: Any = await handler(call)
         if operation.method != "GET" and self._committed is not None:
             await self._committed()
-        return answer if isinstance(answer, bytes) else _encode(answer)
+        if isinstance(answer, Whole):
+            return answer
+        body = answer if isinstance(answer, bytes) else _encode(answer)
+        return Whole(200, body, [JSON_HEADER])
 
     def _admit(self, scope: Scope, needed: TokenScope | None) -> Caller:
         if self._path == HEALTH:
