@@ -236,6 +236,8 @@ def _print(found: Look) -> None:
             table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
             for at, name in enumerate(part.head):
                 longest = max(map(len, name.split()))
+                if at == 0:
+                    longest = min(20, max(len(row[0]) for row in part.rows))
                 side: Literal["left", "right"] = "left" if at == 0 else "right"
                 table.add_column(name, justify=side, overflow="fold", min_width=longest)
             for row in part.rows[:SHOWN]:

@@ -278,10 +278,10 @@ class Test:
 
     @property
     def noncentrality(self) -> float:
-        """Of the chi-squared statistic, a lower bound with 95%: the statistic of an association
+        """Of the chi-squared statistic, a lower bound with 80%: the statistic of an association
         that is there is larger than its noncentrality, by chance and by its degrees of freedom."""
         middle = max(self.clusters * self.ratio - self.df, 0.0)
-        return max(middle - 1.6449 * math.sqrt(2.0 * (self.df + 2.0 * middle)), 0.0)
+        return max(middle - 0.8416 * math.sqrt(2.0 * (self.df + 2.0 * middle)), 0.0)
 
 
 def independence(first: Ints, second: Ints, cluster: Ints) -> Test | None:

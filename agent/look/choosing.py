@@ -230,7 +230,7 @@ _OF_MODEL = re.compile(
     r"model|provider|api_base|endpoint|deployment|engine|fingerprint|system$|backend|llm|vendor"
 )
 _IDS = re.compile(r"(^|[._])(id|uuid|guid|hash|trace_?id|span_?id|call_?id|request_?id|key)$", re.I)
-_TOKENS = re.compile(r"tokens?$", re.I)
+_TOKENS = re.compile(r"tokens?(_|$)", re.I)
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _PLAIN = re.compile(r"[^.\[\]|\"\\\x00-\x1f]+(\.[^.\[\]|\"\\\x00-\x1f]+)*")
 """Names that a path can hold, and a field of a struct."""

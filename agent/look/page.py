@@ -141,7 +141,8 @@ def _random_sentence(split: Split) -> str:
     seen = f"{100 * split.detectable:.0f} points between two halves would have been seen with 80%"
     return (
         f"{where} look like a random split ({shares}{per}; {count(split.rows)} rows):"
-        f" p = {p_value(split.p)} for the column that differs most, and {seen}. If it was one,"
+        f" p = {p_value(split.p)} for the one of {plural(split.columns, 'column')} that differs"
+        f" most, and {seen}. If it was one,"
         " declare it and they count as EXP."
     )
 
@@ -171,7 +172,7 @@ def _traffic(found: Findings) -> Part:
         ("tokens in", [_mean(each.input_tokens) for each in models]),
         ("tokens out", [_mean(each.output_tokens) for each in models]),
         ("seconds", [_mean(each.seconds) for each in models]),
-        ("95% within", [_mean(each.slow) for each in models]),
+        ("p95", [_mean(each.slow) for each in models]),
     ]
     columns = [(name, cells) for name, cells in columns if any(cells)]
     rows = [
@@ -496,7 +497,7 @@ def _days_figure(found: Findings) -> str:
     )
 
 
-_ROW, _NAMES = 46, 250
+_ROW, _NAMES = 56, 240
 
 
 def _differences(comparisons: Sequence[Comparison]) -> str:
@@ -514,15 +515,15 @@ def _differences(comparisons: Sequence[Comparison]) -> str:
     least, span = min(ends), (max(ends) - min(ends)) or 1.0
 
     def x(value: float) -> float:
-        return _NAMES + 20 + (value - least) / span * (_WIDTH - _NAMES - 90)
+        return _NAMES + 20 + (value - least) / span * (_WIDTH - _NAMES - 130)
 
     bottom = _ROW * len(lines) + 8
     drawn = [f'<path class="goal" d="M{x(0):.1f} 4V{bottom}"/>']
     for at, (name, kind, middle, low, high, colour) in enumerate(lines):
-        y = _ROW * at + 26
+        y = _ROW * at + 28
         drawn.append(
-            f'<text x="0" y="{y - 8}">{html.escape(name[:34])}</text>'
-            f'<text x="0" y="{y + 12}">{kind}</text>'
+            f'<text x="0" y="{y - 7}">{html.escape(name[:34])}</text>'
+            f'<text x="0" y="{y + 16}">{kind}</text>'
             f'<path class="curve" style="stroke:var(--line-{colour})" d="M{x(low):.1f} {y}'
             f'H{x(high):.1f}"/><circle cx="{x(middle):.1f}" cy="{y}" r="5"'
             f' fill="var(--line-{colour})"/>'

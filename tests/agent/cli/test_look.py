@@ -213,7 +213,7 @@ def test_names_of_any_kind_make_a_page_and_a_configuration(tmp_path: Path) -> No
     def word() -> str:
         return "".join(chance.choice(letters) for _ in range(chance.randint(1, 8)))
 
-    for attempt in range(6):
+    for attempt in range(3):
         models, names = [f"m{word()}", f"n{word()}"], list({f"c{word()}" for _ in range(4)})
         values = [word() for _ in range(3)]
         table = [

@@ -8,6 +8,7 @@ import json
 import random
 import tracemalloc
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,14 @@ def test_lines_that_do_not_fit_the_struct_are_read_without_it(tmp_path: Path) ->
     assert np.nansum(number(blocks, "cost")) == 2 * sum(range(400)) / 8
 
 
+def test_rows_without_a_user_stand_alone(tmp_path: Path) -> None:
+    users = ["u1", None, "", "u2", "u1", None] * 50
+    table = [{"model": "ab"[at % 2], "user": user} for at, user in enumerate(users)]
+    _, blocks = read(lines_of(tmp_path / "log.jsonl", table))
+    unit = whole(blocks, "unit")
+    assert ((unit == 0) == [not user for user in users]).all()
+
+
 def odd_payloads() -> list[dict[str, Any]]:
     """What LiteLLM logs beside ordinary answers: hits, failures, other calls, zeros, no prices."""
     plain = [litellm(row, at) for at, row in enumerate(rows(300, World(), 5))]
@@ -147,9 +156,26 @@ def odd_payloads() -> list[dict[str, Any]]:
     return [{**row, **changes[at % len(changes)]} for at, row in enumerate(plain)]
 
 
-def test_the_paths_of_litellm_say_what_its_preset_works_out(tmp_path: Path) -> None:
+def spend_rows(payloads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same as rows of LiteLLM_SpendLogs: times as text, JSON in a column."""
+    rows = []
+    for payload in payloads:
+        kept = ("model", "model_group", "call_type", "cache_hit", "prompt_tokens")
+        row = {name: payload[name] for name in (*kept, "completion_tokens", "end_user")}
+        for name in ("startTime", "endTime"):
+            at = payload[name]
+            row[name] = None if at is None else datetime.fromtimestamp(at, UTC).isoformat()
+        status = json.dumps({"status": payload["status"]})
+        rows.append({"request_id": payload["id"], "spend": payload["response_cost"], **row})
+        rows[-1] |= {"metadata": status, "user": payload["metadata"]["user_api_key_user_id"]}
+    return rows
+
+
+@pytest.mark.parametrize("name", ["litellm", "litellm-spend"])
+def test_the_paths_of_litellm_say_what_its_preset_works_out(tmp_path: Path, name: str) -> None:
     """The fast way and `presets` are two readings of one log; they have to agree row by row."""
-    payloads, preset = odd_payloads(), PRESETS["litellm"]
+    payloads, preset = odd_payloads(), PRESETS[name]
+    payloads = payloads if name == "litellm" else spend_rows(payloads)
     assert set(RAW) == {"litellm", "litellm-spend"}
     reader, blocks = read(lines_of(tmp_path / "log.jsonl", payloads))
     assert reader.chosen.preset is preset
