@@ -20,5 +20,5 @@ setup(
         "equipoise": ITSELF.replace(".", "/"),
         **{f"equipoise.{folder}": folder for folder in FOLDERS},
     },
-    package_data={"": ["py.typed", "**/*.html", "**/*.sql", "**/*.js", "**/*.css"]},
+    package_data={"": ["py.typed", "**/*.html", "**/*.sql", "**/*.js", "**/*.mjs", "**/*.css"]},
 )

@@ -112,7 +112,7 @@ class Agent:
         identity = None if key is None else key_hash(key)
         freeze_identity(store, config, identity, changes, eras, at)
         rules = stored_rules(store)
-        fold = _new_fold(config, rules, store, open_bytes, eras.renewals())
+        fold = new_fold(config, rules, store, open_bytes, eras.renewals())
         restore(fold, store)
         for segment in store.read(since=fold.next_seq):
             fold.apply(segment.seq, segment.batch)
@@ -478,7 +478,7 @@ class Agent:
         return (reward.low, reward.high) != (0.0, 1.0) or bool(undelivered)
 
 
-def _new_fold(
+def new_fold(
     config: ExperimentConfig,
     rules: RuleBook,
     store: Store,

@@ -29,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Self, TypeAlias
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import unquote, urlsplit
 
 MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
 MOST_THREADS = 32  # requests under way at once
@@ -41,7 +41,8 @@ REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by 
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
-    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics", "outcome_token"}
+    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
+    | {"unit_id", "outcome_token"}
 )
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
@@ -64,6 +65,22 @@ class Choice:
     reason: str = ""
     outcome_token: str | None = None
     ask: bool = False
+
+    def span_attributes(self, experiment: str, unit_id: str | None = None) -> dict[str, Any]:
+        """Attributes for the caller's own OpenTelemetry span, or its baggage: the daemon then takes
+        the model call within that span as the outcome of this decision, and evaluations of it as
+        its reward. Names of `feature_flag.*` are OpenTelemetry's (release candidate)."""
+        attributes = {
+            "feature_flag.key": experiment,
+            "feature_flag.provider.name": "equipoise",
+            "feature_flag.result.variant": self.model,
+            "feature_flag.result.reason": "split" if self.randomized else "default",
+            "feature_flag.context.id": unit_id,
+            "equipoise.decision_id": self.decision_id,
+            "equipoise.propensity": self.propensity,
+            "equipoise.outcome_token": self.outcome_token,
+        }
+        return {name: value for name, value in attributes.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -88,19 +105,61 @@ class Counters:
     retries: int = 0
 
 
-def _parts_of(url: str) -> SplitResult:
-    """Scheme, host and port of a daemon's address. Raises ValueError."""
-    refusal = f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT"
-    if not isinstance(url, str):
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon listens: https or not, host and port, or the file of a Unix socket; path: of
+    the proxy before it, "" for none."""
+
+    secure: bool
+    host: str
+    port: int | None
+    path: str = ""
+    socket_file: str = ""
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The address that `url` writes: http://HOST:PORT, https://HOST:PORT, either with the path
+        of a proxy, unix:///PATH, or http+unix://PATH with %2F for each slash. Raises ValueError."""
+        refusal = (
+            f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT, or unix:///SOCKET"
+        )
+        if not isinstance(url, str):
+            raise ValueError(refusal)
+        try:
+            parts = urlsplit(url)
+            port = parts.port if parts.scheme in ("http", "https") else None
+        except ValueError as error:  # a port that is none, a bracket that is not closed
+            raise ValueError(f"{refusal} ({error})") from None
+        path = parts.path.rstrip("/")
+        if parts.scheme in ("http", "https") and parts.hostname and port != 0:
+            return cls(parts.scheme == "https", parts.hostname, port, path)
+        if parts.scheme == "http+unix" and parts.netloc:
+            return cls(False, "localhost", None, path, unquote(parts.netloc))
+        if parts.scheme == "unix" and not parts.netloc and path:
+            return cls(False, "localhost", None, "", unquote(parts.path))
         raise ValueError(refusal)
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError as error:  # a port that is none, a bracket that is not closed
-        raise ValueError(f"{refusal} ({error})") from None
-    if not known:
-        raise ValueError(refusal)
-    return parts
+
+    def connection(self, timeout: float) -> HTTPConnection:
+        """A connection that is not open yet."""
+        if self.socket_file:
+            return _UnixConnection(self.socket_file, timeout)
+        kind = HTTPSConnection if self.secure else HTTPConnection
+        return kind(self.host, self.port, timeout=timeout)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, file: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._file = file
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self._file)
+        except OSError:
+            self.close()
+            raise
 
 
 def _is_number(value: object) -> bool:
@@ -110,9 +169,10 @@ def _is_number(value: object) -> bool:
 class Client:
     """One per process, for any number of threads and event loops.
 
-    url: of the daemon, http or https. token: of scope `route`, where the daemon asks for one.
-    timeout: seconds that `decide` may take. buffer: outcomes kept while the daemon is away, and
-    rows of fallbacks kept until they are complete; the oldest are dropped, and counted.
+    url: of the daemon, http, https, or unix:///PATH of its socket. token: of scope `route`, where
+    the daemon asks for one. timeout: seconds that `decide` may take. buffer: outcomes kept while
+    the daemon is away, and rows of fallbacks kept until they are complete; the oldest are dropped,
+    and counted.
     Raises ValueError for what cannot be one of these. `close` delivers what is left.
     """
 
@@ -124,7 +184,7 @@ class Client:
         timeout: float = 0.05,
         buffer: int = 10_000,
     ) -> None:
-        parts = _parts_of(url)
+        self._address = Address.of(url)
         if token is not None and not (
             isinstance(token, str) and token.isascii() and token.isprintable()
         ):
@@ -135,12 +195,6 @@ class Client:
             )
         if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
             raise ValueError(f"buffer is {buffer!r}, expected a whole number of rows, at least 1")
-        self._host, self._port, self._path = (
-            parts.hostname or "",
-            parts.port,
-            parts.path.rstrip("/"),
-        )
-        self._scheme = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -182,6 +236,7 @@ class Client:
         one; attempt; delivered, False where the chosen model was never tried; or, in place of these
         three, attempts, all in their order: [{"model": …, "status": "failed", "seconds": 1.2,
         "cost": 0.0}, …], status delivered, failed, discarded or cached. Each counts once.
+        unit_id, whose it is: the daemon refuses the outcome of another unit's decision.
         outcome_token, as in the choice, only where neither the choice is given nor this client made
         it, or 100,000 choices ago.
         Raises TypeError for another part, and nothing else.
@@ -210,6 +265,18 @@ class Client:
                         self._put_row(call)
         except Exception:
             self.counters.refused += 1
+
+    def undelivered(self, request_id: str, served: str, path: str, request: Body) -> None:
+        """Report that nobody got what was asked for by another protocol, if it was decided at all.
+
+        served: the model that answered instead. request: the body that asked at `path`; what it is
+        answered with `again` holds the outcome token. Returns at once and raises nothing.
+        """
+        body = {"request_id": request_id, "served": served, "delivered": False}
+        with contextlib.suppress(Exception):
+            self._start_after_fork()
+            with self._changed:
+                self._put(_Item(body, request=json.loads(_dumps(request)), path=path))
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything is delivered; whether it was, within `timeout` seconds."""
@@ -352,9 +419,19 @@ class Client:
         if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
             answered = [self._deliver([item]) for item in batch]
             return all(answered)
+        decided = rows and status == 200 and answer.get("decided")
+        if (
+            decided and len(batch) > 1
+        ):  # which of them it was shows one by one; the others are repeats
+            answered = [self._deliver([item]) for item in batch]
+            return all(answered)
         with self._changed:
             for index, item in enumerate(batch):
-                self._settle(item, refused.get(index, status))
+                if decided and item.call is not None:
+                    # It decided after all, when nobody waited any more.
+                    self._put(_Item(item.call.undelivered(), request=item.call.request))
+                else:
+                    self._settle(item, refused.get(index, status))
         return True
 
     def _find_tokens(self, batch: list[_Item]) -> bool:
@@ -366,9 +443,10 @@ class Client:
                 continue
             try:
                 body = _dumps({**item.request, "again": True})
-                status, answer = self._post("/v1/decide", body, DELIVERY_SECONDS)
+                status, answer = self._post(item.path, body, DELIVERY_SECONDS)
                 if status == 200:
-                    item.body["outcome_token"] = answer["outcome_token"]
+                    said = answer.get("metadata", answer)
+                    item.body["outcome_token"] = said["outcome_token"]
                 elif status in (401, 403, 408, 429) or status >= 500:
                     raise _Failure(f"status-{status}")
             except Exception:
@@ -411,7 +489,7 @@ class Client:
                 connection, fresh = self._idle.pop(), False
                 connection.sock.settimeout(timeout)
             except IndexError:
-                connection, fresh = self._scheme(self._host, self._port, timeout=timeout), True
+                connection, fresh = self._address.connection(timeout), True
             try:
                 if fresh:
                     connection.connect()
@@ -420,7 +498,7 @@ class Client:
             try:
                 if call is not None:
                     call.sends_on(connection)
-                connection.request("POST", self._path + path, body, self._headers)
+                connection.request("POST", self._address.path + path, body, self._headers)
                 response = connection.getresponse()
                 answer = response.status, json.loads(response.read(MOST_BYTES))
             except (OSError, HTTPException, ValueError) as error:
@@ -496,18 +574,21 @@ class _Call:
         body = {name: self.request[name] for name in names if name in self.request}
         body["routed"] = served
         body |= {"outputs": self.parts["outputs"], "reward": self.parts["reward"], "at": self.at}
-        return _Item(body, row=True)
+        return _Item(body, self, row=True)
 
 
 @dataclass(slots=True)
 class _Item:
-    """Something to deliver: a part of an outcome, or a row. call: becomes a row after a 404.
-    request: one whose answer never came, with its outcome token; tried: whether that is missed."""
+    """Something to deliver: a part of an outcome, or a row. call: what it is about, where that was
+    served as routed: after a 404 it becomes a row, and a row whose request was decided a part.
+    request: one whose answer never came, with its outcome token, and the path it was sent to;
+    tried: whether that is missed."""
 
     body: Body
     call: _Call | None = None
     row: bool = False
     request: Body | None = None
+    path: str = "/v1/decide"
     tried: bool = False
 
 

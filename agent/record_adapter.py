@@ -31,6 +31,7 @@ from equipoise.agent.state.attempts import FIRST
 from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.policies.draw import propensity
 from equipoise.store.batches import (
+    Closure,
     DecisionBatch,
     Flags,
     Floats,
@@ -393,6 +394,24 @@ class RecordAdapter:
             return int(table.model[number - table.base])
         decided = self.agent.store.decision(number)
         return 0 if decided is None else int(decided.model[0])
+
+    def closure(self, number: int) -> Closure:
+        """What closed a decision to randomizing; OPEN where nothing did, or an old log says not."""
+        table = self.agent.light.pending
+        if table.base <= number < table.next:
+            return Closure(max(int(table.closed_by[number - table.base]), Closure.OPEN))
+        decided = self.agent.store.decision(number)
+        if decided is None or decided.closed_by is None:
+            return Closure.OPEN
+        return Closure(int(decided.closed_by[0]))
+
+    def unit(self, number: int) -> int | None:
+        """The key of the unit that was decided for; None where there is no such decision."""
+        table = self.agent.light.pending
+        if table.base <= number < table.next:
+            return int(table.unit[number - table.base])
+        decided = self.agent.store.decision(number)
+        return None if decided is None else int(decided.unit[0])
 
     def _metrics(self, rows: Sequence[dict[str, float]]) -> Floats | None:
         """(n, G) in the order of the guardrails, NaN where a record has none; None without any."""

@@ -282,8 +282,9 @@ class JournaledStore(Store):
     def number_reader(self, request_id: str) -> Callable[[], int | None]:
         """Finds the decision of a request. Memory is looked at now, by the thread of the look-ups,
         SQLite when this is called, by any thread; so for the other two readers."""
-        if request_id in self._numbers:
-            return partial(self._numbers.get, request_id)
+        number = self._numbers.get(request_id)
+        if number is not None:
+            return lambda: number
         return lambda: self._reader.find_requests([request_id]).get(request_id)
 
     def decision_reader(self, number: int) -> Callable[[], DecisionBatch | None]:

@@ -225,50 +225,99 @@ def export(
     store: Annotated[Path, typer.Argument(help="The store (a SQLite file).")],
     out: Annotated[Path, typer.Option(help="Folder to create; it must not exist.")],
     format_: Annotated[
-        str, typer.Option("--format", help="Format of the tables.", metavar="parquet|csv")
+        str, typer.Option("--format", help="What is written.", metavar="parquet|csv|dsjson|obp")
     ] = "parquet",
+    era: Annotated[
+        int | None,
+        typer.Option(min=0, help="For dsjson and obp: the era; the one in force if left out."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the folder of an earlier export.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Write a store as tidy tables, with all the certificate needs.
+    """Write a store as tidy tables, with all the certificate needs, or as bandit feedback.
 
-    One file each for decisions, outcomes, observations, simulations, expiries, rules, eras,
-    configurations, controls, alerts and losses, and one that describes every column. Models are
-    named; features are columns x_* and y_*, probabilities columns p_*. experiment.json holds what
-    is certified now.
+    parquet, csv: one file each for decisions, outcomes, observations, simulations, expiries, rules,
+    eras, configurations, controls, alerts and losses, and one that describes every column. Models
+    are named; features are columns x_* and y_*, probabilities columns p_*. experiment.json holds
+    what is certified now.
+
+    dsjson, obp: the rows that certified sums count, with the probability of every action, for
+    Vowpal Wabbit (JSON lines) and Open Bandit Pipeline (Parquet). experiment.json says which rows
+    are left out and why, and the IPS and SNIPS estimates that they must agree with.
 
     Example: equipoise export experiment.db --out tables --format csv
+
+    Example: equipoise export experiment.db --out vw --format dsjson
     """
     from equipoise.agent.maintenance.atomic_files import check_target
-    from equipoise.agent.maintenance.export import write_tables
     from equipoise.store.words import plural
 
-    if format_ not in ("parquet", "csv"):
-        raise typer.BadParameter(f"{format_!r} is not one of parquet, csv", param_hint="--format")
+    formats = ("parquet", "csv", "dsjson", "obp")
+    if format_ not in formats:
+        words = f"{format_!r} is not one of {', '.join(formats)}"
+        raise typer.BadParameter(words, param_hint="--format")
+    of_rows = format_ in ("dsjson", "obp")
+    if era is not None and not of_rows:
+        raise typer.BadParameter(f"{format_} holds every era", param_hint="--era")
     # Before the store is opened: a long log is not read for nothing.
     check_target(out, "experiment.json" if force else None, source=store)
     with reading(store) as (opened, config), _progress("reading the log") as say_progress:
         total = opened.next_seq
-        written = write_tables(
-            opened,
-            config,
-            out,
-            format_,
-            force=force,
-            progress=lambda table, rows: say_progress(
-                f"writing {table}: {plural(rows, 'row')}, of {total:,} in the log"
-            ),
-        )
+        if of_rows:
+            from equipoise.agent.maintenance.bandit_files import write_feedback
+
+            facts = write_feedback(
+                opened,
+                config,
+                out,
+                format_,
+                era=era,
+                force=force,
+                progress=lambda rows, left: say_progress(
+                    f"writing {plural(rows, 'row')}, {left:,} left out; {total:,} rows in the log"
+                ),
+            )
+        else:
+            from equipoise.agent.maintenance.export import write_tables
+
+            written = write_tables(
+                opened,
+                config,
+                out,
+                format_,
+                force=force,
+                progress=lambda table, rows: say_progress(
+                    f"writing {table}: {plural(rows, 'row')}, of {total:,} in the log"
+                ),
+            )
+            facts = {"rows": written}
     if as_json:
         import msgspec
 
-        typer.echo(msgspec.json.encode({"out": str(out), "rows": written}).decode())
+        typer.echo(msgspec.json.encode({"out": str(out), **facts}).decode())
+    elif of_rows:
+        say(_feedback_sentences(out, facts))
     else:
-        for name, rows in written.items():
+        for name, rows in facts["rows"].items():
             typer.echo(f"{out / f'{name}.{format_}'}: {plural(rows, 'row')}")
         typer.echo(f"{out / 'experiment.json'}: what is certified, and the settings")
+
+
+def _feedback_sentences(out: Path, facts: dict[str, Any]) -> list[str]:
+    from equipoise.store.words import plural
+
+    sentences = [f"{out / name}: {plural(rows, 'row')}" for name, rows in facts["files"].items()]
+    sentences += [
+        f"left out: {plural(rows, 'decision')} {reason}"
+        for reason, rows in facts["left_out"].items()
+    ]
+    if facts["usage_rows"]:
+        rows = plural(facts["usage_rows"], "row")
+        sentences.append(f"left out: {rows} of the usage log, whose probabilities nobody knows")
+    said = out / "experiment.json"
+    return [*sentences, f"{said}: what was left out, and the IPS and SNIPS estimates"]
 
 
 def repair(
@@ -385,25 +434,23 @@ def end(
 def _asked(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """What a daemon answers. Raises AgentError where it does not, or refuses."""
     import os
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection
-    from urllib.parse import urlsplit
+    from http.client import HTTPException
 
     import msgspec
 
+    from equipoise.agent.client import Address
     from equipoise.agent.errors import AgentError
 
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise AgentError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    try:
+        address = Address.of(url)
+    except ValueError as error:
+        raise AgentError(str(error)) from None
     headers = {"Content-Type": "application/json"}
     if token := os.environ.get("EQUIPOISE_TOKEN"):
         headers["Authorization"] = f"Bearer {token}"
     try:
-        with closing(kind(parts.hostname, parts.port, timeout=60.0)) as connection:
-            connection.request(
-                "POST", parts.path.rstrip("/") + path, msgspec.json.encode(body), headers
-            )
+        with closing(address.connection(60.0)) as connection:
+            connection.request("POST", address.path + path, msgspec.json.encode(body), headers)
             response = connection.getresponse()
             answer = msgspec.json.decode(response.read(), type=dict[str, Any])
     except (OSError, HTTPException, msgspec.MsgspecError) as error:

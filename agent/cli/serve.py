@@ -72,6 +72,12 @@ def serve(
             min=0, max=65535, help="Port; 0 picks a free one.", show_default="service.port"
         ),
     ] = None,
+    uds: Annotated[
+        Path | None,
+        typer.Option(
+            help="Listen on this Unix socket, and on no port.", show_default="service.uds"
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
     ] = False,
@@ -95,7 +101,15 @@ def serve(
         "host": host,
         "port": port,
     }
-    overrides = {name: value for name, value in options.items() if value is not None}
+    overrides: dict[str, object] = {
+        name: value for name, value in options.items() if value is not None
+    }
+    if uds is not None:
+        if host is not None or port is not None:
+            raise typer.BadParameter("leave --host and --port out", param_hint="--uds")
+        overrides["uds"] = str(uds)
+    elif host is not None or port is not None:
+        overrides["uds"] = None
     if check:
         facts = check_only(config, overrides)
         sentence = facts.pop("sentence")

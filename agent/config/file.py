@@ -7,7 +7,7 @@ error lists every problem of every part.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from os import PathLike
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.ingest import IngestMapping, mapping_faults
 from equipoise.agent.config.parts import Part
-from equipoise.agent.config.service import ServiceSettings, retention_faults
+from equipoise.agent.config.service import ServiceSettings, ofrep_faults, retention_faults
 from equipoise.agent.errors import ConfigError
 from equipoise.agent.features.declarations import WRONG, bound, read
 from equipoise.agent.features.values import Problem, listed, shown
@@ -92,10 +92,23 @@ def file_from_dict(
         units = experiment.units
         ttl = None if units is None else units.ttl
         problems += retention_faults(service.retention, experiment.reward.window, ttl)
+        problems += ofrep_faults(service.ofrep, [model.name for model in experiment.models])
+    if service is not WRONG and ingest is not WRONG and service.otlp is not None:
+        problems += otlp_faults(service.otlp.mapping, ingest)
     sentences += map(str, problems)
     if sentences or experiment is None:
         raise ConfigError(sentences, source)
     return ConfigFile(experiment, service, ingest, capacity)
+
+
+def otlp_faults(name: str, mappings: list[IngestMapping]) -> Iterator[Problem]:
+    """What is wrong with the table that OTLP reads its spans by."""
+    found = [mapping for mapping in mappings if mapping.name == name]
+    if not found:
+        limit = f"the name of an [[ingest]] table ({listed(each.name for each in mappings)})"
+        yield Problem("service.otlp.mapping", shown(name), limit)
+    elif found[0].kind != "observations":
+        yield Problem("service.otlp.mapping", f"one of {found[0].kind}", "one of observations")
 
 
 def unreadable(error: Exception) -> str:

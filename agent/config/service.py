@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import product
@@ -23,7 +23,7 @@ import msgspec
 
 from equipoise.agent.config.parts import Part
 from equipoise.agent.features.declarations import bound, twice
-from equipoise.agent.features.values import Problem, shown
+from equipoise.agent.features.values import Problem, shown, suggestion
 
 SECONDS_A_DAY = 86_400.0
 Count: TypeAlias = Annotated[int, bound("a whole number of 1 or more", ge=1, le=2**40 - 1)]
@@ -137,6 +137,31 @@ class ShadowSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True
     every_seconds: Pace = 60.0
 
 
+class OtlpSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Spans and evaluations that OpenTelemetry's exporters send, by OTLP over HTTP.
+
+    mapping: the `[[ingest]]` table, of observations, that says where features and outputs stand in
+    the row of a span. evaluation: the name of the evaluation whose result is the reward; others are
+    counted and left out. only: attributes of a span, or of its resource, that it must have with
+    these values to count: an application also calls models for what is no request of this
+    experiment. settle_seconds: how long a span waits for those around it, and twenty times as long
+    for one that it names as its parent and that has not come. wait_seconds: how long it waits for
+    its evaluation, and an evaluation for its span; it is noted in a file beside the store. waiting:
+    the most spans that wait.
+    """
+
+    mapping: str
+    evaluation: str | None = None
+    only: dict[str, str] = msgspec.field(default_factory=dict)
+    settle_seconds: Annotated[float, bound("seconds, at most a day", ge=0.0, le=SECONDS_A_DAY)] = (
+        15.0
+    )
+    wait_seconds: Annotated[
+        float, bound("seconds, above 0, at most 30 days", gt=0.0, le=30 * SECONDS_A_DAY)
+    ] = SECONDS_A_DAY
+    waiting: Count = 1_000_000
+
+
 class RetentionSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long rows stay in the store. Without this table they stay for ever.
 
@@ -166,6 +191,23 @@ def retention_faults(
         if needed is not None and settings.days * SECONDS_A_DAY < needed:
             limit = f"at least {needed / SECONDS_A_DAY:.3g}: {name} is {needed:g} seconds"
             yield Problem("service.retention.days", shown(settings.days), limit)
+
+
+class OfrepSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The experiment as a feature flag (OFREP).
+
+    routed: the model that production serves where the context of an evaluation has no attribute
+    `routed`; the answer to bulk evaluations.
+    """
+
+    routed: str | None = None
+
+
+def ofrep_faults(settings: OfrepSettings, models: Sequence[str]) -> Iterator[Problem]:
+    """What the models of an experiment leave of these settings."""
+    if settings.routed is not None and settings.routed not in models:
+        limit, fix = "the name of a model", suggestion(settings.routed, models)
+        yield Problem("service.ofrep.routed", shown(settings.routed), limit, fix)
 
 
 Scope: TypeAlias = Literal["route", "admin"]
@@ -227,21 +269,24 @@ _RATE = bound("above 0, at most 1,000,000, or nothing", gt=0.0, le=1e6)
 class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Hard limits on what clients may send.
 
-    body_bytes: of one request; bulk_bytes: of an NDJSON body. rows: of a batch of decisions or
-    outcomes. connections: open at once. header_seconds, body_seconds: from the first byte to the
-    last of each; bulk_seconds: of an NDJSON body. idle_seconds: between two requests of a
-    connection. store_seconds: how long another program may lock the store. waiting_rows: logged
-    rows that may wait in memory for SQLite before requests are passed through. rejects: refused
-    lines of a bulk body after which the rest is not read. decide_per_second: requests that one
-    token may have decided, a second's worth at once; without it any number. analyst_seconds: how
-    long one question to the analyst may take before that is started again. reads: reports and
-    metrics of one token that are under way at once; a plan counts for eight. open_bytes: of memory
-    for decisions that wait for their outcome, in the daemon and in each analyst; more of them lie
-    in a file beside the store.
+    body_bytes: of one request; bulk_bytes: of an NDJSON body; otlp_bytes: of one of OTLP; all of
+    them of what a compressed body unpacks to; packed_bytes: of one that is compressed, as it comes.
+    rows: of a batch of decisions or outcomes. connections: open at once. header_seconds,
+    body_seconds: from the first byte to the last of each; bulk_seconds: of an NDJSON body.
+    idle_seconds: between two requests of a connection. store_seconds: how long another program may
+    lock the store. waiting_rows: logged rows that may wait in memory for SQLite before requests are
+    passed through. rejects: refused lines of a bulk body after which the rest is not read.
+    decide_per_second: requests that one token may have decided, a second's worth at once; without
+    it any number. analyst_seconds: how long one question to the analyst may take before that is
+    started again. reads: reports and metrics of one token that are under way at once; a plan counts
+    for eight. open_bytes: of memory for decisions that wait for their outcome, in the daemon and in
+    each analyst; more of them lie in a file beside the store.
     """
 
     body_bytes: Count = 1 << 20
     bulk_bytes: Count = 1 << 28
+    otlp_bytes: Count = 1 << 24
+    packed_bytes: Count = 1 << 24
     rows: Count = 1000
     connections: Count = 2048
     header_seconds: Period = 10.0
@@ -257,6 +302,14 @@ class LimitSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
     open_bytes: Count = 16 << 20
 
 
+BasePath: TypeAlias = Annotated[
+    str,
+    bound(
+        "a path that begins with / and does not end with it",
+        "/equipoise",
+        pattern=r"^(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-]){0,8}$(?!\n)",
+    ),
+]
 _ADDRESS = re.compile(r"https?://[^\s/?#\\]+[^\s\\]*")
 
 
@@ -264,6 +317,10 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The daemon.
 
     store, host, port: `--store`, `--host`, `--port` override them; port 0 takes a free one.
+    uds: the file of a Unix socket to listen on, instead of host and port (`--uds`); uds_mode: its
+    permissions, in octal digits: who may write to it may do what a token is needed for elsewhere,
+    unless tokens are declared.
+    base_path: where a proxy shows the daemon, such as /equipoise; it answers there and without it.
     mode: `observe` logs everything and randomizes nothing, `run` acts.
     durability: what an answered decision survives, the death of the `process` or of the machine
     (`power`, an fsync before each answer).
@@ -276,8 +333,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     forecasts of when the experiment will be decided. shutdown_seconds: how long requests that are
     under way may take when it stops. log_level: the least grave lines that are logged.
     limits: on what clients may send.
-    shadow: replays of cached contexts on candidate models; retention: moving old rows out of the
-    store; neither unless declared.
+    shadow: replays of cached contexts on candidate models; otlp: spans and evaluations of
+    OpenTelemetry; retention: moving old rows out of the store; none of them unless declared.
+    ofrep: the experiment as a feature flag.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     names: host names, beside those of loopback, under which browsers reach the page.
     webhook: addresses that get a small JSON document at every change of status, https, or http on
@@ -289,6 +347,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     store: Annotated[str, bound("the path of the store", min_length=1)] = "equipoise.db"
     host: str = "127.0.0.1"
     port: Annotated[int, bound("0 to 65535", "0 takes a free one", ge=0, le=65_535)] = 8080
+    uds: Annotated[str, bound("the path of a socket", min_length=1)] | None = None
+    uds_mode: Annotated[str, bound("three octal digits", "660", pattern="^[0-7]{3}$")] = "660"
+    base_path: BasePath = ""
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
     kill_switch: str | None = None
@@ -301,7 +362,9 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     shutdown_seconds: Period = 10.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shadow: ShadowSettings | None = None
+    otlp: OtlpSettings | None = None
     retention: RetentionSettings | None = None
+    ofrep: OfrepSettings = msgspec.field(default_factory=OfrepSettings)
     names: list[HostName] = msgspec.field(default_factory=list)
     webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"
@@ -310,8 +373,8 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach `host`."""
-        return _loopback(self.host)
+        """Whether only this machine can reach it."""
+        return self.uds is not None or _loopback(self.host)
 
     @property
     def kill_switch_path(self) -> str:

@@ -14,16 +14,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
 from equipoise.agent.agent import Accepted, Agent
+from equipoise.agent.client import Address
 from equipoise.agent.config.file import ConfigFile, load_file
 from equipoise.agent.config.ingest import IngestMapping, Kind
 from equipoise.agent.errors import AgentError, ConfigError, ConflictError
@@ -148,26 +148,29 @@ class StoreSink:
 class DaemonSink:
     """Records to a daemon, over one connection.
 
-    url: http or https. token: of scope `route`, None where none is needed. Raises AgentError for
-    a url that is none, and from `take` where the daemon refuses a request as a whole.
+    url: http, https, or unix:///PATH of a socket. token: of scope `route`, None where none is
+    needed. Raises AgentError for a url that is none, and from `take` where the daemon refuses a
+    request as a whole.
     """
 
     rows_at_once = 100
     """A bulk answer lists so many refused rows, and no more."""
 
     def __init__(self, url: str, token: str | None, kind: Kind) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise AgentError(f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT")
-        secure = parts.scheme == "https"
-        scheme = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        self._connection = scheme(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
-        self._path = f"{parts.path.rstrip('/')}/v1/{kind}"
+        try:
+            address = Address.of(url)
+        except ValueError as error:
+            raise AgentError(str(error)) from None
+        self._connection = address.connection(TIMEOUT_SECONDS)
+        self._path = f"{address.path}/v1/{kind}"
         self._bulk = kind != "outcomes"
         content = "application/x-ndjson" if self._bulk else "application/json"
         self._headers = {"Content-Type": content}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
+
+    def close(self) -> None:
+        self._connection.close()
 
     def take(self, records: Sequence[Record]) -> BatchResult:
         lines = [msgspec.json.encode(record) for record in records]
@@ -515,7 +518,8 @@ def _sink(
             )
         if order.store is not None:
             raise AgentError("--url and --store: the daemon has the store, leave one of them out")
-        yield DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind), None
+        with closing(DaemonSink(order.url, os.environ.get(TOKEN_VARIABLE), kind)) as daemon:
+            yield daemon, None
         return
     path = Path(file.service.store) if order.store is None else order.store
     with _opened(path) as store:

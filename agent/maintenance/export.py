@@ -246,6 +246,9 @@ class _Shape:
     def _certifiable(self, batch: DecisionBatch) -> Flags:
         """(n,) rows that certified sums may count: known before the draw."""
         rule = self._rules.rule(batch.rule_id)
+        if rule.after_decision == "ramp":
+            # Drawn for the checks alone: nothing more is certified.
+            return np.zeros(len(batch), dtype=bool)
         result: Flags = batch.rate >= self._config.limits.rate_min
         if rule.uncertified:
             result = np.zeros_like(result)

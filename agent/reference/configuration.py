@@ -202,6 +202,9 @@ direction = "at-most"
 store = "equipoise.db"
 host = "127.0.0.1"
 port = 8080
+uds = "equipoise.sock"
+uds_mode = "660"
+base_path = "/equipoise"
 mode = "run"
 durability = "process"
 kill_switch = "stop.now"
@@ -236,6 +239,8 @@ token = "kept-in-a-file-that-nobody-else-reads"
 [service.limits]
 body_bytes = 1048576
 bulk_bytes = 268435456
+otlp_bytes = 16777216
+packed_bytes = 16777216
 rows = 1000
 connections = 2048
 header_seconds = 10
@@ -256,6 +261,24 @@ days = 90
 archive = "archive"
 delete = false
 every_seconds = 3600
+""",
+    "[service.ofrep]": """
+[service.ofrep]
+routed = "large"
+""",
+    "[service.otlp]": """
+[service.otlp]
+mapping = "spans"
+evaluation = "Relevance"
+only = {"gen_ai.agent.name" = "support"}
+settle_seconds = 15
+wait_seconds = 86400
+waiting = 1000000
+
+[[ingest]]
+name = "spans"
+features = {words = "attributes.app.words", plan = "resource.app.plan"}
+outputs = {seconds = "seconds"}
 """,
     "[service.shadow]": """
 [service.shadow]

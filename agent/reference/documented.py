@@ -129,9 +129,10 @@ def accepted(kind: Any) -> str:
     ('a list, each: text', '`run` or `observe`, or null')
     """
     parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
-    some = [part for part in parts if part is not types.NoneType]
+    unsaid = (types.NoneType, msgspec.UnsetType)  # what is unset is left out of an answer
+    some = [part for part in parts if part not in unsaid]
     if set(some) == set(get_args(Features)):
-        return _FEATURES + (", or null" if len(some) < len(parts) else "")
+        return _FEATURES + (", or null" if types.NoneType in parts else "")
     words = [_words(part) for part in some]
     return " or ".join(dict.fromkeys(words)) + (", or null" if types.NoneType in parts else "")
 

@@ -15,8 +15,10 @@ import msgspec
 from equipoise.agent.reference.documented import described, fields_of, lines, structs_of
 from equipoise.agent.service.api.operations import NDJSON, Operation, Parameter
 from equipoise.agent.service.api.problems import STATUSES
-from equipoise.agent.service.api.schema import Body, ProblemDocument
+from equipoise.agent.service.api.schema import Body, ProblemDocument, Wire
 from equipoise.agent.service.handlers.admin import Admin
+from equipoise.agent.service.handlers.ofrep import Ofrep
+from equipoise.agent.service.handlers.otlp import Otlp
 from equipoise.agent.service.handlers.queries import Queries
 from equipoise.agent.service.hot_path.handlers import HotHandlers
 from equipoise.store.records import ID_RULE, Observation, Outcome, Record, Simulation
@@ -87,7 +89,7 @@ def operations() -> list[Operation]:
     """Every operation, in the order in which the examples of the page can be sent."""
     declared = [
         member.operation
-        for holder in (HotHandlers, Admin, Queries)
+        for holder in (HotHandlers, Ofrep, Admin, Queries, Otlp)
         for member in vars(holder).values()
         if hasattr(member, "operation")
     ]
@@ -113,7 +115,7 @@ def http_page() -> str:
     structs: list[type[msgspec.Struct]] = []
     for operation in operations():
         sections += _operation(operation)
-        for kind in (operation.body, operation.answer):
+        for kind in (operation.body, operation.answer, operation.failure):
             structs += structs_of(kind)
     sections.append(
         "## Objects\n\nFields of bodies and answers. An answer has every field, a problem those"
@@ -122,7 +124,8 @@ def http_page() -> str:
     for struct in _with_inner([*structs, ProblemDocument]):
         about, _ = described(struct)
         sections.append(f"### {struct.__name__}\n\n{about}\n")
-        given = not struct.__module__.startswith(_ANSWERS) or issubclass(struct, Body | Record)
+        inside = struct.__module__.startswith(_ANSWERS) or issubclass(struct, Wire)
+        given = not inside or issubclass(struct, Body | Record)
         sections.append("\n".join(lines(fields_of(struct), given)) + "\n")
     rows = [f"| {status} | {title} | {when} |" for status, (title, _, when) in STATUSES.items()]
     sections.append("\n".join(["## Problems\n", _PROBLEMS, *rows, ""]))
@@ -138,6 +141,8 @@ def _operation(operation: Operation) -> Iterator[str]:
     facts.append(f"Answer: {_linked(operation.answer)}.")
     facts += [f"`{each.name}` ({each.where}): {each.description}" for each in operation.parameters]
     facts.append(f"Problems: {', '.join(map(str, operation.statuses))}.")
+    if operation.failure is not None:
+        facts.append(f"400 and 404 are {_linked(operation.failure)}.")
     yield " ".join(facts) + "\n"
     yield f"```sh\n{curl(operation)}\n```\n"
 
@@ -153,6 +158,7 @@ def curl(operation: Operation) -> str:
     for parameter in operation.parameters:
         path += _argument(parameter)
     path = path.replace("{decision_id}", "d0").replace("{rule_id}", "$RULE_ID")
+    path = path.replace("{experiment}", "chat")
     command = 'curl -s -H "Authorization: Bearer $EQUIPOISE_TOKEN"'
     if operation.method == "PUT":
         command += " -X PUT"

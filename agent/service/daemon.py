@@ -88,13 +88,14 @@ class Daemon:
         self.adapter = RecordAdapter(self.agent, self.clock, lambda: self.clock.off)
         rate = settings.limits.decide_per_second
         self.rates = None if rate is None else Rates(rate)
+        self.tokens = OutcomeTokens(key, config.name, required=settings.outcomes == "signed")
         self.hot = HotHandlers(
             self.adapter,
             self.switches,
             self.breaker,
             self.counters,
             settings.limits.rows,
-            OutcomeTokens(key, config.name, required=settings.outcomes == "signed"),
+            self.tokens,
             self.rates,
         )
         self.analysis = AnalystClient(
@@ -273,6 +274,15 @@ class Daemon:
             or self.agent.broken is not None
             or self.store.displaced is not None
             or self.breaker.reason is not None
+        )
+
+    def can_log(self) -> bool:
+        """Whether rows can be logged now, as far as is known before it is tried."""
+        return not (
+            self.stopping
+            or self.agent.broken is not None
+            or self.store.displaced is not None
+            or self.breaker.open
         )
 
     def readiness(self) -> Readiness:

@@ -14,11 +14,13 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
+import stat
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -37,12 +39,14 @@ from equipoise.agent.config.reload import (
     reload_plan,
 )
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.ingest.joining import Joining
 from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.monitors.lost_rows import smallest_certifiable
-from equipoise.agent.service.app import build
+from equipoise.agent.service.app import build, otlp_of
 from equipoise.agent.service.daemon import BROKEN, Daemon
+from equipoise.agent.service.handlers.otlp import SETTLE_EVERY_SECONDS
 from equipoise.agent.service.hot_path.application import Application, DirectProtocol
 from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.connection_limits import BACKLOG, Turns, descriptors, raise_limit
@@ -65,6 +69,8 @@ class ListenError(ValueError):
 
 def listen(settings: ServiceSettings) -> socket.socket:
     """A listening socket. Raises ListenError in one line."""
+    if settings.uds is not None:
+        return _listen_on_file(settings.uds, int(settings.uds_mode, 8))
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -76,6 +82,59 @@ def listen(settings: ServiceSettings) -> socket.socket:
         raise ListenError(f"cannot listen on {settings.host}:{settings.port}: {why}") from None
     listener.setblocking(False)
     return listener
+
+
+def _listen_on_file(path: str, mode: int) -> socket.socket:
+    """A socket at a path, which nobody may write to before it has its permissions. One that another
+    daemon left there is replaced, one that is in use is not."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o777 & ~mode)
+    try:
+        if _is_left_over(path):
+            os.unlink(path)
+        listener.bind(path)
+    except (OSError, ValueError) as error:
+        listener.close()
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ListenError(f"cannot listen on {path}: {why}") from None
+    finally:
+        os.umask(before)
+    listener.setblocking(False)
+    return listener
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether there is a socket that nobody listens at. Raises ValueError for anything else that is
+    there, and where somebody does."""
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISSOCK(kind):
+        raise ValueError("there is a file that is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError as error:
+            raise ValueError(f"whoever listens there does not answer ({error})") from None
+    raise ValueError("another program listens there")
+
+
+@contextlib.contextmanager
+def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+    """A listening socket, whose file is removed in the end, unless another took its place."""
+    listener = listen(settings)
+    file = settings.uds and os.stat(settings.uds).st_ino
+    try:
+        yield listener
+    finally:
+        listener.close()
+        with suppress(OSError):
+            if settings.uds and os.stat(settings.uds).st_ino == file:
+                os.unlink(settings.uds)
 
 
 class StartError(ValueError):
@@ -99,9 +158,14 @@ class Server(uvicorn.Server):
         # What is there by now stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        host, port = (sockets or self.servers[0].sockets)[0].getsockname()[:2]
+        place = (sockets or self.servers[0].sockets)[0].getsockname()
+        if isinstance(place, str):
+            address = f"unix://{os.path.abspath(place)}"
+        else:
+            host, port = place[:2]
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         # For whoever started it with port 0, and as the sign that requests may come.
-        print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        print(f"listening on {address}", flush=True)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -311,7 +375,11 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
         fewer = msgspec.structs.replace(settings.limits, connections=files.connections)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    with closing(listen(settings)) as listener, _opened(settings) as store:
+    with (
+        _listening(settings) as listener,
+        _opened(settings) as store,
+        _joining(file) as joining,
+    ):
         daemon = Daemon(config, settings, store, open_key(store), log)
         switch = daemon.switches.kill_switch
         signals: Signals = {
@@ -322,7 +390,11 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
             signal.SIGUSR2: partial(switch.signal, False),
         }
         daemon.end = partial(_end, settings.shutdown_seconds + _SURELY_SECONDS)
-        front = build(daemon, tokens, page(daemon.analysis, daemon.jobs))
+        otlp = None
+        if settings.otlp is not None:
+            otlp = otlp_of(daemon, file.mapping(settings.otlp.mapping), joining)
+            daemon.jobs.add("otlp", SETTLE_EVERY_SECONDS, otlp.settle)
+        front = build(daemon, tokens, page(daemon.analysis, daemon.jobs), otlp)
         serve_front(front, settings, listener, daemon.counters.refused, signals, log)
         return daemon.exit_code
 
@@ -344,6 +416,28 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
         waiting_rows=settings.limits.waiting_rows,
         grouped=True,
     )
+
+
+@contextlib.contextmanager
+def _joining(file: ConfigFile) -> Iterator[Joining | None]:
+    """Where spans wait. Raises StoreError where their file fails."""
+    settings = file.service
+    if settings.otlp is None:
+        yield None
+        return
+    path = Path(f"{settings.store}.spans")
+    try:
+        joining = Joining(
+            path,
+            settings.otlp.settle_seconds,
+            settings.otlp.wait_seconds,
+            keep_unrated=file.experiment.reward.missing_value is not None,
+            safe=settings.durability == "power",
+        )
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}, where spans wait, cannot be opened: {error}") from None
+    with joining:
+        yield joining
 
 
 def reread(path: Path, overrides: Mapping[str, object], daemon: Daemon, tokens: Tokens) -> None:

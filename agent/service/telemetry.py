@@ -47,7 +47,8 @@ class Counters:
     """decisions: by (model, randomized); repeated: requests decided before; passed_through: by
     reason; outcomes: by what became of them; bulk: rows by kind; responses: by (route, status);
     seconds: inside a handler, by route; refused: answers by status that a connection got before
-    any handler saw a request; clock_steps: times the machine's clock was set; moved_out: old rows
+    any handler saw a request; spans: what came by OTLP, by what became of it; waiting: of it what
+    waits, by kind; clock_steps: times the machine's clock was set; moved_out: old rows
     that left the store, None where they stay for ever."""
 
     def __init__(self) -> None:
@@ -62,6 +63,8 @@ class Counters:
         self.refresh_failures = 0
         self.job_failures: Counter[str] = Counter()
         self.refused: Counter[int] = Counter()
+        self.spans: Counter[str] = Counter()
+        self.waiting: dict[str, int] = {}
         self.clock_steps = 0
         self.moved_out: int | None = None
 

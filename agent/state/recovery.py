@@ -26,6 +26,14 @@ def restore(fold: Fold, store: Store) -> None:
         with suppress(StateFormatError):
             fold.load_bytes(checkpoint.state)
             return
+    restore_base(fold, store)
+
+
+def restore_base(fold: Fold, store: Store) -> None:
+    """Load the state that the log begins with, if it does not begin at row 0.
+
+    Raises AgentError where that state was written by a version whose states this one does not read.
+    """
     root = store.base_snapshot()
     if root is not None:
         try:

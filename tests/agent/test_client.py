@@ -18,7 +18,7 @@ import pytest
 from misbehaving import Protocol, behaving, serving
 from running import until
 
-from equipoise.agent.client import Client
+from equipoise.agent.client import Address, Client
 from equipoise.store.batches import DecisionBatch, ObservationBatch, OutcomeBatch
 
 PATIENT = 10.0
@@ -246,10 +246,10 @@ def test_a_row_of_a_usage_log_names_who_answered(
 ) -> None:
     with serving(daemon) as port:
         router = client(port)
-        host, router._host = router._host, "host.invalid"
+        there, router._address = router._address, Address.of("http://host.invalid")
         choice = router.decide("r1", "small", FEATURES)
         assert choice.decision_id is None
-        router._host = host
+        router._address = there
         router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5, **parts)
         assert router.flush(PATIENT)
         router.close()
@@ -320,14 +320,37 @@ def test_a_time_out_that_logged_nothing_becomes_an_observation(daemon: Protocol)
     with behaving(hang) as dead:
         router = client(dead, 0.1)
         router.outcome(router.decide("r1", "large", FEATURES), outputs={"seconds": 1}, reward=1)
-        router._port = None
+        router._address = Address.of("unix:///nowhere")
     with serving(daemon) as port:
-        router._port = port
+        router._address = Address.of(f"http://127.0.0.1:{port}")
         assert router.flush(PATIENT)
         router.close()
     assert rows(daemon, ObservationBatch) == 1
     assert rows(daemon, OutcomeBatch) == 0
     assert router.counters.refused == 0
+
+
+def test_a_decision_that_was_logged_when_its_row_was_on_the_way_is_undelivered(
+    daemon: Protocol,
+) -> None:
+    """Asked about it the daemon knew of none yet: its request still lay in a buffer."""
+    with serving(daemon) as port:
+        router = client(port)
+        host, router._host = router._host, "host.invalid"
+        choices = [router.decide(f"r{row}", "small", FEATURES) for row in range(3)]
+        router._host = host
+        again = client(port)
+        assert again.decide("r1", "small", FEATURES).reason == ""
+        again.close()
+        with router._changed:  # so that all three are one batch
+            for choice in choices:
+                router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5)
+        assert router.flush(PATIENT)
+        router.close()
+    assert (rows(daemon, DecisionBatch), rows(daemon, ObservationBatch)) == (1, 2)
+    assert outcomes(daemon) == [(False, 0.5)]
+    counters = router.counters
+    assert (counters.observations, counters.delivered, counters.refused) == (2, 1, 0)
 
 
 def test_what_cannot_be_said_is_refused_and_counted(daemon: Protocol, port: int) -> None:

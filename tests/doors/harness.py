@@ -5,7 +5,6 @@ A peer lives in an environment of its own under build/doors, so that its pins ca
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,21 @@ def node_with(name: str, *packages: str) -> Path:
         (folder / "package.json").write_text('{"private": true, "type": "module"}')
         install = ["npm", "install", "--silent", "--no-audit", "--no-fund", *packages]
         subprocess.run(install, cwd=folder, check=True, timeout=INSTALL_SECONDS)
+        stamp.write_text(wanted)
+    return folder
+
+
+def debian_with(name: str, *packages: str) -> Path:
+    """A folder that holds the files of these Debian packages, NAME=VERSION, unpacked once and kept.
+    Nothing is installed, and what they depend on must be there."""
+    folder = BUILD / name
+    stamp, wanted = folder / ".packages", "\n".join(sorted(packages))
+    if not stamp.exists() or stamp.read_text() != wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        get = ["apt-get", "download", "--quiet", *packages]
+        subprocess.run(get, cwd=folder, check=True, timeout=INSTALL_SECONDS)
+        for archive in folder.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", archive, folder], check=True)
         stamp.write_text(wanted)
     return folder
 
@@ -117,18 +132,16 @@ def newcomer(page: Path, environment: Mapping[str, str] | None = None) -> list[S
                 code = shell.wait(NEWCOMER_SECONDS)
             finally:
                 # What the page left running in the background belongs to the shell's session.
-                with contextlib.suppress(ProcessLookupError):
+                with suppress(ProcessLookupError):
                     os.killpg(shell.pid, signal.SIGTERM)
             printed.seek(0)
             text = printed.read().decode(errors="replace")
         assert code == 0, f"{page.name}: exit code {code}\n{text[-3000:]}"
     shell_blocks = [block for kind, block in blocks if kind == "sh"]
-    before = started_at = None
-    for part in text.split(_MARK)[1:]:
-        at, _, output = part.partition("\n")
-        if started_at is not None:
-            steps.append(Step(shell_blocks[len(steps)], float(at) - started_at, before or ""))
-        started_at, before = float(at), output
+    # Two marks a block: what stands behind the first is what it printed.
+    marked = [part.partition("\n") for part in text.split(_MARK)[1:]]
+    for commands, first, last in zip(shell_blocks, marked[::2], marked[1::2], strict=True):
+        steps.append(Step(commands, float(last[0]) - float(first[0]), first[2]))
     assert time.monotonic() - started < NEWCOMER_SECONDS
     at = -1
     for kind, block in blocks:

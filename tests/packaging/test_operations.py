@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -56,6 +57,62 @@ def test_every_metric_that_a_rule_names_is_one_of_the_daemons() -> None:
     base = {re.sub(r"_(?:total|bucket|count|sum)$", "", name) for name in named}
     assert len(base) > 12
     assert base - known == set()
+
+
+def panels() -> list[dict[str, Any]]:
+    board = json.loads((OPERATIONS / "grafana.json").read_text())
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def test_every_expression_of_the_board_is_of_metrics_that_the_daemon_exposes() -> None:
+    """Of their type and with their labels; docs/reference/metrics.md is compared with a daemon."""
+    row = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \|", re.MULTILINE)
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    metrics = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in row.findall(page)
+    }
+    named = set()
+    for panel in panels():
+        for target in panel["targets"]:
+            text = target["expr"]
+            selected = re.findall(r"(rate\()?\b(equipoise_\w+)\{([^}]*)\}", text)
+            assert len(selected) == text.count("equipoise_") > 0, text
+            for rate, name, labels in selected:
+                base = re.sub(r"_bucket$", "", name)
+                kind, known = metrics[base]
+                used = set(re.findall(r"(\w+)(?:=~|!=|=)", labels))
+                assert 'instance=~"$instance"' in labels
+                assert used <= known | {"instance"}, text
+                assert bool(rate) is (kind != "gauge"), f"{text}: a {kind}"
+                assert (base != name) is (kind == "histogram")
+                shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                assert shown <= known, f"{text}: {target['legendFormat']}"
+                named.add(base)
+    assert len(named) > 20
+    wanted = ("interval_lower", "decisions_total", "assignments", "budget_left", "check")
+    assert named >= {f"equipoise_{name}" for name in (*wanted, "oldest_waiting_seconds")}
+
+
+def test_the_panels_of_the_board_have_a_place_and_a_source_each() -> None:
+    board = json.loads((OPERATIONS / "grafana.json").read_text())
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(ids) == len(set(ids))
+    cells: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        own = {
+            (place["x"] + column, place["y"] + line)
+            for column in range(place["w"])
+            for line in range(place["h"])
+        }
+        assert not own & cells, panel["title"]
+        cells |= own
+    assert {column for column, _ in cells} == set(range(24))
+    for panel in panels():
+        assert panel["description"].endswith("."), panel["title"]
+        sources = [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+        assert all(source["uid"] == "${datasource}" for source in sources)
 
 
 def test_every_check_has_an_alarm() -> None:

@@ -118,6 +118,15 @@ def test_every_folder_with_code_is_a_package() -> None:
     assert missing == [], "setup.py would leave these out of the wheel"
 
 
+def test_every_file_of_a_package_is_in_the_wheel() -> None:
+    text = (ROOT / "setup.py").read_text()
+    for folder in PACKAGES:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc", ""):
+                known = path.name == "py.typed" or f'"**/*{path.suffix}"' in text
+                assert known, f"setup.py: package_data lacks {path.relative_to(ROOT)}"
+
+
 def test_every_package_is_typed() -> None:
     assert [name for name in PACKAGES if not (ROOT / name / "py.typed").is_file()] == []
 

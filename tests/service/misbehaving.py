@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 
-from equipoise.agent.agent import Agent
+from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.config import config_from_dict
 from equipoise.agent.errors import AgentError, ConflictError, UnknownDecisionError
 from equipoise.agent.record_adapter import RecordAdapter
@@ -58,16 +58,16 @@ class Protocol:
         return 200, msgspec.json.encode({**msgspec.to_builtins(made), "reason": None})
 
     @staticmethod
-    def _each(body: bytes, kind: type, take: Callable[..., object], name: str) -> bytes:
-        rejected = []
+    def _each(body: bytes, kind: type, take: Callable[..., Accepted], name: str) -> bytes:
+        rejected, decided = [], 0
         for index, raw in enumerate(msgspec.json.decode(body, type=list[msgspec.Raw])):
             try:
-                take([msgspec.json.decode(raw, type=kind)])
+                decided += take([msgspec.json.decode(raw, type=kind)]).decided
             except UnknownDecisionError:
                 rejected.append({"index": index, "status": 404, "detail": ""})
             except (AgentError, ValueError, msgspec.MsgspecError) as error:
                 rejected.append({"index": index, "status": 422, "detail": str(error)})
-        return msgspec.json.encode({name: rejected})
+        return msgspec.json.encode({name: rejected, "decided": decided})
 
 
 @contextlib.contextmanager

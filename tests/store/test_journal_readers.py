@@ -36,3 +36,15 @@ def test_readers_look_at_memory_at_once_and_at_sqlite_when_they_are_called(
             [np.nan, 0.5], nan_ok=True
         )
         assert [pool.submit(reader).result() for reader in nothing] == [None, None, []]
+
+
+def test_what_leaves_memory_before_a_reader_is_called_is_found_all_the_same(
+    tmp_path: Path, author: Any
+) -> None:
+    with JournaledStore(tmp_path / "log.db") as store:
+        store.append(author.decisions(3, request_id=["a", "b", "c"]))
+        number, decision = store.number_reader("b"), store.decision_reader(1)
+        store.settle(store.next_seq, 10.0)
+        store.append(author.decisions(1, request_id=["d"]))  # memory lets go of what is in SQLite
+        assert number() == 1
+        assert decision().request_id == ["b"]

@@ -52,7 +52,8 @@ class Operation:
 
     scope: what a token needs, None for what is open to all. body, answer: types of the schema; the
     answer is what the handler returns, if nothing else is said. problems: statuses it may refuse
-    with, beyond those of every operation, of its kind of body and of its weight. parameters: of
+    with, beyond those of every operation, of its kind of body and of its weight. failure: the type
+    of 400 and 404, where a protocol asks for another document than ours. parameters: of
     path and query; any other is refused. example: a valid body, or a function that makes it of a
     valid body of /v1/decide. weight: of `limits.reads`, for what the analyst has to answer. name,
     summary: the handler's name in camel case, and the first line of its docstring.
@@ -66,6 +67,7 @@ class Operation:
     content: str = JSON
     optional_body: bool = False
     problems: tuple[int, ...] = ()
+    failure: Any = None
     parameters: tuple[Parameter, ...] = ()
     example: Any = None
     weight: int = 0
@@ -132,12 +134,14 @@ _ALWAYS = (401, 403, 421, 431, 500)
 
 
 def document(
-    operations: Sequence[Operation], version: str, request: Mapping[str, object]
+    operations: Sequence[Operation], version: str, request: Mapping[str, object], base: str = ""
 ) -> dict[str, Any]:
-    """The OpenAPI document as JSON-able data. request: a body that /v1/decide accepts here."""
+    """The OpenAPI document as JSON-able data. request: a body that /v1/decide accepts here. base:
+    where a proxy shows the paths."""
     types = [ProblemDocument]
     for operation in operations:
-        types += [kind for kind in (operation.body, operation.answer) if kind is not None]
+        own = (operation.body, operation.answer, operation.failure)
+        types += [kind for kind in own if kind is not None]
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     by_type = {str(kind): schema for kind, schema in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -158,6 +162,7 @@ def document(
             "version": version,
             "description": "Decides which requests to randomize, and onto which model.",
         },
+        **({"servers": [{"url": base}]} if base else {}),
         "paths": paths,
         "components": {
             "schemas": components,
@@ -206,8 +211,11 @@ def _responses(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
         }
     }
     for status in operation.statuses:
+        kind, media = ProblemDocument, "application/problem+json"
+        if operation.failure is not None and status in (400, 404):
+            kind, media = operation.failure, JSON
         responses[str(status)] = {
             "description": STATUSES[status][2],
-            "content": {"application/problem+json": {"schema": by_type[str(ProblemDocument)]}},
+            "content": {media: {"schema": by_type[str(kind)]}},
         }
     return responses

@@ -36,7 +36,11 @@ STATUSES = {
     408: ("Too slow", "too-slow", "The body came too slowly."),
     409: ("Conflict", "conflict", "The same id came with other content before."),
     413: ("Too large", "too-large", "The body is too large, or has too many rows."),
-    415: ("Unsupported media type", "media-type", "The body says that it is no JSON."),
+    415: (
+        "Unsupported media type",
+        "media-type",
+        "The body says that it is no JSON, or is compressed in a way that is not read here.",
+    ),
     421: ("Wrong host", "misdirected", "The host name is not one of this daemon's."),
     422: ("Refused", "refused", "A field is not acceptable; the document names it and its limit."),
     429: (

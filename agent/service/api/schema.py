@@ -104,9 +104,10 @@ class DecideBatchAnswer(Wire, frozen=True, kw_only=True):
 class OutcomeReport(Outcome, frozen=True, kw_only=True):
     """What came of a decision. outcome_token: as it came with the decision; a token of scope admin,
     a daemon without tokens, or one with `outcomes = "open"` needs none, and a wrong one is always
-    refused (403)."""
+    refused (403). unit_id: whose it is, as decided with; refused (409) where it was another's."""
 
     outcome_token: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+    unit_id: Id | None = None
 
 
 OutcomesRequest: TypeAlias = OutcomeReport | list[OutcomeReport]
@@ -266,6 +267,48 @@ class ModeAnswer(Wire, frozen=True, kw_only=True):
     activity: Activity
     activity_sentence: str = ""
     ended: Ended | None = None
+
+
+class OtlpAnswer(Wire, frozen=True, kw_only=True):
+    """What came by OTLP since the start, by what became of it, and what waits now.
+
+    waiting_calls: for their evaluation, or for the spans around them. waiting_evaluations: for
+    their span. calls, evaluations: that came, each once; repeats: what came again. ignored: spans
+    and log records that are neither. other: calls without the attributes of `otlp.only`, and
+    evaluations of another name. rejected: what was refused when it came. observations, outcomes,
+    rewards: that were logged; duplicates: that were in the log before; decided: rows of requests
+    that were decided here. around: spans that name a decision and are no call. inner: calls within
+    another call, which counts. again: calls whose answer was there before. failed: calls of a
+    decision that got no answer; superseded: that got one before the last. unrated: calls whose
+    evaluation never came; late: evaluations that came after that. spare: evaluations of a call that
+    had one; unmatched: whose call never came. refused: what the log does not take; the daemon's log
+    says why. last_refusal: the newest reason.
+    """
+
+    waiting_calls: int
+    waiting_evaluations: int
+    calls: int
+    evaluations: int
+    repeats: int
+    ignored: int
+    other: int
+    rejected: int
+    observations: int
+    outcomes: int
+    rewards: int
+    duplicates: int
+    decided: int
+    around: int
+    inner: int
+    again: int
+    failed: int
+    superseded: int
+    unrated: int
+    late: int
+    spare: int
+    unmatched: int
+    refused: int
+    last_refusal: str = ""
 
 
 class Health(Wire, frozen=True, kw_only=True):

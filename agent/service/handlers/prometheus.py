@@ -114,6 +114,15 @@ class Exposition:
         )
         yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
         yield _counter(
+            "equipoise_otlp", "What came by OTLP, by what became of it.", "what", counters.spans
+        )
+        waiting = GaugeMetricFamily(
+            "equipoise_otlp_waiting", "What of it waits, by kind.", labels=["kind"]
+        )
+        for kind, count in counters.waiting.items():
+            waiting.add_metric([kind], count)
+        yield waiting
+        yield _counter(
             "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
         )
         refused = {str(status): count for status, count in counters.refused.items()}
@@ -270,8 +279,13 @@ def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
     """Values, interval widths and checks of the newest report, and the status as it stands."""
     value = GaugeMetricFamily("equipoise_value", "Estimated value.", labels=["model"])
     error = GaugeMetricFamily("equipoise_standard_error", "Its standard error.", labels=["model"])
-    width = GaugeMetricFamily(
-        "equipoise_interval_width", "Width of the certified interval.", labels=["model"]
+    width, *ends = (
+        GaugeMetricFamily(f"equipoise_interval_{name}", text, labels=["model"])
+        for name, text in (
+            ("width", "Width of the certified interval."),
+            ("lower", "Its lower end."),
+            ("upper", "Its upper end."),
+        )
     )
     for row in (*report.estimates.models, report.estimates.todays_routing):
         if row.value is not None:
@@ -280,7 +294,9 @@ def _knowledge(report: Report, situation: Situation) -> Iterator[Metric]:
             error.add_metric([row.model], row.standard_error)
         if row.lower is not None and row.upper is not None:
             width.add_metric([row.model], row.upper - row.lower)
-    yield from (value, error, width)
+            for gauge, end in zip(ends, (row.lower, row.upper), strict=True):
+                gauge.add_metric([row.model], end)
+    yield from (value, error, width, *ends)
     answer = report.recommendation(situation=situation)
     status = GaugeMetricFamily("equipoise_status", "1 for the present one.", labels=["status"])
     for each in State:

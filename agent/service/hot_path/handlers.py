@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -22,6 +22,7 @@ from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.api.operations import Operation
 from equipoise.agent.service.api.problems import Refusal, refusal_of
 from equipoise.agent.service.api.schema import (
+    ClosedBy,
     DecideBatchAnswer,
     DecideBatchRequest,
     DecideRequest,
@@ -35,7 +36,7 @@ from equipoise.agent.service.api.schema import (
 from equipoise.agent.service.control import Breaker, Switches
 from equipoise.agent.service.http.access import ANYBODY, Caller, OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Counters
-from equipoise.store.batches import Ints
+from equipoise.store.batches import Closure, Ints, text_key
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError, WriteError
 from equipoise.store.records import Decision, Outcome, Request
 
@@ -181,6 +182,27 @@ class HotHandlers:
             return self._encode(self._earlier(request))
         return self._encode(self._decided([request])[0])
 
+    def decided(self, request: DecideRequest, caller: Caller) -> DecisionAnswer:
+        """The answer to one request that came by another protocol. Raises as `decide`."""
+        if request.again:
+            return self._earlier(request)
+        if self._rates is not None:
+            self._rates.take(caller.name, 1)
+        return self._decided([request])[0]
+
+    def passed_through(self, request: Request, error: Exception) -> DecisionAnswer:
+        """The answer to a request that was decided and could not be put on the disk."""
+        reason = self._trip(error)
+        self._counters.passed_through[reason] += 1
+        return _passed_through(request, reason)
+
+    def closed_by(self, decision_id: str | None) -> ClosedBy | None:
+        """What closed a request to randomizing before its draw."""
+        if decision_id is None:
+            return None
+        closure = self._adapter.closure(int(decision_id[1:]))
+        return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
+
     def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
         """As `decide` of every body in turn, at the cost of hardly more than one of them."""
         if len(bodies) < FEWEST_TOGETHER:
@@ -308,9 +330,7 @@ class HotHandlers:
     def pass_through(self, path: str, body: bytes, error: Exception) -> bytes | None:
         """The answer to a request that was decided and could not be put on the disk: it is passed
         through. None for what is no request to decide."""
-        reason = self._breaker.trip(
-            error if isinstance(error, StoreError) else WriteError(type(error).__name__)
-        )
+        reason = self._trip(error)
         if path == "/v1/decide":
             requests: Sequence[Request] = [self._request.decode(body)]
         elif path == "/v1/decide/batch":
@@ -322,6 +342,11 @@ class HotHandlers:
         if path == "/v1/decide":
             return self._encode(answers[0])
         return self._encode(DecideBatchAnswer(decisions=answers))
+
+    def _trip(self, error: Exception) -> PassThrough:
+        return self._breaker.trip(
+            error if isinstance(error, StoreError) else WriteError(type(error).__name__)
+        )
 
     def _count(self, decisions: Sequence[Decision], newest: int) -> None:
         counted = self._counters.decisions
@@ -345,6 +370,8 @@ class HotHandlers:
         def check(numbers: Ints) -> None:
             for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
                 self._tokens.check(number, outcome.outcome_token, caller)
+                if outcome.unit_id is not None:
+                    self._check_unit(number, outcome.unit_id)
 
         # Without the store nothing can be taken, and the client is told to come again.
         accepted = self._adapter.observe(outcomes, check)
@@ -369,6 +396,12 @@ class HotHandlers:
             outcome_token=self._tokens.of(int(decision.decision_id[1:])),
             ask=msgspec.UNSET if decision.ask is None else decision.ask,
         )
+
+    def _check_unit(self, number: int, unit: str) -> None:
+        """Refuse an outcome of another unit than the one that was decided for."""
+        known = self._adapter.unit(number)
+        if known is not None and known != text_key("unit", unit):
+            raise Refusal(409, f"unit_id: decision d{number} is another unit's", field="unit_id")
 
     def _check_rows(self, what: str, count: int) -> None:
         if count > self._rows:

@@ -181,8 +181,15 @@ class Doors:
         self._reads: Counter[str] = Counter()
         self._rates = rates
 
-    def admit(self, method: str, headers: Headers, scope: Scope | None) -> Caller:
-        """Who asks. scope: what a token needs, None where everybody may ask.
+    def admit(
+        self,
+        method: str,
+        headers: Headers,
+        scope: Scope | None,
+        contents: tuple[bytes, ...] | None = None,
+    ) -> Caller:
+        """Who asks. scope: what a token needs, None where everybody may ask. contents: types of a
+        body, one of which it must name; without them any program may send JSON.
 
         Raises Refusal: 400 for a WebSocket, 401 and 403 as `Tokens.check`, 403 for another site's
         page, 415 for a body that says it is no JSON, 421 for another host's name.
@@ -212,7 +219,7 @@ class Doors:
             # A link to the page may stand anywhere.
             raise Refusal(403, "this may not be asked for from another site")
         if method in ("POST", "PUT"):
-            _check_content(content, browser=bool(origin or site))
+            _check_content(content, bool(origin or site), contents)
         return ANYBODY if scope is None else self.tokens.check(headers, scope)
 
     def count(self, caller: Caller) -> None:
@@ -270,13 +277,18 @@ class Rates:
         self._buckets[name] = level - requests, now
 
 
-def _check_content(content: bytes, browser: bool) -> None:
+def _check_content(content: bytes, browser: bool, contents: tuple[bytes, ...] | None) -> None:
     """Refuse what a page can send anywhere without asking: text, and forms.
 
     Many programs name no type at all, and curl sends `-d` as a form, which counts as JSON where no
     browser is behind it.
     """
     kind = content.partition(b";")[0].strip().lower()
+    if contents is not None:
+        if kind not in contents:
+            names = " or ".join(each.decode() for each in contents)
+            raise Refusal(415, f"the body is to come with content-type {names}", limit=names)
+        return
     if kind in _JSON or not content or (kind == _FORM and not browser):
         return
     raise Refusal(415, f"the body is to come with {_CONTENT}", limit=_CONTENT)

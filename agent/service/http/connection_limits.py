@@ -162,6 +162,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unparsed = b""
         self._body_left: int | None = 0
         """Bytes of the present body that are to come, None for a body in chunks."""
+        self._packed = False
+        """Whether the present body is compressed."""
         self._in_body = False
         self._ended = False
         """Whether the last request was taken: what comes after it is none."""
@@ -272,13 +274,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _begin_body(self) -> None:
         """A header is whole: how much of its body is to come."""
-        self._in_body, self._body_left = True, 0
+        self._in_body, self._body_left, self._packed = True, 0, False
         self._stop_waiting()
         for name, value in self.headers:
             if name == b"content-length":
                 self._body_left = int(value)  # the parser has checked that it is a number
             elif name == b"transfer-encoding":
                 self._body_left = None
+            elif name == b"content-encoding":
+                self._packed = True
 
     def on_headers_complete(self) -> None:
         self._begin_body()

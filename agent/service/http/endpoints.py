@@ -19,7 +19,9 @@ from equipoise.agent.config.service import LimitSettings
 from equipoise.agent.config.service import Scope as TokenScope
 from equipoise.agent.service.api.operations import NDJSON, Method, Operation
 from equipoise.agent.service.api.problems import Refusal, logged_refusal_of
-from equipoise.agent.service.http.access import ANYBODY, Caller, Doors
+from equipoise.agent.service.api.schema import ProblemDocument
+from equipoise.agent.service.http.access import ANYBODY, Caller, Doors, Headers
+from equipoise.agent.service.http.encodings import encoding_of, unpacked, unpacked_pieces
 from equipoise.agent.service.telemetry import Counters, Log
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -38,8 +40,23 @@ class ClientGone(Exception):  # noqa: N818
     """The client left before its request was whole."""
 
 
+async def read_plain_or_packed(
+    scope: Scope, receive: Receive, limit: int, limits: LimitSettings
+) -> bytes:
+    """The whole body, unpacked where it came compressed. limit: of its bytes, packed or not.
+
+    Raises as `read_body` and `unpacked`.
+    """
+    encoding = encoding_of(scope["headers"])
+    if not encoding:
+        return await read_body(scope, receive, limit, limits.body_seconds)
+    most = min(limit, limits.packed_bytes)
+    packed = await read_body(scope, receive, most, limits.body_seconds)
+    return await unpacked(packed, encoding, limit)
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
-    """The whole body; raises as `chunks`."""
+    """The whole body as it came; raises as `chunks`."""
     _check_length(scope, limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
@@ -84,6 +101,23 @@ async def chunks(
         ) from None
 
 
+async def bulk_chunks(
+    scope: Scope, receive: Receive, limits: LimitSettings
+) -> AsyncGenerator[bytes, None]:
+    """As `chunks` of a bulk body, unpacked where it comes compressed: then it is there as a whole
+    before the first part is read."""
+    encoding = encoding_of(scope["headers"])
+    if not encoding:
+        parts = chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
+    else:
+        most = min(limits.packed_bytes, limits.bulk_bytes)
+        packed = await read_body(scope, receive, most, limits.bulk_seconds)
+        parts = unpacked_pieces(packed, encoding, limits.bulk_bytes)
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            yield part
+
+
 async def respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     """Send an answer whose body is whole."""
     headers.append((b"content-length", b"%d" % len(body)))
@@ -91,21 +125,44 @@ async def respond(send: Send, status: int, body: bytes, headers: list[tuple[byte
     await send({"type": "http.response.body", "body": body})
 
 
-def answer_of(error: Exception, path: str, log: Log) -> tuple[int, bytes, dict[str, str]]:
+Render: TypeAlias = Callable[[ProblemDocument], tuple[bytes, str]]
+"""A refusal as a body and its content type, for interfaces that are not ours."""
+
+
+def answer_of(
+    error: Exception, path: str, log: Log, render: Render | None = None
+) -> tuple[int, bytes, dict[str, str]]:
     """The status, body and headers (but the length) for whatever a handler raised."""
     refusal = logged_refusal_of(error, path, log)
     document = refusal.document
-    headers = {"content-type": "application/problem+json", **refusal.headers}
+    body, content = _encode(document), "application/problem+json"
+    if render is not None:
+        body, content = render(document)
+    headers = {"content-type": content, **refusal.headers}
     if document.retry_after is not None:
         headers["retry-after"] = str(max(1, round(document.retry_after)))
-    return document.status, _encode(document), headers
+    return document.status, body, headers
 
 
-async def respond_error(receive: Receive, send: Send, error: Exception, path: str, log: Log) -> int:
-    """Send the problem document of an error; its status. After 408 and 413 the connection is
-    closed, for the rest of the body would be taken for the next request; what is on its way is
-    read first."""
-    status, body, named = answer_of(error, path, log)
+async def _respond_unchanged(send: Send, answer: Whole) -> None:
+    await send({"type": "http.response.start", "status": 304, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def respond_error(
+    receive: Receive,
+    send: Send,
+    error: Exception,
+    path: str,
+    log: Log,
+    render: Render | None = None,
+) -> int:
+    """Send the problem document of an error, or what is rendered of it; its status.
+
+    After 408 and 413 the connection is closed, for the rest of the body would be taken for the next
+    request; what is on its way is read first.
+    """
+    status, body, named = answer_of(error, path, log, render)
     headers = [(b"content-length", b"%d" % len(body))]
     headers += [(name.encode(), value.encode()) for name, value in named.items()]
     closing = status in (408, 413)
@@ -138,13 +195,23 @@ def _too_large(limit: int) -> Exception:
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request to an operation. path, query: parameters by name. body: b"" where the operation
-    streams it by `chunks` or has none. caller: who asks."""
+    streams it by `chunks` or has none. caller: who asks. headers: names in lower case."""
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes
     chunks: Callable[[], AsyncGenerator[bytes, None]]
     caller: Caller = ANYBODY
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """An answer with a status and headers of its own; 304 has no body, and no length of one."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
 
 
 HEALTH = "/healthz"
@@ -227,9 +294,12 @@ class Endpoint:
             else:
                 operation, handler = served
                 caller = self._admit(scope, operation.scope)
-                body = await self._operate(operation, handler, scope, receive, caller)
-                status = 200
-                await respond(send, status, body, [JSON_HEADER])
+                answer = await self._operate(operation, handler, scope, receive, caller)
+                status = answer.status
+                if status == 304:
+                    await _respond_unchanged(send, answer)
+                else:
+                    await respond(send, status, answer.body, answer.headers)
         except ClientGone:
             return
         except Exception as error:
@@ -238,21 +308,25 @@ class Endpoint:
 
     async def _operate(
         self, operation: Operation, handler: Method, scope: Scope, receive: Receive, caller: Caller
-    ) -> bytes:
+    ) -> Whole:
         limits = self._limits
         body = b""
         if operation.body is not None and operation.content != NDJSON:
-            body = await read_body(scope, receive, limits.body_bytes, limits.body_seconds)
+            body = await read_plain_or_packed(scope, receive, limits.body_bytes, limits)
 
         def stream() -> AsyncGenerator[bytes, None]:
-            return chunks(scope, receive, limits.bulk_bytes, limits.bulk_seconds)
+            return bulk_chunks(scope, receive, limits)
 
-        call = Call(scope["path_params"], _query(operation, scope), body, stream, caller)
+        query, headers = _query(operation, scope), scope["headers"]
+        call = Call(scope["path_params"], query, body, stream, caller, headers)
         with self._doors.reading(caller, operation.weight):
             answer: Any = await handler(call)
         if operation.method != "GET" and self._committed is not None:
             await self._committed()
-        return answer if isinstance(answer, bytes) else _encode(answer)
+        if isinstance(answer, Whole):
+            return answer
+        body = answer if isinstance(answer, bytes) else _encode(answer)
+        return Whole(200, body, [JSON_HEADER])
 
     def _admit(self, scope: Scope, needed: TokenScope | None) -> Caller:
         if self._path == HEALTH:

@@ -5,6 +5,9 @@
 
 const EVERY_MS = 5000;
 const ARMED_MS = 10000;
+// The page may lie under a path of a proxy. Absolute, for it may have been opened with a name and a
+// password in its address.
+const BASE = location.origin + location.pathname.replace(/\/[^/]*$/, "");
 
 const at = (id) => document.getElementById(id);
 
@@ -12,8 +15,7 @@ async function ask(path, options = {}) {
   const headers = { ...options.headers };
   const token = at("token").value;
   if (token) headers.Authorization = `Bearer ${token}`;
-  // Absolute, for a page that was opened with a name and a password in its address.
-  const response = await fetch(location.origin + path, { ...options, headers, cache: "no-store" });
+  const response = await fetch(BASE + path, { ...options, headers, cache: "no-store" });
   const body = await response.json().catch(() => ({}));
   // A daemon that is not ready says so in a body that is fine.
   if (!response.ok && path !== "/readyz") throw new Error(said(response.status, body));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,6 +71,9 @@ def played(store, settings):
         outcomes = traffic.outcomes(decided)
         outcomes.delivered[:] = rng.random(40) > 0.05
         outcomes.reward[rng.random(40) < 0.1] = np.nan
+        other = rng.random(40) < 0.03
+        served = np.where(other, (outcomes.served + 1) % len(MODELS), outcomes.served)
+        outcomes = replace(outcomes, served=served)
         agent.observe(outcomes)
         traffic.at += 20.0
         agent.expire(traffic.at)
@@ -120,12 +124,15 @@ class Outsider:
         """Reward and delivery of each decision, as far as they came in time."""
         outcomes = self.table("outcomes")
         expired = self.table("expiries").groupby("decision_id")["seq"].min()
-        delivered = outcomes.groupby("decision_id")["delivered"].all()
+        first = outcomes[outcomes["attempt"] == 1].groupby("decision_id").first()
+        as_drawn = first["delivered"] & (
+            first["served"] == self.decisions["model"].reindex(first.index)
+        )
         told = outcomes[outcomes["reward"].notna()]
         in_time = ~(told["seq"] > told["decision_id"].map(expired).fillna(np.inf))
         reward = told[in_time].groupby("decision_id")["reward"].first()
         self.decisions["reward"] = reward
-        self.decisions["got"] = delivered.reindex(self.decisions.index).fillna(True).astype(bool)
+        self.decisions["got"] = as_drawn.reindex(self.decisions.index).fillna(True).astype(bool)
         self.decisions["closed"] = self.decisions["reward"].notna() | self.decisions.index.isin(
             expired.index
         )

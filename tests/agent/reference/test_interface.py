@@ -31,6 +31,7 @@ SERVICE = """
 refresh_seconds = 0.3
 forecast_seconds = 0.5
 retention = {days = 30, delete = true}
+otlp = {mapping = "requests"}
 tokens = [
 """ + "".join(
     f'{{name = "{name}", scope = "{name}", token = "{text}"}},\n' for name, text in TOKENS.items()

@@ -1,0 +1,516 @@
+"""Spans and their evaluations, joined whatever comes first: kept in a file until they are whole.
+
+A call ends, and its span is exported seconds later, before or after the span that it happened
+within; its evaluation comes from somewhere else, minutes later or earlier. What arrives is noted as
+it is, and a retry of an exporter changes nothing, for a span is noted once by its id. After
+`settle_seconds`, when the spans around it have arrived, a call is judged:
+
+- within another call (a framework's around a library's): the outer one counts;
+- an answer that was there before, by its id, counts once: the same call seen by two
+  instrumentations, or somebody's answer out of a cache, which is no trial of the model that was
+  drawn: that decision's outcome is that it was not delivered;
+- of a decision, which its own span names or the one it happened within: an attempt of its outcome;
+  of several that did not fail the last one is what the user got. A call that failed waits for one
+  that did not, for retries may take longer than anything else;
+- all others: rows of the usage log (OBS), as soon as their evaluation is there.
+
+Prompts are not kept: features are columns of numbers already.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Self, TypeAlias
+
+import msgspec
+
+from equipoise.store.records import AttemptReport, AttemptStatus, Observation, Outcome
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+  span TEXT PRIMARY KEY, parent TEXT, answer TEXT, decision TEXT, came REAL NOT NULL,
+  ended REAL NOT NULL, state TEXT NOT NULL, row BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS calls_by_state ON calls (state, came);
+CREATE INDEX IF NOT EXISTS calls_by_time ON calls (came);
+CREATE INDEX IF NOT EXISTS calls_by_answer ON calls (answer) WHERE answer IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_by_decision ON calls (decision) WHERE decision IS NOT NULL;
+CREATE TABLE IF NOT EXISTS decided (span TEXT PRIMARY KEY, decision TEXT NOT NULL,
+  came REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS ratings (
+  id INTEGER PRIMARY KEY, span TEXT NOT NULL, answer TEXT NOT NULL, decision TEXT NOT NULL,
+  reward REAL NOT NULL, at REAL NOT NULL, came REAL NOT NULL, state TEXT NOT NULL,
+  about TEXT, -- the call that it waits for
+  UNIQUE (span, answer, decision, reward, at)
+) STRICT;
+CREATE INDEX IF NOT EXISTS ratings_by_state ON ratings (state, came);
+CREATE INDEX IF NOT EXISTS ratings_by_time ON ratings (came);
+CREATE INDEX IF NOT EXISTS ratings_by_call ON ratings (about) WHERE about IS NOT NULL;
+CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer != '';
+"""
+_AT_ONCE = 500
+"""Calls, or ratings, that are judged in one round."""
+MOST_PARENTS = 50_000
+"""Spans whose parents are remembered, so that a call is found within whatever lies between."""
+PATIENCE = 20.0
+"""Times `settle_seconds`: how long a call waits for a span around it that has not come, and that
+may never come, such as another service's."""
+_WAITING = ("new", "partial", "open")
+_READ_AGAIN = (*_WAITING, "failed", "superseded")
+"""States of calls that may still be said something of."""
+_DEEPEST = 64
+_TRACE = 32
+"""Digits of a trace id, with which the id of a span begins here."""
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A model call. span, parent: ids of spans, with that of their trace. answer: id of the
+    response. decision: of which it is an attempt. failed: no answer came. reward: where the span
+    itself has one. row: what it is as a row of the usage log, None where `refusal` says why it is
+    none. outputs: columns, None where the span lacks them."""
+
+    span: str
+    parent: str | None
+    answer: str | None
+    decision: str | None
+    ended: float
+    seconds: float | None
+    failed: bool
+    served: str
+    reward: float | None
+    outputs: list[float] | None
+    row: Observation | None
+    refusal: str = ""
+
+
+class Rating(msgspec.Struct, frozen=True, kw_only=True):
+    """A reward. span, answer, decision: of what, by at least one of these; at: when it was given,
+    in seconds since the epoch."""
+
+    reward: float
+    at: float
+    span: str = ""
+    answer: str = ""
+    decision: str = ""
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """A span that names a decision, and in which its call happens."""
+
+    span: str
+    decision: str
+
+
+class Within(msgspec.Struct, frozen=True):
+    """Any span at all, and the one that it happened within, "" for none."""
+
+    span: str
+    parent: str
+
+
+Arrival: TypeAlias = Call | Rating | Decided | Within
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A record that can be logged. what: "observations", "outcomes" or "rewards"; span, ratings:
+    what it was made of."""
+
+    what: str
+    record: Observation | Outcome
+    span: str = ""
+    ratings: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Round:
+    """What can be logged now, and what was left out since the last round, by why. refusals: why
+    calls are no rows, a few of them. more: whether another round has work to do."""
+
+    ready: list[Ready] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    refusals: list[str] = field(default_factory=list)
+    more: bool = False
+
+
+class _Found(NamedTuple):
+    span: str
+    state: str
+    decision: str | None
+    parent: str | None
+    answer: str | None
+
+
+class Joining:
+    """The file, for one process; its methods may be called from any thread.
+
+    settle_seconds, wait_seconds: how long a call waits for the spans around it, and it and an
+    evaluation for each other. keep_unrated: whether rows without a reward count. safe: whether
+    what was noted survives a power cut.
+    Raises sqlite3.Error where the file cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settle_seconds: float,
+        wait_seconds: float,
+        *,
+        keep_unrated: bool = False,
+        safe: bool = False,
+    ) -> None:
+        self._settle, self._wait = settle_seconds, wait_seconds
+        self._keep_unrated = keep_unrated
+        self._lock = threading.Lock()
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute(f"PRAGMA synchronous = {'FULL' if safe else 'NORMAL'}")
+        self._file.executescript(_SCHEMA)
+        self._parents: OrderedDict[str, str] = OrderedDict()
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(Call).decode
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def waiting(self) -> dict[str, int]:
+        """How many calls and evaluations wait."""
+        with self._lock:
+            counted = {}
+            for kind, table in (("calls", "calls"), ("evaluations", "ratings")):
+                query = f"SELECT count(*) FROM {table} WHERE state IN {_WAITING}"
+                counted[kind] = self._file.execute(query).fetchone()[0]
+            return counted
+
+    def note(self, arrivals: Iterable[Arrival], now: float) -> Counter[str]:
+        """Keep what has arrived, all or nothing; how many of each kind are new, and how many were
+        there before."""
+        counts: Counter[str] = Counter()
+        traces: dict[str, None] = {}
+        with self._lock, _transaction(self._file):
+            for each in arrivals:
+                if isinstance(each, Within):
+                    traces[each.span[:_TRACE]] = None
+                    self._parents[each.span] = each.parent
+                    if len(self._parents) > MOST_PARENTS:
+                        self._parents.popitem(last=False)
+                    continue
+                if isinstance(each, Call):
+                    values = (each.span, each.parent, each.answer, each.decision, now, each.ended)
+                    new = self._file.execute(
+                        "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, 'new', ?)",
+                        (*values, self._encode(each)),
+                    ).rowcount
+                    kind = "calls"
+                    traces[each.span[:_TRACE]] = None
+                elif isinstance(each, Rating):
+                    new = self._file.execute(
+                        "INSERT OR IGNORE INTO ratings"
+                        " VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new', NULL)",
+                        (each.span, each.answer, each.decision, each.reward, each.at, now),
+                    ).rowcount
+                    kind = "evaluations"
+                else:
+                    new = self._file.execute(
+                        "INSERT OR IGNORE INTO decided VALUES (?, ?, ?)",
+                        (each.span, each.decision, now),
+                    ).rowcount
+                    kind = "around"
+                    self._wake(each.span, None)
+                    traces[each.span[:_TRACE]] = None
+                counts[kind if new else "repeats"] += 1
+            for trace in traces:
+                self._reopen(trace)
+        return counts
+
+    def judge(self, now: float) -> Round:
+        """Judge what has waited long enough. What is ready stays ready until it is `finished`."""
+        this = Round()
+        with self._lock, _transaction(self._file):
+            self._judge_calls(now, this)
+            self._judge_ratings(this)
+            self._expire(now, this)
+        return this
+
+    def finish(self, done: Sequence[Ready], refused: Sequence[Ready] = ()) -> None:
+        """These were logged, were there before, or were refused for good."""
+        with self._lock, _transaction(self._file):
+            for records, state in ((done, "done"), (refused, "refused")):
+                for each in records:
+                    for number in each.ratings:
+                        self._set_rating(number, state)
+                    if each.span:
+                        self._set_call(each.span, state)
+
+    def _judge_calls(self, now: float, this: Round) -> None:
+        settled = self._file.execute(
+            "SELECT span, parent, answer, decision, ended, came FROM calls WHERE state = 'new' AND"
+            " came <= ?1 UNION ALL SELECT span, parent, answer, decision, ended, came FROM calls"
+            " WHERE state = 'partial' AND came <= ?2 ORDER BY came LIMIT ?3",
+            (now - self._settle, now - PATIENCE * self._settle, _AT_ONCE),
+        ).fetchall()
+        this.more = len(settled) == _AT_ONCE
+        ready: dict[str, tuple[float, str]] = {}
+        for span, parent, answer, decision, ended, came in settled:
+            outer, within, complete = self._around(parent)
+            if outer is not None:
+                self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (outer, span))
+                self._leave_out(span, "inner", this)
+                continue
+            decision = decision or within
+            first = None if answer is None else self._first(span, answer)
+            if first is not None:
+                same = _same_trace(span, first.span)
+                if same and decision and first.decision is None and first.state in _WAITING:
+                    self._leave_out(first.span, "again", this)  # this one says more
+                    first = None
+                elif decision is None or decision == first.decision or same:
+                    self._leave_out(span, "again", this)
+                    continue
+            if first is not None:
+                attempt = _attempt(self._call(span), "cached")
+                cached = Outcome(decision_id=decision, attempts=[attempt])
+                self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+                this.ready.append(Ready("outcomes", cached, span))
+                continue
+            call = self._call(span)
+            if decision is None:
+                if not complete and now - came < PATIENCE * self._settle:
+                    self._set_call(span, "partial")
+                elif call.reward is not None:
+                    self._log(span, call.reward, (), this)
+                else:
+                    self._set_call(span, "open")
+                continue
+            self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+            if call.failed:
+                self._leave_out(span, "failed", this)
+            elif self._delivered(decision):
+                self._leave_out(span, "superseded", this)
+            elif decision in ready:
+                earlier, later = sorted((ready[decision], (ended, span)))
+                self._leave_out(earlier[1], "superseded", this)
+                ready[decision] = later
+            else:
+                ready[decision] = ended, span
+        for decision, (_, span) in ready.items():
+            this.ready.append(self._outcome(decision, span))
+
+    def _outcome(self, decision: str, span: str) -> Ready:
+        call = self._call(span)
+        query = (
+            "SELECT row, state FROM calls WHERE decision = ? AND span != ?"
+            " AND state IN ('failed', 'superseded') AND row IS NOT NULL ORDER BY ended, rowid"
+        )
+        before = self._file.execute(query, (decision, span)).fetchall()
+        attempts = [
+            _attempt(self._decode(row), "failed" if state == "failed" else "discarded")
+            for row, state in before
+        ]
+        outcome = Outcome(
+            decision_id=decision,
+            attempts=[*attempts, _attempt(call, "delivered")],
+            outputs=call.outputs,
+            reward=call.reward,
+        )
+        return Ready("outcomes", outcome, span)
+
+    def _judge_ratings(self, this: Round) -> None:
+        new = self._file.execute(
+            "SELECT id, span, answer, decision, reward, at FROM ratings WHERE state = 'new'"
+            " ORDER BY at, id LIMIT ?",
+            (_AT_ONCE,),
+        ).fetchall()
+        this.more |= len(new) == _AT_ONCE
+        rows: dict[str, list[tuple[int, float]]] = {}
+        for number, span, answer, decision, reward, _ in new:
+            target = self._target(span, answer)
+            if target is None and not decision:
+                self._set_rating(number, "open")
+                continue
+            decision = decision or (target and target.decision) or ""
+            if decision:
+                outcome = Outcome(decision_id=decision, reward=reward)
+                this.ready.append(Ready("rewards", outcome, ratings=(number,)))
+            elif target is not None and target.state == "open":
+                rows.setdefault(target.span, []).append((number, reward))
+            elif target is not None and target.state in _WAITING:
+                # Woken when that call is judged.
+                query = "UPDATE ratings SET state = 'open', about = ? WHERE id = ?"
+                self._file.execute(query, (target.span, number))
+            else:
+                state = "late" if target is not None and target.state == "unrated" else "spare"
+                self._set_rating(number, state)
+                this.left_out[state] += 1
+        for span, ratings in rows.items():
+            # The last one that was given counts; they are in that order.
+            numbers = tuple(number for number, _ in ratings)
+            this.left_out["spare"] += len(numbers) - 1
+            self._log(span, ratings[-1][1], numbers, this)
+
+    def _log(self, span: str, reward: float | None, ratings: tuple[int, ...], this: Round) -> None:
+        call = self._call(span)
+        if call.row is None:
+            self._leave_out(span, "refused", this)
+            for number in ratings:
+                self._set_rating(number, "refused")
+            if len(this.refusals) < 3:
+                this.refusals.append(call.refusal)
+            return
+        row = msgspec.structs.replace(call.row, reward=reward)
+        this.ready.append(Ready("observations", row, span, ratings))
+
+    def _target(self, span: str, answer: str) -> _Found | None:
+        """The call that a rating is about, None where it has not come: of calls within each other
+        the outer one, of an answer that came twice in one trace the first."""
+        found = None
+        if span:
+            found = self._find("span = ?", span)
+            if found is None and (decision := self._decision_of(span)) is not None:
+                return _Found(span, "done", decision, None, None)
+        if found is None and answer:
+            found = self._find("answer = ? AND state NOT IN ('inner', 'again')", answer)
+            found = found or self._find("answer = ?", answer)
+        for _ in range(_DEEPEST):
+            if found is None or found.state not in ("inner", "again"):
+                break
+            if found.state == "inner":
+                found = self._find("span = ?", found.parent or "")
+                continue
+            first = self._find("answer = ? AND state NOT IN ('inner', 'again')", found.answer or "")
+            if first is None or not _same_trace(first.span, found.span):
+                break  # somebody else's, out of a cache
+            found = first
+        return found
+
+    def _expire(self, now: float, this: Round) -> None:
+        old = now - self._wait
+        waited = self._file.execute(
+            "SELECT span FROM calls WHERE state = 'open' AND came <= ? LIMIT ?", (old, _AT_ONCE)
+        ).fetchall()
+        this.more |= len(waited) == _AT_ONCE
+        for (span,) in waited:
+            if self._keep_unrated:
+                self._log(span, None, (), this)
+            else:
+                self._leave_out(span, "unrated", this)
+        unmatched = self._file.execute(
+            "UPDATE ratings SET state = 'unmatched' WHERE state = 'open' AND came <= ?", (old,)
+        ).rowcount
+        this.left_out["unmatched"] += unmatched
+        # What is over is kept as long again, for whatever arrives twice.
+        for table in ("calls", "ratings"):
+            self._file.execute(
+                f"DELETE FROM {table} WHERE state NOT IN {_WAITING} AND came <= ?",
+                (old - self._wait,),
+            )
+        self._file.execute("DELETE FROM decided WHERE came <= ?", (old - self._wait,))
+
+    def _around(self, parent: str | None) -> tuple[str | None, str | None, bool]:
+        """The call that a span happened within, or else the decision; whether all spans around it
+        have come, as far as that matters."""
+        for _ in range(_DEEPEST):
+            if not parent:
+                break
+            if self._find("span = ?", parent) is not None:
+                return parent, None, True
+            decision = self._decision_of(parent)
+            if decision is not None:
+                return None, decision, True
+            if parent not in self._parents:
+                return None, None, False
+            parent = self._parents[parent]
+        return None, None, True
+
+    def _reopen(self, trace: str) -> None:
+        """Have the calls of this trace that wait as rows judged again: what came may be around
+        them."""
+        self._file.execute(
+            "UPDATE calls SET state = 'new' WHERE state IN ('open', 'partial')"
+            " AND span >= ? AND span < ?",
+            (f"{trace}-", f"{trace}."),
+        )
+
+    def _wake(self, span: str, answer: str | None) -> None:
+        """Have the ratings that waited for this judged again."""
+        query = "UPDATE ratings SET state = 'new' WHERE state = 'open' AND"
+        self._file.execute(f"{query} span = ?", (span,))
+        self._file.execute(f"{query} about = ?", (span,))
+        if answer is not None:
+            self._file.execute(f"{query} answer = ?", (answer,))
+
+    def _first(self, span: str, answer: str) -> _Found | None:
+        """An earlier call with the same answer."""
+        row = self._file.execute(
+            "SELECT span, state, decision, parent, answer FROM calls WHERE answer = ?1"
+            " AND span != ?2 AND (state = 'new' AND rowid < (SELECT rowid FROM calls WHERE"
+            " span = ?2) OR state NOT IN ('new', 'inner', 'again')) ORDER BY rowid",
+            (answer, span),
+        ).fetchone()
+        return None if row is None else _Found(*row)
+
+    def _delivered(self, decision: str) -> bool:
+        query = "SELECT 1 FROM calls WHERE decision = ? AND state = 'done'"
+        return self._file.execute(query, (decision,)).fetchone() is not None
+
+    def _decision_of(self, span: str) -> str | None:
+        query = "SELECT decision FROM decided WHERE span = ?"
+        found = self._file.execute(query, (span,)).fetchone()
+        return None if found is None else found[0]
+
+    def _find(self, where: str, value: str) -> _Found | None:
+        query = "SELECT span, state, decision, parent, answer FROM calls"
+        row = self._file.execute(f"{query} WHERE {where} ORDER BY rowid", (value,)).fetchone()
+        return None if row is None else _Found(*row)
+
+    def _call(self, span: str) -> Call:
+        (row,) = self._file.execute("SELECT row FROM calls WHERE span = ?", (span,)).fetchone()
+        return self._decode(row)
+
+    def _leave_out(self, span: str, state: str, this: Round) -> None:
+        self._set_call(span, state)
+        this.left_out[state] += 1
+
+    def _set_call(self, span: str, state: str) -> None:
+        over = "" if state in _READ_AGAIN else ", row = NULL"
+        query = f"UPDATE calls SET state = ?{over} WHERE span = ? RETURNING answer"
+        for (answer,) in self._file.execute(query, (state, span)).fetchall():
+            self._wake(span, answer)
+
+    def _set_rating(self, number: int, state: str) -> None:
+        self._file.execute("UPDATE ratings SET state = ? WHERE id = ?", (state, number))
+
+
+def _attempt(call: Call, status: AttemptStatus) -> AttemptReport:
+    seconds = None if status == "cached" else call.seconds
+    return AttemptReport(model=call.served, status=status, seconds=seconds)
+
+
+def _same_trace(span: str, other: str) -> bool:
+    return span[:_TRACE] == other[:_TRACE]
+
+
+@contextmanager
+def _transaction(file: sqlite3.Connection) -> Iterator[None]:
+    file.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        file.execute("ROLLBACK")
+        raise
+    file.execute("COMMIT")

@@ -1,0 +1,378 @@
+"""What is joined does not depend on what came first, how often, or on a daemon that was killed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equipoise.agent.ingest.joining import (
+    PATIENCE,
+    Arrival,
+    Call,
+    Decided,
+    Joining,
+    Rating,
+    Ready,
+    Within,
+)
+from equipoise.store.records import AttemptReport, Observation, Outcome
+
+SETTLE, WAIT = 10.0, 1000.0
+
+
+def name(span: int, trace: int = 1) -> str:
+    return f"{trace:032x}-{span:016x}"
+
+
+def call(span: int, trace: int = 1, parent: int | None = None, **others: Any) -> Call:
+    row = Observation(
+        routed="large", features=[0.5], outputs=[1.0], request_id=name(span, trace), at=5.0
+    )
+    facts: dict[str, Any] = {
+        "span": name(span, trace),
+        "parent": None if parent is None else name(parent, trace),
+        "answer": f"answer-{span}-{trace}",
+        "decision": None,
+        "ended": float(span),
+        "seconds": 0.5,
+        "failed": False,
+        "served": "large",
+        "reward": None,
+        "outputs": [1.0],
+        "row": row,
+    }
+    return Call(**(facts | others))
+
+
+def rating(reward: float = 0.5, at: float = 1.0, **about: Any) -> Rating:
+    return Rating(reward=reward, at=at, **about)
+
+
+def opened(folder: Path, **others: Any) -> Joining:
+    return Joining(folder / "log.db.spans", SETTLE, WAIT, **others)
+
+
+def finished(joining: Joining, now: float) -> tuple[list[Ready], Counter[str]]:
+    """Everything that becomes whole at this time, logged without a refusal."""
+    ready, left_out = [], Counter[str]()
+    for _ in range(3):  # a rating may follow its call by a round
+        this = joining.judge(now)
+        joining.finish(this.ready)
+        ready += this.ready
+        left_out += this.left_out
+    return ready, left_out
+
+
+def said(ready: Iterable[Ready]) -> list[tuple[str, str, Any]]:
+    """What was logged: kind, of what, and the reward, or else the outputs."""
+    found = []
+    for each in ready:
+        record: Any = each.record
+        about = record.request_id if each.what == "observations" else record.decision_id
+        found.append((each.what, about, record.outputs if record.reward is None else record.reward))
+    return sorted(found, key=str)
+
+
+STORIES: dict[str, tuple[Sequence[Arrival], list[tuple[str, str, Any]], dict[str, int]]] = {
+    "a row, rated by its span": (
+        [call(1), rating(0.7, span=name(1))],
+        [("observations", name(1), 0.7)],
+        {},
+    ),
+    "a row, rated by the id of its answer": (
+        [call(1), rating(0.7, answer="answer-1-1")],
+        [("observations", name(1), 0.7)],
+        {},
+    ),
+    "two rows, each its own rating": (
+        [call(1), call(2, 2), rating(0.1, span=name(1)), rating(0.2, answer="answer-2-2")],
+        [("observations", name(1), 0.1), ("observations", name(2, 2), 0.2)],
+        {},
+    ),
+    "an outcome, rated by its span": (
+        [call(1, decision="d4"), rating(0.7, span=name(1))],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {},
+    ),
+    "a decision, rated by its own id": (
+        [call(1, decision="d4"), rating(0.7, decision="d4")],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {},
+    ),
+    "the decision is named by the span around the call": (
+        [call(2, parent=1), Decided(span=name(1), decision="d4"), rating(0.7, span=name(2))],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {},
+    ),
+    "something lies between the two": (
+        [
+            call(3, parent=2),
+            Within(name(3), name(2)),
+            Within(name(2), name(1)),
+            Decided(span=name(1), decision="d4"),
+        ],
+        [("outcomes", "d4", [1.0])],
+        {},
+    ),
+    "the span around the call is rated": (
+        [call(2, parent=1), Decided(span=name(1), decision="d4"), rating(0.7, span=name(1))],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {},
+    ),
+    "a call within a call, the inner one rated": (
+        [call(1), call(2, parent=1), rating(0.7, span=name(2))],
+        [("observations", name(1), 0.7)],
+        {"inner": 1},
+    ),
+    "one answer seen twice in a trace": (
+        [
+            call(1, answer="a", parent=7),
+            call(2, answer="a", parent=7),
+            Decided(span=name(7), decision="d4"),
+            rating(0.7, answer="a"),
+        ],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {"again": 1},
+    ),
+    "one answer seen twice, and one of the two names the decision": (
+        [call(1, answer="a"), call(2, answer="a", decision="d4"), rating(0.7, answer="a")],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {"again": 1},
+    ),
+    "a failed attempt and one that served": (
+        [
+            call(1, decision="d4", failed=True, answer=None),
+            call(2, decision="d4", served="small"),
+            rating(0.7, span=name(1)),
+        ],
+        [("outcomes", "d4", [1.0]), ("rewards", "d4", 0.7)],
+        {"failed": 1},
+    ),
+    "of two answers the last is what the user got": (
+        [call(1, decision="d4", outputs=[1.0]), call(2, decision="d4", outputs=[2.0])],
+        [("outcomes", "d4", [2.0])],
+        {"superseded": 1},
+    ),
+    "the span itself has the reward": (
+        [call(1, reward=0.3), call(2, 2, decision="d4", reward=0.4)],
+        [("observations", name(1), 0.3), ("outcomes", "d4", 0.4)],
+        {},
+    ),
+    "of two ratings that are there the last one given counts": (
+        [call(1), rating(0.1, at=1.0, span=name(1)), rating(0.9, at=2.0, span=name(1))],
+        [("observations", name(1), 0.9)],
+        {"spare": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_no_order_of_arrival_changes_what_is_logged(story: str, tmp_path: Path) -> None:
+    arrivals, expected, left_out = STORIES[story]
+    for turn, order in enumerate(itertools.islice(itertools.permutations(arrivals), 12)):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        with opened(folder) as joining:
+            for each in order:
+                joining.note([each], now=0.0)
+                assert joining.judge(now=1.0).left_out["spare"] == 0
+            ready, counts = finished(joining, now=SETTLE)
+            assert said(ready) == expected, order
+            assert {key: count for key, count in counts.items() if count} == left_out, order
+            assert finished(joining, now=SETTLE + 1.0)[0] == []
+            assert joining.waiting() == {"calls": 0, "evaluations": 0}
+
+
+def test_an_exporter_that_sends_again_changes_nothing(tmp_path: Path) -> None:
+    arrivals: list[Arrival] = [call(1), call(2, 2, decision="d4"), rating(span=name(1))]
+    with opened(tmp_path) as joining:
+        assert joining.note(arrivals, 0.0) == {"calls": 2, "evaluations": 1}
+        assert joining.note(arrivals, 1.0) == {"repeats": 3}
+        ready, _ = finished(joining, SETTLE)
+        assert len(ready) == 2
+        assert joining.note(arrivals, SETTLE + 1.0) == {"repeats": 3}
+        assert finished(joining, 3 * SETTLE)[0] == []
+        # One that waits for the call around its own is the same when it is sent again.
+        joining.note([call(4, 4, parent=3), rating(span=name(4, 4))], 4 * SETTLE)
+        joining.judge(5 * SETTLE)
+        joining.note([call(3, 4), rating(span=name(4, 4))], 5 * SETTLE)
+        joining.judge(5 * SETTLE)
+        assert joining.note([rating(span=name(4, 4))], 5 * SETTLE) == {"repeats": 1}
+        ready, counts = finished(joining, 6 * SETTLE)
+        assert said(ready) == [("observations", name(3, 4), 0.5)]
+        assert counts["spare"] == 0
+
+
+def test_what_was_noted_survives_and_what_was_not_finished_comes_again(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.note([call(1), rating(0.7, span=name(1)), call(2, 2, decision="d4")], 0.0)
+    lost = [each.record for each in first.judge(SETTLE).ready + first.judge(SETTLE).ready]
+    with opened(tmp_path) as second:  # the first was killed before it had logged anything
+        ready, _ = finished(second, SETTLE)
+    assert said(ready) == [("observations", name(1), 0.7), ("outcomes", "d4", [1.0])]
+    assert all(each.record in lost for each in ready)
+    first.close()
+
+
+def test_an_answer_out_of_a_cache_counts_for_nobody_else(tmp_path: Path) -> None:
+    """Two users get the same answer: the second one's is no trial of any model, and what that user
+    thinks of it is not the first one's reward."""
+    with opened(tmp_path) as joining:
+        joining.note([call(1, 1, decision="d1", answer="a")], 0.0)
+        joining.note([call(2, 2, decision="d2", answer="a"), rating(0.1, span=name(2, 2))], 0.0)
+        ready, counts = finished(joining, SETTLE)
+        assert said(ready) == [
+            ("outcomes", "d1", [1.0]),
+            ("outcomes", "d2", None),
+            ("rewards", "d2", 0.1),
+        ]
+        cached = next(each.record for each in ready if said([each])[0][1:] == ("d2", None))
+        assert isinstance(cached, Outcome)
+        assert cached.attempts == [AttemptReport(model="large", status="cached")]
+        assert counts == Counter()
+        # A row of the usage log out of a cache is nobody's trial either.
+        joining.note([call(3, 3, answer="a"), rating(0.2, span=name(3, 3))], SETTLE)
+        ready, counts = finished(joining, 2 * SETTLE)
+        assert (ready, counts["again"], counts["spare"]) == ([], 1, 1)
+
+
+def test_an_outcome_lists_the_attempts_of_its_request_in_their_order(tmp_path: Path) -> None:
+    first = call(1, decision="d4", failed=True, answer=None)
+    others = [call(2, decision="d4"), call(3, decision="d4", served="small", seconds=None)]
+    with opened(tmp_path) as joining:
+        joining.note([first], 0.0)
+        assert finished(joining, SETTLE) == ([], Counter(failed=1))
+        joining.note(others, 2 * SETTLE)  # a time-out may be longer than anything
+        ready, counts = finished(joining, 3 * SETTLE)
+        joining.note([call(4, decision="d4")], 3 * SETTLE)
+        assert finished(joining, 4 * SETTLE) == ([], Counter(superseded=1))
+    (outcome,) = (each.record for each in ready)
+    assert isinstance(outcome, Outcome)
+    assert outcome.attempts == [
+        AttemptReport(model="large", status="failed", seconds=0.5),
+        AttemptReport(model="large", status="discarded", seconds=0.5),
+        AttemptReport(model="small", status="delivered"),
+    ]
+    assert counts == Counter(superseded=1)
+
+
+@pytest.mark.parametrize("late", ["decided", "outer"])
+def test_what_is_around_a_call_may_end_long_after_it(late: str, tmp_path: Path) -> None:
+    around: Arrival = Decided(span=name(1), decision="d4") if late == "decided" else call(1)
+    with opened(tmp_path) as joining:
+        joining.note([call(3, parent=2), Within(name(3), name(2)), Within(name(2), name(1))], 0.0)
+        assert finished(joining, SETTLE) == ([], Counter())
+        joining.note([around], 5 * SETTLE)
+        ready, counts = finished(joining, 6 * SETTLE)
+        assert said(ready) == ([("outcomes", "d4", [1.0])] if late == "decided" else [])
+        assert counts["inner"] == (late == "outer")
+
+
+def test_a_call_waits_for_a_span_around_it_that_has_not_come(tmp_path: Path) -> None:
+    """An exporter may take its time; the span of another service never comes."""
+    with opened(tmp_path) as joining:
+        joining.note([call(3, parent=2), Within(name(3), name(2)), rating(span=name(3))], 0.0)
+        joining.note([call(4, 4, parent=1), rating(0.1, span=name(4, 4))], 0.0)
+        joining.note([Within(name(1, 4), "")], 0.0)  # whole: it happened in a span of no decision
+        assert said(finished(joining, SETTLE)[0]) == [("observations", name(4, 4), 0.1)]
+        assert joining.waiting() == {"calls": 1, "evaluations": 1}
+        assert finished(joining, PATIENCE * SETTLE - 1.0)[0] == []
+        ready, _ = finished(joining, PATIENCE * SETTLE)
+        assert said(ready) == [("observations", name(3), 0.5)]
+
+
+def test_who_is_never_rated_is_counted_or_kept(tmp_path: Path) -> None:
+    for keep in (False, True):
+        folder = tmp_path / str(keep)
+        folder.mkdir()
+        with opened(folder, keep_unrated=keep) as joining:
+            joining.note([call(1), rating(span=name(9)), rating(answer="nobody's")], 0.0)
+            assert finished(joining, WAIT - 1.0) == ([], Counter())
+            assert joining.waiting() == {"calls": 1, "evaluations": 2}
+            this = joining.judge(WAIT)
+            joining.finish(this.ready)
+            records = [each.record for each in this.ready]
+            assert [record.reward for record in records] == ([None] if keep else [])
+            assert this.left_out["unrated"] == (0 if keep else 1)
+            assert this.left_out["unmatched"] == 2
+            assert joining.waiting() == {"calls": 0, "evaluations": 0}
+            joining.note([rating(0.9, span=name(1))], WAIT)
+            assert joining.judge(WAIT).left_out["spare" if keep else "late"] == 1
+            joining.judge(4 * WAIT)  # nothing of it is kept for ever
+            with sqlite3.connect(folder / "log.db.spans") as file:
+                assert file.execute("SELECT count(*) FROM calls").fetchone() == (0,)
+                assert file.execute("SELECT count(*) FROM ratings").fetchone() == (0,)
+
+
+def test_a_row_that_cannot_be_one_says_why_once_it_is_rated(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(1, row=None, refusal="no words"), rating(span=name(1))], 0.0)
+        this = joining.judge(SETTLE)
+        this = this if this.refusals else joining.judge(SETTLE)
+        assert (this.ready, this.refusals) == ([], ["no words"])
+        assert this.left_out["refused"] == 1
+
+
+def test_no_prompt_and_nobody_else_can_read_the_file(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(1)], 0.0)
+        assert (tmp_path / "log.db.spans").stat().st_mode & 0o077 == 0
+
+
+def test_any_mixture_is_logged_once_and_everything_is_accounted_for(tmp_path: Path) -> None:
+    """Random traces, shuffled, cut into exports, some of them sent twice, with a restart between:
+    no call is lost or logged twice."""
+    draw = random.Random(3)
+    for turn in range(4):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        arrivals: list[Arrival] = []
+        for trace in range(1, 60):
+            kind = draw.choice(("row", "decision", "around", "nested"))
+            own = {"decision": f"d{trace}"} if kind == "decision" else {}
+            arrivals.append(call(1, trace, parent=9 if kind == "around" else None, **own))
+            if kind == "around":
+                arrivals.append(Decided(span=name(9, trace), decision=f"d{trace}"))
+            if kind == "nested":
+                arrivals.append(call(2, trace, parent=1))
+            if draw.random() < 0.8:
+                by = draw.choice(({"span": name(1, trace)}, {"answer": f"answer-1-{trace}"}))
+                arrivals.append(rating(trace / 100, **by))
+        draw.shuffle(arrivals)
+        ready: list[Ready] = []
+        counts: Counter[str] = Counter()
+        joining = opened(folder)
+        for start in range(0, len(arrivals), 17):
+            for _ in range(draw.choice((1, 1, 2))):
+                joining.note(arrivals[start : start + 17], now=start / 100)
+            if draw.random() < 0.3:
+                joining.close()
+                joining = opened(folder)
+        for now in (11.0, 12.0, 13.0, WAIT + 20.0):
+            some, left_out = finished(joining, now)
+            ready += some
+            counts += left_out
+        joining.close()
+        calls = [each for each in arrivals if isinstance(each, Call)]
+        rated = {each.reward for each in arrivals if isinstance(each, Rating)}
+        logged = [each for each in said(ready) if each[0] != "rewards"]
+        assert len(logged) == len({each[:2] for each in logged})
+        assert len(logged) + counts["inner"] + counts["unrated"] == len(calls)
+        got = [each.record.reward for each in ready if each.record.reward is not None]
+        assert sorted(got) == sorted(rated)
+        for each in ready:
+            record: Any = each.record
+            trace = int(
+                record.request_id.partition("-")[0]
+                if each.what == "observations"
+                else record.decision_id[1:],
+                16 if each.what == "observations" else 10,
+            )
+            assert record.reward in (None, trace / 100)
