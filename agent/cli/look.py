@@ -70,7 +70,7 @@ def look(
     force: Annotated[bool, typer.Option(help="Replace a configuration that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Look at a usage log: what it shows, hides, and needs to be settled.
+    """Look at a usage log: what it says, and what would settle it.
 
     Reads the log as it lies there and changes nothing. Columns are found by the shape of the log,
     or guessed by name and content; every guess is printed, and options overrule it ("none": there
