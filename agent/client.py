@@ -34,6 +34,7 @@ from urllib.parse import unquote, urlsplit
 MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
 MOST_THREADS = 32  # requests under way at once
 AT_ONCE = 100  # outcomes or observations in one request of the delivery
+GATHER_SECONDS = 0.05  # outcomes wait so long for others to be sent with
 DELIVERY_SECONDS = 2.0  # time-out of the delivery, for which nobody waits
 PATIENCE = 3  # failures in a row after which the daemon is asked only once per REST_SECONDS
 REST_SECONDS = 0.5
@@ -281,7 +282,12 @@ class Client:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything is delivered; whether it was, within `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
+            self._hurries += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
+            finally:
+                self._hurries -= 1
 
     def close(self, timeout: float = 1.0) -> None:
         """Deliver what is left, for `timeout` seconds at the most, and stop."""
@@ -301,7 +307,7 @@ class Client:
 
     def _start(self) -> None:
         self._pid, self._closed, self._busy = os.getpid(), False, False
-        self._failures, self._rest = 0, 0.0
+        self._failures, self._rest, self._hurries = 0, 0.0, 0
         self._idle: deque[HTTPConnection] = deque()
         self._items: deque[_Item] = deque()
         self._fallbacks: OrderedDict[str, _Call] = OrderedDict()
@@ -384,10 +390,15 @@ class Client:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._items or self._closed)
+                # One request for many costs the router, which shares our interpreter, far less.
+                self._changed.wait_for(self._due, GATHER_SECONDS)
                 batch, self._busy = self._batch(), True
             unwell = batch and not self._deliver(batch)
             pause = min(1.0, 2 * pause + 0.02) if unwell else 0.0
             time.sleep(pause)
+
+    def _due(self) -> bool:
+        return self._hurries > 0 or self._closed or len(self._items) >= AT_ONCE
 
     def _batch(self) -> list[_Item]:
         """The next items, all of one kind, no two about one request."""
