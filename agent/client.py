@@ -42,8 +42,7 @@ REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by 
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
-    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
-    | {"unit_id", "outcome_token"}
+    "served attempt delivered attempts outputs reward metrics unit_id outcome_token".split()
 )
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
@@ -121,9 +120,8 @@ class Address:
     def of(cls, url: str) -> Self:
         """The address that `url` writes: http://HOST:PORT, https://HOST:PORT, either with the path
         of a proxy, unix:///PATH, or http+unix://PATH with %2F for each slash. Raises ValueError."""
-        refusal = (
-            f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT, or unix:///SOCKET"
-        )
+        kinds = "http://HOST:PORT or https://HOST:PORT, or unix:///SOCKET"
+        refusal = f"url is {url!r}, expected {kinds}"
         if not isinstance(url, str):
             raise ValueError(refusal)
         try:
@@ -163,18 +161,13 @@ class _UnixConnection(HTTPConnection):
             raise
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 class Client:
     """One per process, for any number of threads and event loops.
 
     url: of the daemon, http, https, or unix:///PATH of its socket. token: of scope `route`, where
     the daemon asks for one. timeout: seconds that `decide` may take. buffer: outcomes kept while
-    the daemon is away, and rows of fallbacks kept until they are complete; the oldest are dropped,
-    and counted.
-    Raises ValueError for what cannot be one of these. `close` delivers what is left.
+    the daemon is away, and rows of fallbacks kept until they are complete; the oldest are dropped
+    and counted. Raises ValueError for what cannot be one of these. `close` delivers what is left.
     """
 
     def __init__(
@@ -190,11 +183,11 @@ class Client:
             isinstance(token, str) and token.isascii() and token.isprintable()
         ):
             raise ValueError("token holds characters that no header can carry")
-        if not _is_number(timeout) or not 0.0 < timeout <= MOST_SECONDS:
+        if type(timeout) not in (int, float) or not 0.0 < timeout <= MOST_SECONDS:
             raise ValueError(
                 f"timeout is {timeout!r}, expected seconds above 0 and at most {MOST_SECONDS:g}"
             )
-        if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
+        if type(buffer) is not int or buffer < 1:
             raise ValueError(f"buffer is {buffer!r}, expected a whole number of rows, at least 1")
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
@@ -398,7 +391,7 @@ class Client:
             time.sleep(pause)
 
     def _due(self) -> bool:
-        return self._hurries > 0 or self._closed or len(self._items) >= AT_ONCE
+        return bool(self._hurries) or self._closed or len(self._items) >= AT_ONCE
 
     def _batch(self) -> list[_Item]:
         """The next items, all of one kind, no two about one request."""
@@ -474,9 +467,8 @@ class Client:
 
     def _put_row(self, call: _Call) -> None:
         row = call.observation()
-        if row is None:
-            self.counters.unserved += 1
-        else:
+        self.counters.unserved += row is None
+        if row is not None:
             self._put(row)
 
     def _settle(self, item: _Item, status: int) -> None:
