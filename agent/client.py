@@ -42,7 +42,8 @@ REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by 
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
 PARTS = frozenset(
-    "served attempt delivered attempts outputs reward metrics unit_id outcome_token".split()
+    {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
+    | {"unit_id", "outcome_token"}
 )
 
 Features: TypeAlias = Mapping[str, Any] | Sequence[float]
@@ -420,13 +421,9 @@ class Client:
         except Exception:
             self._put_back(batch)
             return False
-        if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
-            answered = [self._deliver([item]) for item in batch]
-            return all(answered)
         decided = rows and status == 200 and answer.get("decided")
-        if (
-            decided and len(batch) > 1
-        ):  # which of them it was shows one by one; the others are repeats
+        if len(batch) > 1 and (decided or status != 200):
+            # One by one shows which was decided, or is unreadable; the others are repeats.
             answered = [self._deliver([item]) for item in batch]
             return all(answered)
         with self._changed:
