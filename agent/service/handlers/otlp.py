@@ -22,12 +22,12 @@ from equipoise.agent.agent import Accepted
 from equipoise.agent.config.ingest import IngestMapping, Rewards
 from equipoise.agent.config.service import LimitSettings, OtlpSettings
 from equipoise.agent.errors import AgentError
-from equipoise.agent.features.values import FeatureError
+from equipoise.agent.features.values import FeatureError, shown, shown_sent
 from equipoise.agent.ingest import otlp, protobuf
 from equipoise.agent.ingest.joining import Arrival, Call, Decided, Joining, Rating, Ready, Within
 from equipoise.agent.ingest.records import mapped
 from equipoise.agent.ingest.sinks import take_by_bisection
-from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.record_adapter import DECISION_ID, RecordAdapter
 from equipoise.agent.service.api.operations import Operation
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import OtlpAnswer, ProblemDocument
@@ -60,13 +60,14 @@ _MESSAGES = {"traces": "rejectedSpans", "logs": "rejectedLogRecords"}
 
 @dataclass(slots=True)
 class _Read:
-    """What one body holds. rejected: how much of it is refused; reasons: why; warnings: why spans
-    can be nothing but outcomes."""
+    """What one body holds. rejected: how much of it is refused; reasons: why, and why spans can be
+    nothing but outcomes; fault: the first of ours among them."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     rejected: int = 0
     reasons: dict[str, None] = field(default_factory=dict)
+    fault: Exception | None = None
 
     def reject(self, reason: str) -> None:
         self.rejected += 1
@@ -152,6 +153,8 @@ class Otlp:
             ) from None
         finally:
             self._under_way -= 1
+        if read.fault is not None:
+            self._log.failed("otlp-row", read.fault, signal=signal, rejected=read.rejected)
         self._counters.spans.update(read.counts)
         self._counters.spans["rejected"] += read.rejected
         if read.reasons:
@@ -248,6 +251,11 @@ class Otlp:
             except (AgentError, FeatureError, Refusal) as error:
                 read.reject(_words(error))
                 continue
+            except Exception as fault:
+                # Exporters never send a body again after 500: all the others' would be lost.
+                read.fault = read.fault or fault
+                read.reject("the daemon could not read this row; its log says why")
+                continue
             if arrival is not None:
                 relevant = True
                 read.arrivals.append(arrival)
@@ -290,7 +298,7 @@ class Otlp:
         assert isinstance(record, Observation)
         if record.routed not in agent.models:
             known = ", ".join(agent.models)
-            raise AgentError(f"model: {record.routed[:60]!r} is not one of {known}")
+            raise AgentError(f"model: {shown_sent(record.routed, 'name')} is not one of {known}")
         outputs, kept, refusal = None, None, ""
         try:
             outputs = transform.output_rows([record.outputs])[0].tolist()
@@ -332,8 +340,8 @@ class Otlp:
         wanted = self._settings.evaluation
         if wanted is None:
             raise AgentError(
-                f"gen_ai.evaluation.name: {row['name'][:60]!r} came, and service.otlp.evaluation "
-                "does not say which one is the reward"
+                f"gen_ai.evaluation.name: {shown_sent(row['name'], 'name')} came, and "
+                "service.otlp.evaluation does not say which one is the reward"
             )
         if row["name"] != wanted or row["failed"]:
             read.counts["other"] += 1
@@ -346,6 +354,12 @@ class Otlp:
                 f"gen_ai.evaluation.score.value: {wanted!r} has none; give its labels rewards in "
                 "ingest.rewards"
             )
+        try:
+            reward = float(reward)
+        except OverflowError:
+            raise AgentError(
+                f"gen_ai.evaluation.score.value: {shown(reward)} is too large a number"
+            ) from None
         scale = self._adapter.agent.config.reward
         if not scale.low <= reward <= scale.high:
             raise AgentError(f"reward: {reward:g} is not from {scale.low:g} to {scale.high:g}")
@@ -363,9 +377,9 @@ class Otlp:
         return rating
 
     def _check_decision(self, name: str, token: str | None, caller: Caller) -> None:
-        number = int(name[1:]) if name[:1] == "d" and name[1:].isdecimal() else -1
-        if not 0 <= number < self._adapter.agent.light.pending.next or name != f"d{number}":
-            raise AgentError(f"equipoise.decision_id: {name[:40]!r} does not exist")
+        number = int(name[1:]) if DECISION_ID.fullmatch(name) else -1
+        if not 0 <= number < self._adapter.agent.light.pending.next:
+            raise AgentError(f"equipoise.decision_id: {shown_sent(name)} does not exist")
         self._tokens.check(number, token, caller)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import io
 import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from otlp_bodies import (
@@ -27,6 +29,9 @@ from otlp_bodies import (
 from running import Answer, Running, refused, running, start, until
 
 from equipoise.agent.client import Choice
+from equipoise.agent.service.handlers.otlp import Otlp
+from equipoise.agent.service.http.access import ANYBODY
+from equipoise.agent.service.telemetry import Counters, Log
 
 CONFIG = """
 name = "chat"
@@ -211,6 +216,69 @@ def test_what_is_refused_is_counted_and_named_and_the_rest_is_kept(daemon: Runni
     after = counts(daemon)
     assert (after["calls"], after["rejected"]) == (before["calls"] + 1, before["rejected"] + 9)
     assert "gen_ai.evaluation.name" in after["last_refusal"] or "neither" in after["last_refusal"]
+
+
+@pytest.mark.parametrize("encoding", [JSON, PROTOBUF])
+def test_a_hostile_row_takes_no_other_row_with_it(daemon: Running, encoding: str):
+    first = 520 if encoding == JSON else 540
+    before = counts(daemon)
+    good = [call(first + number) for number in range(3)]
+    bad = [
+        span(first + 10 + at, WORDS | {"equipoise.decision_id": name})
+        for at, name in enumerate(["d" + "9" * 5000, "d" + "9" * 19, "d01", "d\u0661", "my secret"])
+    ]
+    answer = send(daemon, traces(*good[:1], *bad, *good[1:]), encoding)
+    assert answer.status == 200
+    assert b"equipoise.decision_id: a text of 5001 characters does not exist" in answer.body
+    assert b"secret" not in answer.body
+    after = counts(daemon)
+    assert after["calls"] == before["calls"] + len(good)
+    assert after["rejected"] == before["rejected"] + len(bad)
+
+
+def test_a_score_that_is_no_float_is_refused_by_name(daemon: Running):
+    huge = rating(score=None)
+    huge += [{"key": "gen_ai.evaluation.score.value", "value": {"intValue": "9" * 400}}]
+    before = counts(daemon)
+    answer = send(daemon, logs(record(huge, of=561), record(rating(score=0.5), of=562)))
+    partial = answer.json["partialSuccess"]
+    assert partial["rejectedLogRecords"] == "1"
+    words = "gen_ai.evaluation.score.value: a number of 1329 bits is too large a number"
+    assert partial["errorMessage"] == words
+    assert counts(daemon)["evaluations"] == before["evaluations"] + 1
+
+
+def test_a_fault_of_ours_is_logged_and_costs_one_row(monkeypatch: pytest.MonkeyPatch):
+    class Whole:
+        def note(self, arrivals: list[Any], now: float) -> dict[str, int]:
+            return {"calls": len(arrivals)}
+
+    stream = io.StringIO()
+    counters = Counters()
+    taking = Otlp(
+        cast(Any, None),
+        cast(Any, None),
+        counters,
+        Log(stream=stream),
+        lambda: 0.0,
+        lambda: "",
+        joining=cast(Any, Whole()),
+    )
+
+    def arrival(row: Any, *_: Any) -> Any:
+        if row["span_id"].endswith("2"):
+            raise ZeroDivisionError("the words of a user")
+        return row
+
+    monkeypatch.setattr(taking, "_arrival", arrival)
+    message = body(traces(call(1), call(2), call(3)))
+    answer = asyncio.run(taking.take("traces", JSON.encode(), message, ANYBODY))
+    partial = json.loads(answer)["partialSuccess"]
+    assert partial["rejectedSpans"] == "1"
+    assert "its log says why" in partial["errorMessage"]
+    assert counters.spans["rejected"] == 1
+    assert "ZeroDivisionError" in stream.getvalue()
+    assert "words" not in stream.getvalue()
 
 
 def test_spans_of_something_else_do_not_count(daemon: Running):
