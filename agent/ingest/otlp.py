@@ -152,7 +152,7 @@ _CALL_FIELDS = [
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{3,4}|\d{6}|\d{8})(?:-v\d+(?::\d+)?)?")
 
 
-class _Wire(msgspec.Struct, rename="camel", omit_defaults=True):
+class _Wire(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A message of OTLP as its JSON has it; what is not needed here is skipped."""
 
 

@@ -38,6 +38,7 @@ from equipoise.agent.service.http.endpoints import (
 from equipoise.agent.service.http.endpoints import (
     ClientGone,
     Receive,
+    Room,
     Scope,
     Send,
     read_plain_or_packed,
@@ -49,8 +50,11 @@ from equipoise.store.records import Observation
 
 PROTOBUF, JSON = b"application/x-protobuf", b"application/json"
 SETTLE_EVERY_SECONDS = 1.0
-BODIES_AT_ONCE = 4
-"""Under way; who comes beyond them is asked to come again."""
+LARGEST_AT_ONCE = 4
+"""So many bodies of the largest size, or as many smaller ones as have their bytes, are under way;
+who comes beyond them is asked to come again."""
+READ_AT_ONCE = 2
+"""Bodies that are messages in memory, many times their size; the rest wait for their turn."""
 ROWS_AT_ONCE = 128
 SHOWN_REASONS = 3
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 415: 3, 429: 8, 500: 13, 503: 14}
@@ -105,7 +109,7 @@ class Otlp:
         self._unwell = unwell
         self._settings = settings
         self._joining = joining
-        self._under_way = 0
+        self._turns = asyncio.Semaphore(READ_AT_ONCE)
         self._last_refusal = ""
         if mapping is not None:
             full = dict(otlp.FIELDS) | mapping.fields
@@ -133,26 +137,21 @@ class Otlp:
     async def take(self, signal: otlp.Signal, kind: bytes, body: bytes, caller: Caller) -> bytes:
         """Note what a body holds; the answer, in its encoding.
 
-        Raises Refusal: 400 for what cannot be decoded, 404 where no OTLP is taken, 429 and 503
-        where it is to be sent again.
+        Raises Refusal: 400 for what cannot be decoded, 404 where no OTLP is taken, 413 for more
+        messages than are read at once, 503 where it is to be sent again.
         """
         self._required()
         why = self._unwell()
         if why:
             raise Refusal(503, why, retry_after=2.0)
-        if self._under_way >= BODIES_AT_ONCE:
-            limit = f"{BODIES_AT_ONCE} at once"
-            raise Refusal(429, f"more bodies than {limit}", limit=limit, retry_after=1.0)
-        self._under_way += 1
         try:
-            read = await asyncio.to_thread(self._note, signal, kind, body, caller)
+            async with self._turns:
+                read = await asyncio.to_thread(self._note, signal, kind, body, caller)
         except sqlite3.Error as error:
             self._log.failed("otlp-file", error)
             raise Refusal(
                 503, "spans cannot be kept now: their file fails", retry_after=5.0
             ) from None
-        finally:
-            self._under_way -= 1
         if read.fault is not None:
             self._log.failed("otlp-row", read.fault, signal=signal, rejected=read.rejected)
         self._counters.spans.update(read.counts)
@@ -230,8 +229,14 @@ class Otlp:
         try:
             if kind == PROTOBUF:
                 message = protobuf.decode(body, signal)
+            elif body.count(b"{") > protobuf.MOST_MESSAGES:
+                raise protobuf.TooManyError
             else:
                 message = otlp.from_json(body, signal)
+        except protobuf.TooManyError:
+            limit = f"{protobuf.MOST_MESSAGES} messages"
+            detail = f"more than {limit} in one body (spans, events, attributes and their values)"
+            raise Refusal(413, f"{detail}; send smaller batches", limit=limit) from None
         except protobuf.ProtobufError as error:
             raise Refusal(400, f"the body is not OTLP in Protobuf: {error}") from None
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -408,7 +413,7 @@ def _portions(ready: Sequence[Ready]) -> Iterator[tuple[int, int]]:
 
 
 class OtlpEndpoint:
-    """One path of OTLP, by ASGI."""
+    """One path of OTLP, by ASGI. room: of all its paths."""
 
     def __init__(
         self,
@@ -419,9 +424,10 @@ class OtlpEndpoint:
         limits: LimitSettings,
         counters: Counters,
         log: Log,
+        room: Room,
     ) -> None:
         self._path, self._signal = path, signal
-        self._otlp, self._doors, self._limits = otlp, doors, limits
+        self._otlp, self._doors, self._limits, self._room = otlp, doors, limits, room
         self._counters, self._log = counters, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -433,8 +439,10 @@ class OtlpEndpoint:
             if scope["method"] != "POST":
                 raise Refusal(405, "this path takes POST", headers={"allow": "POST"})
             caller = self._doors.admit("POST", scope["headers"], "route", (PROTOBUF, JSON))
-            body = await read_plain_or_packed(scope, receive, self._limits.otlp_bytes, self._limits)
-            answer = await self._otlp.take(self._signal, kind, body, caller)
+            limits = self._limits
+            with self._room.share() as need:
+                body = await read_plain_or_packed(scope, receive, limits.otlp_bytes, limits, need)
+                answer = await self._otlp.take(self._signal, kind, body, caller)
         except ClientGone:
             return
         except Exception as error:

@@ -25,10 +25,12 @@ from otlp_bodies import (
     span,
     trace_id,
     traces,
+    varint,
 )
 from running import Answer, Running, refused, running, start, until
 
 from equipoise.agent.client import Choice
+from equipoise.agent.ingest.protobuf import MOST_MESSAGES
 from equipoise.agent.service.handlers.otlp import Otlp
 from equipoise.agent.service.http.access import ANYBODY
 from equipoise.agent.service.telemetry import Counters, Log
@@ -323,10 +325,30 @@ def test_refusals_are_a_status_in_the_encoding_of_the_request(
         assert words in answer.json["message"]
 
 
+@pytest.mark.parametrize("encoding", [JSON, PROTOBUF])
+def test_a_small_body_of_many_empty_messages_is_refused(daemon: Running, encoding: str):
+    if encoding == JSON:
+        spans = b"{}," * MOST_MESSAGES
+        whole = b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + spans + b"{}]}]}]}"
+    else:
+        spans = b"\x12\x00" * MOST_MESSAGES
+        scoped = b"\x12" + varint(len(spans)) + spans
+        whole = b"\x0a" + varint(len(scoped)) + scoped
+    packed = gzip.compress(whole)
+    assert len(packed) < 5000
+    header = {"Content-Type": encoding, "Content-Encoding": "gzip"}
+    answer = daemon.ask("POST", "/v1/traces", packed, **header)
+    assert answer.status == 413
+    assert b"more than 500000 messages in one body" in answer.body
+    assert b"send smaller batches" in answer.body
+
+
 def test_an_empty_batch_is_fine_and_get_is_not(daemon: Running):
     assert daemon.ask("POST", "/v1/traces", b"", **{"Content-Type": PROTOBUF}).body == b""
     assert daemon.ask("POST", "/v1/traces", b"{}", **{"Content-Type": JSON}).body == b"{}"
     assert daemon.ask("GET", "/v1/traces").status == 405
+    beside = daemon.ask("POST", "/v1/traces/", b"{}", **{"Content-Type": JSON})
+    assert (beside.status, beside.headers.get("location")) == (404, None)
 
 
 def test_no_prompt_is_written_anywhere(daemon: Running):
