@@ -283,6 +283,27 @@ def test_a_fault_of_ours_is_logged_and_costs_one_row(monkeypatch: pytest.MonkeyP
     assert "words" not in stream.getvalue()
 
 
+def test_the_words_of_a_user_are_in_no_answer(daemon: Running):
+    said = {"listValue": [SECRET]}
+    batch = traces(
+        call(581, **{"app.words": SECRET}),
+        call(582, **{"user.id": [SECRET]}),
+        call(583, **{"gen_ai.request.model": SECRET, "gen_ai.response.model": None}),
+        call(584, **{"equipoise.decision_id": SECRET}),
+        call(585, **{"gen_ai.response.id": said}),
+        call(586) | {"spanId": SECRET},
+    )
+    for one in batch["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        answer = send(daemon, traces(one))
+        assert answer.json["partialSuccess"]["rejectedSpans"] == "1"
+        for text in (answer.body.decode(), counts(daemon)["last_refusal"]):
+            assert SECRET not in text
+            assert "the words" not in text
+    for label in (SECRET, [SECRET]):
+        said_of = rating(SECRET, None, gen_ai__evaluation__score__label=label)
+        assert SECRET not in send(daemon, logs(record(said_of, of=587))).body.decode()
+
+
 def test_spans_of_something_else_do_not_count(daemon: Running):
     before = counts(daemon)
     answer = send(daemon, traces(call(601), resource={"service.name": "summaries"}))
