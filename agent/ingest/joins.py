@@ -6,6 +6,7 @@ another file. Both need the log as a whole, so it is read twice: a survey, then 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -203,6 +204,8 @@ class Scores:
         reward = as_number("score", value) if self._rewards is None else self._rewards.find(value)
         if reward is None:
             raise AgentError(f"nothing at {paths.value}")
+        if not math.isfinite(reward):
+            raise AgentError(f"score: {reward} is not a finite number")
         at = as_seconds("time", find(row, paths.at))
         score = _Score(NO_TIME if at is None else at, reward)
         known = self.by_id.get(named)

@@ -160,19 +160,21 @@ def test_a_score_finds_its_row_by_any_id_and_the_last_one_counts(tmp_path: Path)
             {"reward": 1.0},
             {"response_id": "chatcmpl-0004"},
             "no object",
+            {"response_id": "chatcmpl-0001", "score": "inf"},
         ],
     )
     source = lines(tmp_path / "a.jsonl", rows)
     log = log_of("litellm", source, scores=scores)
     assert [usage.reward for usage in log.usages(source)] == [0.1, 0.2, 1.0, None]
     assert scores.result == Joined(
-        read=11, joined=3, superseded=3, unmatched=1, refused=4, others=0, left_out=0
+        read=12, joined=3, superseded=3, unmatched=1, refused=5, others=0, left_out=0
     )
     assert [reason for _, _, reason in scores.refused] == [  # type: ignore[attr-defined]
         "score: 'up' is not a number",
         "nothing at " + ScorePaths().id,
         "nothing at " + ScorePaths().value,
         "expected an object",
+        "score: inf is not a finite number",
     ]
 
 
