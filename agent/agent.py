@@ -250,6 +250,11 @@ class Agent:
             requests = max(rows, 1) * self.config.policy.rate
             self.controls.open_era(drawn.reason, at, active, drawn=drawn, requests=requests)
 
+    def say_drawn(self, drawn: Drawn, at: float) -> None:
+        """Keep what the rows of the era in force have shown. at: seconds since the epoch, now."""
+        if self.rule.drawn is not None and drawn != self.rule.drawn:
+            self.controls.freeze_rule(self.rule.era, at, drawn)
+
     def take_drawn(self, decisions: DecisionBatch, outcomes: OutcomeBatch, at: float) -> None:
         """Log decisions that were drawn elsewhere, under the rule in force, with their outcomes;
         what did not come with them never comes. at: seconds since the epoch, now.

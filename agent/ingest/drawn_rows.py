@@ -27,6 +27,7 @@ class DrawnRow(Record, frozen=True, kw_only=True):
     than the one drawn. delivered: whether the answer reached the user. sticky: whether the model
     was kept from an earlier draw. reward: in the declared range, left out where none came.
     request_id: your name of the row. unit_id: who asked. at: when it was drawn, in seconds.
+    unread: parts that came after the draw and could not be read, each with why; no row gives it.
     """
 
     model: Id
@@ -43,6 +44,7 @@ class DrawnRow(Record, frozen=True, kw_only=True):
     request_id: Id | None = None
     unit_id: Id | None = None
     at: Seconds | None = None
+    unread: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def unit(self) -> str:

@@ -11,8 +11,9 @@ from traffic import KEY, config
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig, RewardConfig
 from equipoise.agent.features import FeatureSchema
-from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, DrawnRows, survey
+from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, DrawnRows
 from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.draws import survey
 from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.store.batches import RequestBatch
 from equipoise.store.contract import Store

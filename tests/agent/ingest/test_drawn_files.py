@@ -202,14 +202,38 @@ def test_refused_rows_are_named_and_stop_no_other(run, tmp_path):
     write(tmp_path / "log.jsonl", found)
     printed = run("log.jsonl", "--mapping", "flags", mapping=MAPPING + mapping, expected=1)
     assert printed["accepted"] == 46
-    # One row without candidates leaves the others of two models as they are.
-    assert "certificates" in printed["drawn"]
+    # Those three may have left for what was drawn; the one in row 21 would have left in any case.
+    said = "they count for estimates alone: 3 rows were refused for what may depend on the draw"
+    assert printed["drawn"].startswith(said)
+    assert status(tmp_path)["certificate"]["requests"] == 0
     reasons = {reject["row"]: reject["reason"] for reject in printed["rejects"]}
     assert reasons.keys() == {8, 21, 31, 41}
     assert "which was drawn, had a probability of 0" in reasons[8]
     assert "add up to 0.9, expected 1" in reasons[21]
     assert "'gpt' is not one of large, small" in reasons[31]
     assert "propensity: received nothing" in reasons[41]
+
+
+def test_rows_refused_for_what_was_known_before_their_draw_are_counted_with_the_certificate(
+    run, tmp_path
+):
+    mapping, _ = SHAPES["mapping"]
+    found = rows()
+    for at in (20, 40, 50):
+        found[at]["p"] = {"large": 0.5, "small": 0.4}
+    found[60]["words"] = "many"
+    write(tmp_path / "log.jsonl", found)
+    printed = run("log.jsonl", "--mapping", "flags", mapping=MAPPING + mapping, expected=1)
+    assert (printed["accepted"], printed["rejected"]) == (596, 4)
+    said = "(4 rows were refused for what was known before the draw)"
+    assert printed["drawn"].startswith("each row counts for certificates")
+    assert said in printed["drawn"]
+    facts = status(tmp_path)
+    assert facts["certificate"]["requests"] == 596
+    assert said in facts["status_sentence"], "who reads the certificate reads it too"
+    # The same file once more counts nobody twice.
+    run("log.jsonl", "--mapping", "flags", mapping=MAPPING + mapping, expected=1)
+    assert said in status(tmp_path)["status_sentence"]
 
 
 def test_our_own_names_need_no_mapping_and_certify_nothing(run, tmp_path):
