@@ -199,10 +199,9 @@ class DrawnRows:
 
     def _contradiction(self, drawn: Drawn) -> str:
         """What all rows of this mapping in the store show against it."""
-        found = self._evidence
-        said = (found.by_unit if drawn.how == "request" else "") or found.in_runs or found.of_others
+        said = self._evidence.against(drawn)
         if not said and drawn.routed:
-            said = found.routed_follows
+            said = self._evidence.routed_follows
         return f"with the rows read before, {said}" if said else ""
 
     def take(self, rows: Sequence[DrawnRow]) -> Accepted:
@@ -481,13 +480,13 @@ class DrawnRows:
             values = np.concatenate([part.reward[:1], part.outputs[0]])
             np.copyto(told, values, where=np.isnan(told))
         reward = np.nan if row.reward is None else row.reward
-        own = self._outcomes([row], [(0, number)], outputs[None])
-        news = not np.isnan([reward, *outputs]).all() or bool(own.attempt[0])
+        part_now = self._outcomes([row], [(0, number)], outputs[None])
+        news = not np.isnan([reward, *outputs]).all() or bool(part_now.attempt[0])
         table = self._agent.light.pending
         at = number - table.base
         if not parts and news and at >= 0 and not table.expired[at]:
             return True
-        there, ours = _answered(parts[0]) if parts else (0, True, -1), _answered(own)
+        there, ours = _answered(parts[0]) if parts else (0, True, -1), _answered(part_now)
         if there != ours:
             names.append("delivered" if there[2] == ours[2] else "served")
         if names:

@@ -203,9 +203,19 @@ class Evidence:
             self._among[at] += _laid(share, after) - _laid(share, before)
 
     @property
+    def log_evidence(self) -> dict[str, float]:
+        """Log of each stake, that began at 1, by what it is laid on."""
+        return {
+            "by_unit": _mean(self._among),
+            "in_runs": _mean(self._file.stakes),
+            "of_others": _mean(self._weights),
+            "routed_follows": _mean(self._routed),
+        }
+
+    @property
     def by_unit(self) -> str:
         """What shows that units were drawn once, "" where nothing does."""
-        if _mean(self._among) < MILLION:
+        if self.log_evidence["by_unit"] < MILLION:
             return ""
         return (
             f"of {plural(self._repeats, 'row')} whose unit had one before, {self._same:,} got the"
@@ -214,9 +224,19 @@ class Evidence:
         )
 
     @property
+    def of_units_alone(self) -> bool:
+        """Whether units were drawn once, all of them, so that this is what is to be declared."""
+        return bool(self.by_unit) and self._same == self._repeats
+
+    def against(self, drawn: Drawn) -> str:
+        """What shows that rows were not drawn as declared, "" where nothing does."""
+        by_unit = self.by_unit if drawn.how == "request" else ""
+        return by_unit or self.of_others or self.in_runs
+
+    @property
     def in_runs(self) -> str:
         """What shows that rows do not stand in the order of their draws."""
-        if _mean(self._file.stakes) < MILLION:
+        if self.log_evidence["in_runs"] < MILLION:
             return ""
         return (
             f"of {plural(self._rows, 'row')}, {self._runs:,} have the model of the row before,"
@@ -227,7 +247,7 @@ class Evidence:
     @property
     def of_others(self) -> str:
         """What shows that probabilities are not those of their rows."""
-        if _mean(self._weights) < MILLION:
+        if self.log_evidence["of_others"] < MILLION:
             return ""
         mean = self._weight / self._rows
         return (
@@ -239,7 +259,7 @@ class Evidence:
     @property
     def routed_follows(self) -> str:
         """What shows that today's routing is not what it would have been without a draw."""
-        if _mean(self._routed) < MILLION:
+        if self.log_evidence["routed_follows"] < MILLION:
             return ""
         return "what the rows call routed depends on what was drawn"
 
@@ -368,17 +388,15 @@ class Survey:
                 raise AgentError(
                     f"{self._disorder}: rows must stand in the order of their draws; sort them"
                 )
-            if evidence.by_unit and drawn.how == "request":
+            if drawn.how == "request" and evidence.of_units_alone:
                 raise AgentError(f'{evidence.by_unit}; declare drawn = "unit"')
-            against = evidence.in_runs or evidence.of_others
-            if against:
-                raise AgentError(f'{against}; for estimates alone declare drawn = "unknown"')
         if self._rows and np.count_nonzero(self._active) < 2:
             raise AgentError(
                 "the rows compare a single model: their candidates, or shares, must name two of"
                 f" {', '.join(self._models)}"
             )
-        drawn = msgspec.structs.replace(drawn, doubt=self._doubt())
+        doubt = self._doubt() or evidence.against(drawn)
+        drawn = msgspec.structs.replace(drawn, doubt=doubt)
         return Declared(drawn, self._active, self._rows, self._left_out)
 
     def _doubt(self) -> str:
