@@ -211,7 +211,7 @@ def _print(facts: dict[str, Any]) -> None:
         f"({certified['reason']}), at all times together with probability"
         f" {1 - certified['delta']:.3g}."
     )
-    if certified["drawn_by"]:
+    if certified["drawn_by"] and not certified["uncertified"]:
         # Nothing here drew them: what they rest on is said with them.
         console.print(f"It rests on this: {'; '.join(certified['assumptions'])}.")
     if any(row["exposed"] < row["decided"] for row in facts["models"]):

@@ -45,6 +45,7 @@ from equipoise.agent.ingest.files import STANDARD_INPUT, Source
 from equipoise.agent.ingest.joins import Log
 from equipoise.agent.ingest.records import reader
 from equipoise.agent.lifecycle.drawn import LEAST_OPEN, Drawn
+from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.state.attempts import FIRST
 from equipoise.agent.state.replay_index import NO_CONTEXT
 from equipoise.store.batches import DecisionBatch, Floats, OutcomeBatch, text_key
@@ -114,7 +115,7 @@ class DrawnRows:
         self._taken, self._next_rule = 0, _FIRST_RULE
         self._latest = -math.inf
         self._fresh, self._draws, self._open, self._there = 0, 0, 0, 0
-        self._own: Drawn | None = None
+        self._own: tuple[Drawn, int] | None = None
         self._repaired: Counter[str] = Counter()
         self._first_repair: dict[str, str] = {}
         self._refused: dict[str, str] = {}
@@ -123,11 +124,14 @@ class DrawnRows:
     @property
     def sentence(self) -> str:
         """What these rows count for."""
-        drawn = self._own if self._own is not None and not self._fresh else self._agent.rule.drawn
-        drawn = drawn or self._declared.drawn
-        why = drawn.uncertified
-        if not why and self._agent.rule.drawn is not None and drawn is self._agent.rule.drawn:
-            why = self._agent.answers.certified().uncertified or ""
+        agent = self._agent
+        if self._own is not None and not self._fresh:
+            drawn, era = self._own
+            by = f"none is new; they were drawn by {drawn.label}"
+            why = drawn.uncertified or self._against(era)
+            return f"{by}, and count for estimates alone: {why}" if why else by
+        drawn = agent.rule.drawn or self._declared.drawn
+        why = drawn.uncertified or self._against(agent.rule.era)
         if why:
             return f"they count for estimates alone: {why}{self._missing}"
         what = "unit" if drawn.how == "unit" else "row"
@@ -141,6 +145,15 @@ class DrawnRows:
             "" if drawn.coverage == 1.0 else f", of the {drawn.coverage:.4g} that was drawn at all"
         )
         return f"{counted}, as drawn by {drawn.label}{drawn.others}{part}{self._missing}"
+
+    def _against(self, era: int) -> str:
+        """Why nothing is certified of an era of rows that were drawn elsewhere, "" where it is."""
+        agent = self._agent
+        if era == agent.rule.era:
+            return agent.answers.certified().uncertified or ""
+        kept = read_answers(agent.store).get(era)
+        why = msgspec.UNSET if kept is None else kept.parts[0].uncertified
+        return "" if isinstance(why, msgspec.UnsetType) else why
 
     @property
     def _missing(self) -> str:
@@ -451,7 +464,7 @@ class DrawnRows:
                 f" {rule.drawn.how}, of a coverage of {rule.drawn.coverage:g}: read it as something"
                 " else into a store of its own"
             )
-        self._own = rule.drawn
+        self._own = rule.drawn, stored.era
         model = int(stored.model[0])
         names = [] if self._models[model] == row.model else ["model"]
         follows = stored.leader is not None and int(stored.leader[0]) != number
