@@ -30,7 +30,7 @@ from equipoise.agent.config.ingest import IngestMapping
 from equipoise.agent.decisions.validation import other_content, stored_row
 from equipoise.agent.errors import AgentError, ConflictError, check_against, dated
 from equipoise.agent.features.values import FeatureError, shown
-from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.drawn_rows import DrawnRow, answered
 from equipoise.agent.ingest.draws import (
     BeforeDrawError,
     Declared,
@@ -125,6 +125,8 @@ class DrawnRows:
     def sentence(self) -> str:
         """What these rows count for."""
         agent = self._agent
+        if self._own is None and not self._fresh:
+            return "none of them was taken"
         if self._own is not None and not self._fresh:
             drawn, era = self._own
             by = f"none is new; they were drawn by {drawn.label}"
@@ -335,6 +337,7 @@ class DrawnRows:
             shares = batch.probabilities[:, self._declared.active]
             self._draws += int(np.count_nonzero(own))
             self._open += int(np.count_nonzero(own & (shares >= LEAST_OPEN).all(axis=1)))
+        drawn = msgspec.structs.replace(drawn, doubt="")  # of such rows there is evidence as well
         if not drawn.certifies or drawn.how != self._declared.drawn.how:
             return
         chances, units = batch.probabilities.tolist(), batch.unit.tolist()
@@ -499,7 +502,7 @@ class DrawnRows:
         at = number - table.base
         if not parts and news and at >= 0 and not table.expired[at]:
             return True
-        there, ours = _answered(parts[0]) if parts else (0, True, -1), _answered(part_now)
+        there, ours = answered(parts[0]) if parts else (0, True, -1), answered(part_now)
         if there != ours:
             names.append("delivered" if there[2] == ours[2] else "served")
         if names:
@@ -596,10 +599,3 @@ class DrawnRows:
 
     def _model(self, field: str, name: str | None) -> int:
         return position_of(field, name, self._position)
-
-
-def _answered(part: OutcomeBatch) -> tuple[int, bool, int]:
-    """What an outcome says of who answered: its attempt, whether it was delivered, and the model,
-    -1 where it names none."""
-    attempt = int(part.attempt[0])
-    return attempt, bool(part.delivered[0]), int(part.served[0]) if attempt > 0 else -1

@@ -10,6 +10,7 @@ import msgspec
 from equipoise.agent.config.ingest import as_number, as_text
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown
+from equipoise.store.batches import OutcomeBatch
 from equipoise.store.records import Features, Id, Record, Seconds
 
 SPELLINGS = frozenset({"probabilities", "drop_prob"})
@@ -102,3 +103,10 @@ def with_candidates(record: dict[str, Any], models: Mapping[str, str]) -> dict[s
             raise AgentError(f"candidates: two of {shown(list(names))} are one model")
         record["candidates"] = ours
     return record
+
+
+def answered(part: OutcomeBatch) -> tuple[int, bool, int]:
+    """What an outcome says of who answered: its attempt, whether it was delivered, and the model,
+    -1 where it names none."""
+    attempt = int(part.attempt[0])
+    return attempt, bool(part.delivered[0]), int(part.served[0]) if attempt > 0 else -1
