@@ -34,6 +34,7 @@ from urllib.parse import unquote, urlsplit
 MOST_BYTES = 1 << 20  # a longer answer is none of the daemon's
 MOST_THREADS = 32  # requests under way at once
 AT_ONCE = 100  # outcomes or observations in one request of the delivery
+GATHER_SECONDS = 0.05  # outcomes wait so long for others to be sent with
 DELIVERY_SECONDS = 2.0  # time-out of the delivery, for which nobody waits
 PATIENCE = 3  # failures in a row after which the daemon is asked only once per REST_SECONDS
 REST_SECONDS = 0.5
@@ -120,9 +121,8 @@ class Address:
     def of(cls, url: str) -> Self:
         """The address that `url` writes: http://HOST:PORT, https://HOST:PORT, either with the path
         of a proxy, unix:///PATH, or http+unix://PATH with %2F for each slash. Raises ValueError."""
-        refusal = (
-            f"url is {url!r}, expected http://HOST:PORT or https://HOST:PORT, or unix:///SOCKET"
-        )
+        kinds = "http://HOST:PORT or https://HOST:PORT, or unix:///SOCKET"
+        refusal = f"url is {url!r}, expected {kinds}"
         if not isinstance(url, str):
             raise ValueError(refusal)
         try:
@@ -162,18 +162,13 @@ class _UnixConnection(HTTPConnection):
             raise
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 class Client:
     """One per process, for any number of threads and event loops.
 
     url: of the daemon, http, https, or unix:///PATH of its socket. token: of scope `route`, where
     the daemon asks for one. timeout: seconds that `decide` may take. buffer: outcomes kept while
-    the daemon is away, and rows of fallbacks kept until they are complete; the oldest are dropped,
-    and counted.
-    Raises ValueError for what cannot be one of these. `close` delivers what is left.
+    the daemon is away, and rows of fallbacks kept until they are complete; the oldest are dropped
+    and counted. Raises ValueError for what cannot be one of these. `close` delivers what is left.
     """
 
     def __init__(
@@ -189,11 +184,11 @@ class Client:
             isinstance(token, str) and token.isascii() and token.isprintable()
         ):
             raise ValueError("token holds characters that no header can carry")
-        if not _is_number(timeout) or not 0.0 < timeout <= MOST_SECONDS:
+        if type(timeout) not in (int, float) or not 0.0 < timeout <= MOST_SECONDS:
             raise ValueError(
                 f"timeout is {timeout!r}, expected seconds above 0 and at most {MOST_SECONDS:g}"
             )
-        if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
+        if type(buffer) is not int or buffer < 1:
             raise ValueError(f"buffer is {buffer!r}, expected a whole number of rows, at least 1")
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
@@ -281,7 +276,12 @@ class Client:
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until everything is delivered; whether it was, within `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
+            self._hurries += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not (self._items or self._busy), timeout)
+            finally:
+                self._hurries -= 1
 
     def close(self, timeout: float = 1.0) -> None:
         """Deliver what is left, for `timeout` seconds at the most, and stop."""
@@ -301,7 +301,7 @@ class Client:
 
     def _start(self) -> None:
         self._pid, self._closed, self._busy = os.getpid(), False, False
-        self._failures, self._rest = 0, 0.0
+        self._failures, self._rest, self._hurries = 0, 0.0, 0
         self._idle: deque[HTTPConnection] = deque()
         self._items: deque[_Item] = deque()
         self._fallbacks: OrderedDict[str, _Call] = OrderedDict()
@@ -384,10 +384,15 @@ class Client:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._items or self._closed)
+                # One request for many costs the router, which shares our interpreter, far less.
+                self._changed.wait_for(self._due, GATHER_SECONDS)
                 batch, self._busy = self._batch(), True
             unwell = batch and not self._deliver(batch)
             pause = min(1.0, 2 * pause + 0.02) if unwell else 0.0
             time.sleep(pause)
+
+    def _due(self) -> bool:
+        return bool(self._hurries) or self._closed or len(self._items) >= AT_ONCE
 
     def _batch(self) -> list[_Item]:
         """The next items, all of one kind, no two about one request."""
@@ -416,13 +421,9 @@ class Client:
         except Exception:
             self._put_back(batch)
             return False
-        if status != 200 and len(batch) > 1:  # one of them is unreadable, the others are not
-            answered = [self._deliver([item]) for item in batch]
-            return all(answered)
         decided = rows and status == 200 and answer.get("decided")
-        if (
-            decided and len(batch) > 1
-        ):  # which of them it was shows one by one; the others are repeats
+        if len(batch) > 1 and (decided or status != 200):
+            # One by one shows which was decided, or is unreadable; the others are repeats.
             answered = [self._deliver([item]) for item in batch]
             return all(answered)
         with self._changed:
@@ -463,9 +464,8 @@ class Client:
 
     def _put_row(self, call: _Call) -> None:
         row = call.observation()
-        if row is None:
-            self.counters.unserved += 1
-        else:
+        self.counters.unserved += row is None
+        if row is not None:
             self._put(row)
 
     def _settle(self, item: _Item, status: int) -> None:

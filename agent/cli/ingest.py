@@ -52,8 +52,8 @@ def ingest(
         str | None,
         typer.Option(
             "--from",
-            help="What wrote the log; its shape is recognised by the rows.",
-            metavar="|".join(FAMILIES),
+            help=f"What wrote the log: {', '.join(FAMILIES)}.",
+            metavar="PRODUCT",
         ),
     ] = None,
     show: Annotated[

@@ -70,7 +70,7 @@ def look(
     force: Annotated[bool, typer.Option(help="Replace a configuration that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Look at a usage log: what it shows, what it cannot show, what would settle it.
+    """Look at a usage log: what it says, and what would settle it.
 
     Reads the log as it lies there and changes nothing. Columns are found by the shape of the log,
     or guessed by name and content; every guess is printed, and options overrule it ("none": there
@@ -81,7 +81,7 @@ def look(
 
     Example: equipoise look usage.jsonl --out look.html --config equipoise.toml
 
-    Example: equipoise look calls.csv.gz --model engine --reward thumb --rewards up=1,down=0
+    Example: equipoise look calls.csv.gz --reward thumb --rewards up=1,down=0
     """
     from equipoise.agent.errors import AgentError
     from equipoise.agent.maintenance.atomic_files import write_new

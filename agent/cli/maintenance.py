@@ -238,7 +238,7 @@ def export(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Write a store as tidy tables, with all the certificate needs, or as bandit feedback.
+    """Write a store as tidy tables or as bandit feedback.
 
     parquet, csv: one file each for decisions, outcomes, observations, simulations, expiries, rules,
     eras, configurations, controls, alerts and losses, and one that describes every column. Models

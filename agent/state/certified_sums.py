@@ -144,6 +144,8 @@ class Spec:
         return [CertificateMoments.empty(self.models, *size, self.of_raters) for _ in parts]
 
 
+LEAST_CHANCE = 2.0**-40
+"""Stands for no chance at all where a score divides by it."""
 REFERENCE_REWARDS = 100.0
 """Rewards of a model from which a rule may be the reference of its residuals."""
 
@@ -345,7 +347,8 @@ class CertifiedSums:
             shares=spec.shares(x),
         )
         rows = _of_units(rows, randomized) if spec.sticky else rows
-        # A model that this era does not compare is never drawn: its column says nothing.
+        # A model that this era does not compare is never drawn: its column says nothing. One that
+        # it compares has a chance: certifiable rows are open to it, and rules have a floor.
         rows = replace(rows, high=high, chance=np.where(rows.chance > 0.0, rows.chance, 1.0))
         counted = randomized
         if rule.ask is not None:
@@ -383,10 +386,14 @@ def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayInd
 
 
 def _of_units(rows: Rows, randomized: Flags) -> Rows:
-    """Today's routing by units: what a unit gets that is not randomized, each request as routed."""
+    """Today's routing by units: what a unit gets that is not randomized, each request as routed.
+
+    Where every unit is randomized nothing is known of it, so the chance is not 0 but next to it:
+    the scores are then the whole range, but for `LEAST_CHANCE` times the cap.
+    """
     chance, drawn = rows.chance.copy(), rows.drawn.copy()
     models = chance.shape[1] - 1
-    chance[:, models] = 1.0 - rows.chance[:, :models].sum(axis=1)
+    chance[:, models] = np.maximum(1.0 - rows.chance[:, :models].sum(axis=1), LEAST_CHANCE)
     drawn[:, models] = ~randomized
     return replace(rows, chance=chance, drawn=drawn)
 

@@ -336,9 +336,9 @@ def test_a_decision_that_was_logged_when_its_row_was_on_the_way_is_undelivered(
     """Asked about it the daemon knew of none yet: its request still lay in a buffer."""
     with serving(daemon) as port:
         router = client(port)
-        host, router._host = router._host, "host.invalid"
+        there, router._address = router._address, Address.of("http://host.invalid")
         choices = [router.decide(f"r{row}", "small", FEATURES) for row in range(3)]
-        router._host = host
+        router._address = there
         again = client(port)
         assert again.decide("r1", "small", FEATURES).reason == ""
         again.close()

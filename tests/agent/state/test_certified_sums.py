@@ -19,6 +19,7 @@ from equipoise.agent.config import (
     SegmentConfig,
     UnitsConfig,
 )
+from equipoise.policies.kernels import ConstantRate
 from equipoise.store.memory import MemoryStore
 
 CERTIFY = CertifyConfig(
@@ -301,3 +302,32 @@ def test_no_simulator_and_no_log_can_break_a_certified_sum():
         sums.append(agent.answers.view().certified.overall.score)
     assert sums[0].low[0].tobytes() == sums[1].low[0].tobytes()
     assert sums[0].high[0].tobytes() == sums[1].high[0].tobytes()
+
+
+def test_where_every_unit_is_randomized_nothing_is_known_of_todays_routing():
+    """A gate may raise the rate of a request to 1. Rewards are 0 where the log says 1, so that ends
+    that rested on predictions would leave the truth out."""
+    settings = experiment(units=UnitsConfig(ttl=1.0), certify=CertifyConfig())
+    agent, rng = Agent(settings, MemoryStore(), KEY), np.random.default_rng(6)
+    traffic = Traffic(rng)
+    log = traffic.observations(500)
+    agent.ingest(replace(log, reward=np.ones(500)))
+    always = replace(agent.rule.allocation, gate=ConstantRate(1.0))
+    for _ in range(6):
+        agent.refresh(traffic.at)
+        rule = replace(agent.rule, allocation=always, since=agent.light.pending.next)
+        agent.state.rule = agent.state.rules.add(rule, traffic.at)
+        requests = traffic.requests(50)
+        decided = agent.decide(replace(requests, unit=rng.integers(1 << 40, size=50)))
+        assert decided.randomized.all()
+        outcomes = traffic.outcomes(decided)
+        agent.observe(replace(outcomes, reward=np.zeros(50)))
+        traffic.at += 1000.0
+    agent.expire(traffic.at)
+    agent.decide(traffic.requests(1))
+    certified = agent.answers.certified(0)
+    routing = len(agent.models)
+    assert certified.rows >= 250
+    assert certified.lower[routing] == pytest.approx(0.0, abs=1e-9)
+    assert certified.upper[routing] == pytest.approx(1.0, abs=1e-9)
+    assert certified.upper[:routing].max() < 0.9
