@@ -125,9 +125,9 @@ class DrawnRows:
     def sentence(self) -> str:
         """What these rows count for."""
         agent = self._agent
-        if self._own is None and not self._fresh:
-            return "none of them was taken"
-        if self._own is not None and not self._fresh:
+        if not self._fresh:
+            if self._own is None:
+                return "none of them was taken"
             drawn, era = self._own
             by = f"none is new; they were drawn by {drawn.label}"
             why = drawn.uncertified or self._against(era)
@@ -498,8 +498,7 @@ class DrawnRows:
         reward = np.nan if row.reward is None else row.reward
         part_now = self._outcomes([row], [(0, number)], outputs[None])
         news = not np.isnan([reward, *outputs]).all() or bool(part_now.attempt[0])
-        table = self._agent.light.pending
-        at = number - table.base
+        table, at = self._agent.light.pending, number - self._agent.light.pending.base
         if not parts and news and at >= 0 and not table.expired[at]:
             return True
         there, ours = answered(parts[0]) if parts else (0, True, -1), answered(part_now)
