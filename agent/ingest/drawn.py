@@ -198,9 +198,8 @@ class DrawnRows:
             return
         agent.complete_drawn(self._now)
         drawn = agent.rule.drawn
-        if not self._fresh or not agent.continues_drawn(
-            self._declared.drawn, self._declared.active
-        ):
+        came = self._fresh or self._refused or self._left_out
+        if not came or not agent.continues_drawn(self._declared.drawn, self._declared.active):
             return
         new = self._declared.left_out + len(self._left_out)
         # Rows of a log that has grown were refused before.
