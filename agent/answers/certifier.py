@@ -309,9 +309,9 @@ class Certifier:
         if rule.drawn is None:
             return answer
         why = rule.drawn.uncertified or conditions.contradicted or _crossing(answer)
-        return answer if not why else self._nothing(answer, why)
+        return answer if not why else self.withdrawn(answer, why)
 
-    def _nothing(self, answer: Certified, why: str) -> Certified:
+    def withdrawn(self, answer: Certified, why: str) -> Certified:
         """An answer of which nothing is certified. why: what contradicts it."""
         apart = np.where(np.eye(len(answer.lower), dtype=bool), 0.0, -self._range)
         models = len(answer.decision)

@@ -207,8 +207,8 @@ class DrawnRows:
         doubt = drawn.doubt
         if drawn.certifies and self._refused:
             doubt = doubt_of(len(self._refused), next(iter(self._refused.values())))
-        if drawn.certifies and not doubt:
-            doubt = self._contradiction(drawn)
+        if drawn.certifies and not doubt and (doubt := self._contradiction(drawn)):
+            agent.withdraw_drawn(drawn.mapping, doubt, self._now)
         agent.say_drawn(msgspec.structs.replace(drawn, doubt=doubt, left_out=left_out), self._now)
 
     def _contradiction(self, drawn: Drawn) -> str:

@@ -23,6 +23,7 @@ from drawn_logs import (
     split,
     taken,
 )
+from msgspec import UNSET
 from traffic import KEY, MODELS
 
 from equipoise.agent.agent import Agent
@@ -144,6 +145,23 @@ def test_units_that_come_in_many_readings_are_seen():
     kept = read_answers(agent.store)[1].parts[0]
     assert (kept.rows, kept.lower[:2]) == (0, [0.0, 0.0])
     assert "units were drawn once" in kept.uncertified
+
+
+def test_what_later_rows_contradict_is_taken_back_of_eras_that_ended():
+    """Between two readings the daemon runs, so that each has an era of its own."""
+    agent, rows = agent_of(experiment()), hash_split(4, 75, 3, (0.1, 0.9))
+    for day in range(2):
+        taken(agent, rows[75 * day : 75 * day + 75], declared())
+        kept = read_answers(agent.store).get(1)
+        if day == 0:
+            assert agent.answers.certified().lower[1] > 0.0
+            agent.end_drawn(NOW)
+            assert read_answers(agent.store)[1].parts[0].lower[1] > 0.0
+    nothing_certified(agent, "with the rows read before, of 75 rows whose unit had one before")
+    assert (kept.parts[0].lower[1], kept.parts[0].rows) == (0.0, 0)
+    assert "of 75 rows whose unit had one before" in kept.parts[0].uncertified
+    assert read_answers(agent.store)[0].parts[0].drawn is UNSET, "our own eras are nothing to it"
+    assert audit(agent.store, agent.config, KEY).clean
 
 
 def test_rows_without_a_unit_do_not_count_as_drawn_by_unit():
