@@ -27,7 +27,7 @@ from msgspec import UNSET
 from traffic import KEY, MODELS
 
 from equipoise.agent.agent import Agent
-from equipoise.agent.config import ModelConfig, UnitsConfig
+from equipoise.agent.config import ModelConfig, RewardConfig, UnitsConfig
 from equipoise.agent.errors import AgentError, ConflictError
 from equipoise.agent.ingest.draws import Evidence, survey
 from equipoise.agent.lifecycle.eras import read_answers
@@ -127,6 +127,25 @@ def test_what_came_after_a_draw_does_not_take_the_row_away():
     # Read once more, they are the same rows.
     assert read(agent, others, declared())[1] == []
     assert audit(agent.store, agent.config, KEY).clean
+
+
+def test_a_value_declared_for_missing_rewards_is_not_that_of_one_that_cannot_be():
+    """Errors of a model that is right by halves: as 0 they would be failures."""
+    rows = [
+        CHANGES(row, reward=7.0) if row.model == "slow" and at % 2 else row
+        for at, row in enumerate(split(20, 1200, values=(0.9, 0.5)))
+    ]
+    settings = experiment(reward=RewardConfig(low=0.0, high=1.0, window=None, missing=0.0))
+    agent = agent_of(settings)
+    reader, refused = read(agent, rows, declared())
+    certified = agent.answers.certified()
+    assert (refused, certified.rows) == ([], 1200)
+    assert certified.lower[0] < 0.9 < certified.upper[0]
+    assert certified.upper[0] - certified.lower[0] > 0.4
+    assert (
+        "reward cannot be, and the answer is taken as not delivered (the first: reward: 7 is"
+        in (reader.sentence)
+    )
 
 
 def test_units_that_come_in_many_readings_are_seen():
