@@ -217,10 +217,12 @@ class Evidence:
         """What shows that units were drawn once, "" where nothing does."""
         if self.log_evidence["by_unit"] < MILLION:
             return ""
+        once = "some units were drawn once, not for each row"
+        if self._same == self._repeats:
+            once = "a unit was drawn once"
         return (
             f"of {plural(self._repeats, 'row')} whose unit had one before, {self._same:,} got the"
-            f" same model, where draws by request give about {self._expected:,.0f}: units were"
-            " drawn once, many or a few of them"
+            f" same model, where draws by request give about {self._expected:,.0f}: {once}"
         )
 
     @property

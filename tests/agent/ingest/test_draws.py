@@ -156,14 +156,14 @@ def test_units_that_come_in_many_readings_are_seen():
         agent, "with the rows read before, of 75 rows whose unit had one before, 75 got"
     )
     assert agent.rule.era == 1, "it is the era of the first rows that is taken back"
-    assert "units were drawn once" in reader.sentence
+    assert "a unit was drawn once" in reader.sentence
     assert audit(agent.store, agent.config, KEY).clean
     again = Agent(agent.config, agent.store, KEY)
-    nothing_certified(again, "units were drawn once")
+    nothing_certified(again, "a unit was drawn once")
     agent.decide(requests(3))
     kept = read_answers(agent.store)[1].parts[0]
     assert (kept.rows, kept.lower[:2]) == (0, [0.0, 0.0])
-    assert "units were drawn once" in kept.uncertified
+    assert "a unit was drawn once" in kept.uncertified
 
 
 def test_what_later_rows_contradict_is_taken_back_of_eras_that_ended():
@@ -262,7 +262,7 @@ def test_a_few_units_that_were_drawn_once_are_seen_among_many(sticky, share):
         rows[at] = CHANGES(row, unit_id=name)
     agent = agent_of(experiment())
     taken(agent, rows, declared())
-    nothing_certified(agent, "units were drawn once, many or a few of them")
+    nothing_certified(agent, "some units were drawn once, not for each row")
 
 
 def test_routing_that_follows_the_draw_is_left_out():
