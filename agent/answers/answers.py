@@ -482,8 +482,8 @@ class Answers:
     @property
     def conditions(self) -> Conditions:
         """What the choice of the certified sequence may look at."""
-        rule, fold = self.state.rule, self.state.fold
-        against = "" if rule.drawn is None else fold.contradiction(rule.era)
+        rule = self.state.rule
+        against = "" if rule.drawn is None else self.state.fold.contradiction(rule.era)
         return Conditions(self._context_free, "drift" in rule.alarms, rule.widened, against)
 
     def asks_for(self, action: Action, alarms: Iterable[str]) -> bool:
