@@ -220,7 +220,7 @@ def nested(
         "outputs": {feature.name: type(feature).__name__ for feature in schema.outputs},
     }
     struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
-    plain = {*struct.__struct_fields__} - {*sides, "metrics"}
+    plain = {*struct.__struct_fields__} - {*sides, "metrics", "unread"}
     plain |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Any) -> Record:

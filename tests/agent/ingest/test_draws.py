@@ -29,7 +29,8 @@ from traffic import KEY, MODELS
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ModelConfig, RewardConfig, UnitsConfig
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.ingest.draws import Evidence, survey
+from equipoise.agent.ingest.draws import BeforeDrawError, Evidence, survey
+from equipoise.agent.ingest.records import nested
 from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.export import tables
@@ -452,3 +453,29 @@ def test_a_log_in_disorder_is_refused_before_anything_is_taken():
     nothing_certified(
         agent, "20 rows were refused for what may depend on the draw (the first: at: "
     )
+
+
+def test_a_flag_of_a_part_of_the_users_may_log_its_weights_within_that_or_of_all():
+    settings = experiment(**TWO)
+    for whole in (False, True):
+        weights = {"slow": 0.12, "fast": 0.28} if whole else {"slow": 0.3, "fast": 0.7}
+        rows = [
+            CHANGES(row, candidates=None, propensity=weights[row.model])
+            for row in split(21, 60, (0.3, 0.7))
+        ]
+        agent = agent_of(settings)
+        assert read(agent, rows, declared(shares=(0.3, 0.7), coverage=0.4))[1] == []
+        assert agent.store.decision(0).probabilities[0].tolist() == [0.3, 0.7]
+
+
+def test_no_row_says_itself_what_of_it_cannot_be_read():
+    read_row = nested("decisions", experiment().features)
+    row = {"model": "slow", "features": [0.5], "candidates": {"slow": 1.0}, "delivered": "perhaps"}
+    assert read_row(row).unread == {"delivered": "delivered: 'perhaps' is neither true nor false"}
+    with pytest.raises(AgentError, match="unread: no field of a row"):
+        read_row(row | {"unread": {"reward": "lost"}})
+    for part in ("model", "propensity"):
+        with pytest.raises(AgentError):
+            read_row(row | {part: [1, 2]})
+    with pytest.raises(BeforeDrawError):
+        read_row(row | {"at": "yesterday"})
