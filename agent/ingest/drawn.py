@@ -264,8 +264,9 @@ class DrawnRows:
                 if self._repeats(known[name], row, x[at], outputs[at]):
                     answered.append((at, known[name]))
                 continue
-            latest = self._check(row, latest)
+            # The draw first: what it refuses is refused again in every reading.
             unit = self._unit(row, opened)
+            latest = self._check(row, latest)
             if unit.number < 0:
                 unit.number = first + len(fresh)
             units.append(unit)
