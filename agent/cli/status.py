@@ -149,6 +149,8 @@ def certificate(certified: Certified) -> dict[str, Any]:
         "sequence": certified.sequence.value,
         "reason": certified.reason,
         "assumptions": list(certified.assumptions),
+        "drawn_by": certified.drawn or None,
+        "uncertified": certified.uncertified or None,
         "requests": certified.rows,
         "randomized": certified.randomized,
         "missing_rewards": certified.missing,
@@ -209,6 +211,9 @@ def _print(facts: dict[str, Any]) -> None:
         f"({certified['reason']}), at all times together with probability"
         f" {1 - certified['delta']:.3g}."
     )
+    if certified["drawn_by"] and not certified["uncertified"]:
+        # Nothing here drew them: what they rest on is said with them.
+        console.print(f"It rests on this: {'; '.join(certified['assumptions'])}.")
     if any(row["exposed"] < row["decided"] for row in facts["models"]):
         draws = (
             f"{row['model']} {row['decided']:,} decided, {row['delivered']:,} delivered,"
@@ -236,8 +241,9 @@ def _print(facts: dict[str, Any]) -> None:
                 f" {each['expected']:.4g}."
             )
     budget_left = facts["budget_left"]
+    here = " here" if certified["drawn_by"] else ""
     console.print(
-        f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"
+        f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized{here}"
         + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )
