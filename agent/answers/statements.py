@@ -576,6 +576,8 @@ def activity_sentence(activity: Activity, reason: str = "") -> str:
     }[activity]
 
 
+NOTHING_DECIDED = "No request has been decided here yet."
+"""In place of what happens to requests, where only a log is known."""
 _NEXT = "These rows were drawn elsewhere; the next decision here begins an era of its own."
 
 

@@ -56,6 +56,7 @@ def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` prints, JSON-able: numbers in reward units, null where unknown."""
     import msgspec
 
+    from equipoise.agent.answers.statements import NOTHING_DECIDED
     from equipoise.agent.lifecycle.eras import OBSERVING, read_stops
     from equipoise.agent.service.analyst.reports import current, eras, number
 
@@ -113,7 +114,9 @@ def describe(agent: Agent) -> dict[str, Any]:
         "estimate_sentence": answer.estimate_sentence,
         "outlook_sentence": answer.outlook_sentence,
         "rating_sentence": estimates.rating_sentence,
-        "activity_sentence": answer.activity_sentence,
+        "activity_sentence": (
+            answer.activity_sentence if agent.state.decisions else NOTHING_DECIDED
+        ),
         "family": answer.family,
         "estimator": estimates.estimator,
         "reward_range": list(estimates.reward_range),
