@@ -546,6 +546,9 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.drawn is None:
             limit = '"request", "unit" or "unknown": how each row was drawn'
             yield Problem("drawn", "nothing", limit, "declare it")
+        if self.drawn == "unit" and self.preset is None and "unit_id" not in self.fields:
+            limit = "a path, as draws by unit are counted by unit"
+            yield Problem("fields.unit_id", "nothing", limit, "add it", ("drawn",))
         if self.shares and not abs(sum(self.shares.values()) - 1.0) <= 1e-9:
             yield Problem("shares", f"{sum(self.shares.values()):.9g} in all", "1 in all")
         for name, share in self.shares.items():

@@ -392,5 +392,8 @@ def fields_of(mapping: IngestMapping) -> dict[str, str]:
     """What fills the fields of a mapping's records: those of its preset and its own."""
     preset = PRESETS.get(mapping.preset or "")
     known = FIELDS[mapping.kind]
-    given = {} if preset is None else preset.fields
+    given: dict[str, str] = {} if preset is None else dict(preset.fields)
+    if mapping.kind == "decisions":
+        # There it is the model that answered, which is what was drawn.
+        given.pop("routed", None)
     return {name: path for name, path in given.items() if name in known} | mapping.fields
