@@ -22,7 +22,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +44,10 @@ CREATE INDEX IF NOT EXISTS calls_by_answer ON calls (answer) WHERE answer IS NOT
 CREATE INDEX IF NOT EXISTS calls_by_decision ON calls (decision) WHERE decision IS NOT NULL;
 CREATE TABLE IF NOT EXISTS decided (span TEXT PRIMARY KEY, decision TEXT NOT NULL,
   came REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS parents (span TEXT PRIMARY KEY, parent TEXT NOT NULL,
+  came REAL NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS parents_by_time ON parents (came);
+CREATE INDEX IF NOT EXISTS calls_by_parent ON calls (parent) WHERE parent IS NOT NULL;
 CREATE TABLE IF NOT EXISTS ratings (
   id INTEGER PRIMARY KEY, span TEXT NOT NULL, answer TEXT NOT NULL, decision TEXT NOT NULL,
   reward REAL NOT NULL, at REAL NOT NULL, came REAL NOT NULL, state TEXT NOT NULL,
@@ -57,8 +61,9 @@ CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer !=
 """
 _AT_ONCE = 500
 """Calls, or ratings, that are judged in one round."""
-MOST_PARENTS = 50_000
-"""Spans whose parents are remembered, so that a call is found within whatever lies between."""
+MOST_PARENTS = 1_000_000
+"""Spans whose parents are noted, so that a call is found within whatever lies between: about
+150 bytes each. A call whose parent was dropped waits as for one that has not come."""
 PATIENCE = 20.0
 """Times `settle_seconds`: how long a call waits for a span around it that has not come, and that
 may never come, such as another service's."""
@@ -174,7 +179,7 @@ class Joining:
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute(f"PRAGMA synchronous = {'FULL' if safe else 'NORMAL'}")
         self._file.executescript(_SCHEMA)
-        self._parents: OrderedDict[str, str] = OrderedDict()
+        self._latest = float("inf")
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Call).decode
 
@@ -201,14 +206,16 @@ class Joining:
         """Keep what has arrived, all or nothing; how many of each kind are new, and how many were
         there before."""
         counts: Counter[str] = Counter()
-        traces: dict[str, None] = {}
+        came: dict[str, None] = {}
         with self._lock, _transaction(self._file):
+            self._set_clock(now)
             for each in arrivals:
                 if isinstance(each, Within):
-                    traces[each.span[:_TRACE]] = None
-                    self._parents[each.span] = each.parent
-                    if len(self._parents) > MOST_PARENTS:
-                        self._parents.popitem(last=False)
+                    came[each.span] = None
+                    parent = "" if each.parent == each.span else each.parent
+                    self._file.execute(
+                        "INSERT OR IGNORE INTO parents VALUES (?, ?, ?)", (each.span, parent, now)
+                    )
                     continue
                 if isinstance(each, Call):
                     values = (each.span, each.parent, each.answer, each.decision, now, each.ended)
@@ -217,7 +224,7 @@ class Joining:
                         (*values, self._encode(each)),
                     ).rowcount
                     kind = "calls"
-                    traces[each.span[:_TRACE]] = None
+                    came[each.span] = None
                 elif isinstance(each, Rating):
                     new = self._file.execute(
                         "INSERT OR IGNORE INTO ratings"
@@ -232,16 +239,20 @@ class Joining:
                     ).rowcount
                     kind = "around"
                     self._wake(each.span, None)
-                    traces[each.span[:_TRACE]] = None
+                    came[each.span] = None
                 counts[kind if new else "repeats"] += 1
-            for trace in traces:
-                self._reopen(trace)
+            # Calls that wait as rows are judged again where this is around them.
+            self._file.executemany(
+                "UPDATE calls SET state = 'new' WHERE parent = ? AND state IN ('open', 'partial')",
+                ((span,) for span in came),
+            )
         return counts
 
     def judge(self, now: float) -> Round:
         """Judge what has waited long enough. What is ready stays ready until it is `finished`."""
         this = Round()
         with self._lock, _transaction(self._file):
+            self._set_clock(now)
             self._judge_calls(now, this)
             self._judge_ratings(this)
             self._expire(now, this)
@@ -257,6 +268,13 @@ class Joining:
                     if each.span:
                         self._set_call(each.span, state)
 
+    def _set_clock(self, now: float) -> None:
+        """Where the clock was set back, nothing waits until it has caught up."""
+        if now < self._latest:
+            for table in ("calls", "decided", "parents", "ratings"):
+                self._file.execute(f"UPDATE {table} SET came = ?1 WHERE came > ?1", (now,))
+        self._latest = now
+
     def _judge_calls(self, now: float, this: Round) -> None:
         settled = self._file.execute(
             "SELECT span, parent, answer, decision, ended, came FROM calls WHERE state = 'new' AND"
@@ -267,9 +285,10 @@ class Joining:
         this.more = len(settled) == _AT_ONCE
         ready: dict[str, tuple[float, str]] = {}
         for span, parent, answer, decision, ended, came in settled:
-            outer, within, complete = self._around(parent)
-            if outer is not None:
-                self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (outer, span))
+            outer, within, top = self._around(span, parent)
+            if top != parent:
+                self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (top, span))
+            if outer:
                 self._leave_out(span, "inner", this)
                 continue
             decision = decision or within
@@ -290,7 +309,7 @@ class Joining:
                 continue
             call = self._call(span)
             if decision is None:
-                if not complete and now - came < PATIENCE * self._settle:
+                if top is not None and now - came < PATIENCE * self._settle:
                     self._set_call(span, "partial")
                 elif call.reward is not None:
                     self._log(span, call.reward, (), this)
@@ -420,31 +439,46 @@ class Joining:
                 (old - self._wait,),
             )
         self._file.execute("DELETE FROM decided WHERE came <= ?", (old - self._wait,))
+        # Judged calls know how far what is around them is known.
+        self._file.execute(
+            "DELETE FROM parents WHERE came < ?1 OR rowid <= (SELECT max(rowid) FROM parents) - ?2",
+            (now - 2 * PATIENCE * max(self._settle, 1.0), MOST_PARENTS),
+        )
 
-    def _around(self, parent: str | None) -> tuple[str | None, str | None, bool]:
-        """The call that a span happened within, or else the decision; whether all spans around it
-        have come, as far as that matters."""
+    def _around(self, span: str, parent: str | None) -> tuple[bool, str | None, str | None]:
+        """Whether a span happened within another call, or else the decision that it happened
+        within; and how far what is around it is known: that call, the decision's span, the first
+        span that has not come, or None where all have."""
         for _ in range(_DEEPEST):
             if not parent:
                 break
+            if parent == span:  # a circle, of which this one counts
+                return False, None, None
             if self._find("span = ?", parent) is not None:
-                return parent, None, True
+                circular = self._circular(span, parent)
+                return not circular, None, None if circular else parent
             decision = self._decision_of(parent)
             if decision is not None:
-                return None, decision, True
-            if parent not in self._parents:
-                return None, None, False
-            parent = self._parents[parent]
-        return None, None, True
+                return False, decision, parent
+            known = self._parent_of(parent)
+            if known is None:
+                return False, None, parent
+            parent = known
+        return False, None, None
 
-    def _reopen(self, trace: str) -> None:
-        """Have the calls of this trace that wait as rows judged again: what came may be around
-        them."""
-        self._file.execute(
-            "UPDATE calls SET state = 'new' WHERE state IN ('open', 'partial')"
-            " AND span >= ? AND span < ?",
-            (f"{trace}-", f"{trace}."),
-        )
+    def _circular(self, span: str, outer: str) -> bool:
+        parent: str | None = outer
+        for _ in range(_DEEPEST):
+            if not parent or parent == span:
+                break
+            found = self._find("span = ?", parent)
+            parent = self._parent_of(parent) if found is None else found.parent
+        return parent == span
+
+    def _parent_of(self, span: str) -> str | None:
+        query = "SELECT parent FROM parents WHERE span = ?"
+        found = self._file.execute(query, (span,)).fetchone()
+        return None if found is None else found[0]
 
     def _wake(self, span: str, answer: str | None) -> None:
         """Have the ratings that waited for this judged again."""

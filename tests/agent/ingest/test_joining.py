@@ -210,6 +210,79 @@ def test_an_exporter_that_sends_again_changes_nothing(tmp_path: Path) -> None:
         assert counts["spare"] == 0
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_lies_between_two_spans_survives_a_kill(killed: bool, tmp_path: Path) -> None:
+    """An HTTP span lies between a call and the one around it, and between a call and the span that
+    names its decision."""
+    arrivals = [
+        *(Within(name(3), name(2)), Within(name(2), name(1)), Within(name(1), "")),
+        *(Within(name(6, 2), name(5, 2)), Within(name(5, 2), name(4, 2))),
+        *(call(1, reward=0.1), call(3, parent=2, reward=0.2)),
+        *(Decided(span=name(4, 2), decision="d4"), call(6, 2, parent=5, reward=0.3)),
+    ]
+    joining = opened(tmp_path)
+    joining.note(arrivals, 0.0)
+    if killed:  # nothing is closed
+        joining = opened(tmp_path)
+    ready, counts = finished(joining, SETTLE)
+    assert said(ready) == [("observations", name(1), 0.1), ("outcomes", "d4", 0.3)]
+    assert counts["inner"] == 1
+    joining.judge(3 * PATIENCE * SETTLE)  # and nothing of it is kept for ever
+    with sqlite3.connect(tmp_path / "log.db.spans") as file:
+        assert file.execute("SELECT count(*) FROM parents").fetchone() == (0,)
+    joining.close()
+
+
+def test_no_more_parents_are_kept_than_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equipoise.agent.ingest.joining.MOST_PARENTS", 10)
+    with opened(tmp_path) as joining:
+        joining.note([Within(name(span), name(span + 1)) for span in range(1, 40)], 0.0)
+        joining.judge(1.0)
+        joining.note([call(30, reward=0.5, parent=38), Decided(span=name(40), decision="d4")], 1.0)
+        assert said(finished(joining, SETTLE + 1.0)[0]) == [("outcomes", "d4", 0.5)]
+    with sqlite3.connect(tmp_path / "log.db.spans") as file:
+        kept = file.execute("SELECT span FROM parents ORDER BY rowid").fetchall()
+    assert kept == [(name(span),) for span in range(30, 40)]
+
+
+def test_only_calls_that_happened_within_what_came_are_judged_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(span, parent=span + 100) for span in range(1, 50)], 0.0)
+        finished(joining, PATIENCE * SETTLE)
+        joining.note([Within(name(103), name(999)), Within(name(200), name(999))], 500.0)
+        with sqlite3.connect(tmp_path / "log.db.spans") as file:
+            new = file.execute("SELECT span FROM calls WHERE state = 'new'").fetchall()
+        assert new == [(name(3),)]
+        finished(joining, 500.0)  # whole as far as 999 now
+        joining.note([Decided(span=name(999), decision="d4")], 501.0)
+        assert said(finished(joining, 501.0)[0]) == [("outcomes", "d4", [1.0])]
+
+
+def test_of_calls_in_a_circle_one_counts(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(1, parent=2, reward=0.1), call(2, parent=3, reward=0.2)], 0.0)
+        joining.note([Within(name(3), name(1)), call(4, 4, parent=4, reward=0.4)], 0.0)
+        joining.note([Within(name(5, 5), name(5, 5)), call(6, 5, parent=5, reward=0.6)], 0.0)
+        ready, counts = finished(joining, SETTLE)
+        rows = [name(1), name(4, 4), name(6, 5)]
+        assert [about for _, about, _ in said(ready)] == rows
+        assert counts["inner"] == 1
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path) -> None:
+    day = 86_400.0
+    with opened(tmp_path) as joining:
+        joining.note([call(1, reward=0.5)], day)
+    with opened(tmp_path) as joining:
+        joining.judge(1.0)
+        assert said(finished(joining, 1.0 + SETTLE)[0]) == [("observations", name(1), 0.5)]
+        joining.note([call(2, 2, reward=0.5)], day)
+        joining.judge(2.0)  # within one run too
+        assert said(finished(joining, 2.0 + SETTLE)[0]) == [("observations", name(2, 2), 0.5)]
+
+
 def test_what_was_noted_survives_and_what_was_not_finished_comes_again(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.note([call(1), rating(0.7, span=name(1)), call(2, 2, decision="d4")], 0.0)
