@@ -6,9 +6,10 @@ it is, and a retry of an exporter changes nothing, for a span is noted once by i
 `settle_seconds`, when the spans around it have arrived, a call is judged:
 
 - within another call (a framework's around a library's): the outer one counts;
-- an answer that was there before, by its id, counts once: the same call seen by two
-  instrumentations, or somebody's answer out of a cache, which is no trial of the model that was
-  drawn: that decision's outcome is that it was not delivered;
+- an answer that was there before counts once: the same call seen by two instrumentations, or
+  somebody's answer out of a cache, which is no trial of the model that was drawn: that decision's
+  outcome is that it was not delivered. Its id alone does not say so, for some servers draw ids of
+  three digits: `_same_answer`;
 - of a decision, which its own span names or the one it happened within: an attempt of its outcome;
   of several that did not fail the last one is what the user got. A call that failed waits for one
   that did not, for retries may take longer than anything else;
@@ -19,46 +20,20 @@ Prompts are not kept: features are columns of numbers already.
 
 from __future__ import annotations
 
-import os
-import sqlite3
+import json
+import re
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self, TypeAlias
 
 import msgspec
 
+from equipoise.agent.ingest.span_file import open_span_file, transaction
 from equipoise.store.records import AttemptReport, AttemptStatus, Observation, Outcome
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-  span TEXT PRIMARY KEY, parent TEXT, answer TEXT, decision TEXT, came REAL NOT NULL,
-  ended REAL NOT NULL, state TEXT NOT NULL, row BLOB
-) STRICT;
-CREATE INDEX IF NOT EXISTS calls_by_state ON calls (state, came);
-CREATE INDEX IF NOT EXISTS calls_by_time ON calls (came);
-CREATE INDEX IF NOT EXISTS calls_by_answer ON calls (answer) WHERE answer IS NOT NULL;
-CREATE INDEX IF NOT EXISTS calls_by_decision ON calls (decision) WHERE decision IS NOT NULL;
-CREATE TABLE IF NOT EXISTS decided (span TEXT PRIMARY KEY, decision TEXT NOT NULL,
-  came REAL NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS parents (span TEXT PRIMARY KEY, parent TEXT NOT NULL,
-  came REAL NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS parents_by_time ON parents (came);
-CREATE INDEX IF NOT EXISTS calls_by_parent ON calls (parent) WHERE parent IS NOT NULL;
-CREATE TABLE IF NOT EXISTS ratings (
-  id INTEGER PRIMARY KEY, span TEXT NOT NULL, answer TEXT NOT NULL, decision TEXT NOT NULL,
-  reward REAL NOT NULL, at REAL NOT NULL, came REAL NOT NULL, state TEXT NOT NULL,
-  about TEXT, -- the call that it waits for
-  UNIQUE (span, answer, decision, reward, at)
-) STRICT;
-CREATE INDEX IF NOT EXISTS ratings_by_state ON ratings (state, came);
-CREATE INDEX IF NOT EXISTS ratings_by_time ON ratings (came);
-CREATE INDEX IF NOT EXISTS ratings_by_call ON ratings (about) WHERE about IS NOT NULL;
-CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer != '';
-"""
 _AT_ONCE = 500
 """Calls, or ratings, that are judged in one round."""
 MOST_PARENTS = 1_000_000
@@ -71,6 +46,10 @@ _WAITING = ("new", "partial", "open")
 _READ_AGAIN = (*_WAITING, "failed", "superseded")
 """States of calls that may still be said something of."""
 _DEEPEST = 64
+UNIQUE = 16
+"""Characters after its prefix, from which on the id of a response is nobody else's: Ollama's are
+"chatcmpl-" and a number below 999."""
+_PREFIX = re.compile(r"[a-z]+[-_]")
 _TRACE = 32
 """Digits of a trace id, with which the id of a span begins here."""
 
@@ -79,7 +58,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A model call. span, parent: ids of spans, with that of their trace. answer: id of the
     response. decision: of which it is an attempt. failed: no answer came. reward: where the span
     itself has one. row: what it is as a row of the usage log, None where `refusal` says why it is
-    none. outputs: columns, None where the span lacks them."""
+    none. outputs: columns, None where the span lacks them. tokens, provider: of the answer, by
+    which it is known again."""
 
     span: str
     parent: str | None
@@ -93,6 +73,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[float] | None
     row: Observation | None
     refusal: str = ""
+    tokens: float | None = None
+    provider: str | None = None
 
 
 class Rating(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +126,10 @@ class Round:
     refusals: list[str] = field(default_factory=list)
     more: bool = False
 
+    def refuse(self, why: str) -> None:
+        if len(self.refusals) < 3:
+            self.refusals.append(why)
+
 
 class _Found(NamedTuple):
     span: str
@@ -158,7 +144,7 @@ class Joining:
 
     settle_seconds, wait_seconds: how long a call waits for the spans around it, and it and an
     evaluation for each other. keep_unrated: whether rows without a reward count. safe: whether
-    what was noted survives a power cut.
+    what was noted survives a power cut. put_aside: where a damaged file went, None for none.
     Raises sqlite3.Error where the file cannot be read or written.
     """
 
@@ -174,11 +160,7 @@ class Joining:
         self._settle, self._wait = settle_seconds, wait_seconds
         self._keep_unrated = keep_unrated
         self._lock = threading.Lock()
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute(f"PRAGMA synchronous = {'FULL' if safe else 'NORMAL'}")
-        self._file.executescript(_SCHEMA)
+        self._file, self.put_aside = open_span_file(path, safe=safe)
         self._latest = float("inf")
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Call).decode
@@ -207,7 +189,7 @@ class Joining:
         there before."""
         counts: Counter[str] = Counter()
         came: dict[str, None] = {}
-        with self._lock, _transaction(self._file):
+        with self._lock, transaction(self._file):
             self._set_clock(now)
             for each in arrivals:
                 if isinstance(each, Within):
@@ -220,8 +202,8 @@ class Joining:
                 if isinstance(each, Call):
                     values = (each.span, each.parent, each.answer, each.decision, now, each.ended)
                     new = self._file.execute(
-                        "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, 'new', ?)",
-                        (*values, self._encode(each)),
+                        "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, 'new', ?, ?)",
+                        (*values, self._encode(each), self._encode(_alike(each)).decode()),
                     ).rowcount
                     kind = "calls"
                     came[each.span] = None
@@ -251,7 +233,7 @@ class Joining:
     def judge(self, now: float) -> Round:
         """Judge what has waited long enough. What is ready stays ready until it is `finished`."""
         this = Round()
-        with self._lock, _transaction(self._file):
+        with self._lock, transaction(self._file):
             self._set_clock(now)
             self._judge_calls(now, this)
             self._judge_ratings(this)
@@ -260,7 +242,7 @@ class Joining:
 
     def finish(self, done: Sequence[Ready], refused: Sequence[Ready] = ()) -> None:
         """These were logged, were there before, or were refused for good."""
-        with self._lock, _transaction(self._file):
+        with self._lock, transaction(self._file):
             for records, state in ((done, "done"), (refused, "refused")):
                 for each in records:
                     for number in each.ratings:
@@ -358,6 +340,11 @@ class Joining:
         this.more |= len(new) == _AT_ONCE
         rows: dict[str, list[tuple[int, float]]] = {}
         for number, span, answer, decision, reward, _ in new:
+            if not decision and self._ambiguous(span, answer):
+                self._set_rating(number, "ambiguous")
+                this.left_out["ambiguous"] += 1
+                this.refuse(f"evaluation of response {answer[:60]!r}: several traces have that id")
+                continue
             target = self._target(span, answer)
             if target is None and not decision:
                 self._set_rating(number, "open")
@@ -388,8 +375,7 @@ class Joining:
             self._leave_out(span, "refused", this)
             for number in ratings:
                 self._set_rating(number, "refused")
-            if len(this.refusals) < 3:
-                this.refusals.append(call.refusal)
+            this.refuse(call.refusal)
             return
         row = msgspec.structs.replace(call.row, reward=reward)
         this.ready.append(Ready("observations", row, span, ratings))
@@ -411,8 +397,12 @@ class Joining:
             if found.state == "inner":
                 found = self._find("span = ?", found.parent or "")
                 continue
-            first = self._find("answer = ? AND state NOT IN ('inner', 'again')", found.answer or "")
-            if first is None or not _same_trace(first.span, found.span):
+            first = self._find(
+                "answer = ? AND state NOT IN ('inner', 'again') AND span >= ? AND span < ?",
+                found.answer or "",
+                *_trace_range(found.span),
+            )
+            if first is None:
                 break  # somebody else's, out of a cache
             found = first
         return found
@@ -490,13 +480,30 @@ class Joining:
 
     def _first(self, span: str, answer: str) -> _Found | None:
         """An earlier call with the same answer."""
-        row = self._file.execute(
-            "SELECT span, state, decision, parent, answer FROM calls WHERE answer = ?1"
-            " AND span != ?2 AND (state = 'new' AND rowid < (SELECT rowid FROM calls WHERE"
-            " span = ?2) OR state NOT IN ('new', 'inner', 'again')) ORDER BY rowid",
-            (answer, span),
-        ).fetchone()
-        return None if row is None else _Found(*row)
+        low, high = _trace_range(span)
+        query = (
+            "SELECT span, state, decision, parent, answer, alike FROM calls WHERE answer = ?1"
+            " AND span != ?2 AND (?3 OR span >= ?4 AND span < ?5) AND (state = 'new' AND rowid <"
+            " (SELECT rowid FROM calls WHERE span = ?2) OR state NOT IN ('new', 'inner', 'again'))"
+            " ORDER BY rowid LIMIT ?6"
+        )
+        values = (answer, span, _unique(answer), low, high, _AT_ONCE)
+        own = self._file.execute("SELECT alike FROM calls WHERE span = ?", (span,)).fetchone()[0]
+        for *found, alike in self._file.execute(query, values).fetchall():
+            if _same_answer(answer, _same_trace(span, found[0]), own, alike):
+                return _Found(*found)
+        return None
+
+    def _ambiguous(self, span: str, answer: str) -> bool:
+        """Whether only its answer could say what a rating is about, and several traces have it."""
+        if not answer or (span and (self._find("span = ?", span) or self._decision_of(span))):
+            return False
+        first = self._find("answer = ?", answer)
+        if first is None:
+            return False
+        query = "SELECT 1 FROM calls WHERE answer = ? AND NOT (span >= ? AND span < ?) LIMIT 1"
+        values = (answer, *_trace_range(first.span))
+        return self._file.execute(query, values).fetchone() is not None
 
     def _delivered(self, decision: str) -> bool:
         query = "SELECT 1 FROM calls WHERE decision = ? AND state = 'done'"
@@ -507,9 +514,9 @@ class Joining:
         found = self._file.execute(query, (span,)).fetchone()
         return None if found is None else found[0]
 
-    def _find(self, where: str, value: str) -> _Found | None:
+    def _find(self, where: str, *values: str) -> _Found | None:
         query = "SELECT span, state, decision, parent, answer FROM calls"
-        row = self._file.execute(f"{query} WHERE {where} ORDER BY rowid", (value,)).fetchone()
+        row = self._file.execute(f"{query} WHERE {where} ORDER BY rowid", values).fetchone()
         return None if row is None else _Found(*row)
 
     def _call(self, span: str) -> Call:
@@ -539,12 +546,26 @@ def _same_trace(span: str, other: str) -> bool:
     return span[:_TRACE] == other[:_TRACE]
 
 
-@contextmanager
-def _transaction(file: sqlite3.Connection) -> Iterator[None]:
-    file.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        file.execute("ROLLBACK")
-        raise
-    file.execute("COMMIT")
+def _trace_range(span: str) -> tuple[str, str]:
+    return f"{span[:_TRACE]}-", f"{span[:_TRACE]}."
+
+
+def _alike(call: Call) -> tuple[str, float | None, str | None]:
+    tokens = None if call.tokens is None else float(call.tokens)
+    return call.served, tokens, call.provider
+
+
+def _unique(answer: str) -> bool:
+    return len(_PREFIX.sub("", answer, count=1)) >= UNIQUE
+
+
+def _same_answer(answer: str, same_trace: bool, own: str | None, other: str | None) -> bool:
+    """Whether two calls whose answers have the same id had the same answer: in one trace, where
+    that id is nobody else's, or model and tokens agree; in two, only if all of that and the
+    provider agree. What one of them lacks agrees."""
+    unique = _unique(answer)
+    if same_trace and unique:
+        return True
+    facts = zip(*(json.loads(each) if each else [None] * 3 for each in (own, other)), strict=True)
+    agree = [left is None or right is None or left == right for left, right in facts]
+    return all(agree[:2]) if same_trace else unique and all(agree)

@@ -316,6 +316,8 @@ class Otlp:
             span=span,
             parent=None if parent is None else f"{row['trace_id']}-{parent}",
             answer=row["response_id"],
+            tokens=row["output_tokens"],
+            provider=row["provider"],
             decision=decision,
             ended=(row["at"] or 0.0) + (row["seconds"] or 0.0),
             seconds=row["seconds"],

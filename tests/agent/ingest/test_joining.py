@@ -25,6 +25,7 @@ from equipoise.agent.ingest.joining import (
 from equipoise.store.records import AttemptReport, Observation, Outcome
 
 SETTLE, WAIT = 10.0, 1000.0
+LONG = "chatcmpl-0123456789abcdef0123"
 
 
 def name(span: int, trace: int = 1) -> str:
@@ -298,8 +299,8 @@ def test_an_answer_out_of_a_cache_counts_for_nobody_else(tmp_path: Path) -> None
     """Two users get the same answer: the second one's is no trial of any model, and what that user
     thinks of it is not the first one's reward."""
     with opened(tmp_path) as joining:
-        joining.note([call(1, 1, decision="d1", answer="a")], 0.0)
-        joining.note([call(2, 2, decision="d2", answer="a"), rating(0.1, span=name(2, 2))], 0.0)
+        joining.note([call(1, 1, decision="d1", answer=LONG)], 0.0)
+        joining.note([call(2, 2, decision="d2", answer=LONG), rating(0.1, span=name(2, 2))], 0.0)
         ready, counts = finished(joining, SETTLE)
         assert said(ready) == [
             ("outcomes", "d1", [1.0]),
@@ -311,9 +312,54 @@ def test_an_answer_out_of_a_cache_counts_for_nobody_else(tmp_path: Path) -> None
         assert cached.attempts == [AttemptReport(model="large", status="cached")]
         assert counts == Counter()
         # A row of the usage log out of a cache is nobody's trial either.
-        joining.note([call(3, 3, answer="a"), rating(0.2, span=name(3, 3))], SETTLE)
+        joining.note([call(3, 3, answer=LONG), rating(0.2, span=name(3, 3))], SETTLE)
         ready, counts = finished(joining, 2 * SETTLE)
         assert (ready, counts["again"], counts["spare"]) == ([], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "first", "second", "same"),
+    [
+        ("chatcmpl-7", (1, {}), (1, {}), True),
+        ("chatcmpl-7", (1, {}), (1, {"tokens": 8}), False),
+        ("chatcmpl-7", (1, {}), (1, {"tokens": None}), True),
+        ("chatcmpl-7", (1, {}), (1, {"served": "small"}), False),
+        ("chatcmpl-7", (1, {}), (2, {}), False),
+        (LONG, (1, {}), (1, {"tokens": 8, "provider": "azure"}), True),
+        (LONG, (1, {}), (2, {}), True),
+        (LONG, (1, {}), (2, {"provider": None}), True),
+        (LONG, (1, {}), (2, {"provider": "azure"}), False),
+        (LONG, (1, {}), (2, {"tokens": 8}), False),
+        (LONG, (1, {}), (2, {"served": "small"}), False),
+    ],
+)
+def test_an_id_alone_does_not_say_that_an_answer_was_there_before(
+    answer: str, first: Any, second: Any, same: bool, tmp_path: Path
+) -> None:
+    """Ollama's response ids are numbers below 999: 2000 calls would have 999 answers."""
+    facts = {"answer": answer, "tokens": 7, "provider": "openai", "reward": 0.5}
+    with opened(tmp_path) as joining:
+        joining.note([call(1, first[0], **facts)], 0.0)
+        joining.note([call(2, second[0], **(facts | second[1]))], 0.0)
+        ready, counts = finished(joining, SETTLE)
+    assert (len(ready), counts["again"]) == ((1, 1) if same else (2, 0))
+
+
+def test_a_rating_by_an_id_that_several_traces_have_is_nobodys(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(1, 1, decision="d1", answer="chatcmpl-7")], 0.0)
+        joining.note([call(2, 2, decision="d2", answer="chatcmpl-7")], 0.0)
+        joining.note([rating(0.9, answer="chatcmpl-7")], 0.0)
+        joining.note([rating(0.2, answer="chatcmpl-7", span=name(2, 2))], 0.0)
+        this = joining.judge(SETTLE)
+        assert said(this.ready) == [
+            ("outcomes", "d1", [1.0]),
+            ("outcomes", "d2", [1.0]),
+            ("rewards", "d2", 0.2),
+        ]
+        assert this.left_out["ambiguous"] == 1
+        assert "several traces have that id" in this.refusals[0]
+        assert joining.waiting()["evaluations"] == 1
 
 
 def test_an_outcome_lists_the_attempts_of_its_request_in_their_order(tmp_path: Path) -> None:
