@@ -9,7 +9,7 @@ it is, and a retry of an exporter changes nothing, for a span is noted once by i
 - an answer that was there before counts once: the same call seen by two instrumentations, or
   somebody's answer out of a cache, which is no trial of the model that was drawn: that decision's
   outcome is that it was not delivered. Its id alone does not say so, for some servers draw ids of
-  three digits: `_same_answer`;
+  three digits: `same_answer`;
 - of a decision, which its own span names or the one it happened within: an attempt of its outcome;
   of several that did not fail the last one is what the user got. A call that failed waits for one
   that did not, for retries may take longer than anything else;
@@ -20,17 +20,27 @@ Prompts are not kept: features are columns of numbers already.
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from equipoise.agent.ingest.arrivals import (
+    Arrival,
+    Call,
+    Decided,
+    Rating,
+    Within,
+    alike,
+    same_answer,
+    same_trace,
+    trace_range,
+    unique,
+)
 from equipoise.agent.ingest.span_file import open_span_file, transaction
 from equipoise.store.records import AttemptReport, AttemptStatus, Observation, Outcome
 
@@ -46,63 +56,10 @@ _WAITING = ("new", "partial", "open")
 _READ_AGAIN = (*_WAITING, "failed", "superseded")
 """States of calls that may still be said something of."""
 _DEEPEST = 64
-UNIQUE = 16
-"""Characters after its prefix, from which on the id of a response is nobody else's: Ollama's are
-"chatcmpl-" and a number below 999."""
-_PREFIX = re.compile(r"[a-z]+[-_]")
-_TRACE = 32
-"""Digits of a trace id, with which the id of a span begins here."""
-
-
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A model call. span, parent: ids of spans, with that of their trace. answer: id of the
-    response. decision: of which it is an attempt. failed: no answer came. reward: where the span
-    itself has one. row: what it is as a row of the usage log, None where `refusal` says why it is
-    none. outputs: columns, None where the span lacks them. tokens, provider: of the answer, by
-    which it is known again."""
-
-    span: str
-    parent: str | None
-    answer: str | None
-    decision: str | None
-    ended: float
-    seconds: float | None
-    failed: bool
-    served: str
-    reward: float | None
-    outputs: list[float] | None
-    row: Observation | None
-    refusal: str = ""
-    tokens: float | None = None
-    provider: str | None = None
-
-
-class Rating(msgspec.Struct, frozen=True, kw_only=True):
-    """A reward. span, answer, decision: of what, by at least one of these; at: when it was given,
-    in seconds since the epoch."""
-
-    reward: float
-    at: float
-    span: str = ""
-    answer: str = ""
-    decision: str = ""
-
-
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """A span that names a decision, and in which its call happens."""
-
-    span: str
-    decision: str
-
-
-class Within(msgspec.Struct, frozen=True):
-    """Any span at all, and the one that it happened within, "" for none."""
-
-    span: str
-    parent: str
-
-
-Arrival: TypeAlias = Call | Rating | Decided | Within
+MOST_ATTEMPTS = 100
+"""As many as `Outcome` takes; the last ones count."""
+_DAMAGED = "a span that waited cannot be read any more: its row in the file is damaged"
+_UNREADABLE = (TypeError, ValueError, msgspec.DecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +96,17 @@ class _Found(NamedTuple):
     answer: str | None
 
 
+class _DamagedError(Exception):
+    """The row of a call cannot be read."""
+
+
 class Joining:
     """The file, for one process; its methods may be called from any thread.
 
     settle_seconds, wait_seconds: how long a call waits for the spans around it, and it and an
-    evaluation for each other. keep_unrated: whether rows without a reward count. safe: whether
-    what was noted survives a power cut. put_aside: where a damaged file went, None for none.
+    evaluation for each other. most: calls, and evaluations, that wait at once. keep_unrated:
+    whether rows without a reward count. safe: whether what was noted survives a power cut.
+    put_aside: where a damaged file went, None where it was none.
     Raises sqlite3.Error where the file cannot be read or written.
     """
 
@@ -154,6 +116,7 @@ class Joining:
         settle_seconds: float,
         wait_seconds: float,
         *,
+        most: int = 1_000_000,
         keep_unrated: bool = False,
         safe: bool = False,
     ) -> None:
@@ -161,6 +124,7 @@ class Joining:
         self._keep_unrated = keep_unrated
         self._lock = threading.Lock()
         self._file, self.put_aside = open_span_file(path, safe=safe)
+        self._most, self._counted = most, dict[str, int]()
         self._latest = float("inf")
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Call).decode
@@ -178,20 +142,26 @@ class Joining:
     def waiting(self) -> dict[str, int]:
         """How many calls and evaluations wait."""
         with self._lock:
-            counted = {}
-            for kind, table in (("calls", "calls"), ("evaluations", "ratings")):
-                query = f"SELECT count(*) FROM {table} WHERE state IN {_WAITING}"
-                counted[kind] = self._file.execute(query).fetchone()[0]
-            return counted
+            return self._count()
+
+    def _count(self) -> dict[str, int]:
+        counted = {}
+        for kind, table in (("calls", "calls"), ("evaluations", "ratings")):
+            query = f"SELECT count(*) FROM {table} WHERE state IN {_WAITING}"
+            counted[kind] = self._file.execute(query).fetchone()[0]
+        return counted
 
     def note(self, arrivals: Iterable[Arrival], now: float) -> Counter[str]:
-        """Keep what has arrived, all or nothing; how many of each kind are new, and how many were
-        there before."""
+        """Keep what has arrived, all or nothing; how many of each kind are new, how many were there
+        before, and how many are "beyond" the most that may wait. What is known to be of a decision
+        is kept all the same."""
         counts: Counter[str] = Counter()
         came: dict[str, None] = {}
         with self._lock, transaction(self._file):
             self._set_clock(now)
-            for each in arrivals:
+            waiting = self._counted = self._counted or self._count()
+            # What is around a call comes first: it may name its decision.
+            for each in sorted(arrivals, key=lambda each: isinstance(each, Call | Rating)):
                 if isinstance(each, Within):
                     came[each.span] = None
                     parent = "" if each.parent == each.span else each.parent
@@ -201,31 +171,41 @@ class Joining:
                     continue
                 if isinstance(each, Call):
                     values = (each.span, each.parent, each.answer, each.decision, now, each.ended)
-                    new = self._file.execute(
+                    noted = self._file.execute(
                         "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, 'new', ?, ?)",
-                        (*values, self._encode(each), self._encode(_alike(each)).decode()),
-                    ).rowcount
-                    kind = "calls"
+                        (*values, self._encode(each), self._encode(alike(each)).decode()),
+                    )
+                    kind, table = "calls", "calls"
                     came[each.span] = None
                 elif isinstance(each, Rating):
-                    new = self._file.execute(
+                    noted = self._file.execute(
                         "INSERT OR IGNORE INTO ratings"
                         " VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new', NULL)",
                         (each.span, each.answer, each.decision, each.reward, each.at, now),
-                    ).rowcount
-                    kind = "evaluations"
+                    )
+                    kind, table = "evaluations", "ratings"
                 else:
-                    new = self._file.execute(
+                    noted = self._file.execute(
                         "INSERT OR IGNORE INTO decided VALUES (?, ?, ?)",
                         (each.span, each.decision, now),
-                    ).rowcount
+                    )
                     kind = "around"
                     self._wake(each.span, None)
                     came[each.span] = None
-                counts[kind if new else "repeats"] += 1
+                if not noted.rowcount:
+                    kind = "repeats"
+                elif not isinstance(each, Decided):
+                    if waiting[kind] >= self._most and not self._passes(each):
+                        query = f"DELETE FROM {table} WHERE rowid = ?"
+                        self._file.execute(query, (noted.lastrowid,))
+                        kind = "beyond"
+                    else:
+                        waiting[kind] += 1
+                counts[kind] += 1
             # Calls that wait as rows are judged again where this is around them.
             self._file.executemany(
-                "UPDATE calls SET state = 'new' WHERE parent = ? AND state IN ('open', 'partial')",
+                "UPDATE calls INDEXED BY calls_by_parent SET state = 'new'"
+                " WHERE parent = ? AND state IN ('open', 'partial')",
                 ((span,) for span in came),
             )
         return counts
@@ -235,6 +215,7 @@ class Joining:
         this = Round()
         with self._lock, transaction(self._file):
             self._set_clock(now)
+            self._counted = {}
             self._judge_calls(now, this)
             self._judge_ratings(this)
             self._expire(now, this)
@@ -249,6 +230,15 @@ class Joining:
                         self._set_rating(number, state)
                     if each.span:
                         self._set_call(each.span, state)
+
+    def _passes(self, each: Call | Rating) -> bool:
+        """Whether this does not wait for long: an outcome, or the rating of a call that waits."""
+        if each.decision:
+            return True
+        if isinstance(each, Call):
+            return self._around(each.span, each.parent)[1] is not None
+        target = self._target(each.span, each.answer)
+        return target is not None and bool(target.decision or target.state == "open")
 
     def _set_clock(self, now: float) -> None:
         """Where the clock was set back, nothing waits until it has caught up."""
@@ -266,66 +256,88 @@ class Joining:
         ).fetchall()
         this.more = len(settled) == _AT_ONCE
         ready: dict[str, tuple[float, str]] = {}
-        for span, parent, answer, decision, ended, came in settled:
-            outer, within, top = self._around(span, parent)
-            if top != parent:
-                self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (top, span))
-            if outer:
-                self._leave_out(span, "inner", this)
-                continue
-            decision = decision or within
-            first = None if answer is None else self._first(span, answer)
-            if first is not None:
-                same = _same_trace(span, first.span)
-                if same and decision and first.decision is None and first.state in _WAITING:
-                    self._leave_out(first.span, "again", this)  # this one says more
-                    first = None
-                elif decision is None or decision == first.decision or same:
-                    self._leave_out(span, "again", this)
-                    continue
-            if first is not None:
-                attempt = _attempt(self._call(span), "cached")
-                cached = Outcome(decision_id=decision, attempts=[attempt])
-                self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
-                this.ready.append(Ready("outcomes", cached, span))
-                continue
-            call = self._call(span)
-            if decision is None:
-                if top is not None and now - came < PATIENCE * self._settle:
-                    self._set_call(span, "partial")
-                elif call.reward is not None:
-                    self._log(span, call.reward, (), this)
-                else:
-                    self._set_call(span, "open")
-                continue
-            self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
-            if call.failed:
-                self._leave_out(span, "failed", this)
-            elif self._delivered(decision):
-                self._leave_out(span, "superseded", this)
-            elif decision in ready:
-                earlier, later = sorted((ready[decision], (ended, span)))
-                self._leave_out(earlier[1], "superseded", this)
-                ready[decision] = later
-            else:
-                ready[decision] = ended, span
+        for row in settled:
+            try:
+                self._judge_call(row, ready, now, this)
+            except _DamagedError:
+                self._leave_out(row[0], "refused", this)
+                this.refuse(_DAMAGED)
         for decision, (_, span) in ready.items():
-            this.ready.append(self._outcome(decision, span))
+            this.ready.append(self._outcome(decision, span, this))
 
-    def _outcome(self, decision: str, span: str) -> Ready:
+    def _judge_call(
+        self,
+        row: tuple[Any, ...],
+        ready: dict[str, tuple[float, str]],
+        now: float,
+        this: Round,
+    ) -> None:
+        span, parent, answer, decision, ended, came = row
+        outer, within, top = self._around(span, parent)
+        if top != parent:
+            self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (top, span))
+        if outer:
+            self._leave_out(span, "inner", this)
+            return
+        decision = decision or within
+        first = None if answer is None else self._first(span, answer)
+        if first is not None:
+            same = same_trace(span, first.span)
+            if same and decision and first.decision is None and first.state in _WAITING:
+                self._leave_out(first.span, "again", this)  # this one says more
+                first = None
+            elif decision is None or decision == first.decision or same:
+                self._leave_out(span, "again", this)
+                return
+        if first is not None:
+            attempt = _attempt(self._call(span), "cached", this)
+            cached = Outcome(decision_id=decision, attempts=[attempt])
+            self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+            this.ready.append(Ready("outcomes", cached, span))
+            return
+        call = self._call(span)
+        if decision is None:
+            if top is not None and now - came < PATIENCE * self._settle:
+                self._set_call(span, "partial")
+            elif call.reward is not None:
+                self._log(span, call.reward, (), this)
+            else:
+                self._set_call(span, "open")
+            return
+        self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+        if call.failed:
+            self._leave_out(span, "failed", this)
+        elif self._delivered(decision):
+            self._leave_out(span, "superseded", this)
+        elif decision in ready:
+            earlier, later = sorted((ready[decision], (ended, span)))
+            self._leave_out(earlier[1], "superseded", this)
+            ready[decision] = later
+        else:
+            ready[decision] = ended, span
+
+    def _outcome(self, decision: str, span: str, this: Round) -> Ready:
         call = self._call(span)
         query = (
             "SELECT row, state FROM calls WHERE decision = ? AND span != ?"
             " AND state IN ('failed', 'superseded') AND row IS NOT NULL ORDER BY ended, rowid"
         )
         before = self._file.execute(query, (decision, span)).fetchall()
-        attempts = [
-            _attempt(self._decode(row), "failed" if state == "failed" else "discarded")
-            for row, state in before
-        ]
+        attempts = []
+        for row, state in before:
+            try:
+                earlier = self._decode(row)
+            except _UNREADABLE:
+                this.left_out["refused"] += 1
+                this.refuse(_DAMAGED)
+                continue
+            status: AttemptStatus = "failed" if state == "failed" else "discarded"
+            attempts.append(_attempt(earlier, status, this))
+        attempts.append(_attempt(call, "delivered", this))
+        this.left_out["trimmed"] += max(0, len(attempts) - MOST_ATTEMPTS)
         outcome = Outcome(
             decision_id=decision,
-            attempts=[*attempts, _attempt(call, "delivered")],
+            attempts=attempts[-MOST_ATTEMPTS:],
             outputs=call.outputs,
             reward=call.reward,
         )
@@ -370,14 +382,19 @@ class Joining:
             self._log(span, ratings[-1][1], numbers, this)
 
     def _log(self, span: str, reward: float | None, ratings: tuple[int, ...], this: Round) -> None:
-        call = self._call(span)
-        if call.row is None:
+        try:
+            call = self._call(span)
+        except _DamagedError:
+            record, why = None, _DAMAGED
+        else:
+            record, why = call.row, call.refusal
+        if record is None:
             self._leave_out(span, "refused", this)
             for number in ratings:
                 self._set_rating(number, "refused")
-            this.refuse(call.refusal)
+            this.refuse(why)
             return
-        row = msgspec.structs.replace(call.row, reward=reward)
+        row = msgspec.structs.replace(record, reward=reward)
         this.ready.append(Ready("observations", row, span, ratings))
 
     def _target(self, span: str, answer: str) -> _Found | None:
@@ -400,7 +417,7 @@ class Joining:
             first = self._find(
                 "answer = ? AND state NOT IN ('inner', 'again') AND span >= ? AND span < ?",
                 found.answer or "",
-                *_trace_range(found.span),
+                *trace_range(found.span),
             )
             if first is None:
                 break  # somebody else's, out of a cache
@@ -480,17 +497,17 @@ class Joining:
 
     def _first(self, span: str, answer: str) -> _Found | None:
         """An earlier call with the same answer."""
-        low, high = _trace_range(span)
+        low, high = trace_range(span)
         query = (
             "SELECT span, state, decision, parent, answer, alike FROM calls WHERE answer = ?1"
             " AND span != ?2 AND (?3 OR span >= ?4 AND span < ?5) AND (state = 'new' AND rowid <"
             " (SELECT rowid FROM calls WHERE span = ?2) OR state NOT IN ('new', 'inner', 'again'))"
             " ORDER BY rowid LIMIT ?6"
         )
-        values = (answer, span, _unique(answer), low, high, _AT_ONCE)
+        values = (answer, span, unique(answer), low, high, _AT_ONCE)
         own = self._file.execute("SELECT alike FROM calls WHERE span = ?", (span,)).fetchone()[0]
-        for *found, alike in self._file.execute(query, values).fetchall():
-            if _same_answer(answer, _same_trace(span, found[0]), own, alike):
+        for *found, other in self._file.execute(query, values).fetchall():
+            if same_answer(answer, same_trace(span, found[0]), own, other):
                 return _Found(*found)
         return None
 
@@ -502,7 +519,7 @@ class Joining:
         if first is None:
             return False
         query = "SELECT 1 FROM calls WHERE answer = ? AND NOT (span >= ? AND span < ?) LIMIT 1"
-        values = (answer, *_trace_range(first.span))
+        values = (answer, *trace_range(first.span))
         return self._file.execute(query, values).fetchone() is not None
 
     def _delivered(self, decision: str) -> bool:
@@ -521,7 +538,10 @@ class Joining:
 
     def _call(self, span: str) -> Call:
         (row,) = self._file.execute("SELECT row FROM calls WHERE span = ?", (span,)).fetchone()
-        return self._decode(row)
+        try:
+            return self._decode(row)
+        except _UNREADABLE:
+            raise _DamagedError from None
 
     def _leave_out(self, span: str, state: str, this: Round) -> None:
         self._set_call(span, state)
@@ -537,35 +557,12 @@ class Joining:
         self._file.execute("UPDATE ratings SET state = ? WHERE id = ?", (state, number))
 
 
-def _attempt(call: Call, status: AttemptStatus) -> AttemptReport:
-    seconds = None if status == "cached" else call.seconds
-    return AttemptReport(model=call.served, status=status, seconds=seconds)
-
-
-def _same_trace(span: str, other: str) -> bool:
-    return span[:_TRACE] == other[:_TRACE]
-
-
-def _trace_range(span: str) -> tuple[str, str]:
-    return f"{span[:_TRACE]}-", f"{span[:_TRACE]}."
-
-
-def _alike(call: Call) -> tuple[str, float | None, str | None]:
-    tokens = None if call.tokens is None else float(call.tokens)
-    return call.served, tokens, call.provider
-
-
-def _unique(answer: str) -> bool:
-    return len(_PREFIX.sub("", answer, count=1)) >= UNIQUE
-
-
-def _same_answer(answer: str, same_trace: bool, own: str | None, other: str | None) -> bool:
-    """Whether two calls whose answers have the same id had the same answer: in one trace, where
-    that id is nobody else's, or model and tokens agree; in two, only if all of that and the
-    provider agree. What one of them lacks agrees."""
-    unique = _unique(answer)
-    if same_trace and unique:
-        return True
-    facts = zip(*(json.loads(each) if each else [None] * 3 for each in (own, other)), strict=True)
-    agree = [left is None or right is None or left == right for left, right in facts]
-    return all(agree[:2]) if same_trace else unique and all(agree)
+def _attempt(call: Call, status: AttemptStatus, this: Round) -> AttemptReport:
+    report = AttemptReport(model=call.served, status=status, seconds=call.seconds)
+    if status == "cached":
+        return msgspec.structs.replace(report, seconds=None)
+    try:
+        return msgspec.convert(msgspec.to_builtins(report), AttemptReport)
+    except msgspec.ValidationError:  # a clock that was wrong
+        this.left_out["trimmed"] += 1
+        return msgspec.structs.replace(report, seconds=None)

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from equipoise.agent.errors import AgentError
+from equipoise.store.records import LONGEST_ID
 
 Signal: TypeAlias = Literal["traces", "logs"]
 Row: TypeAlias = dict[str, Any]
@@ -143,6 +144,7 @@ _NUMBERS = frozenset(
         "cost",
     }
 )
+_IDS = frozenset({"response_id", "conversation_id"})
 _CALL_FIELDS = [
     name
     for name in NAMES
@@ -409,7 +411,8 @@ def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
     if row["requested_model"] is None:
         row["requested_model"] = _inside(attributes.get("llm.invocation_parameters"), "model")
     if row["response_id"] is None and "openinference.span.kind" in attributes:
-        row["response_id"] = _inside(attributes.get("output.value"), "id")
+        inside = _inside(attributes.get("output.value"), "id")
+        row["response_id"] = None if inside is None or len(inside) > LONGEST_ID else inside
     reasons = _found("finish_reason", attributes)
     error = _text("error", attributes)
     row |= {
@@ -523,6 +526,9 @@ def _found(field: str, attributes: Row) -> Any:
 def _text(field: str, attributes: Row) -> str | None:
     value = _found(field, attributes)
     if value is None or isinstance(value, str):
+        if value is not None and field in _IDS and len(value) > LONGEST_ID:
+            name = NAMES[field][0].attribute
+            raise AgentError(f"{name}: received {len(value)} characters, at most {LONGEST_ID}")
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -536,6 +542,8 @@ def _number(field: str, attributes: Row) -> float | int | None:
             value = float(value)
         except ValueError:
             value = False  # refused below
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = False
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return None if value != value else value
     raise AgentError(f"{NAMES[field][0].attribute}: received what is no number")

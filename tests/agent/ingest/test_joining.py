@@ -10,18 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from equipoise.agent.ingest.joining import (
-    PATIENCE,
-    Arrival,
-    Call,
-    Decided,
-    Joining,
-    Rating,
-    Ready,
-    Within,
-)
+from equipoise.agent.ingest.arrivals import Arrival, Call, Decided, Rating, Within
+from equipoise.agent.ingest.joining import PATIENCE, Joining, Ready
 from equipoise.store.records import AttemptReport, Observation, Outcome
 
 SETTLE, WAIT = 10.0, 1000.0
@@ -495,3 +488,121 @@ def test_any_mixture_is_logged_once_and_everything_is_accounted_for(tmp_path: Pa
                 16 if each.what == "observations" else 10,
             )
             assert record.reward in (None, trace / 100)
+
+
+def test_attempts_are_what_an_outcome_may_have(tmp_path: Path) -> None:
+    """150 retries, and a clock that was wrong: what is over the limits is left out, and counted."""
+    with opened(tmp_path) as joining:
+        failed = {"decision": "d4", "failed": True, "answer": None}
+        joining.note([call(span, seconds=float(span), **failed) for span in range(1, 151)], 0.0)
+        joining.note([call(200, decision="d4", seconds=1.8e10)], 0.0)
+        ready, counts = finished(joining, SETTLE)
+    (outcome,) = (each.record for each in ready)
+    assert isinstance(outcome, Outcome)
+    assert msgspec.convert(msgspec.to_builtins(outcome), Outcome) == outcome
+    assert outcome.attempts is not None
+    assert [each.seconds for each in outcome.attempts] == [*map(float, range(52, 151)), None]
+    assert counts["trimmed"] == 51 + 1
+
+
+def test_what_waits_is_bounded_but_for_outcomes(tmp_path: Path) -> None:
+    with opened(tmp_path, most=5) as joining:
+        rows = [call(span, span) for span in range(1, 9)]
+        assert joining.note(rows, 0.0) == {"calls": 5, "beyond": 3}
+        assert joining.note(rows, 0.0) == {"repeats": 5, "beyond": 3}
+        outcomes: list[Arrival] = [call(20, 20, decision="d1"), call(22, 21, parent=23)]
+        outcomes += [Within(name(22, 21), name(23, 21)), Decided(span=name(23, 21), decision="d2")]
+        assert joining.note(outcomes, 0.0) == {"calls": 2, "around": 1}
+        ratings = [rating(answer=f"nobody's-{number}") for number in range(9)]
+        assert joining.note(ratings, 0.0) == {"evaluations": 5, "beyond": 4}
+        assert joining.waiting() == {"calls": 7, "evaluations": 5}
+        assert {about for _, about, _ in said(finished(joining, SETTLE)[0])} == {"d1", "d2"}
+        # Those of a decision, and of a call that waits for them, make room.
+        about: list[Arrival] = [rating(0.1, decision="d1"), rating(0.2, span=name(22, 21))]
+        assert joining.note([*about, rating(0.3, span=name(3, 3))], SETTLE) == {"evaluations": 3}
+        ready = finished(joining, SETTLE)[0]
+        assert said(ready) == [
+            ("observations", name(3, 3), 0.3),
+            ("rewards", "d1", 0.1),
+            ("rewards", "d2", 0.2),
+        ]
+        assert joining.note(rows[6:], SETTLE) == {"calls": 1, "beyond": 1}
+
+
+@pytest.mark.parametrize("damage", ["junk", "cut", "other"])
+def test_a_damaged_file_is_put_aside(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.db.spans"
+    if damage == "other":
+        with sqlite3.connect(path) as file:
+            file.execute("CREATE TABLE calls (something TEXT)")
+        file.close()
+    else:
+        with opened(tmp_path) as joining:
+            joining.note([call(span, span) for span in range(1, 200)], 0.0)
+        whole = path.read_bytes()
+        path.write_bytes(b"junk" * 5000 if damage == "junk" else whole[: len(whole) // 2])
+    before = path.read_bytes()
+    for number in (1, 2):
+        with opened(tmp_path) as joining:
+            aside = tmp_path / f"log.db.spans.{number}.damaged"
+            assert joining.put_aside == aside
+            joining.note([call(1, reward=0.5)], 0.0)
+            assert len(finished(joining, SETTLE)[0]) == 1
+        assert damage == "other" or aside.read_bytes() == before
+        with opened(tmp_path) as joining:  # the new one is sound
+            assert joining.put_aside is None
+            assert joining.note([call(1)], SETTLE) == {"repeats": 1}
+        path.write_bytes(before)
+
+
+def test_a_damaged_row_is_refused_alone(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(span, span, reward=0.5) for span in range(1, 5)], 0.0)
+        joining.note([call(5, 5), call(6, 6), rating(0.1, span=name(5, 5))], 0.0)
+        failed = {"decision": "d4", "failed": True, "answer": None}
+        joining.note([call(7, 7, **failed)], 0.0)
+        joining.judge(SETTLE)
+        joining.note([call(8, 7, decision="d4")], SETTLE)
+        with sqlite3.connect(tmp_path / "log.db.spans") as file:
+            spans = (name(1, 1), name(2, 2), name(5, 5), name(7, 7))
+            for span, row in zip(spans, (b"{}", None, b"\xff{", b"[1]"), strict=True):
+                file.execute("UPDATE calls SET row = ? WHERE span = ?", (row, span))
+        this = joining.judge(2 * SETTLE)
+        joining.finish(this.ready)
+        assert [about for _, about, _ in said(this.ready)] == [name(3, 3), name(4, 4), "d4"]
+        assert "is damaged" in this.refusals[0]
+        counts = this.left_out + finished(joining, 2 * SETTLE)[1]
+        assert counts["refused"] == 4
+        assert joining.waiting() == {"calls": 1, "evaluations": 0}
+
+
+OLDER = """
+CREATE TABLE calls (span TEXT PRIMARY KEY, parent TEXT, answer TEXT, decision TEXT,
+  came REAL NOT NULL, ended REAL NOT NULL, state TEXT NOT NULL, row BLOB) STRICT;
+CREATE TABLE decided (span TEXT PRIMARY KEY, decision TEXT NOT NULL, came REAL NOT NULL) STRICT;
+CREATE TABLE ratings (id INTEGER PRIMARY KEY, span TEXT NOT NULL, answer TEXT NOT NULL,
+  decision TEXT NOT NULL, reward REAL NOT NULL, at REAL NOT NULL, came REAL NOT NULL,
+  state TEXT NOT NULL, about TEXT, UNIQUE (span, answer, decision, reward, at)) STRICT;
+"""
+
+
+def test_a_file_of_an_older_form_goes_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "log.db.spans") as file:
+        file.executescript(OLDER)
+        for each in (call(1, answer=LONG), call(2, answer=LONG), call(3, 3, parent=4)):
+            row = msgspec.to_builtins(each)
+            del row["tokens"], row["provider"]
+            file.execute(
+                "INSERT INTO calls VALUES (?, ?, ?, NULL, 0.0, 1.0, 'new', ?)",
+                (each.span, each.parent, each.answer, msgspec.json.encode(row)),
+            )
+        file.execute(
+            "INSERT INTO ratings VALUES (NULL, ?, '', '', 0.7, 1.0, 0.0, 'new', NULL)", (name(1),)
+        )
+    file.close()
+    with opened(tmp_path) as joining:
+        assert joining.put_aside is None
+        joining.note([Decided(span=name(4, 3), decision="d4")], 1.0)
+        ready, counts = finished(joining, SETTLE)
+    assert said(ready) == [("observations", name(1), 0.7), ("outcomes", "d4", [1.0])]
+    assert counts["again"] == 1

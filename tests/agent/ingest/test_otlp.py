@@ -235,6 +235,23 @@ def test_a_span_that_names_a_decision_is_there_though_it_is_no_call():
             },
             "gen_ai.usage.output_tokens: received what is no number",
         ),
+        (
+            {
+                "attributes": [
+                    *pairs({"gen_ai.operation.name": "chat"}),
+                    {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "9" * 400}},
+                ]
+            },
+            "gen_ai.usage.output_tokens: received what is no number",
+        ),
+        (
+            {
+                "attributes": pairs(
+                    {"gen_ai.operation.name": "chat", "gen_ai.response.id": "a" * 201}
+                )
+            },
+            "gen_ai.response.id: received 201 characters, at most 200",
+        ),
     ],
 )
 def test_a_span_that_cannot_be_read_is_refused_alone(change: dict[str, Any], words: str):
