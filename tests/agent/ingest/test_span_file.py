@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from test_joining import LONG, SETTLE, call, finished, name, opened, rating, said
 
 from equipoise.agent.ingest.arrivals import Decided
+from tests.agent.ingest.arrived import LONG, SETTLE, call, finished, name, opened, rating, said
 
 
 @pytest.mark.parametrize("damage", ["junk", "cut", "other"])
