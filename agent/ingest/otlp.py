@@ -15,7 +15,6 @@ one to the next: it is kept as `failed`, and nothing is concluded from it.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ import msgspec
 
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown_sent
+from equipoise.store.records import LONGEST_ID
 
 Signal: TypeAlias = Literal["traces", "logs"]
 Row: TypeAlias = dict[str, Any]
@@ -145,6 +145,7 @@ _NUMBERS = frozenset(
         "cost",
     }
 )
+_IDS = frozenset({"response_id", "conversation_id"})
 _CALL_FIELDS = [
     name
     for name in NAMES
@@ -272,7 +273,8 @@ def rows(
     what it is about), response_id, decision_id, outcome_token, name, score, label, failed, at. A
     span that is no call but names a decision has kind "decision". None where nothing is said.
     ignored: counts what is none of these. parents: filled with the parent of every span,
-    calls or not, both as request_id writes them; "" for one that has none.
+    calls or not, both as request_id writes them, "" for one that has none; spans whose ids cannot
+    be read have no place.
     """
     counted = Counter[str]() if ignored is None else ignored
     if isinstance(message, Traces):
@@ -281,9 +283,7 @@ def rows(
             for scope in batch.scope_spans:
                 for span in scope.spans:
                     if parents is not None:
-                        trace, parent = span.trace_id.lower(), span.parent_span_id.lower()
-                        around = f"{trace}-{parent}" if parent.strip("0") else ""
-                        parents[f"{trace}-{span.span_id.lower()}"] = around
+                        parents.update(_place(span))
                     yield from _of_span(span, resource, counted)
         return
     for each in message.resource_logs:
@@ -370,16 +370,32 @@ def _of_record(record: LogRecord, ignored: Counter[str]) -> Iterator[Row | Rejec
         yield Rejected(f"{EVALUATION_EVENT}: {error}")
 
 
+def _place(span: Span) -> Row:
+    try:
+        trace, name, parent = _ids(span)
+    except AgentError:
+        return {}
+    return {f"{trace}-{name}": f"{trace}-{parent}" if parent else ""}
+
+
+def _ids(span: Span) -> tuple[str, str, str | None]:
+    """Of its trace, its own and of its parent. Raises AgentError."""
+    trace, name = _hex("traceId", span.trace_id, 32), _hex("spanId", span.span_id, 16)
+    if trace is None or name is None:
+        raise AgentError("traceId and spanId: received nothing, expected hexadecimal digits")
+    parent = _hex("parentSpanId", span.parent_span_id, 16)
+    if parent == name:
+        raise AgentError(f"parentSpanId: received {parent!r}, the id of the span itself")
+    return trace, name, parent
+
+
 def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
     """The row of a span that had a model answer, or that names a decision; None of any other."""
     is_call = _is_call(attributes)
     decision = _text("decision_id", attributes)
     if not is_call and decision is None:
         return None
-    trace, name = _hex("traceId", span.trace_id, 32), _hex("spanId", span.span_id, 16)
-    if trace is None or name is None:
-        raise AgentError("traceId and spanId: received nothing, expected hexadecimal digits")
-    parent = _hex("parentSpanId", span.parent_span_id, 16)
+    trace, name, parent = _ids(span)
     row: Row = {
         "kind": "call" if is_call else "decision",
         "trace_id": trace,
@@ -398,7 +414,8 @@ def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
     if row["requested_model"] is None:
         row["requested_model"] = _inside(attributes.get("llm.invocation_parameters"), "model")
     if row["response_id"] is None and "openinference.span.kind" in attributes:
-        row["response_id"] = _inside(attributes.get("output.value"), "id")
+        inside = _inside(attributes.get("output.value"), "id")
+        row["response_id"] = None if inside is None or len(inside) > LONGEST_ID else inside
     reasons = _found("finish_reason", attributes)
     error = _text("error", attributes)
     row |= {
@@ -521,6 +538,9 @@ def _found(field: str, attributes: Row) -> Any:
 def _text(field: str, attributes: Row) -> str | None:
     value = _found(field, attributes)
     if value is None or isinstance(value, str):
+        if value is not None and field in _IDS and len(value) > LONGEST_ID:
+            name = NAMES[field][0].attribute
+            raise AgentError(f"{name}: received {len(value)} characters, at most {LONGEST_ID}")
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -534,6 +554,8 @@ def _number(field: str, attributes: Row) -> float | int | None:
             value = float(value)
         except ValueError:
             value = False  # refused below
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = False
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return None if value != value else value
     raise AgentError(f"{NAMES[field][0].attribute}: received what is no number")
@@ -556,10 +578,12 @@ def _hex(field: str, value: str, digits: int) -> str | None:
     text = value.lower()
     if len(text) != digits or text.strip("0123456789abcdef"):
         try:
-            text = base64.b64decode(value, validate=True).hex() if value else ""
-        except (binascii.Error, ValueError):
-            text = "?"
-        if text and len(text) != digits:
+            # Of `digits / 2` bytes, with the padding.
+            fits = len(value) == 4 * -(-digits // 6)
+            text = base64.b64decode(value, validate=True).hex() if fits else ""
+        except ValueError:  # of base64, or of text that is not ASCII
+            text = ""
+        if value and len(text) != digits:
             received = shown_sent(value)
             raise AgentError(f"{field}: received {received}, expected {digits} hexadecimal digits")
     return text if text.strip("0") else None

@@ -24,7 +24,8 @@ from equipoise.agent.config.service import LimitSettings, OtlpSettings
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import FeatureError, shown, shown_sent
 from equipoise.agent.ingest import otlp, protobuf
-from equipoise.agent.ingest.joining import Arrival, Call, Decided, Joining, Rating, Ready, Within
+from equipoise.agent.ingest.arrivals import Arrival, Call, Decided, Rating, Within
+from equipoise.agent.ingest.joining import Joining, Ready
 from equipoise.agent.ingest.records import mapped
 from equipoise.agent.ingest.sinks import take_by_bisection
 from equipoise.agent.record_adapter import DECISION_ID, RecordAdapter
@@ -244,7 +245,13 @@ class Otlp:
             raise Refusal(400, f"the body is not OTLP in JSON: {why}") from None
         read = self._read(message, caller)
         if read.arrivals:
-            read.counts.update(self._joining.note(read.arrivals, self._clock()))
+            assert self._settings is not None
+            noted = self._joining.note(read.arrivals, self._clock())
+            read.rejected += (beyond := noted.pop("beyond", 0))
+            if beyond:
+                most = self._settings.waiting
+                read.reasons[f"{most} spans or evaluations wait for each other already"] = None
+            read.counts.update(noted)
         return read
 
     def _read(self, message: otlp.Traces | otlp.Logs, caller: Caller) -> _Read:
@@ -295,8 +302,6 @@ class Otlp:
 
     def _call(self, row: otlp.Row, span: str, decision: str | None, read: _Read) -> Call:
         assert self._settings is not None
-        if self._counters.waiting.get("calls", 0) >= self._settings.waiting:
-            raise AgentError(f"{self._settings.waiting} spans wait for their evaluation already")
         agent = self._adapter.agent
         transform = agent.state.transform
         record = self._to_record(row)
@@ -329,6 +334,8 @@ class Otlp:
             span=span,
             parent=None if parent is None else f"{row['trace_id']}-{parent}",
             answer=row["response_id"],
+            tokens=row["output_tokens"],
+            provider=row["provider"],
             decision=decision,
             ended=(row["at"] or 0.0) + (row["seconds"] or 0.0),
             seconds=row["seconds"],

@@ -213,6 +213,10 @@ def test_a_span_that_names_a_decision_is_there_though_it_is_no_call():
         ({"traceId": "xyz"}, "traceId: received 'xyz', expected 32 hexadecimal digits"),
         ({"traceId": "0" * 32}, "traceId and spanId: received nothing"),
         ({"spanId": ""}, "traceId and spanId: received nothing"),
+        ({"traceId": "\uff11" * 32}, "expected 32 hexadecimal digits"),
+        ({"traceId": "0" * 31 + "g"}, "expected 32 hexadecimal digits"),
+        ({"spanId": "AAAAAAAAAAAA"}, "spanId: received 'AAAAAAAAAAAA', expected 16"),
+        ({"parentSpanId": span_id(1)}, "parentSpanId: received '0000000000000001', the id of"),
         ({"startTimeUnixNano": "soon"}, "startTimeUnixNano: received 'soon'"),
         ({"endTimeUnixNano": -1}, "endTimeUnixNano: received -1"),
         (
@@ -240,6 +244,23 @@ def test_a_span_that_names_a_decision_is_there_though_it_is_no_call():
             },
             "gen_ai.usage.output_tokens: received what is no number",
         ),
+        (
+            {
+                "attributes": [
+                    *pairs({"gen_ai.operation.name": "chat"}),
+                    {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "9" * 400}},
+                ]
+            },
+            "gen_ai.usage.output_tokens: received what is no number",
+        ),
+        (
+            {
+                "attributes": pairs(
+                    {"gen_ai.operation.name": "chat", "gen_ai.response.id": "a" * 201}
+                )
+            },
+            "gen_ai.response.id: received 201 characters, at most 200",
+        ),
     ],
 )
 def test_a_span_that_cannot_be_read_is_refused_alone(change: dict[str, Any], words: str):
@@ -256,6 +277,18 @@ def test_ids_may_be_upper_case_or_base64_as_some_exporters_write_them():
     based = span(1) | {"traceId": "AAAAAAAAAAAAAAAAAKvN7w==", "spanId": "AAAAAAAAAAE="}
     (row,) = rows(traces(based))
     assert (row["trace_id"], row["span_id"]) == (trace_id(0xABCDEF), span_id(1))
+
+
+def test_only_ids_that_can_be_read_have_a_place_and_it_does_not_depend_on_how_they_are_written():
+    parents: dict[str, str] = {}
+    long = plain_span(1, {}) | {"traceId": "ab" * 500_000}
+    own = plain_span(2, {}, parent=2)
+    based = plain_span(3, {}, trace=1) | {"traceId": "AAAAAAAAAAAAAAAAAKvN7w=="}
+    based |= {"spanId": "AAAAAAAAAAM=", "parentSpanId": "AAAAAAAAAAE="}
+    upper = plain_span(0xB, {}, trace=0xABCDEF) | {"spanId": span_id(0xB).upper()}
+    rows(traces(long, own, based, upper), parents=parents)
+    place = f"{trace_id(0xABCDEF)}-"
+    assert parents == {place + span_id(3): place + span_id(1), place + span_id(0xB): ""}
 
 
 def test_a_line_of_a_file_is_a_batch_and_its_evaluations_stand_beside_the_calls():
