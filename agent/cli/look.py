@@ -16,8 +16,9 @@ from equipoise.agent.cli import say
 
 if TYPE_CHECKING:
     from equipoise.agent.look.choosing import Chosen, Sighting, Sightings
-    from equipoise.agent.look.findings import Findings, Settled
+    from equipoise.agent.look.findings import Findings
     from equipoise.agent.look.page import Look
+    from equipoise.agent.look.settling import Settled
 
 LONG = 1 << 26
 """Bytes from which on progress is shown."""
@@ -157,9 +158,10 @@ def _looked(
     from datetime import UTC, datetime
 
     from equipoise.agent.errors import AgentError
-    from equipoise.agent.look.findings import Tally, settled
+    from equipoise.agent.look.findings import Tally
     from equipoise.agent.look.page import Look
     from equipoise.agent.look.reading import Reader, inspected, survey
+    from equipoise.agent.look.settling import settled
 
     sources = [inspected(path) for path in logs]
     chosen, seen = survey(sources, shape, given, columns, rewards)
@@ -259,7 +261,7 @@ def configuration(
 
     from equipoise.agent.config.file import file_from_dict
     from equipoise.agent.errors import PlanError
-    from equipoise.agent.look.findings import SOFT, plain, rounded
+    from equipoise.agent.look.settling import SOFT, plain, rounded
 
     names = settled.compared
     if len(names) < 2:

@@ -19,7 +19,8 @@ import msgspec
 import numpy as np
 from scipy import special, stats
 
-from equipoise.agent.look.reading import NONE, Reader
+from equipoise.agent.look.reading import Reader
+from equipoise.agent.look.values import NONE
 from equipoise.store.batches import Floats
 
 MOST_TESTED = 8
