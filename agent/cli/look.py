@@ -180,6 +180,7 @@ def _looked(
         traffic=options["traffic"],
         rate=options["rate"],
         minimise=bool(options["minimise"]),
+        unread=chosen.unread,
     )
     text = ""
     if config is not None:
@@ -272,6 +273,8 @@ def configuration(
         "",
         f"name = {_quoted(SOFT.sub('-', name).strip('-._:/@+') or 'look')}",
     ]
+    if settled.left_out:
+        lines += ["", *left_out(settled.left_out)]
     for model in findings.models:
         if model.name not in names:
             continue
@@ -288,6 +291,7 @@ def configuration(
         "",
         "[policy]",
         f"rate = {plain(settled.rate)}  # share of requests to randomize, once the mode is run",
+        'estimator = "ipw"  # "hierarchical" adds replays, of which this log has none',
         "",
         "[budget]",
         *(
@@ -310,6 +314,15 @@ def configuration(
     text = "\n".join(lines) + "\n"
     file_from_dict(tomllib.loads(text), source="the configuration made from this log")
     return text
+
+
+def left_out(names: list[str]) -> list[str]:
+    """Comments on the models that are not in the configuration."""
+    lines = [f"# Left out, for they have fewer requests: {len(names):,} models of the log. Ingest"]
+    lines.append("# refuses their rows.")
+    quoted = [_quoted(name[:60]) for name in names[:100]]
+    lines += ["#   " + ", ".join(quoted[at : at + 5]) for at in range(0, len(quoted), 5)]
+    return [*lines, *(["#   ..."] if len(names) > 100 else [])]
 
 
 def _reward(findings: Findings, maximise: bool) -> list[str]:

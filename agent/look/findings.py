@@ -31,6 +31,8 @@ from equipoise.store.batches import Floats
 SAMPLE = 100_000
 SEED = 20_260
 MOST_DAYS = 5000
+FEWEST_RATED = 30
+"""Rated requests of each of two models below which nothing is said of their difference."""
 NO_MODEL, BEYOND = "without a model", "of a model beyond the first thousand"
 FROM_CACHE, FAILURES = "answered from a cache", "failed"
 
@@ -347,13 +349,26 @@ def reward_range(values: set[float]) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1.0)
 
 
+def alike(models: Sequence[ModelRow]) -> float:
+    """p-value of all these means being one, by their intervals: the highest of many means is high
+    by chance alone."""
+    known = [each for each in models if (each.high or 0.0) > (each.low or 0.0)]
+    if len(known) < 2:
+        return 1.0
+    means = np.array([each.mean or 0.0 for each in known])
+    halves = np.array([((each.high or 0.0) - (each.low or 0.0)) / 2.0 for each in known])
+    weights = (float(special.ndtri(0.975)) / halves) ** 2
+    middle = (weights @ means) / weights.sum()
+    return float(special.chdtrc(len(known) - 1, weights @ (means - middle) ** 2))
+
+
 def _day(number: int) -> str:
     return str(np.datetime64(number, "D"))
 
 
 def comparisons(sample: Sample, models: Sequence[ModelRow]) -> list[Comparison]:
-    """Each model against the one with the most rated requests."""
-    rated = [each for each in models if each.rated >= 2 and each.name in sample.names]
+    """Each model against the one with the most rated requests, FEWEST_RATED or more of each."""
+    rated = [each for each in models if each.rated >= FEWEST_RATED and each.name in sample.names]
     if len(rated) < 2:
         return []
     against = max(rated, key=lambda model: model.rated)

@@ -6,6 +6,7 @@ The terminal prints the same parts in the same order.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from equipoise.agent.answers.wording import (
 )
 from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Sent, Split
 from equipoise.agent.look.figures import days_figure, differences, signed
-from equipoise.agent.look.findings import FROM_CACHE, Comparison, Findings
+from equipoise.agent.look.findings import FEWEST_RATED, FROM_CACHE, Comparison, Findings, alike
 from equipoise.agent.look.settling import Settled
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.sentences import bill_words
@@ -69,7 +70,7 @@ class Part:
 def summary(look: Look) -> list[str]:
     """The answer in a few sentences."""
     found = look.findings
-    lines = [_verdict(found)]
+    lines = [_verdict(found, look.settled.maximise)]
     random = [each for each in found.splits if each.verdict == "looks random"]
     if random:
         lines.append(_random_sentence(random[0]))
@@ -95,21 +96,44 @@ def _settling(plan: Plan) -> str:
     )
 
 
-def _verdict(found: Findings) -> str:
-    rated = [model for model in found.models if model.mean is not None]
+def _verdict(found: Findings, maximise: bool) -> str:
     if len(found.models) < 2:
         name = found.models[0].name if found.models else "no model"
         return f"The log holds one model, {name}: it cannot say how another one would have done."
-    if len(rated) < 2:
+    known = [model for model in found.models if model.mean is not None]
+    if len(known) < 2:
         return (
             f"{_rewards(found)}: this log can say what the models cost and who gets which, not how"
             " good they are."
         )
-    first, second = sorted(rated, key=lambda each: -(each.mean or 0.0))[:2]
-    naive = (
-        f"{first.name} has the highest mean reward in the log, {figure(first.mean or 0.0)}, before"
-        f" {second.name} with {figure(second.mean or 0.0)}"
-    )
+    rated = [model for model in known if model.rated >= FEWEST_RATED]
+    if len(rated) < 2:
+        few = listed([f"{count(each.rated)} of {each.name}" for each in known[:4]])
+        return (
+            f"Too few rows have a reward to compare the models: {few};"
+            f" {FEWEST_RATED} of each of two models are the least."
+        )
+    first, *others = sorted(rated, key=lambda each: (each.mean or 0.0) * (-1 if maximise else 1))
+    mean, best = first.mean or 0.0, "highest" if maximise else "lowest"
+    ties = [each for each in others if math.isclose(each.mean or 0.0, mean, rel_tol=1e-9)]
+    if len(ties) == len(others):
+        who = "Both models" if len(rated) == 2 else f"All {len(rated)} models"
+        return f"{who} have the same mean reward in the log, {figure(mean)}: it tells none apart."
+    if ties:
+        who = listed([first.name, *(each.name for each in ties[:3])])
+        who += f" and {len(ties) - 3} more" if len(ties) > 3 else ""
+        naive = f"{who} have the {best} mean reward in the log, {figure(mean)} each"
+    else:
+        naive = (
+            f"{first.name} has the {best} mean reward in the log, {figure(mean)}, before"
+            f" {others[0].name} with {figure(others[0].mean or 0.0)}"
+        )
+    chance = alike(rated) if len(rated) > 2 else 0.0
+    if chance >= 0.05:
+        return (
+            f"{naive}, but one of {len(rated)} models is first by chance alone: these means differ"
+            f" no more than equal ones would (p = {p_value(chance)})."
+        )
     everything = next((each for each in found.splits if each.where == "all requests"), None)
     if everything is not None and everything.verdict == "looks random":
         return (
@@ -193,7 +217,12 @@ def _traffic(found: Findings) -> Part:
         reasons = ", ".join(f"{number:,} {name}" for name, number in found.reasons.items())
         below.append(f"Rows that do not count: {reasons}.")
     for name, number in found.unreadable.items():
-        below.append(f"{plural(number, 'value')} of {name} could not be read and count as none.")
+        why = f"of {name} could not be read"
+        if name.endswith(" below 0"):
+            why = f"of {name.removesuffix(' below 0')} {verb(number, 'is', 'are')} below 0"
+        below.append(
+            f"{plural(number, 'value')} {why} and {verb(number, 'counts', 'count')} as none."
+        )
     if FROM_CACHE in found.reasons:
         below.append("An answer from a cache was written by another request's model.")
     return Part(
@@ -204,6 +233,11 @@ def _traffic(found: Findings) -> Part:
         below,
         days_figure(found),
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def _mean(value: float | None) -> str:
@@ -246,6 +280,11 @@ def _flattery(found: Findings) -> Part:
         for each in rated
     ]
     notes += [line for each in found.comparisons for line in compared(each)]
+    few = [each.name for each in rated if each.rated < FEWEST_RATED]
+    if few:
+        notes.append(
+            f"No difference is shown for {_some(few)}: fewer than {FEWEST_RATED} rated requests."
+        )
     head = ("model", "rated", "naive mean", "95%, if requests were alike")
     return Part(title, notes, head, rows, figure=differences(found.comparisons))
 
@@ -410,7 +449,10 @@ def _settled(settled: Settled) -> Part:
     notes = [plan.sentence, *([plan.billed] if plan.billed else [])]
     left = settled.left_out
     if left:
-        notes.append(f"Not compared, for their few requests: {', '.join(left[:8])}.")
+        notes.append(
+            f"Compared are the {len(settled.compared)} models with the most requests. Left out:"
+            f" {_some(left)}."
+        )
     below = [f"The same plan, to change: {settled.command}"]
     head = ("difference", "randomized requests", "time", plan.money_name)
     return Part(title, notes, head, rows, below)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import math
 import zlib
 from collections import Counter
@@ -30,10 +31,11 @@ from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest import files
 from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED
 from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, preset_rows, recognise
-from equipoise.agent.look.choosing import Chosen, Fields, Sightings, choose, is_whole
+from equipoise.agent.look.choosing import Chosen, Sightings, choose, is_whole
 from equipoise.agent.look.values import (
     CHATS,
     Codes,
+    Fields,
     flag,
     forget_zeros,
     hashes,
@@ -280,6 +282,12 @@ def _decoded(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
+        if b"NaN" not in line and b"Infinity" not in line:
+            return None
+    try:
+        # Python and pandas write NaN for what is missing, though JSON has none.
+        return json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
         return None
 
 
@@ -419,6 +427,10 @@ class Reader:
         for role in ("cost", "input_tokens", "output_tokens", "seconds", "propensity"):
             if role in roles:
                 numbers[role] = self._floats(of(role), role)
+                low = numbers[role] < 0.0
+                if role != "propensity" and low.any():
+                    self.bad[f"{role} below 0"] += int(np.count_nonzero(low))
+                    numbers[role][low] = math.nan
         if "seconds" in numbers and self.chosen.milliseconds:
             numbers["seconds"] = numbers["seconds"] / 1e3
         if "reward" in roles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -59,9 +60,11 @@ def settled(
     traffic: float | None = None,
     rate: float | None = None,
     minimise: bool = False,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> Settled:
-    """The product's own plan for the numbers of the log. Raises PlanError where an option is
-    wrong; where the log lacks what a plan needs, `why` says so."""
+    """The product's own plan for the numbers of the log. unread: role to why the column of that
+    name was not taken. Raises PlanError where an option is wrong; where the log lacks what a plan
+    needs, `why` says so."""
     share, maximise = 0.1 if rate is None else rate, not minimise
     names = compared(findings.models)
     rest = [model.name for model in findings.models if model.name not in names]
@@ -73,12 +76,18 @@ def settled(
         traffic = findings.traffic
     if len(names) < 2:
         why = "the log holds one model: there is nothing to compare it with"
+        few = [f"{model.name} ({model.requests:,})" for model in findings.models[:8]]
+        if len(few) > 1:
+            why = f"too few requests of the models: {', '.join(few)}; a plan compares those with"
+            why += f" {LEAST_REQUESTS} requests and {100 * LEAST_SHARE:g}% of the log, or more"
         return Settled(share, maximise, why, "", names, rest, None)
     if reward is None:
-        why = "no row has a reward: name its column with --reward, or give one to requests first"
+        fix = "name its column with --reward, or give one to requests first"
+        why = f"no row has a reward: {unread.get('reward', fix)}"
         return Settled(share, maximise, why, "", names, rest, None)
     if traffic is None:
-        why = "no row has a time: say how many requests an hour there are with --traffic"
+        fix = "say how many requests an hour there are with --traffic"
+        why = f"no row has a time: {unread['at'] + '; ' if 'at' in unread else ''}{fix}"
         return Settled(share, maximise, why, "", names, rest, None)
     mean = rounded(reward.mean)
     room = reward.high - mean if not minimise else mean - reward.low

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from equipoise.agent.config.ingest import as_flag, as_number
+from equipoise.agent.config.ingest import FieldPath, as_flag, as_number
 from equipoise.agent.errors import AgentError
+from equipoise.agent.look.choosing import Sightings
 from equipoise.store.batches import Floats
 
 MOST_CODES = 1000
@@ -123,3 +125,98 @@ def flag(value: Any) -> int:
         return int(bool(as_flag("", value)))
     except (AgentError, TypeError):
         return int(str(value).casefold() in ("hit", "cached"))
+
+
+class Fields:
+    """A struct of nothing but the fields that are needed, and how to get at their values.
+
+    Whatever else a line holds is skipped by the decoder and never becomes an object.
+    """
+
+    def __init__(self, paths: Mapping[str, FieldPath], raw: set[str], seen: Sightings) -> None:
+        tops = {each.keys[0] for each in seen.paths.values()}
+        ways = {way.text: way for steps in paths.values() for way in steps.ways}
+        keys_of: dict[str, tuple[str, ...]] = {}
+        # A top-level name is taken whole, and followed from there, where a path below it leads
+        # through a list or through JSON in a text, or where its value is asked for, too.
+        whole: set[str] = set()
+        for text, way in ways.items():
+            sighting = seen.paths.get(text)
+            if sighting is not None:
+                keys_of[text] = sighting.keys
+            elif all(isinstance(step, str) for step in way.steps):
+                keys_of[text] = tuple(map(str, way.steps))
+            else:
+                names = FieldPath(text, way.steps).columns
+                keys_of[text] = (next((name for name in names[::-1] if name in tops), names[0]),)
+                whole.add(keys_of[text][0])
+            if sighting is not None and not sighting.plain:
+                whole.add(keys_of[text][0])
+        known = set(keys_of.values())
+        whole |= {keys[0] for keys in known for end in range(1, len(keys)) if keys[:end] in known}
+        tree: dict[str, Any] = {}
+        self._paths = paths
+        self._ways: dict[str, tuple[tuple[str, ...], FieldPath | None]] = {}
+        for text, keys in keys_of.items():
+            if keys[0] in whole:
+                tree[keys[0]] = object
+                self._ways[text] = keys[:1], FieldPath(text, ways[text].steps)
+                continue
+            node = tree
+            for key in keys[:-1]:
+                node = node.setdefault(key, {})
+            node[keys[-1]] = msgspec.Raw if text in raw else object
+            self._ways[text] = keys, None
+        self.decoder = msgspec.json.Decoder(_struct("Row", tree))
+        self._names: dict[tuple[str, ...], Callable[[Any], Any]] = {}
+        self._name(tree, ())
+
+    def _name(self, tree: Mapping[str, Any], before: tuple[str, ...]) -> None:
+        for at, (key, inner) in enumerate(tree.items()):
+            self._names[(*before, key)] = attrgetter(f"f{at}")
+            if isinstance(inner, dict):
+                self._name(inner, (*before, key))
+
+    def values(self, rows: list[Any]) -> dict[str, list[Any]]:
+        """The values of every path in these rows, None where there is none."""
+        found: dict[tuple[str, ...], list[Any]] = {(): rows}
+        by_way = {}
+        for text, (keys, rest) in self._ways.items():
+            values = self._at(keys, found)
+            if rest is not None:
+                values = [rest.find({keys[0]: value}) for value in values]
+            by_way[text] = values
+        result = {}
+        for path, steps in self._paths.items():
+            values, *others = (by_way[way.text] for way in steps.ways)
+            for more in others:
+                values = [
+                    other if value is None or value == "" else value
+                    for value, other in zip(values, more, strict=True)
+                ]
+            # The caller may add to a list, and several paths may lead to one.
+            result[path] = list(values)
+        return result
+
+    def _at(self, keys: tuple[str, ...], found: dict[tuple[str, ...], list[Any]]) -> list[Any]:
+        """The values below these names. found: those that are known already.
+
+        No inner function: one that calls itself is a cycle, and would keep the rows for ever.
+        """
+        if keys not in found:
+            get, parents = self._names[keys], self._at(keys[:-1], found)
+            if len(keys) == 1:
+                found[keys] = list(map(get, parents))
+            else:
+                found[keys] = [None if row is None else get(row) for row in parents]
+        return found[keys]
+
+
+def _struct(name: str, tree: Mapping[str, Any]) -> type[msgspec.Struct]:
+    fields, names = [], {}
+    for at, (key, inner) in enumerate(tree.items()):
+        kind = _struct(f"{name}{at}", inner) | None if isinstance(inner, dict) else inner
+        default = msgspec.Raw(b"null") if kind is msgspec.Raw else None
+        fields.append((f"f{at}", kind, default))
+        names[f"f{at}"] = key
+    return msgspec.defstruct(name, fields, rename=names, gc=False)
