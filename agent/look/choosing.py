@@ -27,6 +27,8 @@ ROLES = (
 MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
 FEW = 40
 """Distinct values up to which a column of texts is one of categories."""
+MOST_LETTERS = 48
+"""Letters on average up to which a text may be the name of a group."""
 MOST_COLUMNS = 40
 """Columns that are tested; the first ones of a row come first."""
 _THEIRS = {"model": "routed", "unit": "unit_id"}
@@ -272,7 +274,9 @@ def choose(
             if guess is not None:
                 roles[role], how[role] = guess, "by its name and values"
     if "model" not in roles:
-        texts = [name for name, each in seen.paths.items() if each.kind == "text"]
+        taken = set(roles.values())
+        paths = seen.paths.items()
+        texts = [name for name, each in paths if each.kind == "text" and name not in taken]
         raise AgentError(
             "no column looks like a model: name it with --model PATH, such as"
             f" {', '.join(texts[:8]) or 'none of these rows, which hold no texts'}"
@@ -579,6 +583,9 @@ def _kind(each: Sighting) -> Kind | None:
     if each.kind == "texts":
         return "tags"
     if each.kind == "parts":
+        return "length"
+    if each.kind == "text" and each.letters > MOST_LETTERS * each.rows and not _is_time(each):
+        # Texts that people or templates wrote: what tells them apart is no name of a group.
         return "length"
     if each.kind == "flag" or each.distinct <= FEW:
         return "category"

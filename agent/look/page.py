@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -86,7 +87,7 @@ def _settling(plan: Plan) -> str:
     """What it takes, in short; the plan's own sentence says it all."""
     best = plan.recommended
     if best is None:
-        return f"What would settle it: {plan.sentence}"
+        return f"What would settle it: {_once(plan.sentence)}"
     bill = None if best.bill is None else best.bill.needed
     time = "" if best.hours is None else f", {duration(best.hours.needed)} of this traffic"
     return (
@@ -388,15 +389,15 @@ def _splits(look: Look) -> Part:
     rows = [
         [
             each.where,
+            each.verdict,
             count(each.rows),
             ", ".join(f"{name} {tenths(share)}" for name, share in each.shares.items()),
             f"{p_value(each.p)} ({each.worst})" if each.worst else "",
             f"{100 * each.detectable:.0f} points",
-            each.verdict,
         ]
         for each in shown
     ]
-    head = ("rows", "how many", "split", "smallest p", "seen with 80%", "verdict")
+    head = ("rows", "verdict", "how many", "split", "smallest p", "seen with 80%")
     below = [line for each in random[:3] for line in declared(each, look)]
     return Part(title, notes, head, rows, below)
 
@@ -424,6 +425,19 @@ def declared(split: Split, look: Look) -> list[str]:
     ]
 
 
+_REASONS = re.compile(r"\(((?:[\w-]+: [^;()]+)(?:; [\w-]+: [^;()]+)+)\)")
+
+
+def _once(sentence: str) -> str:
+    """The planner's sentence, with a reason that all policies share said once."""
+
+    def one(match: re.Match[str]) -> str:
+        reasons = {each.partition(": ")[2] for each in match[1].split("; ")}
+        return f"({reasons.pop()})" if len(reasons) == 1 else match[0]
+
+    return _REASONS.sub(one, sentence)
+
+
 def _settled(settled: Settled) -> Part:
     title = "What would settle it"
     plan = settled.plan
@@ -435,18 +449,19 @@ def _settled(settled: Settled) -> Part:
     for row in sorted(effects, key=lambda each: each.effect):
         needed = row.randomized.needed
         if needed is None:
-            rows.append([figure(row.effect), "cannot know", "", ""])
+            rows.append([figure(row.effect), row.policy, "cannot know", "", ""])
             continue
         bill = None if row.bill is None else row.bill.needed
         rows.append(
             [
                 figure(row.effect),
+                row.policy,
                 count(needed),
                 brief(row.hours.needed if row.hours else None),
                 "" if bill is None else dollars(bill),
             ]
         )
-    notes = [plan.sentence, *([plan.billed] if plan.billed else [])]
+    notes = [_once(plan.sentence), *([plan.billed] if plan.billed else [])]
     left = settled.left_out
     if left:
         notes.append(
@@ -454,11 +469,13 @@ def _settled(settled: Settled) -> Part:
             f" {_some(left)}."
         )
     below = [f"The same plan, to change: {settled.command}"]
-    head = ("difference", "randomized requests", "time", plan.money_name)
+    head = ("difference", "policy", "randomized requests", "time", plan.money_name)
     return Part(title, notes, head, rows, below)
 
 
 def _begin(look: Look) -> Part:
+    if len(look.settled.compared) < 2:
+        return Part("How to begin", ["A configuration needs a log with two models or more."])
     if look.config is None:
         notes = [
             "--config equipoise.toml writes a configuration that only observes: the daemon answers"
@@ -481,7 +498,11 @@ def _begin(look: Look) -> Part:
 
 def _read(look: Look) -> list[Part]:
     rows = [[role, path, how] for role, (path, how) in look.roles.items()]
-    notes = [f"Rows of {look.shape}: {look.why}." if look.shape else "The columns were guessed."]
+    notes = [
+        f"Rows of {look.shape.removeprefix('rows of ')}: {look.why}."
+        if look.shape
+        else "The columns were guessed."
+    ]
     notes.append(f"Tested: {', '.join(look.tested) or 'no column'}.")
     parts = [Part("How the log was read", notes, ("as", "column", "why"), rows)]
     if look.left_out:
@@ -523,7 +544,9 @@ td.words, th.words {
 }
 p.command { font-family: ui-monospace, monospace; font-size: 0.85rem; overflow-wrap: anywhere; }
 """
-_WORDS = frozenset({"split", "who gets what", "verdict", "smallest p", "column", "columns", "why"})
+WORDS = frozenset(
+    {"split", "who gets what", "verdict", "smallest p", "column", "columns", "why", "policy"}
+)
 
 
 def _section(part: Part) -> str:
@@ -543,7 +566,7 @@ def _section(part: Part) -> str:
 def _table(part: Part) -> str:
     if not part.rows:
         return ""
-    words = [' class="words"' if name in _WORDS else "" for name in part.head]
+    words = [' class="words"' if name in WORDS else "" for name in part.head]
     head = "".join(
         f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(words, part.head, strict=True)
     )

@@ -85,6 +85,8 @@ class Block:
 
 def inspected(path: Path) -> Source:
     """What kind of file this is, by its bytes. Raises AgentError in one line."""
+    if str(path) == "-":
+        raise AgentError("-: look reads files, several times; save standard input to one first")
     if not path.exists():
         raise AgentError(f"{path}: there is no such file")
     if path.is_dir():
@@ -154,6 +156,24 @@ def opened(path: Path, packing: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield raw, raw
 
 
+CHUNK, FEWEST_OF_SHAPE = 100, 50
+"""Rows that are asked together whose they are, and how many say enough."""
+
+
+def _one_shape(source: Source, preset: Preset | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise AgentError where later rows of a file are of another shape than the first ones: read
+    as one, half of them would have no model or no reward."""
+    if is_whole(preset) or len(rows) < FEWEST_OF_SHAPE:
+        return
+    shape = recognise(rows)
+    if shape is not preset and (shape is None or preset is None or shape.family != preset.family):
+        first, later = (each.name if each else "no known shape" for each in (preset, shape))
+        raise AgentError(
+            f"{source.path}: its first rows are of {first}, later ones of {later}: split the file"
+            " and look at one kind at a time"
+        )
+
+
 _BROKEN = (OSError, EOFError, zlib.error)
 """What unpacking raises where a file is cut off or damaged. EOFError would end a command without
 a word, as if it had been interrupted."""
@@ -207,8 +227,11 @@ def survey(
     seen = Sightings()
     for source, preset in zip(sources, presets, strict=True):
         before = seen.rows
-        for row in _some_rows(source, preset):
-            seen.add(row)
+        found = _some_rows(source, preset)
+        while chunk := list(islice(found, CHUNK)):
+            for row in chunk:
+                seen.add(row)
+            _one_shape(source, preset, chunk)
         if seen.rows == before:
             raise AgentError(f"{source.path}: none of the first rows can be read")
     try:
@@ -221,7 +244,9 @@ def _preset(source: Source, shape: str | None) -> Preset | None:
     """Whose log a file is, by its first rows or as the user says. Raises AgentError."""
     if shape is not None and shape not in PRESETS and shape not in FAMILIES:
         names = dict.fromkeys([*FAMILIES, *PRESETS])
-        raise AgentError(f"--from {shape}: {suggestion(shape, names)}")
+        near = suggestion(shape, names)
+        known = near if near.startswith("did") else f"known are: {', '.join(names)}"
+        raise AgentError(f"--from {shape}: {known}")
     first = [row for row in islice(_raw_rows(source, Counter()), 100) if isinstance(row, dict)]
     found = recognise(first, shape if shape in FAMILIES else None)
     if shape is not None and (found is None or shape not in (found.name, found.family)):

@@ -349,3 +349,42 @@ def test_nan_is_missing_and_costs_below_zero_are_unknown(tmp_path: Path) -> None
     assert found["unreadable"] == {"cost below 0": 20}
     assert found["traffic"] == pytest.approx(60.0)
     assert "20 values of cost are below 0 and count as none." in _answer(log)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_two_shapes_is_refused(tmp_path: Path, turned: bool) -> None:
+    found = list(rows(2500, World(), 31))
+    halves: list[list[Any]] = [found, [litellm(row, at) for at, row in enumerate(found)]]
+    first, later = halves[::-1] if turned else halves
+    done = run_command("look", lines_of(tmp_path / "log.jsonl", [*first, *later]))
+    assert (done.returncode, done.stdout) == (2, "")
+    names = ("litellm", "no known shape") if turned else ("no known shape", "litellm")
+    assert "first rows are of {}, later ones of {}: split the file".format(*names) in done.stderr
+
+
+def test_tables_stack_where_they_are_too_wide_and_cut_no_number(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = json.loads(run_command("look", log, "--json").stdout)["findings"]["models"]
+    for width in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        printed = run_command("look", log).stdout
+        tables = [line for line in printed.splitlines() if line.startswith(" ")]
+        assert max(map(len, tables)) <= width
+        lines = [line.split() for line in tables]
+        cells = {cell for line in lines if line and line[0] == "large" for cell in line}
+        large = next(each for each in models if each["name"] == "large")
+        assert {"$0.011", f"{large['rated']:,}"} <= cells
+        assert f"{large['slow']:.3g}" in cells
+        assert any(line[:3] == ["rows", "verdict", "how"] for line in lines)
+        assert any(line[:4] == ["all", "requests", "not", "random"] for line in lines)
+
+
+def test_a_log_of_one_model_is_reported_without_a_configuration(tmp_path: Path) -> None:
+    path = _plain(tmp_path / "log.jsonl", model=lambda at: "a")
+    done = run_command("look", path, "--config", tmp_path / "c.toml")
+    assert done.returncode == 2
+    assert "The log holds one model, a" in done.stdout
+    assert "c.toml is not written: it needs a log with two models or more" in done.stderr
+    assert not (tmp_path / "c.toml").exists()
+    assert "writes a configuration" not in _answer(path)
