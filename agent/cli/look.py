@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,9 +17,12 @@ from equipoise.agent.cli import say
 
 if TYPE_CHECKING:
     from equipoise.agent.look.choosing import Chosen, Sighting, Sightings
-    from equipoise.agent.look.findings import Findings, Settled
+    from equipoise.agent.look.findings import Findings
     from equipoise.agent.look.page import Look
+    from equipoise.agent.look.settling import Settled
 
+WIDE = 160
+"""Columns of a table where there is no terminal."""
 LONG = 1 << 26
 """Bytes from which on progress is shown."""
 
@@ -109,7 +113,7 @@ def look(
     from equipoise.agent.look.page import as_page
 
     page = None if out is None else as_page(found)
-    if config is not None:
+    if config is not None and text:
         if force:
             config.write_text(text, encoding="utf-8")
         else:
@@ -122,9 +126,11 @@ def look(
         typer.echo(msgspec.json.encode(found).decode())
     else:
         _print(found)
-        for path in (config, out):
+        for path in (config if text else None, out):
             if path is not None:
                 typer.echo(f"Written: {path}")
+    if config is not None and not text:
+        raise AgentError(f"{config} is not written: it needs a log with two models or more")
     if found.findings.lost:
         raise typer.Exit(1)
 
@@ -157,9 +163,10 @@ def _looked(
     from datetime import UTC, datetime
 
     from equipoise.agent.errors import AgentError
-    from equipoise.agent.look.findings import Tally, settled
+    from equipoise.agent.look.findings import Tally
     from equipoise.agent.look.page import Look
     from equipoise.agent.look.reading import Reader, inspected, survey
+    from equipoise.agent.look.settling import settled
 
     sources = [inspected(path) for path in logs]
     chosen, seen = survey(sources, shape, given, columns, rewards)
@@ -178,9 +185,10 @@ def _looked(
         traffic=options["traffic"],
         rate=options["rate"],
         minimise=bool(options["minimise"]),
+        unread=chosen.unread,
     )
     text = ""
-    if config is not None:
+    if config is not None and len(plan.compared) >= 2:
         name = logs[0].name.split(".")[0]
         text = configuration(findings, chosen, seen, plan, name, logs[0].name)
     preset = chosen.preset
@@ -194,7 +202,7 @@ def _looked(
         left_out=dict(chosen.left_out),
         findings=findings,
         settled=plan,
-        config=None if config is None else str(config),
+        config=str(config) if text else None,
     )
     return found, text
 
@@ -223,9 +231,11 @@ def _print(found: Look) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from equipoise.agent.look.page import SHOWN, parts, summary
+    from equipoise.agent.look.page import SHOWN, WORDS, parts, summary
 
-    console = Console()
+    # What is piped has no width, other than the one that somebody set.
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    console = Console(width=None if known else WIDE)
     say(summary(found))
     for part in parts(found):
         if part.folded:
@@ -233,19 +243,43 @@ def _print(found: Look) -> None:
         console.print(f"\n{part.title}", style="bold", markup=False)
         say(part.notes)
         if part.rows:
-            table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-            for at, name in enumerate(part.head):
-                longest = max(map(len, name.split()))
-                if at == 0:
-                    longest = min(20, max(len(row[0]) for row in part.rows))
-                side: Literal["left", "right"] = "left" if at == 0 else "right"
-                table.add_column(name, justify=side, overflow="fold", min_width=longest)
-            for row in part.rows[:SHOWN]:
-                table.add_row(*map(Text, row))
-            console.print(table)
+            shown = part.rows[:SHOWN]
+            for columns in _stacked(part.head, shown, console.width):
+                table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+                for at, width in columns:
+                    side: Literal["left", "right"] = (
+                        "left" if at == 0 or part.head[at] in WORDS else "right"
+                    )
+                    table.add_column(part.head[at], justify=side, overflow="fold", min_width=width)
+                for row in shown:
+                    table.add_row(*(Text(row[at]) for at, _ in columns))
+                console.print(table)
             if len(part.rows) > SHOWN:
                 typer.echo(f"… and {len(part.rows) - SHOWN} more: --out FILE or --json")
         say(part.below)
+
+
+def _stacked(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[list[tuple[int, int]]]:
+    """Numbers of columns with their least widths, in as many tables as fit below each other, each
+    with the first column: a number is never cut or broken, and words are folded."""
+    from equipoise.agent.look.page import WORDS
+
+    tables: list[list[tuple[int, int]]] = []
+    for at, name in enumerate(head):
+        longest = max(len(row[at]) for row in rows)
+        if at == 0 or name in WORDS:
+            longest = min(longest, 20)
+        column = (at, max(longest, *map(len, name.split())))
+        # A space and a line around each column.
+        used = sum(each + 2 for _, each in tables[-1]) if tables else 0
+        if tables and used + column[1] + 2 > width - 2 and len(tables[-1]) > 1:
+            tables.append([tables[0][0]])
+        elif not tables:
+            tables.append([])
+        tables[-1].append(column)
+    return tables
 
 
 def configuration(
@@ -259,7 +293,7 @@ def configuration(
 
     from equipoise.agent.config.file import file_from_dict
     from equipoise.agent.errors import PlanError
-    from equipoise.agent.look.findings import SOFT, plain, rounded
+    from equipoise.agent.look.settling import SOFT, plain, rounded
 
     names = settled.compared
     if len(names) < 2:
@@ -270,6 +304,8 @@ def configuration(
         "",
         f"name = {_quoted(SOFT.sub('-', name).strip('-._:/@+') or 'look')}",
     ]
+    if settled.left_out:
+        lines += ["", *left_out(settled.left_out)]
     for model in findings.models:
         if model.name not in names:
             continue
@@ -286,6 +322,7 @@ def configuration(
         "",
         "[policy]",
         f"rate = {plain(settled.rate)}  # share of requests to randomize, once the mode is run",
+        'estimator = "ipw"  # "hierarchical" adds replays, of which this log has none',
         "",
         "[budget]",
         *(
@@ -308,6 +345,15 @@ def configuration(
     text = "\n".join(lines) + "\n"
     file_from_dict(tomllib.loads(text), source="the configuration made from this log")
     return text
+
+
+def left_out(names: list[str]) -> list[str]:
+    """Comments on the models that are not in the configuration."""
+    lines = [f"# Left out, for they have fewer requests: {len(names):,} models of the log. Ingest"]
+    lines.append("# refuses their rows.")
+    quoted = [_quoted(name[:60]) for name in names[:100]]
+    lines += ["#   " + ", ".join(quoted[at : at + 5]) for at in range(0, len(quoted), 5)]
+    return [*lines, *(["#   ..."] if len(names) > 100 else [])]
 
 
 def _reward(findings: Findings, maximise: bool) -> list[str]:

@@ -13,13 +13,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
 from scipy import special, stats
 
-from equipoise.agent.look.reading import NONE, Reader
+from equipoise.agent.look.reading import Reader
+from equipoise.agent.look.values import NONE
 from equipoise.store.batches import Floats
 
 MOST_TESTED = 8
@@ -261,7 +263,12 @@ def _parts(values: Floats) -> tuple[Ints, list[str]]:
     ends = np.unique(np.quantile(values[there], np.arange(1, PARTS) / PARTS))
     codes = np.where(there, np.searchsorted(ends, values, side="right"), len(ends) + 1)
     shown = [f"{end:.4g}" for end in ends]
-    names = [f"below {shown[0]}", *(f"from {end}" for end in shown), "nothing"]
+    names = [
+        f"below {shown[0]}",
+        *map(" to ".join, pairwise(shown)),
+        f"from {shown[-1]}",
+        "nothing",
+    ]
     return _packed(codes.astype(np.int64), names)
 
 
@@ -398,8 +405,7 @@ def _splits(sample: Sample, overall: Mapping[str, Test]) -> tuple[list[Split], d
         (factor for factor in factors if factor.name in overall),
         key=lambda factor: overall[factor.name].p,
     )
-    everything = np.ones(sample.rows, np.bool_)
-    whole = _judged(sample, _Part("all requests", "", "", everything), order, None)
+    whole = _judged(sample, _Part("all requests", "", "", np.ones(sample.rows, bool)), order, None)
     if whole.verdict == "looks random":
         return [*weighted, whole], {whole.verdict: 1}
     parts: list[_Part] = []

@@ -3,17 +3,17 @@ or as the user says; and which of the others were known before the model was cho
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from equipoise.agent.config.ingest import NOTHING, FieldPath, as_number, as_seconds, parse_path
+from equipoise.agent.config.ingest import NOTHING, as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest.derived import DERIVED
@@ -27,6 +27,8 @@ ROLES = (
 MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
 FEW = 40
 """Distinct values up to which a column of texts is one of categories."""
+MOST_LETTERS = 48
+"""Letters on average up to which a text may be the name of a group."""
 MOST_COLUMNS = 40
 """Columns that are tested; the first ones of a row come first."""
 _THEIRS = {"model": "routed", "unit": "unit_id"}
@@ -126,7 +128,7 @@ class Sightings:
                 return
             sighting = self.paths[text] = Sighting(keys)
         sighting.plain &= plain
-        if value is None or value == "":
+        if value is None or value == "" or (type(value) is float and not math.isfinite(value)):
             return
         sighting.rows += 1
         kind, counted = _content(value)
@@ -165,7 +167,7 @@ class Chosen:
     """The paths of a log. preset: whose log it is; whole: whether its function has to see each row.
     roles: role to path. how: role to what the choice rests on. columns: that are tested; left_out:
     the others, with the reason. rewards: words of the reward to numbers. milliseconds: whether
-    `seconds` are."""
+    `seconds` are. unread: role to why the column of that name was not taken."""
 
     preset: Preset | None
     whole: bool
@@ -175,6 +177,7 @@ class Chosen:
     left_out: Mapping[str, str]
     rewards: Mapping[str, float]
     milliseconds: bool
+    unread: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[str]:
@@ -259,6 +262,7 @@ def choose(
         if path not in ("", "none"):
             known(seen, path, f"--{role}")
             roles[role], how[role] = path, "as you said"
+            _readable(seen, role, path)
     for role in ROLES:
         if role in given or (role == "seconds" and "ended" in roles):
             continue
@@ -266,11 +270,13 @@ def choose(
         if there is not None and preset is not None:
             roles[role], how[role] = there, f"as in logs of {preset.name}"
         elif role in _CONTENTS and not (preset is not None and role in ("status", "cached")):
-            guess = _by_name(seen, role, set(roles.values()))
+            guess = _by_name(seen, role, set(roles.values()), rewards)
             if guess is not None:
                 roles[role], how[role] = guess, "by its name and values"
     if "model" not in roles:
-        texts = [name for name, each in seen.paths.items() if each.kind == "text"]
+        taken = set(roles.values())
+        paths = seen.paths.items()
+        texts = [name for name, each in paths if each.kind == "text" and name not in taken]
         raise AgentError(
             "no column looks like a model: name it with --model PATH, such as"
             f" {', '.join(texts[:8]) or 'none of these rows, which hold no texts'}"
@@ -286,7 +292,82 @@ def choose(
         left_out,
         words,
         _milliseconds(seen, roles),
+        {
+            role: why
+            for role in ("at", "reward", "cost")
+            if (why := _near(seen, role, roles, given))
+        },
     )
+
+
+def _near(seen: Sightings, role: str, roles: Mapping[str, str], given: Mapping[str, str]) -> str:
+    """Why the column with the name of a role that no column has was not taken, "" if none is."""
+    if role in roles or role in given:
+        return ""
+    for name in _NAMES[role]:
+        each = seen.paths.get(name)
+        if each is None or not each.rows or name in roles.values():
+            continue
+        value = next(iter(each.values))
+        if role == "reward":
+            return f"say what the words of {name}, such as {shown(value)}, are worth with --rewards"
+        what = "time" if role == "at" else "number"
+        return f"{shown(value)} in {name} is no {what}: {expected(role, value)}"
+    return ""
+
+
+_EXPECTED: Mapping[str, str] = {
+    "at": "expected ISO 8601, such as 2026-11-01T12:00:00Z, or seconds since 1970",
+    "cost": "expected a number of USD, such as 0.012",
+    "seconds": "expected a number, such as 1.5",
+}
+_DOTTED = re.compile(r"\s*\d{1,2}[./]\d{1,2}[./]\d{2,4}\b")
+
+
+def _readable(seen: Sightings, role: str, path: str) -> None:
+    """Raise AgentError where a column that the user named holds values, and none can be read."""
+    what = {"at": "time"}.get(role, "number")
+    fault = _unreadable(seen, role, path)
+    if fault is not None:
+        raise AgentError(f"--{role} {path}: {shown(fault)} is no {what}; {expected(role, fault)}")
+
+
+def expected(role: str, value: Any) -> str:
+    """What stands in a column of this role, for one in which this value stands."""
+    words = _EXPECTED[role]
+    if role == "at" and isinstance(value, str) and _DOTTED.match(value):
+        return f"{words}: a date of day, month and year alone does not say which is which"
+    return words
+
+
+def _unreadable(seen: Sightings, role: str, path: str) -> Any:
+    """A value of a path of which none can be read, or None."""
+    if role not in ("at", "cost", "seconds"):
+        # `_words` says what of a reward cannot be read.
+        return None
+    first = None
+    for value in _values(seen, path):
+        try:
+            number = as_seconds("", value) if role == "at" else as_number("", value)
+        except (AgentError, OverflowError, TypeError):
+            number = None
+            first = value if first is None else first
+            continue
+        if number is None:
+            continue
+        if role != "at" or 0.0 < number < 1e11:
+            return None
+        first = value if first is None else first
+    return first
+
+
+def _values(seen: Sightings, path: str) -> list[Any]:
+    """Distinct values that were seen at a path, or what it leads to in the examples."""
+    each = seen.paths.get(path)
+    if each is not None and each.kind not in ("parts", "texts"):
+        return list(each.values)
+    steps = parse_path(path)
+    return [value for row in seen.examples if (value := steps.find(row)) not in (None, "")]
 
 
 def known(seen: Sightings, path: str, option: str) -> None:
@@ -319,10 +400,11 @@ def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
     return " | ".join(there) or None
 
 
-def _by_name(seen: Sightings, role: str, taken: set[str]) -> str | None:
+def _by_name(
+    seen: Sightings, role: str, taken: set[str], rewards: Mapping[str, float]
+) -> str | None:
     """The path with the best name whose content can be of this role; a shallow one before a deep
     one."""
-    fits = _CONTENTS[role]
     ranked = []
     for name, each in seen.paths.items():
         if name in taken or not each.rows:
@@ -337,7 +419,8 @@ def _by_name(seen: Sightings, role: str, taken: set[str]) -> str | None:
             rank = len(words)
         else:
             continue
-        if fits(each):
+        worth = role == "reward" and any(str(value).strip() in rewards for value in each.values)
+        if worth or _CONTENTS[role](each):
             ranked.append((len(each.keys) > 1 and role != "model", rank, len(each.keys), name))
     return min(ranked)[-1] if ranked else None
 
@@ -403,7 +486,17 @@ def _words(
     seen: Sightings, roles: Mapping[str, str], given: Mapping[str, float]
 ) -> Mapping[str, float]:
     """Words of the reward to numbers; empty where they are numbers."""
-    if given or "reward" not in roles or roles["reward"] not in seen.paths:
+    if given and "reward" not in roles:
+        raise AgentError("--rewards: no column holds these words; name it with --reward")
+    if given:
+        values = [str(value).strip() for value in _values(seen, roles["reward"])]
+        if values and not any(value in given for value in values):
+            raise AgentError(
+                f"--rewards {next(iter(given))}: no value of {roles['reward']} is one of these"
+                f" words; it holds {', '.join(map(shown, values[:3]))}"
+            )
+        return given
+    if "reward" not in roles or roles["reward"] not in seen.paths:
         return given
     each = seen.paths[roles["reward"]]
     if each.kind in ("number", "flag") or each.numbers():
@@ -491,6 +584,9 @@ def _kind(each: Sighting) -> Kind | None:
         return "tags"
     if each.kind == "parts":
         return "length"
+    if each.kind == "text" and each.letters > MOST_LETTERS * each.rows and not _is_time(each):
+        # Texts that people or templates wrote: what tells them apart is no name of a group.
+        return "length"
     if each.kind == "flag" or each.distinct <= FEW:
         return "category"
     if each.numbers():
@@ -502,98 +598,3 @@ def _kind(each: Sighting) -> Kind | None:
     if each.letters > 25 * each.rows and each.distinct > each.rows // 2:
         return "length"
     return None
-
-
-class Fields:
-    """A struct of nothing but the fields that are needed, and how to get at their values.
-
-    Whatever else a line holds is skipped by the decoder and never becomes an object.
-    """
-
-    def __init__(self, paths: Mapping[str, FieldPath], raw: set[str], seen: Sightings) -> None:
-        tops = {each.keys[0] for each in seen.paths.values()}
-        ways = {way.text: way for steps in paths.values() for way in steps.ways}
-        keys_of: dict[str, tuple[str, ...]] = {}
-        # A top-level name is taken whole, and followed from there, where a path below it leads
-        # through a list or through JSON in a text, or where its value is asked for, too.
-        whole: set[str] = set()
-        for text, way in ways.items():
-            sighting = seen.paths.get(text)
-            if sighting is not None:
-                keys_of[text] = sighting.keys
-            elif all(isinstance(step, str) for step in way.steps):
-                keys_of[text] = tuple(map(str, way.steps))
-            else:
-                names = FieldPath(text, way.steps).columns
-                keys_of[text] = (next((name for name in names[::-1] if name in tops), names[0]),)
-                whole.add(keys_of[text][0])
-            if sighting is not None and not sighting.plain:
-                whole.add(keys_of[text][0])
-        known = set(keys_of.values())
-        whole |= {keys[0] for keys in known for end in range(1, len(keys)) if keys[:end] in known}
-        tree: dict[str, Any] = {}
-        self._paths = paths
-        self._ways: dict[str, tuple[tuple[str, ...], FieldPath | None]] = {}
-        for text, keys in keys_of.items():
-            if keys[0] in whole:
-                tree[keys[0]] = object
-                self._ways[text] = keys[:1], FieldPath(text, ways[text].steps)
-                continue
-            node = tree
-            for key in keys[:-1]:
-                node = node.setdefault(key, {})
-            node[keys[-1]] = msgspec.Raw if text in raw else object
-            self._ways[text] = keys, None
-        self.decoder = msgspec.json.Decoder(_struct("Row", tree))
-        self._names: dict[tuple[str, ...], Callable[[Any], Any]] = {}
-        self._name(tree, ())
-
-    def _name(self, tree: Mapping[str, Any], before: tuple[str, ...]) -> None:
-        for at, (key, inner) in enumerate(tree.items()):
-            self._names[(*before, key)] = attrgetter(f"f{at}")
-            if isinstance(inner, dict):
-                self._name(inner, (*before, key))
-
-    def values(self, rows: list[Any]) -> dict[str, list[Any]]:
-        """The values of every path in these rows, None where there is none."""
-        found: dict[tuple[str, ...], list[Any]] = {(): rows}
-        by_way = {}
-        for text, (keys, rest) in self._ways.items():
-            values = self._at(keys, found)
-            if rest is not None:
-                values = [rest.find({keys[0]: value}) for value in values]
-            by_way[text] = values
-        result = {}
-        for path, steps in self._paths.items():
-            values, *others = (by_way[way.text] for way in steps.ways)
-            for more in others:
-                values = [
-                    other if value is None or value == "" else value
-                    for value, other in zip(values, more, strict=True)
-                ]
-            # The caller may add to a list, and several paths may lead to one.
-            result[path] = list(values)
-        return result
-
-    def _at(self, keys: tuple[str, ...], found: dict[tuple[str, ...], list[Any]]) -> list[Any]:
-        """The values below these names. found: those that are known already.
-
-        No inner function: one that calls itself is a cycle, and would keep the rows for ever.
-        """
-        if keys not in found:
-            get, parents = self._names[keys], self._at(keys[:-1], found)
-            if len(keys) == 1:
-                found[keys] = list(map(get, parents))
-            else:
-                found[keys] = [None if row is None else get(row) for row in parents]
-        return found[keys]
-
-
-def _struct(name: str, tree: Mapping[str, Any]) -> type[msgspec.Struct]:
-    fields, names = [], {}
-    for at, (key, inner) in enumerate(tree.items()):
-        kind = _struct(f"{name}{at}", inner) | None if isinstance(inner, dict) else inner
-        default = msgspec.Raw(b"null") if kind is msgspec.Raw else None
-        fields.append((f"f{at}", kind, default))
-        names[f"f{at}"] = key
-    return msgspec.defstruct(name, fields, rename=names, gc=False)

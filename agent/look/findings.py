@@ -7,15 +7,13 @@ SAMPLE of them, drawn at random with a fixed seed, so that memory does not grow 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
 from scipy import special
 
-from equipoise.agent.errors import PlanError
 from equipoise.agent.ingest.derived import CACHED, FAILED
 from equipoise.agent.look.assignment import (
     FEWEST_ROWS,
@@ -26,21 +24,15 @@ from equipoise.agent.look.assignment import (
     assignment,
     starts,
 )
-from equipoise.agent.look.reading import FATES, MOST_REASONS, NONE, OTHER, Block, Reader
-from equipoise.agent.planning.plan import Plan, make_plan
-from equipoise.agent.planning.problem import Problem
-from equipoise.agent.planning.request import read_request
+from equipoise.agent.look.reading import FATES, MOST_REASONS, Block, Reader
+from equipoise.agent.look.values import NONE, OTHER
 from equipoise.store.batches import Floats
 
 SAMPLE = 100_000
 SEED = 20_260
 MOST_DAYS = 5000
-LEAST_SHARE, LEAST_REQUESTS, MOST_COMPARED = 0.01, 20, 12
-DIGITS = 4
-"""Significant digits of the numbers that go into a plan, so that its command line is the plan."""
-EFFECT = 0.05
-"""The difference that is planned for where nobody names one, as a share of the reward's range."""
-SOFT = re.compile(r"[^A-Za-z0-9._:/@+\-]+")
+FEWEST_RATED = 30
+"""Rated requests of each of two models below which nothing is said of their difference."""
 NO_MODEL, BEYOND = "without a model", "of a model beyond the first thousand"
 FROM_CACHE, FAILURES = "answered from a cache", "failed"
 
@@ -357,13 +349,26 @@ def reward_range(values: set[float]) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1.0)
 
 
+def alike(models: Sequence[ModelRow]) -> float:
+    """p-value of all these means being one, by their intervals: the highest of many means is high
+    by chance alone."""
+    known = [each for each in models if (each.high or 0.0) > (each.low or 0.0)]
+    if len(known) < 2:
+        return 1.0
+    means = np.array([each.mean or 0.0 for each in known])
+    halves = np.array([((each.high or 0.0) - (each.low or 0.0)) / 2.0 for each in known])
+    weights = (float(special.ndtri(0.975)) / halves) ** 2
+    middle = (weights @ means) / weights.sum()
+    return float(special.chdtrc(len(known) - 1, weights @ (means - middle) ** 2))
+
+
 def _day(number: int) -> str:
     return str(np.datetime64(number, "D"))
 
 
 def comparisons(sample: Sample, models: Sequence[ModelRow]) -> list[Comparison]:
-    """Each model against the one with the most rated requests."""
-    rated = [each for each in models if each.rated >= 2 and each.name in sample.names]
+    """Each model against the one with the most rated requests, FEWEST_RATED or more of each."""
+    rated = [each for each in models if each.rated >= FEWEST_RATED and each.name in sample.names]
     if len(rated) < 2:
         return []
     against = max(rated, key=lambda model: model.rated)
@@ -459,132 +464,3 @@ def _left(gram: Floats, columns: Ints, target: int) -> tuple[Floats, float]:
     inner, cross = gram[np.ix_(columns, columns)], gram[columns, target]
     coefficients = np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ cross
     return coefficients, max(float(gram[target, target] - cross @ coefficients), 0.0)
-
-
-class Settled(msgspec.Struct, frozen=True):
-    """What would settle it. rate: share of requests to randomize. command: the same plan on the
-    command line. compared: models of the log to their names in it. why: why there is no plan, ""
-    where there is one."""
-
-    rate: float
-    maximise: bool
-    why: str
-    command: str
-    compared: dict[str, str]
-    left_out: list[str]
-    plan: Plan | None
-
-
-def compared(models: Sequence[ModelRow]) -> dict[str, str]:
-    """The models worth comparing, by the names that a configuration can hold."""
-    kept = [
-        model.name
-        for model in models
-        if model.share >= LEAST_SHARE and model.requests >= LEAST_REQUESTS
-    ][:MOST_COMPARED]
-    names: dict[str, str] = {}
-    for model in kept:
-        name = SOFT.sub("-", model).strip("-._:/@+")[:100] or "model"
-        while name in names.values():
-            name += "-2"
-        names[model] = name
-    return names
-
-
-def settled(
-    findings: Findings,
-    *,
-    effect: float | None = None,
-    traffic: float | None = None,
-    rate: float | None = None,
-    minimise: bool = False,
-) -> Settled:
-    """The product's own plan for the numbers of the log. Raises PlanError where an option is
-    wrong; where the log lacks what a plan needs, `why` says so."""
-    share, maximise = 0.1 if rate is None else rate, not minimise
-    names = compared(findings.models)
-    rest = [model.name for model in findings.models if model.name not in names]
-    reward = findings.reward
-    fields: dict[str, Any] = {}
-    options = {"effect": effect, "traffic": traffic, "rate": rate}
-    given = {name for name, value in options.items() if value is not None}
-    if traffic is None:
-        traffic = findings.traffic
-    if len(names) < 2:
-        why = "the log holds one model: there is nothing to compare it with"
-        return Settled(share, maximise, why, "", names, rest, None)
-    if reward is None:
-        why = "no row has a reward: name its column with --reward, or give one to requests first"
-        return Settled(share, maximise, why, "", names, rest, None)
-    if traffic is None:
-        why = "no row has a time: say how many requests an hour there are with --traffic"
-        return Settled(share, maximise, why, "", names, rest, None)
-    mean = rounded(reward.mean)
-    room = reward.high - mean if not minimise else mean - reward.low
-    if effect is None:
-        effect = rounded(min(EFFECT * (reward.high - reward.low), room / 2.0), 2)
-    if not room > 0:
-        best = "lowest" if minimise else "highest"
-        why = f"every reward is the {best} there can be: no model can be better"
-        return Settled(share, maximise, why, "", names, rest, None)
-    rows = [model for model in findings.models if model.name in names]
-    fields |= {
-        "names": list(names.values()),
-        "traffic": rounded(traffic),
-        "reward_rate": mean,
-        "effect": effect,
-    }
-    if rate is not None:
-        fields["rate"] = rate
-    if (reward.low, reward.high) != (0.0, 1.0):
-        fields |= {"reward_low": reward.low, "reward_high": reward.high}
-    if minimise:
-        fields["maximise"] = False
-    if not reward.binary:
-        most = ((mean - reward.low) * (reward.high - mean)) ** 0.5
-        fields["reward_sd"] = min(rounded(reward.sd), _down(most))
-    if all(model.cost is not None for model in rows):
-        fields["prices"] = [rounded(model.cost or 0.0) for model in rows]
-    total = sum(model.requests for model in rows)
-    fields["mix"] = [rounded(model.requests / total) for model in rows]
-    rated = reward.rated / findings.used
-    if rated < 0.9995:
-        fields |= {"rated": rounded(rated), "missing": "rated"}
-    try:
-        plan = make_plan(Problem.of_numbers(read_request(fields)))
-    except PlanError as error:
-        if error.field in given:
-            raise
-        return Settled(share, maximise, str(error), _command(fields), names, rest, None)
-    return Settled(share, maximise, "", _command(fields), names, rest, plan)
-
-
-def rounded(number: float, digits: int = DIGITS) -> float:
-    return float(f"{number:.{digits}g}")
-
-
-def _down(number: float) -> float:
-    """To four digits, never up."""
-    near = rounded(number)
-    return near if near <= number else float(f"{number * (1 - 10.0**-DIGITS):.{DIGITS}g}")
-
-
-def _command(fields: Mapping[str, Any]) -> str:
-    names = fields["names"]
-    words = ["equipoise plan", f"--models {','.join(names)}"]
-    for name, value in fields.items():
-        if name == "names":
-            continue
-        if name == "maximise":
-            words.append("--minimise")
-        elif name in ("prices", "mix"):
-            pairs = ",".join(f"{who}={plain(each)}" for who, each in zip(names, value, strict=True))
-            words.append(f"--{'price' if name == 'prices' else name} {pairs}")
-        else:
-            shown = value if isinstance(value, str) else plain(value)
-            words.append(f"--{name.replace('_', '-')} {shown}")
-    return " ".join(words)
-
-
-def plain(number: float) -> str:
-    return repr(number).removesuffix(".0")

@@ -6,6 +6,8 @@ The terminal prints the same parts in the same order.
 from __future__ import annotations
 
 import html
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +26,9 @@ from equipoise.agent.answers.wording import (
     tenths,
 )
 from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Sent, Split
-from equipoise.agent.look.findings import FROM_CACHE, Comparison, Findings, Settled
+from equipoise.agent.look.figures import days_figure, differences, signed
+from equipoise.agent.look.findings import FEWEST_RATED, FROM_CACHE, Comparison, Findings, alike
+from equipoise.agent.look.settling import Settled
 from equipoise.agent.planning.plan import Plan
 from equipoise.agent.planning.sentences import bill_words
 from equipoise.store.words import plural, verb
@@ -32,7 +36,6 @@ from equipoise.store.words import plural, verb
 SHOWN = 12
 """Rows of a table that the terminal prints."""
 _ALLOWED = "default-src 'none'; style-src 'unsafe-inline'"
-_COLOURS = 4
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -68,7 +71,7 @@ class Part:
 def summary(look: Look) -> list[str]:
     """The answer in a few sentences."""
     found = look.findings
-    lines = [_verdict(found)]
+    lines = [_verdict(found, look.settled.maximise)]
     random = [each for each in found.splits if each.verdict == "looks random"]
     if random:
         lines.append(_random_sentence(random[0]))
@@ -84,7 +87,7 @@ def _settling(plan: Plan) -> str:
     """What it takes, in short; the plan's own sentence says it all."""
     best = plan.recommended
     if best is None:
-        return f"What would settle it: {plan.sentence}"
+        return f"What would settle it: {_once(plan.sentence)}"
     bill = None if best.bill is None else best.bill.needed
     time = "" if best.hours is None else f", {duration(best.hours.needed)} of this traffic"
     return (
@@ -94,21 +97,44 @@ def _settling(plan: Plan) -> str:
     )
 
 
-def _verdict(found: Findings) -> str:
-    rated = [model for model in found.models if model.mean is not None]
+def _verdict(found: Findings, maximise: bool) -> str:
     if len(found.models) < 2:
         name = found.models[0].name if found.models else "no model"
         return f"The log holds one model, {name}: it cannot say how another one would have done."
-    if len(rated) < 2:
+    known = [model for model in found.models if model.mean is not None]
+    if len(known) < 2:
         return (
             f"{_rewards(found)}: this log can say what the models cost and who gets which, not how"
             " good they are."
         )
-    first, second = sorted(rated, key=lambda each: -(each.mean or 0.0))[:2]
-    naive = (
-        f"{first.name} has the highest mean reward in the log, {figure(first.mean or 0.0)}, before"
-        f" {second.name} with {figure(second.mean or 0.0)}"
-    )
+    rated = [model for model in known if model.rated >= FEWEST_RATED]
+    if len(rated) < 2:
+        few = listed([f"{count(each.rated)} of {each.name}" for each in known[:4]])
+        return (
+            f"Too few rows have a reward to compare the models: {few};"
+            f" {FEWEST_RATED} of each of two models are the least."
+        )
+    first, *others = sorted(rated, key=lambda each: (each.mean or 0.0) * (-1 if maximise else 1))
+    mean, best = first.mean or 0.0, "highest" if maximise else "lowest"
+    ties = [each for each in others if math.isclose(each.mean or 0.0, mean, rel_tol=1e-9)]
+    if len(ties) == len(others):
+        who = "Both models" if len(rated) == 2 else f"All {len(rated)} models"
+        return f"{who} have the same mean reward in the log, {figure(mean)}: it tells none apart."
+    if ties:
+        who = listed([first.name, *(each.name for each in ties[:3])])
+        who += f" and {len(ties) - 3} more" if len(ties) > 3 else ""
+        naive = f"{who} have the {best} mean reward in the log, {figure(mean)} each"
+    else:
+        naive = (
+            f"{first.name} has the {best} mean reward in the log, {figure(mean)}, before"
+            f" {others[0].name} with {figure(others[0].mean or 0.0)}"
+        )
+    chance = alike(rated) if len(rated) > 2 else 0.0
+    if chance >= 0.05:
+        return (
+            f"{naive}, but one of {len(rated)} models is first by chance alone: these means differ"
+            f" no more than equal ones would (p = {p_value(chance)})."
+        )
     everything = next((each for each in found.splits if each.where == "all requests"), None)
     if everything is not None and everything.verdict == "looks random":
         return (
@@ -192,7 +218,12 @@ def _traffic(found: Findings) -> Part:
         reasons = ", ".join(f"{number:,} {name}" for name, number in found.reasons.items())
         below.append(f"Rows that do not count: {reasons}.")
     for name, number in found.unreadable.items():
-        below.append(f"{plural(number, 'value')} of {name} could not be read and count as none.")
+        why = f"of {name} could not be read"
+        if name.endswith(" below 0"):
+            why = f"of {name.removesuffix(' below 0')} {verb(number, 'is', 'are')} below 0"
+        below.append(
+            f"{plural(number, 'value')} {why} and {verb(number, 'counts', 'count')} as none."
+        )
     if FROM_CACHE in found.reasons:
         below.append("An answer from a cache was written by another request's model.")
     return Part(
@@ -201,8 +232,13 @@ def _traffic(found: Findings) -> Part:
         [*titles, *(name for name, _ in columns)],
         rows,
         below,
-        _days_figure(found),
+        days_figure(found),
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def _mean(value: float | None) -> str:
@@ -245,8 +281,13 @@ def _flattery(found: Findings) -> Part:
         for each in rated
     ]
     notes += [line for each in found.comparisons for line in compared(each)]
+    few = [each.name for each in rated if each.rated < FEWEST_RATED]
+    if few:
+        notes.append(
+            f"No difference is shown for {_some(few)}: fewer than {FEWEST_RATED} rated requests."
+        )
     head = ("model", "rated", "naive mean", "95%, if requests were alike")
-    return Part(title, notes, head, rows, figure=_differences(found.comparisons))
+    return Part(title, notes, head, rows, figure=differences(found.comparisons))
 
 
 def compared(each: Comparison) -> list[str]:
@@ -277,11 +318,6 @@ def compared(each: Comparison) -> list[str]:
         f" choice of the model and the reward, would bring this to 0, and a little more would turn"
         f" it round (robustness value of Cinelli and Hazlett, 2020).{known}"
     ]
-
-
-def signed(number: float) -> str:
-    """A difference with its sign."""
-    return f"+{figure(number)}" if number > 0 else figure(number)
 
 
 def p_value(p: float) -> str:
@@ -353,15 +389,15 @@ def _splits(look: Look) -> Part:
     rows = [
         [
             each.where,
+            each.verdict,
             count(each.rows),
             ", ".join(f"{name} {tenths(share)}" for name, share in each.shares.items()),
             f"{p_value(each.p)} ({each.worst})" if each.worst else "",
             f"{100 * each.detectable:.0f} points",
-            each.verdict,
         ]
         for each in shown
     ]
-    head = ("rows", "how many", "split", "smallest p", "seen with 80%", "verdict")
+    head = ("rows", "verdict", "how many", "split", "smallest p", "seen with 80%")
     below = [line for each in random[:3] for line in declared(each, look)]
     return Part(title, notes, head, rows, below)
 
@@ -389,6 +425,19 @@ def declared(split: Split, look: Look) -> list[str]:
     ]
 
 
+_REASONS = re.compile(r"\(((?:[\w-]+: [^;()]+)(?:; [\w-]+: [^;()]+)+)\)")
+
+
+def _once(sentence: str) -> str:
+    """The planner's sentence, with a reason that all policies share said once."""
+
+    def one(match: re.Match[str]) -> str:
+        reasons = {each.partition(": ")[2] for each in match[1].split("; ")}
+        return f"({reasons.pop()})" if len(reasons) == 1 else match[0]
+
+    return _REASONS.sub(one, sentence)
+
+
 def _settled(settled: Settled) -> Part:
     title = "What would settle it"
     plan = settled.plan
@@ -400,27 +449,33 @@ def _settled(settled: Settled) -> Part:
     for row in sorted(effects, key=lambda each: each.effect):
         needed = row.randomized.needed
         if needed is None:
-            rows.append([figure(row.effect), "cannot know", "", ""])
+            rows.append([figure(row.effect), row.policy, "cannot know", "", ""])
             continue
         bill = None if row.bill is None else row.bill.needed
         rows.append(
             [
                 figure(row.effect),
+                row.policy,
                 count(needed),
                 brief(row.hours.needed if row.hours else None),
                 "" if bill is None else dollars(bill),
             ]
         )
-    notes = [plan.sentence, *([plan.billed] if plan.billed else [])]
+    notes = [_once(plan.sentence), *([plan.billed] if plan.billed else [])]
     left = settled.left_out
     if left:
-        notes.append(f"Not compared, for their few requests: {', '.join(left[:8])}.")
+        notes.append(
+            f"Compared are the {len(settled.compared)} models with the most requests. Left out:"
+            f" {_some(left)}."
+        )
     below = [f"The same plan, to change: {settled.command}"]
-    head = ("difference", "randomized requests", "time", plan.money_name)
+    head = ("difference", "policy", "randomized requests", "time", plan.money_name)
     return Part(title, notes, head, rows, below)
 
 
 def _begin(look: Look) -> Part:
+    if len(look.settled.compared) < 2:
+        return Part("How to begin", ["A configuration needs a log with two models or more."])
     if look.config is None:
         notes = [
             "--config equipoise.toml writes a configuration that only observes: the daemon answers"
@@ -443,7 +498,11 @@ def _begin(look: Look) -> Part:
 
 def _read(look: Look) -> list[Part]:
     rows = [[role, path, how] for role, (path, how) in look.roles.items()]
-    notes = [f"Rows of {look.shape}: {look.why}." if look.shape else "The columns were guessed."]
+    notes = [
+        f"Rows of {look.shape.removeprefix('rows of ')}: {look.why}."
+        if look.shape
+        else "The columns were guessed."
+    ]
     notes.append(f"Tested: {', '.join(look.tested) or 'no column'}.")
     parts = [Part("How the log was read", notes, ("as", "column", "why"), rows)]
     if look.left_out:
@@ -455,85 +514,6 @@ def _read(look: Look) -> list[Part]:
             Part("Columns that were not tested", (), ("reason", "columns"), left, folded=True)
         )
     return parts
-
-
-_WIDTH, _HEIGHT, _HEAD, _FOOT = 720, 190, 30, 28
-
-
-def _days_figure(found: Findings) -> str:
-    """Requests a day by model, as stacked bars."""
-    days = list(found.days.items())
-    if len(days) < 2:
-        return ""
-    days = days[-120:]
-    names = [model.name for model in found.models[: _COLOURS - 1]]
-    most = max(sum(each.values()) for _, each in days)
-    step = _WIDTH / len(days)
-    bars = []
-    for at, (day, each) in enumerate(days):
-        base = float(_HEIGHT - _FOOT)
-        rest = sum(number for name, number in each.items() if name not in names)
-        for index, number in enumerate([*(each.get(name, 0) for name in names), rest]):
-            high = number / most * (_HEIGHT - _FOOT - _HEAD)
-            base -= high
-            bars.append(
-                f'<rect x="{at * step + step * 0.1:.1f}" y="{base:.1f}" width="{step * 0.8:.1f}"'
-                f' height="{high:.1f}" fill="var(--line-{index})"><title>{day}: {number:,}'
-                "</title></rect>"
-            )
-    ends = "".join(
-        f'<text x="{x}" y="{_HEIGHT - 6}" text-anchor="{anchor}">{day}</text>'
-        for x, anchor, day in ((0, "start", days[0][0]), (_WIDTH, "end", days[-1][0]))
-    )
-    shown = [*names, *(["other models"] if len(found.models) > len(names) else [])]
-    keys = "".join(
-        f'<span style="--key:var(--line-{index})">{html.escape(name)}</span>'
-        for index, name in enumerate(shown)
-    )
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="Requests a day by model">'
-        f'<text x="0" y="18">{count(most)} a day</text>{"".join(bars)}{ends}</svg>'
-        f'<p class="keys">{keys}</p>'
-    )
-
-
-_ROW, _NAMES = 56, 240
-
-
-def _differences(comparisons: Sequence[Comparison]) -> str:
-    """Each difference as the log has it, and among requests alike, against 0."""
-    lines = []
-    for each in comparisons[:8]:
-        name = f"{each.model} - {each.against}"
-        lines.append((name, "as the log has it", each.naive, each.low, each.high, 1))
-        if each.adjusted is not None:
-            low, high = each.adjusted_low or 0.0, each.adjusted_high or 0.0
-            lines.append(("", "among requests alike", each.adjusted, low, high, 0))
-    if not lines:
-        return ""
-    ends = [0.0, *(line[3] for line in lines), *(line[4] for line in lines)]
-    least, span = min(ends), (max(ends) - min(ends)) or 1.0
-
-    def x(value: float) -> float:
-        return _NAMES + 20 + (value - least) / span * (_WIDTH - _NAMES - 130)
-
-    bottom = _ROW * len(lines) + 8
-    drawn = [f'<path class="goal" d="M{x(0):.1f} 4V{bottom}"/>']
-    for at, (name, kind, middle, low, high, colour) in enumerate(lines):
-        y = _ROW * at + 28
-        drawn.append(
-            f'<text x="0" y="{y - 7}">{html.escape(name[:34])}</text>'
-            f'<text x="0" y="{y + 16}">{kind}</text>'
-            f'<path class="curve" style="stroke:var(--line-{colour})" d="M{x(low):.1f} {y}'
-            f'H{x(high):.1f}"/><circle cx="{x(middle):.1f}" cy="{y}" r="5"'
-            f' fill="var(--line-{colour})"/>'
-            f'<text x="{x(high) + 8:.1f}" y="{y + 5}">{signed(middle)}</text>'
-        )
-    label = "Differences of mean reward with 95% intervals; the dashed line is no difference"
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {bottom + 4}" role="img" aria-label="{label}">'
-        f"{''.join(drawn)}</svg>"
-    )
 
 
 def as_page(look: Look) -> str:
@@ -564,7 +544,9 @@ td.words, th.words {
 }
 p.command { font-family: ui-monospace, monospace; font-size: 0.85rem; overflow-wrap: anywhere; }
 """
-_WORDS = frozenset({"split", "who gets what", "verdict", "smallest p", "column", "columns", "why"})
+WORDS = frozenset(
+    {"split", "who gets what", "verdict", "smallest p", "column", "columns", "why", "policy"}
+)
 
 
 def _section(part: Part) -> str:
@@ -584,7 +566,7 @@ def _section(part: Part) -> str:
 def _table(part: Part) -> str:
     if not part.rows:
         return ""
-    words = [' class="words"' if name in _WORDS else "" for name in part.head]
+    words = [' class="words"' if name in WORDS else "" for name in part.head]
     head = "".join(
         f"<th{kind}>{html.escape(name)}</th>" for kind, name in zip(words, part.head, strict=True)
     )

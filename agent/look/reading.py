@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import math
 import zlib
 from collections import Counter
@@ -24,24 +25,33 @@ from typing import IO, Any, Final
 import msgspec
 import numpy as np
 
-from equipoise.agent.config.ingest import as_flag, as_number, as_seconds, parse_path
+from equipoise.agent.config.ingest import as_number, as_seconds, parse_path
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest import files
 from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED
 from equipoise.agent.ingest.presets import FAMILIES, PRESETS, Preset, preset_rows, recognise
-from equipoise.agent.look.choosing import Chosen, Fields, Sightings, choose, is_whole
+from equipoise.agent.look.choosing import Chosen, Sightings, choose, is_whole
+from equipoise.agent.look.values import (
+    CHATS,
+    Codes,
+    Fields,
+    flag,
+    forget_zeros,
+    hashes,
+    is_failure,
+    length,
+    named,
+    told,
+)
 from equipoise.store.batches import Floats
+from equipoise.store.words import plural
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 4096
 SURVEY_ROWS, SPOTS = 1500, 8
 """Rows that are looked at before the columns are chosen; places of a file they come from."""
-MOST_CODES = 1000
-"""Distinct values of a column that are told apart; the rest count as one."""
 MOST_REASONS = 20
-NONE, OTHER = -1, -2
-"""Codes of a value that is not there, and of all that are beyond MOST_CODES."""
 FATES: Final = (ANSWERED, CACHED, FAILED)
 """What became of a request, by number; a higher number is another reason why a row is none."""
 _MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -75,6 +85,8 @@ class Block:
 
 def inspected(path: Path) -> Source:
     """What kind of file this is, by its bytes. Raises AgentError in one line."""
+    if str(path) == "-":
+        raise AgentError("-: look reads files, several times; save standard input to one first")
     if not path.exists():
         raise AgentError(f"{path}: there is no such file")
     if path.is_dir():
@@ -86,8 +98,10 @@ def inspected(path: Path) -> Source:
     with opened(path, packing) as (file, _):
         try:
             head = file.read(1 << 16)
-        except (OSError, EOFError, zlib.error) as error:
-            raise AgentError(f"{path} cannot be unpacked: {error}") from None
+        except _BROKEN as error:
+            cut = isinstance(error, EOFError) or "truncated" in str(error).casefold()
+            how = "is cut off near its beginning" if cut else f"cannot be unpacked: {error}"
+            raise AgentError(f"{path} {how}") from None
     text = head.removeprefix(_BOM).lstrip()
     if not text:
         raise AgentError(f"{path} is empty")
@@ -142,6 +156,58 @@ def opened(path: Path, packing: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
             yield raw, raw
 
 
+CHUNK, FEWEST_OF_SHAPE = 100, 50
+"""Rows that are asked together whose they are, and how many say enough."""
+
+
+def _one_shape(source: Source, preset: Preset | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise AgentError where later rows of a file are of another shape than the first ones: read
+    as one, half of them would have no model or no reward."""
+    if is_whole(preset) or len(rows) < FEWEST_OF_SHAPE:
+        return
+    shape = recognise(rows)
+    if shape is not preset and (shape is None or preset is None or shape.family != preset.family):
+        first, later = (each.name if each else "no known shape" for each in (preset, shape))
+        raise AgentError(
+            f"{source.path}: its first rows are of {first}, later ones of {later}: split the file"
+            " and look at one kind at a time"
+        )
+
+
+_BROKEN = (OSError, EOFError, zlib.error)
+"""What unpacking raises where a file is cut off or damaged. EOFError would end a command without
+a word, as if it had been interrupted."""
+
+
+def _lines_of(source: Source) -> Iterator[tuple[bytes, int]]:
+    """Whole lines of a file, some at a time, and how far it is read. Raises AgentError where it is
+    cut off or damaged."""
+    with opened(source.path, source.packing) as (file, raw):
+        try:
+            for lines in _line_blocks(file):
+                yield lines, raw.tell()
+        except _BROKEN as error:
+            raise AgentError(_broken(source) or f"{source.path} cannot be read: {error}") from None
+
+
+def _broken(source: Source) -> str:
+    """Where a packed file ends too early or is damaged, in words; "" where it is sound."""
+    whole = 0
+    try:
+        with opened(source.path, source.packing) as (file, _):
+            # One read at a time keeps what stands before the place that cannot be read.
+            while chunk := file.read1(1 << 16):  # type: ignore[attr-defined]
+                whole += chunk.count(b"\n")
+    except _BROKEN as error:
+        after = {"jsonl": plural(whole, "whole row"), "csv": plural(whole, "whole line")}
+        where = f", after {after[source.format]}" if source.format in after else ""
+        cut = isinstance(error, EOFError) or "truncated" in str(error).casefold()
+        if cut:
+            return f"{source.path} ends in the middle{where}: the file is cut off"
+        return f"{source.path} cannot be unpacked{where}: {error}"
+    return ""
+
+
 def survey(
     sources: Sequence[Source],
     shape: str | None = None,
@@ -161,8 +227,11 @@ def survey(
     seen = Sightings()
     for source, preset in zip(sources, presets, strict=True):
         before = seen.rows
-        for row in _some_rows(source, preset):
-            seen.add(row)
+        found = _some_rows(source, preset)
+        while chunk := list(islice(found, CHUNK)):
+            for row in chunk:
+                seen.add(row)
+            _one_shape(source, preset, chunk)
         if seen.rows == before:
             raise AgentError(f"{source.path}: none of the first rows can be read")
     try:
@@ -175,7 +244,9 @@ def _preset(source: Source, shape: str | None) -> Preset | None:
     """Whose log a file is, by its first rows or as the user says. Raises AgentError."""
     if shape is not None and shape not in PRESETS and shape not in FAMILIES:
         names = dict.fromkeys([*FAMILIES, *PRESETS])
-        raise AgentError(f"--from {shape}: {suggestion(shape, names)}")
+        near = suggestion(shape, names)
+        known = near if near.startswith("did") else f"known are: {', '.join(names)}"
+        raise AgentError(f"--from {shape}: {known}")
     first = [row for row in islice(_raw_rows(source, Counter()), 100) if isinstance(row, dict)]
     found = recognise(first, shape if shape in FAMILIES else None)
     if shape is not None and (found is None or shape not in (found.name, found.family)):
@@ -200,24 +271,32 @@ def _some_rows(source: Source, preset: Preset | None) -> Iterator[Mapping[str, A
 def _raw_rows(source: Source, lost: Counter[str]) -> Iterator[Any]:
     """What a file holds, before anything is made of it; rows that cannot be read are counted."""
     if source.format == "jsonl":
-        with opened(source.path, source.packing) as (file, _):
-            for lines in _line_blocks(file):
-                for line in lines.split(b"\n"):
-                    if not line.strip():
-                        continue
-                    row = _decoded(line)
-                    if row is None:
-                        _lose(lost, "not JSON")
-                    else:
-                        yield row
+        for lines, _ in _lines_of(source):
+            for line in lines.split(b"\n"):
+                if not line.strip():
+                    continue
+                row = _decoded(line)
+                if row is None:
+                    _lose(lost, "not JSON")
+                else:
+                    yield row
         return
-    for _, entry in files.rows(str(source.path), source.format):
+    for entry in _entries(source):
         if isinstance(entry, AgentError):
             # Its numbers differ from row to row.
             cells = "cells" in str(entry)
             _lose(lost, "too few or too many cells" if cells else str(entry)[:80])
         else:
             yield _decoded(entry) if isinstance(entry, bytes) else entry
+
+
+def _entries(source: Source) -> Iterator[Any]:
+    try:
+        for _, entry in files.rows(str(source.path), source.format):
+            yield entry
+    except (AgentError, OSError) as error:
+        # A file that is cut off is said to be none of its kind.
+        raise AgentError((source.packing and _broken(source)) or str(error)) from None
 
 
 def _lose(lost: Counter[str], reason: str, number: int = 1) -> None:
@@ -228,6 +307,12 @@ def _decoded(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
+        if b"NaN" not in line and b"Infinity" not in line:
+            return None
+    try:
+        # Python and pandas write NaN for what is missing, though JSON has none.
+        return json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
         return None
 
 
@@ -257,37 +342,6 @@ def _rows(source: Source, preset: Preset | None, lost: Counter[str]) -> Iterator
             yield row
 
 
-class _Codes(dict[Any, int]):
-    """Values to codes in the order they come, up to MOST_CODES of them."""
-
-    def __init__(self, most: int = MOST_CODES) -> None:
-        super().__init__({None: NONE, "": NONE})
-        self._most = most
-        self.labels: list[Any] = []
-
-    def __missing__(self, value: Any) -> int:
-        if len(self.labels) >= self._most:
-            return OTHER
-        self[value] = code = len(self.labels)
-        self.labels.append(value)
-        return code
-
-    def of(self, values: list[Any]) -> np.ndarray:
-        try:
-            return np.fromiter(map(self.__getitem__, values), np.int32, len(values))
-        except TypeError:
-            # A list or a mapping where others have a text.
-            hashable = [
-                tuple(map(str, value))
-                if isinstance(value, list)
-                else value
-                if value.__hash__ is not None
-                else str(value)[:200]
-                for value in values
-            ]
-            return np.fromiter(map(self.__getitem__, hashable), np.int32, len(values))
-
-
 class Reader:
     """Rows of the chosen columns as arrays; it keeps the codes of categories over blocks and files.
 
@@ -297,9 +351,9 @@ class Reader:
 
     def __init__(self, chosen: Chosen, seen: Sightings) -> None:
         self.chosen = chosen
-        self.models = _Codes()
-        self.columns: list[_Codes | None] = [
-            _Codes() if each.kind in ("category", "tags") else None for each in chosen.columns
+        self.models = Codes()
+        self.columns: list[Codes | None] = [
+            Codes() if each.kind in ("category", "tags") else None for each in chosen.columns
         ]
         self.lost: Counter[str] = Counter()
         self.bad: Counter[str] = Counter()
@@ -337,9 +391,8 @@ class Reader:
 
     def _of_file(self, source: Source) -> Iterator[Block]:
         if source.format == "jsonl" and not self.chosen.whole:
-            with opened(source.path, source.packing) as (file, raw):
-                for lines in _line_blocks(file):
-                    yield self._block(self._lines(lines), raw.tell())
+            for lines, done in _lines_of(source):
+                yield self._block(self._lines(lines), done)
             return
         found = _rows(source, self.chosen.preset, self.lost)
         while rows := list(islice(found, BLOCK_ROWS)):
@@ -384,14 +437,14 @@ class Reader:
             self._column(column.kind, values[column.path], codes)
             for column, codes in zip(self.chosen.columns, self.columns, strict=True)
         ]
-        fate = _told(of("status"), count, self._fates, self._fate)
-        fate = np.maximum(fate, _told(of("call"), count, self._calls, self._call))
-        cached = _told(of("cached"), count, self._flags, _flag)
+        fate = told(of("status"), count, self._fates, self._fate)
+        fate = np.maximum(fate, told(of("call"), count, self._calls, self._call))
+        cached = told(of("cached"), count, self._flags, flag)
         return Block(
             rows=count,
-            model=self.models.of([_name(value) for value in of("model")]),
+            model=self.models.of([named(value) for value in of("model")]),
             numbers=self._numbers(of, count),
-            unit=_hashes(of("unit"), count),
+            unit=hashes(of("unit"), count),
             fate=np.where((fate == 0) & (cached > 0), FATES.index(CACHED), fate),
             columns=columns,
             done=done,
@@ -403,6 +456,10 @@ class Reader:
         for role in ("cost", "input_tokens", "output_tokens", "seconds", "propensity"):
             if role in roles:
                 numbers[role] = self._floats(of(role), role)
+                low = numbers[role] < 0.0
+                if role != "propensity" and low.any():
+                    self.bad[f"{role} below 0"] += int(np.count_nonzero(low))
+                    numbers[role][low] = math.nan
         if "seconds" in numbers and self.chosen.milliseconds:
             numbers["seconds"] = numbers["seconds"] / 1e3
         if "reward" in roles:
@@ -416,7 +473,7 @@ class Reader:
                 took = ended - numbers["at"]
                 numbers["seconds"] = np.where(took >= 0, took, math.nan)
         unpriced = [bool(value) for value in of("unpriced")] or [False] * count
-        _forget_zeros(numbers, np.array(unpriced))
+        forget_zeros(numbers, np.array(unpriced))
         return numbers
 
     def _fate(self, value: Any) -> int:
@@ -425,7 +482,7 @@ class Reader:
             return FATES.index(value)
         if self.chosen.whole:
             return self._other(str(value)[:60])
-        return FATES.index(FAILED) if _failure(value) else 0
+        return FATES.index(FAILED) if is_failure(value) else 0
 
     def _call(self, value: Any) -> int:
         """Calls of LiteLLM that are no chats."""
@@ -441,11 +498,11 @@ class Reader:
                 self.reasons.append(reason)
         return len(FATES) + self.reasons.index(reason)
 
-    def _column(self, kind: str, values: list[Any], codes: _Codes | None) -> np.ndarray:
+    def _column(self, kind: str, values: list[Any], codes: Codes | None) -> np.ndarray:
         if codes is not None:
             return codes.of(values)
         if kind == "length":
-            return np.array([_length(value) for value in values], dtype=np.float64)
+            return np.array([length(value) for value in values], dtype=np.float64)
         return self._floats(values, "")
 
     def _floats(self, values: list[Any], role: str) -> Floats:
@@ -511,78 +568,3 @@ def _line_blocks(file: IO[bytes]) -> Iterator[bytes]:
     last = b"".join(rest)
     if last.strip():
         yield last
-
-
-def _name(value: Any) -> Any:
-    return value if isinstance(value, str) or value is None else str(value)[:200]
-
-
-def _length(value: Any) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, msgspec.Raw):
-        size = len(memoryview(value))
-        return math.nan if size <= 4 and bytes(value) == b"null" else float(size)
-    return float(len(value) if isinstance(value, str) else len(msgspec.json.encode(value)))
-
-
-def _hashes(values: list[Any], count: int) -> np.ndarray:
-    if not values:
-        return np.zeros(count, np.int64)
-    try:
-        hashes = np.fromiter(map(hash, values), np.int64, count)
-    except TypeError:
-        hashes = np.fromiter((hash(str(value)) for value in values), np.int64, count)
-    hashes[[value is None or value == "" for value in values]] = 0
-    return hashes
-
-
-def _told(
-    values: list[Any], count: int, known: dict[Any, int], tell: Callable[[Any], int]
-) -> np.ndarray:
-    """A number for each row, worked out once for each distinct value."""
-    numbers = np.zeros(count, np.int64)
-    for at, value in enumerate(values):
-        try:
-            number = known.get(value)
-        except TypeError:
-            number = tell(value)
-        if number is None:
-            number = tell(value)
-            if len(known) < MOST_CODES:
-                known[value] = number
-        numbers[at] = number
-    return numbers
-
-
-def _forget_zeros(numbers: dict[str, Floats], unpriced: np.ndarray) -> None:
-    """Zeros that stand for unknown become so, as in `presets`: every request has input, so 0
-    tokens in and 0 out are those of a stream without usage, and its cost of 0 follows from that."""
-    tokens_in, tokens_out = numbers.get("input_tokens"), numbers.get("output_tokens")
-    if tokens_in is None or tokens_out is None:
-        return
-    unknown = (np.nan_to_num(tokens_in) == 0) & (np.nan_to_num(tokens_out) == 0)
-    for tokens in (tokens_in, tokens_out):
-        tokens[unknown] = math.nan
-    if "cost" in numbers:
-        free = (numbers["cost"] == 0) & (np.isnan(tokens_in) | unpriced)
-        numbers["cost"][free] = math.nan
-
-
-CHATS = ("completion", "responses", "anthropic_messages", "generate_content")
-_FAILURES = ("fail", "error", "exception", "timeout", "timed_out", "refused", "cancel")
-
-
-def _failure(value: Any) -> bool:
-    try:
-        code = as_number("", value)
-    except (AgentError, TypeError):
-        return any(word in str(value).casefold() for word in _FAILURES)
-    return code is not None and 400 <= code < 600
-
-
-def _flag(value: Any) -> int:
-    try:
-        return int(bool(as_flag("", value)))
-    except (AgentError, TypeError):
-        return int(str(value).casefold() in ("hit", "cached"))

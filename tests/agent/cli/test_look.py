@@ -239,3 +239,152 @@ def test_names_of_any_kind_make_a_page_and_a_configuration(tmp_path: Path) -> No
         )
         result, refused = run(order)
         assert (result.accepted, refused.first) == (300, [])
+
+
+def _plain(path: Path, count: int = 400, **changes: Any) -> Path:
+    """A log of two models in turn, with every column that may be named wrongly."""
+    table = [
+        {
+            "ts": 1_795_000_000 + 60 * at,
+            "model": "ab"[at % 2],
+            "prompt": f"a prompt of its own, number {at}",
+            "when": "01.11.2026 12:00:00",
+            "reward": (at // 2) % 2,
+            "cost": 0.01,
+            **{name: make(at) for name, make in changes.items()},
+        }
+        for at in range(count)
+    ]
+    return lines_of(path, table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--at", "prompt"], "--at prompt: 'a prompt of its own, number 0' is no time; expected"),
+        (["--at", "when"], "'01.11.2026 12:00:00' is no time; expected ISO 8601, such as"),
+        (["--at", "when"], "a date of day, month and year alone does not say which is which"),
+        (["--at", "model"], "--at model: 'a' is no time"),
+        (["--cost", "prompt"], "is no number; expected a number of USD, such as 0.012"),
+        (["--seconds", "when"], "--seconds when: '01.11.2026 12:00:00' is no number; expected"),
+        (["--rewards", "up=1"], "--rewards up: no value of reward is one of these words; it holds"),
+        (["--reward", "when"], "--reward when: '01.11.2026 12:00:00' is no number; say what"),
+    ],
+)
+def test_a_named_column_that_cannot_be_read_is_refused(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    done = run_command("look", _plain(tmp_path / "log.jsonl"), *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def _answer(path: Path, *arguments: str) -> str:
+    done = run_command("look", path, *arguments)
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+def test_what_is_like_a_time_or_a_reward_and_is_none_is_named(tmp_path: Path) -> None:
+    log = _plain(tmp_path / "log.jsonl", ts=lambda at: at, reward=lambda at: ["meh", "ok"][at % 2])
+    printed = _answer(log)
+    assert "no row has a reward: say what the words of reward, such as 'meh', are worth" in printed
+    printed = _answer(log, "--rewards", "meh=0,ok=1")
+    assert "no row has a time: 0 in ts is no time: expected ISO 8601" in printed
+
+
+def test_the_best_mean_is_the_lowest_where_less_is_better(tmp_path: Path) -> None:
+    log = _plain(tmp_path / "log.jsonl", reward=lambda at: int(at % 2 == 0 or at % 8 == 1))
+    assert "a has the highest mean reward in the log, 1, before b with 0.25" in _answer(log)
+    printed = _answer(log, "--minimise")
+    assert "b has the lowest mean reward in the log, 0.25, before a with 1" in printed
+
+
+def test_ties_and_too_few_rows_are_said(tmp_path: Path) -> None:
+    printed = _answer(_plain(tmp_path / "tie.jsonl", reward=lambda at: 1))
+    assert "Both models have the same mean reward in the log, 1: it tells none apart." in printed
+    printed = _answer(_plain(tmp_path / "few.jsonl", count=30))
+    assert "Too few rows have a reward to compare the models: 15 of a and 15 of b; 30 of" in printed
+    assert "No plan can be made: too few requests of the models: a (15), b (15)" in printed
+    assert "as the log has it (95%" not in printed
+    assert "holds one model" not in printed
+
+
+def test_the_first_of_many_alike_is_no_find_and_who_is_left_out_is_named(tmp_path: Path) -> None:
+    chance = random.Random(6)
+    rewards = [chance.randint(0, 1) for _ in range(1500)]
+    log = _plain(
+        tmp_path / "many.jsonl",
+        1500,
+        model=lambda at: f"m{at * 7 % 15}",
+        reward=lambda at: rewards[at],
+    )
+    printed = _answer(log, "--config", str(tmp_path / "c.toml"))
+    assert "one of 15 models is first by chance alone" in printed
+    assert "Compared are the 12 models with the most requests. Left out: m" in printed
+    text = (tmp_path / "c.toml").read_text()
+    left = next(line for line in text.splitlines() if line.startswith('#   "m'))
+    assert len(left.split(", ")) == 3
+    assert "3 models of the log" in text
+    data = tomllib.loads(text)
+    assert len(data["models"]) == 12
+    assert data["policy"]["estimator"] == "ipw"
+
+
+def test_nan_is_missing_and_costs_below_zero_are_unknown(tmp_path: Path) -> None:
+    log = _plain(
+        tmp_path / "log.jsonl",
+        reward=lambda at: float("nan") if at % 4 < 2 else (at // 4) % 2,
+        cost=lambda at: -1.0 if at % 40 < 2 else float("inf") if at % 40 < 4 else 0.5,
+    )
+    assert b"NaN" in log.read_bytes()
+    assert b"Infinity" in log.read_bytes()
+    done = run_command("look", log, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["findings"]
+    assert (found["rows"], found["used"], found["lost"]) == (400, 400, 0)
+    assert [each["rated"] for each in found["models"]] == [100, 100]
+    assert [each["cost"] for each in found["models"]] == [0.5, 0.5]
+    assert found["unreadable"] == {"cost below 0": 20}
+    assert found["traffic"] == pytest.approx(60.0)
+    assert "20 values of cost are below 0 and count as none." in _answer(log)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_file_of_two_shapes_is_refused(tmp_path: Path, turned: bool) -> None:
+    found = list(rows(2500, World(), 31))
+    halves: list[list[Any]] = [found, [litellm(row, at) for at, row in enumerate(found)]]
+    first, later = halves[::-1] if turned else halves
+    done = run_command("look", lines_of(tmp_path / "log.jsonl", [*first, *later]))
+    assert (done.returncode, done.stdout) == (2, "")
+    names = ("litellm", "no known shape") if turned else ("no known shape", "litellm")
+    assert "first rows are of {}, later ones of {}: split the file".format(*names) in done.stderr
+
+
+def test_tables_stack_where_they_are_too_wide_and_cut_no_number(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = json.loads(run_command("look", log, "--json").stdout)["findings"]["models"]
+    for width in (60, 80):
+        monkeypatch.setenv("COLUMNS", str(width))
+        printed = run_command("look", log).stdout
+        tables = [line for line in printed.splitlines() if line.startswith(" ")]
+        assert max(map(len, tables)) <= width
+        lines = [line.split() for line in tables]
+        cells = {cell for line in lines if line and line[0] == "large" for cell in line}
+        large = next(each for each in models if each["name"] == "large")
+        assert {"$0.011", f"{large['rated']:,}"} <= cells
+        assert f"{large['slow']:.3g}" in cells
+        assert any(line[:3] == ["rows", "verdict", "how"] for line in lines)
+        assert any(line[:4] == ["all", "requests", "not", "random"] for line in lines)
+
+
+def test_a_log_of_one_model_is_reported_without_a_configuration(tmp_path: Path) -> None:
+    path = _plain(tmp_path / "log.jsonl", model=lambda at: "a")
+    done = run_command("look", path, "--config", tmp_path / "c.toml")
+    assert done.returncode == 2
+    assert "The log holds one model, a" in done.stdout
+    assert "c.toml is not written: it needs a log with two models or more" in done.stderr
+    assert not (tmp_path / "c.toml").exists()
+    assert "writes a configuration" not in _answer(path)

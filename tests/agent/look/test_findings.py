@@ -20,12 +20,11 @@ from equipoise.agent.look.findings import (
     ModelRow,
     Reward,
     Tally,
-    compared,
     interval,
     reward_range,
-    settled,
 )
 from equipoise.agent.look.reading import Reader, inspected, survey
+from equipoise.agent.look.settling import compared, settled
 from equipoise.replay.cli import app
 from tests.agent.look.simulated_logs import World, rows
 from tests.agent.look.test_reading import lines_of
@@ -225,7 +224,7 @@ def test_plans_of_other_rewards_are_taken_by_the_planner(
         tmp_path / "log.jsonl", [{**row, "score": float(row["score"])} for row in table]
     )
     asked = []
-    for module in ("agent.planning.plan", "agent.look.findings"):
+    for module in ("agent.planning.plan", "agent.look.settling"):
         # What both hand to the planner says enough, and takes no time.
         monkeypatch.setattr(
             f"equipoise.{module}.make_plan", lambda each: asked.append(each.request)
@@ -241,7 +240,7 @@ def test_plans_of_other_rewards_are_taken_by_the_planner(
 def test_where_nothing_can_be_planned_it_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("equipoise.agent.look.findings.make_plan", lambda problem: None)
+    monkeypatch.setattr("equipoise.agent.look.settling.make_plan", lambda problem: None)
 
     def plan(changes: dict[str, Any], **options: Any) -> str:
         table = [

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import random
+import re
 import tracemalloc
 from collections import Counter
 from datetime import UTC, datetime
@@ -319,7 +320,8 @@ def test_several_files_are_one_log_if_they_are_of_one_kind(tmp_path: Path) -> No
             "a.txt",
             "begins with 'hello': expected JSON lines, JSON, Parquet, or CSV",
         ),
-        (gzip.compress(b"{}" * 99)[:20], "a.jsonl.gz", "cannot be unpacked: "),
+        (gzip.compress(b"{}" * 99)[:20], "a.jsonl.gz", "is cut off near its beginning"),
+        (gzip.compress(b"{}" * 99)[:-5] + b"0" * 5, "a.jsonl.gz", "cannot be unpacked: "),
         (gzip.compress(b"model,b\nx,1\n"), "a.csv", "is gz: name it a.csv.gz"),
         (b"model,b\nx,1\n", "a.csv.gz", "is not packed: rename it: it is not .gz"),
         (b"PAR1 and nothing more", "a.parquet", "not a Parquet file"),
@@ -342,3 +344,28 @@ def test_a_file_that_is_no_log_gets_one_line(
     assert "\n" not in str(caught.value)
     with pytest.raises(AgentError, match="is a folder: name the files in it"):
         inspected(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("a.jsonl.gz", r", after [1-9][\d,]+ whole rows"),
+        ("a.jsonl.zst", r", after [1-9][\d,]+ whole rows"),
+        ("a.csv.gz", r", after [1-9][\d,]+ whole lines"),
+        ("a.json.gz", ""),
+    ],
+)
+def test_a_file_that_is_cut_off_is_named_with_the_rows_before(
+    table: list[dict[str, Any]], tmp_path: Path, name: str, where: str
+) -> None:
+    """EOFError is no ValueError: it would end the command as an interrupt does, without a word."""
+    path = written(table, tmp_path / name)
+    data = path.read_bytes()
+    for size in (len(data) * 9 // 10, len(data) - 3):
+        path.write_bytes(data[:size])
+        with pytest.raises(AgentError) as caught:
+            read(path)
+        assert re.fullmatch(
+            re.escape(str(path)) + f" ends in the middle{where}: the file is cut off",
+            str(caught.value),
+        )
