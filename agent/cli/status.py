@@ -115,7 +115,9 @@ def describe(agent: Agent) -> dict[str, Any]:
         "outlook_sentence": answer.outlook_sentence,
         "rating_sentence": estimates.rating_sentence,
         "activity_sentence": (
-            answer.activity_sentence if agent.state.decisions else NOTHING_DECIDED
+            NOTHING_DECIDED
+            if answer.activity == "randomizing" and not agent.state.decisions
+            else answer.activity_sentence
         ),
         "family": answer.family,
         "estimator": estimates.estimator,
