@@ -259,12 +259,8 @@ def _parts(values: Floats) -> tuple[Ints, list[str]]:
     ends = np.unique(np.quantile(values[there], np.arange(1, PARTS) / PARTS))
     codes = np.where(there, np.searchsorted(ends, values, side="right"), len(ends) + 1)
     shown = [f"{end:.4g}" for end in ends]
-    names = [
-        f"below {shown[0]}",
-        *map(" to ".join, pairwise(shown)),
-        f"from {shown[-1]}",
-        "nothing",
-    ]
+    between = map(" to ".join, pairwise(shown))
+    names = [f"below {shown[0]}", *between, f"from {shown[-1]}", "nothing"]
     return _packed(codes.astype(np.int64), names)
 
 
@@ -584,8 +580,7 @@ def _shares(sample: Sample, counts: Ints) -> dict[str, float]:
 
 def _detectable(split: Ints, cluster: Ints, level: float) -> float:
     """The difference of a model's share between two halves of the rows that is seen with 80%."""
-    counts = np.bincount(split)
-    indicator = (split == int(np.argmax(counts))).astype(np.float64)
+    indicator = (split == int(np.argmax(np.bincount(split)))).astype(np.float64)
     errors = indicator - indicator.mean()
     sums = np.add.reduceat(errors, starts(cluster))
     z = float(special.ndtri(1.0 - level / 2.0) + special.ndtri(0.8))

@@ -536,6 +536,13 @@ def as_page(look: Look) -> str:
 
 
 _STYLE = """
+h1, p, summary { overflow-wrap: anywhere; }
+.scroll {
+  background:
+    linear-gradient(to left, transparent, var(--card) 2rem) local,
+    linear-gradient(to left, var(--muted), transparent 0.6rem) right / 100% 100% no-repeat;
+}
+@media (max-width: 34rem) { td.words, th.words { min-width: 6.5rem; } }
 td.words, th.words {
   text-align: left;
   white-space: normal;
