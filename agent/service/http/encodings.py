@@ -126,6 +126,8 @@ def _check_frames(packed: bytes) -> None:
         if magic >> 4 == _SKIPPABLE:
             at += 8 + int.from_bytes(packed[at + 4 : at + 8], "little")
             blocks += 1
+            if blocks > MOST_PARTS:
+                raise _too_many()
             continue
         if magic != _FRAME:
             return
@@ -152,9 +154,13 @@ def _check_frames(packed: bytes) -> None:
             at += 3 + (1 if kind == 1 else header >> 3)
             blocks += 1
             if blocks > MOST_PARTS:
-                limit = f"{MOST_PARTS} blocks"
-                raise Refusal(413, f"the zstd body has more than {limit}", limit=limit)
+                raise _too_many()
         at += 4 if descriptor & 4 else 0
+
+
+def _too_many() -> Refusal:
+    limit = f"{MOST_PARTS} blocks"
+    return Refusal(413, f"the zstd body has more than {limit}", limit=limit)
 
 
 def _damaged(encoding: str, why: str) -> Refusal:

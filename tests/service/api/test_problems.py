@@ -24,4 +24,4 @@ def test_an_unknown_field_is_named_where_it_stands(body: object, field: str | No
     document = refusal_of(raised.value).document
     assert document.field == field
     assert words in document.detail
-    assert "own" not in document.detail
+    assert "my own" not in document.detail

@@ -122,6 +122,9 @@ def test_a_frame_that_asks_for_more_memory_than_a_content_coding_may_is_refused(
 def test_what_is_next_to_nothing_may_not_come_too_often():
     with pytest.raises(Refusal, match=f"more than {MOST_PARTS} blocks"):
         list(pieces(frame(0, MOST_PARTS + 1), "zstd", 10))
+    skippable = b"\x50\x2a\x4d\x18" + bytes(4)
+    with pytest.raises(Refusal, match=f"more than {MOST_PARTS} blocks"):
+        list(pieces(skippable * (MOST_PARTS + 1), "zstd", 10))
     with pytest.raises(Refusal, match="more behind its end"):
         list(pieces(gzip.compress(b"") * (MOST_PARTS + 1), "gzip", 10))
 
