@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.values import shown_sent
 from equipoise.store.records import LONGEST_ID
 
 Signal: TypeAlias = Literal["traces", "logs"]
@@ -150,10 +151,11 @@ _CALL_FIELDS = [
     for name in NAMES
     if name not in ("operation", "finish_reason", "error", "evaluation", "score", "label")
 ]
+_SPELLED = re.compile(r"-?[0-9.]+(?:[eE][-+]?[0-9]+)?|NaN|-?Infinity")
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{3,4}|\d{6}|\d{8})(?:-v\d+(?::\d+)?)?")
 
 
-class _Wire(msgspec.Struct, rename="camel", omit_defaults=True):
+class _Wire(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A message of OTLP as its JSON has it; what is not needed here is skipped."""
 
 
@@ -290,23 +292,20 @@ def rows(
                 yield from _of_record(record, counted)
 
 
-def rows_of(line: Mapping[str, Any]) -> Iterator[Row]:
+def rows_of(line: Mapping[str, Any]) -> Iterator[Row | Rejected]:
     """The rows of a batch that lies in a file as JSON, decoded. A call has its evaluations beside
     it: scores and labels, by name. Of a call within another only the outer one is a row, and an
-    answer that is there twice counts once.
+    answer that is there twice counts once, and what cannot be read of it is refused alone.
 
-    Raises AgentError where something of the batch cannot be read.
+    Raises AgentError where the line is no batch.
     """
     signal: Signal = "logs" if "resourceLogs" in line else "traces"
     try:
         message = msgspec.convert(line, MESSAGES[signal], strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
         raise AgentError(f"this is no batch of OTLP: {error}") from None
-    read: list[Row] = []
-    for row in rows(message):
-        if isinstance(row, Rejected):
-            raise AgentError(row.reason)
-        read.append(row)
+    held = list(rows(message))
+    read = [row for row in held if not isinstance(row, Rejected)]
     spans = {row["span_id"] for row in read if row["kind"] == "call"}
     scores: dict[str, Row] = {}
     for row in read:
@@ -316,7 +315,11 @@ def rows_of(line: Mapping[str, Any]) -> Iterator[Row]:
                 if row[field] is not None:
                     beside[f"{field}s"][row["name"]] = row[field]
     answers: set[str] = set()
-    for row in read:
+    for each in held:
+        if isinstance(each, Rejected):
+            yield each
+            continue
+        row = each
         if row["kind"] == "evaluation" and row["span_id"] not in spans:
             yield row
         if row["kind"] != "call" or row["parent_span_id"] in spans:
@@ -338,7 +341,7 @@ def _of_span(span: Span, resource: Row, ignored: Counter[str]) -> Iterator[Row |
         attributes = _flat(span.attributes)
         row = _call(span, attributes, resource)
     except AgentError as error:
-        yield Rejected(f"span {span.span_id[:32]!r}: {error}")
+        yield Rejected(f"span {shown_sent(span.span_id)}: {error}")
         return
     if row is not None:
         yield row
@@ -351,7 +354,7 @@ def _of_span(span: Span, resource: Row, ignored: Counter[str]) -> Iterator[Row |
             said = _flat(event.attributes)
             yield _evaluation(said, span.trace_id, span.span_id, event.time_unix_nano)
         except AgentError as error:
-            yield Rejected(f"span {span.span_id[:32]!r}: {EVALUATION_EVENT}: {error}")
+            yield Rejected(f"span {shown_sent(span.span_id)}: {EVALUATION_EVENT}: {error}")
 
 
 def _of_record(record: LogRecord, ignored: Counter[str]) -> Iterator[Row | Rejected]:
@@ -498,14 +501,16 @@ def _plain(value: AnyValue) -> Any:
         return value.string_value
     if value.int_value is not None:
         try:
-            return int(value.int_value)
+            return int(_spelled(value.int_value))
         except ValueError:
-            raise AgentError(f"intValue: {value.int_value[:40]!r} is no whole number") from None  # type: ignore[index]
+            received = shown_sent(value.int_value)
+            raise AgentError(f"intValue: {received} is no whole number") from None
     if value.double_value is not None:
         try:
-            return float(value.double_value)
+            return float(_spelled(value.double_value))
         except ValueError:
-            raise AgentError(f"doubleValue: {value.double_value[:40]!r} is no number") from None  # type: ignore[index]
+            received = shown_sent(value.double_value)
+            raise AgentError(f"doubleValue: {received} is no number") from None
     if value.bool_value is not None:
         return value.bool_value
     if value.array_value is not None:
@@ -513,6 +518,13 @@ def _plain(value: AnyValue) -> Any:
     if value.kvlist_value is not None:
         return _flat(value.kvlist_value.values)
     return value.bytes_value
+
+
+def _spelled(value: float | str) -> float | str:
+    """A number as JSON of Protobuf writes it. Raises ValueError for what only Python reads."""
+    if isinstance(value, str) and not _SPELLED.fullmatch(value):
+        raise ValueError
+    return value
 
 
 def _found(field: str, attributes: Row) -> Any:
@@ -532,7 +544,7 @@ def _text(field: str, attributes: Row) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise AgentError(f"{NAMES[field][0].attribute}: received {str(value)[:40]!r}, expected text")
+    raise AgentError(f"{NAMES[field][0].attribute}: received {shown_sent(value)}, expected text")
 
 
 def _number(field: str, attributes: Row) -> float | int | None:
@@ -556,7 +568,7 @@ def _nanoseconds(field: str, value: int | str) -> int:
     except ValueError:
         time = -1
     if not 0 <= time < 2**64:
-        raise AgentError(f"{field}: received {str(value)[:40]!r}, expected nanoseconds")
+        raise AgentError(f"{field}: received {shown_sent(value)}, expected nanoseconds")
     return time
 
 
@@ -572,7 +584,6 @@ def _hex(field: str, value: str, digits: int) -> str | None:
         except ValueError:  # of base64, or of text that is not ASCII
             text = ""
         if value and len(text) != digits:
-            raise AgentError(
-                f"{field}: received {value[:40]!r}, expected {digits} hexadecimal digits"
-            )
+            received = shown_sent(value)
+            raise AgentError(f"{field}: received {received}, expected {digits} hexadecimal digits")
     return text if text.strip("0") else None
