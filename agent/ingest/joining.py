@@ -355,7 +355,7 @@ class Joining:
             if not decision and self._ambiguous(span, answer):
                 self._set_rating(number, "ambiguous")
                 this.left_out["ambiguous"] += 1
-                this.refuse(f"evaluation of response {answer[:60]!r}: several traces have that id")
+                this.refuse("gen_ai.response.id of an evaluation: several traces have that id")
                 continue
             target = self._target(span, answer)
             if target is None and not decision:
