@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from equipoise.agent.answers.answers import Answers, ExperimentState
-from equipoise.agent.answers.certifier import Certifier
+from equipoise.agent.answers.certifier import Certified, Certifier
 from equipoise.agent.answers.policy_snapshot import build_snapshot
 from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.budget.ledger import Ledger
@@ -31,7 +31,13 @@ from equipoise.agent.errors import SKEW, AgentError, BrokenError, check_times
 from equipoise.agent.features import Transform
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.drawn import Drawn
-from equipoise.agent.lifecycle.eras import EraAnswer, Eras, standing_end
+from equipoise.agent.lifecycle.eras import (
+    EraAnswer,
+    Eras,
+    keep_answer,
+    read_answers,
+    standing_end,
+)
 from equipoise.agent.lifecycle.opening import freeze_identity, retired, stored_rules
 from equipoise.agent.lifecycle.rules import Rule, RuleBook
 from equipoise.agent.moments.state import Dimensions, Renewal
@@ -249,6 +255,21 @@ class Agent:
             self.close_before_drawn(at)
             requests = max(rows, 1) * self.config.policy.rate
             self.controls.open_era(drawn.reason, at, active, drawn=drawn, requests=requests)
+
+    def say_drawn(self, drawn: Drawn, at: float) -> None:
+        """Keep what the rows of the era in force have shown. at: seconds since the epoch, now."""
+        if self.rule.drawn is not None and drawn != self.rule.drawn:
+            self.controls.freeze_rule(self.rule.era, at, drawn)
+
+    def withdraw_drawn(self, mapping: str, why: str, at: float) -> None:
+        """Take back what was certified of ended eras of rows of a mapping. why: what contradicts
+        it, known by now. at: seconds since the epoch."""
+        for answer in read_answers(self.store).values():
+            parts = [Certified.of_kept(part) for part in answer.parts]
+            of = [part.drawn for part in parts if not part.uncertified]
+            if any(drawn.startswith(f"{mapping}, as declared on ") for drawn in of):
+                kept = [self.state.certifier.withdrawn(part, why).kept for part in parts]
+                keep_answer(self.store, EraAnswer(era=answer.era, parts=kept), at)
 
     def take_drawn(self, decisions: DecisionBatch, outcomes: OutcomeBatch, at: float) -> None:
         """Log decisions that were drawn elsewhere, under the rule in force, with their outcomes;

@@ -41,6 +41,7 @@ REST_SECONDS = 0.5
 REMEMBERED = 100_000  # outcome tokens of the newest decisions, for outcomes by their request_id
 REFUSED = ("bad-input", "status-400", "status-409", "status-413", "status-422")  # for good
 MOST_SECONDS = 3600.0  # of a time-out; nobody waits longer for a decision
+UNDELIVERED = {"request_id", "served", "delivered"}
 PARTS = frozenset(
     {"served", "attempt", "delivered", "attempts", "outputs", "reward", "metrics"}
     | {"unit_id", "outcome_token"}
@@ -363,8 +364,9 @@ class Client:
             else:
                 call.give_up(error.logged)
                 self._fallbacks[name] = call
-                if call.logged:
-                    self._put(_Item(call.undelivered(), request=call.request))
+                if call.logged:  # who answers instead is not known yet
+                    body = {"request_id": name, "delivered": False}
+                    self._put(_Item(body, request=call.request))
                 if len(self._fallbacks) > self._buffer:
                     self._fallbacks.popitem(last=False)
                     self.counters.incomplete += 1
@@ -475,7 +477,7 @@ class Client:
             item.tried = True
             self._put(item)
         elif status != 200:
-            self.counters.refused += item.body.keys() != {"request_id", "served", "delivered"}
+            self.counters.refused += not item.body.keys() <= UNDELIVERED
         elif item.row:
             self.counters.observations += 1
         else:
@@ -550,9 +552,10 @@ class _Call:
                 self.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def undelivered(self) -> Body:
-        name, routed = self.request["request_id"], self.request["routed"]
-        parts = {part: value for part, value in self.parts.items() if part != "attempts"}
-        return {**parts, "request_id": name, "served": routed, "delivered": False}
+        parts = {name: part for name, part in self.parts.items() if name != "attempts"}
+        body = {**parts, "request_id": self.request["request_id"], "delivered": False}
+        served = self.served()
+        return body if served is None else {**body, "served": served}
 
     def served(self) -> str | None:
         """The model that answered in the end, None where none did."""

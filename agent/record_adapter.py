@@ -53,7 +53,7 @@ from equipoise.store.records import (
     Simulation,
 )
 
-_DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
+DECISION_ID = re.compile(r"d(0|[1-9][0-9]{0,17})")
 """Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
 
@@ -373,7 +373,7 @@ class RecordAdapter:
             name, request = outcome.decision_id, outcome.request_id
             if name is None and request is None:
                 raise AgentError("an outcome needs a decision_id or a request_id")
-            match = None if name is None else _DECISION.fullmatch(name)
+            match = None if name is None else DECISION_ID.fullmatch(name)
             if name is not None and match is None:
                 raise UnknownDecisionError(f"decision_id {name!r} does not exist")
             if request is not None and request not in decided:

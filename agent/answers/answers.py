@@ -270,7 +270,7 @@ class Answers:
         state, era = self.state, self.state.rule.era
         reason, made = state.eras.reason(era) if era else "", state.light.randomized
         renewed = tuple(map(state.models.__getitem__, state.light.versions.renewed))
-        about, why = certified.about, state.rule.uncertified
+        about, why = certified.about, certified.uncertified
         return Progress(certified.randomized, made, era, reason, about, renewed, why)
 
     def situation(self) -> Situation:
@@ -475,17 +475,16 @@ class Answers:
 
     def consequences(self, checks: Iterable[Check]) -> list[Consequence]:
         """What the alarms among these checks ask for, by the configured actions."""
-        return consequences(checks, action_table(self.state.config.checks))
+        # Nothing that others drew pauses what is drawn here.
+        ours = self.state.rule.drawn is None
+        return consequences(checks, action_table(self.state.config.checks, ours))
 
     @property
     def conditions(self) -> Conditions:
         """What the choice of the certified sequence may look at."""
-        alarms = self.state.rule.alarms
-        return Conditions(
-            context_free=self._context_free,
-            drift_alarm="drift" in alarms,
-            widened=self.state.rule.widened,
-        )
+        rule = self.state.rule
+        against = "" if rule.drawn is None else self.state.fold.contradiction(rule.era)
+        return Conditions(self._context_free, "drift" in rule.alarms, rule.widened, against)
 
     def asks_for(self, action: Action, alarms: Iterable[str]) -> bool:
         """Whether one of these checks' alarms asks for an action."""

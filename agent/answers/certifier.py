@@ -32,6 +32,7 @@ from equipoise.agent.inference.certificate import (
 from equipoise.agent.inference.levels import EraPrior, chances_of_best
 from equipoise.agent.inference.prediction import Frozen
 from equipoise.agent.inference.projection import within_range
+from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.agent.lifecycle.eras import KeptAnswer
 from equipoise.agent.lifecycle.rules import Rule
 from equipoise.agent.state.certified_sums import CertifiedSums, Spec
@@ -48,6 +49,13 @@ DECLARED = (
     " assignment)",
     "every row that was drawn is in the log, whatever came of it",
 )
+IN_ORDER = "rows stand in the order of their draws"
+TIMED, UNTIMED = (
+    " (their times do not fall)",
+    " (their times are missing or equal: nothing shows it)",
+)
+ROUNDING = 1e-9
+"""By which ends that agree may cross, as they are computed."""
 LEAST_VARIANCE = 0.01
 """Smallest variance of a reward, on the [0, 1] scale, that an era is planned for."""
 ASSUMES: Mapping[Sequence, tuple[str, ...]] = {
@@ -68,12 +76,14 @@ class Conditions:
     """What the choice of the sequence may look at, all of it known before the rows it certifies.
 
     context_free: no rule looked at a request; drift_alarm: one stands; widened: an alarm asks for
-    the interval with the fewest assumptions.
+    the interval with the fewest assumptions. contradicted: of rows that were drawn elsewhere what
+    contradicts their probabilities, "" for nothing; then nothing is certified.
     """
 
     context_free: bool
     drift_alarm: bool = False
     widened: bool = False
+    contradicted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +101,8 @@ class Certified:
     fixed: (A, A) half-widths of fixed-n intervals at the level of `contrasts`: a comparison only.
     rating: (K, K) lower ends of the difference in the share of requests that is rated, all pairs at
     once, where answers are about those who rate; None where they are about all.
-    drawn: by whom its rows were drawn, "" where this experiment drew them.
+    drawn: by whom its rows were drawn, "" where this experiment drew them; uncertified: why those
+    count for estimates alone, "" where they do not, None for other rows.
     """
 
     names: tuple[str, ...]
@@ -115,6 +126,7 @@ class Certified:
     epsilon: float
     rating: Floats | None = None
     drawn: str = ""
+    uncertified: str | None = None
 
     @property
     def about(self) -> str:
@@ -153,6 +165,7 @@ class Certified:
             decision=self.decision.tolist(),
             rating=None if self.rating is None else self.rating.tolist(),
             drawn=self.drawn or msgspec.UNSET,
+            uncertified=self.uncertified or msgspec.UNSET,
         )
 
     @classmethod
@@ -181,6 +194,9 @@ class Certified:
             epsilon=kept.epsilon,
             rating=None if kept.rating is None else np.array(kept.rating, dtype=float),
             drawn="" if isinstance(kept.drawn, msgspec.UnsetType) else kept.drawn,
+            uncertified=None
+            if isinstance(kept.uncertified, msgspec.UnsetType)
+            else kept.uncertified,
         )
 
     @property
@@ -263,12 +279,12 @@ class Certifier:
         with np.errstate(invalid="ignore", divide="ignore"):
             fixed = reading.fixed_half_widths(pair) * scale
         segments = self._config.certify.segments
-        return Certified(
+        answer = Certified(
             names=self.spec.names,
             segment=None if part == 0 else segments[part - 1].name,
             sequence=reading.chosen.sequence,
             reason=reading.chosen.reason,
-            assumptions=(ALWAYS if rule.drawn is None else (*DECLARED, *ALWAYS[1:]))
+            assumptions=(ALWAYS if rule.drawn is None else (*_declared(rule.drawn), *ALWAYS[1:]))
             + (OF_RATERS if self.spec.of_raters else ())
             + ASSUMES[reading.chosen.sequence],
             rows=int(moments.rows),
@@ -287,13 +303,38 @@ class Certifier:
             sign=self._sign,
             epsilon=self._config.policy.epsilon,
             rating=None if rating is None else rating[:models, :models],
-            drawn="" if rule.drawn is None else rule.drawn.label,
+            drawn="" if rule.drawn is None else rule.drawn.label + rule.drawn.others,
+            uncertified=None if rule.drawn is None else "",
+        )
+        if rule.drawn is None:
+            return answer
+        why = rule.drawn.uncertified or conditions.contradicted or _crossing(answer)
+        return answer if not why else self.withdrawn(answer, why)
+
+    def withdrawn(self, answer: Certified, why: str) -> Certified:
+        """An answer of which nothing is certified. why: what contradicts it."""
+        apart = np.where(np.eye(len(answer.lower), dtype=bool), 0.0, -self._range)
+        models = len(answer.decision)
+        return replace(
+            answer,
+            rows=0,
+            randomized=0,
+            missing=0,
+            lower=np.full_like(answer.lower, self.spec.low),
+            upper=np.full_like(answer.upper, self.spec.high),
+            contrasts=apart,
+            decision=apart[:models, :models],
+            rating=None if answer.rating is None else np.full_like(answer.rating, -1.0),
+            uncertified=why,
         )
 
     def winner(
         self, sums: CertifiedSums, rule: Rule, conditions: Conditions, part: int = 0
     ) -> int | None:
         """Position of the model certified within epsilon of the best; cheaper than `certified`."""
+        if rule.drawn is not None:
+            of_drawn = self.certified(sums, rule, conditions, part).standing.winner()
+            return None if of_drawn is None else of_drawn[0]
         reading = self._reading(sums, rule, conditions, part)
         decision = self._range * self._decision(reading, self.delta(rule.era, part))
         models = self.spec.models
@@ -471,3 +512,15 @@ class Certifier:
         if self._sign > 0:
             return reading.contrasts(alpha)
         return reading.contrasts(alpha.T).T
+
+
+def _declared(drawn: Drawn) -> tuple[str, ...]:
+    return (*DECLARED, IN_ORDER + (TIMED if drawn.timed else UNTIMED))
+
+
+def _crossing(answer: Certified) -> str:
+    """What ends that contradict one another say, "" where none do."""
+    pairs = answer.contrasts + answer.contrasts.T
+    if (answer.lower > answer.upper).any() or (pairs > ROUNDING).any():
+        return "their ends contradict one another: something that is declared of them is not so"
+    return ""

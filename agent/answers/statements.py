@@ -182,8 +182,11 @@ def _stopped(situation: Situation) -> State | None:
     return None if stopped is None else _STOPPED_BY_PEOPLE[stopped]
 
 
-def past_decision(claim: Claim | None, randomized: int) -> tuple[State, str]:
-    """The decision of an era that has ended, and the sentence about it."""
+def past_decision(claim: Claim | None, randomized: int, uncertified: str = "") -> tuple[State, str]:
+    """The decision of an era that has ended, and the sentence about it. uncertified: of rows that
+    were drawn elsewhere, why nothing was certified of them."""
+    if claim is None and uncertified:
+        return State.EXPLORING, f"Its rows count for estimates alone: {uncertified}."
     if claim is None:
         return (
             State.EXPLORING,
@@ -573,6 +576,8 @@ def activity_sentence(activity: Activity, reason: str = "") -> str:
     }[activity]
 
 
+NOTHING_DECIDED = "No request has been decided here yet."
+"""In place of what happens to requests, where only a log is known."""
 _NEXT = "These rows were drawn elsewhere; the next decision here begins an era of its own."
 
 

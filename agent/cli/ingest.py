@@ -188,7 +188,7 @@ def _print(result: Ingested, refused: Rejects, path: Path | None, as_json: bool)
         from equipoise.agent.ingest.presets import PRESETS
 
         preset = PRESETS[result.preset]
-        typer.echo(f"read as {preset.holds}: {preset.about}")
+        typer.echo(f"read as {preset.holds}" + ("" if result.drawn else f": {preset.about}"))
     if result.skipped:
         total = sum(result.skipped.values())
         reasons = ", ".join(f"{count:,} {why}" for why, count in result.skipped.most_common())

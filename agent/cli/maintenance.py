@@ -138,9 +138,11 @@ def _sentences(result: Audit) -> list[str]:
         sentences.append(f"hash chain: {rows} from row {first:,} on{compared}")
     drawn = "" if result.uniforms_redrawn else " (no key beside the store: uniforms not redrawn)"
     if result.clean:
+        elsewhere = sum(result.drawn.values())
+        of = f" of the {plural(result.decisions - elsewhere, 'decision')} made here"
         sentences.append(
             "clean: rows are as they were written, as far as they are chained; every probability"
-            f" and every draw recomputes{drawn}"
+            f" and every draw{of if elsewhere else ''} recomputes{drawn}"
         )
     sentences += [f"fault: {fault}" for fault in result.faults]
     if not result.clean:

@@ -56,6 +56,7 @@ def describe(agent: Agent) -> dict[str, Any]:
     """Everything `status` prints, JSON-able: numbers in reward units, null where unknown."""
     import msgspec
 
+    from equipoise.agent.answers.statements import NOTHING_DECIDED
     from equipoise.agent.lifecycle.eras import OBSERVING, read_stops
     from equipoise.agent.service.analyst.reports import current, eras, number
 
@@ -113,7 +114,11 @@ def describe(agent: Agent) -> dict[str, Any]:
         "estimate_sentence": answer.estimate_sentence,
         "outlook_sentence": answer.outlook_sentence,
         "rating_sentence": estimates.rating_sentence,
-        "activity_sentence": answer.activity_sentence,
+        "activity_sentence": (
+            NOTHING_DECIDED
+            if answer.activity == "randomizing" and not agent.state.decisions
+            else answer.activity_sentence
+        ),
         "family": answer.family,
         "estimator": estimates.estimator,
         "reward_range": list(estimates.reward_range),
@@ -149,6 +154,8 @@ def certificate(certified: Certified) -> dict[str, Any]:
         "sequence": certified.sequence.value,
         "reason": certified.reason,
         "assumptions": list(certified.assumptions),
+        "drawn_by": certified.drawn or None,
+        "uncertified": certified.uncertified or None,
         "requests": certified.rows,
         "randomized": certified.randomized,
         "missing_rewards": certified.missing,
@@ -209,6 +216,9 @@ def _print(facts: dict[str, Any]) -> None:
         f"({certified['reason']}), at all times together with probability"
         f" {1 - certified['delta']:.3g}."
     )
+    if certified["drawn_by"] and not certified["uncertified"]:
+        # Nothing here drew them: what they rest on is said with them.
+        console.print(f"It rests on this: {'; '.join(certified['assumptions'])}.")
     if any(row["exposed"] < row["decided"] for row in facts["models"]):
         draws = (
             f"{row['model']} {row['decided']:,} decided, {row['delivered']:,} delivered,"
@@ -236,8 +246,9 @@ def _print(facts: dict[str, Any]) -> None:
                 f" {each['expected']:.4g}."
             )
     budget_left = facts["budget_left"]
+    here = " here" if certified["drawn_by"] else ""
     console.print(
-        f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized"
+        f"{facts['decisions']:,} decisions, {facts['randomized']:,} randomized{here}"
         + ("" if budget_left is None else f", budget for {budget_left:,} more")
         + f"; {facts['waiting']}"
     )

@@ -26,7 +26,7 @@ from equipoise.agent.config.experiment import ExperimentConfig
 from equipoise.agent.config.parts import Part
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.declarations import bound, unknown
-from equipoise.agent.features.values import Problem, listed, shown
+from equipoise.agent.features.values import Problem, listed, shown, shown_sent
 
 _STEP = re.compile(
     r"(?:^|\.)(?P<name>[^.\[\]]+)"
@@ -201,9 +201,9 @@ def as_text(name: str, value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float | Decimal):
         if not value.is_finite() if isinstance(value, Decimal) else not math.isfinite(value):
-            raise AgentError(f"{name}: {shown(value)} is not an id")
+            raise AgentError(f"{name}: {shown_sent(value)} is not an id")
         if isinstance(value, float) and abs(value) >= _EXACT:
-            raise AgentError(f"{name}: {shown(value)} has lost digits: write such ids as text")
+            raise AgentError(f"{name}: {shown_sent(value)} has lost digits: write such ids as text")
         return str(int(value)) if value == int(value) else str(value)
     if isinstance(value, bytes):
         try:
@@ -214,7 +214,7 @@ def as_text(name: str, value: Any) -> str | None:
         return value.isoformat()
     if isinstance(value, int | UUID):
         return str(value)
-    raise AgentError(f"{name}: {shown(value)} is not text")
+    raise AgentError(f"{name}: {shown_sent(value)} is not text")
 
 
 def as_number(name: str, value: Any) -> float | None:
@@ -232,11 +232,11 @@ def as_number(name: str, value: Any) -> float | None:
         except ValueError:
             number = math.nan
         if math.isnan(number):
-            raise AgentError(f"{name}: {shown(value)} is not a number")
+            raise AgentError(f"{name}: {shown_sent(value)} is not a number")
         return number
     if value is None or isinstance(value, bool | int | float | Decimal):
         return _float(name, value)
-    raise AgentError(f"{name}: {shown(value)} is not a number")
+    raise AgentError(f"{name}: {shown_sent(value)} is not a number")
 
 
 def as_whole(name: str, value: Any) -> int | None:
@@ -244,7 +244,7 @@ def as_whole(name: str, value: Any) -> int | None:
     number = as_number(name, value)
     if number is None or number.is_integer():
         return None if number is None else int(number)
-    raise AgentError(f"{name}: {shown(value)} is not a whole number")
+    raise AgentError(f"{name}: {shown_sent(value)} is not a whole number")
 
 
 def as_flag(name: str, value: Any) -> bool | None:
@@ -261,7 +261,7 @@ def as_flag(name: str, value: Any) -> bool | None:
         number = None
     if number in (0.0, 1.0):
         return number == 1.0
-    raise AgentError(f"{name}: {shown(value)} is neither true nor false")
+    raise AgentError(f"{name}: {shown_sent(value)} is neither true nor false")
 
 
 def as_seconds(name: str, value: Any) -> float | None:
@@ -281,19 +281,22 @@ def as_seconds(name: str, value: Any) -> float | None:
         except ValueError:
             value = _iso(text)
         if value is None or (isinstance(value, float) and math.isnan(value)):
-            raise AgentError(f"{name}: {shown(text)} is not a time: expected seconds or ISO 8601")
+            raise AgentError(
+                f"{name}: {shown_sent(text)} is not a time: expected seconds or ISO 8601"
+            )
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | None):
-        raise AgentError(f"{name}: {shown(value)} is not a time: expected seconds or ISO 8601")
+        raise AgentError(f"{name}: {shown_sent(value)} is not a time: expected seconds or ISO 8601")
     if value is None:
         return None
+    seconds = _float(name, value)
     for least, unit in ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3)):
-        if least < value <= 1e20:
-            return float(value) / unit
-    return float(value)
+        if seconds is not None and least < value <= 1e20:
+            return seconds / unit
+    return seconds
 
 
 def as_words(name: str, value: Any, left_out: Counter[str]) -> str | None:
@@ -309,7 +312,7 @@ def as_words(name: str, value: Any, left_out: Counter[str]) -> str | None:
             texts.append(part)
             continue
         if not isinstance(part, Mapping):
-            raise AgentError(f"{name}: {shown(part)} is not a part of a content")
+            raise AgentError(f"{name}: {shown_sent(part)} is not a part of a content")
         text = part.get("text")
         if isinstance(text, Mapping):
             text = text.get("value")
@@ -366,7 +369,7 @@ class Rewards:
         as_word = {1.0: "true", 0.0: "false"}.get(number) if number is not None else None
         if as_word in self._words:
             return self._words[as_word]
-        raise AgentError(f"reward: {shown(value)} is not one of {', '.join(self._exact)}")
+        raise AgentError(f"reward: {shown_sent(value)} is not one of {', '.join(self._exact)}")
 
 
 def reward_faults(table: Mapping[str, float]) -> Iterator[Problem]:
@@ -412,7 +415,7 @@ def _float(name: str, value: bool | float | Decimal | None) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        raise AgentError(f"{name}: {shown(value)} is too large a number") from None
+        raise AgentError(f"{name}: {shown_sent(value)} is too large a number") from None
 
 
 def _iso(text: str) -> datetime | None:
@@ -430,10 +433,10 @@ def _vector(name: str, value: Any) -> list[float | None] | None:
         try:
             value = msgspec.json.decode(value)
         except msgspec.DecodeError:
-            raise AgentError(f"{name}: {shown(value)} is not a JSON list") from None
+            raise AgentError(f"{name}: {shown_sent(value)} is not a JSON list") from None
     if value is None or isinstance(value, list | tuple):
         return None if value is None else [as_number(name, each) for each in value]
-    raise AgentError(f"{name}: {shown(value)} is not a list of numbers")
+    raise AgentError(f"{name}: {shown_sent(value)} is not a list of numbers")
 
 
 Kind: TypeAlias = Literal["observations", "outcomes", "simulations", "decisions"]
@@ -543,6 +546,9 @@ class IngestMapping(Part, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if self.drawn is None:
             limit = '"request", "unit" or "unknown": how each row was drawn'
             yield Problem("drawn", "nothing", limit, "declare it")
+        if self.drawn == "unit" and self.preset is None and "unit_id" not in self.fields:
+            limit = "a path, as draws by unit are counted by unit"
+            yield Problem("fields.unit_id", "nothing", limit, "add it", ("drawn",))
         if self.shares and not abs(sum(self.shares.values()) - 1.0) <= 1e-9:
             yield Problem("shares", f"{sum(self.shares.values()):.9g} in all", "1 in all")
         for name, share in self.shares.items():

@@ -26,8 +26,9 @@ from equipoise.agent.errors import AgentError, ConfigError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import listed
 from equipoise.agent.ingest.derived import DERIVED, find
-from equipoise.agent.ingest.drawn import Declared, DrawnRows, declared_of
+from equipoise.agent.ingest.drawn import DrawnRows, declared_of
 from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.draws import Declared
 from equipoise.agent.ingest.files import (
     STANDARD_INPUT,
     Format,

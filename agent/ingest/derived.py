@@ -249,10 +249,14 @@ def _action_name(action: Any, number: int) -> str:
     return str(name) if isinstance(name, str | int) and name != "" else str(number)
 
 
-def of_otlp(row: Row) -> Iterator[Row]:
+def of_otlp(row: Row) -> Iterator[Row | AgentError]:
     """A batch of spans and log records. Instrumentations call a stream that its user left a
-    failure: a call has failed only where no model answered."""
+    failure: a call has failed only where no model answered. What cannot be read is an error in
+    its place."""
     for each in otlp.rows_of(row):
+        if isinstance(each, otlp.Rejected):
+            yield AgentError(each.reason)
+            continue
         status = ANSWERED
         if each["kind"] != "call":
             status = f"{each['kind']}s without their call"

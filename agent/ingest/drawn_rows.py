@@ -10,6 +10,7 @@ import msgspec
 from equipoise.agent.config.ingest import as_number, as_text
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown
+from equipoise.store.batches import OutcomeBatch
 from equipoise.store.records import Features, Id, Record, Seconds
 
 SPELLINGS = frozenset({"probabilities", "drop_prob"})
@@ -27,6 +28,7 @@ class DrawnRow(Record, frozen=True, kw_only=True):
     than the one drawn. delivered: whether the answer reached the user. sticky: whether the model
     was kept from an earlier draw. reward: in the declared range, left out where none came.
     request_id: your name of the row. unit_id: who asked. at: when it was drawn, in seconds.
+    unread: parts that came after the draw and could not be read, each with why; no row gives it.
     """
 
     model: Id
@@ -43,6 +45,7 @@ class DrawnRow(Record, frozen=True, kw_only=True):
     request_id: Id | None = None
     unit_id: Id | None = None
     at: Seconds | None = None
+    unread: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -100,3 +103,10 @@ def with_candidates(record: dict[str, Any], models: Mapping[str, str]) -> dict[s
             raise AgentError(f"candidates: two of {shown(list(names))} are one model")
         record["candidates"] = ours
     return record
+
+
+def answered(part: OutcomeBatch) -> tuple[int, bool, int]:
+    """What an outcome says of who answered: its attempt, whether it was delivered, and the model,
+    -1 where it names none."""
+    attempt = int(part.attempt[0])
+    return attempt, bool(part.delivered[0]), int(part.served[0]) if attempt > 0 else -1

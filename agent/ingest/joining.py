@@ -6,9 +6,10 @@ it is, and a retry of an exporter changes nothing, for a span is noted once by i
 `settle_seconds`, when the spans around it have arrived, a call is judged:
 
 - within another call (a framework's around a library's): the outer one counts;
-- an answer that was there before, by its id, counts once: the same call seen by two
-  instrumentations, or somebody's answer out of a cache, which is no trial of the model that was
-  drawn: that decision's outcome is that it was not delivered;
+- an answer that was there before counts once: the same call seen by two instrumentations, or
+  somebody's answer out of a cache, which is no trial of the model that was drawn: that decision's
+  outcome is that it was not delivered. Its id alone does not say so, for some servers draw ids of
+  three digits: `same_answer`;
 - of a decision, which its own span names or the one it happened within: an attempt of its outcome;
   of several that did not fail the last one is what the user got. A call that failed waits for one
   that did not, for retries may take longer than anything else;
@@ -19,46 +20,35 @@ Prompts are not kept: features are columns of numbers already.
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
+from equipoise.agent.ingest.arrivals import (
+    Arrival,
+    Call,
+    Decided,
+    Rating,
+    Within,
+    alike,
+    same_answer,
+    same_trace,
+    trace_range,
+    unique,
+)
+from equipoise.agent.ingest.span_file import open_span_file, transaction
 from equipoise.store.records import AttemptReport, AttemptStatus, Observation, Outcome
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS calls (
-  span TEXT PRIMARY KEY, parent TEXT, answer TEXT, decision TEXT, came REAL NOT NULL,
-  ended REAL NOT NULL, state TEXT NOT NULL, row BLOB
-) STRICT;
-CREATE INDEX IF NOT EXISTS calls_by_state ON calls (state, came);
-CREATE INDEX IF NOT EXISTS calls_by_time ON calls (came);
-CREATE INDEX IF NOT EXISTS calls_by_answer ON calls (answer) WHERE answer IS NOT NULL;
-CREATE INDEX IF NOT EXISTS calls_by_decision ON calls (decision) WHERE decision IS NOT NULL;
-CREATE TABLE IF NOT EXISTS decided (span TEXT PRIMARY KEY, decision TEXT NOT NULL,
-  came REAL NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS ratings (
-  id INTEGER PRIMARY KEY, span TEXT NOT NULL, answer TEXT NOT NULL, decision TEXT NOT NULL,
-  reward REAL NOT NULL, at REAL NOT NULL, came REAL NOT NULL, state TEXT NOT NULL,
-  about TEXT, -- the call that it waits for
-  UNIQUE (span, answer, decision, reward, at)
-) STRICT;
-CREATE INDEX IF NOT EXISTS ratings_by_state ON ratings (state, came);
-CREATE INDEX IF NOT EXISTS ratings_by_time ON ratings (came);
-CREATE INDEX IF NOT EXISTS ratings_by_call ON ratings (about) WHERE about IS NOT NULL;
-CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer != '';
-"""
 _AT_ONCE = 500
 """Calls, or ratings, that are judged in one round."""
-MOST_PARENTS = 50_000
-"""Spans whose parents are remembered, so that a call is found within whatever lies between."""
+MOST_PARENTS = 1_000_000
+"""Spans whose parents are noted, so that a call is found within whatever lies between: about
+150 bytes each. A call whose parent was dropped waits as for one that has not come."""
 PATIENCE = 20.0
 """Times `settle_seconds`: how long a call waits for a span around it that has not come, and that
 may never come, such as another service's."""
@@ -66,56 +56,10 @@ _WAITING = ("new", "partial", "open")
 _READ_AGAIN = (*_WAITING, "failed", "superseded")
 """States of calls that may still be said something of."""
 _DEEPEST = 64
-_TRACE = 32
-"""Digits of a trace id, with which the id of a span begins here."""
-
-
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A model call. span, parent: ids of spans, with that of their trace. answer: id of the
-    response. decision: of which it is an attempt. failed: no answer came. reward: where the span
-    itself has one. row: what it is as a row of the usage log, None where `refusal` says why it is
-    none. outputs: columns, None where the span lacks them."""
-
-    span: str
-    parent: str | None
-    answer: str | None
-    decision: str | None
-    ended: float
-    seconds: float | None
-    failed: bool
-    served: str
-    reward: float | None
-    outputs: list[float] | None
-    row: Observation | None
-    refusal: str = ""
-
-
-class Rating(msgspec.Struct, frozen=True, kw_only=True):
-    """A reward. span, answer, decision: of what, by at least one of these; at: when it was given,
-    in seconds since the epoch."""
-
-    reward: float
-    at: float
-    span: str = ""
-    answer: str = ""
-    decision: str = ""
-
-
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """A span that names a decision, and in which its call happens."""
-
-    span: str
-    decision: str
-
-
-class Within(msgspec.Struct, frozen=True):
-    """Any span at all, and the one that it happened within, "" for none."""
-
-    span: str
-    parent: str
-
-
-Arrival: TypeAlias = Call | Rating | Decided | Within
+MOST_ATTEMPTS = 100
+"""As many as `Outcome` takes; the last ones count."""
+_DAMAGED = "a span that waited cannot be read any more: its row in the file is damaged"
+_UNREADABLE = (TypeError, ValueError, msgspec.DecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +83,10 @@ class Round:
     refusals: list[str] = field(default_factory=list)
     more: bool = False
 
+    def refuse(self, why: str) -> None:
+        if len(self.refusals) < 3:
+            self.refusals.append(why)
+
 
 class _Found(NamedTuple):
     span: str
@@ -148,12 +96,17 @@ class _Found(NamedTuple):
     answer: str | None
 
 
+class _DamagedError(Exception):
+    """The row of a call cannot be read."""
+
+
 class Joining:
     """The file, for one process; its methods may be called from any thread.
 
     settle_seconds, wait_seconds: how long a call waits for the spans around it, and it and an
-    evaluation for each other. keep_unrated: whether rows without a reward count. safe: whether
-    what was noted survives a power cut.
+    evaluation for each other. most: calls, and evaluations, that wait at once. keep_unrated:
+    whether rows without a reward count. safe: whether what was noted survives a power cut.
+    put_aside: where a damaged file went, None where it was none.
     Raises sqlite3.Error where the file cannot be read or written.
     """
 
@@ -163,18 +116,16 @@ class Joining:
         settle_seconds: float,
         wait_seconds: float,
         *,
+        most: int = 1_000_000,
         keep_unrated: bool = False,
         safe: bool = False,
     ) -> None:
         self._settle, self._wait = settle_seconds, wait_seconds
         self._keep_unrated = keep_unrated
         self._lock = threading.Lock()
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._file.execute("PRAGMA journal_mode = WAL")
-        self._file.execute(f"PRAGMA synchronous = {'FULL' if safe else 'NORMAL'}")
-        self._file.executescript(_SCHEMA)
-        self._parents: OrderedDict[str, str] = OrderedDict()
+        self._file, self.put_aside = open_span_file(path, safe=safe)
+        self._most, self._counted = most, dict[str, int]()
+        self._latest = float("inf")
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Call).decode
 
@@ -191,57 +142,80 @@ class Joining:
     def waiting(self) -> dict[str, int]:
         """How many calls and evaluations wait."""
         with self._lock:
-            counted = {}
-            for kind, table in (("calls", "calls"), ("evaluations", "ratings")):
-                query = f"SELECT count(*) FROM {table} WHERE state IN {_WAITING}"
-                counted[kind] = self._file.execute(query).fetchone()[0]
-            return counted
+            return self._count()
+
+    def _count(self) -> dict[str, int]:
+        counted = {}
+        for kind, table in (("calls", "calls"), ("evaluations", "ratings")):
+            query = f"SELECT count(*) FROM {table} WHERE state IN {_WAITING}"
+            counted[kind] = self._file.execute(query).fetchone()[0]
+        return counted
 
     def note(self, arrivals: Iterable[Arrival], now: float) -> Counter[str]:
-        """Keep what has arrived, all or nothing; how many of each kind are new, and how many were
-        there before."""
+        """Keep what has arrived, all or nothing; how many of each kind are new, how many were there
+        before, and how many are "beyond" the most that may wait. What is known to be of a decision
+        is kept all the same."""
         counts: Counter[str] = Counter()
-        traces: dict[str, None] = {}
-        with self._lock, _transaction(self._file):
-            for each in arrivals:
+        came: dict[str, None] = {}
+        with self._lock, transaction(self._file):
+            self._set_clock(now)
+            waiting = self._counted = self._counted or self._count()
+            # What is around a call comes first: it may name its decision.
+            for each in sorted(arrivals, key=lambda each: isinstance(each, Call | Rating)):
                 if isinstance(each, Within):
-                    traces[each.span[:_TRACE]] = None
-                    self._parents[each.span] = each.parent
-                    if len(self._parents) > MOST_PARENTS:
-                        self._parents.popitem(last=False)
+                    came[each.span] = None
+                    parent = "" if each.parent == each.span else each.parent
+                    self._file.execute(
+                        "INSERT OR IGNORE INTO parents VALUES (?, ?, ?)", (each.span, parent, now)
+                    )
                     continue
                 if isinstance(each, Call):
                     values = (each.span, each.parent, each.answer, each.decision, now, each.ended)
-                    new = self._file.execute(
-                        "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, 'new', ?)",
-                        (*values, self._encode(each)),
-                    ).rowcount
-                    kind = "calls"
-                    traces[each.span[:_TRACE]] = None
+                    noted = self._file.execute(
+                        "INSERT OR IGNORE INTO calls VALUES (?, ?, ?, ?, ?, ?, 'new', ?, ?)",
+                        (*values, self._encode(each), self._encode(alike(each)).decode()),
+                    )
+                    kind, table = "calls", "calls"
+                    came[each.span] = None
                 elif isinstance(each, Rating):
-                    new = self._file.execute(
+                    noted = self._file.execute(
                         "INSERT OR IGNORE INTO ratings"
                         " VALUES (NULL, ?, ?, ?, ?, ?, ?, 'new', NULL)",
                         (each.span, each.answer, each.decision, each.reward, each.at, now),
-                    ).rowcount
-                    kind = "evaluations"
+                    )
+                    kind, table = "evaluations", "ratings"
                 else:
-                    new = self._file.execute(
+                    noted = self._file.execute(
                         "INSERT OR IGNORE INTO decided VALUES (?, ?, ?)",
                         (each.span, each.decision, now),
-                    ).rowcount
+                    )
                     kind = "around"
                     self._wake(each.span, None)
-                    traces[each.span[:_TRACE]] = None
-                counts[kind if new else "repeats"] += 1
-            for trace in traces:
-                self._reopen(trace)
+                    came[each.span] = None
+                if not noted.rowcount:
+                    kind = "repeats"
+                elif not isinstance(each, Decided):
+                    if waiting[kind] >= self._most and not self._passes(each):
+                        query = f"DELETE FROM {table} WHERE rowid = ?"
+                        self._file.execute(query, (noted.lastrowid,))
+                        kind = "beyond"
+                    else:
+                        waiting[kind] += 1
+                counts[kind] += 1
+            # Calls that wait as rows are judged again where this is around them.
+            self._file.executemany(
+                "UPDATE calls INDEXED BY calls_by_parent SET state = 'new'"
+                " WHERE parent = ? AND state IN ('open', 'partial')",
+                ((span,) for span in came),
+            )
         return counts
 
     def judge(self, now: float) -> Round:
         """Judge what has waited long enough. What is ready stays ready until it is `finished`."""
         this = Round()
-        with self._lock, _transaction(self._file):
+        with self._lock, transaction(self._file):
+            self._set_clock(now)
+            self._counted = {}
             self._judge_calls(now, this)
             self._judge_ratings(this)
             self._expire(now, this)
@@ -249,13 +223,29 @@ class Joining:
 
     def finish(self, done: Sequence[Ready], refused: Sequence[Ready] = ()) -> None:
         """These were logged, were there before, or were refused for good."""
-        with self._lock, _transaction(self._file):
+        with self._lock, transaction(self._file):
             for records, state in ((done, "done"), (refused, "refused")):
                 for each in records:
                     for number in each.ratings:
                         self._set_rating(number, state)
                     if each.span:
                         self._set_call(each.span, state)
+
+    def _passes(self, each: Call | Rating) -> bool:
+        """Whether this does not wait for long: an outcome, or the rating of a call that waits."""
+        if each.decision:
+            return True
+        if isinstance(each, Call):
+            return self._around(each.span, each.parent)[1] is not None
+        target = self._target(each.span, each.answer)
+        return target is not None and bool(target.decision or target.state == "open")
+
+    def _set_clock(self, now: float) -> None:
+        """Where the clock was set back, nothing waits until it has caught up."""
+        if now < self._latest:
+            for table in ("calls", "decided", "parents", "ratings"):
+                self._file.execute(f"UPDATE {table} SET came = ?1 WHERE came > ?1", (now,))
+        self._latest = now
 
     def _judge_calls(self, now: float, this: Round) -> None:
         settled = self._file.execute(
@@ -266,65 +256,88 @@ class Joining:
         ).fetchall()
         this.more = len(settled) == _AT_ONCE
         ready: dict[str, tuple[float, str]] = {}
-        for span, parent, answer, decision, ended, came in settled:
-            outer, within, complete = self._around(parent)
-            if outer is not None:
-                self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (outer, span))
-                self._leave_out(span, "inner", this)
-                continue
-            decision = decision or within
-            first = None if answer is None else self._first(span, answer)
-            if first is not None:
-                same = _same_trace(span, first.span)
-                if same and decision and first.decision is None and first.state in _WAITING:
-                    self._leave_out(first.span, "again", this)  # this one says more
-                    first = None
-                elif decision is None or decision == first.decision or same:
-                    self._leave_out(span, "again", this)
-                    continue
-            if first is not None:
-                attempt = _attempt(self._call(span), "cached")
-                cached = Outcome(decision_id=decision, attempts=[attempt])
-                self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
-                this.ready.append(Ready("outcomes", cached, span))
-                continue
-            call = self._call(span)
-            if decision is None:
-                if not complete and now - came < PATIENCE * self._settle:
-                    self._set_call(span, "partial")
-                elif call.reward is not None:
-                    self._log(span, call.reward, (), this)
-                else:
-                    self._set_call(span, "open")
-                continue
-            self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
-            if call.failed:
-                self._leave_out(span, "failed", this)
-            elif self._delivered(decision):
-                self._leave_out(span, "superseded", this)
-            elif decision in ready:
-                earlier, later = sorted((ready[decision], (ended, span)))
-                self._leave_out(earlier[1], "superseded", this)
-                ready[decision] = later
-            else:
-                ready[decision] = ended, span
+        for row in settled:
+            try:
+                self._judge_call(row, ready, now, this)
+            except _DamagedError:
+                self._leave_out(row[0], "refused", this)
+                this.refuse(_DAMAGED)
         for decision, (_, span) in ready.items():
-            this.ready.append(self._outcome(decision, span))
+            this.ready.append(self._outcome(decision, span, this))
 
-    def _outcome(self, decision: str, span: str) -> Ready:
+    def _judge_call(
+        self,
+        row: tuple[Any, ...],
+        ready: dict[str, tuple[float, str]],
+        now: float,
+        this: Round,
+    ) -> None:
+        span, parent, answer, decision, ended, came = row
+        outer, within, top = self._around(span, parent)
+        if top != parent:
+            self._file.execute("UPDATE calls SET parent = ? WHERE span = ?", (top, span))
+        if outer:
+            self._leave_out(span, "inner", this)
+            return
+        decision = decision or within
+        first = None if answer is None else self._first(span, answer)
+        if first is not None:
+            same = same_trace(span, first.span)
+            if same and decision and first.decision is None and first.state in _WAITING:
+                self._leave_out(first.span, "again", this)  # this one says more
+                first = None
+            elif decision is None or decision == first.decision or same:
+                self._leave_out(span, "again", this)
+                return
+        if first is not None:
+            attempt = _attempt(self._call(span), "cached", this)
+            cached = Outcome(decision_id=decision, attempts=[attempt])
+            self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+            this.ready.append(Ready("outcomes", cached, span))
+            return
+        call = self._call(span)
+        if decision is None:
+            if top is not None and now - came < PATIENCE * self._settle:
+                self._set_call(span, "partial")
+            elif call.reward is not None:
+                self._log(span, call.reward, (), this)
+            else:
+                self._set_call(span, "open")
+            return
+        self._file.execute("UPDATE calls SET decision = ? WHERE span = ?", (decision, span))
+        if call.failed:
+            self._leave_out(span, "failed", this)
+        elif self._delivered(decision):
+            self._leave_out(span, "superseded", this)
+        elif decision in ready:
+            earlier, later = sorted((ready[decision], (ended, span)))
+            self._leave_out(earlier[1], "superseded", this)
+            ready[decision] = later
+        else:
+            ready[decision] = ended, span
+
+    def _outcome(self, decision: str, span: str, this: Round) -> Ready:
         call = self._call(span)
         query = (
             "SELECT row, state FROM calls WHERE decision = ? AND span != ?"
             " AND state IN ('failed', 'superseded') AND row IS NOT NULL ORDER BY ended, rowid"
         )
         before = self._file.execute(query, (decision, span)).fetchall()
-        attempts = [
-            _attempt(self._decode(row), "failed" if state == "failed" else "discarded")
-            for row, state in before
-        ]
+        attempts = []
+        for row, state in before:
+            try:
+                earlier = self._decode(row)
+            except _UNREADABLE:
+                this.left_out["refused"] += 1
+                this.refuse(_DAMAGED)
+                continue
+            status: AttemptStatus = "failed" if state == "failed" else "discarded"
+            attempts.append(_attempt(earlier, status, this))
+        attempts.append(_attempt(call, "delivered", this))
+        this.left_out["trimmed"] += max(0, len(attempts) - MOST_ATTEMPTS)
         outcome = Outcome(
             decision_id=decision,
-            attempts=[*attempts, _attempt(call, "delivered")],
+            attempts=attempts[-MOST_ATTEMPTS:],
             outputs=call.outputs,
             reward=call.reward,
         )
@@ -339,6 +352,11 @@ class Joining:
         this.more |= len(new) == _AT_ONCE
         rows: dict[str, list[tuple[int, float]]] = {}
         for number, span, answer, decision, reward, _ in new:
+            if not decision and self._ambiguous(span, answer):
+                self._set_rating(number, "ambiguous")
+                this.left_out["ambiguous"] += 1
+                this.refuse(f"evaluation of response {answer[:60]!r}: several traces have that id")
+                continue
             target = self._target(span, answer)
             if target is None and not decision:
                 self._set_rating(number, "open")
@@ -364,15 +382,19 @@ class Joining:
             self._log(span, ratings[-1][1], numbers, this)
 
     def _log(self, span: str, reward: float | None, ratings: tuple[int, ...], this: Round) -> None:
-        call = self._call(span)
-        if call.row is None:
+        try:
+            call = self._call(span)
+        except _DamagedError:
+            record, why = None, _DAMAGED
+        else:
+            record, why = call.row, call.refusal
+        if record is None:
             self._leave_out(span, "refused", this)
             for number in ratings:
                 self._set_rating(number, "refused")
-            if len(this.refusals) < 3:
-                this.refusals.append(call.refusal)
+            this.refuse(why)
             return
-        row = msgspec.structs.replace(call.row, reward=reward)
+        row = msgspec.structs.replace(record, reward=reward)
         this.ready.append(Ready("observations", row, span, ratings))
 
     def _target(self, span: str, answer: str) -> _Found | None:
@@ -392,8 +414,12 @@ class Joining:
             if found.state == "inner":
                 found = self._find("span = ?", found.parent or "")
                 continue
-            first = self._find("answer = ? AND state NOT IN ('inner', 'again')", found.answer or "")
-            if first is None or not _same_trace(first.span, found.span):
+            first = self._find(
+                "answer = ? AND state NOT IN ('inner', 'again') AND span >= ? AND span < ?",
+                found.answer or "",
+                *trace_range(found.span),
+            )
+            if first is None:
                 break  # somebody else's, out of a cache
             found = first
         return found
@@ -420,31 +446,46 @@ class Joining:
                 (old - self._wait,),
             )
         self._file.execute("DELETE FROM decided WHERE came <= ?", (old - self._wait,))
+        # Judged calls know how far what is around them is known.
+        self._file.execute(
+            "DELETE FROM parents WHERE came < ?1 OR rowid <= (SELECT max(rowid) FROM parents) - ?2",
+            (now - 2 * PATIENCE * max(self._settle, 1.0), MOST_PARENTS),
+        )
 
-    def _around(self, parent: str | None) -> tuple[str | None, str | None, bool]:
-        """The call that a span happened within, or else the decision; whether all spans around it
-        have come, as far as that matters."""
+    def _around(self, span: str, parent: str | None) -> tuple[bool, str | None, str | None]:
+        """Whether a span happened within another call, or else the decision that it happened
+        within; and how far what is around it is known: that call, the decision's span, the first
+        span that has not come, or None where all have."""
         for _ in range(_DEEPEST):
             if not parent:
                 break
+            if parent == span:  # a circle, of which this one counts
+                return False, None, None
             if self._find("span = ?", parent) is not None:
-                return parent, None, True
+                circular = self._circular(span, parent)
+                return not circular, None, None if circular else parent
             decision = self._decision_of(parent)
             if decision is not None:
-                return None, decision, True
-            if parent not in self._parents:
-                return None, None, False
-            parent = self._parents[parent]
-        return None, None, True
+                return False, decision, parent
+            known = self._parent_of(parent)
+            if known is None:
+                return False, None, parent
+            parent = known
+        return False, None, None
 
-    def _reopen(self, trace: str) -> None:
-        """Have the calls of this trace that wait as rows judged again: what came may be around
-        them."""
-        self._file.execute(
-            "UPDATE calls SET state = 'new' WHERE state IN ('open', 'partial')"
-            " AND span >= ? AND span < ?",
-            (f"{trace}-", f"{trace}."),
-        )
+    def _circular(self, span: str, outer: str) -> bool:
+        parent: str | None = outer
+        for _ in range(_DEEPEST):
+            if not parent or parent == span:
+                break
+            found = self._find("span = ?", parent)
+            parent = self._parent_of(parent) if found is None else found.parent
+        return parent == span
+
+    def _parent_of(self, span: str) -> str | None:
+        query = "SELECT parent FROM parents WHERE span = ?"
+        found = self._file.execute(query, (span,)).fetchone()
+        return None if found is None else found[0]
 
     def _wake(self, span: str, answer: str | None) -> None:
         """Have the ratings that waited for this judged again."""
@@ -456,13 +497,30 @@ class Joining:
 
     def _first(self, span: str, answer: str) -> _Found | None:
         """An earlier call with the same answer."""
-        row = self._file.execute(
-            "SELECT span, state, decision, parent, answer FROM calls WHERE answer = ?1"
-            " AND span != ?2 AND (state = 'new' AND rowid < (SELECT rowid FROM calls WHERE"
-            " span = ?2) OR state NOT IN ('new', 'inner', 'again')) ORDER BY rowid",
-            (answer, span),
-        ).fetchone()
-        return None if row is None else _Found(*row)
+        low, high = trace_range(span)
+        query = (
+            "SELECT span, state, decision, parent, answer, alike FROM calls WHERE answer = ?1"
+            " AND span != ?2 AND (?3 OR span >= ?4 AND span < ?5) AND (state = 'new' AND rowid <"
+            " (SELECT rowid FROM calls WHERE span = ?2) OR state NOT IN ('new', 'inner', 'again'))"
+            " ORDER BY rowid LIMIT ?6"
+        )
+        values = (answer, span, unique(answer), low, high, _AT_ONCE)
+        own = self._file.execute("SELECT alike FROM calls WHERE span = ?", (span,)).fetchone()[0]
+        for *found, other in self._file.execute(query, values).fetchall():
+            if same_answer(answer, same_trace(span, found[0]), own, other):
+                return _Found(*found)
+        return None
+
+    def _ambiguous(self, span: str, answer: str) -> bool:
+        """Whether only its answer could say what a rating is about, and several traces have it."""
+        if not answer or (span and (self._find("span = ?", span) or self._decision_of(span))):
+            return False
+        first = self._find("answer = ?", answer)
+        if first is None:
+            return False
+        query = "SELECT 1 FROM calls WHERE answer = ? AND NOT (span >= ? AND span < ?) LIMIT 1"
+        values = (answer, *trace_range(first.span))
+        return self._file.execute(query, values).fetchone() is not None
 
     def _delivered(self, decision: str) -> bool:
         query = "SELECT 1 FROM calls WHERE decision = ? AND state = 'done'"
@@ -473,14 +531,17 @@ class Joining:
         found = self._file.execute(query, (span,)).fetchone()
         return None if found is None else found[0]
 
-    def _find(self, where: str, value: str) -> _Found | None:
+    def _find(self, where: str, *values: str) -> _Found | None:
         query = "SELECT span, state, decision, parent, answer FROM calls"
-        row = self._file.execute(f"{query} WHERE {where} ORDER BY rowid", (value,)).fetchone()
+        row = self._file.execute(f"{query} WHERE {where} ORDER BY rowid", values).fetchone()
         return None if row is None else _Found(*row)
 
     def _call(self, span: str) -> Call:
         (row,) = self._file.execute("SELECT row FROM calls WHERE span = ?", (span,)).fetchone()
-        return self._decode(row)
+        try:
+            return self._decode(row)
+        except _UNREADABLE:
+            raise _DamagedError from None
 
     def _leave_out(self, span: str, state: str, this: Round) -> None:
         self._set_call(span, state)
@@ -496,21 +557,12 @@ class Joining:
         self._file.execute("UPDATE ratings SET state = ? WHERE id = ?", (state, number))
 
 
-def _attempt(call: Call, status: AttemptStatus) -> AttemptReport:
-    seconds = None if status == "cached" else call.seconds
-    return AttemptReport(model=call.served, status=status, seconds=seconds)
-
-
-def _same_trace(span: str, other: str) -> bool:
-    return span[:_TRACE] == other[:_TRACE]
-
-
-@contextmanager
-def _transaction(file: sqlite3.Connection) -> Iterator[None]:
-    file.execute("BEGIN IMMEDIATE")
+def _attempt(call: Call, status: AttemptStatus, this: Round) -> AttemptReport:
+    report = AttemptReport(model=call.served, status=status, seconds=call.seconds)
+    if status == "cached":
+        return msgspec.structs.replace(report, seconds=None)
     try:
-        yield
-    except BaseException:
-        file.execute("ROLLBACK")
-        raise
-    file.execute("COMMIT")
+        return msgspec.convert(msgspec.to_builtins(report), AttemptReport)
+    except msgspec.ValidationError:  # a clock that was wrong
+        this.left_out["trimmed"] += 1
+        return msgspec.structs.replace(report, seconds=None)

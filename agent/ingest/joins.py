@@ -6,9 +6,10 @@ another file. Both need the log as a whole, so it is read twice: a survey, then 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -29,6 +30,17 @@ from equipoise.agent.ingest.presets import PRESETS, fields_of, preset_rows
 
 IDS = ("request_id", "response_id", "call_id", "trace")
 """Fields by whose ids a score may name a row."""
+ANY: Final = ""
+"""Instead of one of them, where a score does not say which."""
+_KINDS: Final[Mapping[str, str]] = {
+    "request_id": "request_id",
+    "response_id": "response_id",
+    "call_id": "call_id",
+    "litellm_call_id": "call_id",
+    "trace_id": "trace",
+    "traceId": "trace",
+}
+"""What a score calls an id to which it is; subjects, targets and the like may be any."""
 CACHE_HITS: Final = "cache hits"
 ATTEMPTS: Final = "failed attempts of answered requests"
 FAILURES: Final = "calls of requests that failed"
@@ -39,6 +51,8 @@ EMPTY: Final = "traces without calls"
 NO_TIME: Final = float("-inf")
 EXAMPLES: Final = 3
 Key: TypeAlias = "str | int"
+Named: TypeAlias = tuple[str, str]
+"""One of IDS or ANY, and the id as `normal` has it."""
 """A row: by its request_id, or by its place in the log where it has none."""
 
 
@@ -149,11 +163,12 @@ class Scores:
         refuse: Callable[[str, int, str], None],
     ) -> None:
         self.result = Joined()
-        self.by_id: dict[str, _Score] = {}
+        self.by_id: dict[Named, _Score] = {}
         self.files = ", ".join(source.name for source in sources)
         self._paths, self._name = paths, name
         self._rewards = Rewards(paths.rewards) if paths.rewards else None
         self._names = Counter[str]()
+        self._ways = [replace(way, others=()) for way in parse_path(paths.id).ways]
         for source in sources:
             for number, row in rows(source.path, source.format, name=source.name):
                 for each in _page(row):
@@ -179,8 +194,8 @@ class Scores:
             if self._name not in (None, name):
                 self.result.others += 1
                 return
-        id_ = as_text("id", find(row, paths.id))
-        if id_ is None:
+        named = self._named(row)
+        if named is None:
             raise AgentError(f"nothing at {paths.id}")
         value = find(row, paths.value)
         if str(find(row, paths.type)) in ("CATEGORICAL", "TEXT") and not isinstance(value, str):
@@ -189,14 +204,24 @@ class Scores:
         reward = as_number("score", value) if self._rewards is None else self._rewards.find(value)
         if reward is None:
             raise AgentError(f"nothing at {paths.value}")
+        if not math.isfinite(reward):
+            raise AgentError(f"score: {reward} is not a finite number")
         at = as_seconds("time", find(row, paths.at))
         score = _Score(NO_TIME if at is None else at, reward)
-        known = self.by_id.get(normal(id_))
+        known = self.by_id.get(named)
         if known is not None:
             self.result.superseded += 1
         # Of two at the same time, or without any, the one further down.
         if known is None or score.at >= known.at:
-            self.by_id[normal(id_)] = score
+            self.by_id[named] = score
+
+    def _named(self, row: Any) -> Named | None:
+        """What a score is about: the first of its paths that leads to an id."""
+        for way in self._ways:
+            id_ = as_text("id", way.find(row))
+            if id_ is not None:
+                return _KINDS.get(way.columns[-1] if way.columns else "", ANY), normal(id_)
+        return None
 
 
 def normal(id_: str) -> str:
@@ -286,14 +311,19 @@ class Log:
             yield Usage(number, None, error)
             return
         for each in held:
-            yield Usage(number, each)
+            if isinstance(each, AgentError):
+                yield Usage(number, None, each)
+            else:
+                yield Usage(number, each)
         if not held:
             yield Usage(number, row, reason=EMPTY)
 
     def _survey(self, sources: Sequence[Source]) -> None:
         """The last row of every group with an answer in it, and the row that each score is of."""
         scores = {} if self._scores is None else self._scores.by_id
-        named: dict[str, _Last | None] = {}
+        named: dict[Named, _Last | None] = {}
+        # A log without ids of a kind has them under another name; a trace is no request, though.
+        anyhow = [ANY, *(name for name in IDS[:-1] if name not in self._paths)]
         examples: dict[str, list[str]] = {}
         for source in sources:
             for usage, key, group in self._read(source):
@@ -309,24 +339,30 @@ class Log:
                             self._last[group] = last
                 for name in IDS if scores else ():
                     id_ = self._id(usage.row, name)
+                    kinds = [name, *anyhow]
+                    if id_ is None and name == "response_id":
+                        # Answers that were not kept: their ids are those of the requests.
+                        id_, kinds = self._id(usage.row, "request_id"), [name]
                     if id_ is None:
                         continue
                     shown_ids = examples.setdefault(name, [])
                     if len(shown_ids) < EXAMPLES and id_ not in shown_ids:
                         shown_ids.append(id_)
-                    if normal(id_) in scores:
-                        before = named.setdefault(normal(id_), None)
+                    for of in ((kind, normal(id_)) for kind in kinds):
+                        if of not in scores:
+                            continue
+                        before = named.setdefault(of, None)
                         if last is None or last.cached:
                             continue
                         if before is None or last.at >= before.at:
-                            named[normal(id_)] = last
+                            named[of] = last
         if self._scores is not None:
             self._join(self._scores, named, examples)
 
     def _join(
         self,
         scores: Scores,
-        named: Mapping[str, _Last | None],
+        named: Mapping[Named, _Last | None],
         examples: Mapping[str, Sequence[str]],
     ) -> None:
         result = scores.result
@@ -345,7 +381,7 @@ class Log:
                 if known is None or score.at >= known.at:
                     self._values[last.key] = score
         if scores.by_id and not named:
-            theirs = ", ".join(map(shown, list(scores.by_id)[:EXAMPLES]))
+            theirs = ", ".join(shown(id_) for _, id_ in list(scores.by_id)[:EXAMPLES])
             ours = "; ".join(
                 f"{name} {', '.join(map(shown, ids))}" for name, ids in examples.items()
             )

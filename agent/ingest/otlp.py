@@ -15,7 +15,6 @@ one to the next: it is kept as `failed`, and nothing is concluded from it.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from equipoise.agent.errors import AgentError
+from equipoise.agent.features.values import shown_sent
+from equipoise.store.records import LONGEST_ID
 
 Signal: TypeAlias = Literal["traces", "logs"]
 Row: TypeAlias = dict[str, Any]
@@ -144,15 +145,17 @@ _NUMBERS = frozenset(
         "cost",
     }
 )
+_IDS = frozenset({"response_id", "conversation_id"})
 _CALL_FIELDS = [
     name
     for name in NAMES
     if name not in ("operation", "finish_reason", "error", "evaluation", "score", "label")
 ]
+_SPELLED = re.compile(r"-?[0-9.]+(?:[eE][-+]?[0-9]+)?|NaN|-?Infinity")
 _DATED = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{3,4}|\d{6}|\d{8})(?:-v\d+(?::\d+)?)?")
 
 
-class _Wire(msgspec.Struct, rename="camel", omit_defaults=True):
+class _Wire(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """A message of OTLP as its JSON has it; what is not needed here is skipped."""
 
 
@@ -270,7 +273,8 @@ def rows(
     what it is about), response_id, decision_id, outcome_token, name, score, label, failed, at. A
     span that is no call but names a decision has kind "decision". None where nothing is said.
     ignored: counts what is none of these. parents: filled with the parent of every span,
-    calls or not, both as request_id writes them; "" for one that has none.
+    calls or not, both as request_id writes them, "" for one that has none; spans whose ids cannot
+    be read have no place.
     """
     counted = Counter[str]() if ignored is None else ignored
     if isinstance(message, Traces):
@@ -279,9 +283,7 @@ def rows(
             for scope in batch.scope_spans:
                 for span in scope.spans:
                     if parents is not None:
-                        trace, parent = span.trace_id.lower(), span.parent_span_id.lower()
-                        around = f"{trace}-{parent}" if parent.strip("0") else ""
-                        parents[f"{trace}-{span.span_id.lower()}"] = around
+                        parents.update(_place(span))
                     yield from _of_span(span, resource, counted)
         return
     for each in message.resource_logs:
@@ -290,23 +292,20 @@ def rows(
                 yield from _of_record(record, counted)
 
 
-def rows_of(line: Mapping[str, Any]) -> Iterator[Row]:
+def rows_of(line: Mapping[str, Any]) -> Iterator[Row | Rejected]:
     """The rows of a batch that lies in a file as JSON, decoded. A call has its evaluations beside
     it: scores and labels, by name. Of a call within another only the outer one is a row, and an
-    answer that is there twice counts once.
+    answer that is there twice counts once, and what cannot be read of it is refused alone.
 
-    Raises AgentError where something of the batch cannot be read.
+    Raises AgentError where the line is no batch.
     """
     signal: Signal = "logs" if "resourceLogs" in line else "traces"
     try:
         message = msgspec.convert(line, MESSAGES[signal], strict=False)
     except (msgspec.ValidationError, RecursionError) as error:
         raise AgentError(f"this is no batch of OTLP: {error}") from None
-    read: list[Row] = []
-    for row in rows(message):
-        if isinstance(row, Rejected):
-            raise AgentError(row.reason)
-        read.append(row)
+    held = list(rows(message))
+    read = [row for row in held if not isinstance(row, Rejected)]
     spans = {row["span_id"] for row in read if row["kind"] == "call"}
     scores: dict[str, Row] = {}
     for row in read:
@@ -316,7 +315,11 @@ def rows_of(line: Mapping[str, Any]) -> Iterator[Row]:
                 if row[field] is not None:
                     beside[f"{field}s"][row["name"]] = row[field]
     answers: set[str] = set()
-    for row in read:
+    for each in held:
+        if isinstance(each, Rejected):
+            yield each
+            continue
+        row = each
         if row["kind"] == "evaluation" and row["span_id"] not in spans:
             yield row
         if row["kind"] != "call" or row["parent_span_id"] in spans:
@@ -338,7 +341,7 @@ def _of_span(span: Span, resource: Row, ignored: Counter[str]) -> Iterator[Row |
         attributes = _flat(span.attributes)
         row = _call(span, attributes, resource)
     except AgentError as error:
-        yield Rejected(f"span {span.span_id[:32]!r}: {error}")
+        yield Rejected(f"span {shown_sent(span.span_id)}: {error}")
         return
     if row is not None:
         yield row
@@ -351,7 +354,7 @@ def _of_span(span: Span, resource: Row, ignored: Counter[str]) -> Iterator[Row |
             said = _flat(event.attributes)
             yield _evaluation(said, span.trace_id, span.span_id, event.time_unix_nano)
         except AgentError as error:
-            yield Rejected(f"span {span.span_id[:32]!r}: {EVALUATION_EVENT}: {error}")
+            yield Rejected(f"span {shown_sent(span.span_id)}: {EVALUATION_EVENT}: {error}")
 
 
 def _of_record(record: LogRecord, ignored: Counter[str]) -> Iterator[Row | Rejected]:
@@ -367,16 +370,32 @@ def _of_record(record: LogRecord, ignored: Counter[str]) -> Iterator[Row | Rejec
         yield Rejected(f"{EVALUATION_EVENT}: {error}")
 
 
+def _place(span: Span) -> Row:
+    try:
+        trace, name, parent = _ids(span)
+    except AgentError:
+        return {}
+    return {f"{trace}-{name}": f"{trace}-{parent}" if parent else ""}
+
+
+def _ids(span: Span) -> tuple[str, str, str | None]:
+    """Of its trace, its own and of its parent. Raises AgentError."""
+    trace, name = _hex("traceId", span.trace_id, 32), _hex("spanId", span.span_id, 16)
+    if trace is None or name is None:
+        raise AgentError("traceId and spanId: received nothing, expected hexadecimal digits")
+    parent = _hex("parentSpanId", span.parent_span_id, 16)
+    if parent == name:
+        raise AgentError(f"parentSpanId: received {parent!r}, the id of the span itself")
+    return trace, name, parent
+
+
 def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
     """The row of a span that had a model answer, or that names a decision; None of any other."""
     is_call = _is_call(attributes)
     decision = _text("decision_id", attributes)
     if not is_call and decision is None:
         return None
-    trace, name = _hex("traceId", span.trace_id, 32), _hex("spanId", span.span_id, 16)
-    if trace is None or name is None:
-        raise AgentError("traceId and spanId: received nothing, expected hexadecimal digits")
-    parent = _hex("parentSpanId", span.parent_span_id, 16)
+    trace, name, parent = _ids(span)
     row: Row = {
         "kind": "call" if is_call else "decision",
         "trace_id": trace,
@@ -395,7 +414,8 @@ def _call(span: Span, attributes: Row, resource: Row) -> Row | None:
     if row["requested_model"] is None:
         row["requested_model"] = _inside(attributes.get("llm.invocation_parameters"), "model")
     if row["response_id"] is None and "openinference.span.kind" in attributes:
-        row["response_id"] = _inside(attributes.get("output.value"), "id")
+        inside = _inside(attributes.get("output.value"), "id")
+        row["response_id"] = None if inside is None or len(inside) > LONGEST_ID else inside
     reasons = _found("finish_reason", attributes)
     error = _text("error", attributes)
     row |= {
@@ -481,14 +501,16 @@ def _plain(value: AnyValue) -> Any:
         return value.string_value
     if value.int_value is not None:
         try:
-            return int(value.int_value)
+            return int(_spelled(value.int_value))
         except ValueError:
-            raise AgentError(f"intValue: {value.int_value[:40]!r} is no whole number") from None  # type: ignore[index]
+            received = shown_sent(value.int_value)
+            raise AgentError(f"intValue: {received} is no whole number") from None
     if value.double_value is not None:
         try:
-            return float(value.double_value)
+            return float(_spelled(value.double_value))
         except ValueError:
-            raise AgentError(f"doubleValue: {value.double_value[:40]!r} is no number") from None  # type: ignore[index]
+            received = shown_sent(value.double_value)
+            raise AgentError(f"doubleValue: {received} is no number") from None
     if value.bool_value is not None:
         return value.bool_value
     if value.array_value is not None:
@@ -496,6 +518,13 @@ def _plain(value: AnyValue) -> Any:
     if value.kvlist_value is not None:
         return _flat(value.kvlist_value.values)
     return value.bytes_value
+
+
+def _spelled(value: float | str) -> float | str:
+    """A number as JSON of Protobuf writes it. Raises ValueError for what only Python reads."""
+    if isinstance(value, str) and not _SPELLED.fullmatch(value):
+        raise ValueError
+    return value
 
 
 def _found(field: str, attributes: Row) -> Any:
@@ -509,10 +538,13 @@ def _found(field: str, attributes: Row) -> Any:
 def _text(field: str, attributes: Row) -> str | None:
     value = _found(field, attributes)
     if value is None or isinstance(value, str):
+        if value is not None and field in _IDS and len(value) > LONGEST_ID:
+            name = NAMES[field][0].attribute
+            raise AgentError(f"{name}: received {len(value)} characters, at most {LONGEST_ID}")
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise AgentError(f"{NAMES[field][0].attribute}: received {str(value)[:40]!r}, expected text")
+    raise AgentError(f"{NAMES[field][0].attribute}: received {shown_sent(value)}, expected text")
 
 
 def _number(field: str, attributes: Row) -> float | int | None:
@@ -522,6 +554,8 @@ def _number(field: str, attributes: Row) -> float | int | None:
             value = float(value)
         except ValueError:
             value = False  # refused below
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = False
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return None if value != value else value
     raise AgentError(f"{NAMES[field][0].attribute}: received what is no number")
@@ -534,7 +568,7 @@ def _nanoseconds(field: str, value: int | str) -> int:
     except ValueError:
         time = -1
     if not 0 <= time < 2**64:
-        raise AgentError(f"{field}: received {str(value)[:40]!r}, expected nanoseconds")
+        raise AgentError(f"{field}: received {shown_sent(value)}, expected nanoseconds")
     return time
 
 
@@ -544,12 +578,12 @@ def _hex(field: str, value: str, digits: int) -> str | None:
     text = value.lower()
     if len(text) != digits or text.strip("0123456789abcdef"):
         try:
-            text = base64.b64decode(value, validate=True).hex() if value else ""
-        except (binascii.Error, ValueError):
-            text = value
-        if text and len(text) != digits:
-            received = value[:40]
-            raise AgentError(
-                f"{field}: received {received!r}, expected {digits} hexadecimal digits"
-            )
+            # Of `digits / 2` bytes, with the padding.
+            fits = len(value) == 4 * -(-digits // 6)
+            text = base64.b64decode(value, validate=True).hex() if fits else ""
+        except ValueError:  # of base64, or of text that is not ASCII
+            text = ""
+        if value and len(text) != digits:
+            received = shown_sent(value)
+            raise AgentError(f"{field}: received {received}, expected {digits} hexadecimal digits")
     return text if text.strip("0") else None

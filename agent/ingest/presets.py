@@ -63,7 +63,7 @@ class Preset:
     about: str
     fields: Mapping[str, str]
     signs: tuple[str, ...]
-    rows: Callable[[Row], Iterable[Row]] | None = None
+    rows: Callable[[Row], Iterable[Row | AgentError]] | None = None
     once: Literal["trace", "request_id"] | None = None
     merged: bool = False
     _paths: tuple[Any, ...] = field(init=False, compare=False, repr=False)
@@ -97,9 +97,10 @@ def recognise(rows: Iterable[Any], family: str | None = None) -> Preset | None:
     return PRESETS[best] if family is not None or 2 * fitting[best] >= count else None
 
 
-def preset_rows(preset: Preset, row: Any) -> Iterator[Row]:
+def preset_rows(preset: Preset, row: Any) -> Iterator[Row | AgentError]:
     """The rows that a row of the file holds: those under `data` where it is a page of an API's
-    answer. Raises AgentError where it is no row at all."""
+    answer; an error in the place of one that cannot be read. Raises AgentError where it is no row
+    at all."""
     if not isinstance(row, Mapping):
         raise AgentError(f"expected an object, this is of type {type(row).__name__}")
     page = row.get("data")
@@ -391,5 +392,8 @@ def fields_of(mapping: IngestMapping) -> dict[str, str]:
     """What fills the fields of a mapping's records: those of its preset and its own."""
     preset = PRESETS.get(mapping.preset or "")
     known = FIELDS[mapping.kind]
-    given = {} if preset is None else preset.fields
+    given: dict[str, str] = {} if preset is None else dict(preset.fields)
+    if mapping.kind == "decisions":
+        # There it is the model that answered, which is what was drawn.
+        given.pop("routed", None)
     return {name: path for name, path in given.items() if name in known} | mapping.fields

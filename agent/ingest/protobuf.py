@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -35,6 +35,9 @@ from equipoise.agent.ingest.otlp import (
 
 DEEPEST = 64
 """Messages within messages; only values of attributes can be nested without end."""
+MOST_MESSAGES = 500_000
+"""Of one body: spans, records, events, attributes, and the values of attributes. An empty one is
+two bytes that become a hundred, and a batch of 8192 spans with 30 attributes each has fewer."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _fixed64 = struct.Struct("<Q").unpack_from
 _double = struct.Struct("<d").unpack_from
@@ -42,6 +45,10 @@ _double = struct.Struct("<d").unpack_from
 
 class ProtobufError(ValueError):
     """What is no message of Protocol Buffers, in one line."""
+
+
+class TooManyError(ProtobufError):
+    """There are more messages than one body may hold."""
 
 
 class _Field(NamedTuple):
@@ -139,16 +146,19 @@ _FIELDS: Mapping[type, Mapping[int, _Field]] = MappingProxyType(
 """Of opentelemetry-proto 1.x, where these numbers are stable."""
 
 
-def decode(body: bytes, signal: Signal) -> Traces | Logs:
-    """The batch of an export. Raises ProtobufError."""
-    message: Traces | Logs = _message(MESSAGES[signal], body, 0, len(body), 0)
+def decode(body: bytes, signal: Signal, most: int = MOST_MESSAGES) -> Traces | Logs:
+    """The batch of an export. Raises ProtobufError; TooManyError beyond `most` messages."""
+    places = iter(range(most))
+    message: Traces | Logs = _message(MESSAGES[signal], body, 0, len(body), 0, places)
     return message
 
 
-def _message(kind: type, data: bytes, at: int, end: int, depth: int) -> Any:
-    """The message in data[at:end]."""
+def _message(kind: type, data: bytes, at: int, end: int, depth: int, places: Iterator[int]) -> Any:
+    """The message in data[at:end]. places: one for each message that may still come."""
     if depth > DEEPEST:
         raise ProtobufError(f"messages are nested more than {DEEPEST} deep")
+    if next(places, None) is None:
+        raise TooManyError("it has more messages than one body may hold")
     message, fields = kind(), _FIELDS[kind]
     while at < end:
         tag = data[at]
@@ -167,7 +177,7 @@ def _message(kind: type, data: bytes, at: int, end: int, depth: int) -> Any:
             if stop > end:
                 raise ProtobufError("it breaks off")
             if field is not None:
-                _set_bytes(message, field, data, at, stop, depth)
+                _set_bytes(message, field, data, at, stop, depth, places)
             at = stop
         elif wire == _VARINT:
             value, at = _varint(data, at, end)
@@ -188,7 +198,9 @@ def _message(kind: type, data: bytes, at: int, end: int, depth: int) -> Any:
     return message
 
 
-def _set_bytes(message: Any, field: _Field, data: bytes, at: int, stop: int, depth: int) -> None:
+def _set_bytes(
+    message: Any, field: _Field, data: bytes, at: int, stop: int, depth: int, places: Iterator[int]
+) -> None:
     if field.message is None:
         assert field.value is not None
         try:
@@ -196,7 +208,7 @@ def _set_bytes(message: Any, field: _Field, data: bytes, at: int, stop: int, dep
         except UnicodeDecodeError:
             raise ProtobufError(f"{field.name} is not UTF-8") from None
         return
-    value = _message(field.message, data, at, stop, depth + 1)
+    value = _message(field.message, data, at, stop, depth + 1, places)
     if field.repeated:
         getattr(message, field.name).append(value)
     else:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features.schema import FeatureSchema
 from equipoise.agent.features.values import LONGEST_SHOWN, shown, suggestion
 from equipoise.agent.ingest.drawn_rows import SPELLINGS, DrawnRow, as_candidates, with_candidates
+from equipoise.agent.ingest.draws import BeforeDrawError
 from equipoise.agent.ingest.files import JSON_FORMATS, STANDARD_INPUT, Format, Source
 from equipoise.agent.ingest.presets import Preset, fields_of
 from equipoise.store.records import Observation, Outcome, Simulation, readable
@@ -184,24 +185,28 @@ def mapped(
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
+        after = _After(kind)
         for name, path in fields:
             value = path.find(row)
-            if name == "reward" and rewards is not None:
-                value = rewards.find(value)
-            else:
-                value = _field(name, value)
+            with after.part(name) as part:
+                value = rewards.find(value) if name == "reward" and rewards else _field(name, value)
+            if part in after.unread:
+                continue
             if value is not None:
                 record[name] = mapping.models.get(value, value) if name in _MODELS else value
             elif name in ("routed", "model") and mapping.kind != "outcomes":
                 raise AgentError(f"{name}: nothing at {path.text}")
         for side, kinds, paths in sides:
-            values = {
-                name: as_feature(kinds[name], name, path.find(row), counted) for name, path in paths
-            }
+            values = {}
+            with after.part(side):
+                values = {
+                    name: as_feature(kinds[name], name, path.find(row), counted)
+                    for name, path in paths
+                }
             values = {name: value for name, value in values.items() if value is not None}
             if values or mapping.kind != "outcomes":
                 record[side] = values
-        return _convert(record, kind, mapping.models)
+        return after.with_unread(_convert(record, kind, mapping.models))
 
     return read
 
@@ -215,28 +220,30 @@ def nested(
         "outputs": {feature.name: type(feature).__name__ for feature in schema.outputs},
     }
     struct, counted = RECORDS[kind], Counter[str]() if left_out is None else left_out
-    plain = {*struct.__struct_fields__} - {*sides, "metrics"}
+    plain = {*struct.__struct_fields__} - {*sides, "metrics", "unread"}
     plain |= SPELLINGS if kind == "decisions" else set()
 
     def read(row: Any) -> Record:
         if not isinstance(row, Mapping):
             return _convert(row, struct)
         record: dict[str, Any] = {}
+        after = _After(struct)
         for name, value in row.items():
             entry = value
-            if name in plain:
-                entry = _field(name, value)
-            elif name in sides and isinstance(value, Mapping):
-                kinds = sides[name]
-                # What we do not know is left as it is, to be refused by its name.
-                values = {
-                    key: as_feature(kinds[key], key, each, counted) if key in kinds else each
-                    for key, each in value.items()
-                }
-                entry = {key: each for key, each in values.items() if each is not None}
-            if entry is not None:
+            with after.part(name):
+                if name in plain:
+                    entry = _field(name, value)
+                elif name in sides and isinstance(value, Mapping):
+                    kinds = sides[name]
+                    # What we do not know is left as it is, to be refused by its name.
+                    values = {
+                        key: as_feature(kinds[key], key, each, counted) if key in kinds else each
+                        for key, each in value.items()
+                    }
+                    entry = {key: each for key, each in values.items() if each is not None}
+            if entry is not None and name not in after.unread:
                 record[name] = entry
-        return _convert(record, struct)
+        return after.with_unread(_convert(record, struct))
 
     return read
 
@@ -250,31 +257,80 @@ def flat(kind: Kind, schema: FeatureSchema) -> Callable[[Row], Record]:
     }
     struct, counted = RECORDS[kind], Counter[str]()
     names = {*struct.__struct_fields__, *kinds} - {"features", "outputs", "metrics"}
-    names |= SPELLINGS if kind == "decisions" else set()
+    names = names - {"unread"} | (SPELLINGS if kind == "decisions" else set())
 
     def read(row: Row) -> Record:
         record: dict[str, Any] = {}
+        after = _After(struct)
         for name, value in row.items():
             if value is None or value == "":
                 continue
             if name in kinds:
-                side = "features" if name.startswith("x_") else "outputs"
-                entry = as_feature(kinds[name], name, value, counted)
+                side, entry = "features" if name.startswith("x_") else "outputs", None
+                with after.part(side):
+                    entry = as_feature(kinds[name], name, value, counted)
                 if entry is not None:
                     record.setdefault(side, {})[name[2:]] = entry
                 continue
             if name not in names:
                 fix = suggestion(name, sorted(names))
                 raise AgentError(f"column {shown(name)} is unknown: {fix}")
-            entry = _field(name, value)
+            entry = None
+            with after.part(name):
+                entry = _field(name, value)
             if entry is not None:
                 record[name] = entry
         if kind != "outcomes":
             record.setdefault("features", {})
             record.setdefault("outputs", {})
-        return _convert(record, struct)
+        return after.with_unread(_convert(record, struct))
 
     return read
+
+
+_AFTER_DRAW = ("reward", "served", "delivered", "outputs")
+
+
+class _After:
+    """Faults of what came after a draw: such a row stays, without the part that cannot be read.
+
+    Of records that were not drawn elsewhere every fault refuses the row.
+    """
+
+    __slots__ = ("_drawn", "_part", "unread")
+
+    def __init__(self, kind: type[Record]) -> None:
+        self._drawn, self._part = kind is DrawnRow, ""
+        self.unread: dict[str, str] = {}
+
+    def part(self, name: str) -> Self:
+        """Read a part of the row, inside a `with`."""
+        self._part = name
+        return self
+
+    def __enter__(self) -> str:
+        return self._part
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> bool:
+        if not self._drawn or not isinstance(error, AgentError):
+            return False
+        if self._part in _AFTER_DRAW:
+            self.unread.setdefault(self._part, str(error))
+            return True
+        if self._part in ("features", "candidates", "probabilities", "at"):
+            raise BeforeDrawError(str(error)) from None
+        return False
+
+    def with_unread(self, record: Record) -> Record:
+        """The record, with what could not be read."""
+        if isinstance(record, DrawnRow):
+            if record.unread:
+                raise AgentError("unread: no field of a row")
+            if self.unread:
+                return msgspec.structs.replace(record, unread=self.unread)
+        return record
 
 
 def reader(

@@ -35,7 +35,8 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     segment: None for the whole traffic. candidates: (A,) names: models, today's routing, declared
     policies. active: (K,) models that were compared. drawn: by whom its rows were drawn, left out
-    where this experiment drew them. The other fields are those of `Certified`
+    where this experiment drew them; uncertified: why those count for estimates alone, left out
+    where they do not. The other fields are those of `Certified`
     (`agent.answers.certifier`), null where a number is not finite.
     """
 
@@ -58,6 +59,7 @@ class KeptAnswer(msgspec.Struct, frozen=True, kw_only=True):
     decision: list[list[float | None]]
     rating: list[list[float | None]] | None = None
     drawn: str | msgspec.UnsetType = msgspec.UNSET
+    uncertified: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class EraAnswer(msgspec.Struct, frozen=True, kw_only=True):

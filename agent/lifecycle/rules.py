@@ -112,7 +112,7 @@ class Rule:
         if self.ask is not None:
             body["ask"] = self.ask
         if self.drawn is not None:
-            body["drawn"] = msgspec.to_builtins(self.drawn)
+            body["drawn"] = self.drawn.body
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:

@@ -33,12 +33,8 @@ SIZE = 0.01
 FALSE_ALARMS = 0.05
 """Probability that any part which is sent as the rest is called random, over all parts tried."""
 FEWEST_ROWS, FEWEST_OF_MODEL, FEWEST_CLUSTERS = 200, 20, 30
-LARGEST_DIFFERENCE = 0.15
-"""Difference of a model's share between two halves of the log that must be seen with 80%, for the
-whole log to be called random."""
-LARGEST_ERROR = 0.25
-"""Share by which the sum of 1 / p may be off, and still be seen with 80%, where propensities are
-believed."""
+LARGEST_DIFFERENCE = 0.15  # of a share between halves of a log called random, seen with 80%
+LARGEST_ERROR = 0.25  # of the sum of 1 / p, seen with 80%, where propensities are believed
 Ints: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.int64]]"
 Verdict: TypeAlias = Literal["looks random", "not random", "too few"]
 
@@ -578,8 +574,8 @@ def _judged(
 
 
 def _shares(sample: Sample, counts: Ints) -> dict[str, float]:
-    shares = (counts / counts.sum()).tolist()
-    return {name: share for name, share in zip(sample.names, shares, strict=True) if share}
+    pairs = zip(sample.names, (counts / counts.sum()).tolist(), strict=True)
+    return {name: share for name, share in pairs if share}
 
 
 def _detectable(split: Ints, cluster: Ints, level: float) -> float:

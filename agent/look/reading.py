@@ -325,7 +325,11 @@ def _rows(source: Source, preset: Preset | None, lost: Counter[str]) -> Iterator
         page = row.get("data")
         if preset is not None and is_whole(preset):
             try:
-                yield from preset_rows(preset, row)
+                for each in preset_rows(preset, row):
+                    if isinstance(each, AgentError):
+                        _lose(lost, str(each)[:80])
+                    else:
+                        yield each
             except AgentError as error:
                 _lose(lost, str(error)[:80])
         elif isinstance(page, list) and len(row) <= 3:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.features import Transform
+from equipoise.agent.lifecycle.drawn import LEAST_OPEN
 from equipoise.agent.lifecycle.rules import RuleBook
 from equipoise.agent.maintenance.atomic_files import whole_folder
 from equipoise.agent.maintenance.export_sums import (
@@ -238,6 +239,8 @@ class _Shape:
                 columns[f"raw_{each}"] = np.ascontiguousarray(raw[:, index])
             drawn = self._rules.rule(batch.rule_id).drawn
             columns["drawn_by"] = None if drawn is None else [drawn.label] * count
+            if drawn is not None and not drawn.routed:
+                columns["routed"] = None  # nothing says it
             certifiable = self._certifiable(batch)
             columns["certifiable"] = certifiable
             columns["entered"] = certifiable & self._entered(batch)
@@ -252,6 +255,8 @@ class _Shape:
         result: Flags = batch.rate >= self._config.limits.rate_min
         if rule.uncertified:
             result = np.zeros_like(result)
+        elif rule.drawn is not None:
+            result &= (batch.probabilities[:, rule.active] >= LEAST_OPEN).all(axis=1)
         if batch.eligible is not None:
             result = result & batch.eligible[:, rule.active].all(axis=1)
         if batch.leader is not None and self._config.units is not None:

@@ -116,8 +116,11 @@ class Consequence:
     models: tuple[int, ...]
 
 
-def action_table(overrides: Mapping[str, str] | None = None) -> dict[str, Action]:
-    """The default table with some checks' actions replaced.
+def action_table(
+    overrides: Mapping[str, str] | None = None, pauses: bool = True
+) -> dict[str, Action]:
+    """The default table with some checks' actions replaced; pauses: whether any may pause, which is
+    reported instead otherwise.
 
     Raises AgentError naming a check or an action that does not exist.
 
@@ -132,6 +135,10 @@ def action_table(overrides: Mapping[str, str] | None = None) -> dict[str, Action
             actions = ", ".join(Action)
             raise AgentError(f"action of check {name} is {action!r}, must be one of {actions}")
         table[name] = Action(action)
+    if not pauses:
+        table = {
+            name: Action.REPORT if each is Action.PAUSE else each for name, each in table.items()
+        }
     return table
 
 

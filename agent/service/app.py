@@ -22,11 +22,11 @@ from equipoise.agent.service.daemon import Daemon
 from equipoise.agent.service.handlers import prometheus
 from equipoise.agent.service.handlers.admin import Admin
 from equipoise.agent.service.handlers.ofrep import Ofrep
-from equipoise.agent.service.handlers.otlp import Otlp, OtlpEndpoint
+from equipoise.agent.service.handlers.otlp import LARGEST_AT_ONCE, Otlp, OtlpEndpoint
 from equipoise.agent.service.handlers.queries import Queries
 from equipoise.agent.service.hot_path.application import Application
 from equipoise.agent.service.http.access import Doors, Tokens
-from equipoise.agent.service.http.endpoints import Endpoint, Plain, Served
+from equipoise.agent.service.http.endpoints import Endpoint, Plain, Room, Served
 
 
 def build(
@@ -58,10 +58,14 @@ def build(
     for path, served in by_path.items():
         waits = None if path in itself else committed
         routes.append(Route(path, Endpoint(path, served, doors, limits, counters, log, waits)))
+    room = Room(LARGEST_AT_ONCE * (limits.otlp_bytes + limits.packed_bytes))
     for signal in SIGNALS:
         path = f"/v1/{signal}"
-        routes.append(Route(path, OtlpEndpoint(path, signal, otlp, doors, limits, counters, log)))
+        served_by = OtlpEndpoint(path, signal, otlp, doors, limits, counters, log, room)
+        routes.append(Route(path, served_by))
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
+    # A redirect would send a token to another path before anybody asked for it.
+    rest.router.redirect_slashes = False
     base = daemon.settings.base_path
     barrier = daemon.barrier
     return Application(daemon.hot, rest, daemon, doors, limits, counters, log, barrier, base)

@@ -378,7 +378,7 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
     with (
         _listening(settings) as listener,
         _opened(settings) as store,
-        _joining(file) as joining,
+        _joining(file, log) as joining,
     ):
         daemon = Daemon(config, settings, store, open_key(store), log)
         switch = daemon.switches.kill_switch
@@ -419,7 +419,7 @@ def _opened(settings: ServiceSettings) -> JournaledStore:
 
 
 @contextlib.contextmanager
-def _joining(file: ConfigFile) -> Iterator[Joining | None]:
+def _joining(file: ConfigFile, log: Log) -> Iterator[Joining | None]:
     """Where spans wait. Raises StoreError where their file fails."""
     settings = file.service
     if settings.otlp is None:
@@ -431,11 +431,14 @@ def _joining(file: ConfigFile) -> Iterator[Joining | None]:
             path,
             settings.otlp.settle_seconds,
             settings.otlp.wait_seconds,
+            most=settings.otlp.waiting,
             keep_unrated=file.experiment.reward.missing_value is not None,
             safe=settings.durability == "power",
         )
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}, where spans wait, cannot be opened: {error}") from None
+    if joining.put_aside is not None:
+        log.warning("otlp-file-damaged", path=str(path), kept=str(joining.put_aside))
     with joining:
         yield joining
 

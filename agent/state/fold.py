@@ -427,6 +427,7 @@ class Fold:
         self.dimensions = dimensions = light.dimensions
         self._rules = rules
         self._sums = ChunkSums(light)
+        self._contradicts = -1, -1, ""
         self.moments = Moments.empty(dimensions)
         self.certified = CertifiedSums(spec)
         self.watch = MonitorFeed(panel, features, spec, dimensions.models, dimensions.features)
@@ -466,6 +467,18 @@ class Fold:
         start = certified.watermark
         self._feed(watch, start, certified, self._advance(certified))
         return watch.monitors
+
+    def contradiction(self, era: int) -> str:
+        """What the shares of models say against the probabilities logged in an era, "" for
+        nothing."""
+        if self._contradicts[:2] != (self.light.next_seq, era):
+            monitors = self.watched()
+            monitors.begin(era)
+            check, said = monitors.assignment.result(), ""
+            if check.status == "alarm":
+                said = f"their draws contradict their probabilities: {check.sentence.rstrip('.')}"
+            self._contradicts = self.light.next_seq, era, said
+        return self._contradicts[2]
 
     def to_bytes(self) -> bytes:
         """The whole state, for a checkpoint; also what "bit for bit" is compared on."""

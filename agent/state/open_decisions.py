@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from equipoise.agent.lifecycle.drawn import Drawn
+from equipoise.agent.lifecycle.drawn import LEAST_OPEN, Drawn
 from equipoise.agent.monitors.progress import Behind
 from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
@@ -212,6 +212,9 @@ class OpenDecisions:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.
             self.open_to_all[rows] = batch.eligible[:, active].all(axis=1)
+            self.certifiable[rows] &= self.open_to_all[rows]
+        if drawn is not None and drawn.certifies:
+            self.open_to_all[rows] &= (shares[:, active] >= LEAST_OPEN).all(axis=1)
             self.certifiable[rows] &= self.open_to_all[rows]
         self.uniform[rows] = batch.uniform
         # Of rows that left: state is a function of the log, not of when the table was moved.

@@ -10,9 +10,12 @@ from traffic import KEY, config
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig, RewardConfig
+from equipoise.agent.errors import AgentError
 from equipoise.agent.features import FeatureSchema
-from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, DrawnRows, survey
+from equipoise.agent.features.values import FeatureError
+from equipoise.agent.ingest.drawn import DRAWN_AT_ONCE, DrawnRows
 from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.draws import survey
 from equipoise.agent.lifecycle.drawn import Drawn
 from equipoise.store.batches import RequestBatch
 from equipoise.store.contract import Store
@@ -118,3 +121,44 @@ def requests(count: int = 5, at: float = NOW) -> RequestBatch:
         x=np.zeros((count, 1)),
         routed=np.zeros(count, dtype=np.int64),
     )
+
+
+def read(agent: Agent, rows: Sequence[DrawnRow], how: Drawn) -> tuple[DrawnRows, list[str]]:
+    """As `taken`, row by row; also why rows were refused."""
+    found = survey((("log", at + 1, row) for at, row in enumerate(rows)), how, agent.models)
+    reader, refused = DrawnRows(agent, found, NOW), []
+    for start in range(0, len(rows), DRAWN_AT_ONCE):
+        part = rows[start : start + DRAWN_AT_ONCE]
+        reader.begin(part)
+        for row in part:
+            try:
+                reader.take([row])
+            except (AgentError, FeatureError) as error:
+                refused.append(str(error))
+    reader.finish()
+    return reader, refused
+
+
+def split(
+    seed: int,
+    rows: int,
+    logged: Sequence[float] = (0.5, 0.5),
+    values: Sequence[float] = (0.5, 0.5),
+    real: Sequence[float] | None = None,
+) -> list[DrawnRow]:
+    """Two models by chance; logged: the probabilities that rows say, real: those they had."""
+    rng = np.random.default_rng(seed)
+    names = ("slow", "fast")
+    model = (rng.random(rows) < (real or logged)[1]).astype(int)
+    reward = rng.random(rows) < np.array(values)[model]
+    return [
+        DrawnRow(
+            model=names[model[at]],
+            features=[0.0],
+            candidates=dict(zip(names, logged, strict=True)),
+            reward=float(reward[at]),
+            request_id=f"s{at}",
+            at=BEGAN + at,
+        )
+        for at in range(rows)
+    ]

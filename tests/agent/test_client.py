@@ -273,6 +273,34 @@ def test_a_decision_that_came_too_late_was_not_delivered(daemon: Protocol) -> No
     assert parts[-1] == (False, 0.5)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"served": "small"},
+        {
+            "attempts": [
+                {"model": "large", "status": "failed"},
+                {"model": "small", "status": "delivered"},
+            ]
+        },
+    ],
+)
+def test_a_late_decision_is_told_who_answered_instead(
+    daemon: Protocol, parts: dict[str, Any]
+) -> None:
+    with serving(daemon, delay=0.5) as port:
+        router = client(port, 0.1)
+        choice = router.decide("r1", "large", FEATURES)
+        router.outcome(choice, outputs={"seconds": 2.0}, reward=0.5, **parts)
+        assert router.flush(PATIENT)
+        router.close()
+    last = [s.batch for s in daemon.desk.agent.store.read() if isinstance(s.batch, OutcomeBatch)][
+        -1
+    ]
+    assert (last.served.tolist(), last.delivered.tolist()) == ([1], [False])
+    assert router.counters.refused == 0
+
+
 def test_a_daemon_that_died_after_it_decided_is_asked_about_it(daemon: Protocol) -> None:
     """The request went out on a connection that was kept; sent once more, nobody was there."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 """How often certificates of logs that were drawn elsewhere are wrong, in lives through the reader.
 
 False-alarm rate: a certified statement is wrong in at most 5% of lives. In 200 lives each of the
-cells of docs/decisions/183-declared-draws.md none was; of draws by unit taken as draws by request,
+cells of docs/decisions/181-declared-draws.md none was; of draws by unit taken as draws by request,
 58% had a value outside its ends. The tests ask 40 lives of each: more than 5 wrong ones have a
 chance of .014 at 5%, fewer than 10 one below 1e-4 at 58%.
 """

@@ -576,7 +576,9 @@ def certified_answer(answer: EraAnswer) -> CertifiedAnswer:
 
 
 def _status(certified: Certified) -> Status:
-    state, sentence = past_decision(certified.claim, certified.randomized)
+    state, sentence = past_decision(
+        certified.claim, certified.randomized, certified.uncertified or ""
+    )
     models = () if certified.claim is None else certified.claim.models
     return Status(state, models, certified.epsilon, certified.delta, sentence)
 

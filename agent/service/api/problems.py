@@ -20,7 +20,7 @@ from equipoise.store.errors import ContradictionError, ReadOnlyStoreError, Store
 from equipoise.store.records import readable
 
 _AT = re.compile(r" - at `\$\.?(.*)`$", re.DOTALL)
-_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`(?= - at `|$)", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"unknown field `(.*?)`(?= - at `\$[\w.\[\]]*`\Z|\Z)", re.DOTALL)
 _LONGEST_DETAIL = 1000
 
 STATUSES = {

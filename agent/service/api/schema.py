@@ -281,7 +281,9 @@ class OtlpAnswer(Wire, frozen=True, kw_only=True):
     another call, which counts. again: calls whose answer was there before. failed: calls of a
     decision that got no answer; superseded: that got one before the last. unrated: calls whose
     evaluation never came; late: evaluations that came after that. spare: evaluations of a call that
-    had one; unmatched: whose call never came. refused: what the log does not take; the daemon's log
+    had one; unmatched: whose call never came; ambiguous: by the id of a response that several
+    traces have. trimmed: attempts beyond the most that an outcome may have, and durations beyond
+    their limit, left out. refused: what the log does not take; the daemon's log
     says why. last_refusal: the newest reason.
     """
 
@@ -307,6 +309,8 @@ class OtlpAnswer(Wire, frozen=True, kw_only=True):
     late: int
     spare: int
     unmatched: int
+    ambiguous: int
+    trimmed: int
     refused: int
     last_refusal: str = ""
 

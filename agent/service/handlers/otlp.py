@@ -22,12 +22,13 @@ from equipoise.agent.agent import Accepted
 from equipoise.agent.config.ingest import IngestMapping, Rewards
 from equipoise.agent.config.service import LimitSettings, OtlpSettings
 from equipoise.agent.errors import AgentError
-from equipoise.agent.features.values import FeatureError
+from equipoise.agent.features.values import FeatureError, shown, shown_sent
 from equipoise.agent.ingest import otlp, protobuf
-from equipoise.agent.ingest.joining import Arrival, Call, Decided, Joining, Rating, Ready, Within
+from equipoise.agent.ingest.arrivals import Arrival, Call, Decided, Rating, Within
+from equipoise.agent.ingest.joining import Joining, Ready
 from equipoise.agent.ingest.records import mapped
 from equipoise.agent.ingest.sinks import take_by_bisection
-from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.record_adapter import DECISION_ID, RecordAdapter
 from equipoise.agent.service.api.operations import Operation
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import OtlpAnswer, ProblemDocument
@@ -38,6 +39,7 @@ from equipoise.agent.service.http.endpoints import (
 from equipoise.agent.service.http.endpoints import (
     ClientGone,
     Receive,
+    Room,
     Scope,
     Send,
     read_plain_or_packed,
@@ -49,8 +51,11 @@ from equipoise.store.records import Observation
 
 PROTOBUF, JSON = b"application/x-protobuf", b"application/json"
 SETTLE_EVERY_SECONDS = 1.0
-BODIES_AT_ONCE = 4
-"""Under way; who comes beyond them is asked to come again."""
+LARGEST_AT_ONCE = 4
+"""So many bodies of the largest size, or as many smaller ones as have their bytes, are under way;
+who comes beyond them is asked to come again."""
+READ_AT_ONCE = 2
+"""Bodies that are messages in memory, many times their size; the rest wait for their turn."""
 ROWS_AT_ONCE = 128
 SHOWN_REASONS = 3
 _CODES = {400: 3, 401: 16, 403: 7, 404: 5, 408: 4, 413: 8, 415: 3, 429: 8, 500: 13, 503: 14}
@@ -60,13 +65,14 @@ _MESSAGES = {"traces": "rejectedSpans", "logs": "rejectedLogRecords"}
 
 @dataclass(slots=True)
 class _Read:
-    """What one body holds. rejected: how much of it is refused; reasons: why; warnings: why spans
-    can be nothing but outcomes."""
+    """What one body holds. rejected: how much of it is refused; reasons: why, and why spans can be
+    nothing but outcomes; fault: the first of ours among them."""
 
     arrivals: list[Arrival] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     rejected: int = 0
     reasons: dict[str, None] = field(default_factory=dict)
+    fault: Exception | None = None
 
     def reject(self, reason: str) -> None:
         self.rejected += 1
@@ -104,7 +110,7 @@ class Otlp:
         self._unwell = unwell
         self._settings = settings
         self._joining = joining
-        self._under_way = 0
+        self._turns = asyncio.Semaphore(READ_AT_ONCE)
         self._last_refusal = ""
         if mapping is not None:
             full = dict(otlp.FIELDS) | mapping.fields
@@ -132,26 +138,23 @@ class Otlp:
     async def take(self, signal: otlp.Signal, kind: bytes, body: bytes, caller: Caller) -> bytes:
         """Note what a body holds; the answer, in its encoding.
 
-        Raises Refusal: 400 for what cannot be decoded, 404 where no OTLP is taken, 429 and 503
-        where it is to be sent again.
+        Raises Refusal: 400 for what cannot be decoded, 404 where no OTLP is taken, 413 for more
+        messages than are read at once, 503 where it is to be sent again.
         """
         self._required()
         why = self._unwell()
         if why:
             raise Refusal(503, why, retry_after=2.0)
-        if self._under_way >= BODIES_AT_ONCE:
-            limit = f"{BODIES_AT_ONCE} at once"
-            raise Refusal(429, f"more bodies than {limit}", limit=limit, retry_after=1.0)
-        self._under_way += 1
         try:
-            read = await asyncio.to_thread(self._note, signal, kind, body, caller)
+            async with self._turns:
+                read = await asyncio.to_thread(self._note, signal, kind, body, caller)
         except sqlite3.Error as error:
             self._log.failed("otlp-file", error)
             raise Refusal(
                 503, "spans cannot be kept now: their file fails", retry_after=5.0
             ) from None
-        finally:
-            self._under_way -= 1
+        if read.fault is not None:
+            self._log.failed("otlp-row", read.fault, signal=signal, rejected=read.rejected)
         self._counters.spans.update(read.counts)
         self._counters.spans["rejected"] += read.rejected
         if read.reasons:
@@ -227,8 +230,14 @@ class Otlp:
         try:
             if kind == PROTOBUF:
                 message = protobuf.decode(body, signal)
+            elif body.count(b"{") > protobuf.MOST_MESSAGES:
+                raise protobuf.TooManyError
             else:
                 message = otlp.from_json(body, signal)
+        except protobuf.TooManyError:
+            limit = f"{protobuf.MOST_MESSAGES} messages"
+            detail = f"more than {limit} in one body (spans, events, attributes and their values)"
+            raise Refusal(413, f"{detail}; send smaller batches", limit=limit) from None
         except protobuf.ProtobufError as error:
             raise Refusal(400, f"the body is not OTLP in Protobuf: {error}") from None
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -236,7 +245,13 @@ class Otlp:
             raise Refusal(400, f"the body is not OTLP in JSON: {why}") from None
         read = self._read(message, caller)
         if read.arrivals:
-            read.counts.update(self._joining.note(read.arrivals, self._clock()))
+            assert self._settings is not None
+            noted = self._joining.note(read.arrivals, self._clock())
+            read.rejected += (beyond := noted.pop("beyond", 0))
+            if beyond:
+                most = self._settings.waiting
+                read.reasons[f"{most} spans or evaluations wait for each other already"] = None
+            read.counts.update(noted)
         return read
 
     def _read(self, message: otlp.Traces | otlp.Logs, caller: Caller) -> _Read:
@@ -247,6 +262,11 @@ class Otlp:
                 arrival = self._arrival(row, caller, read)
             except (AgentError, FeatureError, Refusal) as error:
                 read.reject(_words(error))
+                continue
+            except Exception as fault:
+                # Exporters never send a body again after 500: all the others' would be lost.
+                read.fault = read.fault or fault
+                read.reject("the daemon could not read this row; its log says why")
                 continue
             if arrival is not None:
                 relevant = True
@@ -282,15 +302,13 @@ class Otlp:
 
     def _call(self, row: otlp.Row, span: str, decision: str | None, read: _Read) -> Call:
         assert self._settings is not None
-        if self._counters.waiting.get("calls", 0) >= self._settings.waiting:
-            raise AgentError(f"{self._settings.waiting} spans wait for their evaluation already")
         agent = self._adapter.agent
         transform = agent.state.transform
         record = self._to_record(row)
         assert isinstance(record, Observation)
         if record.routed not in agent.models:
             known = ", ".join(agent.models)
-            raise AgentError(f"model: {record.routed[:60]!r} is not one of {known}")
+            raise AgentError(f"model: {shown_sent(record.routed, 'name')} is not one of {known}")
         outputs, kept, refusal = None, None, ""
         try:
             outputs = transform.output_rows([record.outputs])[0].tolist()
@@ -316,6 +334,8 @@ class Otlp:
             span=span,
             parent=None if parent is None else f"{row['trace_id']}-{parent}",
             answer=row["response_id"],
+            tokens=row["output_tokens"],
+            provider=row["provider"],
             decision=decision,
             ended=(row["at"] or 0.0) + (row["seconds"] or 0.0),
             seconds=row["seconds"],
@@ -332,8 +352,8 @@ class Otlp:
         wanted = self._settings.evaluation
         if wanted is None:
             raise AgentError(
-                f"gen_ai.evaluation.name: {row['name'][:60]!r} came, and service.otlp.evaluation "
-                "does not say which one is the reward"
+                f"gen_ai.evaluation.name: {shown_sent(row['name'], 'name')} came, and "
+                "service.otlp.evaluation does not say which one is the reward"
             )
         if row["name"] != wanted or row["failed"]:
             read.counts["other"] += 1
@@ -346,6 +366,12 @@ class Otlp:
                 f"gen_ai.evaluation.score.value: {wanted!r} has none; give its labels rewards in "
                 "ingest.rewards"
             )
+        try:
+            reward = float(reward)
+        except OverflowError:
+            raise AgentError(
+                f"gen_ai.evaluation.score.value: {shown(reward)} is too large a number"
+            ) from None
         scale = self._adapter.agent.config.reward
         if not scale.low <= reward <= scale.high:
             raise AgentError(f"reward: {reward:g} is not from {scale.low:g} to {scale.high:g}")
@@ -363,9 +389,9 @@ class Otlp:
         return rating
 
     def _check_decision(self, name: str, token: str | None, caller: Caller) -> None:
-        number = int(name[1:]) if name[:1] == "d" and name[1:].isdecimal() else -1
-        if not 0 <= number < self._adapter.agent.light.pending.next or name != f"d{number}":
-            raise AgentError(f"equipoise.decision_id: {name[:40]!r} does not exist")
+        number = int(name[1:]) if DECISION_ID.fullmatch(name) else -1
+        if not 0 <= number < self._adapter.agent.light.pending.next:
+            raise AgentError(f"equipoise.decision_id: {shown_sent(name)} does not exist")
         self._tokens.check(number, token, caller)
 
 
@@ -394,7 +420,7 @@ def _portions(ready: Sequence[Ready]) -> Iterator[tuple[int, int]]:
 
 
 class OtlpEndpoint:
-    """One path of OTLP, by ASGI."""
+    """One path of OTLP, by ASGI. room: of all its paths."""
 
     def __init__(
         self,
@@ -405,9 +431,10 @@ class OtlpEndpoint:
         limits: LimitSettings,
         counters: Counters,
         log: Log,
+        room: Room,
     ) -> None:
         self._path, self._signal = path, signal
-        self._otlp, self._doors, self._limits = otlp, doors, limits
+        self._otlp, self._doors, self._limits, self._room = otlp, doors, limits, room
         self._counters, self._log = counters, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -419,8 +446,10 @@ class OtlpEndpoint:
             if scope["method"] != "POST":
                 raise Refusal(405, "this path takes POST", headers={"allow": "POST"})
             caller = self._doors.admit("POST", scope["headers"], "route", (PROTOBUF, JSON))
-            body = await read_plain_or_packed(scope, receive, self._limits.otlp_bytes, self._limits)
-            answer = await self._otlp.take(self._signal, kind, body, caller)
+            limits = self._limits
+            with self._room.share() as need:
+                body = await read_plain_or_packed(scope, receive, limits.otlp_bytes, limits, need)
+                answer = await self._otlp.take(self._signal, kind, body, caller)
         except ClientGone:
             return
         except Exception as error:

@@ -16,7 +16,7 @@ import numpy as np
 from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast, current, outlook
-from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.record_adapter import DECISION_ID, RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, eras, number
@@ -43,7 +43,6 @@ from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
 from equipoise.store.journal import JournaledStore
 from equipoise.store.records import AttemptReport
 
-_DECISION = re.compile(r"d(0|[1-9][0-9]{0,17})")
 _RULE = re.compile(r"r[0-9a-f]{20}")
 
 
@@ -125,7 +124,7 @@ class Queries:
     )
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision as it stands in the log, with its outcome."""
-        match = _DECISION.fullmatch(call.path["decision_id"])
+        match = DECISION_ID.fullmatch(call.path["decision_id"])
         if match is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
             raise Refusal(404, detail, field="decision_id")

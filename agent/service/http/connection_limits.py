@@ -266,7 +266,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _pause_or_resume(self) -> None:
         assert isinstance(self.flow, _Flow)
-        self.flow.stopped = self._queued or bool(self._unparsed and self._answering)
+        # What is kept back inside a body waits for more of it, and not for an answer.
+        waits = self._unparsed and self._answering and not self._in_body
+        self.flow.stopped = self._queued or bool(waits)
         if self.flow.stopped:
             self.flow.pause_reading()
         elif self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT:

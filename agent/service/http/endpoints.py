@@ -8,7 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+)
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -40,19 +47,60 @@ class ClientGone(Exception):  # noqa: N818
     """The client left before its request was whole."""
 
 
-async def read_plain_or_packed(
-    scope: Scope, receive: Receive, limit: int, limits: LimitSettings
-) -> bytes:
-    """The whole body, unpacked where it came compressed. limit: of its bytes, packed or not.
+class Room:
+    """Memory for bodies under way. most: bytes of all of them; the largest one must fit."""
 
-    Raises as `read_body` and `unpacked`.
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Call what it gives with the bytes that one body needs now, as often as that changes; it
+        raises Refusal 429 where there is no room for them."""
+        mine = 0
+
+        def need(size: int) -> None:
+            nonlocal mine
+            if self._taken - mine + size > self._most:
+                limit = f"{self._most} bytes at once"
+                raise Refusal(429, f"bodies of more than {limit}", limit=limit, retry_after=1.0)
+            self._taken += size - mine
+            mine = size
+
+        try:
+            yield need
+        finally:
+            self._taken -= mine
+
+
+def _anything(size: int) -> None:
+    """Room for a body, where nobody counts it."""
+
+
+async def read_plain_or_packed(
+    scope: Scope,
+    receive: Receive,
+    limit: int,
+    limits: LimitSettings,
+    need: Callable[[int], None] = _anything,
+) -> bytes:
+    """The whole body, unpacked where it came compressed. limit: of its bytes, packed or not. need:
+    of a `Room`, told before bytes are read or unpacked how many there may be.
+
+    Raises as `read_body`, `unpacked` and `need`.
     """
     encoding = encoding_of(scope["headers"])
     if not encoding:
-        return await read_body(scope, receive, limit, limits.body_seconds)
-    most = min(limit, limits.packed_bytes)
-    packed = await read_body(scope, receive, most, limits.body_seconds)
-    return await unpacked(packed, encoding, limit)
+        need(_most_bytes(scope, limit))
+        body = await read_body(scope, receive, limit, limits.body_seconds)
+    else:
+        most = min(limit, limits.packed_bytes)
+        need(_most_bytes(scope, most))
+        packed = await read_body(scope, receive, most, limits.body_seconds)
+        need(len(packed) + limit)
+        body = await unpacked(packed, encoding, limit)
+    need(len(body))
+    return body
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes:
@@ -186,6 +234,15 @@ def _check_length(scope: Scope, limit: int) -> None:
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value) > limit:
             raise _too_large(limit)
+
+
+def _most_bytes(scope: Scope, limit: int) -> int:
+    """How long a body can become: as it says itself, or `limit`. Raises Refusal 413 beyond it."""
+    _check_length(scope, limit)
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return limit
 
 
 def _too_large(limit: int) -> Exception:

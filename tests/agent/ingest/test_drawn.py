@@ -23,8 +23,9 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.statements import state
 from equipoise.agent.config import BudgetConfig, PolicyConfig, RewardConfig, UnitsConfig
 from equipoise.agent.errors import AgentError, ConflictError
-from equipoise.agent.ingest.drawn import DrawnRows, survey
+from equipoise.agent.ingest.drawn import DrawnRows
 from equipoise.agent.ingest.drawn_rows import DrawnRow
+from equipoise.agent.ingest.draws import survey
 from equipoise.agent.lifecycle.eras import read_answers
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.export import tables
@@ -233,8 +234,6 @@ ROW = DrawnRow(
         ({"keep_prob": 0.0}, "keep_prob: 0 is not within"),
         ({"keep_prob": 1.5}, "keep_prob: 1.5 is not within"),
         ({"sticky": True}, "sticky: the model was kept from an earlier draw"),
-        ({"reward": 1.5}, r"reward row 0: 1.5 is outside the declared range \[0.0, 1.0\]"),
-        ({"served": "gpt"}, "served: model 'gpt' is not one of"),
         ({"routed": "gpt"}, "routed: model 'gpt' is not one of"),
         ({"at": NOW + 1e4}, "10,000 s after the agent's clock"),
         ({"at": NOW - 5.0, "reward": None}, "reward: received nothing, and it may still come"),

@@ -188,7 +188,11 @@ def test_rows_without_a_name_count_once_and_equal_rows_are_told_apart(run, tmp_p
     mapping = MAPPING + 'fields = {model = "arm", candidates = "p", reward = "thumb"}'
     found = [{key: row[key] for key in ("arm", "p", "thumb", "words")} for row in rows()]
     write(tmp_path / "log.jsonl", found)
-    assert run("log.jsonl", "--mapping", "flags", mapping=mapping)["accepted"] == 600
+    printed = run("log.jsonl", "--mapping", "flags", mapping=mapping)
+    assert printed["accepted"] == 600
+    # Of another day's log nobody could say which of equal rows were there before.
+    assert "600 rows have neither request_id nor at" in printed["drawn"]
+    assert status(tmp_path)["certificate"]["requests"] == 0
     assert run("log.jsonl", "--mapping", "flags", mapping=mapping)["duplicates"] == 600
 
 
@@ -202,14 +206,38 @@ def test_refused_rows_are_named_and_stop_no_other(run, tmp_path):
     write(tmp_path / "log.jsonl", found)
     printed = run("log.jsonl", "--mapping", "flags", mapping=MAPPING + mapping, expected=1)
     assert printed["accepted"] == 46
-    # One row without candidates leaves the others of two models as they are.
-    assert "certificates" in printed["drawn"]
+    # Those three may have left for what was drawn; the one in row 21 would have left in any case.
+    said = "they count for estimates alone: 3 rows were refused for what may depend on the draw"
+    assert printed["drawn"].startswith(said)
+    assert status(tmp_path)["certificate"]["requests"] == 0
     reasons = {reject["row"]: reject["reason"] for reject in printed["rejects"]}
     assert reasons.keys() == {8, 21, 31, 41}
     assert "which was drawn, had a probability of 0" in reasons[8]
     assert "add up to 0.9, expected 1" in reasons[21]
     assert "'gpt' is not one of large, small" in reasons[31]
     assert "propensity: received nothing" in reasons[41]
+
+
+def test_rows_refused_for_what_was_known_before_their_draw_are_counted_with_the_certificate(
+    run, tmp_path
+):
+    mapping, _ = SHAPES["mapping"]
+    found = rows()
+    for at in (20, 40, 50):
+        found[at]["p"] = {"large": 0.5, "small": 0.4}
+    found[60]["words"] = "many"
+    write(tmp_path / "log.jsonl", found)
+    printed = run("log.jsonl", "--mapping", "flags", mapping=MAPPING + mapping, expected=1)
+    assert (printed["accepted"], printed["rejected"]) == (596, 4)
+    said = "(4 rows were refused for what was known before the draw)"
+    assert printed["drawn"].startswith("each row counts for certificates")
+    assert said in printed["drawn"]
+    facts = status(tmp_path)
+    assert facts["certificate"]["requests"] == 596
+    assert said in facts["status_sentence"], "who reads the certificate reads it too"
+    # The same file once more counts nobody twice.
+    run("log.jsonl", "--mapping", "flags", mapping=MAPPING + mapping, expected=1)
+    assert said in status(tmp_path)["status_sentence"]
 
 
 def test_our_own_names_need_no_mapping_and_certify_nothing(run, tmp_path):
@@ -244,6 +272,11 @@ def test_our_own_names_need_no_mapping_and_certify_nothing(run, tmp_path):
         ),
         (MAPPING.replace('"request"', '"unit"'), (), "units: received nothing, expected a ttl"),
         (
+            MAPPING.replace('"request"', '"unit"'),
+            (),
+            "fields.unit_id: received nothing, expected a",
+        ),
+        (
             MAPPING.replace('"decisions"', '"observations"'),
             (),
             "drawn: received 'request', expected",
@@ -271,3 +304,69 @@ def test_standard_input_cannot_be_read_twice(run, tmp_path):
     mapping = MAPPING + SHAPES["mapping"][0]
     printed = run("-", "--mapping", "flags", mapping=mapping, expected=2)
     assert "rows drawn elsewhere are read twice, standard input once: name a file" in printed
+
+
+def test_a_row_stays_whose_outcome_cannot_be_read(run, tmp_path):
+    mapping = (
+        MAPPING
+        + NAMED
+        + """fields.candidates = "p"
+fields.served = "served"
+fields.delivered = "seen"
+rewards = {up = 1.0, down = 0.0}
+"""
+    )
+    found = [row | {"served": row["arm"], "seen": "yes"} for row in rows()]
+    for at, row in enumerate(found):
+        row["thumb"] = ("down", "up")[int(row["thumb"])] if at % 10 else "error"
+    for row in found[5::100]:
+        row["seen"] = "perhaps"
+    for row in found[7::100]:
+        row["served"] = "fallback"
+    write(tmp_path / "log.jsonl", found)
+    printed = run("log.jsonl", "--mapping", "flags", mapping=mapping)
+    assert (printed["accepted"], printed["rejected"]) == (600, 0)
+    assert printed["drawn"].startswith("each row counts for certificates")
+    for said in (
+        "; of 60 rows the reward is missing (the first: reward: 'error' is not one of up, down)",
+        "; of 6 rows delivered cannot be, and the answer is taken as not delivered (the first:",
+        "; of 6 rows served cannot be, and the answer is taken as not delivered (the first: served:"
+        " model 'fallback' is not one of",
+    ):
+        assert said in printed["drawn"]
+    facts = status(tmp_path)["certificate"]
+    # Those that were not delivered have no reward of their model, and are not known either.
+    assert (facts["requests"], facts["missing_rewards"]) == (600, 72)
+
+
+def test_a_preset_says_no_routing_of_drawn_rows(run, tmp_path):
+    found = [
+        {"model": row["arm"], "id": row["id"], "thumb": row["thumb"], "ts": row["ts"], "words": 1}
+        | {
+            "conversation": [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": "y"},
+            ]
+        }
+        for row in rows()
+    ]
+    write(tmp_path / "log.jsonl", found)
+    mapping = """
+[[ingest]]
+name = "flags"
+kind = "decisions"
+drawn = "request"
+preset = "lmsys-chat"
+shares = {large = 0.25, small = 0.75}
+features = {words = "words"}
+fields = {model = "model", reward = "thumb", request_id = "id", at = "ts"}
+"""
+    assert run("log.jsonl", "--mapping", "flags", mapping=mapping)["accepted"] == 600
+    facts = status(tmp_path)
+    assert facts["certificate"]["requests"] == 600
+    assert (facts["certificate"]["lower"][2], facts["certificate"]["upper"][2]) == (0.0, 1.0)
+    done = run_command("status", "chat.db", cwd=tmp_path)
+    assert "every row that was drawn is in the log" in " ".join(done.stdout.split())
+    assert "600 decisions, 0 randomized here" in done.stdout
+    done = run_command("audit", "chat.db", cwd=tmp_path)
+    assert "every draw of the 0 decisions made here recomputes" in done.stdout

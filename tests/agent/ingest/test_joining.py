@@ -6,79 +6,27 @@ import itertools
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from equipoise.agent.ingest.joining import (
-    PATIENCE,
-    Arrival,
-    Call,
-    Decided,
-    Joining,
-    Rating,
-    Ready,
-    Within,
+from equipoise.agent.ingest.arrivals import Arrival, Call, Decided, Rating, Within
+from equipoise.agent.ingest.joining import PATIENCE, Ready
+from equipoise.store.records import AttemptReport, Outcome
+from tests.agent.ingest.arrived import (
+    LONG,
+    SETTLE,
+    WAIT,
+    call,
+    finished,
+    name,
+    opened,
+    rating,
+    said,
 )
-from equipoise.store.records import AttemptReport, Observation, Outcome
-
-SETTLE, WAIT = 10.0, 1000.0
-
-
-def name(span: int, trace: int = 1) -> str:
-    return f"{trace:032x}-{span:016x}"
-
-
-def call(span: int, trace: int = 1, parent: int | None = None, **others: Any) -> Call:
-    row = Observation(
-        routed="large", features=[0.5], outputs=[1.0], request_id=name(span, trace), at=5.0
-    )
-    facts: dict[str, Any] = {
-        "span": name(span, trace),
-        "parent": None if parent is None else name(parent, trace),
-        "answer": f"answer-{span}-{trace}",
-        "decision": None,
-        "ended": float(span),
-        "seconds": 0.5,
-        "failed": False,
-        "served": "large",
-        "reward": None,
-        "outputs": [1.0],
-        "row": row,
-    }
-    return Call(**(facts | others))
-
-
-def rating(reward: float = 0.5, at: float = 1.0, **about: Any) -> Rating:
-    return Rating(reward=reward, at=at, **about)
-
-
-def opened(folder: Path, **others: Any) -> Joining:
-    return Joining(folder / "log.db.spans", SETTLE, WAIT, **others)
-
-
-def finished(joining: Joining, now: float) -> tuple[list[Ready], Counter[str]]:
-    """Everything that becomes whole at this time, logged without a refusal."""
-    ready, left_out = [], Counter[str]()
-    for _ in range(3):  # a rating may follow its call by a round
-        this = joining.judge(now)
-        joining.finish(this.ready)
-        ready += this.ready
-        left_out += this.left_out
-    return ready, left_out
-
-
-def said(ready: Iterable[Ready]) -> list[tuple[str, str, Any]]:
-    """What was logged: kind, of what, and the reward, or else the outputs."""
-    found = []
-    for each in ready:
-        record: Any = each.record
-        about = record.request_id if each.what == "observations" else record.decision_id
-        found.append((each.what, about, record.outputs if record.reward is None else record.reward))
-    return sorted(found, key=str)
-
 
 STORIES: dict[str, tuple[Sequence[Arrival], list[tuple[str, str, Any]], dict[str, int]]] = {
     "a row, rated by its span": (
@@ -210,6 +158,79 @@ def test_an_exporter_that_sends_again_changes_nothing(tmp_path: Path) -> None:
         assert counts["spare"] == 0
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_lies_between_two_spans_survives_a_kill(killed: bool, tmp_path: Path) -> None:
+    """An HTTP span lies between a call and the one around it, and between a call and the span that
+    names its decision."""
+    arrivals = [
+        *(Within(name(3), name(2)), Within(name(2), name(1)), Within(name(1), "")),
+        *(Within(name(6, 2), name(5, 2)), Within(name(5, 2), name(4, 2))),
+        *(call(1, reward=0.1), call(3, parent=2, reward=0.2)),
+        *(Decided(span=name(4, 2), decision="d4"), call(6, 2, parent=5, reward=0.3)),
+    ]
+    joining = opened(tmp_path)
+    joining.note(arrivals, 0.0)
+    if killed:  # nothing is closed
+        joining = opened(tmp_path)
+    ready, counts = finished(joining, SETTLE)
+    assert said(ready) == [("observations", name(1), 0.1), ("outcomes", "d4", 0.3)]
+    assert counts["inner"] == 1
+    joining.judge(3 * PATIENCE * SETTLE)  # and nothing of it is kept for ever
+    with sqlite3.connect(tmp_path / "log.db.spans") as file:
+        assert file.execute("SELECT count(*) FROM parents").fetchone() == (0,)
+    joining.close()
+
+
+def test_no_more_parents_are_kept_than_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("equipoise.agent.ingest.joining.MOST_PARENTS", 10)
+    with opened(tmp_path) as joining:
+        joining.note([Within(name(span), name(span + 1)) for span in range(1, 40)], 0.0)
+        joining.judge(1.0)
+        joining.note([call(30, reward=0.5, parent=38), Decided(span=name(40), decision="d4")], 1.0)
+        assert said(finished(joining, SETTLE + 1.0)[0]) == [("outcomes", "d4", 0.5)]
+    with sqlite3.connect(tmp_path / "log.db.spans") as file:
+        kept = file.execute("SELECT span FROM parents ORDER BY rowid").fetchall()
+    assert kept == [(name(span),) for span in range(30, 40)]
+
+
+def test_only_calls_that_happened_within_what_came_are_judged_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(span, parent=span + 100) for span in range(1, 50)], 0.0)
+        finished(joining, PATIENCE * SETTLE)
+        joining.note([Within(name(103), name(999)), Within(name(200), name(999))], 500.0)
+        with sqlite3.connect(tmp_path / "log.db.spans") as file:
+            new = file.execute("SELECT span FROM calls WHERE state = 'new'").fetchall()
+        assert new == [(name(3),)]
+        finished(joining, 500.0)  # whole as far as 999 now
+        joining.note([Decided(span=name(999), decision="d4")], 501.0)
+        assert said(finished(joining, 501.0)[0]) == [("outcomes", "d4", [1.0])]
+
+
+def test_of_calls_in_a_circle_one_counts(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(1, parent=2, reward=0.1), call(2, parent=3, reward=0.2)], 0.0)
+        joining.note([Within(name(3), name(1)), call(4, 4, parent=4, reward=0.4)], 0.0)
+        joining.note([Within(name(5, 5), name(5, 5)), call(6, 5, parent=5, reward=0.6)], 0.0)
+        ready, counts = finished(joining, SETTLE)
+        rows = [name(1), name(4, 4), name(6, 5)]
+        assert [about for _, about, _ in said(ready)] == rows
+        assert counts["inner"] == 1
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path) -> None:
+    day = 86_400.0
+    with opened(tmp_path) as joining:
+        joining.note([call(1, reward=0.5)], day)
+    with opened(tmp_path) as joining:
+        joining.judge(1.0)
+        assert said(finished(joining, 1.0 + SETTLE)[0]) == [("observations", name(1), 0.5)]
+        joining.note([call(2, 2, reward=0.5)], day)
+        joining.judge(2.0)  # within one run too
+        assert said(finished(joining, 2.0 + SETTLE)[0]) == [("observations", name(2, 2), 0.5)]
+
+
 def test_what_was_noted_survives_and_what_was_not_finished_comes_again(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.note([call(1), rating(0.7, span=name(1)), call(2, 2, decision="d4")], 0.0)
@@ -225,8 +246,8 @@ def test_an_answer_out_of_a_cache_counts_for_nobody_else(tmp_path: Path) -> None
     """Two users get the same answer: the second one's is no trial of any model, and what that user
     thinks of it is not the first one's reward."""
     with opened(tmp_path) as joining:
-        joining.note([call(1, 1, decision="d1", answer="a")], 0.0)
-        joining.note([call(2, 2, decision="d2", answer="a"), rating(0.1, span=name(2, 2))], 0.0)
+        joining.note([call(1, 1, decision="d1", answer=LONG)], 0.0)
+        joining.note([call(2, 2, decision="d2", answer=LONG), rating(0.1, span=name(2, 2))], 0.0)
         ready, counts = finished(joining, SETTLE)
         assert said(ready) == [
             ("outcomes", "d1", [1.0]),
@@ -238,9 +259,54 @@ def test_an_answer_out_of_a_cache_counts_for_nobody_else(tmp_path: Path) -> None
         assert cached.attempts == [AttemptReport(model="large", status="cached")]
         assert counts == Counter()
         # A row of the usage log out of a cache is nobody's trial either.
-        joining.note([call(3, 3, answer="a"), rating(0.2, span=name(3, 3))], SETTLE)
+        joining.note([call(3, 3, answer=LONG), rating(0.2, span=name(3, 3))], SETTLE)
         ready, counts = finished(joining, 2 * SETTLE)
         assert (ready, counts["again"], counts["spare"]) == ([], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "first", "second", "same"),
+    [
+        ("chatcmpl-7", (1, {}), (1, {}), True),
+        ("chatcmpl-7", (1, {}), (1, {"tokens": 8}), False),
+        ("chatcmpl-7", (1, {}), (1, {"tokens": None}), True),
+        ("chatcmpl-7", (1, {}), (1, {"served": "small"}), False),
+        ("chatcmpl-7", (1, {}), (2, {}), False),
+        (LONG, (1, {}), (1, {"tokens": 8, "provider": "azure"}), True),
+        (LONG, (1, {}), (2, {}), True),
+        (LONG, (1, {}), (2, {"provider": None}), True),
+        (LONG, (1, {}), (2, {"provider": "azure"}), False),
+        (LONG, (1, {}), (2, {"tokens": 8}), False),
+        (LONG, (1, {}), (2, {"served": "small"}), False),
+    ],
+)
+def test_an_id_alone_does_not_say_that_an_answer_was_there_before(
+    answer: str, first: Any, second: Any, same: bool, tmp_path: Path
+) -> None:
+    """Ollama's response ids are numbers below 999: 2000 calls would have 999 answers."""
+    facts = {"answer": answer, "tokens": 7, "provider": "openai", "reward": 0.5}
+    with opened(tmp_path) as joining:
+        joining.note([call(1, first[0], **facts)], 0.0)
+        joining.note([call(2, second[0], **(facts | second[1]))], 0.0)
+        ready, counts = finished(joining, SETTLE)
+    assert (len(ready), counts["again"]) == ((1, 1) if same else (2, 0))
+
+
+def test_a_rating_by_an_id_that_several_traces_have_is_nobodys(tmp_path: Path) -> None:
+    with opened(tmp_path) as joining:
+        joining.note([call(1, 1, decision="d1", answer="chatcmpl-7")], 0.0)
+        joining.note([call(2, 2, decision="d2", answer="chatcmpl-7")], 0.0)
+        joining.note([rating(0.9, answer="chatcmpl-7")], 0.0)
+        joining.note([rating(0.2, answer="chatcmpl-7", span=name(2, 2))], 0.0)
+        this = joining.judge(SETTLE)
+        assert said(this.ready) == [
+            ("outcomes", "d1", [1.0]),
+            ("outcomes", "d2", [1.0]),
+            ("rewards", "d2", 0.2),
+        ]
+        assert this.left_out["ambiguous"] == 1
+        assert "several traces have that id" in this.refusals[0]
+        assert joining.waiting()["evaluations"] == 1
 
 
 def test_an_outcome_lists_the_attempts_of_its_request_in_their_order(tmp_path: Path) -> None:
@@ -376,3 +442,42 @@ def test_any_mixture_is_logged_once_and_everything_is_accounted_for(tmp_path: Pa
                 16 if each.what == "observations" else 10,
             )
             assert record.reward in (None, trace / 100)
+
+
+def test_attempts_are_what_an_outcome_may_have(tmp_path: Path) -> None:
+    """150 retries, and a clock that was wrong: what is over the limits is left out, and counted."""
+    with opened(tmp_path) as joining:
+        failed = {"decision": "d4", "failed": True, "answer": None}
+        joining.note([call(span, seconds=float(span), **failed) for span in range(1, 151)], 0.0)
+        joining.note([call(200, decision="d4", seconds=1.8e10)], 0.0)
+        ready, counts = finished(joining, SETTLE)
+    (outcome,) = (each.record for each in ready)
+    assert isinstance(outcome, Outcome)
+    assert msgspec.convert(msgspec.to_builtins(outcome), Outcome) == outcome
+    assert outcome.attempts is not None
+    assert [each.seconds for each in outcome.attempts] == [*map(float, range(52, 151)), None]
+    assert counts["trimmed"] == 51 + 1
+
+
+def test_what_waits_is_bounded_but_for_outcomes(tmp_path: Path) -> None:
+    with opened(tmp_path, most=5) as joining:
+        rows = [call(span, span) for span in range(1, 9)]
+        assert joining.note(rows, 0.0) == {"calls": 5, "beyond": 3}
+        assert joining.note(rows, 0.0) == {"repeats": 5, "beyond": 3}
+        outcomes: list[Arrival] = [call(20, 20, decision="d1"), call(22, 21, parent=23)]
+        outcomes += [Within(name(22, 21), name(23, 21)), Decided(span=name(23, 21), decision="d2")]
+        assert joining.note(outcomes, 0.0) == {"calls": 2, "around": 1}
+        ratings = [rating(answer=f"nobody's-{number}") for number in range(9)]
+        assert joining.note(ratings, 0.0) == {"evaluations": 5, "beyond": 4}
+        assert joining.waiting() == {"calls": 7, "evaluations": 5}
+        assert {about for _, about, _ in said(finished(joining, SETTLE)[0])} == {"d1", "d2"}
+        # Those of a decision, and of a call that waits for them, make room.
+        about: list[Arrival] = [rating(0.1, decision="d1"), rating(0.2, span=name(22, 21))]
+        assert joining.note([*about, rating(0.3, span=name(3, 3))], SETTLE) == {"evaluations": 3}
+        ready = finished(joining, SETTLE)[0]
+        assert said(ready) == [
+            ("observations", name(3, 3), 0.3),
+            ("rewards", "d1", 0.1),
+            ("rewards", "d2", 0.2),
+        ]
+        assert joining.note(rows[6:], SETTLE) == {"calls": 1, "beyond": 1}

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from otlp_bodies import span, traces
 
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
@@ -19,6 +20,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.ingest.bulk import Ingested, Order, run, table
 from equipoise.agent.ingest.files import Source, format_of
 from equipoise.agent.ingest.joins import (
+    ANY,
     ATTEMPTS,
     CACHE_HITS,
     CACHED_STEPS,
@@ -158,20 +160,65 @@ def test_a_score_finds_its_row_by_any_id_and_the_last_one_counts(tmp_path: Path)
             {"reward": 1.0},
             {"response_id": "chatcmpl-0004"},
             "no object",
+            {"response_id": "chatcmpl-0001", "score": "inf"},
         ],
     )
     source = lines(tmp_path / "a.jsonl", rows)
     log = log_of("litellm", source, scores=scores)
     assert [usage.reward for usage in log.usages(source)] == [0.1, 0.2, 1.0, None]
     assert scores.result == Joined(
-        read=11, joined=3, superseded=3, unmatched=1, refused=4, others=0, left_out=0
+        read=12, joined=3, superseded=3, unmatched=1, refused=5, others=0, left_out=0
     )
     assert [reason for _, _, reason in scores.refused] == [  # type: ignore[attr-defined]
         "score: 'up' is not a number",
         "nothing at " + ScorePaths().id,
         "nothing at " + ScorePaths().value,
         "expected an object",
+        "score: inf is not a finite number",
     ]
+
+
+@pytest.mark.parametrize(
+    ("column", "rewards"),
+    [
+        ("trace_id", [1.0, None, None]),
+        ("litellm_call_id", [None, 1.0, None]),
+        ("request_id", [None, None, 1.0]),
+        ("response_id", [None, None, 1.0]),
+    ],
+)
+def test_a_score_names_ids_of_one_kind(
+    tmp_path: Path, column: str, rewards: list[float | None]
+) -> None:
+    rows = [
+        litellm(1, trace_id="12"),
+        litellm(2, litellm_call_id="12"),
+        litellm(3, id="12", response={}),
+    ]
+    source = lines(tmp_path / "a.jsonl", rows)
+    scores = scored(tmp_path / "s.jsonl", [{column: "12", "value": 1.0}])
+    log = log_of("litellm", source, scores=scores)
+    assert [usage.reward for usage in log.usages(source)] == rewards
+    assert (scores.result.joined, scores.result.unmatched) == (1, 0)
+
+
+def test_scores_of_one_id_in_two_kinds_stay_two(tmp_path: Path) -> None:
+    rows = [litellm(1, trace_id="12"), litellm(3, id="12", response={})]
+    source = lines(tmp_path / "a.jsonl", rows)
+    pair = [{"trace_id": "12", "value": 0.25}, {"response_id": "12", "value": 0.75}]
+    scores = scored(tmp_path / "s.jsonl", pair)
+    log = log_of("litellm", source, scores=scores)
+    assert [usage.reward for usage in log.usages(source)] == [0.25, 0.75]
+
+
+def test_a_line_of_spans_keeps_those_that_can_be_read(tmp_path: Path) -> None:
+    bad = {"gen_ai.usage.output_tokens": "many"}
+    source = lines(tmp_path / "a.jsonl", [traces(span(1), span(2, bad), span(3))])
+    log = log_of("otlp", source)
+    usages = list(log.usages(source))
+    assert [usage.error is None for usage in usages] == [True, False, True]
+    assert "gen_ai.usage.output_tokens" in str(usages[1].error)
+    assert {usage.number for usage in usages} == {usages[0].number}
 
 
 def test_of_scores_without_a_time_the_one_further_down_counts(tmp_path: Path) -> None:
@@ -270,7 +317,7 @@ def test_one_of_several_scores_is_named(tmp_path: Path) -> None:
     scores = scored(tmp_path / "s.jsonl", rows, "helpful")
     assert (scores.result.others, len(scores.by_id)) == (1, 1)
     feedback = {"target_id": "t", "metric_name": "thumb", "value": True, "id": "f"}
-    assert [*scored(tmp_path / "s.jsonl", [feedback], "thumb").by_id] == ["t"]
+    assert [*scored(tmp_path / "s.jsonl", [feedback], "thumb").by_id] == [(ANY, "t")]
 
 
 def test_ids_in_capitals_are_the_same_ids(tmp_path: Path) -> None:

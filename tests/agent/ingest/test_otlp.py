@@ -213,16 +213,29 @@ def test_a_span_that_names_a_decision_is_there_though_it_is_no_call():
         ({"traceId": "xyz"}, "traceId: received 'xyz', expected 32 hexadecimal digits"),
         ({"traceId": "0" * 32}, "traceId and spanId: received nothing"),
         ({"spanId": ""}, "traceId and spanId: received nothing"),
+        ({"traceId": "\uff11" * 32}, "expected 32 hexadecimal digits"),
+        ({"traceId": "0" * 31 + "g"}, "expected 32 hexadecimal digits"),
+        ({"spanId": "AAAAAAAAAAAA"}, "spanId: received 'AAAAAAAAAAAA', expected 16"),
+        ({"parentSpanId": span_id(1)}, "parentSpanId: received '0000000000000001', the id of"),
         ({"startTimeUnixNano": "soon"}, "startTimeUnixNano: received 'soon'"),
-        ({"endTimeUnixNano": -1}, "endTimeUnixNano: received '-1'"),
+        ({"endTimeUnixNano": -1}, "endTimeUnixNano: received -1"),
         (
             {"attributes": pairs({"gen_ai.operation.name": "chat", "gen_ai.request.model": ["x"]})},
-            "gen_ai.request.model: received \"['x']\", expected text",
+            "gen_ai.request.model: received a list of 1, expected text",
         ),
         (
             {"attributes": [{"key": "a", "value": {"intValue": "1.5"}}]},
             "intValue: '1.5' is no whole number",
         ),
+        (
+            {"attributes": [{"key": "a", "value": {"intValue": "1_0"}}]},
+            "intValue: '1_0' is no whole number",
+        ),
+        (
+            {"attributes": [{"key": "a", "value": {"doubleValue": " 5 of my words"}}]},
+            "doubleValue: a text of 14 characters is no number",
+        ),
+        ({"spanId": "０" * 15 + "１"}, "spanId: received '０"),
         (
             {
                 "attributes": pairs(
@@ -230,6 +243,23 @@ def test_a_span_that_names_a_decision_is_there_though_it_is_no_call():
                 )
             },
             "gen_ai.usage.output_tokens: received what is no number",
+        ),
+        (
+            {
+                "attributes": [
+                    *pairs({"gen_ai.operation.name": "chat"}),
+                    {"key": "gen_ai.usage.output_tokens", "value": {"intValue": "9" * 400}},
+                ]
+            },
+            "gen_ai.usage.output_tokens: received what is no number",
+        ),
+        (
+            {
+                "attributes": pairs(
+                    {"gen_ai.operation.name": "chat", "gen_ai.response.id": "a" * 201}
+                )
+            },
+            "gen_ai.response.id: received 201 characters, at most 200",
         ),
     ],
 )
@@ -249,6 +279,18 @@ def test_ids_may_be_upper_case_or_base64_as_some_exporters_write_them():
     assert (row["trace_id"], row["span_id"]) == (trace_id(0xABCDEF), span_id(1))
 
 
+def test_only_ids_that_can_be_read_have_a_place_and_it_does_not_depend_on_how_they_are_written():
+    parents: dict[str, str] = {}
+    long = plain_span(1, {}) | {"traceId": "ab" * 500_000}
+    own = plain_span(2, {}, parent=2)
+    based = plain_span(3, {}, trace=1) | {"traceId": "AAAAAAAAAAAAAAAAAKvN7w=="}
+    based |= {"spanId": "AAAAAAAAAAM=", "parentSpanId": "AAAAAAAAAAE="}
+    upper = plain_span(0xB, {}, trace=0xABCDEF) | {"spanId": span_id(0xB).upper()}
+    rows(traces(long, own, based, upper), parents=parents)
+    place = f"{trace_id(0xABCDEF)}-"
+    assert parents == {place + span_id(3): place + span_id(1), place + span_id(0xB): ""}
+
+
 def test_a_line_of_a_file_is_a_batch_and_its_evaluations_stand_beside_the_calls():
     line = traces(
         span(
@@ -260,16 +302,27 @@ def test_a_line_of_a_file_is_a_batch_and_its_evaluations_stand_beside_the_calls(
         span(4, {"gen_ai.response.id": "answer-1"}),
         plain_span(5, {"db.system": "x"}),
     )
-    found = list(otlp.rows_of(line))
+    found = [row for row in otlp.rows_of(line) if isinstance(row, dict)]
     assert [row["span_id"] for row in found] == [span_id(1), span_id(3)]
     assert (found[0]["scores"], found[0]["labels"]) == ({"Relevance": 0.25}, {"Tone": "ok"})
     assert (found[1]["scores"], found[1]["labels"]) == ({}, {})
     (alone,) = otlp.rows_of(logs(record(rating(), of=1)))
+    assert isinstance(alone, dict)
     assert alone["kind"] == "evaluation"
     with pytest.raises(AgentError, match="no batch of OTLP"):
         list(otlp.rows_of({"resourceSpans": 3}))
     assert otlp.recognised(line)
     assert not otlp.recognised({"model": "x"})
+
+
+def test_a_span_of_a_file_that_cannot_be_read_takes_no_other_with_it():
+    line = traces(span(1), span(2, {"gen_ai.usage.output_tokens": "x"}), span(3, {"x": 1}))
+    first, refused, third = otlp.rows_of(line)
+    assert isinstance(refused, otlp.Rejected)
+    assert "output_tokens" in refused.reason
+    assert isinstance(first, dict)
+    assert isinstance(third, dict)
+    assert (first["span_id"], third["span_id"]) == (span_id(1), span_id(3))
 
 
 def test_whatever_comes_instead_is_refused_in_one_line():

@@ -11,7 +11,7 @@ import pytest
 from otlp_bodies import event, logs, plain_span, protobuf, rating, record, span, traces, varint
 
 from equipoise.agent.ingest import otlp
-from equipoise.agent.ingest.protobuf import ProtobufError, answer, decode, status
+from equipoise.agent.ingest.protobuf import ProtobufError, TooManyError, answer, decode, status
 
 WHOLE: dict[str, Any] = traces(
     span(
@@ -139,3 +139,20 @@ def test_answers_are_short_messages():
     assert answer(300, "why") == b"\x0a\x08\x08\xac\x02\x12\x03why"
     assert answer(0, "why") == b"\x0a\x05\x12\x03why"
     assert status(3, "no") == b"\x08\x03\x12\x02no"
+
+
+def test_messages_are_counted_while_they_are_decoded():
+    # One batch, one scope, and spans of two bytes each.
+    empty = b"\x12\x00" * 20
+    scoped = b"\x12" + varint(len(empty)) + empty
+    whole = b"\x0a" + varint(len(scoped)) + scoped
+    batch = decode(whole, "traces", 23)
+    assert isinstance(batch, otlp.Traces)
+    assert len(batch.resource_spans[0].scope_spans[0].spans) == 20
+    with pytest.raises(TooManyError, match="more messages"):
+        decode(whole, "traces", 22)
+    message = traces(span(1, {"list": ["a", "b"]}))
+    objects = msgspec.json.encode(message).count(b"{") - 1  # a scope's name is not read
+    decode(protobuf(message), "traces", objects)
+    with pytest.raises(TooManyError):
+        decode(protobuf(message), "traces", objects - 1)

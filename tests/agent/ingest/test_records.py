@@ -207,6 +207,9 @@ def test_times_are_the_same_moment_however_they_are_written() -> None:
         ]
         for given in spellings:
             assert as_seconds("at", given) == pytest.approx(seconds, abs=1e-3, rel=0)
+    for huge in (10**400, -(10**309)):
+        with pytest.raises(AgentError, match=r"^at: .* is too large a number$"):
+            as_seconds("at", huge)
     assert as_seconds("at", date(1970, 1, 2)) == 86400.0
     assert as_seconds("at", "19700102") == as_seconds("at", "1970-01-02") == 86400.0
     for wrong in ("yesterday", True, [1], "12:00"):

@@ -16,10 +16,13 @@ from commands import run_command
 
 EAGER = (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    "import equipoise.replay.harness.cell_cache as finished; finished._PAUSE = 0.0;"
+    "import time, equipoise.replay.harness.cell_cache as finished; finished._PAUSE = 0.0;"
+    "write = finished.FinishedCells.write;"
+    "finished.FinishedCells.write = lambda cells: (write(cells), time.sleep(0.1));"
     "from equipoise.replay.cli import main; main()"
 )
-"""A replay that writes every cell at once, whatever its shell says about Ctrl-C."""
+"""A replay that writes every cell at once, and then leaves time to stop it, whatever its shell says
+about Ctrl-C."""
 
 CELLS = 40
 OPTIONS = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import io
 import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from otlp_bodies import (
@@ -23,10 +25,15 @@ from otlp_bodies import (
     span,
     trace_id,
     traces,
+    varint,
 )
 from running import Answer, Running, refused, running, start, until
 
 from equipoise.agent.client import Choice
+from equipoise.agent.ingest.protobuf import MOST_MESSAGES
+from equipoise.agent.service.handlers.otlp import Otlp
+from equipoise.agent.service.http.access import ANYBODY
+from equipoise.agent.service.telemetry import Counters, Log
 
 CONFIG = """
 name = "chat"
@@ -213,6 +220,90 @@ def test_what_is_refused_is_counted_and_named_and_the_rest_is_kept(daemon: Runni
     assert "gen_ai.evaluation.name" in after["last_refusal"] or "neither" in after["last_refusal"]
 
 
+@pytest.mark.parametrize("encoding", [JSON, PROTOBUF])
+def test_a_hostile_row_takes_no_other_row_with_it(daemon: Running, encoding: str):
+    first = 520 if encoding == JSON else 540
+    before = counts(daemon)
+    good = [call(first + number) for number in range(3)]
+    bad = [
+        span(first + 10 + at, WORDS | {"equipoise.decision_id": name})
+        for at, name in enumerate(["d" + "9" * 5000, "d" + "9" * 19, "d01", "d\u0661", "my secret"])
+    ]
+    answer = send(daemon, traces(*good[:1], *bad, *good[1:]), encoding)
+    assert answer.status == 200
+    assert b"equipoise.decision_id: a text of 5001 characters does not exist" in answer.body
+    assert b"secret" not in answer.body
+    after = counts(daemon)
+    assert after["calls"] == before["calls"] + len(good)
+    assert after["rejected"] == before["rejected"] + len(bad)
+
+
+def test_a_score_that_is_no_float_is_refused_by_name(daemon: Running):
+    huge = rating(score=None)
+    huge += [{"key": "gen_ai.evaluation.score.value", "value": {"intValue": "9" * 400}}]
+    before = counts(daemon)
+    answer = send(daemon, logs(record(huge, of=561), record(rating(score=0.5), of=562)))
+    partial = answer.json["partialSuccess"]
+    assert partial["rejectedLogRecords"] == "1"
+    words = "gen_ai.evaluation.score.value: a number of 1329 bits is too large a number"
+    assert partial["errorMessage"] == words
+    assert counts(daemon)["evaluations"] == before["evaluations"] + 1
+
+
+def test_a_fault_of_ours_is_logged_and_costs_one_row(monkeypatch: pytest.MonkeyPatch):
+    class Whole:
+        def note(self, arrivals: list[Any], now: float) -> dict[str, int]:
+            return {"calls": len(arrivals)}
+
+    stream = io.StringIO()
+    counters = Counters()
+    taking = Otlp(
+        cast(Any, None),
+        cast(Any, None),
+        counters,
+        Log(stream=stream),
+        lambda: 0.0,
+        lambda: "",
+        joining=cast(Any, Whole()),
+    )
+
+    def arrival(row: Any, *_: Any) -> Any:
+        if row["span_id"].endswith("2"):
+            raise ZeroDivisionError("the words of a user")
+        return row
+
+    monkeypatch.setattr(taking, "_arrival", arrival)
+    message = body(traces(call(1), call(2), call(3)))
+    answer = asyncio.run(taking.take("traces", JSON.encode(), message, ANYBODY))
+    partial = json.loads(answer)["partialSuccess"]
+    assert partial["rejectedSpans"] == "1"
+    assert "its log says why" in partial["errorMessage"]
+    assert counters.spans["rejected"] == 1
+    assert "ZeroDivisionError" in stream.getvalue()
+    assert "words" not in stream.getvalue()
+
+
+def test_the_words_of_a_user_are_in_no_answer(daemon: Running):
+    said = {"listValue": [SECRET]}
+    batch = traces(
+        call(581, **{"app.words": SECRET}),
+        call(582, **{"user.id": [SECRET]}),
+        call(583, **{"gen_ai.request.model": SECRET, "gen_ai.response.model": None}),
+        call(584, **{"equipoise.decision_id": SECRET}),
+        call(585, **{"gen_ai.response.id": said}),
+        call(586) | {"spanId": SECRET},
+    )
+    for one in batch["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        answer = send(daemon, traces(one))
+        assert answer.json["partialSuccess"]["rejectedSpans"] == "1"
+        for text in (answer.body.decode(), counts(daemon)["last_refusal"]):
+            assert SECRET not in text
+            assert "the words" not in text
+    for label in (SECRET, [SECRET]):
+        said_of = rating(SECRET, None, gen_ai__evaluation__score__label=label)
+        assert SECRET not in send(daemon, logs(record(said_of, of=587))).body.decode()
+
+
 def test_spans_of_something_else_do_not_count(daemon: Running):
     before = counts(daemon)
     answer = send(daemon, traces(call(601), resource={"service.name": "summaries"}))
@@ -255,10 +346,30 @@ def test_refusals_are_a_status_in_the_encoding_of_the_request(
         assert words in answer.json["message"]
 
 
+@pytest.mark.parametrize("encoding", [JSON, PROTOBUF])
+def test_a_small_body_of_many_empty_messages_is_refused(daemon: Running, encoding: str):
+    if encoding == JSON:
+        spans = b"{}," * MOST_MESSAGES
+        whole = b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + spans + b"{}]}]}]}"
+    else:
+        spans = b"\x12\x00" * MOST_MESSAGES
+        scoped = b"\x12" + varint(len(spans)) + spans
+        whole = b"\x0a" + varint(len(scoped)) + scoped
+    packed = gzip.compress(whole)
+    assert len(packed) < 5000
+    header = {"Content-Type": encoding, "Content-Encoding": "gzip"}
+    answer = daemon.ask("POST", "/v1/traces", packed, **header)
+    assert answer.status == 413
+    assert b"more than 500000 messages in one body" in answer.body
+    assert b"send smaller batches" in answer.body
+
+
 def test_an_empty_batch_is_fine_and_get_is_not(daemon: Running):
     assert daemon.ask("POST", "/v1/traces", b"", **{"Content-Type": PROTOBUF}).body == b""
     assert daemon.ask("POST", "/v1/traces", b"{}", **{"Content-Type": JSON}).body == b"{}"
     assert daemon.ask("GET", "/v1/traces").status == 405
+    beside = daemon.ask("POST", "/v1/traces/", b"{}", **{"Content-Type": JSON})
+    assert (beside.status, beside.headers.get("location")) == (404, None)
 
 
 def test_no_prompt_is_written_anywhere(daemon: Running):

@@ -84,6 +84,21 @@ def test_half_a_gigabyte_is_refused_without_being_kept(daemon: Running, chunked)
     assert int(status[0]) < 400_000, "kilobytes at the most ever"
 
 
+@pytest.mark.parametrize("cut", range(1, 24))
+def test_a_body_in_chunks_may_come_in_two_packets(daemon: Running, cut: int):
+    """Cut behind a line end inside a chunk, its size or its end, too."""
+    body = b"4\r\n[\r\n \r\n2\r\n\n]\r\n0\r\n\r\n"
+    with connected(daemon) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(
+            b"POST /v1/outcomes HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            + body[:cut]
+        )
+        time.sleep(0.05)
+        client.sendall(body[cut:])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def daemon_status(daemon: Running) -> str:
     with open(f"/proc/{daemon.process.pid}/status") as file:
         return file.read()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 
 from equipoise.agent.config.service import LimitSettings, ServiceSettings
 from equipoise.agent.service.api.operations import NDJSON, Operation, Parameter, declared
+from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.http.access import Doors, Tokens
-from equipoise.agent.service.http.endpoints import Call, Endpoint
+from equipoise.agent.service.http.endpoints import Call, Endpoint, Room, read_plain_or_packed
 from equipoise.agent.service.telemetry import Counters, Log
 
 
@@ -133,3 +135,55 @@ def test_a_method_that_was_not_declared_is_refused():
         assert (await ask(served, "POST"))[1]["limit"] == "GET, HEAD, PUT"
 
     asyncio.run(work())
+
+
+def body_of(parts: list[bytes], **headers: str) -> tuple[Any, Any]:
+    """The scope of a request, and what gives its body in parts."""
+    waiting = list(parts)
+
+    async def receive() -> Any:
+        part = waiting.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(waiting)}
+
+    names = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+    return {"headers": names}, receive
+
+
+def test_room_is_taken_before_a_body_is_read_and_given_back():
+    limits = LimitSettings(packed_bytes=60)
+    room = Room(200)
+    packed = gzip.compress(b"x" * 40)
+    length = len(packed)
+
+    async def sizes(parts: list[bytes], **headers: str) -> list[int]:
+        needed: list[int] = []
+        scope, receive = body_of(parts, **headers)
+        with room.share() as need:
+
+            def noted(size: int) -> None:
+                needed.append(size)
+                need(size)
+
+            await read_plain_or_packed(scope, receive, 100, limits, noted)
+        return needed
+
+    read = asyncio.run
+    assert read(sizes([b"12", b"34"], content_length="4")) == [4, 4]
+    assert read(sizes([b"12", b"34"])) == [100, 4]
+    named = {"content_encoding": "gzip"}
+    assert read(sizes([packed], content_length=f"{length}", **named)) == [length, length + 100, 40]
+    assert read(sizes([packed], **named)) == [60, length + 100, 40]
+
+    with room.share() as first:
+        first(150)
+        with pytest.raises(Refusal, match="bodies of more than 200 bytes at once") as refused:
+            read(sizes([b"never read"]))
+        assert refused.value.document.status == 429
+        with pytest.raises(Refusal, match="200 bytes"):  # there is room for it packed, not unpacked
+            read(sizes([packed], **named))
+        first(100)
+        assert read(sizes([b"12"])) == [100, 2]
+        with pytest.raises(Refusal, match="larger than 100 bytes"):
+            read(sizes([], content_length="101"))
+    with room.share() as whole:
+        whole(200)
