@@ -18,6 +18,7 @@ from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import shown, suggestion
 from equipoise.agent.ingest.derived import DERIVED
 from equipoise.agent.ingest.presets import Preset
+from equipoise.agent.look.values import ELSEWHERE, NAMES, REWARD_WORDS
 
 Kind: TypeAlias = Literal["category", "number", "length", "tags"]
 ROLES = (
@@ -27,6 +28,9 @@ ROLES = (
 MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
 FEW = 40
 """Distinct values up to which a column of texts is one of categories."""
+UNKNOWN = "numbers whose meaning is not known"
+"""Not tested where no column is known as cost, seconds or reward: one of these may be it, and what
+is known only after the answer would be tested as if it had been known before."""
 MOST_LETTERS = 48
 """Letters on average up to which a text may be the name of a group."""
 MOST_COLUMNS = 40
@@ -184,46 +188,6 @@ class Chosen:
         return list(dict.fromkeys([*self.roles.values(), *(each.path for each in self.columns)]))
 
 
-_NAMES: Mapping[str, Sequence[str]] = {
-    "model": (
-        *("model_group", "served_model", "served", "model", "model_name", "llm"),
-        *("routed", "engine", "deployment", "variant_name", "arm", "action"),
-    ),
-    "reward": (
-        *("reward", "rating", "score", "feedback", "thumb", "thumbs", "resolved", "success"),
-        *("accepted", "correct", "label", "stars", "csat", "grade", "quality", "vote", "outcome"),
-    ),
-    "at": (
-        *("timestamp", "created_at", "start_time", "created", "time", "at", "ts"),
-        *("datetime", "date", "start", "requested_at", "request_time"),
-    ),
-    "ended": ("end_time", "ended_at", "completed_at", "finished_at"),
-    "unit": (
-        *("user_id", "user", "unit_id", "unit", "end_user", "customer_id", "customer"),
-        *("account_id", "account", "session_id", "session", "hashed_ip", "client"),
-        *("conversation_id", "subject"),
-    ),
-    "cost": ("cost", "cost_usd", "total_cost", "response_cost", "spend", "usd", "price"),
-    "seconds": (
-        *("latency", "latency_seconds", "latency_ms", "seconds", "duration", "duration_ms"),
-        *("duration_seconds", "elapsed", "elapsed_ms", "elapsed_seconds", "response_time"),
-        *("response_ms", "took", "took_ms"),
-    ),
-    "input_tokens": ("input_tokens", "prompt_tokens", "tokens_prompt", "tokens_in"),
-    "output_tokens": ("output_tokens", "completion_tokens", "tokens_completion", "tokens_out"),
-    "prompt": ("messages", "prompt", "question", "query", "input", "user_message", "text"),
-    "status": ("status", "state", "status_code", "http_status"),
-    "cached": ("cache_hit", "cached", "from_cache"),
-    "propensity": ("propensity", "action_probability", "probability", "pscore", "prob"),
-}
-REWARD_WORDS: Mapping[str, float] = {
-    **dict.fromkeys(("up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive"), 1.0),
-    "👍": 1.0,
-    **dict.fromkeys(("yes", "true", "accepted", "resolved", "correct", "pass", "success"), 1.0),
-    **dict.fromkeys(("down", "thumbs_down", "thumbsdown", "dislike", "disliked", "bad"), 0.0),
-    **dict.fromkeys(("negative", "👎", "no", "false", "rejected", "unresolved", "wrong"), 0.0),
-    **dict.fromkeys(("incorrect", "fail", "failure"), 0.0),
-}
 _AFTER = re.compile(
     r"respon|output|complet|answer|usage|cost|spend|price|usd|latenc|durat|second|elapsed|took|\bend"
     r"|ended|finish|error|exception|status|fail|cache|scor|rating|feedback|reward|thumb|eval|label"
@@ -273,6 +237,8 @@ def choose(
             guess = _by_name(seen, role, set(roles.values()), rewards)
             if guess is not None:
                 roles[role], how[role] = guess, "by its name and values"
+            elif role == "at" and preset is None and (dates := _dates(seen, roles)):
+                roles[role], how[role] = dates, "by its values, which are dates"
     if "model" not in roles:
         taken = set(roles.values())
         paths = seen.paths.items()
@@ -282,7 +248,7 @@ def choose(
             f" {', '.join(texts[:8]) or 'none of these rows, which hold no texts'}"
         )
     words = _words(seen, roles, rewards)
-    tested, left_out = _columns(seen, roles, columns)
+    tested, left_out = _columns(seen, preset, roles, columns)
     return Chosen(
         preset,
         is_whole(preset),
@@ -304,7 +270,7 @@ def _near(seen: Sightings, role: str, roles: Mapping[str, str], given: Mapping[s
     """Why the column with the name of a role that no column has was not taken, "" if none is."""
     if role in roles or role in given:
         return ""
-    for name in _NAMES[role]:
+    for name in NAMES[role]:
         each = seen.paths.get(name)
         if each is None or not each.rows or name in roles.values():
             continue
@@ -410,7 +376,7 @@ def _by_name(
         if name in taken or not each.rows:
             continue
         last = _CAMEL.sub("_", each.keys[-1]).lower().replace("-", "_").replace(" ", "_")
-        words = _NAMES[role]
+        words = (*NAMES[role], *ELSEWHERE.get(role, ()))
         if last in words:
             rank = words.index(last)
         elif role in ("model", "reward", "cost") and any(
@@ -423,6 +389,16 @@ def _by_name(
         if worth or _CONTENTS[role](each):
             ranked.append((len(each.keys) > 1 and role != "model", rank, len(each.keys), name))
     return min(ranked)[-1] if ranked else None
+
+
+def _dates(seen: Sightings, roles: Mapping[str, str]) -> str | None:
+    """The first column of times as texts, whatever its name."""
+    for name, each in seen.paths.items():
+        text = each.kind in ("text", "time") and each.distinct > 1 and not each.numbers()
+        before = name not in roles.values() and not _AFTER.search(name.lower())
+        if text and before and _is_time(each):
+            return name
+    return None
 
 
 def _is_model(each: Sighting) -> bool:
@@ -523,7 +499,7 @@ def _milliseconds(seen: Sightings, roles: Mapping[str, str]) -> bool:
 
 
 def _columns(
-    seen: Sightings, roles: Mapping[str, str], named: Iterable[str]
+    seen: Sightings, preset: Preset | None, roles: Mapping[str, str], named: Iterable[str]
 ) -> tuple[list[Column], dict[str, str]]:
     """The columns to test, and why the others are not."""
     tested: list[Column] = []
@@ -532,12 +508,15 @@ def _columns(
     for path in names:
         known(seen, path, "--column")
     prompt, unit = roles.get("prompt"), roles.get("unit")
+    measured = preset is not None or any(role in roles for role in ("reward", "cost", "seconds"))
     for path, each in seen.paths.items():
         if names and path not in names:
             left_out[path] = "not named"
             continue
         reason = "" if names else _left_out(each, roles, seen.rows)
         kind = _kind(each)
+        if not (reason or names or measured) and each.kind != "flag" and each.numbers():
+            reason = UNKNOWN
         if path == prompt:
             reason, kind = "", "length"
         if path == unit and kind == "length":

@@ -26,6 +26,7 @@ from equipoise.agent.answers.wording import (
     tenths,
 )
 from equipoise.agent.look.assignment import FALSE_ALARMS, SIZE, Sent, Split
+from equipoise.agent.look.choosing import UNKNOWN
 from equipoise.agent.look.figures import days_figure, differences, signed
 from equipoise.agent.look.findings import FEWEST_RATED, FROM_CACHE, Comparison, Findings, alike
 from equipoise.agent.look.settling import Settled
@@ -504,6 +505,12 @@ def _read(look: Look) -> list[Part]:
         else "The columns were guessed."
     ]
     notes.append(f"Tested: {', '.join(look.tested) or 'no column'}.")
+    unknown = [path for path, reason in look.left_out.items() if reason == UNKNOWN]
+    if unknown:
+        notes.append(
+            f"Not tested: {_some(unknown)}. Say which is the cost, the seconds or the reward, with"
+            " --cost, --seconds and --reward; the others then count as known before the model."
+        )
     parts = [Part("How the log was read", notes, ("as", "column", "why"), rows)]
     if look.left_out:
         by: dict[str, list[str]] = {}
@@ -539,7 +546,7 @@ _STYLE = """
 h1, p, summary { overflow-wrap: anywhere; }
 .scroll {
   background:
-    linear-gradient(to left, transparent, var(--card) 2rem) local,
+    linear-gradient(to left, var(--card) 1rem, transparent 2rem) local,
     linear-gradient(to left, var(--muted), transparent 0.6rem) right / 100% 100% no-repeat;
 }
 @media (max-width: 34rem) { td.words, th.words { min-width: 6.5rem; } }

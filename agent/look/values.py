@@ -3,22 +3,76 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from equipoise.agent.config.ingest import FieldPath, as_flag, as_number
 from equipoise.agent.errors import AgentError
-from equipoise.agent.look.choosing import Sightings
 from equipoise.store.batches import Floats
+
+if TYPE_CHECKING:
+    from equipoise.agent.look.choosing import Sightings
 
 MOST_CODES = 1000
 """Distinct values of a column that are told apart; the rest count as one."""
 NONE, OTHER = -1, -2
 """Codes of a value that is not there, and of all that are beyond MOST_CODES."""
+
+
+NAMES: Mapping[str, Sequence[str]] = {
+    "model": (
+        *("model_group", "served_model", "served", "model", "model_name", "llm"),
+        *("routed", "engine", "deployment", "variant_name", "arm", "action"),
+    ),
+    "reward": (
+        *("reward", "rating", "score", "feedback", "thumb", "thumbs", "resolved", "success"),
+        *("accepted", "correct", "label", "stars", "csat", "grade", "quality", "vote", "outcome"),
+    ),
+    "at": (
+        *("timestamp", "created_at", "start_time", "created", "time", "at", "ts"),
+        *("datetime", "date", "start", "requested_at", "request_time"),
+    ),
+    "ended": ("end_time", "ended_at", "completed_at", "finished_at"),
+    "unit": (
+        *("user_id", "user", "unit_id", "unit", "end_user", "customer_id", "customer"),
+        *("account_id", "account", "session_id", "session", "hashed_ip", "client"),
+        *("conversation_id", "subject"),
+    ),
+    "cost": ("cost", "cost_usd", "total_cost", "response_cost", "spend", "usd", "price"),
+    "seconds": (
+        *("latency", "latency_seconds", "latency_ms", "seconds", "duration", "duration_ms"),
+        *("duration_seconds", "elapsed", "elapsed_ms", "elapsed_seconds", "response_time"),
+        *("response_ms", "took", "took_ms"),
+    ),
+    "input_tokens": ("input_tokens", "prompt_tokens", "tokens_prompt", "tokens_in"),
+    "output_tokens": ("output_tokens", "completion_tokens", "tokens_completion", "tokens_out"),
+    "prompt": ("messages", "prompt", "question", "query", "input", "user_message", "text"),
+    "status": ("status", "state", "status_code", "http_status"),
+    "cached": ("cache_hit", "cached", "from_cache"),
+    "propensity": ("propensity", "action_probability", "probability", "pscore", "prob"),
+}
+ELSEWHERE: Mapping[str, Sequence[str]] = {
+    "model": ("modell", "modèle", "modele", "modelo"),
+    "reward": ("bewertung", "évaluation", "evaluation", "valoración", "calificación"),
+    "at": ("zeitpunkt", "zeitstempel", "zeit", "datum", "horodatage", "fecha"),
+    "unit": ("nutzer", "benutzer", "kunde", "utilisateur", "usuario", "cliente"),
+    "cost": ("kosten", "preis", "coût", "prix", "costo", "coste"),
+    "seconds": ("dauer", "laufzeit", "durée", "duración"),
+    "prompt": ("anfrage", "frage", "eingabe", "requête", "pregunta"),
+}
+"""The same in German, French and Spanish."""
+REWARD_WORDS: Mapping[str, float] = {
+    **dict.fromkeys(("up", "thumbs_up", "thumbsup", "like", "liked", "good", "positive"), 1.0),
+    "👍": 1.0,
+    **dict.fromkeys(("yes", "true", "accepted", "resolved", "correct", "pass", "success"), 1.0),
+    **dict.fromkeys(("down", "thumbs_down", "thumbsdown", "dislike", "disliked", "bad"), 0.0),
+    **dict.fromkeys(("negative", "👎", "no", "false", "rejected", "unresolved", "wrong"), 0.0),
+    **dict.fromkeys(("incorrect", "fail", "failure"), 0.0),
+}
 
 
 class Codes(dict[Any, int]):

@@ -388,3 +388,29 @@ def test_a_log_of_one_model_is_reported_without_a_configuration(tmp_path: Path) 
     assert "c.toml is not written: it needs a log with two models or more" in done.stderr
     assert not (tmp_path / "c.toml").exists()
     assert "writes a configuration" not in _answer(path)
+
+
+def test_other_names_are_known_and_numbers_without_a_meaning_are_not_tested(tmp_path: Path) -> None:
+    chance = random.Random(8)
+    table = [
+        {
+            "Modell": "ab"[at % 2],
+            "Wann": f"2026-11-{1 + at // 24:02d}T{at % 24:02d}:00:00Z",
+            "Bewertung": chance.randint(0, 1),
+            "Kosten": chance.random(),
+            "Laenge": chance.random(),
+        }
+        for at in range(400)
+    ]
+    path = lines_of(tmp_path / "de.jsonl", table)
+    found = json.loads(run_command("look", path, "--json").stdout)
+    taken = {role: path for role, (path, _) in found["roles"].items()}
+    assert taken == {"model": "Modell", "reward": "Bewertung", "at": "Wann", "cost": "Kosten"}
+    assert found["tested"] == ["Laenge"]
+    foreign = {"Modell": "llm", "Wann": "x1", "Bewertung": "x2", "Kosten": "x3", "Laenge": "x4"}
+    renamed = [{foreign[name]: value for name, value in row.items()} for row in table]
+    path = lines_of(tmp_path / "x.jsonl", renamed)
+    printed = _answer(path)
+    assert "Tested: no column. Not tested: x2, x3, x4. Say which is the cost" in printed
+    found = json.loads(run_command("look", path, "--cost", "x3", "--json").stdout)
+    assert found["tested"] == ["x2", "x4"]
