@@ -124,7 +124,7 @@ class Joining:
         self._keep_unrated = keep_unrated
         self._lock = threading.Lock()
         self._file, self.put_aside = open_span_file(path, safe=safe)
-        self._most, self._counted = most, dict[str, int]()
+        self.most, self._counted = most, dict[str, int]()
         self._latest = float("inf")
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Call).decode
@@ -195,7 +195,7 @@ class Joining:
                 if not noted.rowcount:
                     kind = "repeats"
                 elif not isinstance(each, Decided):
-                    if waiting[kind] >= self._most and not self._passes(each):
+                    if waiting[kind] >= self.most and not self._passes(each):
                         query = f"DELETE FROM {table} WHERE rowid = ?"
                         self._file.execute(query, (noted.lastrowid,))
                         kind = "beyond"

@@ -554,7 +554,8 @@ def _number(field: str, attributes: Row) -> float | int | None:
             value = float(value)
         except ValueError:
             value = False  # refused below
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+    # A score is refused with its value, where it is read as the reward.
+    if field != "score" and isinstance(value, int) and not -(2**63) <= value < 2**63:
         value = False
     if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
         return None if value != value else value

@@ -37,7 +37,12 @@ CREATE INDEX IF NOT EXISTS ratings_by_time ON ratings (came);
 CREATE INDEX IF NOT EXISTS ratings_by_call ON ratings (about) WHERE about IS NOT NULL;
 CREATE INDEX IF NOT EXISTS ratings_by_answer ON ratings (answer) WHERE answer != '';
 """
-_COLUMNS = {"calls": 9, "decided": 3, "parents": 3, "ratings": 9}
+_COLUMNS = {
+    "calls": "span parent answer decision came ended state row alike",
+    "decided": "span decision came",
+    "parents": "span parent came",
+    "ratings": "id span answer decision reward at came state about",
+}
 
 
 def open_span_file(path: Path, *, safe: bool) -> tuple[sqlite3.Connection, Path | None]:
@@ -62,7 +67,8 @@ def _damaged(path: Path) -> bool:
         try:
             if file.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
                 return True
-            if _width(file, "calls") == 8:  # before answers were compared
+            # Before answers were compared.
+            if _columns(file, "calls") == _COLUMNS["calls"].removesuffix(" alike"):
                 file.execute("ALTER TABLE calls ADD COLUMN alike TEXT")
             file.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
@@ -71,11 +77,11 @@ def _damaged(path: Path) -> bool:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in known:
                 return True
             raise
-        return any(_width(file, table) != width for table, width in _COLUMNS.items())
+        return any(_columns(file, table) != names for table, names in _COLUMNS.items())
 
 
-def _width(file: sqlite3.Connection, table: str) -> int:
-    return len(file.execute(f"PRAGMA table_info({table})").fetchall())
+def _columns(file: sqlite3.Connection, table: str) -> str:
+    return " ".join(row[1] for row in file.execute(f"PRAGMA table_info({table})").fetchall())
 
 
 def _put_aside(path: Path) -> Path:

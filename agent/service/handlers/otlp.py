@@ -245,11 +245,10 @@ class Otlp:
             raise Refusal(400, f"the body is not OTLP in JSON: {why}") from None
         read = self._read(message, caller)
         if read.arrivals:
-            assert self._settings is not None
             noted = self._joining.note(read.arrivals, self._clock())
             read.rejected += (beyond := noted.pop("beyond", 0))
             if beyond:
-                most = self._settings.waiting
+                most = self._joining.most
                 read.reasons[f"{most} spans or evaluations wait for each other already"] = None
             read.counts.update(noted)
         return read

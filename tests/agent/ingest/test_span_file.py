@@ -12,12 +12,17 @@ from equipoise.agent.ingest.arrivals import Decided
 from tests.agent.ingest.arrived import LONG, SETTLE, call, finished, name, opened, rating, said
 
 
-@pytest.mark.parametrize("damage", ["junk", "cut", "other"])
+@pytest.mark.parametrize("damage", ["junk", "cut", "other", "renamed"])
 def test_a_damaged_file_is_put_aside(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "log.db.spans"
     if damage == "other":
         with sqlite3.connect(path) as file:
             file.execute("CREATE TABLE calls (something TEXT)")
+        file.close()
+    elif damage == "renamed":
+        opened(tmp_path).close()
+        with sqlite3.connect(path) as file:
+            file.execute("ALTER TABLE calls RENAME COLUMN row TO raw")
         file.close()
     else:
         with opened(tmp_path) as joining:
@@ -31,7 +36,7 @@ def test_a_damaged_file_is_put_aside(damage: str, tmp_path: Path) -> None:
             assert joining.put_aside == aside
             joining.note([call(1, reward=0.5)], 0.0)
             assert len(finished(joining, SETTLE)[0]) == 1
-        assert damage == "other" or aside.read_bytes() == before
+        assert damage in ("other", "renamed") or aside.read_bytes() == before
         with opened(tmp_path) as joining:  # the new one is sound
             assert joining.put_aside is None
             assert joining.note([call(1)], SETTLE) == {"repeats": 1}
