@@ -364,7 +364,7 @@ class Reader:
             for each in chosen.columns
             if each.kind == "length" and seen.paths[each.path].kind == "parts"
         }
-        self._fields = Fields(self._paths, self._raw, seen)
+        self._fields = Fields(self._paths, self._raw, seen.paths)
         self.reasons: list[str] = []
         self._fates: dict[Any, int] = {None: 0, "": 0}
         self._calls: dict[Any, int] = {None: 0, "": 0}

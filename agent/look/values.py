@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -13,9 +13,6 @@ import numpy as np
 from equipoise.agent.config.ingest import FieldPath, as_flag, as_number
 from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Floats
-
-if TYPE_CHECKING:
-    from equipoise.agent.look.choosing import Sightings
 
 MOST_CODES = 1000
 """Distinct values of a column that are told apart; the rest count as one."""
@@ -181,21 +178,32 @@ def flag(value: Any) -> int:
         return int(str(value).casefold() in ("hit", "cached"))
 
 
+class Place(Protocol):
+    """Where a path leads: keys of mappings within one another; plain: without a text on the way."""
+
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+    @property
+    def plain(self) -> bool: ...
+
+
 class Fields:
     """A struct of nothing but the fields that are needed, and how to get at their values.
 
     Whatever else a line holds is skipped by the decoder and never becomes an object.
     """
 
-    def __init__(self, paths: Mapping[str, FieldPath], raw: set[str], seen: Sightings) -> None:
-        tops = {each.keys[0] for each in seen.paths.values()}
+    def __init__(
+        self, paths: Mapping[str, FieldPath], raw: set[str], seen: Mapping[str, Place]
+    ) -> None:
+        tops = {each.keys[0] for each in seen.values()}
         ways = {way.text: way for steps in paths.values() for way in steps.ways}
         keys_of: dict[str, tuple[str, ...]] = {}
         # A top-level name is taken whole, and followed from there, where a path below it leads
         # through a list or through JSON in a text, or where its value is asked for, too.
         whole: set[str] = set()
         for text, way in ways.items():
-            sighting = seen.paths.get(text)
+            sighting = seen.get(text)
             if sighting is not None:
                 keys_of[text] = sighting.keys
             elif all(isinstance(step, str) for step in way.steps):
