@@ -383,9 +383,13 @@ def test_no_prompt_is_written_anywhere(daemon: Running):
 
 
 def test_metrics_count_what_came(daemon: Running):
-    text = daemon.ask("GET", "/metrics").body.decode()
-    assert 'equipoise_otlp_total{what="calls"}' in text
-    assert 'equipoise_otlp_waiting{kind="calls"}' in text
+    send(daemon, traces(call(971)))
+
+    def text() -> str:
+        return daemon.ask("GET", "/metrics").body.decode()
+
+    until(lambda: 'equipoise_otlp_waiting{kind="calls"}' in text())
+    assert 'equipoise_otlp_total{what="calls"}' in text()
 
 
 def test_what_waits_survives_a_kill(tmp_path: Path):
