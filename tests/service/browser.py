@@ -66,10 +66,16 @@ class Tab:
         return value
 
     def visit(self, url: str) -> None:
-        self.call("Page.navigate", url=url)
-        self.until(
-            f"location.href.startsWith({json.dumps(url)}) && document.readyState == 'complete'"
-        )
+        there = f"location.href.startsWith({json.dumps(url)}) && document.readyState == 'complete'"
+        for tries_left in (2, 1, 0):  # a browser on a busy machine may lose a navigation
+            self.call("Page.navigate", url=url)
+            try:
+                self.until(there)
+            except AssertionError:
+                if not tries_left:
+                    raise
+            else:
+                return
 
     def type(self, selector: str, text: str) -> None:
         """Set a field's value as a user would, with its events."""

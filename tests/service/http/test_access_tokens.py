@@ -7,7 +7,7 @@ import hmac
 from hashlib import sha256
 
 import pytest
-from running import Running, refused, running
+from running import Running, refused, running, until
 
 from equipoise.agent.config.service import TokenSettings
 from equipoise.agent.service.api.problems import Refusal
@@ -80,8 +80,9 @@ def test_another_site_cannot_press_the_buttons_of_a_browser(daemon: Running):
 def test_no_secret_and_no_feature_enters_the_log(daemon: Running):
     daemon.ask("POST", "/v1/decide", {**ASKED, "features": {"words": "a prompt"}}, token=ROUTE)
     daemon.ask("POST", "/v1/decide", token="wrong-token-0123456789")
+    daemon.ask("PUT", "/v1/budget", {"requests": 7}, token=ADMIN)
+    until(lambda: '"event":"budget"' in "".join(daemon.log))
     written = "".join(daemon.log)
-    assert '"event":"budget"' in written
     assert '"token":"operator"' in written
     for secret in (ROUTE, ADMIN, "a prompt", "wrong-token"):
         assert secret not in written
