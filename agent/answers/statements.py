@@ -578,7 +578,10 @@ def activity_sentence(activity: Activity, reason: str = "") -> str:
 
 NOTHING_DECIDED = "No request has been decided here yet."
 """In place of what happens to requests, where only a log is known."""
-_NEXT = "These rows were drawn elsewhere; the next decision here begins an era of its own."
+_NEXT = (
+    "These rows were drawn elsewhere; the next decision here, or the start of a daemon, begins an "
+    "era of its own."
+)
 
 
 def _pills(knowledge: State, claim: Claim | None, activity: Activity) -> tuple[Pill, ...]:
