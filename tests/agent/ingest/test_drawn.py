@@ -384,8 +384,8 @@ def test_the_next_decision_here_begins_an_era_and_the_answer_is_kept():
     assert "on requests drawn by flags, as declared on 2027-01-15" in before.sentence
     said = state(agent.answers.facts(), agent.answers.situation())
     assert said.activity_sentence == (
-        "These rows were drawn elsewhere; the next decision here, or the start of a daemon, begins an "
-        "era of its own."
+        "These rows were drawn elsewhere; the next decision here, or the start of a daemon, begins "
+        "an era of its own."
     )
     assert said.outlook == "", "nothing is randomized here yet"
     # What others randomized is no part of our budget.
