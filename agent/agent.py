@@ -92,6 +92,8 @@ class Agent:
     at: seconds since the epoch, only used to date the first era and rule.
     open_bytes: of memory for decisions that wait for something; more of them lie in a file beside
     the store, if the store is one. None for no limit.
+    lane: of a decider, whose store holds its own decisions; 0 for whoever keeps the whole log.
+    has_lanes: whether the log holds decisions of deciders.
     state: what is decided by; answers: what is known; controls: what may be done to it.
     Raises AgentError or StoreError where config or key are not those the store was opened with.
     """
@@ -104,8 +106,11 @@ class Agent:
         *,
         at: float = 0.0,
         open_bytes: int | None = None,
+        lane: int = 0,
     ) -> None:
         self.duplicates = 0
+        self.lane = lane
+        self.has_lanes = not lane and bool(store.lane_ends())
         self._open_bytes = open_bytes
         self._dated_ahead: tuple[float, int] | None = None
         """Since when decisions of this number and before are known to be dated in the future."""
@@ -131,7 +136,7 @@ class Agent:
         self._validation = self._new_validation()
         self.controls.revalue()
         self.controls.keep_budget()
-        self._decider = None if key is None else Decider(self.state, key)
+        self._decider = None if key is None else Decider(self.state, key, lane)
         newest = eras.newest
         if key is not None and newest is not None and newest.era > self.state.rule.era:
             # The process ended between opening an era and its first rule.

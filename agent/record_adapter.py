@@ -7,7 +7,6 @@ A request id that was decided before gets the same decision again; with other co
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,6 +43,7 @@ from equipoise.store.batches import (
     text_key,
 )
 from equipoise.store.records import (
+    LANE_BITS,
     AttemptReport,
     Decision,
     Features,
@@ -51,10 +51,9 @@ from equipoise.store.records import (
     Outcome,
     Request,
     Simulation,
+    decision_id,
+    decision_position,
 )
-
-DECISION_ID = re.compile(r"d(0|[1-9][0-9]{0,17})")
-"""Our own ids, one spelling each: d1 and neither d01 nor another script's digits."""
 
 
 class RecordAdapter:
@@ -133,7 +132,7 @@ class RecordAdapter:
         # The same arithmetic as `propensity`, on plain numbers.
         effective = rate if any(shares) else 0.0
         return Decision(
-            decision_id=f"d{batch.number.item()}",
+            decision_id=decision_id(batch.positions.item()),
             request_id=name,
             model=self.agent.models[model],
             routed=request.routed,
@@ -347,7 +346,7 @@ class RecordAdapter:
         ask = None if self.agent.config.reward.ask is None else self._asked(batch).tolist()
         return [
             Decision(
-                decision_id=f"d{batch.number[row]}",
+                decision_id=decision_id(int(batch.positions[row])),
                 request_id=None if batch.request_id is None else batch.request_id[row],
                 model=models[batch.model[row]],
                 routed=models[batch.routed[row]],
@@ -373,19 +372,39 @@ class RecordAdapter:
             name, request = outcome.decision_id, outcome.request_id
             if name is None and request is None:
                 raise AgentError("an outcome needs a decision_id or a request_id")
-            match = None if name is None else DECISION_ID.fullmatch(name)
-            if name is not None and match is None:
+            named = None if name is None else self.number(name)
+            if name is not None and named is None:
                 raise UnknownDecisionError(f"decision_id {name!r} does not exist")
             if request is not None and request not in decided:
                 raise UnknownDecisionError(f"request_id {request!r} was never decided")
-            number = decided[request or ""] if match is None else int(match[1])
+            number = decided[request or ""] if named is None else named
             if request is not None and decided[request] != number:
                 raise ConflictError(
                     f"decision_id {name!r} is not the decision of request_id {request!r}, "
-                    f"which is d{decided[request]}"
+                    f"which is {decision_id(self.position(decided[request]))}"
                 )
             numbers.append(number)
         return np.array(numbers, dtype=np.int64)
+
+    def number(self, name: str) -> int | None:
+        """The number of a decision in the log, by its id. None for what is no id, and for one of a
+        lane that is not in the log; the number of an id without a lane need not exist."""
+        position = decision_position(name)
+        lane = self.agent.lane
+        if position is None or not position >> LANE_BITS:
+            return None if lane else position
+        if lane:
+            return position - (lane << LANE_BITS) if position >> LANE_BITS == lane else None
+        return self.agent.store.find_draws((position,)).get(position)
+
+    def position(self, number: int) -> int:
+        """The position of a decision's uniform, which names it."""
+        if self.agent.lane:
+            return (self.agent.lane << LANE_BITS) + number
+        if not self.agent.has_lanes:
+            return number
+        decided = self.agent.store.decision(number)
+        return number if decided is None else int(decided.positions[0])
 
     def _assigned(self, number: int) -> int:
         """The model that a decision assigned; 0 where there is none such."""

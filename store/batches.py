@@ -33,7 +33,10 @@ class Closure(IntEnum):
 
     Up to BUDGET, and by DECIDED, everybody is closed at that time. From SEGMENT to INELIGIBLE it
     depends on the request, so that what stays open is another traffic than the whole. DECIDED: the
-    rule stops since its era is decided.
+    rule stops since its era is decided. SLICE: the decider's slice of a budget was used up, and
+    everybody is closed there. LATE and REPEATED close nothing before a draw: their rows were
+    decided by their rule, and are left out of every sum of draws, since their decider had lost its
+    lane before it shipped them, or since another decision of the same request came first.
     """
 
     OPEN = 0
@@ -45,6 +48,13 @@ class Closure(IntEnum):
     EXCLUDED = 6
     INELIGIBLE = 7
     DECIDED = 8
+    SLICE = 9
+    LATE = 10
+    REPEATED = 11
+
+
+LEFT_OUT = (Closure.LATE, Closure.REPEATED)
+"""What leaves a row that was drawn out of the sums of draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,8 @@ class DecisionBatch:
     `Closure`; None in logs that do not say.
     leader: (n,) the decision whose draw this one took over, its own number where it drew itself;
     None where every row did (units are not sticky).
+    draw: (n,) the position of each uniform in the stream of the experiment: lane and counter of a
+    decider (`decision_position`); None where it is the number.
     The request's own columns are repeated so that a decision can be read alone.
     """
 
@@ -109,9 +121,15 @@ class DecisionBatch:
     context_id: Texts | None = None
     leader: Ints | None = None
     closed_by: Ints | None = None
+    draw: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.number)
+
+    @property
+    def positions(self) -> Ints:
+        """(n,) of the uniforms, as `draw`."""
+        return self.number if self.draw is None else self.draw
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,15 @@ import numpy as np
 
 from equipoise.store.batches import Batch, Buffer, DecisionBatch, Ints, OutcomeBatch, Segment
 from equipoise.store.errors import ContradictionError, SequenceError
-from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
+from equipoise.store.records import (
+    LANE_BITS,
+    Alert,
+    Control,
+    Era,
+    Gap,
+    RuleRecord,
+    decision_id,
+)
 
 KEPT_CHECKPOINTS = 3
 
@@ -104,6 +112,13 @@ class Store(Protocol):
 
     def decision(self, number: int) -> DecisionBatch | None:
         """The decision as a batch of one row, None where there is none of that number."""
+
+    def find_draws(self, positions: Sequence[int]) -> dict[int, int]:
+        """Numbers of the decisions whose `draw` is one of these positions, by position; those that
+        are in no row are left out."""
+
+    def lane_ends(self) -> dict[int, int]:
+        """By lane, 1 and above, the counter after the last of its decisions in the log."""
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
         """The outcome rows of a decision in seq order, each as a batch of one row."""
@@ -192,6 +207,22 @@ def check_numbers(store: str, batch: DecisionBatch, first: int) -> None:
             f"{store}: row {row} of the decisions has number {int(batch.number[row])}, "
             f"expected {int(expected[row])}"
         )
+
+
+def check_draws(store: str, draw: Ints, known: Container[int]) -> None:
+    """A position is drawn once; raises ContradictionError naming the first that comes again."""
+    earlier: set[int] = set()
+    for position in draw.tolist():
+        if position in known or position in earlier:
+            name = decision_id(position)
+            raise ContradictionError(f"{store}: decision {name} is in the log already")
+        earlier.add(position)
+
+
+def ends_of(draw: Ints) -> dict[int, int]:
+    """By lane, the counter after its last in these positions (n,), which rise within a lane."""
+    lanes, counters = draw >> LANE_BITS, draw & ((1 << LANE_BITS) - 1)
+    return {int(lane): int(counters[lanes == lane].max()) + 1 for lane in np.unique(lanes) if lane}
 
 
 def check_checkpoint(store: str, seq: int, next_seq: int) -> None:

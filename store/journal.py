@@ -40,7 +40,9 @@ from equipoise.store.contract import (
     Checkpoint,
     Store,
     StoredRecord,
+    check_draws,
     check_numbers,
+    ends_of,
     repeated_request,
 )
 from equipoise.store.errors import (
@@ -123,6 +125,8 @@ class JournaledStore(Store):
         self._settling: list[Segment] = []
         self._numbers: dict[str, int] = {}
         self._rows: dict[int, tuple[DecisionBatch, int]] = {}
+        self._draws: dict[int, int] = {}
+        self._lane_ends = self._log.lane_ends()
         self._observed: set[str] = set()
         self._recent = RecentOutcomes(self._decisions)
         self._absent: set[str] = set()
@@ -169,6 +173,9 @@ class JournaledStore(Store):
                     self._mark.reserve(decisions)
             if rows > 1 or batch.number[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
+            if batch.draw is not None:
+                known = self.find_draws(batch.draw.tolist())
+                check_draws(self._name, batch.draw, known)
             self._admit_requests(batch)
         self._tail.append(first, rows, to_frame(first, batch, self._seed))
         # From here on the rows are in the log.
@@ -239,6 +246,9 @@ class JournaledStore(Store):
             if name:
                 self._numbers[name] = number
         self._since.add(batch.request_id or ())
+        if batch.draw is not None:
+            self._draws.update(zip(batch.draw.tolist(), batch.number.tolist(), strict=True))
+            self._lane_ends |= ends_of(batch.draw)
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
         waiting = self._numbers
@@ -254,6 +264,16 @@ class JournaledStore(Store):
                 numbers.update(self._reader.find_requests(possible))
             self._absent = {name for name in others if name not in numbers}
         return numbers
+
+    def find_draws(self, positions: Sequence[int]) -> dict[int, int]:
+        # In this order, as in `find_requests`.
+        waiting = self._draws
+        numbers = {each: waiting[each] for each in positions if each in waiting}
+        others = [each for each in positions if each not in numbers]
+        return {**numbers, **self._reader.find_draws(others)} if others else numbers
+
+    def lane_ends(self) -> dict[int, int]:
+        return dict(self._lane_ends)
 
     def find_observations(self, request_ids: Sequence[str]) -> set[str]:
         # In this order, as in `find_requests`.
@@ -507,6 +527,9 @@ class JournaledStore(Store):
                 for name in batch.request_id or ():
                     if name:
                         self._numbers.pop(name, None)
+                if batch.draw is not None:
+                    for position in batch.draw.tolist():
+                        del self._draws[position]
             elif isinstance(batch, ObservationBatch):
                 self._observed.difference_update(batch.request_id or ())
         self._settling = []

@@ -33,10 +33,12 @@ from equipoise.store.contract import (
     Store,
     StoredRecord,
     check_checkpoint,
+    check_draws,
     check_numbers,
     check_same_era,
     check_same_rule,
     check_setting,
+    ends_of,
     repeated_request,
 )
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
@@ -55,6 +57,8 @@ class MemoryStore(Store):
         self._decision_starts: list[int] = []
         self._decision_batches: list[DecisionBatch] = []
         self._requests: dict[str, int] = {}
+        self._draws: dict[int, int] = {}
+        self._lane_ends: dict[int, int] = {}
         self._parts: dict[int, list[tuple[OutcomeBatch, int]]] = {}
         self._batches_with_parts = 0
         self._observed: set[str] = set()
@@ -90,8 +94,13 @@ class MemoryStore(Store):
         first = self._decisions
         if batch.number[0] != first or batch.number[-1] != first + rows - 1:
             check_numbers(_STORE, batch, first)
+        if batch.draw is not None:
+            check_draws(_STORE, batch.draw, self._draws)
         if batch.request_id is not None:
             self._name_requests(batch.request_id, first)
+        if batch.draw is not None:
+            self._draws.update(zip(batch.draw.tolist(), batch.number.tolist(), strict=True))
+            self._lane_ends |= ends_of(batch.draw)
         self._decision_starts.append(first)
         self._decision_batches.append(batch)
         self._decisions = first + rows
@@ -145,6 +154,13 @@ class MemoryStore(Store):
         position = bisect_right(self._decision_starts, number) - 1
         row = number - self._decision_starts[position]
         return slice_rows(self._decision_batches[position], row, row + 1)
+
+    def find_draws(self, positions: Sequence[int]) -> dict[int, int]:
+        numbers = self._draws
+        return {each: numbers[each] for each in positions if each in numbers}
+
+    def lane_ends(self) -> dict[int, int]:
+        return dict(self._lane_ends)
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
         self._index_parts()

@@ -101,6 +101,38 @@ as another was faster or the user had left. cached: the user got what a model ha
 another request, so no model answered this one."""
 
 
+LANE_BITS = 40
+"""Bits of a position that count within a lane: a trillion decisions."""
+MOST_LANES = (1 << (63 - LANE_BITS)) - 1
+_DECISION_ID = re.compile(r"d(?:([1-9][0-9]{0,6})-)?(0|[1-9][0-9]{0,17})")
+
+
+def decision_id(position: int) -> str:
+    """The name of a decision, by the position of its uniform: its number, or lane and counter.
+
+    >>> decision_id(7), decision_id((3 << LANE_BITS) + 7)
+    ('d7', 'd3-7')
+    """
+    lane, counter = position >> LANE_BITS, position & ((1 << LANE_BITS) - 1)
+    return f"d{lane}-{counter}" if lane else f"d{counter}"
+
+
+def decision_position(name: str) -> int | None:
+    """The position behind a name, None where the text is none. One spelling each: d1 and neither
+    d01 nor another script's digits.
+
+    >>> decision_position("d3-7") == (3 << LANE_BITS) + 7, decision_position("d01")
+    (True, None)
+    """
+    matched = _DECISION_ID.fullmatch(name)
+    if matched is None:
+        return None
+    lane, counter = int(matched[1] or 0), int(matched[2])
+    if not lane:
+        return counter
+    return None if lane > MOST_LANES or counter >> LANE_BITS else (lane << LANE_BITS) + counter
+
+
 class AttemptReport(Record, frozen=True, kw_only=True):
     """One attempt to serve a request.
 

@@ -10,23 +10,30 @@ from dataclasses import replace
 import numpy as np
 
 from equipoise.agent.answers.answers import ExperimentState
+from equipoise.agent.budget.caps import segment_ranges
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.lifecycle.eras import OBSERVING, StopNotes
 from equipoise.agent.state.sticky_units import follow
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
+from equipoise.store.lanes import Tickets
+from equipoise.store.records import LANE_BITS
 
 
 class Decider:
     """Decides requests under the rule in force; what it returns is not logged yet.
 
-    key: 32 secret bytes. would_randomize: requests that were only observed and would have been
-    randomized, since the start.
+    key: 32 secret bytes. lane: whose uniforms it draws, 0 for those of the log's own numbers.
+    would_randomize: requests that were only observed and would have been randomized, since the
+    start. tickets: of a lane, how many requests it may randomize; None where the budget alone
+    counts.
     """
 
-    def __init__(self, state: ExperimentState, key: bytes) -> None:
+    def __init__(self, state: ExperimentState, key: bytes, lane: int = 0) -> None:
         self._state = state
+        self._origin = lane << LANE_BITS
+        self.tickets: Tickets | None = Tickets(draws=0) if lane else None
         self._uniforms = Uniforms(key, state.config.name)
         self._stops = StopNotes(state.store, state.light.pending.next)
         self._config_version = stored_config.version(state.store)
@@ -48,12 +55,13 @@ class Decider:
             every = np.ones((len(requests), len(state.models)), dtype=bool)
             eligible = every if requests.eligible is None else requests.eligible
             requests = replace(requests, eligible=eligible & rule.active)
-        uniform = self._uniforms.of(first, len(requests))
+        uniform = self._uniforms.of(self._origin + first, len(requests))
         drawn = state.caps.draw(rule.allocation, requests, uniform, state.light.ledger)
         if state.observing_only and not rule.stops:
             self.would_randomize += int(np.count_nonzero(drawn.randomized))
+        number = np.arange(first, first + len(requests))
         batch = DecisionBatch(
-            number=np.arange(first, first + len(requests)),
+            number=number,
             unit=requests.unit,
             context=requests.context,
             at=requests.at,
@@ -72,6 +80,7 @@ class Decider:
             unit_id=requests.unit_id,
             context_id=requests.context_id,
             closed_by=drawn.closed_by,
+            draw=number + self._origin if self._origin else None,
         )
         if state.config.units is not None:
             leader = state.light.units.leaders(requests, state.light.pending, first)
@@ -94,8 +103,37 @@ class Decider:
             # on, it would count against what it had drawn.
             opens = _all(batch) if batch.leader is None else batch.leader == batch.number
             batch = _closed(batch, opens, Closure.DECIDED)
+        if self.tickets is not None:
+            return self._within_tickets(batch, self.tickets)
         stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
         return batch if stopped is None else _closed(batch, stopped, Closure.BUDGET)
+
+    def _within_tickets(self, batch: DecisionBatch, tickets: Tickets) -> DecisionBatch:
+        """The batch with every request served as routed that the lane has no ticket for.
+
+        Where any ticket that a draw might need is used up, everybody is closed: closing some alone
+        would leave another traffic than the whole, for as long as the next tickets take to come.
+        """
+        if tickets.unlimited:
+            return batch
+        state = self._state
+        ledger, active = state.light.ledger, state.rule.active
+        drawn = batch.randomized.astype(np.int64)
+        # What every row finds: the draws before it, of the rows that are randomized unless closed.
+        stopped = np.zeros(len(batch), dtype=bool)
+        if tickets.draws is not None:
+            stopped |= ledger.by_model.sum() + np.cumsum(drawn) - drawn >= tickets.draws
+        for model, limit in enumerate(tickets.models):
+            if limit is not None and active[model]:
+                onto = drawn * (batch.model == model)
+                stopped |= ledger.by_model[model] + np.cumsum(onto) - onto >= limit
+        inside = [segment.holds(batch.x) for segment in segment_ranges(state.config)]
+        for index, limit in enumerate(tickets.segments):
+            within = drawn * inside[index]
+            stopped |= ledger.by_segment[index] + np.cumsum(within) - within >= limit
+        # Whoever comes after a row that was closed is closed too: nothing comes back in a batch.
+        stopped = np.logical_or.accumulate(stopped)
+        return _closed(batch, stopped, Closure.SLICE) if stopped.any() else batch
 
 
 def _all(batch: DecisionBatch) -> Flags:

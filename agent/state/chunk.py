@@ -14,7 +14,7 @@ from equipoise.agent.moments.additive import context_groups, unit_groups
 from equipoise.agent.moments.state import Dimensions, Moments, Versions
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.replay_index import ReplayIndex
-from equipoise.store.batches import DecisionBatch, Flags, Floats, Ints
+from equipoise.store.batches import LEFT_OUT, DecisionBatch, Flags, Floats, Ints
 
 
 def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[tuple[NDArray[Any], ...]]:
@@ -164,6 +164,7 @@ class ChunkSums:
         """Add what needs no outputs: rows `at` (n,) that got their reward."""
         table, groups = self._light.pending, self._light.dimensions.groups
         at = at[self._heard(at)]
+        at = at[~self._left_out(at)]
         model, group = table.model[at], unit_groups(table.unit[at], groups)
         picked = np.flatnonzero(table.randomized[at] & table.as_drawn(at) & ~self._watched(at))
         if len(picked):
@@ -198,6 +199,10 @@ class ChunkSums:
         share = 1.0 - table.rate[rows] + table.rate[rows] * table.routed_share[rows]
         moments.routing.update(group[as_routed], 1.0 / share, table.reward[rows])
 
+    def _left_out(self, at: Ints) -> Flags:
+        """(n,) rows that were drawn and are left out, as usage log alone."""
+        return np.isin(self._light.pending.closed_by[at], LEFT_OUT)
+
     def _watched(self, at: Ints) -> Flags:
         """(n,) rows of rules whose draws are for the checks alone."""
         return self._of_rules(at, self._light.watches)
@@ -223,7 +228,7 @@ class ChunkSums:
         table, groups = self._light.pending, self._light.dimensions.groups
         at = at[self._heard(at)]
         at = at[~(table.randomized[at] & self._watched(at))]
-        experiment = table.randomized[at] & table.as_drawn(at)
+        experiment = table.randomized[at] & table.as_drawn(at) & ~self._left_out(at)
         group = unit_groups(table.unit[at], groups)
         rows = self._light.rows_of(table.x[at], table.y[at], table.reward[at])
         picked, observed = np.flatnonzero(experiment), np.flatnonzero(~experiment)

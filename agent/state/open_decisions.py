@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 from equipoise.agent.lifecycle.drawn import LEAST_OPEN, Drawn
 from equipoise.agent.monitors.progress import Behind
 from equipoise.agent.state.attempts import Attempts, effective_attempt, reported_attempt
-from equipoise.store.batches import Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
+from equipoise.store.batches import (
+    LEFT_OUT,
+    Closure,
+    DecisionBatch,
+    Flags,
+    Floats,
+    Ints,
+    OutcomeBatch,
+)
 
 _STRIDE = 1 << 36
 """Bytes of the file from one column to the next, nearly all of them a hole."""
@@ -208,6 +216,8 @@ class OpenDecisions:
         # Logs that do not say what closed a row: it may have been a limit on a part of the traffic.
         unsaid = np.where(batch.capped, int(Closure.SEGMENT), 0)
         self.closed_by[rows] = unsaid if batch.closed_by is None else batch.closed_by
+        if batch.closed_by is not None and batch.closed_by.max(initial=0) > Closure.SLICE:
+            self.certifiable[rows] &= ~np.isin(batch.closed_by, LEFT_OUT)
         if batch.eligible is not None:
             # A model that cannot be drawn here has no weight here: such rows identify nothing
             # for it and are left out, by a rule known before the draw.

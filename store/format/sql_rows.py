@@ -122,6 +122,7 @@ DECISIONS = Table(
         "era": Kind.SHARED,
         "leader": Kind.OPTIONAL_INTEGER,
         "closed_by": Kind.OPTIONAL_INTEGER,
+        "draw": Kind.OPTIONAL_INTEGER,
     },
 )
 OUTCOMES = Table(

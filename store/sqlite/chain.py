@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from equipoise.store.format.sql_rows import LOG_TABLES, OUTCOMES
+from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, OUTCOMES
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -57,7 +57,10 @@ _STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
 _encode = msgspec.msgpack.Encoder().encode
-_ATTEMPTS = OUTCOMES.names.index("attempts")
+_LATER = {
+    OUTCOMES.name: OUTCOMES.names.index("attempts"),
+    DECISIONS.name: DECISIONS.names.index("draw"),
+}
 _NAMES = {table.name: table.name.encode() for table in LOG_TABLES}
 
 
@@ -111,9 +114,10 @@ def next_digest(digest: bytes, table: str, row: Row) -> bytes:
 
 
 def _content(table: str, row: Row) -> bytes:
-    # The chain is older than this column: a row without it has the digest that it had then.
-    if table == OUTCOMES.name and row[_ATTEMPTS] is None:
-        row = row[:_ATTEMPTS] + row[_ATTEMPTS + 1 :]
+    # The chain is older than these columns: a row without one has the digest that it had then.
+    later = _LATER.get(table)
+    if later is not None and row[later] is None:
+        row = row[:later] + row[later + 1 :]
     return _encode(row)
 
 

@@ -37,7 +37,7 @@ STORE_ID = "store_id"
 _MAY_BE_NULL = frozenset(
     {"request_id", "unit_id", "context_id", "eligible", "at", "reward", "cost", "negative_zeros"}
 )
-_ADDED = ("metrics", "leader", "closed_by", "attempts")
+_ADDED = ("metrics", "leader", "closed_by", "attempts", "draw")
 """Columns of the log that came later and stand last in their tables; they may be NULL too."""
 _RECORDS: dict[str, dict[str, type]] = {
     "eras": {
@@ -101,7 +101,10 @@ GROUP BY o.number, abs(o.attempt)
 
 _DECISION_LOG = """
 SELECT
-    'd' || d.number AS decision_id,
+    CASE
+        WHEN d.draw IS NULL THEN 'd' || d.number
+        ELSE 'd' || (d.draw >> 40) || '-' || (d.draw & 1099511627775)
+    END AS decision_id,
     d.request_id,
     d.unit_id,
     d.context_id,
@@ -247,6 +250,7 @@ def create_schema(database: Database) -> None:
             " WHERE request_id IS NOT NULL"
         )
     index_simulations(database)
+    _index_draws(database)
     create_views(database)
     create_chain(database)
     create_gaps(database)
@@ -271,6 +275,19 @@ def add_closed_by(database: Database) -> None:
 def add_attempts(database: Database) -> None:
     """The column `attempts`, NULL in rows that were written before."""
     database.table("outcomes").add_column("attempts", str)
+
+
+def add_draw(database: Database) -> None:
+    """The column `draw`, NULL in rows that were written before; ids in the views follow it."""
+    database.table("decisions").add_column("draw", int)
+    _index_draws(database)
+    create_views(database)
+
+
+def _index_draws(database: Database) -> None:
+    database.execute(
+        "CREATE UNIQUE INDEX idx_decisions_draw ON decisions (draw) WHERE draw IS NOT NULL"
+    )
 
 
 def index_simulations(database: Database) -> None:
@@ -303,6 +320,7 @@ MIGRATIONS: Sequence[Migration] = (
     (11, create_gaps),
     (12, create_views),
     (13, add_attempts),
+    (14, add_draw),
 )
 """Each with the schema version that it leads to: 7, 8, …; append only."""
 

@@ -72,7 +72,7 @@ from equipoise.store.format.sql_rows import (
     to_rows,
     to_segments,
 )
-from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
+from equipoise.store.records import LANE_BITS, Alert, Control, Era, Gap, RuleRecord
 from equipoise.store.sqlite import chain, records
 from equipoise.store.sqlite.chain import Anchor, Link
 from equipoise.store.sqlite.connection import (
@@ -418,6 +418,25 @@ class SqliteStore(Store):
             assert isinstance(segment.batch, DecisionBatch)
             return segment.batch
         return None
+
+    def find_draws(self, positions: Sequence[int]) -> dict[int, int]:
+        numbers: dict[int, int] = {}
+        for some, marks in _parts(positions):
+            query = f"SELECT draw, number FROM decisions WHERE draw IN ({marks})"
+            numbers.update(self._session.query(query, some))
+        return numbers
+
+    def lane_ends(self) -> dict[int, int]:
+        # Lane by lane through the index: a look-up each, whatever the length of the log.
+        ends: dict[int, int] = {}
+        below = 1 << 63
+        while True:
+            query = "SELECT max(draw) FROM decisions WHERE draw IS NOT NULL AND draw < ?"
+            last = self._session.query(query, (min(below, (1 << 63) - 1),))[0][0]
+            if last is None or last >> LANE_BITS == 0:
+                return ends
+            ends[last >> LANE_BITS] = (last & ((1 << LANE_BITS) - 1)) + 1
+            below = last >> LANE_BITS << LANE_BITS
 
     def outcome_parts(self, number: int) -> list[OutcomeBatch]:
         return list(self.outcome_rows(number).values())

@@ -156,7 +156,7 @@ def exact_rows(seq: int, batch: Batch) -> list[ExactRow]:
             if field.name in ("rule_id", "era"):
                 values.append((field.name, column))
             elif column is None:
-                optional = field.name in ("eligible", "metrics", "leader")
+                optional = field.name in ("eligible", "metrics", "leader", "draw")
                 values.append((field.name, None if optional else ""))
             else:
                 values.append((field.name, exact(column, row)))
@@ -181,6 +181,8 @@ DROP INDEX idx_simulations_context;
 DROP VIEW exp_summary;
 DROP VIEW decision_log;
 DROP VIEW attempts;
+DROP INDEX idx_decisions_draw;
+ALTER TABLE decisions DROP COLUMN draw;
 ALTER TABLE decisions DROP COLUMN closed_by;
 ALTER TABLE outcomes DROP COLUMN attempts;
 CREATE VIEW decision_log AS SELECT number FROM decisions;

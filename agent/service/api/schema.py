@@ -34,7 +34,17 @@ Reason: TypeAlias = Annotated[
     str, msgspec.Meta(max_length=500, pattern=rf"^[^{UNPRINTABLE}]*$(?!\n)")
 ]
 ClosedBy: TypeAlias = Literal[
-    "observing", "paused", "budget", "segment", "user", "excluded", "ineligible", "decided"
+    "observing",
+    "paused",
+    "budget",
+    "segment",
+    "user",
+    "excluded",
+    "ineligible",
+    "decided",
+    "slice",
+    "late",
+    "repeated",
 ]
 """`Closure` in words."""
 

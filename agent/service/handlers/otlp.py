@@ -28,7 +28,7 @@ from equipoise.agent.ingest.arrivals import Arrival, Call, Decided, Rating, With
 from equipoise.agent.ingest.joining import Joining, Ready
 from equipoise.agent.ingest.records import mapped
 from equipoise.agent.ingest.sinks import take_by_bisection
-from equipoise.agent.record_adapter import DECISION_ID, RecordAdapter
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.api.operations import Operation
 from equipoise.agent.service.api.problems import Refusal
 from equipoise.agent.service.api.schema import OtlpAnswer, ProblemDocument
@@ -47,7 +47,7 @@ from equipoise.agent.service.http.endpoints import (
     respond_error,
 )
 from equipoise.agent.service.telemetry import Counters, Log
-from equipoise.store.records import Observation
+from equipoise.store.records import Observation, decision_id
 
 PROTOBUF, JSON = b"application/x-protobuf", b"application/json"
 SETTLE_EVERY_SECONDS = 1.0
@@ -388,10 +388,10 @@ class Otlp:
         return rating
 
     def _check_decision(self, name: str, token: str | None, caller: Caller) -> None:
-        number = int(name[1:]) if DECISION_ID.fullmatch(name) else -1
-        if not 0 <= number < self._adapter.agent.light.pending.next:
+        number = self._adapter.number(name)
+        if number is None or not 0 <= number < self._adapter.agent.light.pending.next:
             raise AgentError(f"equipoise.decision_id: {shown_sent(name)} does not exist")
-        self._tokens.check(number, token, caller)
+        self._tokens.check(decision_id(self._adapter.position(number)), token, caller)
 
 
 def _words(error: Exception) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
 from equipoise.agent.planning.forecast import Forecast, current, outlook
-from equipoise.agent.record_adapter import DECISION_ID, RecordAdapter
+from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError, CrowdedError, WorkError
 from equipoise.agent.service.analyst.reports import Report, eras, number
@@ -120,15 +120,22 @@ class Queries:
         "GET",
         "/v1/decisions/{decision_id}",
         problems=(404, 503),
-        parameters=(Parameter("decision_id", "path", "Such as d12.", "^d[0-9]{1,18}$"),),
+        parameters=(
+            Parameter(
+                "decision_id",
+                "path",
+                "Such as d12, or d3-7 of lane 3.",
+                "^d([0-9]{1,7}-)?[0-9]{1,18}$",
+            ),
+        ),
     )
     async def decision(self, call: Call) -> LoggedDecision:
         """A decision as it stands in the log, with its outcome."""
-        match = DECISION_ID.fullmatch(call.path["decision_id"])
-        if match is None:
+        number = self._adapter.number(call.path["decision_id"])
+        if number is None:
             detail = "there is no decision of that id; by request id ask for ?request_id="
             raise Refusal(404, detail, field="decision_id")
-        return await self._logged(int(match[1]), "decision_id")
+        return await self._logged(number, "decision_id")
 
     @Operation(
         "GET",

@@ -38,7 +38,7 @@ from equipoise.agent.service.http.access import ANYBODY, Caller, OutcomeTokens, 
 from equipoise.agent.service.telemetry import Counters
 from equipoise.store.batches import Closure, Ints, text_key
 from equipoise.store.errors import ContradictionError, SequenceError, StoreError, WriteError
-from equipoise.store.records import Decision, Outcome, Request
+from equipoise.store.records import Decision, Outcome, Request, decision_id
 
 T = TypeVar("T")
 
@@ -200,7 +200,10 @@ class HotHandlers:
         """What closed a request to randomizing before its draw."""
         if decision_id is None:
             return None
-        closure = self._adapter.closure(int(decision_id[1:]))
+        number = self._adapter.number(decision_id)
+        if number is None:
+            return None
+        closure = self._adapter.closure(number)
         return None if closure is Closure.OPEN else cast(ClosedBy, closure.name.lower())
 
     def decide_each(self, bodies: Sequence[bytes]) -> list[bytes | Exception]:
@@ -351,7 +354,7 @@ class HotHandlers:
     def _count(self, decisions: Sequence[Decision], newest: int) -> None:
         counted = self._counters.decisions
         for decision in decisions:
-            if int(decision.decision_id[1:]) >= newest:
+            if (self._adapter.number(decision.decision_id) or 0) >= newest:
                 counted[decision.model, decision.randomized] += 1
             else:
                 self._counters.repeated += 1
@@ -369,7 +372,9 @@ class HotHandlers:
     def _observe(self, caller: Caller, outcomes: Sequence[OutcomeReport]) -> dict[str, int]:
         def check(numbers: Ints) -> None:
             for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
-                self._tokens.check(number, outcome.outcome_token, caller)
+                if outcome.outcome_token is not None or self._tokens.asks(caller):
+                    name = decision_id(self._adapter.position(number))
+                    self._tokens.check(name, outcome.outcome_token, caller)
                 if outcome.unit_id is not None:
                     self._check_unit(number, outcome.unit_id)
 
@@ -393,7 +398,7 @@ class HotHandlers:
             probabilities=decision.probabilities,
             rule_id=decision.rule_id,
             era=decision.era,
-            outcome_token=self._tokens.of(int(decision.decision_id[1:])),
+            outcome_token=self._tokens.of(decision.decision_id),
             ask=msgspec.UNSET if decision.ask is None else decision.ask,
         )
 

@@ -45,21 +45,25 @@ class OutcomeTokens:
         self._key = hmac.digest(key, _DOMAIN + experiment.encode(), "sha256")
         self._required = required
 
-    def of(self, number: int) -> str:
-        """The token of a decision."""
-        digest = hmac.digest(self._key, b"d%d" % number, "sha256")
+    def of(self, name: str) -> str:
+        """The token of a decision, by its id."""
+        digest = hmac.digest(self._key, name.encode(), "sha256")
         return urlsafe_b64encode(digest[:_BYTES]).decode()
 
-    def check(self, number: int, token: str | None, caller: Caller) -> None:
+    def asks(self, caller: Caller) -> bool:
+        """Whether a caller needs one."""
+        return self._required and not caller.admin
+
+    def check(self, name: str, token: str | None, caller: Caller) -> None:
         """Refuse (403) an outcome that does not carry the token of its decision."""
         if token is None:
-            if not self._required or caller.admin:
+            if not self.asks(caller):
                 return
             why = "the token that came with the decision is needed"
-        elif hmac.compare_digest(self.of(number).encode(), token.encode()):
+        elif hmac.compare_digest(self.of(name).encode(), token.encode()):
             return
         else:
-            why = f"this is not the one that came with decision d{number}"
+            why = f"this is not the one that came with decision {name}"
         raise Refusal(403, f"outcome_token: {why}", field="outcome_token")
 
 

@@ -1,0 +1,25 @@
+"""Many deciders over one log: lanes, publications, and what waits for its number."""
+
+from equipoise.store.lanes.contract import (
+    Hub,
+    HubError,
+    LaneEndedError,
+    LaneStatus,
+    Lease,
+    Parcel,
+    Publication,
+    TermEndedError,
+    Tickets,
+)
+
+__all__ = [
+    "Hub",
+    "HubError",
+    "LaneEndedError",
+    "LaneStatus",
+    "Lease",
+    "Parcel",
+    "Publication",
+    "TermEndedError",
+    "Tickets",
+]
