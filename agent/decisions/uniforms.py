@@ -13,7 +13,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from equipoise.store.batches import Floats
+from equipoise.store.batches import Floats, Ints
 
 KEY_BYTES = 32
 _PER_COUNTER = 4  # Philox 4x64 yields four words per counter value
@@ -49,6 +49,15 @@ class Uniforms:
             self._block = self._draw(self._start, max(_BLOCK, count + _PER_COUNTER))
             offset = first - self._start
         return self._block[offset : offset + count]
+
+    def at(self, positions: Ints) -> Floats:
+        """(n,) uniforms of decisions at these positions (n,), in any order."""
+        result = np.empty(len(positions))
+        cuts = (np.flatnonzero(np.diff(positions) != 1) + 1).tolist()
+        for start, stop in zip([0, *cuts], [*cuts, len(positions)], strict=True):
+            if start < stop:
+                result[start:stop] = self.of(int(positions[start]), stop - start)
+        return result
 
     def _draw(self, start: int, count: int) -> Floats:
         counter = np.array([start // _PER_COUNTER, 0, 0, 0], dtype=np.uint64)

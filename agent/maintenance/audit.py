@@ -29,6 +29,7 @@ from equipoise.agent.maintenance.audit_rows import PartAudit, StopAudit
 from equipoise.agent.moments.state import Versions
 from equipoise.policies.draw import draw
 from equipoise.store.batches import (
+    LEFT_OUT,
     Closure,
     DecisionBatch,
     ExpiryBatch,
@@ -65,8 +66,9 @@ class Audit:
     begins: the first row of the log; digest: of the removed rows before it, "" where there are
     none. unchecked: decisions that follow one among those rows. capped: decisions that a stop kept
     from being randomized; closed_by: how many of them by what (`Closure`, in lower case), where the
-    log says. chained_from: the first row that
-    the hash chain covers, None where there is no chain; chained_rows: how many it covers.
+    log says. left_out: decisions that no sum of draws counts, by why (`LEFT_OUT`). chained_from:
+    the first row that the hash chain covers, None where there is no chain; chained_rows: how many
+    it covers.
     anchors: how many copies of the chain's end were compared. losses: what the log is known to
     lack, which is no fault of what it holds. drawn: decisions that were drawn elsewhere, by whom.
     unproven: what was not proven.
@@ -80,6 +82,7 @@ class Audit:
     randomized: int = 0
     capped: int = 0
     closed_by: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
     outcomes: int = 0
     rules: int = 0
     chained_from: int | None = None
@@ -291,13 +294,17 @@ class _LogAudit:
         result.decisions += count
         result.randomized += int(np.count_nonzero(batch.randomized))
         result.capped += int(np.count_nonzero(batch.capped))
+        left_out = np.zeros(count, dtype=bool)
         if batch.closed_by is not None:
-            reasons = batch.closed_by[batch.capped]
+            left_out = np.isin(batch.closed_by, LEFT_OUT)
             for closure in Closure:
-                rows = int(np.count_nonzero(reasons == closure))
-                if rows:
-                    name = closure.name.lower()
+                name = closure.name.lower()
+                rows = int(np.count_nonzero(batch.closed_by[batch.capped] == closure))
+                if rows and closure not in LEFT_OUT:
                     result.closed_by[name] = result.closed_by.get(name, 0) + rows
+                rows = int(np.count_nonzero(batch.closed_by == closure))
+                if rows and closure in LEFT_OUT:
+                    result.left_out[name] = result.left_out.get(name, 0) + rows
         expected = np.arange(number, number + count)
         self._report(batch, batch.number != expected, "is out of sequence")
         rule = self._rules.get(batch.rule_id)
@@ -312,7 +319,8 @@ class _LogAudit:
         )
         order = self._order[batch.rule_id]
         if order < self._newest_rule:
-            result.fault(f"decision d{number} was made under a rule that was replaced", count)
+            # What a decider shipped late was made under the rule that it had then.
+            self._report(batch, ~left_out, "was made under a rule that was replaced")
         self._newest_rule = max(order, self._newest_rule)
         shape = batch.probabilities.shape[1], batch.x.shape[1]
         if shape[0] != len(rule.active):
@@ -356,7 +364,7 @@ class _LogAudit:
         number, count = self._number, len(batch)
         rate, shares = rule.allocation.allocate(batch.x, batch.eligible)
         own_rate, own_shares = rate, shares
-        uniform = None if self._draws is None else self._draws.of(number, count)
+        uniform = None if self._draws is None else self._draws.at(batch.positions)
         opened: Floats | None = None
         if batch.leader is not None:
             opened = np.full(count, np.nan)

@@ -20,6 +20,7 @@ from equipoise.agent.lifecycle.eras import Stops, read_stops
 from equipoise.agent.state.chunk import occurrence, widened
 from equipoise.policies.draw import draw
 from equipoise.store.batches import (
+    Closure,
     DecisionBatch,
     ExpiryBatch,
     Flags,
@@ -255,12 +256,22 @@ class StopAudit:
             self._cannot("of times before what stops them was noted", batch.capped & ~no_model)
             none = np.zeros(count, dtype=bool)
             return StopFaults(none, no_model & ~batch.capped, none)
+        of_lanes = batch.draw is not None
+        sliced = np.zeros(count, dtype=bool)
+        if of_lanes and batch.closed_by is not None:
+            sliced = batch.closed_by == Closure.SLICE
         closed = no_model
         if config.policy.exclude:
             closed = closed | np.isin(batch.unit, text_keys("unit", config.policy.exclude))
         quotas, unsure = Quotas.of(config), np.zeros(count, dtype=bool)
+        # A decider knows its tickets and not the counts of others: what the log had counted when a
+        # row got its number does not close it. That a cap was kept shows in those it randomized.
+        limited = np.zeros(count, dtype=bool)
         if quotas:
-            if self._counted:
+            if of_lanes and self._counted:
+                limited |= self._beyond(quotas, batch)
+                unsure |= batch.capped & (batch.closed_by == Closure.SEGMENT)
+            elif self._counted:
                 would = draw(batch.uniform, np.where(closed, 0.0, rate), shares, batch.routed)[1]
                 run = QuotaCount(quotas, self._ledger)
                 closed = closed | (run.closed(batch.x, batch.unit, would) > 0)
@@ -276,7 +287,12 @@ class StopAudit:
         if note.requests is not None:
             if self._counted:
                 spent = before[1] + np.cumsum(batch.randomized) - batch.randomized
-                stopped |= spent + 1.0 > note.requests * (1.0 + _ROUNDING)
+                over = spent + 1.0 > note.requests * (1.0 + _ROUNDING)
+                if of_lanes:
+                    limited |= over
+                    unsure |= batch.capped & (batch.closed_by == Closure.BUDGET)
+                else:
+                    stopped |= over
             else:
                 unsure[:] = True
         if config.budget.money is not None or config.budget.harm is not None:
@@ -291,11 +307,27 @@ class StopAudit:
             if batch.eligible is not None:
                 eligible = batch.eligible
             full = (shut & eligible[:, : shut.shape[1]]).any(axis=1)
+            if of_lanes:
+                # Open as it was when the rule began; what it may not be is randomized onto it.
+                full = (shut[:, : onto.shape[1]] & onto[:, : shut.shape[1]]).any(axis=1)
         self._take(batch, active)
         expected = closed | stopped
         alone = batch.capped & ~expected
-        self._cannot("by a budget of money or harm, or counts of removed rows", alone & unsure)
-        return StopFaults(alone & ~unsure, expected & ~batch.capped, full)
+        self._cannot("by a decider's slice of a budget", alone & sliced)
+        self._cannot(
+            "by a budget of money or harm, or counts of removed rows", alone & unsure & ~sliced
+        )
+        loose = (expected & ~batch.capped) | (limited & batch.randomized)
+        return StopFaults(alone & ~unsure & ~sliced, loose, full)
+
+    def _beyond(self, quotas: Quotas, batch: DecisionBatch) -> Flags:
+        """(n,) rows that were randomized in a segment that had had all it may get."""
+        result = np.zeros(len(batch), dtype=bool)
+        spent = self._ledger.by_segment
+        for index, (segment, cap) in enumerate(zip(quotas.segments, quotas.caps, strict=True)):
+            inside = (segment.holds(batch.x) & batch.randomized).astype(np.int64)
+            result |= (inside > 0) & (spent[index] + np.cumsum(inside) > cap)
+        return result
 
     @staticmethod
     def _of_followers(batch: DecisionBatch, opened_rate: Floats, shares: Floats) -> Flags:

@@ -29,9 +29,19 @@ from equipoise.agent.maintenance.export_sums import (
     frozen_tables,
     reader,
 )
-from equipoise.store.batches import Batch, Closure, DecisionBatch, Flags, Floats, Ints, OutcomeBatch
+from equipoise.store.batches import (
+    LEFT_OUT,
+    Batch,
+    Closure,
+    DecisionBatch,
+    Flags,
+    Floats,
+    Ints,
+    OutcomeBatch,
+)
 from equipoise.store.contract import Store
 from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind, Table, merge
+from equipoise.store.records import decision_id
 from equipoise.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -190,6 +200,8 @@ class _Shape:
                 yield pa.field("decision_id", pa.string())
             elif name == "leader":
                 yield pa.field("leader_id", pa.string())
+            elif name == "draw":
+                yield pa.field("lane_id", pa.string())
             elif name == "closed_by" or name in _OF_MODELS or name == "rule_id":
                 yield pa.field(name, pa.string())
             elif name == "attempt":
@@ -225,6 +237,8 @@ class _Shape:
                 columns[name] = self._names.take(pa.array(value, mask=batch.attempt <= 0))
             elif name in _OF_MODELS:
                 columns[name] = self._names.take(pa.array(value))
+            elif name == "draw":
+                columns["lane_id"] = [decision_id(position) for position in value.tolist()]
             elif name == "closed_by":
                 columns[name] = [Closure(each).name.lower() for each in value.tolist()]
             elif kind is Kind.SHARED:
@@ -261,6 +275,8 @@ class _Shape:
             result = result & batch.eligible[:, rule.active].all(axis=1)
         if batch.leader is not None and self._config.units is not None:
             result = result & (batch.leader == batch.number)
+        if batch.closed_by is not None:
+            result = result & ~np.isin(batch.closed_by, LEFT_OUT)
         return result
 
     def _entered(self, batch: DecisionBatch) -> Flags:

@@ -55,9 +55,11 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "randomized": "whether it came from the draw",
             "capped": "whether a stop set e to 0 after the rule had spoken",
             "closed_by": "what closed the request to randomizing: open, observing, paused, budget, "
-            "segment, user, excluded, ineligible, decided; empty in older logs",
+            "segment, user, excluded, ineligible, decided, slice; late and repeated leave a draw "
+            "out of all sums; empty in older logs",
             "rule_id": "the rule it was made under",
             "era": "the era of that rule",
+            "lane_id": "name that a decider gave it: lane and number there; empty without deciders",
             "leader_id": "decision whose draw this one took over, its own where it drew itself",
             "raw_*": "reward of each model that its rule predicted, on [0, 1], before the tuning",
             "drawn_by": "by whom, where it was drawn elsewhere with the probabilities declared",

@@ -11,7 +11,7 @@ the rate at which rows are lost; it may move, and depend on the request.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -251,10 +251,14 @@ CLOSURE_WORDS = {
     Closure.EXCLUDED: "of excluded users",
     Closure.INELIGIBLE: "open to no model",
     Closure.DECIDED: "after the decision",
+    Closure.SLICE: "beyond a decider's slice of a budget",
+    Closure.LATE: "shipped by a decider after it had lost its lane",
+    Closure.REPEATED: "of requests that another decider had decided",
 }
 _COUNTED = Closure.DECIDED
 """Closures below it have a sum each. What was closed otherwise is the rest of `capped`, so that
 states from before there was another can be read."""
+_OF_LANES = (Closure.SLICE, Closure.LATE, Closure.REPEATED)
 
 
 class Floors(Monitor):
@@ -273,7 +277,12 @@ class Floors(Monitor):
         self.rate_min = rate_min
         self.largest_weight = largest_weight
         names = ("rows", "capped", "below", "closed", "largest", "weight", "weight_squares")
-        self.sums = {name: np.zeros(1) for name in names} | {"by": np.zeros(_COUNTED)}
+        self.sums = {name: np.zeros(1) for name in names}
+        self.sums |= {"by": np.zeros(_COUNTED), "lanes": np.zeros(len(_OF_LANES))}
+
+    def load(self, arrays: Mapping[str, Floats]) -> None:
+        # States from before there were lanes say nothing of them.
+        super().load({"lanes": np.zeros(len(_OF_LANES)), **arrays})
 
     def update(
         self,
@@ -286,7 +295,9 @@ class Floors(Monitor):
         """n decisions. rate: (n,) e; propensity: (n,) pi of the assigned model; closed_by: (n,) a
         `Closure`; open_to_all: (n,) whether every model was eligible."""
         capped = closed_by > 0
-        self.sums["by"] += np.bincount(closed_by, minlength=_COUNTED)[:_COUNTED]
+        counts = np.bincount(closed_by, minlength=len(Closure))
+        self.sums["by"] += counts[:_COUNTED]
+        self.sums["lanes"] += counts[list(_OF_LANES)]
         below = ~capped & (rate < self.rate_min)
         closed = ~capped & ~below & ~open_to_all
         certified = ~capped & ~below & open_to_all
@@ -302,8 +313,10 @@ class Floors(Monitor):
 
     def result(self) -> Check:
         by = dict(zip(Closure, self.sums["by"].tolist(), strict=False))
-        by[Closure.DECIDED] = float(self.sums["capped"][0] - self.sums["by"][1:].sum())
-        figures = {name: float(array[0]) for name, array in self.sums.items() if name != "by"}
+        by |= dict(zip(_OF_LANES, self.sums["lanes"].tolist(), strict=True))
+        rest = self.sums["by"][1:].sum() + self.sums["lanes"].sum()
+        by[Closure.DECIDED] = float(self.sums["capped"][0] - rest)
+        figures = {name: float(each[0]) for name, each in self.sums.items() if len(each) == 1}
         rows, squares = figures["rows"], figures.pop("weight_squares")
         weight, largest = figures.pop("weight"), figures["largest"]
         out = figures["capped"] + figures["below"] + figures["closed"]
