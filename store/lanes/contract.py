@@ -77,7 +77,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     the rule in force; era: its era. config: number of the configuration in force. off: why nothing
     is randomized, None where it is; observing: whether that is mode `observe`. requests: the hard
     stop of the whole experiment, None for none. closed_segments: positions of segments whose cap is
-    reached. tickets: by lane; a lane that is not named has none. documents: names of the texts that
+    reached. tickets: by lane; a lane that is not named has none. counted: by lane, how many of its
+    draws the log held when it was published, at least. documents: names of the texts that
     it needs, which the hub holds: `rule:<id>`, `config:<number>`, `era:<number>`. seconds: how long
     deciders may act by it without a newer one.
     """
@@ -92,6 +93,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     requests: int | None = None
     closed_segments: tuple[int, ...] = ()
     tickets: dict[int, Tickets] = {}
+    counted: dict[int, Spent] = {}
     documents: tuple[str, ...] = ()
     seconds: float = 60.0
 
@@ -169,7 +171,8 @@ class Hub(Protocol):
     # What deciders ask for.
 
     def join(self, name: str, seconds: float) -> Lease:
-        """Lease a lane that nobody had. name: of the decider, for people. Raises HubError where no
+        """Lease a lane that nobody had. name: of the decider, for people. Its `adopted` is the
+        newest publication of this moment: it cannot act by an earlier one. Raises HubError where no
         authority has published anything yet."""
 
     def ship(
@@ -198,6 +201,9 @@ class Hub(Protocol):
     def newest(self) -> Publication | None:
         """The newest publication."""
 
+    def publications(self, since: int) -> list[Publication]:
+        """Every publication of this version and above that is not forgotten, in order."""
+
     def document(self, name: str) -> str | None:
         """A text by its name."""
 
@@ -221,6 +227,10 @@ class Hub(Protocol):
         Texts that it does not name are forgotten. Raises TermEndedError; HubError where the version
         does not follow the newest.
         """
+
+    def forget_publications(self, term: Term, before: int) -> None:
+        """Forget publications of earlier versions than this; never the newest. Raises
+        TermEndedError."""
 
     def lanes(self) -> list[LaneStatus]:
         """Every lane that is held, or of which parcels are there, or that is not `whole`."""
