@@ -19,15 +19,14 @@ from equipoise.store.lanes.opening import open_hub
 CHILD = """
 import os, signal, sys
 from equipoise.store.lanes.contract import *
-from equipoise.store.lanes.contract import Spent, Term
 from equipoise.store.lanes.opening import open_hub
 
 for line in sys.stdin:
     try:
-        result = eval(line)
+        result = repr(eval(line))
     except HubError as error:
         result = type(error).__name__
-    print(repr(result), flush=True)
+    print(result, flush=True)
 """
 
 

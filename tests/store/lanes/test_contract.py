@@ -436,7 +436,7 @@ class Chance:
         return values[self.rng.integers(len(values))]
 
     def seconds(self) -> float:
-        return float(self.pick(0.0, LONG))
+        return float(self.pick(0.0, 0.0, LONG))
 
     def lease(self) -> Lease:
         """One of the last three, and at times one that never was."""
@@ -444,7 +444,7 @@ class Chance:
         return self.pick(*[lease] * 19, Lease(lease.lane, lease.token + 1, 0.0))
 
     def term(self) -> Term:
-        return self.pick(*[*self.terms[-2:] * 4, *self.terms[:1], Term(99_999, 0.0)])
+        return self.pick(*self.terms[-1:] * 12, *self.terms[-2:], Term(99_999, 0.0))
 
     def parcels(self, lane: int) -> list[Parcel]:
         first = max(self.places.get(lane, 0) - int(self.rng.integers(3)), 0)
@@ -469,9 +469,11 @@ class Chance:
         return made
 
     def calls(self, count: int) -> Iterator[tuple[str, tuple[Any, ...], dict[str, Any]]]:
-        kinds = "ship ship ship ship_late leave elect keep publish end forget forget_lanes resign"
+        kinds = "ship ship ship ship_late leave elect keep publish publish end forget forget_lanes"
         for _ in range(count):
             kind = self.pick("join", *kinds.split(), "forget_publications")
+            if not self.terms or (self.rng.random() < 0.3 and not self.version):
+                kind = self.pick("elect", "publish")
             lease, whole = self.lease(), bool(self.rng.integers(2))
             spent = Spent(int(self.rng.integers(9)))
             if kind == "join":
@@ -483,10 +485,12 @@ class Chance:
             elif kind == "ship_late":
                 yield "ship_late", (lease, self.parcels(lease.lane), spent, whole), {}
             elif kind == "leave":
-                if self.rng.random() < 0.3:
+                if self.rng.random() < 0.5:
                     yield "leave", (lease, spent), {}
             elif kind == "elect":
-                yield "elect", ("z", self.pick(0.0, LONG, LONG)), {}
+                if self.terms and self.rng.random() < 0.3:
+                    yield "resign", (self.term(),), {}
+                yield "elect", ("z", self.pick(0.0, *[LONG] * 9)), {}
             elif kind == "publish":
                 version = self.version + self.pick(0, 1, 1, 1, 2)
                 names = tuple(f"rule:{self.rng.integers(4)}" for _ in range(2))
@@ -561,15 +565,17 @@ def test_any_calls_do_what_they_do_in_memory(shared_place: Any, seed: int) -> No
     model, chance = MemoryHub(), Chance(seed)
     hubs = [shared_place.open(), shared_place.open()]
     done: dict[str, list[int]] = {}
-    for number, (name, args, given) in enumerate(chance.calls(300)):
+    for number, (name, args, given) in enumerate(chance.calls(400)):
         wanted = result_of(model, name, args, given)
         result = result_of(hubs[number % 2], name, args, given)
         assert timeless(result) == timeless(wanted), (number, name, args)
         chance.learn(name, args, wanted)
-        other = hubs[1 - number % 2]
-        assert everything(other, chance.version) == everything(model, chance.version), number
+        if number % 3 == 0:
+            other = hubs[1 - number % 2]
+            assert everything(other, chance.version) == everything(model, chance.version), number
         counts = done.setdefault(name, [0, 0])
         counts[isinstance(wanted, str)] += 1
-    assert sum(hits for hits, _ in done.values()) > 60
-    assert all(sum(counts) for counts in done.values())
     assert len(done) == 12
+    assert all(well > 2 for well, _ in done.values()), done
+    # Only to resign is never refused.
+    assert sum(bool(refused) for _, refused in done.values()) >= 9, done
