@@ -148,12 +148,16 @@ class RecordAdapter:
         )
 
     def observe(
-        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        check: Callable[[Ints], None] | None = None,
+        came: float | None = None,
     ) -> Accepted:
         """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
         they carry: after their window they are late.
 
         check: called with the number of each decision before anything is taken; raises to refuse.
+        came: when they came, where that is not now; seconds since the epoch.
         """
         numbers = self._numbers(outcomes)
         if check is not None:
@@ -184,7 +188,7 @@ class RecordAdapter:
                 metrics=self._metrics([outcome.metrics for outcome in outcomes]),
                 attempts=attempts if any(attempts) else None,
             ),
-            came=self._clock(),
+            came=self._clock() if came is None else came,
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
