@@ -20,7 +20,6 @@ from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
 from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.records import LANE_BITS
 
-
 _NO_TICKETS = Tickets(draws=0)
 
 
