@@ -78,9 +78,18 @@ def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
-    payload = _encode(values)
+    return framed(seq, _encode(values), seed)
+
+
+def framed(seq: int, payload: bytes, seed: int = 0) -> bytes:
+    """The frame of other bytes than a batch."""
     crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq), seed))
     return _HEADER.pack(len(payload), crc, seq) + payload
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What a whole frame holds."""
+    return frame[_HEADER.size :]
 
 
 @dataclass(frozen=True, slots=True)
