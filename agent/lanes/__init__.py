@@ -1,0 +1,1 @@
+"""Many deciders, one authority: what each side does with the hub between them."""
