@@ -62,7 +62,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
-from equipoise.store.lanes import Tickets
+from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.words import plural, verb
 
 MISCOUNTED = (
@@ -208,6 +208,17 @@ class Agent:
         charge = partial(state.purse.charge, batch.routed, batch.model, batch.randomized)
         self._log(batch, charge)
         return batch
+
+    def take_shipped(self, decisions: DecisionBatch, publication: Publication | None) -> None:
+        """Log decisions that a decider made by a publication, None where that is not known any
+        more; they carry their numbers."""
+        if self._decider is None:
+            raise AgentError("this agent was opened without its key and takes no decisions")
+        if publication is not None:
+            self._decider.note(decisions, publication)
+        routed, model, randomized = decisions.routed, decisions.model, decisions.randomized
+        self._log(decisions, partial(self.state.purse.charge, routed, model, randomized))
+        self.has_lanes = True
 
     def observe(self, outcomes: OutcomeBatch, came: float | None = None) -> Accepted:
         """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.

@@ -148,17 +148,22 @@ class RecordAdapter:
         )
 
     def observe(
-        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        check: Callable[[Ints], None] | None = None,
+        came: float | None = None,
     ) -> Accepted:
         """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
         they carry: after their window they are late.
 
         check: called with the number of each decision before anything is taken; raises to refuse.
+        came: when they came, where that is not now; seconds since the epoch.
         """
         numbers = self._numbers(outcomes)
         if check is not None:
             check(numbers)
-        return self.agent.observe(self._outcomes(outcomes, numbers), came=self._clock())
+        batch = self._outcomes(outcomes, numbers)
+        return self.agent.observe(batch, came=self._clock() if came is None else came)
 
     def _outcomes(self, outcomes: Sequence[Outcome], numbers: Ints) -> OutcomeBatch:
         """(n,) parts of outcomes of decisions with these numbers."""

@@ -17,7 +17,7 @@ from equipoise.agent.lifecycle.eras import OBSERVING, StopNotes
 from equipoise.agent.state.sticky_units import follow
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
-from equipoise.store.lanes import Tickets
+from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.records import LANE_BITS
 
 
@@ -46,6 +46,13 @@ class Decider:
     def reconfigured(self) -> None:
         """The store has a newer configuration: decisions from now on rest on it."""
         self._config_version = stored_config.version(self._state.store)
+
+    def note(self, decisions: DecisionBatch, publication: Publication) -> None:
+        """Note what held for decisions that were made by a publication, before they are logged."""
+        off = OBSERVING if publication.observing else publication.off
+        limit = None if publication.requests is None else float(publication.requests)
+        first, at = int(decisions.number[0]), float(decisions.at[0])
+        self._stops.note(first, off, limit, publication.config, at)
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decisions of n valid requests, as they are to be logged."""

@@ -1,1 +1,1 @@
-"""Many deciders, one authority: what each side does with the hub between them."""
+"""Many deciders, one authority: who draws, who counts, and how they meet."""

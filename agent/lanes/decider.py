@@ -30,6 +30,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import LaneSettings
 from equipoise.agent.decisions.uniforms import key_hash
 from equipoise.agent.errors import AgentError
+from equipoise.agent.lanes.publishing import refuse_lanes
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import DecisionBatch, Ints
 from equipoise.store.errors import StoreError
@@ -71,16 +72,6 @@ class LostLaneError(AgentError):
     """No lane is held now."""
 
 
-def refuse_units(config: ExperimentConfig) -> None:
-    """Raise AgentError where an experiment needs all requests of a unit at one decider."""
-    if config.units is not None:
-        raise AgentError("[units] is set: sticky units need a single decider; leave lanes out")
-    if config.budget.per_user is not None:
-        raise AgentError(
-            "budget.per_user is set: a limit for every user needs a single decider; leave lanes out"
-        )
-
-
 def lane_config(config: ExperimentConfig) -> ExperimentConfig:
     """The configuration as a lane decides by it: caps are the authority's to count, by tickets."""
     models = [msgspec.structs.replace(model, max_requests=None) for model in config.models]
@@ -110,9 +101,13 @@ class LaneRecords(RecordAdapter):
         return None if number is None or number < self._store.oldest else number
 
     def observe(
-        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        check: Callable[[Ints], None] | None = None,
+        came: float | None = None,
     ) -> Accepted:
         """As `RecordAdapter.observe`; `check` gets -1 for a decision that is not known here."""
+        came = self._clock() if came is None else came
         decided = self._store.find_requests([o.request_id for o in outcomes if o.request_id])
         known = [self._knows(outcome, decided) for outcome in outcomes]
         own = [outcome for outcome, here in zip(outcomes, known, strict=True) if here]
@@ -121,11 +116,11 @@ class LaneRecords(RecordAdapter):
         numbers[known] = self._numbers(own)
         if check is not None:
             check(numbers)
-        reports = self._reports(others)
+        reports = self._reports(others, came)
         accepted = Accepted(0)
         if own:
             batch = self._outcomes(own, numbers[known])
-            accepted = self.agent.observe(batch, came=self._clock())
+            accepted = self.agent.observe(batch, came=came)
         if reports:
             self._store.report(len(reports), msgspec.json.encode(reports))
         return Accepted(accepted.rows + len(reports), accepted.duplicates, accepted.late)
@@ -137,18 +132,17 @@ class LaneRecords(RecordAdapter):
             return outcome.request_id is None or outcome.request_id in decided
         return decision_position(name) is None or self.number(name) is not None
 
-    def _reports(self, outcomes: Sequence[Outcome]) -> list[Report]:
+    def _reports(self, outcomes: Sequence[Outcome], came: float) -> list[Report]:
         if not outcomes:
             return []
         # Checked as if they were of the first decision: what is right of any is right of that one.
         batch = self._outcomes(outcomes, np.full(len(outcomes), -1, dtype=np.int64))
         self.agent.check_outcomes(batch)
-        now = self._clock()
         fields = Outcome.__struct_fields__
         return [
             Report(
                 outcome=Outcome(**{name: getattr(each, name) for name in fields}),
-                came=now,
+                came=came,
                 # Who named the decision had its token compared already.
                 token=getattr(each, "outcome_token", None) if each.decision_id is None else None,
                 unit=getattr(each, "unit_id", None),
@@ -415,7 +409,8 @@ class LaneKeeper:
                 hub.leave(lease, Spent())
                 return None
             whole = ExperimentConfig.from_json(text)
-            refuse_units(whole)
+            if (why := refuse_lanes(whole)) is not None:
+                raise AgentError(why)
             records = [_record(each) for each in texts]
             self._check_key(records)
             config = lane_config(whole)
@@ -541,19 +536,16 @@ class LaneKeeper:
         if held is None:
             return
         for left in left_lanes(self._folder, held.store.facts.experiment):
-            removes = False
             try:
                 rows = _ship_left(hub, left)
-                removes = rows is not None
-            finally:
-                if removes:
-                    left.close(remove=True)
-                elif rows_lost(left):
-                    left.close(remove=False)
+            except BaseException:
+                left.close(remove=False)
+                raise
             if rows is None:
                 aside = left.put_aside()
-                self._say("lane-refused", {"lane": left.facts.lane, "kept": str(aside)})
+                self._say("lane-refused", {"lane": left.facts.lane, "kept": aside.name})
                 continue
+            left.close(remove=True)
             self.recovered += rows
             facts = {"lane": left.facts.lane, "rows": rows, "damaged": left.damaged}
             self._say("lane-recovered", facts)
@@ -586,10 +578,6 @@ def _record(text: str) -> Era | RuleRecord:
         return msgspec.json.decode(text, type=RuleRecord)
     except msgspec.ValidationError:
         return msgspec.json.decode(text, type=Era)
-
-
-def rows_lost(left: LeftLane) -> bool:
-    return False
 
 
 def _ship_left(hub: Hub, left: LeftLane) -> int | None:

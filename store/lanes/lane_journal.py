@@ -31,13 +31,13 @@ from equipoise.store.format.frames import (
     Sync,
     TailWriter,
     as_store_errors,
+    batch_to_body,
+    body_to_batch,
     framed,
-    payload_of,
-    read_segment,
+    read_payload,
     scan,
     seed_of,
     tail_files,
-    to_frame,
 )
 from equipoise.store.format.sql_rows import joined, same_shape
 from equipoise.store.lanes.contract import Lease, Parcel, ParcelKind, Spent
@@ -86,8 +86,8 @@ class _Cuts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Entry(NamedTuple):
-    """One append. number: 0, 1, 2, … in the lane. version: of the publication that decisions were
-    made under. content: a batch, or the JSON of reports. size: bytes, about."""
+    """One append. number: 0, 1, 2, … in the lane. version: of the publication in force then.
+    content: a batch, or the JSON of reports. size: bytes, about."""
 
     number: int
     kind: int
@@ -226,8 +226,8 @@ class Outbox:
         return not self._parcels and not self._new and not self._ends
 
     def parcels(self, version: int, spent: Spent) -> tuple[list[Parcel], int]:
-        """The next parcels to ship, and the publication that everything that is not among them was
-        decided under at the earliest. The same again until `shipped` is called.
+        """The next parcels to ship, and the publication under which the earliest decision that is
+        not among them was or will be made. The same again until `shipped` is called.
 
         version: that is acted by, as it was before this call; spent: up to now at the least.
         Raises StoreError where it cannot be written down what they hold.
@@ -238,12 +238,12 @@ class Outbox:
             else:
                 groups = self._groups()
                 self._ends = [group[-1].number + 1 for group in groups]
-                self._cut(self._place, self._entry, self._ends, spent)
+                if groups:
+                    self._cut(self._place, self._entry, self._ends, spent)
             self._parcels = [
                 _parcel(self._lane, self._place + at, group) for at, group in enumerate(groups)
             ]
-        left = (entry.version for entry in tuple(self._new) if entry.kind == _DECISIONS)
-        return self._parcels, min(next(left, version), version)
+        return self._parcels, min(self._new[0].version, version) if self._new else version
 
     def shipped(self) -> int:
         """The hub has the parcels; the first entry that it may not have."""
@@ -269,33 +269,25 @@ class Outbox:
         """Entries in order, together where one parcel can hold them."""
         groups: list[list[Entry]] = []
         rows = size = 0
-        told: set[int] = set()
         for _ in range(len(self._new)):
             entry = self._new[0]
-            about = _about(entry)
-            alike = bool(groups) and _alike(groups[-1][-1], entry) and told.isdisjoint(about)
+            alike = bool(groups) and _alike(groups[-1][-1], entry)
             if not alike or rows + entry.rows > PARCEL_ROWS:
                 if len(groups) == PARCELS or size >= PARCEL_BYTES:
                     break
                 groups.append([])
-                rows, told = 0, set()
+                rows = 0
             groups[-1].append(self._new.popleft())
-            told.update(about)
             rows, size = rows + entry.rows, size + entry.size
         return groups
 
 
 def _alike(one: Entry, other: Entry) -> bool:
-    if (one.kind, one.version) != (other.kind, other.version):
+    if one.kind != other.kind or (one.kind == _DECISIONS and one.version != other.version):
         return False
     if isinstance(one.content, bytes) or isinstance(other.content, bytes):
         return True
     return same_shape(one.content, other.content)
-
-
-def _about(entry: Entry) -> list[int]:
-    """Decisions that outcomes are of: one batch holds no two parts of one."""
-    return entry.content.number.tolist() if isinstance(entry.content, OutcomeBatch) else []
 
 
 def _parcel(lane: int, place: int, group: Sequence[Entry]) -> Parcel:
@@ -307,10 +299,10 @@ def _parcel(lane: int, place: int, group: Sequence[Entry]) -> Parcel:
         lists = [bytes(entry.content[1:-1]) for entry in group if isinstance(entry.content, bytes)]
         body = b"[%s]" % b",".join(lists)
     else:
-        batch = joined([entry.content for entry in group if not isinstance(entry.content, bytes)])
-        start = int(batch.number[0]) if isinstance(batch, DecisionBatch) else 0
-        body = to_frame(start, batch)
-    return Parcel(lane, place, _KINDS[first.kind], first.version, rows, body)
+        batches = [entry.content for entry in group if not isinstance(entry.content, bytes)]
+        body = batch_to_body(joined(batches))
+    version = first.version if first.kind == _DECISIONS else 0
+    return Parcel(lane, place, _KINDS[first.kind], version, rows, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +386,7 @@ def _left(store: Path, facts: LaneFacts, lock: int) -> LeftLane:
         scanned = scan(data, bytes.fromhex(facts.experiment))
         damaged += len(scanned.damaged)
         for start, end, number in scanned.frames:
-            entry = _entry(number, data[start:end])
+            entry = _entry(number, read_payload(data, start, end)[1])
             version = max(version, entry.version)
             if number >= cuts.entry:
                 outbox.add(entry)
@@ -403,13 +395,10 @@ def _left(store: Path, facts: LaneFacts, lock: int) -> LeftLane:
     return LeftLane(store, facts, outbox, version, cuts.spent, tuple(since), damaged, lock, marks)
 
 
-def _entry(number: int, frame: bytes) -> Entry:
-    payload = payload_of(frame)
+def _entry(number: int, payload: bytes) -> Entry:
     kind, version, rows = _ENTRY.unpack_from(payload)
     body = payload[_ENTRY.size :]
-    content: Batch | bytes = body
-    if kind != _REPORTS:
-        content = read_segment(body, 0, len(body)).batch
+    content: Batch | bytes = body if kind == _REPORTS else body_to_batch(body)
     return Entry(number, kind, version, rows, content, len(body))
 
 

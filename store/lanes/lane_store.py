@@ -38,7 +38,7 @@ from equipoise.store.errors import (
     TornAppendError,
     WriteError,
 )
-from equipoise.store.format.frames import read_segment, to_frame
+from equipoise.store.format.frames import batch_to_body, body_to_batch
 from equipoise.store.lanes.contract import Parcel, Spent
 from equipoise.store.lanes.lane_journal import (
     REPORTS,
@@ -98,7 +98,7 @@ class LaneStore(Store):
         self._next_seq = self._decisions = self._oldest = 0
         self._numbers: dict[str, int] = {}
         self._held: deque[tuple[str, bytes, int]] = deque()
-        """Request id, frame and row of the decisions from `_oldest` on."""
+        """Request id, batch and row of the decisions from `_oldest` on."""
         self._recent = RecentOutcomes(0)
         self._torn = False
         self._shipping = threading.Lock()
@@ -137,13 +137,13 @@ class LaneStore(Store):
             if rows > 1 or batch.number[0] != self._decisions:
                 check_numbers(self._name, batch, self._decisions)
             self._admit_requests(batch)
-        frame = to_frame(self._decisions if isinstance(batch, DecisionBatch) else 0, batch)
-        number = self._journal.append(kind, self.version, rows, frame)
+        body = batch_to_body(batch)
+        number = self._journal.append(kind, self.version, rows, body)
         # From here on the rows are in the log.
         try:
-            self._outbox.add(Entry(number, kind, self.version, rows, batch, len(frame)))
+            self._outbox.add(Entry(number, kind, self.version, rows, batch, len(body)))
             if isinstance(batch, DecisionBatch):
-                self._remember(batch, frame)
+                self._remember(batch, body)
             elif isinstance(batch, OutcomeBatch):
                 self._recent.add(batch, self._decisions)
             self._next_seq = first + rows
@@ -160,8 +160,8 @@ class LaneStore(Store):
         Raises as `append`.
         """
         self._check_room(rows)
-        number = self._journal.append(REPORTS, 0, rows, body)
-        self._outbox.add(Entry(number, REPORTS, 0, rows, body, len(body)))
+        number = self._journal.append(REPORTS, self.version, rows, body)
+        self._outbox.add(Entry(number, REPORTS, self.version, rows, body, len(body)))
 
     def _check_room(self, rows: int) -> None:
         if self._torn:
@@ -180,12 +180,12 @@ class LaneStore(Store):
         if len(names) > 1 and len(set(names)) < len(names):
             raise repeated_request(self._name, names, ())
 
-    def _remember(self, batch: DecisionBatch, frame: bytes) -> None:
+    def _remember(self, batch: DecisionBatch, body: bytes) -> None:
         names = batch.request_id or [""] * len(batch)
         for row, name in enumerate(names):
             if name:
                 self._numbers[name] = self._decisions + row
-            self._held.append((name, frame, row))
+            self._held.append((name, body, row))
         self._decisions += len(batch)
         while len(self._held) > self._kept:
             name, _, _ = self._held.popleft()
@@ -217,8 +217,8 @@ class LaneStore(Store):
     def decision(self, number: int) -> DecisionBatch | None:
         if not self._oldest <= number < self._decisions:
             return None
-        _, frame, row = self._held[number - self._oldest]
-        batch = read_segment(frame, 0, len(frame)).batch
+        _, body, row = self._held[number - self._oldest]
+        batch = body_to_batch(body)
         assert isinstance(batch, DecisionBatch)
         return slice_rows(batch, row, row + 1)
 
