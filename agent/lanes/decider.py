@@ -314,9 +314,7 @@ class LaneKeeper:
         fresh = asked + newest.seconds - age
         self.trouble, self._failures = None, 0
         held = self._held
-        if held is None:
-            self._move(hub)
-        elif newest.config != held.number or held.rules >= MOST_RULES or held.agent.broken:
+        if held is None or newest.config != held.number or held.rules >= MOST_RULES or held.agent.broken:
             self._move(hub)
         elif newest.version > held.told or newest.version > held.publication.version:
             self._adopt(hub, held, newest, fresh)
