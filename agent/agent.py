@@ -242,7 +242,8 @@ class Agent:
         self._validation.check_outcomes(outcomes)
 
     def limit(self, tickets: Tickets) -> None:
-        """Randomize no more than these tickets of a lane allow. Raises AgentError without a lane."""
+        """Randomize no more than these tickets of a lane allow. Raises AgentError where
+        there is none."""
         if self._decider is None or not self.lane:
             raise AgentError("only a lane has tickets")
         self._decider.tickets = tickets

@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeAlias
@@ -50,7 +50,7 @@ from equipoise.store.records import Era, Outcome, RuleRecord, decision_position
 from equipoise.store.sqlite.connection import Durability
 
 Call: TypeAlias = Callable[[], None]
-Say: TypeAlias = Callable[[str, dict[str, object]], None]
+Say: TypeAlias = Callable[[str, Mapping[str, object]], None]
 """Called with what happened and its facts."""
 
 MARGIN = 0.1
@@ -169,12 +169,16 @@ class Lane:
     rules: int = 1
     told: int = 0
     """The newest publication that the hub knows it to act by."""
-    spent: list[int] = field(default_factory=list)
 
     def decides(self) -> bool:
         """Whether it may draw now."""
         now = time.monotonic()
         return now < self.until and now < self.fresh
+
+    @property
+    def worn(self) -> bool:
+        """Whether another lane is to follow."""
+        return self.rules >= MOST_RULES or self.agent.broken is not None
 
     def counted(self) -> Spent:
         """What it has randomized so far."""
@@ -314,7 +318,7 @@ class LaneKeeper:
         fresh = asked + newest.seconds - age
         self.trouble, self._failures = None, 0
         held = self._held
-        if held is None or newest.config != held.number or held.rules >= MOST_RULES or held.agent.broken:
+        if held is None or newest.config != held.number or held.worn:
             self._move(hub)
         elif newest.version > held.told or newest.version > held.publication.version:
             self._adopt(hub, held, newest, fresh)

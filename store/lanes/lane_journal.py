@@ -45,6 +45,8 @@ from equipoise.store.lanes.contract import Lease, Parcel, ParcelKind, Spent
 PARCEL_ROWS, PARCELS = 4096, 32
 """Rows of a parcel, and parcels of one call to the hub, at the most."""
 PARCEL_BYTES = 4 << 20
+_LEASE_SECONDS = 10.0
+"""For which the lease of a lane is renewed whose decider is gone, while it is shipped."""
 _KINDS: tuple[ParcelKind, ...] = ("decisions", "outcomes", "reports")
 _DECISIONS, _OUTCOMES, _REPORTS = range(3)
 _ENTRY = struct.Struct("<BQI")
@@ -70,7 +72,7 @@ class LaneFacts(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def lease(self) -> Lease:
         """The lease, which may have run out."""
-        return Lease(self.lane, self.token, 0.0)
+        return Lease(self.lane, self.token, _LEASE_SECONDS)
 
 
 class _Cuts(msgspec.Struct, frozen=True, array_like=True):
@@ -283,26 +285,36 @@ class Outbox:
 
 
 def _alike(one: Entry, other: Entry) -> bool:
-    if one.kind != other.kind or (one.kind == _DECISIONS and one.version != other.version):
+    before, after = one.content, other.content
+    if one.kind != other.kind:
         return False
-    if isinstance(one.content, bytes) or isinstance(other.content, bytes):
+    if isinstance(before, bytes) or isinstance(after, bytes):
         return True
-    return same_shape(one.content, other.content)
+    if isinstance(before, DecisionBatch) and isinstance(after, DecisionBatch):
+        # What a disk has lost leaves a gap.
+        if one.version != other.version or before.number[-1] + 1 != after.number[0]:
+            return False
+    return same_shape(before, after)
 
 
 def _parcel(lane: int, place: int, group: Sequence[Entry]) -> Parcel:
     if not group:
         return Parcel(lane, place, "reports", 0, 0, b"[]")
-    first = group[0]
+    head = group[0]
     rows = sum(entry.rows for entry in group)
-    if first.kind == _REPORTS:
+    first = version = 0
+    names: tuple[str, ...] = ()
+    if head.kind == _REPORTS:
         lists = [bytes(entry.content[1:-1]) for entry in group if isinstance(entry.content, bytes)]
         body = b"[%s]" % b",".join(lists)
     else:
-        batches = [entry.content for entry in group if not isinstance(entry.content, bytes)]
-        body = batch_to_body(joined(batches))
-    version = first.version if first.kind == _DECISIONS else 0
-    return Parcel(lane, place, _KINDS[first.kind], version, rows, body)
+        batch = joined([entry.content for entry in group if not isinstance(entry.content, bytes)])
+        body = batch_to_body(batch)
+        if isinstance(batch, DecisionBatch):
+            first, version = int(batch.number[0]), head.version
+            names = tuple(batch.request_id or ())
+    kind = _KINDS[head.kind]
+    return Parcel(lane, place, kind, version, rows, body, first=first, request_ids=names)
 
 
 @dataclass(frozen=True, slots=True)
