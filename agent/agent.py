@@ -62,7 +62,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
-from equipoise.store.lanes import Publication
+from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.words import plural, verb
 
 MISCOUNTED = (
@@ -236,6 +236,26 @@ class Agent:
             self._log(fresh)
         late = self.light.late - before
         return Accepted(len(fresh) - late, duplicates, late)
+
+    def check_outcomes(self, outcomes: OutcomeBatch) -> None:
+        """Raise AgentError for what no decision could have as its outcome; nothing is logged."""
+        self._validation.check_outcomes(outcomes)
+
+    def limit(self, tickets: Tickets) -> None:
+        """Randomize no more than these tickets of a lane allow. Raises AgentError where
+        there is none."""
+        if self._decider is None or not self.lane:
+            raise AgentError("only a lane has tickets")
+        self._decider.tickets = tickets
+
+    def forget(self, before: int, at: float) -> None:
+        """Close decisions of a lane with lower numbers, of which its authority keeps the outcomes.
+        at: seconds since the epoch, now."""
+        table = self.light.pending
+        rows = max(0, min(before - table.base, table.size))
+        numbers = table.base + np.flatnonzero(~table.expired[:rows])
+        if len(numbers):
+            self._log(ExpiryBatch(numbers, np.full(len(numbers), at)))
 
     def continues_drawn(self, drawn: Drawn, active: Flags) -> bool:
         """Whether the era in force is that of rows drawn so elsewhere. active: (K,) models that
