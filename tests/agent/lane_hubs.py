@@ -101,9 +101,7 @@ class Hubs:
     def shipped(self, lane: int) -> list[int]:
         """Counters of a lane that came, in order."""
         numbers = [
-            batch.number
-            for batch in self.decisions()
-            if int(batch.positions[0]) >> 40 == lane
+            batch.number for batch in self.decisions() if int(batch.positions[0]) >> 40 == lane
         ]
         return np.concatenate(numbers).tolist() if numbers else []
 
@@ -120,9 +118,7 @@ class Turns:
             work()
 
 
-def keeper(
-    hubs: Hubs, folder: Path, settings: LaneSettings = QUICK, **others: Any
-) -> LaneKeeper:
+def keeper(hubs: Hubs, folder: Path, settings: LaneSettings = QUICK, **others: Any) -> LaneKeeper:
     said: list[tuple[str, dict[str, Any]]] = []
     made = LaneKeeper(
         lambda: hubs.hub,

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from lane_hubs import KEY, Hubs, config_of, keeper, request
 
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Closure
 from equipoise.store.lanes import Report, Tickets
 from equipoise.store.records import LANE_BITS, Outcome, decision_position
-from lane_hubs import KEY, Hubs, config_of, keeper, request
 
 
 def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
@@ -26,7 +26,7 @@ def until(holds: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-def publishing(hubs: Hubs, kept) -> None:  # noqa: ANN001
+def publishing(hubs: Hubs, kept) -> None:
     """Start a keeper and give its lane tickets."""
     kept.start()
     until(lambda: hubs.hub.lanes())
@@ -72,7 +72,7 @@ def test_outcomes_of_other_lanes_are_reported_and_own_ones_validated(tmp_path: P
         Outcome(request_id="elsewhere", reward=0.25),
         Outcome(decision_id="d7", reward=0.75),
     ]
-    assert records.observe([*others, own]) .rows == 3
+    assert records.observe([*others, own]).rows == 3
     for wrong in (
         Outcome(decision_id="d9-4", reward=7.0),
         Outcome(decision_id="d9-4", served="nobody"),
@@ -147,7 +147,7 @@ def test_what_a_lost_lane_ships_is_late_and_a_new_lane_follows(tmp_path: Path) -
     assert all(each.whole for each in hubs.hub.lanes())
 
 
-def kept_still(kept):  # noqa: ANN001, ANN201
+def kept_still(kept):
     """While the hub cannot be reached by anybody else."""
     return kept._connect().turn
 
