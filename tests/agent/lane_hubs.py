@@ -1,4 +1,4 @@
-"""An experiment's authority in a few lines, for tests of deciders: it publishes, and reads what came."""
+"""An authority in a few lines, for tests of deciders: it publishes, and reads what came."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Hubs:
 
     clock: Clock = field(default_factory=Clock)
     config: ExperimentConfig = field(default_factory=config_of)
-    tickets: Tickets = Tickets()
+    tickets: Tickets = field(default_factory=Tickets)
     version: int = 0
 
     def __post_init__(self) -> None:
