@@ -20,20 +20,21 @@ from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
 from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.records import LANE_BITS
 
+_NO_TICKETS = Tickets(draws=0)
+
 
 class Decider:
     """Decides requests under the rule in force; what it returns is not logged yet.
 
     key: 32 secret bytes. lane: whose uniforms it draws, 0 for those of the log's own numbers.
     would_randomize: requests that were only observed and would have been randomized, since the
-    start. tickets: of a lane, how many requests it may randomize; None where the budget alone
-    counts.
+    start. tickets: of a lane, how many requests it may randomize; None for none.
     """
 
     def __init__(self, state: ExperimentState, key: bytes, lane: int = 0) -> None:
         self._state = state
         self._origin = lane << LANE_BITS
-        self.tickets: Tickets | None = Tickets(draws=0) if lane else None
+        self.tickets: Tickets | None = None
         self._uniforms = Uniforms(key, state.config.name)
         self._stops = StopNotes(state.store, state.light.pending.next)
         self._config_version = stored_config.version(state.store)
@@ -110,8 +111,8 @@ class Decider:
             # on, it would count against what it had drawn.
             opens = _all(batch) if batch.leader is None else batch.leader == batch.number
             batch = _closed(batch, opens, Closure.DECIDED)
-        if self.tickets is not None:
-            return self._within_tickets(batch, self.tickets)
+        if self._origin:
+            return self._within_tickets(batch, self.tickets or _NO_TICKETS)
         stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
         return batch if stopped is None else _closed(batch, stopped, Closure.BUDGET)
 

@@ -18,8 +18,16 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.lanes.publishing import Limits, TicketOffice, publication
 from equipoise.agent.lanes.sequencing import PORTION_ROWS, Sequenced, Sequencer, closed_version
 from equipoise.agent.record_adapter import RecordAdapter
-from equipoise.store.lanes import Hub, HubError, LaneStatus, Parcel, Publication, TermEndedError
-from equipoise.store.lanes.contract import Term
+from equipoise.store.lanes import (
+    Hub,
+    HubError,
+    LaneStatus,
+    Parcel,
+    Publication,
+    Report,
+    Term,
+    TermEndedError,
+)
 
 T = TypeVar("T")
 TURN_SECONDS = 0.1
@@ -91,7 +99,7 @@ class Authority:
     agent: of the whole log, with its key; adapter: its names; hub, term: where it was elected.
     term_seconds: for how long a term is kept. publish_seconds: between two publications; stale: how
     long deciders may go on by one; grace: seconds that a lane has to ship after its lease ran out.
-    settled: called before the hub is told to forget rows, and returns once they are as durable as
+    vouch: as of `Sequencer`. settled: called before the hub is told to forget rows, and returns once they are as durable as
     the store promises; deposed: called once another authority was elected.
     """
 
@@ -107,6 +115,7 @@ class Authority:
         publish_seconds: float = 1.0,
         stale_seconds: float = 60.0,
         grace: float = 5.0,
+        vouch: Callable[[Report, str], None] = lambda report, name: None,
         settled: Callable[[], Any] = lambda: None,
         deposed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -115,7 +124,7 @@ class Authority:
         self._stale_seconds, self._grace = stale_seconds, grace
         self._settled, self._deposed = settled, deposed
         self._office = TicketOffice(len(agent.models), len(agent.config.budget.segments))
-        self._sequencer = Sequencer(agent, adapter, self._office.count)
+        self._sequencer = Sequencer(agent, adapter, self._office.count, vouch)
         self._newest: Publication | None = None
         self._signature: tuple[object, ...] = ()
         self._published = self._kept = 0.0

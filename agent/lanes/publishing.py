@@ -105,6 +105,9 @@ class TicketOffice:
                 self.offered[lane] = row
             for lane, spent in each.counted.items():
                 self.counted[lane] = self._padded([spent.draws, *spent.models], spent.segments)
+        for lane, row in self.offered.items():
+            if row != self.granted[lane]:
+                self._taken_back[lane] = publications[-1].version
 
     def count(self, lane: int, draws: Sequence[float]) -> None:
         """The log holds so many more draws of a lane, as a row."""

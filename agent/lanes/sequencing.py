@@ -11,8 +11,9 @@ leaves the hub when the log holds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -20,20 +21,29 @@ import numpy as np
 
 from equipoise.agent.agent import Accepted, Agent
 from equipoise.agent.budget.caps import segment_ranges
-from equipoise.agent.errors import SKEW, AgentError
+from equipoise.agent.errors import (
+    SKEW,
+    AgentError,
+    ConflictError,
+    TimeError,
+    UnknownDecisionError,
+)
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.state.chunk import occurrence
 from equipoise.store.batches import (
+    Batch,
     Closure,
     DecisionBatch,
     Floats,
+    Ints,
     OutcomeBatch,
     select,
     slice_rows,
+    text_key,
 )
-from equipoise.store.format.frames import body_to_batch
-from equipoise.store.lanes import LaneStatus, Parcel, Publication
-from equipoise.store.records import LANE_BITS, Outcome
+from equipoise.store.format.frames import read_segment
+from equipoise.store.lanes import LaneStatus, Parcel, Publication, Report
+from equipoise.store.records import LANE_BITS, Outcome, decision_id
 
 ROWS_AT_ONCE = 4096
 """Rows that are appended before others have a turn."""
@@ -42,7 +52,7 @@ PORTION_ROWS = 1 << 16
 WAIT_SECONDS = 60.0
 """How long an outcome waits for its decision to come in, by the hub's clock."""
 
-_reports = msgspec.json.Decoder(list[Outcome])
+_reports = msgspec.json.Decoder(list[Report])
 
 
 class Counts(Protocol):
@@ -91,11 +101,19 @@ def closed_version(newest: int, lanes: Sequence[LaneStatus]) -> int:
 class Sequencer:
     """Gives numbers to what came. agent: of the whole log; adapter: its names.
 
-    versions: publications that rows may still be of, by version. count: told of every draw.
+    versions: publications that rows may still be of, by version. count: told of every draw. vouch:
+    called with a report and the id of the decision that it turned out to be of; raises AgentError
+    to refuse it.
     """
 
-    def __init__(self, agent: Agent, adapter: RecordAdapter, count: Counts) -> None:
-        self._agent, self._adapter, self._count = agent, adapter, count
+    def __init__(
+        self,
+        agent: Agent,
+        adapter: RecordAdapter,
+        count: Counts,
+        vouch: Callable[[Report, str], None] = lambda report, name: None,
+    ) -> None:
+        self._agent, self._adapter, self._count, self._vouch = agent, adapter, count, vouch
         self.versions: dict[int, Publication] = {}
         self.done = Sequenced()
 
@@ -121,7 +139,7 @@ class Sequencer:
         """The decisions of each parcel that the log does not hold yet, with times that can be."""
         ends = self._agent.store.lane_ends()
         for parcel in portion:
-            batch = body_to_batch(parcel.body)
+            batch = _batch(parcel)
             assert isinstance(batch, DecisionBatch)
             origin = parcel.lane << LANE_BITS
             fresh = batch.number >= ends.get(parcel.lane, 0)
@@ -203,7 +221,7 @@ class Sequencer:
 
     def _own(self, parcel: Parcel, waits: bool) -> int:
         """Take outcomes of a lane's own decisions; how many still wait."""
-        batch = body_to_batch(parcel.body)
+        batch = _batch(parcel)
         assert isinstance(batch, OutcomeBatch)
         positions = ((parcel.lane << LANE_BITS) + batch.number).tolist()
         numbers = self._agent.store.find_draws(positions)
@@ -237,9 +255,10 @@ class Sequencer:
     def _reported(self, parcel: Parcel, waits: bool) -> int:
         """Take outcomes that name a decision of any lane; how many still wait."""
         left = 0
-        for outcome in _reports.decode(parcel.body):
-            at = parcel.received if outcome.at is None else min(outcome.at, parcel.received)
-            dated = msgspec.structs.replace(outcome, at=at)
+        for report in _reports.decode(parcel.body):
+            outcome = report.outcome
+            at = min(report.came if outcome.at is None else outcome.at, parcel.received)
+            dated = msgspec.structs.replace(outcome, at=max(at, 0.0))
             if not self._is_known(dated):
                 if waits:
                     left += 1
@@ -247,10 +266,18 @@ class Sequencer:
                     self.done.refuse("an outcome of a decision that never came")
                 continue
             try:
-                self._tally(self._adapter.observe([dated], came=parcel.received))
+                check = partial(self._check, report)
+                self._tally(self._adapter.observe([dated], check, came=parcel.received))
             except AgentError as error:
                 self.done.refuse(_kind(error))
         return left
+
+    def _check(self, report: Report, numbers: Ints) -> None:
+        (number,) = numbers.tolist()
+        known = self._adapter.unit(number)
+        if report.unit is not None and known is not None and known != text_key("unit", report.unit):
+            raise AgentError("an outcome of a decision that is another unit's")
+        self._vouch(report, decision_id(self._adapter.position(number)))
 
     def _is_known(self, outcome: Outcome) -> bool:
         store = self._agent.store
@@ -288,6 +315,16 @@ def _draws_of(agent: Agent, batch: DecisionBatch) -> list[float]:
     return [float(np.count_nonzero(drawn)), *onto.astype(float).tolist(), *segments]
 
 
+def _batch(parcel: Parcel) -> Batch:
+    return read_segment(parcel.body, 0, len(parcel.body)).batch
+
+
 def _kind(error: AgentError) -> str:
     """A reason that many errors share: their names and numbers differ."""
-    return type(error).__name__
+    if isinstance(error, ConflictError):
+        return "an outcome that contradicts the one before"
+    if isinstance(error, UnknownDecisionError):
+        return "an outcome of a decision that does not exist"
+    if isinstance(error, TimeError):
+        return "an outcome of an impossible time"
+    return "an outcome that its decision cannot have"
