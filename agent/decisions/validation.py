@@ -116,8 +116,8 @@ class Validator:
     def _with_outputs(self, batch: OutcomeBatch) -> Flags:
         if not self._transform.q:
             return np.zeros(len(batch), dtype=bool)
-        missing: Flags = np.isnan(batch.outputs).any(axis=1)
-        return ~missing
+        # Of two axes; the stubs of NumPy make one number of it.
+        return np.logical_not(np.atleast_1d(np.isnan(batch.outputs).any(axis=1)))
 
     def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
         """The rows that say something new, in time or not, and the number of exact repeats."""

@@ -292,8 +292,8 @@ def _alike(one: Entry, other: Entry) -> bool:
         return True
     if isinstance(before, DecisionBatch) and isinstance(after, DecisionBatch):
         # What a disk has lost leaves a gap.
-        if one.version != other.version or before.number[-1] + 1 != after.number[0]:
-            return False
+        follows = before.number[-1] + 1 == after.number[0]
+        return bool(follows) and one.version == other.version and same_shape(before, after)
     return same_shape(before, after)
 
 
