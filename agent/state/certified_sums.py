@@ -381,7 +381,7 @@ def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayInd
     context = table.context[at]
     if not len(simulated) or (context < 0).all():
         return prediction.raw(table.x[at], None, None)
-    phi, known = simulated.lookup_all(context, at + table.base)
+    phi, known = simulated.lookup_all(context, at + table.base, rule.known_before)
     return prediction.raw(table.x[at], phi, known)
 
 
