@@ -148,16 +148,25 @@ class RecordAdapter:
         )
 
     def observe(
-        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        check: Callable[[Ints], None] | None = None,
+        came: float | None = None,
     ) -> Accepted:
         """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
         they carry: after their window they are late.
 
         check: called with the number of each decision before anything is taken; raises to refuse.
+        came: when they came, where that is not now; seconds since the epoch.
         """
         numbers = self._numbers(outcomes)
         if check is not None:
             check(numbers)
+        batch = self._outcomes(outcomes, numbers)
+        return self.agent.observe(batch, came=self._clock() if came is None else came)
+
+    def _outcomes(self, outcomes: Sequence[Outcome], numbers: Ints) -> OutcomeBatch:
+        """(n,) parts of outcomes of decisions with these numbers."""
         q = self.agent.state.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
@@ -169,22 +178,19 @@ class RecordAdapter:
             for report, number in zip(reports, numbers.tolist(), strict=True)
         ]
         attempts = [self._attempts(outcome) for outcome in outcomes]
-        return self.agent.observe(
-            OutcomeBatch(
-                number=numbers,
-                served=np.array(served, dtype=np.int64),
-                attempt=np.array([report.attempt for report in reports], dtype=np.int64),
-                delivered=np.array([report.delivered for report in reports], dtype=bool),
-                outputs=outputs,
-                reward=np.array(
-                    [np.nan if item.reward is None else item.reward for item in outcomes],
-                    dtype=np.float64,
-                ),
-                at=self._times([outcome.at for outcome in outcomes], live=True),
-                metrics=self._metrics([outcome.metrics for outcome in outcomes]),
-                attempts=attempts if any(attempts) else None,
+        return OutcomeBatch(
+            number=numbers,
+            served=np.array(served, dtype=np.int64),
+            attempt=np.array([report.attempt for report in reports], dtype=np.int64),
+            delivered=np.array([report.delivered for report in reports], dtype=bool),
+            outputs=outputs,
+            reward=np.array(
+                [np.nan if item.reward is None else item.reward for item in outcomes],
+                dtype=np.float64,
             ),
-            came=self._clock(),
+            at=self._times([outcome.at for outcome in outcomes], live=True),
+            metrics=self._metrics([outcome.metrics for outcome in outcomes]),
+            attempts=attempts if any(attempts) else None,
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:

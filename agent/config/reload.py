@@ -52,6 +52,7 @@ NEED_RESTART = (
     "names",
     "outcomes",
     "webhook",
+    "lanes",
 )
 """Keys of `[service]` that keep their value until the next start."""
 

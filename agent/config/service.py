@@ -193,6 +193,38 @@ def retention_faults(
             yield Problem("service.retention.days", shown(settings.days), limit)
 
 
+class LaneSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several deciders over one log (`serve --workers`, `serve --role`).
+
+    folder: where deciders keep what the authority does not have yet; `<store>.lanes.d` unless
+    declared, and ./equipoise-lanes beside a database. key: the file of the experiment's key, for
+    deciders without the store's own. authority: where deciders send what only the authority
+    answers, such as http://10.0.0.7:8080; beside it on one machine they need none.
+    lease_seconds: how long a decider decides without a word from the hub, and an authority without
+    renewing its term. publish_seconds: between two publications. ship_seconds: between two
+    shipments. stale_seconds: how long deciders act by a publication when no newer one comes.
+    """
+
+    folder: Annotated[str, bound("the path of a folder", min_length=1)] | None = None
+    key: Annotated[str, bound("the path of a key", min_length=1)] | None = None
+    authority: (
+        Annotated[str, bound("an address that begins with http", pattern="^https?://")] | None
+    ) = None
+    lease_seconds: Annotated[float, bound("seconds, 1 to 3600", ge=1.0, le=3600.0)] = 10.0
+    publish_seconds: Annotated[float, bound("seconds, 0.05 to 60", ge=0.05, le=60.0)] = 0.5
+    ship_seconds: Annotated[float, bound("seconds, 0.005 to 10", ge=0.005, le=10.0)] = 0.05
+    stale_seconds: Annotated[float, bound("seconds, 1 to a day", ge=1.0, le=SECONDS_A_DAY)] = 60.0
+
+    def faults(self) -> Iterator[Problem]:
+        for name, value, times in (
+            ("lease_seconds", self.ship_seconds, 4.0),
+            ("stale_seconds", self.publish_seconds, 4.0),
+        ):
+            if getattr(self, name) < times * value:
+                limit = f"at least {times * value:g}, four times what it waits for"
+                yield Problem(name, shown(getattr(self, name)), limit)
+
+
 class OfrepSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The experiment as a feature flag (OFREP).
 
@@ -335,7 +367,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: on what clients may send.
     shadow: replays of cached contexts on candidate models; otlp: spans and evaluations of
     OpenTelemetry; retention: moving old rows out of the store; none of them unless declared.
-    ofrep: the experiment as a feature flag.
+    ofrep: the experiment as a feature flag. lanes: several deciders over one log.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     names: host names, beside those of loopback, under which browsers reach the page.
     webhook: addresses that get a small JSON document at every change of status, https, or http on
@@ -365,6 +397,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     otlp: OtlpSettings | None = None
     retention: RetentionSettings | None = None
     ofrep: OfrepSettings = msgspec.field(default_factory=OfrepSettings)
+    lanes: LaneSettings = msgspec.field(default_factory=LaneSettings)
     names: list[HostName] = msgspec.field(default_factory=list)
     webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"

@@ -296,12 +296,13 @@ class _Shape:
 
     def _predicted(self, batch: DecisionBatch) -> Floats:
         """(n, K) raw predictions that the rule had frozen, NaN where it made none."""
-        prediction = self._rules.rule(batch.rule_id).prediction
+        rule = self._rules.rule(batch.rule_id)
+        prediction = rule.prediction
         if prediction is None or self._agent is None:
             return np.full(batch.probabilities.shape, np.nan)
         simulated = self._agent.light.simulated
         if not len(simulated) or (batch.context < 0).all():
             return prediction.raw(batch.x, None, None)
         models = len(prediction.effects)
-        phi, known = simulated.lookup_all(batch.context, batch.number)
+        phi, known = simulated.lookup_all(batch.context, batch.number, rule.known_before)
         return prediction.raw(batch.x, phi[:, :models], known[:, :models])

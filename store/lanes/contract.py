@@ -25,6 +25,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 import msgspec
 
 from equipoise.store.errors import StoreError
+from equipoise.store.records import Outcome
 
 ParcelKind: TypeAlias = Literal["decisions", "outcomes", "reports"]
 
@@ -122,7 +123,7 @@ class Parcel:
 
     place: 0, 1, 2, … in the lane, one for each parcel. kind: `decisions` (body: a frame of a
     DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by its
-    counters), or `reports` (JSON of outcomes that name decisions of any lane). version: of the
+    counters), or `reports` (a JSON list of `Report`, of decisions of any lane). version: of the
     publication that decisions were made under; of others 0. rows: how many. A hub reads no body.
 
     first: counter of the first decision, the others follow without a gap; of other kinds 0.
@@ -185,6 +186,20 @@ def unshipped(
                 f" {adopted}"
             )
     return new
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An outcome of a decision that the lane it came to does not know.
+
+    came: seconds since the epoch, by the decider's clock. token: the outcome token that came with
+    it and was not compared yet, since only a request_id names the decision; unit: whose the sender
+    says that it is.
+    """
+
+    outcome: Outcome
+    came: float
+    token: str | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
