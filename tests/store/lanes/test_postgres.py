@@ -4,13 +4,14 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import psycopg
 import pytest
 
 from equipoise.store.lanes.contract import HubError, Lease, Parcel, Publication, Spent, Term
-from equipoise.store.lanes.postgres import PostgresHub
+from equipoise.store.lanes.postgres import PostgresHub, _Connection
 
 LONG = 1e6
 
@@ -80,6 +81,41 @@ def test_a_server_that_restarts_is_asked_again(postgres: Any) -> None:
         thread.join()
         assert shipped(hub) == last
         assert hub.keep(Term(1, LONG)) == Term(1, LONG)
+
+
+def test_nothing_is_done_twice_where_an_answer_was_lost(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes just after the commit of each transaction."""
+    with PostgresHub(postgres_url, seconds=30.0) as hub:
+        execute, commits = _Connection.execute, Counter[str]()
+
+        def execute_and_lose(self: Any, query: Any, *rest: Any, **given: Any) -> Any:
+            result = execute(self, query, *rest, **given)
+            commits[str(query)] += 1
+            if query == "COMMIT" and commits["COMMIT"] % 2:
+                self.close()
+                raise psycopg.OperationalError("the connection is lost")
+            return result
+
+        monkeypatch.setattr(_Connection, "execute", execute_and_lose)
+        term, lease = published(hub)
+        assert (term.token, lease.lane, lease.token) == (1, 1, 2)
+        assert hub.keep(term) == term
+        hub.ship(lease, parcels(0, 3), adopted=1, spent=Spent(3))
+        assert shipped(hub) == 3
+        lapsed = hub.join("e", 0.0)
+        hub.end_lapsed(term, 0.0)
+        hub.ship_late(lapsed, [], Spent(), True)
+        hub.leave(lease, Spent(3))
+        hub.forget(term, [(1, 0)])
+        hub.forget_publications(term, 1)
+        hub.forget_lanes(term, [2])
+        hub.resign(term)
+        assert commits["COMMIT"] == 2 * 13
+        monkeypatch.undo()
+        assert [each.lane for each in hub.lanes()] == [1]
+        assert hub.elect("b", LONG) == Term(4, LONG)
 
 
 def test_patience_with_a_server_that_is_gone_ends(postgres: Any) -> None:
