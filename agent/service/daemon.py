@@ -91,7 +91,7 @@ class Daemon:
         self.tokens = OutcomeTokens(key, config.name, required=settings.outcomes == "signed")
         self.hot = HotHandlers(
             self.adapter,
-            self.switches,
+            kill_switch,
             self.breaker,
             self.counters,
             settings.limits.rows,
