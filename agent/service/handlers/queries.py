@@ -15,6 +15,7 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.lanes.authority import Authority, LanesReport
 from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
@@ -59,7 +60,9 @@ class Queries:
         switches: Switches,
         analysis: AnalystClient,
         log: Log,
+        authority: Authority | None = None,
     ) -> None:
+        self._authority = authority
         self._adapter = adapter
         self._store = store
         self._switches = switches
@@ -101,6 +104,13 @@ class Queries:
     async def budget(self, call: Call) -> BudgetAnswer:
         """The budget, what was spent and what is left."""
         return self._switches.budget(self._analysis.basis)
+
+    @Operation("GET", "/v1/lanes", problems=(404,))
+    async def lanes(self, call: Call) -> LanesReport:
+        """The lanes of deciders, and what became of what they shipped."""
+        if self._authority is None:
+            raise Refusal(404, "requests are decided here: there are no lanes")
+        return self._authority.report()
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:
