@@ -99,8 +99,9 @@ class Authority:
     agent: of the whole log, with its key; adapter: its names; hub, term: where it was elected.
     term_seconds: for how long a term is kept. publish_seconds: between two publications; stale: how
     long deciders may go on by one; grace: seconds that a lane has to ship after its lease ran out.
-    vouch: as of `Sequencer`. settled: called before the hub is told to forget rows, and returns once they are as durable as
-    the store promises; deposed: called once another authority was elected.
+    vouch: as of `Sequencer`. settled: called before the hub is told to forget rows, and returns
+    once they are as durable as the store promises; deposed: called once another authority was
+    elected.
     """
 
     def __init__(

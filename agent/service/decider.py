@@ -198,8 +198,8 @@ class Decider:
         }
         if lane is not None:
             known = (lane.lease.lane, lane.publication.version, lane.store.waiting)
-            for name, value in zip(("", "_publication", "_waiting_rows"), known, strict=True):
-                gauges[f"equipoise_lane{name}"] = gauges[f"equipoise_lane{name}"][0], float(value)
+            for name, count in zip(("", "_publication", "_waiting_rows"), known, strict=True):
+                gauges[f"equipoise_lane{name}"] = gauges[f"equipoise_lane{name}"][0], float(count)
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value=float(value))
         yield CounterMetricFamily(
