@@ -254,7 +254,7 @@ class LaneKeeper:
 
     def start(self) -> None:
         """Begin to look for a lane."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
