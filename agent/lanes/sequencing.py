@@ -41,7 +41,7 @@ from equipoise.store.batches import (
     slice_rows,
     text_key,
 )
-from equipoise.store.format.frames import read_segment
+from equipoise.store.format.frames import body_to_batch
 from equipoise.store.lanes import LaneStatus, Parcel, Publication, Report
 from equipoise.store.records import LANE_BITS, Outcome, decision_id
 
@@ -316,7 +316,7 @@ def _draws_of(agent: Agent, batch: DecisionBatch) -> list[float]:
 
 
 def _batch(parcel: Parcel) -> Batch:
-    return read_segment(parcel.body, 0, len(parcel.body)).batch
+    return body_to_batch(parcel.body)
 
 
 def _kind(error: AgentError) -> str:

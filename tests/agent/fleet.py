@@ -13,7 +13,7 @@ from equipoise.agent.lanes.publishing import Limits, TicketOffice, publication
 from equipoise.agent.lanes.sequencing import Sequencer, closed_version
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.store.batches import Batch, DecisionBatch, OutcomeBatch, RequestBatch
-from equipoise.store.format.frames import to_frame
+from equipoise.store.format.frames import batch_to_body
 from equipoise.store.lanes import LaneStatus, Parcel, Publication
 from equipoise.store.lanes.contract import Spent
 from equipoise.store.memory import MemoryStore
@@ -84,7 +84,7 @@ class Lane:
         self.places += 1
 
     def _pack(self, kind, version: int, batch: Batch) -> None:
-        body = to_frame(0, batch)
+        body = batch_to_body(batch)
         self.unshipped.append(Parcel(self.number, self.places, kind, version, len(batch), body))
         self.places += 1
 
