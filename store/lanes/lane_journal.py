@@ -31,13 +31,13 @@ from equipoise.store.format.frames import (
     Sync,
     TailWriter,
     as_store_errors,
+    batch_to_body,
     body_to_batch,
     framed,
     read_payload,
     scan,
     seed_of,
     tail_files,
-    to_frame,
 )
 from equipoise.store.format.sql_rows import joined, same_shape
 from equipoise.store.lanes.contract import Lease, Parcel, ParcelKind, Spent
@@ -312,7 +312,7 @@ def _parcel(lane: int, place: int, group: Sequence[Entry]) -> Parcel:
         if isinstance(batch, DecisionBatch):
             first, version = int(batch.number[0]), head.version
             names = tuple(batch.request_id or ())
-        body = to_frame(first, batch)
+        body = batch_to_body(batch)
     kind = _KINDS[head.kind]
     return Parcel(lane, place, kind, version, rows, body, first=first, request_ids=names)
 

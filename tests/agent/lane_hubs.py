@@ -18,7 +18,7 @@ from equipoise.agent.config.service import LaneSettings
 from equipoise.agent.lanes.decider import LaneKeeper
 from equipoise.agent.lanes.publishing import TicketOffice, publication
 from equipoise.store.batches import DecisionBatch
-from equipoise.store.format.frames import read_segment
+from equipoise.store.format.frames import body_to_batch
 from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.memory import MemoryStore
@@ -91,7 +91,7 @@ class Hubs:
         for parcel in sorted(
             self.hub.decisions(self.version), key=lambda each: (each.lane, each.place)
         ):
-            batch = read_segment(parcel.body, 0, len(parcel.body)).batch
+            batch = body_to_batch(parcel.body)
             assert isinstance(batch, DecisionBatch)
             assert len(batch) == parcel.rows
             assert int(batch.number[0]) == parcel.first

@@ -11,7 +11,7 @@ import pytest
 
 from equipoise.store.batches import DecisionBatch, ExpiryBatch, ObservationBatch, OutcomeBatch
 from equipoise.store.errors import ContradictionError, SequenceError, SlowStoreError, WriteError
-from equipoise.store.format.frames import read_segment
+from equipoise.store.format.frames import body_to_batch
 from equipoise.store.lanes import Parcel, Spent
 from equipoise.store.lanes.lane_journal import LaneFacts, LeftLane, left_lanes
 from equipoise.store.lanes.lane_store import LaneStore
@@ -69,11 +69,7 @@ def shipped(store: LaneStore) -> tuple[list[Parcel], int]:
 
 
 def numbers_of(parcels: list[Parcel]) -> list[int]:
-    batches = [
-        read_segment(each.body, 0, len(each.body)).batch
-        for each in parcels
-        if each.kind == "decisions"
-    ]
+    batches = [body_to_batch(each.body) for each in parcels if each.kind == "decisions"]
     return [int(number) for batch in batches for number in batch.number]
 
 
