@@ -139,15 +139,20 @@ def test_patience_with_a_server_that_is_gone_ends(postgres: Any) -> None:
         assert shipped(hub) == 1
 
 
-def test_patience_with_a_server_that_does_not_answer_ends(postgres_url: str) -> None:
+@pytest.mark.parametrize("inside", [False, True])
+def test_patience_with_a_server_that_does_not_answer_ends(postgres_url: str, inside: bool) -> None:
     with PostgresHub(postgres_url) as hub:
         term, _ = published(hub)
         hub._seconds = 0.3  # of this side only
         backend = hub._connection.info.backend_pid
-        os.kill(backend, signal.SIGSTOP)
+
+        def stop() -> None:
+            os.kill(backend, signal.SIGSTOP)
+            hub.rows("SELECT 1")
+
         try:
             with pytest.raises(HubError, match="the server does not answer"):
-                hub.keep(term)
+                hub.transaction(stop, lasting=False) if inside else hub.read(stop)
         finally:
             os.kill(backend, signal.SIGCONT)
         hub._seconds = 30.0
