@@ -57,11 +57,11 @@ from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, see
 from equipoise.store.format.mark import BLOCK
 from equipoise.store.memory import RecentOutcomes
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
+from equipoise.store.sql.chain import Anchor
+from equipoise.store.sql.truncation import Trimmed
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.chain import Anchor
 from equipoise.store.sqlite.connection import Durability
 from equipoise.store.sqlite.opening import Leftovers
-from equipoise.store.sqlite.truncation import Trimmed
 
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""

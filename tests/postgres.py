@@ -221,7 +221,7 @@ def postgres_url(postgres_database: tuple[PostgresServer, str]) -> str:
     return server.url(database, f"experiment_{next(_NUMBERS)}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_postgres_url(postgres_database: tuple[PostgresServer, str]) -> Any:
     """() -> a URL as `postgres_url`, another one each time."""
     server, database = postgres_database

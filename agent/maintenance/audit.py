@@ -44,8 +44,8 @@ from equipoise.store.batches import (
 from equipoise.store.contract import Store
 from equipoise.store.errors import TrimmedError
 from equipoise.store.records import Gap, RuleRecord
+from equipoise.store.sql.chain import Anchor
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.chain import Anchor
 from equipoise.store.words import plural, verb
 
 TOLERANCE = 1e-9

@@ -15,8 +15,7 @@ from pathlib import Path
 import msgspec
 
 from equipoise.agent.errors import AgentError
-from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.chain import (
+from equipoise.store.sql.chain import (
     BEGINS,
     BROKEN,
     EVERY,
@@ -26,7 +25,8 @@ from equipoise.store.sqlite.chain import (
     Link,
     next_digest,
 )
-from equipoise.store.sqlite.records import KeptState
+from equipoise.store.sql.records import KeptState
+from equipoise.store.sqlite import SqliteStore
 
 MANIFEST = "backup.json"
 

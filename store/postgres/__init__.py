@@ -1,0 +1,3 @@
+"""The store in a PostgreSQL database: one writer by a lock of the server, readers anywhere."""
+
+from equipoise.store.postgres.store import PostgresStore as PostgresStore
