@@ -60,8 +60,11 @@ def init(
 def serve(
     config: Annotated[Path, typer.Option(help="The configuration (equipoise.toml).")],
     store: Annotated[
-        Path | None,
-        typer.Option(help="The store; created if it does not exist.", show_default="service.store"),
+        str | None,
+        typer.Option(
+            help="The store, a file or URL; created if it does not exist.",
+            show_default="service.store",
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="service.host")
@@ -97,7 +100,7 @@ def serve(
     from equipoise.agent.service.run import check_only, run
 
     options = {
-        "store": None if store is None else str(store),
+        "store": store,
         "host": host,
         "port": port,
     }
