@@ -232,6 +232,9 @@ class CertifiedSums:
         edges = np.flatnonzero(np.diff(rule)) + 1
         for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
             frozen = rules.by_ordinal(int(rule[first]))
+            if frozen.era < self.era:
+                # Shipped late by a decider of an era that has ended: no row of it enters any more.
+                continue
             if frozen.era != self.era:
                 # Nothing is carried over: a new era has its own estimand and its own delta.
                 self.era, self.sums = frozen.era, self.spec.empty()

@@ -187,6 +187,44 @@ def test_what_a_lost_lane_ships_is_logged_and_in_no_sum() -> None:
     assert found.left_out == {"late": 40}
 
 
+def test_what_comes_late_of_an_era_that_has_ended_leaves_the_new_one_alone() -> None:
+    settings = config()
+    fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
+    first, second = fleet.lanes
+    late = second.decide(traffic.requests(40))
+    first.observe(traffic.outcomes(first.decide(traffic.requests(40))))
+    fleet.now = 30.0
+    fleet.lose(second)
+    fleet.publish()
+    fleet.adopt()
+    fleet.ship(first)
+    fleet.sequence()
+    fleet.main.controls.open_era("for a test", 31.0)
+    fleet.publish()
+    fleet.adopt()
+    first.observe(traffic.outcomes(first.decide(traffic.requests(30))))
+    fleet.publish()
+    fleet.adopt()
+    fleet.ship(first)
+    fleet.sequence()
+    before = fleet.main.answers.view()
+    assert (before.certified.era, before.certified.overall.rows, before.watermark) == (1, 30, 70)
+    checks = [check.sentence for check in fleet.main.fold.watched().checks()]
+    second.observe(traffic.outcomes(late))
+    fleet.ship(second)
+    fleet.sequence()
+    after = fleet.main.answers.view()
+    assert fleet.main.store.decisions == 110
+    assert (after.certified.era, after.certified.overall.rows, after.watermark) == (1, 30, 110)
+    assert after.certified.overall.score.low.tolist() == before.certified.overall.score.low.tolist()
+    assert [check.sentence for check in fleet.main.fold.watched().checks()] == checks
+    first.observe(traffic.outcomes(first.decide(traffic.requests(20))))
+    fleet.turn(refresh=False)
+    fleet.turn(refresh=False)
+    assert fleet.main.answers.view().certified.overall.rows == 50
+    assert audit(fleet.main.store, settings, KEY).faults == []
+
+
 def test_a_request_that_came_to_two_lanes_counts_once_by_its_time() -> None:
     settings = config()
     fleet, traffic = Fleet(settings, KEY, 2), Traffic(np.random.default_rng(0))
