@@ -98,7 +98,7 @@ def serve(
     ] = "both",
     key: Annotated[
         Path | None,
-        typer.Option(help="Key of the experiment, for deciders.", show_default="STORE.key"),
+        typer.Option(help="The key file of the experiment.", show_default="service.key"),
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
@@ -132,6 +132,8 @@ def serve(
     overrides: dict[str, object] = {
         name: value for name, value in options.items() if value is not None
     }
+    if key is not None:
+        overrides["key"] = str(key)
     if uds is not None:
         if host is not None or port is not None:
             raise typer.BadParameter("leave --host and --port out", param_hint="--uds")
