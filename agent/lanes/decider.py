@@ -45,6 +45,7 @@ from equipoise.store.lanes import (
 )
 from equipoise.store.lanes.lane_journal import LaneFacts, LeftLane, left_lanes
 from equipoise.store.lanes.lane_store import LaneStore
+from equipoise.store.lanes.opening import is_url
 from equipoise.store.records import Era, RuleRecord
 from equipoise.store.sqlite.connection import Durability
 
@@ -62,6 +63,14 @@ FORGET_EVERY = 1_024
 LOOK_SECONDS = 15.0
 """Between two looks for lanes whose deciders are gone."""
 _AWAY_SECONDS = 0.2
+
+
+def lane_folder(store: str, folder: str | None = None) -> Path:
+    """Where deciders keep what their authority does not have yet. store: path or URL; folder: as
+    declared."""
+    if folder is not None:
+        return Path(folder)
+    return Path("equipoise-lanes" if is_url(store) else f"{store}.lanes.d")
 
 
 class LaneKeeper:

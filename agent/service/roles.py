@@ -27,6 +27,7 @@ import msgspec
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lanes.decider import lane_folder
 from equipoise.agent.lanes.publishing import refuse_lanes
 from equipoise.agent.maintenance.key_file import given_key
 from equipoise.agent.service.daemon import Office
@@ -111,13 +112,6 @@ def check_lanes(config: Path, overrides: Mapping[str, object]) -> None:
         raise ConfigError([why], str(config))
 
 
-def lane_folder(settings: ServiceSettings) -> Path:
-    """Where deciders keep what their authority does not have yet."""
-    if settings.lanes.folder is not None:
-        return Path(settings.lanes.folder)
-    return Path("equipoise-lanes" if is_url(settings.store) else f"{settings.store}.lanes.d")
-
-
 def run_authority(order: Order) -> int:
     """Be the authority, or stand by until the office is free; the exit code."""
     return run(Path(order.config), order.overrides, _elected, order.name)
@@ -177,7 +171,7 @@ def run_decider(order: Order) -> int:
     tokens = Tokens(settings.tokens)
     key = given_key(order.key or settings.lanes.key or settings.key, files_of(settings.store))
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
-    folder = lane_folder(settings)
+    folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
     switch = decider.kill_switch
     signals: Signals = {
