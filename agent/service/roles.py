@@ -29,7 +29,7 @@ from equipoise.agent.config.file import load_file
 from equipoise.agent.config.service import ServiceSettings
 from equipoise.agent.lanes.decider import lane_folder
 from equipoise.agent.lanes.publishing import refuse_lanes
-from equipoise.agent.maintenance.key_file import given_key
+from equipoise.agent.maintenance.key_file import given_key, key_path
 from equipoise.agent.service.daemon import Office
 from equipoise.agent.service.decider import UNIX, Decider, build_decider
 from equipoise.agent.service.http.access import Tokens
@@ -312,16 +312,21 @@ class Supervisor:
             )
             self._deciders.append(Child(made))
         first = [] if self._authority is None else [self._authority]
+        everybody = [*first, *self._deciders]
+        store = self._settings.store
+        # Of a new store there is no key before its authority has made one.
+        waits = not is_url(store) and not key_path(Path(store)).exists()
+        groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:
-            for group in (first, self._deciders):
+            for group in groups:
                 for child in group:
                     await child.start()
                 for child in group:
                     code = await self._first_ready(child)
                     if code is not None:
                         return code
-            watching = [loop.create_task(self._watch(child)) for child in (*first, *self._deciders)]
+            watching = [loop.create_task(self._watch(child)) for child in everybody]
             if not self._stopping.is_set():
                 self._say_address(listener)
             await self._stopping.wait()
