@@ -315,7 +315,8 @@ class Supervisor:
         everybody = [*first, *self._deciders]
         store = self._settings.store
         # Of a new store there is no key before its authority has made one.
-        waits = not is_url(store) and not key_path(Path(store)).exists()
+        file = order.key or self._settings.lanes.key or self._settings.key
+        waits = not key_path(store, file).exists()
         groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:
