@@ -51,9 +51,9 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True):
     """A lane as its authority sees it.
 
     lane: its number. name: of its decider. held: whether its decider may draw. lost: whether it
-    lost its lease. whole: whether nothing of it is left to come. version: of the publication it acts by.
-    seconds: until its lease runs out, below 0 where it did. draws: how many requests it has
-    randomized, as it said last. tickets: how many it may randomize in all, null for any number.
+    lost its lease. whole: whether nothing of it is left to come. version: of the publication that
+    it acts by. seconds: until its lease runs out, below 0 where it did. draws: how many requests it
+    has randomized, as it said last. tickets: how many it may randomize in all, null for any number.
     """
 
     lane: int

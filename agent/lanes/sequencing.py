@@ -141,13 +141,14 @@ class Sequencer:
         for parcel in portion:
             batch = _batch(parcel)
             assert isinstance(batch, DecisionBatch)
-            origin = parcel.lane << LANE_BITS
-            fresh = batch.number >= ends.get(parcel.lane, 0)
-            if not fresh.all():
-                batch = select(batch, fresh)
-            if len(batch):
-                ends[parcel.lane] = int(batch.number[-1]) + 1
-            yield parcel, replace(batch, draw=origin + batch.number, at=self._times(parcel, batch))
+            draw = (parcel.lane << LANE_BITS) + batch.number
+            known = batch.number < ends.get(parcel.lane, 0)
+            if known.any():
+                # What came late may have entered before what came in time and waits for others.
+                there = self._agent.store.find_draws(draw[known].tolist())
+                known[known] = [position in there for position in draw[known].tolist()]
+                batch, draw = select(batch, ~known), draw[~known]
+            yield parcel, replace(batch, draw=draw, at=self._times(parcel, batch))
 
     def _times(self, parcel: Parcel, batch: DecisionBatch) -> Floats:
         """(n,) when they were decided, within what is possible: after their publication, but for

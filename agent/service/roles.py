@@ -43,8 +43,9 @@ from equipoise.agent.service.run import (
     serve_front,
 )
 from equipoise.agent.service.telemetry import Log
+from equipoise.store.address import files_of, is_url
 from equipoise.store.lanes import HubError, TermEndedError
-from equipoise.store.lanes.opening import is_url, open_hub
+from equipoise.store.lanes.opening import open_hub
 
 Role: TypeAlias = Literal["authority", "decider", "both"]
 
@@ -176,8 +177,7 @@ def run_decider(order: Order) -> int:
         fewer = msgspec.structs.replace(settings.limits, decide_per_second=rate)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    beside = None if is_url(settings.store) else Path(settings.store)
-    key = given_key(order.key or settings.lanes.key, beside)
+    key = given_key(order.key or settings.lanes.key or settings.key, files_of(settings.store))
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
     folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
@@ -333,7 +333,8 @@ class Supervisor:
         everybody = [*first, *self._deciders]
         store = self._settings.store
         # Of a new store there is no key before its authority has made one.
-        waits = not is_url(store) and not key_path(Path(store)).exists()
+        file = order.key or self._settings.lanes.key or self._settings.key
+        waits = not key_path(store, file).exists()
         groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:
