@@ -43,7 +43,7 @@ from equipoise.agent.service.run import (
     serve_front,
 )
 from equipoise.agent.service.telemetry import Log
-from equipoise.store.address import files_of, is_url
+from equipoise.store.address import is_url
 from equipoise.store.lanes import HubError, TermEndedError
 from equipoise.store.lanes.opening import open_hub
 
@@ -65,7 +65,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     overrides: of `[service]`. listener: descriptor of the socket it is to listen at, None to bind
     one; shared: with others at the same port. authority: where a decider sends what it does not
-    answer. key: file of the key. share: deciders that share the address. name: for its log.
+    answer. share: deciders that share the address. name: for its log.
     """
 
     role: Role
@@ -75,7 +75,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     listener: int | None = None
     shared: bool = False
     authority: str | None = None
-    key: str | None = None
     share: int = 1
 
 
@@ -84,11 +83,9 @@ def serve(
     overrides: Mapping[str, object],
     role: Role = "both",
     workers: int | None = None,
-    key: Path | None = None,
 ) -> int:
     """Serve in a role until a signal; the exit code. workers: deciders behind one address; None for
-    one process alone where the store allows it. key: the file of the key, where it is not beside
-    the store.
+    one process alone where the store allows it.
 
     Raises ConfigError, StoreError, AgentError or ListenError.
     """
@@ -103,7 +100,6 @@ def serve(
         config=str(config),
         overrides=dict(overrides),
         name=role,
-        key=None if key is None else str(key),
     )
     if role == "authority":
         return run_authority(order)
@@ -177,7 +173,7 @@ def run_decider(order: Order) -> int:
         fewer = msgspec.structs.replace(settings.limits, decide_per_second=rate)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    key = given_key(order.key or settings.lanes.key or settings.key, files_of(settings.store))
+    key = given_key(settings.store, settings.key)
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
     folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
@@ -333,8 +329,7 @@ class Supervisor:
         everybody = [*first, *self._deciders]
         store = self._settings.store
         # Of a new store there is no key before its authority has made one.
-        file = order.key or self._settings.lanes.key or self._settings.key
-        waits = not key_path(store, file).exists()
+        waits = not key_path(store, self._settings.key).exists()
         groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:
