@@ -144,7 +144,8 @@ class Experiment:
         from equipoise.agent.config.service import LaneSettings
         from equipoise.agent.lanes.decider import LaneKeeper, lane_folder
         from equipoise.agent.maintenance.key_file import given_key
-        from equipoise.store.lanes.opening import is_url, open_hub
+        from equipoise.store.address import is_url
+        from equipoise.store.lanes.opening import open_hub
 
         if not isinstance(key, bytes):
             key = given_key(key, None if is_url(store) else pathlib.Path(store))

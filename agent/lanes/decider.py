@@ -35,6 +35,7 @@ from equipoise.agent.lanes.lane import (
     spent_in_all,
 )
 from equipoise.agent.lanes.publishing import refuse_lanes
+from equipoise.store.address import is_url
 from equipoise.store.errors import StoreError
 from equipoise.store.lanes import (
     Hub,
@@ -45,7 +46,6 @@ from equipoise.store.lanes import (
 )
 from equipoise.store.lanes.lane_journal import LaneFacts, LeftLane, left_lanes
 from equipoise.store.lanes.lane_store import LaneStore
-from equipoise.store.lanes.opening import is_url
 from equipoise.store.records import Era, RuleRecord
 from equipoise.store.sqlite.connection import Durability
 

@@ -152,6 +152,24 @@ def connect(address: Address, read_only: bool, seconds: float = 2.0) -> Postgres
     return connection
 
 
+def try_lock(connection: PostgresConnection, name: str) -> bool:
+    """Take the lock of the writer of a schema, which ends with the connection; whether it is free."""
+    row = connection.execute(
+        "SELECT pg_try_advisory_lock(?, hashtext(?))", (_LOCK, name)
+    ).fetchone()
+    return bool(row[0])
+
+
+def copy_rows(
+    connection: PostgresConnection, table: str, columns: Sequence[str], rows: Sequence[Row]
+) -> None:
+    """Insert many rows at once."""
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN"
+    with psycopg.Cursor(connection.raw).copy(statement.encode()) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
 @contextlib.contextmanager
 def _errors(name: str) -> Iterator[None]:
     try:
@@ -231,10 +249,7 @@ class PostgresSession:
         that long."""
         deadline = time.monotonic() + seconds
         while True:
-            row = self._connection.execute(
-                "SELECT pg_try_advisory_lock(?, hashtext(?))", (_LOCK, self._address.schema)
-            ).fetchone()
-            if row[0]:
+            if try_lock(self._connection, self._address.schema):
                 return True
             if time.monotonic() >= deadline:
                 return False
