@@ -1,4 +1,4 @@
-"""A whole store into another database: all of it, or nothing that anybody would take for a store."""
+"""A whole store into another database: all of it, or nothing that could be taken for a store."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def connect(address: Address, read_only: bool, seconds: float = 2.0) -> Postgres
 
 
 def try_lock(connection: PostgresConnection, name: str) -> bool:
-    """Take the lock of the writer of a schema, which ends with the connection; whether it is free."""
+    """Take the lock of the writer of a schema, which ends with the connection; whether it got it."""
     row = connection.execute(
         "SELECT pg_try_advisory_lock(?, hashtext(?))", (_LOCK, name)
     ).fetchone()
