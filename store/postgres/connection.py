@@ -107,6 +107,10 @@ class PostgresConnection:
     def __init__(self, raw: psycopg.Connection[Row]) -> None:
         self.raw = raw
 
+    @property
+    def in_transaction(self) -> bool:
+        return self.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+
     def execute(self, sql: str, values: Any = (), /) -> Any:
         return self.raw.execute(numbered(sql).encode(), tuple(values) or None)
 
@@ -153,7 +157,7 @@ def connect(address: Address, read_only: bool, seconds: float = 2.0) -> Postgres
 
 
 def try_lock(connection: PostgresConnection, name: str) -> bool:
-    """Take the lock of the writer of a schema, which ends with the connection; whether it got it."""
+    """Take the lock of a schema's writer, which ends with the connection; whether it is ours."""
     row = connection.execute(
         "SELECT pg_try_advisory_lock(?, hashtext(?))", (_LOCK, name)
     ).fetchone()
@@ -415,7 +419,7 @@ class PostgresSession:
                 connection = self._ready()
                 if self._torn:  # who asks would take rows for known that its memory lacks
                     raise WriteError(f"{self.name}: {_TORN}")
-                inside = connection.raw.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+                inside = connection.in_transaction
                 try:
                     with _errors(self.name):
                         return question(connection, *values)

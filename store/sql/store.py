@@ -93,6 +93,8 @@ class Recovery(Protocol):
 class SqlStore(Store):
     """What every store in SQL answers, through its session."""
 
+    where: str
+    """Names the store to another process."""
     path: Path
     """What the names of files beside it begin with."""
     truncation: Truncation

@@ -102,6 +102,7 @@ class SqliteStore(SqlStore):
         accept_loss: bool = False,
     ) -> None:
         self.path = Path(path).resolve()
+        self.where = str(self.path)
         self.read_only = read_only
         self._leftovers = Leftovers()
         self._name = f"store {self.path}"
