@@ -17,7 +17,7 @@ import typer
 from equipoise.agent.cli import add_command, application, run
 from equipoise.agent.cli.ingest import ingest
 from equipoise.agent.cli.look import look
-from equipoise.agent.cli.maintenance import audit, backup, end, export, repair, restore
+from equipoise.agent.cli.maintenance import audit, backup, end, export, migrate, repair, restore
 from equipoise.agent.cli.plan import plan_command
 from equipoise.agent.cli.reference import reference
 from equipoise.agent.cli.serve import init, serve
@@ -316,6 +316,7 @@ for command in (
     export,
     backup,
     restore,
+    migrate,
     repair,
     reference,
 ):
