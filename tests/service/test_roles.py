@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from running import CONFIG, Running, start, until
 
 from equipoise.agent.config import ExperimentConfig
@@ -22,6 +24,7 @@ from equipoise.agent.maintenance.key_file import read_key
 from equipoise.store.records import decision_position
 from equipoise.store.sqlite import SqliteStore
 
+ROOT = Path(__file__).parents[2]
 WINDOW = CONFIG + "[reward]\nwindow = 3600.0\n"
 LANES = "[service.lanes]\nlease_seconds = 2.0\npublish_seconds = 0.2\nstale_seconds = 20.0\n"
 
@@ -152,6 +155,15 @@ def test_health_readiness_and_metrics_are_each_deciders_own(workers: Running) ->
     assert ready.json["lane"] >= 1
     text = workers.ask("GET", "/metrics").body.decode()
     assert "equipoise_lane_decides 1.0" in text
+    families = text_string_to_metric_families(text)
+    exposed = {
+        f"{each.name}_total" if each.type == "counter" else each.name: each.documentation
+        for each in families
+        if each.name.startswith("equipoise_lane")
+    }
+    page = (ROOT / "docs/reference/metrics.md").read_text().partition("## Of a decider")[2]
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| none \| (.*) \|$", page, re.MULTILINE)
+    assert dict(rows) == exposed
 
 
 def test_kill_nine_of_deciders_and_then_of_their_supervisor_loses_nothing(tmp_path: Path) -> None:
