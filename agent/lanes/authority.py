@@ -341,6 +341,10 @@ class Authority:
     async def _ask(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.to_thread(call, *arguments)
 
+    def awaits(self, lane: int) -> bool:
+        """Whether decisions of a lane may come that the log has not."""
+        return any(each.lane == lane for each in self._lanes)
+
     def report(self) -> LanesReport:
         """All lanes as they were at the last turn."""
         done, newest = self.done, self._newest

@@ -109,6 +109,8 @@ class Daemon:
         self.rates = None if rate is None else Rates(rate)
         self.tokens = OutcomeTokens(key, config.name, required=settings.outcomes == "signed")
         self.authority = None if office is None else self._authority(office)
+        if self.authority is not None:
+            self.adapter.awaits = self.authority.awaits
         self.hot = HotHandlers(
             self.adapter,
             kill_switch,

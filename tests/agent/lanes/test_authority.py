@@ -12,6 +12,7 @@ import pytest
 from lane_hubs import KEY, QUICK, Turns, config_of, request
 
 from equipoise.agent.agent import Agent
+from equipoise.agent.errors import AwaitedError, UnknownDecisionError
 from equipoise.agent.lanes.authority import Authority
 from equipoise.agent.lanes.decider import LaneKeeper
 from equipoise.agent.maintenance.audit import audit
@@ -199,6 +200,14 @@ def test_a_term_that_ran_out_is_taken_again_where_nobody_else_was_elected(
         keeper = await run.join()
         keeper.lane.records.decide_one(request("r0"))
         await run.until(lambda: run.store.decisions == 1)
+        adapter = RecordAdapter(run.agent)
+        adapter.awaits = authority.awaits
+        lane = keeper.lane.lease.lane
+        assert adapter.observe([Outcome(decision_id=f"d{lane}-0", reward=1.0)]).rows == 1
+        with pytest.raises(AwaitedError, match=f"'d{lane}-9' is not in the log yet"):
+            adapter.observe([Outcome(decision_id=f"d{lane}-9", reward=1.0)])
+        with pytest.raises(UnknownDecisionError, match="'d99-9' does not exist"):
+            adapter.observe([Outcome(decision_id="d99-9", reward=1.0)])
         connect().resign(authority._term)
         keeper.lane.records.decide_one(request("r1"))
         await run.until(lambda: run.store.decisions == 2)
