@@ -21,6 +21,7 @@ from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.lifecycle import stored_config
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.key_file import read_key
+from equipoise.store.lanes.opening import open_hub
 from equipoise.store.records import decision_position
 from equipoise.store.sqlite import SqliteStore
 
@@ -166,6 +167,13 @@ def test_health_readiness_and_metrics_are_each_deciders_own(workers: Running) ->
     assert dict(rows) == exposed
 
 
+def rows_left(folder: Path) -> int:
+    """Rows and lanes that only an authority lets into the log."""
+    with open_hub(folder / "log.db") as hub:
+        rows = sum(hub.waiting().values())
+    return rows + len(list((folder / "log.db.lanes.d").glob("lane-*.lane")))
+
+
 def test_kill_nine_of_deciders_and_then_of_their_supervisor_loses_nothing(tmp_path: Path) -> None:
     daemon = start(tmp_path, LANES, "--workers", "2", config=WINDOW)
     try:
@@ -182,6 +190,9 @@ def test_kill_nine_of_deciders_and_then_of_their_supervisor_loses_nothing(tmp_pa
         daemon.kill()
     # Without their supervisor they end as if they had been told to.
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left.values()))
+    alone = start(tmp_path, LANES, config=WINDOW)
+    assert alone.stop() == 0
+    assert ('"event":"lanes-left"' in "".join(alone.log)) is bool(rows_left(tmp_path))
     again = start(tmp_path, LANES, "--workers", "1", config=WINDOW)
     made += [decided(again, f"again-{at}") for at in range(10)]
     assert again.stop(seconds=60.0) == 0
