@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import pickle
 import queue
+import socket
 import sys
 import threading
 import time
@@ -409,6 +410,53 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _silence(package: str) -> Callable[[], None]:
+    """Let the loggers of a package say nothing, until what is returned is called. They write a
+    traceback for each connection that is lost, which we say in a line."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == package]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    def restore() -> None:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+    return restore
+
+
+class _NoAnswerError(Exception):
+    pass
+
+
+def _bounded(
+    seconds: float | None, call: Callable[[], Any], check: Callable[[], None] = lambda: None
+) -> Any:
+    """What a call returns or raises, awaited at most so long: some never come back from a peer that
+    is not what it seems, or has stopped. check: called now and then; it may raise."""
+    answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answer.put((call(), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        try:
+            value, error = answer.get(timeout=_LOOK)
+        except queue.Empty:
+            check()
+            if deadline is not None and time.monotonic() > deadline:
+                raise _NoAnswerError(f"no answer within {seconds:g} s") from None
+            continue
+        if error is not None:
+            raise error
+        return value
+
+
 class Dask:
     """A Dask cluster, by a client of our own that nobody else sees."""
 
@@ -416,24 +464,33 @@ class Dask:
         try:
             import threadpoolctl  # noqa: F401 - wanted on the workers, and so here
             from distributed import Client, KilledWorker
+            from distributed.comm.addressing import parse_host_port
         except ImportError as error:
             raise _lacking(error.name or "distributed", "dask") from None
         self._address, self._killed_worker = address, KilledWorker
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._futures: set[Any] = set()
         self._handle: Any = None
-        # It writes tracebacks about lost connections, which we say in a line.
-        self._logger = logging.getLogger("distributed")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.CRITICAL)
+        self._speak_again = _silence("distributed")
         try:
+            # Asked first, since a client that never connected takes long to close.
+            socket.create_connection(parse_host_port(address), CONNECT_SECONDS).close()
+            self._client: Any = Client.__new__(Client)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # versions that differ: we look ourselves
-                self._client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            self._logger.setLevel(self._level)
+                _bounded(
+                    CONNECT_SECONDS,
+                    lambda: Client.__init__(
+                        self._client, address, timeout=CONNECT_SECONDS, set_as_default=False
+                    ),
+                )
+        except Exception as error:
+            if hasattr(self, "_client"):
+                self._client.status = "closed"  # or its end would wait for twice as long again
+            self._speak_again()
+            reason = "something else does" if isinstance(error, MemoryError) else _line(error)
             raise OptionError(
-                "scheduler", f"no Dask scheduler answers at {address}: {_line(error)}"
+                "scheduler", f"no Dask scheduler answers at {address}: {reason}"
             ) from None
 
     def processes(self) -> dict[str, int]:
@@ -494,7 +551,7 @@ class Dask:
         except Exception:  # it is gone, and there is nothing left to free
             pass
         finally:
-            self._logger.setLevel(self._level)
+            self._speak_again()
 
     def _check_connection(self) -> None:
         if self._client.status != "running":
@@ -508,31 +565,15 @@ class Dask:
 
     def _within(self, seconds: float | None, call: Callable[[], Any]) -> Any:
         """A call to the cluster, in a bounded time; None for as long as there is a scheduler."""
-        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                answer.put((call(), None))
-            except BaseException as error:
-                answer.put((None, error))
-
-        threading.Thread(target=run, daemon=True).start()
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while True:
-            try:
-                value, error = answer.get(timeout=_LOOK)
-            except queue.Empty:
-                self._check_connection()
-                if deadline is not None and time.monotonic() > deadline:
-                    raise OptionError(
-                        "scheduler", f"{self._address} did not answer within {seconds:g} s"
-                    ) from None
-                continue
-            if error is not None:
-                if self._client.status != "running":
-                    raise self._gone() from None
-                raise error
-            return value
+        try:
+            return _bounded(seconds, call, self._check_connection)
+        except _NoAnswerError:
+            raise OptionError(
+                "scheduler", f"{self._address} did not answer within {seconds:g} s"
+            ) from None
+        except Exception:
+            self._check_connection()
+            raise
 
 
 class Ray:
