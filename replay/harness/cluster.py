@@ -588,18 +588,28 @@ class Ray:
         self._ray, self._address = ray, address
         self._tickets: list[Any] = []
         try:
-            ray.init(
-                address="auto" if address == "ray" else address,
-                logging_level=logging.CRITICAL,
-                log_to_driver=False,
-            )
+            if address != "ray":
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says in two sentences what we say in one
+                _bounded(
+                    4 * CONNECT_SECONDS,
+                    lambda: ray.init(
+                        address="auto" if address == "ray" else address,
+                        logging_level=logging.CRITICAL,
+                        log_to_driver=False,
+                    ),
+                )
         except Exception as error:
             raise OptionError(
                 "scheduler", f"no Ray cluster answers at {address}: {_line(error)}"
             ) from None
-        self._functions: dict[Callable[..., Any], Any] = {}
-        # A lambda of no module, so that a worker without our package can take it.
-        self._evaluate = ray.remote(eval("lambda *given: eval(*given)", {"__name__": "__main__"}))
+        # A lambda of no module, so that a worker without our package can take it. What it calls is
+        # found there by its name; Ray itself would not take a function that is cached.
+        self._call = ray.remote(
+            eval("lambda function, *given: function(*given)", {"__name__": "__main__"})
+        )
 
     def processes(self) -> dict[str, int]:
         return {
@@ -611,12 +621,11 @@ class Ray:
     def ask(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        task = self._evaluate if function is eval else self._remote(function)
         asked = {
-            node["NodeManagerAddress"]: task.options(
+            node["NodeManagerAddress"]: self._call.options(
                 num_cpus=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote(*arguments)
+            ).remote(function, *arguments)
             for node in self._nodes()
         }
         answers: dict[str, Any] = {}
@@ -631,11 +640,9 @@ class Ray:
         return self._ray.put(contents)
 
     def submit(self, function: Callable[..., Any], handle: Any, *arguments: Any) -> Any:
-        ticket = (
-            self._remote(function)
-            .options(num_cpus=1, max_retries=_RAY_RETRIES, name="equipoise cell")
-            .remote(handle, *arguments)
-        )
+        ticket = self._call.options(
+            num_cpus=1, max_retries=_RAY_RETRIES, name="equipoise cell"
+        ).remote(function, handle, *arguments)
         self._tickets.append(ticket)
         return ticket
 
@@ -664,11 +671,6 @@ class Ray:
             self._ray.shutdown()
         except Exception:  # it is gone, and there is nothing left to free
             pass
-
-    def _remote(self, function: Callable[..., Any]) -> Any:
-        if function not in self._functions:
-            self._functions[function] = self._ray.remote(function)
-        return self._functions[function]
 
     def _nodes(self) -> list[dict[str, Any]]:
         try:
