@@ -161,7 +161,13 @@ def replay(
         list[str] | None,
         typer.Option(help="NAME=VALUE, an option of the world; see `equipoise worlds`."),
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="Processes, 0 for one per core; on a cluster the cells under way at a time, 0 for"
+            " what its workers take."
+        ),
+    ] = 0,
     scheduler: Annotated[
         str | None,
         typer.Option(

@@ -76,8 +76,8 @@ def replay(
     or of the experiment asked for. alpha, confounding: a number or several. world,
     benchmark_options: by name, as `equipoise worlds` and `equipoise benchmarks NAME` list them.
     jobs: processes, 0 for one per core. scheduler: address of a Dask or Ray cluster to run on, with
-    the same results. Nothing is written unless `out` names a folder (which
-    gets the files that the command writes) or `store` a file. progress: shown on standard error.
+    the same results. Nothing is written unless `out` names a folder (which gets the files that the
+    command writes) or `store` a file. progress: shown on standard error.
 
     Raises OptionError, BenchmarkError or WorldError naming what is wrong.
 
