@@ -18,7 +18,7 @@ import numpy as np
 from equipoise.policies.assignments.uniform import uniform_shares
 from equipoise.policies.kernels import ConstantShares
 from equipoise.policies.registry import assignment
-from equipoise.policies.snapshot import Floats, Snapshot
+from equipoise.policies.snapshot import Floats, Ints, Snapshot
 
 EPSILON = 0.1
 """share of epsilon-greedy's pulls that ignore the rewards"""
@@ -131,7 +131,7 @@ def largest_of_normals(means: Floats, deviations: Floats) -> Floats:
     highest = means[fixed].max() if fixed.any() else -np.inf
     moving = np.flatnonzero(~fixed)
 
-    def below(value: Floats, others: Floats) -> Floats:
+    def below(value: Floats, others: Ints) -> Floats:
         """(points,) that all these normals lie below each value (points,)."""
         z = (value[:, None] - means[others]) / scale[others]
         return np.asarray(ndtr(z).prod(axis=1), dtype=np.float64)
@@ -164,12 +164,12 @@ def largest_of_dirichlet(alpha: Floats) -> Floats:
 
 
 def _midpoints() -> Floats:
-    return (np.arange(POINTS) + 0.5) / POINTS
+    return np.asarray((np.arange(POINTS) + 0.5) / POINTS, dtype=np.float64)
 
 
 def _largest(values: Floats) -> Floats:
     """(K,) 1 where a value is the largest of all, 0 elsewhere."""
-    return (values == values.max()).astype(np.float64)
+    return np.asarray(values == values.max(), dtype=np.float64)
 
 
 def _softmax(means: Floats) -> Floats:

@@ -23,6 +23,8 @@ FAILED: Final = "failed"
 why such rows are none, such as "of type SPAN"."""
 
 
+COUNTS: Final = ("input_tokens", "output_tokens", "cost")
+
 _parsed = lru_cache(maxsize=512)(parse_path)
 
 
@@ -80,24 +82,28 @@ _CHATS = ("completion", "responses", "anthropic_messages", "generate_content")
 _STOPPED = "client disconnected"
 
 
+def was_left(error: Any) -> bool:
+    """Whether LiteLLM's `error_str` says that the user left the answer."""
+    return _STOPPED in str(error or "").casefold()
+
+
 def of_litellm(row: Row) -> Iterator[Row]:
     """StandardLoggingPayload, or a row of LiteLLM_SpendLogs, whose `cache_hit` is the text "True",
     "False" or "None". `response_time` is the time to the first token where streamed, so the seconds
-    are those between start and end; a model without a price has a cost of 0.0."""
+    are those between start and end; a model without a price has a cost of 0.0. Of a stream that its
+    user left, tokens and cost are LiteLLM's own estimates, so they are unknown."""
     priced = not find(row, "response_cost_failure_debug_info")
-    call, error = (str(find(row, name) or "") for name in ("call_type", "error_str"))
+    call = str(find(row, "call_type") or "")
     status = CACHED if _flag(row, "cache_hit") else ANSWERED
     if call and not any(name in call for name in _CHATS):
         status = f"calls of {call[:40]}"
     elif find(row, "status | metadata.status") == "failure":
         status = FAILED
-    derived = {
-        "status": status,
-        "seconds": _between(row, "startTime", "endTime"),
-        "stopped": _STOPPED in error.casefold(),
-    }
-    counts = ("prompt_tokens", "completion_tokens", "response_cost | spend")
-    yield _with(row, derived | _counts(row, *counts, priced))
+    stopped = was_left(find(row, "error_str"))
+    paths = ("prompt_tokens", "completion_tokens", "response_cost | spend")
+    counts = dict.fromkeys(COUNTS) if stopped else _counts(row, *paths, priced)
+    seconds = _between(row, "startTime", "endTime")
+    yield _with(row, {"status": status, "seconds": seconds, "stopped": stopped, **counts})
 
 
 def of_langfuse(row: Row) -> Iterator[Row]:

@@ -46,6 +46,7 @@ ATTEMPTS: Final = "failed attempts of answered requests"
 FAILURES: Final = "calls of requests that failed"
 STEPS: Final = "earlier calls of requests"
 CACHED_STEPS: Final = "calls of requests whose answer came from a cache"
+COPIES: Final = "answers of another model, as caches hand them out (same id and time)"
 EMPTY: Final = "traces without calls"
 """Why rows are no observations. A row that is none for another reason brings its own words."""
 NO_TIME: Final = float("-inf")
@@ -268,6 +269,10 @@ class Log:
             for name, path in fields.items()
             if name in (*IDS, "at", "status")
         }
+        written = () if preset is None else preset.written
+        self._written = tuple(parse_path(path) for path in written)
+        self._routed = parse_path(fields.get("routed", "model"))
+        self._wrote: dict[int, int] = {}  # an answer, to the model of the first row that has it
         self._last: dict[str, _Last] = {}
         self._values: dict[Key, _Score] = {}
         self._place = 0
@@ -299,9 +304,23 @@ class Log:
         for number, each in rows(source.path, source.format, self._columns, source.name):
             for usage in self._held(number, each):
                 self._place += 1
+                if self._is_copy(usage):
+                    usage = replace(usage, reason=COPIES)
                 name = self._id(usage.row, "request_id")
                 group = None if once is None else self._id(usage.row, once)
                 yield usage, self._place if name is None else name, group
+
+    def _is_copy(self, usage: Usage) -> bool:
+        """Whether an earlier row holds the same answer, by another model."""
+        if not self._written or usage.row is None or usage.reason is not None:
+            return False
+        answer = [path.find(usage.row) for path in self._written]
+        model = self._routed.find(usage.row)
+        if model is None or any(part is None for part in answer):
+            return False
+        # Numbers in place of texts: a log may have ten million rows.
+        who = hash(repr(model))
+        return self._wrote.setdefault(hash(repr(answer)), who) != who
 
     def _held(self, number: int, row: Any) -> Iterator[Usage]:
         try:

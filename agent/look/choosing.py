@@ -23,7 +23,7 @@ from equipoise.agent.look.values import ELSEWHERE, NAMES, REWARD_WORDS
 Kind: TypeAlias = Literal["category", "number", "length", "tags"]
 ROLES = (
     *("model", "reward", "at", "unit", "cost", "ended", "seconds", "input_tokens"),
-    *("output_tokens", "prompt", "status", "cached", "call", "unpriced", "propensity"),
+    *("output_tokens", "prompt", "status", "cached", "call", "unpriced", "error", "propensity"),
 )
 MOST_PATHS, DEEPEST, MOST_VALUES, MOST_EXAMPLES = 400, 6, 2001, 200
 FEW = 40
@@ -50,6 +50,7 @@ _LITELLM: Mapping[str, str] = MappingProxyType(
         "cached": "cache_hit",
         "call": "call_type",
         "unpriced": "response_cost_failure_debug_info",
+        "error": "error_str",
         "prompt": "messages",
     }
 )
@@ -351,7 +352,7 @@ def _found(seen: Sightings, path: str) -> bool:
 def _of_preset(seen: Sightings, preset: Preset, role: str) -> str | None:
     """The ways of the preset's path at which something was seen."""
     table = RAW.get(preset.name, preset.fields)
-    if preset.name in RAW and role in ("status", "cached", "call", "unpriced"):
+    if preset.name in RAW and role in ("status", "cached", "call", "unpriced", "error"):
         # What is rare may be in none of the rows that were looked at.
         return table[role]
     ways = table.get(role if preset.name in RAW else _THEIRS.get(role, role), "").split(" | ")

@@ -24,6 +24,7 @@ from equipoise.agent.ingest.joins import (
     ATTEMPTS,
     CACHE_HITS,
     CACHED_STEPS,
+    COPIES,
     EMPTY,
     FAILURES,
     STEPS,
@@ -266,6 +267,36 @@ def test_the_id_that_a_cache_repeats_is_of_who_wrote_the_answer(tmp_path: Path) 
     log = log_of("litellm", source, scores=hit)
     assert [usage.reward for usage in log.usages(source)] == [None] * 3
     assert (hit.result.joined, hit.result.left_out) == (0, 1)
+
+
+def chat(id_: str, model: str, created: int, answer: str = "so") -> dict[str, Any]:
+    """A logged body of the application's own: what a cache of the gateway did to it is nowhere."""
+    asked = {"model": model, "messages": [{"role": "user", "content": "why?"}]}
+    said = {"id": id_, "created": created, "choices": [{"message": {"content": answer}}]}
+    return {"request": asked, "response": said}
+
+
+def test_an_answer_that_a_cache_handed_out_again_is_of_who_wrote_it(tmp_path: Path) -> None:
+    """And not of the model that was asked this time. Ids alone do not tell: some servers number
+    their answers from 0 to 999."""
+    rows = [
+        chat("chatcmpl-1", "gpt-4o", 1777777000),
+        chat("chatcmpl-1", "gpt-4o-mini", 1777777000),
+        chat("chatcmpl-1", "gpt-4o-mini", 1777777900, "no"),
+        chat("chatcmpl-2", "gpt-4o-mini", 1777777000),
+    ]
+    rows.append({**rows[1], "response": {**rows[1]["response"], "created": None}})
+    # Another user of the same model: a request of its own, whoever wrote the text for whom.
+    rows.append(rows[0])
+    source = lines(tmp_path / "a.jsonl", rows)
+    assert reasons(log_of("openai", source), source) == [None, COPIES, None, None, None, None]
+    scores = scored(tmp_path / "s.jsonl", [{"response_id": "chatcmpl-2", "score": 1.0}])
+    log = log_of("openai", source, scores=scores)
+    assert [usage.reward for usage in log.usages(source)] == [None] * 3 + [1.0, None, None]
+    copied = lines(tmp_path / "b.jsonl", rows[:2])
+    scores = scored(tmp_path / "s.jsonl", [{"response_id": "chatcmpl-1", "score": 0.0}])
+    log = log_of("openai", copied, scores=scores)
+    assert [usage.reward for usage in log.usages(copied)] == [0.0, None]
 
 
 def test_scores_of_langfuse_in_three_shapes(tmp_path: Path) -> None:

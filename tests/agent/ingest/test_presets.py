@@ -172,6 +172,8 @@ def test_a_stop_by_the_user_is_an_answer_that_was_stopped() -> None:
     row = recorded.litellm(1, error_str="Client disconnected the request")
     said = read("litellm", row)
     assert (said["status"], said["stopped"]) == (ANSWERED, True)
+    # LiteLLM counts such a stream itself: 8 tokens in where the provider would have said 100.
+    assert [said[name] for name in ("input_tokens", "output_tokens", "cost")] == [None] * 3
     assert read("openrouter", recorded.activity(1, cancelled="true"))["stopped"] is True
 
 

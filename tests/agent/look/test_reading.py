@@ -149,6 +149,7 @@ def odd_payloads() -> list[dict[str, Any]]:
         {"prompt_tokens": 0, "completion_tokens": 0, "response_cost": 0.0},
         {"response_cost": 0.0, "response_cost_failure_debug_info": {"error": "no price"}},
         {"response_cost": 0.0},
+        {"error_str": "Client disconnected the request"},
         {"endTime": None},
         {"endTime": 5.0},
         {"model_group": "", "model": "openai/gpt-4o"},
