@@ -7,6 +7,7 @@ another file. Both need the log as a whole, so it is read twice: a survey, then 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ CACHED_STEPS: Final = "calls of requests whose answer came from a cache"
 COPIES: Final = "answers of another model, as caches hand them out (same id and time)"
 EMPTY: Final = "traces without calls"
 """Why rows are no observations. A row that is none for another reason brings its own words."""
+_TRACE_ID: Final = re.compile("(?:tr-)?(?:[0-9a-f]{32}|[0-9A-F]{32})")
 NO_TIME: Final = float("-inf")
 EXAMPLES: Final = 3
 Key: TypeAlias = "str | int"
@@ -226,8 +228,11 @@ class Scores:
 
 
 def normal(id_: str) -> str:
-    """An id as it is compared: UUIDs in small letters, as tables of UUIDs write them."""
-    return id_.lower() if len(id_) == 36 and id_.count("-") == 4 else id_
+    """An id as it is compared: UUIDs and trace ids in small letters, as tables of them are
+    written, and a trace id of MLflow (`tr-` before it) as that of its spans."""
+    if len(id_) == 36 and id_.count("-") == 4:
+        return id_.lower()
+    return id_[-32:].lower() if _TRACE_ID.fullmatch(id_) else id_
 
 
 def _page(row: Mapping[str, Any] | bytes | AgentError) -> Iterator[Any]:

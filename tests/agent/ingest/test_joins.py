@@ -364,6 +364,17 @@ def test_ids_in_capitals_are_the_same_ids(tmp_path: Path) -> None:
     assert [usage.reward for usage in log.usages(source)] == [None, 1.0]
 
 
+@pytest.mark.parametrize("spelling", ["{}", "tr-{}", "{:upper}"])
+def test_a_trace_has_one_id_however_tools_write_it(tmp_path: Path, spelling: str) -> None:
+    """MLflow names traces tr- and the digits that the spans have; others write capitals."""
+    source = lines(tmp_path / "a.jsonl", [traces(span(171), span(172))])
+    ids = [usage.row["trace_id"] for usage in log_of("otlp", source).usages(source)]
+    name = ids[1].upper() if "upper" in spelling else spelling.format(ids[1])
+    scores = scored(tmp_path / "s.jsonl", [{"trace_id": name, "value": 1.0}])
+    log = log_of("otlp", source, scores=scores)
+    assert [usage.reward for usage in log.usages(source)] == [None, 1.0]
+
+
 def test_scores_of_no_row_are_an_error_with_ids_of_both(tmp_path: Path) -> None:
     source = lines(tmp_path / "a.jsonl", [litellm(number) for number in range(1, 9)])
     scores = scored(tmp_path / "s.jsonl", [{"id": f"resp_{at}", "score": 1} for at in range(9)])
