@@ -328,3 +328,21 @@ def test_intervals_follow_a_drift_and_are_not_intersected(sequence):
     assert certified.sequence is Sequence(sequence)
     highest, lowest = max(low for low, _ in spans), min(high for _, high in spans)
     assert highest > lowest, "a running intersection would be empty"
+
+
+@pytest.mark.parametrize("sequence", ["bounded", "per-model", "asymptotic"])
+@pytest.mark.parametrize("maximise", [True, False])
+def test_every_end_is_on_its_side_of_the_estimate(sequence, maximise):
+    """A one-sided end on the wrong side would leave out what it is about."""
+    reward = RewardConfig(low=0.0, high=1.0, window=100.0, maximise=maximise)
+    agent = settled(certify=CertifyConfig(sequence=sequence), reward=reward)
+    values = agent.answers.estimates(["ipw"])["ipw"].values
+    certified = agent.answers.certified()
+    assert certified.sequence is Sequence(sequence)
+    difference = values[:, None] - values[None, :]
+    assert (certified.contrasts[:3, :3] <= difference).all()
+    assert (certified.decision <= certified.sign * difference + 1e-12).all()
+    assert (certified.lower[:3] <= values).all()
+    assert (values <= certified.upper[:3]).all()
+    # They say something: the best of the three is told from the worst.
+    assert np.abs(certified.contrasts[:3, :3]).min(where=difference != 0, initial=1.0) < 0.25
