@@ -24,6 +24,11 @@ why such rows are none, such as "of type SPAN"."""
 
 
 COUNTS: Final = ("input_tokens", "output_tokens", "cost")
+GUESSED_BY: Final = (
+    *("stream", "custom_llm_provider"),
+    "model_parameters.stream_options.include_usage",
+)
+"""Paths of LiteLLM by which `is_guessed` tells, the error apart."""
 
 _parsed = lru_cache(maxsize=512)(parse_path)
 
@@ -80,6 +85,10 @@ def _with(row: Row, derived: dict[str, Any]) -> Row:
 
 _CHATS = ("completion", "responses", "anthropic_messages", "generate_content")
 _STOPPED = "client disconnected"
+_USAGE_IF_ASKED = frozenset(
+    {"openai", "azure", "hosted_vllm", "openai_like", "custom_openai", "text-completion-openai"}
+)
+"""Providers of LiteLLM whose streams have usage only with `stream_options.include_usage`."""
 
 
 def was_left(error: Any) -> bool:
@@ -87,11 +96,19 @@ def was_left(error: Any) -> bool:
     return _STOPPED in str(error or "").casefold()
 
 
+def is_guessed(stream: Any, provider: Any, asked: Any, error: Any) -> bool:
+    """Whether LiteLLM made up the tokens of an answer itself, from its text: of a stream that was
+    left, and since 1.110 of one that did not ask for usage (0 before). Nothing marks them."""
+    if error and was_left(error):
+        return True
+    return bool(stream and provider in _USAGE_IF_ASKED and not asked)
+
+
 def of_litellm(row: Row) -> Iterator[Row]:
     """StandardLoggingPayload, or a row of LiteLLM_SpendLogs, whose `cache_hit` is the text "True",
     "False" or "None". `response_time` is the time to the first token where streamed, so the seconds
-    are those between start and end; a model without a price has a cost of 0.0. Of a stream that its
-    user left, tokens and cost are LiteLLM's own estimates, so they are unknown."""
+    are those between start and end; a model without a price has a cost of 0.0. Tokens and cost that
+    LiteLLM has guessed are unknown."""
     priced = not find(row, "response_cost_failure_debug_info")
     call = str(find(row, "call_type") or "")
     status = CACHED if _flag(row, "cache_hit") else ANSWERED
@@ -99,11 +116,12 @@ def of_litellm(row: Row) -> Iterator[Row]:
         status = f"calls of {call[:40]}"
     elif find(row, "status | metadata.status") == "failure":
         status = FAILED
-    stopped = was_left(find(row, "error_str"))
+    error = find(row, "error_str")
     paths = ("prompt_tokens", "completion_tokens", "response_cost | spend")
-    counts = dict.fromkeys(COUNTS) if stopped else _counts(row, *paths, priced)
+    guessed = is_guessed(*(find(row, path) for path in GUESSED_BY), error)
+    counts = dict.fromkeys(COUNTS) if guessed else _counts(row, *paths, priced)
     seconds = _between(row, "startTime", "endTime")
-    yield _with(row, {"status": status, "seconds": seconds, "stopped": stopped, **counts})
+    yield _with(row, {"status": status, "seconds": seconds, "stopped": was_left(error), **counts})
 
 
 def of_langfuse(row: Row) -> Iterator[Row]:
