@@ -118,7 +118,8 @@ def of_litellm(row: Row) -> Iterator[Row]:
         status = FAILED
     error = find(row, "error_str")
     paths = ("prompt_tokens", "completion_tokens", "response_cost | spend")
-    guessed = is_guessed(*(find(row, path) for path in GUESSED_BY), error)
+    stream, provider, asked = (find(row, path) for path in GUESSED_BY)
+    guessed = is_guessed(stream, provider, asked, error)
     counts = dict.fromkeys(COUNTS) if guessed else _counts(row, *paths, priced)
     seconds = _between(row, "startTime", "endTime")
     yield _with(row, {"status": status, "seconds": seconds, "stopped": was_left(error), **counts})

@@ -3,7 +3,7 @@
 A `Preset` is a table of paths, so it can be printed and edited like any `[[ingest]]` table. What no
 path can say (a difference of two times, a zero that means unknown, a cache hit) its `rows` adds to
 each row under `derived`; with `derived.status` it says whether the row is a model's answer to a
-request at all.
+request at all. Which column is which, and which only looks like it: docs/reading-other-logs.md.
 """
 
 from __future__ import annotations
