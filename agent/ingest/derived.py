@@ -19,6 +19,7 @@ DERIVED: Final = "derived"
 ANSWERED: Final = "answered"
 CACHED: Final = "cached"
 FAILED: Final = "failed"
+UNACTIVATED: Final = "events that were not activated"
 """`derived.status` of a row. Only an answered one is an observation; any other text is the reason
 why such rows are none, such as "of type SPAN"."""
 
@@ -251,7 +252,7 @@ def of_dsjson(row: Row) -> Iterator[Row]:
     if "RewardValue" in row and "c" not in row:
         status = "rewards that joined no event"
     elif _flag(row, "_skipLearn"):
-        status = "events that were not activated"
+        status = UNACTIVATED
     elif find(row, "_outcomes") is not None:
         status = "events of several slots"
     yield _with(

@@ -25,7 +25,7 @@ from equipoise.agent.config.ingest import (
 )
 from equipoise.agent.errors import AgentError
 from equipoise.agent.features.values import listed, shown
-from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, find
+from equipoise.agent.ingest.derived import ANSWERED, CACHED, FAILED, UNACTIVATED, find
 from equipoise.agent.ingest.files import Source, rows
 from equipoise.agent.ingest.presets import PRESETS, fields_of, preset_rows
 
@@ -51,6 +51,8 @@ COPIES: Final = "answers of another model, as caches hand them out (same id and 
 EMPTY: Final = "traces without calls"
 """Why rows are no observations. A row that is none for another reason brings its own words."""
 _TRACE_ID: Final = re.compile("(?:tr-)?(?:[0-9a-f]{32}|[0-9A-F]{32})")
+AFTER_DRAW: Final = frozenset({CACHE_HITS, CACHED_STEPS, COPIES, ATTEMPTS, FAILURES, UNACTIVATED})
+"""Of these what came after the draw of a row, if it was drawn."""
 NO_TIME: Final = float("-inf")
 EXAMPLES: Final = 3
 Key: TypeAlias = "str | int"
