@@ -62,6 +62,7 @@ from equipoise.store.batches import (
 )
 from equipoise.store.contract import Store
 from equipoise.store.errors import TornAppendError
+from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.words import plural, verb
 
 MISCOUNTED = (
@@ -92,8 +93,7 @@ class Agent:
     at: seconds since the epoch, only used to date the first era and rule.
     open_bytes: of memory for decisions that wait for something; more of them lie in a file beside
     the store, if the store is one. None for no limit.
-    lane: of a decider, whose store holds its own decisions; 0 for whoever keeps the whole log.
-    has_lanes: whether the log holds decisions of deciders.
+    lane: of a decider, 0 for whoever keeps the whole log; has_lanes: whether that has deciders.
     state: what is decided by; answers: what is known; controls: what may be done to it.
     Raises AgentError or StoreError where config or key are not those the store was opened with.
     """
@@ -199,14 +199,23 @@ class Agent:
             raise AgentError("this agent was opened without its key and cannot decide")
         self._validation.check_requests(requests)
         state = self.state
+        if state.rule.lanes and not self.lane:
+            raise AgentError("requests are decided by deciders, whose log this is")
         if state.rule.drawn is not None and len(requests):
             self.end_drawn(float(requests.at[-1]))
         if state.config.units is not None and state.caps.counts_models and len(requests) > 1:
             return one_by_one(self.decide, requests)
         batch = self._decider.decide(requests)
-        charge = partial(state.purse.charge, batch.routed, batch.model, batch.randomized)
-        self._log(batch, charge)
+        self._log_drawn(batch)
         return batch
+
+    def take_shipped(self, decisions: DecisionBatch, publication: Publication | None) -> None:
+        """Log decisions that a decider made by a publication, None where that is not known any
+        more; they carry their numbers."""
+        if publication is not None and self._decider is not None:
+            self._decider.note(decisions, publication)
+        self._log_drawn(decisions)
+        self.has_lanes = True
 
     def observe(self, outcomes: OutcomeBatch, came: float | None = None) -> Accepted:
         """Log parts of outcomes. Exact repeats are dropped; what comes too late is counted.
@@ -225,6 +234,26 @@ class Agent:
         late = self.light.late - before
         return Accepted(len(fresh) - late, duplicates, late)
 
+    def check_outcomes(self, outcomes: OutcomeBatch) -> None:
+        """Raise AgentError for what no decision could have as its outcome; nothing is logged."""
+        self._validation.check_outcomes(outcomes)
+
+    def limit(self, tickets: Tickets) -> None:
+        """Randomize no more than these tickets of a lane allow. Raises AgentError where
+        there is none."""
+        if self._decider is None or not self.lane:
+            raise AgentError("only a lane has tickets")
+        self._decider.tickets = tickets
+
+    def forget(self, before: int, at: float) -> None:
+        """Close decisions of a lane with lower numbers, of which its authority keeps the outcomes.
+        at: seconds since the epoch, now."""
+        table = self.light.pending
+        rows = max(0, min(before - table.base, table.size))
+        numbers = table.base + np.flatnonzero(~table.expired[:rows])
+        if len(numbers):
+            self._log(ExpiryBatch(numbers, np.full(len(numbers), at)))
+
     def continues_drawn(self, drawn: Drawn, active: Flags) -> bool:
         """Whether the era in force is that of rows drawn so elsewhere. active: (K,) models that
         they compare."""
@@ -239,6 +268,8 @@ class Agent:
         """
         if self.state.ended is not None:
             raise AgentError(standing_sentence(self.state.ended))
+        if self.rule.lanes:
+            raise AgentError("rows drawn elsewhere belong into a store that has no deciders")
         self.complete_drawn(at)
         self.expire(at)
         first = self.answers.view().watermark
@@ -413,6 +444,10 @@ class Agent:
         if over.any():
             closed, first = np.unique(outcomes.number[rows[over]], return_index=True)
             self._log(ExpiryBatch(closed, counts[over][first]))
+
+    def _log_drawn(self, batch: DecisionBatch) -> None:
+        charge = self.state.purse.charge
+        self._log(batch, partial(charge, batch.routed, batch.model, batch.randomized))
 
     def _log(self, batch: Batch, then: Callable[[], None] | None = None) -> None:
         """Append and fold, and do what belongs to it. Raises BrokenError where it ends between."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -83,6 +84,13 @@ class Controls:
         if not same_but_since(proposed, state.rule):
             state.rule = state.rules.add(proposed, at)
         return snapshot
+
+    def set_lanes(self, lanes: bool, at: float) -> None:
+        """Freeze a rule for decisions that are made by deciders, or here. at: seconds, now."""
+        state = self._state
+        if state.rule.lanes != lanes:
+            since = state.light.pending.next
+            state.rule = state.rules.add(replace(state.rule, lanes=lanes, since=since), at)
 
     def adopt(self, record: RuleRecord) -> None:
         """Act by a rule that is in the store already."""

@@ -20,6 +20,7 @@ from equipoise.agent.decisions.validation import other_content, stored_row
 from equipoise.agent.errors import (
     APART_SECONDS,
     AgentError,
+    AwaitedError,
     ConflictError,
     UnknownDecisionError,
     check_against,
@@ -72,6 +73,8 @@ class RecordAdapter:
     ) -> None:
         self.agent = agent
         self._clock, self._off = clock, off
+        self.awaits: Callable[[int], bool] = lambda lane: False
+        """Whether more decisions of a lane may come; set by its authority."""
         self._position = {name: index for index, name in enumerate(agent.models)}
 
     def decide(self, requests: Sequence[Request]) -> list[Decision]:
@@ -148,16 +151,25 @@ class RecordAdapter:
         )
 
     def observe(
-        self, outcomes: Sequence[Outcome], check: Callable[[Ints], None] | None = None
+        self,
+        outcomes: Sequence[Outcome],
+        check: Callable[[Ints], None] | None = None,
+        came: float | None = None,
     ) -> Accepted:
         """Take in parts of outcomes, by decision_id or request_id. They come now, whatever time
         they carry: after their window they are late.
 
         check: called with the number of each decision before anything is taken; raises to refuse.
+        came: when they came, where that is not now; seconds since the epoch.
         """
         numbers = self._numbers(outcomes)
         if check is not None:
             check(numbers)
+        batch = self._outcomes(outcomes, numbers)
+        return self.agent.observe(batch, came=self._clock() if came is None else came)
+
+    def _outcomes(self, outcomes: Sequence[Outcome], numbers: Ints) -> OutcomeBatch:
+        """(n,) parts of outcomes of decisions with these numbers."""
         q = self.agent.state.transform.q
         outputs = np.full((len(outcomes), q), np.nan)
         with_outputs = [row for row, item in enumerate(outcomes) if item.outputs is not None]
@@ -169,22 +181,19 @@ class RecordAdapter:
             for report, number in zip(reports, numbers.tolist(), strict=True)
         ]
         attempts = [self._attempts(outcome) for outcome in outcomes]
-        return self.agent.observe(
-            OutcomeBatch(
-                number=numbers,
-                served=np.array(served, dtype=np.int64),
-                attempt=np.array([report.attempt for report in reports], dtype=np.int64),
-                delivered=np.array([report.delivered for report in reports], dtype=bool),
-                outputs=outputs,
-                reward=np.array(
-                    [np.nan if item.reward is None else item.reward for item in outcomes],
-                    dtype=np.float64,
-                ),
-                at=self._times([outcome.at for outcome in outcomes], live=True),
-                metrics=self._metrics([outcome.metrics for outcome in outcomes]),
-                attempts=attempts if any(attempts) else None,
+        return OutcomeBatch(
+            number=numbers,
+            served=np.array(served, dtype=np.int64),
+            attempt=np.array([report.attempt for report in reports], dtype=np.int64),
+            delivered=np.array([report.delivered for report in reports], dtype=bool),
+            outputs=outputs,
+            reward=np.array(
+                [np.nan if item.reward is None else item.reward for item in outcomes],
+                dtype=np.float64,
             ),
-            came=self._clock(),
+            at=self._times([outcome.at for outcome in outcomes], live=True),
+            metrics=self._metrics([outcome.metrics for outcome in outcomes]),
+            attempts=attempts if any(attempts) else None,
         )
 
     def ingest(self, observations: Sequence[Observation]) -> Accepted:
@@ -374,7 +383,7 @@ class RecordAdapter:
                 raise AgentError("an outcome needs a decision_id or a request_id")
             named = None if name is None else self.number(name)
             if name is not None and named is None:
-                raise UnknownDecisionError(f"decision_id {name!r} does not exist")
+                raise self._missing(name)
             if request is not None and request not in decided:
                 raise UnknownDecisionError(f"request_id {request!r} was never decided")
             number = decided[request or ""] if named is None else named
@@ -396,6 +405,12 @@ class RecordAdapter:
         if lane:
             return position - (lane << LANE_BITS) if position >> LANE_BITS == lane else None
         return self.agent.store.find_draws((position,)).get(position)
+
+    def _missing(self, name: str) -> AgentError:
+        position = decision_position(name)
+        if position is not None and self.awaits(position >> LANE_BITS):
+            return AwaitedError(f"decision_id {name!r} is not in the log yet: send it again")
+        return UnknownDecisionError(f"decision_id {name!r} does not exist")
 
     def position(self, number: int) -> int:
         """The position of a decision's uniform, which names it."""

@@ -57,6 +57,11 @@ class SlowStoreError(WriteError):
     """The store did not get to the write in time: locked by another program, or behind."""
 
 
+class LostConnectionError(WriteError):
+    """There is no connection to the database. Nothing was written, unless the message says that
+    nobody can know yet."""
+
+
 class TornAppendError(RuntimeError):
     """Rows are in the log, and the memory of the process that appended them does not know it (no
     room, an interrupt): only a new process can go on. No StoreError, for the store is whole."""

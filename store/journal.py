@@ -57,11 +57,11 @@ from equipoise.store.format.frames import Sync, TailWriter, as_store_errors, see
 from equipoise.store.format.mark import BLOCK
 from equipoise.store.memory import RecentOutcomes
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
+from equipoise.store.sql.chain import Anchor
+from equipoise.store.sql.truncation import Trimmed
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.chain import Anchor
 from equipoise.store.sqlite.connection import Durability
 from equipoise.store.sqlite.opening import Leftovers
-from equipoise.store.sqlite.truncation import Trimmed
 
 WAITING_ROWS = 200_000
 """Rows that may wait for SQLite: seconds of heavy traffic, some hundred megabytes at the most."""
@@ -102,6 +102,7 @@ class JournaledStore(Store):
             self._log.close()
             raise
         self.path = self._log.path
+        self.where = str(self.path)
         self.read_only = False
         self.trouble: StoreError | None = None
         """Why SQLite does not take what waits, None while it does."""
@@ -584,16 +585,3 @@ class BloomFilter:
             return False
         place = ((key * _SPREAD) & _WORD) >> (64 - _BITS)
         return bool(bits[place >> 3] & (1 << (place & 7)))
-
-
-def open_store(
-    path: str | os.PathLike[str],
-    read_only: bool = False,
-    durability: Durability = "process",
-    *,
-    busy_seconds: float = 1.0,
-) -> Store:
-    """A store for the daemon (journaled), or for reading beside it."""
-    if read_only:
-        return SqliteStore(path, read_only=True, busy_seconds=busy_seconds)
-    return JournaledStore(path, durability, busy_seconds=busy_seconds)

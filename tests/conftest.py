@@ -17,6 +17,7 @@ HELPERS = (
     "statistical",
 )
 sys.path.extend(str(Path(__file__).parent / folder) for folder in HELPERS)
+pytest_plugins = ("postgres",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -547,6 +547,7 @@ class Answers:
             after_decision=after,
             prior=prior,
             ask=state.config.reward.ask,
+            lanes=state.rule.lanes,
         )
 
     def _after_decision(self, era: int) -> str | None:

@@ -192,6 +192,10 @@ class Purse:
         room = self.limits[name] * (1.0 + _ROUNDING) - self._spent[name]
         return room >= self._worst[name]
 
+    def dearest(self, name: str) -> float:
+        """The charge of the dearest draw possible."""
+        return self._worst[name]
+
     def rate(self, rate: float) -> float:
         """The rate that spends what is left in the time left; `rate` without a horizon or traffic.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -60,8 +60,11 @@ def init(
 def serve(
     config: Annotated[Path, typer.Option(help="The configuration (equipoise.toml).")],
     store: Annotated[
-        Path | None,
-        typer.Option(help="The store; created if it does not exist.", show_default="service.store"),
+        str | None,
+        typer.Option(
+            help="The store, a file or URL; created if it does not exist.",
+            show_default="service.store",
+        ),
     ] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on.", show_default="service.host")
@@ -78,6 +81,25 @@ def serve(
             help="Listen on this Unix socket, and on no port.", show_default="service.uds"
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Deciders that share the port, each a process of its own beside an authority.",
+            show_default="one process alone",
+        ),
+    ] = None,
+    role: Annotated[
+        Literal["authority", "decider", "both"],
+        typer.Option(
+            help="What this machine does: deciders alone, their authority alone, or both."
+        ),
+    ] = "both",
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The key file of the experiment.", show_default="service.key"),
+    ] = None,
     check: Annotated[
         bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
     ] = False,
@@ -90,27 +112,39 @@ def serve(
     are passed through without a decision. Exit code 70 means that its state fell behind its log:
     start it again.
 
+    With --workers N several deciders share the port, and an authority beside them keeps the store.
+    On several machines the store is a PostgreSQL database: one runs --role authority, the others
+    --role decider with a copy of the key.
+
     Example: equipoise serve --config equipoise.toml --port 8080
     """
     import msgspec
 
-    from equipoise.agent.service.run import check_only, run
+    from equipoise.agent.service.roles import check_lanes
+    from equipoise.agent.service.roles import serve as serve_role
+    from equipoise.agent.service.run import check_only
 
     options = {
-        "store": None if store is None else str(store),
+        "store": store,
         "host": host,
         "port": port,
     }
     overrides: dict[str, object] = {
         name: value for name, value in options.items() if value is not None
     }
+    if key is not None:
+        overrides["key"] = str(key)
     if uds is not None:
         if host is not None or port is not None:
             raise typer.BadParameter("leave --host and --port out", param_hint="--uds")
         overrides["uds"] = str(uds)
     elif host is not None or port is not None:
         overrides["uds"] = None
+    if workers is not None and role == "authority":
+        raise typer.BadParameter("an authority has no deciders", param_hint="--workers")
     if check:
+        if workers is not None or role != "both":
+            check_lanes(config, overrides)
         facts = check_only(config, overrides)
         sentence = facts.pop("sentence")
         if as_json:
@@ -118,4 +152,4 @@ def serve(
         else:
             say(sentence.splitlines())
     else:
-        raise typer.Exit(run(config, overrides))
+        raise typer.Exit(serve_role(config, overrides, role, workers))

@@ -43,6 +43,7 @@ NEED_RESTART = (
     "uds_mode",
     "base_path",
     "durability",
+    "key",
     "kill_switch",
     "anchor",
     "limits",
@@ -52,6 +53,7 @@ NEED_RESTART = (
     "names",
     "outcomes",
     "webhook",
+    "lanes",
 )
 """Keys of `[service]` that keep their value until the next start."""
 

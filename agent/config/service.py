@@ -24,6 +24,7 @@ import msgspec
 from equipoise.agent.config.parts import Part
 from equipoise.agent.features.declarations import bound, twice
 from equipoise.agent.features.values import Problem, shown, suggestion
+from equipoise.store.address import beside
 
 SECONDS_A_DAY = 86_400.0
 Count: TypeAlias = Annotated[int, bound("a whole number of 1 or more", ge=1, le=2**40 - 1)]
@@ -193,6 +194,36 @@ def retention_faults(
             yield Problem("service.retention.days", shown(settings.days), limit)
 
 
+class LaneSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several deciders over one log (`serve --workers`, `serve --role`).
+
+    folder: where deciders keep what the authority does not have yet; `<store>.lanes.d` unless
+    declared, and ./equipoise-lanes beside a database. authority: where deciders send what only the
+    authority answers, such as http://10.0.0.7:8080; beside it on one machine they need none.
+    lease_seconds: how long a decider decides without a word from the hub, and an authority without
+    renewing its term. publish_seconds: between two publications. ship_seconds: between two
+    shipments. stale_seconds: how long deciders act by a publication when no newer one comes.
+    """
+
+    folder: Annotated[str, bound("the path of a folder", min_length=1)] | None = None
+    authority: (
+        Annotated[str, bound("an address that begins with http", pattern="^https?://")] | None
+    ) = None
+    lease_seconds: Annotated[float, bound("seconds, 1 to 3600", ge=1.0, le=3600.0)] = 10.0
+    publish_seconds: Annotated[float, bound("seconds, 0.05 to 60", ge=0.05, le=60.0)] = 0.5
+    ship_seconds: Annotated[float, bound("seconds, 0.005 to 10", ge=0.005, le=10.0)] = 0.05
+    stale_seconds: Annotated[float, bound("seconds, 1 to a day", ge=1.0, le=SECONDS_A_DAY)] = 60.0
+
+    def faults(self) -> Iterator[Problem]:
+        for name, value, times in (
+            ("lease_seconds", self.ship_seconds, 4.0),
+            ("stale_seconds", self.publish_seconds, 4.0),
+        ):
+            if getattr(self, name) < times * value:
+                limit = f"at least {times * value:g}, four times what it waits for"
+                yield Problem(name, shown(getattr(self, name)), limit)
+
+
 class OfrepSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The experiment as a feature flag (OFREP).
 
@@ -316,7 +347,11 @@ _ADDRESS = re.compile(r"https?://[^\s/?#\\]+[^\s\\]*")
 class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The daemon.
 
-    store, host, port: `--store`, `--host`, `--port` override them; port 0 takes a free one.
+    store: the path of a SQLite file, or the URL of a PostgreSQL database,
+    postgresql://host/database?schema=name. store, host, port: `--store`, `--host`, `--port`
+    override them; port 0 takes a free one.
+    key: the file of the experiment's secret key; `<store>.key` unless declared, and for a URL
+    `<schema>.key` in the working folder.
     uds: the file of a Unix socket to listen on, instead of host and port (`--uds`); uds_mode: its
     permissions, in octal digits: who may write to it may do what a token is needed for elsewhere,
     unless tokens are declared.
@@ -335,7 +370,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limits: on what clients may send.
     shadow: replays of cached contexts on candidate models; otlp: spans and evaluations of
     OpenTelemetry; retention: moving old rows out of the store; none of them unless declared.
-    ofrep: the experiment as a feature flag.
+    ofrep: the experiment as a feature flag. lanes: several deciders over one log.
     tokens: none are needed on loopback; anywhere else `serve` refuses to start without one.
     names: host names, beside those of loopback, under which browsers reach the page.
     webhook: addresses that get a small JSON document at every change of status, https, or http on
@@ -344,7 +379,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     that came with its decision; `open` takes it without, from clients that do not know of it.
     """
 
-    store: Annotated[str, bound("the path of the store", min_length=1)] = "equipoise.db"
+    store: Annotated[str, bound("the path or URL of the store", min_length=1)] = "equipoise.db"
     host: str = "127.0.0.1"
     port: Annotated[int, bound("0 to 65535", "0 takes a free one", ge=0, le=65_535)] = 8080
     uds: Annotated[str, bound("the path of a socket", min_length=1)] | None = None
@@ -352,6 +387,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     base_path: BasePath = ""
     mode: Literal["observe", "run"] = "run"
     durability: Literal["process", "power"] = "process"
+    key: Annotated[str, bound("the path of a file", min_length=1)] | None = None
     kill_switch: str | None = None
     anchor: str | None = None
     refresh_seconds: Period = 1.0
@@ -365,6 +401,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     otlp: OtlpSettings | None = None
     retention: RetentionSettings | None = None
     ofrep: OfrepSettings = msgspec.field(default_factory=OfrepSettings)
+    lanes: LaneSettings = msgspec.field(default_factory=LaneSettings)
     names: list[HostName] = msgspec.field(default_factory=list)
     webhook: list[str] = msgspec.field(default_factory=list)
     outcomes: Literal["signed", "open"] = "signed"
@@ -379,7 +416,7 @@ class ServiceSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def kill_switch_path(self) -> str:
         """The file that stops all randomizing while it exists."""
-        return self.kill_switch or f"{self.store}.kill"
+        return self.kill_switch or str(beside(self.store, ".kill"))
 
     def faults(self) -> Iterator[Problem]:
         if self.anchor is not None and self.anchor in ("", self.store):

@@ -17,8 +17,10 @@ from equipoise.agent.lifecycle.eras import OBSERVING, StopNotes
 from equipoise.agent.state.sticky_units import follow
 from equipoise.policies.draw import draw
 from equipoise.store.batches import Closure, DecisionBatch, Flags, RequestBatch
-from equipoise.store.lanes import Tickets
+from equipoise.store.lanes import Publication, Tickets
 from equipoise.store.records import LANE_BITS
+
+_NO_TICKETS = Tickets(draws=0)
 
 
 class Decider:
@@ -26,14 +28,13 @@ class Decider:
 
     key: 32 secret bytes. lane: whose uniforms it draws, 0 for those of the log's own numbers.
     would_randomize: requests that were only observed and would have been randomized, since the
-    start. tickets: of a lane, how many requests it may randomize; None where the budget alone
-    counts.
+    start. tickets: of a lane, how many requests it may randomize; None for none.
     """
 
     def __init__(self, state: ExperimentState, key: bytes, lane: int = 0) -> None:
         self._state = state
         self._origin = lane << LANE_BITS
-        self.tickets: Tickets | None = Tickets(draws=0) if lane else None
+        self.tickets: Tickets | None = None
         self._uniforms = Uniforms(key, state.config.name)
         self._stops = StopNotes(state.store, state.light.pending.next)
         self._config_version = stored_config.version(state.store)
@@ -46,6 +47,13 @@ class Decider:
     def reconfigured(self) -> None:
         """The store has a newer configuration: decisions from now on rest on it."""
         self._config_version = stored_config.version(self._state.store)
+
+    def note(self, decisions: DecisionBatch, publication: Publication) -> None:
+        """Note what held for decisions that were made by a publication, before they are logged."""
+        off = OBSERVING if publication.observing else publication.off
+        limit = None if publication.requests is None else float(publication.requests)
+        first, at = int(decisions.number[0]), float(decisions.at[0])
+        self._stops.note(first, off, limit, publication.config, at)
 
     def decide(self, requests: RequestBatch) -> DecisionBatch:
         """Decisions of n valid requests, as they are to be logged."""
@@ -103,8 +111,8 @@ class Decider:
             # on, it would count against what it had drawn.
             opens = _all(batch) if batch.leader is None else batch.leader == batch.number
             batch = _closed(batch, opens, Closure.DECIDED)
-        if self.tickets is not None:
-            return self._within_tickets(batch, self.tickets)
+        if self._origin:
+            return self._within_tickets(batch, self.tickets or _NO_TICKETS)
         stopped = state.purse.stopped(batch.routed, batch.model, batch.randomized)
         return batch if stopped is None else _closed(batch, stopped, Closure.BUDGET)
 

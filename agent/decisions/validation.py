@@ -93,29 +93,40 @@ class Validator:
         self._check_models("routed", batch.routed)
         self._check_rewards(batch.reward, np.zeros(len(batch), dtype=bool))
 
-    def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
-        """The rows that say something new, in time or not, and the number of exact repeats."""
-        count, table = len(batch), self._light.pending
+    def check_outcomes(self, batch: OutcomeBatch) -> None:
+        """As `check_requests`, of what can be said of outcomes without knowing their decisions."""
+        count = len(batch)
         q = self._transform.q
         if batch.outputs.shape != (count, q):
             raise AgentError(f"outputs have shape {batch.outputs.shape}, expected {(count, q)}")
         self._check_lengths(count, reward=batch.reward, served=batch.served, at=batch.at)
         self._check_models("served", batch.served)
-        speaks = bool(batch.attempt.any())
-        if speaks and np.abs(batch.attempt).max() > MOST_ATTEMPTS:
+        if batch.attempt.any() and np.abs(batch.attempt).max() > MOST_ATTEMPTS:
             row = int(np.abs(batch.attempt).argmax())
             raise AgentError(
                 f"attempt row {row}: {batch.attempt[row]} is above the limit of {MOST_ATTEMPTS}"
             )
         check_times(batch.at, unknown=True)
-        with_reward = ~np.isnan(batch.reward)
-        self._check_rewards(batch.reward, ~with_reward)
-        with_outputs = ~np.isnan(batch.outputs).any(axis=1) if q else np.zeros(count, dtype=bool)
+        self._check_rewards(batch.reward, np.isnan(batch.reward))
+        with_outputs = self._with_outputs(batch)
         if with_outputs.any():
             self._transform.check_outputs(batch.outputs[with_outputs])
         self._check_metrics(batch)
+
+    def _with_outputs(self, batch: OutcomeBatch) -> Flags:
+        if not self._transform.q:
+            return np.zeros(len(batch), dtype=bool)
+        # Of two axes; the stubs of NumPy make one number of it.
+        return np.logical_not(np.atleast_1d(np.isnan(batch.outputs).any(axis=1)))
+
+    def outcomes(self, batch: OutcomeBatch) -> tuple[OutcomeBatch, int]:
+        """The rows that say something new, in time or not, and the number of exact repeats."""
+        self.check_outcomes(batch)
+        count, table = len(batch), self._light.pending
         if count == 0:
             return batch, 0
+        q, speaks = self._transform.q, bool(batch.attempt.any())
+        with_reward, with_outputs = ~np.isnan(batch.reward), self._with_outputs(batch)
         number = batch.number
         for gap in self._gaps:
             lost = number[(number >= gap.first) & (number < gap.end)]

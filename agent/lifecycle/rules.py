@@ -46,7 +46,8 @@ class Rule:
     of the era; that of its first certified row holds for all of it. None in rules before 2026-12.
     ask: chance with which the user of a decision is asked for a rating, None where nobody is.
     drawn: where its decisions were drawn elsewhere, what is declared of that; its allocation then
-    gives their probabilities only if those never changed.
+    gives their probabilities only if those never changed. lanes: whether deciders act by it, whose
+    decisions get their numbers after they were made.
     """
 
     era: int
@@ -63,6 +64,13 @@ class Rule:
     prior: EraPrior | None = None
     ask: float | None = None
     drawn: Drawn | None = None
+    lanes: bool = False
+
+    @property
+    def known_before(self) -> int | None:
+        """The decision from which on replays that came were not known to its decisions, for all
+        that their numbers say; None where the numbers say it."""
+        return self.since if self.lanes else None
 
     @property
     def stops(self) -> bool:
@@ -113,6 +121,8 @@ class Rule:
             body["ask"] = self.ask
         if self.drawn is not None:
             body["drawn"] = self.drawn.body
+        if self.lanes:
+            body["lanes"] = True
         return msgspec.json.encode(body, order="sorted").decode()
 
     def record(self, at: float) -> RuleRecord:
@@ -141,6 +151,7 @@ class Rule:
             None if prior is None else EraPrior.decode(prior),
             body.get("ask"),
             None if drawn is None else msgspec.convert(drawn, Drawn),
+            body.get("lanes", False),
         )
 
 

@@ -21,8 +21,8 @@ from equipoise.store.files import WriterLock
 from equipoise.store.format.frames import end_at_damage, tail_files
 from equipoise.store.format.mark import mark_path, read_mark
 from equipoise.store.format.sql_rows import LOG_TABLES
+from equipoise.store.sql.chain import Anchor
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.chain import Anchor
 from equipoise.store.sqlite.connection import (
     as_store_error,
     check_header,

@@ -42,7 +42,7 @@ from equipoise.store.batches import (
 from equipoise.store.contract import Store
 from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, Kind, Table, merge
 from equipoise.store.records import decision_id
-from equipoise.store.sqlite import SqliteStore
+from equipoise.store.sql.store import SqlStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,7 @@ def _records(
 
 def _blocks(store: Store, table: Table, until: int) -> Iterator[tuple[Ints, Any]]:
     """The rows of one table as (seqs, batch), in log order but for changes of shape."""
-    if isinstance(store, SqliteStore):
+    if isinstance(store, SqlStore):
         yield from store.blocks(table, until)
         return
     segments = [
@@ -296,12 +296,13 @@ class _Shape:
 
     def _predicted(self, batch: DecisionBatch) -> Floats:
         """(n, K) raw predictions that the rule had frozen, NaN where it made none."""
-        prediction = self._rules.rule(batch.rule_id).prediction
+        rule = self._rules.rule(batch.rule_id)
+        prediction = rule.prediction
         if prediction is None or self._agent is None:
             return np.full(batch.probabilities.shape, np.nan)
         simulated = self._agent.light.simulated
         if not len(simulated) or (batch.context < 0).all():
             return prediction.raw(batch.x, None, None)
         models = len(prediction.effects)
-        phi, known = simulated.lookup_all(batch.context, batch.number)
+        phi, known = simulated.lookup_all(batch.context, batch.number, rule.known_before)
         return prediction.raw(batch.x, phi[:, :models], known[:, :models])

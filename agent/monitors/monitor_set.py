@@ -115,7 +115,10 @@ class MonitorSet:
             self._begin_outcomes()
 
     def take_decisions(self, era: int, rows: DecisionRows) -> None:
-        """Take decisions in the order they were made."""
+        """Take decisions in the order they were made; those that come late, of an era that has
+        ended, are no news of this one."""
+        if era < self._era["decided"]:
+            return
         if self._is_new("decided", era):
             self._begin_decisions()
         self.assignment.update(rows.rate, rows.probabilities, rows.model, rows.randomized)
@@ -124,7 +127,9 @@ class MonitorSet:
         )
 
     def take_closed(self, era: int, rows: ClosedRows) -> None:
-        """Take closed rows in decision order."""
+        """Take closed rows in decision order, as `take_decisions`."""
+        if era < self._era["entered"]:
+            return
         if self._is_new("entered", era):
             self._begin_outcomes()
         reward = np.where(rows.counts & rows.delivered, rows.reward, np.nan)

@@ -99,7 +99,8 @@ def otlp_of(
 
 def _handlers(daemon: Daemon) -> tuple[Queries, Admin]:
     adapter, switches, analysis, log = daemon.adapter, daemon.switches, daemon.analysis, daemon.log
-    return Queries(adapter, daemon.store, switches, analysis, log), Admin(
+    queries = Queries(adapter, daemon.store, switches, analysis, log, daemon.authority)
+    return queries, Admin(
         adapter,
         switches,
         analysis,
@@ -138,6 +139,7 @@ def _plain(daemon: Daemon, openapi: bytes) -> tuple[Plain, ...]:
         daemon.breaker,
         daemon.analysis,
         daemon.clock,
+        daemon.authority,
     )
 
     async def metrics() -> tuple[int, bytes]:

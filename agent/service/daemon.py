@@ -13,17 +13,21 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
 from equipoise.agent.config.service import JOBS, ServiceSettings
+from equipoise.agent.errors import AgentError
+from equipoise.agent.lanes.authority import TURN_SECONDS, Authority
 from equipoise.agent.lifecycle.opening import with_after_decision
 from equipoise.agent.maintenance.audit_chain import append_anchor
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError
 from equipoise.agent.service.analyst.reports import Report
-from equipoise.agent.service.api.schema import Readiness
+from equipoise.agent.service.api.problems import Refusal
+from equipoise.agent.service.api.schema import PassThrough, Readiness
 from equipoise.agent.service.control import (
     APART_SECONDS,
     POLL_SECONDS,
@@ -34,13 +38,15 @@ from equipoise.agent.service.control import (
 )
 from equipoise.agent.service.hot_path.batching import GroupCommit
 from equipoise.agent.service.hot_path.handlers import HotHandlers
-from equipoise.agent.service.http.access import OutcomeTokens, Rates
+from equipoise.agent.service.http.access import ANYBODY, OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Counters, Log
 from equipoise.agent.service.upkeep.announcer import Announcer
 from equipoise.agent.service.upkeep.jobs import Jobs, Retention
 from equipoise.agent.service.upkeep.shadow import Shadow
-from equipoise.store.errors import StoreError
-from equipoise.store.journal import JournaledStore
+from equipoise.store.errors import StoreError, TornAppendError
+from equipoise.store.lanes import Hub, Term
+from equipoise.store.lanes import Report as Shipped
+from equipoise.store.opening import ServedStore
 
 SHORTEST_REFRESH_SECONDS = 0.25
 WARNING_SECONDS = 60.0
@@ -48,13 +54,23 @@ STOP_SHARE = 0.8
 """Of the seconds a stop may take, for the last work of the analyst; it may be hung."""
 BROKEN = 70
 """Exit code where the state is behind the log (EX_SOFTWARE): start it again."""
+DEPOSED = 75
+"""Exit code where another authority was elected (EX_TEMPFAIL): start it again, to stand by."""
 RESTS = 4.0
 """Between two refreshes, in times of what the last one took, but no longer than between two by
 the clock."""
 
 
+class Office(NamedTuple):
+    """An authority's: where it was elected, and its term."""
+
+    hub: Hub
+    term: Term
+
+
 class Daemon:
-    """Everything that runs. key: as of `Agent`.
+    """Everything that runs. key: as of `Agent`. office: of an authority, whose deciders draw; None
+    where requests are decided here.
 
     Raises what `Agent` raises where the store was opened with another configuration or key.
     """
@@ -63,9 +79,10 @@ class Daemon:
         self,
         config: ExperimentConfig,
         settings: ServiceSettings,
-        store: JournaledStore,
+        store: ServedStore,
         key: bytes,
         log: Log,
+        office: Office | None = None,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -77,8 +94,10 @@ class Daemon:
         self.agent.when_broken = self._broke
         # While the sums are here: what was certified of rows drawn elsewhere is kept.
         self.agent.end_drawn(self.clock())
+        self.agent.controls.set_lanes(office is not None, self.clock())
         self.exit_code = 0
-        """What the process ends with: BROKEN where it has to be started again."""
+        """What the process ends with: BROKEN where it has to be started again, DEPOSED where
+        another authority was elected."""
         self.end: Callable[[], None] = lambda: None
         """Ends the process that serves, soon; set by who runs it."""
         self.counters = Counters()
@@ -89,14 +108,18 @@ class Daemon:
         rate = settings.limits.decide_per_second
         self.rates = None if rate is None else Rates(rate)
         self.tokens = OutcomeTokens(key, config.name, required=settings.outcomes == "signed")
+        self.authority = None if office is None else self._authority(office)
+        if self.authority is not None:
+            self.adapter.awaits = self.authority.awaits
         self.hot = HotHandlers(
             self.adapter,
-            self.switches,
+            kill_switch,
             self.breaker,
             self.counters,
             settings.limits.rows,
             self.tokens,
             self.rates,
+            self._leaves_deciding,
         )
         self.analysis = AnalystClient(
             self.agent, store, self.counters, log, open_bytes, settings.limits.analyst_seconds
@@ -120,9 +143,49 @@ class Daemon:
         self._checkpointed = self.agent.light.next_seq
         self._displaced = ""
 
+    def _authority(self, office: Office) -> Authority:
+        lanes = self.settings.lanes
+        return Authority(
+            self.agent,
+            self.adapter,
+            office.hub,
+            office.term,
+            self.log,
+            term_seconds=lanes.lease_seconds,
+            publish_seconds=lanes.publish_seconds,
+            stale_seconds=lanes.stale_seconds,
+            grace=lanes.lease_seconds / 2.0,
+            vouch=self._vouch,
+            settled=self._settled,
+            deposed=self._deposed,
+        )
+
+    def _leaves_deciding(self) -> PassThrough | None:
+        return None if self.authority is None else "no-decider"
+
+    def _vouch(self, report: Shipped, decision_id: str) -> None:
+        """Refuse what came to a decider with the token of another decision."""
+        if report.token is not None:
+            try:
+                self.tokens.check(decision_id, report.token, ANYBODY)
+            except Refusal as error:
+                raise AgentError("an outcome with the token of another decision") from error
+
+    def _settled(self) -> None:
+        """Return once what was appended is as durable as the store promises; in any thread."""
+        if self.store.must_sync:
+            self.store.begin_sync()()
+
+    def _deposed(self) -> None:
+        self.exit_code = DEPOSED
+        self.end()
+
     async def start(self) -> None:
         """Begin the jobs; requests may come from now on."""
         settings = self.settings
+        if self.authority is not None:
+            await self.authority.start()
+            self.jobs.add("lanes", TURN_SECONDS, self.authority.turn)
         for name, job in zip(
             JOBS, (self._refresh, self._checkpoint, self._expire, self._foresee), strict=True
         ):
@@ -223,6 +286,8 @@ class Daemon:
         seconds = self.settings.shutdown_seconds
         end = time.monotonic() + STOP_SHARE * seconds
         await self.jobs.stop(seconds * STOP_SHARE / 2)
+        if self.authority is not None and self.agent.broken is None:
+            await self.authority.stop()
         if self.shadow is not None:
             await self.shadow.close()
         await self.announcer.close()
@@ -299,9 +364,15 @@ class Daemon:
         elif self.breaker.reason is not None:
             problems.append(f"The store refused a write: {self.breaker.reason}.")
         elif self.store.trouble is not None:
-            problems.append("SQLite does not take what waits in the tail.")
+            problems.append(
+                "SQLite does not take what waits in the tail."
+                if self.store.waiting
+                else f"The database does not answer: {self.store.trouble}."
+            )
         if (silent := self.analysis.hung) is not None:
             problems.append(silent)
+        if self.authority is not None and self.authority.problem is not None:
+            problems.append(f"Deciders cannot be heard: {self.authority.problem}.")
         return Readiness(
             ready=not problems,
             problems=problems,
@@ -328,6 +399,8 @@ class Daemon:
                 self.store.probe()
             except StoreError as error:
                 self.breaker.trip(error)
+            except TornAppendError as error:
+                self._broke(error)
             else:
                 self.breaker.close()
                 self.log.info("store-works-again")

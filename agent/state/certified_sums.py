@@ -232,6 +232,9 @@ class CertifiedSums:
         edges = np.flatnonzero(np.diff(rule)) + 1
         for first, last in zip([0, *edges.tolist()], [*edges.tolist(), count], strict=True):
             frozen = rules.by_ordinal(int(rule[first]))
+            if frozen.era < self.era:
+                # Shipped late by a decider of an era that has ended: no row of it enters any more.
+                continue
             if frozen.era != self.era:
                 # Nothing is carried over: a new era has its own estimand and its own delta.
                 self.era, self.sums = frozen.era, self.spec.empty()
@@ -381,7 +384,7 @@ def predictions(rule: Rule, table: OpenDecisions, at: Ints, simulated: ReplayInd
     context = table.context[at]
     if not len(simulated) or (context < 0).all():
         return prediction.raw(table.x[at], None, None)
-    phi, known = simulated.lookup_all(context, at + table.base)
+    phi, known = simulated.lookup_all(context, at + table.base, rule.known_before)
     return prediction.raw(table.x[at], phi, known)
 
 

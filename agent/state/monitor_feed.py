@@ -15,7 +15,7 @@ from equipoise.agent.state.certified_sums import Rules, Spec
 from equipoise.agent.state.open_decisions import OpenDecisions
 from equipoise.agent.state.replay_index import NO_CONTEXT, Pairs, ReplayIndex
 from equipoise.policies.draw import draw
-from equipoise.store.batches import Closure, Flags, Floats, Ints
+from equipoise.store.batches import LEFT_OUT, Closure, Flags, Floats, Ints
 
 FEWEST_ROWS = 100.0
 """Rewards from which scales of features and a scorer are taken; before, no pairs are compared."""
@@ -120,16 +120,18 @@ class MonitorFeed:
             elsewhere = _elsewhere(table, rows, rules)
             # What is left of a sample may depend on the reward, and so on the model.
             whole = elsewhere is None or not elsewhere.kept
+            # What comes of these may hang on who sent a request again, and why.
+            counted = ~np.isin(table.closed_by[rows], LEFT_OUT)
             self.monitors.take_closed(
                 era,
                 ClosedRows(
                     table.probabilities[rows],
                     table.model[rows],
                     table.routed[rows],
-                    table.randomized[rows] & (table.leader[rows] == numbers) & whole,
+                    table.randomized[rows] & (table.leader[rows] == numbers) & whole & counted,
                     table.delivered[rows],
                     table.has_reward[rows],
-                    table.has_reward[rows] | table.filled[rows],
+                    (table.has_reward[rows] | table.filled[rows]) & counted,
                     self._spec.scaled(table.reward[rows]),
                     predicted[rows.start - first : rows.stop - first],
                     self._tested(table, era, rows),

@@ -80,12 +80,17 @@ class ReplayIndex:
         phi: Floats = self._phi[rows, model]
         return phi
 
-    def lookup_all(self, context: Ints, number: Ints) -> tuple[Floats, Flags]:
+    def lookup_all(
+        self, context: Ints, number: Ints, end: int | None = None
+    ) -> tuple[Floats, Flags]:
         """phi (n, K, p - 1) of a context on every model, and (n, K) which were known when
-        decision `number` (n,) was made."""
+        decision `number` (n,) was made. end: of decisions that got their numbers later than they
+        were made, the number from which on nothing counts as known."""
         get = self._row.get
         rows = np.array([get(key, -1) for key in context.tolist()], dtype=np.int64)
         known = self._has[rows] & (rows >= 0)[:, None] & (self._since[rows] <= number[:, None])
+        if end is not None:
+            known &= self._since[rows] < end
         phi = self._phi[rows]
         for at in reversed(range(len(self.renewed))):
             model, first = self.renewed[at]

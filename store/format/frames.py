@@ -73,12 +73,21 @@ def seed_of(store_id: bytes) -> int:
 
 def to_frame(seq: int, batch: Batch, seed: int = 0) -> bytes:
     """The frame of a batch whose first row has this seq. seed: of its store."""
+    return framed(seq, batch_to_body(batch), seed)
+
+
+def batch_to_body(batch: Batch) -> bytes:
+    """A batch as msgpack, without a header."""
     position, columns = _TABLES[type(batch)]
     values: list[Any] = [position, len(batch)]
     for name, is_array in columns:
         value = getattr(batch, name)
         values.append(value.tobytes() if is_array and value is not None else value)
-    payload = _encode(values)
+    return _encode(values)
+
+
+def framed(seq: int, payload: bytes, seed: int = 0) -> bytes:
+    """A frame of any payload: `scan` finds it by its checksum."""
     crc = zlib.crc32(payload, zlib.crc32(_SEQ.pack(seq), seed))
     return _HEADER.pack(len(payload), crc, seq) + payload
 
@@ -168,8 +177,14 @@ def _find_frame(data: bytes, start: int, seeds: Sequence[int], seq: int) -> int 
 def read_segment(data: bytes, start: int, end: int) -> Segment:
     """The segment of a whole frame."""
     return Segment(
-        _HEADER.unpack_from(data, start)[2], _to_batch(memoryview(data)[start + _HEADER.size : end])
+        _HEADER.unpack_from(data, start)[2],
+        body_to_batch(memoryview(data)[start + _HEADER.size : end]),
     )
+
+
+def read_payload(data: bytes, start: int, end: int) -> tuple[int, bytes]:
+    """The seq and the payload of a whole frame."""
+    return _HEADER.unpack_from(data, start)[2], data[start + _HEADER.size : end]
 
 
 def end_at_damage(path: Path, store_id: bytes) -> None:
@@ -180,7 +195,8 @@ def end_at_damage(path: Path, store_id: bytes) -> None:
         os.truncate(path, scanned.damaged[0][0])
 
 
-def _to_batch(payload: memoryview) -> Batch:
+def body_to_batch(payload: bytes | memoryview) -> Batch:
+    """The batch of `batch_to_body`."""
     position, rows, *values = msgspec.msgpack.decode(payload)
     table = LOG_TABLES[position]
     columns: dict[str, Any] = {}

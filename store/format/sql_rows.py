@@ -233,6 +233,11 @@ def _shape(batch: Batch) -> tuple[Any, ...]:
     return tuple(shape)
 
 
+def same_shape(one: Batch, other: Batch) -> bool:
+    """Whether `joined` takes two batches together."""
+    return _shape(one) == _shape(other)
+
+
 def joined(batches: Sequence[B]) -> B:
     """One batch of the rows of several with equal shapes, rules and eras, in their order."""
     if len(batches) == 1:

@@ -8,6 +8,9 @@ from equipoise.store.lanes.contract import (
     Lease,
     Parcel,
     Publication,
+    Report,
+    Spent,
+    Term,
     TermEndedError,
     Tickets,
 )
@@ -20,6 +23,9 @@ __all__ = [
     "Lease",
     "Parcel",
     "Publication",
+    "Report",
+    "Spent",
+    "Term",
     "TermEndedError",
     "Tickets",
 ]

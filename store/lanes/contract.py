@@ -25,6 +25,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 import msgspec
 
 from equipoise.store.errors import StoreError
+from equipoise.store.records import Outcome
 
 ParcelKind: TypeAlias = Literal["decisions", "outcomes", "reports"]
 
@@ -77,7 +78,8 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     the rule in force; era: its era. config: number of the configuration in force. off: why nothing
     is randomized, None where it is; observing: whether that is mode `observe`. requests: the hard
     stop of the whole experiment, None for none. closed_segments: positions of segments whose cap is
-    reached. tickets: by lane; a lane that is not named has none. documents: names of the texts that
+    reached. tickets: by lane; a lane that is not named has none. counted: by lane, how many of its
+    draws the log held when it was published, at least. documents: names of the texts that
     it needs, which the hub holds: `rule:<id>`, `config:<number>`, `era:<number>`. seconds: how long
     deciders may act by it without a newer one.
     """
@@ -92,6 +94,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     requests: int | None = None
     closed_segments: tuple[int, ...] = ()
     tickets: dict[int, Tickets] = {}
+    counted: dict[int, Spent] = {}
     documents: tuple[str, ...] = ()
     seconds: float = 60.0
 
@@ -118,11 +121,17 @@ class Term:
 class Parcel:
     """What a lane ships: rows of one kind that were logged one after another.
 
-    place: 0, 1, 2, … in the lane, one for each parcel. kind: `decisions` (body: a frame of a
-    DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by its
-    counters), or `reports` (JSON of outcomes that name decisions of any lane). version: of the
-    publication that decisions were made under; of others 0. rows: how many. received: when the hub
-    got it; late: whether the lane had been ended by then. Both are the hub's to say.
+    place: 0, 1, 2, … in the lane, one for each parcel. kind: `decisions` (body: `batch_to_body` of
+    a DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by
+    its counters), or `reports` (a JSON list of `Report`, of decisions of any lane). version: of the
+    publication that decisions were made under; of others 0. rows: how many. A hub reads no body.
+
+    first: counter of the first decision, the others follow without a gap; of other kinds 0.
+    request_ids: (rows,) of decisions, "" where there is none, or () for none at all. They are for
+    `find_requests`, and parcels that a hub hands out have none.
+
+    received: when the hub got it; late: whether the lane had been ended by then; arrival: grows by
+    the order in which parcels of all lanes came. These are the hub's to say.
     """
 
     lane: int
@@ -133,6 +142,64 @@ class Parcel:
     body: bytes
     received: float = 0.0
     late: bool = False
+    arrival: int = 0
+    first: int = 0
+    request_ids: tuple[str, ...] = ()
+
+    def positions(self) -> Iterator[tuple[str, int]]:
+        """Each request that is named, with the position of its decision."""
+        for row, request_id in enumerate(self.request_ids):
+            if request_id:
+                yield request_id, position(self.lane, self.first + row)
+
+
+COUNTER_BITS = 40
+
+
+def position(lane: int, counter: int) -> int:
+    """Where a decision of a lane takes its uniform from the stream of the experiment."""
+    return lane << COUNTER_BITS | counter
+
+
+def unshipped(
+    parcels: Sequence[Parcel], lane: int, places: int, adopted: int | None
+) -> list[Parcel]:
+    """Those that a hub has still to keep, which has had `places` of the lane.
+
+    adopted: of the lane so far, None where it was ended. Raises HubError where one is missing, is
+    of another lane or does not fit its own numbers, or has decisions of a publication whose rows
+    the lane had said were all shipped: they may have their numbers already.
+    """
+    for parcel in parcels:
+        if parcel.lane != lane:
+            raise HubError(f"lane {lane}, parcel {parcel.place}: it is of lane {parcel.lane}")
+    new = sorted((each for each in parcels if each.place >= places), key=lambda each: each.place)
+    for place, parcel in enumerate(new, places):
+        name = f"lane {lane}, parcel {parcel.place}"
+        if parcel.place != place:
+            raise HubError(f"{name}: parcel {place} comes next")
+        if parcel.request_ids and len(parcel.request_ids) != parcel.rows:
+            raise HubError(f"{name}: {len(parcel.request_ids)} request_ids for {parcel.rows} rows")
+        if parcel.kind == "decisions" and adopted is not None and parcel.version < adopted:
+            raise HubError(
+                f"{name}: decisions of publication {parcel.version}, and the lane had adopted"
+                f" {adopted}"
+            )
+    return new
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An outcome of a decision that the lane it came to does not know.
+
+    came: seconds since the epoch, by the decider's clock. token: the outcome token that came with
+    it and was not compared yet, since only a request_id names the decision; unit: whose the sender
+    says that it is.
+    """
+
+    outcome: Outcome
+    came: float
+    token: str | None = None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +235,15 @@ class Hub(Protocol):
 
     # What deciders ask for.
 
-    def join(self, name: str, seconds: float) -> Lease:
-        """Lease a lane that nobody had. name: of the decider, for people. Raises HubError where no
-        authority has published anything yet."""
+    def join(self, name: str, seconds: float, asked: str = "") -> Lease:
+        """Lease a lane that nobody had. name: of the decider, for people. Its `adopted` is the
+        newest publication of this moment: it cannot act by an earlier one. Raises HubError where no
+        authority has published anything yet.
+
+        asked: a name of this request that nobody else gives. Whoever got no answer asks again by
+        the same name, gets the lane that it was given then, and leaves none behind that nobody
+        holds. Where that was ended by now it is whole, and the answer is another one.
+        """
 
     def ship(
         self,
@@ -181,28 +254,36 @@ class Hub(Protocol):
         spent: Spent,
         whole: bool = False,
     ) -> Lease:
-        """Keep parcels, each place once (a place that is there already is no error, and is not
-        kept again), and renew the lease. Without parcels it renews alone.
+        """Keep parcels, each place once (a place that the hub has had is no error, and is not kept
+        again, even where it was forgotten since), and renew the lease. Without parcels it renews
+        alone.
 
-        adopted, spent, whole: as in `LaneStatus`; `adopted` is kept together with the parcels.
-        Raises LaneEndedError where the lane was ended; nothing is kept then.
+        adopted, spent, whole: as in `LaneStatus`; `adopted` is kept together with the parcels and
+        never falls. Raises LaneEndedError where the lane was ended; nothing is kept then. HubError
+        as of `unshipped`.
         """
 
     def ship_late(self, lease: Lease, parcels: Sequence[Parcel], spent: Spent, whole: bool) -> None:
-        """As `ship` for a lane that was ended; its parcels are marked late. Raises LaneEndedError
-        where the lease was never this lane's."""
+        """As `ship` for a lane that was ended; its parcels are marked late, and may be of any
+        publication. Raises LaneEndedError where the lease was never this lane's, or the lane is
+        forgotten and this would be news of it; HubError where the lane is held."""
 
     def leave(self, lease: Lease, spent: Spent) -> None:
-        """Give a lane back of which everything was shipped. Again is no error."""
+        """Give a lane back of which everything was shipped. Again is no error. Raises
+        LaneEndedError where the authority has ended it."""
 
     def newest(self) -> Publication | None:
         """The newest publication."""
+
+    def publications(self, since: int) -> list[Publication]:
+        """Every publication of this version and above that is not forgotten, in order."""
 
     def document(self, name: str) -> str | None:
         """A text by its name."""
 
     def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
-        """Positions of decisions of those requests among the parcels that are not forgotten."""
+        """Positions of decisions of those requests among the parcels that are not forgotten; the
+        lowest of a request that was decided twice."""
 
     # What the authority asks for.
 
@@ -218,30 +299,39 @@ class Hub(Protocol):
     def publish(self, term: Term, publication: Publication, documents: Mapping[str, str]) -> float:
         """Publish the next version with texts that are not there yet; when, by the hub's clock.
 
-        Texts that it does not name are forgotten. Raises TermEndedError; HubError where the version
-        does not follow the newest.
+        Texts that it does not name are forgotten. The same again in the same term is no error.
+        Raises TermEndedError; HubError where the version does not follow the newest, or a text that
+        it names is neither given nor there.
         """
+
+    def forget_publications(self, term: Term, before: int) -> None:
+        """Forget publications of earlier versions than this; never the newest. Raises
+        TermEndedError."""
 
     def lanes(self) -> list[LaneStatus]:
         """Every lane that is held, or of which parcels are there, or that is not `whole`."""
 
     def end_lapsed(self, term: Term, grace: float) -> list[int]:
-        """End every lane whose lease ran out `grace` seconds ago or longer; which. Raises
-        TermEndedError."""
+        """End every lane whose lease ran out `grace` seconds ago or longer; which. (Those that were
+        ended by a call whose answer was lost are `lost` in `lanes`.) Raises TermEndedError."""
 
     def forget_lanes(self, term: Term, lanes: Sequence[int]) -> None:
-        """Forget lanes that are ended, whole, and without parcels. Raises TermEndedError."""
+        """Forget those of the lanes that are ended, whole, and without parcels. Raises
+        TermEndedError."""
 
     def decisions(self, version: int) -> Iterator[Parcel]:
         """Parcels of decisions of this and earlier versions, by (version, lane, place); late ones
-        of whatever version last."""
+        of whatever version last. Read as they are asked for, a few MB at a time: any number of
+        rows fits, and a parcel that comes meanwhile may be among them or not."""
 
     def outcomes(self, limit: int) -> list[Parcel]:
         """The first parcels of outcomes and reports, in the order in which they came, at most so
         many."""
 
     def later_outcomes(self, after: Parcel, limit: int) -> list[Parcel]:
-        """As `outcomes`, those behind one."""
+        """As `outcomes`, those behind one, which may be forgotten by now. A parcel that came while
+        its neighbours did may stand before one that was read earlier: passes begin with `outcomes`,
+        which finds it."""
 
     def forget(self, term: Term, parcels: Sequence[tuple[int, int]]) -> None:
         """Forget parcels by (lane, place), whose rows the log holds. Raises TermEndedError."""
@@ -250,7 +340,7 @@ class Hub(Protocol):
         """Rows of parcels that are not forgotten, by kind."""
 
     def now(self) -> float:
-        """The hub's clock, seconds since the epoch."""
+        """The hub's clock, seconds since the epoch. PostgreSQL's is its server's."""
 
     def close(self) -> None:
         """Release what the hub holds. Closing again is no error."""

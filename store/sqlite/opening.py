@@ -39,8 +39,9 @@ from equipoise.store.format.mark import (
 )
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.records import Gap
+from equipoise.store.sql.records import TAKEN, read_fact
+from equipoise.store.sql.truncation import BEGINS, FIRST_NUMBER
 from equipoise.store.sqlite.connection import Durability, connect
-from equipoise.store.sqlite.records import TAKEN, read_fact
 from equipoise.store.sqlite.schema import (
     MIGRATIONS,
     STORE_ID,
@@ -48,7 +49,6 @@ from equipoise.store.sqlite.schema import (
     create_gaps,
     schema_version,
 )
-from equipoise.store.sqlite.truncation import BEGINS, FIRST_NUMBER
 
 _SINCE_GAPS = next(number for number, step in MIGRATIONS if step is create_gaps)
 

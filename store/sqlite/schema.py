@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from equipoise.store.errors import NotAStoreError, SchemaVersionError
 from equipoise.store.format.sql_rows import LOG_TABLES
-from equipoise.store.sqlite import chain
+from equipoise.store.sql import chain
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

@@ -10,39 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
-import numpy as np
 
 from equipoise.store.batches import (
     Batch,
-    Buffer,
     DecisionBatch,
-    Ints,
-    OutcomeBatch,
     Segment,
-    named_observations,
-    pairs_of,
-    replays_of,
-    slice_rows,
 )
 from equipoise.store.contract import (
-    BaseSnapshot,
-    Checkpoint,
-    Store,
-    StoredRecord,
-    check_checkpoint,
     check_numbers,
     repeated_request,
 )
 from equipoise.store.errors import (
-    CorruptStoreError,
-    SequenceError,
     StoreError,
-    TrimmedError,
     WriteError,
 )
 from equipoise.store.files import DatabaseFile, WriterLock, sync_to_disk
@@ -58,23 +41,16 @@ from equipoise.store.format.mark import (
     wal_salts,
 )
 from equipoise.store.format.sql_rows import (
-    DECISIONS,
     LOG_TABLES,
-    OBSERVATIONS,
-    OUTCOMES,
-    SIMULATIONS,
     TABLE_OF,
-    Row,
-    Table,
     bounded,
     merge,
-    to_blocks,
     to_rows,
-    to_segments,
 )
-from equipoise.store.records import LANE_BITS, Alert, Control, Era, Gap, RuleRecord
-from equipoise.store.sqlite import chain, records
-from equipoise.store.sqlite.chain import Anchor, Link
+from equipoise.store.sql import chain, records
+from equipoise.store.sql.connection import Connection
+from equipoise.store.sql.store import NEXT_NUMBER, ROWS_AT_ONCE, SqlStore
+from equipoise.store.sql.truncation import BEGINS, Truncation
 from equipoise.store.sqlite.connection import (
     SYNCHRONOUS,
     Durability,
@@ -89,30 +65,15 @@ from equipoise.store.sqlite.connection import (
     store_errors,
 )
 from equipoise.store.sqlite.opening import Leftovers, inspect_files, names_of
-from equipoise.store.sqlite.records import KeptState
 from equipoise.store.sqlite.schema import STORE_ID
-from equipoise.store.sqlite.truncation import BEGINS, FIRST_NUMBER, Truncation
 
-T = TypeVar("T")
-LOST_UNTIL = "coalesce((SELECT max(first + numbers) FROM gaps), 0)"
-"""SQL: the number after the last one that was lost."""
-
-_ROWS_AT_ONCE = 4096
-_NAMES_AT_ONCE = 500
-
+_READING_SECONDS = 1.0
 _NEXT_SEQ = "SELECT max({}, {} - 1) + 1".format(
     ", ".join(f"coalesce((SELECT max(seq) FROM {table.name}), -1)" for table in LOG_TABLES), BEGINS
 )
-_NEXT_NUMBER = (
-    f"SELECT max(coalesce(max(number), -1) + 1, {FIRST_NUMBER}, {LOST_UNTIL}) FROM decisions"
-)
-_FIND_ONE = "SELECT request_id, number FROM decisions WHERE request_id = ?"
-_NAMES = (
-    "SELECT request_id FROM decisions WHERE number >= ? AND number < ? AND request_id IS NOT NULL"
-)
 
 
-class SqliteStore(Store):
+class SqliteStore(SqlStore):
     """The Store contract over a file.
 
     path: the database; its folder must exist. A writer makes the file where there is none,
@@ -128,6 +89,8 @@ class SqliteStore(Store):
     Calls from several threads take turns. Not to be used across a fork.
     """
 
+    _session: Session
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -139,8 +102,7 @@ class SqliteStore(Store):
     ) -> None:
         self.path = Path(path).resolve()
         self.read_only = read_only
-        self.leftovers = Leftovers()
-        """What a writer found beside the database when it was opened."""
+        self._leftovers = Leftovers()
         self._name = f"store {self.path}"
         self._counters: tuple[int, int] | None = None
         self._chained: tuple[int, bytes] | None = None
@@ -172,7 +134,12 @@ class SqliteStore(Store):
         self._session = Session(
             self.path, connection, self.read_only, self._note_journal, self._forget_counters
         )
-        self.truncation = Truncation(self.path, self._session)
+        self.truncation = Truncation(self.path.name, self._session, self._reading)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Session]:
+        with contextlib.closing(open_for_reading(self.path, _READING_SECONDS)) as connection:
+            yield Session(self.path, connection)
 
     def _note_journal(self) -> None:
         if self._mark is not None:
@@ -198,22 +165,22 @@ class SqliteStore(Store):
         self._file.lock(path)
         if not is_new:
             check_header(path, read_only=False)
-            self.leftovers = self._inspect(durability, busy_seconds, accept_loss)
+            self._leftovers = self._inspect(durability, busy_seconds, accept_loss)
         self._use(open_for_writing(path, durability, busy_seconds))
         if is_new:
             # Who the store is must not hang on its journal.
             self._session.query("PRAGMA wal_checkpoint(PASSIVE)")
         else:
-            self._take_in(self.leftovers)
+            self._take_in(self._leftovers)
         undo.pop_all()
         next_seq, decisions = self._count()
         store_id = bytes.fromhex(self._session.ask(records.read_fact, STORE_ID) or "")
         standing = Standing(
             store_id, boot_id(), next_seq, decisions, decisions + BLOCK, wal_salts(path)
         )
-        marked = self.leftovers.standing
+        marked = self._leftovers.standing
         if mark_path(path).exists() and (marked is None or marked.store_id != store_id):
-            self.leftovers.put_aside.append(set_aside(mark_path(path)))
+            self._leftovers.put_aside.append(set_aside(mark_path(path)))
         self._mark = Mark(path, standing)
         if self._session.ask(records.read_fact, records.TAKEN) is not None:
             # Only now, with a mark that counts as the log does; and before there are new tail
@@ -268,25 +235,22 @@ class SqliteStore(Store):
                 self._session.query("PRAGMA wal_checkpoint(PASSIVE)")
 
     @property
+    def leftovers(self) -> Leftovers:
+        """What a writer found beside the database when it was opened."""
+        return self._leftovers
+
+    @property
     def mark(self) -> Mark:
         """How far the log has come, as it stands beside it. Of a writer."""
         assert self._mark is not None
         return self._mark
-
-    @property
-    def next_seq(self) -> int:
-        return self._count()[0]
-
-    @property
-    def decisions(self) -> int:
-        return self._count()[1]
 
     def _count(self) -> tuple[int, int]:
         """(next seq, next decision number). Only the writer may remember them."""
         with self._session.turn:
             counters = self._counters
             if counters is None:
-                counters = self._session.query(f"SELECT ({_NEXT_SEQ}), ({_NEXT_NUMBER})")[0]
+                counters = self._session.query(f"SELECT ({_NEXT_SEQ}), ({NEXT_NUMBER})")[0]
                 self._counters = None if self.read_only else counters
             return counters
 
@@ -318,16 +282,7 @@ class SqliteStore(Store):
         Raises as `append`.
         """
         with self._session.turn:
-            next_seq, decisions = self._count()
-            for segment in segments:
-                if segment.seq != next_seq:
-                    raise SequenceError(
-                        f"{self._name}: row {segment.seq} was to follow row {next_seq - 1}"
-                    )
-                next_seq += len(segment.batch)
-                if isinstance(segment.batch, DecisionBatch):
-                    check_numbers(self._name, segment.batch, decisions)
-                    decisions += len(segment.batch)
+            next_seq, decisions = self._check_order(segments)
             if not segments:
                 return
             with self._session.transaction() as connection:
@@ -343,205 +298,6 @@ class SqliteStore(Store):
             return error
         return repeated_request(self._name, batch.request_id, self.find_requests(batch.request_id))
 
-    def read(self, since: int = 0, until: int | None = None) -> Iterator[Segment]:
-        end = self.next_seq if until is None else min(until, self.next_seq)
-        return self._segments(max(since, self.truncation.begins), end)
-
-    def _segments(self, since: int, until: int) -> Iterator[Segment]:
-        # Window by window, so that no statement stays open between two segments: the writer may
-        # append meanwhile, and an abandoned iteration holds nothing.
-        for start in range(since, until, _ROWS_AT_ONCE):
-            window = (start, min(start + _ROWS_AT_ONCE, until))
-            segments = [
-                segment
-                for table in LOG_TABLES
-                for segment in self._select(table, "seq >= ? AND seq < ?", *window)
-            ]
-            if self.truncation.begins > start:
-                raise TrimmedError(f"{self._name}: old rows were removed meanwhile: run it again")
-            yield from sorted(segments, key=lambda segment: segment.seq)
-
-    def blocks(self, table: Table, until: int) -> Iterator[tuple[Ints, Batch]]:
-        """The rows of one table before row `until`, as (n,) seqs and batches: the quick way to
-        read a whole log whose kinds of rows need not come in their common order."""
-        start = self.truncation.begins
-        while start < until:
-            rows = self._session.query(
-                f"{table.select('seq >= ? AND seq < ?')} LIMIT ?", (start, until, _ROWS_AT_ONCE)
-            )
-            yield from self._decoded(table, rows, to_blocks)
-            start = until if len(rows) < _ROWS_AT_ONCE else rows[-1][0] + 1
-
-    def find_requests(self, request_ids: Sequence[str]) -> dict[str, int]:
-        if len(request_ids) == 1:  # what every live request asks
-            return dict(self._session.query(_FIND_ONE, request_ids))
-        numbers: dict[str, int] = {}
-        for names, marks in _parts(request_ids):
-            query = f"SELECT request_id, number FROM decisions WHERE request_id IN ({marks})"
-            numbers.update(self._session.query(query, names))
-        return numbers
-
-    def request_names(self, until: int) -> Iterator[list[str]]:
-        """The request ids of the decisions before number `until`, some hundreds at a time."""
-        # Rows before the log's beginning count while they are there: their names are taken.
-        first = self._session.query("SELECT coalesce(min(number), 0) FROM decisions")[0][0]
-        for start in range(first, until, _NAMES_AT_ONCE):
-            window = (start, min(start + _NAMES_AT_ONCE, until))
-            yield [name for (name,) in self._session.query(_NAMES, window)]
-
-    def find_observations(self, request_ids: Sequence[str]) -> set[str]:
-        present: set[str] = set()
-        for names, marks in _parts(request_ids):
-            query = f"SELECT request_id FROM observations WHERE request_id IN ({marks})"
-            present.update(name for (name,) in self._session.query(query, names))
-        return present
-
-    def observations(self, request_ids: Sequence[str]) -> dict[str, Segment]:
-        first: dict[str, Segment] = {}
-        for names, marks in _parts(request_ids):
-            segments = self._select(OBSERVATIONS, f"request_id IN ({marks})", *names)
-            for name, segment in named_observations(segments, names):
-                first.setdefault(name, segment)
-        return first
-
-    def simulations(self, context: Ints, model: Ints) -> dict[tuple[int, int], Segment]:
-        wanted, first = set(pairs_of(context, model)), dict[tuple[int, int], Segment]()
-        # By context alone: SQLite searches no index for a list of pairs.
-        for contexts, marks in _parts(np.unique(context).tolist()):
-            segments = self._select(SIMULATIONS, f"context IN ({marks})", *contexts)
-            for pair, segment in replays_of(segments, wanted):
-                first.setdefault(pair, segment)
-        return first
-
-    def decision(self, number: int) -> DecisionBatch | None:
-        for segment in self._select(DECISIONS, "number = ?", number):
-            assert isinstance(segment.batch, DecisionBatch)
-            return segment.batch
-        return None
-
-    def find_draws(self, positions: Sequence[int]) -> dict[int, int]:
-        numbers: dict[int, int] = {}
-        for some, marks in _parts(positions):
-            query = f"SELECT draw, number FROM decisions WHERE draw IN ({marks})"
-            numbers.update(self._session.query(query, some))
-        return numbers
-
-    def lane_ends(self) -> dict[int, int]:
-        # Lane by lane through the index: a look-up each, whatever the length of the log.
-        ends: dict[int, int] = {}
-        below = 1 << 63
-        while True:
-            query = "SELECT max(draw) FROM decisions WHERE draw IS NOT NULL AND draw < ?"
-            last = self._session.query(query, (min(below, (1 << 63) - 1),))[0][0]
-            if last is None or last >> LANE_BITS == 0:
-                return ends
-            ends[last >> LANE_BITS] = (last & ((1 << LANE_BITS) - 1)) + 1
-            below = last >> LANE_BITS << LANE_BITS
-
-    def outcome_parts(self, number: int) -> list[OutcomeBatch]:
-        return list(self.outcome_rows(number).values())
-
-    def outcome_rows(self, number: int) -> dict[int, OutcomeBatch]:
-        """The outcome rows of a decision by seq, in seq order, each as a batch of one row."""
-        return {
-            segment.seq + row: slice_rows(segment.batch, row, row + 1)
-            for segment in self._select(OUTCOMES, "number = ?", number)
-            if isinstance(segment.batch, OutcomeBatch)
-            for row in range(len(segment.batch))
-        }
-
-    def checkpoint(self, seq: int, state: Buffer, at: float) -> None:
-        check_checkpoint(self._name, seq, self.next_seq)
-        with self._session.transaction() as connection:
-            records.write_checkpoint(connection, Checkpoint(seq, state, at))
-
-    def restore(self) -> Checkpoint | None:
-        newest = self._session.ask(records.newest_checkpoint, self.next_seq)
-        base = self.base_snapshot()
-        if base is None or (newest is not None and newest.seq >= base.seq):
-            return newest
-        return Checkpoint(base.seq, base.state, base.at)
-
-    def base_snapshot(self) -> BaseSnapshot | None:
-        return self.truncation.base()
-
-    def keep_base(self, seq: int, state: Buffer, at: float) -> None:
-        """Keep the state after the rows before `seq` for the log to begin at some day."""
-        check_checkpoint(self._name, seq, self.next_seq)
-        self.truncation.keep(seq, state, at)
-
-    def freeze(self, name: str, value: str) -> None:
-        with self._session.turn:
-            if not self._session.ask(records.is_frozen, self._name, name, value):
-                with self._session.transaction() as connection:
-                    records.insert_setting(connection, name, value)
-                    chain.extend_records(connection, "settings")
-
-    def settings(self) -> dict[str, str]:
-        return self._session.ask(records.read_settings)
-
-    def put(self, record: StoredRecord) -> None:
-        with self._session.turn:
-            if not self._session.ask(records.is_kept, self._name, record):
-                with self._session.transaction() as connection:
-                    records.insert_record(connection, record)
-
-    def eras(self) -> list[Era]:
-        return self._session.ask(records.read_records, Era)
-
-    def rules(self) -> list[RuleRecord]:
-        return self._session.ask(records.read_records, RuleRecord)
-
-    def rule_ids(self) -> list[tuple[int, str]]:
-        return self._session.ask(records.read_rule_ids)
-
-    def bodies(self) -> Iterator[str]:
-        last = 0
-        while True:
-            bodies = self._session.ask(records.read_bodies, last)
-            if not bodies:
-                return
-            last = bodies[-1][0]
-            yield from (body for _, body in bodies)
-
-    def remove_rules(self, ordinals: Sequence[int]) -> None:
-        """Delete rules that nothing refers to any more; their ordinals are not given again."""
-        with self._session.transaction() as connection:
-            records.delete_rules(connection, ordinals)
-
-    def rule(self, rule_id: str) -> RuleRecord | None:
-        rules = self._session.ask(records.read_records, RuleRecord, "WHERE rule_id = ?", rule_id)
-        return rules[0] if rules else None
-
-    def alerts(self) -> list[Alert]:
-        return self._session.ask(records.read_records, Alert)
-
-    def controls(self) -> list[Control]:
-        return self._session.ask(records.read_records, Control)
-
-    def gaps(self) -> list[Gap]:
-        return self._session.ask(records.read_records, Gap)
-
-    def anchor(self, at: float) -> Anchor:
-        """Where the chains of this store end now. at: seconds since the epoch."""
-        return self._session.ask(chain.anchor, at)
-
-    def chain_links(self) -> tuple[list[Link], Link | None]:
-        """Every stored digest of the log, and the one where its chain ends."""
-        return self._session.ask(chain.links)
-
-    def chained_records(self, name: str) -> tuple[Link | None, dict[int, str]]:
-        """Where the chain of one kind of records ends, and the digest after each that is there."""
-        return self._session.ask(chain.record_digests, name)
-
-    def rows_in_order(self, since: int, until: int) -> list[tuple[str, Row]]:
-        """(table, row) of the rows with since <= seq < until in order, as SQL holds them."""
-        return self._session.ask(chain.rows_between, since, until)
-
-    def kept_states(self) -> list[KeptState]:
-        """Every checkpoint and base snapshot, whole or not."""
-        return self._session.ask(records.kept_states)
-
     def close(self) -> None:
         with self._session.turn:
             mark = self._mark
@@ -554,38 +310,12 @@ class SqliteStore(Store):
             # The database's own descriptor last: closing it ends the locks of all connections.
             self._ends.close()
 
-    def _select(self, table: Table, condition: str, *values: int | str) -> list[Segment]:
-        return self._decoded(
-            table, self._session.query(table.select(condition), values), to_segments
-        )
-
-    def _decoded(
-        self,
-        table: Table,
-        rows: Sequence[Row],
-        decode: Callable[[Table, Sequence[Row]], Iterator[T]],
-    ) -> list[T]:
-        try:
-            return list(decode(table, rows))
-        except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
-            raise CorruptStoreError(
-                f"{self._name}: table {table.name}, seq {rows[0][0]} to {rows[-1][0]}, "
-                f"cannot be read: {error}"
-            ) from error
-
-
-def _parts(values: Sequence[T]) -> Iterator[tuple[tuple[T, ...], str]]:
-    """Values some hundreds at a time, each time with as many question marks for SQL."""
-    for start in range(0, len(values), _NAMES_AT_ONCE):
-        part = tuple(values[start : start + _NAMES_AT_ONCE])
-        yield part, ", ".join("?" * len(part))
-
 
 def _write(
-    connection: sqlite3.Connection, segments: Sequence[Segment], chained: tuple[int, bytes] | None
+    connection: Connection, segments: Sequence[Segment], chained: tuple[int, bytes] | None
 ) -> tuple[int, bytes] | None:
     """Insert and chain the rows of segments; where their chain ends. chained: where it did."""
-    for part in bounded(segments, _ROWS_AT_ONCE):
+    for part in bounded(segments, ROWS_AT_ONCE):
         merged = merge(part) if len(part) > 1 else [(part[0].seqs, part[0].batch)]
         written = []
         for seqs, batch in merged:

@@ -28,6 +28,8 @@ class Log:
                             "expired": False,
                             "delivered": True,
                             "open": batch.eligible is None or bool(batch.eligible[i].all()),
+                            "left": batch.closed_by is not None
+                            and int(batch.closed_by[i]) in (10, 11),
                             **{
                                 name: getattr(batch, name)[i]
                                 for name in (
@@ -64,7 +66,9 @@ class Log:
         if scorer is None:
             return float("nan")
         known = self.simulated.get((int(row["context"]), model))
-        if known is not None and known[1] <= row["number"]:
+        rule = row["rule"]
+        in_time = known is not None and not (rule.lanes and known[1] >= rule.since)
+        if in_time and known[1] <= row["number"]:
             value = scorer.theta[0] + scorer.effects[model]
             return float(
                 value + sum(a * b for a, b in zip(known[0], scorer.theta[1:], strict=True))
@@ -119,6 +123,8 @@ def raw_sums(log, spec, watermark, rate_min, part=0, missing=None, sticky=False)
     contrast = np.zeros((*shape, shape[1]))
     for row in log.rows[:watermark]:
         if row["rate"] < rate_min or not row["open"] or row["leader"] != row["number"]:
+            continue
+        if row["left"]:
             continue
         if part:
             band = spec.segments[part - 1]

@@ -11,7 +11,7 @@ from pathlib import Path
 from commands import run_command
 from running import running, until
 
-from equipoise.store.sqlite import chain
+from equipoise.store.sql import chain
 
 SERVICE = 'checkpoint_seconds = 0.3\nmode = "observe"\nanchor = "{}"\n'
 

@@ -25,6 +25,7 @@ from equipoise.store.contract import Store
 from equipoise.store.format.mark import mark_path
 from equipoise.store.journal import JournaledStore
 from equipoise.store.memory import MemoryStore
+from equipoise.store.postgres import PostgresStore
 from equipoise.store.sqlite import SqliteStore
 
 ExactRow: TypeAlias = tuple[int, str, tuple[tuple[str, object], ...]]
@@ -230,7 +231,7 @@ def log_of() -> Callable[..., list[ExactRow]]:
     return exact_log
 
 
-@pytest.fixture(params=["memory", "sqlite", "journaled"])
+@pytest.fixture(params=["memory", "sqlite", "journaled", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store of each kind."""
     kept: Store
@@ -238,6 +239,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
         kept = MemoryStore()
     elif request.param == "sqlite":
         kept = SqliteStore(tmp_path / "s.db")
+    elif request.param == "postgres":
+        kept = PostgresStore(request.getfixturevalue("postgres_url"))
     else:
         kept = JournaledStore(tmp_path / "s.db")
     with kept:

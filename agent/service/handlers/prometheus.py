@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -21,6 +21,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.statements import Situation
 from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
+from equipoise.agent.lanes.authority import Authority, LanesReport
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name
 from equipoise.agent.planning.forecast import Forecast
@@ -29,7 +30,7 @@ from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.control import Breaker, Clock, Switches
 from equipoise.agent.service.handlers.queries import expected_now
 from equipoise.agent.service.telemetry import Counters
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 RESTS = 20.0
@@ -45,13 +46,15 @@ class Exposition:
     def __init__(
         self,
         agent: Agent,
-        store: JournaledStore,
+        store: ServedStore,
         counters: Counters,
         switches: Switches,
         breaker: Breaker,
         analysis: AnalystClient,
         clock: Clock,
+        authority: Authority | None = None,
     ) -> None:
+        self._authority = authority
         self._agent = agent
         self._store = store
         self._counters = counters
@@ -80,8 +83,9 @@ class Exposition:
             return self._text
 
     def _families(self) -> Iterator[Metric]:
-        yield from self._traffic()
+        yield from traffic(self._counters, self._agent.models)
         yield from self._state()
+        yield from _lanes(LanesReport() if self._authority is None else self._authority.report())
         if self._analysis.newest is not None:
             yield from _knowledge(self._analysis.newest, self._switches.situation())
         if self._analysis.forecast is not None:
@@ -89,70 +93,6 @@ class Exposition:
                 self._analysis.forecast, self._agent, self._switches, self._analysis
             )
             yield from _expectation(made)
-
-    def _traffic(self) -> Iterator[Metric]:
-        counters = self._counters
-        decisions = CounterMetricFamily(
-            "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
-        )
-        for model in self._agent.models:
-            for randomized in (False, True):
-                count = counters.decisions[model, randomized]
-                decisions.add_metric([model, str(randomized).lower()], count)
-        yield decisions
-        yield CounterMetricFamily(
-            "equipoise_repeated_requests", "Requests decided before.", value=counters.repeated
-        )
-        yield _counter(
-            "equipoise_passed_through",
-            "Requests that were not decided, by reason.",
-            "reason",
-            counters.passed_through,
-        )
-        yield _counter(
-            "equipoise_outcomes", "Outcome parts by what became of them.", "what", counters.outcomes
-        )
-        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
-        yield _counter(
-            "equipoise_otlp", "What came by OTLP, by what became of it.", "what", counters.spans
-        )
-        waiting = GaugeMetricFamily(
-            "equipoise_otlp_waiting", "What of it waits, by kind.", labels=["kind"]
-        )
-        for kind, count in counters.waiting.items():
-            waiting.add_metric([kind], count)
-        yield waiting
-        yield _counter(
-            "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
-        )
-        refused = {str(status): count for status, count in counters.refused.items()}
-        yield _counter(
-            "equipoise_connections_refused",
-            "Connections that were closed for a limit.",
-            "status",
-            refused,
-        )
-        responses = CounterMetricFamily(
-            "equipoise_responses", "Responses.", labels=["route", "status"]
-        )
-        for (route, status), count in sorted(counters.responses.items()):
-            responses.add_metric([route, str(status)], count)
-        yield responses
-        seconds = HistogramMetricFamily(
-            "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
-        )
-        for route, histogram in sorted(counters.seconds.items()):
-            seconds.add_metric([route], histogram.cumulative(), histogram.total)
-        yield seconds
-        yield HistogramMetricFamily(
-            "equipoise_refresh_seconds",
-            "Work of one refresh.",
-            buckets=counters.refresh_seconds.cumulative(),
-            sum_value=counters.refresh_seconds.total,
-        )
-        yield CounterMetricFamily(
-            "equipoise_refresh_failures", "Refreshes that failed.", value=counters.refresh_failures
-        )
 
     def _state(self) -> Iterator[Metric]:
         agent, store, switches = self._agent, self._store, self._switches
@@ -259,6 +199,74 @@ def _spent(spent: Spent) -> Iterator[Metric]:
     yield unpriced
 
 
+def traffic(counters: Counters, models: Sequence[str]) -> Iterator[Metric]:
+    """What came over HTTP since the start. models: their names."""
+    decisions = CounterMetricFamily(
+        "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
+    )
+    for model in models:
+        for randomized in (False, True):
+            count = counters.decisions[model, randomized]
+            decisions.add_metric([model, str(randomized).lower()], count)
+    yield decisions
+    yield CounterMetricFamily(
+        "equipoise_repeated_requests", "Requests decided before.", value=counters.repeated
+    )
+    yield _counter(
+        "equipoise_passed_through",
+        "Requests that were not decided, by reason.",
+        "reason",
+        counters.passed_through,
+    )
+    yield _counter(
+        "equipoise_outcomes", "Outcome parts by what became of them.", "what", counters.outcomes
+    )
+    yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
+    yield _counter(
+        "equipoise_otlp", "What came by OTLP, by what became of it.", "what", counters.spans
+    )
+    waiting = GaugeMetricFamily(
+        "equipoise_otlp_waiting", "What of it waits, by kind.", labels=["kind"]
+    )
+    for kind, count in counters.waiting.items():
+        waiting.add_metric([kind], count)
+    yield waiting
+    yield _counter(
+        "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
+    )
+    refused = {str(status): count for status, count in counters.refused.items()}
+    yield _counter(
+        "equipoise_connections_refused",
+        "Connections that were closed for a limit.",
+        "status",
+        refused,
+    )
+    responses = CounterMetricFamily("equipoise_responses", "Responses.", labels=["route", "status"])
+    for (route, status), count in sorted(counters.responses.items()):
+        responses.add_metric([route, str(status)], count)
+    yield responses
+    seconds = HistogramMetricFamily(
+        "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
+    )
+    for route, histogram in sorted(counters.seconds.items()):
+        seconds.add_metric([route], histogram.cumulative(), histogram.total)
+    yield seconds
+    yield HistogramMetricFamily(
+        "equipoise_refresh_seconds",
+        "Work of one refresh.",
+        buckets=counters.refresh_seconds.cumulative(),
+        sum_value=counters.refresh_seconds.total,
+    )
+    yield CounterMetricFamily(
+        "equipoise_refresh_failures", "Refreshes that failed.", value=counters.refresh_failures
+    )
+
+
+def exposition_text(families: Iterable[Metric]) -> bytes:
+    """Metrics as a Prometheus server reads them."""
+    return _text(list(families))
+
+
 def _text(families: list[Metric]) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Read(families))
@@ -360,3 +368,32 @@ def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
     return family
+
+
+def _lanes(report: LanesReport) -> Iterator[Metric]:
+    states = {
+        "held": sum(lane.held for lane in report.lanes),
+        "lost": sum(lane.lost for lane in report.lanes),
+        "left": sum(not lane.held and not lane.lost for lane in report.lanes),
+    }
+    gauge = GaugeMetricFamily("equipoise_lanes", "Lanes of deciders, by state.", labels=["state"])
+    for state, count in states.items():
+        gauge.add_metric([state], count)
+    yield gauge
+    text = "Rows that deciders shipped and the log lacks."
+    gauge = GaugeMetricFamily("equipoise_shipped_waiting", text, labels=["kind"])
+    for kind in ("decisions", "outcomes", "reports"):
+        gauge.add_metric([kind], report.waiting.get(kind, 0))
+    yield gauge
+    yield GaugeMetricFamily(
+        "equipoise_lanes_behind_seconds",
+        "Age of the oldest publication whose decisions are not in the log.",
+        value=report.behind,
+    )
+    counts = {name: getattr(report, name) for name in _SHIPPED}
+    counts["refused"] = sum(report.refused.values())
+    text = "What deciders shipped, by what became of it."
+    yield _counter("equipoise_shipped", text, "what", counts)
+
+
+_SHIPPED = ("decisions", "late", "repeated", "bounded", "outcomes", "duplicates", "out_of_time")

@@ -15,6 +15,7 @@ import numpy as np
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.estimators.base import FAMILIES
+from equipoise.agent.lanes.authority import Authority, LanesReport
 from equipoise.agent.planning.forecast import Forecast, current, outlook
 from equipoise.agent.record_adapter import RecordAdapter
 from equipoise.agent.service.analyst.client import AnalystClient
@@ -40,7 +41,7 @@ from equipoise.agent.service.http.endpoints import Call
 from equipoise.agent.service.telemetry import Log
 from equipoise.agent.state.attempts import UNNAMED, reported_attempt
 from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
-from equipoise.store.journal import JournaledStore
+from equipoise.store.opening import ServedStore
 from equipoise.store.records import AttemptReport
 
 _RULE = re.compile(r"r[0-9a-f]{20}")
@@ -55,11 +56,13 @@ class Queries:
     def __init__(
         self,
         adapter: RecordAdapter,
-        store: JournaledStore,
+        store: ServedStore,
         switches: Switches,
         analysis: AnalystClient,
         log: Log,
+        authority: Authority | None = None,
     ) -> None:
+        self._authority = authority
         self._adapter = adapter
         self._store = store
         self._switches = switches
@@ -101,6 +104,11 @@ class Queries:
     async def budget(self, call: Call) -> BudgetAnswer:
         """The budget, what was spent and what is left."""
         return self._switches.budget(self._analysis.basis)
+
+    @Operation("GET", "/v1/lanes")
+    async def lanes(self, call: Call) -> LanesReport:
+        """The lanes of deciders, and what became of what they shipped."""
+        return LanesReport() if self._authority is None else self._authority.report()
 
     @Operation("GET", "/v1/forecast", weight=1)
     async def forecast(self, call: Call) -> Forecast:

@@ -26,8 +26,9 @@ from equipoise.agent.lifecycle.rules import rule_id
 from equipoise.agent.maintenance.audit import Audit, audit
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.records import Control
-from equipoise.store.sqlite import SqliteStore, chain
-from equipoise.store.sqlite.chain import Anchor
+from equipoise.store.sql import chain
+from equipoise.store.sql.chain import Anchor
+from equipoise.store.sqlite import SqliteStore
 
 GUARANTEES = Path(__file__).parents[3] / "docs/guarantees.md"
 Change = str | Callable[[sqlite3.Connection], None]
@@ -108,7 +109,7 @@ def added(table: str, values: str) -> Callable[..., None]:
 
 def forged_state(connection: sqlite3.Connection) -> None:
     """Another state in the newest checkpoint, with the checksum that belongs to it."""
-    from equipoise.store.sqlite.records import checkpoint_checksum
+    from equipoise.store.sql.records import checkpoint_checksum
 
     key, seq, at, state = connection.execute(
         "SELECT id, seq, at, state FROM checkpoints ORDER BY id DESC LIMIT 1"

@@ -17,8 +17,8 @@ from equipoise.agent.maintenance.audit import audit
 from equipoise.store.batches import OutcomeBatch
 from equipoise.store.errors import LostRowsError
 from equipoise.store.records import Gap
+from equipoise.store.sql.records import insert_record
 from equipoise.store.sqlite import SqliteStore
-from equipoise.store.sqlite.records import insert_record
 
 FIRST, LOST = 200, 37
 

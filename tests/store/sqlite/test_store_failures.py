@@ -62,7 +62,7 @@ def test_a_refused_row_takes_its_whole_batch_along(
     store: SqliteStore, author: Any, log_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the batch travels in several statements."""
-    monkeypatch.setattr(sqlite_module, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(sqlite_module, "ROWS_AT_ONCE", 2)
     before = store.next_seq, store.decisions, log_of(store)
     names = [f"new-{row}" for row in range(6)] + ["b"]
     with pytest.raises(StoreError, match="request_id 'b' already has a decision"):

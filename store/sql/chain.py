@@ -18,7 +18,6 @@ Functions of an open connection; those that write run inside the caller's transa
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,6 +27,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from equipoise.store.format.sql_rows import DECISIONS, LOG_TABLES, OUTCOMES
+from equipoise.store.sql.connection import Connection
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -56,6 +56,13 @@ LOG, BEGINS, BROKEN = "log", "begins", "broken"
 _STATES = {"checkpoint": -1001, "root": -1002}
 # Ids below 0, so that what changes with every transaction stays on one page.
 _HEADS = {LOG: -1, **{name: -2 - index for index, name in enumerate(RECORDS)}}
+_KEEP = (
+    "INSERT INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+)
+_REPLACE = (
+    "INSERT INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+    " SET kind = excluded.kind, position = excluded.position, digest = excluded.digest"
+)
 _encode = msgspec.msgpack.Encoder().encode
 _LATER = {
     OUTCOMES.name: OUTCOMES.names.index("attempts"),
@@ -93,11 +100,11 @@ class Link:
     digest: str
 
 
-def begin(connection: sqlite3.Connection) -> None:
+def begin(connection: Connection) -> None:
     """Let the chain begin behind the rows that are there already."""
     ends = [f"SELECT max(seq) + 1 AS s FROM {table.name}" for table in LOG_TABLES]
     ends.append("SELECT max(seq) FROM roots WHERE sealed_at IS NOT NULL")
-    query = f"SELECT coalesce(max(s), 0) FROM ({' UNION ALL '.join(ends)})"
+    query = f"SELECT coalesce(max(s), 0) FROM ({' UNION ALL '.join(ends)}) AS ends"
     first = int(connection.execute(query).fetchone()[0])
     digest = first_digest(first).hex()
     _put(connection, [(first, BEGINS, first, digest), (_HEADS[LOG], LOG, first, digest)])
@@ -122,7 +129,7 @@ def _content(table: str, row: Row) -> bytes:
 
 
 def extend(
-    connection: sqlite3.Connection,
+    connection: Connection,
     end: tuple[int, bytes] | None,
     first: int,
     written: Sequence[tuple[str, Sequence[Row]]],
@@ -157,7 +164,7 @@ def _number(pair: tuple[str, Row]) -> int:
     return int(pair[1][0])
 
 
-def pin(connection: sqlite3.Connection, position: int | None = None) -> None:
+def pin(connection: Connection, position: int | None = None) -> None:
     """Store the digest after the first `position` rows (None: where the chain ends) for good."""
     head = _head(connection, LOG)
     if head is None:
@@ -175,16 +182,14 @@ def pin(connection: sqlite3.Connection, position: int | None = None) -> None:
     _put(connection, [(position, LOG, position, digest.hex())], keep=True)
 
 
-def forget(connection: sqlite3.Connection, position: int) -> None:
+def forget(connection: Connection, position: int) -> None:
     """Let the chain begin at the row that the log begins at now."""
     connection.execute(
         "DELETE FROM chain WHERE id >= 0 AND id < ? AND kind != ?", (position, BROKEN)
     )
 
 
-def note_state(
-    connection: sqlite3.Connection, kind: str, key: int, seq: int, checksum: str
-) -> None:
+def note_state(connection: Connection, kind: str, key: int, seq: int, checksum: str) -> None:
     """Keep a digest of a checkpoint or root beside it. key: its id; checksum: its checksum.
 
     Those of states that are kept no longer go.
@@ -197,7 +202,7 @@ def note_state(
     _put(connection, [(first - 2 * key, kind, seq, _state_digest(kind, seq, checksum))])
 
 
-def state_notes(connection: sqlite3.Connection, kind: str) -> dict[int, str]:
+def state_notes(connection: Connection, kind: str) -> dict[int, str]:
     """The digest of every state of a kind by its id."""
     rows = connection.execute("SELECT id, digest FROM chain WHERE kind = ?", (kind,))
     return {(_STATES[kind] - key) // 2: digest for key, digest in rows}
@@ -213,7 +218,7 @@ def _state_digest(kind: str, seq: int, checksum: str) -> str:
     return blake2b(b"equipoise chain" + content, digest_size=32).hexdigest()
 
 
-def extend_records(connection: sqlite3.Connection, name: str) -> None:
+def extend_records(connection: Connection, name: str) -> None:
     """Chain the records of one kind that were inserted since."""
     head = _head(connection, name)
     key, digest = (-1, _first_record_digest(name)) if head is None else (head.position, head.digest)
@@ -226,13 +231,13 @@ def extend_records(connection: sqlite3.Connection, name: str) -> None:
         _put(connection, [(_HEADS[name], name, key, last.hex())])
 
 
-def restart_records(connection: sqlite3.Connection, name: str) -> None:
+def restart_records(connection: Connection, name: str) -> None:
     """Chain one kind anew from what is there: for whoever removes records on purpose."""
     connection.execute("DELETE FROM chain WHERE id = ?", (_HEADS[name],))
     extend_records(connection, name)
 
 
-def anchor(connection: sqlite3.Connection, at: float) -> Anchor:
+def anchor(connection: Connection, at: float) -> Anchor:
     """Where every chain ends."""
     with _one_moment(connection):
         heads = {name: _head(connection, name) for name in _HEADS}
@@ -242,7 +247,7 @@ def anchor(connection: sqlite3.Connection, at: float) -> Anchor:
     return Anchor(at=at, log=places.pop(LOG, None), records=places)
 
 
-def links(connection: sqlite3.Connection) -> tuple[list[Link], Link | None]:
+def links(connection: Connection) -> tuple[list[Link], Link | None]:
     """Every stored digest of the log by position, and the one where its chain ends."""
     with _one_moment(connection):
         rows = connection.execute(
@@ -253,7 +258,7 @@ def links(connection: sqlite3.Connection) -> tuple[list[Link], Link | None]:
         return [Link(*row) for row in rows], _head(connection, LOG)
 
 
-def record_digests(connection: sqlite3.Connection, name: str) -> tuple[Link | None, dict[int, str]]:
+def record_digests(connection: Connection, name: str) -> tuple[Link | None, dict[int, str]]:
     """Where the chain of one kind of records ends, None where it never began, and D after each
     record that is there by its key."""
     digest = bytes.fromhex(_first_record_digest(name))
@@ -266,31 +271,31 @@ def record_digests(connection: sqlite3.Connection, name: str) -> tuple[Link | No
     return head, digests
 
 
-def _resume(connection: sqlite3.Connection) -> tuple[int, bytes]:
+def _resume(connection: Connection) -> tuple[int, bytes]:
     """Where the chain ended. Where its end is gone, nowhere, so that it is broken off."""
     head = _head(connection, LOG)
     return (-1, b"") if head is None else (head.position, bytes.fromhex(head.digest))
 
 
-def _break(connection: sqlite3.Connection, first: int, digest: bytes) -> tuple[int, bytes]:
+def _break(connection: Connection, first: int, digest: bytes) -> tuple[int, bytes]:
     """Go on at row `first`, where the log ends and the chain did not; kept for every audit."""
     digest = blake2b(digest + first_digest(first), digest_size=32).digest()
     connection.execute("DELETE FROM chain WHERE id >= ?", (first,))
     connection.execute(
         "INSERT INTO chain (id, kind, position, digest)"
-        " SELECT min(min(id), -100) - 1, ?, ?, ? FROM chain",
+        " SELECT CASE WHEN min(id) < -100 THEN min(id) ELSE -100 END - 1, ?, ?, ? FROM chain",
         (BROKEN, first, digest.hex()),
     )
     return first, digest
 
 
-def _advance(connection: sqlite3.Connection, start: int, digest: bytes, stop: int) -> bytes:
+def _advance(connection: Connection, start: int, digest: bytes, stop: int) -> bytes:
     for name, row in rows_between(connection, start, stop):
         digest = next_digest(digest, name, row)
     return digest
 
 
-def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> list[tuple[str, Row]]:
+def rows_between(connection: Connection, start: int, stop: int) -> list[tuple[str, Row]]:
     """(table, row) of every row with start <= number < stop, in order."""
     rows = [
         (table.name, row)
@@ -300,24 +305,19 @@ def rows_between(connection: sqlite3.Connection, start: int, stop: int) -> list[
     return sorted(rows, key=lambda pair: int(pair[1][0]))
 
 
-def _head(connection: sqlite3.Connection, name: str) -> Link | None:
+def _head(connection: Connection, name: str) -> Link | None:
     row = connection.execute(
         "SELECT kind, position, digest FROM chain WHERE id = ?", (_HEADS[name],)
     ).fetchone()
     return None if row is None else Link(*row)
 
 
-def _put(
-    connection: sqlite3.Connection, rows: list[tuple[int, str, int, str]], keep: bool = False
-) -> None:
-    verb = "INSERT OR IGNORE" if keep else "INSERT OR REPLACE"
-    connection.executemany(
-        f"{verb} INTO chain (id, kind, position, digest) VALUES (?, ?, ?, ?)", rows
-    )
+def _put(connection: Connection, rows: list[tuple[int, str, int, str]], keep: bool = False) -> None:
+    connection.executemany(_KEEP if keep else _REPLACE, rows)
 
 
 @contextlib.contextmanager
-def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+def _one_moment(connection: Connection) -> Iterator[None]:
     """What is read inside is of one moment, whatever a writer does meanwhile."""
     connection.execute("BEGIN")
     try:

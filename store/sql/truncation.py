@@ -18,6 +18,7 @@ import glob
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,9 +31,9 @@ from equipoise.store.contract import BaseSnapshot
 from equipoise.store.errors import CorruptStoreError, StoreError
 from equipoise.store.files import sync_to_disk
 from equipoise.store.format.sql_rows import LOG_TABLES, Row
-from equipoise.store.sqlite import chain
-from equipoise.store.sqlite.connection import Session, open_for_reading
-from equipoise.store.sqlite.records import base_checksum
+from equipoise.store.sql import chain
+from equipoise.store.sql.connection import Session
+from equipoise.store.sql.records import base_checksum, insert_root
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -44,7 +45,6 @@ FIRST_NUMBER = "coalesce((SELECT max(decisions) FROM roots WHERE sealed_at IS NO
 ROWS_AT_ONCE = 2000
 BREATH_SECONDS = 0.005
 """Between two bites, so that the log is written meanwhile."""
-_BUSY_SECONDS = 1.0
 _HIDDEN = re.compile(r"\.(?P<name>(?P<store>.+)\.\d+-(?P<last>\d+)\.[a-z]+\.parquet)\.part")
 _TYPES = {table.name: table.types for table in LOG_TABLES}
 _encode = msgspec.msgpack.Encoder().encode
@@ -61,14 +61,25 @@ class Trimmed:
 
 
 class Truncation:
-    """The beginning of the log of a store at `path`, read and moved through its session.
+    """The beginning of the log of a store, read and moved through its session.
 
+    name: what its archives are called after. reading: a session of its own for long reads.
+    remove_whole: drops what holds nothing but rows before this one, where that is quicker than
+    deleting them; how many rows.
     For any thread. Times are seconds since the epoch. Every method raises StoreError.
     """
 
-    def __init__(self, path: Path, session: Session) -> None:
-        self._path = path
+    def __init__(
+        self,
+        name: str,
+        session: Session,
+        reading: Callable[[], AbstractContextManager[Session]],
+        remove_whole: Callable[[int], int] = lambda before: 0,
+    ) -> None:
+        self._name = name
         self._session = session
+        self._reading = reading
+        self._remove_whole = remove_whole
 
     @property
     def begins(self) -> int:
@@ -93,13 +104,7 @@ class Truncation:
             decisions = connection.execute(
                 f"SELECT coalesce(({before}), {FIRST_NUMBER})", (seq,)
             ).fetchone()[0]
-            checksum = base_checksum(BaseSnapshot(seq, decisions, at, state))
-            key = connection.execute(
-                "INSERT INTO roots (seq, decisions, at, checksum, state) VALUES (?, ?, ?, ?, ?)",
-                (seq, decisions, at, checksum, state),
-            ).lastrowid
-            chain.note_state(connection, "root", key or 0, seq, checksum)
-            chain.pin(connection, seq)
+            insert_root(connection, BaseSnapshot(seq, decisions, at, state))
 
     def last_kept(self, now: float) -> float | None:
         """When the newest base was kept, of those that are not dated later than `now`."""
@@ -159,7 +164,7 @@ class Truncation:
         """
         try:
             if archive is not None:
-                finish_hidden(archive, self._path.name, self.begins)
+                finish_hidden(archive, self._name, self.begins)
             self.sweep(stopping)
             ripe = self.ripe(before, newer)
             if ripe is None:
@@ -167,7 +172,7 @@ class Truncation:
             base = self.base()
             start = 0 if base is None else base.seq
             digest = sha256((base.digest if base else "").encode())
-            written = _Archive(archive, f"{self._path.name}.{start:012d}-{ripe.seq - 1:012d}")
+            written = _Archive(archive, f"{self._name}.{start:012d}-{ripe.seq - 1:012d}")
             try:
                 count = self._copy_rows(ripe.seq, digest.update, written, stopping)
                 if count is None:
@@ -180,7 +185,7 @@ class Truncation:
             self.seal(ripe.seq, now, digest.hexdigest())
             files: tuple[Path, ...] = ()
             if archive is not None:
-                files = finish_hidden(archive, self._path.name, ripe.seq)
+                files = finish_hidden(archive, self._name, ripe.seq)
             self.sweep(stopping)
             return Trimmed(ripe.seq, count, digest.hexdigest(), files)
         except OSError as error:
@@ -195,8 +200,7 @@ class Truncation:
     ) -> int | None:
         """Archive every row before `until` in seq order; how many, None where it gave up."""
         count = 0
-        with contextlib.closing(open_for_reading(self._path, _BUSY_SECONDS)) as connection:
-            reader = Session(self._path, connection)
+        with self._reading() as reader:
             for low in range(self.begins, until, ROWS_AT_ONCE):
                 high = min(low + ROWS_AT_ONCE, until)
                 for table, row in reader.ask(chain.rows_between, low, high):
@@ -211,6 +215,7 @@ class Truncation:
 
     def sweep(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Delete the rows before the log's beginning, a few at a time, until there are none."""
+        self._remove_whole(self.begins)
         while not stopping() and self.delete_some(ROWS_AT_ONCE):
             time.sleep(BREATH_SECONDS)
 
@@ -221,7 +226,7 @@ class Truncation:
             for table in LOG_TABLES:
                 last = connection.execute(
                     f"SELECT max(seq) FROM (SELECT seq FROM {table.name}"
-                    " WHERE seq < ? ORDER BY seq LIMIT ?)",
+                    " WHERE seq < ? ORDER BY seq LIMIT ?) AS first",
                     (begins, rows),
                 ).fetchone()[0]
                 if last is not None:

@@ -20,8 +20,9 @@ from equipoise.store.format.mark import mark_path
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.journal import JournaledStore
 from equipoise.store.records import Alert, Control, RuleRecord
-from equipoise.store.sqlite import SqliteStore, chain, schema
-from equipoise.store.sqlite.chain import BROKEN, EVERY, RECORDS
+from equipoise.store.sql import chain
+from equipoise.store.sql.chain import BROKEN, EVERY, RECORDS
+from equipoise.store.sqlite import SqliteStore, schema
 
 
 def batches(author: Any) -> list[Batch]:

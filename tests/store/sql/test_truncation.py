@@ -21,7 +21,8 @@ from equipoise.store.errors import (
 )
 from equipoise.store.format.sql_rows import LOG_TABLES
 from equipoise.store.journal import JournaledStore
-from equipoise.store.sqlite import SqliteStore, truncation
+from equipoise.store.sql import truncation
+from equipoise.store.sqlite import SqliteStore
 
 CUT = 29
 

@@ -1,4 +1,4 @@
-"""Settings, eras, rules, alerts, controls, gaps and kept states in SQLite: what surrounds the log.
+"""Settings, eras, rules, alerts, controls, gaps and kept states in SQL: what surrounds the log.
 
 Functions of an open connection; those that write run inside the caller's transaction.
 """
@@ -26,7 +26,8 @@ from equipoise.store.contract import (
     check_setting,
 )
 from equipoise.store.records import Alert, Control, Era, Gap, RuleRecord
-from equipoise.store.sqlite import chain
+from equipoise.store.sql import chain
+from equipoise.store.sql.connection import Connection
 
 TAKEN = "tail_taken"
 """The fact that names tail files whose rows are in the log while they still stand there."""
@@ -68,7 +69,7 @@ class KeptState:
     noted: bool | None
 
 
-def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str) -> bool:
+def is_frozen(connection: Connection, store: str, name: str, value: str) -> bool:
     """Whether the setting is there; raises ContradictionError where it has another value."""
     row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
     if row is not None:
@@ -76,15 +77,15 @@ def is_frozen(connection: sqlite3.Connection, store: str, name: str, value: str)
     return row is not None
 
 
-def insert_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
+def insert_setting(connection: Connection, name: str, value: str) -> None:
     connection.execute("INSERT INTO settings (name, value) VALUES (?, ?)", (name, value))
 
 
-def read_settings(connection: sqlite3.Connection) -> dict[str, str]:
+def read_settings(connection: Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT name, value FROM settings ORDER BY name"))
 
 
-def is_kept(connection: sqlite3.Connection, store: str, record: StoredRecord) -> bool:
+def is_kept(connection: Connection, store: str, record: StoredRecord) -> bool:
     """Whether the record is there; raises ContradictionError where it has other content."""
     if isinstance(record, Era):
         eras = read_records(connection, Era, "WHERE era = ?", record.era)
@@ -102,22 +103,27 @@ def is_kept(connection: sqlite3.Connection, store: str, record: StoredRecord) ->
     return connection.execute(query, msgspec.structs.astuple(record)).fetchone() is not None
 
 
-def insert_record(connection: sqlite3.Connection, record: StoredRecord | Gap) -> None:
+def insert_record(connection: Connection, record: StoredRecord | Gap) -> None:
     """Insert and chain a record."""
     table = _TABLES[type(record)]
     values = [
         msgspec.json.encode(value).decode() if isinstance(value, list) else value
         for value in msgspec.structs.astuple(record)
     ]
-    marks = ", ".join("?" * len(values))
-    connection.execute(
-        f"INSERT INTO {table.name} ({', '.join(table.columns)}) VALUES ({marks})", values
-    )
+    columns, marks = ", ".join(table.columns), ", ".join("?" * len(values))
+    if table.key == "id":
+        columns, marks = f"id, {columns}", f"{_next_id(table.name)}, {marks}"
+    connection.execute(f"INSERT INTO {table.name} ({columns}) VALUES ({marks})", values)
     chain.extend_records(connection, table.name)
 
 
+def _next_id(table: str) -> str:
+    # What SQLite gives by itself. There is one writer, so it is the next in any database.
+    return f"(SELECT coalesce(max(id), 0) + 1 FROM {table})"
+
+
 def read_records(
-    connection: sqlite3.Connection, kind: type[R], where: str = "", *values: float | str
+    connection: Connection, kind: type[R], where: str = "", *values: float | str
 ) -> list[R]:
     """The records of a kind in the order they were kept, eras by number."""
     table = _TABLES[kind]
@@ -133,20 +139,24 @@ def read_records(
     return records
 
 
-def read_rule_ids(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-    """Ordinal and id of every rule: SQLite numbers them from 1."""
-    return connection.execute("SELECT id - 1, rule_id FROM rules ORDER BY id").fetchall()
+def read_rule_ids(connection: Connection) -> list[tuple[int, str]]:
+    """Ordinal and id of every rule: their keys count from 1."""
+    rows: list[tuple[int, str]] = connection.execute(
+        "SELECT id - 1, rule_id FROM rules ORDER BY id"
+    ).fetchall()
+    return rows
 
 
-def read_bodies(connection: sqlite3.Connection, after: int) -> list[tuple[int, str]]:
+def read_bodies(connection: Connection, after: int) -> list[tuple[int, str]]:
     """Key and text of some rules after that key."""
-    return connection.execute(
+    rows: list[tuple[int, str]] = connection.execute(
         "SELECT id, body FROM rules WHERE id > ? ORDER BY id LIMIT 256", (after,)
     ).fetchall()
+    return rows
 
 
-def delete_rules(connection: sqlite3.Connection, ordinals: Sequence[int]) -> None:
-    """The newest is never among them, so SQLite numbers later ones as if all were there."""
+def delete_rules(connection: Connection, ordinals: Sequence[int]) -> None:
+    """The newest is never among them, so later ones are numbered as if all were there."""
     connection.executemany(
         "DELETE FROM rules WHERE id = ? AND id < (SELECT max(id) FROM rules)",
         [(ordinal + 1,) for ordinal in ordinals],
@@ -155,30 +165,32 @@ def delete_rules(connection: sqlite3.Connection, ordinals: Sequence[int]) -> Non
         chain.restart_records(connection, "rules")
 
 
-def read_fact(connection: sqlite3.Connection, name: str) -> str | None:
+def read_fact(connection: Connection, name: str) -> str | None:
     row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
 
 
-def write_fact(connection: sqlite3.Connection, name: str, value: str | None) -> None:
+def write_fact(connection: Connection, name: str, value: str | None) -> None:
     """Set a fact; None removes it."""
     connection.execute("DELETE FROM facts WHERE name = ?", (name,))
     if value is not None:
         connection.execute("INSERT INTO facts (name, value) VALUES (?, ?)", (name, value))
 
 
-def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> None:
+def write_checkpoint(connection: Connection, checkpoint: Checkpoint) -> None:
     """Add a checkpoint and drop those beyond the newest three."""
     size = len(checkpoint.state)
     checksum = checkpoint_checksum(checkpoint.seq, checkpoint.at, checkpoint.state)
-    whole = size <= _PIECE
-    inserted = connection.execute(
-        "INSERT INTO checkpoints (seq, at, checksum, state)"
-        f" VALUES (?, ?, ?, {'?' if whole else 'zeroblob(?)'})",
-        (checkpoint.seq, checkpoint.at, checksum, checkpoint.state if whole else size),
+    in_pieces = size > _PIECE and isinstance(connection, sqlite3.Connection)
+    state = "zeroblob(?)" if in_pieces else "?"
+    key = insert_state(
+        connection,
+        "INSERT INTO checkpoints (id, seq, at, checksum, state)"
+        f" VALUES ({_next_id('checkpoints')}, ?, ?, ?, {state}) RETURNING id",
+        (checkpoint.seq, checkpoint.at, checksum),
+        size if in_pieces else checkpoint.state,
     )
-    key = int(inserted.lastrowid or 0)
-    if not whole:
+    if in_pieces and isinstance(connection, sqlite3.Connection):
         # SQLite copies what it is given: a large state goes in piece by piece.
         with connection.blobopen("checkpoints", "state", key) as blob:
             for piece in pieces(checkpoint.state):
@@ -192,7 +204,29 @@ def write_checkpoint(connection: sqlite3.Connection, checkpoint: Checkpoint) -> 
     chain.pin(connection)
 
 
-def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoint | None:
+def insert_root(connection: Connection, base: BaseSnapshot) -> None:
+    """Keep a base snapshot, and its digest beside it."""
+    checksum = base_checksum(base)
+    key = insert_state(
+        connection,
+        "INSERT INTO roots (id, seq, decisions, at, checksum, state)"
+        f" VALUES ({_next_id('roots')}, ?, ?, ?, ?, ?) RETURNING id",
+        (base.seq, base.decisions, base.at, checksum),
+        base.state,
+    )
+    chain.note_state(connection, "root", key, base.seq, checksum)
+    chain.pin(connection, base.seq)
+
+
+def insert_state(
+    connection: Connection, sql: str, values: Sequence[object], state: Buffer | int
+) -> int:
+    """Run an INSERT whose last value is a state, or its size; the key that it returns."""
+    last = state if isinstance(state, int) else memoryview(state)
+    return int(connection.execute(sql, (*values, last)).fetchall()[0][0])
+
+
+def newest_checkpoint(connection: Connection, next_seq: int) -> Checkpoint | None:
     """The newest checkpoint whose checksum holds and which is not ahead of the log."""
     # One at a time: three of them are three times the memory.
     rows = connection.execute("SELECT id, seq, at, checksum FROM checkpoints ORDER BY id DESC")
@@ -207,7 +241,7 @@ def newest_checkpoint(connection: sqlite3.Connection, next_seq: int) -> Checkpoi
     return None
 
 
-def kept_states(connection: sqlite3.Connection) -> list[KeptState]:
+def kept_states(connection: Connection) -> list[KeptState]:
     """Every checkpoint, then every base snapshot."""
     states = []
     for kind, columns in (("checkpoint", "at"), ("root", "decisions, at")):

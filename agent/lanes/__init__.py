@@ -1,0 +1,1 @@
+"""Many deciders, one authority: who draws, who counts, and how they meet."""

@@ -1,0 +1,1 @@
+"""What stores in SQL databases share: the statements that every database understands."""
