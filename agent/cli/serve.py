@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -78,6 +78,25 @@ def serve(
             help="Listen on this Unix socket, and on no port.", show_default="service.uds"
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Deciders that share the port, each a process of its own beside an authority.",
+            show_default="one process alone",
+        ),
+    ] = None,
+    role: Annotated[
+        Literal["authority", "decider", "both"],
+        typer.Option(
+            help="What this machine does: deciders alone, their authority alone, or both."
+        ),
+    ] = "both",
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Key of the experiment, for deciders.", show_default="STORE.key"),
+    ] = None,
     check: Annotated[
         bool, typer.Option(help="Only check the configuration and forecast the store's growth.")
     ] = False,
@@ -90,11 +109,17 @@ def serve(
     are passed through without a decision. Exit code 70 means that its state fell behind its log:
     start it again.
 
+    With --workers N several deciders share the port, and an authority beside them keeps the store.
+    On several machines the store is a PostgreSQL database: one runs --role authority, the others
+    --role decider with a copy of the key.
+
     Example: equipoise serve --config equipoise.toml --port 8080
     """
     import msgspec
 
-    from equipoise.agent.service.run import check_only, run
+    from equipoise.agent.service.roles import check_lanes
+    from equipoise.agent.service.roles import serve as serve_role
+    from equipoise.agent.service.run import check_only
 
     options = {
         "store": None if store is None else str(store),
@@ -110,7 +135,11 @@ def serve(
         overrides["uds"] = str(uds)
     elif host is not None or port is not None:
         overrides["uds"] = None
+    if workers is not None and role == "authority":
+        raise typer.BadParameter("an authority has no deciders", param_hint="--workers")
     if check:
+        if workers is not None or role != "both":
+            check_lanes(config, overrides)
         facts = check_only(config, overrides)
         sentence = facts.pop("sentence")
         if as_json:
@@ -118,4 +147,4 @@ def serve(
         else:
             say(sentence.splitlines())
     else:
-        raise typer.Exit(run(config, overrides))
+        raise typer.Exit(serve_role(config, overrides, role, workers, key))

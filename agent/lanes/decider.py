@@ -68,10 +68,6 @@ _AWAY_SECONDS = 0.2
 _UNLIMITED = float(2**62)
 
 
-class LostLaneError(AgentError):
-    """No lane is held now."""
-
-
 def lane_config(config: ExperimentConfig) -> ExperimentConfig:
     """The configuration as a lane decides by it: caps are the authority's to count, by tickets."""
     models = [msgspec.structs.replace(model, max_requests=None) for model in config.models]
@@ -218,6 +214,7 @@ class LaneKeeper:
     connect: opens a hub; called in the keeper's thread, again after trouble. key: 32 secret bytes.
     folder: of lane journals; made where it is missing. name: of the decider, for people. settings:
     times. run: has the thread that decides call something soon, in order. say: told what happens.
+    changed: told by the thread that decides which lane it is from now on.
 
     lane: the one that is held, None before the first. Only the thread that decides may use it.
     """
@@ -234,6 +231,7 @@ class LaneKeeper:
         run: Callable[[Call], None],
         clock: Callable[[], float] = time.time,
         say: Say = lambda event, facts: None,
+        changed: Callable[[Lane | None], None] = lambda lane: None,
     ) -> None:
         self.lane: Lane | None = None
         self.trouble: str | None = "no lane is leased yet"
@@ -244,7 +242,7 @@ class LaneKeeper:
         """Rows of lanes of others that were shipped for them."""
         self._connect, self._key, self._folder, self._name = connect, key, folder, name
         self._settings, self._durability = settings, durability
-        self._run, self._clock, self._say = run, clock, say
+        self._run, self._clock, self._say, self._changed = run, clock, say, changed
         self._hub: Hub | None = None
         self._held: Lane | None = None
         self._looked = -LOOK_SECONDS
@@ -256,7 +254,7 @@ class LaneKeeper:
 
     def start(self) -> None:
         """Begin to look for a lane."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
@@ -473,6 +471,7 @@ class LaneKeeper:
 
         def change() -> None:
             self.lane = lane
+            self._changed(lane)
 
         self._call(change)
         self._ready.set()
@@ -523,6 +522,7 @@ class LaneKeeper:
         def drop() -> None:
             if self.lane is lane:
                 self.lane = None
+                self._changed(None)
 
         self._held = None
         self._ready.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Protocol
@@ -57,4 +58,32 @@ def open_key(store: FileStore) -> bytes:
             missing = key_path(store.path)
             raise AgentError(f"the key of {store.path} is missing: restore {missing}")
         key = write_key(store.path)
+    return key
+
+
+KEY_VARIABLE = "EQUIPOISE_KEY"
+"""The environment variable that may hold a key, in 64 hexadecimal digits."""
+
+
+def given_key(file: str | os.PathLike[str] | None, store: Path | None) -> bytes:
+    """The key for a process that has no store of its own: from a file, the environment, or beside
+    a store on this machine. Raises AgentError where there is none, or none of its length."""
+    text = os.environ.get(KEY_VARIABLE)
+    if file is None and text:
+        with contextlib.suppress(ValueError):
+            if len(key := bytes.fromhex(text)) == KEY_BYTES:
+                return key
+        raise AgentError(f"{KEY_VARIABLE} is no key: expected {2 * KEY_BYTES} hexadecimal digits")
+    path = None if store is None else key_path(store)
+    path = path if file is None else Path(file)
+    if path is None:
+        raise AgentError(
+            f"a decider needs the experiment's key: give its file with --key, or {KEY_VARIABLE}"
+        )
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        raise AgentError(f"the key {path} does not exist: copy it from the authority") from None
+    if len(key) != KEY_BYTES:
+        raise AgentError(f"{path} has {len(key)} bytes, expected {KEY_BYTES}")
     return key

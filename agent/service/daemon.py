@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from equipoise.agent.agent import Agent
 from equipoise.agent.config import ExperimentConfig
-from equipoise.agent.config.service import JOBS, LaneSettings, ServiceSettings
+from equipoise.agent.config.service import JOBS, ServiceSettings
 from equipoise.agent.errors import AgentError
 from equipoise.agent.lanes.authority import TURN_SECONDS, Authority
 from equipoise.agent.lifecycle.opening import with_after_decision
@@ -27,7 +27,7 @@ from equipoise.agent.service.analyst.client import AnalystClient
 from equipoise.agent.service.analyst.connection import AnalystError
 from equipoise.agent.service.analyst.reports import Report
 from equipoise.agent.service.api.problems import Refusal
-from equipoise.agent.service.api.schema import Readiness
+from equipoise.agent.service.api.schema import PassThrough, Readiness
 from equipoise.agent.service.control import (
     APART_SECONDS,
     POLL_SECONDS,
@@ -111,12 +111,13 @@ class Daemon:
         self.authority = None if office is None else self._authority(office)
         self.hot = HotHandlers(
             self.adapter,
-            self.switches,
+            kill_switch,
             self.breaker,
             self.counters,
             settings.limits.rows,
             self.tokens,
             self.rates,
+            self._leaves_deciding,
         )
         self.analysis = AnalystClient(
             self.agent, store, self.counters, log, open_bytes, settings.limits.analyst_seconds
@@ -141,7 +142,7 @@ class Daemon:
         self._displaced = ""
 
     def _authority(self, office: Office) -> Authority:
-        lanes = self.settings.lanes or LaneSettings()
+        lanes = self.settings.lanes
         return Authority(
             self.agent,
             self.adapter,
@@ -156,6 +157,9 @@ class Daemon:
             settled=self._settled,
             deposed=self._deposed,
         )
+
+    def _leaves_deciding(self) -> PassThrough | None:
+        return None if self.authority is None else "no-decider"
 
     def _vouch(self, report: Shipped, decision_id: str) -> None:
         """Refuse what came to a decider with the token of another decision."""

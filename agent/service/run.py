@@ -45,7 +45,7 @@ from equipoise.agent.lifecycle.stored_config import changes
 from equipoise.agent.maintenance.key_file import open_key
 from equipoise.agent.monitors.lost_rows import smallest_certifiable
 from equipoise.agent.service.app import build, otlp_of
-from equipoise.agent.service.daemon import BROKEN, Daemon
+from equipoise.agent.service.daemon import BROKEN, Daemon, Office
 from equipoise.agent.service.handlers.otlp import SETTLE_EVERY_SECONDS
 from equipoise.agent.service.hot_path.application import Application, DirectProtocol
 from equipoise.agent.service.http.access import Tokens
@@ -124,7 +124,7 @@ def _is_left_over(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+def listening(settings: ServiceSettings) -> Iterator[socket.socket]:
     """A listening socket, whose file is removed in the end, unless another took its place."""
     listener = listen(settings)
     file = settings.uds and os.stat(settings.uds).st_ino
@@ -359,28 +359,34 @@ def _retention(file: ConfigFile) -> list[str]:
     return [f"rows older than {days} {where}: the store stops growing by then"]
 
 
-def run(path: Path, overrides: Mapping[str, object]) -> int:
-    """Serve until a signal; the exit code.
+Elected: TypeAlias = Callable[[ServiceSettings], contextlib.AbstractContextManager[Office]]
+"""Waits until this process is the authority; what it gives is held while the experiment opens."""
+
+
+def run(
+    path: Path,
+    overrides: Mapping[str, object],
+    elected: Elected | None = None,
+    process: str = "",
+) -> int:
+    """Serve until a signal; the exit code. elected: of an authority, None where requests are
+    decided here. process: which one of several it is, for its log.
 
     Raises ConfigError, StoreError, AgentError or ListenError.
     """
     file = load_file(path, overrides)
     _possible(file)
     config, settings = file.experiment, file.service
-    log = Log(settings.log_level)
-    gather_library_lines(log)
-    files = raise_limit(settings.limits.connections)
-    if files.sentence:
-        log.warning("descriptors", sentence=files.sentence)
-        fewer = msgspec.structs.replace(settings.limits, connections=files.connections)
-        settings = msgspec.structs.replace(settings, limits=fewer)
+    log, settings = begin_log(settings, process)
     tokens = Tokens(settings.tokens)
     with (
-        _listening(settings) as listener,
+        listening(settings) as listener,
         _opened(settings) as store,
         _joining(file, log) as joining,
     ):
-        daemon = Daemon(config, settings, store, open_key(store), log)
+        key = open_key(store)
+        with contextlib.nullcontext() if elected is None else elected(settings) as office:
+            daemon = Daemon(config, settings, store, key, log, office)
         switch = daemon.switches.kill_switch
         signals: Signals = {
             signal.SIGHUP: partial(
@@ -397,6 +403,19 @@ def run(path: Path, overrides: Mapping[str, object]) -> int:
         front = build(daemon, tokens, page(daemon.analysis, daemon.jobs), otlp)
         serve_front(front, settings, listener, daemon.counters.refused, signals, log)
         return daemon.exit_code
+
+
+def begin_log(settings: ServiceSettings, process: str = "") -> tuple[Log, ServiceSettings]:
+    """The log of a process that serves, and the settings with as many connections as it may
+    open."""
+    log = Log(settings.log_level, process=process)
+    gather_library_lines(log)
+    files = raise_limit(settings.limits.connections)
+    if files.sentence:
+        log.warning("descriptors", sentence=files.sentence)
+        fewer = msgspec.structs.replace(settings.limits, connections=files.connections)
+        settings = msgspec.structs.replace(settings, limits=fewer)
+    return log, settings
 
 
 def _end(seconds: float) -> None:

@@ -103,10 +103,14 @@ def gather_library_lines(log: Log) -> None:
 
 
 class Log:
-    """Writes events of `level` and above."""
+    """Writes events of `level` and above. process: which one of several writes, "" for the only
+    one."""
 
-    def __init__(self, level: str = "info", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, level: str = "info", stream: TextIO | None = None, process: str = ""
+    ) -> None:
         self._stream = sys.stderr if stream is None else stream
+        self._always = {"process": process} if process else {}
         self.level = level
 
     def debug(self, event: str, **facts: object) -> None:
@@ -130,7 +134,8 @@ class Log:
     def _write(self, level: str, event: str, facts: dict[str, object]) -> None:
         if LEVELS.index(level) < LEVELS.index(self.level):
             return
-        line = msgspec.json.encode({"time": time.time(), "level": level, "event": event, **facts})
+        head = {"time": time.time(), "level": level, "event": event, **self._always}
+        line = msgspec.json.encode({**head, **facts})
         try:
             self._stream.write(line.decode() + "\n")
             self._stream.flush()

@@ -121,8 +121,8 @@ class Term:
 class Parcel:
     """What a lane ships: rows of one kind that were logged one after another.
 
-    place: 0, 1, 2, … in the lane, one for each parcel. kind: `decisions` (body: a frame of a
-    DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by its
+    place: 0, 1, 2, … in the lane, one for each parcel. kind: `decisions` (body: `batch_to_body` of
+    a DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by its
     counters), or `reports` (a JSON list of `Report`, of decisions of any lane). version: of the
     publication that decisions were made under; of others 0. rows: how many. A hub reads no body.
 

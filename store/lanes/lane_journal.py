@@ -309,10 +309,10 @@ def _parcel(lane: int, place: int, group: Sequence[Entry]) -> Parcel:
         body = b"[%s]" % b",".join(lists)
     else:
         batch = joined([entry.content for entry in group if not isinstance(entry.content, bytes)])
-        body = batch_to_body(batch)
         if isinstance(batch, DecisionBatch):
             first, version = int(batch.number[0]), head.version
             names = tuple(batch.request_id or ())
+        body = batch_to_body(batch)
     kind = _KINDS[head.kind]
     return Parcel(lane, place, kind, version, rows, body, first=first, request_ids=names)
 

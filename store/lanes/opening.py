@@ -17,13 +17,18 @@ def hub_path(store: str | Path) -> Path:
     return path.with_name(path.name + SUFFIX)
 
 
+def is_url(where: str | Path) -> bool:
+    """Whether a store is in PostgreSQL, and no file."""
+    return str(where).startswith(("postgresql://", "postgres://"))
+
+
 def open_hub(where: str | Path, durability: Durability = "process", seconds: float = 10.0) -> Hub:
     """The hub beside a store. where: the path of a SQLite store, or a URL `postgresql://…`.
 
     durability: as of the store, for SQLite; PostgreSQL waits for its disk. seconds: patience with
     others and with the server. Raises HubError.
     """
-    if not str(where).startswith(("postgresql://", "postgres://")):
+    if not is_url(where):
         return SqliteHub(hub_path(where), durability, seconds)
     try:
         # Not everybody has it, and it takes its time.

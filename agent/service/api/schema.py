@@ -27,8 +27,12 @@ PassThrough: TypeAlias = Literal[
     "store-failed",
     "stopping",
     "restarting",
+    "lane-lost",
+    "no-decider",
 ]
-"""Why a request was passed through: it is not in the log and nothing will be learnt from it."""
+"""Why a request was passed through: it is not in the log and nothing will be learnt from it.
+lane-lost: a decider without a lane, or without word from its hub. no-decider: an authority, which
+leaves deciding to deciders."""
 MOST_BUDGET = 2**63 - 1
 Reason: TypeAlias = Annotated[
     str, msgspec.Meta(max_length=500, pattern=rf"^[^{UNPRINTABLE}]*$(?!\n)")

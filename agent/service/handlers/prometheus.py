@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -80,7 +80,7 @@ class Exposition:
             return self._text
 
     def _families(self) -> Iterator[Metric]:
-        yield from self._traffic()
+        yield from traffic(self._counters, self._agent.models)
         yield from self._state()
         if self._analysis.newest is not None:
             yield from _knowledge(self._analysis.newest, self._switches.situation())
@@ -89,70 +89,6 @@ class Exposition:
                 self._analysis.forecast, self._agent, self._switches, self._analysis
             )
             yield from _expectation(made)
-
-    def _traffic(self) -> Iterator[Metric]:
-        counters = self._counters
-        decisions = CounterMetricFamily(
-            "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
-        )
-        for model in self._agent.models:
-            for randomized in (False, True):
-                count = counters.decisions[model, randomized]
-                decisions.add_metric([model, str(randomized).lower()], count)
-        yield decisions
-        yield CounterMetricFamily(
-            "equipoise_repeated_requests", "Requests decided before.", value=counters.repeated
-        )
-        yield _counter(
-            "equipoise_passed_through",
-            "Requests that were not decided, by reason.",
-            "reason",
-            counters.passed_through,
-        )
-        yield _counter(
-            "equipoise_outcomes", "Outcome parts by what became of them.", "what", counters.outcomes
-        )
-        yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
-        yield _counter(
-            "equipoise_otlp", "What came by OTLP, by what became of it.", "what", counters.spans
-        )
-        waiting = GaugeMetricFamily(
-            "equipoise_otlp_waiting", "What of it waits, by kind.", labels=["kind"]
-        )
-        for kind, count in counters.waiting.items():
-            waiting.add_metric([kind], count)
-        yield waiting
-        yield _counter(
-            "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
-        )
-        refused = {str(status): count for status, count in counters.refused.items()}
-        yield _counter(
-            "equipoise_connections_refused",
-            "Connections that were closed for a limit.",
-            "status",
-            refused,
-        )
-        responses = CounterMetricFamily(
-            "equipoise_responses", "Responses.", labels=["route", "status"]
-        )
-        for (route, status), count in sorted(counters.responses.items()):
-            responses.add_metric([route, str(status)], count)
-        yield responses
-        seconds = HistogramMetricFamily(
-            "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
-        )
-        for route, histogram in sorted(counters.seconds.items()):
-            seconds.add_metric([route], histogram.cumulative(), histogram.total)
-        yield seconds
-        yield HistogramMetricFamily(
-            "equipoise_refresh_seconds",
-            "Work of one refresh.",
-            buckets=counters.refresh_seconds.cumulative(),
-            sum_value=counters.refresh_seconds.total,
-        )
-        yield CounterMetricFamily(
-            "equipoise_refresh_failures", "Refreshes that failed.", value=counters.refresh_failures
-        )
 
     def _state(self) -> Iterator[Metric]:
         agent, store, switches = self._agent, self._store, self._switches
@@ -257,6 +193,74 @@ def _spent(spent: Spent) -> Iterator[Metric]:
     for row in spent.models:
         unpriced.add_metric([row.model], float(row.model in spent.unpriced))
     yield unpriced
+
+
+def traffic(counters: Counters, models: Sequence[str]) -> Iterator[Metric]:
+    """What came over HTTP since the start. models: their names."""
+    decisions = CounterMetricFamily(
+        "equipoise_decisions", "Decisions since the start.", labels=["model", "randomized"]
+    )
+    for model in models:
+        for randomized in (False, True):
+            count = counters.decisions[model, randomized]
+            decisions.add_metric([model, str(randomized).lower()], count)
+    yield decisions
+    yield CounterMetricFamily(
+        "equipoise_repeated_requests", "Requests decided before.", value=counters.repeated
+    )
+    yield _counter(
+        "equipoise_passed_through",
+        "Requests that were not decided, by reason.",
+        "reason",
+        counters.passed_through,
+    )
+    yield _counter(
+        "equipoise_outcomes", "Outcome parts by what became of them.", "what", counters.outcomes
+    )
+    yield _counter("equipoise_bulk_rows", "Rows of bulk bodies.", "kind", counters.bulk)
+    yield _counter(
+        "equipoise_otlp", "What came by OTLP, by what became of it.", "what", counters.spans
+    )
+    waiting = GaugeMetricFamily(
+        "equipoise_otlp_waiting", "What of it waits, by kind.", labels=["kind"]
+    )
+    for kind, count in counters.waiting.items():
+        waiting.add_metric([kind], count)
+    yield waiting
+    yield _counter(
+        "equipoise_job_failures", "Runs of jobs that failed.", "job", counters.job_failures
+    )
+    refused = {str(status): count for status, count in counters.refused.items()}
+    yield _counter(
+        "equipoise_connections_refused",
+        "Connections that were closed for a limit.",
+        "status",
+        refused,
+    )
+    responses = CounterMetricFamily("equipoise_responses", "Responses.", labels=["route", "status"])
+    for (route, status), count in sorted(counters.responses.items()):
+        responses.add_metric([route, str(status)], count)
+    yield responses
+    seconds = HistogramMetricFamily(
+        "equipoise_handler_seconds", "Time inside a handler.", labels=["route"]
+    )
+    for route, histogram in sorted(counters.seconds.items()):
+        seconds.add_metric([route], histogram.cumulative(), histogram.total)
+    yield seconds
+    yield HistogramMetricFamily(
+        "equipoise_refresh_seconds",
+        "Work of one refresh.",
+        buckets=counters.refresh_seconds.cumulative(),
+        sum_value=counters.refresh_seconds.total,
+    )
+    yield CounterMetricFamily(
+        "equipoise_refresh_failures", "Refreshes that failed.", value=counters.refresh_failures
+    )
+
+
+def exposition_text(families: Iterable[Metric]) -> bytes:
+    """Metrics as a Prometheus server reads them."""
+    return _text(list(families))
 
 
 def _text(families: list[Metric]) -> bytes:

@@ -33,7 +33,7 @@ from equipoise.agent.service.api.schema import (
     PassThrough,
     Rejected,
 )
-from equipoise.agent.service.control import Breaker, Switches
+from equipoise.agent.service.control import Breaker, KillSwitch
 from equipoise.agent.service.http.access import ANYBODY, Caller, OutcomeTokens, Rates
 from equipoise.agent.service.telemetry import Counters
 from equipoise.store.batches import Closure, Ints, text_key
@@ -139,23 +139,26 @@ _NOT_THE_STORES_FAULT = (ContradictionError, SequenceError)
 class HotHandlers:
     """Handlers of decide, decide/batch and outcomes.
 
-    rows: the most rows of one body. tokens: names of decisions that cannot be guessed. rates: how
-    many requests a caller may have decided, None for any number. Every handler raises what
-    `refusal_of` understands.
+    adapter: decides and takes outcomes; None while a decider has none. rows: the most rows of one
+    body. tokens: names of decisions that cannot be guessed. rates: how many requests a caller may
+    have decided, None for any number. off: why nothing is decided here now, None where it is. Every
+    handler raises what `refusal_of` understands.
     """
 
     def __init__(
         self,
-        adapter: RecordAdapter,
-        switches: Switches,
+        adapter: RecordAdapter | None,
+        kill_switch: KillSwitch,
         breaker: Breaker,
         counters: Counters,
         rows: int,
         tokens: OutcomeTokens,
         rates: Rates | None = None,
+        off: Callable[[], PassThrough | None] = lambda: None,
     ) -> None:
-        self._adapter = adapter
-        self._switches = switches
+        self.adapter = adapter
+        self.off = off
+        self._kill_switch = kill_switch
         self._breaker = breaker
         self._counters = counters
         self._rows = rows
@@ -308,8 +311,9 @@ class HotHandlers:
 
     def _decided(self, requests: Sequence[Request]) -> list[DecisionAnswer]:
         """The answers to requests, decided together; all passed through where the store fails."""
-        adapter, reason = self._adapter, self._reason()
+        reason = self._reason()
         if reason is None:
+            adapter = self._adapter
             newest = adapter.agent.light.pending.next
             try:
                 if len(requests) == 1:
@@ -361,20 +365,34 @@ class HotHandlers:
 
     def _reason(self) -> PassThrough | None:
         """Why nothing is decided now, before anything was tried."""
-        if self._switches.kill_switch.on:
+        if self._kill_switch.on:
             return "kill-switch"
-        if self._adapter.agent.broken is not None:
+        if self.adapter is not None and self.adapter.agent.broken is not None:
             return "restarting"
         if self.stopping:
             return "stopping"
-        return self._breaker.reason if self._breaker.open else None
+        if self._breaker.open:
+            return self._breaker.reason
+        return self.off()
+
+    @property
+    def _adapter(self) -> RecordAdapter:
+        """Raises Refusal 503 while there is none."""
+        if self.adapter is None:
+            raise Refusal(503, "this decider holds no lane yet", retry_after=1.0)
+        return self.adapter
 
     def _observe(self, caller: Caller, outcomes: Sequence[OutcomeReport]) -> dict[str, int]:
         def check(numbers: Ints) -> None:
             for outcome, number in zip(outcomes, numbers.tolist(), strict=True):
                 if outcome.outcome_token is not None or self._tokens.asks(caller):
-                    name = decision_id(self._adapter.position(number))
-                    self._tokens.check(name, outcome.outcome_token, caller)
+                    # Below 0 in a decider: what it does not know. Of a request_id alone, which
+                    # decision that is its authority finds out, and compares the token then.
+                    name = outcome.decision_id
+                    if number >= 0:
+                        name = decision_id(self._adapter.position(number))
+                    if name is not None or outcome.outcome_token is None:
+                        self._tokens.check(name or "", outcome.outcome_token, caller)
                 if outcome.unit_id is not None:
                     self._check_unit(number, outcome.unit_id)
 
