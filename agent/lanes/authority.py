@@ -50,10 +50,10 @@ class Logger(Protocol):
 class LaneReport(msgspec.Struct, frozen=True, kw_only=True):
     """A lane as its authority sees it.
 
-    lane, name: the number, and of whom. held: whether its decider may draw; lost: whether it lost
-    its lease; whole: whether nothing of it is left to come. version: of the publication it acts by.
-    seconds: until its lease runs out; below 0 where it did. draws: how many requests it has
-    randomized, as it said last. tickets: how many it may randomize in all; null for any number.
+    lane: its number. name: of its decider. held: whether its decider may draw. lost: whether it
+    lost its lease. whole: whether nothing of it is left to come. version: of the publication it acts by.
+    seconds: until its lease runs out, below 0 where it did. draws: how many requests it has
+    randomized, as it said last. tickets: how many it may randomize in all, null for any number.
     """
 
     lane: int
@@ -68,29 +68,34 @@ class LaneReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LanesReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All lanes, and what became of what they shipped.
+    """All lanes, and what became of what they shipped since the authority started. Nothing at all
+    where requests are decided here.
 
-    version: of the newest publication; sequenced: the newest of which all decisions are in the log.
-    behind: seconds since that one was followed by another, 0 where it was not. waiting: rows that
-    are shipped and not in the log, by kind. decisions, late, repeated, bounded, outcomes,
-    duplicates, out_of_time, refused: since the authority started, as in `Sequenced`. problem: why
-    the hub cannot be reached; null where it can.
+    lanes: those that are held, or of which something is left to come. version: of the newest
+    publication, 0 before any. sequenced: the newest of which all decisions are in the log. behind:
+    seconds since that one was followed by another, 0 where it was not. waiting: rows that are
+    shipped and not in the log, by kind. decisions: that entered the log. late: those of them that
+    came after their lane was lost, and count as usage alone. repeated: those whose request another
+    lane had decided. bounded: those whose time was moved into what is possible. outcomes: parts
+    that entered. duplicates: parts that said nothing new. out_of_time: parts that came after their
+    window. refused: parts that the log cannot take, by reason. problem: why the hub cannot be
+    reached, null where it can.
     """
 
-    version: int
-    sequenced: int
-    behind: float
-    lanes: list[LaneReport]
-    waiting: dict[str, int]
-    decisions: int
-    late: int
-    repeated: int
-    bounded: int
-    outcomes: int
-    duplicates: int
-    out_of_time: int
-    refused: dict[str, int]
-    problem: str | None
+    lanes: list[LaneReport] = []
+    version: int = 0
+    sequenced: int = 0
+    behind: float = 0.0
+    waiting: dict[str, int] = {}
+    decisions: int = 0
+    late: int = 0
+    repeated: int = 0
+    bounded: int = 0
+    outcomes: int = 0
+    duplicates: int = 0
+    out_of_time: int = 0
+    refused: dict[str, int] = {}
+    problem: str | None = None
 
 
 class Authority:

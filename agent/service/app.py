@@ -139,6 +139,7 @@ def _plain(daemon: Daemon, openapi: bytes) -> tuple[Plain, ...]:
         daemon.breaker,
         daemon.analysis,
         daemon.clock,
+        daemon.authority,
     )
 
     async def metrics() -> tuple[int, bytes]:

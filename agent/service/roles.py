@@ -27,8 +27,9 @@ import msgspec
 from equipoise.agent.config import ConfigError
 from equipoise.agent.config.file import load_file
 from equipoise.agent.config.service import ServiceSettings
+from equipoise.agent.lanes.decider import lane_folder
 from equipoise.agent.lanes.publishing import refuse_lanes
-from equipoise.agent.maintenance.key_file import given_key
+from equipoise.agent.maintenance.key_file import given_key, key_path
 from equipoise.agent.service.daemon import Office
 from equipoise.agent.service.decider import UNIX, Decider, build_decider
 from equipoise.agent.service.http.access import Tokens
@@ -110,13 +111,6 @@ def check_lanes(config: Path, overrides: Mapping[str, object]) -> None:
         raise ConfigError([why], str(config))
 
 
-def lane_folder(settings: ServiceSettings) -> Path:
-    """Where deciders keep what their authority does not have yet."""
-    if settings.lanes.folder is not None:
-        return Path(settings.lanes.folder)
-    return Path("equipoise-lanes" if is_url(settings.store) else f"{settings.store}.lanes.d")
-
-
 def run_authority(order: Order) -> int:
     """Be the authority, or stand by until the office is free; the exit code."""
     return run(Path(order.config), order.overrides, _elected, order.name)
@@ -177,7 +171,7 @@ def run_decider(order: Order) -> int:
     beside = None if is_url(settings.store) else Path(settings.store)
     key = given_key(order.key or settings.lanes.key, beside)
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
-    folder = lane_folder(settings)
+    folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
     switch = decider.kill_switch
     signals: Signals = {
@@ -318,16 +312,21 @@ class Supervisor:
             )
             self._deciders.append(Child(made))
         first = [] if self._authority is None else [self._authority]
+        everybody = [*first, *self._deciders]
+        store = self._settings.store
+        # Of a new store there is no key before its authority has made one.
+        waits = not is_url(store) and not key_path(Path(store)).exists()
+        groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:
-            for group in (first, self._deciders):
+            for group in groups:
                 for child in group:
                     await child.start()
                 for child in group:
                     code = await self._first_ready(child)
                     if code is not None:
                         return code
-            watching = [loop.create_task(self._watch(child)) for child in (*first, *self._deciders)]
+            watching = [loop.create_task(self._watch(child)) for child in everybody]
             if not self._stopping.is_set():
                 self._say_address(listener)
             await self._stopping.wait()

@@ -122,8 +122,8 @@ class Parcel:
     """What a lane ships: rows of one kind that were logged one after another.
 
     place: 0, 1, 2, … in the lane, one for each parcel. kind: `decisions` (body: `batch_to_body` of
-    a DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by its
-    counters), or `reports` (a JSON list of `Report`, of decisions of any lane). version: of the
+    a DecisionBatch numbered by the lane's counters), `outcomes` (of the lane's own decisions, by
+    its counters), or `reports` (a JSON list of `Report`, of decisions of any lane). version: of the
     publication that decisions were made under; of others 0. rows: how many. A hub reads no body.
 
     first: counter of the first decision, the others follow without a gap; of other kinds 0.
@@ -235,10 +235,15 @@ class Hub(Protocol):
 
     # What deciders ask for.
 
-    def join(self, name: str, seconds: float) -> Lease:
+    def join(self, name: str, seconds: float, asked: str = "") -> Lease:
         """Lease a lane that nobody had. name: of the decider, for people. Its `adopted` is the
         newest publication of this moment: it cannot act by an earlier one. Raises HubError where no
-        authority has published anything yet."""
+        authority has published anything yet.
+
+        asked: a name of this request that nobody else gives. Whoever got no answer asks again by
+        the same name, gets the lane that it was given then, and leaves none behind that nobody
+        holds. Where that was ended by now it is whole, and the answer is another one.
+        """
 
     def ship(
         self,

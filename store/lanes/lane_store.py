@@ -81,7 +81,7 @@ class LaneStore(Store):
         facts: LaneFacts,
         durability: Durability = "process",
         *,
-        kept: int = KEPT_DECISIONS,
+        kept: int | None = None,
         waiting_rows: int = WAITING_ROWS,
     ) -> None:
         self.facts = facts
@@ -93,7 +93,7 @@ class LaneStore(Store):
         self._journal = LaneJournal(folder, facts, "asked" if self.must_sync else "never")
         self._outbox = Outbox(facts.lane, self._journal.cut)
         self._name = f"lane {facts.lane} in {folder}"
-        self._kept, self._limit = kept, waiting_rows
+        self._kept, self._limit = kept or KEPT_DECISIONS, waiting_rows
         self._records = MemoryStore()
         self._next_seq = self._decisions = self._oldest = 0
         self._numbers: dict[str, int] = {}

@@ -21,6 +21,7 @@ from equipoise.agent.agent import Agent
 from equipoise.agent.answers.statements import Situation
 from equipoise.agent.answers.status import Activity, State
 from equipoise.agent.budget.cost import Spent
+from equipoise.agent.lanes.authority import Authority, LanesReport
 from equipoise.agent.monitors.check import Status as CheckStatus
 from equipoise.agent.monitors.check import gravest_by_name
 from equipoise.agent.planning.forecast import Forecast
@@ -51,7 +52,9 @@ class Exposition:
         breaker: Breaker,
         analysis: AnalystClient,
         clock: Clock,
+        authority: Authority | None = None,
     ) -> None:
+        self._authority = authority
         self._agent = agent
         self._store = store
         self._counters = counters
@@ -82,6 +85,7 @@ class Exposition:
     def _families(self) -> Iterator[Metric]:
         yield from traffic(self._counters, self._agent.models)
         yield from self._state()
+        yield from _lanes(LanesReport() if self._authority is None else self._authority.report())
         if self._analysis.newest is not None:
             yield from _knowledge(self._analysis.newest, self._switches.situation())
         if self._analysis.forecast is not None:
@@ -364,3 +368,32 @@ def _counter(name: str, text: str, label: str, counts: dict[str, int]) -> Metric
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
     return family
+
+
+def _lanes(report: LanesReport) -> Iterator[Metric]:
+    states = {
+        "held": sum(lane.held for lane in report.lanes),
+        "lost": sum(lane.lost for lane in report.lanes),
+        "left": sum(not lane.held and not lane.lost for lane in report.lanes),
+    }
+    gauge = GaugeMetricFamily("equipoise_lanes", "Lanes of deciders, by state.", labels=["state"])
+    for state, count in states.items():
+        gauge.add_metric([state], count)
+    yield gauge
+    text = "Rows that deciders shipped and the log lacks."
+    gauge = GaugeMetricFamily("equipoise_shipped_waiting", text, labels=["kind"])
+    for kind in ("decisions", "outcomes", "reports"):
+        gauge.add_metric([kind], report.waiting.get(kind, 0))
+    yield gauge
+    yield GaugeMetricFamily(
+        "equipoise_lanes_behind_seconds",
+        "Age of the oldest publication whose decisions are not in the log.",
+        value=report.behind,
+    )
+    counts = {name: getattr(report, name) for name in _SHIPPED}
+    counts["refused"] = sum(report.refused.values())
+    text = "What deciders shipped, by what became of it."
+    yield _counter("equipoise_shipped", text, "what", counts)
+
+
+_SHIPPED = ("decisions", "late", "repeated", "bounded", "outcomes", "duplicates", "out_of_time")

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from lane_hubs import KEY, Hubs, config_of, keeper, request
 
+from equipoise.agent.agent import Agent
 from equipoise.agent.decisions.uniforms import Uniforms
 from equipoise.agent.errors import AgentError
 from equipoise.store.batches import Closure
-from equipoise.store.lanes import Report, Tickets
+from equipoise.store.lanes import HubError, Report, Tickets, lane_store
+from equipoise.store.lanes.memory import MemoryHub
 from equipoise.store.records import LANE_BITS, Outcome, decision_position
 
 
@@ -169,3 +171,144 @@ def test_sticky_units_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match=r"\[units\]"):
         kept.wait(10.0)
     kept.close(5.0)
+
+
+def killed(hubs: Hubs, folder: Path, decisions: int) -> int:
+    """A decider that decided and then died without shipping; its lane."""
+    kept = keeper(hubs, folder)
+    publishing(hubs, kept)
+    lane = kept.lane
+    with kept_still(kept):
+        kept._stopping.set()  # it ends without having shipped
+        for at in range(decisions):
+            lane.records.decide_one(request(f"k{at}"))
+        lane.records.observe([Outcome(decision_id=f"d{lane.lease.lane}-0", reward=1.0)])
+        kept._until = 0.0
+    kept._thread.join(10.0)
+    return lane.lease.lane
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_the_next_decider_ships_what_a_killed_one_left(tmp_path: Path, ended: bool) -> None:
+    hubs = Hubs()
+    lane = killed(hubs, tmp_path, 20)
+    assert hubs.shipped(lane) == []
+    assert len(list(tmp_path.glob("lane-*"))) == 3
+    if ended:
+        hubs.clock.now += 100.0
+        assert hubs.hub.end_lapsed(hubs.term, 0.0) == [lane]
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    until(lambda: kept.recovered)
+    assert kept.recovered == 21
+    assert hubs.shipped(lane) == list(range(20))
+    assert {p.late for p in hubs.hub.decisions(99) if p.lane == lane} == {ended}
+    (status,) = [each for each in hubs.hub.lanes() if each.lane == lane]
+    assert (status.whole, status.lost) == (True, ended)
+    drawn = sum(int(b.randomized.sum()) for b in hubs.decisions())
+    assert (status.spent.draws, sum(status.spent.models)) == (drawn, drawn)
+    kept.close(10.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_a_lease_that_the_hub_never_gave_are_put_aside_and_said(tmp_path: Path) -> None:
+    killed(Hubs(), tmp_path, 3)
+    hubs = Hubs()
+    hubs.hub.join("somebody", 60.0)  # lane 1 of another hub
+    hubs.hub._tokens += 5
+    hubs.hub._lanes[1].token = 77
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    until(lambda: any(event == "lane-refused" for event, _ in kept.said))
+    kept.close(10.0)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["lane-1.refused", "refused-lane-1.cuts", "refused-lane-1.tail.1"]
+
+
+def test_another_configuration_begins_a_new_lane_and_gives_the_old_one_back(
+    tmp_path: Path,
+) -> None:
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    first = kept.lane
+    first.records.decide_one(request("r0"))
+    hubs.config = config_of(policy={"assignment": "uniform", "rate": 0.25})
+    hubs.agent = Agent(hubs.config, hubs.agent.store, KEY, at=hubs.clock())
+    hubs.publish()
+    until(lambda: len(hubs.hub.lanes()) == 2)
+    hubs.publish()
+    until(lambda: kept.lane is not first)
+    made = kept.lane.records.decide_one(request("r1"))
+    assert (made.decision_id, made.rate) == ("d2-0", 0.25)
+    until(lambda: [each.whole for each in hubs.hub.lanes()] == [True, False])
+    # The decision of the lane before is somebody else's now.
+    assert kept.lane.records.observe([Outcome(decision_id="d1-0", reward=1.0)]).rows == 1
+    kept.close(10.0)
+    assert hubs.shipped(1) == [0]
+    assert hubs.shipped(2) == [0]
+    assert all(each.kind == "reports" for each in hubs.hub.outcomes(9))
+
+
+def test_a_hub_that_is_away_stops_nothing_until_the_lease_runs_out(tmp_path: Path) -> None:
+    hubs = Hubs()
+    away = False
+
+    def connect() -> MemoryHub:
+        if away:
+            raise HubError("nobody is there")
+        return Flaky(hubs.hub, lambda: away)
+
+    kept = keeper(hubs, tmp_path)
+    kept._connect = connect
+    publishing(hubs, kept)
+    lane = kept.lane
+    away = True
+    until(lambda: kept.trouble is not None)
+    assert kept.trouble == "nobody is there"
+    made = [lane.records.decide_one(request(f"r{at}")) for at in range(10)]
+    assert kept.decides
+    lane.until = time.monotonic()
+    assert not kept.decides
+    away = False
+    until(lambda: kept.decides)
+    assert kept.lane is lane  # nobody had ended it
+    kept.close(10.0)
+    assert hubs.shipped(1) == list(range(10))
+    assert [event for event, _ in kept.said].count("hub-away") == 1
+    assert len(made) == 10
+
+
+class Flaky:
+    """A hub that cannot be reached while `away`."""
+
+    def __init__(self, hub: MemoryHub, away: Callable[[], bool]) -> None:
+        self._hub, self._away = hub, away
+
+    def __getattr__(self, name: str) -> object:
+        if self._away():
+            raise HubError("nobody is there")
+        return getattr(self._hub, name)
+
+
+def test_a_lane_remembers_and_closes_a_bounded_number_of_decisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane_store, "KEPT_DECISIONS", 2000)
+    hubs = Hubs()
+    kept = keeper(hubs, tmp_path)
+    publishing(hubs, kept)
+    lane = kept.lane
+    for start in range(0, 12_000, 500):
+        lane.records.decide([request(f"r{at}") for at in range(start, start + 500)])
+        hubs.publish()
+        until(lambda: lane.publication.version == hubs.version)
+    assert lane.store.oldest == 10_000
+    assert lane.agent.light.pending.size < 8_000
+    # Of what it has forgotten its authority keeps the outcomes.
+    outcomes = [Outcome(decision_id=f"d1-{at}", reward=0.5) for at in (3, 11_000)]
+    assert lane.records.observe(outcomes).rows == 2
+    kept.close(10.0)
+    kinds = {p.kind: p.rows for p in hubs.hub.outcomes(9)}
+    assert kinds == {"outcomes": 1, "reports": 1}
+    assert hubs.shipped(1) == list(range(12_000))
