@@ -82,12 +82,15 @@ class Experiment:
         config: Path | Mapping[str, Any] | ExperimentConfig | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        key: Path | None = None,
     ) -> Self:
         """Open a store, which is made with its key where there is none.
 
-        store: the path of its file; None keeps everything in memory, for trying out. config: the
-        path of a TOML file, its content as a dict, or an `ExperimentConfig`; None takes the one the
-        store was opened with last. clock: seconds since the epoch, for rows without a time.
+        store: the path of its file, or a URL postgresql://host/database?schema=name; None keeps
+        everything in memory, for trying out. config: the path of a TOML file, its content as a
+        dict, or an `ExperimentConfig`; None takes the one the store was opened with last. clock:
+        seconds since the epoch, for rows without a time. key: the file of its secret key, where
+        that is not beside it.
 
         Raises ConfigError with every problem of a configuration, AgentError where the store was
         opened with another one that cannot be changed or its key is missing, and StoreError for a
@@ -97,8 +100,8 @@ class Experiment:
         from equipoise.agent.decisions.uniforms import new_key
         from equipoise.agent.lifecycle.opening import with_after_decision
         from equipoise.agent.maintenance.key_file import open_key
-        from equipoise.store.journal import JournaledStore
         from equipoise.store.memory import MemoryStore
+        from equipoise.store.opening import exists, named, open_served
 
         experiment = None if config is None else _experiment_config(config)
         if store is None:
@@ -107,13 +110,13 @@ class Experiment:
             memory = MemoryStore()
             experiment = with_after_decision(experiment, memory)
             return cls(Agent(experiment, memory, new_key(), at=clock()), clock)
-        if experiment is None and not os.path.exists(store):
-            raise _missing_config(os.fspath(store))
-        opened = JournaledStore(store)
+        if experiment is None and not exists(store):
+            raise _missing_config(named(store))
+        opened = open_served(store)
         try:
             experiment = _stored_config(opened) if experiment is None else experiment
             experiment = with_after_decision(experiment, opened)
-            return cls(Agent(experiment, opened, open_key(opened), at=clock()), clock)
+            return cls(Agent(experiment, opened, open_key(opened, key), at=clock()), clock)
         except BaseException:
             opened.close()
             raise

@@ -36,8 +36,9 @@ from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.connection_limits import BACKLOG
 from equipoise.agent.service.run import Signals, begin_log, listening, run, serve_front
 from equipoise.agent.service.telemetry import Log
+from equipoise.store.address import files_of, is_url
 from equipoise.store.lanes import HubError, TermEndedError
-from equipoise.store.lanes.opening import is_url, open_hub
+from equipoise.store.lanes.opening import open_hub
 
 Role: TypeAlias = Literal["authority", "decider", "both"]
 
@@ -168,8 +169,7 @@ def run_decider(order: Order) -> int:
         fewer = msgspec.structs.replace(settings.limits, decide_per_second=rate)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    beside = None if is_url(settings.store) else Path(settings.store)
-    key = given_key(order.key or settings.lanes.key, beside)
+    key = given_key(order.key or settings.lanes.key or settings.key, files_of(settings.store))
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
     folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
