@@ -190,10 +190,7 @@ class Authority:
             self.problem = None
 
     async def _work(self) -> None:
-        now = time.monotonic()
-        if now - self._kept >= self._term_seconds * _KEEP_SHARE:
-            self._term = await self._ask(self._hub.keep, self._term)
-            self._kept = now
+        await self._keep()
         await self._look()
         for lane in await self._ask(self._hub.end_lapsed, self._term, self._grace):
             self._log.warning("lane-lost", lane=lane)
@@ -202,6 +199,14 @@ class Authority:
         await self._sequence()
         await self._take_outcomes()
         await self._tidy()
+
+    async def _keep(self) -> None:
+        """Renew the term where that is due; in the middle of a long turn too, such as the first one
+        after an outage."""
+        now = time.monotonic()
+        if now - self._kept >= self._term_seconds * _KEEP_SHARE:
+            self._term = await self._ask(self._hub.keep, self._term)
+            self._kept = now
 
     async def _finish(self) -> None:
         await self._look()
@@ -284,6 +289,7 @@ class Authority:
 
     async def _forget(self, finished: list[tuple[int, int]]) -> None:
         await asyncio.to_thread(self._settled)
+        await self._keep()
         await self._ask(self._hub.forget, self._term, finished)
 
     async def _tidy(self) -> None:

@@ -160,10 +160,10 @@ class LaneKeeper:
                 pause = max(pause, _AWAY_SECONDS)
             except AgentError as error:
                 self.fault = error
-                self.trouble = str(error)
+                self._trouble("lane-impossible", error)
                 self._ready.set()
             except Exception as error:  # a thread that died would leave rows waiting without a word
-                self._trouble("lane", error)
+                self._trouble("lane-fault", error)
                 pause = max(pause, _AWAY_SECONDS)
             self._stopping.wait(pause)
         self._end()
@@ -431,7 +431,7 @@ class LaneKeeper:
                         break
                     time.sleep(_AWAY_SECONDS)
         except Exception as error:
-            self._trouble("lane", error)
+            self._trouble("lane-fault", error)
         if lane is not None:
             lane.store.close()
         if self._hub is not None:

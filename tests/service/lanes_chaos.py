@@ -1,4 +1,4 @@
-"""Kill -9 any process of several deciders and their authority, and compare the log with the answers.
+"""Kill -9 any process of several deciders and their authority; compare the log with the answers.
 
 python tests/service/lanes_chaos.py --kills 200 --seed 1 --kind postgres
 
@@ -7,9 +7,9 @@ over one PostgreSQL server, which is killed too. sqlite: the same over one SQLit
 beside it. workers: `serve --workers 3`, one port; its children are killed, and now and then the
 supervisor. Everybody starts again after a moment, now and then only when its lease has run out.
 
-Clients send requests to whichever decider answers, some of them to a second one too, and what became
-of them to any. Then everybody is started once more, and everything that was acknowledged is looked
-for in the log.
+Clients send requests to whichever decider answers, some of them to a second one too, and what
+became of them to any. Then everybody is started once more, and everything that was acknowledged is
+looked for in the log.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import os
 import random
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,26 @@ from equipoise.agent.decisions.uniforms import new_key
 from equipoise.agent.maintenance.audit import audit
 from equipoise.agent.maintenance.key_file import write_key
 from equipoise.agent.record_adapter import RecordAdapter
+from equipoise.agent.service.daemon import DEPOSED
 from equipoise.store.batches import Closure, DecisionBatch, OutcomeBatch
 from equipoise.store.contract import Store
+from equipoise.store.opening import open_store
 from equipoise.store.records import decision_id
 from equipoise.store.sqlite import SqliteStore
 
 KINDS = ("postgres", "sqlite", "workers")
 DECIDERS, CLIENTS = 3, 4
 LEASE_SECONDS = 2.0
-MODEL_CAP, SEGMENT_CAP, BUDGET_STEP = 1_500, 150, 250
+MODEL_CAP, SEGMENT_CAP, BUDGET_STEP = 4_000, 600, 1_000
 CONFIG = f"""
 name = "chat"
-models = [{{name = "large", price = 0.02}}, {{name = "small", price = 0.01, max_requests = {MODEL_CAP}}}]
+[[models]]
+name = "large"
+price = 0.02
+[[models]]
+name = "small"
+price = 0.01
+max_requests = {MODEL_CAP}
 [features]
 context = [{{type = "number", name = "words", low = 0, scale = 100}}]
 outputs = [{{type = "number", name = "seconds"}}]
@@ -104,8 +113,6 @@ class Member:
     def start(self) -> None:
         if self.process is not None and self.process.poll() is None:
             return
-        if self.process is not None:
-            self.codes[self.process.wait()] += 1
         self.process = fork(["serve", *self._arguments, "--port", self.port])
         for stream in (self.process.stdout, self.process.stderr):
             threading.Thread(target=self._read, args=(stream,), daemon=True).start()
@@ -123,12 +130,12 @@ class Member:
             self.process.kill()
             self.process.wait(PATIENCE)
 
-    def restart(self) -> bool:
-        """Start it where it ended by itself, as an orchestrator would; whether it had."""
-        ended = self.process is not None and self.process.poll() is not None
-        if ended:
+    def restart(self) -> None:
+        """Start it where it ended by itself, as an orchestrator would."""
+        code = None if self.process is None else self.process.poll()
+        if code is not None:
+            self.codes[code] += 1
             self.start()
-        return ended
 
     def end(self) -> int:
         """Stop it in order; its exit code, None where it was gone."""
@@ -154,8 +161,8 @@ def ask(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
 
 @dataclass
 class Promises:
-    """What was acknowledged. decisions: answers by decision_id, with when each came; outcomes: parts
-    by what named their decision; caps: budgets in requests, with when each was asked for."""
+    """What was acknowledged. decisions: answers by decision_id, with when each came; outcomes:
+    parts by what named their decision; caps: budgets in requests, with when each was asked for."""
 
     decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
     came: dict[str, float] = field(default_factory=dict)
@@ -312,7 +319,7 @@ class Fleet:
             lanes += f'authority = "http://127.0.0.1:{authority}"\n'
         path.write_text(CONFIG + lanes)
         arguments: list[Any] = ["--role", role, "--config", path, "--store", self.store]
-        if key is not None and role == "decider":
+        if key is not None:
             arguments += ["--key", key]
         return Member(name, arguments, port)
 
@@ -338,6 +345,12 @@ class Fleet:
         """The port of whoever holds the office."""
         return next((m.port for m in self.authorities if _is_ready(m.port, "/healthz")), None)
 
+    def tend(self, away: Collection[str] = ()) -> None:
+        """Start those again that ended by themselves, but for these."""
+        for member in self.members:
+            if member.name not in away:
+                member.restart()
+
     def victims(self) -> list[str]:
         """Whom to kill, as often as it is named."""
         return [member.name for member in self.members]
@@ -349,15 +362,14 @@ class Fleet:
         next(member for member in self.members if member.name == name).start()
 
     def end(self) -> list[str]:
-        """Stop everybody in order; what went wrong with that."""
+        """Stop everybody in order; what went wrong with that. Who stood by has nothing to end."""
         found = []
         for group in (self.deciders, self.authorities):
             for member in group:
-                member.restart()
                 member.signal(signal.SIGTERM)
             for member in group:
                 code = member.end()
-                if code != 0:
+                if code not in (0, -signal.SIGTERM, DEPOSED):
                     found.append(f"{member.name} ended with {code}: {''.join(member.lines[-5:])}")
         return found
 
@@ -414,14 +426,14 @@ class Database(Fleet):
 
     def kill(self, name: str) -> None:
         if name != "postgres":
-            return super().kill(name)
-        if self._starting is None or not self._starting.is_alive():
+            super().kill(name)
+        elif self._starting is None or not self._starting.is_alive():
             self.server.kill()
 
     def revive(self, name: str) -> None:
         if name != "postgres":
-            return super().revive(name)
-        if self._starting is None or not self._starting.is_alive():
+            super().revive(name)
+        elif self._starting is None or not self._starting.is_alive():
             self._starting = threading.Thread(target=self.server.start)
             self._starting.start()
 
@@ -475,10 +487,7 @@ def torment(fleet: Fleet, steps: list[Step], seed: int, promises: Promises) -> N
         while time.monotonic() < due:
             while waiting and waiting[0][0] <= time.monotonic():
                 fleet.revive(heapq.heappop(waiting)[1])
-            away = {name for _, name in waiting}
-            for member in fleet.members:
-                if member.name not in away:
-                    promises.calls[f"{member.name} ended by itself"] += member.restart()
+            fleet.tend({name for _, name in waiting})
             raise_budget(fleet, promises)
             time.sleep(TURN_SECONDS)
         if all(step.name != name for _, name in waiting):
@@ -486,7 +495,7 @@ def torment(fleet: Fleet, steps: list[Step], seed: int, promises: Promises) -> N
             heapq.heappush(waiting, (time.monotonic() + step.away, step.name))
     while waiting:
         fleet.revive(heapq.heappop(waiting)[1])
-    until(lambda: [member.restart() for member in fleet.members] and fleet.decides(), PATIENCE)
+    until(lambda: fleet.tend() or fleet.decides(), PATIENCE)
     for client in clients:
         client.stopping = True
     for client in clients:
@@ -515,6 +524,7 @@ def drain(fleet: Fleet, found: list[str]) -> dict[str, Any]:
     """Wait until everything is in the log; the last report of lanes."""
 
     def idle() -> dict[str, Any] | None:
+        fleet.tend()
         port = fleet.authority()
         if port is None:
             return None
@@ -544,6 +554,7 @@ class Findings:
     repeated: int = 0
     drawn: int = 0
     sliced: int = 0
+    ended: dict[str, dict[int, int]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
 
@@ -656,6 +667,7 @@ def study(
         with open_log() as log:
             found = compare(log, promises)
             found.faults = promises.wrong + found.faults
+            found.ended = {each.name: dict(each.codes) for each in fleet.members if each.codes}
             if not is_the_fold(log):
                 found.faults.append("the state is not the fold of the log")
         with open_log() as log:
@@ -678,12 +690,13 @@ def _fleet(folder: Path, kind: str) -> Iterator[tuple[Fleet, Any, bytes]]:
         fleet = Workers(folder, str(store)) if kind == "workers" else Fleet(folder, str(store))
         yield fleet, lambda: SqliteStore(store, read_only=True), key
         return
-    from postgres import private_server
+    sys.path.append(str(Path(__file__).parents[1]))
+    from postgres import own_server
 
     key_file, key = folder / "chat.key", new_key()
     key_file.touch(mode=0o600)
     key_file.write_bytes(key)
-    with private_server() as server:
+    with own_server() as server:
         database = Database(folder, server, key_file)
         yield database, lambda: open_store(database.store, read_only=True), key
 
@@ -712,6 +725,7 @@ def main() -> None:
         f"{len(promises.caps)} budgets; {len(found.faults)} faults"
     )
     print(dict(promises.calls))
+    print("ended by themselves:", found.ended)
     for fault in found.faults[:30]:
         print(f"  {fault}")
     raise SystemExit(bool(found.faults))
