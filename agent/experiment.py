@@ -29,7 +29,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import pathlib
 import socket
 import threading
 import time
@@ -135,7 +134,8 @@ class Experiment:
         authority`, or with `--workers`).
 
         store: its URL `postgresql://…`, or the path of its store on this machine. key: the
-        experiment's, or the file that holds it; by default beside the store, or in EQUIPOISE_KEY.
+        experiment's, or the file that holds it; by default EQUIPOISE_KEY, or where that of the
+        store lies.
         folder: for what the authority does not have yet; made where it is missing, and kept by
         programs that follow each other. seconds: to wait for a lane; without one, requests are
         served as routed until there is. settings: times, by default those of `[service.lanes]`.
@@ -144,10 +144,10 @@ class Experiment:
         from equipoise.agent.config.service import LaneSettings
         from equipoise.agent.lanes.decider import LaneKeeper, lane_folder
         from equipoise.agent.maintenance.key_file import given_key
-        from equipoise.store.lanes.opening import is_url, open_hub
+        from equipoise.store.lanes.opening import open_hub
 
         if not isinstance(key, bytes):
-            key = given_key(key, None if is_url(store) else pathlib.Path(store))
+            key = given_key(store, key)
         times = settings or LaneSettings()
         where = lane_folder(store, None if folder is None else os.fspath(folder))
         joined = Joined(clock)

@@ -152,4 +152,4 @@ def serve(
         else:
             say(sentence.splitlines())
     else:
-        raise typer.Exit(serve_role(config, overrides, role, workers, key))
+        raise typer.Exit(serve_role(config, overrides, role, workers))

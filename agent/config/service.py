@@ -198,16 +198,14 @@ class LaneSettings(Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Several deciders over one log (`serve --workers`, `serve --role`).
 
     folder: where deciders keep what the authority does not have yet; `<store>.lanes.d` unless
-    declared, and ./equipoise-lanes beside a database. key: the file of the experiment's key, for
-    deciders without the store's own. authority: where deciders send what only the authority
-    answers, such as http://10.0.0.7:8080; beside it on one machine they need none.
+    declared, and ./equipoise-lanes beside a database. authority: where deciders send what only the
+    authority answers, such as http://10.0.0.7:8080; beside it on one machine they need none.
     lease_seconds: how long a decider decides without a word from the hub, and an authority without
     renewing its term. publish_seconds: between two publications. ship_seconds: between two
     shipments. stale_seconds: how long deciders act by a publication when no newer one comes.
     """
 
     folder: Annotated[str, bound("the path of a folder", min_length=1)] | None = None
-    key: Annotated[str, bound("the path of a key", min_length=1)] | None = None
     authority: (
         Annotated[str, bound("an address that begins with http", pattern="^https?://")] | None
     ) = None

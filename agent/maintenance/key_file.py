@@ -73,25 +73,20 @@ KEY_VARIABLE = "EQUIPOISE_KEY"
 """The environment variable that may hold a key, in 64 hexadecimal digits."""
 
 
-def given_key(file: str | os.PathLike[str] | None, store: Path | None) -> bytes:
-    """The key for a process that has no store of its own: from a file, the environment, or beside
-    a store on this machine. Raises AgentError where there is none, or none of its length."""
+def given_key(store: Where, file: str | os.PathLike[str] | None = None) -> bytes:
+    """The key for a process that has no store of its own: from a file, the environment, or where
+    that of the store lies. Raises AgentError where there is none, or none of its length."""
     text = os.environ.get(KEY_VARIABLE)
     if file is None and text:
         with contextlib.suppress(ValueError):
             if len(key := bytes.fromhex(text)) == KEY_BYTES:
                 return key
         raise AgentError(f"{KEY_VARIABLE} is no key: expected {2 * KEY_BYTES} hexadecimal digits")
-    path = None if store is None else key_path(store)
-    path = path if file is None else Path(file)
-    if path is None:
+    found = read_key(store, file)
+    if found is None:
+        path = key_path(store, file)
         raise AgentError(
-            f"a decider needs the experiment's key: give its file with --key, or {KEY_VARIABLE}"
+            f"a decider needs the experiment's key, and {path} does not exist: copy it from the"
+            f" authority, give its file with --key, or set {KEY_VARIABLE}"
         )
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        raise AgentError(f"the key {path} does not exist: copy it from the authority") from None
-    if len(key) != KEY_BYTES:
-        raise AgentError(f"{path} has {len(key)} bytes, expected {KEY_BYTES}")
-    return key
+    return found

@@ -1,9 +1,9 @@
 """Roles: one process as authority or as decider, and the supervisor of several behind one port.
 
-The supervisor binds the address and starts its children with that one listening socket: whichever
-decider is free takes the next connection, and none is lost with a decider that dies. It starts who
-died anew, passes signals on, and ends in order: deciders ship what they hold and leave, then the
-authority lets it into the log. A child whose supervisor is gone ends as if it had been told to.
+Deciders share one port (`SO_REUSEPORT`), over which the system spreads connections; at the file of
+a socket they share the socket. The supervisor starts who died anew, passes signals on, and ends in
+order: deciders ship what they hold and leave, then the authority lets it into the log. A child
+whose supervisor is gone ends as if it had been told to.
 """
 
 from __future__ import annotations
@@ -34,9 +34,16 @@ from equipoise.agent.service.daemon import Office
 from equipoise.agent.service.decider import UNIX, Decider, build_decider
 from equipoise.agent.service.http.access import Tokens
 from equipoise.agent.service.http.connection_limits import BACKLOG
-from equipoise.agent.service.run import Signals, begin_log, listening, run, serve_front
+from equipoise.agent.service.run import (
+    Signals,
+    begin_log,
+    listen,
+    listening,
+    run,
+    serve_front,
+)
 from equipoise.agent.service.telemetry import Log
-from equipoise.store.address import files_of, is_url
+from equipoise.store.address import is_url
 from equipoise.store.lanes import HubError, TermEndedError
 from equipoise.store.lanes.opening import open_hub
 
@@ -57,8 +64,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What a child is to do.
 
     overrides: of `[service]`. listener: descriptor of the socket it is to listen at, None to bind
-    one. authority: where a decider sends what it does not answer. key: file of the key. share:
-    deciders that share the address. name: for its log.
+    one; shared: with others at the same port. authority: where a decider sends what it does not
+    answer. share: deciders that share the address. name: for its log.
     """
 
     role: Role
@@ -66,8 +73,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     overrides: dict[str, Any]
     name: str
     listener: int | None = None
+    shared: bool = False
     authority: str | None = None
-    key: str | None = None
     share: int = 1
 
 
@@ -76,11 +83,9 @@ def serve(
     overrides: Mapping[str, object],
     role: Role = "both",
     workers: int | None = None,
-    key: Path | None = None,
 ) -> int:
     """Serve in a role until a signal; the exit code. workers: deciders behind one address; None for
-    one process alone where the store allows it. key: the file of the key, where it is not beside
-    the store.
+    one process alone where the store allows it.
 
     Raises ConfigError, StoreError, AgentError or ListenError.
     """
@@ -95,7 +100,6 @@ def serve(
         config=str(config),
         overrides=dict(overrides),
         name=role,
-        key=None if key is None else str(key),
     )
     if role == "authority":
         return run_authority(order)
@@ -169,7 +173,7 @@ def run_decider(order: Order) -> int:
         fewer = msgspec.structs.replace(settings.limits, decide_per_second=rate)
         settings = msgspec.structs.replace(settings, limits=fewer)
     tokens = Tokens(settings.tokens)
-    key = given_key(order.key or settings.lanes.key or settings.key, files_of(settings.store))
+    key = given_key(settings.store, settings.key)
     connect = partial(open_hub, settings.store, settings.durability, settings.lanes.lease_seconds)
     folder = lane_folder(settings.store, settings.lanes.folder)
     decider = Decider(file.experiment, settings, connect, key, folder, log)
@@ -182,7 +186,7 @@ def run_decider(order: Order) -> int:
     front = build_decider(decider, tokens, order.authority or settings.lanes.authority)
     with contextlib.ExitStack() as stack:
         if order.listener is None:
-            listener = stack.enter_context(listening(settings))
+            listener = stack.enter_context(listening(settings, shared=order.shared))
         else:
             listener = socket.socket(fileno=order.listener)
         serve_front(front, settings, listener, decider.counters.refused, signals, log)
@@ -280,14 +284,19 @@ class Supervisor:
 
     def run(self) -> int:
         """Until a signal; the exit code."""
+        shared = self._settings.uds is None and hasattr(socket, "SO_REUSEPORT")
+        if shared:
+            # Others of this user could share the port too: it must be free.
+            listen(self._settings).close()
         with (
             tempfile.TemporaryDirectory(prefix="equipoise-") as folder,
-            listening(self._settings) as listener,
+            listening(self._settings, shared=shared) as listener,
         ):
-            listener.listen(BACKLOG)
-            return asyncio.run(self._run(listener, Path(folder) / "authority.sock"))
+            if not shared:
+                listener.listen(BACKLOG)
+            return asyncio.run(self._run(listener, shared, Path(folder) / "authority.sock"))
 
-    async def _run(self, listener: socket.socket, path: Path) -> int:
+    async def _run(self, listener: socket.socket, shared: bool, path: Path) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -301,12 +310,17 @@ class Supervisor:
                 order, role="authority", overrides=overrides, name="authority"
             )
             self._authority = Child(made)
+        overrides = dict(order.overrides)
+        if shared:
+            overrides["port"] = listener.getsockname()[1]
         for index in range(self._workers):
             made = msgspec.structs.replace(
                 order,
                 role="decider",
+                overrides=overrides,
                 name=f"decider-{index + 1}",
-                listener=listener.fileno(),
+                listener=None if shared else listener.fileno(),
+                shared=shared,
                 authority=address,
                 share=self._workers,
             )
@@ -315,7 +329,7 @@ class Supervisor:
         everybody = [*first, *self._deciders]
         store = self._settings.store
         # Of a new store there is no key before its authority has made one.
-        waits = not is_url(store) and not key_path(Path(store)).exists()
+        waits = not key_path(store, self._settings.key).exists()
         groups = [first, self._deciders] if waits else [everybody]
         watching = []
         try:

@@ -68,14 +68,17 @@ class ListenError(ValueError):
     """The address cannot be listened on."""
 
 
-def listen(settings: ServiceSettings) -> socket.socket:
-    """A listening socket. Raises ListenError in one line."""
+def listen(settings: ServiceSettings, *, shared: bool = False) -> socket.socket:
+    """A listening socket. shared: with other processes of this user at the same port. Raises
+    ListenError in one line."""
     if settings.uds is not None:
         return _listen_on_file(settings.uds, int(settings.uds_mode, 8))
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((settings.host, settings.port))
     except (OSError, UnicodeError) as error:
         listener.close()
@@ -125,9 +128,9 @@ def _is_left_over(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def listening(settings: ServiceSettings) -> Iterator[socket.socket]:
+def listening(settings: ServiceSettings, *, shared: bool = False) -> Iterator[socket.socket]:
     """A listening socket, whose file is removed in the end, unless another took its place."""
-    listener = listen(settings)
+    listener = listen(settings, shared=shared)
     file = settings.uds and os.stat(settings.uds).st_ino
     try:
         yield listener

@@ -115,10 +115,10 @@ def test_the_key_must_be_there_and_the_experiments(
     other.write_bytes(bytes(32))
     with pytest.raises(AgentError, match="the key is that of another experiment"):
         Experiment.join(str(tmp_path / "log.db"), key=other, settings=QUICK)
-    with pytest.raises(AgentError, match="nothing does not exist"):
+    with pytest.raises(AgentError, match="nothing does not exist: copy it"):
         Experiment.join(str(tmp_path / "log.db"), key=tmp_path / "nothing")
     monkeypatch.delenv("EQUIPOISE_KEY", raising=False)
-    with pytest.raises(AgentError, match="give its file with --key, or EQUIPOISE_KEY"):
+    with pytest.raises(AgentError, match="does not exist: copy it from the authority"):
         Experiment.join("postgresql://127.0.0.1:1/none")
     monkeypatch.setenv("EQUIPOISE_KEY", KEY.hex()[:-2])
     with pytest.raises(AgentError, match="expected 64 hexadecimal digits"):
