@@ -53,8 +53,8 @@ from equipoise.store.sqlite import SqliteStore
 
 KINDS = ("postgres", "sqlite", "workers")
 DECIDERS, CLIENTS = 3, 4
-LEASE_SECONDS = 2.0
-MODEL_CAP, SEGMENT_CAP, BUDGET_STEP = 4_000, 600, 1_000
+LEASE_SECONDS = 3.0
+MODEL_CAP, SEGMENT_CAP, BUDGET_STEP = 2_500, 300, 500
 CONFIG = f"""
 name = "chat"
 [[models]]
@@ -77,7 +77,7 @@ requests = {BUDGET_STEP}
 [[budget.segments]]
 name = "short"
 column = "words"
-high = 10.0
+high = 0.1
 max_requests = {SEGMENT_CAP}
 [service]
 refresh_seconds = 0.5
@@ -419,21 +419,27 @@ class Database(Fleet):
     def __init__(self, folder: Path, server: Any, key: Path) -> None:
         self.server = server
         self._starting: threading.Thread | None = None
+        self._killed = False
         super().__init__(folder, server.url(schema="chaos"), key)
 
     def victims(self) -> list[str]:
         return [*super().victims(), "postgres"]
 
+    def _runs(self) -> bool:
+        return not self._killed and (self._starting is None or not self._starting.is_alive())
+
     def kill(self, name: str) -> None:
         if name != "postgres":
             super().kill(name)
-        elif self._starting is None or not self._starting.is_alive():
+        elif self._runs():
             self.server.kill()
+            self._killed = True
 
     def revive(self, name: str) -> None:
         if name != "postgres":
             super().revive(name)
-        elif self._starting is None or not self._starting.is_alive():
+        elif self._killed:
+            self._killed = False
             self._starting = threading.Thread(target=self.server.start)
             self._starting.start()
 
