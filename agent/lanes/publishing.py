@@ -134,9 +134,7 @@ class TicketOffice:
                     self.offered[lane.lane][column] = self.granted[lane.lane][column] = limit
                 continue
             # All that is out and not in the log yet may have been drawn.
-            out = sum(
-                row[column] - self._counted(lane, column) for lane, row in self.granted.items()
-            )
+            out = self._out(column)
             if out > limit:
                 for lane in held:
                     self._take_back(lane, column, version)
@@ -182,14 +180,22 @@ class TicketOffice:
             if lane.lane not in self.offered:
                 return True
             for column, limit in enumerate(limits.all):
-                if not math.isinf(limit) and self._unspent(lane, column) < 1.0 <= limit:
-                    out = sum(
-                        row[column] - self._counted(name, column)
-                        for name, row in self.granted.items()
-                    )
-                    if out < limit:
-                        return True
+                lacks = not math.isinf(limit) and self._unspent(lane, column) < 1.0 <= limit
+                if lacks and self._out(column) < limit:
+                    return True
         return False
+
+    def closed_segments(self, limits: Limits, lanes: Sequence[LaneStatus]) -> tuple[int, ...]:
+        """Segments in which a lane that is held has no tickets, and there are no more to give: what
+        others have left there must not keep everybody waiting for it."""
+        first = 1 + self.models
+        held = [lane for lane in lanes if lane.ended is None and lane.lane in self.offered]
+        return tuple(
+            at
+            for at, limit in enumerate(limits.segments)
+            if limit - self._out(first + at) < 1.0
+            and (limit < 1.0 or any(self._unspent(lane, first + at) < 1.0 for lane in held))
+        )
 
     def tickets(self, lanes: Sequence[LaneStatus]) -> dict[int, Tickets]:
         """As published, of every lane that is not forgotten."""
@@ -224,6 +230,10 @@ class TicketOffice:
     def _counted(self, lane: int, column: int) -> float:
         return self.counted[lane][column] if lane in self.counted else 0.0
 
+    def _out(self, column: int) -> float:
+        """What all lanes may draw that the log does not hold yet."""
+        return sum(row[column] - self._counted(lane, column) for lane, row in self.granted.items())
+
     def _unspent(self, lane: LaneStatus, column: int) -> float:
         return max(self.offered[lane.lane][column] - self._spent(lane, column), 0.0)
 
@@ -256,9 +266,6 @@ def publication(
         f"era:{rule.era}": msgspec.json.encode(era).decode(),
         f"rule:{rule.rule_id}": msgspec.json.encode(rule).decode(),
     }
-    caps = [segment.max_requests for segment in state.config.budget.segments]
-    spent = agent.light.ledger.by_segment.tolist()
-    closed = [at for at, (cap, had) in enumerate(zip(caps, spent, strict=True)) if had >= cap]
     made = Publication(
         version=version,
         rule_id=rule.rule_id,
@@ -267,9 +274,10 @@ def publication(
         off=state.paused,
         observing=state.observing_only,
         requests=agent.controls.budget,
-        closed_segments=tuple(closed),
+        closed_segments=office.closed_segments(Limits.of(agent), lanes),
         tickets=office.tickets(lanes),
         counted=office.counts(lanes),
+        decisions=state.store.decisions,
         documents=tuple(documents),
         seconds=seconds,
     )
